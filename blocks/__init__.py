@@ -1,0 +1,1 @@
+"""Prefect blocks: credentials and endpoints, handing out `cmek` clients."""

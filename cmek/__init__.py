@@ -1,0 +1,1 @@
+"""What is true about keys, plans and APIs: no Prefect in here."""

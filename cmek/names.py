@@ -1,0 +1,99 @@
+"""Names that parse and print: crypto keys, workspaces, external keys, the organization label.
+
+Source: guide steps 1, 2 and 4; https://docs.cloud.google.com/kms/docs/locations
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+PROJECT_ID: Final = r"(?:[a-z][a-z0-9.-]*:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
+KMS_ID: Final = r"[a-zA-Z0-9_-]{1,63}"
+WORKSPACE_ID: Final = r"wrkspc_[a-zA-Z0-9]{6,64}"
+EXTERNAL_KEY_ID: Final = r"ekey_[a-zA-Z0-9]{6,64}"
+
+US_SINGLE_REGIONS: Final = (
+    "us-central1",
+    "us-east1",
+    "us-east4",
+    "us-east5",
+    "us-south1",
+    "us-west1",
+    "us-west2",
+    "us-west3",
+    "us-west4",
+)
+"""Cloud KMS locations that are one US region and offer HSM; the live location has the last word."""
+
+RECOMMENDED_REGIONS: Final = ("us-east5", "us-central1")
+
+_KEY_NAME = re.compile(
+    rf"projects/(?P<project>{PROJECT_ID}|[0-9]+)/locations/(?P<location>[a-z0-9-]+)"
+    rf"/keyRings/(?P<key_ring>{KMS_ID})/cryptoKeys/(?P<crypto_key>{KMS_ID})"
+)
+
+
+class BadNameError(ValueError):
+    """A name that does not parse: says which, what was given and what it should look like."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class KeyName:
+    """The full resource name of a crypto key (guide step 4).
+
+    Prints as `projects/P/locations/L/keyRings/R/cryptoKeys/K`, the form that the Admin API takes.
+    """
+
+    project: str
+    location: str
+    key_ring: str
+    crypto_key: str
+
+    @classmethod
+    def parse(cls, text: str) -> KeyName:
+        """Read a full resource name.
+
+        Raises:
+            BadNameError: not a crypto key's name; a version's name is refused too.
+        """
+        match = _KEY_NAME.fullmatch(text)
+        if match is None:
+            message = (
+                f"key name {text!r}: expected projects/PROJECT/locations/LOCATION/keyRings/RING"
+                "/cryptoKeys/KEY, without a version at the end"
+            )
+            raise BadNameError(message)
+        return cls(**match.groupdict())
+
+    @property
+    def location_name(self) -> str:
+        """`projects/P/locations/L`."""
+        return f"projects/{self.project}/locations/{self.location}"
+
+    @property
+    def key_ring_name(self) -> str:
+        """`projects/P/locations/L/keyRings/R`."""
+        return f"{self.location_name}/keyRings/{self.key_ring}"
+
+    def __str__(self) -> str:
+        return f"{self.key_ring_name}/cryptoKeys/{self.crypto_key}"
+
+
+def is_us_single_region(location: str) -> bool:
+    """Whether the name has the shape of one US region (not `us`, `global`, `nam4`, …)."""
+    return re.fullmatch(r"us-[a-z]+[0-9]+", location) is not None
+
+
+def organization_label(organization: UUID | str) -> tuple[str, str]:
+    """The label by which a key says that this organization may use it, as (key, value).
+
+    The guide lacks it; without it validation fails. Source:
+    https://platform.claude.com/docs/en/manage-claude/cmek-google-cloud-kms
+
+    Raises:
+        ValueError: `organization` is not a bare UUID (the `org_…` form is not one).
+    """
+    return f"anthropic-org-{UUID(str(organization))}", "true"

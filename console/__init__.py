@@ -1,0 +1,1 @@
+"""The `cmek` command."""

@@ -1,0 +1,136 @@
+"""One call over HTTP: log, fault script, handler, answer. Shared by every HTTP surface."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+
+from sandbox.errors import AnthropicError, GoogleError
+from sandbox.faults import Fault
+from sandbox.request_log import Entry, Service
+from sandbox.world import World
+
+PROXY_PAGE = "<html><head><title>502 Bad Gateway</title></head><body>proxy</body></html>"
+
+
+@dataclass(slots=True)
+class HttpCall:
+    """What the routing has found out about a request before its handler runs."""
+
+    service: Service
+    call: str
+    resource: str
+    caller: str
+    write: bool
+    handler: Callable[[], dict[str, Any]]
+    """Runs under the world's lock; returns the JSON body; raises GoogleError or AnthropicError."""
+    body: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    """Response headers that the service always sends (`request-id`, …)."""
+    before: Callable[[], float] = lambda: 0.0
+    """Seconds to wait outside the lock before the handler (latency switches)."""
+
+
+async def answer(world: World, request: Request, call: HttpCall) -> Response:
+    """Run one call with its log entry and its faults."""
+    entry = world.log.begin(
+        time=world.clock.now().isoformat(),
+        service=call.service,
+        call=call.call,
+        transport="http",
+        resource=call.resource,
+        caller=call.caller,
+        write=call.write,
+        request=call.body
+        | {
+            "_http": {
+                "method": request.method,
+                "path": request.url.path,
+                "query": request.url.query,
+            }
+        },
+    )
+    struck = await _strike(world.faults.take(call.call, "before"), entry, call, {})
+    if struck is not None:
+        return struck
+    if (wait := call.before()) > 0:
+        await asyncio.sleep(wait)
+    status, body = _run(world, call, entry)
+    struck = await _strike(world.faults.take(call.call, "after"), entry, call, body)
+    if struck is not None:
+        return struck
+    entry.status = "OK" if status == 200 else str(status)
+    entry.response = body
+    return JSONResponse(body, status_code=status, headers=call.headers)
+
+
+def _run(world: World, call: HttpCall, entry: Entry) -> tuple[int, dict[str, Any]]:
+    with world.lock:
+        try:
+            body = call.handler()
+        except GoogleError as error:
+            return error.http_status, error.to_json()
+        except AnthropicError as error:
+            return error.http_status, error.to_json(call.headers.get("request-id", "req_unknown"))
+        entry.effect = True
+        return 200, body
+
+
+async def _strike(
+    fault: Fault | None, entry: Entry, call: HttpCall, body: dict[str, Any]
+) -> Response | None:
+    if fault is None:
+        return None
+    if fault.seconds:
+        await asyncio.sleep(fault.seconds)
+    if fault.kind == "delay":
+        return None
+    entry.status = f"FAULT {fault.kind} {fault.status if fault.kind == 'error' else ''}".strip()
+    headers = call.headers | fault.headers
+    if fault.kind == "html":
+        return HTMLResponse(PROXY_PAGE, status_code=_http_code(fault), headers=headers)
+    if fault.kind == "truncate":
+        text = json.dumps(body or {"id": "truncated", "type": "truncated"})
+        return Response(text[: len(text) // 2], media_type="application/json", headers=headers)
+    if fault.kind == "reset":
+        return StreamingResponse(
+            _broken(), headers=headers | {"content-length": "4096"}, media_type="application/json"
+        )
+    return JSONResponse(_error_body(fault, call), status_code=_http_code(fault), headers=headers)
+
+
+async def _broken() -> AsyncIterator[bytes]:
+    yield b'{"id": "'
+    raise ConnectionResetError  # uvicorn drops the connection: fewer bytes than announced
+
+
+def _http_code(fault: Fault) -> int:
+    if isinstance(fault.status, int):
+        return fault.status
+    return GoogleError(fault.status, "").http_status
+
+
+def _error_body(fault: Fault, call: HttpCall) -> dict[str, Any]:
+    if fault.body is not None:
+        return fault.body
+    if call.service in {"kms", "google"}:
+        status = fault.status if isinstance(fault.status, str) else _google_status(fault.status)
+        body = GoogleError(status, fault.message, fault.details).to_json()
+        body["error"]["code"] = _http_code(fault)
+        return body
+    error = AnthropicError(_http_code(fault), fault.message)
+    return error.to_json(call.headers.get("request-id", "req_fault"))
+
+
+def _google_status(code: int) -> str:
+    known = {
+        401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 409: "ABORTED",
+        429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
+    }  # fmt: skip
+    return known.get(code, "UNKNOWN")

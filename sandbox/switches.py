@@ -1,0 +1,32 @@
+"""Open questions of the real services, as switches: the product copes with either answer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Switches(BaseModel):
+    """Each field is one thing that no public page settles, or a state of the world."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    anonymous_caller: Literal["administrator", "unauthenticated"] = "administrator"
+    cmek_enabled: bool = True
+    duplicate_external_key: Literal["allowed", "conflict"] = "allowed"
+    same_key_again: Literal["ok", "refused"] = "ok"
+    replace_key_status: Literal[400, 409] = 400
+    delete_attached_status: Literal[400, 409] = 409
+    attach_archived: Literal["refused", "allowed"] = "refused"
+    attach_validates: bool = True
+    attach_cmek_disabled_status: Literal[400, 403] = 400
+    create_checks_key_name: bool = True
+    default_workspace_listed: bool = False
+    kms_api_enabled: bool = True
+    billing_enabled: bool = True
+    initial_version_pending_seconds: float = 0.0
+    iam_propagation_seconds: float = 0.0
+    """How long a new grant stays without effect for Anthropic's service account."""
+    validate_seconds: float = 0.0
+    kms_latency_seconds: float = 0.0

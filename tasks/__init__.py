@@ -1,0 +1,1 @@
+"""One file a guide step: thin, retryable, idempotent Prefect tasks."""
