@@ -1,0 +1,163 @@
+"""Organization policies and the service perimeter of the sandbox's organization.
+
+None means that the constraint is not set. Sources:
+https://docs.cloud.google.com/organization-policy/domain-restricted-sharing,
+https://docs.cloud.google.com/kms/docs/org-policy-constraints
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sandbox.errors import GoogleError
+
+ACME_CUSTOMER = "C0sandbox"
+ANTHROPIC_CUSTOMER = "C0anthropic"
+
+
+class OrgConstraints(BaseModel):
+    """What the organization forbids, whoever asks."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    allowed_policy_member_domains: list[str] | None = None
+    """`iam.allowedPolicyMemberDomains`: customer ids whose members a policy may name."""
+    allowed_member_subjects: list[str] | None = None
+    """`iam.managed.allowedPolicyMembers`: members (`serviceAccount:…`) that a policy may name."""
+    resource_locations: list[str] | None = None
+    """`gcp.resourceLocations`: `us-east5` or value groups such as `in:us-locations`."""
+    allowed_protection_levels: list[str] | None = None
+    """`cloudkms.allowedProtectionLevels`: `HSM`, `SOFTWARE`, …"""
+    minimum_destroy_scheduled_duration: timedelta | None = None
+    """`cloudkms.minimumDestroyScheduledDuration`."""
+    disable_before_destroy: bool = False
+    """`cloudkms.disableBeforeDestroy`: only a disabled version may be scheduled for destruction."""
+    perimeter_blocks: Literal["nobody", "anthropic", "everybody"] = "nobody"
+    """Whom VPC Service Controls keeps away from Cloud KMS."""
+    customers: dict[str, str] = Field(
+        default_factory=lambda: {
+            "example.com": ACME_CUSTOMER,
+            "acme-kms-prod.iam.gserviceaccount.com": ACME_CUSTOMER,
+            "gcp-anthropic-cmek-clients.iam.gserviceaccount.com": ANTHROPIC_CUSTOMER,
+        }
+    )
+    """Which customer id a member's domain belongs to."""
+
+    def check_members(self, members: set[str], project_number: str) -> None:
+        """Refuse a policy that names a stranger, old bindings included, as Google does.
+
+        Raises:
+            GoogleError: FAILED_PRECONDITION naming the constraint and each offender.
+        """
+        refused = sorted(member for member in members if self._is_foreign(member))
+        if refused:
+            raise _strangers("constraints/iam.allowedPolicyMemberDomains", refused, project_number)
+        subjects = self.allowed_member_subjects
+        if subjects is not None and (refused := sorted(members - set(subjects))):
+            raise _strangers(
+                "constraints/iam.managed.allowedPolicyMembers", refused, project_number
+            )
+
+    def _is_foreign(self, member: str) -> bool:
+        if self.allowed_policy_member_domains is None:
+            return False
+        domain = member.rpartition("@")[2] or member
+        return self.customers.get(domain) not in self.allowed_policy_member_domains
+
+    def allows_location(self, location: str) -> bool:
+        """Whether `gcp.resourceLocations` lets a resource be made there."""
+        if self.resource_locations is None:
+            return True
+        area = location.partition("-")[0]
+        names = {location, f"in:{location}-locations", f"in:{area}-locations"}
+        return not names.isdisjoint(self.resource_locations)
+
+    def check_location(self, location: str, what: str, project_number: str) -> None:
+        """Refuse a resource in a forbidden location.
+
+        Raises:
+            GoogleError: FAILED_PRECONDITION with the constraint's violation.
+        """
+        if self.allows_location(location):
+            return
+        raise _violation(
+            "constraints/gcp.resourceLocations",
+            f"Constraint constraints/gcp.resourceLocations violated for "
+            f"[orgpolicy:projects/{project_number}] attempting to create a {what} in [{location}].",
+            project_number,
+        )
+
+    def allows_protection_level(self, level: str) -> bool:
+        """Whether `cloudkms.allowedProtectionLevels` lets a version of this level be made."""
+        return self.allowed_protection_levels is None or level in self.allowed_protection_levels
+
+    def check_protection_level(self, level: str, project_number: str) -> None:
+        """Refuse a forbidden protection level.
+
+        Raises:
+            GoogleError: FAILED_PRECONDITION with the constraint's violation.
+        """
+        if self.allows_protection_level(level):
+            return
+        raise _violation(
+            "constraints/cloudkms.allowedProtectionLevels",
+            f"Constraint constraints/cloudkms.allowedProtectionLevels violated for "
+            f"[orgpolicy:projects/{project_number}]: protection level {level} is not allowed.",
+            project_number,
+        )
+
+    def check_destroy_duration(self, duration: timedelta, project_number: str) -> None:
+        """Refuse a destruction delay below the organization's minimum.
+
+        Raises:
+            GoogleError: FAILED_PRECONDITION with the constraint's violation.
+        """
+        minimum = self.minimum_destroy_scheduled_duration
+        if minimum is not None and duration < minimum:
+            name = "constraints/cloudkms.minimumDestroyScheduledDuration"
+            raise _violation(
+                name,
+                f"Constraint {name} violated for [orgpolicy:projects/{project_number}]: "
+                f"the minimum is {minimum}, the request has {duration}.",
+                project_number,
+            )
+
+
+def _violation(constraint: str, message: str, project_number: str) -> GoogleError:
+    violation = {
+        "type": constraint,
+        "subject": f"orgpolicy:projects/{project_number}",
+        "description": message,
+    }
+    return GoogleError("FAILED_PRECONDITION", message, [_precondition([violation])])
+
+
+def _strangers(constraint: str, members: list[str], project_number: str) -> GoogleError:
+    return GoogleError(
+        "FAILED_PRECONDITION",
+        "One or more users named in the policy do not belong to a permitted customer, "
+        "perhaps due to an organization policy.",
+        [
+            _precondition(
+                [
+                    {
+                        "type": constraint,
+                        "subject": f"orgpolicy:projects/{project_number}",
+                        "description": f"User {member.partition(':')[2] or member} "
+                        "is not in permitted organization.",
+                    }
+                    for member in members
+                ]
+            )
+        ],
+    )
+
+
+def _precondition(violations: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "@type": "type.googleapis.com/google.rpc.PreconditionFailure",
+        "violations": violations,
+    }
