@@ -1,0 +1,146 @@
+"""Server, worker and sandbox on free loopback ports, in a private home that is removed again."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from console import prefect_server, processes
+from console.processes import Child
+from console.sandbox_process import SandboxAddress, start_sandbox, wait_for_sandbox
+
+_SET_UP_SECONDS = 60.0
+
+
+@dataclass
+class LocalStack:
+    """What runs, where it is, and how long each phase of the start took."""
+
+    home: Path
+    api_url: str
+    environment: Mapping[str, str]
+    sandbox: SandboxAddress
+    seconds: dict[str, float]
+    children: list[Child] = field(default_factory=list)
+
+    @property
+    def ui_url(self) -> str:
+        """Where a browser goes."""
+        return self.api_url.removesuffix("/api")
+
+    @property
+    def logs(self) -> dict[str, Path]:
+        """The log file of each part."""
+        return {child.name: child.log for child in self.children}
+
+    def start_worker(self) -> None:
+        """Start the worker, also again after `stop_worker`, and wait until it is online."""
+        worker = prefect_server.start_worker(self.home, self.environment)
+        self.children.append(worker)
+        with httpx.Client(base_url=self.api_url, trust_env=False) as api:
+            prefect_server.wait_for_worker(worker, api)
+
+    def stop_worker(self) -> None:
+        """Stop the worker; runs that it had started are stopped by it."""
+        for child in [one for one in self.children if one.name == prefect_server.WORKER]:
+            processes.stop([child])
+            self.children.remove(child)
+
+
+@contextlib.contextmanager
+def local_stack(
+    *,
+    prefect_file: Path = prefect_server.PROJECT / "prefect.yaml",
+    sandbox_arguments: Sequence[str] = (),
+    extra_environment: Mapping[str, str] | None = None,
+) -> Iterator[LocalStack]:
+    """Start everything; at the end, however it comes, stop everything and remove the home.
+
+    SIGINT and SIGTERM end the block with `SystemExit`.
+
+    Raises:
+        StackError: a part did not start; names it and shows its log.
+    """
+    with processes.ending_on_signals():
+        home = Path(tempfile.mkdtemp(prefix="cmek-"))
+        children: list[Child] = []
+        try:
+            yield _start(home, children, prefect_file, sandbox_arguments, extra_environment or {})
+        finally:
+            with processes.undisturbed():
+                _clean_up(home, children)
+
+
+def _start(
+    home: Path,
+    children: list[Child],
+    prefect_file: Path,
+    sandbox_arguments: Sequence[str],
+    extra_environment: Mapping[str, str],
+) -> LocalStack:
+    port = prefect_server.free_port()
+    environment = prefect_server.client_environment(home, port) | dict(extra_environment)
+    watch = _Stopwatch()
+    sandbox = start_sandbox(home, environment, sandbox_arguments)
+    children.append(sandbox)
+    server = prefect_server.start_server(home, port, environment)
+    children.append(server)
+    address = wait_for_sandbox(sandbox)
+    watch.lap("sandbox")
+    set_up = _start_set_up(home, environment, address)
+    children.append(set_up)
+    api_url = environment["PREFECT_API_URL"]
+    with httpx.Client(base_url=api_url, trust_env=False) as api:
+        prefect_server.wait_for_server(server, api)
+        watch.lap("server")
+        prefect_server.create_work_pool(api)
+    stack = LocalStack(home, api_url, environment, address, watch.seconds, children)
+    deploy = prefect_server.start_deploy(home, environment, prefect_file)
+    children.append(deploy)
+    stack.start_worker()
+    watch.lap("worker")
+    for job in (set_up, deploy):
+        processes.wait_for_exit(job, seconds=_SET_UP_SECONDS)
+        children.remove(job)
+        watch.lap(job.name)
+    return stack
+
+
+def _start_set_up(home: Path, environment: Mapping[str, str], address: SandboxAddress) -> Child:
+    address_file = home / "sandbox.json"
+    address_file.touch(mode=0o600)
+    address_file.write_text(address.model_dump_json())
+    return processes.start(
+        "blocks",
+        [sys.executable, "-m", "console.set_up", str(address_file)],
+        environment=environment,
+        directory=home,
+        log=home / "blocks.log",
+    )
+
+
+def _clean_up(home: Path, children: list[Child]) -> None:
+    processes.stop(children)
+    processes.kill_strays("PREFECT_HOME", str(home / "prefect"))
+    shutil.rmtree(home, ignore_errors=True)
+
+
+class _Stopwatch:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = round(now - self._last, 2)
+        self._last = now

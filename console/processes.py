@@ -1,0 +1,187 @@
+"""Child processes that are always stopped: own process groups, logs in files, deadlines.
+
+Nothing here knows what the processes are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+STOP_SECONDS = 8.0
+_POLL_SECONDS = 0.05
+_TAIL_LINES = 25
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StackError(RuntimeError):
+    """The local stack could not be started: says which part, why, and shows its last log lines."""
+
+
+@dataclass
+class Child:
+    """A process that leads its own group and writes both outputs to `log`."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process has not ended yet."""
+        return self.process.poll() is None
+
+    def log_tail(self) -> str:
+        """The last lines of the log, for error messages."""
+        lines = self.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+        return "\n".join(f"    {line}" for line in lines) or "    (nothing was logged)"
+
+    def failure(self, what: str) -> StackError:
+        """An error about this child that carries its exit code and log."""
+        code = self.process.poll()
+        ended = "" if code is None else f"; it ended with exit code {code}"
+        return StackError(f"{self.name}: {what}{ended}. Last lines of its log:\n{self.log_tail()}")
+
+
+def start(
+    name: str,
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    directory: Path,
+    log: Path,
+) -> Child:
+    """Start a process with exactly this environment, without standard input."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Child(name, process, log)
+
+
+def wait_for(child: Child, probe: Callable[[], T | None], *, what: str, seconds: float) -> T:
+    """Ask `probe` until it answers something other than None.
+
+    Raises:
+        StackError: the child ended first, or `seconds` passed.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = probe()
+        if answer is not None:
+            return answer
+        if not child.is_running:
+            raise child.failure(f"ended before {what}")
+        if time.monotonic() > deadline:
+            raise child.failure(f"not {what} after {seconds:.0f} s")
+        time.sleep(_POLL_SECONDS)
+
+
+def wait_for_exit(child: Child, *, seconds: float) -> None:
+    """Wait for a child that does one job.
+
+    Raises:
+        StackError: it failed, or did not end in time.
+    """
+    try:
+        code = child.process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise child.failure(f"not finished after {seconds:.0f} s") from None
+    if code != 0:
+        raise child.failure("failed")
+
+
+def stop(children: Iterable[Child], *, seconds: float = STOP_SECONDS) -> None:
+    """End the children's groups: TERM to all, and KILL to those left when `seconds` have passed."""
+    running = [child for child in children if child.is_running]
+    for child in running:
+        _signal_group(child.process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    for child in running:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.process.wait(timeout=max(0.0, deadline - time.monotonic()))
+    for child in running:
+        _signal_group(child.process.pid, signal.SIGKILL)
+        child.process.wait()
+
+
+def processes_with(variable: str, value: str) -> list[int]:
+    """Processes of ours with `variable=value` in their environment, without this one.
+
+    A Prefect worker starts each flow run in a session of its own, which outlives the worker's
+    group. The environment is what such strays keep. Empty where there is no /proc.
+    """
+    wanted = f"{variable}={value}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if wanted in entry.read_bytes().split(b"\0"):
+                found.append(int(entry.parent.name))
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def kill_strays(variable: str, value: str) -> None:
+    """Kill what `processes_with` finds, until it finds nothing."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while (strays := processes_with(variable, value)) and time.monotonic() < deadline:
+        for pid in strays:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into `SystemExit`, so that `with` blocks clean up.
+
+    Handlers of ours, even where the shell had SIGINT ignored, also give children the default
+    handling: ignored signals are inherited by a new program, handled ones are not.
+    """
+    with _handling(_raise_exit):
+        yield
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold SIGTERM and SIGINT off while cleaning up, which has its own deadlines."""
+    with _handling(signal.SIG_IGN):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, handler) for number in _STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def _raise_exit(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _signal_group(leader: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, number)

@@ -1,0 +1,96 @@
+"""A whole local stack for tests: start onboardings, wait for states, answer asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import OrchestrationResult
+from tests.support.sandbox import SandboxControl
+
+from console import approvals, local_stack, runs
+from console.prefect_server import PROJECT
+
+APPROVER = "grace@example.com"
+REQUESTER = "ada@example.com"
+
+
+@dataclass
+class Stack:
+    """A running stack with a client for its server and a control for its sandbox."""
+
+    local: local_stack.LocalStack
+    client: SyncPrefectClient
+    control: SandboxControl
+
+    def workspace(self, state: str = "fresh") -> str:
+        """The id of a sample workspace that is in this state."""
+        return next(w.id for w in self.local.sandbox.workspaces if w.state == state)
+
+    def start_onboarding(self, workspace_id: str, **request: Any) -> FlowRun:
+        """Start a run of the deployment, with the sandbox's project unless told otherwise."""
+        given = {
+            "workspace_id": workspace_id,
+            "project_id": self.local.sandbox.project_id,
+            "requested_by": REQUESTER,
+        }
+        return runs.start_run(self.client, given | request)
+
+    def wait_for_state(self, run: FlowRun | UUID, *names: str, seconds: float = 60) -> FlowRun:
+        """Wait until the run is in a state of one of these names; any other end is an error."""
+        run_id = run if isinstance(run, UUID) else run.id
+        return runs.wait_for_state(self.client, run_id, set(names), seconds=seconds)
+
+    def wait_for_ask(
+        self, run: FlowRun | UUID, *, after: approvals.Ask | None = None, seconds: float = 60
+    ) -> approvals.Ask:
+        """Wait until the run has stored a question, other than `after`."""
+        run_id = run if isinstance(run, UUID) else run.id
+        return approvals.wait_for_ask(self.client, run_id, after=after, seconds=seconds)
+
+    def answer(self, ask: approvals.Ask, **fields: Any) -> OrchestrationResult[Any]:
+        """Resume with a complete approval, changed by `fields`; None leaves a field out."""
+        return self.client.resume_flow_run(ask.run.id, run_input=full_answer(ask, **fields))
+
+    def log_text(self, name: str) -> str:
+        """What a part of the stack has logged, by the part's name."""
+        return self.local.logs[name].read_text(errors="replace")
+
+
+def full_answer(ask: approvals.Ask, **changes: Any) -> dict[str, Any]:
+    """The approval that the form asks for, with changes; a change to None leaves the field out."""
+    fields = {
+        "decision": "approve",
+        "workspace_id": ask.workspace_id,
+        "approver": APPROVER,
+        "comment": "approved in a test",
+        "plan_digest": ask.plan_digest,
+    }
+    if ask.has_warnings:
+        fields["acknowledge_warnings"] = True
+    return {name: value for name, value in (fields | changes).items() if value is not None}
+
+
+@contextmanager
+def running_stack(
+    *,
+    prefect_file: Path = PROJECT / "prefect.yaml",
+    sandbox_arguments: tuple[str, ...] = (),
+    extra_environment: Mapping[str, str] | None = None,
+) -> Iterator[Stack]:
+    """Start a stack, and stop and remove it at the end."""
+    with (
+        local_stack.local_stack(
+            prefect_file=prefect_file,
+            sandbox_arguments=sandbox_arguments,
+            extra_environment=extra_environment,
+        ) as local,
+        SyncPrefectClient(local.api_url) as client,
+    ):
+        yield Stack(local, client, SandboxControl(local.sandbox.http))
