@@ -1,0 +1,132 @@
+"""The Admin API's objects, as read.
+
+Fields that we do not know are kept. Where an absent field could be taken for good news
+(`external_key_id`, `archived_at`, `attachment`) it is required.
+
+Source: https://platform.claude.com/docs/en/api/admin
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class AdminObject(BaseModel):
+    """Frozen, keeps unknown fields, and is equal to another with the same content."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    request_id: str | None = Field(default=None, description="of the answer that it came with")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AdminObject) and self._content() == other._content()
+
+    def __hash__(self) -> int:
+        return hash(repr(self._content()))
+
+    def _content(self) -> dict[str, Any]:
+        return {"": type(self).__name__} | self.model_dump(exclude={"request_id"})
+
+
+class Organization(AdminObject):
+    """The organization of the credential; `id` is the UUID in the organization label."""
+
+    id: UUID
+    name: str
+
+
+class GcpProvider(BaseModel):
+    """A Cloud KMS key by its full resource name; it can never be changed."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: Literal["gcp"]
+    key_name: str
+
+
+class OtherProvider(BaseModel):
+    """A key elsewhere (`aws`, `azure`, …): only its kind matters here."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: str
+
+
+class Attachment(BaseModel):
+    """Whether a live or archived workspace uses the key: `attached` or `unattached`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    type: str
+
+
+class ExternalKey(AdminObject):
+    """Anthropic's record of a key, `ekey_…`."""
+
+    id: str
+    attachment: Attachment
+    provider_config: Annotated[GcpProvider | OtherProvider, Field(union_mode="left_to_right")]
+    display_name: str | None = None
+    geo: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether any workspace uses it."""
+        return self.attachment.type == "attached"
+
+    @property
+    def gcp_key_name(self) -> str | None:
+        """The crypto key's resource name, None for another provider."""
+        config = self.provider_config
+        return config.key_name if isinstance(config, GcpProvider) else None
+
+
+class Workspace(AdminObject):
+    """A workspace, `wrkspc_…`; once set, `external_key_id` never changes."""
+
+    id: str
+    name: str
+    archived_at: datetime | None
+    external_key_id: str | None
+    created_at: datetime | None = None
+    tags: dict[str, str] = Field(default_factory=dict)
+    data_residency: dict[str, Any] | None = None
+
+    @property
+    def is_archived(self) -> bool:
+        """Whether it was archived, which cannot be undone."""
+        return self.archived_at is not None
+
+
+class Validation(AdminObject):
+    """The outcome of Anthropic's encrypt and decrypt round trip (guide step 6)."""
+
+    status: Literal["success", "failure"]
+    error: str | None
+    """Free text: show and record it, never branch on it."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether Anthropic can use the key."""
+        return self.status == "success"
+
+
+class ExternalKeyPage(AdminObject):
+    """One page of external keys; the next one is asked for by `next_page`."""
+
+    data: tuple[ExternalKey, ...]
+    next_page: str | None
+
+
+class WorkspacePage(AdminObject):
+    """One page of workspaces; the next one comes after `last_id` while `has_more`."""
+
+    data: tuple[Workspace, ...]
+    has_more: bool
+    last_id: str | None
