@@ -1,0 +1,71 @@
+"""May this workspace be onboarded at all, and is there anything left to do? Pure.
+
+Source: https://platform.claude.com/docs/en/manage-claude/workspaces (default workspace, archive)
+and …/cmek (a workspace's key is set once).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from cmek.admin_models import ExternalKey, Organization, Workspace
+from cmek.request import OnboardingRequest
+
+
+class Standing(StrEnum):
+    """What the workspace needs."""
+
+    NEEDS_KEY = "needs a key"
+    HAS_OUR_KEY = "has this key"
+
+
+class AdmissionRefusedError(Exception):
+    """This workspace must not be onboarded by this request; the message says why and what to do."""
+
+
+def admit(
+    request: OnboardingRequest,
+    organization: Organization,
+    workspace: Workspace,
+    *,
+    is_default: bool,
+    current_key: ExternalKey | None,
+) -> Standing:
+    """Decide from the first reads, before anything is made.
+
+    Args:
+        request: The pinned request.
+        organization: Whose credential is used.
+        workspace: As read.
+        is_default: Whether it is, or may be, the default workspace.
+        current_key: The external key that the workspace already has, if any.
+
+    Raises:
+        AdmissionRefusedError: another organization, archived, the default workspace without
+            explicit permission, or attached to another key.
+    """
+    name = f"workspace {workspace.id} ({workspace.name})"
+    expected = request.expected_organization
+    if expected is not None and organization.id != expected:
+        raise AdmissionRefusedError(
+            f"the credential in block {request.anthropic_block!r} belongs to organization "
+            f"{organization.id} ({organization.name}), expected {expected}: use that "
+            "organization's Admin API key, or correct expected_organization"
+        )
+    if workspace.is_archived:
+        raise AdmissionRefusedError(
+            f"{name} was archived at {workspace.archived_at}; an archived workspace can't be "
+            "restored: choose another one"
+        )
+    if current_key is not None and current_key.gcp_key_name != str(request.key_name):
+        raise AdmissionRefusedError(
+            f"{name} already has another key: {current_key.id}, "
+            f"{current_key.gcp_key_name or 'not a Google Cloud key'}. A workspace's key can never "
+            "be replaced: make a new workspace, or ask for that key"
+        )
+    if is_default and not request.allow_default_workspace and current_key is None:
+        raise AdmissionRefusedError(
+            f"{name} is the default workspace (or can't be told from it); it serves every API key "
+            "without a workspace: set allow_default_workspace to go on, or choose another one"
+        )
+    return Standing.HAS_OUR_KEY if current_key else Standing.NEEDS_KEY

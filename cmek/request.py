@@ -1,0 +1,195 @@
+"""What a person or a caller asks for: the one parameter of the onboarding flow.
+
+Everything that JSON Schema can say is said there, since Prefect refuses a wrong value before a
+run exists only by the schema. Titles, descriptions and order make the form in the Prefect UI.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cmek.names import KMS_ID, PROJECT_ID, WORKSPACE_ID, KeyName
+
+EMAIL = r"[^@\s<>]{1,64}@[^@\s<>]{1,190}"
+BLOCK_NAME = r"[a-z0-9][a-z0-9-]{0,62}"
+
+Location = Literal[
+    "us-east5",
+    "us-central1",
+    "us-east1",
+    "us-east4",
+    "us-south1",
+    "us-west1",
+    "us-west2",
+    "us-west3",
+    "us-west4",
+]
+ProtectionLevel = Literal["HSM", "SOFTWARE"]
+
+Text = Annotated[str, Field(max_length=255)]
+
+
+class OnboardingRequest(BaseModel):
+    """Put one Cloud KMS key under one Anthropic workspace.
+
+    Immutable, without secrets: blocks are named, never carried.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, title="Onboarding request")
+
+    workspace_id: str = Field(
+        title="Workspace",
+        description="Id of the Anthropic workspace. Its key can be set once and never changed.",
+        pattern=f"^{WORKSPACE_ID}$",
+        examples=["wrkspc_01HxPv6KsDq9TnBzMw3YfLrE"],
+        json_schema_extra={"position": 0},
+    )
+    project_id: str = Field(
+        title="Google Cloud project",
+        description="Id (not number) of the project that holds the key.",
+        pattern=f"^{PROJECT_ID}$",
+        examples=["acme-kms-prod"],
+        json_schema_extra={"position": 1},
+    )
+    requested_by: str = Field(
+        title="Requested by",
+        description="Your e-mail address. It is a claim that nothing verifies; with four eyes on, "
+        "the approver must be somebody else.",
+        pattern=f"^{EMAIL}$",
+        examples=["ada@example.com"],
+        json_schema_extra={"position": 2},
+    )
+    location: Location = Field(
+        default="us-east5",
+        title="Location",
+        description="One US region; `us`, `global` and other multi-regions are not supported. "
+        "us-east5 and us-central1 are recommended for latency.",
+        json_schema_extra={"position": 3},
+    )
+    key_ring: str = Field(
+        default="anthropic-cmek",
+        title="Key ring",
+        description="Used when it exists, else created. The name stays taken.",
+        pattern=f"^{KMS_ID}$",
+        json_schema_extra={"position": 4},
+    )
+    crypto_key: str | None = Field(
+        default=None,
+        title="Crypto key",
+        description="Used when it exists, else created. Left empty, the workspace gets a key of "
+        "its own, named after its id.",
+        pattern=f"^{KMS_ID}$",
+        json_schema_extra={"position": 5},
+    )
+    protection_level: ProtectionLevel = Field(
+        default="HSM",
+        title="Protection level",
+        description="HSM is strongly recommended. It can't be changed later.",
+        json_schema_extra={"position": 6},
+    )
+    rotation_period_days: int | None = Field(
+        default=90,
+        title="Rotation period in days",
+        description="A new key's automatic rotation; empty means none. Old versions must stay "
+        "enabled: data sealed under them is never re-encrypted. An existing key's rotation is "
+        "left as it is.",
+        ge=1,
+        le=36500,
+        json_schema_extra={"position": 7},
+    )
+    destroy_delay_days: int = Field(
+        default=30,
+        title="Destroy delay in days",
+        description="How long a version of a new key stays restorable after somebody schedules "
+        "its destruction. It can't be changed later; under 30 days there is little time to notice.",
+        ge=1,
+        le=120,
+        json_schema_extra={"position": 8},
+    )
+    adopt_existing_key: bool = Field(
+        default=False,
+        title="Adopt an existing key",
+        description="Allow adding the organization label and the two grants to a key that exists "
+        "already and does not carry this organization's label.",
+        json_schema_extra={"position": 9},
+    )
+    allow_default_workspace: bool = Field(
+        default=False,
+        title="Allow the default workspace",
+        description="The default workspace serves every API key without a workspace. Its key can "
+        "never be removed either.",
+        json_schema_extra={"position": 10},
+    )
+    repair: bool = Field(
+        default=False,
+        title="Repair",
+        description="When the workspace already has this key: put back a missing label or grant. "
+        "Off, such a run only reads, validates and reports.",
+        json_schema_extra={"position": 11},
+    )
+    plan_only: bool = Field(
+        default=False,
+        title="Plan only",
+        description="Check everything and show what would be done, without one write.",
+        json_schema_extra={"position": 12},
+    )
+    four_eyes: bool = Field(
+        default=True,
+        title="Four eyes",
+        description="The approver must not be the person who asked. Names are compared, not "
+        "verified.",
+        json_schema_extra={"position": 13},
+    )
+    approval_expires_hours: int = Field(
+        default=168,
+        title="Approval expires after hours",
+        description="An ask that nobody answers in time is never a yes.",
+        ge=1,
+        le=720,
+        json_schema_extra={"position": 14},
+    )
+    expected_organization: UUID | None = Field(
+        default=None,
+        title="Expected organization",
+        description="UUID of the Anthropic organization; when given, a credential of any other "
+        "organization is refused.",
+        json_schema_extra={"position": 15},
+    )
+    permitted_customer_id: str | None = Field(
+        default=None,
+        title="Anthropic's Google customer id",
+        description="Only for projects under the legacy domain restriction: the customer id that "
+        "Anthropic's account team gave you.",
+        pattern=r"^C[0-9a-z]{4,20}$",
+        json_schema_extra={"position": 16},
+    )
+    display_name: Text | None = Field(
+        default=None,
+        min_length=1,
+        title="Display name",
+        description="Name of the external key in the Anthropic Console; empty for the key's name.",
+        json_schema_extra={"position": 17},
+    )
+    anthropic_block: str = Field(
+        default="anthropic-admin",
+        title="Anthropic Admin block",
+        description="Name of the AnthropicAdmin block with the credential.",
+        pattern=f"^{BLOCK_NAME}$",
+        json_schema_extra={"position": 18},
+    )
+    kms_block: str = Field(
+        default="google-kms",
+        title="Google KMS block",
+        description="Name of the GoogleKms block with the credential.",
+        pattern=f"^{BLOCK_NAME}$",
+        json_schema_extra={"position": 19},
+    )
+
+    @property
+    def key_name(self) -> KeyName:
+        """The crypto key that is asked for, by its full resource name."""
+        key = self.crypto_key or self.workspace_id
+        return KeyName(self.project_id, self.location, self.key_ring, key)

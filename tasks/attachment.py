@@ -1,0 +1,144 @@
+"""Guide step 7: attach the key to the workspace. It can never be undone."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict
+
+from cmek.admin_api import AdminApi
+from cmek.admin_errors import AdminApiError, ExternalKeyChanged, ExternalKeyValidationTimedOut
+from cmek.gate import Permit
+from tasks.clients import admin_client
+
+
+class Attached(StrEnum):
+    """How an attach ended; anything that is not one of these is an exception."""
+
+    NOW = "attached"
+    BEFORE = "was attached already"
+    NOT_YET = "not attached"
+    """The workspace has no key still: read, validate and pass the gate again before another try."""
+
+
+class AttachOutcome(BaseModel):
+    """The outcome and, when there was one, the request id of the attach."""
+
+    model_config = ConfigDict(frozen=True)
+
+    outcome: Attached
+    request_id: str | None = None
+    why: str | None = None
+
+
+class AttachedElsewhereError(Exception):
+    """The workspace has another key. Nobody can change that any more."""
+
+
+@task(
+    name="7 Attach",
+    task_run_name="7 Attach {permit.external_key_id} to {permit.workspace_id}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=0,
+)
+async def attach(block: str, permit: Permit) -> AttachOutcome:
+    """Read the workspace, then decide; send at most one attach request.
+
+    Args:
+        block: Name of the AnthropicAdmin block.
+        permit: From `gate.decide`; looked at again right before the request is sent.
+
+    Raises:
+        AttachedElsewhereError: The workspace has another key.
+        AdminApiError: Refused for a reason that another try would not change.
+    """
+    api = await admin_client(block)
+    standing = await _standing(api, permit)
+    if standing is not None:
+        return standing
+    if not permit.is_fresh(now=datetime.now(UTC), monotonic=time.monotonic()):
+        return AttachOutcome(outcome=Attached.NOT_YET, why="the permit went stale before sending")
+    try:
+        workspace = await api.workspaces.update(
+            permit.workspace_id, external_key_id=permit.external_key_id
+        )
+    except AdminApiError as error:
+        return await _after_failure(api, permit, error)
+    get_run_logger().info("Attached %s to %s", permit.external_key_id, permit.workspace_id)
+    return AttachOutcome(outcome=Attached.NOW, request_id=workspace.request_id)
+
+
+async def _after_failure(api: AdminApi, permit: Permit, error: AdminApiError) -> AttachOutcome:
+    """Only a read tells whether a request that failed took effect."""
+    heals = isinstance(error, ExternalKeyValidationTimedOut | ExternalKeyChanged)
+    if not (error.ambiguous or heals):
+        raise error
+    get_run_logger().warning("The attach answer is not clear (%s); reading the workspace", error)
+    standing = await _standing(api, permit)
+    if standing is not None:
+        return standing.model_copy(update={"outcome": Attached.NOW, "request_id": error.request_id})
+    return AttachOutcome(outcome=Attached.NOT_YET, request_id=error.request_id, why=str(error))
+
+
+async def _standing(api: AdminApi, permit: Permit) -> AttachOutcome | None:
+    workspace = await api.workspaces.retrieve(permit.workspace_id)
+    if workspace.external_key_id is None:
+        return None
+    if workspace.external_key_id != permit.external_key_id:
+        raise AttachedElsewhereError(
+            f"workspace {workspace.id} has the key {workspace.external_key_id}, not "
+            f"{permit.external_key_id}; it was attached by someone else and can't be changed"
+        )
+    return AttachOutcome(outcome=Attached.BEFORE, request_id=workspace.request_id)
+
+
+class ReadBack(BaseModel):
+    """What the service says after the attach."""
+
+    model_config = ConfigDict(frozen=True)
+
+    workspace_id: str
+    external_key_id: str
+    key_name: str | None
+    attached: bool
+    request_ids: tuple[str | None, str | None]
+
+
+class ReadBackMismatchError(Exception):
+    """The service does not show what was attached."""
+
+
+@task(
+    name="Read back",
+    task_run_name="Read back {workspace_id}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def read_back(block: str, workspace_id: str, external_key_id: str) -> ReadBack:
+    """Read workspace and external key after the attach.
+
+    Raises:
+        ReadBackMismatchError: The workspace does not show this key, or the key does not show
+            itself as attached.
+    """
+    api = await admin_client(block)
+    workspace = await api.workspaces.retrieve(workspace_id)
+    key = await api.external_keys.retrieve(external_key_id)
+    if workspace.external_key_id != external_key_id or not key.is_attached:
+        raise ReadBackMismatchError(
+            f"workspace {workspace_id} shows the key {workspace.external_key_id} and "
+            f"{external_key_id} shows attachment {key.attachment.type}: look at both in the "
+            "Console before anything else is done"
+        )
+    return ReadBack(
+        workspace_id=workspace.id,
+        external_key_id=key.id,
+        key_name=key.gcp_key_name,
+        attached=key.is_attached,
+        request_ids=(workspace.request_id, key.request_id),
+    )

@@ -1,0 +1,96 @@
+"""The clients that tasks share: one a block and event loop, closed at the end of the flow.
+
+httpx and grpc.aio bind a client to the loop that it was made in, so a cache that ignored the loop
+would hand out clients that hang. Clients are never inputs or results of a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+from blocks.anthropic_admin import AnthropicAdmin
+from blocks.google_kms import GoogleKms
+from cmek.admin_api import AdminApi
+from cmek.checks.google_reads import GoogleReads
+from cmek.cloud_kms import CloudKms
+
+
+class _Client(Protocol):
+    async def aclose(self) -> None: ...
+
+
+T = TypeVar("T", bound=_Client)
+B = TypeVar("B", AnthropicAdmin, GoogleKms)
+
+_open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[type, str], _Client]] = (
+    WeakKeyDictionary()
+)
+
+
+class BlockMissingError(Exception):
+    """A block that a request names can't be loaded; the message says which and how to make it."""
+
+
+async def admin_client(block: str) -> AdminApi:
+    """The Admin API client of an AnthropicAdmin block, by its name."""
+
+    async def make() -> AdminApi:
+        return (await _load(AnthropicAdmin, block)).get_client()
+
+    return await _shared(AdminApi, block, make)
+
+
+async def kms_client(block: str) -> CloudKms:
+    """The Cloud KMS client of a GoogleKms block, by its name."""
+
+    async def make() -> CloudKms:
+        return (await _load(GoogleKms, block)).get_client()
+
+    return await _shared(CloudKms, block, make)
+
+
+async def google_client(block: str) -> GoogleReads:
+    """The reader of the other Google APIs of a GoogleKms block, by its name."""
+
+    async def make() -> GoogleReads:
+        loaded = await _load(GoogleKms, block)
+        return GoogleReads(
+            loaded.credentials(),
+            base_url=loaded.checks_endpoint,
+            quota_project=loaded.quota_project,
+        )
+
+    return await _shared(GoogleReads, block, make)
+
+
+async def close_clients() -> None:
+    """Close what this loop has opened."""
+    for client in _open.pop(asyncio.get_running_loop(), {}).values():
+        await client.aclose()
+
+
+async def _shared(kind: type[T], block: str, make: Callable[[], Awaitable[T]]) -> T:
+    clients = _open.setdefault(asyncio.get_running_loop(), {})
+    client = clients.get((kind, block))
+    if not isinstance(client, kind):
+        made = await make()
+        # another task may have been quicker while we loaded the block
+        client = clients.setdefault((kind, block), made)
+        if client is not made:
+            await made.aclose()
+    assert isinstance(client, kind)  # noqa: S101  # for the type checker
+    return client
+
+
+async def _load(kind: type[B], name: str) -> B:
+    try:
+        return await kind.aload(name)
+    except ValueError as error:
+        slug = kind.get_block_type_slug()
+        raise BlockMissingError(
+            f"block {slug}/{name} can't be loaded ({error}): make it in the Prefect UI under "
+            f"Blocks, or name another one in the request"
+        ) from error

@@ -1,0 +1,40 @@
+"""Guide step 3: both grants, on the key itself, for the published service account only."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger, task
+from pydantic import BaseModel, ConfigDict
+
+from cmek.anthropic_identity import MEMBER, ROLES
+from tasks.clients import kms_client
+from tasks.retrying import policy_race
+
+
+class EnsuredGrants(BaseModel):
+    """Whether this run had to write the policy."""
+
+    model_config = ConfigDict(frozen=True)
+
+    written: bool
+
+
+@task(
+    name="3 Grants",
+    task_run_name="3 Grants on {key_name}",
+    retries=3,
+    retry_delay_seconds=[2, 5, 10],
+    retry_jitter_factor=0.5,
+    retry_condition_fn=policy_race,
+)
+async def ensure_grants(kms_block: str, key_name: str) -> EnsuredGrants:
+    """Both roles in one read-modify-write with etag; the policy of others stays as it is.
+
+    Raises:
+        GoogleApiError: Refused, for example by domain restricted sharing, or others kept
+            changing the policy.
+    """
+    _, written = await (await kms_client(kms_block)).add_grants(key_name, MEMBER, ROLES)
+    get_run_logger().info(
+        "%s for %s", "Granted " + " and ".join(ROLES) if written else "Grants are there", MEMBER
+    )
+    return EnsuredGrants(written=written)

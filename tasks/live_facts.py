@@ -1,0 +1,65 @@
+"""Read everything that a plan rests on, now."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cmek.anthropic_identity import MEMBER
+from cmek.iam_policy import conditional_roles, unconditional_roles
+from cmek.live_facts import LiveFacts
+from cmek.request import OnboardingRequest
+from tasks.clients import admin_client, kms_client
+
+
+class KeyGoneError(Exception):
+    """The crypto key is not there (any more)."""
+
+
+@task(
+    name="4 Read live facts",
+    task_run_name="4 Read live facts of {request.workspace_id}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> LiveFacts:
+    """All reads at once, never cached: a run that was suspended must not see old answers.
+
+    The key's name (guide step 4) is the one that Cloud KMS returned.
+
+    Raises:
+        KeyGoneError: The crypto key is not found.
+        AdminApiError, GoogleApiError: A read was refused.
+    """
+    admin = await admin_client(request.anthropic_block)
+    kms = await kms_client(request.kms_block)
+    name = str(request.key_name)
+    organization, workspace, external_key, key, versions, policy = await asyncio.gather(
+        admin.organization.me(),
+        admin.workspaces.retrieve(request.workspace_id),
+        admin.external_keys.retrieve(external_key_id),
+        kms.get_crypto_key(name),
+        kms.list_crypto_key_versions(name),
+        kms.get_iam_policy(name),
+    )
+    if key is None:
+        raise KeyGoneError(f"{name} is not found: was it deleted? Nothing was attached")
+    return LiveFacts(
+        organization_id=organization.id,
+        organization_name=organization.name,
+        workspace_id=workspace.id,
+        workspace_name=workspace.name,
+        workspace_archived=workspace.is_archived,
+        workspace_external_key_id=workspace.external_key_id,
+        key=key,
+        versions=tuple(versions),
+        granted_roles=unconditional_roles(policy, MEMBER),
+        conditional_roles=conditional_roles(policy, MEMBER),
+        external_key_id=external_key.id,
+        external_key_name=external_key.gcp_key_name,
+        external_key_attached=external_key.is_attached,
+        admin_base_url=admin.base_url,
+        kms_endpoint=kms.endpoint,
+    )

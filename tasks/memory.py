@@ -1,0 +1,33 @@
+"""What one run must remember across its suspensions, in the run's own result storage.
+
+Only the worker writes there. A task's cached result would do for this, but a look that finds
+nothing would be cached as well.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from prefect.results import get_result_store
+from prefect.runtime import flow_run
+from pydantic import BaseModel
+
+M = TypeVar("M", bound=BaseModel)
+
+
+async def remember(name: str, value: BaseModel) -> None:
+    """Keep `value` under this run and `name`."""
+    await get_result_store().awrite(value.model_dump_json(), key=_key(name))
+
+
+async def recall(name: str, kind: type[M]) -> M | None:
+    """What was kept under `name`, or None when nothing was, or when the storage lost it."""
+    store = get_result_store()
+    if not await store.aexists(_key(name)):
+        return None
+    record = await store.aread(_key(name))
+    return kind.model_validate_json(record.result)
+
+
+def _key(name: str) -> str:
+    return f"cmek-{flow_run.get_id()}-{name}"

@@ -1,0 +1,51 @@
+"""Guide step 5: register the crypto key as an external key."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger, task
+from pydantic import BaseModel, ConfigDict
+
+from cmek.admin_api import AdminApi
+from cmek.admin_models import ExternalKey
+from tasks.clients import admin_client
+from tasks.retrying import answer_lost
+
+
+class Registration(BaseModel):
+    """The external key, and whether this run made it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    external_key_id: str
+    created: bool
+
+
+@task(
+    name="5 External key",
+    task_run_name="5 External key for {key_name}",
+    retries=3,
+    retry_delay_seconds=[1, 3, 9],
+    retry_jitter_factor=0.5,
+    retry_condition_fn=answer_lost,
+)
+async def ensure_external_key(block: str, key_name: str, display_name: str | None) -> Registration:
+    """Use the external key of this crypto key when there is one on any page, else create it.
+
+    No idempotency key exists, so a lost answer is met by looking again before another create.
+
+    Raises:
+        AdminApiError: Refused, or the answer stayed lost.
+    """
+    api = await admin_client(block)
+    known = await find_external_key(api, key_name)
+    created = known is None
+    key = known or await api.external_keys.create(key_name, display_name)
+    get_run_logger().info("%s external key %s", "Created" if created else "Found", key.id)
+    return Registration(external_key_id=key.id, created=created)
+
+
+async def find_external_key(api: AdminApi, key_name: str) -> ExternalKey | None:
+    """The external key of a crypto key: an attached one first, then the oldest."""
+    found = [key async for key in api.external_keys.list() if key.gcp_key_name == key_name]
+    found.sort(key=lambda key: (not key.is_attached, key.created_at, key.id))
+    return found[0] if found else None

@@ -1,0 +1,59 @@
+"""Guide step 6: Anthropic's own round trip through the key."""
+
+from __future__ import annotations
+
+import time
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from cmek.gate import ValidationProof
+from tasks.clients import admin_client
+from tasks.retrying import SETTLING_SECONDS, NotYetError, not_yet
+
+
+class ValidationFailedError(NotYetError):
+    """Anthropic could not use the key; right after a grant that may heal by itself."""
+
+    def __init__(self, external_key_id: str, proof: ValidationProof) -> None:
+        super().__init__(
+            f"validation of {external_key_id} failed: {proof.error} (request {proof.request_id})"
+        )
+        self.external_key_id = external_key_id
+        self.proof = proof
+
+
+@task(
+    name="6 Validate",
+    task_run_name="6 Validate {external_key_id}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def validate(block: str, external_key_id: str) -> ValidationProof:
+    """One validation, whatever its outcome; timed from before it was sent."""
+    started = time.monotonic()
+    outcome = await (await admin_client(block)).external_keys.validate(external_key_id)
+    proof = ValidationProof(outcome.succeeded, started, outcome.error, outcome.request_id)
+    get_run_logger().info("Validation of %s: %s", external_key_id, outcome.status)
+    return proof
+
+
+@task(
+    name="6 Validate",
+    task_run_name="6 Validate {external_key_id}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(SETTLING_SECONDS),
+    retry_delay_seconds=SETTLING_SECONDS,
+    retry_condition_fn=not_yet,
+)
+async def validate_while_settling(block: str, external_key_id: str) -> ValidationProof:
+    """Validate, trying again while a change that this run has just made may still be settling.
+
+    Raises:
+        ValidationFailedError: It still fails.
+    """
+    proof = await validate.fn(block, external_key_id)
+    if not proof.succeeded:
+        raise ValidationFailedError(external_key_id, proof)
+    return proof

@@ -1,0 +1,68 @@
+"""First reads: whose credential is it, and what does the workspace look like?"""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict
+
+from cmek.admin_errors import NotFound
+from cmek.admin_models import ExternalKey, Organization, Workspace
+from tasks.clients import admin_client
+
+
+class WorkspaceNotFoundError(Exception):
+    """No such workspace in the organization of the credential."""
+
+
+class WorkspaceReading(BaseModel):
+    """A workspace, whether it is (or may be) the default one, and its key."""
+
+    model_config = ConfigDict(frozen=True)
+
+    workspace: Workspace
+    is_default: bool
+    current_key: ExternalKey | None
+
+
+@task(name="Read organization", cache_policy=NO_CACHE, persist_result=False)
+async def read_organization(block: str) -> Organization:
+    """The organization of the credential (prerequisite: the Admin API key works).
+
+    Raises:
+        AdminApiError: The credential does not work, or the service does not answer.
+    """
+    return await (await admin_client(block)).organization.me()
+
+
+@task(
+    name="Read workspace",
+    task_run_name="Read workspace {workspace_id}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
+    """The workspace and the key that it has.
+
+    No field of the object says that it is the default one, but a list without `include_default`
+    leaves that one out. What can't be told counts as default.
+
+    Raises:
+        WorkspaceNotFoundError: Not in this organization.
+    """
+    api = await admin_client(block)
+    listed = [w async for w in api.workspaces.list(ids=[workspace_id], include_archived=True)]
+    found = next((w for w in listed if w.id == workspace_id), None)
+    try:
+        workspace = found or await api.workspaces.retrieve(workspace_id)
+    except NotFound as error:
+        raise WorkspaceNotFoundError(
+            f"workspace {workspace_id} is not in the organization of block {block!r}: check the "
+            f"id in the Console, or use that organization's credential ({error})"
+        ) from error
+    key_id = workspace.external_key_id
+    return WorkspaceReading(
+        workspace=workspace,
+        is_default=found is None or workspace.name == "Default",
+        current_key=await api.external_keys.retrieve(key_id) if key_id else None,
+    )
