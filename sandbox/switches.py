@@ -30,3 +30,11 @@ class Switches(BaseModel):
     """How long a new grant stays without effect for Anthropic's service account."""
     validate_seconds: float = 0.0
     kms_latency_seconds: float = 0.0
+    create_cmek_disabled_status: Literal[400, 403] = 403
+    validation_times_out: bool = False
+    """Anthropic's round trip never finishes; `validate_seconds` still says how long that takes."""
+    workspace_policy_keys: list[str] | None = None
+    """External keys that the organization's Workspace Policy allows; None: no such policy."""
+    workspace_order: Literal["oldest_first", "newest_first"] = "oldest_first"
+    compliance_api_enabled: bool = False
+    """While false the activity feed answers 403 and records nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sandbox.clock import Clock
@@ -32,3 +33,5 @@ class World:
         self.identities: Identities
         self.kms: KmsState
         self.admin: AdminState
+        self.after_write: Callable[[], None] = lambda: None
+        """Every transport calls it, under the lock, once a write has taken effect."""

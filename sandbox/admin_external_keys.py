@@ -1,0 +1,151 @@
+"""External keys: create, list, retrieve, update, delete, validate.
+
+Source: https://platform.claude.com/docs/en/api/admin
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cmek.names import BadNameError, KeyName
+from sandbox.admin_call import AdminCall
+from sandbox.admin_ids import new_id
+from sandbox.admin_models import ExternalKey, GcpConfig
+from sandbox.admin_pages import cursor, read_cursor
+from sandbox.admin_requests import CreateExternalKey, UpdateExternalKey, integer, parse_body
+from sandbox.errors import AnthropicError
+from sandbox.validation import validate_key
+
+DISABLED = "Customer-managed encryption keys are not enabled for this organization."
+
+
+def create(call: AdminCall) -> dict[str, Any]:
+    """Register a key; the key itself is not touched."""
+    switches = call.world.switches
+    if not switches.cmek_enabled:
+        raise AnthropicError(switches.create_cmek_disabled_status, DISABLED)
+    body = parse_body(CreateExternalKey, call.body)
+    if isinstance(body.provider_config, GcpConfig):
+        _check_key_name(call, body.provider_config.key_name)
+    call.state.check_user_profile(body.user_profile_id)
+    now = call.now()
+    key = ExternalKey(
+        id=new_id("ekey"),
+        sequence=call.state.next_sequence(),
+        created_at=now,
+        updated_at=now,
+        display_name=body.display_name,
+        geo=body.geo,
+        provider_config=body.provider_config,
+        user_profile_id=body.user_profile_id,
+    )
+    call.state.external_keys[key.id] = key
+    call.record(
+        "org_external_key_created", external_key_id=key.id, provider=key.provider_config.type
+    )
+    return _rendered(call, key)
+
+
+def list_(call: AdminCall) -> dict[str, Any]:
+    """One page, newest first."""
+    limit = integer(call.query, "limit", 20, 100)
+    page = call.query.get("page")
+    before = read_cursor(page) if page else call.state.last_sequence + 1
+    newest_first = reversed(call.state.external_keys.values())
+    found = [key for key in newest_first if key.sequence < before]
+    shown = found[:limit]
+    return {
+        "data": [_rendered(call, key) for key in shown],
+        "next_page": cursor(shown[-1].sequence) if len(found) > limit else None,
+    }
+
+
+def retrieve(call: AdminCall) -> dict[str, Any]:
+    """One key."""
+    return _rendered(call, call.state.external_key(call.target))
+
+
+def update(call: AdminCall) -> dict[str, Any]:
+    """Change what may change: always the display name, the rest only while nothing uses the key."""
+    key = call.state.external_key(call.target)
+    body = parse_body(UpdateExternalKey, call.body)
+    given = {name: getattr(body, name) for name in body.model_fields_set}
+    changes = {name: value for name, value in given.items() if value != getattr(key, name)}
+    if changes.keys() & {"geo", "provider_config"}:
+        _check_reconfigurable(call, key, body)
+    for name, value in changes.items():
+        setattr(key, name, value)
+    if changes:
+        key.updated_at = call.now()
+        updates = [{"type": name} for name in sorted(changes)]
+        call.record("org_external_key_updated", external_key_id=key.id, updates=updates)
+    return _rendered(call, key)
+
+
+def delete(call: AdminCall) -> dict[str, Any]:
+    """Forget a key that no workspace uses."""
+    key = call.state.external_key(call.target)
+    _check_policy(call, key)
+    if call.state.is_attached(key.id):
+        status = call.world.switches.delete_attached_status
+        raise AnthropicError(status, "The external key is still referenced by a workspace.")
+    del call.state.external_keys[key.id]
+    call.record("org_external_key_deleted", external_key_id=key.id)
+    return {"id": key.id, "type": "external_key_deleted"}
+
+
+def validate(call: AdminCall) -> dict[str, Any]:
+    """Encrypt and decrypt once; a failure is a result, not an error."""
+    key = call.state.external_key(call.target)
+    failure = validate_key(call.world, key)
+    status = "failure" if failure else "success"
+    call.record("org_external_key_validated", external_key_id=key.id, validation_result=status)
+    return {
+        "type": "external_key_validation",
+        "status": status,
+        "error": failure.text if failure else None,
+    }
+
+
+def _rendered(call: AdminCall, key: ExternalKey) -> dict[str, Any]:
+    return key.render(attached=call.state.is_attached(key.id))
+
+
+def _check_key_name(call: AdminCall, key_name: str) -> None:
+    if call.world.switches.create_checks_key_name:
+        try:
+            KeyName.parse(key_name)
+        except BadNameError as error:
+            raise AnthropicError(400, f"provider_config.key_name: {error}") from error
+    if call.world.switches.duplicate_external_key == "conflict" and any(
+        isinstance(one.provider_config, GcpConfig) and one.provider_config.key_name == key_name
+        for one in call.state.external_keys.values()
+    ):
+        raise AnthropicError(409, "An external key with this key name already exists.")
+
+
+def _check_reconfigurable(call: AdminCall, key: ExternalKey, body: UpdateExternalKey) -> None:
+    _check_policy(call, key)
+    if "geo" in body.model_fields_set and body.geo is None:
+        raise AnthropicError(400, "geo: input should be 'us'")
+    if "provider_config" in body.model_fields_set:
+        if body.provider_config is None:
+            raise AnthropicError(400, "provider_config: input should be an object")
+        if key.provider_config.type == "gcp" or body.provider_config.type == "gcp":
+            raise AnthropicError(400, "The key name of a Google Cloud key cannot be changed.")
+        if key.provider_config.type != body.provider_config.type:
+            raise AnthropicError(400, "The provider of an external key cannot be changed.")
+    if call.state.is_attached(key.id):
+        raise AnthropicError(
+            call.world.switches.replace_key_status,
+            "The configuration of an attached external key cannot be changed.",
+        )
+
+
+def _check_policy(call: AdminCall, key: ExternalKey) -> None:
+    if key.id in (call.world.switches.workspace_policy_keys or ()):
+        raise AnthropicError(
+            400,
+            "The external key is listed in the organization's Workspace Policy.",
+            "external_key_in_workspace_policy",
+        )

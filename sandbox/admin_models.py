@@ -1,0 +1,143 @@
+"""What the Admin API stores: organization, external keys, workspaces, activities, credentials."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Geo = Literal["us"]
+InferenceGeo = Literal["global", "us"]
+
+
+class Organization(BaseModel):
+    """The organization; `id` is the bare UUID of `GET /v1/organizations/me`."""
+
+    id: str
+    name: str
+    tagged_id: str
+    """The `org_…` form, which only the activity feed shows."""
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class GcpConfig(_Config):
+    """A crypto key of Cloud KMS."""
+
+    type: Literal["gcp"]
+    key_name: str = Field(min_length=1, max_length=2048)
+
+
+class AwsConfig(_Config):
+    """A key of AWS KMS; `region` comes out of the ARN and `role_arn` is ignored."""
+
+    type: Literal["aws"]
+    kms_arn: str = Field(min_length=1, max_length=2048)
+    region: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_region(cls, data: Any) -> Any:  # noqa: ANN401
+        """Drop the deprecated field and read the region from the ARN."""
+        if not isinstance(data, dict):
+            return data
+        data = {name: value for name, value in data.items() if name != "role_arn"}
+        parts = str(data.get("kms_arn", "")).split(":")
+        return data if data.get("region") or len(parts) < 4 else data | {"region": parts[3]}
+
+
+class AzureConfig(_Config):
+    """A key of Azure Key Vault or a managed HSM."""
+
+    type: Literal["azure"]
+    key_name: str
+    tenant_id: str
+    vault_uri: str = Field(
+        pattern=r"^https://[A-Za-z0-9-]+\.(vault\.azure\.net|managedhsm\.azure\.net)/?$"
+    )
+    client_id: str | None = None
+
+
+ProviderConfig = Annotated[GcpConfig | AwsConfig | AzureConfig, Field(discriminator="type")]
+
+
+class ExternalKey(BaseModel):
+    """Anthropic's record of a key; `sequence` orders keys by creation."""
+
+    id: str
+    sequence: int
+    created_at: str
+    updated_at: str
+    display_name: str | None
+    geo: Geo
+    provider_config: ProviderConfig
+    user_profile_id: str | None
+
+    def render(self, *, attached: bool) -> dict[str, Any]:
+        """The object as the API returns it."""
+        return {
+            "type": "external_key",
+            "id": self.id,
+            "attachment": {"type": "attached" if attached else "unattached"},
+            "created_at": self.created_at,
+            "display_name": self.display_name,
+            "geo": self.geo,
+            "provider_config": self.provider_config.model_dump(),
+            "updated_at": self.updated_at,
+            "user_profile_id": self.user_profile_id,
+        }
+
+
+class DataResidency(_Config):
+    """Where a workspace lives and where its inference may run; `workspace_geo` never changes."""
+
+    workspace_geo: Geo = "us"
+    allowed_inference_geos: Literal["unrestricted"] | list[InferenceGeo] = "unrestricted"
+    default_inference_geo: InferenceGeo = "global"
+
+
+class Workspace(BaseModel):
+    """A workspace; `is_default` is the sandbox's own and not in the API's object."""
+
+    id: str
+    name: str
+    created_at: str
+    archived_at: str | None = None
+    compartment_id: str
+    data_residency: DataResidency
+    display_color: str = "#2F7FB5"
+    external_key_id: str | None = None
+    tags: dict[str, str] = Field(default_factory=dict)
+    user_profile_id: str | None = None
+    is_default: bool = False
+
+    def render(self) -> dict[str, Any]:
+        """The object as the API returns it."""
+        return {"type": "workspace"} | self.model_dump(exclude={"is_default"})
+
+
+class Credential(BaseModel):
+    """Something a caller can present: an Admin key, an ordinary key or a federated token."""
+
+    kind: Literal["admin_key", "workspace_key", "federated_token"]
+    id: str
+    expires_at: str | None = None
+
+    def actor(self) -> dict[str, str]:
+        """How the activity feed names the caller."""
+        if self.kind == "federated_token":
+            return {"type": "service_account_actor", "service_account_id": self.id}
+        return {"type": "admin_api_key_actor", "admin_api_key_id": self.id}
+
+
+class FederationRule(BaseModel):
+    """Which Google identity may have an `org:admin` token; made in the Console only."""
+
+    id: str
+    service_account_id: str
+    audience: str
+    subject: str
+    email: str
+    lifetime_seconds: int = Field(default=3600, ge=60, le=86400)

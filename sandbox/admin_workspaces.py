@@ -1,0 +1,147 @@
+"""Workspaces: list, retrieve, create, update, archive.
+
+Source: https://platform.claude.com/docs/en/manage-claude/workspaces
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from sandbox.admin_attach import check_attachable
+from sandbox.admin_call import AdminCall
+from sandbox.admin_ids import new_id
+from sandbox.admin_models import DataResidency, Workspace
+from sandbox.admin_pages import around, page_of_ids
+from sandbox.admin_requests import CreateWorkspace, UpdateWorkspace, flag, integer, parse_body
+from sandbox.errors import AnthropicError
+
+
+def list_(call: AdminCall) -> dict[str, Any]:
+    """One page; archived ones and the default one only when asked for."""
+    limit = integer(call.query, "limit", 20, 1000)
+    ids = call.query.getlist("ids[]")
+    if len(ids) > 100:
+        raise AnthropicError(400, "ids[]: at most 100 identifiers")
+    archived = flag(call.query, "include_archived")
+    default = flag(call.query, "include_default") or call.world.switches.default_workspace_listed
+
+    def visible(one: Workspace) -> bool:
+        listed = (archived or not one.archived_at) and (default or not one.is_default)
+        return listed and (not ids or one.id in ids)
+
+    ordered = list(call.state.workspaces.values())
+    if call.world.switches.workspace_order == "newest_first":
+        ordered.reverse()
+    shown, has_more = around(
+        ordered, call.query, limit, identity=lambda one: one.id, visible=visible
+    )
+    return page_of_ids([one.render() for one in shown], has_more=has_more)
+
+
+def retrieve(call: AdminCall) -> dict[str, Any]:
+    """One workspace, the default one included."""
+    return call.state.workspace(call.target).render()
+
+
+def create(call: AdminCall) -> dict[str, Any]:
+    """A new workspace, with a key when one is named."""
+    body = parse_body(CreateWorkspace, call.body)
+    call.state.check_user_profile(body.user_profile_id)
+    workspace = Workspace(
+        id=new_id("wrkspc"),
+        name=body.name,
+        created_at=call.now(),
+        compartment_id=str(uuid.uuid4()),
+        data_residency=body.data_residency or DataResidency(),
+        tags=body.tags,
+        user_profile_id=body.user_profile_id,
+    )
+    if body.external_key_id is not None:
+        check_attachable(call, workspace, body.external_key_id)
+        workspace.external_key_id = body.external_key_id
+    call.state.workspaces[workspace.id] = workspace
+    call.record("platform_workspace_created", workspace_id=workspace.id)
+    return workspace.render()
+
+
+def update(call: AdminCall) -> dict[str, Any]:
+    """Change what was sent, all of it or nothing."""
+    workspace = call.state.workspace(call.target)
+    body = parse_body(UpdateWorkspace, call.body)
+    sent = body.model_fields_set
+    _check_update(call, workspace, sent)
+    if "user_profile_id" in sent:
+        _check_profile(call, workspace, body.user_profile_id)
+    before = workspace.model_copy(deep=True)
+    draft = _changed(workspace.model_copy(deep=True), body)
+    if "external_key_id" in sent:
+        check_attachable(call, draft, body.external_key_id, current=workspace.external_key_id)
+        draft.external_key_id = body.external_key_id
+    call.state.workspaces[workspace.id] = draft
+    if updates := _updates(before, draft):
+        call.record("platform_workspace_updated", workspace_id=draft.id, updates=updates)
+    return draft.render()
+
+
+def archive(call: AdminCall) -> dict[str, Any]:
+    """Archive for good; the second time changes nothing."""
+    workspace = call.state.workspace(call.target)
+    if workspace.is_default:
+        raise AnthropicError(400, "The default workspace cannot be archived.")
+    if workspace.archived_at is None:
+        workspace.archived_at = call.now()
+        call.record("platform_workspace_archived", workspace_id=workspace.id)
+    return workspace.render()
+
+
+def _check_update(call: AdminCall, workspace: Workspace, sent: set[str]) -> None:
+    if workspace.is_default and "name" in sent:
+        raise AnthropicError(400, "The default workspace cannot be renamed.")
+    attach_only = sent == {"external_key_id"} and call.world.switches.attach_archived == "allowed"
+    if workspace.archived_at and not attach_only:
+        raise AnthropicError(400, "An archived workspace cannot be updated.")
+
+
+def _check_profile(call: AdminCall, workspace: Workspace, user_profile_id: str | None) -> None:
+    call.state.check_user_profile(user_profile_id)
+    if workspace.user_profile_id not in {None, user_profile_id}:
+        raise AnthropicError(400, "user_profile_id cannot be changed once set.")
+
+
+def _changed(draft: Workspace, body: UpdateWorkspace) -> Workspace:
+    sent = body.model_fields_set
+    if "name" in sent:
+        draft.name = body.name
+    if "user_profile_id" in sent:
+        draft.user_profile_id = body.user_profile_id
+    for tag, value in body.tags.items():
+        if value is None:
+            draft.tags.pop(tag, None)
+        else:
+            draft.tags[tag] = value
+    if body.data_residency is not None:
+        changes = body.data_residency.model_dump(exclude_unset=True, exclude_none=True)
+        draft.data_residency = draft.data_residency.model_copy(update=changes)
+    return draft
+
+
+def _updates(before: Workspace, after: Workspace) -> list[dict[str, str]]:
+    """What the activity feed says: the key under its internal name, tags not at all."""
+    facts = {
+        "name": (before.name, after.name),
+        "external_key_config_id": (before.external_key_id or "", after.external_key_id or ""),
+        "default_inference_geo": (
+            before.data_residency.default_inference_geo,
+            after.data_residency.default_inference_geo,
+        ),
+        "allowed_inference_geos": (
+            str(before.data_residency.allowed_inference_geos),
+            str(after.data_residency.allowed_inference_geos),
+        ),
+    }
+    return [
+        {"type": name, "previous_value": old, "current_value": new}
+        for name, (old, new) in facts.items()
+        if old != new
+    ]

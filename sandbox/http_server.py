@@ -1,0 +1,44 @@
+"""The one HTTP listener: its socket, its thread, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; connections queue up until the server runs.
+
+    Raises:
+        OSError: the port is taken, naming it.
+    """
+    try:
+        return socket.create_server((host, port), backlog=512)
+    except OSError as error:
+        message = f"cannot listen on {host}:{port} ({error.strerror}); choose another port, or 0"
+        raise OSError(error.errno, message) from error
+
+
+@contextmanager
+def serving(app: Starlette, listener: socket.socket) -> Iterator[None]:
+    """Serve in a thread of its own until the block ends; open answers get a second to finish."""
+    config = uvicorn.Config(
+        app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(
+        target=lambda: asyncio.run(server.serve(sockets=[listener])), name="sandbox-http"
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()

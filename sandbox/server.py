@@ -1,0 +1,151 @@
+"""The sandbox as a whole: one world behind an HTTP and a gRPC port."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from sandbox import seed, state_file
+from sandbox.admin_routes import admin_routes
+from sandbox.control import control_routes
+from sandbox.http_server import listen, serving
+from sandbox.identities import PROJECT_ID
+from sandbox.oauth import oauth_routes
+from sandbox.world import World
+
+try:
+    from sandbox.grpc_server import start_grpc
+    from sandbox.kms_rest import kms_routes
+except ImportError:
+    start_grpc = kms_routes = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A running sandbox and what a caller needs to use it."""
+
+    http: str
+    """Base URL of everything that speaks HTTP."""
+    grpc: str
+    """`127.0.0.1:port` of Cloud KMS."""
+    world: World
+    organization_id: str
+    admin_key: str
+    workspaces: list[dict[str, str]]
+    """`id`, `name` and `state` of each."""
+    project_id: str
+    google_credentials_file: str
+
+    def ready_line(self) -> str:
+        """One line of JSON, all of the above but the world."""
+        facts = {name: getattr(self, name) for name in self.__slots__ if name != "world"}
+        return json.dumps(facts)
+
+
+def http_app(world: World) -> Starlette:
+    """Every HTTP surface; the first route that matches answers."""
+    surfaces: list[list[Route]] = [
+        control_routes(world),
+        oauth_routes(world),
+        admin_routes(world),
+        kms_routes(world) if kms_routes else [],
+    ]
+    return Starlette(routes=[route for surface in surfaces for route in surface])
+
+
+@contextmanager
+def running_sandbox(
+    *,
+    http_port: int = 0,
+    grpc_port: int = 0,
+    state: Path | None = None,
+    host: str = "127.0.0.1",
+    minimal: bool = False,
+) -> Iterator[Sandbox]:
+    """Run a sandbox in this process, in threads, until the block ends.
+
+    Raises:
+        ValueError: `host` is not loopback, or the state file is not readable.
+        OSError: a port is taken.
+    """
+    _check_loopback(host)
+    world = _world(state, minimal=minimal)
+    listener = listen(host, http_port)
+    http = f"http://{host}:{listener.getsockname()[1]}"
+    with tempfile.TemporaryDirectory(prefix="cmek-sandbox-") as scratch:
+        home = scratch if state is None else str(state.resolve().parent)
+        credentials = Path(home) / "google-credentials.json"
+        world.identities.service_account_file(credentials, f"{http}/token")
+        with serving(http_app(world), listener), _grpc(world, grpc_port) as grpc:
+            yield Sandbox(
+                http=http,
+                grpc=grpc,
+                world=world,
+                organization_id=world.admin.organization.id,
+                admin_key=seed.ADMIN_KEY,
+                workspaces=seed.workspace_states(world),
+                project_id=PROJECT_ID,
+                google_credentials_file=str(credentials),
+            )
+
+
+def serve(
+    http_port: int,
+    grpc_port: int,
+    state: Path | None = None,
+    host: str = "127.0.0.1",
+    *,
+    minimal: bool = False,
+) -> None:
+    """Run until SIGTERM or SIGINT; print the ready line once both ports answer."""
+    stop = threading.Event()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with running_sandbox(
+        http_port=http_port, grpc_port=grpc_port, state=state, host=host, minimal=minimal
+    ) as sandbox:
+        sys.stdout.write(sandbox.ready_line() + "\n")
+        sys.stdout.flush()
+        stop.wait()
+
+
+def _world(state: Path | None, *, minimal: bool) -> World:
+    world = World()
+    if state is not None and state.exists():
+        state_file.load(world, state)
+    else:
+        seed.seed(world, minimal=minimal)
+    if state is not None:
+        world.after_write = lambda: state_file.save(world, state)
+        world.after_write()
+    return world
+
+
+def _check_loopback(host: str) -> None:
+    if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+        message = f"host {host}: the sandbox listens on loopback only, e.g. 127.0.0.1"
+        raise ValueError(message)
+
+
+@contextmanager
+def _grpc(world: World, port: int) -> Iterator[str]:
+    if start_grpc is None:
+        yield "127.0.0.1:1"
+        return
+    server, bound = start_grpc(world, port)
+    try:
+        yield f"127.0.0.1:{bound}"
+    finally:
+        server.stop(grace=None).wait()

@@ -1,0 +1,137 @@
+"""A sandbox for a test: in this process or as a child, and the handle to move it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from sandbox.server import Sandbox, running_sandbox
+
+
+class SandboxControl:
+    """The sandbox's control API."""
+
+    def __init__(self, http_url: str) -> None:
+        self._http = httpx.Client(base_url=f"{http_url}/_sandbox/", timeout=10, trust_env=False)
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._http.close()
+
+    def log(self, **facts: object) -> list[dict[str, Any]]:
+        """Log entries whose fields equal `facts`, e.g. `log(service="admin", write=True)`."""
+        entries: list[dict[str, Any]] = self._send("GET", "log")
+        return [one for one in entries if all(one[name] == value for name, value in facts.items())]
+
+    def calls(self, **facts: object) -> list[str]:
+        """The names of those calls, in order."""
+        return [one["call"] for one in self.log(**facts)]
+
+    def clear_log(self) -> None:
+        """Forget the log."""
+        self._send("DELETE", "log")
+
+    def fault(self, call: str, **fields: object) -> None:
+        """Add a line to the fault script; see `sandbox.faults.Fault` for the fields."""
+        self._send("POST", "faults", {"call": call, **fields})
+
+    def faults(self) -> list[dict[str, Any]]:
+        """The lines that have not been used up."""
+        return self._send("GET", "faults")  # type: ignore[no-any-return]
+
+    def clear_faults(self) -> None:
+        """Forget the fault script."""
+        self._send("DELETE", "faults")
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock."""
+        self._send("POST", "clock", {"advance_seconds": seconds})
+
+    def switches(self, **changes: object) -> dict[str, Any]:
+        """Set some switches and return all of them."""
+        return self._send("PATCH", "switches", changes)  # type: ignore[no-any-return]
+
+    def constraints(self, **changes: object) -> dict[str, Any]:
+        """Set some of the organization's constraints and return all of them."""
+        return self._send("PATCH", "constraints", changes)  # type: ignore[no-any-return]
+
+    def identity(self, name: str, **change: object) -> str:
+        """Make or change an identity (`member`, `permissions`, `deny`); a bearer token for it."""
+        return self._send("POST", "identities", {"name": name, **change})["token"]  # type: ignore[no-any-return]
+
+    def _send(self, method: str, path: str, body: object = None) -> Any:
+        response = self._http.request(method, path, json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+
+@contextmanager
+def running(**options: Any) -> Iterator[tuple[Sandbox, SandboxControl]]:
+    """A sandbox in this process (`sandbox.server.running_sandbox`) and its control."""
+    with running_sandbox(**options) as sandbox:
+        control = SandboxControl(sandbox.http)
+        try:
+            yield sandbox, control
+        finally:
+            control.close()
+
+
+@dataclass(slots=True)
+class SandboxProcess:
+    """A sandbox as a child process."""
+
+    process: subprocess.Popen[str]
+    ready: dict[str, Any]
+    control: SandboxControl
+
+    def __getattr__(self, name: str) -> Any:
+        """What the ready line says: `http`, `grpc`, `admin_key` and the rest."""
+        try:
+            return self.ready[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+@contextmanager
+def sandbox_process(*arguments: str, state: Path | None = None) -> Iterator[SandboxProcess]:
+    """Start `python -m sandbox`, wait for its ready line, and end it with the block."""
+    command = [sys.executable, "-m", "sandbox", "--http-port", "0", "--grpc-port", "0", *arguments]
+    if state is not None:
+        command += ["--state", str(state)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    line = process.stdout.readline()
+    if not line:
+        process.wait(10)
+        raise AssertionError(f"the sandbox did not start: {process.stderr.read()}")
+    ready = json.loads(line)
+    control = SandboxControl(ready["http"])
+    try:
+        yield SandboxProcess(process, ready, control)
+    finally:
+        control.close()
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+        process.stdout.close()
+        process.stderr.close()
