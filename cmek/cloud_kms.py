@@ -1,0 +1,257 @@
+"""What an onboarding needs of Cloud KMS, over the official async client.
+
+Get-first; ALREADY_EXISTS means "read it", since a lost answer looks just like it. Google's own
+retries are off (`cmek.transport_retry` repeats), every call has a timeout, and everything that
+fails is a `GoogleApiError`. Nothing here disables, destroys or deletes.
+
+Source: guide steps 1 to 4; https://docs.cloud.google.com/kms/docs/reference/rpc
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, TypeVar
+
+import grpc
+from google.api_core.exceptions import GoogleAPIError
+from google.auth.credentials import Credentials
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import kms_v1
+from google.cloud.location import locations_pb2
+from google.iam.v1 import iam_policy_pb2, options_pb2, policy_pb2
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from cmek import kms_channel
+from cmek.google_errors import GoogleApiError, GoogleProblem, classify
+from cmek.iam_policy import POLICY_VERSION, with_grants
+from cmek.kms_models import MAX_LABELS, CryptoKey, KeyRing, KeySpec, KeyVersion, Location
+from cmek.transport_retry import Verdict, retrying
+
+Answer = TypeVar("Answer")
+TIMEOUT_SECONDS: Final = 20.0
+POLICY_ATTEMPTS: Final = 6
+
+
+class CloudKms:
+    """An async client; use it in one event loop, and close it there."""
+
+    def __init__(self, client: kms_v1.KeyManagementServiceAsyncClient) -> None:
+        self._client = client
+
+    @classmethod
+    def connect(
+        cls,
+        *,
+        endpoint: str | None = None,
+        credentials: Credentials | None = None,
+        quota_project: str | None = None,
+    ) -> CloudKms:
+        """Make a client without connecting: TLS, except to this machine.
+
+        Raises:
+            EndpointError: `endpoint` is not `host:port`, or has no credentials beyond loopback.
+        """
+        return cls(kms_channel.connect(endpoint, credentials, quota_project))
+
+    async def aclose(self) -> None:
+        """Close the channel."""
+        await self._client.transport.close()  # type: ignore[no-untyped-call]
+
+    async def get_location(self, project: str, location: str) -> Location:
+        """A location and whether it has HSM; an unknown one raises `MISROUTED_LOCATION`."""
+        name = f"projects/{project}/locations/{location}"
+        request = locations_pb2.GetLocationRequest(name=name)
+        found = await self._call("GetLocation", name, self._client.get_location, request)
+        metadata = kms_v1.LocationMetadata()
+        found.metadata.Unpack(kms_v1.LocationMetadata.pb(metadata))
+        return Location(name=found.name or name, hsm_available=metadata.hsm_available)
+
+    async def get_key_ring(self, name: str) -> KeyRing | None:
+        """A key ring, None when there is none of that name."""
+        request = kms_v1.GetKeyRingRequest(name=name)
+        found = await self._find("GetKeyRing", name, self._client.get_key_ring, request)
+        return KeyRing(name=found.name) if found else None
+
+    async def create_key_ring(self, name: str) -> tuple[KeyRing, bool]:
+        """Make a key ring (guide step 1), or read the one that exists; whether it was made.
+
+        False is also the answer when this very call made it and the first answer was lost.
+        """
+        parent, _, ring_id = name.rpartition("/keyRings/")
+        request = kms_v1.CreateKeyRingRequest(parent=parent, key_ring_id=ring_id)
+        try:
+            made = await self._call("CreateKeyRing", name, self._client.create_key_ring, request)
+        except GoogleApiError as error:
+            return await _adopted(error, self.get_key_ring(name)), False
+        return KeyRing(name=made.name), True
+
+    async def get_crypto_key(self, name: str) -> CryptoKey | None:
+        """A crypto key with its primary, None when there is none of that name."""
+        request = kms_v1.GetCryptoKeyRequest(name=name)
+        found = await self._find("GetCryptoKey", name, self._client.get_crypto_key, request)
+        return CryptoKey.of(found) if found else None
+
+    async def create_crypto_key(self, name: str, spec: KeySpec) -> tuple[CryptoKey, bool]:
+        """Make a key (guide step 2), or read the one that exists; whether it was made.
+
+        False says nothing about who made it: the caller compares and looks at the label.
+        """
+        parent, _, key_id = name.rpartition("/cryptoKeys/")
+        request = kms_v1.CreateCryptoKeyRequest(
+            parent=parent, crypto_key_id=key_id, crypto_key=spec.message()
+        )
+        try:
+            made = await self._call(
+                "CreateCryptoKey", name, self._client.create_crypto_key, request
+            )
+        except GoogleApiError as error:
+            return await _adopted(error, self.get_crypto_key(name)), False
+        return CryptoKey.of(made), True
+
+    async def list_crypto_key_versions(self, name: str) -> list[KeyVersion]:
+        """All versions of a key."""
+        request = kms_v1.ListCryptoKeyVersionsRequest(parent=name, page_size=1000)
+        versions: list[KeyVersion] = []
+        while True:
+            page = await self._call(
+                "ListCryptoKeyVersions", name, self._client.list_crypto_key_versions, request
+            )
+            versions += [KeyVersion.of(version) for version in page.crypto_key_versions]
+            if not page.next_page_token:
+                return versions
+            request.page_token = page.next_page_token
+
+    async def add_label(self, name: str, key: str, value: str) -> CryptoKey:
+        """Add one label, keep the others, and return the key as read back.
+
+        Cloud KMS has no etag on keys and an update replaces all labels: a label that somebody
+        else writes between our read and our write is lost.
+
+        Raises:
+            GoogleApiError: also for a missing key and for a 65th label.
+        """
+        request = kms_v1.GetCryptoKeyRequest(name=name)
+        found = await self._call("GetCryptoKey", name, self._client.get_crypto_key, request)
+        if found.labels.get(key) == value:
+            return CryptoKey.of(found)
+        labels = dict(found.labels) | {key: value}
+        if len(labels) > MAX_LABELS:
+            raise GoogleApiError(_too_many_labels(name))
+        update = kms_v1.UpdateCryptoKeyRequest(
+            crypto_key=kms_v1.CryptoKey(name=name, labels=labels),
+            update_mask=FieldMask(paths=["labels"]),
+        )
+        await self._call("UpdateCryptoKey", name, self._client.update_crypto_key, update)
+        return CryptoKey.of(
+            await self._call("GetCryptoKey", name, self._client.get_crypto_key, request)
+        )
+
+    async def get_iam_policy(self, resource: str) -> policy_pb2.Policy:
+        """The policy of a key or key ring, with its conditions (version 3)."""
+        request = iam_policy_pb2.GetIamPolicyRequest(
+            resource=resource,
+            options=options_pb2.GetPolicyOptions(requested_policy_version=POLICY_VERSION),
+        )
+        return await self._call("GetIamPolicy", resource, self._client.get_iam_policy, request)
+
+    async def add_grants(
+        self, resource: str, member: str, roles: Iterable[str]
+    ) -> tuple[policy_pb2.Policy, bool]:
+        """Give `member` what it lacks of `roles`, others untouched (guide step 3); whether written.
+
+        The whole read-modify-write is repeated, at most 6 times, when somebody else was faster.
+        """
+        wanted = tuple(roles)
+        written = False
+
+        async def cycle() -> policy_pb2.Policy:
+            nonlocal written
+            policy = await self.get_iam_policy(resource)
+            extended = with_grants(policy, member, wanted)
+            if extended is None:
+                return policy
+            written = True
+            return await self._set_iam_policy(resource, extended)
+
+        return await retrying(cycle, _lost_race, attempts=POLICY_ATTEMPTS), written
+
+    async def test_iam_permissions(
+        self, resource: str, permissions: Iterable[str]
+    ) -> frozenset[str]:
+        """Which of `permissions` the caller holds on the resource."""
+        request = iam_policy_pb2.TestIamPermissionsRequest(
+            resource=resource, permissions=list(permissions)
+        )
+        call = self._client.test_iam_permissions
+        found = await self._call("TestIamPermissions", resource, call, request)
+        return frozenset(found.permissions)
+
+    async def _set_iam_policy(self, resource: str, policy: policy_pb2.Policy) -> policy_pb2.Policy:
+        if not policy.etag:
+            raise GoogleApiError(_no_etag(resource))
+        request = iam_policy_pb2.SetIamPolicyRequest(resource=resource, policy=policy)
+        return await self._call("SetIamPolicy", resource, self._client.set_iam_policy, request)
+
+    async def _find(
+        self, call: str, name: str, method: Callable[..., Awaitable[Answer]], request: object
+    ) -> Answer | None:
+        try:
+            return await self._call(call, name, method, request)
+        except GoogleApiError as error:
+            if error.problem.status == "NOT_FOUND" and error.problem.reason is None:
+                return None
+            raise
+
+    async def _call(
+        self, call: str, resource: str, method: Callable[..., Awaitable[Answer]], request: object
+    ) -> Answer:
+        async def send() -> Answer:
+            try:
+                return await method(request=request, retry=None, timeout=TIMEOUT_SECONDS)
+            except (GoogleAPIError, GoogleAuthError, grpc.RpcError) as error:
+                problem = classify(error, call=call, resource=resource)
+            # Outside the handler: the library's exception holds the call.
+            raise GoogleApiError(problem)
+
+        return await retrying(send, _transient)
+
+
+async def _adopted(error: GoogleApiError, existing: Awaitable[Answer | None]) -> Answer:
+    """What exists under the name that could not be made."""
+    found = await existing if error.problem.status == "ALREADY_EXISTS" else None
+    if found is None:
+        raise error
+    return found
+
+
+def _transient(error: Exception) -> Verdict:
+    if not isinstance(error, GoogleApiError) or not error.problem.transient:
+        return False
+    wait = error.problem.retry_after
+    return True if wait is None else wait
+
+
+def _lost_race(error: Exception) -> Verdict:
+    return isinstance(error, GoogleApiError) and error.problem.status == "ABORTED"
+
+
+def _too_many_labels(name: str) -> GoogleProblem:
+    return GoogleProblem(
+        status="FAILED_PRECONDITION",
+        reason="TOO_MANY_LABELS",
+        resource=name,
+        message=f"the key has {MAX_LABELS} labels already",
+        advice="Remove a label that nobody needs, then try again.",
+        call="UpdateCryptoKey",
+    )
+
+
+def _no_etag(resource: str) -> GoogleProblem:
+    return GoogleProblem(
+        status="FAILED_PRECONDITION",
+        reason="NO_ETAG",
+        resource=resource,
+        message="the policy came without an etag, so writing it could undo others' changes",
+        advice="Try again; if it stays so, check what stands between here and Google.",
+        call="SetIamPolicy",
+    )

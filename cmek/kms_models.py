@@ -1,0 +1,147 @@
+"""Cloud KMS resources as frozen, JSON-serialisable values; enums are their canonical names.
+
+Source: https://docs.cloud.google.com/kms/docs/reference/rest
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from google.cloud import kms_v1
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_LABELS = 64
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Location(_Frozen):
+    """A Cloud KMS location of a project."""
+
+    name: str
+    hsm_available: bool
+
+
+class KeyRing(_Frozen):
+    """A key ring; it can be neither moved nor renamed."""
+
+    name: str
+
+
+class KeyVersion(_Frozen):
+    """One version of a crypto key; data sealed under it needs it for ever."""
+
+    name: str
+    state: str
+    protection_level: str
+    algorithm: str
+    create_time: datetime | None = None
+    generate_time: datetime | None = None
+    destroy_time: datetime | None = Field(
+        default=None, description="when a scheduled destruction becomes final"
+    )
+    destroy_event_time: datetime | None = None
+
+    @property
+    def id(self) -> str:
+        """The number at the end of the name."""
+        return self.name.rpartition("/")[2]
+
+    @classmethod
+    def of(cls, version: kms_v1.CryptoKeyVersion) -> KeyVersion:
+        """From the client library's message."""
+        return cls(
+            name=version.name,
+            state=_enum(version.state),
+            protection_level=_enum(version.protection_level),
+            algorithm=_enum(version.algorithm),
+            create_time=_time(version.create_time),
+            generate_time=_time(version.generate_time),
+            destroy_time=_time(version.destroy_time),
+            destroy_event_time=_time(version.destroy_event_time),
+        )
+
+
+class CryptoKey(_Frozen):
+    """A crypto key. Purpose, protection level and import-only can never be changed."""
+
+    name: str
+    purpose: str
+    algorithm: str
+    """Of new versions; so is `protection_level`."""
+    protection_level: str
+    import_only: bool = False
+    labels: dict[str, str] = Field(default_factory=dict)
+    primary: KeyVersion | None = None
+    rotation_period: timedelta | None = None
+    next_rotation_time: datetime | None = None
+    destroy_scheduled_duration: timedelta | None = None
+    justifications_policy: tuple[str, ...] | None = None
+    """Allowed Key Access Justifications; None without a policy, empty forbids every use."""
+    crypto_key_backend: str | None = None
+    create_time: datetime | None = None
+
+    @classmethod
+    def of(cls, key: kms_v1.CryptoKey) -> CryptoKey:
+        """From the client library's message."""
+        policy = key.key_access_justifications_policy
+        has_policy = "key_access_justifications_policy" in key
+        return cls(
+            name=key.name,
+            purpose=_enum(key.purpose),
+            algorithm=_enum(key.version_template.algorithm),
+            protection_level=_enum(key.version_template.protection_level),
+            import_only=key.import_only,
+            labels=dict(key.labels),
+            primary=KeyVersion.of(key.primary) if "primary" in key else None,
+            rotation_period=key.rotation_period if "rotation_period" in key else None,
+            next_rotation_time=_time(key.next_rotation_time),
+            destroy_scheduled_duration=key.destroy_scheduled_duration,
+            justifications_policy=(
+                tuple(_enum(reason) for reason in policy.allowed_access_reasons)
+                if has_policy
+                else None
+            ),
+            crypto_key_backend=key.crypto_key_backend or None,
+            create_time=_time(key.create_time),
+        )
+
+
+class KeySpec(_Frozen):
+    """How a new symmetric key is made (guide step 2)."""
+
+    protection_level: Literal["HSM", "SOFTWARE"]
+    rotation_period: timedelta | None = None
+    destroy_scheduled_duration: timedelta | None = None
+    """Can never be changed; None leaves Google's default of 30 days."""
+    labels: dict[str, str] = Field(default_factory=dict)
+
+    def message(self) -> kms_v1.CryptoKey:
+        """For the client library; the first rotation is one period from now."""
+        algorithm = kms_v1.CryptoKeyVersion.CryptoKeyVersionAlgorithm.GOOGLE_SYMMETRIC_ENCRYPTION
+        key = kms_v1.CryptoKey(
+            purpose=kms_v1.CryptoKey.CryptoKeyPurpose.ENCRYPT_DECRYPT,
+            version_template=kms_v1.CryptoKeyVersionTemplate(
+                algorithm=algorithm,
+                protection_level=getattr(kms_v1.ProtectionLevel, self.protection_level),
+            ),
+            labels=self.labels,
+        )
+        if self.rotation_period is not None:
+            key.rotation_period = self.rotation_period
+            key.next_rotation_time = datetime.now(UTC) + self.rotation_period
+        if self.destroy_scheduled_duration is not None:
+            key.destroy_scheduled_duration = self.destroy_scheduled_duration
+        return key
+
+
+def _enum(value: Any) -> str:  # noqa: ANN401 - an enum, or a plain int that the library lacks
+    return str(getattr(value, "name", value))
+
+
+def _time(value: datetime | None) -> datetime | None:
+    """A plain datetime: the library's own subclass carries nanoseconds that JSON would lose."""
+    return datetime.fromtimestamp(value.timestamp(), UTC) if value else None
