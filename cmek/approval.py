@@ -22,6 +22,8 @@ class Ask(BaseModel):
     digest: str
     asked_at: datetime
     expires_at: datetime
+    because: tuple[str, ...] = ()
+    """Why this is not the first ask."""
 
     @property
     def key(self) -> str:

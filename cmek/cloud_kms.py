@@ -35,8 +35,11 @@ POLICY_ATTEMPTS: Final = 6
 class CloudKms:
     """An async client; use it in one event loop, and close it there."""
 
-    def __init__(self, client: kms_v1.KeyManagementServiceAsyncClient) -> None:
+    def __init__(
+        self, client: kms_v1.KeyManagementServiceAsyncClient, endpoint: str = kms_channel.GOOGLE
+    ) -> None:
         self._client = client
+        self.endpoint = endpoint
 
     @classmethod
     def connect(
@@ -51,7 +54,8 @@ class CloudKms:
         Raises:
             EndpointError: `endpoint` is not `host:port`, or has no credentials beyond loopback.
         """
-        return cls(kms_channel.connect(endpoint, credentials, quota_project))
+        client = kms_channel.connect(endpoint, credentials, quota_project)
+        return cls(client, endpoint or kms_channel.GOOGLE)
 
     async def aclose(self) -> None:
         """Close the channel."""

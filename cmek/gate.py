@@ -71,7 +71,7 @@ class ValidationProof:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Circumstances:
     """What was read and proved after the answer had been loaded."""
 
     facts: LiveFacts
@@ -110,38 +110,38 @@ class Permit:
 
 
 def decide(
-    ask: Ask, answer: Answer, evidence: Evidence, *, now: datetime, monotonic: float
+    ask: Ask, answer: Answer, circumstances: Circumstances, *, now: datetime, monotonic: float
 ) -> Permit | Refusal:
     """Weigh one answer against the world as it is now.
 
     Args:
         ask: The recorded ask that was answered.
         answer: What came back; its digest is compared with the live plan.
-        evidence: Read, validated and rebuilt after the answer was loaded.
+        circumstances: Read, validated and rebuilt after the answer was loaded.
         now: Wall clock, with time zone, for the expiry.
         monotonic: `time.monotonic()` of this process, for the freshness of the validation.
     """
     reasons = (
-        *_of_answer(ask, answer, evidence),
-        *_of_time(ask, evidence, now, monotonic),
-        *_of_plan(ask, answer, evidence.plan),
-        *_of_facts(evidence),
+        *_of_answer(ask, answer, circumstances),
+        *_of_time(ask, circumstances, now, monotonic),
+        *_of_plan(ask, answer, circumstances.plan),
+        *_of_facts(circumstances),
     )
     if reasons:
         return Refusal(reasons)
     return Permit(
-        workspace_id=evidence.plan.workspace_id,
-        external_key_id=evidence.plan.external_key_id,
-        plan_digest=evidence.plan.digest,
+        workspace_id=circumstances.plan.workspace_id,
+        external_key_id=circumstances.plan.external_key_id,
+        plan_digest=circumstances.plan.digest,
         approver=answer.approver,
-        valid_until=evidence.validation.started_at + FRESHNESS_SECONDS,
+        valid_until=circumstances.validation.started_at + FRESHNESS_SECONDS,
         expires_at=ask.expires_at,
         seal=_SEAL,
     )
 
 
-def _of_answer(ask: Ask, answer: Answer, evidence: Evidence) -> list[Reason]:
-    request = evidence.pinned
+def _of_answer(ask: Ask, answer: Answer, circumstances: Circumstances) -> list[Reason]:
+    request = circumstances.pinned
     reasons = []
     if answer.decision == "reject":
         reasons.append(Reason("rejected", f"rejected: {answer.comment}", Course.REJECTED))
@@ -154,25 +154,25 @@ def _of_answer(ask: Ask, answer: Answer, evidence: Evidence) -> list[Reason]:
         reasons.append(Reason("four_eyes", text, Course.ASK_AGAIN))
     if not answer.approver.strip():
         reasons.append(Reason("approver", "the answer names no approver", Course.ASK_AGAIN))
-    if evidence.plan.warnings and not answer.acknowledge_warnings:
+    if circumstances.plan.warnings and not answer.acknowledge_warnings:
         text = "the warnings were not acknowledged"
         reasons.append(Reason("warnings", text, Course.ASK_AGAIN))
-    if ask.number != evidence.latest_ask:
-        text = f"this answers ask {ask.number}, the latest is {evidence.latest_ask}"
+    if ask.number != circumstances.latest_ask:
+        text = f"this answers ask {ask.number}, the latest is {circumstances.latest_ask}"
         reasons.append(Reason("stale_ask", text, Course.STOP))
     return reasons
 
 
-def _of_time(ask: Ask, evidence: Evidence, now: datetime, monotonic: float) -> list[Reason]:
-    proof = evidence.validation
+def _of_time(ask: Ask, circumstances: Circumstances, now: datetime, monotonic: float) -> list[Reason]:
+    proof = circumstances.validation
     reasons = []
     if now > ask.expires_at:
         text = f"the ask expired at {ask.expires_at:%Y-%m-%d %H:%M:%S %Z}"
         reasons.append(Reason("expired", text, Course.ASK_AGAIN))
     if not proof.succeeded:
-        text = f"Anthropic's validation of {evidence.plan.key_name} failed: {proof.error}"
+        text = f"Anthropic's validation of {circumstances.plan.key_name} failed: {proof.error}"
         reasons.append(Reason("validation", text, Course.STOP))
-    if proof.started_at < evidence.answer_loaded_at:
+    if proof.started_at < circumstances.answer_loaded_at:
         text = "the validation was started before the answer was loaded"
         reasons.append(Reason("validation_order", text, Course.STOP))
     if not 0 <= monotonic - proof.started_at <= FRESHNESS_SECONDS:
@@ -189,10 +189,10 @@ def _of_plan(ask: Ask, answer: Answer, live: Plan) -> list[Reason]:
     return [Reason("plan", f"not the approved plan: {text}", Course.ASK_AGAIN)]
 
 
-def _of_facts(evidence: Evidence) -> list[Reason]:
-    facts, plan = evidence.facts, evidence.plan
+def _of_facts(circumstances: Circumstances) -> list[Reason]:
+    facts, plan = circumstances.facts, circumstances.plan
     found = {
-        "request": plan.request != evidence.pinned and "the request is not the pinned one",
+        "request": plan.request != circumstances.pinned and "the request is not the pinned one",
         "archived": facts.workspace_archived and "the workspace is archived",
         "attached": facts.workspace_external_key_id is not None
         and f"the workspace already has the key {facts.workspace_external_key_id}",
@@ -205,11 +205,11 @@ def _of_facts(evidence: Evidence) -> list[Reason]:
         and f"{facts.key.name} lacks the organization label",
         "grants": not facts.granted_roles.issuperset(ROLES)
         and "missing on the key: " + ", ".join(sorted(set(ROLES) - facts.granted_roles)),
-        "key_name": facts.key.name != str(evidence.pinned.key_name)
-        and f"the key read is {facts.key.name}, the request asks for {evidence.pinned.key_name}",
+        "key_name": facts.key.name != str(circumstances.pinned.key_name)
+        and f"the key read is {facts.key.name}, the request asks for {circumstances.pinned.key_name}",
         "external_key": facts.external_key_name != facts.key.name
         and f"external key {facts.external_key_id} is of {facts.external_key_name}",
-        "checks": evidence.failed_checks
-        and "prerequisites that fail now: " + ", ".join(evidence.failed_checks),
+        "checks": circumstances.failed_checks
+        and "prerequisites that fail now: " + ", ".join(circumstances.failed_checks),
     }
     return [Reason(code, text, Course.STOP) for code, text in found.items() if text]

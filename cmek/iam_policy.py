@@ -80,6 +80,12 @@ def with_grants(
     return extended
 
 
+def members_with(policy: policy_pb2.Policy, roles: Iterable[str]) -> tuple[str, ...]:
+    """Everybody who holds one of `roles`, with or without a condition, sorted."""
+    wanted = set(roles)
+    return tuple(sorted({m for b in policy.bindings if b.role in wanted for m in b.members}))
+
+
 def _roles(policy: policy_pb2.Policy, member: str, *, conditional: bool) -> frozenset[str]:
     return frozenset(
         binding.role

@@ -19,6 +19,7 @@ from google.cloud.kms_v1.services.key_management_service.transports import (
 
 from cmek.endpoints import EndpointError, check_endpoint, is_loopback
 
+GOOGLE = "cloudkms.googleapis.com"
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 

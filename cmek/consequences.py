@@ -1,0 +1,26 @@
+"""What attaching a key means for a workspace: told to the approver in every plan.
+
+Source: https://platform.claude.com/docs/en/manage-claude/cmek and
+…/cmek-coverage-claude-platform, …/cmek-key-lifecycle
+"""
+
+from typing import Final
+
+CANNOT_BE_UNDONE: Final = (
+    "The key of this workspace can never be removed or replaced.",
+    "If the key or a version is destroyed, the data sealed under it is lost for good; nobody, "
+    "Anthropic included, keeps a copy.",
+    "Every version must stay enabled after a rotation: stored data is never re-encrypted.",
+    "The workspace must retain data, and its retention setting is locked from then on.",
+)
+
+STOPS_WORKING: Final = (
+    "Console Playground is off in this workspace.",
+    "Structured outputs are off for some models.",
+    "Organization webhooks are off when the default workspace has a key.",
+)
+
+TAKES_EFFECT: Final = (
+    "A new workspace is covered from its first request; one in use may take up to a day.",
+    "Data stored before that stays under Anthropic's own keys.",
+)

@@ -1,0 +1,172 @@
+"""What people read: the plan before the approval, the report after the attach. Pure Markdown."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+
+from cmek.approval import Answer, Ask
+from cmek.checks.model import CheckReport
+from cmek.consequences import CANNOT_BE_UNDONE, STOPS_WORKING, TAKES_EFFECT
+from cmek.live_facts import LiveFacts
+from cmek.markdown import code, escape, table
+from cmek.plan import Plan
+
+SIGNS = {"pass": "✅ pass", "warn": "⚠️ warn", "fail": "❌ fail", "unknown": "❔ unknown"}
+
+
+def artifact_key(kind: str, subject: str) -> str:
+    """A key that Prefect accepts (`a-z0-9-`) and that no two subjects share.
+
+    Two ids may differ in case only, so a hash stands behind the readable part.
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", subject.lower()).strip("-")[:40]
+    return f"cmek-{kind}-{slug}-{hashlib.sha256(subject.encode()).hexdigest()[:8]}"
+
+
+def ask_text(ask: Ask, report: CheckReport) -> str:
+    """The plan as the approver sees it, with everything that the form asks for."""
+    plan = ask.plan
+    parts = [
+        f"## Attach a key to {escape(plan.workspace_name)}",
+        f"**This can never be undone.** {escape(plan.request.requested_by)} asks (a claim that "
+        f"nothing verifies) to attach {code(plan.key_name)} to workspace "
+        f"{code(plan.workspace_id)}.",
+        *_asked_again(ask),
+        "### Facts",
+        facts_table(plan),
+        "### What cannot be undone",
+        bullets(CANNOT_BE_UNDONE),
+        "### What stops working",
+        bullets(STOPS_WORKING),
+        "### When it takes effect",
+        bullets(TAKES_EFFECT),
+        *_warnings(report),
+        "### To answer",
+        f"Type the workspace id, and copy the plan digest: {code(ask.digest)}",
+        f"The ask expires at {ask.expires_at:%Y-%m-%d %H:%M %Z}. An expired ask is never a yes.",
+    ]
+    return "\n\n".join(parts)
+
+
+def facts_table(plan: Plan) -> str:
+    """Every fact that the digest covers, the request in rows of its own."""
+    fields = plan.model_dump(mode="json", exclude={"request", "warnings"})
+    rows = [(name.replace("_", " "), _value(value)) for name, value in fields.items()]
+    asked = plan.request.model_dump(mode="json")
+    rows += [(f"asked: {name.replace('_', ' ')}", _value(value)) for name, value in asked.items()]
+    return table(("fact", "value"), ((escape(name), value) for name, value in rows))
+
+
+def checks_table(report: CheckReport) -> str:
+    """Every check with its sign, worst first."""
+    order = ("fail", "unknown", "warn", "pass")
+    checks = sorted(report.checks, key=lambda check: order.index(check.status))
+    return table(
+        ("", "check", "what was found", "what to do"),
+        (
+            (
+                SIGNS[check.status],
+                escape(check.title),
+                escape(check.evidence),
+                "; ".join(
+                    text
+                    for text in (
+                        code(check.remedy) if check.remedy else "",
+                        f"who can tell: {escape(check.who_can_tell)}" if check.who_can_tell else "",
+                    )
+                    if text
+                ),
+            )
+            for check in checks
+        ),
+    )
+
+
+def final_report(
+    ask: Ask, answer: Answer, report: CheckReport, attached: Sequence[tuple[str, str]]
+) -> str:
+    """The report of an onboarding that ended with the key attached.
+
+    Args:
+        ask: The ask that was answered.
+        answer: The approval.
+        report: The prerequisites at the attach.
+        attached: Rows (what, value) about the attach and its read-back; escaped here.
+    """
+    parts = [
+        f"# {escape(ask.plan.workspace_name)} has its key",
+        table(("attach", ""), ((escape(what), escape(value)) for what, value in attached)),
+        "## Approval",
+        table(
+            ("", ""),
+            (
+                ("approver (a claim)", escape(answer.approver)),
+                ("comment", escape(answer.comment)),
+                ("plan digest", code(ask.digest)),
+                ("asked", f"{ask.asked_at:%Y-%m-%d %H:%M:%S %Z}, ask {ask.key}"),
+            ),
+        ),
+        "## What to do next",
+        bullets(NEXT_STEPS),
+        "## The approved plan",
+        facts_table(ask.plan),
+        "## Prerequisites at the attach",
+        checks_table(report),
+    ]
+    return "\n\n".join(parts)
+
+
+def standing_report(facts: LiveFacts, report: CheckReport, *, repaired: bool) -> str:
+    """The report of a run that found the key attached already."""
+    parts = [
+        f"# {escape(facts.workspace_name)} has its key already",
+        "Validated. " + ("Label or grants were put back." if repaired else "Nothing was written."),
+        table(
+            ("fact", "value"),
+            (
+                ("key", code(facts.key.name)),
+                ("external key", code(facts.external_key_id)),
+                ("primary", escape(facts.primary_state)),
+                ("organization label", "yes" if facts.has_organization_label else "no"),
+                ("grants", escape(", ".join(sorted(facts.granted_roles)) or "none")),
+            ),
+        ),
+        checks_table(report),
+    ]
+    return "\n\n".join(parts)
+
+
+NEXT_STEPS = (
+    "Send the first request only now: data from before is not covered.",
+    "Keep every key version enabled; never schedule one for destruction.",
+    "Let the revalidation deployment watch the key.",
+    "Put the key under Terraform with the import blocks of this run.",
+)
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """A Markdown list; outside text in it must be escaped already."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _asked_again(ask: Ask) -> list[str]:
+    if not ask.because:
+        return []
+    return ["### Why you are asked again", bullets(escape(reason) for reason in ask.because)]
+
+
+def _warnings(report: CheckReport) -> list[str]:
+    if not report.warnings and not report.unknown:
+        return []
+    shown = CheckReport(
+        checks=(*report.warnings, *report.unknown), project_number=report.project_number
+    )
+    return ["### Warnings to acknowledge", checks_table(shown)]
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "–" if value is None else escape(value)

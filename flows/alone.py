@@ -1,0 +1,74 @@
+"""One run a workspace: the first claims it, later ones end as duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.concurrency.asyncio import concurrency
+from prefect.runtime import flow_run
+
+LEASE_SECONDS = 60.0
+"""How long a killed run keeps its workspace's slot."""
+
+_UNFINISHED = [
+    StateType.SCHEDULED,
+    StateType.PENDING,
+    StateType.RUNNING,
+    StateType.PAUSED,
+    StateType.CANCELLING,
+]
+
+
+@asynccontextmanager
+async def working_alone(workspace_id: str, *, claimed: bool) -> AsyncIterator[FlowRun | None]:
+    """Hold the workspace while this run executes.
+
+    The claim (a tag) outlives a suspension; the slot (a strict global concurrency limit) is held
+    while executing only, and makes looking for other claims and claiming one step.
+
+    Args:
+        workspace_id: Whose key is at stake.
+        claimed: Whether this attempt of the run has claimed the workspace before.
+
+    Yields:
+        None when this run goes on, else the run that has the workspace.
+    """
+    claim = f"cmek-claim:{workspace_id}"
+    async with get_client() as client:
+        other = None if claimed else await _claimant(client, claim)
+        if other is not None:
+            yield other
+            return
+        limit = f"cmek-workspace-{workspace_id}"
+        await client.upsert_global_concurrency_limit_by_name(limit, 1)
+        async with concurrency(limit, strict=True, lease_duration=LEASE_SECONDS):
+            other = None if claimed else await _claimant(client, claim)
+            if other is None:
+                await _tag(client, claim, f"workspace:{workspace_id}")
+            yield other
+
+
+async def _claimant(client: PrefectClient, claim: str) -> FlowRun | None:
+    found = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            tags=FlowRunFilterTags(all_=[claim]),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED)),
+        )
+    )
+    return next((run for run in found if str(run.id) != flow_run.get_id()), None)
+
+
+async def _tag(client: PrefectClient, *tags: str) -> None:
+    run_id = flow_run.get_id()
+    run = await client.read_flow_run(run_id)
+    await client.update_flow_run(run_id, tags=sorted({*run.tags, *tags}))

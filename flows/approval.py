@@ -1,0 +1,142 @@
+"""The ask: a suspended run with a form, and the answer that comes back through it."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
+
+from prefect import get_client
+from prefect.flow_runs import asuspend_flow_run
+from prefect.input import RunInput
+from prefect.runtime import flow_run
+from pydantic import Field, ValidationError, create_model
+
+from cmek.approval import Answer, Ask
+from cmek.plan import Plan
+from cmek.request import EMAIL
+
+MAX_ASKS: Final = 4
+"""One ask, and at most three more after a difference."""
+
+
+class AnswerMissingError(Exception):
+    """The run went on without an answer that fits the form; nothing was attached."""
+
+
+class AskLostError(Exception):
+    """The record of the ask is gone with the result storage; nothing was attached."""
+
+
+async def asked_numbers() -> list[int]:
+    """The numbers of this attempt's asks at which the run has suspended, by the server."""
+    prefix = f"attach-{attempt()}-"
+    async with get_client() as client:
+        run = await client.read_flow_run(flow_run.get_id())
+    keys = run.empirical_policy.pause_keys or set()
+    return sorted(int(key.removeprefix(prefix)) for key in keys if key.startswith(prefix))
+
+
+def attempt() -> int:
+    """1 for a fresh run, also after a suspension; one more after each Retry."""
+    count: int = flow_run.run_count
+    return count
+
+
+def new_ask(number: int, plan: Plan, because: tuple[str, ...]) -> Ask:
+    """An ask for this plan, counted from now."""
+    now = datetime.now(UTC)
+    return Ask(
+        attempt=attempt(),
+        number=number,
+        plan=plan,
+        digest=plan.digest,
+        asked_at=now,
+        expires_at=now + timedelta(hours=plan.request.approval_expires_hours),
+        because=because,
+    )
+
+
+async def wait_for_answer(ask: Ask, text: str) -> Answer:
+    """Suspend until somebody answers; in the process that goes on, load the answer.
+
+    Raises:
+        AnswerMissingError: Forced on, or answered past the form.
+    """
+    left = (ask.expires_at - datetime.now(UTC)).total_seconds()
+    try:
+        given = await asuspend_flow_run(
+            wait_for_input=approval_form(ask, text), timeout=max(1, int(left)), key=ask.key
+        )
+    except (ValidationError, ValueError, TypeError) as error:
+        raise AnswerMissingError(
+            f"ask {ask.key} was left without an answer that fits its form, so nothing was "
+            f"attached. Retry the run to be asked again"
+        ) from error
+    if given is None:
+        raise AnswerMissingError(f"ask {ask.key} got no answer, so nothing was attached")
+    return Answer.model_validate(given.model_dump())
+
+
+def approval_form(ask: Ask, text: str) -> type[RunInput]:
+    """The form of one ask: required fields only, every rule in its JSON schema.
+
+    Prefect checks an answer against the schema before it resumes the run; a validator of ours
+    would only speak up after that.
+    """
+    workspace, digest = ask.plan.workspace_id, ask.digest
+    fields: dict[str, Any] = {
+        "decision": (
+            Literal["approve", "reject"],
+            Field(title="Decision", json_schema_extra={"position": 0}),
+        ),
+        "workspace_id": (
+            str,
+            Field(
+                title="Workspace id, typed",
+                description=f"Type {workspace}",
+                pattern=f"^{re.escape(workspace)}$",
+                json_schema_extra={"position": 1},
+            ),
+        ),
+        "approver": (
+            str,
+            Field(
+                title="Your e-mail address",
+                description="A claim: open-source Prefect can't verify it.",
+                pattern=f"^{EMAIL}$",
+                json_schema_extra={"position": 2},
+            ),
+        ),
+        "comment": (
+            str,
+            Field(
+                title="Comment",
+                description="Why you approve or reject.",
+                min_length=1,
+                max_length=2000,
+                json_schema_extra={"position": 3},
+            ),
+        ),
+        "plan_digest": (
+            str,
+            Field(
+                title="Plan digest",
+                description=f"Copy {digest}",
+                pattern=f"^{digest}$",
+                json_schema_extra={"position": 4},
+            ),
+        ),
+    }
+    if ask.plan.warnings:
+        fields["acknowledge_warnings"] = (
+            bool,
+            Field(
+                title="I have read the warnings",
+                description="Needed to approve: " + ", ".join(ask.plan.warnings),
+                json_schema_extra={"position": 5},
+            ),
+        )
+    form: type[RunInput] = create_model("AttachApproval", __base__=RunInput, **fields)
+    form._description = text  # noqa: SLF001  # where Prefect keeps a form's text
+    return form

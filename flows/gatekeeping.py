@@ -1,0 +1,202 @@
+"""Guide step 7: ask, look again after the answer, pass the gate, attach."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from prefect import get_run_logger
+from pydantic import BaseModel
+
+from cmek.approval import Answer, Ask
+from cmek.checks.model import CheckReport
+from cmek.gate import Course, Circumstances, Permit, Refusal, decide
+from cmek.plan import Plan, build_plan
+from cmek.report import ask_text
+from cmek.request import OnboardingRequest
+from flows.approval import (
+    MAX_ASKS,
+    AskLostError,
+    asked_numbers,
+    attempt,
+    new_ask,
+    wait_for_answer,
+)
+from flows.making_ready import Ready
+from tasks.attachment import Attached, AttachOutcome, attach
+from tasks.live_facts import LiveFacts, read_live_facts
+from tasks.memory import recall, remember
+from tasks.prerequisites import check_prerequisites
+from tasks.reports import publish
+from tasks.validation import validate
+
+ATTACH_TRIES: Final = 3
+ATTACH_PAUSE_SECONDS: Final = 5.0
+
+
+class RefusedError(Exception):
+    """The gate said no for good; nothing was attached."""
+
+
+class AttachNotConfirmedError(Exception):
+    """No try ended with the key on the workspace."""
+
+
+class RefusalRecord(BaseModel):
+    """A refusal, kept so that the same answer is not weighed again when facts flip back."""
+
+    course: Course
+    reasons: tuple[str, ...]
+
+
+class AskRecord(BaseModel):
+    """An ask with the checks that its text showed."""
+
+    ask: Ask
+    report: CheckReport
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """An approval that led to the attach."""
+
+    ask: Ask
+    answer: Answer
+    outcome: AttachOutcome
+    report: CheckReport
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A person said no."""
+
+    ask: Ask
+    why: str
+
+
+async def approve_and_attach(
+    request: OnboardingRequest, asked: list[int], ready: Ready | None
+) -> Approved | Rejected:
+    """Ask until an answer leads to a permit, a rejection or a stop.
+
+    Args:
+        request: The pinned request.
+        asked: Numbers of the asks of this attempt; only the highest counts.
+        ready: From `make_ready`; None in an execution that goes on behind an ask.
+
+    Raises:
+        RefusedError: These facts must not be attached, or too many asks.
+        AnswerMissingError, AskLostError: No answer that counts.
+    """
+    because: tuple[str, ...] = ()
+    external_key_id = ready.external_key_id if ready else None
+    report = ready.report if ready else None
+    for number in range(max(asked, default=1), MAX_ASKS + 1):
+        if number in asked:
+            record = await _recalled(number)
+        else:
+            assert external_key_id is not None  # noqa: S101  # an earlier ask or make_ready gave it
+            record = await _ask(request, number, external_key_id, report, because)
+        external_key_id, report = record.ask.plan.external_key_id, None
+        refusal = await recall(f"refusal-{attempt()}-{number}", RefusalRecord)
+        if refusal is None:
+            result = await _answered(request, record)
+            if not isinstance(result, RefusalRecord):
+                return result
+            await remember(f"refusal-{attempt()}-{number}", result)
+            refusal = result
+        because = refusal.reasons
+        get_run_logger().warning("Ask %d refused: %s", number, "; ".join(because))
+        if refusal.course is Course.REJECTED:
+            return Rejected(record.ask, "; ".join(because))
+        if refusal.course is Course.STOP:
+            raise RefusedError("nothing was attached: " + "; ".join(because))
+    raise RefusedError(f"nothing was attached after {MAX_ASKS} asks: " + "; ".join(because))
+
+
+async def _recalled(number: int) -> AskRecord:
+    record = await recall(f"ask-{attempt()}-{number}", AskRecord)
+    if record is None:
+        raise AskLostError(
+            f"what ask {number} showed is gone with the result storage, so its answer can't count "
+            "and nothing was attached. Retry the run to be asked again"
+        )
+    return record
+
+
+async def _ask(
+    request: OnboardingRequest,
+    number: int,
+    external_key_id: str,
+    report: CheckReport | None,
+    because: tuple[str, ...],
+) -> AskRecord:
+    """Read, plan, keep and publish a new ask."""
+    facts = await read_live_facts(request, external_key_id)
+    checks = report or await check_prerequisites(request)
+    ask = new_ask(number, plan_of(facts, request, checks), because)
+    record = AskRecord(ask=ask, report=checks)
+    await remember(f"ask-{attempt()}-{number}", record)
+    await publish(
+        "onboarding", request.workspace_id, ask_text(ask, checks), f"plan, waiting at {ask.key}"
+    )
+    return record
+
+
+def plan_of(facts: LiveFacts, request: OnboardingRequest, report: CheckReport) -> Plan:
+    """The plan, with every check that is not a pass as a warning to acknowledge."""
+    noted = (*report.warnings, *report.unknown, *report.failed)
+    warnings = tuple(f"{check.id} ({check.status})" for check in noted)
+    return build_plan(facts, request, project_number=report.project_number, warnings=warnings)
+
+
+async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved | RefusalRecord:
+    """Wait for the answer; then look at everything again, and attach what passes the gate."""
+    answer = await wait_for_answer(record.ask, ask_text(record.ask, record.report))
+    loaded_at = time.monotonic()
+    outcome = AttachOutcome(outcome=Attached.NOT_YET)
+    for _ in range(ATTACH_TRIES):
+        circumstances, report = await _look_again(request, record.ask, loaded_at)
+        verdict = decide(
+            record.ask, answer, circumstances, now=datetime.now(UTC), monotonic=time.monotonic()
+        )
+        if isinstance(verdict, Refusal):
+            reasons = tuple(reason.text for reason in verdict.reasons)
+            return RefusalRecord(course=verdict.course, reasons=reasons)
+        outcome = await _try_attach(request, verdict)
+        if outcome.outcome is not Attached.NOT_YET:
+            return Approved(record.ask, answer, outcome, report)
+        await asyncio.sleep(ATTACH_PAUSE_SECONDS)
+    raise AttachNotConfirmedError(
+        f"{ATTACH_TRIES} tries ended without the key on {request.workspace_id} ({outcome.why}); "
+        "the workspace was read after each. Retry the run to be asked again"
+    )
+
+
+async def _try_attach(request: OnboardingRequest, permit: Permit) -> AttachOutcome:
+    return await attach(request.anthropic_block, permit)
+
+
+async def _look_again(
+    request: OnboardingRequest, ask: Ask, loaded_at: float
+) -> tuple[Circumstances, CheckReport]:
+    """Checks and validation at once, the facts last: they are what the gate compares."""
+    external_key_id = ask.plan.external_key_id
+    proof, report = await asyncio.gather(
+        validate(request.anthropic_block, external_key_id), check_prerequisites(request)
+    )
+    facts = await read_live_facts(request, external_key_id)
+    numbers = await asked_numbers()
+    circumstances = Circumstances(
+        facts=facts,
+        plan=plan_of(facts, request, report),
+        validation=proof,
+        failed_checks=tuple(check.title for check in report.failed),
+        answer_loaded_at=loaded_at,
+        latest_ask=max(numbers, default=0),
+        pinned=request,
+    )
+    return circumstances, report

@@ -1,0 +1,97 @@
+"""Guide steps 1 to 6: everything before a person is asked. Each step is safe to run again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+
+from cmek.admission import Standing, admit
+from cmek.checks.model import CheckReport
+from cmek.request import OnboardingRequest
+from tasks.crypto_key import EnsuredKey, ensure_crypto_key
+from tasks.grants import ensure_grants
+from tasks.key_ring import ensure_key_ring
+from tasks.prerequisites import PrerequisitesFailedError, check_prerequisites
+from tasks.registration import ensure_external_key
+from tasks.validation import validate_while_settling
+from tasks.workspaces import WorkspaceReading, read_organization, read_workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What the first reads say."""
+
+    standing: Standing
+    organization_id: UUID
+    reading: WorkspaceReading
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A key that Anthropic can use, registered, and not yet attached."""
+
+    external_key_id: str
+    report: CheckReport
+    users_before: tuple[str, ...]
+
+
+async def admit_workspace(request: OnboardingRequest) -> Admission:
+    """Read organization and workspace, and refuse what must not be onboarded.
+
+    Raises:
+        AdmissionRefusedError: Says why and what to do.
+    """
+    organization = await read_organization(request.anthropic_block)
+    reading = await read_workspace(request.anthropic_block, request.workspace_id)
+    standing = admit(
+        request,
+        organization,
+        reading.workspace,
+        is_default=reading.is_default,
+        current_key=reading.current_key,
+    )
+    return Admission(standing, organization.id, reading)
+
+
+async def check_first(request: OnboardingRequest) -> CheckReport:
+    """All prerequisites; nothing is made while one fails.
+
+    Raises:
+        PrerequisitesFailedError: Names each failed check and its remedy.
+    """
+    report = await check_prerequisites(request)
+    if report.failed:
+        raise PrerequisitesFailedError(report)
+    return report
+
+
+async def make_ready(request: OnboardingRequest, organization: UUID, report: CheckReport) -> Ready:
+    """Key ring, key, grants, registration and a successful validation."""
+    key = await _ensure_key(request, organization)
+    grants = await ensure_grants(request.kms_block, key.key.name)
+    registration = await ensure_external_key(
+        request.anthropic_block, key.key.name, request.display_name or request.key_name.crypto_key
+    )
+    changed = key.created or key.label_added or grants.written
+    await validate_registered(request, registration.external_key_id, just_changed=changed)
+    return Ready(registration.external_key_id, report, key.users_before)
+
+
+async def _ensure_key(request: OnboardingRequest, organization: UUID) -> EnsuredKey:
+    ring = await ensure_key_ring(request.kms_block, request.key_name.key_ring_name)
+    return await ensure_crypto_key(request, organization, ring_is_new=ring.created)
+
+
+async def validate_registered(
+    request: OnboardingRequest, external_key_id: str, *, just_changed: bool
+) -> None:
+    """A successful validation; waiting for IAM only helps when something was just written.
+
+    Raises:
+        ValidationFailedError: With its cause as far as our own reads show it.
+    """
+    task = validate_while_settling
+    if not just_changed:
+        task = task.with_options(retries=0)
+    await task(request.anthropic_block, external_key_id)

@@ -1,0 +1,33 @@
+"""Read what a dry plan needs; writes nothing."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cmek.anthropic_identity import MEMBER
+from cmek.dry_plan import Standings
+from cmek.iam_policy import unconditional_roles
+from cmek.request import OnboardingRequest
+from tasks.clients import admin_client, kms_client
+from tasks.registration import find_external_key
+
+
+@task(name="Look at what exists", cache_policy=NO_CACHE, persist_result=False)
+async def read_standings(request: OnboardingRequest) -> Standings:
+    """Ring, key, grants and external key as they are."""
+    kms = await kms_client(request.kms_block)
+    admin = await admin_client(request.anthropic_block)
+    name = str(request.key_name)
+    ring = await kms.get_key_ring(request.key_name.key_ring_name)
+    key = await kms.get_crypto_key(name) if ring else None
+    policy = await kms.get_iam_policy(name) if key else None
+    external_key = await find_external_key(admin, name)
+    workspace = await admin.workspaces.retrieve(request.workspace_id)
+    return Standings(
+        ring_exists=ring is not None,
+        key=key,
+        granted_roles=unconditional_roles(policy, MEMBER) if policy else frozenset(),
+        external_key_id=external_key.id if external_key else None,
+        attached=external_key is not None and workspace.external_key_id == external_key.id,
+    )

@@ -1,0 +1,40 @@
+"""All prerequisites at once, read anew each time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cmek.checks.model import CheckReport, CheckSubject
+from cmek.checks.run import run_checks
+from cmek.request import OnboardingRequest
+from tasks.clients import admin_client, google_client, kms_client
+
+
+class PrerequisitesFailedError(Exception):
+    """At least one check fails; nothing was made. The message names each with its remedy."""
+
+    def __init__(self, report: CheckReport) -> None:
+        lines = [f"{c.title}: {c.evidence} To mend it: {c.remedy}" for c in report.failed]
+        super().__init__("prerequisites fail, nothing was made. " + " | ".join(lines))
+        self.report = report
+
+
+@task(name="Prerequisites", cache_policy=NO_CACHE, persist_result=False)
+async def check_prerequisites(request: OnboardingRequest) -> CheckReport:
+    """Every check; a read that is refused makes `unknown`, never an exception."""
+    return await run_checks(
+        CheckSubject(
+            key_name=request.key_name,
+            protection_level=request.protection_level,
+            destroy_scheduled_duration=timedelta(days=request.destroy_delay_days),
+            workspace_id=request.workspace_id,
+            expected_organization=request.expected_organization,
+            permitted_customer_id=request.permitted_customer_id,
+        ),
+        admin=await admin_client(request.anthropic_block),
+        kms=await kms_client(request.kms_block),
+        google=await google_client(request.kms_block),
+    )
