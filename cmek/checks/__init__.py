@@ -1,0 +1,1 @@
+"""Prerequisites: what must hold before anything is made, read all at once and judged purely."""

@@ -1,0 +1,68 @@
+"""The commands and console pages that mend things, with the real names filled in."""
+
+from __future__ import annotations
+
+from cmek.anthropic_identity import MEMBER
+from cmek.names import KeyName
+
+CONSOLE = "https://console.cloud.google.com"
+
+
+def key_flags(key: KeyName) -> str:
+    """The flags that tell gcloud which ring a key is in."""
+    return f"--keyring={key.key_ring} --location={key.location} --project={key.project}"
+
+
+def on_key(key: KeyName, verb: str, rest: str = "") -> str:
+    """`gcloud kms keys VERB KEY …`."""
+    return " ".join(f"gcloud kms keys {verb} {key.crypto_key} {key_flags(key)} {rest}".split())
+
+
+def on_version(key: KeyName, verb: str, version: str, rest: str = "") -> str:
+    """`gcloud kms keys versions VERB VERSION …`."""
+    command = f"gcloud kms keys versions {verb} {version} --key={key.crypto_key} {key_flags(key)}"
+    return f"{command} {rest}".strip()
+
+
+def grant(key: KeyName, role: str) -> str:
+    """The guide's step 3 for one role; `--condition=None` lets it run unattended."""
+    return on_key(
+        key, "add-iam-policy-binding", f"--member={MEMBER} --role={role} --condition=None"
+    )
+
+
+def revoke(resource: str, member: str, role: str, condition: str | None = None) -> str:
+    """Take a binding away from a key, a ring, a project, a folder or an organization."""
+    flags = f"--member='{member}' --role={role}"
+    flags += f" --condition='expression={condition}'" if condition else " --condition=None"
+    return f"{_policy_command(resource)} {flags}"
+
+
+def _policy_command(resource: str) -> str:
+    parts = resource.split("/")
+    verb = "remove-iam-policy-binding"
+    if "cryptoKeys" in parts:
+        return on_key(KeyName.parse(resource), verb)
+    if "keyRings" in parts:
+        return f"gcloud kms keyrings {verb} {parts[5]} --location={parts[3]} --project={parts[1]}"
+    group = {
+        "projects": "projects",
+        "folders": "resource-manager folders",
+        "organizations": "organizations",
+    }[parts[0]]
+    return f"gcloud {group} {verb} {parts[1]}"
+
+
+def enable_api(service: str, project: str) -> str:
+    """Switch an API on."""
+    return f"gcloud services enable {service} --project={project}"
+
+
+def org_policy_page(constraint: str, project: str) -> str:
+    """The console page of one organization policy."""
+    return f"{CONSOLE}/iam-admin/orgpolicies/{constraint.replace('.', '-')}?project={project}"
+
+
+def perimeters_page(organization: str) -> str:
+    """The console page of VPC Service Controls."""
+    return f"{CONSOLE}/security/service-perimeter?organizationId={organization.rpartition('/')[2]}"

@@ -1,0 +1,106 @@
+"""All prerequisite checks at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from cmek.admin_api import AdminApi
+from cmek.checks import (
+    anthropic,
+    audit_logs,
+    domain_sharing,
+    existing_key,
+    iam_scope,
+    location,
+    org_policies,
+    perimeters,
+    permissions,
+    project,
+)
+from cmek.checks.findings import Findings
+from cmek.checks.google_reads import GoogleReads
+from cmek.checks.model import Check, CheckReport, CheckSubject, Prerequisite
+from cmek.checks.reading import Clients, read_findings
+from cmek.cloud_kms import CloudKms
+
+Rule = Callable[[CheckSubject, Findings], Iterator[Check]]
+
+RULES: Final[tuple[Rule, ...]] = (
+    project.check_project,
+    project.check_billing,
+    project.check_kms_api,
+    project.check_check_apis,
+    location.check_location,
+    permissions.check_caller_on_project,
+    permissions.check_caller_on_existing,
+    audit_logs.check_audit_logs,
+    domain_sharing.check_legacy,
+    domain_sharing.check_managed,
+    domain_sharing.check_custom,
+    org_policies.check_location_policy,
+    org_policies.check_protection_policy,
+    org_policies.check_delay_policy,
+    org_policies.check_disable_policy,
+    perimeters.check_perimeters,
+    existing_key.check_existing_key,
+    iam_scope.check_broader,
+    iam_scope.check_public,
+    iam_scope.check_impostors,
+    anthropic.check_credential,
+    anthropic.check_cmek,
+    anthropic.check_workspace,
+    anthropic.check_eligibility,
+)
+"""In the order in which a person reads the table."""
+
+CATALOGUE: Final[tuple[Prerequisite, ...]] = (
+    project.PROJECT,
+    project.BILLING,
+    project.KMS_API,
+    project.CHECK_APIS,
+    location.LOCATION,
+    permissions.CALLER_ON_PROJECT,
+    permissions.CALLER_ON_EXISTING,
+    audit_logs.AUDIT_LOGS,
+    domain_sharing.DRS_LEGACY,
+    domain_sharing.DRS_MANAGED,
+    domain_sharing.DRS_CUSTOM,
+    org_policies.LOCATION_POLICY,
+    org_policies.PROTECTION_POLICY,
+    org_policies.DELAY_POLICY,
+    org_policies.DISABLE_POLICY,
+    perimeters.PERIMETER,
+    existing_key.PURPOSE,
+    existing_key.PROTECTION,
+    existing_key.ORIGIN,
+    existing_key.PRIMARY,
+    existing_key.JUSTIFICATIONS,
+    existing_key.SHARED,
+    iam_scope.BROADER,
+    iam_scope.PUBLIC,
+    iam_scope.IMPOSTORS,
+    anthropic.CREDENTIAL,
+    anthropic.CMEK,
+    anthropic.WORKSPACE,
+    anthropic.RETENTION,
+    anthropic.FEATURES,
+    anthropic.EFFECT,
+)
+"""Every check that a report holds, in its order: what the documentation lists."""
+
+
+async def run_checks(
+    subject: CheckSubject, *, admin: AdminApi, kms: CloudKms, google: GoogleReads
+) -> CheckReport:
+    """Read everything in three waves and judge it; writes nothing.
+
+    Never raises for a refused, failed or late read: that check is `unknown` and says who can tell.
+    """
+    return judge(subject, await read_findings(subject, Clients(admin, kms, google)))
+
+
+def judge(subject: CheckSubject, findings: Findings) -> CheckReport:
+    """The verdicts over what was read. Pure."""
+    checks = tuple(check for rule in RULES for check in rule(subject, findings))
+    return CheckReport(checks=checks, project_number=findings.google.project_number)
