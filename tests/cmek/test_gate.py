@@ -1,0 +1,231 @@
+"""The gate lets through what was approved and is still true, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmek.anthropic_identity import VIEWER
+from cmek.gate import (
+    FRESHNESS_SECONDS,
+    Circumstances,
+    Course,
+    Permit,
+    Refusal,
+    ValidationProof,
+    decide,
+)
+from tests.support import facts as make
+
+MONOTONIC = make.LOADED_AT + 2
+
+
+def verdict(**parts: Any) -> Permit | Refusal:
+    """`decide` with everything in order but for `parts`."""
+    return decide(
+        parts.get("ask", make.ask()),
+        parts.get("answer", make.answer()),
+        parts.get("circumstances", make.circumstances()),
+        now=parts.get("now", make.NOW),
+        monotonic=parts.get("monotonic", MONOTONIC),
+    )
+
+
+def codes(outcome: Permit | Refusal) -> set[str]:
+    """The reasons' codes; a permit has none."""
+    return {reason.code for reason in outcome.reasons} if isinstance(outcome, Refusal) else set()
+
+
+def with_facts(**changes: Any) -> Circumstances:
+    """Circumstances whose facts and plan have both changed."""
+    facts = make.facts(**changes)
+    return make.circumstances(facts=facts, plan=make.plan(facts))
+
+
+def approved(circumstances: Circumstances, **parts: Any) -> Permit | Refusal:
+    """The verdict when the approver saw exactly these circumstances."""
+    plan = circumstances.plan
+    return verdict(
+        ask=make.ask(plan),
+        answer=make.answer(plan_digest=plan.digest),
+        circumstances=circumstances,
+        **parts,
+    )
+
+
+def test_an_approval_of_the_live_plan_gets_a_permit() -> None:
+    """The one way through, so that the other tests refuse for their own reason only."""
+    permit = verdict()
+    assert isinstance(permit, Permit)
+    assert permit.workspace_id == make.WORKSPACE
+    assert permit.plan_digest == make.plan().digest
+
+
+def test_a_permit_cannot_be_made_by_hand() -> None:
+    """Only `decide` can seal one."""
+    permit = verdict()
+    assert isinstance(permit, Permit)
+    with pytest.raises(TypeError, match=r"gate\.decide only"):
+        Permit(
+            workspace_id="w", external_key_id="e", plan_digest="d", approver="a",
+            valid_until=9e9, expires_at=make.NOW, seal=object(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "course"),
+    [
+        ({"decision": "reject"}, "rejected", Course.REJECTED),
+        ({"workspace_id": "wrkspc_01SomethingElse"}, "workspace_id", Course.ASK_AGAIN),
+        ({"plan_digest": "0" * 64}, "plan", Course.ASK_AGAIN),
+        ({"approver": "ada@example.com"}, "four_eyes", Course.ASK_AGAIN),
+        ({"approver": "ADA@EXAMPLE.COM"}, "four_eyes", Course.ASK_AGAIN),
+        ({"approver": "ａda@example.com"}, "four_eyes", Course.ASK_AGAIN),
+        ({"approver": "a\u200bda@example.com"}, "four_eyes", Course.ASK_AGAIN),
+        ({"approver": "  "}, "approver", Course.ASK_AGAIN),
+    ],
+)
+def test_an_answer_that_does_not_count_is_refused(
+    answer: dict[str, Any], code: str, course: Course
+) -> None:
+    """Each flaw of an answer is named and leads to the right course."""
+    outcome = verdict(answer=make.answer(**answer))
+    assert code in codes(outcome)
+    assert isinstance(outcome, Refusal)
+    assert outcome.course is course
+
+
+def test_without_four_eyes_the_requester_may_approve() -> None:
+    """The comparison is made only when the request asks for it."""
+    request = make.REQUEST.model_copy(update={"four_eyes": False})
+    plan = make.plan(request=request)
+    outcome = verdict(
+        ask=make.ask(plan),
+        answer=make.answer(plan_digest=plan.digest, approver="ada@example.com"),
+        circumstances=make.circumstances(plan=plan, pinned=request),
+    )
+    assert isinstance(outcome, Permit)
+
+
+def test_warnings_must_be_acknowledged() -> None:
+    """A plan with warnings needs the acknowledgement, one without does not."""
+    circumstances = make.circumstances(plan=make.plan(warnings=("billing (unknown)",)))
+    assert codes(approved(circumstances)) == {"warnings"}
+    digest = circumstances.plan.digest
+    outcome = verdict(
+        answer=make.answer(plan_digest=digest, acknowledge_warnings=True),
+        circumstances=circumstances,
+    )
+    assert isinstance(outcome, Permit)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"workspace_archived": True}, "archived"),
+        ({"workspace_external_key_id": "ekey_01Other"}, "attached"),
+        ({"workspace_external_key_id": "ekey_01SandboxKeyOne"}, "attached"),
+        ({"key": make.key(primary=None)}, "primary"),
+        ({"key": make.key(primary=make.version(state="DISABLED"))}, "primary"),
+        ({"versions": (make.version(), make.version(2, "DESTROY_SCHEDULED"))}, "doomed"),
+        ({"key": make.key(labels={})}, "label"),
+        ({"granted_roles": frozenset({VIEWER})}, "grants"),
+        ({"external_key_name": "projects/other"}, "external_key"),
+        ({"key": make.key(name=make.KEY_NAME + "x")}, "key_name"),
+    ],
+)
+def test_facts_that_must_not_be_attached_stop_even_when_approved(
+    changes: dict[str, Any], code: str
+) -> None:
+    """No approval makes up for a key that is not in order."""
+    outcome = approved(with_facts(**changes))
+    assert code in codes(outcome)
+    assert isinstance(outcome, Refusal)
+    assert outcome.course is Course.STOP
+
+
+def test_a_version_destroyed_long_ago_blocks_nothing() -> None:
+    """Only what is scheduled can still be rescued, and must be first."""
+    assert isinstance(approved(with_facts(versions=(make.version(2, "DESTROYED"),))), Permit)
+
+
+def test_a_prerequisite_that_newly_fails_stops() -> None:
+    """The checks are read again after the answer."""
+    outcome = verdict(circumstances=make.circumstances(failed_checks=("Billing",)))
+    assert codes(outcome) == {"checks"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "refused"), [(-1, False), (0, False), (1, True), (86_400, True)]
+)
+def test_the_expiry_counts_at_the_moment_of_the_gate(seconds: float, refused: bool) -> None:
+    """Not later than the expiry, to the second, whatever the answer's own time was."""
+    ask = make.ask()
+    outcome = verdict(ask=ask, now=ask.expires_at + timedelta(seconds=seconds))
+    assert (codes(outcome) == {"expired"}) is refused
+
+
+@given(st.floats(min_value=-1e6, max_value=1e6), st.floats(min_value=-1e6, max_value=1e6))
+def test_only_a_validation_from_after_the_answer_and_within_a_minute_counts(
+    started_after: float, age: float
+) -> None:
+    """Both bounds hold for any pair of monotonic times."""
+    started = make.LOADED_AT + started_after
+    monotonic = started + age
+    proof = ValidationProof(succeeded=True, started_at=started, error=None, request_id=None)
+    outcome = verdict(circumstances=make.circumstances(validation=proof), monotonic=monotonic)
+    may = started >= make.LOADED_AT and 0 <= monotonic - started <= FRESHNESS_SECONDS
+    assert isinstance(outcome, Permit) is may
+
+
+def test_a_failed_validation_stops() -> None:
+    """However fresh it is."""
+    proof = replace(make.circumstances().validation, succeeded=False, error="no access")
+    assert "validation" in codes(verdict(circumstances=make.circumstances(validation=proof)))
+
+
+def test_only_the_latest_ask_counts() -> None:
+    """An answer to an earlier ask is stale."""
+    assert codes(verdict(circumstances=make.circumstances(latest_ask=2))) == {"stale_ask"}
+
+
+def test_a_request_that_is_not_the_pinned_one_stops() -> None:
+    """Even when the digest of the changed plan was approved."""
+    other = make.REQUEST.model_copy(update={"requested_by": "eve@example.com"})
+    plan = make.plan(request=other)
+    circumstances = make.circumstances(plan=plan)
+    assert "request" in codes(approved(circumstances))
+
+
+def test_a_difference_is_named() -> None:
+    """The refusal says which fact was what and is what."""
+    outcome = verdict(circumstances=with_facts(workspace_name="Renamed"))
+    assert isinstance(outcome, Refusal)
+    assert "workspace_name: was 'Fresh', is 'Renamed'" in str(outcome)
+    assert outcome.course is Course.ASK_AGAIN
+
+
+def test_a_no_outweighs_a_stop_and_a_stop_another_ask() -> None:
+    """The course of many reasons is that of the gravest."""
+    gone = with_facts(workspace_archived=True)
+    rejected = verdict(answer=make.answer(decision="reject"), circumstances=gone)
+    stopped = verdict(circumstances=gone)
+    assert isinstance(rejected, Refusal)
+    assert isinstance(stopped, Refusal)
+    assert rejected.course is Course.REJECTED
+    assert stopped.course is Course.STOP
+
+
+def test_a_permit_goes_stale() -> None:
+    """A minute after the validation started, or at the ask's expiry."""
+    permit = verdict()
+    assert isinstance(permit, Permit)
+    until = make.LOADED_AT + 1 + FRESHNESS_SECONDS
+    assert permit.is_fresh(now=make.NOW, monotonic=until)
+    assert not permit.is_fresh(now=make.NOW, monotonic=until + 0.1)
+    assert not permit.is_fresh(now=permit.expires_at + timedelta(seconds=1), monotonic=until)

@@ -1,0 +1,32 @@
+"""Outside text can't draw anything."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmek.markdown import code, escape
+from cmek.report import artifact_key
+
+
+@given(st.text())
+def test_escaped_text_has_nothing_that_markdown_or_html_interprets(text: str) -> None:
+    """One line, and every active character is an entity."""
+    bare = re.sub(r"&(#\d+|amp|lt|gt);", "", escape(text))
+    assert not set(bare) & set("\\`*_{}[]()<>#+!|~@:/-&\n\r")
+
+
+@given(st.text())
+def test_a_code_span_can_not_be_left(text: str) -> None:
+    """No backtick, cell border or line end inside."""
+    inner = code(text)[1:-1]
+    assert not set(inner) & set("`|<\n\r")
+
+
+@given(st.text(), st.text())
+def test_artifact_keys_are_what_prefect_accepts_and_differ(one: str, other: str) -> None:
+    """Two ids never share a history, also where they differ in case only."""
+    assert re.fullmatch(r"[a-z0-9-]+", artifact_key("onboarding", one))
+    assert (artifact_key("x", one) == artifact_key("x", other)) is (one == other)

@@ -1,0 +1,66 @@
+"""Names parse to what they print, and nothing else parses."""
+
+from __future__ import annotations
+
+import re
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmek.names import (
+    KMS_ID,
+    PROJECT_ID,
+    US_SINGLE_REGIONS,
+    BadNameError,
+    KeyName,
+    is_us_single_region,
+    organization_label,
+)
+
+key_names = st.builds(
+    KeyName,
+    project=st.from_regex(PROJECT_ID, fullmatch=True),
+    location=st.sampled_from(US_SINGLE_REGIONS),
+    key_ring=st.from_regex(re.compile(KMS_ID, re.ASCII), fullmatch=True),
+    crypto_key=st.from_regex(re.compile(KMS_ID, re.ASCII), fullmatch=True),
+)
+
+
+@given(key_names)
+def test_a_key_name_parses_to_what_it_prints(name: KeyName) -> None:
+    """Parsing and printing are inverse."""
+    assert KeyName.parse(str(name)) == name
+
+
+@given(st.text() | key_names.map(lambda name: f"{name}/cryptoKeyVersions/1"))
+def test_anything_else_is_a_typed_error_that_shows_what_was_given(text: str) -> None:
+    """No other exception, and never a version's name."""
+    try:
+        parsed = KeyName.parse(text)
+    except BadNameError as error:
+        assert repr(text) in str(error)
+    else:
+        assert str(parsed) == text
+
+
+@pytest.mark.parametrize("location", ["us", "global", "nam4", "europe-west1", "us-east5a", ""])
+def test_only_one_us_region_is_a_single_region(location: str) -> None:
+    """Multi-regions and other continents are told apart by shape."""
+    assert not is_us_single_region(location)
+    assert all(is_us_single_region(region) for region in US_SINGLE_REGIONS)
+
+
+@given(st.uuids())
+def test_the_organization_label_is_lower_case_and_fits(organization: UUID) -> None:
+    """Upper-case input gives the same label, within Google's 63 characters."""
+    key, value = organization_label(str(organization).upper())
+    assert key == key.lower() == organization_label(organization)[0]
+    assert (len(key), value) == (50, "true")
+
+
+def test_an_organization_that_is_not_a_uuid_has_no_label() -> None:
+    """The `org_…` form is another thing."""
+    with pytest.raises(ValueError, match="badly formed"):
+        organization_label("org_01Acme")

@@ -1,0 +1,120 @@
+"""The digest changes with every covered fact and with nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmek.canonical import canonical_json, digest
+from cmek.names import organization_label
+from cmek.plan import Plan, differences
+from tests.support import facts as make
+
+OTHER = UUID("00000000-0000-4000-8000-000000000000")
+
+COVERED: dict[str, Any] = {
+    "organization_id": {
+        "organization_id": OTHER,
+        "key": make.key(labels=dict([organization_label(OTHER)])),
+    },
+    "workspace_name": {"workspace_name": "Other"},
+    "key_name": {"key": make.key(name=make.KEY_NAME + "2")},
+    "purpose": {"key": make.key(purpose="MAC")},
+    "algorithm": {"key": make.key(algorithm="AES_256_GCM")},
+    "protection_level": {"key": make.key(protection_level="SOFTWARE")},
+    "import_only": {"key": make.key(import_only=True)},
+    "key_access_justifications": {"key": make.key(justifications_policy=())},
+    "organization_label": {"key": make.key(labels={})},
+    "encrypter_decrypter_grant": {"granted_roles": frozenset({"roles/cloudkms.viewer"})},
+    "viewer_grant": {"granted_roles": frozenset({"roles/cloudkms.cryptoKeyEncrypterDecrypter"})},
+    "external_key_id": {"external_key_id": "ekey_01Another"},
+    "external_key_name": {"external_key_name": None},
+    "admin_base_url": {"admin_base_url": "https://elsewhere.example"},
+    "kms_endpoint": {"kms_endpoint": "elsewhere.example:443"},
+}
+
+
+@pytest.mark.parametrize("field", COVERED)
+def test_each_covered_fact_changes_the_digest_and_is_named(field: str) -> None:
+    """What the approver saw is what is bound, fact by fact."""
+    changed = make.plan(make.facts(**COVERED[field]))
+    assert changed.digest != make.plan().digest
+    assert [one.field for one in differences(make.plan(), changed)] == [field]
+
+
+def test_every_field_of_a_plan_is_tried_here() -> None:
+    """A new field can't be forgotten in this table."""
+    elsewhere = {"request", "warnings", "project_number", "workspace_id"}
+    assert set(Plan.model_fields) == COVERED.keys() | elsewhere
+
+
+@pytest.mark.parametrize(
+    "change", [{"project_number": None}, {"project_number": "1"}, {"warnings": ("a",)}]
+)
+def test_project_number_and_warnings_are_covered(change: dict[str, Any]) -> None:
+    """The two facts that come from the checks."""
+    assert make.plan(**change).digest != make.plan().digest
+
+
+@pytest.mark.parametrize("field", sorted(type(make.REQUEST).model_fields))
+def test_each_field_of_the_request_is_covered(field: str) -> None:
+    """Whatever was asked for, and by whom, is under the digest."""
+    current = getattr(make.REQUEST, field)
+    if isinstance(current, bool):
+        other: Any = not current
+    elif isinstance(current, int):
+        other = current + 1
+    else:
+        other = OTHER if field == "expected_organization" else "changed"
+    changed = make.REQUEST.model_copy(update={field: other})
+    named = differences(make.plan(), make.plan(request=changed))
+    assert [one.field for one in named] == [f"request.{field}"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": make.key(primary=make.version(2))},
+        {"versions": (make.version(1), make.version(2))},
+        {"key": make.key(labels=dict(make.key().labels) | {"team": "data"})},
+        {"external_key_attached": True},
+    ],
+)
+def test_what_may_change_by_itself_does_not_void_an_approval(change: dict[str, Any]) -> None:
+    """A rotation, other labels and other workspaces of a shared key change nothing."""
+    assert make.plan(make.facts(**change)).digest == make.plan().digest
+
+
+def test_a_plan_survives_being_stored() -> None:
+    """JSON and back gives the same digest."""
+    plan = make.plan(warnings=("ä (unknown)",))
+    assert Plan.model_validate_json(plan.model_dump_json()).digest == plan.digest
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_canonical_json_is_one_form_per_value(value: Any) -> None:
+    """Order of keys and a round trip do not matter; the text is plain JSON."""
+    text = canonical_json(value)
+    assert canonical_json(json.loads(text)) == text
+    if isinstance(value, dict):
+        backwards = dict(reversed(list(value.items())))
+        assert digest(backwards) == digest(value)
+
+
+@given(JSON, JSON)
+def test_different_values_have_different_digests(one: Any, other: Any) -> None:
+    """As different as Python's own JSON tells them apart."""
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (digest(one) == digest(other)) is same

@@ -1,0 +1,122 @@
+"""Ready-made facts, plans, asks and answers that pass the gate, to be spoilt one by one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from cmek.anthropic_identity import ROLES
+from cmek.approval import Answer, Ask
+from cmek.gate import Circumstances, ValidationProof
+from cmek.kms_models import CryptoKey, KeyVersion
+from cmek.live_facts import LiveFacts
+from cmek.names import organization_label
+from cmek.plan import Plan, build_plan
+from cmek.request import OnboardingRequest
+
+ORGANIZATION = UUID("3f1c9a52-7d4e-4b8a-9c60-2e5d8f7a1b34")
+WORKSPACE = "wrkspc_01SandboxFreshOne"
+NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+LOADED_AT = 1_000.0
+"""Monotonic seconds at which the answer was loaded."""
+
+REQUEST = OnboardingRequest(
+    workspace_id=WORKSPACE, project_id="acme-kms-prod", requested_by="ada@example.com"
+)
+KEY_NAME = str(REQUEST.key_name)
+
+
+def version(number: int = 1, state: str = "ENABLED") -> KeyVersion:
+    """One version of the key."""
+    return KeyVersion(
+        name=f"{KEY_NAME}/cryptoKeyVersions/{number}",
+        state=state,
+        protection_level="HSM",
+        algorithm="GOOGLE_SYMMETRIC_ENCRYPTION",
+    )
+
+
+def key(**changes: Any) -> CryptoKey:
+    """The key as onboarding makes it."""
+    label, value = organization_label(ORGANIZATION)
+    facts = {
+        "name": KEY_NAME,
+        "purpose": "ENCRYPT_DECRYPT",
+        "algorithm": "GOOGLE_SYMMETRIC_ENCRYPTION",
+        "protection_level": "HSM",
+        "labels": {label: value},
+        "primary": version(),
+    }
+    return CryptoKey(**(facts | changes))
+
+
+def facts(**changes: Any) -> LiveFacts:
+    """Everything in order, nothing attached."""
+    values = {
+        "organization_id": ORGANIZATION,
+        "organization_name": "Acme",
+        "workspace_id": WORKSPACE,
+        "workspace_name": "Fresh",
+        "workspace_archived": False,
+        "workspace_external_key_id": None,
+        "key": key(),
+        "versions": (version(),),
+        "granted_roles": frozenset(ROLES),
+        "conditional_roles": frozenset(),
+        "external_key_id": "ekey_01SandboxKeyOne",
+        "external_key_name": KEY_NAME,
+        "external_key_attached": False,
+        "admin_base_url": "https://api.anthropic.com",
+        "kms_endpoint": "cloudkms.googleapis.com",
+    }
+    return LiveFacts(**(values | changes))
+
+
+def plan(of: LiveFacts | None = None, request: OnboardingRequest = REQUEST, **more: Any) -> Plan:
+    """The plan of these facts."""
+    extra = {"project_number": "123456789012", "warnings": ()} | more
+    return build_plan(of or facts(), request, **extra)
+
+
+def ask(of: Plan | None = None, **changes: Any) -> Ask:
+    """An open ask for the plan."""
+    shown = of or plan()
+    values = {
+        "attempt": 1,
+        "number": 1,
+        "plan": shown,
+        "digest": shown.digest,
+        "asked_at": NOW - timedelta(hours=1),
+        "expires_at": NOW + timedelta(days=6),
+    }
+    return Ask(**(values | changes))
+
+
+def answer(**changes: Any) -> Answer:
+    """An approval of the ask."""
+    values = {
+        "decision": "approve",
+        "workspace_id": WORKSPACE,
+        "approver": "grace@example.com",
+        "comment": "fine",
+        "plan_digest": plan().digest,
+        "acknowledge_warnings": False,
+    }
+    return Answer(**(values | changes))
+
+
+def circumstances(**changes: Any) -> Circumstances:
+    """What was read after the answer: all in order."""
+    values = {
+        "facts": facts(),
+        "plan": plan(),
+        "validation": ValidationProof(
+            succeeded=True, started_at=LOADED_AT + 1, error=None, request_id="req_1"
+        ),
+        "failed_checks": (),
+        "answer_loaded_at": LOADED_AT,
+        "latest_ask": 1,
+        "pinned": REQUEST,
+    }
+    return Circumstances(**(values | changes))
