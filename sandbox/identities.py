@@ -123,6 +123,13 @@ class Identities:
             raise _unauthenticated(missing=bearer is None)
         return self.by_name[name]
 
+    def name_of(self, bearer: str | None) -> str:
+        """The caller's name for the log, also when `resolve` would refuse it."""
+        try:
+            return self.resolve(bearer).name
+        except GoogleError:
+            return "unauthenticated"
+
     def service_account_file(self, path: Path, token_uri: str) -> None:
         """Write the `onboarding` identity's credentials file; its tokens come from `token_uri`."""
         self.key.write_service_account_file(

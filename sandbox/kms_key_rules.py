@@ -107,7 +107,7 @@ def check_labels(key: kms_v1.CryptoKey) -> None:
 
 
 def set_rotation(
-    key: kms_v1.CryptoKey, period: timedelta | None, first: datetime | None, now: datetime
+    key: kms_v1.CryptoKey, period: timedelta, first: datetime | None, now: datetime
 ) -> None:
     """Give the key a rotation schedule, or none.
 
@@ -115,12 +115,12 @@ def set_rotation(
         GoogleError: INVALID_ARGUMENT for a period outside 24 hours to 876 000 hours, a period
             without a next time or the reverse, a time in the past, a key without a primary.
     """
-    if period is None and first is None:
+    if not period and first is None:
         key.rotation_period = key.next_rotation_time = None
         return
     if key.purpose != Purpose.ENCRYPT_DECRYPT:
         raise invalid("Only a key of purpose ENCRYPT_DECRYPT can rotate by itself.")
-    if period is None or first is None:
+    if not period or first is None:
         raise invalid("rotation_period and next_rotation_time must be set together.")
     if not _ROTATION[0] <= period <= _ROTATION[1]:
         raise invalid(f"rotation_period {period} is not between 24 hours and 876000 hours.")

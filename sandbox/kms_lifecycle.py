@@ -98,13 +98,13 @@ def _finish_generation(world: World, version: kms_v1.CryptoKeyVersion) -> None:
 
 def _rotate(world: World, key: kms_v1.CryptoKey) -> None:
     """Make the new primary versions that were due; none while an organization policy forbids it."""
-    if key.rotation_period is None or not _may_rotate(world, key):
+    if not key.rotation_period or not _may_rotate(world, key):
         return
     while key.next_rotation_time <= world.clock.now():
-        key.primary = kms_v1.CryptoKeyVersion(
-            name=new_version(world, key, key.next_rotation_time).name
-        )
+        version = new_version(world, key, key.next_rotation_time)
+        key.primary = kms_v1.CryptoKeyVersion(name=version.name)
         key.next_rotation_time += key.rotation_period
+        world.after_write()
 
 
 def _may_rotate(world: World, key: kms_v1.CryptoKey) -> bool:
