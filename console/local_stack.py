@@ -41,6 +41,16 @@ class LocalStack:
         """The log file of each part."""
         return {child.name: child.log for child in self.children}
 
+    def check(self) -> None:
+        """Notice a part that has ended by itself.
+
+        Raises:
+            StackError: names it and shows its log.
+        """
+        for child in self.children:
+            if not child.is_running:
+                raise child.failure("is gone")
+
     def start_worker(self) -> None:
         """Start the worker, also again after `stop_worker`, and wait until it is online."""
         worker = prefect_server.start_worker(self.home, self.environment)
@@ -86,6 +96,7 @@ def _start(
     sandbox_arguments: Sequence[str],
     extra_environment: Mapping[str, str],
 ) -> LocalStack:
+    (home / "tmp").mkdir()
     port = prefect_server.free_port()
     environment = prefect_server.client_environment(home, port) | dict(extra_environment)
     watch = _Stopwatch()

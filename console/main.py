@@ -2,7 +2,55 @@
 
 from __future__ import annotations
 
+import typer
+from prefect.exceptions import PrefectHTTPStatusError
+from rich.console import Console
+
+from cmek.admin_errors import AdminApiError
+from cmek.endpoints import EndpointError
+from console.answer_commands import approve_command, pending_command, reject_command
+from console.approvals import ApprovalError
+from console.onboard_command import FIELDS_HELP, onboard_command
+from console.prefect_client import NoServerError
+from console.processes import StackError
+from console.rehearse_command import rehearse_command
+from console.runs import RunError
+from console.sandbox_command import sandbox_command
+from console.terminal import printable
+from console.up_command import up_command
+
+app = typer.Typer(
+    help="Put Cloud KMS keys under Anthropic workspaces, with a plan and an approval.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("rehearse")(rehearse_command)
+app.command("up")(up_command)
+app.command("onboard", epilog=FIELDS_HELP)(onboard_command)
+app.command("pending")(pending_command)
+app.command("approve")(approve_command)
+app.command("reject")(reject_command)
+app.command("sandbox")(sandbox_command)
+
+_EXPECTED = (
+    AdminApiError,
+    ApprovalError,
+    EndpointError,
+    LookupError,
+    NoServerError,
+    OSError,
+    PrefectHTTPStatusError,
+    RunError,
+    StackError,
+)
+"""What a person can act on by its text alone; anything else is a defect and shows its trace."""
+
 
 def main() -> None:
-    """Run the command line."""
-    raise SystemExit("not yet")
+    """Run the command line; 1 and one message on standard error when something was refused."""
+    try:
+        app()
+    except _EXPECTED as error:
+        Console(stderr=True).print(f"[red]error:[/] {printable(error)}", soft_wrap=True)
+        raise SystemExit(1) from None

@@ -21,7 +21,7 @@ LOOPBACK: Final = "127.0.0.1"
 PROJECT: Final = Path(__file__).resolve().parent.parent
 
 _START_SECONDS = 60.0
-_KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+_KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 
 
 def free_port() -> int:
@@ -41,6 +41,7 @@ def client_environment(home: Path, port: int) -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return kept | {
         "HOME": str(home),
+        "TMPDIR": str(home / "tmp"),
         "PYTHONUNBUFFERED": "1",
         "DO_NOT_TRACK": "1",
         "PREFECT_HOME": str(home / "prefect"),

@@ -37,6 +37,18 @@ class SandboxAddress(BaseModel):
     project_id: str
     google_credentials_file: Path
 
+    def workspace_in(self, state: str) -> str:
+        """The id of the first sample workspace in this state.
+
+        Raises:
+            LookupError: there is none; names the states that there are.
+        """
+        for workspace in self.workspaces:
+            if workspace.state == state:
+                return workspace.id
+        states = sorted({workspace.state for workspace in self.workspaces})
+        raise LookupError(f"no sample workspace is {state!r}; there are {', '.join(states)}")
+
 
 def start_sandbox(
     home: Path, environment: Mapping[str, str], arguments: Sequence[str] = ()

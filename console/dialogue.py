@@ -1,0 +1,103 @@
+"""Showing a plan to a person and asking for the answer."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.prompt import Confirm, Prompt
+
+from console.approvals import ApprovalError, Ask
+from console.terminal import is_interactive, plain, printable, until
+
+Decision = Literal["approve", "reject"]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the command line brought along; None is asked for in the terminal."""
+
+    workspace_id: str | None = None
+    plan_digest: str | None = None
+    approver: str | None = None
+    comment: str | None = None
+    acknowledge_warnings: bool = False
+
+
+def show(ask: Ask, console: Console) -> None:
+    """Print the plan as the run describes it, and until when an answer counts."""
+    console.rule("Plan")
+    console.print(Markdown(plain(ask.description)))
+    console.rule(f"an answer counts for {until(ask.expires_at)}")
+
+
+def compose(ask: Ask, decision: Decision, given: Given, console: Console) -> dict[str, Any]:
+    """Complete the answer: from the command line, else by asking.
+
+    Without a terminal everything must be given, the digest included, so that no script answers
+    for a plan that nobody has read.
+
+    Raises:
+        ApprovalError: something is missing, or what was given is not what the run asks about.
+    """
+    if is_interactive(console):
+        given = _asked(ask, decision, given, console)
+    missing = [name for name in _REQUIRED if not getattr(given, name)]
+    if missing:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise ApprovalError(f"no terminal to ask in: give {options}")
+    for name in ("workspace_id", "plan_digest"):
+        _must_match(ask, name, getattr(given, name))
+    return _fields(ask, decision, given)
+
+
+_REQUIRED = ("workspace_id", "plan_digest", "approver", "comment")
+
+
+def _asked(ask: Ask, decision: Decision, given: Given, console: Console) -> Given:
+    verb = "approve attaching a key to" if decision == "approve" else "reject the plan for"
+    acknowledged = given.acknowledge_warnings
+    if ask.has_warnings and decision == "approve" and not acknowledged:
+        acknowledged = Confirm.ask(
+            "Do you accept the warnings above?", console=console, default=False
+        )
+    return Given(
+        workspace_id=given.workspace_id
+        or Prompt.ask(f"Type the workspace id to {verb} it", console=console),
+        plan_digest=given.plan_digest or ask.plan_digest,
+        approver=given.approver or Prompt.ask("Your name", console=console, default=local_user()),
+        comment=given.comment or Prompt.ask("Comment", console=console),
+        acknowledge_warnings=acknowledged,
+    )
+
+
+def _must_match(ask: Ask, name: str, value: str) -> None:
+    expected = ask.expected(name)
+    if expected is not None and value != expected:
+        raise ApprovalError(
+            f"{name} {printable(value)!r}: run {ask.run.name} asks about {expected!r};"
+            " nothing was answered"
+        )
+
+
+def _fields(ask: Ask, decision: Decision, given: Given) -> dict[str, Any]:
+    fields: dict[str, Any] = {"decision": decision}
+    fields |= {name: getattr(given, name) for name in _REQUIRED}
+    if ask.has_warnings:
+        if decision == "approve" and not given.acknowledge_warnings:
+            raise ApprovalError(
+                "the plan has warnings: read them, then give --acknowledge-warnings"
+            )
+        fields["acknowledge_warnings"] = given.acknowledge_warnings or bool(
+            ask.expected("acknowledge_warnings")
+        )
+    return fields
+
+
+def local_user() -> str:
+    """Who runs this command, in the shape of an e-mail address; a claim like any other."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"

@@ -1,0 +1,91 @@
+"""`cmek onboard`: start an onboarding on the configured Prefect server."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from cmek.request import OnboardingRequest
+from console.prefect_client import connected, run_url
+from console.runs import RunError, is_run_of, start_run
+from console.terminal import printable
+
+FIELDS_HELP: Final = "Fields for --set: " + ", ".join(
+    name
+    for name in OnboardingRequest.model_fields
+    if name not in {"workspace_id", "project_id", "requested_by"}
+)
+
+
+def onboard_command(
+    workspace_id: Annotated[str, typer.Argument(help="The workspace, wrkspc_….")],
+    *,
+    project_id: Annotated[str, typer.Option("--project", help="Google Cloud project id.")],
+    requested_by: Annotated[str, typer.Option(help="Your e-mail address.")],
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Another field of the request."),
+    ] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="The same key gives the same run, for callers that retry.")
+    ] = None,
+) -> None:
+    """Start onboarding a workspace; the run asks for an approval before the last step.
+
+    The server is Prefect's: PREFECT_API_URL, or the active profile.
+    """
+    console = Console()
+    given = parse_settings(setting or []) | {
+        "workspace_id": workspace_id,
+        "project_id": project_id,
+        "requested_by": requested_by,
+    }
+    request = build_request(given)
+    with connected() as client:
+        run = start_run(client, request, idempotency_key=idempotency_key)
+        if not is_run_of(run, request):
+            raise RunError(
+                f"idempotency key {idempotency_key!r} belongs to run {run.name} ({run.id}), which"
+                " was started with another request; nothing was started now"
+            )
+        console.print(f"Run [bold]{printable(run.name)}[/] ({run.id})")
+        console.print(run_url(client, run.id), soft_wrap=True)
+        console.print(f"When it waits: cmek approve {run.id}", soft_wrap=True)
+
+
+def parse_settings(settings: list[str]) -> dict[str, str | None]:
+    """Read `NAME=VALUE` pairs; an empty value means none.
+
+    Raises:
+        RunError: a pair without `=`, or a name that the request does not have.
+    """
+    given: dict[str, str | None] = {}
+    for setting in settings:
+        name, separator, value = setting.partition("=")
+        if not separator:
+            raise RunError(f"--set {setting!r}: expected NAME=VALUE")
+        if name not in OnboardingRequest.model_fields:
+            known = ", ".join(OnboardingRequest.model_fields)
+            raise RunError(f"--set {name}: the request has no such field; it has {known}")
+        given[name] = value or None
+    return given
+
+
+def build_request(given: dict[str, Any]) -> dict[str, Any]:
+    """Check the request here, for an error that names the field; JSON of the given fields only.
+
+    Raises:
+        RunError: names each wrong field, its value and the rule.
+    """
+    try:
+        request = OnboardingRequest.model_validate(given)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, one['loc']))} {one['input']!r}: {one['msg']}"
+            for one in error.errors()
+        )
+        raise RunError(f"the request is not valid: {problems}") from None
+    return request.model_dump(mode="json", include=set(given))

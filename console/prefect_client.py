@@ -1,0 +1,54 @@
+"""Prefect's synchronous client, for a server of our own or for the configured one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+
+from cmek.endpoints import check_endpoint
+
+
+class NoServerError(RuntimeError):
+    """No Prefect server is configured or reachable: says which and how to name one."""
+
+
+def local_client(api_url: str) -> SyncPrefectClient:
+    """A client for a server on loopback, past any proxy and without the caller's credentials."""
+    return SyncPrefectClient(api_url, httpx_settings={"trust_env": False})
+
+
+@contextmanager
+def connected() -> Iterator[SyncPrefectClient]:
+    """A client for the server of the caller's profile or environment, with its credentials.
+
+    Raises:
+        NoServerError: none is configured (Prefect would start a temporary one), or it is away.
+        EndpointError: the address is plain text beyond loopback.
+    """
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise NoServerError(
+            "no Prefect server is configured: set PREFECT_API_URL, e.g. https://prefect.example/api"
+        )
+    check_endpoint(url)
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except httpx.TransportError as error:
+        raise NoServerError(
+            f"Prefect server at {url}: {error or type(error).__name__}; is it running, and is"
+            " PREFECT_API_URL right?"
+        ) from error
+
+
+def run_url(client: SyncPrefectClient, run_id: UUID) -> str:
+    """Where a browser shows the run."""
+    api_url = str(client.api_url).rstrip("/")
+    configured = api_url == (PREFECT_API_URL.value() or "").rstrip("/")
+    base = (PREFECT_UI_URL.value() if configured else None) or api_url.removesuffix("/api")
+    return f"{base.rstrip('/')}/runs/flow-run/{run_id}"

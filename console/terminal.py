@@ -1,0 +1,44 @@
+"""What the commands share when they talk to a person."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
+
+from rich.console import Console
+from rich.markup import escape
+
+
+def plain(text: object) -> str:
+    """Outside text without control characters, which could steer the terminal."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text)
+    )
+
+
+def printable(text: object) -> str:
+    """Outside text for rich: plain, and not read as markup."""
+    return escape(plain(text))
+
+
+def is_interactive(console: Console) -> bool:
+    """Whether a person can be asked: both the input and this console are a terminal."""
+    return console.is_terminal and sys.stdin.isatty()
+
+
+def span(duration: timedelta) -> str:
+    """A duration in its largest unit, as `3 d`, `5 h` or `12 min`; `0 min` when it is over."""
+    minutes = max(0, int(duration.total_seconds() // 60))
+    if minutes >= 2 * 24 * 60:
+        return f"{minutes // (24 * 60)} d"
+    return f"{minutes // 60} h" if minutes >= 120 else f"{minutes} min"
+
+
+def until(moment: datetime | None) -> str:
+    """How long it is until a moment."""
+    return "never" if moment is None else span(moment - datetime.now(UTC))
+
+
+def since(moment: datetime | None) -> str:
+    """How long ago a moment was."""
+    return "?" if moment is None else span(datetime.now(UTC) - moment)
