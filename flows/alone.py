@@ -15,7 +15,8 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.concurrency.asyncio import concurrency
-from prefect.runtime import flow_run
+
+from tasks.this_run import run_id
 
 LEASE_SECONDS = 60.0
 """How long a killed run keeps its workspace's slot."""
@@ -65,10 +66,9 @@ async def _claimant(client: PrefectClient, claim: str) -> FlowRun | None:
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED)),
         )
     )
-    return next((run for run in found if str(run.id) != flow_run.get_id()), None)
+    return next((run for run in found if run.id != run_id()), None)
 
 
 async def _tag(client: PrefectClient, *tags: str) -> None:
-    run_id = flow_run.get_id()
-    run = await client.read_flow_run(run_id)
-    await client.update_flow_run(run_id, tags=sorted({*run.tags, *tags}))
+    run = await client.read_flow_run(run_id())
+    await client.update_flow_run(run.id, tags=sorted({*run.tags, *tags}))

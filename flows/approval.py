@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, create_model
 from cmek.approval import Answer, Ask
 from cmek.plan import Plan
 from cmek.request import EMAIL
+from tasks.this_run import run_id
 
 MAX_ASKS: Final = 4
 """One ask, and at most three more after a difference."""
@@ -32,7 +33,7 @@ async def asked_numbers() -> list[int]:
     """The numbers of this attempt's asks at which the run has suspended, by the server."""
     prefix = f"attach-{attempt()}-"
     async with get_client() as client:
-        run = await client.read_flow_run(flow_run.get_id())
+        run = await client.read_flow_run(run_id())
     keys = run.empirical_policy.pause_keys or set()
     return sorted(int(key.removeprefix(prefix)) for key in keys if key.startswith(prefix))
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from cmek.approval import Answer, Ask
 from cmek.checks.model import CheckReport
-from cmek.gate import Course, Circumstances, Permit, Refusal, decide
+from cmek.gate import Circumstances, Course, Permit, Refusal, decide
+from cmek.live_facts import LiveFacts
 from cmek.plan import Plan, build_plan
 from cmek.report import ask_text
 from cmek.request import OnboardingRequest
@@ -27,7 +28,7 @@ from flows.approval import (
 )
 from flows.making_ready import Ready
 from tasks.attachment import Attached, AttachOutcome, attach
-from tasks.live_facts import LiveFacts, read_live_facts
+from tasks.live_facts import read_live_facts
 from tasks.memory import recall, remember
 from tasks.prerequisites import check_prerequisites
 from tasks.reports import publish

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-
 from cmek.admission import Standing, admit
 from cmek.checks.model import CheckReport
 from cmek.request import OnboardingRequest

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import deployment
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from cmek.admission import Standing
 from cmek.dry_plan import dry_plan, dry_plan_text

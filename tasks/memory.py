@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TypeVar
 
 from prefect.results import get_result_store
-from prefect.runtime import flow_run
 from pydantic import BaseModel
+
+from tasks.this_run import run_id
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -30,4 +31,4 @@ async def recall(name: str, kind: type[M]) -> M | None:
 
 
 def _key(name: str) -> str:
-    return f"cmek-{flow_run.get_id()}-{name}"
+    return f"cmek-{run_id()}-{name}"
