@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from sandbox.admin_state import AdminState
+from sandbox.google_state import GoogleState
 from sandbox.identities import Identities
 from sandbox.kms_state import KmsState
 from sandbox.world import World
@@ -28,6 +29,7 @@ def load(world: World, path: Path) -> None:
         world.identities.restore(stored["identities"])
         world.kms = KmsState.load(stored["kms"])
         world.admin = AdminState.model_validate(stored["admin"])
+        world.google = GoogleState.model_validate(stored["google"])
     except (ValueError, KeyError, TypeError) as error:
         message = f"state file {path}: not a state of this sandbox ({error}); move it away"
         raise ValueError(message) from error
@@ -41,6 +43,7 @@ def save(world: World, path: Path) -> None:
         "identities": world.identities.dump(),
         "kms": world.kms.dump(),
         "admin": world.admin.model_dump(mode="json"),
+        "google": world.google.model_dump(mode="json"),
     }
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

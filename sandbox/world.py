@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sandbox.clock import Clock
 from sandbox.faults import Faults
+from sandbox.google_state import GoogleState
 from sandbox.request_log import RequestLog
 from sandbox.switches import Switches
 
@@ -33,5 +34,6 @@ class World:
         self.identities: Identities
         self.kms: KmsState
         self.admin: AdminState
+        self.google = GoogleState()
         self.after_write: Callable[[], None] = lambda: None
         """Every transport calls it, under the lock, once a write has taken effect."""
