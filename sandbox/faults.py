@@ -26,6 +26,7 @@ class Fault(BaseModel):
     kind: Literal["error", "delay", "reset", "truncate", "html"] = "error"
     status: int | str = 503
     message: str = "injected fault"
+    error_code: str | None = Field(default=None, description="of the Admin API's typed errors")
     body: dict[str, Any] | None = None
     details: list[dict[str, Any]] = Field(default_factory=list)
     headers: dict[str, str] = Field(default_factory=dict)

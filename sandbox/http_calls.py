@@ -39,30 +39,28 @@ class HttpCall:
 
 async def answer(world: World, request: Request, call: HttpCall) -> Response:
     """Run one call with its log entry and its faults."""
-    entry = world.log.begin(
-        time=world.clock.now().isoformat(),
-        service=call.service,
-        call=call.call,
-        transport="http",
-        resource=call.resource,
-        caller=call.caller,
-        write=call.write,
-        request=call.body
-        | {
-            "_http": {
-                "method": request.method,
-                "path": request.url.path,
-                "query": request.url.query,
-            }
-        },
-    )
-    struck = await _strike(world.faults.take(call.call, "before"), entry, call, {})
+    http = {"method": request.method, "path": request.url.path, "query": request.url.query}
+    with world.lock:
+        entry = world.log.begin(
+            time=world.clock.now().isoformat(),
+            service=call.service,
+            call=call.call,
+            transport="http",
+            resource=call.resource,
+            caller=call.caller,
+            write=call.write,
+            request=call.body | {"_http": http},
+        )
+        fault = world.faults.take(call.call, "before")
+    struck = await _strike(fault, entry, call, {})
     if struck is not None:
         return struck
     if (wait := call.before()) > 0:
         await asyncio.sleep(wait)
     status, body = _run(world, call, entry)
-    struck = await _strike(world.faults.take(call.call, "after"), entry, call, body)
+    with world.lock:
+        fault = world.faults.take(call.call, "after")
+    struck = await _strike(fault, entry, call, body)
     if struck is not None:
         return struck
     entry.status = "OK" if status == 200 else str(status)
@@ -126,7 +124,7 @@ def _error_body(fault: Fault, call: HttpCall) -> dict[str, Any]:
         body = GoogleError(status, fault.message, fault.details).to_json()
         body["error"]["code"] = _http_code(fault)
         return body
-    error = AnthropicError(_http_code(fault), fault.message)
+    error = AnthropicError(_http_code(fault), fault.message, fault.error_code)
     return error.to_json(call.headers.get("request-id", "req_fault"))
 
 

@@ -20,6 +20,7 @@ from google.protobuf import field_mask_pb2
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import organization_label
+from sandbox import kms_key_rings, kms_keys, kms_policies, kms_versions
 from sandbox.admin_ids import timestamp
 from sandbox.admin_models import (
     Credential,
@@ -34,11 +35,6 @@ from sandbox.admin_state import AdminState
 from sandbox.identities import PROJECT_ID, Identities
 from sandbox.kms_state import KmsState
 from sandbox.world import World
-
-try:
-    from sandbox import kms_operations
-except ImportError:
-    kms_operations = None  # type: ignore[assignment]
 
 State = Literal["fresh", "archived", "default", "attached", "broken"]
 
@@ -92,7 +88,7 @@ def seed(world: World, *, minimal: bool = False) -> None:
     _workspace(world, "Default").is_default = True
     _workspace(world, "payments-prod")
     _workspace(world, "research-dev")
-    if not minimal and kms_operations:
+    if not minimal:
         _workspace(world, "retired-team").archived_at = timestamp(world.clock.now())
         _attached_workspaces(world)
 
@@ -113,7 +109,7 @@ def _state(world: World, workspace: Workspace) -> State:
     key = world.admin.external_keys.get(workspace.external_key_id or "")
     if key is None or not isinstance(key.provider_config, GcpConfig):
         return "fresh" if workspace.external_key_id is None else "attached"
-    crypto_key = kms_operations.get_crypto_key(
+    crypto_key = kms_keys.get_crypto_key(
         world,
         world.identities.administrator,
         kms_v1.GetCryptoKeyRequest(name=key.provider_config.key_name),
@@ -138,7 +134,7 @@ def _workspace(world: World, name: str) -> Workspace:
 def _attached_workspaces(world: World) -> None:
     administrator = world.identities.administrator
     location, _, ring_id = KEY_RING.rpartition("/keyRings/")
-    kms_operations.create_key_ring(
+    kms_key_rings.create_key_ring(
         world, administrator, kms_v1.CreateKeyRingRequest(parent=location, key_ring_id=ring_id)
     )
     for name in ("search-prod", "ledger-prod"):
@@ -151,7 +147,7 @@ def _attached_workspaces(world: World) -> None:
     request = kms_v1.UpdateCryptoKeyVersionRequest(
         crypto_key_version=version, update_mask=field_mask_pb2.FieldMask(paths=["state"])
     )
-    kms_operations.update_crypto_key_version(world, administrator, request)
+    kms_versions.update_crypto_key_version(world, administrator, request)
 
 
 def _crypto_key(world: World, name: str) -> None:
@@ -164,7 +160,7 @@ def _crypto_key(world: World, name: str) -> None:
         ),
         labels={label: value},
     )
-    kms_operations.create_crypto_key(
+    kms_keys.create_crypto_key(
         world,
         administrator,
         kms_v1.CreateCryptoKeyRequest(parent=KEY_RING, crypto_key_id=name, crypto_key=key),
@@ -174,7 +170,7 @@ def _crypto_key(world: World, name: str) -> None:
         resource=f"{KEY_RING}/cryptoKeys/{name}",
         policy=policy_pb2.Policy(version=3, bindings=bindings),
     )
-    kms_operations.set_iam_policy(world, administrator, request)
+    kms_policies.set_iam_policy(world, administrator, request)
 
 
 def _external_key(world: World, name: str) -> ExternalKey:

@@ -19,16 +19,13 @@ from starlette.routing import Route
 from sandbox import seed, state_file
 from sandbox.admin_routes import admin_routes
 from sandbox.control import control_routes
+from sandbox.google_rest import google_routes
+from sandbox.grpc_server import start_grpc
 from sandbox.http_server import listen, serving
 from sandbox.identities import PROJECT_ID
+from sandbox.kms_rest import kms_routes
 from sandbox.oauth import oauth_routes
 from sandbox.world import World
-
-try:
-    from sandbox.grpc_server import start_grpc
-    from sandbox.kms_rest import kms_routes
-except ImportError:
-    start_grpc = kms_routes = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,8 @@ def http_app(world: World) -> Starlette:
         control_routes(world),
         oauth_routes(world),
         admin_routes(world),
-        kms_routes(world) if kms_routes else [],
+        google_routes(world),
+        kms_routes(world),
     ]
     return Starlette(routes=[route for surface in surfaces for route in surface])
 
@@ -141,9 +139,6 @@ def _check_loopback(host: str) -> None:
 
 @contextmanager
 def _grpc(world: World, port: int) -> Iterator[str]:
-    if start_grpc is None:
-        yield "127.0.0.1:1"
-        return
     server, bound = start_grpc(world, port)
     try:
         yield f"127.0.0.1:{bound}"

@@ -15,14 +15,10 @@ from typing import Final
 from google.cloud import kms_v1
 
 from cmek.names import BadNameError, KeyName, is_us_single_region, organization_label
+from sandbox import kms_crypto, kms_keys
 from sandbox.admin_models import ExternalKey, GcpConfig
 from sandbox.errors import GoogleError
 from sandbox.world import World
-
-try:
-    from sandbox import kms_operations
-except ImportError:
-    kms_operations = None  # type: ignore[assignment]
 
 LONGEST_WAIT_SECONDS: Final = 30.0
 TIMED_OUT: Final = "Timed out waiting for the key management service."
@@ -53,8 +49,6 @@ def validate_key(world: World, key: ExternalKey) -> Failure | None:
         return Failure(TIMED_OUT, timed_out=True)
     if not isinstance(key.provider_config, GcpConfig):
         return Failure(f"The sandbox has no key management service of {key.provider_config.type}.")
-    if kms_operations is None:
-        return None
     try:
         return _check(world, key.provider_config.key_name)
     except GoogleError as error:
@@ -69,7 +63,7 @@ def _check(world: World, key_name: str) -> Failure | None:
     if not is_us_single_region(name.location):
         return Failure("The key must be in a single US region.")
     anthropic = world.identities.anthropic
-    key = kms_operations.get_crypto_key(world, anthropic, kms_v1.GetCryptoKeyRequest(name=key_name))
+    key = kms_keys.get_crypto_key(world, anthropic, kms_v1.GetCryptoKeyRequest(name=key_name))
     return _metadata_failure(world, key) or _round_trip(world, key_name)
 
 
@@ -89,10 +83,10 @@ def _metadata_failure(world: World, key: kms_v1.CryptoKey) -> Failure | None:
 
 def _round_trip(world: World, key_name: str) -> Failure | None:
     anthropic, plaintext = world.identities.anthropic, secrets.token_bytes(32)
-    sealed = kms_operations.encrypt(
+    sealed = kms_crypto.encrypt(
         world, anthropic, kms_v1.EncryptRequest(name=key_name, plaintext=plaintext)
     )
-    opened = kms_operations.decrypt(
+    opened = kms_crypto.decrypt(
         world, anthropic, kms_v1.DecryptRequest(name=key_name, ciphertext=sealed.ciphertext)
     )
     if opened.plaintext != plaintext:
