@@ -12,13 +12,18 @@ from typing import Any, Final, TypeVar
 
 import httpx
 from google.auth import exceptions as auth_errors
-from google.auth.credentials import Credentials
+from google.auth.credentials import (
+    AnonymousCredentials,
+    Credentials,
+    with_scopes_if_required,
+)
 from google.auth.transport.requests import Request
 from google.protobuf.json_format import ParseError
 from pydantic import ValidationError
 
 from cmek.endpoints import check_endpoint
 from cmek.google_errors import GoogleApiError, GoogleProblem, classify
+from cmek.kms_channel import SCOPES
 from cmek.transport_retry import Verdict, retrying
 
 CONCURRENT: Final = 16
@@ -36,7 +41,7 @@ class GoogleTransport:
     def __init__(
         self, credentials: Credentials | None, *, base_url: str | None, quota_project: str | None
     ) -> None:
-        self._credentials = credentials
+        self._credentials = _scoped(credentials)
         self._base_url = check_endpoint(base_url) if base_url else None
         self._quota_project = quota_project or getattr(credentials, "quota_project_id", None)
         self._http = httpx.AsyncClient(timeout=TIMEOUT)
@@ -94,6 +99,14 @@ class GoogleTransport:
             if not self._credentials.valid:
                 await asyncio.to_thread(self._credentials.refresh, Request())
         return headers | {"authorization": f"Bearer {self._credentials.token}"}
+
+
+def _scoped(credentials: Credentials | None) -> Credentials | None:
+    if credentials is None or isinstance(credentials, AnonymousCredentials):
+        return None
+    # google-auth has no annotations for this.
+    scoped: Credentials = with_scopes_if_required(credentials, SCOPES)  # type: ignore[no-untyped-call]
+    return scoped
 
 
 def _parsed(parse: Parse[T], response: httpx.Response, call: str) -> T:
