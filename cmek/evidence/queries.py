@@ -1,0 +1,152 @@
+"""Where else the truth stands: ready queries for Cloud Audit Logs and Anthropic's activity feed.
+
+Our record says what we did; these two say what everybody did, and we can't write to them.
+
+Source: https://docs.cloud.google.com/kms/docs/audit-logging and
+https://platform.claude.com/docs/en/manage-claude/compliance-activity-feed
+"""
+
+from __future__ import annotations
+
+import shlex
+from datetime import datetime
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from pydantic import BaseModel, ConfigDict
+
+from cmek.anthropic_identity import SERVICE_ACCOUNT
+from cmek.names import KeyName
+
+THREATENING_METHODS: Final = (
+    "DestroyCryptoKeyVersion",
+    "UpdateCryptoKeyVersion",
+    "DeleteCryptoKeyVersion",
+    "DeleteCryptoKey",
+    "SetIamPolicy",
+)
+"""Destroying, disabling, deleting, and changes of who may use the key; they are always logged."""
+
+ACTIVITY_TYPES: Final = (
+    "org_external_key_created",
+    "org_external_key_updated",
+    "org_external_key_deleted",
+    "org_external_key_validated",
+    "platform_workspace_created",
+    "platform_workspace_updated",
+    "platform_workspace_archived",
+    "platform_workspace_inference_data_retention_enabled",
+    "platform_workspace_inference_data_retention_disabled",
+)
+"""An attach shows as `platform_workspace_updated` with `external_key_config_id` in its updates."""
+
+
+class Query(BaseModel):
+    """One question to an outside source."""
+
+    model_config = ConfigDict(frozen=True)
+
+    title: str
+    command: str
+    link: str | None = None
+    """Page that asks the same, where there is one."""
+    needs: str
+    """What must hold for an answer to mean anything."""
+
+
+def key_pattern(key: KeyName) -> str:
+    """A regular expression for a key and its versions in a log's `resourceName`.
+
+    Without the project: a log may name it by id or by number.
+    """
+    return (
+        f"/locations/{key.location}/keyRings/{key.key_ring}/cryptoKeys/{key.crypto_key}"
+        "(/cryptoKeyVersions/[0-9]+)?$"
+    )
+
+
+def threats_filter(key: KeyName) -> str:
+    """Log filter: what could make the key unusable; the generated Terraform alerts on the same."""
+    return "\n".join(
+        (
+            f'logName="projects/{key.project}/logs/cloudaudit.googleapis.com%2Factivity"',
+            'protoPayload.serviceName="cloudkms.googleapis.com"',
+            f'protoPayload.methodName=~"(^|[.])({"|".join(THREATENING_METHODS)})$"',
+            f'protoPayload.resourceName=~"{key_pattern(key)}"',
+        )
+    )
+
+
+def uses_filter(key: KeyName) -> str:
+    """Log filter: everything that Anthropic's service account did with the key."""
+    return "\n".join(
+        (
+            f'logName="projects/{key.project}/logs/cloudaudit.googleapis.com%2Fdata_access"',
+            'protoPayload.serviceName="cloudkms.googleapis.com"',
+            f'protoPayload.authenticationInfo.principalEmail="{SERVICE_ACCOUNT}"',
+            f'protoPayload.resourceName=~"{key_pattern(key)}"',
+        )
+    )
+
+
+def queries(
+    key: KeyName, workspace_id: str, external_key_id: str, since: datetime
+) -> tuple[Query, ...]:
+    """Ready queries about one onboarding.
+
+    Args:
+        key: The attached key.
+        workspace_id: Whose key it is.
+        external_key_id: Anthropic's record of the key.
+        since: Time of the first event to look for, with a time zone.
+    """
+    return (
+        _log_query(
+            "Destruction, disabling and IAM changes of the key",
+            key,
+            threats_filter(key),
+            since,
+            "roles/logging.viewer on the project; Admin Activity logs are always on.",
+        ),
+        _log_query(
+            "Uses of the key by Anthropic's service account",
+            key,
+            uses_filter(key),
+            since,
+            "roles/logging.privateLogViewer on the project, and Data Access audit logs "
+            "(ADMIN_READ, DATA_READ, DATA_WRITE) of Cloud KMS switched on at the time.",
+        ),
+        _activity_query(workspace_id, external_key_id, since),
+    )
+
+
+def _log_query(title: str, key: KeyName, log_filter: str, since: datetime, needs: str) -> Query:
+    limited = f'{log_filter}\ntimestamp>="{_zulu(since)}"'
+    one_line = " ".join(limited.splitlines())
+    return Query(
+        title=title,
+        command=f"gcloud logging read {shlex.quote(one_line)} --project={key.project} "
+        "--format=json",
+        link="https://console.cloud.google.com/logs/query;query="
+        f"{quote(limited, safe='')}?project={key.project}",
+        needs=needs,
+    )
+
+
+def _activity_query(workspace_id: str, external_key_id: str, since: datetime) -> Query:
+    asked = [("activity_types[]", one) for one in ACTIVITY_TYPES]
+    asked += [("created_at.gte", _zulu(since)), ("limit", "5000")]
+    url = f"https://api.anthropic.com/v1/compliance/activities?{urlencode(asked)}"
+    ours = f'.workspace_id == "{workspace_id}" or .external_key_id == "{external_key_id}"'
+    return Query(
+        title="Workspace and external key events at Anthropic",
+        command=f"curl -sS {shlex.quote(url)} "
+        '-H "x-api-key: $ANTHROPIC_ADMIN_KEY" -H "anthropic-version: 2023-06-01" '
+        f"| jq {shlex.quote(f'.data[] | select({ours})')}",
+        needs="The Compliance API enabled before the key in ANTHROPIC_ADMIN_KEY was made; nothing "
+        "is recorded while it is off. Newest first; while has_more, add after_id=<last_id>.",
+    )
+
+
+def _zulu(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

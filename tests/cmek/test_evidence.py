@@ -1,0 +1,165 @@
+"""The evidence chain: any change is found and named, and retries add nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmek.evidence.chain import Chain
+from cmek.evidence.entry import GENESIS, Event
+from cmek.evidence.redaction import REMOVED
+from cmek.evidence.verify import Broken, BrokenEvidenceError, loads, verify
+
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+BODIES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+EVENTS = st.builds(Event, kind=TEXT, subject=TEXT, body=BODIES)
+STEPS = st.lists(EVENTS, min_size=1, max_size=5, unique_by=lambda e: (e.kind, e.subject))
+
+
+def told(events: list[Event], run: str = "run-1") -> Chain:
+    """The chain of these events, one a minute."""
+    chain = Chain()
+    for minute, event in enumerate(events):
+        chain.append(event, run=run, at=NOON + timedelta(minutes=minute))
+    return chain
+
+
+def sample() -> bytes:
+    """A record of four entries."""
+    events = [
+        Event(kind="started", subject="wrkspc_01abcdef", body={"requested_by": "ada@example.com"}),
+        Event(kind="write", subject="CreateCryptoKey k", body={"before": None, "after": {"a": 1}}),
+        Event(kind="answer", subject="attach-1-1", body={"comment": "Zürich\nsagt ja"}),
+        Event(kind="attached", subject="wrkspc_01abcdef", body=[1, "two", None, True]),
+    ]
+    return told(events).dumps().encode()
+
+
+@given(STEPS)
+def test_a_record_reads_back_as_it_was_written(events: list[Event]) -> None:
+    """Writing and reading keep every entry, the order and the head."""
+    chain = told(events)
+    again = loads(chain.dumps())
+    assert again.entries == chain.entries
+    assert again.dumps() == chain.dumps()
+
+
+def test_every_flipped_byte_is_found_in_the_entry_that_holds_it() -> None:
+    """Each byte of a record, flipped in its lowest and its highest bit, breaks its own line."""
+    record = sample()
+    for place in range(len(record)):
+        line = record[:place].count(b"\n") + 1
+        for bit in (1, 128):
+            changed = bytearray(record)
+            changed[place] ^= bit
+            verdict = verify(bytes(changed))
+            assert isinstance(verdict, Broken), (place, bit)
+            assert verdict.line == line, (place, bit, verdict)
+
+
+@given(STEPS, st.data())
+def test_any_single_change_fails_verification(events: list[Event], data: st.DataObject) -> None:
+    """Replacing, inserting or removing any stretch of bytes is found."""
+    record = told(events).dumps().encode()
+    start = data.draw(st.integers(0, len(record)))
+    end = data.draw(st.integers(start, min(len(record), start + 40)))
+    changed = record[:start] + data.draw(st.binary(max_size=40)) + record[end:]
+    if changed != record:
+        assert isinstance(verify(changed), Broken)
+
+
+@given(STEPS, st.data())
+def test_any_change_of_whole_lines_fails_verification(
+    events: list[Event], data: st.DataObject
+) -> None:
+    """Entries that are left out, doubled or in another order are found; so is a lost end."""
+    lines = [f"{line}\n" for line in told(events).dumps().split("\n")[:-1]]
+    shuffled = data.draw(st.lists(st.sampled_from(lines), max_size=len(lines) + 2))
+    if shuffled != lines:
+        assert isinstance(verify("".join(shuffled)), Broken)
+
+
+@given(STEPS, st.lists(st.integers(0, 4), max_size=6))
+def test_any_order_of_retries_yields_one_chain(events: list[Event], crashes: list[int]) -> None:
+    """Runs that stop after any step and start again from the top leave the same events once.
+
+    Times and bodies of a retry may differ: the first telling stays.
+    """
+    chain, minute = Chain(), count()
+    first_told: list[str] = []
+    for steps in (*crashes, len(events)):
+        for event in events[:steps]:
+            retold = event.model_copy(update={"body": {"at": next(minute), "of": event.body}})
+            entry = chain.append(retold, run="run-1", at=NOON + timedelta(minutes=next(minute)))
+            if entry.number > len(first_told):
+                first_told.append(entry.hash)
+        chain = loads(chain.dumps())
+    assert [entry.hash for entry in chain.entries] == first_told
+    assert [(e.kind, e.subject) for e in chain.entries] == [(e.kind, e.subject) for e in events]
+
+
+def test_another_run_adds_its_own_events_to_the_same_chain() -> None:
+    """The same event of another run is another entry, chained to the first run's last one."""
+    event = Event(kind="started", subject="wrkspc_01abcdef", body=None)
+    chain = told([event], run="run-1")
+    first = chain.head
+    second = chain.append(event, run="run-2", at=NOON)
+    assert (second.number, second.previous) == (2, first)
+    assert chain.continues(told([event], run="run-1"))
+    assert not told([event], run="run-1").continues(chain)
+
+
+def test_a_forged_entry_with_a_right_hash_still_breaks_the_chain() -> None:
+    """Whoever changes an entry and its hash must change all later ones: the next one is named."""
+    chain = loads(sample())
+    forged = chain.entries[1].model_copy(update={"body": "nothing to see"})
+    forged = forged.model_copy(update={"hash": forged.computed_hash})
+    entries = (chain.entries[0], forged, *chain.entries[2:])
+    verdict = verify(Chain(entries).dumps())
+    assert isinstance(verdict, Broken)
+    assert verdict.where == "entry 3 (answer attach-1-1)"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "{}\n", "[]", "\ud800\n", "[" * 100_000 + "\n"])
+def test_what_is_no_record_is_refused_in_words(text: str) -> None:
+    """Any text gives a typed answer, never another exception."""
+    with pytest.raises(BrokenEvidenceError, match="seal"):
+        loads(text)
+
+
+def test_an_empty_chain_is_a_record_too() -> None:
+    """Nothing happened: sealed at the beginning."""
+    assert loads(Chain().dumps()).head == GENESIS
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "sk-ant-admin01-FAKE-NOT-A-REAL-KEY",
+        "ya29.FAKE-NOT-A-REAL-TOKEN",
+        "eyJGQUtFIjoxfQ.eyJGQUtFIjoxfQ.RkFLRQ",
+        "-----BEGIN PRIVATE KEY-----\nRkFLRQ==\n-----END PRIVATE KEY-----",
+        "-----BEGIN RSA PRIVATE KEY-----\nRkFLRQ==",
+    ],
+)
+def test_what_looks_like_a_credential_never_enters_the_record(secret: str) -> None:
+    """Wherever it stands in an event's body, also inside a comment or as a name."""
+    body = {"comment": f"I used {secret} for it", "deep": [{secret: secret}]}
+    record = told([Event(kind="answer", subject="a", body=body)]).dumps()
+    assert secret.splitlines()[0] not in record
+    assert record.count(REMOVED) == 3
+    assert "I used" in record

@@ -1,0 +1,72 @@
+"""Ready queries, marks and events."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from datetime import UTC, datetime
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmek.evidence.marks import EVIDENCE_TAG, in_use_label, with_evidence_tag
+from cmek.evidence.queries import ACTIVITY_TYPES, key_pattern, queries, threats_filter
+from cmek.names import KeyName
+
+KEY = KeyName("acme-kms-prod", "us-east5", "anthropic-cmek", "payments")
+SINCE = datetime(2026, 11, 24, 12, tzinfo=UTC)
+THREATS, USES, ACTIVITIES = queries(KEY, "wrkspc_01abcdef", "ekey_01abcdef", SINCE)
+
+
+def test_the_pattern_fits_the_key_and_its_versions_and_no_other_key() -> None:
+    """A key whose name begins alike is another key; project number and id are alike."""
+    pattern = re.compile(key_pattern(KEY))
+    assert pattern.search(str(KEY))
+    assert pattern.search(f"{KEY}/cryptoKeyVersions/12")
+    assert pattern.search(str(KEY).replace("acme-kms-prod", "123456789012"))
+    assert not pattern.search(f"{KEY}-2")
+    assert not pattern.search(f"{KEY}-2/cryptoKeyVersions/1")
+    assert not pattern.search(KEY.key_ring_name)
+
+
+def test_commands_survive_a_shell() -> None:
+    """Each log query is one argument, and holds the whole filter and the start time."""
+    for query in (THREATS, USES):
+        words = shlex.split(query.command)
+        assert words[:3] == ["gcloud", "logging", "read"]
+        assert words[4:] == ["--project=acme-kms-prod", "--format=json"]
+        assert 'timestamp>="2026-11-24T12:00:00Z"' in words[3]
+    assert shlex.split(THREATS.command)[3].startswith(threats_filter(KEY).replace("\n", " "))
+
+
+def test_links_ask_the_same_as_the_commands() -> None:
+    """The console page's query is the filter of the command."""
+    for query in (THREATS, USES):
+        assert query.link is not None
+        asked = unquote(query.link.split(";query=")[1].split("?")[0])
+        assert " ".join(asked.splitlines()) == shlex.split(query.command)[3]
+
+
+def test_the_activity_query_asks_for_workspace_and_external_key_events() -> None:
+    """The documented parameters; the credential is a variable of the shell, never a value."""
+    words = shlex.split(ACTIVITIES.command)
+    url = next(word for word in words if word.startswith("https://"))
+    asked = parse_qs(urlsplit(url).query)
+    assert asked["activity_types[]"] == list(ACTIVITY_TYPES)
+    assert asked["created_at.gte"] == ["2026-11-24T12:00:00Z"]
+    assert "x-api-key: $ANTHROPIC_ADMIN_KEY" in words
+
+
+@given(st.from_regex(r"wrkspc_[a-zA-Z0-9]{6,64}", fullmatch=True))
+def test_the_label_is_one_that_cloud_kms_accepts(workspace_id: str) -> None:
+    """Lower case, at most 63 characters, whatever the workspace's id."""
+    key, value = in_use_label(workspace_id)
+    assert re.fullmatch(r"cmek-workspace-[0-9a-f]{12}", key)
+    assert value == "attached"
+
+
+def test_the_tag_keeps_the_others_and_is_written_once() -> None:
+    """All tags go along in the update; a tag that stands there is never replaced."""
+    assert with_evidence_tag({"team": "payments"}, "ab") == {"team": "payments", EVIDENCE_TAG: "ab"}
+    assert with_evidence_tag({EVIDENCE_TAG: "ab"}, "cd") is None
