@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from sandbox import seed
 from sandbox.faults import Fault
 from sandbox.identities import Identity
 from sandbox.world import World
@@ -26,6 +27,12 @@ class _ClockMove(BaseModel):
     advance_seconds: float
 
 
+class _Reset(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    minimal: bool = False
+
+
 class IdentityChange(BaseModel):
     """What an identity may do; a new `name` needs a `member` and gets a bearer token."""
 
@@ -37,6 +44,12 @@ class IdentityChange(BaseModel):
     """Exactly these, `"all"`, or null for what the IAM policies grant; absent: as before."""
     deny: list[str] | None = None
     """Taken away however they were given; replaces the earlier list."""
+
+
+def reset(world: World, given: Given) -> Any:  # noqa: ANN401
+    """Make everything new again."""
+    seed.reset(world, minimal=_Reset.model_validate(given).minimal)
+    return {"workspaces": seed.workspace_states(world)}
 
 
 def read_log(world: World, given: Given) -> Any:  # noqa: ANN401
@@ -110,6 +123,7 @@ def change_identity(world: World, given: Given) -> Any:  # noqa: ANN401
 
 
 _ACTIONS: dict[str, dict[str, Action]] = {
+    "reset": {"POST": reset},
     "log": {"GET": read_log, "DELETE": clear_log},
     "faults": {"GET": read_faults, "POST": add_fault, "DELETE": clear_faults},
     "clock": {"POST": move_clock},

@@ -68,10 +68,12 @@ class Identities:
     published service account.
     """
 
-    def __init__(self, switches: Switches, project_id: str = PROJECT_ID) -> None:
+    def __init__(
+        self, switches: Switches, project_id: str = PROJECT_ID, key: SigningKey | None = None
+    ) -> None:
         self.switches = switches
         self.project_id = project_id
-        self.key = SigningKey()
+        self.key = key or SigningKey()
         self.by_name: dict[str, Identity] = {}
         self.tokens: dict[str, str] = {}
         self.administrator = self.add(
@@ -92,11 +94,12 @@ class Identities:
     ) -> Identity:
         """Make or replace an identity; with `token`, that bearer token names it."""
         exact = permissions if permissions is None or permissions == "all" else set(permissions)
+        known = self.by_name.get(name)
         identity = Identity(
             name,
             member,
             frozenset(exact) if isinstance(exact, set) else exact,
-            subject=f"1{len(self.by_name):020d}",
+            subject=known.subject if known else f"1{len(self.by_name):020d}",
         )
         self.by_name[name] = identity
         if token is not None:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import Final, Literal
 
 from google.cloud import kms_v1
@@ -32,6 +33,7 @@ from sandbox.admin_models import (
     Workspace,
 )
 from sandbox.admin_state import AdminState
+from sandbox.google_state import GoogleState
 from sandbox.identities import PROJECT_ID, Identities
 from sandbox.kms_state import KmsState
 from sandbox.world import World
@@ -55,9 +57,27 @@ def fixed_id(prefix: str, word: str) -> str:
     return f"{prefix}_01{word:1<22}"
 
 
-def seed(world: World, *, minimal: bool = False) -> None:
-    """Fill an empty world; `minimal` leaves out the archived and the attached workspaces."""
+def new_world(*, minimal: bool = False) -> World:
+    """A world that nothing has happened in; `minimal` has the default and two fresh workspaces."""
+    world = World()
     world.identities = Identities(world.switches)
+    _fill(world, minimal=minimal)
+    return world
+
+
+def reset(world: World, *, minimal: bool = False) -> None:
+    """Make the world new again, log, clock and switches included; credentials files stay valid."""
+    world.clock.offset = timedelta(0)
+    world.log.clear()
+    world.faults.clear()
+    for name, field in type(world.switches).model_fields.items():
+        setattr(world.switches, name, field.get_default(call_default_factory=True))
+    world.identities = Identities(world.switches, key=world.identities.key)
+    world.google = GoogleState()
+    _fill(world, minimal=minimal)
+
+
+def _fill(world: World, *, minimal: bool) -> None:
     world.kms = KmsState()
     world.admin = AdminState(
         organization=Organization(

@@ -120,11 +120,10 @@ def serve(
 
 
 def _world(state: Path | None, *, minimal: bool) -> World:
-    world = World()
     if state is not None and state.exists():
-        state_file.load(world, state)
+        world = state_file.load(state)
     else:
-        seed.seed(world, minimal=minimal)
+        world = seed.new_world(minimal=minimal)
     if state is not None:
         world.after_write = lambda: state_file.save(world, state)
         world.after_write()

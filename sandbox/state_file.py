@@ -10,22 +10,25 @@ from pathlib import Path
 from sandbox.admin_state import AdminState
 from sandbox.google_state import GoogleState
 from sandbox.identities import Identities
+from sandbox.identity_tokens import SigningKey
 from sandbox.kms_state import KmsState
 from sandbox.world import World
 
 
-def load(world: World, path: Path) -> None:
-    """Fill `world` from the file.
+def load(path: Path) -> World:
+    """The world in the file.
 
     Raises:
         ValueError: the file is not one that `save` wrote.
     """
     try:
         stored = json.loads(path.read_text())
+        world = World()
         world.clock.offset = timedelta(seconds=stored["clock_offset_seconds"])
         for name, value in stored["switches"].items():
             setattr(world.switches, name, value)
-        world.identities = Identities(world.switches)
+        key = SigningKey(stored["identities"]["private_key"])
+        world.identities = Identities(world.switches, key=key)
         world.identities.restore(stored["identities"])
         world.kms = KmsState.load(stored["kms"])
         world.admin = AdminState.model_validate(stored["admin"])
@@ -33,6 +36,7 @@ def load(world: World, path: Path) -> None:
     except (ValueError, KeyError, TypeError) as error:
         message = f"state file {path}: not a state of this sandbox ({error}); move it away"
         raise ValueError(message) from error
+    return world
 
 
 def save(world: World, path: Path) -> None:

@@ -132,7 +132,7 @@ def _other_profile(admin: Admin) -> None:
 
 
 def _some_activities(admin: Admin) -> None:
-    admin.ok("POST", f"external_keys/{admin.working_key('second')}/validate")
+    admin.ok("POST", f"external_keys/{admin.register(KEY_NAME)}/validate")
     admin.ok("POST", f"workspaces/{FRESH}", {"external_key_id": KEY})
     admin.ok("POST", "workspaces", {"name": "new"})
 

@@ -13,11 +13,18 @@ from tests.support.admin import KEY_RING, Admin, error_code, running_admin
 KEY_NAME = f"{KEY_RING}/cryptoKeys/claude-prod"
 
 
-@pytest.fixture
-def admin() -> Iterator[Admin]:
-    """A new sandbox with fresh workspaces only."""
-    with running_admin(minimal=True) as one:
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Admin]:
+    """One process for the file."""
+    with running_admin() as one:
         yield one
+
+
+@pytest.fixture
+def admin(sandbox: Admin) -> Admin:
+    """A new organization with fresh workspaces only."""
+    sandbox.control.reset(minimal=True)
+    return sandbox
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +169,7 @@ def test_the_workspace_policy_protects_its_keys(admin: Admin) -> None:
 
 
 @given(limit=st.integers(1, 100))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_pages_of_any_size_show_every_key_once_and_newest_first(shelf: Admin, limit: int) -> None:
     """Following `next_page` to its end visits each key exactly once, whatever the limit."""
     seen: list[str] = []

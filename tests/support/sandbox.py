@@ -27,6 +27,10 @@ class SandboxControl:
         """Let the connection go."""
         self._http.close()
 
+    def reset(self, *, minimal: bool = False) -> None:
+        """Make everything new again: state, clock, switches, faults, log."""
+        self._send("POST", "reset", {"minimal": minimal})
+
     def log(self, **facts: object) -> list[dict[str, Any]]:
         """Log entries whose fields equal `facts`, e.g. `log(service="admin", write=True)`."""
         entries: list[dict[str, Any]] = self._send("GET", "log")
@@ -63,6 +67,10 @@ class SandboxControl:
     def constraints(self, **changes: object) -> dict[str, Any]:
         """Set some of the organization's constraints and return all of them."""
         return self._send("PATCH", "constraints", changes)  # type: ignore[no-any-return]
+
+    def google(self, **changes: object) -> dict[str, Any]:
+        """Set some states of the other Google APIs (`sandbox.google_state`) and return all."""
+        return self._send("PATCH", "google", changes)  # type: ignore[no-any-return]
 
     def identity(self, name: str, **change: object) -> str:
         """Make or change an identity (`member`, `permissions`, `deny`); a bearer token for it."""
