@@ -9,7 +9,6 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
-from rich.markdown import Markdown
 
 from console import approvals, dialogue, outcome
 from console.approvals import Ask
@@ -19,12 +18,13 @@ from console.outcome import Calls
 from console.prefect_client import run_url
 from console.progress import Steps
 from console.runs import start_run
-from console.terminal import is_interactive, plain, printable
+from console.terminal import is_interactive, markdown, printable
 
 REQUESTER = "requester@example.com"
 APPROVER = "approver@example.com"
 _ONBOARD_SECONDS = 120.0
 _TRIES = 3
+ATTACHED_STATES = frozenset({"Attached", "Already attached"})
 
 
 class Rehearsal(BaseModel):
@@ -44,8 +44,8 @@ class Rehearsal(BaseModel):
 
     @property
     def is_attached(self) -> bool:
-        """Whether the run completed and the workspace has a key."""
-        return self.run_state == "Completed" and self.external_key_id is not None
+        """Whether the run ended with the key on the workspace."""
+        return self.run_state in ATTACHED_STATES and self.external_key_id is not None
 
 
 def rehearse(
@@ -66,7 +66,8 @@ def rehearse(
         "requested_by": REQUESTER,
     }
     run = start_run(client, request)
-    console.print(f"\nOnboarding [bold]{workspace_id}[/]: {run_url(client, run.id)}")
+    console.print(f"\nOnboarding [bold]{printable(workspace_id)}[/]")
+    console.print(run_url(client, run.id), soft_wrap=True)
     run, ask = _answer_all(client, run, console, seconds)
     calls = outcome.read_calls(stack.sandbox, after=before)
     attachment = asyncio.run(outcome.read_attachment(stack.sandbox, workspace_id))
@@ -124,7 +125,7 @@ def _print_end(client: SyncPrefectClient, run: FlowRun, calls: Calls, console: C
     report = outcome.read_report(client, run)
     if report is not None:
         console.rule("Report")
-        console.print(Markdown(plain(report)))
+        console.print(markdown(report))
     state = run.state
     console.rule(f"{state.name if state else '?'}")
     if state is not None and state.message:

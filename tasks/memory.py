@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from prefect.results import get_result_store
+from prefect.results import ResultStore, get_result_store
 from pydantic import BaseModel
 
 from tasks.this_run import run_id
@@ -18,16 +18,21 @@ M = TypeVar("M", bound=BaseModel)
 
 async def remember(name: str, value: BaseModel) -> None:
     """Keep `value` under this run and `name`."""
-    await get_result_store().awrite(value.model_dump_json(), key=_key(name))
+    await _store().awrite(value.model_dump_json(), key=_key(name))
 
 
 async def recall(name: str, kind: type[M]) -> M | None:
     """What was kept under `name`, or None when nothing was, or when the storage lost it."""
-    store = get_result_store()
+    store = _store()
     if not await store.aexists(_key(name)):
         return None
     record = await store.aread(_key(name))
     return kind.model_validate_json(record.result)
+
+
+def _store() -> ResultStore:
+    # A flow's own store keeps a result's metadata nowhere, so it could not find it again.
+    return get_result_store().model_copy(update={"metadata_storage": None})
 
 
 def _key(name: str) -> str:
