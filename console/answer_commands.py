@@ -14,8 +14,8 @@ from console.approvals import ApprovalError, Ask
 from console.dialogue import Decision, Given
 from console.prefect_client import connected, run_url
 from console.progress import Steps
-from console.runs import find_run, suspended_runs
-from console.terminal import printable, since, until
+from console.runs import ATTACHED_STATES, find_run, suspended_runs
+from console.terminal import new_console, printable, since, until
 
 _FOLLOW_SECONDS = 300.0
 
@@ -32,7 +32,7 @@ Comment = Annotated[str | None, typer.Option(help="Why; asked for if missing.")]
 
 def pending_command() -> None:
     """List the runs that wait for an approval."""
-    console = Console()
+    console = new_console()
     table = Table()
     for column in ("run", "id", "workspace", "plan", "waits since", "expires in"):
         table.add_column(column, overflow="fold")
@@ -77,7 +77,7 @@ def reject_command(
 
 
 def _answer(name_or_id: str, decision: Decision, given: Given) -> None:
-    console = Console()
+    console = new_console()
     with connected() as client:
         ask = approvals.read_ask(client, find_run(client, name_or_id).id)
         console.print(run_url(client, ask.run.id), soft_wrap=True)
@@ -96,5 +96,5 @@ def _follow(client: SyncPrefectClient, ask: Ask, decision: Decision, console: Co
     if state.is_paused():
         console.print("It asks again, for what has changed: read the new plan, then answer that.")
         raise typer.Exit(1)
-    if decision == "approve" and state.name != "Completed":
+    if decision == "approve" and state.name not in ATTACHED_STATES:
         raise typer.Exit(1)

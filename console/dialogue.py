@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.prompt import Confirm, Prompt
 
 from console.approvals import ApprovalError, Ask
-from console.terminal import is_interactive, plain, printable, until
+from console.terminal import is_interactive, markdown, printable, until
 
 Decision = Literal["approve", "reject"]
 
@@ -31,7 +30,7 @@ class Given:
 def show(ask: Ask, console: Console) -> None:
     """Print the plan as the run describes it, and until when an answer counts."""
     console.rule("Plan")
-    console.print(Markdown(plain(ask.description)))
+    console.print(markdown(ask.description))
     console.rule(f"an answer counts for {until(ask.expires_at)}")
 
 

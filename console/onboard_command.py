@@ -6,12 +6,11 @@ from typing import Annotated, Any, Final
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from cmek.request import OnboardingRequest
 from console.prefect_client import connected, run_url
 from console.runs import RunError, is_run_of, start_run
-from console.terminal import printable
+from console.terminal import new_console, printable
 
 FIELDS_HELP: Final = "Fields for --set: " + ", ".join(
     name
@@ -37,7 +36,7 @@ def onboard_command(
 
     The server is Prefect's: PREFECT_API_URL, or the active profile.
     """
-    console = Console()
+    console = new_console()
     given = parse_settings(setting or []) | {
         "workspace_id": workspace_id,
         "project_id": project_id,

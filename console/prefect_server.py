@@ -108,7 +108,7 @@ def start_deploy(home: Path, environment: Mapping[str, str], prefect_file: Path)
     """Start `prefect deploy --all` on a prefect.yaml."""
     command = ("-m", "prefect", "deploy", "--all", "--prefect-file", str(prefect_file))
     return start(
-        "prefect deploy",
+        "deployments",
         [sys.executable, *command],
         environment=environment,
         directory=home,

@@ -63,7 +63,9 @@ class Steps:
         mark = "[green]✓[/]" if state.is_completed() else "[red]✗[/]"
         seconds = task.total_run_time.total_seconds()
         tries = f", {task.run_count} tries" if task.run_count > 1 else ""
-        self._console.print(f"  {mark} {_title(task)} [dim]{seconds:.1f} s{tries}[/]")
+        self._console.print(
+            f"  {mark} {_title(task)} [dim]{seconds:.1f} s{tries}[/]", soft_wrap=True
+        )
         if not state.is_completed() and state.message:
             self._console.print(f"    {printable(state.message)}")
 

@@ -17,14 +17,13 @@ from console.local_stack import LocalStack
 from console.outcome import Calls
 from console.prefect_client import run_url
 from console.progress import Steps
-from console.runs import start_run
+from console.runs import ATTACHED_STATES, start_run
 from console.terminal import is_interactive, markdown, printable
 
 REQUESTER = "requester@example.com"
 APPROVER = "approver@example.com"
 _ONBOARD_SECONDS = 120.0
 _TRIES = 3
-ATTACHED_STATES = frozenset({"Attached", "Already attached"})
 
 
 class Rehearsal(BaseModel):

@@ -12,7 +12,7 @@ from rich.console import Console
 from console.local_stack import LocalStack, local_stack
 from console.prefect_client import local_client
 from console.rehearsal import Rehearsal, rehearse
-from console.terminal import printable
+from console.terminal import new_console, printable
 
 
 def rehearse_command(
@@ -30,7 +30,7 @@ def rehearse_command(
 
     Nothing leaves this machine. The exit code is 0 only when the workspace has its key.
     """
-    console = Console(stderr=as_json)
+    console = new_console(stderr=as_json)
     started = time.monotonic()
     console.print("Starting a private Prefect server, a worker and the sandbox …")
     with local_stack() as stack, local_client(stack.api_url) as client:

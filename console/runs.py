@@ -18,6 +18,8 @@ from prefect.client.schemas.sorting import TaskRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 DEPLOYMENT: Final = "onboard-workspace/onboard"
+ATTACHED_STATES: Final = frozenset({"Attached", "Already attached"})
+"""The names of the states in which the workspace has its key."""
 _POLL_SECONDS = 0.3
 _PAGE = 200
 

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import Markdown, MarkdownElement, TableElement
 from rich.markup import escape
+from rich.table import Table
+
+_FILE_WIDTH = 120
+
+
+def new_console(*, stderr: bool = False) -> Console:
+    """A console of the terminal's width, or of a fixed one when it is written to a file."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=_FILE_WIDTH)
 
 
 def plain(text: object) -> str:
@@ -19,6 +30,27 @@ def plain(text: object) -> str:
 def printable(text: object) -> str:
     """Outside text for rich: plain, and not read as markup."""
     return escape(plain(text))
+
+
+def markdown(text: str) -> Markdown:
+    """A plan or a report; nothing in its tables is cut off, since an approver reads them."""
+    return _FoldingMarkdown(plain(text))
+
+
+class _FoldingTable(TableElement):
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for table in super().__rich_console__(console, options):
+            if isinstance(table, Table):
+                for column in table.columns:
+                    column.overflow = "fold"
+            yield table
+
+
+class _FoldingMarkdown(Markdown):
+    elements: ClassVar[dict[str, type[MarkdownElement]]] = {
+        **Markdown.elements,
+        "table_open": _FoldingTable,
+    }
 
 
 def is_interactive(console: Console) -> bool:

@@ -9,14 +9,14 @@ from rich.table import Table
 
 from console.local_stack import LocalStack, local_stack
 from console.runs import DEPLOYMENT
-from console.terminal import printable
+from console.terminal import new_console, printable
 
 _WATCH_SECONDS = 0.5
 
 
 def up_command() -> None:
     """Run a private Prefect server, a worker and the sandbox until Ctrl-C."""
-    console = Console()
+    console = new_console()
     console.print("Starting a private Prefect server, a worker and the sandbox …")
     with local_stack() as stack:
         _print_guide(stack, console)
