@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import quote
 
 from cmek.admin_credentials import Credential
+from cmek.admin_errors import AdminResponseError, Failure
 from cmek.admin_models import (
     ExternalKey,
     ExternalKeyPage,
@@ -27,6 +28,9 @@ SLOW_TIMEOUT_SECONDS: Final = 75.0
 
 _EXTERNAL_KEYS: Final = "/v1/organizations/external_keys"
 _WORKSPACES: Final = "/v1/organizations/workspaces"
+
+
+Query = dict[str, str | int | list[str]]
 
 
 class AdminApi:
@@ -90,14 +94,14 @@ class ExternalKeys:
 
     async def list(self) -> AsyncIterator[ExternalKey]:
         """All external keys, newest first."""
-        query: dict[str, str | int] = {"limit": 100}
+        query: Query = {"limit": 100}
         while True:
             page = await self._transport.get(ExternalKeyPage, _EXTERNAL_KEYS, query)
             for key in page.data:
                 yield key.model_copy(update={"request_id": page.request_id})
             if page.next_page is None:
                 return
-            query["page"] = page.next_page
+            _turn(query, "page", page.next_page)
 
     async def retrieve(self, external_key_id: str) -> ExternalKey:
         """One external key."""
@@ -132,7 +136,7 @@ class Workspaces:
         include_default: bool = False,
     ) -> AsyncIterator[Workspace]:
         """All workspaces, or those of `ids` (at most 100) that the two switches let through."""
-        query: dict[str, str | int | list[str]] = {"limit": 1000}
+        query: Query = {"limit": 1000}
         query |= {"include_archived": "true"} if include_archived else {}
         query |= {"include_default": "true"} if include_default else {}
         query |= {"ids[]": list(ids)} if ids else {}
@@ -142,7 +146,7 @@ class Workspaces:
                 yield workspace.model_copy(update={"request_id": page.request_id})
             if not page.has_more or page.last_id is None:
                 return
-            query["after_id"] = page.last_id
+            _turn(query, "after_id", page.last_id)
 
     async def retrieve(self, workspace_id: str) -> Workspace:
         """One workspace; the default one too, by its id."""
@@ -174,6 +178,14 @@ class Workspaces:
             return await self._transport.post(Workspace, path, IDEMPOTENT, body)
         body["external_key_id"] = external_key_id
         return await self._transport.post_slow(Workspace, path, ONCE, body)
+
+
+def _turn(query: Query, name: str, cursor: str) -> None:
+    """To the next page; a service that stands still would otherwise be read for ever."""
+    if query.get(name) == cursor:
+        message = f"the list does not end: its next page is the same one again ({name}={cursor})"
+        raise AdminResponseError(Failure("GET", "list", message))
+    query[name] = cursor
 
 
 def _path(collection: str, resource_id: str) -> str:

@@ -126,6 +126,14 @@ class GoogleIdentityError(AdminApiError):
 class AdminResponseError(AdminApiError):
     """An answer, but not one that the Admin API gives: not JSON, cut short, another shape."""
 
+    @property
+    def advice(self) -> str:
+        """Who may have answered instead."""
+        return (
+            "Something else may have answered: check the base URL, proxies and TLS inspection "
+            "between here and Anthropic."
+        )
+
 
 class AdminStatusError(AdminApiError):
     """The documented error body with a status that has no class of its own."""

@@ -54,8 +54,10 @@ class Policy:
     def _transient(self, error: AdminApiError) -> bool:
         if error.failure.should_retry is not None:
             return error.failure.should_retry
-        if isinstance(error, AdminConnectionError | AdminResponseError | RateLimited | ServerError):
+        if isinstance(error, AdminConnectionError | RateLimited | ServerError):
             return True
+        if isinstance(error, AdminResponseError):
+            return (error.status or 0) < 300  # cut short; a foreign refusal stays what it is
         return error.status == 408 or (error.status == 409 and not self.effect)
 
 

@@ -7,13 +7,16 @@ validation, a concurrent policy change) are not transport errors and are not rep
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import stamina
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
+_log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 ATTEMPTS: Final = 4
@@ -59,3 +62,15 @@ async def retrying(
         with attempt:
             return await send()
     raise AssertionError("stamina ends with an answer or an error")
+
+
+def _tell(details: RetryDetails) -> None:
+    _log.warning(
+        "attempt %d failed, next in %.1f s: %s",
+        details.retry_num,
+        details.wait_for,
+        details.caused_by,
+    )
+
+
+set_on_retry_hooks([_tell])  # instead of stamina's own line, which says nothing of the cause

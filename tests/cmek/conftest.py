@@ -1,0 +1,47 @@
+"""A sandbox for each test file, and retries that do not wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import stamina
+
+from tests.support.clients import Rig
+from tests.support.sandbox import running
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The clients run on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def no_waiting() -> Iterator[None]:
+    """Retries keep their number and lose their waits."""
+    with stamina.set_testing(True, attempts=6, cap=True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def shared_rig() -> Iterator[Rig]:
+    """One sandbox for a file."""
+    with running(minimal=True) as (sandbox, control):
+        yield Rig(sandbox, control)
+
+
+@pytest.fixture
+def rig(shared_rig: Rig) -> Iterator[Rig]:
+    """The file's sandbox with an empty log, no faults and the switches as at the start."""
+    before = shared_rig.control.switches()
+    shared_rig.control.clear_log()
+    yield shared_rig
+    shared_rig.control.clear_faults()
+    shared_rig.control.switches(**before)
+    shared_rig.control.constraints(
+        allowed_policy_member_domains=None,
+        allowed_protection_levels=None,
+        resource_locations=None,
+        perimeter_blocks="nobody",
+    )

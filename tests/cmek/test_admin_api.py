@@ -1,0 +1,175 @@
+"""The Admin API client against the sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from cmek.admin_api import AdminApi
+from cmek.admin_credentials import AdminKey
+from cmek.admin_errors import BadRequest, NotFound
+from cmek.admin_models import ExternalKey, Workspace
+from cmek.endpoints import EndpointError
+from sandbox.admin_state import AdminState
+from tests.support.clients import Rig
+
+pytestmark = pytest.mark.anyio
+
+
+@contextmanager
+def multiplied(admin: AdminState, stored: dict[str, Any], number: int) -> Iterator[set[str]]:
+    """Copies of the newest record, for as long as the block lasts; their ids."""
+    model = list(stored.values())[-1]
+    copies = {
+        (name := f"{model.id[:-4]}{count:04}"): model.model_copy(
+            update={"id": name, "sequence": admin.next_sequence()}
+        )
+        for count in range(number)
+    }
+    stored |= copies
+    try:
+        yield set(copies)
+    finally:
+        for name in copies:
+            del stored[name]
+
+
+async def test_me_names_the_organization_of_the_credential(rig: Rig) -> None:
+    """The UUID is the one that the organization label needs; the request id comes along."""
+    async with rig.admin() as api:
+        me = await api.organization.me()
+    assert str(me.id) == rig.sandbox.organization_id
+    assert me.request_id
+    assert me.request_id.startswith("req_")
+
+
+@pytest.mark.parametrize("style", ["x-api-key", "bearer"])
+async def test_both_header_styles_are_accepted(rig: Rig, style: str) -> None:
+    """The admin key goes into the header that the style names."""
+    key = AdminKey(SecretStr(rig.sandbox.admin_key), header_style=style)  # type: ignore[arg-type]
+    async with rig.admin(key) as api:
+        assert (await api.organization.me()).name == "Acme"
+
+
+async def test_an_external_key_goes_through_its_life(rig: Rig) -> None:
+    """Create, retrieve, update and list agree on one record; unknown fields are kept."""
+    name = rig.key_name()
+    async with rig.admin() as api:
+        made = await api.external_keys.create(name, "for a test")
+        assert made.gcp_key_name == name
+        assert not made.is_attached
+        assert made.model_extra is not None
+        assert "user_profile_id" in made.model_extra
+        assert await api.external_keys.retrieve(made.id) == made
+        renamed = await api.external_keys.update(made.id, display_name="another name")
+        assert renamed.display_name == "another name"
+        assert renamed in [key async for key in api.external_keys.list()]
+    assert rig.calls(write=True) == ["external_keys.create", "external_keys.update"]
+
+
+async def test_every_page_of_external_keys_is_read(rig: Rig) -> None:
+    """More keys than a page holds: all of them come, each once, in two requests."""
+    async with rig.admin() as api:
+        await api.external_keys.create(rig.key_name())
+        admin = rig.sandbox.world.admin
+        with multiplied(admin, admin.external_keys, 101) as extra:
+            rig.control.clear_log()
+            listed = [key.id async for key in api.external_keys.list()]
+    assert extra < set(listed)
+    assert len(listed) == len(set(listed))
+    assert rig.calls() == ["external_keys.list", "external_keys.list"]
+
+
+async def test_every_page_of_workspaces_is_read(rig: Rig) -> None:
+    """More workspaces than a page holds: all of them come, each once, in two requests."""
+    admin = rig.sandbox.world.admin
+    with multiplied(admin, admin.workspaces, 1001) as extra:
+        async with rig.admin() as api:
+            listed = [workspace.id async for workspace in api.workspaces.list()]
+    assert extra <= set(listed)
+    assert len(listed) == len(set(listed))
+    assert rig.calls() == ["workspaces.list", "workspaces.list"]
+
+
+async def test_only_a_list_with_the_switch_shows_the_default_workspace(rig: Rig) -> None:
+    """A list by id that leaves a workspace out is how the default one is recognised."""
+    stored = rig.sandbox.world.admin.workspaces.values()
+    default = next(one.id for one in stored if one.is_default)
+    fresh = rig.fresh_workspace()
+    async with rig.admin() as api:
+        without = [one.id async for one in api.workspaces.list(ids=[default, fresh])]
+        both = [one.id async for one in api.workspaces.list(include_default=True)]
+    assert without == [fresh]
+    assert default in both
+
+
+async def test_a_key_is_attached_by_an_update_and_read_back(rig: Rig) -> None:
+    """Attach sets the workspace's key and the external key's attachment."""
+    rig.control.switches(attach_validates=False)
+    workspace = rig.fresh_workspace()
+    async with rig.admin() as api:
+        key = await api.external_keys.create(rig.key_name())
+        attached = await api.workspaces.update(workspace, external_key_id=key.id)
+        assert attached.external_key_id == key.id
+        assert (await api.external_keys.retrieve(key.id)).is_attached
+        assert (await api.workspaces.retrieve(workspace)) == attached
+        other = await api.external_keys.create(rig.key_name())
+        with pytest.raises(BadRequest):
+            await api.workspaces.update(workspace, external_key_id=other.id)
+
+
+async def test_a_workspace_can_be_made_with_its_key(rig: Rig) -> None:
+    """External key and tags are in the create call; null takes a tag away later."""
+    rig.control.switches(attach_validates=False)
+    async with rig.admin() as api:
+        key = await api.external_keys.create(rig.key_name())
+        made = await api.workspaces.create("new-team", key.id, {"owner": "security", "a": "b"})
+        assert (made.external_key_id, made.tags) == (key.id, {"owner": "security", "a": "b"})
+        changed = await api.workspaces.update(made.id, tags={"a": None})
+        assert changed.tags == {"owner": "security"}
+        assert changed.external_key_id == key.id
+
+
+async def test_a_failed_validation_is_an_answer(rig: Rig) -> None:
+    """A key that Anthropic cannot use gives `failure` and a text, not an exception."""
+    async with rig.admin() as api:
+        key = await api.external_keys.create(rig.key_name())
+        validation = await api.external_keys.validate(key.id)
+    assert not validation.succeeded
+    assert validation.error
+
+
+async def test_an_id_cannot_reach_another_path(rig: Rig) -> None:
+    """Characters that mean something in a URL are sent as part of the id."""
+    async with rig.admin() as api:
+        with pytest.raises(NotFound):
+            await api.workspaces.retrieve("../external_keys?limit=1")
+
+
+async def test_a_plain_text_base_url_is_refused_beyond_loopback() -> None:
+    """The client does not come into being."""
+    with pytest.raises(EndpointError, match="plain text"):
+        AdminApi("http://api.example.com", AdminKey(SecretStr("sk-ant-admin01-FAKE")))
+
+
+async def test_what_could_hide_an_attached_key_is_required() -> None:
+    """A workspace without `external_key_id` is not read as one without a key."""
+    with pytest.raises(ValueError, match="external_key_id"):
+        Workspace.model_validate({"id": "wrkspc_01", "name": "x", "archived_at": None})
+
+
+async def test_keys_elsewhere_are_listed_without_a_cloud_kms_name() -> None:
+    """Other providers, and those that do not exist yet, are no obstacle."""
+    for kind in ("aws", "azure", "moon"):
+        key = ExternalKey.model_validate(
+            {
+                "id": "ekey_01",
+                "attachment": {"type": "unattached"},
+                "provider_config": {"type": kind, "key_name": "x"},
+            }
+        )
+        assert key.gcp_key_name is None
