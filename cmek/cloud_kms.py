@@ -9,7 +9,7 @@ Source: guide steps 1 to 4; https://docs.cloud.google.com/kms/docs/reference/rpc
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Final, TypeVar
 
 import grpc
@@ -94,6 +94,19 @@ class CloudKms:
         request = kms_v1.GetCryptoKeyRequest(name=name)
         found = await self._find("GetCryptoKey", name, self._client.get_crypto_key, request)
         return CryptoKey.of(found) if found else None
+
+    async def list_crypto_keys(self, key_ring: str) -> AsyncIterator[CryptoKey]:
+        """All keys of a ring, each with its primary; one read for up to 1000 of them."""
+        request = kms_v1.ListCryptoKeysRequest(parent=key_ring, page_size=1000)
+        while True:
+            page = await self._call(
+                "ListCryptoKeys", key_ring, self._client.list_crypto_keys, request
+            )
+            for key in page.crypto_keys:
+                yield CryptoKey.of(key)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     async def create_crypto_key(self, name: str, spec: KeySpec) -> tuple[CryptoKey, bool]:
         """Make a key (guide step 2), or read the one that exists; whether it was made.

@@ -1,0 +1,100 @@
+"""A key's page: what people read, with the record for machines at its end. Pure Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from pydantic import ValidationError
+
+from cmek.health.model import KeyRecord, Reason, Verdict
+from cmek.markdown import code, escape, table
+
+SIGNS: Final = {
+    Verdict.HEALTHY: "🟢 healthy",
+    Verdict.AT_RISK: "🟠 at risk",
+    Verdict.BROKEN: "🔴 broken",
+    Verdict.UNKNOWN: "❔ unknown",
+}
+_RECORD: Final = "```json\n"
+_END: Final = "\n```"
+
+
+def key_page(record: KeyRecord) -> str:
+    """The page of one look."""
+    users = escape(", ".join(record.workspaces) or "no workspace")
+    about = (
+        f"Key {code(record.key_name)}, external key {code(record.external_key_id)}, used by "
+        f"{users}. Looked at {_when(record.checked_at)}, {record.depth}."
+    )
+    parts = [
+        f"## {SIGNS[record.verdict]} since {_when(record.since)}",
+        about,
+        *_reasons(record),
+        *_unreachable(record),
+        "### Record",
+        _RECORD + record.model_dump_json().replace("`", "\\u0060") + _END,
+    ]
+    return "\n\n".join(parts)
+
+
+def read_page(page: str) -> KeyRecord | None:
+    """The record at the end of a page; None when it is not one of ours, or of an older make."""
+    _, found, rest = page.rpartition(_RECORD)
+    try:
+        return KeyRecord.model_validate_json(rest.removesuffix(_END)) if found else None
+    except ValidationError:
+        return None
+
+
+def shown_time(left: timedelta) -> str:
+    """Days and hours, or hours and minutes."""
+    minutes = int(left.total_seconds()) // 60
+    days, hours = divmod(minutes // 60, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes % 60} min"
+
+
+def _reasons(record: KeyRecord) -> Iterator[str]:
+    if not record.reasons:
+        yield "Nothing is wrong with it."
+        return
+    head = ("severity", "rule", "what", "since", "time left", "means")
+    yield table(head, (_row(reason, record.checked_at) for reason in record.reasons))
+    for reason in record.reasons:
+        if reason.commands:
+            subject = f" {escape(reason.subject)}" if reason.subject else ""
+            yield f"### What to do: {reason.rule}{subject}"
+            yield "```sh\n" + "\n".join(map(_one_line, reason.commands)) + "\n```"
+
+
+def _row(reason: Reason, now: datetime) -> tuple[str, ...]:
+    left = reason.time_left(now)
+    benchmark = f" ({reason.benchmark})" if reason.benchmark else ""
+    who = f" Who can tell: {reason.who_can_tell}." if reason.who_can_tell else ""
+    seen = f" Seen {_when(reason.seen_at)}, not looked at again since." if reason.seen_at else ""
+    return (
+        reason.severity,
+        escape(reason.rule + benchmark),
+        escape(f"{reason.says}.{who}{seen}"),
+        _when(reason.since) if reason.since else "",
+        shown_time(left) if left is not None else "",
+        SIGNS[reason.means] if reason.means is not Verdict.HEALTHY else "a remark",
+    )
+
+
+def _unreachable(record: KeyRecord) -> Iterator[str]:
+    beyond_reach = record.unreachable
+    if beyond_reach is None:
+        return
+    following = beyond_reach.next_look
+    then = f"the next look is at {_when(following)}" if following else "the day is over"
+    yield f"Unreachable since {_when(beyond_reach.since)}, {beyond_reach.looks} looks ago; {then}."
+
+
+def _when(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M %Z}"
+
+
+def _one_line(command: str) -> str:
+    return " ".join(command.split()).replace("`", "'")

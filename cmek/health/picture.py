@@ -1,0 +1,129 @@
+"""Verdicts over time as a picture: days from left to right, keys that had trouble below. Pure.
+
+A person should see in five seconds how many keys are in trouble, which, and since when; so keys
+that were healthy all along are one line of text.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Final
+
+import svg
+
+from cmek.health.fleet import DAYS, MARKS, NOT_LOOKED, FleetRow, counts
+from cmek.health.model import Verdict
+
+COLOURS: Final = {
+    Verdict.HEALTHY: "#2e9d5b",
+    Verdict.AT_RISK: "#f0a020",
+    Verdict.UNKNOWN: "#8a8f98",
+    Verdict.BROKEN: "#d42a2a",
+}
+WORDS: Final = {
+    Verdict.BROKEN: "broken",
+    Verdict.UNKNOWN: "unknown",
+    Verdict.AT_RISK: "at risk",
+    Verdict.HEALTHY: "healthy",
+}
+_BY_MARK: Final = {mark: COLOURS[verdict] for verdict, mark in MARKS.items()}
+_EMPTY: Final = "#e8eaed"
+SHOWN_KEYS: Final = 24
+_CELL, _ROW, _LEFT, _TOP, _BARS = 18, 22, 300, 64, 90
+_WIDTH: Final = _LEFT + DAYS * _CELL + 24
+
+
+def picture(rows: Sequence[FleetRow], today: date) -> str:
+    """The picture as SVG text, for rows that are ordered worst first."""
+    troubled = [row for row in rows if _had_trouble(row, today)]
+    shown = troubled[:SHOWN_KEYS]
+    top = _TOP + _BARS + 24
+    height = top + len(shown) * _ROW + 64
+    elements: list[svg.Element] = [
+        svg.Style(text="text { font-family: sans-serif }"),
+        svg.Rect(width=_WIDTH, height=height, fill="#ffffff"),
+        *_headline(rows),
+        *_bars(rows, today),
+        *(part for at, row in enumerate(shown) for part in _key(row, today, top + at * _ROW)),
+        *_days(today, top + len(shown) * _ROW + 14),
+        _text(12, height - 14, _rest(rows, troubled, shown), size=13, fill="#5f6368"),
+    ]
+    return str(svg.SVG(width=_WIDTH, height=height, elements=elements))
+
+
+def image_url(picture_text: str) -> str:
+    """The picture inside its own address, so that nothing has to serve it."""
+    return "data:image/svg+xml;base64," + b64encode(picture_text.encode()).decode()
+
+
+def _headline(rows: Sequence[FleetRow]) -> list[svg.Element]:
+    found = counts(rows)
+    parts: list[svg.Element] = []
+    x = 12
+    for verdict in sorted(Verdict, key=lambda one: -one.rank):
+        label = f"{found[verdict]} {WORDS[verdict]}"
+        grey = "#b4b8bd" if not found[verdict] else "#202124"
+        parts.append(svg.Rect(x=x, y=18, width=18, height=18, fill=COLOURS[verdict], rx=3))
+        parts.append(_text(x + 26, 34, label, size=20, fill=grey))
+        x += 60 + 12 * len(label)
+    return parts
+
+
+def _bars(rows: Sequence[FleetRow], today: date) -> list[svg.Element]:
+    """For each day one bar of all keys, the worst on top."""
+    parts: list[svg.Element] = [_text(12, _TOP + 16, "all keys, by day", size=13, fill="#5f6368")]
+    columns = list(zip(*(row.marks_until(today) for row in rows), strict=True)) or []
+    for day, marks in enumerate(columns):
+        y = float(_TOP)
+        for mark in [*(MARKS[v] for v in sorted(Verdict, key=lambda v: -v.rank)), NOT_LOOKED]:
+            size = marks.count(mark) / len(marks) * _BARS
+            # one key in a thousand must still be seen
+            size = max(size, 3.0) if size and mark not in (NOT_LOOKED, "·") else size
+            size = min(size, _TOP + _BARS - y)
+            if size > 0:
+                fill = _BY_MARK.get(mark, _EMPTY)
+                x = _LEFT + day * _CELL
+                parts.append(svg.Rect(x=x, y=y, width=_CELL - 2, height=size, fill=fill))
+                y += size
+    return parts
+
+
+def _key(row: FleetRow, today: date, y: int) -> list[svg.Element]:
+    name = row.workspaces or row.key_name.rpartition("/")[2]
+    label = name if len(name) <= 38 else name[:37] + "…"
+    parts: list[svg.Element] = [_text(12, y + 14, label, size=13, fill="#202124")]
+    for day, mark in enumerate(row.marks_until(today)):
+        x, fill = _LEFT + day * _CELL, _BY_MARK.get(mark, _EMPTY)
+        parts.append(svg.Rect(x=x, y=y, width=_CELL - 2, height=_ROW - 4, fill=fill, rx=2))
+    return parts
+
+
+def _days(today: date, y: int) -> list[svg.Element]:
+    """A date under each seventh day, today's last."""
+    return [
+        _text(
+            _LEFT + day * _CELL,
+            y,
+            "today" if day == DAYS - 1 else f"{today - timedelta(days=DAYS - 1 - day):%d %b}",
+            size=12,
+            fill="#5f6368",
+        )
+        for day in range((DAYS - 1) % 7, DAYS, 7)
+    ]
+
+
+def _rest(rows: Sequence[FleetRow], troubled: Sequence[FleetRow], shown: Sequence[FleetRow]) -> str:
+    fine = len(rows) - len(troubled)
+    hidden = len(troubled) - len(shown)
+    text = f"{fine} of {len(rows)} keys had no trouble in these {DAYS} days"
+    return f"{text}; {hidden} more with trouble are in the table" if hidden else text
+
+
+def _had_trouble(row: FleetRow, today: date) -> bool:
+    return bool(set(row.marks_until(today)) - {MARKS[Verdict.HEALTHY], NOT_LOOKED})
+
+
+def _text(x: float, y: float, text: str, *, size: int, fill: str) -> svg.Text:
+    return svg.Text(x=x, y=y, text=svg.escape(text), font_size=size, fill=fill)
