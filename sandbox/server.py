@@ -82,8 +82,10 @@ def running_sandbox(
     listener = listen(host, http_port)
     http = f"http://{host}:{listener.getsockname()[1]}"
     with tempfile.TemporaryDirectory(prefix="cmek-sandbox-") as scratch:
-        home = scratch if state is None else str(state.resolve().parent)
-        credentials = Path(home) / "google-credentials.json"
+        name = "google-credentials.json"
+        credentials = (
+            Path(scratch) / name if state is None else state.with_name(f"{state.name}-{name}")
+        )
         world.identities.service_account_file(credentials, f"{http}/token")
         with serving(http_app(world), listener), _grpc(world, grpc_port) as grpc:
             yield Sandbox(

@@ -1,0 +1,108 @@
+"""The fault script over HTTP: each kind, before and after the effect."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.support.admin import Admin, running_admin
+
+CREATE = "workspaces.create"
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Admin]:
+    """One process for the file."""
+    with running_admin(minimal=True) as one:
+        yield one
+
+
+@pytest.fixture
+def admin(sandbox: Admin) -> Admin:
+    """A new organization and an empty script."""
+    sandbox.control.reset(minimal=True)
+    return sandbox
+
+
+def _names(admin: Admin) -> list[str]:
+    return [one["name"] for one in admin.ok("GET", "workspaces")["data"]]
+
+
+@pytest.mark.parametrize(("when", "happened"), [("before", False), ("after", True)])
+def test_a_fault_strikes_before_or_after_the_effect(
+    admin: Admin, when: str, *, happened: bool
+) -> None:
+    """The state and the log's `effect` agree; the next call goes through."""
+    admin.control.fault(CREATE, when=when, status=503)
+    response = admin.call("POST", "workspaces", {"name": "struck"})
+    assert response.status_code == 503
+    assert response.json()["error"]["type"] == "overloaded_error"
+    assert ("struck" in _names(admin)) == happened
+    assert admin.control.log(call=CREATE)[0]["effect"] == happened
+    assert admin.call("POST", "workspaces", {"name": "second"}).status_code == 200
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_reset_breaks_the_connection_in_the_middle_of_the_answer(admin: Admin, when: str) -> None:
+    """The client sees a protocol error, not a short answer."""
+    admin.control.fault(CREATE, when=when, kind="reset")
+    with pytest.raises(httpx.TransportError):
+        admin.call("POST", "workspaces", {"name": "cut"})
+    assert ("cut" in _names(admin)) == (when == "after")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_truncated_answer_has_status_200_and_is_no_json(admin: Admin, when: str) -> None:
+    """Half a body, well framed."""
+    admin.control.fault(CREATE, when=when, kind="truncate")
+    response = admin.call("POST", "workspaces", {"name": "half"})
+    assert response.status_code == 200
+    with pytest.raises(json.JSONDecodeError):
+        response.json()
+
+
+def test_a_proxy_may_answer_instead(admin: Admin) -> None:
+    """HTML with the script's status."""
+    admin.control.fault("*", kind="html", status=502)
+    response = admin.call("GET", "me")
+    assert response.status_code == 502
+    assert response.headers["content-type"].startswith("text/html")
+
+
+def test_a_delay_only_delays(admin: Admin) -> None:
+    """The answer is the usual one."""
+    admin.control.fault("organization.me", kind="delay", seconds=0.2)
+    began = time.monotonic()
+    assert admin.call("GET", "me").status_code == 200
+    assert time.monotonic() - began >= 0.2
+
+
+def test_headers_and_codes_of_the_script_arrive(admin: Admin) -> None:
+    """`retry-after` and the typed error codes."""
+    admin.control.fault("organization.me", status=429, headers={"retry-after": "7"})
+    limited = admin.call("GET", "me")
+    assert (limited.status_code, limited.headers["retry-after"]) == (429, "7")
+    admin.control.fault("workspaces.update", status=409, error_code="external_key_changed")
+    changed = admin.call("POST", f"workspaces/{admin.fresh()}", {"name": "x"})
+    assert changed.json()["error"]["details"] == {"error_code": "external_key_changed"}
+
+
+def test_times_and_skip_count_matching_calls(admin: Admin) -> None:
+    """The second and the third call suffer, the others do not."""
+    admin.control.fault("organization.*", status=500, skip=1, times=2)
+    codes = [admin.call("GET", "me").status_code for _ in range(4)]
+    assert codes == [200, 500, 500, 200]
+    assert admin.control.faults() == []
+
+
+def test_an_unreadable_line_of_the_script_is_refused(admin: Admin) -> None:
+    """A typo must not become a fault that never strikes."""
+    response = httpx.post(
+        f"{admin.sandbox.http}/_sandbox/faults", json={"call": "x", "tmes": 2}, trust_env=False
+    )
+    assert response.status_code == 400
+    assert "tmes" in response.json()["error"]

@@ -1,0 +1,163 @@
+"""The sandbox as a process: ready line, ports, signals, and a memory that survives being killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sandbox.server import running_sandbox
+from tests.support.sandbox import SandboxProcess, sandbox_process
+
+HEADERS = {"anthropic-version": "2023-06-01"}
+ROOT = Path(__file__).parents[2]
+
+
+def _send(sandbox: SandboxProcess, method: str, path: str, body: object = None) -> httpx.Response:
+    headers = HEADERS | {"x-api-key": sandbox.admin_key}
+    return httpx.request(
+        method, sandbox.http + path, json=body, headers=headers, trust_env=False, timeout=10
+    )
+
+
+def test_the_ready_line_tells_all_that_a_caller_needs() -> None:
+    """One line of JSON; both ports answer; the credentials file exists and is private."""
+    with sandbox_process() as sandbox:
+        assert sandbox.ready.keys() == {
+            "http",
+            "grpc",
+            "organization_id",
+            "admin_key",
+            "workspaces",
+            "project_id",
+            "google_credentials_file",
+        }
+        assert all(one.keys() == {"id", "name", "state"} for one in sandbox.workspaces)
+        me = _send(sandbox, "GET", "/v1/organizations/me").json()
+        assert me["id"] == sandbox.organization_id
+        host, port = sandbox.grpc.split(":")
+        socket.create_connection((host, int(port)), timeout=5).close()
+        credentials = Path(sandbox.google_credentials_file)
+        assert json.loads(credentials.read_text())["token_uri"] == f"{sandbox.http}/token"
+        assert credentials.stat().st_mode & 0o077 == 0
+    assert not credentials.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly_even_in_the_middle_of_a_call(number: signal.Signals) -> None:
+    """Exit code 0, soon, although a validation is still waiting."""
+    with sandbox_process("--minimal") as sandbox:
+        sandbox.control.switches(validate_seconds=25)
+        key_name = "projects/acme-kms-prod/locations/us-east5/keyRings/r/cryptoKeys/k"
+        body = {"provider_config": {"type": "gcp", "key_name": key_name}}
+        key = _send(sandbox, "POST", "/v1/organizations/external_keys", body).json()["id"]
+        address = sandbox.http.removeprefix("http://").split(":")
+        with socket.create_connection((address[0], int(address[1]))) as waiting:
+            waiting.sendall(
+                f"POST /v1/organizations/external_keys/{key}/validate HTTP/1.1\r\n"
+                f"Host: sandbox\r\nx-api-key: {sandbox.admin_key}\r\n"
+                "anthropic-version: 2023-06-01\r\ncontent-length: 0\r\n\r\n".encode()
+            )
+            while not sandbox.control.log(call="external_keys.validate"):
+                pass
+            sandbox.process.send_signal(number)
+            assert sandbox.process.wait(10) == 0
+    assert sandbox.process.stderr is not None
+
+
+def test_a_second_sandbox_on_the_same_port_does_not_start() -> None:
+    """Neither port is shared; the message names the port; the exit code is not 0."""
+    with sandbox_process("--minimal") as first:
+        for option, port in (
+            ("--http-port", first.http.rpartition(":")[2]),
+            ("--grpc-port", first.grpc.rpartition(":")[2]),
+        ):
+            second = subprocess.run(
+                [sys.executable, "-m", "sandbox", option, port, "--minimal"],
+                capture_output=True,
+                text=True,
+                timeout=20,
+                cwd=ROOT,
+                check=False,
+            )
+            assert second.returncode == 1, option
+            assert second.stdout == ""
+            assert port in second.stderr
+
+
+def test_it_listens_on_loopback_only() -> None:
+    """Another address is refused before anything is opened."""
+    with pytest.raises(ValueError, match="loopback only"), running_sandbox(host="0.0.0.0"):  # noqa: S104
+        pass
+
+
+def test_its_memory_survives_sigkill(tmp_path: Path) -> None:
+    """Everything that was answered is there again: keys with material, both services, clock."""
+    state = tmp_path / "state.json"
+    with sandbox_process("--minimal", state=state) as sandbox:
+        parent = "/v1/projects/acme-kms-prod/locations/us-east5/keyRings"
+        ring = f"{parent}/anthropic-cmek"
+        assert _send(sandbox, "POST", f"{parent}?keyRingId=anthropic-cmek", {}).status_code == 200
+        body = {"purpose": "ENCRYPT_DECRYPT"}
+        created = _send(sandbox, "POST", f"{ring}/cryptoKeys?cryptoKeyId=k", body)
+        assert created.status_code == 200
+        name = created.json()["name"]
+        sealed = _send(sandbox, "POST", f"/v1/{name}:encrypt", {"plaintext": "aGVsbG8="}).json()
+        config = {"type": "gcp", "key_name": name}
+        answer = _send(
+            sandbox, "POST", "/v1/organizations/external_keys", {"provider_config": config}
+        )
+        key = answer.json()["id"]
+        sandbox.control.advance(86_400)
+        sandbox.control.switches(cmek_enabled=False)
+        token = sandbox.control.identity("auditor", member="user:auditor@example.com")
+        credentials = json.loads(Path(sandbox.google_credentials_file).read_text())
+        sandbox.process.kill()
+        sandbox.process.wait(10)
+    assert state.stat().st_mode & 0o077 == 0
+    with sandbox_process(state=state) as again:
+        opened = _send(again, "POST", f"/v1/{name}:decrypt", {"ciphertext": sealed["ciphertext"]})
+        assert opened.json()["plaintext"] == "aGVsbG8="
+        assert _send(again, "GET", f"/v1/organizations/external_keys/{key}").status_code == 200
+        assert again.control.switches()["cmek_enabled"] is False
+        assert len(again.workspaces) == 3
+        entry = again.control.log(call="external_keys.retrieve")[0]
+        assert entry["time"] > created.json()["createTime"].replace("Z", "")
+        key_file = json.loads(Path(again.google_credentials_file).read_text())
+        assert key_file["private_key"] == credentials["private_key"]
+        url = f"{again.http}{ring}"
+        answer = httpx.get(url, headers={"authorization": f"Bearer {token}"}, trust_env=False)
+        assert answer.status_code == 403
+
+
+def test_a_file_that_is_no_state_is_left_alone(tmp_path: Path) -> None:
+    """Refused with the path and a way out, and not overwritten."""
+    state = tmp_path / "state.json"
+    state.write_text('{"half": ')
+    with (
+        pytest.raises(ValueError, match="not a state of this sandbox"),
+        running_sandbox(state=state),
+    ):
+        pass
+    assert state.read_text() == '{"half": '
+
+
+def test_a_reset_keeps_the_credentials_file_valid(tmp_path: Path) -> None:
+    """And brings back the samples, whatever happened to them."""
+    with sandbox_process() as sandbox:
+        workspaces = {one["id"] for one in sandbox.workspaces}
+        body = {"name": "extra"}
+        assert _send(sandbox, "POST", "/v1/organizations/workspaces", body).status_code == 200
+        before = json.loads(Path(sandbox.google_credentials_file).read_text())["private_key"]
+        sandbox.control.reset()
+        listing = "/v1/organizations/workspaces?include_default=true&include_archived=true"
+        answer = _send(sandbox, "GET", listing).json()
+        assert {one["id"] for one in answer["data"]} == workspaces
+        after = json.loads(Path(sandbox.google_credentials_file).read_text())["private_key"]
+        assert before == after
