@@ -31,6 +31,7 @@ from sandbox.world import World
 
 LARGEST_ASSERTION: Final = 16 * 1024
 METADATA_HEADER: Final = {"Metadata-Flavor": "Google"}
+CLOUD_SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
 METADATA_ACCOUNTS: Final = "/computeMetadata/v1/instance/service-accounts"
 
 
@@ -41,7 +42,7 @@ def oauth_routes(world: World) -> list[Route]:
         Route("/token", _google_token(world), methods=["POST"]),
         Route("/oauth2/v3/certs", _google_keys(world), methods=["GET"]),
         Route("/", _metadata_ping, methods=["GET"]),
-        Route(f"{METADATA_ACCOUNTS}/{{account}}/{{what}}", _metadata(world), methods=["GET"]),
+        Route(f"{METADATA_ACCOUNTS}/{{account}}/{{what:path}}", _metadata(world), methods=["GET"]),
     ]
 
 
@@ -186,13 +187,18 @@ def _metadata(world: World) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
         if request.headers.get("metadata-flavor") != "Google":
             return PlainTextResponse("Missing Metadata-Flavor:Google header.", status_code=403)
-        identity, what = world.identities.onboarding, request.path_params["what"]
-        audience = request.query_params.get("audience")
-        if what == "identity" and audience:
-            token = world.identities.identity_token(identity, audience)
-            return PlainTextResponse(token, headers=METADATA_HEADER)
-        if what == "email":
-            return PlainTextResponse(identity.email, headers=METADATA_HEADER)
+        identity, audience = world.identities.onboarding, request.query_params.get("audience")
+        match request.path_params["what"]:
+            case "":
+                facts = {"aliases": ["default"], "email": identity.email, "scopes": [CLOUD_SCOPE]}
+                return JSONResponse(facts, headers=METADATA_HEADER)
+            case "token":
+                token = world.identities.issue_token(identity)
+                answer = {"access_token": token, "expires_in": 3600, "token_type": "Bearer"}
+                return JSONResponse(answer, headers=METADATA_HEADER)
+            case "identity" if audience:
+                token = world.identities.identity_token(identity, audience)
+                return PlainTextResponse(token, headers=METADATA_HEADER)
         return PlainTextResponse("Not Found", status_code=404, headers=METADATA_HEADER)
 
     return endpoint
