@@ -1,0 +1,176 @@
+"""Admin keys, and a Google identity exchanged for a short-lived token."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+from google.auth.exceptions import RefreshError
+from pydantic import SecretStr
+
+from cmek.admin_credentials import AdminKey, WorkloadIdentity
+from cmek.admin_errors import (
+    AdminApiError,
+    AdminResponseError,
+    Authentication,
+    GoogleIdentityError,
+    PermissionDenied,
+)
+from sandbox import seed
+from tests.support.clients import Rig
+
+pytestmark = pytest.mark.anyio
+
+CANARY = "sk-ant-admin01-FAKE-CANARY"
+
+
+def identity(rig: Rig, **changes: Any) -> WorkloadIdentity:
+    """The sandbox's federation rule, with the Google identity that it expects."""
+    identities = rig.sandbox.world.identities
+
+    def id_token(audience: str) -> str:
+        return identities.identity_token(identities.onboarding, audience)
+
+    fields: dict[str, Any] = {
+        "federation_rule_id": seed.FEDERATION_RULE,
+        "organization_id": UUID(rig.sandbox.organization_id),
+        "service_account_id": seed.SERVICE_ACCOUNT,
+        "audience": seed.AUDIENCE,
+        "id_token": id_token,
+    }
+    return WorkloadIdentity(**(fields | changes))
+
+
+def tokens(rig: Rig) -> set[str]:
+    """The federated tokens that the sandbox has handed out."""
+    return {
+        secret
+        for secret, credential in rig.sandbox.world.admin.credentials.items()
+        if credential.kind == "federated_token"
+    }
+
+
+async def test_a_google_identity_is_exchanged_once(rig: Rig) -> None:
+    """The first call gets a token, the following ones use it, and it does not show."""
+    credential = identity(rig)
+    async with rig.admin(credential) as api:
+        assert (await api.organization.me()).name == "Acme"
+        await api.workspaces.retrieve(rig.fresh_workspace())
+    assert rig.calls() == ["oauth.token", "organization.me", "workspaces.retrieve"]
+    assert not any(token in repr(credential) for token in tokens(rig))
+
+
+async def test_a_refused_token_is_renewed_once(rig: Rig) -> None:
+    """Revoked on the other side: one new exchange, then the call goes through."""
+    async with rig.admin(identity(rig)) as api:
+        await api.organization.me()
+        for token in tokens(rig):
+            del rig.sandbox.world.admin.credentials[token]
+        rig.control.clear_log()
+        assert (await api.organization.me()).name == "Acme"
+    assert rig.calls() == ["organization.me", "oauth.token", "organization.me"]
+
+
+async def test_a_token_that_stays_refused_ends_in_an_error(rig: Rig) -> None:
+    """No third try."""
+    rig.control.fault("organization.me", status=401, times=9)
+    async with rig.admin(identity(rig)) as api:
+        with pytest.raises(Authentication):
+            await api.organization.me()
+    assert rig.calls().count("organization.me") == 2
+
+
+async def test_attach_is_not_sent_again_with_a_new_token(rig: Rig) -> None:
+    """Attach is sent once; the next call has the new token."""
+    async with rig.admin(identity(rig)) as api:
+        await api.organization.me()
+        rig.control.clear_log()
+        rig.control.fault("workspaces.update", status=401)
+        with pytest.raises(Authentication):
+            await api.workspaces.update(rig.fresh_workspace(), external_key_id="ekey_01Some")
+        assert rig.calls() == ["workspaces.update"]
+        await api.organization.me()
+    assert rig.calls() == ["workspaces.update", "oauth.token", "organization.me"]
+
+
+async def test_a_token_is_renewed_before_it_expires(rig: Rig) -> None:
+    """One that lives for a moment is exchanged again for the next call."""
+    body = {"access_token": rig.sandbox.admin_key, "expires_in": 0.001, "token_type": "Bearer"}
+    rig.control.fault("oauth.token", status=200, body=body, times=2)
+    async with rig.admin(identity(rig)) as api:
+        await api.organization.me()
+        await api.organization.me()
+    assert rig.calls() == ["oauth.token", "organization.me"] * 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"federation_rule_id": "fdrl_01Another"},
+        {"service_account_id": "svac_01Another"},
+        {"audience": "https://another.example.com"},
+        {"organization_id": UUID(int=1)},
+        {"id_token": lambda _: "not-a-token"},
+        {"federation_rule_id": "malformed"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+async def test_a_refused_exchange_says_what_to_compare(rig: Rig, change: dict[str, Any]) -> None:
+    """The service's 401 gives no reason; ours names what has to agree, and is not repeated."""
+    async with rig.admin(identity(rig, **change)) as api:
+        with pytest.raises(AdminApiError, match="federation rule") as caught:
+            await api.organization.me()
+    assert caught.value.status in {400, 401}
+    assert rig.calls() == ["oauth.token"]
+
+
+async def test_no_google_identity_is_an_error_of_its_own(rig: Rig) -> None:
+    """google-auth's exception does not come out; the text says how to give an identity."""
+
+    def fail(_: str) -> str:
+        raise RefreshError("no metadata server")
+
+    async with rig.admin(identity(rig, id_token=fail)) as api:
+        with pytest.raises(GoogleIdentityError, match=r"no metadata server.*service account"):
+            await api.organization.me()
+    assert rig.calls() == []
+
+
+@pytest.mark.parametrize("kind", ["reset", "truncate", "error", "html"])
+async def test_a_lost_exchange_is_repeated(rig: Rig, kind: str) -> None:
+    """Nothing is bound to a token that nobody received."""
+    rig.control.fault("oauth.token", kind=kind, when="after", times=2)
+    async with rig.admin(identity(rig)) as api:
+        await api.organization.me()
+    assert rig.calls() == ["oauth.token"] * 3 + ["organization.me"]
+
+
+async def test_a_strange_token_answer_does_not_show_the_token(rig: Rig) -> None:
+    """The error names the field and not what was in it."""
+    body = {"access_token": CANARY + "\n", "expires_in": "soon"}
+    rig.control.fault("oauth.token", status=200, body=body, times=9)
+    async with rig.admin(identity(rig)) as api:
+        with pytest.raises(AdminResponseError, match=r"access_token.*expires_in") as caught:
+            await api.organization.me()
+    assert CANARY not in f"{caught.value} {caught.value!r}"
+
+
+@pytest.mark.parametrize("secret", ["", CANARY + "\n", CANARY + " ", f"{CANARY}é", "\x00"])
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(secret: str) -> None:
+    """An HTTP library would put such a key into its message."""
+    with pytest.raises(ValueError, match="copy it again") as caught:
+        AdminKey(SecretStr(secret))
+    assert CANARY not in str(caught.value)
+
+
+def test_the_repr_of_an_admin_key_keeps_it() -> None:
+    """Credentials end up in logs."""
+    assert CANARY not in repr(AdminKey(SecretStr(CANARY)))
+
+
+async def test_a_workspace_key_is_the_wrong_kind(rig: Rig) -> None:
+    """An ordinary key: the error says what kind is needed."""
+    async with rig.admin(AdminKey(SecretStr(seed.WORKSPACE_KEY))) as api:
+        with pytest.raises((PermissionDenied, Authentication), match="Admin API key"):
+            await api.organization.me()

@@ -1,0 +1,68 @@
+"""Which addresses a credential may be sent to."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmek.endpoints import EndpointError, check_endpoint, is_loopback
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.anthropic.com",
+        "https://proxy.example.com:8443/anthropic",
+        "http://127.0.0.1:4711",
+        "http://127.8.8.8",
+        "http://localhost:80",
+        "http://[::1]:80",
+        "127.0.0.1:4711",
+        "cloudkms.googleapis.com:443",
+        "[::1]:4711",
+    ],
+)
+def test_encrypted_and_local_addresses_are_accepted(url: str) -> None:
+    """They come back as they are, without a slash at the end."""
+    assert check_endpoint(url + "/") == url
+    assert check_endpoint(url) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://api.anthropic.com",
+        "http://127.0.0.1.example.com",
+        "http://127.0.0.1@example.com",
+        "http://user:pw@127.0.0.1",
+        "http://localhost.example.com",
+        "http://2130706433",
+        "http://10.0.0.1",
+        "http://[::2]",
+        "ftp://127.0.0.1",
+        "https://",
+        "https://host:port",
+        "https://host:99999",
+        "https://host?x=y",
+        "https://a b",
+        "https://[::1",
+        "",
+        "/path",
+    ],
+)
+def test_everything_else_is_refused_by_name(url: str) -> None:
+    """A typed error, which never shows a password."""
+    with pytest.raises(EndpointError) as caught:
+        check_endpoint(url)
+    assert "pw" not in str(caught.value)
+
+
+@given(url=st.text(max_size=40) | st.text(max_size=30).map("http://{}".format))
+def test_plain_text_goes_to_loopback_only(url: str) -> None:
+    """Whatever is accepted with http is on this machine; nothing else is raised."""
+    try:
+        accepted = check_endpoint(url)
+    except EndpointError:
+        return
+    assert is_loopback(accepted) or not accepted.lower().startswith("http:")
