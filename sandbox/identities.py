@@ -122,9 +122,30 @@ class Identities:
         if bearer is None and self.switches.anonymous_caller == "administrator":
             return self.administrator
         name = self.tokens.get(bearer or "")
-        if name is None:
+        identity = self.by_name[name] if name else self._signed_by(bearer or "")
+        if identity is None:
             raise _unauthenticated(missing=bearer is None)
-        return self.by_name[name]
+        return identity
+
+    def _signed_by(self, bearer: str) -> Identity | None:
+        """The service account that signed itself a token, as the client libraries do.
+
+        Source: https://google.aip.dev/auth/4111
+        """
+        try:
+            claims = self.key.verify(bearer)
+        except ValueError:
+            return None
+        if str(claims.get("aud", "")).endswith("/token"):
+            return None  # an assertion for the token endpoint is no token
+        return self._service_account(claims.get("iss"))
+
+    def _service_account(self, email: object) -> Identity | None:
+        """Who may use the credentials file's key: every service account but Anthropic's."""
+        for identity in self.by_name.values():
+            if identity.email == email and identity is not self.anthropic:
+                return identity
+        return None
 
     def name_of(self, bearer: str | None) -> str:
         """The caller's name for the log, also when `resolve` would refuse it."""
@@ -158,12 +179,11 @@ class Identities:
             claims = self.key.verify(form.get("assertion", ""))
         except ValueError as error:
             raise TokenRefusedError("invalid_grant", f"Invalid JWT: {error}") from error
-        issuer = claims.get("iss")
-        for identity in self.by_name.values():
-            if identity.email == issuer and identity is not self.anthropic:
-                break
-        else:
-            raise TokenRefusedError("invalid_grant", f"Invalid grant: account {issuer} not found")
+        identity = self._service_account(claims.get("iss"))
+        if identity is None:
+            raise TokenRefusedError(
+                "invalid_grant", f"Invalid grant: account {claims.get('iss')} not found"
+            )
         if audience := claims.get("target_audience"):
             return {"id_token": self.identity_token(identity, audience)}
         return {

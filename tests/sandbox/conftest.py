@@ -1,0 +1,57 @@
+"""One sandbox for the whole room, emptied for each test of Cloud KMS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from sandbox.kms_state import KmsState
+from sandbox.server import Sandbox
+from sandbox.switches import Switches
+from tests.support.discovery import discovery
+from tests.support.kms import Client, Kms, grpc_client, rest_client
+from tests.support.sandbox import running
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Async tests run on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def room() -> Iterator[tuple[Sandbox, Client, Client]]:
+    """The room's sandbox and its clients; a test takes `kms` instead."""
+    with running(minimal=True) as (sandbox, _):
+        yield sandbox, grpc_client(sandbox), rest_client(sandbox)
+
+
+@pytest.fixture
+def kms(room: tuple[Sandbox, Client, Client]) -> Iterator[Kms]:
+    """An empty Cloud KMS; afterwards every REST call of the test must fit Google's document."""
+    sandbox, grpc, rest = room
+    world = sandbox.world
+    world.kms = KmsState()
+    world.clock.offset = timedelta(0)
+    world.faults.clear()
+    world.log.clear()
+    for name, value in Switches():
+        setattr(world.switches, name, value)
+    for identity in (world.identities.administrator, world.identities.onboarding):
+        identity.permissions = "all"
+        identity.denied.clear()
+    world.identities.anthropic.denied.clear()
+    yield Kms(sandbox, grpc, rest)
+    document = discovery("cloudkms.v1")
+    for entry in world.log.entries:
+        served = entry.service == "kms" and entry.transport == "http"
+        if served and not entry.status.startswith(("FAULT", "400")):
+            assert document.violations(entry.to_json()) == []
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def client(request: pytest.FixtureRequest, kms: Kms) -> Client:
+    """The official client on each of its transports."""
+    return getattr(kms, request.param)

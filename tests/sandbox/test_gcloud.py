@@ -1,0 +1,161 @@
+"""The guide's gcloud commands, word for word, against the sandbox.
+
+Where gcloud is not installed, the requests that it was seen to send (`gcloud_requests.json`) are
+replayed instead; `CMEK_RECORD_GCLOUD=1` records them anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cmek.anthropic_identity import MEMBER, ROLES
+from tests.support.kms import LOCATION, Kms, State
+
+RECORDED = Path(__file__).parent / "gcloud_requests.json"
+KEY = f"{LOCATION}/keyRings/anthropic-cmek/cryptoKeys/claude-prod"
+WHERE = "--project=acme-kms-prod --location=us-east5"
+IN_RING = f"{WHERE} --keyring=anthropic-cmek"
+CREATE_RING = f"gcloud kms keyrings create anthropic-cmek {WHERE}"
+CREATE_KEY = (
+    f"gcloud kms keys create claude-prod {IN_RING} --purpose=encryption --protection-level=hsm"
+)
+GRANT = f"gcloud kms keys add-iam-policy-binding claude-prod {IN_RING} --member={MEMBER}"
+DESCRIBE = f"gcloud kms keys describe claude-prod {IN_RING} --format=value(name)"
+LOCATIONS = "gcloud kms locations list --project=acme-kms-prod --format=value(locationId)"
+POLICY = f"gcloud kms keys get-iam-policy claude-prod {IN_RING} --format=json"
+LABEL = f"gcloud kms keys update claude-prod {IN_RING} --update-labels=anthropic-org-x=true"
+LIST = f"gcloud kms keys versions list --key=claude-prod {IN_RING} --format=value(state)"
+VERSION = f"--key=claude-prod {IN_RING}"
+needs_gcloud = pytest.mark.skipif(
+    shutil.which("gcloud") is None,
+    reason="gcloud is not installed; its recorded requests are replayed in this file",
+)
+
+
+class Gcloud:
+    """gcloud, aimed at the sandbox and at nothing else."""
+
+    def __init__(self, kms: Kms, home: Path) -> None:
+        self._environment = os.environ | {
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDKMS": f"{kms.sandbox.http}/",
+            "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "True",
+            "CLOUDSDK_CONFIG": str(home),
+            "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+            "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
+            "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
+        }
+
+    def __call__(self, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command and give what it did."""
+        return subprocess.run(
+            shlex.split(command),
+            env=self._environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def ok(self, command: str) -> str:
+        """The output of a command that must succeed."""
+        done = self(command)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+@pytest.fixture
+def gcloud(kms: Kms, tmp_path: Path) -> Gcloud:
+    """Gcloud with a home of its own."""
+    return Gcloud(kms, tmp_path)
+
+
+@needs_gcloud
+def test_the_guides_commands_work_word_for_word(kms: Kms, gcloud: Gcloud) -> None:
+    """Ring, key, two grants, the name; then what an operator does around them."""
+    for command in (CREATE_RING, CREATE_KEY, *(f"{GRANT} --role={role}" for role in ROLES)):
+        gcloud.ok(command)
+    assert gcloud.ok(DESCRIBE) == KEY
+    assert "us-east5" in gcloud.ok(LOCATIONS).split()
+    bindings = json.loads(gcloud.ok(POLICY))["bindings"]
+    assert {(one["role"], *one["members"]) for one in bindings} == {(r, MEMBER) for r in ROLES}
+    gcloud.ok(LABEL)
+    assert dict(kms.world.kms.crypto_keys[KEY].labels) == {"anthropic-org-x": "true"}
+    assert gcloud.ok(LIST) == "ENABLED"
+    states = []
+    for verb in ("disable", "enable", "destroy", "restore"):
+        gcloud.ok(f"gcloud kms keys versions {verb} 1 {VERSION}")
+        states.append(State(kms.world.kms.versions[KEY][1].state).name)
+    assert states == ["DISABLED", "ENABLED", "DESTROY_SCHEDULED", "DISABLED"]
+    if os.environ.get("CMEK_RECORD_GCLOUD"):
+        _record(kms)
+
+
+@needs_gcloud
+def test_gcloud_encrypts_and_verifies_checksums(kms: Kms, gcloud: Gcloud, tmp_path: Path) -> None:
+    """`kms encrypt` and `kms decrypt` refuse answers without right checksums, and accept ours."""
+    kms.key()
+    plain, sealed, opened = (tmp_path / name for name in ("plain", "sealed", "opened"))
+    plain.write_text("secret text")
+    where = f"--key=key --keyring=ring {WHERE}"
+    gcloud.ok(f"gcloud kms encrypt {where} --plaintext-file={plain} --ciphertext-file={sealed}")
+    gcloud.ok(f"gcloud kms decrypt {where} --ciphertext-file={sealed} --plaintext-file={opened}")
+    assert opened.read_text() == "secret text"
+
+
+@needs_gcloud
+def test_gcloud_shows_refusals(kms: Kms, gcloud: Gcloud, tmp_path: Path) -> None:
+    """A second run of the guide fails at its first step; a disabled API says what to enable."""
+    gcloud.ok(CREATE_RING)
+    again = gcloud(CREATE_RING)
+    assert (again.returncode, "ALREADY_EXISTS" in again.stderr) == (1, True)
+    kms.world.switches.kms_api_enabled = False
+    disabled = gcloud(CREATE_RING)
+    assert "SERVICE_DISABLED" in disabled.stderr
+    token = tmp_path / "token"
+    token.write_text("not-a-token")
+    refused = gcloud(
+        CREATE_RING,
+        CLOUDSDK_AUTH_DISABLE_CREDENTIALS="False",
+        CLOUDSDK_AUTH_ACCESS_TOKEN_FILE=str(token),
+    )
+    assert refused.returncode == 1
+    assert kms.world.log.entries[-1].caller == "unauthenticated"
+
+
+def test_gclouds_recorded_requests_are_served(kms: Kms) -> None:
+    """Each request that gcloud was seen to send gets the status that it got then."""
+    for recorded in json.loads(RECORDED.read_text()):
+        body = _with_current_etag(kms, recorded)
+        answer = httpx.request(
+            recorded["method"],
+            f"{kms.sandbox.http}{recorded['path']}?{recorded['query']}",
+            json=body,
+            trust_env=False,
+        )
+        assert answer.status_code == 200, (recorded, answer.text)
+
+
+def _with_current_etag(kms: Kms, recorded: dict[str, Any]) -> dict[str, Any] | None:
+    body = recorded["body"]
+    if body and "policy" in body:
+        url = f"{kms.sandbox.http}{recorded['path'].replace(':set', ':get')}"
+        etag = httpx.get(url, trust_env=False).json()["etag"]
+        body["policy"]["etag"] = etag
+    return body or None
+
+
+def _record(kms: Kms) -> None:
+    requests = []
+    for entry in kms.world.log.entries:
+        body = dict(entry.request)
+        requests.append(body.pop("_http") | {"body": body})
+    RECORDED.write_text(json.dumps(requests, indent=1) + "\n")

@@ -1,0 +1,147 @@
+"""Policies are read and written as Google does it: etags, versions, conditions."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from google.api_core import exceptions
+from google.iam.v1 import policy_pb2
+
+from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, VIEWER
+from tests.support.kms import Kms
+
+ALICE = "user:alice@example.com"
+
+
+def _policy(
+    *bindings: policy_pb2.Binding, version: int = 3, etag: bytes = b""
+) -> policy_pb2.Policy:
+    return policy_pb2.Policy(version=version, etag=etag, bindings=bindings)
+
+
+def _binding(role: str, *members: str, expression: str = "") -> policy_pb2.Binding:
+    binding = policy_pb2.Binding(role=role, members=members)
+    if expression:
+        binding.condition.title = "condition"
+        binding.condition.expression = expression
+    return binding
+
+
+@pytest.fixture(params=["key", "ring"])
+def resource(request: pytest.FixtureRequest, kms: Kms) -> str:
+    """Keys and key rings both carry policies."""
+    return getattr(kms, request.param)() if request.param == "ring" else kms.key().name
+
+
+def test_a_resource_without_a_policy_has_an_etag_nevertheless(kms: Kms, resource: str) -> None:
+    """The first write can be guarded like every other."""
+    empty = kms.policy(resource)
+    assert (list(empty.bindings), bool(empty.etag)) == ([], True)
+    written = kms.write(resource, _policy(_binding(VIEWER, MEMBER), etag=empty.etag))
+    assert written.etag != empty.etag
+    assert kms.policy(resource) == written
+
+
+def test_a_stale_etag_is_aborted(kms: Kms, resource: str) -> None:
+    """The second of two writers learns that it must read again; nothing is lost."""
+    first = kms.policy(resource)
+    kms.grant(resource, VIEWER, ALICE)
+    with pytest.raises(exceptions.Aborted, match="There were concurrent policy changes"):
+        kms.write(resource, _policy(_binding(VIEWER, MEMBER), etag=first.etag))
+    assert list(kms.policy(resource).bindings[0].members) == [ALICE]
+
+
+def test_a_missing_etag_overwrites_blindly(kms: Kms, resource: str) -> None:
+    """As at Google: whoever forgets the etag destroys what others granted."""
+    kms.grant(resource, VIEWER, ALICE)
+    kms.write(resource, _policy(_binding(VIEWER, MEMBER)))
+    assert [list(b.members) for b in kms.policy(resource).bindings] == [[MEMBER]]
+
+
+def test_conditions_hide_below_version_3(kms: Kms, resource: str) -> None:
+    """A reader of version 1 sees a made-up role and no condition."""
+    kms.grant(resource, VIEWER, ALICE, condition="true")
+    old, new = kms.policy(resource, 1), kms.policy(resource, 3)
+    assert (old.version, new.version) == (1, 3)
+    assert old.bindings[0].role.startswith(f"{VIEWER}_withcond_")
+    assert not old.bindings[0].HasField("condition")
+    assert new.bindings[0].role == VIEWER
+    assert new.bindings[0].condition.expression == "true"
+
+
+def test_writing_below_version_3_can_not_lose_conditions(kms: Kms, resource: str) -> None:
+    """With an etag it is refused; so is a condition in a policy of version 1."""
+    kms.grant(resource, VIEWER, ALICE, condition="true")
+    old = kms.policy(resource, 1)
+    with pytest.raises(exceptions.InvalidArgument, match="version"):
+        kms.write(resource, _policy(_binding(VIEWER, MEMBER), version=1, etag=old.etag))
+    with pytest.raises(exceptions.InvalidArgument, match="must have version 3"):
+        kms.write(resource, _policy(_binding(VIEWER, MEMBER, expression="true"), version=1))
+    with pytest.raises(exceptions.InvalidArgument, match="not supported"):
+        kms.write(resource, _policy(*old.bindings))
+
+
+@pytest.mark.parametrize("version", [2, 4, -1])
+def test_other_versions_do_not_exist(kms: Kms, version: int) -> None:
+    """0, 1 and 3 are all there is, for readers and writers."""
+    ring = kms.ring()
+    with pytest.raises(exceptions.InvalidArgument):
+        kms.policy(ring, version)
+    with pytest.raises(exceptions.InvalidArgument):
+        kms.write(ring, _policy(version=version))
+
+
+@pytest.mark.parametrize(
+    "binding",
+    [
+        _binding("viewer", MEMBER),
+        _binding("", MEMBER),
+        _binding(VIEWER, "alice@example.com"),
+        _binding(VIEWER, "user:"),
+        policy_pb2.Binding(role=VIEWER, members=[ALICE], condition={"title": "empty"}),
+    ],
+)
+def test_malformed_bindings_are_refused(kms: Kms, binding: policy_pb2.Binding) -> None:
+    """INVALID_ARGUMENT, and the policy stays."""
+    ring = kms.ring()
+    with pytest.raises(exceptions.InvalidArgument):
+        kms.write(ring, _policy(binding))
+    assert not kms.policy(ring).bindings
+
+
+def test_equal_bindings_are_merged_and_empty_ones_dropped(kms: Kms, resource: str) -> None:
+    """One binding for each role and condition; the conditional one stays apart."""
+    written = kms.write(
+        resource,
+        _policy(
+            _binding(VIEWER, ALICE),
+            _binding(VIEWER, MEMBER, ALICE),
+            _binding(VIEWER, ALICE, expression="true"),
+            _binding(ENCRYPTER_DECRYPTER),
+        ),
+    )
+    assert [list(binding.members) for binding in written.bindings] == [[ALICE, MEMBER], [ALICE]]
+
+
+def test_racing_read_modify_writes_lose_nothing(kms: Kms) -> None:
+    """Sixteen writers, each repeating its whole cycle after ABORTED: all grants stand."""
+    key = kms.key().name
+    together = threading.Barrier(16)
+
+    def add(number: int) -> int:
+        together.wait(5)
+        for attempt in range(1, 100):
+            try:
+                kms.grant(key, VIEWER, f"user:u{number}@example.com")
+            except exceptions.Aborted:
+                continue
+            return attempt
+        raise AssertionError("never got through")
+
+    with ThreadPoolExecutor(16) as pool:
+        attempts = list(pool.map(add, range(16)))
+    members = {member for b in kms.policy(key).bindings for member in b.members}
+    assert members == {f"user:u{number}@example.com" for number in range(16)}
+    assert max(attempts) > 1, "no two writers ever met: the race was not tested"

@@ -1,0 +1,148 @@
+"""What Cloud KMS refuses in a request, and the defaults that it fills in."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from google.api_core import exceptions
+from google.cloud import kms_v1
+
+from tests.support.kms import LOCATION, NO_RETRY, Client, Kms, Level, Purpose
+
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+SOON = datetime.now(UTC) + timedelta(days=1)
+PERIOD = timedelta(days=90)
+
+
+def test_a_new_key_gets_googles_defaults(kms: Kms, client: Client) -> None:
+    """SOFTWARE, symmetric encryption, 30 days until destruction, no rotation, a primary."""
+    key = client.create_crypto_key(
+        parent=kms.ring(), crypto_key_id="k", crypto_key={"purpose": Purpose.ENCRYPT_DECRYPT}
+    )
+    assert key.version_template.protection_level == Level.SOFTWARE
+    assert key.version_template.algorithm == 1
+    assert key.destroy_scheduled_duration == timedelta(days=30)
+    assert not key.rotation_period
+    assert key.primary.name == f"{key.name}/cryptoKeyVersions/1"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"purpose": 0}, "purpose"),
+        ({"purpose": Purpose.ASYMMETRIC_SIGN}, "algorithm is required"),
+        ({"version_template": {"algorithm": 12}}, "EC_SIGN_P256_SHA256 does not fit"),
+        ({"rotation_period": PERIOD}, "set together"),
+        ({"next_rotation_time": SOON}, "set together"),
+        ({"rotation_period": timedelta(hours=23), "next_rotation_time": SOON}, "24 hours"),
+        (
+            {"rotation_period": PERIOD, "next_rotation_time": datetime(2020, 1, 1, tzinfo=UTC)},
+            "fut",
+        ),
+        ({"destroy_scheduled_duration": timedelta(hours=23)}, "24 hours and 120 days"),
+        ({"destroy_scheduled_duration": timedelta(days=121)}, "24 hours and 120 days"),
+        ({"labels": {"Upper": "x"}}, "Label 'Upper'"),
+        ({"labels": {"k": "With Space"}}, "Label 'k'"),
+        ({"labels": {f"l{number}": "" for number in range(65)}}, "65 labels"),
+        ({"import_only": True}, "skip_initial_version_creation"),
+    ],
+)
+def test_a_malformed_key_is_refused(
+    kms: Kms, client: Client, fields: dict[str, Any], message: str
+) -> None:
+    """INVALID_ARGUMENT says which field, and no key appears."""
+    ring = kms.ring()
+    key = {"purpose": Purpose.ENCRYPT_DECRYPT} | fields
+    with pytest.raises(exceptions.BadRequest, match=message):
+        client.create_crypto_key(
+            parent=ring, crypto_key_id="k", crypto_key=kms_v1.CryptoKey(key), **NO_RETRY
+        )
+    assert not list(client.list_crypto_keys(parent=ring))
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "ä", "x" * 64, "a/b", "a.b"])
+def test_ids_follow_the_documented_pattern(kms: Kms, client: Client, bad: str) -> None:
+    """Key rings and keys: letters, digits, `_` and `-`, 1 to 63 of them."""
+    with pytest.raises(exceptions.BadRequest):
+        client.create_key_ring(parent=LOCATION, key_ring_id=bad, key_ring={}, **NO_RETRY)
+    with pytest.raises(exceptions.BadRequest):
+        client.create_crypto_key(
+            parent=kms.ring(), crypto_key_id=bad, crypto_key={"purpose": 1}, **NO_RETRY
+        )
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["purpose", "import_only", "destroy_scheduled_duration", "name", "primary", "create_time"],
+)
+def test_what_can_not_change_is_refused(kms: Kms, client: Client, path: str) -> None:
+    """An update of an immutable field is INVALID_ARGUMENT and changes nothing."""
+    key = kms.key()
+    with pytest.raises(exceptions.BadRequest, match=path):
+        client.update_crypto_key(crypto_key=key, update_mask={"paths": [path]}, **NO_RETRY)
+    assert client.get_crypto_key(name=key.name) == key
+
+
+def test_an_update_needs_a_mask(kms: Kms, client: Client) -> None:
+    """Keys and versions alike."""
+    key = kms.key()
+    with pytest.raises(exceptions.BadRequest, match="update_mask"):
+        client.update_crypto_key(crypto_key=key, update_mask={}, **NO_RETRY)
+    with pytest.raises(exceptions.BadRequest, match="update_mask"):
+        client.update_crypto_key_version(crypto_key_version=key.primary, update_mask={}, **NO_RETRY)
+
+
+def test_labels_in_a_mask_replace_all_labels(kms: Kms, client: Client) -> None:
+    """There is no merge and no etag: whoever writes last wins."""
+    key = kms.key(labels={"a": "1", "b": "2"})
+    changed = kms_v1.CryptoKey(name=key.name, labels={"c": "3"})
+    client.update_crypto_key(crypto_key=changed, update_mask={"paths": ["labels"]})
+    assert dict(client.get_crypto_key(name=key.name).labels) == {"c": "3"}
+
+
+def test_rotation_can_be_set_and_taken_away(kms: Kms, client: Client) -> None:
+    """Both fields in one mask, as gcloud sends them."""
+    key = kms.key()
+    mask = {"paths": ["rotation_period", "next_rotation_time"]}
+    wanted = kms_v1.CryptoKey(name=key.name, rotation_period=PERIOD, next_rotation_time=SOON)
+    changed = client.update_crypto_key(crypto_key=wanted, update_mask=mask)
+    assert changed.rotation_period == PERIOD
+    bare = kms_v1.CryptoKey(name=key.name)
+    assert not client.update_crypto_key(crypto_key=bare, update_mask=mask).rotation_period
+
+
+def test_hsm_is_refused_where_the_location_has_none(kms: Kms, client: Client) -> None:
+    """The location's metadata and the create call agree."""
+    kms.world.kms.locations_without_hsm = {"us-east5"}
+    with pytest.raises(exceptions.BadRequest, match="HSM is not available in location 'us-east5'"):
+        client.create_crypto_key(
+            parent=kms.ring(),
+            crypto_key_id="k",
+            crypto_key={"purpose": 1, "version_template": {"protection_level": Level.HSM}},
+            **NO_RETRY,
+        )
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "body", "message"),
+    [
+        ("POST", "keyRings?keyRingId=r&colour=red", "{}", "colour"),
+        ("POST", "keyRings?keyRingId=r", '{"colour": "red"}', "colour"),
+        ("POST", "keyRings?keyRingId=r", "{", "JSON"),
+        ("POST", "keyRings?keyRingId=r", "[]", "object"),
+        ("GET", "keyRings?pageSize=many", "", "pageSize|page_size"),
+        ("GET", "keyRings?alt=media", "", "alt"),
+    ],
+)
+def test_rest_refuses_what_it_does_not_know(
+    kms: Kms, verb: str, path: str, body: str, message: str
+) -> None:
+    """Unknown names and malformed JSON are INVALID_ARGUMENT, as at Google."""
+    url = f"{kms.sandbox.http}/v1/{LOCATION}/{path}"
+    answer = httpx.request(verb, url, content=body, trust_env=False)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["status"] == "INVALID_ARGUMENT"
+    assert message.partition("|")[0] in answer.text or message.rpartition("|")[2] in answer.text
