@@ -118,7 +118,8 @@ def iam_settling(facts: DiagnosisFacts) -> Cause:
     if facts.granted_at is None:
         return UNSETTLED.open("both grants stand; since when is not known", command)
     age = facts.now - facts.granted_at
-    since = f"both grants stand since {facts.granted_at:%H:%M:%S} UTC, {age.total_seconds() // 60:.0f} min"
+    minutes = age.total_seconds() // 60
+    since = f"both grants stand since {facts.granted_at:%H:%M:%S} UTC, {minutes:.0f} min"
     if age < SETTLING:
         until = facts.granted_at + SETTLING
         return UNSETTLED.open(since, f"wait until {until:%H:%M} UTC, then validate again")

@@ -1,0 +1,95 @@
+"""Every condition of the table, set up in the sandbox and found by the real reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from cmek.checks.run import CATALOGUE
+from sandbox.server import Sandbox
+from tests.support.checking import check
+from tests.support.conditions import BLIND, CONDITIONS, Blind, Condition
+from tests.support.sandbox import running
+from tests.support.staging import Stage
+
+pytestmark = pytest.mark.anyio
+
+ALWAYS = {"disable_before_destroy": "warn", "retention": "unknown", "features": "warn",
+          "effect_time": "warn"}  # fmt: skip
+"""What a healthy project says besides `pass`."""
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    """One sandbox for the file."""
+    with running(minimal=True) as (sandbox, _):
+        yield sandbox
+
+
+@pytest.fixture
+def stage(sandbox: Sandbox) -> Stage:
+    """Everything in order, nothing made yet."""
+    stage = Stage(sandbox.world)
+    stage.reset()
+    return stage
+
+
+@pytest.mark.parametrize("existing", [False, True], ids=["nothing made yet", "key exists"])
+async def test_a_healthy_project_passes(sandbox: Sandbox, stage: Stage, existing: bool) -> None:
+    """Nothing fails; what no API shows stays unknown; each check of the catalogue speaks once."""
+    if existing:
+        stage.key()
+    report = await check(sandbox)
+    assert {one.id: one.status for one in report.checks if one.status != "pass"} == ALWAYS
+    assert [one.id for one in report.checks] == [one.id for one in CATALOGUE]
+    assert report.project_number == "123456789012"
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda one: one.name)
+async def test_what_is_wrong_is_found_and_nothing_is_written(
+    sandbox: Sandbox, stage: Stage, condition: Condition
+) -> None:
+    """The right check says it, names the remedy, no other check fails, and no call writes."""
+    condition.setup(stage)
+    stage.world.log.clear()
+    report = await check(sandbox, **condition.subject)
+    (found,) = [one for one in report.checks if one.id == condition.check]
+    assert found.status == condition.status, found
+    assert condition.remedy in (found.remedy or ""), found
+    assert condition.evidence in found.evidence, found
+    expected = condition.also | ({condition.check} if condition.status == "fail" else set())
+    assert {one.id for one in report.failed} == expected
+    assert [entry for entry in stage.world.log.entries if entry.write] == []
+
+
+@pytest.mark.parametrize("blind", BLIND, ids=lambda one: one.check)
+async def test_what_cannot_be_read_is_unknown_and_says_who_can_tell(
+    sandbox: Sandbox, stage: Stage, blind: Blind
+) -> None:
+    """A refused read is neither good news nor a failure."""
+    blind.setup(stage)
+    report = await check(sandbox)
+    (found,) = [one for one in report.checks if one.id == blind.check]
+    assert found.status == "unknown", found
+    assert found.who_can_tell
+
+
+def test_the_table_covers_every_check() -> None:
+    """Each check has a condition that makes it speak up, and an unknown path if it reads at all."""
+    every = {one.id for one in CATALOGUE}
+    assert {one.check for one in CONDITIONS} == every - {"check_apis"}
+    assert {one.check for one in BLIND} == every - {"features", "effect_time"}
+
+
+async def test_a_caller_who_may_nothing_gets_a_report_all_the_same(
+    sandbox: Sandbox, stage: Stage
+) -> None:
+    """With every read refused nothing is raised and no Google check passes on faith."""
+    stage.key()
+    stage.world.identities.administrator.permissions = frozenset()
+    stage.fault("GetLocation", "PERMISSION_DENIED")
+    report = await check(sandbox)
+    passed = {one.id for one in report.checks if one.status == "pass"}
+    assert passed == {"check_apis", "admin_credential", "cmek_reachable", "workspace"}
+    assert {one.id for one in report.failed} == {"caller_on_project"}

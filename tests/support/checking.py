@@ -1,0 +1,51 @@
+"""Run the checks and the diagnosis against a staged sandbox, in-process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from pydantic import SecretStr
+
+from cmek.admin_api import AdminApi
+from cmek.admin_credentials import AdminKey
+from cmek.checks.google_reads import GoogleReads
+from cmek.checks.model import CheckReport, CheckSubject
+from cmek.checks.reading import Clients
+from cmek.checks.run import run_checks
+from cmek.cloud_kms import CloudKms
+from sandbox.server import Sandbox
+from tests.support.staging import KEY, WORKSPACE
+
+
+def subject(**changes: Any) -> CheckSubject:
+    """The usual subject; `location` changes the key's name."""
+    location = changes.pop("location", KEY.location)
+    usual = CheckSubject(
+        key_name=replace(KEY, location=location), protection_level="HSM", workspace_id=WORKSPACE
+    )
+    return replace(usual, **changes)
+
+
+@asynccontextmanager
+async def clients(sandbox: Sandbox) -> AsyncIterator[Clients]:
+    """All three clients as the administrator."""
+    admin = AdminApi(sandbox.http, AdminKey(SecretStr(sandbox.admin_key)))
+    kms = CloudKms.connect(endpoint=sandbox.grpc, credentials=None, quota_project=None)
+    google = GoogleReads(None, base_url=sandbox.http)
+    try:
+        yield Clients(admin, kms, google)
+    finally:
+        await admin.aclose()
+        await kms.aclose()
+        await google.aclose()
+
+
+async def check(sandbox: Sandbox, **changes: Any) -> CheckReport:
+    """One run of all checks."""
+    async with clients(sandbox) as found:
+        return await run_checks(
+            subject(**changes), admin=found.admin, kms=found.kms, google=found.google
+        )
