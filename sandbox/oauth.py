@@ -69,6 +69,7 @@ def exchange(world: World, body: dict[str, Any]) -> dict[str, Any]:
     world.admin.credentials[token] = Credential(
         kind="federated_token", id=rule.service_account_id, expires_at=expires.isoformat()
     )
+    world.after_write()
     return {
         "access_token": token,
         "token_type": "Bearer",
@@ -148,10 +149,12 @@ def _google_token(world: World) -> Callable[[Request], Any]:
 
         def handler() -> dict[str, Any]:
             try:
-                return world.identities.token_endpoint(form)
+                granted = world.identities.token_endpoint(form)
             except TokenRefusedError as error:
                 refusals.append(error)
                 return error.to_json()
+            world.after_write()
+            return granted
 
         call = HttpCall(
             service="oauth",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -115,31 +115,31 @@ def sandbox_process(*arguments: str, state: Path | None = None) -> Iterator[Sand
     command = [sys.executable, "-m", "sandbox", "--http-port", "0", "--grpc-port", "0", *arguments]
     if state is not None:
         command += ["--state", str(state)]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    line = process.stdout.readline()
-    if not line:
-        process.wait(10)
-        raise AssertionError(f"the sandbox did not start: {process.stderr.read()}")
-    ready = json.loads(line)
-    control = SandboxControl(ready["http"])
-    try:
-        yield SandboxProcess(process, ready, control)
-    finally:
-        control.close()
-        process.terminate()
+    with tempfile.TemporaryFile("w+") as errors, _child(command, errors) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            errors.seek(0)
+            raise AssertionError(f"the sandbox did not start: {errors.read()}")
+        ready = json.loads(line)
+        control = SandboxControl(ready["http"])
         try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-        process.stdout.close()
-        process.stderr.close()
+            yield SandboxProcess(process, ready, control)
+        finally:
+            control.close()
+
+
+@contextmanager
+def _child(command: list[str], errors: IO[str]) -> Iterator[subprocess.Popen[str]]:
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=root
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
