@@ -97,6 +97,8 @@ def missing_rule(known: KnownCause, role: str) -> Rule:
             return _unreadable(facts, known, command)
         if role not in grants.missing:
             return known.excluded(f"{role} is on the key, or another cause explains it")
+        if domain_sharing(facts).verdict == "proved":
+            return known.excluded(f"{role} is missing because domain restricted sharing forbids it")
         others = f"; it has {', '.join(grants.others)}" if grants.others else ""
         return known.proved(f"{SERVICE_ACCOUNT} lacks {role} on the key{others}", command)
 

@@ -10,7 +10,7 @@ from google.iam.v1 import policy_pb2
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import KeyName, organization_label
-from sandbox import kms_key_rings, kms_keys, seed
+from sandbox import kms_key_rings, kms_keys, kms_versions, seed
 from sandbox.admin_models import ExternalKey, GcpConfig
 from sandbox.faults import Fault
 from sandbox.google_calls import Json
@@ -84,6 +84,12 @@ class Stage:
     def version_state(self, state: int) -> None:
         """The state of the primary version."""
         self.world.kms.versions[str(KEY)][1].state = state
+
+    def schedule_destruction(self) -> None:
+        """The primary version, in 30 days."""
+        request = kms_v1.DestroyCryptoKeyVersionRequest(name=f"{KEY}/cryptoKeyVersions/1")
+        administrator = self.world.identities.administrator
+        kms_versions.destroy_crypto_key_version(self.world, administrator, request)
 
     def grant(
         self, resource: str, role: str, member: str = MEMBER, condition: str | None = None

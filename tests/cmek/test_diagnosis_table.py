@@ -1,0 +1,115 @@
+"""Every failure of the table, set up in the sandbox: the right cause comes first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from cmek.diagnosis import Cause, Failure, diagnose, gather_facts
+from cmek.diagnosis.diagnose import TABLE
+from sandbox.server import Sandbox
+from tests.support.causes import FAILURES, Failing
+from tests.support.checking import clients, subject
+from tests.support.sandbox import running
+from tests.support.staging import EXTERNAL_KEY, Stage
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    """One sandbox for the file."""
+    with running(minimal=True) as (sandbox, _):
+        yield sandbox
+
+
+@pytest.fixture
+def stage(sandbox: Sandbox) -> Stage:
+    """A healthy key, registered at Anthropic."""
+    stage = Stage(sandbox.world)
+    stage.reset()
+    stage.key()
+    return stage
+
+
+async def diagnosed(sandbox: Sandbox, **known: Any) -> tuple[Cause, ...]:
+    """The diagnosis by our own reads; times in `known` are relative to now."""
+    known = {
+        name: datetime.now(UTC) + value if isinstance(value, timedelta) else value
+        for name, value in ({"granted_at": timedelta(days=-1)} | known).items()
+    }
+    failure = Failure(external_key_id=EXTERNAL_KEY, **known)
+    async with clients(sandbox) as ours:
+        facts = await gather_facts(
+            subject(), failure, admin=ours.admin, kms=ours.kms, google=ours.google
+        )
+    return diagnose(facts)
+
+
+@pytest.mark.parametrize("failing", FAILURES, ids=lambda one: one.name)
+async def test_the_right_cause_comes_first_with_its_command_and_nothing_is_written(
+    sandbox: Sandbox, stage: Stage, failing: Failing
+) -> None:
+    """One cause is proved (or is the likeliest open one), and no call writes."""
+    failing.setup(stage)
+    stage.world.log.clear()
+    causes = await diagnosed(sandbox, **failing.failure)
+    first = causes[0]
+    assert (first.id, first.verdict) == (failing.cause, failing.verdict), first
+    assert failing.command in first.command, first
+    assert [one.id for one in causes if one.verdict == "proved"] == (
+        [failing.cause] if failing.verdict == "proved" else []
+    )
+    assert [entry for entry in stage.world.log.entries if entry.write] == []
+
+
+@pytest.mark.parametrize("failing", [one for one in FAILURES if one.validation_fails],
+                         ids=lambda one: one.name)  # fmt: skip
+async def test_the_sandbox_refuses_what_the_table_calls_a_failure(
+    sandbox: Sandbox, stage: Stage, failing: Failing
+) -> None:
+    """The table's states are such that Anthropic's stand-in can't use the key."""
+    failing.setup(stage)
+    async with clients(sandbox) as ours:
+        validation = await ours.admin.external_keys.validate(EXTERNAL_KEY)
+    assert not validation.succeeded
+
+
+async def test_a_healthy_key_has_no_proved_cause(sandbox: Sandbox, stage: Stage) -> None:
+    """What we can't read stays open; everything else is excluded."""
+    causes = await diagnosed(sandbox)
+    assert {one.id for one in causes if one.verdict != "excluded"} == {
+        "deny_policy",
+        "anthropic_side",
+    }
+
+
+async def test_what_may_not_be_read_leaves_its_causes_open(sandbox: Sandbox, stage: Stage) -> None:
+    """Without any right on Google's side no cause there is excluded on faith."""
+    stage.world.identities.administrator.permissions = frozenset()
+    causes = await diagnosed(sandbox)
+    excluded = {one.id for one in causes if one.verdict == "excluded"}
+    assert excluded == {
+        "workspace_policy", "key_profile", "external_key_changed", "external_key_gone",
+        "other_key_name", "wrong_location", "kms_api_off",
+    }  # fmt: skip
+    assert all(one.verdict != "proved" for one in causes)
+
+
+async def test_the_free_text_of_a_validation_changes_nothing(
+    sandbox: Sandbox, stage: Stage
+) -> None:
+    """The facts have no place for Anthropic's text; the same state gives the same causes."""
+    first = await diagnosed(sandbox, request_id="req_1")
+    second = await diagnosed(sandbox, request_id="req_2")
+    assert [(one.id, one.verdict) for one in first] == [(one.id, one.verdict) for one in second]
+
+
+def test_the_table_proves_every_cause_that_can_be_proved() -> None:
+    """At least 14 causes; each of them comes first in some state of the table."""
+    known = {one.id for one, _ in TABLE}
+    assert len(known) == len(TABLE) >= 14
+    assert {one.cause for one in FAILURES} == known - {"wrong_location", "outside_backend"}
