@@ -1,0 +1,162 @@
+"""The generated Terraform module, as far as it needs no terraform."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmek.anthropic_identity import MEMBER, ROLES
+from cmek.evidence.queries import THREATENING_METHODS
+from cmek.kms_models import CryptoKey
+from cmek.names import US_SINGLE_REGIONS
+from cmek.terraform.hcl import assignments, quoted
+from cmek.terraform.managed_key import ManagedKey, NotManageableError
+from cmek.terraform.module import FilesDifferError, render_module, seconds, write_module
+
+RING = "projects/acme-kms-prod/locations/us-east5/keyRings/anthropic-cmek"
+ORGANIZATION_LABEL = "anthropic-org-3f1c9a52-7d4e-4b8a-9c60-2e5d8f7a1b34"
+DAY = timedelta(days=1)
+
+
+def crypto_key(name: str = "payments", **changes: object) -> CryptoKey:
+    """A key that Anthropic can use, with changes."""
+    fields = {
+        "name": f"{RING}/cryptoKeys/{name}",
+        "purpose": "ENCRYPT_DECRYPT",
+        "algorithm": "GOOGLE_SYMMETRIC_ENCRYPTION",
+        "protection_level": "HSM",
+        "labels": {ORGANIZATION_LABEL: "true"},
+        "destroy_scheduled_duration": 30 * DAY,
+    }
+    return CryptoKey.model_validate(fields | changes)
+
+
+def managed(name: str = "payments", **changes: object) -> ManagedKey:
+    """The same key, described for Terraform."""
+    return ManagedKey.of(crypto_key(name, **changes), ROLES, ["wrkspc_01abcdef"])
+
+
+def test_the_module_names_the_published_service_account_and_only_additive_grants() -> None:
+    """Constants of the module are those of the product; no resource replaces others' IAM."""
+    module = render_module([managed()])
+    assert f'anthropic = "{MEMBER}"' in module["main.tf"]
+    for role in ROLES:
+        assert f'role          = "{role}"' in module["main.tf"]
+    everything = "".join(module.values())
+    assert not re.search(r"_iam_(policy|binding)\b", everything)
+    assert set(re.findall(r"serviceAccount:\S+?\.com", everything)) == {MEMBER}
+
+
+def test_ring_and_key_can_not_be_destroyed() -> None:
+    """Both resources carry prevent_destroy."""
+    main = render_module([managed()])["main.tf"]
+    for kind in ("google_kms_key_ring", "google_kms_crypto_key"):
+        block = main.split(f'resource "{kind}" "cmek"')[1].split("\n}\n")[0]
+        assert "prevent_destroy = true" in block
+
+
+def test_the_alert_watches_the_methods_that_the_evidence_asks_for() -> None:
+    """One list in two languages."""
+    options = render_module([])["options.tf"]
+    listed = options.split("threatening_methods = [")[1].split("]")[0]
+    assert tuple(re.findall(r'"(\w+)"', listed)) == THREATENING_METHODS
+
+
+@pytest.mark.parametrize("region", US_SINGLE_REGIONS)
+def test_the_modules_region_rule_lets_every_us_region_through(region: str) -> None:
+    """The pattern in the module's text is the one that the regions fit."""
+    rule = re.search(r'regex\("(\S+)", key.location\)', render_module([])["variables.tf"])
+    assert rule is not None
+    assert re.fullmatch(rule[1], region)
+    assert not re.fullmatch(rule[1], "us")
+
+
+def test_the_values_are_those_of_the_live_key() -> None:
+    """Rotation, destroy delay, protection and labels; no rotation is left out."""
+    rotating = managed(rotation_period=90 * DAY, protection_level="SOFTWARE")
+    text = render_module([rotating])["terraform.tfvars"]
+    assert re.search(r'rotation_period += "7776000s"', text)
+    assert re.search(r'destroy_scheduled_duration = "2592000s"', text)
+    assert re.search(r'protection_level += "SOFTWARE"', text)
+    assert f'"{ORGANIZATION_LABEL}" = "true"' in text
+    assert "rotation_period" not in render_module([managed()])["terraform.tfvars"]
+
+
+def test_imports_carry_full_ids() -> None:
+    """Ring, key, and `key role member` of both grants; a grant that is not there has none."""
+    imports = render_module([managed()])["imports.tf"]
+    ids = re.findall(r'id = "(.*)"', imports)
+    key = f"{RING}/cryptoKeys/payments"
+    assert ids == [RING, key, *(f"{key} {role} {MEMBER}" for role in ROLES)]
+    bare = ManagedKey.of(crypto_key(), [], ["wrkspc_01abcdef"])
+    assert len(re.findall("import {", render_module([bare])["imports.tf"])) == 2
+
+
+def test_the_same_keys_give_the_same_module_in_any_order() -> None:
+    """A second export shows no difference that is none."""
+    keys = [managed("b"), managed("a")]
+    assert render_module(keys) == render_module(reversed(keys))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("purpose", "ASYMMETRIC_SIGN"),
+        ("algorithm", "EXTERNAL_SYMMETRIC_ENCRYPTION"),
+        ("import_only", True),
+        ("crypto_key_backend", "projects/p/locations/l/ekmConnections/e"),
+        ("destroy_scheduled_duration", None),
+    ],
+)
+def test_a_key_that_the_module_can_not_describe_is_refused(field: str, value: object) -> None:
+    """With its name and the field; writing it down wrongly would replace it."""
+    with pytest.raises(NotManageableError, match=f"{RING}/cryptoKeys/payments: .*"):
+        managed(**{field: value})
+
+
+def test_files_with_other_content_are_not_overwritten(tmp_path: Path) -> None:
+    """Nothing is written when one file differs, and everything when told to replace."""
+    module = render_module([managed()])
+    write_module(module, tmp_path)
+    write_module(module, tmp_path)
+    (tmp_path / "main.tf").write_text("# mine\n")
+    with pytest.raises(FilesDifferError, match=r"main\.tf"):
+        write_module(module | {"imports.tf": ""}, tmp_path)
+    assert (tmp_path / "imports.tf").read_text() == module["imports.tf"]
+    write_module(module, tmp_path, replace=True)
+    assert (tmp_path / "main.tf").read_text() == module["main.tf"]
+
+
+@given(st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=36500)))
+def test_durations_are_written_as_cloud_kms_writes_them(duration: timedelta) -> None:
+    """Seconds and an s, a fraction only where there is one, nothing lost."""
+    text = seconds(duration)
+    assert re.fullmatch(r"[0-9]+([.][0-9]{0,5}[1-9])?s", text)
+    whole, _, fraction = text[:-1].partition(".")
+    microseconds = int(fraction.ljust(6, "0")) if fraction else 0
+    assert timedelta(seconds=int(whole), microseconds=microseconds) == duration
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_quoted_string_means_itself(text: str) -> None:
+    """No template, no line break, no early end: undoing the escapes gives the text back."""
+    literal = quoted(text)
+    assert "\n" not in literal
+    plain = literal.replace("$${", "${").replace("%%{", "%{")
+    assert json.loads(plain) == text.replace("$${", "${").replace("%%{", "%{")
+    assert not re.search(r"(?<!\$)\$\{|(?<!%)%\{", literal)
+
+
+def test_neighbours_are_aligned_and_blocks_are_not() -> None:
+    """As terraform fmt lays it out (which the tests with terraform check)."""
+    text = assignments({"a": "1", "long_name": True, "inner": {"b": [], "cc": ["x"]}, "z": "2"})
+    assert text == (
+        'a         = "1"\nlong_name = true\ninner = {\n  b = []\n  cc = [\n    "x",\n  ]\n}\n'
+        'z = "2"'
+    )
