@@ -1,7 +1,7 @@
-"""Tokens over HTTP: Google's `/token` and metadata server, and Anthropic's workload identity.
+"""Workload identity: a Google identity token buys a token for the Admin API.
 
-Assertions of Google expire by the machine's time, as google-auth decides by that when to renew
-them; Anthropic's own tokens expire by the sandbox's clock.
+The assertion expires by the machine's time, as all of Google's tokens here; the token that it buys
+expires by the sandbox's clock.
 
 Source: https://platform.claude.com/docs/en/manage-claude/wif-reference
 """
@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
-from urllib.parse import parse_qsl
 from uuid import UUID
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from sandbox.admin_models import Credential, FederationRule
@@ -26,24 +25,15 @@ from sandbox.admin_requests import parse_json
 from sandbox.admin_routes import response_headers
 from sandbox.errors import AnthropicError
 from sandbox.http_calls import HttpCall, answer
-from sandbox.identity_tokens import GOOGLE_ISSUER, JWT_BEARER, TokenRefusedError
+from sandbox.identity_tokens import GOOGLE_ISSUER, JWT_BEARER
 from sandbox.world import World
 
 LARGEST_ASSERTION: Final = 16 * 1024
-METADATA_HEADER: Final = {"Metadata-Flavor": "Google"}
-CLOUD_SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
-METADATA_ACCOUNTS: Final = "/computeMetadata/v1/instance/service-accounts"
 
 
 def oauth_routes(world: World) -> list[Route]:
-    """Every endpoint that hands out tokens."""
-    return [
-        Route("/v1/oauth/token", _anthropic_token(world), methods=["POST"]),
-        Route("/token", _google_token(world), methods=["POST"]),
-        Route("/oauth2/v3/certs", _google_keys(world), methods=["GET"]),
-        Route("/", _metadata_ping, methods=["GET"]),
-        Route(f"{METADATA_ACCOUNTS}/{{account}}/{{what:path}}", _metadata(world), methods=["GET"]),
-    ]
+    """Anthropic's token endpoint."""
+    return [Route("/v1/oauth/token", _anthropic_token(world), methods=["POST"])]
 
 
 def exchange(world: World, body: dict[str, Any]) -> dict[str, Any]:
@@ -140,68 +130,3 @@ def _without_assertion(raw: bytes) -> dict[str, Any]:
     except AnthropicError:
         return {}
     return {name: value for name, value in body.items() if name != "assertion"}
-
-
-def _google_token(world: World) -> Callable[[Request], Any]:
-    async def endpoint(request: Request) -> Response:
-        form = dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
-        refusals: list[TokenRefusedError] = []
-
-        def handler() -> dict[str, Any]:
-            try:
-                granted = world.identities.token_endpoint(form)
-            except TokenRefusedError as error:
-                refusals.append(error)
-                return error.to_json()
-            world.after_write()
-            return granted
-
-        call = HttpCall(
-            service="oauth",
-            call="google.token",
-            resource="",
-            caller="unknown",
-            write=False,
-            handler=handler,
-            body={"grant_type": form.get("grant_type")},
-        )
-        response = await answer(world, request, call)
-        if refusals and response.status_code == 200:
-            response.status_code = 400
-        return response
-
-    return endpoint
-
-
-def _google_keys(world: World) -> Callable[[Request], Any]:
-    async def endpoint(_: Request) -> Response:
-        return JSONResponse(world.identities.key.jwks())
-
-    return endpoint
-
-
-async def _metadata_ping(_: Request) -> Response:
-    return PlainTextResponse("computeMetadata/\n", headers=METADATA_HEADER)
-
-
-def _metadata(world: World) -> Callable[[Request], Any]:
-    """The metadata server of a machine that runs as the onboarding service account."""
-
-    async def endpoint(request: Request) -> Response:
-        if request.headers.get("metadata-flavor") != "Google":
-            return PlainTextResponse("Missing Metadata-Flavor:Google header.", status_code=403)
-        identity, audience = world.identities.onboarding, request.query_params.get("audience")
-        match request.path_params["what"]:
-            case "":
-                facts = {"aliases": ["default"], "email": identity.email, "scopes": [CLOUD_SCOPE]}
-                return JSONResponse(facts, headers=METADATA_HEADER)
-            case "token":
-                token = world.identities.issue_token(identity)
-                answer = {"access_token": token, "expires_in": 3600, "token_type": "Bearer"}
-                return JSONResponse(answer, headers=METADATA_HEADER)
-            case "identity" if audience:
-                token = world.identities.identity_token(identity, audience)
-                return PlainTextResponse(token, headers=METADATA_HEADER)
-        return PlainTextResponse("Not Found", status_code=404, headers=METADATA_HEADER)
-
-    return endpoint

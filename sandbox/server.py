@@ -23,6 +23,7 @@ from sandbox.google_rest import google_routes
 from sandbox.grpc_server import start_grpc
 from sandbox.http_server import listen, serving
 from sandbox.identities import PROJECT_ID
+from sandbox.identity_routes import identity_routes
 from sandbox.kms_rest import kms_routes
 from sandbox.oauth import oauth_routes
 from sandbox.world import World
@@ -54,6 +55,7 @@ def http_app(world: World) -> Starlette:
     """Every HTTP surface; the first route that matches answers."""
     surfaces: list[list[Route]] = [
         control_routes(world),
+        identity_routes(world),
         oauth_routes(world),
         admin_routes(world),
         google_routes(world),
