@@ -33,7 +33,9 @@ class Refused:
     reason: str | None = None
     """Google's ErrorInfo reason, such as `SERVICE_DISABLED`."""
     service: str | None = None
-    """The API that is switched off."""
+    """The API that refused, where Google names it."""
+    consumer: str | None = None
+    """`projects/N`, in which that API has to be on: the caller's quota project, at times."""
     remedy: str | None = None
 
     def __str__(self) -> str:
@@ -76,5 +78,11 @@ def value_of(read: Read[T] | None) -> T | None:
 
 def _google(error: GoogleApiError) -> Refused:
     problem = error.problem
-    service = problem.metadata.get("service")
-    return Refused(problem.status, str(error), problem.reason, service, problem.advice or None)
+    return Refused(
+        problem.status,
+        str(error),
+        reason=problem.reason,
+        service=problem.metadata.get("service"),
+        consumer=problem.metadata.get("consumer"),
+        remedy=problem.advice or None,
+    )

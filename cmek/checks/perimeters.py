@@ -38,19 +38,28 @@ Admission = bool | None
 
 
 def check_perimeters(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
-    """Every perimeter that encloses the project and restricts Cloud KMS."""
+    """Every perimeter that encloses the project and restricts Cloud KMS, if not us too."""
     organization, number = findings.google.organization, findings.google.project_number
-    if isinstance(findings.google.ancestors, Answer) and organization is None:
+    turned_away = _turned_away(findings)
+    if turned_away is not None:
+        yield PERIMETER.failed(str(turned_away), f"perimeter administrator: {INGRESS}")
+    elif isinstance(findings.google.ancestors, Answer) and organization is None:
         yield PERIMETER.passed(f"project {subject.key_name.project} is in no organization")
-        return
-    refused = _first_refusal(findings)
-    if refused is not None:
+    elif (refused := _first_refusal(findings)) is not None:
         yield PERIMETER.unknown(refused)
-        return
-    if number is None or organization is None:
+    elif number is None or organization is None:
         yield PERIMETER.unknown("the project's number or organization could not be read")
-        return
-    yield _judge(_enclosing(findings, number), f"projects/{number}", perimeters_page(organization))
+    else:
+        page = perimeters_page(organization)
+        yield _judge(_enclosing(findings, number), f"projects/{number}", page)
+
+
+def _turned_away(findings: Findings) -> Refused | None:
+    """A read of Cloud KMS that a perimeter refused: who keeps us out keeps Anthropic out."""
+    return next(
+        (one for one in findings.kms.answers if isinstance(one, Refused) and one.is_perimeter),
+        None,
+    )
 
 
 def _first_refusal(findings: Findings) -> Refused | None:

@@ -101,15 +101,15 @@ def check_kms_api(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
 def check_check_apis(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
     """Which of our own reads failed because their API is off: unknown, never a failure."""
     off = {
-        one.service
+        one.service: (one.consumer or f"projects/{subject.key_name.project}")
         for one in findings.refusals
         if one.is_api_off and one.service and one.service != KMS
     }
     if off:
-        names = " ".join(sorted(off))
+        commands = {enable_api(name, off[name].partition("/")[2]) for name in off}
         yield CHECK_APIS.unknown(
-            f"not enabled, so the checks that read them are unknown: {names}",
-            enable_api(names, subject.key_name.project),
+            f"not enabled, so the checks that read them are unknown: {', '.join(sorted(off))}",
+            " && ".join(sorted(commands)),
         )
     else:
         yield CHECK_APIS.passed("no check was refused because its API is off")

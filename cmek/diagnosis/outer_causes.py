@@ -7,7 +7,7 @@ from typing import Final
 from cmek.anthropic_identity import SERVICE_ACCOUNT
 from cmek.checks.model import Check
 from cmek.checks.outcome import Answer, Refused
-from cmek.checks.perimeters import INGRESS, check_perimeters
+from cmek.checks.perimeters import check_perimeters
 from cmek.checks.project import check_billing, check_kms_api, check_project
 from cmek.diagnosis.model import Cause, DiagnosisFacts, KnownCause, Rule
 
@@ -70,11 +70,6 @@ def billing_off(facts: DiagnosisFacts) -> Cause:
 
 def perimeter(facts: DiagnosisFacts) -> Cause:
     """Proved by the perimeter's own rules, or by one that turned us away as well."""
-    turned_away = [
-        one for one in facts.findings.kms.answers if isinstance(one, Refused) and one.is_perimeter
-    ]
-    if turned_away:
-        return PERIMETER.proved(str(turned_away[0]), f"perimeter administrator: {INGRESS}")
     (check,) = check_perimeters(facts.subject, facts.findings)
     return _from_check(PERIMETER, check)
 
