@@ -54,18 +54,16 @@ def judge(reading: KeyReading, previous: KeyRecord | None, look: Look) -> KeyRec
     )
 
 
-def unfinished(
-    reading: KeyReading, previous: KeyRecord | None, look: Look, deadline: datetime
-) -> KeyRecord:
-    """The record of a key that nobody could look at before the deadline."""
+def unfinished(reading: KeyReading, previous: KeyRecord | None, look: Look, why: str) -> KeyRecord:
+    """The record of a key that nobody could look at, for example before the deadline."""
     reason = Reason(
         rule=UNFINISHED,
         means=Verdict.UNKNOWN,
         severity=Severity.MEDIUM,
-        says=f"not looked at before the deadline of {deadline:%Y-%m-%d %H:%M:%S %Z}",
-        who_can_tell="the next revalidation, with more time",
+        says=why,
+        who_can_tell="the next revalidation",
     )
-    reasons = _ordered(_dated([reason], previous, look.now), list(_carried(previous, frozenset())))
+    reasons = _ordered(_dated([reason], previous, look.now), _carried(previous, frozenset()))
     record = _record(reading, previous, look, Verdict.UNKNOWN, reasons)
     kept = {"unreachable": reading.unreachable, "baseline": reading.baseline}
     return record.model_copy(update=kept)

@@ -1,0 +1,195 @@
+"""Look at every onboarded key: on a schedule, or at once from the UI.
+
+One task a key, so many at the same time; each key's verdict is told and kept as soon as it is
+known, so that a run that is killed loses nothing and goes on where it was when it is retried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import BaseModel
+
+from cmek.health.fleet import FleetRow
+from cmek.health.model import KeyRecord, Unreachability, Verdict
+from cmek.health.registered import KeyRef, Registered, by_ring
+from cmek.health.request import RevalidationRequest
+from tasks.clients import close_clients
+from tasks.fleet_reports import last_fleet, publish_fleet, schedule_follow_up
+from tasks.health import (
+    UnfinishedError,
+    read_registered_keys,
+    record_unfinished,
+    revalidate_key,
+)
+from tasks.memory import recall, remember
+from tasks.sweep import Ring, Sweep
+from tasks.this_run import run_id
+
+PROGRESS = "cmek-revalidation-progress"
+PROGRESS_SECONDS = 1.0
+_REPORTED = "reported"
+
+
+class Reported(BaseModel):
+    """How many sweeps this run has finished: a retry behind one looks at all keys anew."""
+
+    sweeps: int
+
+
+@dataclass
+class Tally:
+    """What is kept of the looks: rows, not records."""
+
+    before: dict[str, FleetRow]
+    rows: list[FleetRow] = field(default_factory=list)
+    unreachable: list[Unreachability] = field(default_factory=list)
+    verdicts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
+    changed: bool = False
+
+    def add(self, record: KeyRecord) -> None:
+        """Count one look."""
+        before = self.before.pop(record.external_key_id, None)
+        row = FleetRow.of(record, before)
+        self.rows.append(row)
+        self.verdicts[record.verdict] += 1
+        self.changed |= before is None or before.level is not row.level
+        beyond_reach = record.unreachable
+        if beyond_reach and beyond_reach.scheduled_by == record.run_id:
+            self.unreachable.append(beyond_reach)
+
+
+@flow(
+    name="revalidate-keys",
+    flow_run_name="revalidate {request.depth}",
+    persist_result=True,
+    result_serializer="json",
+    retries=0,
+)
+async def revalidate_keys(
+    request: RevalidationRequest = RevalidationRequest(),  # noqa: B008 - frozen
+) -> State[Any]:
+    """Revalidate the onboarded keys.
+
+    Ends as failed when a key is broken, as "At risk" when one is at risk, as "Unknown" when one
+    could not be looked at, else as completed. The table `cmek-fleet` shows all keys, worst first.
+
+    Args:
+        request: Which keys, how deep, and until when.
+
+    Raises:
+        AdminApiError: The external keys can't be listed.
+    """
+    started = datetime.now(UTC)
+    try:
+        registered = await read_registered_keys(request.anthropic_block)
+        sweep = await _sweep(request, registered, started)
+        tally = Tally(await last_fleet())
+        await _look_at_all(sweep, tally)
+        everything = request.wanted is None
+        if everything or tally.changed:
+            await publish_fleet(tally.rows, all_keys=everything)
+        await schedule_follow_up(request, tally.unreachable)
+        await remember(_REPORTED, Reported(sweeps=sweep.attempt + 1))
+    finally:
+        await close_clients()
+    return _outcome(tally)
+
+
+async def _sweep(request: RevalidationRequest, registered: Registered, started: datetime) -> Sweep:
+    wanted = request.wanted
+    keys = [k for k in registered.refs if wanted is None or k.external_key_id in wanted]
+    for missing in sorted((wanted or set()) - {key.external_key_id for key in keys}):
+        get_run_logger().warning("%s is not registered as a Google Cloud key (any more)", missing)
+    reported = await recall(_REPORTED, Reported)
+    return Sweep(
+        request=request,
+        organization_id=registered.organization_id,
+        run_id=str(run_id()),
+        deadline=started + timedelta(seconds=request.deadline_seconds),
+        rings=[Ring(refs) for refs in by_ring(keys, str(run_id()))],
+        attempt=reported.sweeps if reported else 0,
+    )
+
+
+async def _look_at_all(sweep: Sweep, tally: Tally) -> None:
+    """So many looks at the same time, ring by ring."""
+    turns = _turns(sweep)
+
+    async def looker() -> None:
+        for ring, ref in turns:
+            tally.add(await _look(sweep, ring, ref))
+            ring.done_with_one()
+
+    total = sum(len(ring.refs) for ring in sweep.rings)
+    try:
+        async with _progress(tally, total), asyncio.TaskGroup() as group:
+            for _ in range(min(sweep.request.concurrency, total)):
+                group.create_task(looker())
+    finally:
+        sweep.forget()
+
+
+def _turns(sweep: Sweep) -> Iterator[tuple[Ring, KeyRef]]:
+    return ((ring, ref) for ring in sweep.rings for ref in ring.refs)
+
+
+async def _look(sweep: Sweep, ring: Ring, ref: KeyRef) -> KeyRecord:
+    """One key's record, whatever happens to the look."""
+    why = f"not looked at before the deadline, {sweep.deadline:%Y-%m-%d %H:%M:%S %Z}"
+    if datetime.now(UTC) < sweep.deadline:
+        try:
+            return await revalidate_key(sweep, ring, ref)
+        except UnfinishedError:
+            pass
+        except Exception as error:  # noqa: BLE001 - one key's look never ends the others'
+            why = f"the look failed: {error!r}; its task run tells more"
+    return await record_unfinished(sweep, ring, ref, why)
+
+
+@asynccontextmanager
+async def _progress(tally: Tally, total: int) -> AsyncIterator[None]:
+    """A progress artifact that moves once a second."""
+    artifact = await acreate_progress_artifact(0.0, key=PROGRESS, description=f"{total} keys")
+
+    async def show() -> None:
+        done = len(tally.rows)
+        percent = 100.0 * done / total if total else 100.0
+        await aupdate_progress_artifact(artifact, percent, f"{done} of {total} keys")
+
+    async def keep_showing() -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            await show()
+
+    shower = asyncio.ensure_future(keep_showing())
+    try:
+        yield
+    finally:
+        shower.cancel()
+        with suppress(asyncio.CancelledError):
+            await shower
+        await show()
+
+
+def _outcome(tally: Tally) -> State[Any]:
+    """Red when a key is broken; Prefect has no yellow, so the name carries the sign."""
+    found = tally.verdicts
+    parts = [f"{found[verdict]} {verdict.replace('_', ' ')}" for verdict in reversed(Verdict)]
+    message = f"{len(tally.rows)} keys: {', '.join(parts)}. See the artifact cmek-fleet"
+    if found[Verdict.BROKEN]:
+        return Failed(message=message)
+    if found[Verdict.UNKNOWN]:
+        return Completed(name="Unknown", message=message)
+    if found[Verdict.AT_RISK]:
+        return Completed(name="At risk", message=message)
+    return Completed(message=message)

@@ -1,0 +1,83 @@
+"""What a revalidation leaves for people: the table, the picture, and the next look."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prefect import get_client, get_run_logger, task
+from prefect.artifacts import acreate_image_artifact, acreate_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
+from prefect.runtime import deployment
+from prefect.states import Scheduled
+
+from cmek.health.fleet import FleetRow, counts, merged, published, read_rows
+from cmek.health.model import Unreachability
+from cmek.health.picture import image_url, picture
+from cmek.health.request import RevalidationRequest
+from tasks.this_run import run_id
+
+FLEET = "cmek-fleet"
+PICTURE = "cmek-fleet-picture"
+_SOONEST = timedelta(seconds=1)
+
+
+async def last_fleet() -> dict[str, FleetRow]:
+    """The rows of the last table, by external key."""
+    wanted = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=[FLEET]))
+    async with get_client() as client:
+        found = await client.read_latest_artifacts(artifact_filter=wanted, limit=1)
+    return read_rows(_table(found[0].data)) if found else {}
+
+
+@task(name="Publish fleet", cache_policy=NO_CACHE, persist_result=False)
+async def publish_fleet(looked: Sequence[FleetRow], *, all_keys: bool) -> None:
+    """One table for all keys, worst first, and the picture of their last days.
+
+    The last table is read again here, so that a look at some keys that ended meanwhile is kept.
+    """
+    rows = merged(await last_fleet(), looked, all_keys=all_keys)
+    found = counts(rows)
+    summary = ", ".join(f"{count} {verdict.replace('_', ' ')}" for verdict, count in found.items())
+    await acreate_table_artifact(table=published(rows), key=FLEET, description=summary)
+    today = datetime.now(UTC).date()
+    await acreate_image_artifact(
+        image_url=image_url(picture(rows, today)), key=PICTURE, description=summary
+    )
+
+
+@task(name="Schedule follow-up", cache_policy=NO_CACHE, persist_result=False)
+async def schedule_follow_up(
+    request: RevalidationRequest, unreachable: Sequence[Unreachability]
+) -> None:
+    """One run that looks again at every key that could not be reached, at the time that is due.
+
+    The idempotency key makes it one even when this run is retried.
+    """
+    times = [one.next_look for one in unreachable if one.next_look is not None]
+    if not times:
+        return
+    if deployment.id is None:
+        get_run_logger().warning(
+            "%d keys could not be reached, and nobody looks again: without a deployment this run "
+            "can't schedule another",
+            len(times),
+        )
+        return
+    again = request.model_copy(update={"external_keys": (), "look_again": tuple(unreachable)})
+    async with get_client() as client:
+        run = await client.create_flow_run_from_deployment(
+            deployment.id,
+            parameters={"request": again.model_dump(mode="json")},
+            state=Scheduled(scheduled_time=max(min(times), datetime.now(UTC) + _SOONEST)),
+            idempotency_key=f"cmek-look-again-{run_id()}",
+            tags=["cmek", "look-again"],
+        )
+    get_run_logger().info("%d keys are looked at again by %s", len(unreachable), run.name)
+
+
+def _table(data: Any) -> Any:  # noqa: ANN401 - Prefect keeps a table as text or as JSON
+    return json.loads(data) if isinstance(data, str) else data
