@@ -1,0 +1,25 @@
+"""One server a session, a new sandbox state a test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.onboarding import Onboardings, onboardings
+
+
+@pytest.fixture(scope="session")
+def _bench() -> Iterator[Onboardings]:
+    with onboardings() as bench:
+        yield bench
+
+
+@pytest.fixture
+def bench(_bench: Onboardings) -> Onboardings:
+    """Server and sandbox, the sandbox as new; earlier runs can't claim its workspaces."""
+    _bench.control.reset()
+    for run in _bench.client.read_flow_runs():
+        if run.state is None or not run.state.is_final():
+            _bench.client.delete_flow_run(run.id)
+    return _bench

@@ -1,0 +1,233 @@
+"""What somebody with access to Prefect's API can try at the gate: none of it attaches.
+
+Each test mounts one attack on a run that waits for its approval, lets the worker go on, and counts
+the requests that tried to set a workspace's key.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
+from prefect.states import Cancelling, Pending, Running, Scheduled
+
+from tests.support.onboarding import REQUESTER, Onboardings, Run
+
+
+@pytest.fixture
+def run(bench: Onboardings) -> Run:
+    """A run that waits for its first answer."""
+    return bench.asked()
+
+
+def test_every_field_of_the_form_is_required(run: Run) -> None:
+    """So that a resume without answer can't fall back on defaults."""
+    form = run.form()
+    assert set(form["required"]) == set(form["properties"])
+    assert not [field for field in form["properties"].values() if "default" in field]
+
+
+def test_a_resume_with_no_body_is_not_an_approval(bench: Onboardings, run: Run) -> None:
+    """B1: the server refuses it, and the run goes on waiting."""
+    result = bench.client.resume_flow_run(run.id)
+    assert result.status.value == "REJECT"
+    assert run.state == "Suspended"
+    assert bench.attaches() == []
+
+
+REFUSED = {"Failed", "Suspended"}
+"""Ended, or waiting with a new ask: forcing a state starts another attempt of the run."""
+
+FORCED = [
+    Scheduled(),
+    Scheduled(name="Resuming"),
+    Scheduled(name="AwaitingRetry"),
+    Pending(),
+    Running(),
+]
+
+
+@pytest.mark.parametrize("state", FORCED, ids=lambda state: f"{state.type.value}-{state.name}")
+def test_a_forced_state_is_not_an_approval(bench: Onboardings, run: Run, state: State[Any]) -> None:
+    """B2: without an answer the run fails or asks anew, and nothing is attached."""
+    run.force(state)
+    run.execute()
+    assert run.state in REFUSED
+    assert bench.attaches() == []
+
+
+@pytest.mark.parametrize("field", ["workspace_id", "plan_digest", "decision"])
+def test_a_template_can_not_stand_for_a_typed_confirmation(
+    bench: Onboardings, run: Run, field: str
+) -> None:
+    """B3: the server evaluates templates in answers; what they yield still must fit."""
+    jinja = {"__prefect_kind": "jinja", "template": "{{ flow_run.name }}{{ 6 * 7 }}"}
+    result = run.answer(**{field: jinja})
+    assert result.status.value == "REJECT"
+    assert bench.attaches() == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"workspace_id": "wrkspc_01SomethingElse1111111111"},
+        {"plan_digest": "0" * 64},
+        {"decision": "yes"},
+        {"approver": "not an address"},
+        {"comment": ""},
+        {"comment": None},
+        {"acknowledge_warnings": None},
+        {"extra": "field"},
+    ],
+    ids=lambda changes: "-".join(map(str, changes)),
+)
+def test_an_answer_that_does_not_fit_the_form_is_refused_by_the_server(
+    bench: Onboardings, run: Run, changes: dict[str, str]
+) -> None:
+    """The run goes on waiting, so that the right answer can still be given."""
+    assert run.answer(**changes).status.value == "REJECT"
+    assert run.state == "Suspended"
+    assert bench.attaches() == []
+
+
+def test_of_many_answers_at_once_one_counts_and_attaches_once(bench: Onboardings, run: Run) -> None:
+    """B5: the first is taken, every other one is told that nothing waits."""
+    answers = [run.full_answer(comment=f"number {n}") for n in range(8)]
+    taken = [bench.client.resume_flow_run(run.id, run_input=one).status.value for one in answers]
+    assert sorted(taken) == ["ABORT"] * 7 + ["ACCEPT"]
+    run.execute()
+    assert run.state == "Attached"
+    assert len(bench.attaches()) == 1
+
+
+def test_after_a_retry_the_old_answer_is_stale(bench: Onboardings, run: Run) -> None:
+    """B6, B8: a run that failed behind its approval asks again, and only the new answer counts."""
+    bench.control.fault("external_keys.validate", kind="error", status=500, times=40)
+    run.approve()
+    assert run.state == "Failed"
+    bench.control.clear_faults()
+    run.force(Scheduled(name="AwaitingRetry"))
+    run.execute()
+    assert run.state == "Suspended"
+    run.force(Scheduled(name="Resuming"))
+    run.execute()
+    assert run.state in REFUSED
+    assert bench.attaches() == []
+
+
+def test_a_retry_can_be_approved_anew(bench: Onboardings, run: Run) -> None:
+    """The way on after a failure behind the approval."""
+    bench.control.fault("external_keys.validate", kind="error", status=500, times=40)
+    run.approve()
+    bench.control.clear_faults()
+    run.force(Scheduled(name="AwaitingRetry"))
+    run.execute()
+    run.approve()
+    assert run.state == "Attached", run.message
+    assert len(bench.attaches()) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"workspace_id": "wrkspc_01ResearchDev11111111111"}, {"four_eyes": False}],
+    ids=["another workspace", "no four eyes"],
+)
+def test_parameters_patched_while_waiting_end_the_run(
+    bench: Onboardings, run: Run, change: dict[str, object]
+) -> None:
+    """The pinned request counts; there is not even a new ask."""
+    answer = run.full_answer()
+    parameters = {"request": run.parameters["request"] | change}
+    patched = bench.client._client.patch(f"/flow_runs/{run.id}", json={"parameters": parameters})
+    assert patched.status_code == 204
+    bench.client.resume_flow_run(run.id, run_input=answer)
+    run.execute()
+    assert run.state == "Failed"
+    assert "parameters of this run were changed" in run.message
+    assert bench.attaches() == []
+
+
+@pytest.mark.parametrize("state", FORCED, ids=lambda state: f"{state.type.value}-{state.name}")
+def test_a_forged_answer_for_another_plan_is_refused(
+    bench: Onboardings, run: Run, state: State[Any]
+) -> None:
+    """Posted past the form and forced on: the digest in the answer is what binds."""
+    run.forge_response(run.full_answer() | {"plan_digest": "f" * 64})
+    run.force(state)
+    run.execute()
+    assert run.state in REFUSED
+    assert bench.attaches() == []
+
+
+def test_an_answer_once_refused_stays_refused_when_the_facts_flip_back(
+    bench: Onboardings, run: Run
+) -> None:
+    """A→B→A: B is asked anew; neither a forced state nor the old answer brings A's back."""
+    workspace = bench.sandbox.world.admin.workspaces[bench.fresh]
+    old = run.full_answer()
+    workspace.name = "renamed"
+    run.approve()
+    assert run.state == "Suspended"
+    assert "was 'payments-prod', is 'renamed'" in run.text().replace("&#45;", "-")
+    workspace.name = "payments-prod"
+    assert bench.client.resume_flow_run(run.id, run_input=old).status.value == "REJECT"
+    run.force(Scheduled(name="Resuming"))
+    run.execute()
+    assert run.state in REFUSED
+    assert bench.attaches() == []
+
+
+def test_differences_are_asked_about_three_more_times_at_most(bench: Onboardings, run: Run) -> None:
+    """Then the run ends, and nothing is attached."""
+    workspace = bench.sandbox.world.admin.workspaces[bench.fresh]
+    for number in range(4):
+        assert run.state == "Suspended"
+        workspace.name = f"name {number}"
+        run.approve()
+    assert run.state == "Failed"
+    assert "after 4 asks" in run.message
+    assert bench.attaches() == []
+
+
+@pytest.mark.parametrize("name", [REQUESTER, REQUESTER.upper(), "ａda@example.com"])
+def test_the_requester_can_not_approve(bench: Onboardings, run: Run, name: str) -> None:
+    """Four eyes is on by default and looks through case and width."""
+    run.approve(approver=name)
+    assert run.state == "Suspended"
+    assert "four eyes" in run.text()
+    assert bench.attaches() == []
+
+
+def test_an_approval_that_comes_into_effect_after_the_expiry_is_refused(
+    bench: Onboardings, run: Run
+) -> None:
+    """Given in time, but no worker was there until eight days later."""
+    run.answer()
+    with time_machine.travel(datetime.now(UTC) + timedelta(days=8)):
+        run.execute()
+    assert run.state == "Suspended"
+    assert "expired" in run.text()
+    assert bench.attaches() == []
+
+
+def test_the_loss_of_the_recorded_ask_is_not_an_approval(bench: Onboardings, run: Run) -> None:
+    """Result storage lost while waiting: the answer can't be weighed, so it does not count."""
+    for kept in PREFECT_LOCAL_STORAGE_PATH.value().glob(f"cmek-{run.id}-ask-*"):
+        kept.unlink()
+    run.approve()
+    assert run.state == "Failed"
+    assert "Retry the run to be asked again" in run.message
+    assert bench.attaches() == []
+
+
+def test_a_cancelled_run_attaches_nothing(bench: Onboardings, run: Run) -> None:
+    """An answer after the cancel is told that nothing waits."""
+    answer = run.full_answer()
+    bench.client.set_flow_run_state(run.id, Cancelling())
+    assert run.state == "Cancelled"
+    assert bench.client.resume_flow_run(run.id, run_input=answer).status.value == "ABORT"
+    assert bench.attaches() == []

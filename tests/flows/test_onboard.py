@@ -1,0 +1,38 @@
+"""Onboarding from start to end, and what it does to the outside world."""
+
+from __future__ import annotations
+
+from tests.support.onboarding import Onboardings
+
+
+def test_a_fresh_workspace_ends_with_its_key(bench: Onboardings) -> None:
+    """Ring, key, grants, external key, one attach: five writes, in the guide's order."""
+    run = bench.asked()
+    assert bench.attaches() == []
+    run.approve()
+    assert run.state == "Attached", run.message
+    assert bench.writes() == [
+        "CreateKeyRing",
+        "CreateCryptoKey",
+        "SetIamPolicy",
+        "external_keys.create",
+        "workspaces.update",
+    ]
+
+
+def test_a_second_run_writes_nothing(bench: Onboardings) -> None:
+    """A re-run of a finished onboarding reads, validates and reports."""
+    bench.asked().approve()
+    bench.control.clear_log()
+    again = bench.start().execute()
+    assert again.state == "Already attached", again.message
+    assert bench.writes() == []
+    assert "external_keys.validate" in bench.control.calls()
+
+
+def test_a_rejection_ends_the_run_as_rejected(bench: Onboardings) -> None:
+    """The state says so and keeps the comment; nothing is attached."""
+    run = bench.asked().approve(decision="reject", comment="not this week")
+    assert run.state == "Rejected"
+    assert "not this week" in run.message
+    assert bench.attaches() == []

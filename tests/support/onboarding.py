@@ -1,0 +1,208 @@
+"""Onboardings against a real Prefect server and a sandbox, executed in this process.
+
+A run is executed until it suspends or ends, as a worker would; between two executions a test can
+do to server, sandbox and clocks what it likes. That takes a fraction of a worker's process start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import Artifact, FlowRun, State
+from prefect.client.schemas.responses import OrchestrationResult
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow_async
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+
+from blocks import AnthropicAdmin, GoogleKms
+from cmek.request import OnboardingRequest
+from flows.onboard import onboard_workspace
+from sandbox.server import Sandbox
+from tests.support.kms import Kms, grpc_client, rest_client
+from tests.support.sandbox import SandboxControl, running
+
+APPROVER = "grace@example.com"
+REQUESTER = "ada@example.com"
+
+
+@dataclass
+class Run:
+    """One onboarding run of the deployment."""
+
+    bench: Onboardings
+    id: UUID
+    parameters: dict[str, Any]
+
+    def read(self) -> FlowRun:
+        """The run as the server has it."""
+        return self.bench.client.read_flow_run(self.id)
+
+    @property
+    def state(self) -> str:
+        """The name of its state."""
+        state = self.read().state
+        return state.name if state and state.name else "none"
+
+    @property
+    def message(self) -> str:
+        """Its state's message."""
+        state = self.read().state
+        return (state.message or "") if state else ""
+
+    def execute(self) -> Run:
+        """Do what a worker does: execute the run until it suspends or ends."""
+        run = self.read()
+        request = OnboardingRequest.model_validate(run.parameters["request"])
+        with suppress(Pause):
+            asyncio.run(
+                run_flow_async(
+                    onboard_workspace,
+                    flow_run=run,
+                    parameters={"request": request},
+                    return_type="state",
+                )
+            )
+        return self
+
+    def form(self) -> dict[str, Any]:
+        """The JSON schema of the question that it waits with."""
+        return json.loads(self._input("schema"))  # type: ignore[no-any-return]
+
+    def text(self) -> str:
+        """The text of the question."""
+        return str(json.loads(self._input("description")))
+
+    def _input(self, part: str) -> str:
+        state = self.read().state
+        assert state is not None
+        keyset = state.state_details.run_input_keyset
+        assert keyset, f"the run is {state.name}: {state.message}"
+        return self.bench.client.read_flow_run_input(self.id, keyset[part])
+
+    def full_answer(self, **changes: Any) -> dict[str, Any]:
+        """An approval that fits the form, with changes; None leaves a field out."""
+        properties = self.form()["properties"]
+        fields = {
+            "decision": "approve",
+            "workspace_id": self.parameters["request"]["workspace_id"],
+            "approver": APPROVER,
+            "comment": "approved in a test",
+            "plan_digest": properties["plan_digest"]["pattern"].strip("^$"),
+        }
+        if "acknowledge_warnings" in properties:
+            fields["acknowledge_warnings"] = True
+        return {name: value for name, value in (fields | changes).items() if value is not None}
+
+    def force(self, state: State[Any]) -> OrchestrationResult[Any]:
+        """Set a state past Prefect's rules, as anybody with access to its API can."""
+        return self.bench.client.set_flow_run_state(self.id, state, force=True)
+
+    def forge_response(self, fields: dict[str, Any]) -> None:
+        """Put an answer where Prefect keeps it, past the form's schema."""
+        state = self.read().state
+        assert state is not None
+        keyset = state.state_details.run_input_keyset
+        assert keyset is not None
+        self.bench.client.create_flow_run_input(self.id, keyset["response"], json.dumps(fields))
+
+    def answer(self, **changes: Any) -> OrchestrationResult[Any]:
+        """Resume with that answer."""
+        return self.bench.client.resume_flow_run(self.id, run_input=self.full_answer(**changes))
+
+    def approve(self, **changes: Any) -> Run:
+        """Answer, see it taken, and execute what follows."""
+        result = self.answer(**changes)
+        assert result.status.value == "ACCEPT", result.details
+        return self.execute()
+
+
+@dataclass
+class Onboardings:
+    """A server, a sandbox, and the deployment between them."""
+
+    client: SyncPrefectClient
+    sandbox: Sandbox
+    control: SandboxControl
+    deployment: UUID
+
+    def start(self, workspace: str | None = None, **request: Any) -> Run:
+        """Create a run through the API; nothing of it is executed yet."""
+        parameters = {
+            "request": {
+                "workspace_id": workspace or self.fresh,
+                "project_id": self.sandbox.project_id,
+                "requested_by": REQUESTER,
+            }
+            | request
+        }
+        created = self.client.create_flow_run_from_deployment(
+            self.deployment, parameters=parameters
+        )
+        return Run(self, created.id, parameters)
+
+    def asked(self, **request: Any) -> Run:
+        """A run that waits for its first answer."""
+        run = self.start(**request).execute()
+        assert run.state == "Suspended", f"{run.state}: {run.message}"
+        return run
+
+    @property
+    def kms(self) -> Kms:
+        """Cloud KMS as its administrator sees it."""
+        return Kms(self.sandbox, grpc_client(self.sandbox), rest_client(self.sandbox))
+
+    @property
+    def key_name(self) -> str:
+        """The key that a default request for the fresh workspace asks for."""
+        location = f"projects/{self.sandbox.project_id}/locations/us-east5"
+        return f"{location}/keyRings/anthropic-cmek/cryptoKeys/{self.fresh}"
+
+    @property
+    def fresh(self) -> str:
+        """A workspace without a key."""
+        return self.workspace("fresh")
+
+    def workspace(self, state: str) -> str:
+        """The first sample workspace in this state."""
+        return next(w["id"] for w in self.sandbox.workspaces if w["state"] == state)
+
+    def attaches(self) -> list[dict[str, Any]]:
+        """Every request that tried to set a workspace's key."""
+        sent = self.control.log(call="workspaces.update")
+        return [one for one in sent if "external_key_id" in one["request"]]
+
+    def writes(self) -> list[str]:
+        """The names of the calls that write, as far as they reached the state."""
+        return [one["call"] for one in self.control.log(write=True)]
+
+    def artifacts(self, run: Run) -> list[Artifact]:
+        """The run's artifacts, newest first."""
+        return list(
+            self.client.read_artifacts(
+                artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+            )
+        )
+
+
+@contextmanager
+def onboardings() -> Iterator[Onboardings]:
+    """Start server and sandbox, save the blocks, make the deployment."""
+    with (
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+        prefect_test_harness(server_startup_timeout=90),
+        running() as (sandbox, control),
+        get_client(sync_client=True) as client,
+    ):
+        AnthropicAdmin(base_url=sandbox.http, admin_key=sandbox.admin_key).save("anthropic-admin")
+        GoogleKms(endpoint=sandbox.grpc, checks_endpoint=sandbox.http).save("google-kms")
+        deployment = onboard_workspace.to_deployment("onboard")
+        yield Onboardings(client, sandbox, control, UUID(str(deployment.apply())))
