@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from prefect.client.orchestration import SyncPrefectClient
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -33,8 +34,9 @@ Comment = Annotated[str | None, typer.Option(help="Why; asked for if missing.")]
 def pending_command() -> None:
     """List the runs that wait for an approval."""
     console = new_console()
-    table = Table()
-    for column in ("run", "id", "workspace", "plan", "waits since", "expires in"):
+    table = Table(box=box.SIMPLE)
+    table.add_column("run", no_wrap=True)
+    for column in ("workspace", "plan", "waits", "expires in"):
         table.add_column(column, overflow="fold")
     with connected() as client:
         for run in suspended_runs(client):
@@ -43,7 +45,7 @@ def pending_command() -> None:
             except ApprovalError:
                 continue
             asked_at = ask.run.state.timestamp if ask.run.state else None
-            row = (ask.run.name, ask.run.id, ask.workspace_id, ask.plan_digest[:12])
+            row = (ask.run.id, ask.workspace_id, ask.plan_digest[:12])
             table.add_row(*map(printable, row), since(asked_at), until(ask.expires_at))
     console.print(table if table.row_count else "No run waits for an approval.")
 

@@ -17,7 +17,7 @@ from console import prefect_server, processes
 from console.processes import Child
 from console.sandbox_process import SandboxAddress, start_sandbox, wait_for_sandbox
 
-_SET_UP_SECONDS = 60.0
+_SET_UP_SECONDS = 120.0
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import typer
 from prefect.exceptions import PrefectHTTPStatusError
 from rich.console import Console
@@ -47,10 +49,10 @@ _EXPECTED = (
 """What a person can act on by its text alone; anything else is a defect and shows its trace."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; 1 and one message on standard error when something was refused."""
     try:
-        app()
+        app(args=arguments)
     except _EXPECTED as error:
         Console(stderr=True).print(f"[red]error:[/] {printable(error)}", soft_wrap=True)
         raise SystemExit(1) from None

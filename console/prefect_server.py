@@ -20,7 +20,7 @@ WORK_POOL: Final = "cmek"
 LOOPBACK: Final = "127.0.0.1"
 PROJECT: Final = Path(__file__).resolve().parent.parent
 
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 _KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 
 

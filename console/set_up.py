@@ -21,7 +21,7 @@ from console.sandbox_process import SandboxAddress
 
 ANTHROPIC_BLOCK = "anthropic-admin"
 GOOGLE_BLOCK = "google-kms"
-_SERVER_SECONDS = 60.0
+_SERVER_SECONDS = 120.0
 
 
 def save_blocks(sandbox: SandboxAddress) -> None:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import OrchestrationResult
-from tests.support.sandbox import SandboxControl
 
 from console import approvals, local_stack, runs
+from console.prefect_client import local_client
 from console.prefect_server import PROJECT
+from tests.support.sandbox import SandboxControl
 
 APPROVER = "grace@example.com"
 REQUESTER = "ada@example.com"
@@ -30,8 +32,26 @@ class Stack:
     control: SandboxControl
 
     def workspace(self, state: str = "fresh") -> str:
-        """The id of a sample workspace that is in this state."""
-        return next(w.id for w in self.local.sandbox.workspaces if w.state == state)
+        """The id of the first sample workspace that is in this state."""
+        return self.local.sandbox.workspace_in(state)
+
+    def new_workspace(self, name: str) -> str:
+        """Make a fresh workspace; its id. The sandbox logs the call like any other."""
+        answer = httpx.post(
+            f"{self.local.sandbox.http}/v1/organizations/workspaces",
+            json={"name": name},
+            headers={
+                "x-api-key": self.local.sandbox.admin_key,
+                "anthropic-version": "2023-06-01",
+            },
+            trust_env=False,
+        )
+        workspace_id: str = answer.raise_for_status().json()["id"]
+        return workspace_id
+
+    def run(self, run_id: UUID | str) -> FlowRun:
+        """The run as the server has it now."""
+        return self.client.read_flow_run(UUID(str(run_id)))
 
     def start_onboarding(self, workspace_id: str, **request: Any) -> FlowRun:
         """Start a run of the deployment, with the sandbox's project unless told otherwise."""
@@ -91,6 +111,6 @@ def running_stack(
             sandbox_arguments=sandbox_arguments,
             extra_environment=extra_environment,
         ) as local,
-        SyncPrefectClient(local.api_url) as client,
+        local_client(local.api_url) as client,
     ):
         yield Stack(local, client, SandboxControl(local.sandbox.http))

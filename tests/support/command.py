@@ -1,0 +1,99 @@
+"""The `cmek` command as a user runs it: as a process, with or without a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+CMEK = str(Path(sys.executable).with_name("cmek"))
+SECONDS = 200
+
+
+def clean_environment(home: Path, **more: str) -> dict[str, str]:
+    """A user's environment with an empty home and nothing else of this machine."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "PREFECT_HOME": str(home / "prefect"),
+        "LANG": "C.UTF-8",
+        "DO_NOT_TRACK": "1",
+        **more,
+    }
+
+
+def cmek(
+    *arguments: str, environment: Mapping[str, str], directory: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run `cmek` to its end, without a terminal."""
+    return subprocess.run(
+        [CMEK, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=directory,
+        timeout=SECONDS,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def cmek_in_terminal(
+    arguments: Sequence[str],
+    replies: Sequence[tuple[str, str]],
+    *,
+    environment: Mapping[str, str],
+    directory: Path,
+) -> tuple[int, str]:
+    """Run `cmek` in a terminal and type a reply whenever its question shows.
+
+    Args:
+        arguments: Of the command.
+        replies: What to wait for on the screen, and what to type then, in order.
+        environment: Of the command.
+        directory: Where it runs.
+
+    Returns:
+        The exit code and all that was on the screen.
+    """
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [CMEK, *arguments],
+        env={**environment, "TERM": "xterm", "COLUMNS": "200"},
+        cwd=directory,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    try:
+        screen = _converse(process, ours, list(replies))
+        return process.wait(10), screen
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def _converse(process: subprocess.Popen[bytes], ours: int, replies: list[tuple[str, str]]) -> str:
+    screen, seen = "", 0
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        if replies and replies[0][0] in screen[seen:]:
+            seen = len(screen)
+            os.write(ours, f"{replies.pop(0)[1]}\n".encode())
+        ready, _, _ = select.select([ours], [], [], 0.2)
+        chunk = b""
+        with contextlib.suppress(OSError):  # a closed terminal, once the process has ended
+            chunk = os.read(ours, 65536) if ready else b""
+        screen += chunk.decode(errors="replace")
+        if process.poll() is not None and not chunk:
+            return screen
+    raise AssertionError(f"cmek did not end; screen:\n{screen}\nstill to type: {replies}")
