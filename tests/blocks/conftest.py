@@ -1,0 +1,47 @@
+"""A sandbox and a Prefect server for the blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import stamina
+from prefect.testing.utilities import prefect_test_harness
+
+from tests.support.clients import Rig
+from tests.support.sandbox import running
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The clients run on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def no_waiting() -> Iterator[None]:
+    """Retries keep their number and lose their waits."""
+    with stamina.set_testing(True, attempts=4, cap=True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def shared_rig() -> Iterator[Rig]:
+    """One sandbox for a file."""
+    with running(minimal=True) as (sandbox, control):
+        yield Rig(sandbox, control)
+
+
+@pytest.fixture
+def rig(shared_rig: Rig) -> Iterator[Rig]:
+    """The file's sandbox with an empty log and no faults."""
+    shared_rig.control.clear_log()
+    yield shared_rig
+    shared_rig.control.clear_faults()
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A server of its own with an empty database."""
+    with prefect_test_harness(server_startup_timeout=60):
+        yield

@@ -1,0 +1,106 @@
+"""The AnthropicAdmin block."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect_gcp import GcpCredentials
+from pydantic import SecretStr, ValidationError
+
+from blocks import AnthropicAdmin
+from cmek.admin_errors import Authentication
+from sandbox import seed
+from tests.support.clients import Rig
+
+pytestmark = pytest.mark.anyio
+
+CANARY = "sk-ant-admin01-FAKE-CANARY"
+FEDERATION: dict[str, Any] = {
+    "federation_rule_id": seed.FEDERATION_RULE,
+    "organization_id": seed.ORGANIZATION_ID,
+    "service_account_id": seed.SERVICE_ACCOUNT,
+}
+
+
+def google_key(rig: Rig) -> GcpCredentials:
+    """The sandbox's service-account key in prefect-gcp's block."""
+    key = json.loads(Path(rig.sandbox.google_credentials_file).read_text())
+    return GcpCredentials(service_account_info=key)
+
+
+async def test_the_check_says_whose_credential_it_is(rig: Rig) -> None:
+    """Organization and external keys are read, nothing is written."""
+    block = AnthropicAdmin(admin_key=SecretStr(rig.sandbox.admin_key), base_url=rig.sandbox.http)
+    said = await block.check()
+    assert "Acme" in said
+    assert rig.sandbox.organization_id in said
+    assert rig.calls() == ["organization.me", "external_keys.list"]
+
+
+async def test_the_check_says_what_is_wrong(rig: Rig) -> None:
+    """A wrong key: the error says what kind is needed, without showing this one."""
+    block = AnthropicAdmin(admin_key=SecretStr(CANARY), base_url=rig.sandbox.http)
+    with pytest.raises(Authentication, match="AnthropicAdmin block") as caught:
+        await block.check()
+    assert CANARY not in f"{caught.value} {caught.value!r} {block} {block!r}"
+
+
+async def test_a_google_identity_needs_no_static_secret(rig: Rig) -> None:
+    """The service account's ID token is fetched and exchanged; calls carry the short-lived one."""
+    block = AnthropicAdmin(base_url=rig.sandbox.http, gcp_credentials=google_key(rig), **FEDERATION)
+    assert "Acme" in await block.check()
+    assert rig.calls() == ["google.token", "oauth.token", "organization.me", "external_keys.list"]
+
+
+async def test_the_machines_own_identity_is_used_without_a_key(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service-account file in the environment, or the metadata server."""
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", rig.sandbox.google_credentials_file)
+    block = AnthropicAdmin(base_url=rig.sandbox.http, **FEDERATION)
+    assert "Acme" in await block.check()
+    assert rig.calls()[:2] == ["google.token", "oauth.token"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({}, "give an Admin API key, or all of"),
+        ({"federation_rule_id": "fdrl_01"}, "missing: admin_key, or organization_id"),
+        ({"admin_key": CANARY, "federation_rule_id": "fdrl_01"}, "not both"),
+        ({"admin_key": CANARY + "\n"}, "copy it again"),
+        ({"admin_key": CANARY, "base_url": "http://api.example.com"}, "plain text"),
+        ({"admin_key": CANARY, "base_url": "api.example.com"}, "https://"),
+        ({"admin_key": CANARY, "header_style": "cookie"}, "x-api-key"),
+        ({"admin_key": CANARY, "api_version": "latest"}, "api_version"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+async def test_a_wrong_block_says_what_is_wrong_and_keeps_its_key(
+    fields: dict[str, Any], problem: str
+) -> None:
+    """The server stores anything; the block checks itself when it is loaded."""
+    with pytest.raises(ValidationError, match=problem) as caught:
+        AnthropicAdmin(**fields)
+    assert CANARY not in f"{caught.value} {caught.value!r}"
+
+
+async def test_a_token_endpoint_in_plain_text_is_refused() -> None:
+    """A service-account key could otherwise send its assertion anywhere."""
+    key = {
+        "type": "service_account",
+        "client_email": "a@example.com",
+        "token_uri": "http://tokens.example.com",
+        "private_key": "not-a-key",
+    }
+    block = AnthropicAdmin(**FEDERATION)
+    block.gcp_credentials = GcpCredentials.model_construct(
+        service_account_info=GcpCredentials.model_fields[
+            "service_account_info"
+        ].annotation.__args__[0](key)
+    )
+    with pytest.raises(ValueError, match="plain text"):
+        block.get_client()

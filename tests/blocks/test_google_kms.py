@@ -1,0 +1,106 @@
+"""The GoogleKms block."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.auth.credentials import Credentials
+from prefect_gcp import GcpCredentials
+from pydantic import ValidationError
+
+from blocks import GoogleKms
+from cmek.google_errors import GoogleApiError
+from tests.support.clients import Rig
+
+pytestmark = pytest.mark.anyio
+
+
+def block_for(rig: Rig, **fields: Any) -> GoogleKms:
+    """A block for the sandbox, with its service-account key."""
+    key = json.loads(Path(rig.sandbox.google_credentials_file).read_text())
+    nested = GcpCredentials(service_account_info=key)
+    local = {"endpoint": rig.sandbox.grpc, "checks_endpoint": rig.sandbox.http}
+    return GoogleKms(**({"gcp_credentials": nested} | local | fields))
+
+
+async def test_the_check_reads_a_location_as_the_nested_service_account(rig: Rig) -> None:
+    """A token is fetched from the key's own endpoint and reaches Cloud KMS."""
+    said = await block_for(rig).check()
+    assert rig.sandbox.project_id in said
+    assert "cmek@acme-kms-prod.iam.gserviceaccount.com" in said
+    assert rig.calls(service="kms") == ["GetLocation"]
+    assert rig.control.log(service="kms")[0]["caller"] == "onboarding"
+
+
+async def test_the_check_says_what_is_wrong(rig: Rig) -> None:
+    """An API that is off: the error has the command that enables it."""
+    rig.control.switches(kms_api_enabled=False)
+    try:
+        with pytest.raises(GoogleApiError, match="gcloud services enable"):
+            await block_for(rig).check()
+    finally:
+        rig.control.switches(kms_api_enabled=True)
+
+
+async def test_a_revoked_key_is_told_by_the_check(rig: Rig) -> None:
+    """The token endpoint refuses: the error names the block."""
+    rig.control.fault("google.token", status=400, body={"error": "invalid_grant"}, times=9)
+    with pytest.raises(GoogleApiError, match="GcpCredentials of the GoogleKms block"):
+        await block_for(rig).check()
+
+
+async def test_a_sandbox_never_sees_application_default_credentials(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On loopback a block without credentials is nobody, whatever the environment offers."""
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", rig.sandbox.google_credentials_file)
+    block = block_for(rig, gcp_credentials=None, quota_project=rig.sandbox.project_id)
+    assert block.credentials() is None
+    await block.check()
+    assert rig.control.log(service="kms")[0]["caller"] == "administrator"
+
+
+async def test_application_default_credentials_are_used_for_google(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the scope that Cloud KMS needs."""
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", rig.sandbox.google_credentials_file)
+    credentials = GoogleKms().credentials()
+    assert isinstance(credentials, Credentials)
+    client = GoogleKms(quota_project="another-project").get_client()
+    await client.aclose()
+
+
+async def test_no_credentials_at_all_say_how_to_get_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A typed error instead of google-auth's."""
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    with pytest.raises(GoogleApiError, match="application-default login"):
+        GoogleKms().get_client()
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"endpoint": "https://cloudkms.googleapis.com"}, "HOST:PORT"),
+        ({"endpoint": "not an address"}, "HOST:PORT"),
+        ({"checks_endpoint": "http://checks.example.com"}, "plain text"),
+        ({"checks_endpoint": "checks.example.com"}, "https://"),
+        ({"endpoint": "127.0.0.1:1"}, "both on this machine"),
+        ({"checks_endpoint": "http://127.0.0.1:1"}, "both on this machine"),
+        ({"gcp_credentials": {"service_account_info": {"private_key": "CANARY"}}}, "client_email"),
+    ],
+)
+async def test_a_wrong_block_says_what_is_wrong_and_keeps_its_key(
+    fields: dict[str, Any], problem: str
+) -> None:
+    """The server stores anything; the block checks itself when it is loaded."""
+    with pytest.raises(ValidationError, match=problem) as caught:
+        GoogleKms(**fields)
+    assert "CANARY" not in f"{caught.value} {caught.value!r}"
