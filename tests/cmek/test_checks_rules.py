@@ -1,0 +1,218 @@
+"""The rules as pure functions: whatever Google answers, they neither crash nor wave through."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from cmek.anthropic_identity import MEMBER, SERVICE_ACCOUNT
+from cmek.checks.findings import AnthropicFindings, Findings, GoogleFindings, KmsFindings
+from cmek.checks.google_models import OrgPolicy, PerimeterConfig, Project, ServicePerimeter
+from cmek.checks.markdown import checks_table, summary
+from cmek.checks.members import Kind, kind_of
+from cmek.checks.model import Check, CheckReport, Status
+from cmek.checks.outcome import Answer, Refused
+from cmek.checks.perimeters import check_perimeters
+from cmek.checks.reading import CONSTRAINTS
+from cmek.checks.run import judge
+from tests.support.checking import subject
+
+REFUSED = Refused("PERMISSION_DENIED", "denied")
+
+texts = st.text(max_size=12)
+values = st.lists(
+    st.sampled_from(
+        ["us-east5", "us-central1", "in:us-locations", "in:x-locations", "HSM", "is:HSM", "in:7d",
+         "90d", "C0sandbox", "principalSet://iam.googleapis.com/organizations/1"]
+    ) | texts,
+    max_size=4,
+)  # fmt: skip
+rules = st.fixed_dictionaries(
+    {},
+    optional={
+        "values": st.fixed_dictionaries(
+            {}, optional={"allowedValues": values, "deniedValues": values}
+        ),
+        "allowAll": st.booleans(),
+        "denyAll": st.booleans(),
+        "enforce": st.booleans(),
+        "condition": st.just({"expression": "resource.matchTag('env', 'prod')"}),
+        "parameters": st.fixed_dictionaries(
+            {},
+            optional={"allowedMemberSubjects": values, "allowedPrincipalSets": values},
+        ),
+    },
+)
+policies = st.lists(rules, max_size=3).map(
+    lambda found: OrgPolicy.model_validate({"spec": {"rules": found}})
+)
+
+
+def findings(**google: Any) -> Findings:
+    """Everything refused but what is given."""
+    nothing: dict[str, Any] = {
+        "project": REFUSED, "billing": REFUSED, "kms_service": REFUSED,
+        "project_permissions": REFUSED, "ancestors": REFUSED, "policies": {}, "org_policies": {},
+        "custom_constraints": None, "access_policies": None, "perimeters": (),
+    }  # fmt: skip
+    return Findings(
+        GoogleFindings(**(nothing | google)),
+        KmsFindings(
+            location=REFUSED,
+            key_ring=REFUSED,
+            key=REFUSED,
+            ring_policy=None,
+            key_policy=None,
+            ring_permissions=None,
+            key_permissions=None,
+            protected=None,
+        ),
+        AnthropicFindings(
+            organization=REFUSED, external_keys=REFUSED, workspace=REFUSED, workspace_key=None
+        ),
+    )
+
+
+def _status(report: CheckReport, check_id: str) -> str:
+    return next(one.status for one in report.checks if one.id == check_id)
+
+
+def test_with_everything_refused_nothing_passes() -> None:
+    """`unknown` is never shown as `pass`, for any check that reads something."""
+    report = judge(subject(), findings())
+    silent = {"check_apis", "features", "effect_time"}
+    assert {one.status for one in report.checks if one.id not in silent} == {"unknown"}
+    assert report.project_number is None
+
+
+@given(st.dictionaries(st.sampled_from(CONSTRAINTS), policies))
+def test_any_organization_policy_gets_a_verdict(found: dict[str, OrgPolicy]) -> None:
+    """Whatever rules Google sends; a constraint that was not read never passes."""
+    read = {name: Answer(policy) for name, policy in found.items()}
+    report = judge(subject(), findings(org_policies=read))
+    by_constraint = {
+        "iam.allowedPolicyMemberDomains": "drs_legacy",
+        "iam.managed.allowedPolicyMembers": "drs_managed",
+        "gcp.resourceLocations": "location_policy",
+        "cloudkms.allowedProtectionLevels": "protection_policy",
+        "cloudkms.minimumDestroyScheduledDuration": "destroy_delay_policy",
+        "cloudkms.disableBeforeDestroy": "disable_before_destroy",
+    }
+    for constraint, check_id in by_constraint.items():
+        if constraint not in found:
+            assert _status(report, check_id) == "unknown"
+
+
+@given(policies)
+def test_a_list_that_denies_all_or_lacks_ours_never_admits_anthropic(policy: OrgPolicy) -> None:
+    """The legacy constraint passes only with the customer's id, or where nobody is restricted."""
+    read = {"iam.allowedPolicyMemberDomains": Answer(policy)}
+    report = judge(subject(permitted_customer_id="C0anthropic"), findings(org_policies=read))
+    if _status(report, "drs_legacy") == "pass":
+        for rule in policy.rules:
+            restricted = rule.values.allowed_values or rule.values.denied_values
+            assert rule.allow_all or not (rule.deny_all or restricted)
+
+
+configs = st.builds(
+    PerimeterConfig.model_validate,
+    st.fixed_dictionaries(
+        {
+            "resources": st.lists(st.sampled_from(["projects/1", "projects/2"]), max_size=2),
+            "restrictedServices": st.lists(
+                st.sampled_from(["cloudkms.googleapis.com", "storage.googleapis.com"]), max_size=2
+            ),
+            "accessLevels": st.lists(texts, max_size=1),
+            "ingressPolicies": st.lists(
+                st.fixed_dictionaries(
+                    {
+                        "ingressFrom": st.fixed_dictionaries(
+                            {"identities": st.lists(st.sampled_from([MEMBER, "user:a@b.c"]))}
+                        ),
+                        "ingressTo": st.fixed_dictionaries(
+                            {"resources": st.lists(st.sampled_from(["*", "projects/2"]))}
+                        ),
+                    }
+                ),
+                max_size=2,
+            ),
+        }
+    ),
+)
+
+
+@given(st.lists(configs, max_size=3))
+def test_a_perimeter_without_a_full_ingress_rule_never_passes(found: list[PerimeterConfig]) -> None:
+    """None of these rules names an operation, so nobody is let in for Cloud KMS."""
+    perimeters = tuple(
+        ServicePerimeter(name=f"accessPolicies/1/servicePerimeters/p{number}", status=config)
+        for number, config in enumerate(found)
+    )
+    read = findings(
+        project=Answer(Project(name="projects/1", state="ACTIVE")),
+        ancestors=Answer(("organizations/9",)),
+        access_policies=Answer(()),
+        perimeters=(Answer(perimeters),),
+    )
+    (check,) = check_perimeters(subject(), read)
+    restricted = any(
+        "projects/1" in one.resources and "cloudkms.googleapis.com" in one.restricted_services
+        for one in found
+    )
+    assert (check.status == "pass") == (not restricted)
+
+
+@given(texts)
+def test_only_the_published_account_is_anthropics(member: str) -> None:
+    """Any other member is somebody else, and every member is of some kind."""
+    assert kind_of(member) in get_args(Kind)
+    assert (kind_of(member) == "anthropic") == (member == MEMBER)
+
+
+@pytest.mark.parametrize(
+    ("member", "kind"),
+    [
+        (MEMBER, "anthropic"),
+        ("allUsers", "public"),
+        ("allAuthenticatedUsers", "public"),
+        (f"user:{SERVICE_ACCOUNT}", "look_alike"),
+        (f"deleted:serviceAccount:{SERVICE_ACCOUNT}?uid=1", "deleted"),
+        (MEMBER.upper(), "look_alike"),
+        (MEMBER.replace("clients", "cIients"), "look_alike"),
+        ("serviceAccount:anthropic-cmek-client-us@acme.iam.gserviceaccount.com", "look_alike"),
+        ("serviceAccount:anthropic-cmek-automation@acme-kms-prod.iam.gserviceaccount.com", "other"),
+        ("user:ada@example.com", "other"),
+        ("deleted:user:ada@example.com?uid=1", "other"),
+        ("domain:example.com", "other"),
+    ],
+)
+def test_who_a_member_is(member: str, kind: str) -> None:
+    """Impostors by likeness; a customer's own automation account is none."""
+    assert kind_of(member) == kind
+
+
+def test_a_failure_says_what_mends_it_and_an_unknown_who_can_tell() -> None:
+    """A check without the way out can't even be made."""
+    for status in ("fail", "unknown"):
+        with pytest.raises(ValidationError):
+            Check(id="x", title="x", status=status, evidence="x")  # type: ignore[arg-type]
+
+
+@given(st.lists(st.sampled_from(get_args(Status)), max_size=5), texts)
+def test_a_table_has_one_line_a_check_whatever_the_text(found: list[str], text: str) -> None:
+    """Outside text can't break the table; the worst stands first."""
+    checks = tuple(
+        Check(id=str(i), title=text, status=one, evidence=text, remedy="do", who_can_tell="ada")  # type: ignore[arg-type]
+        for i, one in enumerate(found)
+    )
+    report = CheckReport(checks=checks)
+    lines = checks_table(report).split("\n")[2:]
+    assert len(lines) == len(found)
+    assert all(line.count("|") == 5 for line in lines)
+    if "fail" in found:
+        assert "fail" in lines[0]
+    assert summary(report).count(" ") >= len(set(found))

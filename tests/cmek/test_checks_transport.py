@@ -1,0 +1,178 @@
+"""The reads under bad networks, proxies and credentials: typed errors that hold no token."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from google.auth import exceptions as auth_errors
+from google.auth.credentials import Credentials as AnyCredentials
+from google.oauth2.credentials import Credentials
+from google.oauth2.service_account import Credentials as ServiceAccount
+
+from cmek.checks.google_reads import GoogleReads
+from cmek.endpoints import EndpointError
+from cmek.google_errors import GoogleApiError
+from tests.support.clients import Rig
+
+pytestmark = pytest.mark.anyio
+
+CANARY = "canary-not-a-real-token"
+PROJECT = "acme-kms-prod"
+CALL = "cloudresourcemanager.projects.get"
+
+
+async def _project(base_url: str, credentials: AnyCredentials | None = None, **options: Any) -> Any:
+    reads = GoogleReads(credentials, base_url=base_url, **options)
+    try:
+        return await reads.project(PROJECT)
+    finally:
+        await reads.aclose()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "error", "status": 503},
+        {"kind": "error", "status": 429},
+        {"kind": "error", "status": 500},
+        {"kind": "reset"},
+        {"kind": "html", "status": 502},
+    ],
+    ids=lambda fault: f"{fault['kind']} {fault.get('status', '')}".strip(),
+)
+async def test_what_passes_by_is_tried_again(rig: Rig, fault: dict[str, Any]) -> None:
+    """Two failures and then an answer are an answer."""
+    rig.control.fault(CALL, times=2, **fault)
+    assert (await _project(rig.sandbox.http)).number == "123456789012"
+    assert rig.calls(service="google") == [CALL] * 3
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "error", "status": 503},
+        {"kind": "reset"},
+        {"kind": "html", "status": 502},
+    ],
+    ids=lambda fault: fault["kind"],
+)
+async def test_what_stays_ends_as_a_typed_error_after_bounded_attempts(
+    rig: Rig, fault: dict[str, Any]
+) -> None:
+    """At most six attempts in the tests' mode, four outside; then GoogleApiError."""
+    rig.control.fault(CALL, times=50, **fault)
+    with pytest.raises(GoogleApiError) as error:
+        await _project(rig.sandbox.http)
+    assert error.value.problem.transient
+    assert 1 < len(rig.calls(service="google")) <= 6
+
+
+@pytest.mark.parametrize(
+    "fault", [{"kind": "truncate"}, {"kind": "html", "status": 200}], ids=["cut short", "a page"]
+)
+async def test_an_answer_that_is_none_of_googles_is_a_typed_error(
+    rig: Rig, fault: dict[str, Any]
+) -> None:
+    """A proxy's page or half a JSON is neither an answer nor a crash."""
+    rig.control.fault(CALL, times=50, **fault)
+    with pytest.raises(GoogleApiError) as error:
+        await _project(rig.sandbox.http)
+    assert error.value.problem.reason == "NOT_GOOGLE"
+
+
+async def test_the_service_account_of_a_credentials_file_is_the_caller(rig: Rig) -> None:
+    """Its token is fetched once, outside the loop, and sent with each read."""
+    credentials = ServiceAccount.from_service_account_file(rig.sandbox.google_credentials_file)
+    reads = GoogleReads(credentials, base_url=rig.sandbox.http)
+    await reads.project(PROJECT)
+    await reads.billing(PROJECT)
+    await reads.aclose()
+    assert {one["caller"] for one in rig.control.log(service="google")} == {"onboarding"}
+    assert rig.calls(service="oauth") == ["google.token"]
+
+
+async def test_a_refused_token_is_an_error_that_names_no_token(rig: Rig) -> None:
+    """Neither the text nor anything that hangs on the exception holds the credential."""
+    with pytest.raises(GoogleApiError) as error:
+        await _project(rig.sandbox.http, Credentials(CANARY))
+    assert error.value.problem.status == "UNAUTHENTICATED"
+    _holds_no_canary(error.value)
+
+
+async def test_a_lost_connection_names_no_token() -> None:
+    """Httpx's own exception would hold the request with its header."""
+    with pytest.raises(GoogleApiError) as error:
+        await _project("http://127.0.0.1:9", Credentials(CANARY))
+    assert error.value.problem.reason == "CONNECTION"
+    _holds_no_canary(error.value)
+
+
+class _NoToken(Credentials):
+    def refresh(self, request: object) -> None:
+        raise auth_errors.RefreshError("the account was deleted")
+
+
+async def test_credentials_that_give_no_token_are_a_typed_error(rig: Rig) -> None:
+    """A refused refresh is reported as a problem of the credentials, without a read."""
+    with pytest.raises(GoogleApiError) as error:
+        await _project(rig.sandbox.http, _NoToken(None))
+    assert error.value.problem.reason == "CREDENTIALS"
+    assert rig.calls(service="google") == []
+
+
+async def test_the_quota_project_goes_with_each_read() -> None:
+    """Whose APIs and quota count is the operator's choice, sent as Google's own libraries do."""
+    with _recorder() as (url, seen):
+        await _project(url, Credentials(CANARY), quota_project="acme-billing")
+    assert seen == [("acme-billing", f"Bearer {CANARY}")]
+
+
+async def test_plain_text_beyond_this_machine_is_refused() -> None:
+    """No token leaves this machine unencrypted."""
+    with pytest.raises(EndpointError):
+        GoogleReads(Credentials(CANARY), base_url="http://example.com")
+
+
+def _holds_no_canary(error: BaseException) -> None:
+    seen: BaseException | None = error
+    while seen is not None:
+        held = repr(seen) + str(seen) + repr(vars(seen))
+        assert CANARY not in held
+        assert getattr(seen, "request", None) is None
+        seen = seen.__cause__ or seen.__context__
+    assert CANARY not in "".join(traceback.format_exception(error))
+
+
+@contextmanager
+def _recorder() -> Iterator[tuple[str, list[tuple[str | None, str | None]]]]:
+    seen: list[tuple[str | None, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(
+                (self.headers.get("x-goog-user-project"), self.headers.get("authorization"))
+            )
+            body = b'{"name": "projects/1", "state": "ACTIVE"}'
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", seen
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
