@@ -8,8 +8,7 @@ from typing import Final
 
 CANNOT_BE_UNDONE: Final = (
     "The key of this workspace can never be removed or replaced.",
-    "If the key or a version is destroyed, the data sealed under it is lost for good; nobody, "
-    "Anthropic included, keeps a copy.",
+    "Data sealed under a destroyed key or version is lost for good: nobody keeps a copy.",
     "Every version must stay enabled after a rotation: stored data is never re-encrypted.",
     "The workspace must retain data, and its retention setting is locked from then on.",
 )

@@ -23,11 +23,11 @@ FRESHNESS_SECONDS: Final = 60.0
 class Course(StrEnum):
     """What a refusal means for the run."""
 
-    REJECTED = "rejected"
+    REJECTED = "Rejected"
     """A person said no."""
-    ASK_AGAIN = "ask again"
+    ASK_AGAIN = "Not answered for this plan"
     """The facts are attachable but not the approved ones, or the answer does not count."""
-    STOP = "stop"
+    STOP = "Refused"
     """These facts must not be attached, whoever approves."""
 
 
@@ -163,7 +163,9 @@ def _of_answer(ask: Ask, answer: Answer, circumstances: Circumstances) -> list[R
     return reasons
 
 
-def _of_time(ask: Ask, circumstances: Circumstances, now: datetime, monotonic: float) -> list[Reason]:
+def _of_time(
+    ask: Ask, circumstances: Circumstances, now: datetime, monotonic: float
+) -> list[Reason]:
     proof = circumstances.validation
     reasons = []
     if now > ask.expires_at:
@@ -206,7 +208,7 @@ def _of_facts(circumstances: Circumstances) -> list[Reason]:
         "grants": not facts.granted_roles.issuperset(ROLES)
         and "missing on the key: " + ", ".join(sorted(set(ROLES) - facts.granted_roles)),
         "key_name": facts.key.name != str(circumstances.pinned.key_name)
-        and f"the key read is {facts.key.name}, the request asks for {circumstances.pinned.key_name}",
+        and f"the key is {facts.key.name}, asked for was {circumstances.pinned.key_name}",
         "external_key": facts.external_key_name != facts.key.name
         and f"external key {facts.external_key_id} is of {facts.external_key_name}",
         "checks": circumstances.failed_checks

@@ -33,8 +33,10 @@ class ForeignKeyError(KeyRefusedError):
 
 
 def key_spec(request: OnboardingRequest, organization: UUID) -> KeySpec:
-    """How a new key is made: the label goes into the create call, so that a key whose creation
-    answer was lost is recognised as ours.
+    """How a new key is made.
+
+    The label goes into the create call, so that a key whose creation answer was lost is
+    recognised as ours.
     """
     days = request.rotation_period_days
     label, value = organization_label(organization)

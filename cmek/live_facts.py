@@ -49,5 +49,5 @@ class LiveFacts(BaseModel):
 
     @property
     def doomed_versions(self) -> tuple[KeyVersion, ...]:
-        """Versions that somebody scheduled for destruction; one that is gone already blocks nothing."""
+        """Versions scheduled for destruction; one that is gone already blocks nothing."""
         return tuple(v for v in self.versions if v.state == DESTROY_SCHEDULED)

@@ -7,13 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 
 from cmek.approval import Answer, Ask
+from cmek.checks.markdown import checks_table
 from cmek.checks.model import CheckReport
 from cmek.consequences import CANNOT_BE_UNDONE, STOPS_WORKING, TAKES_EFFECT
 from cmek.live_facts import LiveFacts
 from cmek.markdown import code, escape, table
 from cmek.plan import Plan
-
-SIGNS = {"pass": "✅ pass", "warn": "⚠️ warn", "fail": "❌ fail", "unknown": "❔ unknown"}
 
 
 def artifact_key(kind: str, subject: str) -> str:
@@ -30,9 +29,11 @@ def ask_text(ask: Ask, report: CheckReport) -> str:
     plan = ask.plan
     parts = [
         f"## Attach a key to {escape(plan.workspace_name)}",
-        f"**This can never be undone.** {escape(plan.request.requested_by)} asks (a claim that "
-        f"nothing verifies) to attach {code(plan.key_name)} to workspace "
-        f"{code(plan.workspace_id)}.",
+        (
+            f"**This can never be undone.** {escape(plan.request.requested_by)} asks (a claim that "
+            f"nothing verifies) to attach {code(plan.key_name)} to workspace "
+            f"{code(plan.workspace_id)}."
+        ),
         *_asked_again(ask),
         "### Facts",
         facts_table(plan),
@@ -57,31 +58,6 @@ def facts_table(plan: Plan) -> str:
     asked = plan.request.model_dump(mode="json")
     rows += [(f"asked: {name.replace('_', ' ')}", _value(value)) for name, value in asked.items()]
     return table(("fact", "value"), ((escape(name), value) for name, value in rows))
-
-
-def checks_table(report: CheckReport) -> str:
-    """Every check with its sign, worst first."""
-    order = ("fail", "unknown", "warn", "pass")
-    checks = sorted(report.checks, key=lambda check: order.index(check.status))
-    return table(
-        ("", "check", "what was found", "what to do"),
-        (
-            (
-                SIGNS[check.status],
-                escape(check.title),
-                escape(check.evidence),
-                "; ".join(
-                    text
-                    for text in (
-                        code(check.remedy) if check.remedy else "",
-                        f"who can tell: {escape(check.who_can_tell)}" if check.who_can_tell else "",
-                    )
-                    if text
-                ),
-            )
-            for check in checks
-        ),
-    )
 
 
 def final_report(
@@ -113,6 +89,19 @@ def final_report(
         "## The approved plan",
         facts_table(ask.plan),
         "## Prerequisites at the attach",
+        checks_table(report),
+    ]
+    return "\n\n".join(parts)
+
+
+def refused_report(ask: Ask, report: CheckReport, headline: str, reasons: Iterable[str]) -> str:
+    """The report of an ask that ended without an attach."""
+    parts = [
+        f"# {escape(headline)}: nothing was attached",
+        bullets(escape(reason) for reason in reasons),
+        "## The plan that was asked about",
+        facts_table(ask.plan),
+        "## Prerequisites at the ask",
         checks_table(report),
     ]
     return "\n\n".join(parts)

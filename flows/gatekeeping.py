@@ -11,12 +11,14 @@ from typing import Final
 from prefect import get_run_logger
 from pydantic import BaseModel
 
+from cmek.admin_errors import AdminStatusError
 from cmek.approval import Answer, Ask
 from cmek.checks.model import CheckReport
+from cmek.diagnosis import Failure
 from cmek.gate import Circumstances, Course, Permit, Refusal, decide
 from cmek.live_facts import LiveFacts
 from cmek.plan import Plan, build_plan
-from cmek.report import ask_text
+from cmek.report import ask_text, refused_report
 from cmek.request import OnboardingRequest
 from flows.approval import (
     MAX_ASKS,
@@ -26,6 +28,7 @@ from flows.approval import (
     new_ask,
     wait_for_answer,
 )
+from flows.explaining import UnusableKeyError, explain
 from flows.making_ready import Ready
 from tasks.attachment import Attached, AttachOutcome, attach
 from tasks.live_facts import read_live_facts
@@ -90,32 +93,49 @@ async def approve_and_attach(
 
     Raises:
         RefusedError: These facts must not be attached, or too many asks.
+        UnusableKeyError: Anthropic refused the attach because of the key.
         AnswerMissingError, AskLostError: No answer that counts.
     """
-    because: tuple[str, ...] = ()
-    external_key_id = ready.external_key_id if ready else None
-    report = ready.report if ready else None
-    for number in range(max(asked, default=1), MAX_ASKS + 1):
-        if number in asked:
-            record = await _recalled(number)
-        else:
-            assert external_key_id is not None  # noqa: S101  # an earlier ask or make_ready gave it
-            record = await _ask(request, number, external_key_id, report, because)
-        external_key_id, report = record.ask.plan.external_key_id, None
-        refusal = await recall(f"refusal-{attempt()}-{number}", RefusalRecord)
-        if refusal is None:
-            result = await _answered(request, record)
-            if not isinstance(result, RefusalRecord):
-                return result
-            await remember(f"refusal-{attempt()}-{number}", result)
-            refusal = result
-        because = refusal.reasons
-        get_run_logger().warning("Ask %d refused: %s", number, "; ".join(because))
-        if refusal.course is Course.REJECTED:
-            return Rejected(record.ask, "; ".join(because))
-        if refusal.course is Course.STOP:
-            raise RefusedError("nothing was attached: " + "; ".join(because))
-    raise RefusedError(f"nothing was attached after {MAX_ASKS} asks: " + "; ".join(because))
+    if ready is None:
+        record = await _recalled(max(asked))
+    else:
+        record = await _ask(request, 1, ready.external_key_id, ready.report, ())
+    while True:
+        number = record.ask.number
+        result = await _weighed(request, record)
+        if isinstance(result, Approved):
+            return result
+        get_run_logger().warning("Ask %d: %s", number, "; ".join(result.reasons))
+        if result.course is not Course.ASK_AGAIN or number == MAX_ASKS:
+            return await _ended(record, result)
+        key = record.ask.plan.external_key_id
+        record = await _ask(request, number + 1, key, None, result.reasons)
+
+
+async def _weighed(request: OnboardingRequest, record: AskRecord) -> Approved | RefusalRecord:
+    """The answer's outcome; a refusal stays what it was, also when the facts flip back."""
+    name = f"refusal-{attempt()}-{record.ask.number}"
+    refusal = await recall(name, RefusalRecord)
+    if refusal is not None:
+        return refusal
+    result = await _answered(request, record)
+    if isinstance(result, RefusalRecord):
+        await remember(name, result)
+    return result
+
+
+async def _ended(record: AskRecord, refusal: RefusalRecord) -> Rejected:
+    """Publish that nothing was attached, and why.
+
+    Raises:
+        RefusedError: Unless a person said no.
+    """
+    text = refused_report(record.ask, record.report, refusal.course, refusal.reasons)
+    await publish("onboarding", record.ask.plan.workspace_id, text, refusal.course)
+    why = "; ".join(refusal.reasons)
+    if refusal.course is Course.REJECTED:
+        return Rejected(record.ask, why)
+    raise RefusedError(f"nothing was attached after ask {record.ask.number}: {why}")
 
 
 async def _recalled(number: int) -> AskRecord:
@@ -165,8 +185,7 @@ async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved |
             record.ask, answer, circumstances, now=datetime.now(UTC), monotonic=time.monotonic()
         )
         if isinstance(verdict, Refusal):
-            reasons = tuple(reason.text for reason in verdict.reasons)
-            return RefusalRecord(course=verdict.course, reasons=reasons)
+            return await _refused(request, verdict, circumstances)
         outcome = await _try_attach(request, verdict)
         if outcome.outcome is not Attached.NOT_YET:
             return Approved(record.ask, answer, outcome, report)
@@ -177,8 +196,32 @@ async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved |
     )
 
 
+async def _refused(
+    request: OnboardingRequest, refusal: Refusal, circumstances: Circumstances
+) -> RefusalRecord:
+    """The refusal for keeping; with the cause when the validation is what failed."""
+    reasons = [reason.text for reason in refusal.reasons]
+    proof = circumstances.validation
+    if refusal.course is Course.STOP and not proof.succeeded:
+        failure = Failure(
+            external_key_id=circumstances.plan.external_key_id, request_id=proof.request_id
+        )
+        reasons.append(f"most likely: {await explain(request, failure, proof.error)}")
+    return RefusalRecord(course=refusal.course, reasons=tuple(reasons))
+
+
 async def _try_attach(request: OnboardingRequest, permit: Permit) -> AttachOutcome:
-    return await attach(request.anthropic_block, permit)
+    """Attach; a refusal that names the key's validation comes with its cause."""
+    try:
+        return await attach(request.anthropic_block, permit)
+    except AdminStatusError as error:
+        failure = Failure(
+            external_key_id=permit.external_key_id,
+            error_code=error.error_code,
+            request_id=error.request_id,
+        )
+        cause = await explain(request, failure, str(error))
+        raise UnusableKeyError(f"nothing was attached: {error}. Most likely: {cause}") from error
 
 
 async def _look_again(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 from cmek.admission import Standing, admit
 from cmek.checks.model import CheckReport
+from cmek.diagnosis import Failure
 from cmek.request import OnboardingRequest
+from flows.explaining import UnusableKeyError, explain
 from tasks.crypto_key import EnsuredKey, ensure_crypto_key
 from tasks.grants import ensure_grants
 from tasks.key_ring import ensure_key_ring
 from tasks.prerequisites import PrerequisitesFailedError, check_prerequisites
 from tasks.registration import ensure_external_key
-from tasks.validation import validate_while_settling
+from tasks.validation import ValidationFailedError, validate_while_settling
 from tasks.workspaces import WorkspaceReading, read_organization, read_workspace
 
 
@@ -73,7 +76,9 @@ async def make_ready(request: OnboardingRequest, organization: UUID, report: Che
         request.anthropic_block, key.key.name, request.display_name or request.key_name.crypto_key
     )
     changed = key.created or key.label_added or grants.written
-    await validate_registered(request, registration.external_key_id, just_changed=changed)
+    await validate_registered(
+        request, registration.external_key_id, changed_at=datetime.now(UTC) if changed else None
+    )
     return Ready(registration.external_key_id, report, key.users_before)
 
 
@@ -83,14 +88,29 @@ async def _ensure_key(request: OnboardingRequest, organization: UUID) -> Ensured
 
 
 async def validate_registered(
-    request: OnboardingRequest, external_key_id: str, *, just_changed: bool
+    request: OnboardingRequest, external_key_id: str, *, changed_at: datetime | None
 ) -> None:
-    """A successful validation; waiting for IAM only helps when something was just written.
+    """A successful validation.
+
+    Args:
+        request: The pinned request.
+        external_key_id: What to validate.
+        changed_at: When this run changed key or grants; None when it did not, and then waiting
+            for IAM to settle would not help.
 
     Raises:
-        ValidationFailedError: With its cause as far as our own reads show it.
+        UnusableKeyError: With its cause as far as our own reads show it.
     """
     task = validate_while_settling
-    if not just_changed:
+    if changed_at is None:
         task = task.with_options(retries=0)
-    await task(request.anthropic_block, external_key_id)
+    try:
+        await task(request.anthropic_block, external_key_id)
+    except ValidationFailedError as error:
+        failure = Failure(
+            external_key_id=external_key_id,
+            granted_at=changed_at,
+            request_id=error.proof.request_id,
+        )
+        cause = await explain(request, failure, error.proof.error)
+        raise UnusableKeyError(f"{error}. Most likely: {cause}") from error

@@ -7,6 +7,7 @@ step that writes runs again, so that a stripped grant is refused and not silentl
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import flow
@@ -15,8 +16,9 @@ from prefect.runtime import deployment
 from prefect.states import Completed
 
 from cmek.admission import Standing
+from cmek.checks.markdown import checks_table
 from cmek.dry_plan import dry_plan, dry_plan_text
-from cmek.report import checks_table, final_report, standing_report
+from cmek.report import final_report, standing_report
 from cmek.request import OnboardingRequest
 from flows.alone import working_alone
 from flows.approval import asked_numbers
@@ -144,7 +146,7 @@ async def _verify(request: OnboardingRequest, admission: Admission) -> State[Any
         repaired = ensured.label_added or grants.written
     facts = await read_live_facts(request, key.id)
     report = await check_prerequisites(request)
-    await validate_registered(request, key.id, just_changed=repaired)
+    await validate_registered(request, key.id, changed_at=datetime.now(UTC) if repaired else None)
     await publish(
         "onboarding",
         request.workspace_id,

@@ -22,18 +22,23 @@ class PrerequisitesFailedError(Exception):
         self.report = report
 
 
+def subject_of(request: OnboardingRequest) -> CheckSubject:
+    """What the checks and the diagnosis look at."""
+    return CheckSubject(
+        key_name=request.key_name,
+        protection_level=request.protection_level,
+        destroy_scheduled_duration=timedelta(days=request.destroy_delay_days),
+        workspace_id=request.workspace_id,
+        expected_organization=request.expected_organization,
+        permitted_customer_id=request.permitted_customer_id,
+    )
+
+
 @task(name="Prerequisites", cache_policy=NO_CACHE, persist_result=False)
 async def check_prerequisites(request: OnboardingRequest) -> CheckReport:
     """Every check; a read that is refused makes `unknown`, never an exception."""
     return await run_checks(
-        CheckSubject(
-            key_name=request.key_name,
-            protection_level=request.protection_level,
-            destroy_scheduled_duration=timedelta(days=request.destroy_delay_days),
-            workspace_id=request.workspace_id,
-            expected_organization=request.expected_organization,
-            permitted_customer_id=request.permitted_customer_id,
-        ),
+        subject_of(request),
         admin=await admin_client(request.anthropic_block),
         kms=await kms_client(request.kms_block),
         google=await google_client(request.kms_block),

@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
-from prefect import task
+from uuid import UUID
+
+from prefect import get_client, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.exceptions import ObjectNotFound
+from pydantic import BaseModel
 
 from cmek.report import artifact_key
+from tasks.memory import recall, remember
+
+
+class _Published(BaseModel):
+    artifact_id: UUID
 
 
 @task(
     name="Publish report",
-    task_run_name="Publish {kind} of {workspace_id}",
+    task_run_name="Publish {kind} of {workspace_id}: {description}",
     cache_policy=NO_CACHE,
     persist_result=False,
 )
 async def publish(kind: str, workspace_id: str, markdown: str, description: str) -> None:
-    """One Markdown artifact; its versions under one key are the workspace's history."""
-    await acreate_markdown_artifact(
+    """One Markdown artifact of this kind a run, brought up to date when there is more to say.
+
+    The versions under its key are the workspace's history, one a run.
+    """
+    known = await recall(f"artifact-{kind}", _Published)
+    if known is not None and await _updated(known.artifact_id, markdown, description):
+        return
+    made = await acreate_markdown_artifact(
         markdown=markdown, key=artifact_key(kind, workspace_id), description=description
     )
+    await remember(f"artifact-{kind}", _Published(artifact_id=made))
+
+
+async def _updated(artifact_id: UUID, markdown: str, description: str) -> bool:
+    """Whether the artifact was still there to be updated."""
+    change = ArtifactUpdate(data=markdown, description=description)
+    async with get_client() as client:
+        try:
+            await client.update_artifact(artifact_id, change)
+        except ObjectNotFound:
+            return False
+    return True

@@ -189,7 +189,7 @@ def test_differences_are_asked_about_three_more_times_at_most(bench: Onboardings
         workspace.name = f"name {number}"
         run.approve()
     assert run.state == "Failed"
-    assert "after 4 asks" in run.message
+    assert "after ask 4" in run.message
     assert bench.attaches() == []
 
 
