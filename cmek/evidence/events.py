@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
+from pydantic_core import to_jsonable_python
 
 from cmek.approval import Answer, Ask
 from cmek.checks.model import CheckReport
@@ -14,6 +15,8 @@ from cmek.evidence.entry import Event
 from cmek.request import OnboardingRequest
 
 Service = Literal["cloud-kms", "anthropic-admin"]
+KMS: Final = "cloud-kms"
+ADMIN: Final = "anthropic-admin"
 
 
 def started(request: OnboardingRequest, versions: Mapping[str, str]) -> Event:
@@ -69,8 +72,8 @@ def wrote(  # noqa: PLR0913 - one argument a fact that an auditor asks for
     action: str,
     resource: str,
     *,
-    before: BaseModel | JsonValue,
-    after: BaseModel | JsonValue,
+    before: object,
+    after: object,
     request_id: str | None = None,
     at: datetime | None = None,
 ) -> Event:
@@ -109,7 +112,7 @@ def not_written(action: str, resource: str, why: str) -> Event:
     )
 
 
-def attached(workspace_id: str, outcome: BaseModel, seen: BaseModel) -> Event:
+def attached(workspace_id: str, outcome: object, seen: object) -> Event:
     """The attach, read back: the entry whose hash stands on the workspace and in the report."""
     return Event(
         kind="attached",
@@ -118,5 +121,6 @@ def attached(workspace_id: str, outcome: BaseModel, seen: BaseModel) -> Event:
     )
 
 
-def _plain(value: BaseModel | JsonValue) -> JsonValue:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+def _plain(value: object) -> JsonValue:
+    plain: JsonValue = to_jsonable_python(value)
+    return plain

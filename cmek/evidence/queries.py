@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 from pydantic import BaseModel, ConfigDict
 
 from cmek.anthropic_identity import SERVICE_ACCOUNT
+from cmek.evidence.chain import Chain
 from cmek.names import KeyName
 
 THREATENING_METHODS: Final = (
@@ -52,6 +53,18 @@ class Query(BaseModel):
     """Page that asks the same, where there is one."""
     needs: str
     """What must hold for an answer to mean anything."""
+
+
+class _Planned(BaseModel):
+    """What a query needs of a recorded plan; other versions of this tool may have more in it."""
+
+    workspace_id: str
+    key_name: str
+    external_key_id: str
+
+
+class _Asked(BaseModel):
+    plan: _Planned
 
 
 def key_pattern(key: KeyName) -> str:
@@ -118,6 +131,16 @@ def queries(
         ),
         _activity_query(workspace_id, external_key_id, since),
     )
+
+
+def queries_of(chain: Chain) -> tuple[Query, ...]:
+    """Queries about what a record is about, from its first entry on; none before a plan exists."""
+    asks = [entry for entry in chain.entries if entry.kind == "ask"]
+    if not asks:
+        return ()
+    plan = _Asked.model_validate(asks[-1].body).plan
+    key = KeyName.parse(plan.key_name)
+    return queries(key, plan.workspace_id, plan.external_key_id, chain.entries[0].at)
 
 
 def _log_query(title: str, key: KeyName, log_filter: str, since: datetime, needs: str) -> Query:

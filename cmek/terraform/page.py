@@ -1,0 +1,21 @@
+"""The module as a page for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cmek.markdown import code
+
+_HOW = (
+    "Write these files with `cmek terraform WORKSPACE --out DIR`, then `terraform init` and "
+    "`terraform plan` there: it must show imports and nothing to destroy. With the provider's own "
+    "handling of labels the first plan may also show labels entering the state; applying that "
+    "changes nothing at Google."
+)
+
+
+def terraform_page(workspace_id: str, module: Mapping[str, str]) -> str:
+    """Markdown with every file; the two that hold live values come first."""
+    names = sorted(module, key=lambda name: (name not in {"imports.tf", "terraform.tfvars"}, name))
+    files = [f"## {code(name)}\n\n```hcl\n{module[name]}```" for name in names]
+    return "\n\n".join([f"# Terraform for the key of {code(workspace_id)}", _HOW, *files])

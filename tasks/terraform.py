@@ -1,0 +1,40 @@
+"""Terraform from the live key, as an artifact of the run."""
+
+from __future__ import annotations
+
+from prefect import get_run_logger, task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from cmek.admin_errors import AdminApiError
+from cmek.google_errors import GoogleApiError
+from cmek.report import artifact_key
+from cmek.terraform.managed_key import NotManageableError
+from cmek.terraform.module import render_module
+from cmek.terraform.page import terraform_page
+from cmek.terraform.reading import read_workspace_keys
+from tasks.clients import admin_client, kms_client
+
+
+@task(
+    name="Terraform",
+    task_run_name="Terraform for {workspace_id}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def publish_terraform(anthropic_block: str, kms_block: str, workspace_id: str) -> None:
+    """Read the workspace's key and publish the module that adopts it.
+
+    What can't be read is logged and left out: `cmek terraform` can be run at any time.
+    """
+    try:
+        admin, kms = await admin_client(anthropic_block), await kms_client(kms_block)
+        module = render_module(await read_workspace_keys(admin, kms, workspace_id))
+    except (AdminApiError, GoogleApiError, NotManageableError) as error:
+        get_run_logger().warning("No Terraform was written: %s", error)
+        return
+    await acreate_markdown_artifact(
+        markdown=terraform_page(workspace_id, module),
+        key=artifact_key("terraform", workspace_id),
+        description="adopts the key as it is now",
+    )

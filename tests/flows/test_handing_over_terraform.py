@@ -1,0 +1,95 @@
+"""The module as an artifact of a run and from the command line."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import typer
+from prefect import flow
+from prefect.client.schemas.objects import Artifact
+from typer.testing import CliRunner
+
+from cmek.report import artifact_key
+from console.terraform import terraform_command
+from tasks.clients import close_clients
+from tasks.terraform import publish_terraform
+from tests.support.onboarding import Onboardings
+
+COMMAND = typer.Typer()
+COMMAND.command()(terraform_command)
+COMMANDS = CliRunner()
+
+
+@flow
+async def hand_over(workspace: str) -> None:
+    """What the end of an onboarding does."""
+    await publish_terraform("anthropic-admin", "google-kms", workspace)
+    await close_clients()
+
+
+def published(bench: Onboardings, workspace: str) -> list[Artifact]:
+    """The workspace's Terraform artifacts."""
+    key = artifact_key("terraform", workspace)
+    return [one for one in bench.client.read_artifacts() if one.key == key]
+
+
+def test_the_artifact_holds_the_module_of_the_live_key(bench: Onboardings) -> None:
+    """With import blocks and the key's own values; nothing outside is written."""
+    workspace = bench.workspace("attached")
+    bench.control.clear_log()
+    asyncio.run(hand_over(workspace))
+    page = str(published(bench, workspace)[0].data)
+    assert "google_kms_crypto_key.cmek" in page
+    assert "search-prod" in page
+    assert bench.sandbox.admin_key not in page
+    assert bench.writes() == []
+
+
+def test_what_can_not_be_read_leaves_no_artifact_and_fails_nothing(bench: Onboardings) -> None:
+    """The onboarding stands; the command can be run later."""
+    asyncio.run(hand_over(bench.fresh))
+    assert published(bench, bench.fresh) == []
+
+
+def test_the_command_writes_the_module_of_one_workspace(bench: Onboardings, tmp_path: Path) -> None:
+    """And refuses to overwrite files that say something else, unless told to."""
+    out = tmp_path / "module"
+    arguments = [bench.workspace("attached"), "--out", str(out)]
+    done = COMMANDS.invoke(COMMAND, arguments)
+    assert done.exit_code == 0, done.exception
+    assert "search-prod" in done.output
+    assert "search-prod" in (out / "imports.tf").read_text()
+    assert "ledger-prod" not in (out / "terraform.tfvars").read_text()
+    (out / "main.tf").write_text("# mine\n")
+    refused = COMMANDS.invoke(COMMAND, arguments)
+    assert refused.exit_code == 1
+    assert "main.tf" in str(refused.exception)
+    assert COMMANDS.invoke(COMMAND, [*arguments, "--replace"]).exit_code == 0
+
+
+def test_all_workspaces_go_into_one_module(bench: Onboardings, tmp_path: Path) -> None:
+    """Every attached key, the one with a disabled version too."""
+    done = COMMANDS.invoke(COMMAND, ["--all", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.exception
+    text = (tmp_path / "terraform.tfvars").read_text()
+    assert bench.workspace("attached") in text
+    assert bench.workspace("broken") in text
+
+
+def test_a_key_that_can_not_be_read_fails_the_whole(bench: Onboardings, tmp_path: Path) -> None:
+    """A module without it would ask Terraform to remove it."""
+    keys = bench.sandbox.world.kms.crypto_keys
+    gone = next(name for name in keys if "ledger" in name)
+    del keys[gone]
+    done = COMMANDS.invoke(COMMAND, ["--all", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert gone in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_is_one_workspace_or_all(bench: Onboardings, tmp_path: Path) -> None:
+    """Neither and both are errors of use."""
+    neither = COMMANDS.invoke(COMMAND, ["--out", str(tmp_path)])
+    both = COMMANDS.invoke(COMMAND, [bench.fresh, "--all", "--out", str(tmp_path)])
+    assert neither.exit_code == both.exit_code == 2

@@ -1,0 +1,262 @@
+"""The record of a run: kept across executions, published, continued, exported and verified."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect import flow
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.schemas.objects import Artifact
+from prefect.filesystems import LocalFileSystem
+from prefect.runtime import flow_run
+from typer.testing import CliRunner
+
+from cmek.evidence.chain import Chain
+from cmek.evidence.entry import Event, EvidenceEntry
+from cmek.evidence.marks import EVIDENCE_TAG, in_use_label
+from cmek.evidence.page import record_in
+from cmek.evidence.verify import loads
+from cmek.report import artifact_key
+from cmek.request import OnboardingRequest
+from console.evidence import app as evidence_app
+from tasks.clients import admin_client, close_clients
+from tasks.evidence import publish_evidence, record
+from tasks.marks import leave_marks
+from tests.support.onboarding import Onboardings
+
+STARTED = Event(kind="started", subject="w", body={"requested_by": "ada@example.com"})
+WROTE = Event(kind="write", subject="CreateKeyRing r", body={"before": None, "after": {"a": 1}})
+ATTACHED = Event(kind="attached", subject="w", body={"attached": True})
+COMMANDS = CliRunner()
+numbers = iter(range(1000))
+
+
+@pytest.fixture
+def workspace() -> str:
+    """An id that no other test has evidence for."""
+    return f"wrkspc_01evidence{next(numbers):03}"
+
+
+@flow(persist_result=True, result_serializer="json")
+async def tell(workspace: str, events: list[Event]) -> str:
+    """Record and publish; the id of the run."""
+    for event in events:
+        await record(workspace, event)
+    await publish_evidence(workspace)
+    return str(flow_run.get_id())
+
+
+def told(workspace: str, *events: Event) -> str:
+    """Run that flow."""
+    return asyncio.run(tell(workspace, list(events)))
+
+
+def published(bench: Onboardings, workspace: str) -> list[Artifact]:
+    """The workspace's evidence artifacts, the newest last."""
+    found = bench.client.read_artifacts()
+    ours = [one for one in found if one.key == artifact_key("evidence", workspace)]
+    return sorted(ours, key=lambda one: str(one.created))
+
+
+def chain_of(bench: Onboardings, workspace: str) -> Chain:
+    """The chain in the newest of them."""
+    return loads(record_in(str(published(bench, workspace)[-1].data)))
+
+
+def of_last_run(bench: Onboardings, workspace: str) -> list[EvidenceEntry]:
+    """The chain goes on from test to test where they share a workspace."""
+    entries = chain_of(bench, workspace).entries
+    return [entry for entry in entries if entry.run == entries[-1].run]
+
+
+def test_what_is_exported_verifies_and_a_flipped_byte_is_named(
+    bench: Onboardings, workspace: str, tmp_path: Path
+) -> None:
+    """Export writes the published record; verify passes it, and names a changed entry."""
+    told(workspace, STARTED, WROTE, ATTACHED)
+    file = tmp_path / "evidence.jsonl"
+    done = COMMANDS.invoke(evidence_app, ["export", workspace, "--out", str(file)])
+    assert done.exit_code == 0, done.output
+    chain = chain_of(bench, workspace)
+    checked = COMMANDS.invoke(evidence_app, ["verify", str(file), "--anchor", chain.head])
+    assert f"Verified: 3 entries, head {chain.head}" in checked.output
+    file.write_text(file.read_text().replace('"a":1', '"a":2'))
+    broken = COMMANDS.invoke(evidence_app, ["verify", str(file)])
+    assert broken.exit_code == 1
+    assert "entry 2 (write CreateKeyRing r): its hash" in str(broken.exception)
+
+
+def test_a_whole_forged_record_is_found_by_its_anchor(
+    bench: Onboardings, workspace: str, tmp_path: Path
+) -> None:
+    """A chain that somebody wrote anew verifies by itself, but lacks the hash kept elsewhere."""
+    told(workspace, STARTED, ATTACHED)
+    anchor = chain_of(bench, workspace).head
+    told(f"{workspace}x", STARTED, ATTACHED)
+    file = tmp_path / "forged.jsonl"
+    COMMANDS.invoke(evidence_app, ["export", f"{workspace}x", "--out", str(file)])
+    assert COMMANDS.invoke(evidence_app, ["verify", str(file)]).exit_code == 0
+    refused = COMMANDS.invoke(evidence_app, ["verify", str(file), "--anchor", anchor])
+    assert refused.exit_code == 1
+    assert anchor in str(refused.exception)
+
+
+def test_without_a_record_export_says_where_one_may_be(bench: Onboardings, workspace: str) -> None:
+    """An unknown workspace, or a server that has dropped its history."""
+    done = COMMANDS.invoke(evidence_app, ["export", workspace])
+    assert done.exit_code == 1
+    assert f"cmek-evidence/{workspace}/" in str(done.exception)
+
+
+executions = iter([True, False])
+
+
+@flow(persist_result=True, result_serializer="json", retries=1)
+async def breaks_once(workspace: str) -> None:
+    """The first execution stops in the middle; the second one starts from the top."""
+    await record(workspace, STARTED)
+    await record(workspace, WROTE)
+    if next(executions):
+        raise RuntimeError("the process dies here")
+    await record(workspace, ATTACHED)
+    await publish_evidence(workspace)
+
+
+def test_an_execution_from_the_top_adds_only_what_is_new(
+    bench: Onboardings, workspace: str
+) -> None:
+    """After a crash in the middle the record holds every event once, in one chain."""
+    asyncio.run(breaks_once(workspace))
+    assert [entry.kind for entry in chain_of(bench, workspace).entries] == [
+        "started",
+        "write",
+        "attached",
+    ]
+
+
+def test_the_next_run_goes_on_with_the_chain(bench: Onboardings, workspace: str) -> None:
+    """A run that failed after writing is part of the same story as the one that attached."""
+    first = told(workspace, STARTED, WROTE)
+    second = told(workspace, STARTED, ATTACHED)
+    entries = chain_of(bench, workspace).entries
+    assert [entry.run for entry in entries] == [first, first, second, second]
+    assert entries[2].previous == entries[1].hash
+
+
+def test_a_published_record_that_was_changed_is_not_continued(
+    bench: Onboardings, workspace: str
+) -> None:
+    """A new chain begins, and its first entry says which artifact is broken and where."""
+    told(workspace, STARTED, WROTE)
+    page = str(published(bench, workspace)[-1].data)
+    changed = page.replace('"requested_by":"ada', '"requested_by":"eve')
+    asyncio.run(acreate_markdown_artifact(changed, key=artifact_key("evidence", workspace)))
+    told(workspace, ATTACHED)
+    broken, attached = chain_of(bench, workspace).entries
+    assert broken.kind == "broken record"
+    assert "entry 1 (started w)" in str(broken.body)
+    assert attached.kind == "attached"
+
+
+def test_with_a_result_storage_block_a_copy_is_kept_there(
+    bench: Onboardings, workspace: str, tmp_path: Path
+) -> None:
+    """A file of its own for each run, so that no run overwrites another's record."""
+    LocalFileSystem(basepath=str(tmp_path)).save("evidence-store", overwrite=True, _sync=True)
+    stored = tell.with_options(result_storage="local-file-system/evidence-store")
+    run = asyncio.run(stored(workspace, [STARTED, WROTE]))
+    copy = (tmp_path / "cmek-evidence" / workspace / f"{run}.jsonl").read_bytes()
+    assert loads(copy).entries == chain_of(bench, workspace).entries
+
+
+def test_a_run_that_recorded_nothing_publishes_nothing(bench: Onboardings, workspace: str) -> None:
+    """A run that only looked leaves the last record as the newest."""
+    told(workspace)
+    assert published(bench, workspace) == []
+
+
+@flow(persist_result=True, result_serializer="json")
+async def attach_and_mark(request: OnboardingRequest, key_name: str, label: bool) -> str:
+    """What the end of an onboarding does, twice as after a lost answer; the entry's hash."""
+    workspace = request.workspace_id
+    admin = await admin_client(request.anthropic_block)
+    external = await admin.external_keys.create(key_name)
+    await admin.workspaces.update(workspace, external_key_id=external.id)
+    entry = await record(workspace, Event(kind="attached", subject=workspace, body=external.id))
+    await leave_marks(request, key_name, entry, label=label)
+    await leave_marks(request, key_name, entry, label=label)
+    await publish_evidence(workspace)
+    await close_clients()
+    return entry.hash
+
+
+@pytest.fixture
+def request_(bench: Onboardings) -> OnboardingRequest:
+    """For a workspace without a key."""
+    return OnboardingRequest(
+        workspace_id=bench.fresh,
+        project_id=bench.sandbox.project_id,
+        requested_by="ada@example.com",
+    )
+
+
+@pytest.fixture
+def key_name(bench: Onboardings) -> Iterator[str]:
+    """The key of the workspace that the sandbox has attached."""
+    return next(
+        name for name, key in bench.sandbox.world.kms.crypto_keys.items() if "search" in name
+    )
+
+
+def marked(bench: Onboardings, request: OnboardingRequest, key: str, *, label: bool = True) -> str:
+    """Run it, with only its own calls in the log."""
+    bench.control.clear_log()
+    return asyncio.run(attach_and_mark(request, key, label))
+
+
+def test_workspace_and_key_are_marked_once(
+    bench: Onboardings, request_: OnboardingRequest, key_name: str
+) -> None:
+    """The tag is the hash of the attach's entry, the label says that the workspace depends on it.
+
+    Both writes are entries of the record, with what was there before.
+    """
+    entry_hash = marked(bench, request_, key_name)
+    world = bench.sandbox.world
+    assert world.admin.workspaces[request_.workspace_id].tags[EVIDENCE_TAG] == entry_hash
+    label, value = in_use_label(request_.workspace_id)
+    assert world.kms.crypto_keys[key_name].labels[label] == value
+    assert bench.writes().count("workspaces.update") == 2
+    assert bench.writes().count("UpdateCryptoKey") == 1
+    entries = of_last_run(bench, request_.workspace_id)
+    writes = [entry.subject for entry in entries if entry.kind == "write"]
+    assert writes == [
+        f"workspaces.update {request_.workspace_id}",
+        f"UpdateCryptoKey {key_name}",
+    ]
+
+
+def test_the_label_can_be_left_out(
+    bench: Onboardings, request_: OnboardingRequest, key_name: str
+) -> None:
+    """Opted out, the key is not written at all."""
+    marked(bench, request_, key_name, label=False)
+    assert "UpdateCryptoKey" not in bench.writes()
+
+
+def test_a_mark_that_is_refused_is_recorded_and_stops_nothing(
+    bench: Onboardings, request_: OnboardingRequest, key_name: str
+) -> None:
+    """A key with 64 labels stays as it is; the record says why the mark is missing."""
+    labels = bench.sandbox.world.kms.crypto_keys[key_name].labels
+    for number in range(64 - len(labels)):
+        labels[f"label-{number}"] = "x"
+    marked(bench, request_, key_name)
+    entries = of_last_run(bench, request_.workspace_id)
+    (missing,) = [entry for entry in entries if "UpdateCryptoKey" in entry.subject]
+    assert missing.kind == "not written"
+    assert "64 labels" in str(missing.body)
+    assert len(bench.sandbox.world.kms.crypto_keys[key_name].labels) == 64
