@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.admin import Admin, error_code, running_admin
+from tests.support.admin import Admin, error_code, running_admin, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +123,7 @@ def test_a_key_that_is_edited_during_the_attach_is_a_conflict(admin: Admin) -> N
     answers: list[httpx.Response] = []
     attaching = threading.Thread(target=lambda: answers.append(admin.attach(workspace, key)))
     attaching.start()
-    deadline = time.monotonic() + 5
-    while "workspaces.update" not in admin.control.calls() and time.monotonic() < deadline:
-        pass
+    wait_until(lambda: "workspaces.update" in admin.control.calls(), "the attach arrives")
     admin.ok("POST", f"external_keys/{key}", {"display_name": "edited"})
     attaching.join()
     assert (answers[0].status_code, error_code(answers[0])) == (409, "external_key_changed")

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from sandbox.server import running_sandbox
+from tests.support.admin import wait_until
 from tests.support.sandbox import SandboxProcess, sandbox_process
 
 HEADERS = {"anthropic-version": "2023-06-01"}
@@ -64,8 +65,9 @@ def test_a_signal_ends_it_cleanly_even_in_the_middle_of_a_call(number: signal.Si
                 f"Host: sandbox\r\nx-api-key: {sandbox.admin_key}\r\n"
                 "anthropic-version: 2023-06-01\r\ncontent-length: 0\r\n\r\n".encode()
             )
-            while not sandbox.control.log(call="external_keys.validate"):
-                pass
+            wait_until(
+                lambda: sandbox.control.log(call="external_keys.validate"), "the call arrives"
+            )
             sandbox.process.send_signal(number)
             assert sandbox.process.wait(10) == 0
 
