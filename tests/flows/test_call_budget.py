@@ -1,0 +1,82 @@
+"""How many calls an onboarding makes, each of them by name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from blocks import AnthropicAdmin, GoogleKms
+from cmek.checks.google_reads import GoogleReads
+from cmek.checks.run import run_checks
+from cmek.request import OnboardingRequest
+from tasks.prerequisites import subject_of
+from tests.support.onboarding import Onboardings
+
+
+async def _check(bench: Onboardings, request: OnboardingRequest) -> None:
+    sandbox = bench.sandbox
+    admin = AnthropicAdmin(base_url=sandbox.http, admin_key=sandbox.admin_key).get_client()
+    kms = GoogleKms(endpoint=sandbox.grpc, checks_endpoint=sandbox.http).get_client()
+    google = GoogleReads(None, base_url=sandbox.http)
+    try:
+        await run_checks(subject_of(request), admin=admin, kms=kms, google=google)
+    finally:
+        for client in (admin, kms, google):
+            await client.aclose()
+
+
+def of_checks(bench: Onboardings, request: OnboardingRequest) -> Counter[str]:
+    """What all prerequisite checks call in the sandbox's present state."""
+    bench.control.clear_log()
+    asyncio.run(_check(bench, request))
+    return counted(bench)
+
+
+def counted(bench: Onboardings) -> Counter[str]:
+    """Calls to Cloud KMS and the Admin API since the log was cleared; clears it."""
+    calls = Counter(bench.control.calls(service="kms") + bench.control.calls(service="admin"))
+    bench.control.clear_log()
+    return calls
+
+
+def test_a_fresh_onboarding_makes_18_calls_before_the_ask_and_11_after(
+    bench: Onboardings,
+) -> None:
+    """The checks aside; every call is one that the step needs."""
+    run = bench.start()
+    request = OnboardingRequest.model_validate(run.parameters["request"])
+    checks = of_checks(bench, request)
+    run.execute()
+    before = counted(bench) - checks
+    assert before == {
+        "organization.me": 2,  # admission, live facts
+        "workspaces.list": 1,  # the workspace, and that it is not the default one
+        "GetKeyRing": 1,
+        "CreateKeyRing": 1,
+        "CreateCryptoKey": 1,
+        "GetIamPolicy": 2,  # read-modify-write, live facts
+        "SetIamPolicy": 1,
+        "external_keys.list": 1,
+        "external_keys.create": 1,
+        "external_keys.validate": 1,
+        "workspaces.retrieve": 1,
+        "external_keys.retrieve": 1,
+        "GetCryptoKey": 1,
+        "ListCryptoKeyVersions": 1,
+    }
+    assert before.total() <= 18
+
+    checks = of_checks(bench, request)
+    run.approve()
+    after = counted(bench) - checks
+    assert after == {
+        "organization.me": 1,
+        "workspaces.retrieve": 3,  # live facts, right before the attach, read-back
+        "external_keys.retrieve": 2,  # live facts, read-back
+        "GetCryptoKey": 1,
+        "GetIamPolicy": 1,
+        "ListCryptoKeyVersions": 1,
+        "external_keys.validate": 1,
+        "workspaces.update": 1,
+    }
+    assert after.total() <= 11
