@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from shlex import quote
+from typing import Final
+
 from cmek.anthropic_identity import MEMBER
 from cmek.names import KeyName
 
-CONSOLE = "https://console.cloud.google.com"
+CONSOLE: Final = "https://console.cloud.google.com"
+_ADD: Final = "add-iam-policy-binding"
+_REMOVE: Final = "remove-iam-policy-binding"
 
 
 def key_flags(key: KeyName) -> str:
@@ -24,23 +29,30 @@ def on_version(key: KeyName, verb: str, version: str, rest: str = "") -> str:
     return f"{command} {rest}".strip()
 
 
-def grant(key: KeyName, role: str) -> str:
+def new_primary(key: KeyName) -> str:
+    """Another version, used from now on."""
+    return f"gcloud kms keys versions create --primary --key={key.crypto_key} {key_flags(key)}"
+
+
+def grant(key: KeyName, role: str, member: str = MEMBER) -> str:
     """The guide's step 3 for one role; `--condition=None` lets it run unattended."""
-    return on_key(
-        key, "add-iam-policy-binding", f"--member={MEMBER} --role={role} --condition=None"
-    )
+    return on_key(key, _ADD, f"--member={quote(member)} --role={role} --condition=None")
 
 
-def revoke(resource: str, member: str, role: str, condition: str | None = None) -> str:
-    """Take a binding away from a key, a ring, a project, a folder or an organization."""
-    flags = f"--member='{member}' --role={role}"
-    flags += f" --condition='expression={condition}'" if condition else " --condition=None"
-    return f"{_policy_command(resource)} {flags}"
+def revoke(resource: str, member: str, role: str) -> str:
+    """Take a role away from a member, under whatever conditions it was given."""
+    return f"{_policy_command(resource, _REMOVE)} --member={quote(member)} --role={role} --all"
 
 
-def _policy_command(resource: str) -> str:
+def make_admin(resource: str, member: str) -> str:
+    """Give the caller the role that the guide asks for."""
+    role = "--role=roles/cloudkms.admin --condition=None"
+    return f"{_policy_command(resource, _ADD)} --member={quote(member)} {role}"
+
+
+def _policy_command(resource: str, verb: str) -> str:
+    """`gcloud … VERB` for a key, a ring, a project, a folder or an organization."""
     parts = resource.split("/")
-    verb = "remove-iam-policy-binding"
     if "cryptoKeys" in parts:
         return on_key(KeyName.parse(resource), verb)
     if "keyRings" in parts:

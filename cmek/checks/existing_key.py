@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from cmek.checks.commands import key_flags, on_key, on_version
+from cmek.checks.commands import new_primary, on_key, on_version
 from cmek.checks.findings import Findings
 from cmek.checks.model import Check, CheckSubject, Prerequisite
 from cmek.checks.outcome import Answer, Refused
@@ -102,11 +102,7 @@ def _origin(subject: CheckSubject, _: Findings, key: CryptoKey) -> Check:
 
 def _primary(subject: CheckSubject, _: Findings, key: CryptoKey) -> Check:
     if key.primary is None:
-        return PRIMARY.failed(
-            "there is no primary version",
-            "gcloud kms keys versions create --primary "
-            f"--key={subject.key_name.crypto_key} {key_flags(subject.key_name)}",
-        )
+        return PRIMARY.failed("there is no primary version", new_primary(subject.key_name))
     version, state = key.primary.id, key.primary.state
     found = f"primary version {version} is {state}"
     if state == "ENABLED":
@@ -124,10 +120,8 @@ def mend_version(subject: CheckSubject, version: str, state: str) -> str:
         return f"{on_version(key, 'restore', version)} && {enable}"
     if state.startswith("PENDING"):
         return f"{on_version(key, 'describe', version)} (wait until it is ENABLED)"
-    return (
-        "gcloud kms keys versions create --primary "
-        f"--key={key.crypto_key} {key_flags(key)} (what version {version} sealed is lost)"
-    )
+    create = new_primary(key)
+    return f"{create} (what version {version} sealed is lost)" if state == "DESTROYED" else create
 
 
 def _justifications(subject: CheckSubject, _: Findings, key: CryptoKey) -> Check:

@@ -30,6 +30,8 @@ from cmek.kms_models import CryptoKey, KeyRing, Location
 class GoogleFindings:
     """What stands around the key: project, folders, organization."""
 
+    caller: str = "user:CALLER"
+    """The member that these credentials are, where they tell."""
     project: Read[Project]
     billing: Read[BillingInfo]
     kms_service: Read[Service]

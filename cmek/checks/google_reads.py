@@ -55,6 +55,9 @@ class GoogleReads:
         Raises:
             EndpointError: `base_url` is plain text and not on loopback.
         """
+        email = getattr(credentials, "service_account_email", None)
+        self.caller = f"serviceAccount:{email}" if email and "@" in email else None
+        """The member that the credentials are, where they tell; a person's do not."""
         self._http = GoogleTransport(credentials, base_url=base_url, quota_project=quota_project)
 
     async def aclose(self) -> None:

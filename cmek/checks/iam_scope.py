@@ -133,4 +133,4 @@ def _list(names: list[str]) -> str:
 
 
 def _revoke_all(grants: list[Grant]) -> str:
-    return " && ".join(revoke(one.resource, one.member, one.role, one.condition) for one in grants)
+    return " && ".join(revoke(one.resource, one.member, one.role) for one in grants)

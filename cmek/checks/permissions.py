@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from cmek.checks.commands import on_key
+from cmek.checks.commands import make_admin
 from cmek.checks.findings import Findings
 from cmek.checks.model import Check, CheckSubject, Prerequisite
 from cmek.checks.outcome import Answer, Read, Refused, value_of
@@ -58,8 +58,7 @@ def check_caller_on_project(subject: CheckSubject, findings: Findings) -> Iterat
     if missing:
         yield CALLER_ON_PROJECT.failed(
             f"missing on project {project}: {', '.join(missing)}",
-            f"gcloud projects add-iam-policy-binding {project} --member=CALLER "
-            "--role=roles/cloudkms.admin --condition=None",
+            make_admin(f"projects/{project}", findings.google.caller),
         )
     else:
         note = "; the key ring exists, its own rights count" if ring_exists else ""
@@ -74,16 +73,10 @@ def check_caller_on_existing(subject: CheckSubject, findings: Findings) -> Itera
     elif isinstance(findings.kms.key, Refused):
         yield CALLER_ON_EXISTING.unknown(findings.kms.key)
     elif value_of(findings.kms.key) is not None:
-        remedy = on_key(
-            key, "add-iam-policy-binding", "--member=CALLER --role=roles/cloudkms.admin"
-        )
+        remedy = make_admin(str(key), findings.google.caller)
         yield _judge(str(key), findings.kms.key_permissions, ON_KEY, remedy)
     elif value_of(findings.kms.key_ring) is not None:
-        remedy = (
-            f"gcloud kms keyrings add-iam-policy-binding {key.key_ring} "
-            f"--location={key.location} --project={key.project} --member=CALLER "
-            "--role=roles/cloudkms.admin"
-        )
+        remedy = make_admin(key.key_ring_name, findings.google.caller)
         yield _judge(key.key_ring_name, findings.kms.ring_permissions, ON_RING, remedy)
     else:
         yield CALLER_ON_EXISTING.passed(f"{key.key_ring_name} does not exist yet")

@@ -74,6 +74,7 @@ async def _read_google(subject: CheckSubject, google: GoogleReads) -> GoogleFind
         ancestors = start(attempt(google.ancestors(name)))
         above = start(_read_above(value_of(await ancestors) or (), google))
     return GoogleFindings(
+        caller=google.caller or "user:CALLER",
         project=project.result(),
         billing=billing.result(),
         kms_service=service.result(),

@@ -139,18 +139,21 @@ def _of_grants(
     found = pick(grants)
     if not found:
         return known.excluded("no grant is of that kind")
-    why = "; ".join(
-        f"{one.role} to {one.member} on {one.resource}"
-        + (f" if {one.condition}" if one.condition else "")
-        for one in found
-    )
-    put = [grant(name, role) for role in dict.fromkeys(one.role for one in found)]
+    why = "; ".join(_describe(one) for one in found)
+    if known is WRONG_LEVEL:
+        why += "; Google inherits it, but the guide asks for the key itself"
     take = [] if known is WRONG_LEVEL else [_revoke(one) for one in found]
-    return known.proved(why, " && ".join(put + take))
+    put = [grant(name, role) for role in dict.fromkeys(one.role for one in found)]
+    return known.proved(why, " && ".join(dict.fromkeys(take + put)))
+
+
+def _describe(one: Grant) -> str:
+    condition = f" if {one.condition}" if one.condition else ""
+    return f"{one.role} to {one.member} on {one.resource}{condition}"
 
 
 def _revoke(one: Grant) -> str:
-    return revoke(one.resource, one.member, one.role, one.condition)
+    return revoke(one.resource, one.member, one.role)
 
 
 def _explained(facts: DiagnosisFacts) -> _Grants | None:

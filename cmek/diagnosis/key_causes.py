@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cmek.checks.commands import key_flags, on_key
+from cmek.checks.commands import key_flags, new_primary, on_key
 from cmek.checks.existing_key import CUSTOMER_INITIATED, SYMMETRIC, mend_version
 from cmek.checks.outcome import Refused, value_of
 from cmek.diagnosis.model import Cause, DiagnosisFacts, KnownCause, Rule
@@ -127,9 +127,7 @@ def primary_rule(known: KnownCause, states: tuple[str, ...]) -> Rule:
 
     def rule(facts: DiagnosisFacts) -> Cause:
         key, name = facts.key, facts.subject.key_name
-        create = (
-            f"gcloud kms keys versions create --primary --key={name.crypto_key} {key_flags(name)}"
-        )
+        create = new_primary(name)
         if key is None:
             return without_key(facts, known, create)
         if key.primary is None:

@@ -15,7 +15,7 @@ from tests.support.staging import EXTERNAL_KEY, WORKSPACE, Stage
 
 pytestmark = pytest.mark.anyio
 
-LATENCY = 0.4
+LATENCY = 0.6
 
 
 @pytest.fixture(scope="module")

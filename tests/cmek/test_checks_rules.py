@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -21,6 +21,7 @@ from cmek.checks.reading import CONSTRAINTS
 from cmek.checks.run import judge
 from tests.support.checking import subject
 
+patient = settings(deadline=None)
 REFUSED = Refused("PERMISSION_DENIED", "denied")
 
 texts = st.text(max_size=12)
@@ -89,6 +90,7 @@ def test_with_everything_refused_nothing_passes() -> None:
     assert report.project_number is None
 
 
+@patient
 @given(st.dictionaries(st.sampled_from(CONSTRAINTS), policies))
 def test_any_organization_policy_gets_a_verdict(found: dict[str, OrgPolicy]) -> None:
     """Whatever rules Google sends; a constraint that was not read never passes."""
@@ -107,6 +109,7 @@ def test_any_organization_policy_gets_a_verdict(found: dict[str, OrgPolicy]) -> 
             assert _status(report, check_id) == "unknown"
 
 
+@patient
 @given(policies)
 def test_a_list_that_denies_all_or_lacks_ours_never_admits_anthropic(policy: OrgPolicy) -> None:
     """The legacy constraint passes only with the customer's id, or where nobody is restricted."""
@@ -145,6 +148,7 @@ configs = st.builds(
 )
 
 
+@patient
 @given(st.lists(configs, max_size=3))
 def test_a_perimeter_without_a_full_ingress_rule_never_passes(found: list[PerimeterConfig]) -> None:
     """None of these rules names an operation, so nobody is let in for Cloud KMS."""
@@ -166,6 +170,7 @@ def test_a_perimeter_without_a_full_ingress_rule_never_passes(found: list[Perime
     assert (check.status == "pass") == (not restricted)
 
 
+@patient
 @given(texts)
 def test_only_the_published_account_is_anthropics(member: str) -> None:
     """Any other member is somebody else, and every member is of some kind."""
@@ -202,6 +207,7 @@ def test_a_failure_says_what_mends_it_and_an_unknown_who_can_tell() -> None:
             Check(id="x", title="x", status=status, evidence="x")  # type: ignore[arg-type]
 
 
+@patient
 @given(st.lists(st.sampled_from(get_args(Status)), max_size=5), texts)
 def test_a_table_has_one_line_a_check_whatever_the_text(found: list[str], text: str) -> None:
     """Outside text can't break the table; the worst stands first."""

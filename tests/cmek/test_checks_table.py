@@ -12,6 +12,7 @@ from tests.support.checking import check
 from tests.support.conditions import BLIND, CONDITIONS, Blind, Condition
 from tests.support.sandbox import running
 from tests.support.staging import Stage
+from tests.support.troubleshooting import DOCUMENT, condition_row
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +62,7 @@ async def test_what_is_wrong_is_found_and_nothing_is_written(
     expected = condition.also | ({condition.check} if condition.status == "fail" else set())
     assert {one.id for one in report.failed} == expected
     assert [entry for entry in stage.world.log.entries if entry.write] == []
+    assert condition_row(condition, found) in DOCUMENT.read_text()
 
 
 @pytest.mark.parametrize("blind", BLIND, ids=lambda one: one.check)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from cmek.diagnosis import Cause, Failure, diagnose, gather_facts
+from cmek.diagnosis import Cause, diagnose, gather_facts
 from cmek.diagnosis.diagnose import TABLE
 from sandbox.server import Sandbox
 from tests.support.causes import FAILURES, Failing
-from tests.support.checking import clients, subject
+from tests.support.checking import clients, failure, subject
 from tests.support.sandbox import running
 from tests.support.staging import EXTERNAL_KEY, Stage
+from tests.support.troubleshooting import DOCUMENT, failure_row
 
 pytestmark = pytest.mark.anyio
 
@@ -36,15 +36,10 @@ def stage(sandbox: Sandbox) -> Stage:
 
 
 async def diagnosed(sandbox: Sandbox, **known: Any) -> tuple[Cause, ...]:
-    """The diagnosis by our own reads; times in `known` are relative to now."""
-    known = {
-        name: datetime.now(UTC) + value if isinstance(value, timedelta) else value
-        for name, value in ({"granted_at": timedelta(days=-1)} | known).items()
-    }
-    failure = Failure(external_key_id=EXTERNAL_KEY, **known)
+    """The diagnosis by our own reads; `known` is about the failure."""
     async with clients(sandbox) as ours:
         facts = await gather_facts(
-            subject(), failure, admin=ours.admin, kms=ours.kms, google=ours.google
+            subject(), failure(**known), admin=ours.admin, kms=ours.kms, google=ours.google
         )
     return diagnose(facts)
 
@@ -64,6 +59,7 @@ async def test_the_right_cause_comes_first_with_its_command_and_nothing_is_writt
         [failing.cause] if failing.verdict == "proved" else []
     )
     assert [entry for entry in stage.world.log.entries if entry.write] == []
+    assert failure_row(failing, first) in DOCUMENT.read_text()
 
 
 @pytest.mark.parametrize("failing", [one for one in FAILURES if one.validation_fails],

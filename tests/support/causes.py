@@ -153,7 +153,7 @@ FAILURES: tuple[Failing, ...] = (
         "grant_wrong_member",
         _instead(ENCRYPTER_DECRYPTER, str(KEY), LOOK_ALIKE, None),
         f"gcloud kms keys remove-iam-policy-binding payments-prod --keyring=anthropic-cmek "
-        f"--location=us-east5 --project=acme-kms-prod --member='{LOOK_ALIKE}'",
+        f"--location=us-east5 --project=acme-kms-prod --member={LOOK_ALIKE}",
     ),
     Failing(
         "the grant names the deleted account",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import SecretStr
@@ -16,8 +17,9 @@ from cmek.checks.model import CheckReport, CheckSubject
 from cmek.checks.reading import Clients
 from cmek.checks.run import run_checks
 from cmek.cloud_kms import CloudKms
+from cmek.diagnosis import Failure
 from sandbox.server import Sandbox
-from tests.support.staging import KEY, WORKSPACE
+from tests.support.staging import EXTERNAL_KEY, KEY, WORKSPACE
 
 
 def subject(**changes: Any) -> CheckSubject:
@@ -49,3 +51,14 @@ async def check(sandbox: Sandbox, **changes: Any) -> CheckReport:
         return await run_checks(
             subject(**changes), admin=found.admin, kms=found.kms, google=found.google
         )
+
+
+def failure(**known: Any) -> Failure:
+    """A failed validation of the staged key; times in `known` are relative to now."""
+    usual = {"external_key_id": EXTERNAL_KEY, "granted_at": timedelta(days=-1)}
+    return Failure(
+        **{
+            name: datetime.now(UTC) + value if isinstance(value, timedelta) else value
+            for name, value in (usual | known).items()
+        }
+    )

@@ -1,0 +1,25 @@
+"""`docs/troubleshooting.md` holds the tables of the tests, row by row, and nothing else.
+
+That each row says what the checks and the diagnosis really say is tested with the tables
+themselves (`test_checks_table.py`, `test_diagnosis_table.py`).
+"""
+
+from __future__ import annotations
+
+from tests.support import troubleshooting as page
+from tests.support.causes import FAILURES
+from tests.support.conditions import CONDITIONS
+
+AGAIN = "write it anew: python -m tests.support.troubleshooting"
+
+
+def test_the_page_has_every_check_and_cause_and_no_row_too_many() -> None:
+    """A check, a cause or a state that is new, renamed or gone makes the page stale."""
+    text = page.DOCUMENT.read_text()
+    for part in (page.INTRODUCTION, page.CHECKS_HEAD, page.CONDITIONS_HEAD, page.CAUSES_HEAD,
+                 page.FAILURES_HEAD, *page.catalogue_rows(), *page.cause_rows()):  # fmt: skip
+        assert part in text, AGAIN
+    sections = text.split("\n## ")[1:]
+    rows = [section.count("\n| ") - 2 for section in sections]
+    expected = [len(page.catalogue_rows()), len(CONDITIONS), len(page.cause_rows()), len(FAILURES)]
+    assert rows == expected, AGAIN

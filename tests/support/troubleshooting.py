@@ -1,0 +1,159 @@
+"""`docs/troubleshooting.md`, made from the tables that the tests walk through.
+
+The tests compare each row with what the checks and the diagnosis really say. To write the page
+anew after a change: `python -m tests.support.troubleshooting`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Final
+
+from cmek.checks.markdown import SIGNS
+from cmek.checks.model import Check
+from cmek.checks.run import CATALOGUE
+from cmek.diagnosis import Cause, diagnose, gather_facts
+from cmek.diagnosis.diagnose import TABLE
+from sandbox.server import Sandbox
+from tests.support.causes import FAILURES, Failing
+from tests.support.checking import check, clients, failure, subject
+from tests.support.conditions import CONDITIONS, Condition
+from tests.support.sandbox import running
+from tests.support.staging import Stage
+
+DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
+
+INTRODUCTION: Final = """# Troubleshooting
+
+What can be wrong before a key is made, why a validation fails, and what mends it. Every line below
+is a state that the tests set up in the sandbox; the commands are what `cmek` then prints, so they
+name the sandbox's project `acme-kms-prod` and key `payments-prod` where yours will stand.
+
+- ✅ **pass**: read, and in order.
+- ⚠️ **warn**: goes on, after an approver has seen it.
+- ❌ **fail**: nothing is made until it is mended.
+- ❓ **unknown**: could not be read; it says who can. Never shown as a pass.
+"""
+
+CHECKS_HEAD: Final = """
+## The checks
+
+All at once, by reads only. With one folder above the project there are at most 29 requests (23
+when neither ring nor key exists), besides one token for each transport, in at most three waves
+that depend on each other: first what the request names; then what project, ring, key and workspace
+led to; then the perimeters of the organization's access policies. A read that takes longer than
+25 s with all its attempts leaves its checks unknown.
+
+| id | check | requests | what goes wrong otherwise | who can tell |
+| --- | --- | --- | --- | --- |
+"""
+
+CONDITIONS_HEAD: Final = """
+## What the checks find
+
+| when | check | says | what to do |
+| --- | --- | --- | --- |
+"""
+
+CAUSES_HEAD: Final = """
+## Why a validation fails
+
+After a final `failure` of Anthropic's validation, and after a refused attach, each of these causes
+is **proved**, **excluded** or left **open** by our own reads. Anthropic's text is shown and never
+interpreted; keep its request id for Anthropic's support. Proved causes come first, then open ones,
+each group in this order:
+
+| id | cause | proved or excluded by |
+| --- | --- | --- |
+"""
+
+FAILURES_HEAD: Final = """
+## What the diagnosis says first
+
+| when | first cause | verdict | what to do |
+| --- | --- | --- | --- |
+"""
+
+
+def catalogue_rows() -> list[str]:
+    """One row for each check."""
+    return [
+        _row(
+            f"`{one.id}`",
+            one.title,
+            "<br>".join(one.requests) or "none",
+            one.why,
+            one.who_can_tell,
+        )
+        for one in CATALOGUE
+    ]
+
+
+def condition_row(condition: Condition, found: Check) -> str:
+    """What was wrong and what the check really said."""
+    remedy = found.remedy or (f"ask {found.who_can_tell}" if found.who_can_tell else "acknowledge")
+    return _row(condition.name, f"`{found.id}`", SIGNS[found.status], _code(remedy))
+
+
+def cause_rows() -> list[str]:
+    """One row for each cause, in rank order."""
+    return [_row(f"`{one.id}`", one.title, one.reads) for one, _ in TABLE]
+
+
+def failure_row(failing: Failing, first: Cause) -> str:
+    """What was wrong and which cause really came first; times of day are left out."""
+    command = re.sub(r"[0-9]{2}:[0-9]{2} UTC", "HH:MM UTC", first.command)
+    return _row(failing.name, f"`{first.id}`", first.verdict, _code(command))
+
+
+async def document() -> str:
+    """The whole page, by setting up every state."""
+    with running(minimal=True) as (sandbox, _):
+        stage = Stage(sandbox.world)
+        conditions = [await _condition(sandbox, stage, one) for one in CONDITIONS]
+        failures = [await _failure(sandbox, stage, one) for one in FAILURES]
+    parts = (
+        (CHECKS_HEAD, catalogue_rows()),
+        (CONDITIONS_HEAD, conditions),
+        (CAUSES_HEAD, cause_rows()),
+        (FAILURES_HEAD, failures),
+    )
+    return INTRODUCTION + "".join(head + "\n".join(rows) + "\n" for head, rows in parts)
+
+
+async def _condition(sandbox: Sandbox, stage: Stage, condition: Condition) -> str:
+    stage.reset()
+    condition.setup(stage)
+    report = await check(sandbox, **condition.subject)
+    return condition_row(condition, next(one for one in report.checks if one.id == condition.check))
+
+
+async def _failure(sandbox: Sandbox, stage: Stage, failing: Failing) -> str:
+    stage.reset()
+    stage.key()
+    failing.setup(stage)
+    async with clients(sandbox) as ours:
+        facts = await gather_facts(
+            subject(),
+            failure(**failing.failure),
+            admin=ours.admin,
+            kms=ours.kms,
+            google=ours.google,
+        )
+    return failure_row(failing, diagnose(facts)[0])
+
+
+def _code(text: str) -> str:
+    """Commands as code, remarks behind them as text."""
+    command, remark, rest = text.partition(" (")
+    return f"`{command}`{remark}{rest}" if text.startswith("gcloud") else text
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(asyncio.run(document()))
