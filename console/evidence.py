@@ -91,7 +91,7 @@ def read_record(client: SyncPrefectClient, workspace_id: str) -> str:
     key = artifact_key("evidence", workspace_id)
     found = client.read_artifacts(
         artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])),
-        sort=ArtifactSort.CREATED_DESC,
+        sort=ArtifactSort.UPDATED_DESC,
         limit=1,
     )
     if not found:

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from prefect import get_run_logger, task
-from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from cmek.admin_errors import AdminApiError
 from cmek.google_errors import GoogleApiError
-from cmek.report import artifact_key
+from cmek.request import OnboardingRequest
 from cmek.terraform.managed_key import NotManageableError
 from cmek.terraform.module import render_module
 from cmek.terraform.page import terraform_page
 from cmek.terraform.reading import read_workspace_keys
 from tasks.clients import admin_client, kms_client
+from tasks.reports import publish
+
+
+async def publish_terraform(request: OnboardingRequest) -> None:
+    """Read the workspace's key and publish the module that adopts it.
+
+    What can't be read is logged and left out: `cmek terraform` can be run at any time.
+    """
+    workspace_id = request.workspace_id
+    try:
+        module = await read_module(request.anthropic_block, request.kms_block, workspace_id)
+    except (AdminApiError, GoogleApiError, NotManageableError) as error:
+        get_run_logger().warning("No Terraform was written: %s", error)
+        return
+    page = terraform_page(workspace_id, module)
+    await publish("terraform", workspace_id, page, "adopts the key as it is now")
 
 
 @task(
@@ -22,19 +37,12 @@ from tasks.clients import admin_client, kms_client
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def publish_terraform(anthropic_block: str, kms_block: str, workspace_id: str) -> None:
-    """Read the workspace's key and publish the module that adopts it.
+async def read_module(anthropic_block: str, kms_block: str, workspace_id: str) -> dict[str, str]:
+    """The module of the workspace's live key, text by file name.
 
-    What can't be read is logged and left out: `cmek terraform` can be run at any time.
+    Raises:
+        NotManageableError: The workspace has no key that Terraform can describe.
+        AdminApiError, GoogleApiError: A read was refused.
     """
-    try:
-        admin, kms = await admin_client(anthropic_block), await kms_client(kms_block)
-        module = render_module(await read_workspace_keys(admin, kms, workspace_id))
-    except (AdminApiError, GoogleApiError, NotManageableError) as error:
-        get_run_logger().warning("No Terraform was written: %s", error)
-        return
-    await acreate_markdown_artifact(
-        markdown=terraform_page(workspace_id, module),
-        key=artifact_key("terraform", workspace_id),
-        description="adopts the key as it is now",
-    )
+    admin, kms = await admin_client(anthropic_block), await kms_client(kms_block)
+    return render_module(await read_workspace_keys(admin, kms, workspace_id))

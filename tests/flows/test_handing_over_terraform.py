@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import Artifact
 from typer.testing import CliRunner
 
 from cmek.report import artifact_key
+from cmek.request import OnboardingRequest
 from console.terraform import terraform_command
 from tasks.clients import close_clients
 from tasks.terraform import publish_terraform
@@ -22,10 +23,22 @@ COMMANDS = CliRunner()
 
 
 @flow
-async def hand_over(workspace: str) -> None:
+async def hand_over(request: OnboardingRequest) -> None:
     """What the end of an onboarding does."""
-    await publish_terraform("anthropic-admin", "google-kms", workspace)
+    await publish_terraform(request)
     await close_clients()
+
+
+def handed_over(bench: Onboardings, workspace: str) -> None:
+    """Run it for that workspace."""
+    project = bench.sandbox.project_id
+    asyncio.run(
+        hand_over(
+            OnboardingRequest(
+                workspace_id=workspace, project_id=project, requested_by="ada@example.com"
+            )
+        )
+    )
 
 
 def published(bench: Onboardings, workspace: str) -> list[Artifact]:
@@ -38,7 +51,7 @@ def test_the_artifact_holds_the_module_of_the_live_key(bench: Onboardings) -> No
     """With import blocks and the key's own values; nothing outside is written."""
     workspace = bench.workspace("attached")
     bench.control.clear_log()
-    asyncio.run(hand_over(workspace))
+    handed_over(bench, workspace)
     page = str(published(bench, workspace)[0].data)
     assert "google_kms_crypto_key.cmek" in page
     assert "search-prod" in page
@@ -48,7 +61,7 @@ def test_the_artifact_holds_the_module_of_the_live_key(bench: Onboardings) -> No
 
 def test_what_can_not_be_read_leaves_no_artifact_and_fails_nothing(bench: Onboardings) -> None:
     """The onboarding stands; the command can be run later."""
-    asyncio.run(hand_over(bench.fresh))
+    handed_over(bench, bench.fresh)
     assert published(bench, bench.fresh) == []
 
 

@@ -185,7 +185,7 @@ async def attach_and_mark(request: OnboardingRequest, key_name: str, label: bool
     admin = await admin_client(request.anthropic_block)
     external = await admin.external_keys.create(key_name)
     await admin.workspaces.update(workspace, external_key_id=external.id)
-    entry = await record(workspace, Event(kind="attached", subject=workspace, body=external.id))
+    (entry,) = await record(workspace, Event(kind="attached", subject=workspace, body=external.id))
     await leave_marks(request, key_name, entry, label=label)
     await leave_marks(request, key_name, entry, label=label)
     await publish_evidence(workspace)
