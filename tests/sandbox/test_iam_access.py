@@ -189,7 +189,8 @@ def test_callers_without_credentials_are_administrators_by_default(kms: Kms) -> 
 
 
 def test_the_credentials_file_works_with_google_auth(kms: Kms) -> None:
-    """google-auth signs with the file's key, the token endpoint answers, both transports take it.
+    """google-auth signs with the file's key, the token endpoint answers, both transports take it,
+    and the token that the account signs for itself; its assertion is no token.
 
     `refresh` only: google-auth's `before_request` would also ask a true Google host for the
     locations that the account is allowed in.
@@ -205,6 +206,11 @@ def test_the_credentials_file_works_with_google_auth(kms: Kms) -> None:
     )
     signed.refresh(None)
     _calls_as_onboarding(kms, signed.token.decode())
+    assertion = google.auth.jwt.Credentials.from_signing_credentials(
+        credentials, f"{kms.sandbox.http}/token"
+    )
+    assertion.refresh(None)
+    assert _rest_status(kms, assertion.token.decode())[0] == 401
 
 
 def _calls_as_onboarding(kms: Kms, token: str) -> None:

@@ -125,7 +125,7 @@ def test_the_state_survives_a_dump(kms: Kms, client: Client) -> None:
     kms.world.clock.advance(timedelta(seconds=2))
     kms.grant(key.name, "roles/cloudkms.viewer", condition="true")
     sealed = client.encrypt(name=key.name, plaintext=b"kept").ciphertext
-    client.create_crypto_key_version(parent=key.name, crypto_key_version={})
+    pending = client.create_crypto_key_version(parent=key.name, crypto_key_version={})
     kms.world.kms.constraints.resource_locations = ["in:us-locations"]
     dumped = json.loads(json.dumps(kms.world.kms.dump()))
     before = client.get_crypto_key(name=key.name), kms.policy(key.name)
@@ -133,3 +133,5 @@ def test_the_state_survives_a_dump(kms: Kms, client: Client) -> None:
     assert kms.world.kms.dump() == dumped
     assert (client.get_crypto_key(name=key.name), kms.policy(key.name)) == before
     assert client.decrypt(name=key.name, ciphertext=sealed).plaintext == b"kept"
+    kms.world.clock.advance(timedelta(seconds=2))
+    assert client.get_crypto_key_version(name=pending.name).state == State.ENABLED
