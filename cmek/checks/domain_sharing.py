@@ -53,13 +53,13 @@ Verdict = tuple[bool | None, str]
 def check_legacy(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
     """By customer id, which the operator supplies; it can't except a single member."""
     read = findings.google.org_policies.get(LEGACY)
-    customer = subject.permitted_customer_id
+    customer, own = subject.permitted_customer_id, findings.google.organization
     remedy = org_policy_page(LEGACY, subject.key_name.project)
     remedy += ": allow Anthropic's customer id (ask your Anthropic contact) in this project"
     if not isinstance(read, Answer):
         yield DRS_LEGACY.unknown(read or "not read")
         return
-    verdict = _over_rules(read.value.rules, lambda rule: _legacy_rule(rule, customer))
+    verdict = _over_rules(read.value.rules, lambda rule: _legacy_rule(rule, customer, own))
     yield _verdict(DRS_LEGACY, verdict, remedy, findings)
 
 
@@ -100,7 +100,7 @@ def is_granted(findings: Findings) -> bool:
     return policy is not None and unconditional_roles(policy, MEMBER).issuperset(ROLES)
 
 
-def _legacy_rule(rule: PolicyRule, customer: str | None) -> Verdict:
+def _legacy_rule(rule: PolicyRule, customer: str | None, own: str | None) -> Verdict:
     if rule.deny_all:
         return False, f"{LEGACY} denies every member"
     allowed = rule.values.allowed_values
@@ -109,6 +109,8 @@ def _legacy_rule(rule: PolicyRule, customer: str | None) -> Verdict:
     listed = f"{LEGACY} allows {', '.join(allowed)}"
     if customer and customer in {one.removeprefix("is:") for one in allowed}:
         return True, f"{listed}, Anthropic's {customer} among them"
+    if _foreign(list(allowed), own):
+        return None, f"{listed}; whose members the foreign organization's are is not known"
     if customer is None:
         return False, f"{listed}; Anthropic's customer id was not given, so it is not among them"
     return False, f"{listed}; Anthropic's {customer} is not among them"
@@ -123,12 +125,16 @@ def _managed_rule(rule: PolicyRule, own_organization: str | None) -> Verdict:
         return True, f"{MANAGED} lists {SERVICE_ACCOUNT}"
     if MEMBER.casefold() in {one.casefold() for one in subjects}:
         return None, f"{MANAGED} lists {SERVICE_ACCOUNT} in another spelling"
-    foreign = [
-        one for one in sets if own_organization is None or not one.endswith(own_organization)
-    ]
+    foreign = _foreign(sets, own_organization)
     if foreign:
         return None, f"{MANAGED} allows {', '.join(foreign)}; whose members those are is not known"
     return False, f"{MANAGED} is enforced and does not list {MEMBER}"
+
+
+def _foreign(sets: list[str], own: str | None) -> list[str]:
+    """Principal sets of organizations other than our own; Anthropic's may be one of them."""
+    organizations = [one for one in sets if "organizations/" in one]
+    return [one for one in organizations if own is None or not one.endswith(f"/{own}")]
 
 
 def _over_rules(rules: tuple[PolicyRule, ...], judge: Callable[[PolicyRule], Verdict]) -> Verdict:

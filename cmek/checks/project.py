@@ -66,32 +66,35 @@ def check_project(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
 
 def check_billing(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
     """An open billing account is linked; a refusal by Cloud KMS for billing proves the contrary."""
-    project = subject.key_name.project
-    remedy = f"gcloud billing projects link {project} --billing-account=BILLING_ACCOUNT_ID"
-    read = findings.google.billing
-    if isinstance(read, Answer):
-        info = read.value
-        if info.billing_enabled:
-            yield BILLING.passed(f"project {project} pays by {info.billing_account_name}")
-        else:
-            yield BILLING.failed(f"billing of project {project} is disabled", remedy)
-    elif _kms_refused_for("BILLING_DISABLED", findings):
-        yield BILLING.failed(f"Cloud KMS refuses project {project}: billing is disabled", remedy)
+    read, refused = findings.google.billing, _kms_refusal("BILLING_DISABLED", findings)
+    if isinstance(read, Answer) and not read.value.billing_enabled:
+        evidence = f"billing of project {subject.key_name.project} is disabled"
+        yield BILLING.failed(evidence, _link_billing(subject.key_name.project))
+    elif refused is not None:
+        project = _consumer(refused, subject, findings)
+        yield BILLING.failed(f"{_whose(project, subject)}: {refused}", _link_billing(project))
+    elif isinstance(read, Answer):
+        account = read.value.billing_account_name
+        yield BILLING.passed(f"project {subject.key_name.project} pays by {account}")
     else:
         yield BILLING.unknown(read)
 
 
 def check_kms_api(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
-    """Enabled by Service Usage's word, or else by what Cloud KMS itself answered."""
+    """Enabled by Service Usage's word and by what Cloud KMS itself answered.
+
+    Google counts the caller's quota project, too, and names it only in the refusal.
+    """
     project = subject.key_name.project
-    remedy = enable_api(KMS, project)
-    read = findings.google.kms_service
-    if isinstance(read, Answer) and read.value.state == "ENABLED":
-        yield KMS_API.passed(f"{KMS} is ENABLED in project {project}")
-    elif isinstance(read, Answer):
+    read, refused = findings.google.kms_service, _kms_refusal("SERVICE_DISABLED", findings)
+    if isinstance(read, Answer) and read.value.state != "ENABLED":
+        remedy = enable_api(KMS, project)
         yield KMS_API.failed(f"{KMS} is {read.value.state} in project {project}", remedy)
-    elif _kms_refused_for("SERVICE_DISABLED", findings):
-        yield KMS_API.failed(f"Cloud KMS refuses: the API is not enabled ({project})", remedy)
+    elif refused is not None:
+        where = _consumer(refused, subject, findings)
+        yield KMS_API.failed(f"{_whose(where, subject)}: {refused}", enable_api(KMS, where))
+    elif isinstance(read, Answer):
+        yield KMS_API.passed(f"{KMS} is ENABLED in project {project}")
     elif any(isinstance(answer, Answer) for answer in findings.kms.answers):
         yield KMS_API.passed(f"Cloud KMS answered for project {project}")
     else:
@@ -115,10 +118,25 @@ def check_check_apis(subject: CheckSubject, findings: Findings) -> Iterator[Chec
         yield CHECK_APIS.passed("no check was refused because its API is off")
 
 
-def _kms_refused_for(reason: str, findings: Findings) -> bool:
-    return any(
-        isinstance(answer, Refused) and answer.reason == reason for answer in findings.kms.answers
-    )
+def _kms_refusal(reason: str, findings: Findings) -> Refused | None:
+    refusals = (one for one in findings.kms.answers if isinstance(one, Refused))
+    return next((one for one in refusals if one.reason == reason), None)
+
+
+def _consumer(refused: Refused, subject: CheckSubject, findings: Findings) -> str:
+    """The project that Google refused: the key's by its id, another one by its number."""
+    named = (refused.consumer or "").removeprefix("projects/")
+    own = {"", findings.google.project_number, subject.key_name.project}
+    return subject.key_name.project if named in own else named
+
+
+def _whose(project: str, subject: CheckSubject) -> str:
+    own = project == subject.key_name.project
+    return f"project {project}" if own else f"the caller's quota project {project}"
+
+
+def _link_billing(project: str) -> str:
+    return f"gcloud billing projects link {project} --billing-account=BILLING_ACCOUNT_ID"
 
 
 def _create_project(project: str) -> str:

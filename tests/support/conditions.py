@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER
+from cmek.checks.domain_sharing import LEGACY, MANAGED
 from sandbox import seed
 from sandbox.google_state import ACCESS_POLICY
 from tests.support.staging import EXTERNAL_KEY, FOLDER, KEY, ORGANIZATION, PROJECT, Stage, State
@@ -123,6 +124,20 @@ def _both(*setups: Setup) -> Setup:
     return setup
 
 
+def _refusal(reason: str) -> Setup:
+    def setup(stage: Stage) -> None:
+        info = {
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": reason,
+            "domain": "googleapis.com",
+            "metadata": {"service": KMS, "consumer": "projects/999999999999"},
+        }
+        for call in ("GetLocation", "GetKeyRing", "GetCryptoKey"):
+            stage.fault(call, "PERMISSION_DENIED", details=[info])
+
+    return setup
+
+
 def _exempted(stage: Stage) -> None:
     stage.audit(PROJECT, ["DATA_READ", "DATA_WRITE"], service="allServices", exempted=MEMBER)
 
@@ -183,6 +198,22 @@ CONDITIONS: tuple[Condition, ...] = (
             _switch(kms_api_enabled=False), lambda stage: stage.deny("serviceusage.services.get")
         ),
         "gcloud services enable cloudkms.googleapis.com --project=acme-kms-prod",
+    ),
+    Condition(
+        "Cloud KMS API is off in the caller's quota project",
+        "kms_api",
+        "fail",
+        _refusal("SERVICE_DISABLED"),
+        "gcloud services enable cloudkms.googleapis.com --project=999999999999",
+        evidence="the caller's quota project 999999999999",
+    ),
+    Condition(
+        "billing is off in the caller's quota project",
+        "billing",
+        "fail",
+        _refusal("BILLING_DISABLED"),
+        "gcloud billing projects link 999999999999",
+        evidence="the caller's quota project 999999999999",
     ),
     Condition(
         "location is a multi-region",
@@ -276,6 +307,42 @@ CONDITIONS: tuple[Condition, ...] = (
         "fail",
         _constraint(allowed_member_subjects=["user:ada@example.com"]),
         f"add {MEMBER} to allowedMemberSubjects",
+    ),
+    Condition(
+        "domain restricted sharing (legacy) allows another organization's members",
+        "drs_legacy",
+        "unknown",
+        _constraint(
+            allowed_policy_member_domains=["principalSet://iam.googleapis.com/organizations/1"]
+        ),
+        "iam-allowedPolicyMemberDomains",
+    ),
+    Condition(
+        "domain restricted sharing (managed) allows another organization's members",
+        "drs_managed",
+        "unknown",
+        lambda stage: stage.rules(
+            MANAGED,
+            {
+                "enforce": True,
+                "parameters": {
+                    "allowedPrincipalSets": [
+                        "//cloudresourcemanager.googleapis.com/organizations/567890123456",
+                        "//cloudresourcemanager.googleapis.com/organizations/1",
+                    ]
+                },
+            },
+        ),
+        "iam-managed-allowedPolicyMembers",
+        evidence="organizations/1;",
+    ),
+    Condition(
+        "an organization policy depends on tags",
+        "drs_legacy",
+        "unknown",
+        lambda stage: stage.rules(
+            LEGACY, {"allowAll": True, "condition": {"expression": "resource.matchTag('a', 'b')"}}
+        ),
     ),
     Condition(
         "domain restricted sharing set after the grants",

@@ -147,9 +147,9 @@ class Stage:
         for permission in permissions:
             self.world.identities.administrator.deny(permission)
 
-    def fault(self, call: str, status: int | str = 503) -> None:
+    def fault(self, call: str, status: int | str = 503, **fields: Any) -> None:
         """Make every attempt of a call fail."""
-        self.world.faults.add(Fault(call=call, status=status, times=50))
+        self.world.faults.add(Fault(call=call, status=status, times=50, **fields))
 
     def _policy(self, resource: str) -> policy_pb2.Policy:
         return read_policy(self.world, resource, 3)
