@@ -25,6 +25,8 @@ VALIDATION_UNEXPLAINED = "validation-unexplained"
 VALIDATION_UNANSWERED = "validation-unanswered"
 UNREAD = "unread"
 UNFINISHED = "unfinished"
+MAY_STOP_ANTHROPIC = frozenset({"justifications-narrow", "grant-conditional"})
+"""What is a risk while validation succeeds, and the cause once it fails."""
 
 
 def judge(reading: KeyReading, previous: KeyRecord | None, look: Look) -> KeyRecord:
@@ -37,7 +39,7 @@ def judge(reading: KeyReading, previous: KeyRecord | None, look: Look) -> KeyRec
     """
     found = [one for rule in _rules(reading) for one in rule.judge(reading)]
     found += _unread(reading)
-    explained = any(reason.means is Verdict.BROKEN for reason in found)
+    explained = any(r.means is Verdict.BROKEN or r.rule in MAY_STOP_ANTHROPIC for r in found)
     found += _validation(reading, explained=explained)
     beyond_reach = _beyond_reach(reading, found, look)
     if (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -16,6 +17,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.flow_engine import run_flow_async
+from prefect.states import Scheduled
 
 from cmek.health.fleet import FleetRow, read_rows
 from cmek.health.model import KeyRecord
@@ -57,6 +59,11 @@ class Revalidations:
         )
         return self.client.read_flow_run(run.id)
 
+    def execute_now(self, run: FlowRun) -> FlowRun:
+        """Execute a run that is scheduled for later."""
+        self.client.set_flow_run_state(run.id, Scheduled(), force=True)
+        return self.execute(run)
+
     def run(self, **request: Any) -> FlowRun:
         """A run from start to end."""
         return self.execute(self.start(**request))
@@ -86,6 +93,24 @@ class Revalidations:
             flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]),
         )
         return found[0]
+
+    def events(self, external_key_id: str, *, at_least: int = 1) -> list[str]:
+        """The events about a key that reached the server, oldest first.
+
+        They travel on their own; waits a little for as many as are expected.
+        """
+        wanted = {
+            "resource": {"id": [f"cmek.key.{external_key_id}"]},
+            "event": {"prefix": ["cmek.key."]},
+            "order": "ASC",
+        }
+        deadline = time.monotonic() + 5
+        while True:
+            answer = self.client.request("POST", "/events/filter", json={"filter": wanted})
+            found = [one["event"] for one in answer.json()["events"]]
+            if len(found) >= at_least or time.monotonic() > deadline:
+                return found
+            time.sleep(0.1)
 
     def _artifacts(self, **filters: Any) -> list[Artifact]:
         found: list[Artifact] = self.client.read_artifacts(

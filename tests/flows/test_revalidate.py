@@ -1,0 +1,231 @@
+"""The revalidation flow: depth, deadline, changes, keys beyond reach."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun
+
+from tests.support.fleet import Fleet
+from tests.support.onboarding import Onboardings
+from tests.support.revalidation import Revalidations
+
+
+@pytest.fixture
+def fleet(bench: Onboardings) -> Fleet:
+    """An empty ring in a new sandbox."""
+    return Fleet(bench.sandbox.world)
+
+
+@pytest.fixture
+def revalidations(bench: Onboardings) -> Revalidations:
+    """The deployment."""
+    return Revalidations.deployed(bench.client)
+
+
+def follow_ups(bench: Onboardings) -> list[FlowRun]:
+    """The runs that are to look again and have not begun."""
+    runs = bench.client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=["look-again"]))
+    )
+    return [run for run in runs if run.state and run.state.is_scheduled()]
+
+
+def test_all_registered_keys_are_looked_at_unless_some_are_named(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """The default request means every Google Cloud key, seeded ones included."""
+    keys = {fleet.onboard("all-one"), fleet.onboard("all-two")}
+    registered = set(bench.sandbox.world.admin.external_keys)
+    assert {row.external_key_id for row in revalidations.rows(revalidations.run())} == registered
+    assert keys < registered
+
+
+def test_a_look_at_some_keys_keeps_the_other_rows_of_the_table(
+    fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """The table is about the whole fleet, whichever run wrote it last."""
+    one, two = fleet.onboard("some-one"), fleet.onboard("some-two")
+    revalidations.run(external_keys=[one, two])
+    fleet.set_state("some-two", 1, "DISABLED")
+    rows = revalidations.rows(revalidations.run(external_keys=[two]))
+    levels = {row.external_key_id: row.level for row in rows}
+    assert (levels[one], levels[two]) == ("healthy", "broken")
+    assert rows[0].level == "broken"
+
+
+def test_a_healthy_sweep_is_completed_and_a_risk_carries_its_name(
+    fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """Prefect has no yellow, so the state's name says it."""
+    fine = fleet.onboard("fine")
+    risky = fleet.onboard("risky", destroy_scheduled_duration=timedelta(days=2))
+    names = [revalidations.run(external_keys=[one]).state_name for one in (fine, risky)]
+    assert names == ["Completed", "At risk"]
+
+
+def test_what_changed_since_the_first_look_is_drift_until_recorded_anew(
+    fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """Drift names the field, what it was and what it is; a person can accept it."""
+    key = fleet.onboard("drifting")
+    revalidations.run(external_keys=[key])
+    fleet.update("drifting", rotation_period=timedelta(days=30))
+    revalidations.run(external_keys=[key])
+    worst = revalidations.record(key).worst
+    assert worst is not None
+    assert (worst.rule, worst.subject) == ("drift", "rotation_period")
+    assert "was 90 days" in worst.says
+    assert "is 30 days" in worst.says
+    revalidations.run(external_keys=[key], record_anew=True)
+    assert revalidations.record(key).verdict == "healthy"
+
+
+def test_a_quick_look_keeps_what_the_full_one_found_elsewhere(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """A key that is broken by an old version does not recover because nobody looked."""
+    key = fleet.onboard("rotated")
+    fleet.rotate("rotated")
+    fleet.set_state("rotated", 1, "DISABLED")
+    revalidations.run(external_keys=[key])
+    bench.control.clear_log()
+    revalidations.run(external_keys=[key], depth="quick")
+    record = revalidations.record(key)
+    assert record.verdict == "broken"
+    assert record.worst is not None
+    assert record.worst.seen_at is not None
+    assert set(bench.control.calls(service="kms")) == {"GetCryptoKey"}
+    fleet.set_state("rotated", 1, "ENABLED")
+    revalidations.run(external_keys=[key])
+    assert revalidations.record(key).verdict == "healthy"
+
+
+def test_keys_behind_the_deadline_are_unknown_and_keep_what_is_known(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """Unknown is not healthy; nothing was read, so nothing recovered."""
+    key = fleet.onboard("slow")
+    fleet.set_state("slow", 1, "DISABLED")
+    revalidations.run(external_keys=[key])
+    bench.control.switches(validate_seconds=5)
+    run = revalidations.run(external_keys=[key], deadline_seconds=1)
+    record = revalidations.record(key)
+    assert run.state_name == "Unknown"
+    assert (record.verdict, record.announced) == ("unknown", "broken")
+    assert [reason.rule for reason in record.reasons] == ["primary-disabled", "unfinished"]
+    assert follow_ups(bench) == []
+
+
+def test_a_failed_validation_without_a_cause_is_looked_at_again_in_a_minute(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """One follow-up a sweep, with all its keys and since-times, and not twice for a retry."""
+    keys = sorted([fleet.onboard("one"), fleet.onboard("two")])
+    bench.control.constraints(perimeter_blocks="anthropic")
+    run = revalidations.run(external_keys=keys)
+    revalidations.execute(run)
+    assert run.state_name == "Unknown"
+    (again,) = follow_ups(bench)
+    assert again.state is not None
+    assert again.state.state_details.scheduled_time is not None
+    wait = again.state.state_details.scheduled_time - datetime.now(UTC)
+    assert timedelta(seconds=30) < wait < timedelta(minutes=1)
+    carried = again.parameters["request"]["look_again"]
+    assert sorted(one["external_key_id"] for one in carried) == keys
+    assert all(one["anthropic_failed"] and one["looks"] == 0 for one in carried)
+
+
+def test_a_follow_up_that_reaches_the_keys_ends_the_looking(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """The key is healthy again, and no further run is scheduled."""
+    key = fleet.onboard("flaky")
+    bench.control.constraints(perimeter_blocks="anthropic")
+    revalidations.run(external_keys=[key])
+    (again,) = follow_ups(bench)
+    bench.control.constraints(perimeter_blocks="nobody")
+    revalidations.execute_now(again)
+    assert revalidations.record(key).verdict == "healthy"
+    assert revalidations.record(key).unreachable is None
+    assert follow_ups(bench) == []
+
+
+def test_another_sweep_leaves_a_key_to_the_follow_up_that_is_to_come(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """Two sweeps don't start two chains of looks at the same key."""
+    key = fleet.onboard("twice-swept")
+    bench.control.constraints(perimeter_blocks="anthropic")
+    revalidations.run(external_keys=[key])
+    revalidations.run(external_keys=[key])
+    (again,) = follow_ups(bench)
+    revalidations.execute_now(again)
+    assert len(follow_ups(bench)) == 1
+
+
+@pytest.mark.parametrize("anthropic_failed", [True, False])
+def test_after_a_day_a_key_is_broken_only_if_anthropic_failed_all_along(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations, anthropic_failed: bool
+) -> None:
+    """If only our own reads were refused, nobody knows, and it stays unknown."""
+    key = fleet.onboard(f"lost-{anthropic_failed}".lower())
+    if anthropic_failed:
+        bench.control.constraints(perimeter_blocks="anthropic")
+    else:
+        bench.control.fault("ListCryptoKeyVersions", status="PERMISSION_DENIED", times=9)
+    since = datetime.now(UTC) - timedelta(hours=25)
+    lost = {
+        "external_key_id": key,
+        "since": since.isoformat(),
+        "looks": 290,
+        "anthropic_failed": anthropic_failed,
+        "next_look": datetime.now(UTC).isoformat(),
+    }
+    run = revalidations.run(look_again=[lost])
+    record = revalidations.record(key)
+    assert record.verdict == ("broken" if anthropic_failed else "unknown")
+    assert run.state_name == ("Failed" if anthropic_failed else "Unknown")
+    assert follow_ups(bench) == []
+    if anthropic_failed:
+        assert record.worst is not None
+        assert (record.worst.rule, record.worst.since) == ("validation-failed", since)
+
+
+def test_a_refused_read_says_who_can_tell(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """Unknown, never healthy, with the refusal's own words."""
+    key = fleet.onboard("hidden")
+    bench.control.fault("GetIamPolicy", status="PERMISSION_DENIED", message="not for you", times=9)
+    revalidations.run(external_keys=[key])
+    record = revalidations.record(key)
+    assert record.verdict == "unknown"
+    assert {reason.subject for reason in record.reasons} == {
+        "the key's policy",
+        "the key ring's policy",
+    }
+    assert all("not for you" in reason.says and reason.who_can_tell for reason in record.reasons)
+
+
+def test_people_are_told_of_changes_only(fleet: Fleet, revalidations: Revalidations) -> None:
+    """Broken, at risk, recovered: one event each, none for a look that found nothing new."""
+    key = fleet.onboard("told")
+    revalidations.run(external_keys=[key])
+    assert revalidations.events(key, at_least=0) == []
+    fleet.set_state("told", 1, "DISABLED")
+    for _ in range(2):
+        revalidations.run(external_keys=[key])
+    assert revalidations.events(key) == ["cmek.key.broken"]
+    fleet.set_state("told", 1, "ENABLED")
+    fleet.update("told", rotation_period=timedelta(days=200))
+    revalidations.run(external_keys=[key])
+    fleet.update("told", rotation_period=timedelta(days=90))
+    revalidations.run(external_keys=[key])
+    assert revalidations.events(key, at_least=3) == [
+        "cmek.key.broken",
+        "cmek.key.at_risk",
+        "cmek.key.recovered",
+    ]
