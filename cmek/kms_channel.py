@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import grpc
 from google.api_core.client_options import ClientOptions
 from google.auth.credentials import (
@@ -10,7 +12,7 @@ from google.auth.credentials import (
     CredentialsWithQuotaProject,
     with_scopes_if_required,
 )
-from google.auth.transport.grpc import AuthMetadataPlugin
+from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import Request
 from google.cloud import kms_v1
 from google.cloud.kms_v1.services.key_management_service.transports import (
@@ -20,6 +22,32 @@ from google.cloud.kms_v1.services.key_management_service.transports import (
 from cmek.endpoints import EndpointError, check_endpoint, is_loopback
 
 GOOGLE = "cloudkms.googleapis.com"
+
+
+class _LocalToken(grpc.AuthMetadataPlugin):  # type: ignore[misc]  # grpc has no annotations
+    """A bearer token and nothing else.
+
+    google-auth's own plugin also asks a Google host about the account, which a sandbox must not.
+    """
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback
+    ) -> None:
+        del context
+        try:
+            with self._lock:
+                if not self._credentials.valid:
+                    self._credentials.refresh(Request())  # type: ignore[no-untyped-call]
+        except GoogleAuthError as error:
+            callback((), error)
+            return
+        callback((("authorization", f"Bearer {self._credentials.token}"),), None)
+
+
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 
@@ -62,7 +90,6 @@ def _local(endpoint: str, who: Credentials | None) -> grpc.aio.Channel:
     """GRPC sends a bearer token only over a channel that counts as secure; this one does."""
     channel = grpc.local_channel_credentials(grpc.LocalConnectionType.LOCAL_TCP)
     if who is not None:
-        plugin = AuthMetadataPlugin(who, Request())  # type: ignore[no-untyped-call]
-        caller = grpc.metadata_call_credentials(plugin)
+        caller = grpc.metadata_call_credentials(_LocalToken(who))
         channel = grpc.composite_channel_credentials(channel, caller)
     return grpc.aio.secure_channel(endpoint, channel, options=[("grpc.enable_http_proxy", 0)])

@@ -88,9 +88,10 @@ async def _shared(kind: type[T], block: str, make: Callable[[], Awaitable[T]]) -
 async def _load(kind: type[B], name: str) -> B:
     try:
         return await kind.aload(name)
-    except ValueError as error:
-        slug = kind.get_block_type_slug()
+    except (ValueError, RuntimeError) as error:
+        # Prefect hides what a validator said behind its own error
+        said = error.__cause__ or error
         raise BlockMissingError(
-            f"block {slug}/{name} can't be loaded ({error}): make it in the Prefect UI under "
-            f"Blocks, or name another one in the request"
+            f"block {kind.get_block_type_slug()}/{name} can't be loaded: {said}. Make or mend it "
+            "in the Prefect UI under Blocks, or name another one in the request"
         ) from error
