@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from cmek.evidence.chain import Chain
 from cmek.evidence.entry import Event, EvidenceEntry
+from cmek.evidence.events import failed
 from cmek.evidence.page import evidence_page, record_in
 from cmek.evidence.verify import BrokenEvidenceError, loads
 from cmek.report import artifact_key
@@ -69,6 +70,14 @@ async def publish_evidence(workspace_id: str) -> None:
         path = f"cmek-evidence/{workspace_id}/{_run_id()}.jsonl"
         await storage.write_path(path, kept.text.encode())
         get_run_logger().info("Evidence copied to %s in %s", path, type(storage).__name__)
+
+
+async def publish_failure(workspace_id: str, error: BaseException) -> None:
+    """Add how the run ended, and publish; nothing when the run has recorded nothing."""
+    if await recall(_MEMORY, _Record) is not None:
+        attempt = f"attempt {flow_run.run_count}"
+        await record(workspace_id, failed(error, attempt))
+        await publish_evidence(workspace_id)
 
 
 async def _earlier(workspace_id: str) -> Chain:

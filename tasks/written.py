@@ -33,8 +33,9 @@ def grants_written(key_name: str, grants: EnsuredGrants) -> tuple[Event, ...]:
     """Step 3."""
     if not grants.written:
         return ()
+    before = {"member": MEMBER, "lacked": "one or both of the roles"}
     after = {"member": MEMBER, "roles": ROLES}
-    return (wrote(KMS, "SetIamPolicy", key_name, before="not all of it", after=after),)
+    return (wrote(KMS, "SetIamPolicy", key_name, before=before, after=after),)
 
 
 def registration_written(key_name: str, registration: Registration) -> tuple[Event, ...]:

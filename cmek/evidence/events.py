@@ -12,6 +12,7 @@ from pydantic_core import to_jsonable_python
 from cmek.approval import Answer, Ask
 from cmek.checks.model import CheckReport
 from cmek.evidence.entry import Event
+from cmek.gate import Permit, Refusal, ValidationProof
 from cmek.request import OnboardingRequest
 
 Service = Literal["cloud-kms", "anthropic-admin"]
@@ -47,23 +48,48 @@ def answered(ask: Ask, answer: Answer) -> Event:
     return Event(kind="answer", subject=ask.key, body=answer.model_dump(mode="json"))
 
 
-def validated(
-    external_key_id: str, stage: str, *, succeeded: bool, error: str | None, request_id: str | None
-) -> Event:
+def validated(external_key_id: str, stage: str, proof: ValidationProof) -> Event:
     """One validation by Anthropic."""
     return Event(
         kind="validation",
         subject=f"{external_key_id} {stage}",
-        body={"succeeded": succeeded, "error": error, "request_id": request_id},
+        body={
+            "succeeded": proof.succeeded,
+            "error": proof.error,
+            "request_id": proof.request_id,
+        },
     )
 
 
-def decided(ask: Ask, verdict: str, reasons: tuple[str, ...], stage: str = "") -> Event:
-    """What the gate said to the answer: `permit` or the course of a refusal."""
+def weighed(
+    ask: Ask, attempt: int, proof: ValidationProof, report: CheckReport, verdict: Permit | Refusal
+) -> tuple[Event, ...]:
+    """What was looked at again after an answer, and what the gate said to it.
+
+    Args:
+        ask: The ask that was answered.
+        attempt: 1 for the first try to attach on this answer.
+        proof: The validation after the answer.
+        report: The prerequisites after the answer.
+        verdict: Of the gate.
+    """
+    stage = f"{ask.key} try {attempt}"
+    refusal = verdict if isinstance(verdict, Refusal) else None
+    said: dict[str, JsonValue] = {
+        "verdict": refusal.course if refusal else "permit",
+        "reasons": [reason.text for reason in refusal.reasons] if refusal else [],
+    }
+    return (
+        checked(report, stage),
+        validated(ask.plan.external_key_id, stage, proof),
+        Event(kind="gate", subject=stage, body=said),
+    )
+
+
+def failed(error: BaseException, stage: str) -> Event:
+    """The run ended with this error."""
     return Event(
-        kind="gate",
-        subject=f"{ask.key} {stage}".strip(),
-        body={"verdict": verdict, "reasons": list(reasons)},
+        kind="failed", subject=stage, body={"error": type(error).__name__, "message": str(error)}
     )
 
 
