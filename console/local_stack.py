@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 import tempfile
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from console import prefect_server, processes
+from console.guardian import Guardian
 from console.processes import Child
 from console.sandbox_process import SandboxAddress, start_sandbox, wait_for_sandbox
 
@@ -74,19 +74,21 @@ def local_stack(
 ) -> Iterator[LocalStack]:
     """Start everything; at the end, however it comes, stop everything and remove the home.
 
-    SIGINT and SIGTERM end the block with `SystemExit`.
+    SIGINT and SIGTERM end the block with `SystemExit`; after SIGKILL the guardian cleans up.
 
     Raises:
         StackError: a part did not start; names it and shows its log.
     """
     with processes.ending_on_signals():
         home = Path(tempfile.mkdtemp(prefix="cmek-"))
+        guardian = Guardian(home)
         children: list[Child] = []
         try:
             yield _start(home, children, prefect_file, sandbox_arguments, extra_environment or {})
         finally:
             with processes.undisturbed():
-                _clean_up(home, children)
+                processes.stop(children)
+                guardian.finish()
 
 
 def _start(
@@ -136,12 +138,6 @@ def _start_set_up(home: Path, environment: Mapping[str, str], address: SandboxAd
         directory=home,
         log=home / "blocks.log",
     )
-
-
-def _clean_up(home: Path, children: list[Child]) -> None:
-    processes.stop(children)
-    processes.kill_strays("PREFECT_HOME", str(home / "prefect"))
-    shutil.rmtree(home, ignore_errors=True)
 
 
 class _Stopwatch:

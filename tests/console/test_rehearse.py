@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-import os
+import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from console import runs
+from console.prefect_client import local_client
+from console.rehearsal import rehearse
 from tests.support.command import CMEK, clean_environment, cmek
+from tests.support.stack import Stack
 
 pytestmark = pytest.mark.e2e
 SECONDS = 200
@@ -66,13 +72,23 @@ def started(
             process.wait(30)
 
 
+def wait_for(probe: Callable[[], bool]) -> None:
+    """Wait until the probe holds."""
+    deadline = time.monotonic() + SECONDS
+    while not probe():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def wait_for_text(process: subprocess.Popen[bytes], output: Path, text: str) -> None:
     """Wait until the command has printed something."""
-    deadline = time.monotonic() + SECONDS
-    while text not in output.read_text():
-        assert process.poll() is None, output.read_text()
-        assert time.monotonic() < deadline, output.read_text()
-        time.sleep(0.1)
+
+    def printed() -> bool:
+        shown = output.read_text()
+        assert text in shown or process.poll() is None, shown
+        return text in shown
+
+    wait_for(printed)
 
 
 def test_a_rehearsal_attaches_a_key_and_a_second_one_writes_nothing(
@@ -93,41 +109,57 @@ def test_a_rehearsal_attaches_a_key_and_a_second_one_writes_nothing(
     assert leftovers(scratch) == []
 
 
-def test_a_rehearsal_that_is_stopped_in_the_middle_of_a_run_leaves_nothing(
+def test_a_rehearsal_that_is_stopped_while_it_starts_leaves_nothing(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:
-    """SIGTERM while the run's own process works: it goes too, though it left the group."""
-    with started(["rehearse"], environment, tmp_path) as (process, output):
-        wait_for_text(process, output, "✓")
+    """SIGTERM ends it as a signal does, after the clean-up."""
+    with started(["rehearse"], environment, tmp_path) as (process, _):
+        wait_for(lambda: any(scratch.glob("*/server.log")))
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 128 + signal.SIGTERM
     assert leftovers(scratch) == []
 
 
-def test_a_rehearsal_of_a_workspace_that_cannot_be_onboarded_fails_and_cleans_up(
+def test_a_rehearsal_that_is_killed_is_cleaned_up_by_its_guardian(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:
-    """The exit code is 0 only for an attached key; the JSON is printed all the same."""
-    archived = ("--workspace", "wrkspc_01RetiredTeam11111111111")
-    ended = cmek("rehearse", "--json", *archived, environment=environment, directory=tmp_path)
-    assert ended.returncode == 1
-    assert json.loads(ended.stdout)["external_key_id"] is None
-    assert "archived" in ended.stderr
-    assert leftovers(scratch) == []
+    """No orphans even when nothing of ours could run at the end."""
+    with started(["rehearse"], environment, tmp_path) as (process, _):
+        wait_for(lambda: any(scratch.glob("*/server.log")))
+        process.kill()
+        process.wait()
+    wait_for(lambda: leftovers(scratch) == [])
 
 
 def test_up_says_what_to_click_and_ends_with_ctrl_c(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:
-    """Addresses, sample workspaces, logs; SIGINT stops and removes all of it."""
+    """SIGINT stops and removes all of it, also a run's process, which had left its group."""
     with started(["up"], environment, tmp_path) as (process, output):
         wait_for_text(process, output, "Ctrl-C")
         text = output.read_text()
-        assert "wrkspc_01PaymentsProd1111111111" in text
-        assert "export PREFECT_API_URL=http://127.0.0.1:" in text
         logs = [line.rpartition(" ")[2] for line in text.splitlines() if "Log of the" in line]
-        assert all(Path(log).exists() for log in logs)
-        assert len(logs) == 3
-        os.kill(process.pid, signal.SIGINT)
+        assert [Path(log).exists() for log in logs] == [True, True, True]
+        workspace, url = "wrkspc_01PaymentsProd1111111111", r"PREFECT_API_URL=(http://\S+)"
+        assert workspace in text
+        start_a_run(re.findall(url, text)[0], workspace)
+        process.send_signal(signal.SIGINT)
         assert process.wait(30) == 128 + signal.SIGINT
     assert leftovers(scratch) == []
+
+
+def start_a_run(api_url: str, workspace: str) -> None:
+    """Start an onboarding and wait until its process works."""
+    with local_client(api_url) as client:
+        request = {"workspace_id": workspace, "project_id": "acme-kms-prod"}
+        run = runs.start_run(client, {**request, "requested_by": "ada@example.com"})
+        runs.wait_for_state(client, run.id, {"Running"}, seconds=SECONDS)
+
+
+def test_a_workspace_that_cannot_be_onboarded_is_no_success(stack: Stack) -> None:
+    """The run's own words are shown, and nothing counts as attached."""
+    console = Console(width=200, record=True, quiet=False, file=io.StringIO())
+    archived = stack.workspace("archived")
+    ended = rehearse(stack.local, stack.client, archived, console)
+    assert (ended.is_attached, ended.writes, ended.external_key_id) == (False, 0, None)
+    assert "archived" in console.export_text()
