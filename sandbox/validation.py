@@ -76,8 +76,6 @@ def _metadata_failure(world: World, key: kms_v1.CryptoKey) -> Failure | None:
     label, value = organization_label(world.admin.organization.id)
     if key.labels.get(label) != value:
         return Failure("The key does not carry this organization's label.")
-    if key.primary.state != kms_v1.CryptoKeyVersion.CryptoKeyVersionState.ENABLED:
-        return Failure("The key's primary version is not enabled.")
     return None
 
 

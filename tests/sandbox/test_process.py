@@ -14,6 +14,7 @@ import pytest
 
 from sandbox.server import running_sandbox
 from tests.support.admin import wait_until
+from tests.support.kms import grpc_client
 from tests.support.sandbox import SandboxProcess, sandbox_process
 
 HEADERS = {"anthropic-version": "2023-06-01"}
@@ -73,23 +74,21 @@ def test_a_signal_ends_it_cleanly_even_in_the_middle_of_a_call(number: signal.Si
 
 
 def test_a_second_sandbox_on_the_same_port_does_not_start() -> None:
-    """Neither port is shared; the message names the port; the exit code is not 0."""
-    with sandbox_process("--minimal") as first:
-        for option, port in (
-            ("--http-port", first.http.rpartition(":")[2]),
-            ("--grpc-port", first.grpc.rpartition(":")[2]),
-        ):
-            second = subprocess.run(
-                [sys.executable, "-m", "sandbox", option, port, "--minimal"],
-                capture_output=True,
-                text=True,
-                timeout=20,
-                cwd=ROOT,
-                check=False,
-            )
-            assert second.returncode == 1, option
-            assert second.stdout == ""
-            assert port in second.stderr
+    """Neither port is shared; the message names the port; the process ends with 1."""
+    with running_sandbox(minimal=True) as first:
+        http, grpc = (int(one.rpartition(":")[2]) for one in (first.http, first.grpc))
+        with pytest.raises(RuntimeError, match=str(grpc)), running_sandbox(grpc_port=grpc):
+            pass
+        second = subprocess.run(
+            [sys.executable, "-m", "sandbox", "--http-port", str(http)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=ROOT,
+            check=False,
+        )
+        assert (second.returncode, second.stdout) == (1, "")
+        assert second.stderr.startswith(f"error: cannot listen on 127.0.0.1:{http}")
 
 
 def test_it_listens_on_loopback_only() -> None:
@@ -99,9 +98,12 @@ def test_it_listens_on_loopback_only() -> None:
 
 
 def test_its_memory_survives_sigkill(tmp_path: Path) -> None:
-    """Everything that was answered is there again: keys with material, both services, clock."""
+    """All that was answered, over either transport, is there again: key material, clock, tokens."""
     state = tmp_path / "state.json"
     with sandbox_process("--minimal", state=state) as sandbox:
+        sandbox.control.advance(86_400)
+        sandbox.control.switches(replace_key_status=409)
+        token = sandbox.control.identity("auditor", member="user:auditor@example.com")
         parent = "/v1/projects/acme-kms-prod/locations/us-east5/keyRings"
         ring = f"{parent}/anthropic-cmek"
         assert _send(sandbox, "POST", f"{parent}?keyRingId=anthropic-cmek", {}).status_code == 200
@@ -115,9 +117,10 @@ def test_its_memory_survives_sigkill(tmp_path: Path) -> None:
             sandbox, "POST", "/v1/organizations/external_keys", {"provider_config": config}
         )
         key = answer.json()["id"]
-        sandbox.control.advance(86_400)
-        sandbox.control.switches(cmek_enabled=False)
-        token = sandbox.control.identity("auditor", member="user:auditor@example.com")
+        assert key in state.read_text()
+        kms = grpc_client(sandbox)
+        kms.create_crypto_key_version(parent=name, crypto_key_version={})
+        kms.transport.close()
         credentials = json.loads(Path(sandbox.google_credentials_file).read_text())
         sandbox.process.kill()
         sandbox.process.wait(10)
@@ -125,8 +128,10 @@ def test_its_memory_survives_sigkill(tmp_path: Path) -> None:
     with sandbox_process(state=state) as again:
         opened = _send(again, "POST", f"/v1/{name}:decrypt", {"ciphertext": sealed["ciphertext"]})
         assert opened.json()["plaintext"] == "aGVsbG8="
+        versions = _send(again, "GET", f"/v1/{name}/cryptoKeyVersions").json()
+        assert versions["totalSize"] == 2
         assert _send(again, "GET", f"/v1/organizations/external_keys/{key}").status_code == 200
-        assert again.control.switches()["cmek_enabled"] is False
+        assert again.control.switches()["replace_key_status"] == 409
         assert len(again.workspaces) == 3
         entry = again.control.log(call="external_keys.retrieve")[0]
         assert entry["time"] > created.json()["createTime"].replace("Z", "")
