@@ -88,7 +88,7 @@ def test_a_second_sandbox_on_the_same_port_does_not_start() -> None:
             check=False,
         )
         assert (second.returncode, second.stdout) == (1, "")
-        assert second.stderr.startswith(f"error: cannot listen on 127.0.0.1:{http}")
+        assert f"cannot listen on 127.0.0.1:{http}" in second.stderr
 
 
 def test_it_listens_on_loopback_only() -> None:
