@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmek.evidence.chain import Chain
-from cmek.evidence.entry import GENESIS, Event
+from cmek.evidence.entry import GENESIS, Event, EvidenceEntry
 from cmek.evidence.redaction import REMOVED
 from cmek.evidence.verify import Broken, BrokenEvidenceError, loads, verify
 
@@ -132,6 +132,46 @@ def test_a_forged_entry_with_a_right_hash_still_breaks_the_chain() -> None:
     verdict = verify(Chain(entries).dumps())
     assert isinstance(verdict, Broken)
     assert verdict.where == "entry 3 (answer attach-1-1)"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "subjects", "problem"),
+    [
+        ((1, 2), ("a", "a"), "recorded twice"),
+        ((1, 3), ("a", "b"), "number 3 stands at place 2"),
+    ],
+)
+def test_a_chain_of_right_hashes_must_make_sense_too(
+    numbers: tuple[int, ...], subjects: tuple[str, ...], problem: str
+) -> None:
+    """An event told twice, and a number left out, are refused whoever computed the hashes."""
+    entries: list[EvidenceEntry] = []
+    for number, subject in zip(numbers, subjects, strict=True):
+        event = Event(kind="write", subject=subject, body=None)
+        previous = entries[-1].hash if entries else GENESIS
+        entries.append(EvidenceEntry.seal(number, NOON, "run-1", event, previous))
+    verdict = verify(Chain(entries).dumps())
+    assert isinstance(verdict, Broken)
+    assert problem in verdict.problem
+
+
+@pytest.mark.parametrize(
+    ("written", "rewritten"),
+    [
+        (b'{"at"', b'{ "at"'),
+        (b'"started"', b'"\\u0073tarted"'),
+        (b'"number":1', b'"number":1.0'),
+        (b"12:00:00Z", b"12:00:00+00:00"),
+        (b"\n", b"\r\n"),
+    ],
+)
+def test_the_same_content_in_other_bytes_is_a_change(written: bytes, rewritten: bytes) -> None:
+    """What means the same to a JSON reader is still not what was written."""
+    record = sample()
+    assert written in record
+    verdict = verify(record.replace(written, rewritten, 1))
+    assert isinstance(verdict, Broken)
+    assert verdict.line == 1
 
 
 @pytest.mark.parametrize("text", ["", "\n", "{}\n", "[]", "\ud800\n", "[" * 100_000 + "\n"])

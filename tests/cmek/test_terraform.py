@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cmek.anthropic_identity import MEMBER, ROLES
@@ -144,6 +144,7 @@ def test_durations_are_written_as_cloud_kms_writes_them(duration: timedelta) -> 
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
+@example("%{ if true }${var.keys}")
 def test_a_quoted_string_means_itself(text: str) -> None:
     """No template, no line break, no early end: undoing the escapes gives the text back."""
     literal = quoted(text)
