@@ -1,0 +1,180 @@
+"""The rules that outrank every feature, one test or more each.
+
+Invariant 1 (what an attach needs) has `tests/cmek/test_gate.py` and the attacks beside this file;
+invariant 5 (convergence) has `test_lost_answers.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from blocks import AnthropicAdmin, GoogleKms
+from cmek import anthropic_identity
+from cmek.anthropic_identity import MEMBER, SERVICE_ACCOUNT
+from cmek.endpoints import EndpointError
+from cmek.request import OnboardingRequest
+from console.prefect_server import client_environment
+from tests.support.kms import Level
+from tests.support.onboarding import Onboardings
+
+PROJECT = Path(__file__).parents[2]
+ROOMS = ("cmek", "blocks", "tasks", "flows", "console")
+HARMFUL = {
+    "destroy_crypto_key_version",
+    "delete_crypto_key",
+    "delete_crypto_key_version",
+    "delete_key_ring",
+    "update_crypto_key_version",
+    "update_crypto_key_primary_version",
+    "archive",
+}
+
+
+def sources() -> Iterator[tuple[Path, ast.AST]]:
+    """Every module of the rooms that touch the outside world."""
+    for room in ROOMS:
+        for path in sorted((PROJECT / room).rglob("*.py")):
+            yield path, ast.parse(path.read_text())
+
+
+def test_invariant_2_no_code_destroys_disables_or_deletes() -> None:
+    """No call, no attribute and no HTTP verb of that kind in any room but the sandbox."""
+    found = [
+        f"{path.relative_to(PROJECT)}:{node.lineno}"
+        for path, tree in sources()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Attribute) and node.attr in HARMFUL)
+        or (isinstance(node, ast.Constant) and node.value in {"DELETE", "delete"})
+    ]
+    assert found == []
+
+
+def test_invariant_2_the_request_log_has_nothing_of_that_kind(bench: Onboardings) -> None:
+    """Over success, rejection and refusal."""
+    bench.asked().approve()
+    bench.start(repair=True).execute()
+    bench.start("wrkspc_01ResearchDev11111111111").execute().approve(decision="reject")
+    bench.start(bench.workspace("archived")).execute()
+    harmless = {
+        "CreateKeyRing",
+        "CreateCryptoKey",
+        "SetIamPolicy",
+        "external_keys.create",
+        "workspaces.update",
+    }
+    assert set(bench.writes()) <= harmless
+
+
+def test_invariant_3_the_grantee_is_the_published_account_and_nothing_names_another(
+    bench: Onboardings,
+) -> None:
+    """It stands in one file; no field of a request or block speaks of a member."""
+    elsewhere = [
+        path
+        for path, _ in sources()
+        if SERVICE_ACCOUNT in path.read_text() and path.name != "anthropic_identity.py"
+    ]
+    assert elsewhere == []
+    models: tuple[type[BaseModel], ...] = (OnboardingRequest, AnthropicAdmin, GoogleKms)
+    words = ("member", "grantee", "principal", "account_email")
+    assert not [f for m in models for f in m.model_fields if any(w in f for w in words)]
+    granting = [
+        call
+        for _, tree in sources()
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr == "add_grants"
+    ]
+    assert [ast.unparse(call.args[1]) for call in granting] == ["MEMBER"]
+    assert f"serviceAccount:{SERVICE_ACCOUNT}" == anthropic_identity.MEMBER
+    bench.asked()
+    (written,) = bench.control.log(call="SetIamPolicy")
+    members = {m for b in written["request"]["policy"]["bindings"] for m in b["members"]}
+    assert members == {MEMBER}
+
+
+def test_invariant_4_bindings_of_others_stay_and_no_policy_is_written_without_etag(
+    bench: Onboardings,
+) -> None:
+    """Also conditional ones; the version is 3 and the etag that of the read."""
+    kms = bench.kms
+    ring = kms.ring("anthropic-cmek")
+    key = kms.key(bench.fresh, ring=ring, version_template={"protection_level": Level.HSM})
+    kms.grant(
+        key.name,
+        "roles/cloudkms.viewer",
+        "user:a@example.com",
+        "request.time < timestamp('2030-01-01T00:00:00Z')",
+    )
+    kms.grant(key.name, "roles/cloudkms.admin", "group:b@example.com")
+    before = kms.policy(key.name)
+    bench.control.clear_log()
+    bench.asked(adopt_existing_key=True)
+    after = kms.policy(key.name)
+    kept = [b.SerializeToString() for b in before.bindings]
+    assert all(one in [b.SerializeToString() for b in after.bindings] for one in kept)
+    (written,) = bench.control.log(call="SetIamPolicy")
+    policy: dict[str, Any] = written["request"]["policy"]
+    assert policy["version"] == 3
+    assert policy["etag"]
+
+
+def test_invariant_5_a_rerun_of_a_finished_onboarding_makes_zero_writes(
+    bench: Onboardings,
+) -> None:
+    """However often."""
+    bench.asked().approve()
+    bench.control.clear_log()
+    for _ in range(2):
+        assert bench.start().execute().state == "Already attached"
+    assert bench.writes() == []
+
+
+def test_invariant_6_a_service_that_stays_down_is_given_up_after_bounded_attempts(
+    bench: Onboardings,
+) -> None:
+    """Four attempts in the client, none on top of them in the task."""
+    bench.control.fault("GetKeyRing", status="UNAVAILABLE", times=50)
+    run = bench.start().execute()
+    assert run.state == "Failed"
+    assert 4 <= len(bench.control.log(call="GetKeyRing")) <= 8
+
+
+def test_invariant_7_a_check_that_could_not_run_is_shown_as_unknown_with_who_can(
+    bench: Onboardings,
+) -> None:
+    """The approver sees it among the warnings, and must acknowledge it."""
+    bench.control.fault("cloudbilling.*", status="PERMISSION_DENIED", times=50)
+    run = bench.asked()
+    warnings = run.text().partition("Warnings to acknowledge")[2]
+    row = next(line for line in warnings.splitlines() if "illing" in line)
+    assert "unknown" in row
+    assert "who can tell" in row.replace("&#58;", ":")
+    assert "pass" not in row
+    assert "acknowledge_warnings" in run.form()["required"]
+
+
+PLAIN = ["http://api.anthropic.com", "http://10.0.0.1:8080", "http://localhost.example.com"]
+
+
+@pytest.mark.parametrize("url", PLAIN)
+def test_invariant_8_plain_text_is_for_loopback_only(url: str) -> None:
+    """Neither block takes such an address."""
+    with pytest.raises((ValidationError, EndpointError)):
+        AnthropicAdmin(base_url=url, admin_key="sk-ant-admin01-NOT-A-REAL-KEY").get_client()
+    with pytest.raises((ValidationError, EndpointError)):
+        GoogleKms(endpoint="127.0.0.1:1", checks_endpoint=url).get_client()
+
+
+def test_invariant_8_everything_that_we_start_is_told_not_to_track(tmp_path: Path) -> None:
+    """Server, worker and runs alike."""
+    environment = client_environment(tmp_path, 4200)
+    assert environment["DO_NOT_TRACK"] == "1"
+    assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"].lower() == "false"

@@ -1,0 +1,114 @@
+"""A write whose answer is lost is neither repeated blindly nor forgotten."""
+
+from __future__ import annotations
+
+import pytest
+
+from cmek.anthropic_identity import MEMBER, ROLES
+from tests.support.onboarding import Onboardings, Run
+
+WRITES_BEFORE_THE_ASK = [
+    "CreateKeyRing",
+    "CreateCryptoKey",
+    "SetIamPolicy",
+    "external_keys.create",
+]
+
+
+def assert_one_of_everything(bench: Onboardings, run: Run) -> None:
+    """One ring, one key with one version, two bindings, one external key, one attach."""
+    assert run.state == "Attached", run.message
+    state = bench.sandbox.world.kms
+    ours = [name for name in state.crypto_keys if name == bench.key_name]
+    assert len(ours) == 1
+    assert len(state.versions[bench.key_name]) == 1
+    bindings = bench.kms.policy(bench.key_name).bindings
+    assert sorted((b.role, *b.members) for b in bindings) == sorted((r, MEMBER) for r in ROLES)
+    admin = bench.sandbox.world.admin
+    registered = [
+        key.id
+        for key in admin.external_keys.values()
+        if getattr(key.provider_config, "key_name", None) == bench.key_name
+    ]
+    assert len(registered) == 1
+    assert admin.workspaces[bench.fresh].external_key_id == registered[0]
+    assert [one["effect"] for one in bench.attaches()].count(True) == 1
+
+
+@pytest.mark.parametrize("kind", ["reset", "error"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("call", WRITES_BEFORE_THE_ASK)
+def test_a_lost_answer_before_the_ask_makes_nothing_twice(
+    bench: Onboardings, call: str, when: str, kind: str
+) -> None:
+    """Whether or not the write took effect."""
+    bench.control.fault(call, when=when, kind=kind, status=503)
+    run = bench.asked()
+    assert bench.control.faults() == []
+    assert_one_of_everything(bench, run.approve())
+
+
+@pytest.mark.parametrize("kind", ["reset", "error", "truncate", "html"])
+def test_an_attach_whose_answer_is_lost_is_not_sent_again(bench: Onboardings, kind: str) -> None:
+    """A read shows that it took effect."""
+    run = bench.asked()
+    bench.control.fault("workspaces.update", when="after", kind=kind, status=502)
+    run.approve()
+    assert len(bench.attaches()) == 1
+    assert_one_of_everything(bench, run)
+
+
+def test_an_attach_that_did_not_take_effect_is_sent_again_after_another_look(
+    bench: Onboardings,
+) -> None:
+    """Read, validated and passed through the gate once more; never by a retry of the client."""
+    run = bench.asked()
+    bench.control.fault("workspaces.update", when="before", kind="reset")
+    bench.control.clear_log()
+    run.approve()
+    calls = bench.control.calls()
+    first, second = (i for i, call in enumerate(calls) if call == "workspaces.update")
+    between = calls[first:second]
+    assert {"workspaces.retrieve", "external_keys.validate", "GetCryptoKey"} <= set(between)
+    assert_one_of_everything(bench, run)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(400, "external_key_validation_timed_out"), (409, "external_key_changed")],
+)
+def test_attach_errors_that_heal_lead_to_another_look(
+    bench: Onboardings, status: int, code: str
+) -> None:
+    """The documented ones, after a wait."""
+    body = {
+        "type": "error",
+        "error": {
+            "type": "invalid_request_error",
+            "message": "try again",
+            "details": {"error_code": code},
+        },
+    }
+    run = bench.asked()
+    bench.control.fault("workspaces.update", status=status, body=body)
+    assert_one_of_everything(bench, run.approve())
+    assert len(bench.attaches()) == 2
+
+
+def test_an_attach_that_is_refused_ends_the_run_with_its_cause(bench: Onboardings) -> None:
+    """A refusal that another try would not change is not tried again."""
+    run = bench.asked()
+    body = {
+        "type": "error",
+        "error": {
+            "type": "invalid_request_error",
+            "message": "no",
+            "details": {"error_code": "workspace_policy_violation", "field": "external_key_id"},
+        },
+    }
+    bench.control.fault("workspaces.update", status=400, body=body)
+    run.approve()
+    assert run.state == "Failed"
+    assert "nothing was attached" in run.message
+    assert "policy" in run.message.lower()
+    assert len(bench.attaches()) == 1
