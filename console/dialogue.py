@@ -89,7 +89,7 @@ def _fields(ask: Ask, decision: Decision, given: Given) -> dict[str, Any]:
     if ask.has_warnings:
         if decision == "approve" and not given.acknowledge_warnings:
             raise ApprovalError(
-                "the plan has warnings: read them, then give --acknowledge-warnings"
+                "the plan has warnings, which an approval must accept (--acknowledge-warnings)"
             )
         fields["acknowledge_warnings"] = given.acknowledge_warnings or bool(
             ask.expected("acknowledge_warnings")

@@ -59,11 +59,12 @@ def is_interactive(console: Console) -> bool:
 
 
 def span(duration: timedelta) -> str:
-    """A duration in its largest unit, as `3 d`, `5 h` or `12 min`; `0 min` when it is over."""
+    """A duration in its two largest units, rounded down: `6 d 23 h`, `5 h 10 min`, `12 min`."""
     minutes = max(0, int(duration.total_seconds() // 60))
-    if minutes >= 2 * 24 * 60:
-        return f"{minutes // (24 * 60)} d"
-    return f"{minutes // 60} h" if minutes >= 120 else f"{minutes} min"
+    hours, days = minutes // 60, minutes // (24 * 60)
+    if days:
+        return f"{days} d {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
 
 
 def until(moment: datetime | None) -> str:
