@@ -18,7 +18,7 @@ from tasks.clients import admin_client, close_clients, kms_client
 
 def terraform_command(  # noqa: PLR0913 - a parameter is an option of the command
     workspace_id: Annotated[
-        str | None, typer.Argument(metavar="[WORKSPACE]", help="The workspace, wrkspc_….")
+        str | None, typer.Argument(metavar="WORKSPACE", help="The workspace, wrkspc_….")
     ] = None,
     *,
     out: Annotated[Path, typer.Option(help="Folder for the module.")],
