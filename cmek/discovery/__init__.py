@@ -1,0 +1,1 @@
+"""Which workspaces get an onboarding by themselves, and with which key; pure."""

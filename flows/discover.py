@@ -1,0 +1,136 @@
+"""Workspaces onboard themselves up to the approval: found every hour, or announced by an event.
+
+Neither decides what a person has to: no run that is started here adopts a key that exists,
+repairs, takes the default workspace, or goes on after a rejection.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from cmek.admin_models import Workspace
+from cmek.discovery.announcement import read_announcement
+from cmek.discovery.decisions import Course, Decision, next_cursor, summary
+from cmek.discovery.request import DiscoveryRequest
+from cmek.discovery.rules import not_wanted, unfit
+from tasks.clients import close_clients
+from tasks.discovery import (
+    Found,
+    decided,
+    find_workspaces,
+    keep_cursor,
+    publish_discovery,
+    read_cursor,
+    start_once,
+)
+from tasks.workspaces import read_workspace
+
+_NOT_SET_UP = Completed(
+    name="Not set up",
+    message="this deployment names no Google Cloud project, so nothing was looked for: set "
+    "project_id in its parameters, or deploy with `cmek deploy --project …`",
+)
+
+
+@flow(name="discover-workspaces", flow_run_name="discover workspaces", retries=0)
+async def discover_workspaces(
+    request: DiscoveryRequest = DiscoveryRequest(),  # noqa: B008 - frozen
+) -> State[Any]:
+    """Start the onboarding of workspaces that have no key.
+
+    Each gets one run, which waits for a person's approval. The table `cmek-discovery` says what
+    was decided about each workspace, and why.
+
+    Args:
+        request: Which workspaces, and which keys they get.
+
+    Raises:
+        AdminApiError: The workspaces can't be read.
+    """
+    if not request.project_id:
+        return _NOT_SET_UP
+    try:
+        cursor = await read_cursor(request.anthropic_block)
+        now = datetime.now(UTC)
+        found = await find_workspaces(request, cursor)
+        decisions = await _decide(request, found)
+        await publish_discovery(decisions, found.source)
+        ahead = next_cursor(cursor, decisions, now=now, listed=found.listed)
+        await keep_cursor(request.anthropic_block, ahead)
+    finally:
+        await close_clients()
+    return _outcome(decisions)
+
+
+@flow(name="workspace-created", flow_run_name="a workspace was created", retries=0)
+async def workspace_created(
+    payload: str,
+    request: DiscoveryRequest = DiscoveryRequest(),  # noqa: B008 - frozen
+) -> State[Any]:
+    """Start the onboarding of the workspace that an event announces.
+
+    The event `anthropic.workspace.created` starts this. The event is the opt-in; everything else
+    is as in a discovery.
+
+    Args:
+        payload: The event's payload as JSON; only `workspace_id` is needed.
+        request: Which keys workspaces get, where the payload does not say.
+
+    Raises:
+        MalformedEventError: Names what is wrong with the payload; nothing was started.
+        WorkspaceNotFoundError: Not in the organization of the credential.
+    """
+    announced = read_announcement(payload)
+    if not (announced.project_id or request.project_id):
+        return _NOT_SET_UP
+    try:
+        reading = await read_workspace(request.anthropic_block, announced.workspace_id)
+        workspace = reading.workspace
+        why = unfit(workspace, request, is_default=reading.is_default)
+        if why is not None:
+            return _outcome([decided(workspace, Course.LEFT_OUT, why)])
+        return _outcome([await start_once(request, workspace, announced.given())])
+    finally:
+        await close_clients()
+
+
+async def _decide(request: DiscoveryRequest, found: Found) -> list[Decision]:
+    """About every workspace, the oldest first; starts no more than the cap."""
+    decisions: list[Decision] = []
+    started = 0
+    for workspace in sorted(found.workspaces, key=_age):
+        why = unfit(workspace, request, is_default=False) or not_wanted(workspace, request)
+        if why is not None:
+            decisions.append(decided(workspace, Course.LEFT_OUT, why))
+        elif started >= request.max_new_runs:
+            decisions.append(decided(workspace, Course.LATER, f"{started} were started now"))
+        else:
+            decisions.append(await start_once(request, workspace))
+            started += decisions[-1].course is Course.STARTED
+    return decisions
+
+
+def _age(workspace: Workspace) -> tuple[str, str]:
+    created = workspace.created_at
+    return (created.astimezone(UTC).isoformat() if created else "", workspace.id)
+
+
+def _outcome(decisions: list[Decision]) -> State[Any]:
+    """Red when a run could not be started; the message says which and why."""
+    failed = [one for one in decisions if one.course is Course.FAILED]
+    if failed:
+        reasons = "; ".join(f"{one.workspace_id}: {one.why}" for one in failed)
+        return Failed(message=f"{summary(decisions)}. {reasons}")
+    started = [one for one in decisions if one.course is Course.STARTED]
+    if len(decisions) == 1:
+        (one,) = decisions
+        detail = f"run {one.run_id}, {one.why}" if one.run_id else one.why
+        message = f"{one.workspace_id} {one.course}: {detail}"
+    else:
+        message = summary(decisions)
+    return Completed(name="Started" if started else "Nothing to start", message=message)
