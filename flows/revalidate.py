@@ -133,7 +133,8 @@ async def _look_at_all(sweep: Sweep, tally: Tally) -> None:
     total = sum(len(ring.refs) for ring in sweep.rings)
     try:
         async with _progress(tally, total), asyncio.TaskGroup() as group:
-            for _ in range(min(sweep.request.concurrency, total)):
+            # as many again get ready or write down meanwhile; `sweep.looking` bounds the reads
+            for _ in range(min(2 * sweep.request.concurrency, total)):
                 group.create_task(looker())
     finally:
         sweep.forget()

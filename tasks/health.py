@@ -72,7 +72,8 @@ async def revalidate_key(sweep: Sweep, ring: Ring, ref: KeyRef) -> KeyRecord:
     try:
         async with asyncio.timeout((sweep.deadline - datetime.now(UTC)).total_seconds()):
             previous = await sweep.previous(ring, ref)
-            reading = await _read(sweep, ring, ref, previous)
+            async with sweep.looking:
+                reading = await _read(sweep, ring, ref, previous)
     except TimeoutError:
         raise UnfinishedError(f"{ref.external_key_id}: not done by {sweep.deadline}") from None
     record = judge(reading, previous, _look(sweep, ref, reading.now))

@@ -68,10 +68,13 @@ class Sweep:
     attempt: int = 0
     """Sweeps that this run has finished before: their looks don't count any more."""
     pacer: Pacer = field(init=False)
+    looking: asyncio.Semaphore = field(init=False)
+    """Bounds the keys that are read at once; what Prefect keeps about them waits for nobody."""
     asked_to: dict[str, Unreachability] = field(init=False)
 
     def __post_init__(self) -> None:
         self.pacer = Pacer(self.request.reads_per_minute)
+        self.looking = asyncio.Semaphore(self.request.concurrency)
         self.asked_to = {one.external_key_id: one for one in self.request.look_again}
 
     async def paced(self, location: str, read: Callable[[], Awaitable[T]]) -> Read[T]:
