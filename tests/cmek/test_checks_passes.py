@@ -63,6 +63,12 @@ def _ingress(stage: Stage) -> None:
     stage.perimeter(ingressPolicies=[rule])
 
 
+def _bridge(stage: Stage) -> None:
+    stage.perimeter()
+    (perimeters,) = stage.world.google.perimeters.values()
+    perimeters[0]["perimeterType"] = "PERIMETER_TYPE_BRIDGE"
+
+
 def _attached(stage: Stage) -> None:
     stage.key()
     stage.world.admin.workspaces[WORKSPACE].external_key_id = EXTERNAL_KEY
@@ -127,6 +133,12 @@ PASSES: tuple[Harmless, ...] = (
         "a perimeter around other services",
         "perimeter",
         lambda stage: stage.perimeter(restrictedServices=["storage.googleapis.com"]),
+        "no perimeter",
+    ),
+    Harmless(
+        "a bridge between perimeters",
+        "perimeter",
+        _bridge,
         "no perimeter",
     ),
     Harmless("no organization", "perimeter", _no_organization, "in no organization"),

@@ -95,3 +95,17 @@ async def test_a_caller_who_may_nothing_gets_a_report_all_the_same(
     passed = {one.id for one in report.checks if one.status == "pass"}
     assert passed == {"check_apis", "admin_credential", "cmek_reachable", "workspace"}
     assert {one.id for one in report.failed} == {"caller_on_project"}
+
+
+async def test_a_read_whose_api_is_off_says_how_to_switch_it_on(
+    sandbox: Sandbox, stage: Stage
+) -> None:
+    """The checks that read it carry the command, and one check names all such APIs."""
+    stage.world.google.disabled_services = ["orgpolicy.googleapis.com"]
+    report = await check(sandbox)
+    off = {one.id for one in report.checks if "orgpolicy.googleapis.com" in (one.remedy or "")}
+    assert off == {
+        "check_apis", "drs_legacy", "drs_managed", "drs_custom", "location_policy",
+        "protection_policy", "destroy_delay_policy", "disable_before_destroy",
+    }  # fmt: skip
+    assert {one.status for one in report.checks if one.id in off} == {"unknown"}

@@ -380,6 +380,23 @@ CONDITIONS: tuple[Condition, ...] = (
         _constraint(resource_locations=["in:low-carbon-locations"]),
     ),
     Condition(
+        "organization policy denies a group of locations that we don't know",
+        "location_policy",
+        "unknown",
+        lambda stage: stage.rules(
+            "gcp.resourceLocations", {"values": {"deniedValues": ["in:low-carbon-locations"]}}
+        ),
+    ),
+    Condition(
+        "organization policy denies the location",
+        "location_policy",
+        "fail",
+        lambda stage: stage.rules(
+            "gcp.resourceLocations", {"values": {"deniedValues": ["in:us-east5-locations"]}}
+        ),
+        "gcp-resourceLocations",
+    ),
+    Condition(
         "organization policy forbids the protection level",
         "protection_policy",
         "fail",
@@ -512,6 +529,21 @@ CONDITIONS: tuple[Condition, ...] = (
             )
         ),
         evidence="3 resources in 1 projects: BigQuery 3",
+    ),
+    Condition(
+        "Google can't look everywhere for systems under the existing key",
+        "key_shared",
+        "unknown",
+        _with_key(
+            _google(
+                protected_resources={
+                    str(KEY): {
+                        "resourceCount": "0",
+                        "warnings": [{"warningCode": "INSUFFICIENT_PERMISSIONS_PARTIAL_DATA"}],
+                    }
+                }
+            )
+        ),
     ),
     Condition(
         "Anthropic's account may use the whole ring",
