@@ -11,6 +11,7 @@ from prefect import get_client, get_run_logger, task
 from prefect.artifacts import acreate_image_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
+from prefect.events import emit_event
 from prefect.runtime import deployment
 from prefect.states import Scheduled
 
@@ -22,6 +23,8 @@ from tasks.this_run import run_id
 
 FLEET = "cmek-fleet"
 PICTURE = "cmek-fleet-picture"
+ENDED = "cmek.revalidation.ended"
+"""The event of each look at all keys; its absence means that nobody watches."""
 _SOONEST = timedelta(seconds=1)
 
 
@@ -47,6 +50,9 @@ async def publish_fleet(looked: Sequence[FleetRow], *, all_keys: bool) -> None:
     await acreate_image_artifact(
         image_url=image_url(picture(rows, today)), key=PICTURE, description=summary
     )
+    if all_keys:
+        payload = {str(verdict): count for verdict, count in found.items()}
+        emit_event(ENDED, {"prefect.resource.id": "cmek.fleet"}, payload=payload)
 
 
 @task(name="Schedule follow-up", cache_policy=NO_CACHE, persist_result=False)

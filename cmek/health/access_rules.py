@@ -66,7 +66,7 @@ def public_member(reading: KeyReading) -> Iterator[Finding]:
         for member in sorted(PUBLIC & set(binding.members)):
             yield Finding(
                 f"{member} has {binding.role} on {where}",
-                (revoke(where, member, binding.role, binding.condition),),
+                (revoke(where, member, binding.role),),
                 f"{where} {binding.role} {member}",
             )
 
@@ -82,7 +82,7 @@ def foreign_decrypter(reading: KeyReading) -> Iterator[Finding]:
                 continue
             yield Finding(
                 f"{member} may decrypt ({binding.role} on {where})",
-                (revoke(where, member, binding.role, binding.condition),),
+                (revoke(where, member, binding.role),),
                 f"{where} {binding.role} {member}",
             )
 
@@ -94,7 +94,7 @@ def broader_grant(reading: KeyReading) -> Iterator[Finding]:
         if MEMBER in binding.members and not (on_key_itself and binding.role in ROLES):
             yield Finding(
                 f"Anthropic's service account has {binding.role} on {where}",
-                (revoke(where, MEMBER, binding.role, binding.condition),),
+                (revoke(where, MEMBER, binding.role),),
                 f"{where} {binding.role}",
             )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Final
 
-from cmek.checks.commands import on_key, on_version
+from cmek.checks.commands import new_primary, on_key
 from cmek.health.reading import KeyReading
 from cmek.health.rule import Finding
 from cmek.names import KeyName
@@ -46,7 +46,7 @@ def rotation_overdue(reading: KeyReading) -> Iterator[Finding]:
             (
                 f"{describe} constraints/gcp.resourceLocations {where}",
                 f"{describe} constraints/cloudkms.allowedProtectionLevels {where}",
-                on_version(name, "create", "--primary"),
+                new_primary(name),
             ),
             since=due,
         )

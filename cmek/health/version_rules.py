@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from cmek.checks.commands import on_key, on_version
+from cmek.checks.commands import new_primary, on_key, on_version
 from cmek.health.reading import KeyReading
 from cmek.health.rule import Finding
 from cmek.kms_models import KeyVersion
@@ -25,7 +25,7 @@ def primary_missing(reading: KeyReading) -> Iterator[Finding]:
             continue
         enabled = [version.id for version in reading.all_versions if version.state == "ENABLED"]
         choose = f"--version={max(enabled, key=int)}" if enabled else ""
-        mend = on_key(name, "set-primary-version", choose) if enabled else _new_primary(name)
+        mend = on_key(name, "set-primary-version", choose) if enabled else new_primary(name)
         yield Finding("the key has no primary version", (mend,))
 
 
@@ -52,7 +52,7 @@ def primary_unusable(reading: KeyReading) -> Iterator[Finding]:
         if primary and primary.state not in HAVE_RULES:
             yield Finding(
                 f"the primary version {primary.id} is {primary.state}",
-                (_new_primary(name),),
+                (new_primary(name),),
                 primary.id,
                 since=primary.destroy_event_time,
             )
@@ -138,7 +138,3 @@ def _doomed(reading: KeyReading, version: KeyVersion, name: KeyName, which: str)
         since=when - delay if when and delay else None,
         final_at=when,
     )
-
-
-def _new_primary(name: KeyName) -> str:
-    return on_version(name, "create", "--primary")

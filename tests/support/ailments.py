@@ -156,10 +156,7 @@ _GRANT = (
     "gcloud kms keys add-iam-policy-binding {key} {flags} --member=" + MEMBER + " --role=%s "
     "--condition=None"
 )
-_REVOKE = (
-    "gcloud kms keys remove-iam-policy-binding {key} {flags} --member='%s' --role=%s "
-    "--condition=None"
-)
+_REVOKE = "gcloud kms keys remove-iam-policy-binding {key} {flags} --member=%s --role=%s --all"
 
 AILMENTS = (
     Ailment(

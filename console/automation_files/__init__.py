@@ -1,0 +1,1 @@
+"""The automations that `cmek automations install` installs, in Prefect's own format."""
