@@ -9,7 +9,8 @@ import pytest
 from cmek.checks.run import CATALOGUE
 from sandbox.server import Sandbox
 from tests.support.checking import check
-from tests.support.conditions import BLIND, CONDITIONS, Blind, Condition
+from tests.support.condition_setups import Blind, Condition
+from tests.support.conditions import BLIND, CONDITIONS
 from tests.support.sandbox import running
 from tests.support.staging import Stage
 from tests.support.troubleshooting import DOCUMENT, condition_row

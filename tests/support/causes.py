@@ -13,7 +13,7 @@ from typing import Any
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, VIEWER
 from cmek.names import organization_label
 from sandbox import seed
-from tests.support.conditions import DELETED, LOOK_ALIKE
+from tests.support.condition_setups import DELETED, LOOK_ALIKE
 from tests.support.staging import EXTERNAL_KEY, KEY, PROJECT, Stage, State
 
 LABEL, TRUE = organization_label(seed.ORGANIZATION_ID)

@@ -19,7 +19,8 @@ from cmek.diagnosis.diagnose import TABLE
 from sandbox.server import Sandbox
 from tests.support.causes import FAILURES, Failing
 from tests.support.checking import check, clients, failure, subject
-from tests.support.conditions import CONDITIONS, Condition
+from tests.support.condition_setups import Condition
+from tests.support.conditions import CONDITIONS
 from tests.support.sandbox import running
 from tests.support.staging import Stage
 

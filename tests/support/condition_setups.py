@@ -1,0 +1,194 @@
+"""Ways to bring one condition about, and what a condition is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cmek.anthropic_identity import MEMBER
+from sandbox import seed
+from tests.support.staging import EXTERNAL_KEY, ORGANIZATION, PROJECT, Stage
+
+Setup = Callable[[Stage], object]
+KMS = "cloudkms.googleapis.com"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that is wrong, and the check that must say so."""
+
+    name: str
+    """What a person would call it."""
+    check: str
+    status: str
+    setup: Setup
+    remedy: str = ""
+    """A part of the remedy, with the real names in it."""
+    evidence: str = ""
+    subject: dict[str, Any] = field(default_factory=dict)
+    """Changes of what is asked for."""
+    also: frozenset[str] = frozenset()
+    """Other checks that fail with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blind:
+    """A check that can't be answered, and why."""
+
+    check: str
+    setup: Setup
+
+
+def with_key(*changes: Setup, **fields: Any) -> Setup:
+    """A healthy key, then these changes."""
+
+    def setup(stage: Stage) -> None:
+        stage.key(**fields)
+        for change in changes:
+            change(stage)
+
+    return setup
+
+
+def constraint(**changes: Any) -> Setup:
+    """Fields of the organization constraints."""
+
+    def setup(stage: Stage) -> None:
+        for name, value in changes.items():
+            setattr(stage.world.kms.constraints, name, value)
+
+    return setup
+
+
+def switch(**changes: Any) -> Setup:
+    """Switches of the sandbox."""
+
+    def setup(stage: Stage) -> None:
+        for name, value in changes.items():
+            setattr(stage.world.switches, name, value)
+
+    return setup
+
+
+def google(**changes: Any) -> Setup:
+    """Fields of the Google state."""
+
+    def setup(stage: Stage) -> None:
+        for name, value in changes.items():
+            setattr(stage.world.google, name, value)
+
+    return setup
+
+
+def stored(**changes: Any) -> Setup:
+    """Fields of the stored key."""
+
+    def setup(stage: Stage) -> None:
+        for name, value in changes.items():
+            setattr(stage.stored_key, name, value)
+
+    return setup
+
+
+def protection(level: str) -> Setup:
+    """The stored key's protection level."""
+
+    def setup(stage: Stage) -> None:
+        stage.stored_key.version_template.protection_level = level
+
+    return setup
+
+
+def workspace(**changes: Any) -> Setup:
+    """Fields of the workspace."""
+
+    def setup(stage: Stage) -> None:
+        workspace = stage.world.admin.workspaces[seed.fixed_id("wrkspc", "PaymentsProd")]
+        for name, value in changes.items():
+            setattr(workspace, name, value)
+
+    return setup
+
+
+def attached(key_name: str) -> Setup:
+    """The workspace with an external key of this name."""
+
+    def setup(stage: Stage) -> None:
+        stage.register(key_name)
+        workspace(external_key_id=EXTERNAL_KEY)(stage)
+
+    return setup
+
+
+def custom_constraint(stage: Stage) -> None:
+    """One custom constraint on IAM policies."""
+    stage.world.google.custom_constraints = [
+        {
+            "name": f"{ORGANIZATION}/customConstraints/custom.ourMembers",
+            "resourceTypes": ["iam.googleapis.com/AllowPolicy"],
+            "methodTypes": ["CREATE", "UPDATE"],
+            "actionType": "DENY",
+            "condition": "resource.bindings.exists(b, true)",
+        }
+    ]
+
+
+def both(*setups: Setup) -> Setup:
+    """One setup after the other."""
+
+    def setup(stage: Stage) -> None:
+        for one in setups:
+            one(stage)
+
+    return setup
+
+
+def refusal(reason: str) -> Setup:
+    """Cloud KMS refuses for the caller's quota project."""
+
+    def setup(stage: Stage) -> None:
+        info = {
+            "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+            "reason": reason,
+            "domain": "googleapis.com",
+            "metadata": {"service": KMS, "consumer": "projects/999999999999"},
+        }
+        for call in ("GetLocation", "GetKeyRing", "GetCryptoKey"):
+            stage.fault(call, "PERMISSION_DENIED", details=[info])
+
+    return setup
+
+
+def exempted(stage: Stage) -> None:
+    """Both logs on, Anthropic's account exempted."""
+    stage.audit(PROJECT, ["DATA_READ", "DATA_WRITE"], service="allServices", exempted=MEMBER)
+
+
+def ingress(**source: Any) -> dict[str, Any]:
+    """An ingress rule to Cloud KMS from everywhere."""
+    return {
+        "ingressFrom": {"sources": [{"accessLevel": "*"}]} | source,
+        "ingressTo": {
+            "resources": ["*"],
+            "operations": [{"serviceName": KMS, "methodSelectors": [{"method": "*"}]}],
+        },
+    }
+
+
+ANOTHER_KEY = "projects/acme-kms-prod/locations/us-east5/keyRings/other/cryptoKeys/other"
+LOOK_ALIKE = (
+    "serviceAccount:anthropic-cmek-client-us@gcp-anthropic-cmek-client.iam.gserviceaccount.com"
+)
+DELETED = f"deleted:{MEMBER}?uid=100000000000000000001"
+
+
+def deny(*permissions: str, key: bool = False) -> Setup:
+    """The caller lacks these permissions; with `key`, there is a key."""
+
+    def setup(stage: Stage) -> None:
+        if key:
+            stage.key()
+        stage.deny(*permissions)
+
+    return setup
