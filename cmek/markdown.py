@@ -1,7 +1,8 @@
 """Outside text in Markdown, made harmless.
 
-Prefect's UI renders Markdown and some HTML, so a workspace's name or a comment could otherwise
-draw a table, a link or a heading that the approver takes for ours.
+Prefect's two UIs render Markdown, and one of them HTML, so a workspace's name or a comment could
+otherwise draw a table, a link or a heading that the approver takes for ours. Both understand
+backslashes and the named entities; one shows numeric entities as they stand.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-_ACTIVE = re.compile(r"([\\`*_{}\[\]()#+!|~$@:/-])")
+_ACTIVE = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
+_LINK = re.compile(r"(://|www\.)", re.IGNORECASE)
+_ZERO_WIDTH_SPACE = "\u200b"
 
 
 def escape(text: object) -> str:
     """`text` on one line, with everything that Markdown or HTML would interpret disarmed."""
     line = " ".join(str(text).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _ACTIVE.sub(lambda m: f"&#{ord(m.group(1))};", line)
+    # an address would become a link even behind a backslash
+    return _ACTIVE.sub(r"\\\1", _LINK.sub(rf"\1{_ZERO_WIDTH_SPACE}", line))
 
 
 def code(text: object) -> str:

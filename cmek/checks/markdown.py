@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cmek.checks.model import Check, CheckReport
-from cmek.markdown import escape, table
+from cmek.markdown import code, escape, table
 
 if TYPE_CHECKING:
     from cmek.diagnosis.model import Cause
@@ -32,13 +32,13 @@ def summary(report: CheckReport) -> str:
 def causes_table(causes: tuple[Cause, ...]) -> str:
     """All causes in their order; outside text is disarmed."""
     rows = [
-        [VERDICTS[one.verdict], escape(one.title), escape(one.why), escape(one.command)]
+        [VERDICTS[one.verdict], escape(one.title), escape(one.why), code(one.command)]
         for one in causes
     ]
     return table(("", "Cause", "Why", "What to do"), rows)
 
 
 def _next(check: Check) -> str:
-    parts = [check.remedy] if check.remedy else []
-    parts += [f"who can tell: {check.who_can_tell}"] if check.who_can_tell else []
-    return escape("; ".join(parts))
+    parts = [code(check.remedy)] if check.remedy else []
+    parts += [f"who can tell: {escape(check.who_can_tell)}"] if check.who_can_tell else []
+    return "; ".join(parts)

@@ -172,7 +172,7 @@ def test_an_answer_once_refused_stays_refused_when_the_facts_flip_back(
     workspace.name = "renamed"
     run.approve()
     assert run.state == "Suspended"
-    assert "was 'payments-prod', is 'renamed'" in run.text().replace("&#45;", "-")
+    assert "was 'payments-prod', is 'renamed'" in run.text().replace("\\", "")
     workspace.name = "payments-prod"
     assert bench.client.resume_flow_run(run.id, run_input=old).status.value == "REJECT"
     run.force(Scheduled(name="Resuming"))
