@@ -24,6 +24,7 @@ from cmek.evidence.verify import BrokenEvidenceError, loads
 from cmek.report import artifact_key
 from tasks.memory import recall, remember
 from tasks.reports import publish
+from tasks.this_run import run_id
 
 _MEMORY = "evidence"
 
@@ -49,7 +50,7 @@ async def record(workspace_id: str, *events: Event) -> tuple[EvidenceEntry, ...]
     kept = await recall(_MEMORY, _Record)
     chain = loads(kept.text) if kept else await _earlier(workspace_id)
     now = datetime.now(UTC)
-    entries = tuple(chain.append(event, run=_run_id(), at=now) for event in events)
+    entries = tuple(chain.append(event, run=str(run_id()), at=now) for event in events)
     await remember(_MEMORY, _Record(text=chain.dumps()))
     return entries
 
@@ -67,7 +68,7 @@ async def publish_evidence(workspace_id: str) -> None:
     await publish("evidence", workspace_id, evidence_page(workspace_id, chain), about)
     storage = _storage_block()
     if storage is not None:
-        path = f"cmek-evidence/{workspace_id}/{_run_id()}.jsonl"
+        path = f"cmek-evidence/{workspace_id}/{run_id()}.jsonl"
         await storage.write_path(path, kept.text.encode())
         get_run_logger().info("Evidence copied to %s in %s", path, type(storage).__name__)
 
@@ -92,12 +93,8 @@ async def _earlier(workspace_id: str) -> Chain:
         found = {"artifact": str(artifact.id), "problem": str(error)}
         chain = Chain()
         broken = Event(kind="broken record", subject=workspace_id, body=dict(found))
-        chain.append(broken, run=_run_id(), at=datetime.now(UTC))
+        chain.append(broken, run=str(run_id()), at=datetime.now(UTC))
         return chain
-
-
-def _run_id() -> str:
-    return str(flow_run.get_id())
 
 
 def _storage_block() -> WritableFileSystem | None:

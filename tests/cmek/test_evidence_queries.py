@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from hypothesis import given
@@ -70,3 +71,12 @@ def test_the_tag_keeps_the_others_and_is_written_once() -> None:
     """All tags go along in the update; a tag that stands there is never replaced."""
     assert with_evidence_tag({"team": "payments"}, "ab") == {"team": "payments", EVIDENCE_TAG: "ab"}
     assert with_evidence_tag({EVIDENCE_TAG: "ab"}, "cd") is None
+
+
+def test_every_kind_of_entry_is_explained() -> None:
+    """The page on evidence has a row for each kind that the code makes, and no other."""
+    root = Path(__file__).parents[2]
+    sources = [*root.glob("cmek/evidence/*.py"), *root.glob("tasks/*.py")]
+    made = {kind for one in sources for kind in re.findall(r'kind="([\w ]+)"', one.read_text())}
+    explained = re.findall(r"^\| `([\w ]+)` \|", (root / "docs/evidence.md").read_text(), re.M)
+    assert sorted(made) == sorted(explained)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from prefect import flow
-from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import Artifact
 from prefect.filesystems import LocalFileSystem
 from prefect.runtime import flow_run
@@ -153,7 +153,8 @@ def test_a_published_record_that_was_changed_is_not_continued(
     told(workspace, STARTED, WROTE)
     page = str(published(bench, workspace)[-1].data)
     changed = page.replace('"requested_by":"ada', '"requested_by":"eve')
-    asyncio.run(acreate_markdown_artifact(changed, key=artifact_key("evidence", workspace)))
+    forged = ArtifactCreate(key=artifact_key("evidence", workspace), type="markdown", data=changed)
+    bench.client.create_artifact(forged)
     told(workspace, ATTACHED)
     broken, attached = chain_of(bench, workspace).entries
     assert broken.kind == "broken record"
