@@ -37,12 +37,10 @@ def test_a_key_name_parses_to_what_it_prints(name: KeyName) -> None:
 @given(st.text() | key_names.map(lambda name: f"{name}/cryptoKeyVersions/1"))
 def test_anything_else_is_a_typed_error_that_shows_what_was_given(text: str) -> None:
     """No other exception, and never a version's name."""
-    try:
-        parsed = KeyName.parse(text)
-    except BadNameError as error:
-        assert repr(text) in str(error)
-    else:
-        assert str(parsed) == text
+    if re.fullmatch(rf"projects/.+/locations/.+/keyRings/{KMS_ID}/cryptoKeys/{KMS_ID}", text):
+        return
+    with pytest.raises(BadNameError, match=re.escape(repr(text))):
+        KeyName.parse(text)
 
 
 @pytest.mark.parametrize("location", ["us", "global", "nam4", "europe-west1", "us-east5a", ""])
