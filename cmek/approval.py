@@ -16,12 +16,17 @@ class Ask(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    run_id: str
     attempt: int
     number: int
+    nonce: str
+    """Unguessable, so that a signature over it can't be older than the ask or be for another."""
     plan: Plan
     digest: str
     asked_at: datetime
     expires_at: datetime
+    signatures: int = 0
+    """How many approvers must sign; 0 means that typing is enough."""
     because: tuple[str, ...] = ()
     """Why this is not the first ask."""
 
@@ -42,6 +47,8 @@ class Answer(BaseModel):
     comment: str
     plan_digest: str
     acknowledge_warnings: bool = False
+    signed_approvals: str = ""
+    """Statements with their SSH signatures, as `cmek.signatures.statement` reads them."""
 
 
 def same_person(one: str, other: str) -> bool:

@@ -15,6 +15,7 @@ from cmek.approval import Answer, Ask, same_person
 from cmek.live_facts import ENABLED, LiveFacts
 from cmek.plan import Plan, differences
 from cmek.request import OnboardingRequest
+from cmek.signatures.weighing import Signatures, flaws
 
 FRESHNESS_SECONDS: Final = 60.0
 """A validation proves the key for this long, counted from its start on the monotonic clock."""
@@ -82,6 +83,7 @@ class Circumstances:
     """Monotonic seconds."""
     latest_ask: int
     pinned: OnboardingRequest
+    signatures: Signatures
 
 
 _SEAL: Final = object()
@@ -95,6 +97,8 @@ class Permit:
     external_key_id: str
     plan_digest: str
     approver: str
+    signers: tuple[str, ...]
+    """Approvers whose signatures were verified, with their keys; empty for a typed approval."""
     valid_until: float
     """Monotonic seconds of this process."""
     expires_at: datetime
@@ -123,6 +127,7 @@ def decide(
     """
     reasons = (
         *_of_answer(ask, answer, circumstances),
+        *_of_signatures(ask, answer, circumstances, now),
         *_of_time(ask, circumstances, now, monotonic),
         *_of_plan(ask, answer, circumstances.plan),
         *_of_facts(circumstances),
@@ -134,6 +139,7 @@ def decide(
         external_key_id=circumstances.plan.external_key_id,
         plan_digest=circumstances.plan.digest,
         approver=answer.approver,
+        signers=tuple(str(one) for one in circumstances.signatures.verified),
         valid_until=circumstances.validation.started_at + FRESHNESS_SECONDS,
         expires_at=ask.expires_at,
         seal=_SEAL,
@@ -161,6 +167,16 @@ def _of_answer(ask: Ask, answer: Answer, circumstances: Circumstances) -> list[R
         text = f"this answers ask {ask.number}, the latest is {circumstances.latest_ask}"
         reasons.append(Reason("stale_ask", text, Course.STOP))
     return reasons
+
+
+def _of_signatures(
+    ask: Ask, answer: Answer, circumstances: Circumstances, now: datetime
+) -> list[Reason]:
+    """Anybody may say no; a yes must be signed where the worker or the request says so."""
+    if answer.decision == "reject":
+        return []
+    found = flaws(ask, answer, circumstances.plan, circumstances.signatures, now=now)
+    return [Reason("signature", flaw, Course.ASK_AGAIN) for flaw in found]
 
 
 def _of_time(

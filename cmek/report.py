@@ -13,6 +13,7 @@ from cmek.consequences import CANNOT_BE_UNDONE, STOPS_WORKING, TAKES_EFFECT
 from cmek.live_facts import LiveFacts
 from cmek.markdown import code, escape, table
 from cmek.plan import Plan
+from cmek.signatures.instructions import signing_text
 
 
 def artifact_key(kind: str, subject: str) -> str:
@@ -46,6 +47,7 @@ def ask_text(ask: Ask, report: CheckReport) -> str:
         *_warnings(report),
         "### To answer",
         f"Type the workspace id, and copy the plan digest: {code(ask.digest)}",
+        *signing_text(ask),
         f"The ask expires at {ask.expires_at:%Y-%m-%d %H:%M %Z}. An expired ask is never a yes.",
     ]
     return "\n\n".join(parts)
@@ -61,13 +63,18 @@ def facts_table(plan: Plan) -> str:
 
 
 def final_report(
-    ask: Ask, answer: Answer, report: CheckReport, attached: Sequence[tuple[str, str]]
+    ask: Ask,
+    answer: Answer,
+    signers: Sequence[str],
+    report: CheckReport,
+    attached: Sequence[tuple[str, str]],
 ) -> str:
     """The report of an onboarding that ended with the key attached.
 
     Args:
         ask: The ask that was answered.
         answer: The approval.
+        signers: Whose signatures were verified.
         report: The prerequisites at the attach.
         attached: Rows (what, value) about the attach and its read-back; escaped here.
     """
@@ -78,7 +85,8 @@ def final_report(
         table(
             ("", ""),
             (
-                ("approver (a claim)", escape(answer.approver)),
+                ("approver" if signers else "approver (a claim)", escape(answer.approver)),
+                ("signed by", escape(", ".join(signers) or "nobody")),
                 ("comment", escape(answer.comment)),
                 ("plan digest", code(ask.digest)),
                 ("asked", f"{ask.asked_at:%Y-%m-%d %H:%M:%S %Z}, ask {ask.key}"),

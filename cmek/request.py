@@ -188,6 +188,16 @@ class OnboardingRequest(BaseModel):
         json_schema_extra={"position": 19},
     )
 
+    signatures: int = Field(
+        default=0,
+        title="Signatures",
+        description="How many approvers must sign the approval with their SSH keys. The worker's "
+        "own minimum holds when this is less; 0 leaves it to the worker.",
+        ge=0,
+        le=9,
+        json_schema_extra={"position": 20},
+    )
+
     @property
     def key_name(self) -> KeyName:
         """The crypto key that is asked for, by its full resource name."""

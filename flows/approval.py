@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -15,6 +16,7 @@ from pydantic import Field, ValidationError, create_model
 from cmek.approval import Answer, Ask
 from cmek.plan import Plan
 from cmek.request import EMAIL
+from cmek.signatures.statement import MAX_TEXT
 from tasks.this_run import run_id
 
 MAX_ASKS: Final = 4
@@ -44,12 +46,15 @@ def attempt() -> int:
     return count
 
 
-def new_ask(number: int, plan: Plan, because: tuple[str, ...]) -> Ask:
+def new_ask(number: int, plan: Plan, signatures: int, because: tuple[str, ...]) -> Ask:
     """An ask for this plan, counted from now."""
     now = datetime.now(UTC)
     return Ask(
+        run_id=str(run_id()),
         attempt=attempt(),
         number=number,
+        nonce=secrets.token_hex(16),
+        signatures=signatures,
         plan=plan,
         digest=plan.digest,
         asked_at=now,
@@ -125,7 +130,8 @@ def approval_form(ask: Ask, text: str) -> type[RunInput]:
                 title="Plan digest",
                 description=f"Copy {digest}",
                 pattern=f"^{digest}$",
-                json_schema_extra={"position": 4},
+                # so that `cmek approve` can show what the digest is really of
+                json_schema_extra={"position": 4, "ask": ask.model_dump(mode="json")},
             ),
         ),
     }
@@ -136,6 +142,17 @@ def approval_form(ask: Ask, text: str) -> type[RunInput]:
                 title="I have read the warnings",
                 description="Needed to approve: " + ", ".join(ask.plan.warnings),
                 json_schema_extra={"position": 5},
+            ),
+        )
+    if ask.signatures:
+        fields["signed_approvals"] = (
+            str,
+            Field(
+                title="Signed approval",
+                description="What the command above prints. To reject, a dash is enough.",
+                min_length=1,
+                max_length=MAX_TEXT,
+                json_schema_extra={"position": 6},
             ),
         )
     form: type[RunInput] = create_model("AttachApproval", __base__=RunInput, **fields)

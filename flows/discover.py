@@ -30,13 +30,6 @@ from tasks.discovery import (
 )
 from tasks.workspaces import read_workspace
 
-_NOT_SET_UP = Completed(
-    name="Not set up",
-    message="this deployment names no Google Cloud project, so nothing was looked for: set "
-    "project_id in its parameters, or deploy with `cmek deploy --project …`",
-)
-
-
 @flow(name="discover-workspaces", flow_run_name="discover workspaces", retries=0)
 async def discover_workspaces(
     request: DiscoveryRequest = DiscoveryRequest(),  # noqa: B008 - frozen
@@ -53,7 +46,7 @@ async def discover_workspaces(
         AdminApiError: The workspaces can't be read.
     """
     if not request.project_id:
-        return _NOT_SET_UP
+        return _not_set_up()
     try:
         cursor = await read_cursor(request.anthropic_block)
         now = datetime.now(UTC)
@@ -87,7 +80,7 @@ async def workspace_created(
     """
     announced = read_announcement(payload)
     if not (announced.project_id or request.project_id):
-        return _NOT_SET_UP
+        return _not_set_up()
     try:
         reading = await read_workspace(request.anthropic_block, announced.workspace_id)
         workspace = reading.workspace
@@ -113,6 +106,14 @@ async def _decide(request: DiscoveryRequest, found: Found) -> list[Decision]:
             decisions.append(await start_once(request, workspace))
             started += decisions[-1].course is Course.STARTED
     return decisions
+
+
+def _not_set_up() -> State[Any]:
+    return Completed(
+        name="Not set up",
+        message="this deployment names no Google Cloud project, so nothing was done: set "
+        "project_id in its parameters, or deploy with `cmek deploy --project …`",
+    )
 
 
 def _age(workspace: Workspace) -> tuple[str, str]:

@@ -35,6 +35,7 @@ from tasks.live_facts import read_live_facts
 from tasks.memory import recall, remember
 from tasks.prerequisites import check_prerequisites
 from tasks.reports import publish
+from tasks.signatures import signatures_needed, verify_signatures
 from tasks.validation import validate
 
 ATTACH_TRIES: Final = 3
@@ -69,6 +70,7 @@ class Approved:
 
     ask: Ask
     answer: Answer
+    signers: tuple[str, ...]
     outcome: AttachOutcome
     report: CheckReport
 
@@ -158,7 +160,8 @@ async def _ask(
     """Read, plan, keep and publish a new ask."""
     facts = await read_live_facts(request, external_key_id)
     checks = report or await check_prerequisites(request)
-    ask = new_ask(number, plan_of(facts, request, checks), because)
+    signatures = await signatures_needed(request)
+    ask = new_ask(number, plan_of(facts, request, checks), signatures, because)
     record = AskRecord(ask=ask, report=checks)
     await remember(f"ask-{attempt()}-{number}", record)
     await publish(
@@ -180,7 +183,7 @@ async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved |
     loaded_at = time.monotonic()
     outcome = AttachOutcome(outcome=Attached.NOT_YET)
     for _ in range(ATTACH_TRIES):
-        circumstances, report = await _look_again(request, record.ask, loaded_at)
+        circumstances, report = await _look_again(request, record.ask, answer, loaded_at)
         verdict = decide(
             record.ask, answer, circumstances, now=datetime.now(UTC), monotonic=time.monotonic()
         )
@@ -188,7 +191,7 @@ async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved |
             return await _refused(request, verdict, circumstances)
         outcome = await _try_attach(request, verdict)
         if outcome.outcome is not Attached.NOT_YET:
-            return Approved(record.ask, answer, outcome, report)
+            return Approved(record.ask, answer, verdict.signers, outcome, report)
         await asyncio.sleep(ATTACH_PAUSE_SECONDS)
     raise AttachNotConfirmedError(
         f"{ATTACH_TRIES} tries ended without the key on {request.workspace_id} ({outcome.why}); "
@@ -225,7 +228,7 @@ async def _try_attach(request: OnboardingRequest, permit: Permit) -> AttachOutco
 
 
 async def _look_again(
-    request: OnboardingRequest, ask: Ask, loaded_at: float
+    request: OnboardingRequest, ask: Ask, answer: Answer, loaded_at: float
 ) -> tuple[Circumstances, CheckReport]:
     """Checks and validation at once, the facts last: they are what the gate compares."""
     external_key_id = ask.plan.external_key_id
@@ -234,6 +237,7 @@ async def _look_again(
     )
     facts = await read_live_facts(request, external_key_id)
     numbers = await asked_numbers()
+    signatures = await verify_signatures(ask, answer)
     circumstances = Circumstances(
         facts=facts,
         plan=plan_of(facts, request, report),
@@ -242,5 +246,6 @@ async def _look_again(
         answer_loaded_at=loaded_at,
         latest_ask=max(numbers, default=0),
         pinned=request,
+        signatures=signatures,
     )
     return circumstances, report

@@ -39,6 +39,7 @@ from tasks.live_facts import read_live_facts
 from tasks.pin import pin_request
 from tasks.prerequisites import check_prerequisites
 from tasks.reports import publish
+from tasks.signatures import signatures_needed
 
 
 class NoDeploymentError(Exception):
@@ -103,6 +104,7 @@ async def _onboard(request: OnboardingRequest, asked: list[int]) -> State[Any]:
             return await _verify(request, admission)
         if request.plan_only:
             return await _plan_only(request, admission)
+        await signatures_needed(request)  # before anything is made that could not be approved
         ready = await make_ready(request, admission.organization_id, await check_first(request))
     result = await approve_and_attach(request, asked, ready)
     if isinstance(result, Rejected):
@@ -117,6 +119,7 @@ async def _report(request: OnboardingRequest, done: Approved) -> State[Any]:
     text = final_report(
         done.ask,
         done.answer,
+        done.signers,
         done.report,
         (
             ("outcome", done.outcome.outcome),
@@ -130,7 +133,8 @@ async def _report(request: OnboardingRequest, done: Approved) -> State[Any]:
     return Completed(
         name="Attached",
         message=f"{plan.external_key_id} ({plan.key_name}) {done.outcome.outcome} to "
-        f"{plan.workspace_id}, approved by {done.answer.approver} (a claim)",
+        f"{plan.workspace_id}, approved by "
+        + (", ".join(done.signers) or f"{done.answer.approver} (a claim)"),
     )
 
 

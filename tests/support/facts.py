@@ -14,6 +14,7 @@ from cmek.live_facts import LiveFacts
 from cmek.names import organization_label
 from cmek.plan import Plan, build_plan
 from cmek.request import OnboardingRequest
+from cmek.signatures.weighing import Signatures
 
 ORGANIZATION = UUID("3f1c9a52-7d4e-4b8a-9c60-2e5d8f7a1b34")
 WORKSPACE = "wrkspc_01SandboxFreshOne"
@@ -24,6 +25,7 @@ LOADED_AT = 1_000.0
 REQUEST = OnboardingRequest(
     workspace_id=WORKSPACE, project_id="acme-kms-prod", requested_by="ada@example.com"
 )
+RUN_ID = "5d0c4b36-6a1f-4f0e-9a53-0d5f3a3b7c21"
 KEY_NAME = str(REQUEST.key_name)
 
 
@@ -83,8 +85,10 @@ def ask(of: Plan | None = None, **changes: Any) -> Ask:
     """An open ask for the plan."""
     shown = of or plan()
     values = {
+        "run_id": RUN_ID,
         "attempt": 1,
         "number": 1,
+        "nonce": "0123456789abcdef",
         "plan": shown,
         "digest": shown.digest,
         "asked_at": NOW - timedelta(hours=1),
@@ -118,5 +122,6 @@ def circumstances(**changes: Any) -> Circumstances:
         "answer_loaded_at": LOADED_AT,
         "latest_ask": 1,
         "pinned": REQUEST,
+        "signatures": Signatures(required=0),
     }
     return Circumstances(**(values | changes))

@@ -1,0 +1,1 @@
+"""Approvals that prove who gave them: OpenSSH signatures over a canonical statement."""

@@ -1,0 +1,150 @@
+"""The signed approval: one line of JSON that says all that it approves, and its SSH signature.
+
+The bytes that were signed travel with the signature and are verified as they are; only then are
+they read, and what they say is compared with the ask by the gate.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from cmek.approval import Ask
+from cmek.canonical import canonical_json
+from cmek.request import EMAIL
+
+NAMESPACE: Final = "cmek-approval"
+"""Of every signature; one made for git or for files is none here."""
+MAX_TEXT: Final = 40_000
+"""Characters of all signed approvals of one answer."""
+MAX_SIGNATURES: Final = 9
+
+_BEGIN: Final = "-----BEGIN SSH SIGNATURE-----"
+_END: Final = "-----END SSH SIGNATURE-----"
+_LINE: Final = 70
+
+
+class UnreadableApprovalError(Exception):
+    """The text holds no signed approvals in the shape that the ask describes."""
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC)
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("has characters that can't be seen")
+    return name
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
+
+
+class Statement(BaseModel):
+    """What an approver signs. `ask` and `nonce` make it count for one ask only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    approver: Annotated[str, Field(pattern=f"^{EMAIL}$"), AfterValidator(_printable)]
+    """The principal in the signers file."""
+    ask: str
+    comment: Annotated[str, Field(min_length=1, max_length=2000)]
+    decision: Literal["approve", "reject"]
+    expires_at: Moment
+    issued_at: Moment
+    key_name: str
+    nonce: str
+    plan_digest: str
+    run_id: str
+    workspace_id: str
+
+    @property
+    def text(self) -> str:
+        """The line that is signed: canonical JSON, without a line break behind it."""
+        return canonical_json(self).decode()
+
+
+def statement_for(
+    ask: Ask, *, approver: str, decision: Literal["approve", "reject"], comment: str, at: datetime
+) -> Statement:
+    """The statement that this approver signs to answer this ask.
+
+    Raises:
+        ValidationError: The approver's address or the comment can't stand in a statement.
+    """
+    return Statement(
+        approver=approver,
+        ask=ask.key,
+        comment=comment,
+        decision=decision,
+        expires_at=ask.expires_at,
+        issued_at=at.replace(microsecond=0),
+        key_name=ask.plan.key_name,
+        nonce=ask.nonce,
+        plan_digest=ask.digest,
+        run_id=ask.run_id,
+        workspace_id=ask.plan.workspace_id,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SignedApproval:
+    """A statement and its armored signature; nothing about it is proved yet."""
+
+    statement: Statement
+    signature: str
+
+    def __str__(self) -> str:
+        return f"{self.statement.text}\n{self.signature}"
+
+
+def parse_signed(text: str) -> tuple[SignedApproval, ...]:
+    """Read signed approvals, one behind the other, as they come out of a form.
+
+    Line breaks may have been lost or become spaces: a form's field has one line only.
+
+    Raises:
+        UnreadableApprovalError: Says what is wrong with which of them.
+    """
+    if len(text) > MAX_TEXT:
+        raise UnreadableApprovalError(f"longer than {MAX_TEXT} characters")
+    *blocks, rest = text.split(_END)
+    if rest.strip() or not blocks:
+        raise UnreadableApprovalError(f"each signed approval must end with {_END}")
+    if len(blocks) > MAX_SIGNATURES:
+        raise UnreadableApprovalError(f"more than {MAX_SIGNATURES} signed approvals")
+    return tuple(_parse_block(number, block) for number, block in enumerate(blocks, start=1))
+
+
+def _parse_block(number: int, block: str) -> SignedApproval:
+    message, _, armored = block.partition(_BEGIN)
+    message = message.strip()
+    try:
+        statement = Statement.model_validate_json(message)
+        canonical = statement.text
+    except (ValidationError, UnicodeEncodeError) as error:
+        raise UnreadableApprovalError(
+            f"signed approval {number} is not the statement that the ask shows: {_brief(error)}"
+        ) from error
+    if canonical != message:
+        raise UnreadableApprovalError(
+            f"signed approval {number} is not in its one canonical form: {canonical}"
+        )
+    encoded = "".join(armored.split())
+    if not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", encoded):
+        raise UnreadableApprovalError(f"signed approval {number} has no SSH signature behind it")
+    lines = [encoded[at : at + _LINE] for at in range(0, len(encoded), _LINE)]
+    return SignedApproval(statement, "\n".join([_BEGIN, *lines, _END, ""]))
+
+
+def _brief(error: ValidationError | UnicodeEncodeError) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return "characters that are none"
+    return "; ".join(
+        f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors()[:3]
+    )

@@ -1,0 +1,40 @@
+"""All prerequisites of an onboarding, without onboarding anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from cmek.checks.markdown import checks_table, summary
+from cmek.request import OnboardingRequest
+from tasks.clients import close_clients
+from tasks.prerequisites import check_prerequisites
+from tasks.reports import publish
+
+
+@flow(name="check-prerequisites", flow_run_name="check {request.workspace_id}", retries=0)
+async def check_prerequisites_only(request: OnboardingRequest) -> State[Any]:
+    """Check everything that an onboarding needs, and write nothing.
+
+    The table of checks is the run's artifact. The run fails when a check fails.
+
+    Args:
+        request: As for an onboarding.
+    """
+    try:
+        report = await check_prerequisites(request)
+    finally:
+        await close_clients()
+    await publish(
+        "checks",
+        request.workspace_id,
+        f"# Prerequisites\n\n{summary(report)}\n\n{checks_table(report)}",
+        summary(report),
+    )
+    message = "; ".join(f"{one.title}: {one.evidence}" for one in report.failed)
+    if report.failed:
+        return Failed(name="Prerequisites fail", message=message)
+    return Completed(name="Checked", message=summary(report))

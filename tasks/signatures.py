@@ -1,0 +1,58 @@
+"""Signatures of approvals: how many this worker wants, and whether those given are good."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cmek.approval import Answer, Ask
+from cmek.request import OnboardingRequest
+from cmek.signatures.keygen import BadSignatureError, Verified, verify
+from cmek.signatures.signers import Signers, find_signers, required_signatures
+from cmek.signatures.statement import SignedApproval, UnreadableApprovalError, parse_signed
+from cmek.signatures.weighing import Signatures
+
+
+@task(name="Who must sign", cache_policy=NO_CACHE, persist_result=False)
+async def signatures_needed(request: OnboardingRequest) -> int:
+    """How many approvers must sign; 0 on a worker without signers.
+
+    Raises:
+        SignersRefusedError: Signatures are wanted and can't be verified here.
+    """
+    return required_signatures(find_signers(), request.signatures)
+
+
+@task(name="Verify signatures", cache_policy=NO_CACHE, persist_result=False)
+async def verify_signatures(ask: Ask, answer: Answer) -> Signatures:
+    """Look at the signers file again and verify each signature; one that is bad is a problem.
+
+    Raises:
+        SignersRefusedError: The signers file is gone, or does not count any more.
+    """
+    signers = find_signers()
+    required = required_signatures(signers, ask.signatures)
+    if not answer.signed_approvals or answer.decision == "reject":
+        return Signatures(required)
+    if signers is None:
+        return Signatures(required, problems=("this worker has no signers to verify it with",))
+    try:
+        given = parse_signed(answer.signed_approvals)
+    except UnreadableApprovalError as error:
+        return Signatures(required, problems=(str(error),))
+    now = datetime.now(UTC)
+    found = [await _verified(one, signers, now) for one in given]
+    return Signatures(
+        required,
+        verified=tuple(one for one in found if isinstance(one, Verified)),
+        problems=tuple(one for one in found if isinstance(one, str)),
+    )
+
+
+async def _verified(one: SignedApproval, signers: Signers, now: datetime) -> Verified | str:
+    try:
+        return await verify(one, signers, at=now)
+    except BadSignatureError as error:
+        return str(error)

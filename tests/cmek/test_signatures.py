@@ -1,0 +1,225 @@
+"""Signed approvals against the real ssh-keygen, both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmek.signatures.instructions import signing_command, signing_text
+from cmek.signatures.keygen import BadSignatureError, Verified, verify
+from cmek.signatures.statement import (
+    MAX_SIGNATURES,
+    MAX_TEXT,
+    SignedApproval,
+    Statement,
+    UnreadableApprovalError,
+    parse_signed,
+)
+from tests.support import facts as make
+from tests.support.signing import GRACE, KATHERINE, Office, keygen, sign, statement
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Office:
+    """Two enrolled approvers and a stranger with a key."""
+    office = Office(tmp_path_factory.mktemp("office"))
+    office.enrol(GRACE)
+    office.enrol(KATHERINE)
+    office.new_key("eve@example.com")
+    return office
+
+
+def check(office: Office, approval: SignedApproval) -> Verified:
+    """Verify it now, as a worker does."""
+    signers = office.signers()
+    assert signers is not None
+    return asyncio.run(verify(approval, signers, at=make.NOW))
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
+def test_what_ssh_keygen_signs_is_verified(tmp_path: Path, kind: str) -> None:
+    """Every usual kind of key; the proof names approver, kind and fingerprint."""
+    office = Office(tmp_path)
+    office.enrol(GRACE, kind=kind)
+    found = check(office, office.signed(statement()))
+    assert GRACE in str(found)
+    assert kind.upper() in str(found)
+    assert found.fingerprint.startswith("SHA256:")
+
+
+def test_what_an_answer_carries_is_verified_by_ssh_keygen_alone(
+    office: Office, tmp_path: Path
+) -> None:
+    """Years later and without our code: message and signature are OpenSSH's own."""
+    (approval,) = parse_signed(str(office.signed(statement())))
+    (tmp_path / "sig").write_text(approval.signature)
+    known = ("-f", office.directory / "allowed_signers", "-I", GRACE)
+    keygen(
+        *("-Y", "verify", "-n", "cmek-approval", "-s", tmp_path / "sig", *known),
+        message=approval.statement.text,
+    )
+
+
+def test_the_line_that_an_ask_prints_makes_a_signed_approval(office: Office) -> None:
+    """The shell line with address and comment filled in; its whole output goes into the form."""
+    ask = make.ask(signatures=1)
+    line = signing_command(ask)
+    assert line in "\n".join(signing_text(ask))
+    line = line.replace("you@example.com", GRACE).replace("why you approve", "schön & gut")
+    line = line.replace("~/.ssh/id_ed25519", shlex.quote(str(office.keys[GRACE])))
+    printed = subprocess.run(["sh", "-c", line], capture_output=True, check=True, text=True).stdout
+    (approval,) = parse_signed(printed)
+    assert approval.statement.comment == "schön & gut"
+    assert approval.statement.nonce == ask.nonce
+    assert check(office, approval).approval is approval
+
+
+def test_the_line_runs_nothing_that_a_plan_smuggles_in() -> None:
+    """Names from an API are quoted for the approver's shell."""
+    evil = "k'; touch /nonexistent/pwned; '$(false)`false`\n```\n"
+    plan = make.plan(make.facts(key=make.key(name=evil)))
+    line = signing_command(make.ask(plan, signatures=1))
+    assert "\n" not in line
+    message = line.split("; printf", 1)[0]
+    out = subprocess.run(
+        ["sh", "-c", f'{message}; printf %s "$m"'], capture_output=True, check=True, text=True
+    )
+    assert Statement.model_validate_json(out.stdout).key_name == evil
+
+
+def test_nobody_signs_for_a_typed_approval() -> None:
+    """An ask without required signatures has no such paragraph."""
+    assert signing_text(make.ask()) == []
+
+
+@pytest.mark.parametrize("field", sorted(Statement.model_fields))
+def test_no_field_can_be_altered(office: Office, field: str) -> None:
+    """One letter or second more in any field, and the signature does not fit."""
+    good = office.signed(statement())
+    value = getattr(good.statement, field)
+    other: object = value + timedelta(seconds=1) if hasattr(value, "year") else f"{value}x"
+    if field == "decision":
+        other = "reject"
+    altered = SignedApproval(good.statement.model_copy(update={field: other}), good.signature)
+    with pytest.raises(BadSignatureError, match="does not fit"):
+        check(office, altered)
+
+
+def test_a_stranger_is_refused(office: Office) -> None:
+    """In somebody's name, and in one that is not enrolled."""
+    with pytest.raises(BadSignatureError, match=r"in the name of grace.* is not enrolled"):
+        check(office, office.signed(statement(), by="eve@example.com"))
+    with pytest.raises(BadSignatureError, match="is not enrolled"):
+        check(office, office.signed(statement(approver="eve@example.com")))
+
+
+def test_one_approver_can_not_sign_in_the_name_of_another(office: Office) -> None:
+    """The key must be that of the name in the statement."""
+    with pytest.raises(BadSignatureError, match="is not enrolled for them"):
+        check(office, office.signed(statement(), by=KATHERINE))
+
+
+def test_a_signature_for_another_purpose_is_refused(office: Office) -> None:
+    """Made for git or for files: whatever text it is over."""
+    said = statement()
+    with pytest.raises(BadSignatureError, match="purpose"):
+        check(office, SignedApproval(said, sign(said.text, office.keys[GRACE], "git")))
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ('valid-before="20261101"', "has expired"),
+        ('valid-after="20270101"', "is not yet valid"),
+        ('namespaces="git"', "is not permitted for use in signature namespace"),
+    ],
+)
+def test_a_key_counts_within_its_limits_only(tmp_path: Path, option: str, why: str) -> None:
+    """Validity windows and purposes of the signers file, each refusal with its reason."""
+    office = Office(tmp_path)
+    key = office.new_key(GRACE)
+    office.directory.mkdir()
+    public = " ".join(Path(f"{key}.pub").read_text().split()[:2])
+    (office.directory / "allowed_signers").write_text(f"{GRACE} {option} {public}\n")
+    with pytest.raises(BadSignatureError, match=why):
+        check(office, office.signed(statement()))
+
+
+def test_a_revoked_key_is_refused_and_others_are_not(tmp_path: Path) -> None:
+    """The list of revoked keys stands beside the signers file."""
+    office = Office(tmp_path)
+    office.enrol(GRACE)
+    office.enrol(KATHERINE)
+    office.revoke(GRACE)
+    with pytest.raises(BadSignatureError, match="is revoked by"):
+        check(office, office.signed(statement()))
+    check(office, office.signed(statement(approver=KATHERINE)))
+
+
+@pytest.mark.parametrize("glue", ["\n", "", " ", "\r\n"])
+def test_a_form_may_lose_the_line_breaks(office: Office, glue: str) -> None:
+    """A field of one line turns them into spaces or drops them; two approvals are still two."""
+    both = "\n".join(str(office.signed(statement(approver=one))) for one in (GRACE, KATHERINE))
+    found = parse_signed(glue.join(both.splitlines()))
+    assert [check(office, one).approval.statement.approver for one in found] == [GRACE, KATHERINE]
+
+
+NOT_SIGNED = "{}-----BEGIN SSH SIGNATURE-----QUJD-----END SSH SIGNATURE-----"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-",
+        statement().text,
+        NOT_SIGNED,
+        NOT_SIGNED * (MAX_SIGNATURES + 1),
+        "x" * (MAX_TEXT + 1),
+        NOT_SIGNED.replace("{}", statement().text.replace('{"approver"', '{ "approver"')),
+        NOT_SIGNED.replace("{}", statement().text.replace("}", ',"workspace_id":"w"}')),
+        NOT_SIGNED.replace("{}", statement().text.replace("fine", "\\ud800")),
+        NOT_SIGNED.replace("{}", statement().text.replace("grace", "gr\\u0000ace")),
+        NOT_SIGNED.replace("{}", statement().text).replace("QUJD", ""),
+    ],
+    ids=range(11),
+)
+def test_what_is_no_signed_approval_is_refused_with_a_typed_error(text: str) -> None:
+    """Empty, unsigned, too many, too long, not canonical, said twice, not text, invisible."""
+    with pytest.raises(UnreadableApprovalError):
+        parse_signed(text)
+
+
+@given(st.text() | st.builds(NOT_SIGNED.replace, st.just("{}"), st.text()))
+def test_the_parser_fails_in_one_way_only(text: str) -> None:
+    """Whatever the text: its typed error, or statements that print as they were read."""
+    try:
+        found = parse_signed(text)
+    except UnreadableApprovalError:
+        return
+    assert all(str(one).startswith("{") for one in found)
+
+
+@given(
+    st.builds(
+        statement,
+        comment=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),
+        nonce=st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+        issued_at=st.datetimes(timezones=st.timezones()).filter(lambda at: 1 < at.year < 9999),
+    )
+)
+def test_every_statement_is_read_as_it_was_written(said: Statement) -> None:
+    """Its line is canonical: the same facts give the same bytes."""
+    said = Statement.model_validate(said.model_dump())
+    text = NOT_SIGNED.replace("{}", said.text)
+    if "-----" in said.comment + said.nonce:
+        return
+    (found,) = parse_signed(text)
+    assert found.statement == said

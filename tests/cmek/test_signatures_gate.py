@@ -1,0 +1,189 @@
+"""What the gate makes of verified signatures: each flaw refuses, and says which it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from cmek.approval import Answer, Ask
+from cmek.gate import Course, Permit, Refusal, decide
+from cmek.request import OnboardingRequest
+from cmek.signatures.keygen import Verified
+from cmek.signatures.statement import SignedApproval
+from cmek.signatures.weighing import CLOCK_SKEW, Signatures
+from tests.support import facts as make
+from tests.support.signing import GRACE, KATHERINE, statement
+
+MONOTONIC = make.LOADED_AT + 2
+SECOND = timedelta(seconds=1)
+
+
+def verified(approver: str = GRACE, key: str | None = None, **changes: Any) -> Verified:
+    """A statement whose signature has been found good."""
+    said = statement(approver=approver, **changes)
+    return Verified(SignedApproval(said, "signature"), "ED25519", key or f"SHA256:{approver}")
+
+
+def verdict(
+    *found: Verified, required: int = 1, problems: tuple[str, ...] = (), **parts: Any
+) -> Permit | Refusal:
+    """`decide` with all else in order."""
+    request: OnboardingRequest = parts.get("request", make.REQUEST)
+    plan = make.plan(request=request)
+    answer: Answer = parts.get("answer", make.answer(plan_digest=plan.digest))
+    ask: Ask = parts.get("ask", make.ask(plan, signatures=required))
+    circumstances = make.circumstances(
+        plan=plan, pinned=request, signatures=Signatures(required, found, problems)
+    )
+    return decide(ask, answer, circumstances, now=parts.get("now", make.NOW), monotonic=MONOTONIC)
+
+
+def why(outcome: Permit | Refusal) -> str:
+    """The refusal's text; all of it for the signatures and leading to another ask."""
+    assert isinstance(outcome, Refusal)
+    assert {reason.code for reason in outcome.reasons} == {"signature"}
+    assert outcome.course is Course.ASK_AGAIN
+    return str(outcome)
+
+
+def test_a_signed_answer_gets_a_permit_that_names_its_signer() -> None:
+    """The one way through, so that the others refuse for their own reason only."""
+    permit = verdict(verified())
+    assert isinstance(permit, Permit)
+    assert permit.signers == (f"{GRACE} (ED25519 key SHA256:{GRACE})",)
+
+
+@pytest.mark.parametrize("required", [1, 2])
+def test_an_unsigned_answer_is_refused_where_signatures_are_required(required: int) -> None:
+    """However well it is typed."""
+    assert f"0 of {required} required" in why(verdict(required=required))
+
+
+def test_a_typed_answer_is_enough_where_none_is_required() -> None:
+    """A worker without signers."""
+    permit = verdict(required=0)
+    assert isinstance(permit, Permit)
+    assert permit.signers == ()
+
+
+def test_nobody_has_to_sign_a_no() -> None:
+    """It is a rejection, with its own reason and no other."""
+    no = make.answer(plan_digest=make.plan().digest, decision="reject")
+    outcome = verdict(answer=no)
+    assert isinstance(outcome, Refusal)
+    assert outcome.course is Course.REJECTED
+    assert [reason.code for reason in outcome.reasons] == ["rejected"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"run_id": "another"}, "for another run"),
+        ({"ask": "attach-1-2"}, "for another ask"),
+        ({"nonce": "0"}, "for another ask (its nonce"),
+        ({"plan_digest": "0" * 64}, "for another plan"),
+        ({"workspace_id": "wrkspc_01SomethingElse"}, "for another workspace"),
+        ({"key_name": make.KEY_NAME + "x"}, "for another key"),
+        ({"decision": "reject"}, "for another decision"),
+        ({"expires_at": make.NOW + timedelta(days=6, seconds=1)}, "for another expiry"),
+        ({"issued_at": make.NOW + CLOCK_SKEW + SECOND}, "signed in the future"),
+        (
+            {"issued_at": make.NOW - timedelta(hours=1) - CLOCK_SKEW - SECOND},
+            "before the ask was made",
+        ),
+    ],
+)
+def test_a_good_signature_over_something_else_is_refused(change: dict[str, Any], said: str) -> None:
+    """A replay, a stolen old signature, one for another run, plan, key or time."""
+    assert said in why(verdict(verified(**change)))
+
+
+@pytest.mark.parametrize(
+    "issued_at",
+    [make.NOW + CLOCK_SKEW, make.NOW - timedelta(hours=1) - CLOCK_SKEW],
+)
+def test_clocks_may_differ_a_little(issued_at: Any) -> None:
+    """Five minutes either way, to the second."""
+    assert isinstance(verdict(verified(issued_at=issued_at)), Permit)
+
+
+def test_an_expired_signature_is_refused() -> None:
+    """The gate's clock decides, to the second."""
+    ask = make.ask(signatures=1)
+    one = verified()
+    assert isinstance(verdict(one, ask=ask, now=ask.expires_at), Permit)
+    late = verdict(one, ask=ask, now=ask.expires_at + SECOND)
+    assert f"the signature of {GRACE} expired" in str(late)
+
+
+@pytest.mark.parametrize("change", [{"comment": "altered"}, {"approver": KATHERINE}])
+def test_the_answer_must_be_the_signers_own(change: dict[str, str]) -> None:
+    """Its comment and its name are those that were signed."""
+    answer = make.answer(plan_digest=make.plan().digest, **change)
+    assert "the approver and the comment of the answer" in why(verdict(verified(), answer=answer))
+
+
+def test_two_of_many_are_enough_when_two_are_required() -> None:
+    """Any two enrolled approvers; each has a comment of their own."""
+    permit = verdict(verified(), verified(KATHERINE, comment="me too"), required=2)
+    assert isinstance(permit, Permit)
+    assert len(permit.signers) == 2
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ((), "1 of 2 required signatures"),
+        ((verified(),), "has signed more than once"),
+        ((verified(GRACE.upper(), key="SHA256:x"),), "has signed more than once"),
+        ((verified(KATHERINE, key=f"SHA256:{GRACE}"),), "one key has signed in more than one name"),
+    ],
+)
+def test_nobody_counts_twice(others: tuple[Verified, ...], said: str) -> None:
+    """Not by another spelling, another key or another name."""
+    assert said in why(verdict(verified(), *others, required=2))
+
+
+def test_the_requester_does_not_count_among_many() -> None:
+    """Also without four eyes: who asks can't be one of those who must agree."""
+    request = make.REQUEST.model_copy(update={"four_eyes": False, "requested_by": GRACE})
+    digest = make.plan(request=request).digest
+    signed = [verified(one, plan_digest=digest) for one in (GRACE, KATHERINE)]
+    assert isinstance(verdict(signed[0], request=request), Permit)
+    assert "somebody else must sign" in why(verdict(*signed, required=2, request=request))
+
+
+def test_four_eyes_look_at_signers_too() -> None:
+    """The requester's signature beside another's name does not help."""
+    request = make.REQUEST.model_copy(update={"requested_by": KATHERINE})
+    digest = make.plan(request=request).digest
+    signed = [verified(one, plan_digest=digest) for one in (GRACE, KATHERINE)]
+    assert "somebody else must sign" in why(verdict(*signed, request=request))
+
+
+@pytest.mark.parametrize("required", [0, 1])
+def test_one_bad_signature_spoils_the_answer(required: int) -> None:
+    """Also beside enough good ones, and where none is required."""
+    found = verdict(verified(), required=required, problems=("key SHA256:x is revoked",))
+    assert "is revoked" in why(found)
+
+
+def test_a_signature_must_be_for_the_plan_as_it_is_now() -> None:
+    """Facts that changed after the signing void it, whatever digest the answer carries."""
+    renamed = make.plan(make.facts(workspace_name="Renamed"))
+    circumstances = replace(
+        make.circumstances(signatures=Signatures(1, (verified(),))),
+        facts=make.facts(workspace_name="Renamed"),
+        plan=renamed,
+    )
+    outcome = decide(
+        make.ask(signatures=1),
+        make.answer(plan_digest=renamed.digest),
+        circumstances,
+        now=make.NOW,
+        monotonic=MONOTONIC,
+    )
+    assert "for another plan" in why(outcome)

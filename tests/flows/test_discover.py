@@ -1,0 +1,233 @@
+"""Discovery: which workspaces get an onboarding run, and that none gets two."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Cancelled, Completed, Crashed, Failed
+
+from cmek.discovery.earlier_runs import workspace_tag
+from tests.support.discovering import Discoveries
+from tests.support.onboarding import Onboardings
+
+
+@pytest.fixture
+def discoveries(bench: Onboardings) -> Discoveries:
+    """Server, sandbox and deployments; nothing discovered yet."""
+    return Discoveries.deployed(bench)
+
+
+def end_of(run: FlowRun) -> tuple[str | None, str]:
+    """Name and message of a run's state."""
+    assert run.state is not None
+    return run.state.name, run.state.message or ""
+
+
+def test_a_tagged_workspace_gets_one_run_that_waits_for_a_person(discoveries: Discoveries) -> None:
+    """With a key of its own, and without what only a person may ask for."""
+    new = discoveries.workspace("new-team", cmek="onboard")
+    assert end_of(discoveries.discover())[0] == "Started"
+    (run,) = discoveries.runs_of(new)
+    assert run.execute().state == "Suspended", run.message
+    request = run.read().parameters["request"]
+    assert request["crypto_key"] == new
+    assert not any(
+        request[name] for name in ("adopt_existing_key", "repair", "allow_default_workspace")
+    )
+    assert run.approve().state == "Attached", run.message
+    assert end_of(discoveries.discover())[0] == "Nothing to start"
+
+
+def test_without_a_project_nothing_is_looked_for(discoveries: Discoveries) -> None:
+    """A deployment that nobody has set up says so and makes no call."""
+    assert end_of(discoveries.discover(project_id=""))[0] == "Not set up"
+    assert discoveries.bench.control.calls() == []
+
+
+def test_what_is_left_out_is_said_with_its_reason(discoveries: Discoveries) -> None:
+    """Archived, default, attached, excluded and opted-out workspaces never get a run."""
+    bench = discoveries.bench
+    bench.control.switches(default_workspace_listed=True)
+    kept_out = {
+        discoveries.workspace("never-team", cmek="never"): "tagged cmek=never",
+        discoveries.workspace("Claude Code"): "excluded by",
+        bench.workspace("default"): "the default workspace",
+        bench.workspace("attached"): "has a key",
+    }
+    archived = discoveries.workspace("old-team", cmek="onboard")
+    discoveries.archive(archived)
+    one = discoveries.workspace("wanted-team")
+    discoveries.discover(opt_in="name", name_patterns=["*"], max_new_runs=1)
+    page = discoveries.page()
+    for workspace, why in kept_out.items():
+        line = next(line for line in page.splitlines() if workspace in line)
+        assert "left out" in line
+        assert why in line.replace("\\", "")
+    assert archived not in page, "a list leaves archived workspaces out"
+    assert one in page
+
+
+def test_the_cap_puts_the_rest_off_and_the_next_discovery_goes_on(
+    discoveries: Discoveries,
+) -> None:
+    """Every workspace gets its run in the end, and only one."""
+    new = [discoveries.workspace(f"team-{n}", cmek="onboard") for n in range(5)]
+    counts = []
+    for _ in range(4):
+        discoveries.discover(max_new_runs=2)
+        counts.append(sum(len(discoveries.runs_of(one)) for one in new))
+    assert counts == [2, 4, 5, 5]
+    assert [len(discoveries.runs_of(one)) for one in new] == [1] * 5
+
+
+def test_a_rejected_workspace_is_never_asked_about_again(discoveries: Discoveries) -> None:
+    """Neither by a discovery nor by an event; a person can still start a run."""
+    new = discoveries.workspace("rejected-team", cmek="onboard")
+    discoveries.discover()
+    (run,) = discoveries.runs_of(new)
+    run.execute().approve(decision="reject", comment="not this one")
+    for _ in range(2):
+        assert end_of(discoveries.discover(try_again_after_hours=1))[0] == "Nothing to start"
+    name, message = end_of(discoveries.announce({"workspace_id": new}))
+    assert name == "Nothing to start"
+    assert "a person rejected" in message
+    assert len(discoveries.runs_of(new)) == 1
+    assert discoveries.bench.start(new).execute().state == "Suspended"
+
+
+def test_a_persons_own_rejected_run_counts_as_well(discoveries: Discoveries) -> None:
+    """A run tags itself with its workspace, whoever started it."""
+    new = discoveries.workspace("by-hand", cmek="onboard")
+    discoveries.bench.start(new).execute().approve(decision="reject")
+    assert end_of(discoveries.discover())[0] == "Nothing to start"
+
+
+@pytest.mark.parametrize("state", [Failed(), Crashed(), Cancelled()], ids=lambda one: one.name)
+def test_after_a_failure_nothing_starts_before_the_time_is_up(
+    discoveries: Discoveries, state: State[Any]
+) -> None:
+    """An hourly discovery must not make an hourly failure."""
+    new = discoveries.workspace("failing-team", cmek="onboard")
+    discoveries.discover()
+    (run,) = discoveries.runs_of(new)
+    discoveries.bench.client.set_flow_run_state(run.id, state, force=True)
+    assert end_of(discoveries.discover())[0] == "Nothing to start"
+    assert "not again before" in discoveries.page()
+    assert len(discoveries.runs_of(new)) == 1
+
+
+def test_a_plan_or_a_duplicate_keeps_no_workspace_out(discoveries: Discoveries) -> None:
+    """Runs that came to nothing by design don't count against it."""
+    new = discoveries.workspace("planned-team", cmek="onboard")
+    plan = discoveries.bench.start(new, plan_only=True).execute()
+    assert plan.state == "Planned"
+    assert end_of(discoveries.discover())[0] == "Started"
+    (run,) = [one for one in discoveries.runs_of(new) if one.id != plan.id]
+    discoveries.bench.client.set_flow_run_state(run.id, Completed(name="Duplicate"), force=True)
+    assert end_of(discoveries.discover())[0] == "Started"
+
+
+def test_all_can_share_one_key(discoveries: Discoveries) -> None:
+    """The first run makes it, the others find it as ours."""
+    new = [discoveries.workspace(f"sharing-{n}", cmek="onboard") for n in range(2)]
+    discoveries.discover(key_policy="shared", key_template="anthropic")
+    runs = [run for one in new for run in discoveries.runs_of(one)]
+    for run in runs:
+        assert run.execute().approve().state == "Attached", run.message
+    assert discoveries.bench.writes().count("CreateCryptoKey") == 1
+    assert discoveries.bench.writes().count("external_keys.create") == 1
+
+
+def test_the_feed_tells_what_is_new_where_it_is_open(discoveries: Discoveries) -> None:
+    """The first discovery lists all; later ones ask the feed, and list only what it names."""
+    control = discoveries.bench.control
+    control.switches(compliance_api_enabled=True)
+    discoveries.discover()
+    control.advance(-300)
+    early = discoveries.workspace("early-team", cmek="onboard")
+    control.advance(300)
+    late = discoveries.workspace("late-team", cmek="onboard")
+    control.clear_log()
+    assert end_of(discoveries.discover())[0] == "Started"
+    assert control.calls(service="admin") == ["activities.list", "workspaces.list"]
+    assert len(discoveries.runs_of(early)) == 1
+    assert late not in discoveries.page(), "an activity may take a minute to appear"
+    assert end_of(discoveries.discover())[0] == "Nothing to start"
+    assert len(discoveries.runs_of(early)) == 1, "read twice, started once"
+
+
+def test_a_closed_feed_is_said_and_all_are_listed(discoveries: Discoveries) -> None:
+    """403 from the Compliance API is not an error of the discovery."""
+    discoveries.discover()
+    new = discoveries.workspace("listed-team", cmek="onboard")
+    assert end_of(discoveries.discover())[0] == "Started"
+    assert "not open to this credential" in discoveries.page()
+    assert len(discoveries.runs_of(new)) == 1
+
+
+def test_an_event_starts_the_onboarding_of_an_untagged_workspace(
+    discoveries: Discoveries,
+) -> None:
+    """The event is the opt-in, and may choose the key."""
+    new = discoveries.workspace("announced-team")
+    given = {"workspace_id": new, "crypto_key": "chosen", "requested_by": "portal@example.com"}
+    assert end_of(discoveries.announce(given))[0] == "Started"
+    (run,) = discoveries.runs_of(new)
+    request = run.read().parameters["request"]
+    assert (request["crypto_key"], request["requested_by"]) == ("chosen", "portal@example.com")
+    name, message = end_of(discoveries.announce(given))
+    assert (name, str(run.id) in message) == ("Nothing to start", True)
+
+
+@pytest.mark.parametrize(
+    ("payload", "named"),
+    [
+        ("", "not JSON"),
+        ("[]", "it: "),
+        ({}, "workspace_id"),
+        ({"workspace_id": "wrkspc_x"}, "workspace_id"),
+        ({"workspace_id": 7}, "workspace_id"),
+        ({"workspace_id": "wrkspc_01Announced", "adopt_existing_key": True}, "adopt_existing_key"),
+        ({"workspace_id": "wrkspc_01Announced", "location": "global"}, "location"),
+    ],
+)
+def test_a_malformed_payload_is_a_failed_run_that_names_the_field(
+    discoveries: Discoveries, payload: object, named: str
+) -> None:
+    """Not an entry in a log that nobody reads; and no call is made."""
+    name, message = end_of(discoveries.announce(payload))
+    assert name == "Failed"
+    assert named in message
+    assert discoveries.bench.control.calls() == []
+
+
+def test_an_event_about_an_unknown_workspace_fails(discoveries: Discoveries) -> None:
+    """The message says which workspace and where it was looked for."""
+    name, message = end_of(discoveries.announce({"workspace_id": f"wrkspc_01{uuid4().hex}"}))
+    assert name == "Failed"
+    assert "is not in the organization" in message
+
+
+def test_an_ended_run_that_nothing_has_tagged_locks_nobody_out(discoveries: Discoveries) -> None:
+    """Its idempotency key is taken, so the next one is used."""
+    new = discoveries.workspace("locked-team", cmek="onboard")
+    client = discoveries.bench.client
+    taken = client.create_flow_run_from_deployment(
+        discoveries.bench.deployment,
+        parameters={
+            "request": {
+                "workspace_id": new,
+                "project_id": "acme-kms-prod",
+                "requested_by": "ada@example.com",
+            }
+        },
+        idempotency_key=f"onboard:{new}:0",
+    )
+    client.set_flow_run_state(taken.id, Cancelled(), force=True)
+    assert workspace_tag(new) not in taken.tags
+    assert end_of(discoveries.discover())[0] == "Started"
+    (run,) = discoveries.runs_of(new)
+    assert run.id != taken.id

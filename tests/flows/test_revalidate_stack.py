@@ -1,0 +1,276 @@
+"""The revalidation on a real server and worker: schedule, kill and retry, people told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Scheduled
+
+from console import processes
+from console.automations import install
+from console.history import history
+from console.prefect_server import PROJECT, WORKER
+from console.status import read_fleet
+from tests.support.revalidation import Revalidations
+from tests.support.stack import Stack, running_stack
+
+pytestmark = pytest.mark.e2e
+T = TypeVar("T")
+PREFECT_FILE = Path(os.environ.get("TRY_PREFECT_FILE", PROJECT / "prefect.yaml"))
+DEPLOYMENT = "revalidate-keys/daily"
+
+
+def wait_until(probe: Callable[[], T | None], what: str, seconds: float = 60) -> T:
+    """The probe's answer, once there is one."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := probe():
+            return answer
+        time.sleep(0.2)
+    raise AssertionError(f"not {what} after {seconds:.0f} s")
+
+
+@dataclass
+class Sink:
+    """What a webhook received."""
+
+    url: str
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def wait_for(self, word: str, seconds: float = 30) -> dict[str, Any]:
+        """The first message whose subject has this word."""
+        return wait_until(
+            lambda: next((m for m in self.messages if word in m["subject"]), None),
+            f"told of {word!r}",
+            seconds,
+        )
+
+
+@contextmanager
+def webhook_sink() -> Iterator[Sink]:
+    """A web server that remembers what is posted to it."""
+    messages: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            messages.append(json.loads(body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield Sink(f"http://127.0.0.1:{server.server_port}/", messages)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """A running stack of this file's own: tests kill its worker and fill its history."""
+    with running_stack(prefect_file=PREFECT_FILE) as running:
+        yield running
+
+
+@pytest.fixture
+def daily(stack: Stack) -> Revalidations:
+    """The deployment as prefect.yaml makes it."""
+    return Revalidations(stack.client, stack.client.read_deployment_by_name(DEPLOYMENT).id)
+
+
+def finished(stack: Stack, run: FlowRun, seconds: float = 60) -> FlowRun:
+    """The run once it has ended."""
+
+    def ended() -> FlowRun | None:
+        found = stack.client.read_flow_run(run.id)
+        return found if found.state and found.state.is_final() else None
+
+    return wait_until(ended, "ended", seconds)
+
+
+def schedule(stack: Stack, daily: Revalidations) -> dict[str, Any]:
+    """The deployment's one schedule."""
+    answer = stack.client.request("GET", f"/deployments/{daily.deployment}")
+    (only,) = answer.json()["schedules"]
+    return dict(only)
+
+
+def set_schedule(stack: Stack, daily: Revalidations, **fields: Any) -> None:
+    """Change it as the UI does."""
+    schedule_id = schedule(stack, daily)["id"]
+    path = f"/deployments/{daily.deployment}/schedules/{schedule_id}"
+    stack.client.request("PATCH", path, json=fields).raise_for_status()
+
+
+def deploy_again(stack: Stack) -> None:
+    """What an operator does after an upgrade."""
+    subprocess.run(
+        [sys.executable, "-m", "prefect", "deploy", "--all", "--prefect-file"]
+        + [str(PREFECT_FILE)],
+        env=dict(stack.local.environment),
+        cwd=stack.local.home,
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_the_schedule_names_its_time_zone_and_fires(stack: Stack, daily: Revalidations) -> None:
+    """A run that nobody started, by the server's scheduler and the worker."""
+    planned = schedule(stack, daily)
+    assert planned["active"]
+    assert planned["schedule"]["timezone"]
+    before = planned["schedule"]
+    set_schedule(stack, daily, schedule={"interval": 5.0}, active=True)
+    wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[daily.deployment]))
+
+    def automatic() -> FlowRun | None:
+        runs = stack.client.read_flow_runs(flow_run_filter=wanted)
+        ended = [r for r in runs if r.auto_scheduled and r.state and r.state.is_final()]
+        return ended[0] if ended else None
+
+    run = wait_until(automatic, "revalidated by schedule", 90)
+    set_schedule(stack, daily, schedule=before, active=True)
+    assert run.state_name == "Failed"  # a sample key is broken
+    broken = stack.workspace("broken")
+    assert broken in read_fleet(stack.client)[0].workspaces
+
+
+def test_a_paused_schedule_stays_paused_when_it_is_deployed_again(
+    stack: Stack, daily: Revalidations
+) -> None:
+    """Its slug tells Prefect that it is the same schedule."""
+    set_schedule(stack, daily, active=False)
+    deploy_again(stack)
+    assert schedule(stack, daily)["active"] is False
+    set_schedule(stack, daily, active=True)
+
+
+def test_a_killed_worker_loses_nothing_once_the_run_is_retried(
+    stack: Stack, daily: Revalidations
+) -> None:
+    """What was looked at before the kill is not looked at again; the rest is."""
+    keys = _more_external_keys(stack, 6)
+    stack.control.switches(validate_seconds=1.5)
+    stack.control.clear_log()
+    run = daily.start(external_keys=keys, concurrency=1)
+    wait_until(lambda: len(_validated(stack)) >= 3, "half done")
+    _kill_worker_and_run(stack)
+    done = [key for key in keys if daily.pages(key)]
+    assert 0 < len(done) < len(keys)
+    stack.control.clear_log()
+    stack.local.start_worker()
+    stack.client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"), force=True)
+    ended = finished(stack, run)
+    stack.control.switches(validate_seconds=0)
+    assert ended.state_name == "At risk", ended.state
+    again = _validated(stack)
+    assert set(keys) - set(done) <= set(again)
+    assert set(again) & set(done[:1]) == set()
+    levels = {row.external_key_id: row.level for row in daily.rows(ended)}
+    assert {levels[key] for key in keys} == {"at_risk"}
+
+
+def test_people_are_told_through_a_notification_block(stack: Stack, daily: Revalidations) -> None:
+    """Broken, recovered, an approval that waits, a revalidation that did not run."""
+    with webhook_sink() as sink:
+        block = _webhook_block(stack, sink)
+        within = {"approval-waits": 10.0, "revalidation-missed": 10.0}
+        assert set(install(stack.client, [block], within=within).values()) == {True}
+        assert set(install(stack.client, [block], within=within).values()) == {False}
+        stack.wait_for_ask(stack.start_onboarding(stack.workspace()))
+        (key,) = _more_external_keys(stack, 1)
+        finished(stack, daily.start(external_keys=[key]))
+        assert "kms-key-not-rotated" not in sink.wait_for("at risk")["body"]
+        assert "--rotation-period=90d" in sink.wait_for("at risk")["body"]
+        sink.wait_for("waits for an approval", 60)
+        sink.wait_for("No revalidation", 60)
+
+
+def test_status_and_history_show_what_prefect_has(stack: Stack, daily: Revalidations) -> None:
+    """The worst first; a workspace's verdicts with their reasons."""
+    finished(stack, daily.start())
+    rows = read_fleet(stack.client)
+    assert rows[0].level == "broken"
+    told = [
+        one for one in history(stack.client, stack.workspace("broken")) if "verdict" in one.what
+    ]
+    assert "broken" in told[-1].what
+    assert "primary version 1 is disabled" in told[-1].outcome
+
+
+def _more_external_keys(stack: Stack, count: int) -> list[str]:
+    """More registrations of the sample workspace's working key."""
+    sandbox = stack.local.sandbox
+    headers = {"x-api-key": sandbox.admin_key, "anthropic-version": "2023-06-01"}
+    with httpx.Client(base_url=sandbox.http, headers=headers, trust_env=False) as api:
+        keys = api.get("/v1/organizations/external_keys").json()["data"]
+        working = next(k for k in keys if k["provider_config"]["key_name"].endswith("search-prod"))
+        body = {"display_name": "again", "provider_config": working["provider_config"]}
+        return [
+            api.post("/v1/organizations/external_keys", json=body).json()["id"]
+            for _ in range(count)
+        ]
+
+
+def _validated(stack: Stack) -> list[str]:
+    """The external keys of finished validations, in order."""
+    return [
+        one["resource"].rpartition("/")[2]
+        for one in stack.control.log(call="external_keys.validate")
+        if one["status"] != "PENDING"
+    ]
+
+
+def _kill_worker_and_run(stack: Stack) -> None:
+    """Without a chance to say good-bye."""
+    worker = next(child for child in stack.local.children if child.name == WORKER)
+    home = str(Path(stack.local.environment["PREFECT_HOME"]))
+    others = {c.process.pid for c in stack.local.children if c is not worker}
+    for pid in processes.processes_with("PREFECT_HOME", home):
+        if pid not in others and os.getpgid(pid) not in others:
+            os.kill(pid, signal.SIGKILL)
+    worker.process.wait(10)
+    stack.local.children.remove(worker)
+
+
+def _webhook_block(stack: Stack, sink: Sink) -> str:
+    """A notification block, made through the API as the UI makes it."""
+    kind = stack.client.read_block_type_by_slug("custom-webhook")
+    (schema,) = stack.client.request(
+        "POST",
+        "/block_schemas/filter",
+        json={"block_schemas": {"block_type_id": {"any_": [str(kind.id)]}}},
+    ).json()[:1]
+    document = {
+        "name": "people",
+        "block_type_id": str(kind.id),
+        "block_schema_id": schema["id"],
+        "data": {
+            "name": "people",
+            "url": sink.url,
+            "json_data": {"subject": "{{subject}}", "body": "{{body}}"},
+        },
+    }
+    stack.client.request("POST", "/block_documents/", json=document).raise_for_status()
+    return "custom-webhook/people"

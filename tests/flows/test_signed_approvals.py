@@ -1,0 +1,182 @@
+"""Whole runs on a worker with signers: who can write to Prefect's API is no approver any more."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from prefect.states import Scheduled
+
+from cmek.approval import Ask
+from tests.support.onboarding import APPROVER, Onboardings, Run
+from tests.support.signing import GRACE, KATHERINE, Office
+
+
+@pytest.fixture
+def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
+    """Signers that this process takes for its worker's; the fixed path leaves no other way."""
+    office = Office(tmp_path)
+    office.enrol(GRACE)
+    office.enrol(KATHERINE)
+    office.new_key("eve@example.com")
+    monkeypatch.setattr("tasks.signatures.find_signers", office.finder)
+    return office
+
+
+@pytest.fixture
+def run(office: Office, bench: Onboardings) -> Run:
+    """A run that waits for its first answer."""
+    return bench.asked()
+
+
+def ask_of(run: Run) -> Ask:
+    """The ask, as the form carries it."""
+    return Ask.model_validate(run.form()["properties"]["plan_digest"]["ask"])
+
+
+def signed(office: Office, run: Run, *approvers: str, **changes: object) -> dict[str, str]:
+    """The fields of a signed answer, comment included."""
+    text = office.answer_text(ask_of(run), *approvers, at=datetime.now(UTC), **changes)
+    return {"signed_approvals": text, "comment": "fine"}
+
+
+def test_a_signed_approval_attaches_and_names_its_signer(
+    office: Office, bench: Onboardings, run: Run
+) -> None:
+    """Form, text, verification, gate, report: the whole way."""
+    assert "signed_approvals" in run.form()["required"]
+    assert "ssh-keygen -Y sign" in run.text()
+    run.approve(**signed(office, run, APPROVER))
+    assert run.state == "Attached", run.message
+    assert f"{GRACE} (ED25519 key SHA256:" in run.message
+    assert "a claim" not in run.message
+    assert len(bench.attaches()) == 1
+
+
+def test_a_forged_response_without_a_signature_attaches_nothing(
+    office: Office, bench: Onboardings, run: Run
+) -> None:
+    """Posted straight to the API past the form, everything right but the signature, forced on."""
+    run.forge_response(run.full_answer())
+    run.force(Scheduled(name="Resuming"))
+    run.execute()
+    assert bench.attaches() == []
+    run.forge_response(run.full_answer(signed_approvals="-"))
+    run.force(Scheduled(name="Resuming"))
+    run.execute()
+    assert bench.attaches() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("-", "must end with"),
+        ("{}-----BEGIN SSH SIGNATURE-----QUJD-----END SSH SIGNATURE-----", "is not the statement"),
+    ],
+)
+def test_an_unsigned_answer_in_the_form_is_asked_again(
+    office: Office, bench: Onboardings, run: Run, text: str, why: str
+) -> None:
+    """The form can't tell a signature from a dash; the gate can, and says what was wrong."""
+    run.approve(signed_approvals=text)
+    assert run.state == "Suspended"
+    assert why in run.text()
+    assert bench.attaches() == []
+
+
+def test_a_stolen_signature_of_an_earlier_run_is_refused(
+    office: Office, bench: Onboardings, run: Run
+) -> None:
+    """Same plan, same approver, still in its time: but of another run and nonce."""
+    old = signed(office, run, APPROVER)
+    run.answer(decision="reject", comment="no", signed_approvals="-")
+    run.execute()
+    assert run.state == "Rejected"
+    again = bench.asked()
+    again.approve(**old)
+    assert again.state == "Suspended"
+    assert "signed for another run" in again.text()
+    assert bench.attaches() == []
+
+
+def test_a_signature_of_an_earlier_ask_is_refused_when_the_facts_flip_back(
+    office: Office, bench: Onboardings, run: Run
+) -> None:
+    """A→B→A: the digest is the same again, the nonce is not."""
+    workspace = bench.sandbox.world.admin.workspaces[bench.fresh]
+    old = signed(office, run, APPROVER)
+    workspace.name = "renamed"
+    run.approve(**old)
+    assert run.state == "Suspended"
+    run.approve(**signed(office, run, APPROVER))  # of B, while the facts are B: would attach
+    assert run.state == "Attached"
+
+
+@pytest.mark.parametrize(
+    ("signer", "change", "why"),
+    [
+        ("eve@example.com", {}, "is not enrolled"),
+        (GRACE, {"comment": "another"}, "the approver and the comment of the answer"),
+        (GRACE, {"plan_digest": "0" * 64}, "signed for another plan"),
+        (GRACE, {"decision": "reject"}, "signed for another decision"),
+    ],
+)
+def test_a_signature_that_does_not_fit_is_refused_with_its_reason(
+    office: Office, bench: Onboardings, run: Run, signer: str, change: dict[str, str], why: str
+) -> None:
+    """By a stranger, or over something else than the answer says."""
+    fields = signed(office, run, signer, **change)
+    run.approve(approver=signer, **fields)
+    assert run.state == "Suspended"
+    assert why in run.text()
+    assert bench.attaches() == []
+
+
+def test_the_requester_can_not_lower_what_the_worker_wants(
+    office: Office, bench: Onboardings
+) -> None:
+    """A minimum of two, asked for with none: one signature is too few, two are enough."""
+    (office.directory / "minimum_signatures").write_text("2")
+    run = bench.asked(signatures=0)
+    run.approve(**signed(office, run, APPROVER))
+    assert "1 of 2 required signatures" in run.text()
+    run.approve(**signed(office, run, APPROVER, KATHERINE))
+    assert run.state == "Attached", run.message
+
+
+def test_taking_the_signers_away_does_not_bring_typed_approvals_back(
+    office: Office, bench: Onboardings, run: Run
+) -> None:
+    """The ask remembers that it wants a signature."""
+    fields = signed(office, run, APPROVER)
+    (office.directory / "allowed_signers").unlink()
+    run.approve(**fields)
+    assert run.state == "Failed"
+    assert "enrol the approvers" in run.message
+    assert bench.attaches() == []
+
+
+def test_signers_enrolled_while_a_run_waits_count_at_once(
+    office: Office, bench: Onboardings
+) -> None:
+    """A typed answer to an ask from before is not enough any more."""
+    signers = office.directory / "allowed_signers"
+    kept = signers.read_text()
+    signers.unlink()
+    run = bench.asked()
+    signers.write_text(kept)
+    run.approve()
+    assert run.state == "Suspended"
+    assert "0 of 1 required signatures" in run.text()
+    assert "signed_approvals" in run.form()["required"]
+    assert bench.attaches() == []
+
+
+def test_a_worker_that_can_not_verify_makes_nothing(office: Office, bench: Onboardings) -> None:
+    """Signatures are asked for where nobody is enrolled: refused before the first write."""
+    (office.directory / "allowed_signers").unlink()
+    run = bench.start(signatures=1).execute()
+    assert run.state == "Failed"
+    assert "enrol the approvers" in run.message
+    assert bench.writes() == []

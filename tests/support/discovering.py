@@ -1,0 +1,93 @@
+"""Discoveries against a real Prefect server and a sandbox, executed in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun
+from prefect.flow_engine import run_flow_async
+from prefect.flows import Flow
+
+from cmek.discovery.request import DiscoveryRequest
+from flows.discover import discover_workspaces, workspace_created
+from tasks.discovery import PAGE_KEY
+from tests.support.onboarding import Onboardings, Run
+
+
+@dataclass
+class Discoveries:
+    """Both deployments, beside the one of the onboarding flow."""
+
+    bench: Onboardings
+    hourly: UUID
+    announced: UUID
+
+    @classmethod
+    def deployed(cls, bench: Onboardings) -> Discoveries:
+        """Make the deployments; forget what earlier discoveries have kept on the server."""
+        answer = bench.client.request("POST", "/variables/filter", json={})
+        for variable in answer.json():
+            bench.client.delete_variable_by_name(variable["name"])
+        return cls(
+            bench,
+            UUID(str(discover_workspaces.to_deployment("hourly").apply())),
+            UUID(str(workspace_created.to_deployment("announced").apply())),
+        )
+
+    def workspace(self, name: str, **tags: str) -> str:
+        """Make a workspace without a key; its id."""
+        sandbox = self.bench.sandbox
+        answer = httpx.post(
+            f"{sandbox.http}/v1/organizations/workspaces",
+            json={"name": name, "tags": tags},
+            headers={"x-api-key": sandbox.admin_key, "anthropic-version": "2023-06-01"},
+            trust_env=False,
+        )
+        return str(answer.raise_for_status().json()["id"])
+
+    def archive(self, workspace_id: str) -> None:
+        """Archive a workspace."""
+        sandbox = self.bench.sandbox
+        httpx.post(
+            f"{sandbox.http}/v1/organizations/workspaces/{workspace_id}/archive",
+            headers={"x-api-key": sandbox.admin_key, "anthropic-version": "2023-06-01"},
+            trust_env=False,
+        ).raise_for_status()
+
+    def discover(self, **request: Any) -> FlowRun:
+        """One discovery from start to end."""
+        asked = {"project_id": self.bench.sandbox.project_id} | request
+        return self._execute(discover_workspaces, self.hourly, {"request": asked})
+
+    def announce(self, payload: object, **request: Any) -> FlowRun:
+        """What an event starts, from start to end; text goes as it is, the rest as JSON."""
+        asked = {"project_id": self.bench.sandbox.project_id} | request
+        text = payload if isinstance(payload, str) else json.dumps(payload)
+        return self._execute(workspace_created, self.announced, {"payload": text, "request": asked})
+
+    def runs_of(self, workspace_id: str) -> list[Run]:
+        """The onboarding runs for a workspace, oldest first."""
+        wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"workspace:{workspace_id}"]))
+        found = self.bench.client.read_flow_runs(flow_run_filter=wanted)
+        return [
+            Run(self.bench, run.id, run.parameters)
+            for run in sorted(found, key=lambda run: str(run.created))
+        ]
+
+    def page(self) -> str:
+        """The last discovery's table."""
+        answer = self.bench.client.request("GET", f"/artifacts/{PAGE_KEY}/latest")
+        return str(answer.json()["data"])
+
+    def _execute(self, flow: Flow[Any, Any], deployment: UUID, given: dict[str, Any]) -> FlowRun:
+        client = self.bench.client
+        run = client.create_flow_run_from_deployment(deployment, parameters=given)
+        parameters = given | {"request": DiscoveryRequest.model_validate(given["request"])}
+        asyncio.run(run_flow_async(flow, flow_run=run, parameters=parameters, return_type="state"))
+        return client.read_flow_run(run.id)
