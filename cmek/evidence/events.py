@@ -78,6 +78,7 @@ def weighed(
     said: dict[str, JsonValue] = {
         "verdict": refusal.course if refusal else "permit",
         "reasons": [reason.text for reason in refusal.reasons] if refusal else [],
+        "signers": [] if isinstance(verdict, Refusal) else list(verdict.signers),
     }
     return (
         checked(report, stage),
