@@ -30,6 +30,7 @@ from tasks.discovery import (
 )
 from tasks.workspaces import read_workspace
 
+
 @flow(name="discover-workspaces", flow_run_name="discover workspaces", retries=0)
 async def discover_workspaces(
     request: DiscoveryRequest = DiscoveryRequest(),  # noqa: B008 - frozen
