@@ -173,19 +173,26 @@ class OnboardingRequest(BaseModel):
         description="Name of the external key in the Anthropic Console; empty for the key's name.",
         json_schema_extra={"position": 17},
     )
+    mark_key: bool = Field(
+        default=True,
+        title="Mark the key as in use",
+        description="After the attach, label the key with a hash of the workspace's id: Google "
+        "can't show that Anthropic's data depends on it.",
+        json_schema_extra={"position": 18},
+    )
     anthropic_block: str = Field(
         default="anthropic-admin",
         title="Anthropic Admin block",
         description="Name of the AnthropicAdmin block with the credential.",
         pattern=f"^{BLOCK_NAME}$",
-        json_schema_extra={"position": 18},
+        json_schema_extra={"position": 19},
     )
     kms_block: str = Field(
         default="google-kms",
         title="Google KMS block",
         description="Name of the GoogleKms block with the credential.",
         pattern=f"^{BLOCK_NAME}$",
-        json_schema_extra={"position": 19},
+        json_schema_extra={"position": 20},
     )
 
     signatures: int = Field(
@@ -195,7 +202,7 @@ class OnboardingRequest(BaseModel):
         "own minimum holds when this is less; 0 leaves it to the worker.",
         ge=0,
         le=9,
-        json_schema_extra={"position": 20},
+        json_schema_extra={"position": 21},
     )
 
     @property

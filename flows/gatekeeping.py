@@ -15,6 +15,8 @@ from cmek.admin_errors import AdminStatusError
 from cmek.approval import Answer, Ask
 from cmek.checks.model import CheckReport
 from cmek.diagnosis import Failure
+from cmek.evidence.events import answered, weighed
+from cmek.evidence.events import asked as asked_event
 from cmek.gate import Circumstances, Course, Permit, Refusal, decide
 from cmek.live_facts import LiveFacts
 from cmek.plan import Plan, build_plan
@@ -31,6 +33,7 @@ from flows.approval import (
 from flows.explaining import UnusableKeyError, explain
 from flows.making_ready import Ready
 from tasks.attachment import Attached, AttachOutcome, attach
+from tasks.evidence import record as note
 from tasks.live_facts import read_live_facts
 from tasks.memory import recall, remember
 from tasks.prerequisites import check_prerequisites
@@ -164,6 +167,7 @@ async def _ask(
     ask = new_ask(number, plan_of(facts, request, checks), signatures, because)
     record = AskRecord(ask=ask, report=checks)
     await remember(f"ask-{attempt()}-{number}", record)
+    await note(request.workspace_id, asked_event(ask))
     await publish(
         "onboarding", request.workspace_id, ask_text(ask, checks), f"plan, waiting at {ask.key}"
     )
@@ -181,12 +185,15 @@ async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved |
     """Wait for the answer; then look at everything again, and attach what passes the gate."""
     answer = await wait_for_answer(record.ask, ask_text(record.ask, record.report))
     loaded_at = time.monotonic()
+    await note(request.workspace_id, answered(record.ask, answer))
     outcome = AttachOutcome(outcome=Attached.NOT_YET)
-    for _ in range(ATTACH_TRIES):
+    for tried in range(1, ATTACH_TRIES + 1):
         circumstances, report = await _look_again(request, record.ask, answer, loaded_at)
         verdict = decide(
             record.ask, answer, circumstances, now=datetime.now(UTC), monotonic=time.monotonic()
         )
+        proof = circumstances.validation
+        await note(request.workspace_id, *weighed(record.ask, tried, proof, report, verdict))
         if isinstance(verdict, Refusal):
             return await _refused(request, verdict, circumstances)
         outcome = await _try_attach(request, verdict)

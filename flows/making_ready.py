@@ -9,15 +9,20 @@ from uuid import UUID
 from cmek.admission import Standing, admit
 from cmek.checks.model import CheckReport
 from cmek.diagnosis import Failure
+from cmek.evidence.events import validated
+from cmek.gate import ValidationProof
 from cmek.request import OnboardingRequest
+from flows.approval import attempt
 from flows.explaining import UnusableKeyError, explain
 from tasks.crypto_key import EnsuredKey, ensure_crypto_key
+from tasks.evidence import record
 from tasks.grants import ensure_grants
 from tasks.key_ring import ensure_key_ring
 from tasks.prerequisites import PrerequisitesFailedError, check_prerequisites
 from tasks.registration import ensure_external_key
 from tasks.validation import ValidationFailedError, validate_while_settling
 from tasks.workspaces import WorkspaceReading, read_organization, read_workspace
+from tasks.written import grants_written, key_written, registration_written, ring_written
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +75,35 @@ async def check_first(request: OnboardingRequest) -> CheckReport:
 
 async def make_ready(request: OnboardingRequest, organization: UUID, report: CheckReport) -> Ready:
     """Key ring, key, grants, registration and a successful validation."""
+    workspace = request.workspace_id
     key = await _ensure_key(request, organization)
-    grants = await ensure_grants(request.kms_block, key.key.name)
+    name = key.key.name
+    grants = await ensure_grants(request.kms_block, name)
+    await record(workspace, *grants_written(name, grants))
     registration = await ensure_external_key(
-        request.anthropic_block, key.key.name, request.display_name or request.key_name.crypto_key
+        request.anthropic_block, name, request.display_name or request.key_name.crypto_key
     )
+    await record(workspace, *registration_written(name, registration))
     changed = key.created or key.label_added or grants.written
-    await validate_registered(
-        request, registration.external_key_id, changed_at=datetime.now(UTC) if changed else None
+    external_key_id = registration.external_key_id
+    proof = await validate_registered(
+        request, external_key_id, changed_at=datetime.now(UTC) if changed else None
     )
+    await record(workspace, validated(external_key_id, f"attempt {attempt()}", proof))
     return Ready(registration.external_key_id, report, key.users_before)
 
 
 async def _ensure_key(request: OnboardingRequest, organization: UUID) -> EnsuredKey:
     ring = await ensure_key_ring(request.kms_block, request.key_name.key_ring_name)
-    return await ensure_crypto_key(request, organization, ring_is_new=ring.created)
+    await record(request.workspace_id, *ring_written(ring))
+    key = await ensure_crypto_key(request, organization, ring_is_new=ring.created)
+    await record(request.workspace_id, *key_written(key))
+    return key
 
 
 async def validate_registered(
     request: OnboardingRequest, external_key_id: str, *, changed_at: datetime | None
-) -> None:
+) -> ValidationProof:
     """A successful validation.
 
     Args:
@@ -105,7 +119,7 @@ async def validate_registered(
     if changed_at is None:
         task = task.with_options(retries=0)
     try:
-        await task(request.anthropic_block, external_key_id)
+        return await task(request.anthropic_block, external_key_id)
     except ValidationFailedError as error:
         failure = Failure(
             external_key_id=external_key_id,

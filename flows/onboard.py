@@ -18,10 +18,12 @@ from prefect.states import Completed
 from cmek.admission import Standing
 from cmek.checks.markdown import checks_table
 from cmek.dry_plan import dry_plan, dry_plan_text
+from cmek.evidence.events import attached, checked, started
+from cmek.evidence.versions import software_versions
 from cmek.report import final_report, standing_report
 from cmek.request import OnboardingRequest
 from flows.alone import working_alone
-from flows.approval import asked_numbers
+from flows.approval import asked_numbers, attempt
 from flows.gatekeeping import Approved, Rejected, approve_and_attach
 from flows.making_ready import (
     Admission,
@@ -34,12 +36,15 @@ from tasks.attachment import read_back
 from tasks.clients import close_clients
 from tasks.crypto_key import ensure_crypto_key
 from tasks.dry_plan import read_standings
+from tasks.evidence import publish_evidence, publish_failure, record
 from tasks.grants import ensure_grants
 from tasks.live_facts import read_live_facts
+from tasks.marks import leave_marks
 from tasks.pin import pin_request
 from tasks.prerequisites import check_prerequisites
 from tasks.reports import publish
 from tasks.signatures import signatures_needed
+from tasks.terraform import publish_terraform
 
 
 class NoDeploymentError(Exception):
@@ -92,6 +97,9 @@ async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
             )
         try:
             return await _onboard(pinned, asked)
+        except Exception as error:
+            await publish_failure(request.workspace_id, error)
+            raise
         finally:
             await close_clients()
 
@@ -105,9 +113,16 @@ async def _onboard(request: OnboardingRequest, asked: list[int]) -> State[Any]:
         if request.plan_only:
             return await _plan_only(request, admission)
         await signatures_needed(request)  # before anything is made that could not be approved
-        ready = await make_ready(request, admission.organization_id, await check_first(request))
+        report = await check_first(request)
+        await record(
+            request.workspace_id,
+            started(request, software_versions()),
+            checked(report, f"attempt {attempt()}"),
+        )
+        ready = await make_ready(request, admission.organization_id, report)
     result = await approve_and_attach(request, asked, ready)
     if isinstance(result, Rejected):
+        await publish_evidence(request.workspace_id)
         return Completed(name="Rejected", message=result.why)
     return await _report(request, result)
 
@@ -116,6 +131,7 @@ async def _report(request: OnboardingRequest, done: Approved) -> State[Any]:
     """Read back, and publish what happened."""
     plan = done.ask.plan
     seen = await read_back(request.anthropic_block, plan.workspace_id, plan.external_key_id)
+    (entry,) = await record(plan.workspace_id, attached(plan.workspace_id, done.outcome, seen))
     text = final_report(
         done.ask,
         done.answer,
@@ -126,10 +142,14 @@ async def _report(request: OnboardingRequest, done: Approved) -> State[Any]:
             ("request id", done.outcome.request_id or "none"),
             ("workspace shows", seen.external_key_id),
             ("external key shows", seen.key_name or "none"),
+            ("evidence", entry.hash),
             ("read back by", ", ".join(str(one) for one in seen.request_ids)),
         ),
     )
     await publish("onboarding", request.workspace_id, text, "attached")
+    await leave_marks(request, plan.key_name, entry, label=request.mark_key)
+    await publish_evidence(request.workspace_id)
+    await publish_terraform(request)
     return Completed(
         name="Attached",
         message=f"{plan.external_key_id} ({plan.key_name}) {done.outcome.outcome} to "

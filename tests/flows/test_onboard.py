@@ -6,7 +6,7 @@ from tests.support.onboarding import Onboardings
 
 
 def test_a_fresh_workspace_ends_with_its_key(bench: Onboardings) -> None:
-    """Ring, key, grants, external key, one attach: five writes, in the guide's order."""
+    """Five writes in the guide's order, then the two marks of what depends on the key."""
     run = bench.asked()
     assert bench.attaches() == []
     run.approve()
@@ -17,7 +17,16 @@ def test_a_fresh_workspace_ends_with_its_key(bench: Onboardings) -> None:
         "SetIamPolicy",
         "external_keys.create",
         "workspaces.update",
+        "workspaces.update",  # the tag with the evidence's hash
+        "UpdateCryptoKey",  # the label that says who depends on the key
     ]
+    assert len(bench.attaches()) == 1
+
+
+def test_without_marks_the_key_is_left_alone(bench: Onboardings) -> None:
+    """The label can be declined."""
+    bench.asked(mark_key=False).approve()
+    assert "UpdateCryptoKey" not in bench.writes()
 
 
 def test_a_second_run_writes_nothing(bench: Onboardings) -> None:
