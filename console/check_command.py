@@ -11,7 +11,7 @@ from rich.table import Table
 from cmek.checks.markdown import summary
 from cmek.checks.model import Check, CheckReport
 from cmek.request import OnboardingRequest
-from console.onboard_command import FIELDS_HELP, build_request, parse_settings
+from console.onboard_command import build_request, parse_settings
 from console.terminal import new_console, printable
 from tasks.clients import close_clients
 from tasks.prerequisites import check_prerequisites

@@ -10,15 +10,20 @@ from rich.console import Console
 
 from cmek.admin_errors import AdminApiError
 from cmek.endpoints import EndpointError
+from console import automations, evidence
 from console.answer_commands import approve_command, pending_command, reject_command
 from console.approvals import ApprovalError
+from console.check_command import check_command
+from console.history import history_command
 from console.onboard_command import FIELDS_HELP, onboard_command
 from console.prefect_client import NoServerError
 from console.processes import StackError
 from console.rehearse_command import rehearse_command
 from console.runs import RunError
 from console.sandbox_command import sandbox_command
+from console.status import status_command
 from console.terminal import printable
+from console.terraform import terraform_command
 from console.up_command import up_command
 
 app = typer.Typer(
@@ -33,7 +38,13 @@ app.command("onboard", epilog=FIELDS_HELP)(onboard_command)
 app.command("pending")(pending_command)
 app.command("approve")(approve_command)
 app.command("reject")(reject_command)
+app.command("check", epilog=FIELDS_HELP)(check_command)
+app.command("status")(status_command)
+app.command("history")(history_command)
+app.command("terraform")(terraform_command)
 app.command("sandbox")(sandbox_command)
+app.add_typer(evidence.app, name="evidence")
+app.add_typer(automations.app, name="automations")
 
 _EXPECTED = (
     AdminApiError,
