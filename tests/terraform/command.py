@@ -14,7 +14,7 @@ import pytest
 
 BINARY = shutil.which("terraform")
 needs_terraform = pytest.mark.skipif(
-    BINARY is None, reason="terraform is not installed; the HCL is only parsed (test_hcl.py)"
+    BINARY is None, reason="terraform is not installed; the HCL is only parsed (test_module.py)"
 )
 
 

@@ -1,0 +1,159 @@
+"""What a whole onboarding hands over: a record that verifies, Terraform that changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cmek.cloud_kms import CloudKms
+from cmek.evidence.chain import Chain
+from cmek.evidence.marks import EVIDENCE_TAG, in_use_label
+from cmek.evidence.page import record_in
+from cmek.evidence.verify import loads
+from cmek.kms_models import KeySpec
+from cmek.terraform.module import write_module
+from tasks.terraform import read_module
+from tests.support.onboarding import Onboardings, Run
+from tests.terraform.command import Terraform, needs_terraform
+from tests.terraform.provider import stand_in
+
+
+def page(bench: Onboardings, run: Run, kind: str) -> str:
+    """The run's artifact of this kind."""
+    (found,) = [
+        one for one in bench.artifacts(run) if one.key and one.key.startswith(f"cmek-{kind}-")
+    ]
+    return str(found.data)
+
+
+def chain_of(bench: Onboardings, run: Run) -> Chain:
+    """The verified record that the run has published, its own part."""
+    chain = loads(record_in(page(bench, run, "evidence")))
+    return Chain(entry for entry in chain.entries if entry.run == str(run.id))
+
+
+def test_the_record_tells_the_whole_onboarding_in_order(bench: Onboardings) -> None:
+    """Request, checks, each write, ask, answer, validation, gate, attach, marks."""
+    run = bench.asked().approve(comment="change 4711")
+    chain = chain_of(bench, run)
+    assert [entry.kind for entry in chain.entries] == [
+        "started",
+        "checks",
+        "write",
+        "write",
+        "write",
+        "write",
+        "validation",
+        "ask",
+        "answer",
+        "checks",
+        "validation",
+        "gate",
+        "attached",
+        "write",
+        "write",
+    ]
+    bodies = {entry.kind: str(entry.body) for entry in chain.entries}
+    assert "ada@example.com" in bodies["started"]
+    assert "google-cloud-kms" in bodies["started"]
+    assert "change 4711" in bodies["answer"]
+    assert "permit" in bodies["gate"]
+    text = chain.dumps()
+    assert bench.sandbox.admin_key not in text
+
+
+def test_the_hash_of_the_attach_stands_in_report_and_tag(bench: Onboardings) -> None:
+    """So that a whole new chain would be found out."""
+    run = bench.asked().approve()
+    (attached,) = [one for one in chain_of(bench, run).entries if one.kind == "attached"]
+    workspace = run.parameters["request"]["workspace_id"]
+    tags = bench.sandbox.world.admin.workspaces[workspace].tags
+    assert tags[EVIDENCE_TAG] == attached.hash
+    assert attached.hash in page(bench, run, "onboarding")
+    keys = bench.sandbox.world.kms.crypto_keys
+    marked = [key for key in keys.values() if in_use_label(workspace)[0] in key.labels]
+    assert len(marked) == 1
+
+
+def test_a_second_run_leaves_record_tag_and_label_alone(bench: Onboardings) -> None:
+    """Nothing is written outside, and the first run's record stays the newest."""
+    bench.asked().approve()
+    bench.control.clear_log()
+    again = bench.start().execute()
+    assert bench.writes() == []
+    kinds = [one.key for one in bench.artifacts(again) if one.key]
+    assert not [key for key in kinds if key.startswith("cmek-evidence-")]
+
+
+def test_a_run_that_fails_after_writing_leaves_its_record(bench: Onboardings) -> None:
+    """What was made before the failure is published too, and the next run goes on with it."""
+    bench.control.fault("external_keys.create", when="before", status=403)
+    failed = bench.start().execute()
+    assert failed.state == "Failed", failed.message
+    subjects = [one.subject for one in chain_of(bench, failed).entries if one.kind == "write"]
+    assert [subject.split()[0] for subject in subjects] == [
+        "CreateKeyRing",
+        "CreateCryptoKey",
+        "SetIamPolicy",
+    ]
+    assert chain_of(bench, failed).entries[-1].kind == "failed"
+
+
+@needs_terraform
+@pytest.mark.parametrize("case", ["fresh", "adopted", "shared"])
+def test_terraform_adopts_it_with_zero_changes(
+    bench: Onboardings, case: str, tmp_path: Path
+) -> None:
+    """Fresh, an existing key adopted, and one key for two workspaces."""
+    request: dict[str, object] = {}
+    if case == "adopted":
+        request = adoptable(bench)
+    elif case == "shared":
+        request = shared(bench)
+    run = bench.asked(**request).approve()
+    assert run.state == "Attached", run.message
+    module = asyncio.run(
+        read_module.fn("anthropic-admin", "google-kms", run.parameters["request"]["workspace_id"])
+    )
+    assert module["terraform.tfvars"] in page(bench, run, "terraform")
+    write_module(module, tmp_path)
+    with stand_in(bench.sandbox.http) as reattach:
+        terraform = Terraform(tmp_path, reattach)
+        terraform.run("init", "-input=false")
+        plan = terraform.plan()
+    assert len(plan) == 4
+    assert {tuple(actions) for actions in plan.values()} == {("no-op", "import")}
+
+
+def adoptable(bench: Onboardings) -> dict[str, object]:
+    """A key that somebody made before, without our label, with values of its own."""
+
+    async def make() -> None:
+        kms = CloudKms.connect(endpoint=bench.sandbox.grpc)
+        ring = f"projects/{bench.sandbox.project_id}/locations/us-east5/keyRings/theirs"
+        await kms.create_key_ring(ring)
+        spec = KeySpec(
+            protection_level="SOFTWARE",
+            destroy_scheduled_duration=timedelta(days=45),
+            labels={"team": "payments"},
+        )
+        await kms.create_crypto_key(f"{ring}/cryptoKeys/theirs", spec)
+        await kms.aclose()
+
+    asyncio.run(make())
+    return {
+        "key_ring": "theirs",
+        "crypto_key": "theirs",
+        "protection_level": "SOFTWARE",
+        "adopt_existing_key": True,
+    }
+
+
+def shared(bench: Onboardings) -> dict[str, object]:
+    """The key of another workspace."""
+    first, second = (w["id"] for w in bench.sandbox.workspaces if w["state"] == "fresh")
+    bench.start(first, crypto_key="shared").execute().approve()
+    return {"workspace": second, "crypto_key": "shared"}
