@@ -10,10 +10,15 @@ from rich.console import Console
 
 from cmek.admin_errors import AdminApiError
 from cmek.endpoints import EndpointError
+from cmek.evidence.verify import BrokenEvidenceError
+from cmek.google_errors import GoogleApiError
+from cmek.terraform.managed_key import NotManageableError
+from cmek.terraform.module import FilesDifferError
 from console import automations, evidence
 from console.answer_commands import approve_command, pending_command, reject_command
 from console.approvals import ApprovalError
 from console.check_command import check_command
+from console.deploying import deploy_command
 from console.history import history_command
 from console.onboard_command import FIELDS_HELP, onboard_command
 from console.prefect_client import NoServerError
@@ -25,6 +30,7 @@ from console.status import status_command
 from console.terminal import printable
 from console.terraform import terraform_command
 from console.up_command import up_command
+from tasks.clients import BlockMissingError
 
 app = typer.Typer(
     help="Put Cloud KMS keys under Anthropic workspaces, with a plan and an approval.",
@@ -34,6 +40,7 @@ app = typer.Typer(
 )
 app.command("rehearse")(rehearse_command)
 app.command("up")(up_command)
+app.command("deploy")(deploy_command)
 app.command("onboard", epilog=FIELDS_HELP)(onboard_command)
 app.command("pending")(pending_command)
 app.command("approve")(approve_command)
@@ -49,13 +56,19 @@ app.add_typer(automations.app, name="automations")
 _EXPECTED = (
     AdminApiError,
     ApprovalError,
+    BlockMissingError,
+    BrokenEvidenceError,
     EndpointError,
+    FilesDifferError,
+    GoogleApiError,
     LookupError,
     NoServerError,
+    NotManageableError,
     OSError,
     PrefectHTTPStatusError,
     RunError,
     StackError,
+    evidence.AnchorError,
 )
 """What a person can act on by its text alone; anything else is a defect and shows its trace."""
 

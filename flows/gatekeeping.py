@@ -33,6 +33,7 @@ from flows.approval import (
 from flows.explaining import UnusableKeyError, explain
 from flows.making_ready import Ready
 from tasks.attachment import Attached, AttachOutcome, attach
+from tasks.evidence import publish_evidence
 from tasks.evidence import record as note
 from tasks.live_facts import read_live_facts
 from tasks.memory import recall, remember
@@ -168,6 +169,7 @@ async def _ask(
     record = AskRecord(ask=ask, report=checks)
     await remember(f"ask-{attempt()}-{number}", record)
     await note(request.workspace_id, asked_event(ask))
+    await publish_evidence(request.workspace_id)
     await publish(
         "onboarding", request.workspace_id, ask_text(ask, checks), f"plan, waiting at {ask.key}"
     )

@@ -32,7 +32,7 @@ from flows.making_ready import (
     make_ready,
     validate_registered,
 )
-from tasks.attachment import read_back
+from tasks.attachment import Attached, read_back
 from tasks.clients import close_clients
 from tasks.crypto_key import ensure_crypto_key
 from tasks.dry_plan import read_standings
@@ -45,6 +45,7 @@ from tasks.prerequisites import check_prerequisites
 from tasks.reports import publish
 from tasks.signatures import signatures_needed
 from tasks.terraform import publish_terraform
+from tasks.written import grants_written, key_written
 
 
 class NoDeploymentError(Exception):
@@ -147,7 +148,8 @@ async def _report(request: OnboardingRequest, done: Approved) -> State[Any]:
         ),
     )
     await publish("onboarding", request.workspace_id, text, "attached")
-    await leave_marks(request, plan.key_name, entry, label=request.mark_key)
+    if done.outcome.outcome is Attached.NOW:
+        await leave_marks(request, plan.key_name, entry, label=request.mark_key)
     await publish_evidence(request.workspace_id)
     await publish_terraform(request)
     return Completed(
@@ -168,6 +170,10 @@ async def _verify(request: OnboardingRequest, admission: Admission) -> State[Any
         ensured = await ensure_crypto_key(adopting, admission.organization_id, ring_is_new=False)
         grants = await ensure_grants(request.kms_block, ensured.key.name)
         repaired = ensured.label_added or grants.written
+        written = (*key_written(ensured), *grants_written(ensured.key.name, grants))
+        if repaired:
+            await record(request.workspace_id, started(request, software_versions()), *written)
+            await publish_evidence(request.workspace_id)
     facts = await read_live_facts(request, key.id)
     report = await check_prerequisites(request)
     await validate_registered(request, key.id, changed_at=datetime.now(UTC) if repaired else None)

@@ -18,6 +18,8 @@ class Registration(BaseModel):
 
     external_key_id: str
     created: bool
+    request_id: str | None = None
+    """Of the answer that named it."""
 
 
 @task(
@@ -41,7 +43,7 @@ async def ensure_external_key(block: str, key_name: str, display_name: str | Non
     created = known is None
     key = known or await api.external_keys.create(key_name, display_name)
     get_run_logger().info("%s external key %s", "Created" if created else "Found", key.id)
-    return Registration(external_key_id=key.id, created=created)
+    return Registration(external_key_id=key.id, created=created, request_id=key.request_id)
 
 
 async def find_external_key(api: AdminApi, key_name: str) -> ExternalKey | None:

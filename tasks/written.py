@@ -44,4 +44,6 @@ def registration_written(key_name: str, registration: Registration) -> tuple[Eve
         return ()
     external = registration.external_key_id
     after = {"external_key_id": external, "key_name": key_name}
-    return (wrote(ADMIN, "external_keys.create", external, before=None, after=after),)
+    request_id = registration.request_id
+    action = "external_keys.create"
+    return (wrote(ADMIN, action, external, before=None, after=after, request_id=request_id),)
