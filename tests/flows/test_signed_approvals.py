@@ -115,7 +115,7 @@ def test_a_signature_of_an_earlier_ask_is_refused_when_the_facts_flip_back(
 
 @pytest.mark.parametrize(
     ("signer", "change", "why"),
-    [
+    [  # who signs, what their statement says instead, what the next ask says
         ("eve@example.com", {}, "is not enrolled"),
         (GRACE, {"comment": "another"}, "the approver and the comment of the answer"),
         (GRACE, {"plan_digest": "0" * 64}, "signed for another plan"),
@@ -123,14 +123,14 @@ def test_a_signature_of_an_earlier_ask_is_refused_when_the_facts_flip_back(
     ],
 )
 def test_a_signature_that_does_not_fit_is_refused_with_its_reason(
-    office: Office, bench: Onboardings, run: Run, signer: str, change: dict[str, str], why: str
+    office: Office, run: Run, signer: str, change: dict[str, str], why: str
 ) -> None:
     """By a stranger, or over something else than the answer says."""
     fields = signed(office, run, signer, **change)
     run.approve(approver=signer, **fields)
     assert run.state == "Suspended"
     assert why in run.text()
-    assert bench.attaches() == []
+    assert run.bench.attaches() == []
 
 
 def test_the_requester_can_not_lower_what_the_worker_wants(
