@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from console import prefect_server, processes
+from console.deploying import PROJECT_VARIABLE
 from console.guardian import Guardian
 from console.processes import Child
 from console.sandbox_process import SandboxAddress, start_sandbox, wait_for_sandbox
@@ -116,7 +117,8 @@ def _start(
         watch.lap("server")
         prefect_server.create_work_pool(api)
     stack = LocalStack(home, api_url, environment, address, watch.seconds, children)
-    deploy = prefect_server.start_deploy(home, environment, prefect_file)
+    deploying = {**environment, PROJECT_VARIABLE: address.project_id}
+    deploy = prefect_server.start_deploy(home, deploying, prefect_file)
     children.append(deploy)
     stack.start_worker()
     watch.lap("worker")

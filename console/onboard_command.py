@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 import typer
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
 from pydantic import ValidationError
 
 from cmek.request import OnboardingRequest
 from console.prefect_client import connected, run_url
 from console.runs import RunError, is_run_of, start_run
 from console.terminal import new_console, printable
+from console.triggers import start_once
 
 FIELDS_HELP: Final = "Fields for --set: " + ", ".join(
     name
@@ -29,7 +32,11 @@ def onboard_command(
         typer.Option("--set", metavar="NAME=VALUE", help="Another field of the request."),
     ] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="The same key gives the same run, for callers that retry.")
+        str | None,
+        typer.Option(
+            help="The same key gives the same run. Without one, a workspace's run that is under "
+            "way is given instead of a second one."
+        ),
     ] = None,
 ) -> None:
     """Start onboarding a workspace; the run asks for an approval before the last step.
@@ -44,15 +51,24 @@ def onboard_command(
     }
     request = build_request(given)
     with connected() as client:
-        run = start_run(client, request, idempotency_key=idempotency_key)
-        if not is_run_of(run, request):
-            raise RunError(
-                f"idempotency key {idempotency_key!r} belongs to run {run.name} ({run.id}), which"
-                " was started with another request; nothing was started now"
-            )
+        run = _start(client, request, idempotency_key)
         console.print(f"Run [bold]{printable(run.name)}[/] ({run.id})")
         console.print(run_url(client, run.id), soft_wrap=True)
         console.print(f"When it waits: cmek approve {run.id}", soft_wrap=True)
+
+
+def _start(
+    client: SyncPrefectClient, request: dict[str, Any], idempotency_key: str | None
+) -> FlowRun:
+    if idempotency_key is None:
+        return start_once(request)
+    run = start_run(client, request, idempotency_key=idempotency_key)
+    if not is_run_of(run, request):
+        raise RunError(
+            f"idempotency key {idempotency_key!r} belongs to run {run.name} ({run.id}), which"
+            " was started with another request; nothing was started now"
+        )
+    return run
 
 
 def parse_settings(settings: list[str]) -> dict[str, str | None]:

@@ -105,11 +105,10 @@ def create_work_pool(api: httpx.Client) -> None:
 
 
 def start_deploy(home: Path, environment: Mapping[str, str], prefect_file: Path) -> Child:
-    """Start `prefect deploy --all` on a prefect.yaml."""
-    command = ("-m", "prefect", "deploy", "--all", "--prefect-file", str(prefect_file))
+    """Start what `cmek deploy` does, on a prefect.yaml."""
     return start(
         "deployments",
-        [sys.executable, *command],
+        [sys.executable, "-m", "console.deploying", str(prefect_file)],
         environment=environment,
         directory=home,
         log=home / "deploy.log",
