@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,12 +12,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from console import approvals, dialogue
+from console import approvals, dialogue, signing
 from console.approvals import ApprovalError, Ask
 from console.dialogue import Decision, Given
 from console.prefect_client import connected, run_url
 from console.progress import Steps
 from console.runs import ATTACHED_STATES, find_run, suspended_runs
+from console.signing import Others, SigningKey
 from console.terminal import new_console, printable, since, until
 
 _FOLLOW_SECONDS = 300.0
@@ -60,10 +63,15 @@ def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
     acknowledge_warnings: Annotated[
         bool, typer.Option("--acknowledge-warnings", help="You accept the plan's warnings.")
     ] = False,
+    signing_key: SigningKey = None,
+    others: Others = None,
 ) -> None:
-    """Show a run's plan, approve it, and follow the run until it ends or asks again."""
+    """Show a run's plan, approve it, and follow the run until it ends or asks again.
+
+    Where the run wants signatures, yours is made with your SSH key.
+    """
     given = Given(workspace_id, plan_digest, approver, comment, acknowledge_warnings)
-    _answer(run, "approve", given)
+    _answer(run, "approve", given, signing_key, others or [])
 
 
 def reject_command(
@@ -78,13 +86,43 @@ def reject_command(
     _answer(run, "reject", Given(workspace_id, plan_digest, approver, comment))
 
 
-def _answer(name_or_id: str, decision: Decision, given: Given) -> None:
+def sign_command(
+    run: Run,
+    *,
+    approver: Annotated[str, typer.Option(help="Your name in the worker's allowed_signers.")],
+    comment: Annotated[str, typer.Option(help="Why you approve.")],
+    plan_digest: Annotated[str, typer.Option(help="Digest of the plan that you read.")],
+    signing_key: SigningKey = None,
+) -> None:
+    """Print your signed approval, for whoever answers with `cmek approve --with FILE`."""
+    console = new_console(stderr=True)
+    with connected() as client:
+        asked = signing.plan_to_sign(approvals.read_ask(client, find_run(client, run).id))
+    signing.show(asked, console)
+    if plan_digest != asked.digest:
+        raise ApprovalError(f"the run asks about plan {asked.digest}; nothing was signed")
+    typer.echo(str(signing.sign(asked, approver, comment, signing_key)))
+
+
+def _answer(
+    name_or_id: str,
+    decision: Decision,
+    given: Given,
+    signing_key: Path | None = None,
+    others: Sequence[Path] = (),
+) -> None:
     console = new_console()
     with connected() as client:
         ask = approvals.read_ask(client, find_run(client, name_or_id).id)
         console.print(run_url(client, ask.run.id), soft_wrap=True)
         dialogue.show(ask, console)
-        approvals.answer(client, ask, dialogue.compose(ask, decision, given, console))
+        asked = signing.plan_to_sign(ask) if signing.wants_signature(ask) else None
+        if asked is not None:
+            signing.show(asked, console)
+        fields = dialogue.compose(ask, decision, given, console)
+        if asked is not None:
+            fields[signing.FIELD] = signing.signed_field(asked, fields, signing_key, others)
+        approvals.answer(client, ask, fields)
         console.print(f"Answered: {decision}")
         _follow(client, ask, decision, console)
 

@@ -15,7 +15,12 @@ from cmek.google_errors import GoogleApiError
 from cmek.terraform.managed_key import NotManageableError
 from cmek.terraform.module import FilesDifferError
 from console import automations, evidence
-from console.answer_commands import approve_command, pending_command, reject_command
+from console.answer_commands import (
+    approve_command,
+    pending_command,
+    reject_command,
+    sign_command,
+)
 from console.approvals import ApprovalError
 from console.check_command import check_command
 from console.deploying import deploy_command
@@ -45,6 +50,7 @@ app.command("onboard", epilog=FIELDS_HELP)(onboard_command)
 app.command("pending")(pending_command)
 app.command("approve")(approve_command)
 app.command("reject")(reject_command)
+app.command("sign")(sign_command)
 app.command("check", epilog=FIELDS_HELP)(check_command)
 app.command("status")(status_command)
 app.command("history")(history_command)

@@ -1,0 +1,98 @@
+"""`cmek sign` and `cmek approve` sign what the digest is of, and the gate takes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from console import approvals, dialogue, signing
+from console.approvals import ApprovalError, Ask
+from console.dialogue import Given
+from console.main import main
+from console.terminal import new_console
+from tests.support.onboarding import APPROVER, Onboardings, Run
+from tests.support.signing import GRACE, KATHERINE, Office
+
+Sign = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
+    """Two enrolled approvers, both wanted."""
+    office = Office(tmp_path)
+    office.enrol(GRACE)
+    office.enrol(KATHERINE)
+    (office.directory / "minimum_signatures").write_text("2")
+    monkeypatch.setattr("tasks.signatures.find_signers", office.finder)
+    return office
+
+
+@pytest.fixture
+def run(office: Office, bench: Onboardings) -> Run:
+    """A run that waits for its first answer."""
+    return bench.asked()
+
+
+@pytest.fixture
+def ask(bench: Onboardings, run: Run) -> Ask:
+    """What the command reads of it."""
+    return approvals.read_ask(bench.client, run.id)
+
+
+def test_two_people_sign_and_one_of_them_answers(
+    office: Office, bench: Onboardings, run: Run, ask: Ask, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The first hands over a file, the second answers with it and an own signature."""
+    arguments = ("--comment", "me too", "--plan-digest", ask.plan_digest, "--signing-key")
+    with (
+        temporary_settings({PREFECT_API_URL: str(bench.client.api_url)}),
+        pytest.raises(SystemExit),
+    ):
+        main(
+            ["sign", str(run.id), "--approver", KATHERINE, *arguments, str(office.keys[KATHERINE])]
+        )
+    printed = capfd.readouterr()
+    assert ask.workspace_id in printed.err
+    first = office.home / "first"
+    first.write_text(printed.out)
+    given = Given(ask.workspace_id, ask.plan_digest, APPROVER, "fine", acknowledge_warnings=True)
+    fields = dialogue.compose(ask, "approve", given, new_console())
+    asked = signing.plan_to_sign(ask)
+    fields[signing.FIELD] = signing.signed_field(asked, fields, office.keys[GRACE], [first])
+    approvals.answer(bench.client, ask, fields)
+    run.execute()
+    assert run.state == "Attached", run.message
+    assert GRACE in run.message
+    assert KATHERINE in run.message
+
+
+def test_a_plan_that_is_not_the_digests_is_not_signed(run: Run, ask: Ask) -> None:
+    """Whoever can write to the server could show one plan and have another signed."""
+    shown = json.loads(json.dumps(ask.schema))
+    carried = shown["properties"]["plan_digest"]["ask"]
+    carried["plan"]["key_name"] = carried["plan"]["key_name"].replace("acme", "evil")
+    tampered = Ask(ask.run, shown, ask.description, ask.keyset, ask.expires_at)
+    with pytest.raises(ApprovalError, match="sign nothing"):
+        signing.plan_to_sign(tampered)
+    del shown["properties"]["plan_digest"]["ask"]
+    with pytest.raises(ApprovalError, match="no plan to sign"):
+        signing.plan_to_sign(tampered)
+
+
+def test_what_can_not_be_signed_is_said(office: Office, ask: Ask) -> None:
+    """A missing key, an address that is none, a file of something else; a no needs none of it."""
+    asked = signing.plan_to_sign(ask)
+    with pytest.raises(ApprovalError, match="did not sign"):
+        signing.sign(asked, GRACE, "fine", office.home / "nothing")
+    with pytest.raises(ApprovalError, match="can't be signed"):
+        signing.sign(asked, "grace", "fine", office.keys[GRACE])
+    other = office.home / "other"
+    other.write_text("hello")
+    answer = {"decision": "approve", "approver": GRACE, "comment": "fine"}
+    with pytest.raises(ApprovalError, match="must end with"):
+        signing.signed_field(asked, answer, office.keys[GRACE], [other])
+    assert signing.signed_field(asked, {"decision": "reject"}, None, []) == "-"
