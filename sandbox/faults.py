@@ -22,6 +22,7 @@ class Fault(BaseModel):
     call: str = Field(
         description="fnmatch pattern over the log's call name, e.g. `CreateCryptoKey`"
     )
+    resource: str = Field(default="*", description="fnmatch pattern over the log's resource")
     when: Literal["before", "after"] = "before"
     kind: Literal["error", "delay", "reset", "truncate", "html"] = "error"
     status: int | str = 503
@@ -49,10 +50,12 @@ class Faults:
         """Forget the script."""
         self.script.clear()
 
-    def take(self, call: str, when: Literal["before", "after"]) -> Fault | None:
+    def take(self, call: str, when: Literal["before", "after"], resource: str = "") -> Fault | None:
         """The fault that strikes this call now, used up by one."""
         for fault in self.script:
             if fault.when != when or not fnmatchcase(call, fault.call):
+                continue
+            if not fnmatchcase(resource, fault.resource):
                 continue
             if fault.skip:
                 fault.skip -= 1

@@ -78,7 +78,7 @@ def _strike(
     world: World, entry: Entry, context: grpc.ServicerContext, when: Literal["before", "after"]
 ) -> None:
     with world.lock:
-        fault = world.faults.take(entry.call, when)
+        fault = world.faults.take(entry.call, when, entry.resource)
     if fault is None:
         return
     _wait(context, fault.seconds)

@@ -51,7 +51,7 @@ async def answer(world: World, request: Request, call: HttpCall) -> Response:
             write=call.write,
             request=call.body | {"_http": http},
         )
-        fault = world.faults.take(call.call, "before")
+        fault = world.faults.take(call.call, "before", entry.resource)
     struck = await _strike(fault, entry, call, {})
     if struck is not None:
         return struck
@@ -59,7 +59,7 @@ async def answer(world: World, request: Request, call: HttpCall) -> Response:
         await asyncio.sleep(wait)
     status, body = _run(world, call, entry)
     with world.lock:
-        fault = world.faults.take(call.call, "after")
+        fault = world.faults.take(call.call, "after", entry.resource)
     struck = await _strike(fault, entry, call, body)
     if struck is not None:
         return struck
