@@ -35,19 +35,29 @@ class Stack:
         """The id of the first sample workspace that is in this state."""
         return self.local.sandbox.workspace_in(state)
 
-    def new_workspace(self, name: str) -> str:
+    def new_workspace(self, name: str, **tags: str) -> str:
         """Make a fresh workspace; its id. The sandbox logs the call like any other."""
-        answer = httpx.post(
-            f"{self.local.sandbox.http}/v1/organizations/workspaces",
-            json={"name": name},
+        made = self._admin("POST", "workspaces", {"name": name, "tags": tags})
+        workspace_id: str = made["id"]
+        return workspace_id
+
+    def is_attached(self, workspace_id: str) -> bool:
+        """Whether the Admin API shows a key under the workspace."""
+        return self._admin("GET", f"workspaces/{workspace_id}")["external_key_id"] is not None
+
+    def _admin(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        answer = httpx.request(
+            method,
+            f"{self.local.sandbox.http}/v1/organizations/{path}",
+            json=body,
             headers={
                 "x-api-key": self.local.sandbox.admin_key,
                 "anthropic-version": "2023-06-01",
             },
             trust_env=False,
         )
-        workspace_id: str = answer.raise_for_status().json()["id"]
-        return workspace_id
+        read: dict[str, Any] = answer.raise_for_status().json()
+        return read
 
     def run(self, run_id: UUID | str) -> FlowRun:
         """The run as the server has it now."""

@@ -1,0 +1,164 @@
+"""Each way of starting an onboarding from outside, over HTTP, to an attached workspace."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
+
+from console.deploying import deploy
+from console.prefect_server import PROJECT
+from tests.support.examples import run_example
+from tests.support.stack import REQUESTER, Stack, running_stack
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """Server, worker and sandbox."""
+    with running_stack() as running:
+        yield running
+
+
+def follow(
+    stack: Stack, heading: str, language: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run an example of docs/api.md."""
+    given = {
+        "PREFECT_API_URL": stack.local.api_url,
+        "PROJECT": stack.local.sandbox.project_id,
+        "REQUESTER": REQUESTER,
+    }
+    return run_example("api.md", heading, language, given | variables)
+
+
+def attach(stack: Stack, run_id: UUID) -> None:
+    """Answer what the run asks, and see that the workspace has its key."""
+    ask = stack.wait_for_ask(run_id)
+    stack.answer(ask)
+    stack.wait_for_state(run_id, "Attached")
+    assert stack.is_attached(ask.workspace_id)
+
+
+def wait_for_runs(stack: Stack, *, at_least: int = 1, **wanted: object) -> list[FlowRun]:
+    """Wait until there are runs that fit a filter."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = stack.client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted))
+        if len(found) >= at_least or time.monotonic() > deadline:
+            return found
+        time.sleep(0.3)
+
+
+def runs_of(stack: Stack, workspace: str, *, at_least: int = 1) -> list[FlowRun]:
+    """The onboarding runs for a workspace."""
+    tags = {"all_": [f"workspace:{workspace}"]}
+    return wait_for_runs(stack, at_least=at_least, tags=tags)
+
+
+@pytest.mark.parametrize(
+    ("heading", "language"), [("With curl", "bash"), ("With Python", "python")]
+)
+def test_the_documented_call_starts_one_run_and_notices_another_request(
+    stack: Stack, heading: str, language: str
+) -> None:
+    """Called twice it is the same run; with another body it says so; after a cancel it is new."""
+    workspace = stack.new_workspace(f"by-{language}")
+    first, again = (follow(stack, heading, language, WORKSPACE=workspace) for _ in range(2))
+    assert (first.returncode, again.stdout) == (0, first.stdout), first.stderr
+    other = follow(stack, heading, language, WORKSPACE=workspace, REQUESTER="eve@example.com")
+    assert other.returncode == 1
+    assert "another request; nothing was started" in other.stderr
+    run_id = UUID(first.stdout.strip())
+    stack.wait_for_ask(run_id)
+    httpx.post(
+        f"{stack.local.api_url}/flow_runs/{run_id}/set_state",
+        json={"state": {"type": "CANCELLING"}},
+    )
+    stack.wait_for_state(run_id, "Cancelled")
+    anew = follow(stack, heading, language, WORKSPACE=workspace)
+    assert anew.returncode == 0, anew.stderr
+    second = UUID(anew.stdout.strip())
+    assert second != run_id
+    attach(stack, second)
+
+
+@pytest.mark.parametrize(
+    ("heading", "language"), [("With curl", "bash"), ("With Python", "python")]
+)
+def test_the_documented_call_says_which_field_is_wrong(
+    stack: Stack, heading: str, language: str
+) -> None:
+    """Before anything runs."""
+    refused = follow(stack, heading, language, WORKSPACE="wrkspc_x")
+    assert refused.returncode != 0
+    assert "workspace_id" in refused.stdout + refused.stderr
+    assert runs_of(stack, "wrkspc_x", at_least=0) == []
+
+
+def test_an_unknown_parameter_is_refused_also_after_another_deploy(stack: Stack) -> None:
+    """Each deploy opens the form again, and `cmek deploy` closes it; paused stays paused."""
+    hourly = stack.client.read_deployment_by_name("discover-workspaces/hourly")
+    stack.client.request(
+        "PATCH",
+        "/deployments/{id}/schedules/{schedule_id}",
+        path_params={"id": hourly.id, "schedule_id": hourly.schedules[0].id},
+        json={"active": False},
+    )
+    names = deploy(stack.client, PROJECT / "prefect.yaml", stack.local.sandbox.project_id)
+    assert {"onboard", "hourly", "announced"} <= set(names)
+    for deployment in stack.client.read_deployments():
+        answer = httpx.post(
+            f"{stack.local.api_url}/deployments/{deployment.id}/create_flow_run",
+            json={"parameters": {"bogus": 1}},
+        )
+        assert answer.status_code == 409, deployment.name
+    hourly = stack.client.read_deployment_by_name("discover-workspaces/hourly")
+    assert [one.active for one in hourly.schedules] == [False]
+
+
+def test_a_posted_event_ends_in_an_attached_workspace(stack: Stack) -> None:
+    """The documented event; the same one again starts nothing more."""
+    workspace = stack.new_workspace("announced <b>{{ 6*7 }}</b>")
+    sent = follow(stack, "An event", "bash", WORKSPACE=workspace)
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    (run,) = runs_of(stack, workspace)
+    assert run.parameters["request"]["requested_by"] == REQUESTER
+    attach(stack, run.id)
+
+
+def test_a_malformed_event_shows_as_a_failed_run(stack: Stack) -> None:
+    """Its message names the field; a person sees it where the other runs are."""
+    event = {
+        "id": str(uuid4()),
+        "occurred": "2026-11-24T00:00:00Z",
+        "event": "anthropic.workspace.created",
+        "resource": {"prefect.resource.id": "anthropic.workspace.unknown"},
+        "payload": {"workspace": {"$ref": {"block_document_id": str(uuid4())}}},
+    }
+    answer = httpx.post(f"{stack.local.api_url}/events", json=[event])
+    assert answer.status_code == 204
+    (run,) = wait_for_runs(
+        stack,
+        state={"name": {"any_": ["Failed"]}},
+        name={"any_": ["a workspace was created"]},
+    )
+    assert run.state is not None
+    assert "workspace_id: Field required" in str(run.state.message)
+
+
+def test_a_discovery_ends_in_an_attached_workspace(stack: Stack) -> None:
+    """Started by the API as its schedule would."""
+    workspace = stack.new_workspace("found", cmek="onboard")
+    hourly = stack.client.read_deployment_by_name("discover-workspaces/hourly")
+    run = stack.client.create_flow_run_from_deployment(hourly.id)
+    stack.wait_for_state(run.id, "Started")
+    (onboarding,) = runs_of(stack, workspace)
+    attach(stack, onboarding.id)
