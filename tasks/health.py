@@ -17,13 +17,16 @@ from cmek.admin_models import Validation
 from cmek.checks.outcome import Answer, Read, Refused
 from cmek.health.changes import change, event_id
 from cmek.health.model import KeyRecord, Look
+from cmek.health.onboarding import onboarded
 from cmek.health.page import SIGNS, shown_time
 from cmek.health.reading import KeyReading
 from cmek.health.registered import KeyRef, Registered, key_ref, shown_workspace
 from cmek.health.verdict import judge, unfinished
+from cmek.live_facts import LiveFacts
 from tasks.clients import admin_client, kms_client
-from tasks.key_pages import publish_page
+from tasks.key_pages import last_records, publish_page
 from tasks.sweep import Ring, Sweep, policy_view
+from tasks.this_run import run_id
 
 
 class UnfinishedError(Exception):
@@ -81,6 +84,23 @@ async def revalidate_key(sweep: Sweep, ring: Ring, ref: KeyRef) -> KeyRecord:
     await publish_page(record)
     get_run_logger().info("%s: %s", ref.key_name, SIGNS[record.verdict])
     return record
+
+
+@task(
+    name="Record for later looks",
+    task_run_name="Record {facts.external_key_id} for later looks",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def record_onboarding(facts: LiveFacts, users_before: tuple[str, ...] = ()) -> None:
+    """Begin the key's history with what was true when it was attached.
+
+    A key that other workspaces use has a history already, which stays as it is.
+    """
+    if await last_records([facts.external_key_id]):
+        return
+    now = datetime.now(UTC)
+    await publish_page(onboarded(facts, users_before=users_before, run_id=str(run_id()), now=now))
 
 
 async def record_unfinished(sweep: Sweep, ring: Ring, ref: KeyRef, why: str) -> KeyRecord:

@@ -1,0 +1,395 @@
+"""Verdicts, looks again, changes and what people read: properties of the pure parts."""
+
+from __future__ import annotations
+
+import asyncio
+import xml.etree.ElementTree as ET
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmek.admin_models import Validation
+from cmek.anthropic_identity import MEMBER, ROLES
+from cmek.checks.outcome import Answer, Refused
+from cmek.health import unreachable
+from cmek.health.changes import change, event_id
+from cmek.health.fleet import DAYS, MARKS, FleetRow, merged, published, read_rows
+from cmek.health.model import KeyRecord, Look, Reason, Severity, Unreachability, Verdict
+from cmek.health.onboarding import onboarded
+from cmek.health.pacing import Pacer
+from cmek.health.page import key_page, read_page, shown_time
+from cmek.health.picture import SHOWN_KEYS, image_url, picture
+from cmek.health.reading import KeyReading
+from cmek.health.registered import KeyRef, by_ring
+from cmek.health.verdict import judge, unfinished
+from cmek.iam_policy import PolicyBinding, PolicyView
+from tests.support.facts import KEY_NAME, NOW, ORGANIZATION, facts, key, version
+
+GRANTED = PolicyView(
+    bindings=tuple(PolicyBinding(role=role, members=(MEMBER,)) for role in ROLES), etag="AA=="
+)
+NOBODY = PolicyView(bindings=(), etag="AA==")
+REFUSED = Refused("PERMISSION_DENIED", "not for you")
+RUN = "3f1c9a52-0000-4000-8000-000000000001"
+
+
+def look(minutes: float = 0, *, run: str = RUN, asked_to: bool = False) -> Look:
+    """A look so many minutes later."""
+    return Look(run_id=run, now=NOW + timedelta(minutes=minutes), asked_to=asked_to)
+
+
+def reading(**changes: Any) -> KeyReading:
+    """Everything read, and in order."""
+    healthy = key(
+        rotation_period=timedelta(days=90),
+        next_rotation_time=NOW + timedelta(days=30),
+        destroy_scheduled_duration=timedelta(days=30),
+    )
+    values = {
+        "external_key_id": "ekey_01TestKey",
+        "registered_name": KEY_NAME,
+        "registered_at": NOW - timedelta(days=60),
+        "workspaces": ("search (wrkspc_01Search)",),
+        "organization_id": ORGANIZATION,
+        "now": NOW,
+        "depth": "full",
+        "validation": validated(),
+        "key": Answer(healthy),
+        "versions": Answer((version(),)),
+        "policy": Answer(GRANTED),
+        "ring_policy": Answer(NOBODY),
+    }
+    return KeyReading(**(values | changes))
+
+
+def validated(error: str | None = None) -> Answer[Validation]:
+    """Anthropic's answer."""
+    status = "failure" if error else "success"
+    return Answer(Validation(status=status, error=error, request_id="req_01"))
+
+
+def record(verdict: Verdict, **changes: Any) -> KeyRecord:
+    """A record with this verdict."""
+    values = {
+        "external_key_id": "ekey_01TestKey",
+        "key_name": KEY_NAME,
+        "workspaces": ("search (wrkspc_01Search)",),
+        "verdict": verdict,
+        "since": NOW,
+        "checked_at": NOW,
+        "depth": "full",
+        "run_id": RUN,
+        "reasons": (),
+        "announced": verdict,
+        "announced_before": Verdict.HEALTHY,
+    }
+    return KeyRecord(**(values | changes))
+
+
+def test_a_key_in_order_is_healthy_and_recorded_for_later_looks() -> None:
+    """The first full look becomes what later looks compare with."""
+    found = judge(reading(), None, look())
+    assert (found.verdict, found.reasons) == (Verdict.HEALTHY, ())
+    assert found.baseline is not None
+    assert found.baseline.source == "first look"
+
+
+@given(
+    st.sets(st.sampled_from(["validation", "key", "versions", "policy", "ring_policy"]), min_size=1)
+)
+def test_a_look_that_could_not_read_everything_is_never_healthy(parts: set[str]) -> None:
+    """Whatever was refused, the verdict is unknown, and somebody is named who can tell."""
+    found = judge(reading(**dict.fromkeys(parts, REFUSED)), None, look())
+    assert found.verdict is Verdict.UNKNOWN
+    assert all(r.who_can_tell for r in found.reasons if r.means is Verdict.UNKNOWN)
+    assert found.unreachable is not None
+    assert found.baseline is None or parts == {"validation"}
+
+
+@given(st.sampled_from(["validation", "versions", "policy", "ring_policy"]))
+def test_what_is_broken_is_broken_whatever_else_could_not_be_read(part: str) -> None:
+    """A refusal does not soften a cause that was found."""
+    broken = Answer(key(primary=version(1, "DISABLED")))
+    found = judge(reading(key=broken, **{part: REFUSED}), None, look())
+    assert found.verdict is Verdict.BROKEN
+    assert found.unreachable is None
+
+
+def test_a_second_look_keeps_every_date() -> None:
+    """Since when it has a verdict and a reason does not move with each look."""
+    broken = reading(key=Answer(key(primary=version(1, "DISABLED"))))
+    first = judge(broken, None, look())
+    second = judge(broken, first, look(60, run="another"))
+    assert second.since == first.since
+    assert [r.since for r in second.reasons] == [r.since for r in first.reasons]
+
+
+def test_a_foreign_decrypter_that_was_recorded_is_known_and_a_new_one_is_not() -> None:
+    """An adopted key's users are no news."""
+    decrypter = PolicyBinding(
+        role="roles/cloudkms.cryptoKeyDecrypter",
+        members=("user:old@example.com", "user:new@example.com"),
+    )
+    policy = PolicyView(bindings=(*GRANTED.bindings, decrypter), etag="AA==")
+    first = judge(reading(), None, look())
+    assert first.baseline is not None
+    baseline = first.baseline.model_copy(update={"decrypters": ("user:old@example.com",)})
+    found = judge(reading(policy=Answer(policy), baseline=baseline), None, look())
+    subjects = [r.subject for r in found.reasons if r.rule == "foreign-decrypter"]
+    assert subjects == [f"{KEY_NAME} roles/cloudkms.cryptoKeyDecrypter user:new@example.com"]
+
+
+def test_a_version_that_was_disabled_at_onboarding_seals_nothing_of_ours() -> None:
+    """The same state found later is broken."""
+    first = judge(reading(), None, look())
+    assert first.baseline is not None
+    versions = Answer((version(1, "DISABLED"), version(2)))
+    rotated = Answer(key(primary=version(2), rotation_period=timedelta(days=90)))
+    known = {"source": "onboarding", "unusable_versions": ("1",)}
+    for update, verdict in ((known, "healthy"), ({"source": "onboarding"}, "broken")):
+        baseline = first.baseline.model_copy(update=update | {"destroy_scheduled_duration": None})
+        found = judge(reading(key=rotated, versions=versions, baseline=baseline), None, look())
+        assert found.verdict == verdict
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_grant_to_a_deleted_twin_is_named_as_such(role: str) -> None:
+    """A binding for `deleted:` looks like a grant and is none."""
+    gone = PolicyBinding(role=role, members=(f"deleted:{MEMBER}?uid=1",))
+    kept = tuple(b for b in GRANTED.bindings if b.role != role)
+    found = judge(reading(policy=Answer(PolicyView(bindings=(*kept, gone), etag=""))), None, look())
+    assert found.worst is not None
+    assert found.worst.subject == role
+    assert "deleted account" in found.worst.says
+
+
+def test_it_is_looked_at_again_each_minute_five_times_then_each_five_minutes_for_a_day() -> None:
+    """As services publish that hold customers' keys."""
+    state: Unreachability | None = None
+    now, waits = NOW, []
+    while True:
+        step = Look(run_id=RUN, now=now, asked_to=True)
+        state = unreachable.looked(state, step, "ekey_01TestKey", anthropic_failed=True)
+        if state.next_look is None:
+            break
+        waits.append(state.next_look - now)
+        now = state.next_look
+    assert waits[:5] == [timedelta(minutes=1)] * 5
+    assert set(waits[5:]) == {timedelta(minutes=5)}
+    assert now - NOW == timedelta(days=1)
+    assert unreachable.is_over(state, now)
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=6))
+def test_after_a_day_only_failures_all_along_break_a_key(failures: list[bool]) -> None:
+    """One look at which Anthropic did not fail, and nobody knows."""
+    unread = {"versions": REFUSED}
+    previous: KeyRecord | None = None
+    for number, failed in enumerate(failures):
+        last = number == len(failures) - 1
+        minutes = 60 * 24 + 1 if last else number
+        at = look(minutes, asked_to=True)
+        answer = {"validation": validated("timed out")} if failed else {}
+        before = previous.unreachable if previous else None
+        found = judge(reading(now=at.now, unreachable=before, **unread, **answer), previous, at)
+        previous = found
+    assert previous is not None
+    assert (previous.verdict is Verdict.BROKEN) == all(failures)
+
+
+def test_a_key_that_is_reached_again_forgets_that_it_was_not() -> None:
+    """The next time, a new day begins."""
+    first = judge(reading(validation=validated("no")), None, look())
+    again = judge(reading(unreachable=first.unreachable), first, look(1, asked_to=True))
+    assert (again.verdict, again.unreachable) == (Verdict.HEALTHY, None)
+
+
+@given(st.lists(st.sampled_from(list(Verdict)), min_size=1, max_size=8))
+def test_people_hear_of_changes_only_and_of_all(verdicts: list[Verdict]) -> None:
+    """Leaving out the unknown ones, each verdict that differs from the one before is told."""
+    readings = {
+        Verdict.HEALTHY: {},
+        Verdict.AT_RISK: {
+            "key": Answer(
+                key(
+                    rotation_period=timedelta(days=90), destroy_scheduled_duration=timedelta(days=2)
+                )
+            )
+        },
+        Verdict.BROKEN: {"key": Answer(None)},
+        Verdict.UNKNOWN: {"versions": REFUSED},
+    }
+    told, previous = [], None
+    for number, verdict in enumerate(verdicts):
+        previous = judge(reading(**readings[verdict]), previous, look(number, run=str(number)))
+        assert previous.verdict is verdict
+        told.append(change(previous))
+    known = [Verdict.HEALTHY, *(v for v in verdicts if v is not Verdict.UNKNOWN)]
+    changes = [new for old, new in pairwise(known) if old is not new]
+    words = {"healthy": "cmek.key.recovered"}
+    assert [str(one) for one in told if one] == [words.get(v, f"cmek.key.{v}") for v in changes]
+
+
+def test_a_run_that_is_retried_tells_the_same_event() -> None:
+    """By the same id, so that the server takes it once."""
+    gone = reading(key=Answer(None))
+    first = judge(gone, None, look())
+    again = judge(gone, first, look(1))
+    what = change(again)
+    assert what is not None
+    assert event_id(first, what) == event_id(again, what)
+    assert change(judge(gone, again, look(2, run="another"))) is None
+
+
+def test_an_unfinished_look_is_unknown_and_keeps_what_was_found() -> None:
+    """With its baseline, its reasons, and what people were told."""
+    broken = judge(reading(key=Answer(key(primary=version(1, "DISABLED")))), None, look())
+    nothing = reading(key=None, versions=None, policy=None, ring_policy=None)
+    found = unfinished(nothing, broken, look(1, run="another"), "no time")
+    assert (found.verdict, found.announced) == (Verdict.UNKNOWN, Verdict.BROKEN)
+    assert {"unfinished", "primary-disabled"} <= {r.rule for r in found.reasons}
+
+
+TEXTS = st.text(max_size=60) | st.sampled_from(["```json\n{}\n```", "a|b`c`", "<b>x</b>"])
+
+
+@given(says=TEXTS, command=TEXTS, workspace=TEXTS)
+def test_a_page_gives_back_the_record_whatever_texts_are_in_it(
+    says: str, command: str, workspace: str
+) -> None:
+    """Outside text can't end the record's block, nor draw one of its own."""
+    reason = Reason(
+        rule="drift",
+        means=Verdict.BROKEN,
+        severity=Severity.HIGH,
+        says=says,
+        commands=(command,),
+        final_at=NOW,
+    )
+    kept = record(Verdict.BROKEN, reasons=(reason,), workspaces=(workspace,))
+    assert read_page(key_page(kept)) == kept
+
+
+@given(st.text())
+def test_a_page_of_somebody_else_is_no_record(text: str) -> None:
+    """Whatever stands under the artifact key."""
+    assert read_page(text) is None
+    assert read_page("```json\n" + text + "\n```") is None
+
+
+def row(
+    number: int, verdict: Verdict, days_ago: int = 0, before: FleetRow | None = None
+) -> FleetRow:
+    """A row of a look so many days ago."""
+    at = NOW - timedelta(days=days_ago)
+    looked = record(
+        verdict, external_key_id=f"ekey_{number:06}", checked_at=at, key_name=f"{KEY_NAME}-{number}"
+    )
+    return FleetRow.of(looked, before)
+
+
+@given(st.lists(st.sampled_from(list(Verdict)), max_size=12), st.booleans())
+def test_the_table_is_worst_first_and_survives_being_published(
+    verdicts: list[Verdict], all_keys: bool
+) -> None:
+    """What is read back is what was published."""
+    rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=all_keys)
+    ranks = [one.level.rank for one in rows]
+    assert ranks == sorted(ranks, reverse=True)
+    assert list(read_rows(published(rows)).values()) == rows
+
+
+def test_a_row_remembers_its_days_and_the_worst_of_each() -> None:
+    """A key that was broken in the morning has a bad day, though it recovered."""
+    old = row(1, Verdict.AT_RISK, days_ago=2)
+    morning = row(1, Verdict.BROKEN, before=old)
+    evening = row(1, Verdict.HEALTHY, before=morning)
+    assert evening.days == "_" * (DAYS - 3) + MARKS[Verdict.AT_RISK] + "_" + MARKS[Verdict.BROKEN]
+    assert evening.marks_until(NOW.date() + timedelta(days=40)) == "_" * DAYS
+
+
+def test_a_key_that_is_registered_no_more_drops_out_of_the_table() -> None:
+    """But only a look at all keys can know that."""
+    before = {"ekey_000001": row(1, Verdict.HEALTHY)}
+    new = [row(2, Verdict.HEALTHY)]
+    assert len(merged(before, new, all_keys=True)) == 1
+    assert len(merged(before, new, all_keys=False)) == 2
+
+
+@given(st.lists(st.sampled_from(list(Verdict)), max_size=60))
+def test_the_picture_is_an_svg_that_names_each_verdict(verdicts: list[Verdict]) -> None:
+    """At most so many keys are drawn, and the text says how many are not."""
+    rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=True)
+    drawn = ET.fromstring(picture(rows, NOW.date()))  # noqa: S314 - our own
+    texts = [e.text or "" for e in drawn.iter() if e.tag.endswith("text")]
+    for verdict in Verdict:
+        assert f"{verdicts.count(verdict)} {verdict.replace('_', ' ')}" in texts
+    troubled = sum(verdict is not Verdict.HEALTHY for verdict in verdicts)
+    assert any("more with trouble" in text for text in texts) == (troubled > SHOWN_KEYS)
+
+
+def test_the_picture_travels_in_its_own_address() -> None:
+    """Nothing has to serve it, and a name can't break out of it."""
+    nasty = row(1, Verdict.BROKEN).model_copy(update={"workspaces": "</text><script>x</script>"})
+    text = picture([nasty], date(2026, 11, 24))
+    assert "<script" not in text
+    assert image_url(text).startswith("data:image/svg+xml;base64,")
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 99)), unique=True), st.text(max_size=9))
+def test_keys_are_grouped_by_ring_and_nobody_is_always_last(
+    numbers: list[tuple[int, int]], seed: str
+) -> None:
+    """Each key once, and the same order for the same seed."""
+    refs = [
+        KeyRef(
+            external_key_id=f"ekey_{r}{k}",
+            key_name=f"l/keyRings/{r}/cryptoKeys/{k}",
+            registered_at=None,
+        )
+        for r, k in numbers
+    ]
+    groups = by_ring(refs, seed)
+    flat = [ref for group in groups for ref in group]
+    assert sorted(flat, key=str) == sorted(refs, key=str)
+    assert all(len({ref.key_ring for ref in group}) == 1 for group in groups)
+    assert groups == by_ring(refs, seed)
+
+
+def test_reads_are_paced_in_each_location_by_itself() -> None:
+    """Sixty turns at twenty a second: one second's worth at once, the rest in two."""
+
+    async def turns() -> tuple[float, float]:
+        loop = asyncio.get_running_loop()
+        pacer = Pacer(reads_per_minute=1200)
+        started = loop.time()
+        await asyncio.gather(*(pacer.turn("here") for _ in range(60)))
+        here = loop.time() - started
+        await pacer.turn("there")
+        return here, loop.time() - started - here
+
+    here, there = asyncio.run(turns())
+    assert 1.9 < here < 2.6
+    assert there < 0.2
+
+
+def test_time_left_is_days_and_hours_or_hours_and_minutes() -> None:
+    """Short enough for a table."""
+    shown = [shown_time(timedelta(hours=h)) for h in (0.5, 23.9, 24, 100)]
+    assert shown == ["0 h 30 min", "23 h 54 min", "1 d 0 h", "4 d 4 h"]
+
+
+def test_what_was_true_at_the_attach_is_what_later_looks_compare_with() -> None:
+    """Its users before and its unusable versions are no news; everything else that changes is."""
+    read = facts(versions=(version(1, "DISABLED"), version(2)), key=key(primary=version(2)))
+    first = onboarded(read, users_before=("user:old@example.com",), run_id=RUN, now=NOW)
+    assert first.baseline is not None
+    assert first.baseline.source == "onboarding"
+    assert first.baseline.unusable_versions == ("1",)
+    changed = reading(baseline=first.baseline)
+    found = judge(changed, first, look(60, run="another"))
+    drifted = {r.subject for r in found.reasons if r.rule == "drift"}
+    assert drifted == {"rotation_period", "destroy_scheduled_duration"}
