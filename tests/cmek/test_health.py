@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import xml.etree.ElementTree as ET
 from datetime import date, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
