@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-import httpx
 from pydantic import SecretStr
 
 from blocks import AnthropicAdmin, GoogleKms
@@ -115,7 +114,7 @@ def _fastest_minute(times: list[str]) -> int:
 
 def _sweep_in_child(sandbox: SandboxProcess, conditions: Conditions) -> dict[str, float]:
     order = {"http": sandbox.http, "grpc": sandbox.grpc, "admin_key": sandbox.admin_key}
-    result = subprocess.run(
+    result = subprocess.run(  # noqa: S603 - this very module
         [sys.executable, "-m", "bench.sweeps", json.dumps(order | asdict(conditions))],
         stdout=subprocess.PIPE,
         check=True,

@@ -1,0 +1,120 @@
+"""One onboarding by this project, and by the guide's gcloud and curl commands, on one sandbox."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cmek.anthropic_identity import MEMBER, ROLES
+from cmek.names import organization_label
+from tests.support.onboarding import Onboardings, onboardings
+
+RING = "by-hand"
+KEY = "claude-prod"
+
+
+def compare(show: Callable[[str], None]) -> None:
+    """Seconds, requests, and what a second run does; with the guide where gcloud and curl are."""
+    with onboardings() as bench:
+        show(f"{'':24} {'seconds':>8} {'requests':>9} {'writes':>7}  outcome")
+        workspace = bench.fresh
+        for title in ("this project, first run", "this project, again"):
+            with _measured(bench, show, title) as outcome:
+                run = bench.start(workspace).execute()
+                if run.state == "Suspended":
+                    run.approve()
+                outcome.append(run.state)
+        if not (shutil.which("gcloud") and shutil.which("curl")):
+            show("the guide by hand: gcloud or curl is not installed here")
+            return
+        workspace = _other_fresh(bench, workspace)
+        for title in ("the guide, first run", "the guide, again"):
+            with _measured(bench, show, title) as outcome:
+                outcome.append(_guide(bench, workspace))
+    show("Nobody's waiting is counted; the guide has no approval, no checks, no read-back.")
+
+
+@contextmanager
+def _measured(bench: Onboardings, show: Callable[[str], None], title: str) -> Iterator[list[str]]:
+    bench.control.clear_log()
+    outcome: list[str] = []
+    started = time.monotonic()
+    yield outcome
+    seconds = time.monotonic() - started
+    log = bench.control.log()
+    writes = sum(one["write"] for one in log)
+    show(f"{title:24} {seconds:>8.1f} {len(log):>9} {writes:>7}  {'; '.join(outcome)}")
+
+
+def _other_fresh(bench: Onboardings, taken: str) -> str:
+    return next(
+        one["id"]
+        for one in bench.sandbox.workspaces
+        if one["state"] == "fresh" and one["id"] != taken
+    )
+
+
+def _guide(bench: Onboardings, workspace: str) -> str:
+    """Every step in the guide's order, up to the first that fails."""
+    sandbox = bench.sandbox
+    label, value = organization_label(sandbox.organization_id)
+    where = f"--location=us-east5 --project={sandbox.project_id}"
+    in_ring = f"--keyring={RING} {where}"
+    key_name = f"projects/{sandbox.project_id}/locations/us-east5/keyRings/{RING}/cryptoKeys/{KEY}"
+    kind = "--purpose=encryption --protection-level=hsm"
+    grant = f"gcloud kms keys add-iam-policy-binding {KEY} {in_ring} --member={MEMBER}"
+    commands = [
+        f"gcloud kms keyrings create {RING} {where}",
+        f"gcloud kms keys create {KEY} {in_ring} {kind} --labels={label}={value}",
+        *(f"{grant} --role={role}" for role in ROLES),
+        f"gcloud kms keys describe {KEY} {in_ring} --format=value(name)",
+    ]
+    with tempfile.TemporaryDirectory(prefix="cmek-gcloud-") as home:
+        for number, command in enumerate(commands, start=1):
+            done = subprocess.run(  # noqa: S603 - the commands above
+                command.split(),
+                env=_environment(bench, Path(home)),
+                capture_output=True,
+                check=False,
+            )
+            if done.returncode:
+                return f"fails at command {number} ({' '.join(command.split()[2:4])})"
+    config = {"type": "gcp", "key_name": key_name}
+    made = _curl(bench, "external_keys", {"display_name": KEY, "provider_config": config})
+    checked = _curl(bench, f"external_keys/{made['id']}/validate", {})
+    _curl(bench, f"workspaces/{workspace}", {"external_key_id": made["id"]})
+    return f"validation {checked['status']}, attached"
+
+
+def _curl(bench: Onboardings, path: str, body: dict[str, object]) -> dict[str, str]:
+    command = [
+        *("curl", "--silent", "--fail", "--noproxy", "*", "--data", json.dumps(body)),
+        *("--header", f"x-api-key: {bench.sandbox.admin_key}"),
+        *("--header", "anthropic-version: 2023-06-01"),
+        *("--header", "content-type: application/json"),
+        f"{bench.sandbox.http}/v1/organizations/{path}",
+    ]
+    sent = subprocess.run(command, stdout=subprocess.PIPE, check=True)  # noqa: S603 - as above
+    answer = sent.stdout
+    found: dict[str, str] = json.loads(answer)
+    return found
+
+
+def _environment(bench: Onboardings, home: Path) -> dict[str, str]:
+    """A gcloud aimed at the sandbox and at nothing else."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "CLOUDSDK_CONFIG": str(home),
+        "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+        "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
+        "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "True",
+        "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDKMS": f"{bench.sandbox.http}/",
+    }
