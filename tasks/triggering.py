@@ -13,6 +13,7 @@ from prefect.exceptions import ObjectNotFound
 
 from cmek.discovery.earlier_runs import (
     EarlierRun,
+    complete,
     differences,
     epoch,
     idempotency_key,
@@ -54,7 +55,7 @@ async def start_onboarding(client: PrefectClient, request: Mapping[str, Any]) ->
 
     Args:
         client: Of the Prefect server.
-        request: JSON of an `OnboardingRequest`; fields that are left out are not compared.
+        request: JSON of an `OnboardingRequest`; fields that are left out have their defaults.
 
     Raises:
         OnboardingMissingError: `prefect deploy` has not been run.
@@ -79,7 +80,7 @@ async def start_onboarding(client: PrefectClient, request: Mapping[str, Any]) ->
         # a run that ended before anything could tag it is not among the counted ones
         if run.state is None or not run.state.is_final():
             break
-    differs = differences(request, run.parameters.get("request") or {})
+    differs = differences(complete(request), complete(run.parameters.get("request") or {}))
     if differs:
         raise OtherRequestError(workspace_id, run, differs)
     return run

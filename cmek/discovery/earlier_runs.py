@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cmek.request import OnboardingRequest
 
 _CAME_TO_NOTHING: Final = frozenset({"Duplicate", "Planned", "Prerequisites fail"})
 """Ends of runs that did not try to onboard; all are completed."""
@@ -72,6 +74,14 @@ def objection(
         if due > now:
             return f"{run} ended as {run.state}; not again before {due:%Y-%m-%d %H:%M} UTC"
     return None
+
+
+def complete(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The request with its defaults, as JSON; what is no request stays as it is."""
+    try:
+        return OnboardingRequest.model_validate(request).model_dump(mode="json")
+    except ValidationError:
+        return dict(request)
 
 
 def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, ...]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from prefect import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from cmek.discovery.earlier_runs import workspace_tag
+from console.runs import RunError
+from console.triggers import start_once
+from tasks.triggering import start_onboarding
 from tests.support.discovering import Discoveries
 from tests.support.onboarding import Onboardings
 
@@ -231,3 +236,40 @@ def test_an_ended_run_that_nothing_has_tagged_locks_nobody_out(discoveries: Disc
     assert end_of(discoveries.discover())[0] == "Started"
     (run,) = discoveries.runs_of(new)
     assert run.id != taken.id
+
+
+def asked_by_hand(bench: Onboardings, workspace: str, **more: Any) -> dict[str, Any]:
+    """What a person asks for."""
+    given = {
+        "workspace_id": workspace,
+        "project_id": bench.sandbox.project_id,
+        "requested_by": "ada@example.com",
+    }
+    return given | more
+
+
+def test_a_repeated_start_is_the_run_under_way_and_another_request_is_refused(
+    discoveries: Discoveries,
+) -> None:
+    """The message names the run and the fields; nothing is started."""
+    bench = discoveries.bench
+    new = discoveries.workspace("by-command")
+    first = start_once(asked_by_hand(bench, new))
+    assert start_once(asked_by_hand(bench, new)).id == first.id
+    with pytest.raises(RunError, match=f"{first.id}.*location: 'us-east5' instead of 'us-west1'"):
+        start_once(asked_by_hand(bench, new, location="us-west1"))
+    assert len(discoveries.runs_of(new)) == 1
+
+
+def test_starts_at_the_same_moment_are_one_run(discoveries: Discoveries) -> None:
+    """Whoever they are from."""
+    new = discoveries.workspace("raced-team")
+    request = asked_by_hand(discoveries.bench, new)
+
+    async def race() -> set[UUID]:
+        async with get_client() as client:
+            runs = await asyncio.gather(*(start_onboarding(client, request) for _ in range(8)))
+            return {run.id for run in runs}
+
+    assert len(asyncio.run(race())) == 1
+    assert len(discoveries.runs_of(new)) == 1

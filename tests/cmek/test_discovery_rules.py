@@ -1,0 +1,265 @@
+"""The pure part of discovery: who is left out, which key, which epoch, which payload."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from cmek.admin_models import Workspace
+from cmek.discovery.announcement import Announcement, MalformedEventError, read_announcement
+from cmek.discovery.decisions import Course, Cursor, Decision, next_cursor, page
+from cmek.discovery.earlier_runs import (
+    EarlierRun,
+    complete,
+    differences,
+    epoch,
+    idempotency_key,
+    objection,
+)
+from cmek.discovery.naming import UnnameableKeyError, key_for, onboarding_for
+from cmek.discovery.request import DiscoveryRequest
+from cmek.discovery.rules import not_wanted, unfit
+from cmek.names import KMS_ID, WORKSPACE_ID
+from cmek.request import OnboardingRequest
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+PROJECT = "acme-kms-prod"
+A_PERSON_DECIDES = {
+    "adopt_existing_key",
+    "allow_default_workspace",
+    "repair",
+    "plan_only",
+    "four_eyes",
+    "signatures",
+}
+
+
+def workspace(name: str = "payments", **fields: Any) -> Workspace:
+    """A workspace without a key."""
+    base = {"id": "wrkspc_01Payments", "archived_at": None, "external_key_id": None}
+    return Workspace.model_validate(base | {"name": name} | fields)
+
+
+def asked(**fields: Any) -> DiscoveryRequest:
+    """A discovery."""
+    return DiscoveryRequest.model_validate({"project_id": PROJECT} | fields)
+
+
+def run(state: str, *, finished: bool = True, ended: datetime | None = NOW) -> EarlierRun:
+    """An earlier run in this state."""
+    completed = finished and state not in {"Failed", "Crashed", "Cancelled"}
+    return EarlierRun(
+        id=uuid4(), name="one", state=state, finished=finished, completed=completed, ended_at=ended
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "request_fields", "why"),
+    [
+        (workspace(archived_at="2026-01-01T00:00:00Z"), {}, "archived"),
+        (workspace(external_key_id="ekey_01Other"), {}, "has a key"),
+        (workspace("Default"), {}, "default workspace"),
+        (workspace("Claude Code"), {}, "excluded by 'Claude Code'"),
+        (workspace("scratch-7"), {"exclude": ["scratch-*"]}, "excluded by 'scratch-*'"),
+        (workspace(), {"exclude": ["wrkspc_01Payments"]}, "excluded by"),
+        (workspace(tags={"cmek": "never"}), {"opt_in": "all"}, "tagged cmek=never"),
+        (workspace(tags={"key": "never"}), {"opt_in_tag": "key"}, "tagged key=never"),
+        (workspace(), {}, None),
+    ],
+)
+def test_a_workspace_is_unfit_for_a_reason_that_is_said(
+    one: Workspace, request_fields: dict[str, Any], why: str | None
+) -> None:
+    """Whoever asks."""
+    found = unfit(one, asked(**request_fields), is_default=False)
+    assert found is None if why is None else why in str(found)
+
+
+@pytest.mark.parametrize(
+    ("one", "request_fields", "wanted"),
+    [
+        (workspace(), {}, False),
+        (workspace(tags={"cmek": "onboard"}), {}, True),
+        (workspace(tags={"cmek": "Onboard"}), {}, False),
+        (workspace(tags={"team-cmek": "onboard"}), {"opt_in_tag": "team-cmek"}, True),
+        (workspace("pay-prod"), {"opt_in": "name", "name_patterns": ["*-prod"]}, True),
+        (workspace("pay-PROD"), {"opt_in": "name", "name_patterns": ["*-prod"]}, False),
+        (workspace(tags={"cmek": "onboard"}), {"opt_in": "name"}, False),
+        (workspace(), {"opt_in": "all"}, True),
+    ],
+)
+def test_opt_in_is_by_exactly_what_the_request_says(
+    one: Workspace, request_fields: dict[str, Any], *, wanted: bool
+) -> None:
+    """A tag does not opt in for a name rule, nor the other way round."""
+    assert (not_wanted(one, asked(**request_fields)) is None) is wanted
+
+
+def test_what_cannot_be_told_from_the_default_workspace_is_unfit() -> None:
+    """Whatever its name."""
+    assert "default" in str(unfit(workspace(), asked(), is_default=True))
+
+
+@given(
+    st.text(max_size=120),
+    st.from_regex(f"^{WORKSPACE_ID}$", fullmatch=True),
+    st.sampled_from(["{workspace_id}", "{workspace_name}-{workspace_id}", "a-{workspace_id}-b"]),
+)
+def test_own_keys_have_names_that_cloud_kms_takes_and_never_meet(
+    name: str, workspace_id: str, template: str
+) -> None:
+    """The whole workspace id is in it, whatever the workspace is called."""
+    try:
+        key = key_for(workspace(name, id=workspace_id), asked(key_template=template))
+    except UnnameableKeyError:
+        assert len(template.replace("{workspace_name}", "")) - 14 + len(workspace_id) > 63
+    else:
+        assert re.fullmatch(KMS_ID, key)
+        assert workspace_id in key
+
+
+@pytest.mark.parametrize(
+    ("policy", "template"),
+    [("own", "plain"), ("own", "{workspace_name}"), ("shared", "{workspace_id}")],
+)
+def test_a_template_that_defeats_its_policy_is_refused(policy: str, template: str) -> None:
+    """Also when the caller has switched the server's check of the schema off."""
+    with pytest.raises(ValidationError, match="key_template"):
+        asked(key_policy=policy, key_template=template)
+
+
+def test_a_discovery_never_asks_for_what_a_person_decides() -> None:
+    """Neither by itself nor through a payload."""
+    left_alone = OnboardingRequest(
+        workspace_id="wrkspc_01Payments", project_id=PROJECT, requested_by="ada@example.com"
+    )
+    made = onboarding_for(workspace(), asked(), {})
+    for name in A_PERSON_DECIDES:
+        assert getattr(made, name) == getattr(left_alone, name)
+    assert not A_PERSON_DECIDES & set(DiscoveryRequest.model_fields)
+    assert not A_PERSON_DECIDES & set(Announcement.model_fields)
+
+
+def test_what_is_announced_wins_over_what_the_deployment_says() -> None:
+    """Field by field; a key that it names needs no template."""
+    given_fields = {"workspace_id": "wrkspc_01Payments", "crypto_key": "k", "location": "us-west1"}
+    made = onboarding_for(workspace(), asked(key_ring="ring"), given_fields)
+    assert str(made.key_name) == (
+        f"projects/{PROJECT}/locations/us-west1/keyRings/ring/cryptoKeys/k"
+    )
+
+
+@pytest.mark.parametrize(
+    ("runs", "why"),
+    [
+        ([], None),
+        ([run("Suspended", finished=False)], "is Suspended"),
+        ([run("Rejected", ended=NOW - 999 * DAY)], "a person rejected"),
+        ([run("Rejected"), run("Failed", ended=NOW - 99 * DAY)], "a person rejected"),
+        ([run("Attached")], "ended as Attached"),
+        ([run("Failed", ended=NOW - DAY / 2)], "not again before"),
+        ([run("Cancelled", ended=NOW - DAY / 2)], "not again before"),
+        ([run("Crashed", ended=None)], "not again before"),
+        ([run("Failed", ended=NOW - 2 * DAY)], None),
+        ([run("Failed", ended=NOW - 2 * DAY), run("Failed", ended=NOW)], "not again before"),
+        ([run("Duplicate"), run("Planned"), run("Prerequisites fail")], None),
+    ],
+)
+def test_earlier_runs_speak_against_another_one(runs: list[EarlierRun], why: str | None) -> None:
+    """In any order."""
+    for order in (runs, runs[::-1]):
+        found = objection(order, now=NOW, try_again_after=DAY)
+        assert found is None if why is None else why in str(found)
+
+
+@given(st.lists(st.booleans()))
+def test_the_epoch_grows_with_each_end_and_with_nothing_else(ends: list[bool]) -> None:
+    """So that a call is repeated while a run is under way, and new behind it."""
+    runs = [run("Failed" if end else "Running", finished=end) for end in ends]
+    assert idempotency_key("wrkspc_01P", epoch(runs)) == f"onboard:wrkspc_01P:{sum(ends)}"
+
+
+@given(st.dictionaries(st.text(), st.integers()), st.dictionaries(st.text(), st.integers()))
+def test_a_difference_is_found_where_a_field_that_was_asked_for_is_not_so(
+    wanted: dict[str, int], found: dict[str, int]
+) -> None:
+    """More fields on the other side are its defaults."""
+    same = all(name in found and found[name] == value for name, value in wanted.items())
+    assert (differences(wanted, found) == ()) is same
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        ({}, {"location": "us-east5"}, []),
+        ({}, {"location": "us-west1"}, ["location: 'us-east5' instead of 'us-west1'"]),
+        ({"repair": True}, {}, ["repair: True instead of False"]),
+        ({"bogus": 1}, {"bogus": 1}, []),
+    ],
+)
+def test_a_field_that_is_left_out_has_its_default_on_both_sides(
+    first: dict[str, Any], second: dict[str, Any], named: list[str]
+) -> None:
+    """Two bodies that ask for the same are no difference, and one that asks for less is."""
+    base = {"workspace_id": "wrkspc_01P000", "project_id": PROJECT, "requested_by": "a@example.com"}
+    assert list(differences(complete(base | second), complete(base | first))) == named
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists) | st.text())
+def test_whatever_is_no_announcement_is_refused_as_one(value: object) -> None:
+    """One typed error, also for what is not JSON."""
+    for payload in (json.dumps(value), str(value)):
+        with pytest.raises(MalformedEventError):
+            read_announcement(payload)
+
+
+@given(st.sampled_from(sorted(A_PERSON_DECIDES)))
+def test_an_event_that_asks_for_what_a_person_decides_is_refused(field: str) -> None:
+    """The message names the field and what is taken."""
+    payload = json.dumps({"workspace_id": "wrkspc_01Payments", field: True})
+    with pytest.raises(MalformedEventError, match=f"{field}.*workspace_id"):
+        read_announcement(payload)
+
+
+def decision(course: Course) -> Decision:
+    """About some workspace."""
+    return Decision(workspace_id="wrkspc_01P", workspace_name="a|<b>", course=course, why="|")
+
+
+@pytest.mark.parametrize(
+    ("cursor", "suffices"),
+    [
+        (Cursor(listed_at=NOW - DAY / 2, covered_until=NOW - DAY / 24, complete=True), True),
+        (Cursor(listed_at=NOW - DAY / 2, covered_until=NOW - DAY / 24, complete=False), False),
+        (Cursor(listed_at=NOW - DAY, covered_until=NOW - DAY / 24, complete=True), False),
+        (Cursor(listed_at=NOW, covered_until=NOW + DAY, complete=True), False),
+    ],
+)
+def test_the_feed_suffices_between_daily_lists_when_nothing_was_put_off(
+    cursor: Cursor, *, suffices: bool
+) -> None:
+    """A clock that was wrong in between makes it list."""
+    assert cursor.feed_suffices(NOW) is suffices
+
+
+@pytest.mark.parametrize("course", list(Course))
+def test_what_was_put_off_makes_the_next_discovery_list(course: Course) -> None:
+    """A failed start or the cap; anything else is settled."""
+    ahead = next_cursor(None, [decision(course)], now=NOW, listed=True)
+    assert ahead.complete is (course not in {Course.LATER, Course.FAILED})
+
+
+def test_names_of_workspaces_cannot_draw_in_the_page() -> None:
+    """They come from outside."""
+    row = page([decision(Course.LEFT_OUT)], "a list").splitlines()[-1]
+    assert "<b>" not in row
+    assert len(re.findall(r"(?<!\\)\|", row)) == 6
