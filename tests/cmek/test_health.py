@@ -6,6 +6,7 @@ import asyncio
 import xml.etree.ElementTree as ET
 from datetime import date, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from cmek.health.page import key_page, read_page, shown_time
 from cmek.health.picture import SHOWN_KEYS, image_url, picture
 from cmek.health.reading import KeyReading
 from cmek.health.registered import KeyRef, by_ring
+from cmek.health.rules import RULES
 from cmek.health.verdict import judge, unfinished
 from cmek.iam_policy import PolicyBinding, PolicyView
 from tests.support.facts import KEY_NAME, NOW, ORGANIZATION, facts, key, version
@@ -394,3 +396,13 @@ def test_what_was_true_at_the_attach_is_what_later_looks_compare_with() -> None:
     found = judge(changed, first, look(60, run="another"))
     drifted = {r.subject for r in found.reasons if r.rule == "drift"}
     assert drifted == {"rotation_period", "destroy_scheduled_duration"}
+
+
+def test_the_page_about_revalidation_lists_every_rule_as_it_is() -> None:
+    """Name, meaning, severity and benchmark; why is the rule's own first line."""
+    page = (Path(__file__).parents[2] / "docs" / "revalidation.md").read_text()
+    for rule in RULES:
+        means = "a remark" if rule.means is Verdict.HEALTHY else rule.means.replace("_", " ")
+        why = (rule.look.__doc__ or "").strip().splitlines()[0]
+        line = f"| `{rule.id}` | {means} | {rule.severity} | {rule.benchmark or ''} | {why} |"
+        assert line in page
