@@ -66,6 +66,7 @@ def _headline(rows: Sequence[FleetRow]) -> list[svg.Element]:
         label = f"{found[verdict]} {WORDS[verdict]}"
         grey = "#b4b8bd" if not found[verdict] else "#202124"
         parts.append(svg.Rect(x=x, y=18, width=18, height=18, fill=COLOURS[verdict], rx=3))
+        parts += _sign(x + 9, 31, MARKS[verdict])
         parts.append(_text(x + 26, 34, label, size=20, fill=grey))
         x += 60 + 12 * len(label)
     return parts
@@ -97,7 +98,15 @@ def _key(row: FleetRow, today: date, y: int) -> list[svg.Element]:
     for day, mark in enumerate(row.marks_until(today)):
         x, fill = _LEFT + day * _CELL, _BY_MARK.get(mark, _EMPTY)
         parts.append(svg.Rect(x=x, y=y, width=_CELL - 2, height=_ROW - 4, fill=fill, rx=2))
+        parts += _sign(x + _CELL / 2 - 1, y + 13, mark)
     return parts
+
+
+def _sign(x: float, y: float, mark: str) -> list[svg.Element]:
+    """The mark itself on what is not healthy, for whoever can't tell the colours apart."""
+    if mark in (MARKS[Verdict.HEALTHY], NOT_LOOKED):
+        return []
+    return [svg.Text(x=x, y=y, text=mark, font_size=11, fill="#ffffff", text_anchor="middle")]
 
 
 def _days(today: date, y: int) -> list[svg.Element]:
