@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 import stamina
-from prefect.testing.utilities import prefect_test_harness
 
 from tests.support.clients import Rig
 from tests.support.sandbox import running
@@ -38,10 +37,3 @@ def rig(shared_rig: Rig) -> Iterator[Rig]:
     shared_rig.control.clear_log()
     yield shared_rig
     shared_rig.control.clear_faults()
-
-
-@pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """A server of its own with an empty database."""
-    with prefect_test_harness(server_startup_timeout=60):
-        yield

@@ -10,16 +10,18 @@ from tests.support.onboarding import Onboardings, onboardings
 
 
 @pytest.fixture(scope="session")
-def _bench() -> Iterator[Onboardings]:
+def _bench(prefect_server: None) -> Iterator[Onboardings]:
     with onboardings() as bench:
         yield bench
 
 
 @pytest.fixture
 def bench(_bench: Onboardings) -> Onboardings:
-    """Server and sandbox, the sandbox as new; earlier runs can't claim its workspaces."""
+    """Server and sandbox as new: nothing claims a workspace, nothing tells of one."""
     _bench.control.reset()
     for run in _bench.client.read_flow_runs():
         if run.state is None or not run.state.is_final():
             _bench.client.delete_flow_run(run.id)
+    for artifact in _bench.client.read_artifacts():
+        _bench.client.delete_artifact(artifact.id)
     return _bench

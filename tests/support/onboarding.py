@@ -20,8 +20,6 @@ from prefect.client.schemas.objects import Artifact, FlowRun, State
 from prefect.client.schemas.responses import OrchestrationResult
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow_async
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
 
 from blocks import AnthropicAdmin, GoogleKms
 from cmek.request import OnboardingRequest
@@ -195,14 +193,14 @@ class Onboardings:
 
 @contextmanager
 def onboardings() -> Iterator[Onboardings]:
-    """Start server and sandbox, save the blocks, make the deployment."""
+    """Start a sandbox; save the blocks and make the deployment on the running server."""
     with (
-        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
-        prefect_test_harness(server_startup_timeout=90),
         running() as (sandbox, control),
         get_client(sync_client=True) as client,
     ):
-        AnthropicAdmin(base_url=sandbox.http, admin_key=sandbox.admin_key).save("anthropic-admin")
-        GoogleKms(endpoint=sandbox.grpc, checks_endpoint=sandbox.http).save("google-kms")
+        admin = AnthropicAdmin(base_url=sandbox.http, admin_key=sandbox.admin_key)
+        admin.save("anthropic-admin", overwrite=True)
+        kms = GoogleKms(endpoint=sandbox.grpc, checks_endpoint=sandbox.http)
+        kms.save("google-kms", overwrite=True)
         deployment = onboard_workspace.to_deployment("onboard")
         yield Onboardings(client, sandbox, control, UUID(str(deployment.apply())))
