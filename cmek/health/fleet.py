@@ -31,13 +31,13 @@ class FleetRow(BaseModel):
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     verdict: str = Field(alias="Verdict")
-    key_name: str = Field(alias="Key")
-    workspaces: str = Field(alias="Workspaces")
     why: str = Field(alias="Why")
-    since: str = Field(alias="Since")
     time_left: str = Field(alias="Time left")
-    checked: str = Field(alias="Checked")
+    since: str = Field(alias="Since")
+    workspaces: str = Field(alias="Workspaces")
     days: str = Field(alias=f"Last {DAYS} days")
+    checked: str = Field(alias="Checked")
+    key_name: str = Field(alias="Key")
     external_key_id: str = Field(alias="External key")
 
     @classmethod

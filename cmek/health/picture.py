@@ -6,6 +6,7 @@ that were healthy all along are one line of text.
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -31,6 +32,7 @@ WORDS: Final = {
 _BY_MARK: Final = {mark: COLOURS[verdict] for verdict, mark in MARKS.items()}
 _EMPTY: Final = "#e8eaed"
 SHOWN_KEYS: Final = 24
+_IDS: Final = re.compile(r" \(wrkspc_[^)]*\)")
 _CELL, _ROW, _LEFT, _TOP, _BARS = 18, 22, 300, 64, 90
 _WIDTH: Final = _LEFT + DAYS * _CELL + 24
 
@@ -92,7 +94,7 @@ def _bars(rows: Sequence[FleetRow], today: date) -> list[svg.Element]:
 
 
 def _key(row: FleetRow, today: date, y: int) -> list[svg.Element]:
-    name = row.workspaces or row.key_name.rpartition("/")[2]
+    name = _IDS.sub("", row.workspaces) or row.key_name.rpartition("/")[2]
     label = name if len(name) <= 38 else name[:37] + "…"
     parts: list[svg.Element] = [_text(12, y + 14, label, size=13, fill="#202124")]
     for day, mark in enumerate(row.marks_until(today)):
