@@ -32,11 +32,11 @@ from flows.making_ready import (
     make_ready,
     validate_registered,
 )
-from tasks.attachment import Attached, read_back
+from tasks.attachment import Attached, AttachOutcome, read_back
 from tasks.clients import close_clients
 from tasks.crypto_key import ensure_crypto_key
 from tasks.dry_plan import read_standings
-from tasks.evidence import publish_evidence, publish_failure, record
+from tasks.evidence import has_recorded, publish_evidence, publish_failure, record
 from tasks.grants import ensure_grants
 from tasks.live_facts import read_live_facts
 from tasks.marks import leave_marks
@@ -164,7 +164,7 @@ async def _verify(request: OnboardingRequest, admission: Admission) -> State[Any
     """The workspace has this key: read, validate and report; repair only when asked."""
     key = admission.reading.current_key
     assert key is not None  # noqa: S101  # HAS_OUR_KEY means that there is one
-    repaired = False
+    interrupted, repaired = await has_recorded(), False
     if request.repair:
         adopting = request.model_copy(update={"adopt_existing_key": True})
         ensured = await ensure_crypto_key(adopting, admission.organization_id, ring_is_new=False)
@@ -177,6 +177,11 @@ async def _verify(request: OnboardingRequest, admission: Admission) -> State[Any
     facts = await read_live_facts(request, key.id)
     report = await check_prerequisites(request)
     await validate_registered(request, key.id, changed_at=datetime.now(UTC) if repaired else None)
+    if interrupted:  # an earlier attempt of this run attached it, and ended before it could say so
+        seen = await read_back(request.anthropic_block, request.workspace_id, key.id)
+        outcome = AttachOutcome(outcome=Attached.BEFORE)
+        await record(request.workspace_id, attached(request.workspace_id, outcome, seen))
+        await publish_evidence(request.workspace_id)
     await publish(
         "onboarding",
         request.workspace_id,

@@ -55,6 +55,11 @@ async def record(workspace_id: str, *events: Event) -> tuple[EvidenceEntry, ...]
     return entries
 
 
+async def has_recorded() -> bool:
+    """Whether this run has recorded anything, also in an earlier attempt."""
+    return await recall(_MEMORY, _Record) is not None
+
+
 async def publish_evidence(workspace_id: str) -> None:
     """Publish what this run has recorded, and copy it to the result-storage block when one is set.
 

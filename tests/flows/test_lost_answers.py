@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from prefect.states import Scheduled
 
 from cmek.anthropic_identity import MEMBER, ROLES
+from cmek.evidence.page import record_in
+from cmek.evidence.verify import loads
 from tests.support.onboarding import Onboardings, Run
 
 MORE_KINDS = ("error", "truncate", "html")
@@ -98,6 +101,24 @@ def test_attach_errors_that_heal_lead_to_another_look(
     bench.control.fault("workspaces.update", status=status, body=body)
     assert_one_of_everything(bench, run.approve())
     assert len(bench.attaches()) == 2
+
+
+def test_a_run_that_ends_right_after_the_attach_tells_of_it_when_retried(
+    bench: Onboardings,
+) -> None:
+    """The read-back fails for good; the retry finds the key, sends nothing, and says so."""
+    run = bench.asked()
+    bench.control.fault("external_keys.retrieve", status=500, times=40, skip=1)
+    run.approve()
+    assert run.state == "Failed"
+    bench.control.clear_faults()
+    run.force(Scheduled(name="AwaitingRetry"))
+    run.execute()
+    assert run.state == "Already attached", run.message
+    assert len(bench.attaches()) == 1
+    (record,) = [a for a in bench.artifacts(run) if (a.key or "").startswith("cmek-evidence")]
+    kinds = [entry.kind for entry in loads(record_in(str(record.data))).entries]
+    assert kinds[-2:] == ["failed", "attached"]
 
 
 def test_an_attach_that_is_refused_ends_the_run_with_its_cause(bench: Onboardings) -> None:
