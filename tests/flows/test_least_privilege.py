@@ -1,0 +1,135 @@
+"""The documented roles are exactly what the worker needs: everything else is denied here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect_gcp import GcpCredentials
+
+from blocks import AnthropicAdmin, GoogleKms
+from cmek.checks.google_reads import GoogleReads
+from cmek.checks.model import CheckReport
+from cmek.checks.outcome import Answer, attempt
+from cmek.checks.run import run_checks
+from cmek.cloud_kms import CloudKms
+from cmek.request import OnboardingRequest
+from tasks.prerequisites import subject_of
+from tests.support.examples import DOCS
+from tests.support.onboarding import Onboardings
+from tests.support.revalidation import Revalidations
+from tests.support.staging import FOLDER, ORGANIZATION
+
+BLOCK = "google-kms-worker"
+
+
+def role(name: str) -> list[str]:
+    """The permissions of a documented role."""
+    found: list[str] = yaml.safe_load((DOCS / "roles" / name).read_text())["includedPermissions"]
+    return found
+
+
+WORKER, READER = role("worker.yaml"), role("organization-reader.yaml")
+
+
+@pytest.fixture
+def kms_block(bench: Onboardings) -> Iterator[GoogleKms]:
+    """The block of a worker that has the two roles and nothing else."""
+    info = json.loads(Path(bench.sandbox.google_credentials_file).read_text())
+    block = GoogleKms(
+        gcp_credentials=GcpCredentials(service_account_info=info),
+        endpoint=bench.sandbox.grpc,
+        checks_endpoint=bench.sandbox.http,
+    )
+    block.save(BLOCK, overwrite=True)
+    bench.sandbox.world.kms.projects[bench.sandbox.project_id].ancestors = [FOLDER, ORGANIZATION]
+    bench.control.identity("onboarding", permissions=[*WORKER, *READER])
+    yield block
+    bench.control.identity("onboarding", permissions="all")
+
+
+def test_with_the_two_roles_alone_a_workspace_is_onboarded_and_watched(
+    bench: Onboardings, kms_block: GoogleKms
+) -> None:
+    """From nothing to attached and healthy; no check is left unknown for want of a right."""
+    run = bench.asked(kms_block=BLOCK).approve()
+    assert run.state == "Attached", run.message
+    denied = [one for one in bench.control.log() if "PERMISSION_DENIED" in str(one["status"])]
+    assert denied == []
+    key_id = bench.attaches()[-1]["request"]["external_key_id"]
+    looked = Revalidations.deployed(bench.client).run(external_keys=[key_id], kms_block=BLOCK)
+    assert looked.state is not None
+    assert looked.state.name == "Completed", looked.state.message
+
+
+def test_with_the_workers_role_alone_a_workspace_is_onboarded(
+    bench: Onboardings, kms_block: GoogleKms
+) -> None:
+    """What the organization's role would tell is unknown, and shown to the approver."""
+    bench.control.identity("onboarding", permissions=WORKER)
+    run = bench.asked(kms_block=BLOCK)
+    assert "unknown" in run.text()
+    assert run.approve().state == "Attached", run.message
+
+
+@pytest.mark.parametrize("permission", sorted({*WORKER, *READER}))
+def test_no_permission_can_be_left_out(
+    bench: Onboardings, kms_block: GoogleKms, permission: str
+) -> None:
+    """Without it a check or a read of the revalidation says something else."""
+    everything = [*WORKER, *READER]
+    full = asyncio.run(seen(bench, kms_block))
+    bench.control.identity("onboarding", permissions=[p for p in everything if p != permission])
+    assert asyncio.run(seen(bench, kms_block)) != full
+
+
+async def seen(bench: Onboardings, block: GoogleKms) -> dict[str, Any]:
+    """What the worker learns about a key that does not exist yet, and about one that does."""
+    attached = next(iter(bench.sandbox.world.admin.external_keys.values()))
+    name = attached.provider_config.key_name
+    project, location, ring, key = name.split("/")[1::2]
+    admin = AnthropicAdmin(base_url=bench.sandbox.http, admin_key=bench.sandbox.admin_key)
+    clients = (
+        admin.get_client(),
+        block.get_client(),
+        GoogleReads(block.credentials(), base_url=bench.sandbox.http),
+    )
+    base = {"workspace_id": bench.fresh, "project_id": project, "requested_by": "a@example.com"}
+    existing = {"location": location, "key_ring": ring, "crypto_key": key}
+    try:
+        reports = [
+            statuses(
+                await run_checks(
+                    subject_of(OnboardingRequest.model_validate(base | fields)),
+                    admin=clients[0],
+                    kms=clients[1],
+                    google=clients[2],
+                )
+            )
+            for fields in ({}, existing)
+        ]
+        return {"checks": reports, "revalidation": await revalidation_reads(clients[1], name)}
+    finally:
+        for client in clients:
+            await client.aclose()
+
+
+def statuses(report: CheckReport) -> dict[str, str]:
+    """Each check's outcome and what it saw."""
+    return {one.id: f"{one.status} {one.evidence}" for one in report.checks}
+
+
+async def revalidation_reads(kms: CloudKms, key: str) -> list[bool]:
+    """Whether the reads that only the revalidation makes are answered."""
+    ring = key.partition("/cryptoKeys/")[0]
+
+    async def keys() -> int:
+        return len([one async for one in kms.list_crypto_keys(ring)])
+
+    reads = (attempt(keys()), attempt(kms.get_iam_policy(ring)))
+    return [isinstance(await one, Answer) for one in reads]
