@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install rehearse up test lint bench lock clean
+.PHONY: install rehearse up test prove bench lint lock clean
 
 install: $(READY)
 
@@ -25,6 +25,14 @@ up: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# every variant of every test; hours are not needed, half of one is
+prove: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "prove or not prove"
+
+# seconds as ratios within one run; needs a quiet machine
+bench: $(READY)
+	$(BIN)/python -m bench.revalidation
 
 lint: $(READY)
 	$(BIN)/ruff check .
