@@ -79,7 +79,7 @@ class OnboardingRequest(BaseModel):
     crypto_key: str | None = Field(
         default=None,
         title="Crypto key",
-        description="Used when it exists, else created. Left empty, the workspace gets a key of "
+        description="Used when it exists, else created. With None, the workspace gets a key of "
         "its own, named after its id.",
         pattern=f"^{KMS_ID}$",
         json_schema_extra={"position": 5},
@@ -93,7 +93,7 @@ class OnboardingRequest(BaseModel):
     rotation_period_days: int | None = Field(
         default=90,
         title="Rotation period in days",
-        description="A new key's automatic rotation; empty means none. Old versions must stay "
+        description="A new key's automatic rotation; None for no rotation. Old versions must stay "
         "enabled: data sealed under them is never re-encrypted. An existing key's rotation is "
         "left as it is.",
         ge=1,
@@ -133,7 +133,8 @@ class OnboardingRequest(BaseModel):
     plan_only: bool = Field(
         default=False,
         title="Plan only",
-        description="Check everything and show what would be done, without one write.",
+        description="Check everything and show what would be done, without one write. The plan is "
+        "the run's artifact.",
         json_schema_extra={"position": 12},
     )
     four_eyes: bool = Field(
@@ -170,7 +171,7 @@ class OnboardingRequest(BaseModel):
         default=None,
         min_length=1,
         title="Display name",
-        description="Name of the external key in the Anthropic Console; empty for the key's name.",
+        description="Name of the external key in the Anthropic Console; None for the key's name.",
         json_schema_extra={"position": 17},
     )
     mark_key: bool = Field(
@@ -183,14 +184,15 @@ class OnboardingRequest(BaseModel):
     anthropic_block: str = Field(
         default="anthropic-admin",
         title="Anthropic Admin block",
-        description="Name of the AnthropicAdmin block with the credential.",
+        description="Name of the AnthropicAdmin block with the credential. The page Blocks lists "
+        "them.",
         pattern=f"^{BLOCK_NAME}$",
         json_schema_extra={"position": 19},
     )
     kms_block: str = Field(
         default="google-kms",
         title="Google KMS block",
-        description="Name of the GoogleKms block with the credential.",
+        description="Name of the GoogleKms block with the credential. The page Blocks lists them.",
         pattern=f"^{BLOCK_NAME}$",
         json_schema_extra={"position": 20},
     )
