@@ -66,6 +66,8 @@ class AskRecord(BaseModel):
 
     ask: Ask
     report: CheckReport
+    users_before: tuple[str, ...]
+    """Of an adopted key: who could use it before this onboarding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class Approved:
     signers: tuple[str, ...]
     outcome: AttachOutcome
     report: CheckReport
+    facts: LiveFacts
+    users_before: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ async def approve_and_attach(
     if ready is None:
         record = await _recalled(max(asked))
     else:
-        record = await _ask(request, 1, ready.external_key_id, ready.report, ())
+        record = await _ask(request, 1, ready, ())
     while True:
         number = record.ask.number
         result = await _weighed(request, record)
@@ -114,8 +118,8 @@ async def approve_and_attach(
         get_run_logger().warning("Ask %d: %s", number, "; ".join(result.reasons))
         if result.course is not Course.ASK_AGAIN or number == MAX_ASKS:
             return await _ended(record, result)
-        key = record.ask.plan.external_key_id
-        record = await _ask(request, number + 1, key, None, result.reasons)
+        ready = Ready(record.ask.plan.external_key_id, None, record.users_before)
+        record = await _ask(request, number + 1, ready, result.reasons)
 
 
 async def _weighed(request: OnboardingRequest, record: AskRecord) -> Approved | RefusalRecord:
@@ -157,16 +161,15 @@ async def _recalled(number: int) -> AskRecord:
 async def _ask(
     request: OnboardingRequest,
     number: int,
-    external_key_id: str,
-    report: CheckReport | None,
+    ready: Ready,
     because: tuple[str, ...],
 ) -> AskRecord:
     """Read, plan, keep and publish a new ask."""
-    facts = await read_live_facts(request, external_key_id)
-    checks = report or await check_prerequisites(request)
+    facts = await read_live_facts(request, ready.external_key_id)
+    checks = ready.report or await check_prerequisites(request)
     signatures = await signatures_needed(request)
     ask = new_ask(number, plan_of(facts, request, checks), signatures, because)
-    record = AskRecord(ask=ask, report=checks)
+    record = AskRecord(ask=ask, report=checks, users_before=ready.users_before)
     await remember(f"ask-{attempt()}-{number}", record)
     await note(request.workspace_id, asked_event(ask))
     await publish_evidence(request.workspace_id)
@@ -200,7 +203,15 @@ async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved |
             return await _refused(request, verdict, circumstances)
         outcome = await _try_attach(request, verdict)
         if outcome.outcome is not Attached.NOT_YET:
-            return Approved(record.ask, answer, verdict.signers, outcome, report)
+            return Approved(
+                record.ask,
+                answer,
+                verdict.signers,
+                outcome,
+                report,
+                circumstances.facts,
+                record.users_before,
+            )
         await asyncio.sleep(ATTACH_PAUSE_SECONDS)
     raise AttachNotConfirmedError(
         f"{ATTACH_TRIES} tries ended without the key on {request.workspace_id} ({outcome.why}); "

@@ -39,7 +39,8 @@ class Ready:
     """A key that Anthropic can use, registered, and not yet attached."""
 
     external_key_id: str
-    report: CheckReport
+    report: CheckReport | None
+    """None when it is to be made anew."""
     users_before: tuple[str, ...]
 
 

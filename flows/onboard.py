@@ -38,6 +38,7 @@ from tasks.crypto_key import ensure_crypto_key
 from tasks.dry_plan import read_standings
 from tasks.evidence import has_recorded, publish_evidence, publish_failure, record
 from tasks.grants import ensure_grants
+from tasks.health import record_onboarding
 from tasks.live_facts import read_live_facts
 from tasks.marks import leave_marks
 from tasks.pin import pin_request
@@ -71,7 +72,7 @@ async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
     run, or with `cmek approve`.
 
     Args:
-        request: Workspace, key and how to go about it.
+        request: The first three fields are enough; the others have the recommended values.
 
     Raises:
         NoDeploymentError: Called without a deployment; nothing was read or made.
@@ -151,6 +152,7 @@ async def _report(request: OnboardingRequest, done: Approved) -> State[Any]:
     if done.outcome.outcome is Attached.NOW:
         await leave_marks(request, plan.key_name, entry, label=request.mark_key)
     await publish_evidence(request.workspace_id)
+    await record_onboarding(done.facts, done.users_before)
     await publish_terraform(request)
     return Completed(
         name="Attached",

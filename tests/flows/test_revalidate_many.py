@@ -14,7 +14,7 @@ from tests.support.revalidation import Revalidations
 KEYS = 1000
 
 
-@pytest.mark.e2e
+@pytest.mark.prove
 @pytest.mark.timeout(600)
 def test_a_thousand_keys_get_their_verdicts_in_two_reads_each(bench: Onboardings) -> None:
     """Five broken in different ways, three beyond reach, then one deadline too short."""
