@@ -53,6 +53,21 @@ def ask_text(ask: Ask, report: CheckReport) -> str:
     return "\n\n".join(parts)
 
 
+def essence(ask: Ask) -> str:
+    """What is asked, in three sentences for the form itself.
+
+    Prefect's first UI squeezes the text above a form to nothing on a small screen; a field's
+    description always shows. Its second UI shows that without Markdown, so code spans are all.
+    """
+    plan = ask.plan
+    asking = f"{code(plan.request.requested_by)} (a claim) asks to attach {code(plan.key_name)}"
+    return (
+        f"{asking} to workspace {code(plan.workspace_id)}, named {code(plan.workspace_name)}. "
+        "This can never be undone. Read the whole plan first, among the Artifacts of this run. "
+        f"The ask expires at {ask.expires_at:%Y-%m-%d %H:%M %Z}."
+    )
+
+
 def facts_table(plan: Plan) -> str:
     """Every fact that the digest covers, the request in rows of its own."""
     fields = plan.model_dump(mode="json", exclude={"request", "warnings"})

@@ -14,7 +14,9 @@ from prefect.runtime import flow_run
 from pydantic import Field, ValidationError, create_model
 
 from cmek.approval import Answer, Ask
+from cmek.markdown import code
 from cmek.plan import Plan
+from cmek.report import essence
 from cmek.request import EMAIL
 from cmek.signatures.statement import MAX_TEXT
 from tasks.this_run import run_id
@@ -94,13 +96,13 @@ def approval_form(ask: Ask, text: str) -> type[RunInput]:
     fields: dict[str, Any] = {
         "decision": (
             Literal["approve", "reject"],
-            Field(title="Decision", json_schema_extra={"position": 0}),
+            Field(title="Decision", description=essence(ask), json_schema_extra={"position": 0}),
         ),
         "workspace_id": (
             str,
             Field(
                 title="Workspace id, typed",
-                description=f"Type {workspace}",
+                description=f"Type {code(workspace)}",
                 pattern=f"^{re.escape(workspace)}$",
                 json_schema_extra={"position": 1},
             ),
@@ -128,7 +130,7 @@ def approval_form(ask: Ask, text: str) -> type[RunInput]:
             str,
             Field(
                 title="Plan digest",
-                description=f"Copy {digest}",
+                description=f"Copy {code(digest)}",
                 pattern=f"^{digest}$",
                 # so that `cmek approve` can show what the digest is really of
                 json_schema_extra={"position": 4, "ask": ask.model_dump(mode="json")},
