@@ -86,7 +86,7 @@ class CloudKms:
         try:
             made = await self._call("CreateKeyRing", name, self._client.create_key_ring, request)
         except GoogleApiError as error:
-            return await _adopted(error, self.get_key_ring(name)), False
+            return await _adopted(error, name, self.get_key_ring), False
         return KeyRing(name=made.name), True
 
     async def get_crypto_key(self, name: str) -> CryptoKey | None:
@@ -122,7 +122,7 @@ class CloudKms:
                 "CreateCryptoKey", name, self._client.create_crypto_key, request
             )
         except GoogleApiError as error:
-            return await _adopted(error, self.get_crypto_key(name)), False
+            return await _adopted(error, name, self.get_crypto_key), False
         return CryptoKey.of(made), True
 
     async def list_crypto_key_versions(self, name: str) -> list[KeyVersion]:
@@ -233,9 +233,11 @@ class CloudKms:
         return await retrying(send, _transient)
 
 
-async def _adopted(error: GoogleApiError, existing: Awaitable[Answer | None]) -> Answer:
+async def _adopted(
+    error: GoogleApiError, name: str, read: Callable[[str], Awaitable[Answer | None]]
+) -> Answer:
     """What exists under the name that could not be made."""
-    found = await existing if error.problem.status == "ALREADY_EXISTS" else None
+    found = await read(name) if error.problem.status == "ALREADY_EXISTS" else None
     if found is None:
         raise error
     return found
