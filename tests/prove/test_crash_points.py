@@ -1,0 +1,43 @@
+"""A process that is gone around any outside call leaves nothing that a retry can't finish.
+
+Here every point around a write, a validation and an attach, and a part of the others; `make prove`
+tries all, and kills real processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import stamina
+
+from tests.support.crashes import Point, crash_points, survive
+from tests.support.driver import Driver, driving
+
+EVERY = 9
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Driver]:
+    """A sandbox, and runs that need no server; repeats don't wait."""
+    stamina.set_testing(True, attempts=4)
+    with driving() as driver:
+        yield driver
+    stamina.set_testing(False)
+
+
+def chosen(points: list[Point]) -> list[Point]:
+    """The points of the short profile."""
+    return [
+        point
+        for number, point in enumerate(points)
+        if point.write or "validate" in point.call or not number % EVERY
+    ]
+
+
+def test_every_crash_converges(driver: Driver) -> None:
+    """One ring, key, external key and attach, both grants, evidence whole."""
+    points = crash_points(driver)
+    assert {"workspaces.update", "SetIamPolicy"} <= {one.call for one in points if one.write}
+    for point in chosen(points):
+        survive(driver, point)

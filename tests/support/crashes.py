@@ -1,0 +1,143 @@
+"""Crash points: the process is gone around any outside call, and a retry still converges.
+
+The points are what a run that nothing happens to does, so that a new call is covered without
+anyone remembering.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from cmek.anthropic_identity import ROLES
+from cmek.evidence.chain import Chain
+from cmek.evidence.verify import loads
+from sandbox.identities import PROJECT_ID
+from tests.support.driver import Driver, Hook, Killed, Run
+from tests.support.scene import KEY, WORKSPACE, Scene
+
+When = Literal["before", "after"]
+_ENOUGH = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where a run is killed: in its first or second execution, around its nth outside call."""
+
+    execution: int
+    number: int
+    when: When
+    call: str
+    write: bool
+
+    def __str__(self) -> str:
+        where = "preparing" if self.execution == 1 else "behind the answer"
+        return f"{where}, {self.when} call {self.number} ({self.call})"
+
+
+class _Record(BaseModel):
+    text: str
+
+
+def never(number: int, when: str) -> None:
+    """A hook that does nothing."""
+
+
+def answer(run: Run) -> None:
+    """An honest approval of what the run asks."""
+    ask = run.ask()
+    assert ask is not None, run
+    given: dict[str, Any] = {
+        "decision": "approve",
+        "workspace_id": WORKSPACE,
+        "approver": "grace@example.com",
+        "comment": "fine",
+        "plan_digest": ask.digest,
+    }
+    run.answers[ask.key] = given | ({"acknowledge_warnings": True} if ask.plan.warnings else {})
+
+
+def begin(driver: Driver) -> tuple[Scene, Run]:
+    """A new world and a run in it."""
+    driver.runs.clear()
+    scene = Scene(driver.sandbox.world)
+    scene.new()
+    wanted = {"workspace_id": WORKSPACE, "project_id": PROJECT_ID}
+    return scene, driver.start(**wanted, requested_by="ada@example.com")
+
+
+def crash_points(driver: Driver) -> list[Point]:
+    """Every point of an onboarding to which nothing happens."""
+    scene, run = begin(driver)
+    points: list[Point] = []
+    for execution in (1, 2):
+        done = len(scene.world.log.entries)
+        if execution == 2:
+            answer(run)
+        driver.execute(run, never)
+        for number, entry in enumerate(scene.world.log.entries[done:], start=1):
+            points.append(Point(execution, number, "before", entry.call, entry.write))
+            points.append(Point(execution, number, "after", entry.call, entry.write))
+    assert run.state == "Attached", run.message
+    return points
+
+
+def converge(driver: Driver, run: Run, hook: Hook = never) -> Run:
+    """Go on as people would: execute, answer what is asked, retry what has failed."""
+    for _ in range(_ENOUGH):
+        driver.execute(run, hook)
+        if run.state in {"Failed", "Crashed"}:
+            run.retry()
+        elif run.state == "Suspended":
+            answer(run)
+        else:
+            return run
+    raise AssertionError(f"no end after {_ENOUGH} executions: {run.state} {run.message}")
+
+
+def survive(driver: Driver, point: Point) -> None:
+    """Kill a run at this point, go on, and look at what is there in the end.
+
+    Raises:
+        AssertionError: It did not converge; says what is wrong.
+    """
+    scene, run = begin(driver)
+
+    def kill(number: int, when: str) -> None:
+        if (number, when) == (point.number, point.when):
+            raise Killed
+
+    driver.execute(run, kill if point.execution == 1 else never)
+    if point.execution == 2:
+        answer(run)
+        driver.execute(run, kill)
+    assert run.state == "Crashed", f"{point}: {run.state} {run.message}"
+    run.retry()
+    converge(driver, run)
+    check_end(scene, run, str(point))
+
+
+def check_end(scene: Scene, run: Run, where: str) -> None:
+    """The one end state of invariant 5, and evidence that tells of the attach."""
+    world, sight = scene.world, scene.look()
+    assert run.state in {"Attached", "Already attached"}, f"{where}: {run.state} {run.message}"
+    ours = [name for name in world.kms.crypto_keys if name == KEY]
+    assert (len(world.kms.key_rings), len(ours)) == (1, 1), where
+    assert sight.roles == frozenset(ROLES), where
+    assert scene.external_keys() == [sight.attached], where
+    requests = scene.attaches(world.log.entries)
+    assert sum(one.effect for one in requests) == 1, where
+    for before, again in zip(requests, requests[1:], strict=False):
+        between = world.log.entries[
+            world.log.entries.index(before) : world.log.entries.index(again)
+        ]
+        assert any(one.call == "workspaces.retrieve" for one in between), where
+    kinds = [entry.kind for entry in evidence(run).entries]
+    assert kinds.count("attached") == 1, f"{where}: the evidence tells {kinds}"
+
+
+def evidence(run: Run) -> Chain:
+    """The run's record, verified."""
+    return loads(_Record.model_validate_json(run.memory["evidence"]).text)

@@ -1,0 +1,342 @@
+"""Onboardings without a Prefect server: the real flow's code, with Prefect's part in memory.
+
+Every task is its plain function, the run's memory is a dictionary, a suspension is an exception.
+What a schedule of a model needs is thousands of times cheaper than with a server; that Prefect
+keeps its side is what `tests/flows` shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+import httpx
+from prefect import get_run_logger
+from prefect.runtime import deployment
+from prefect.states import Failed
+from prefect.tasks import Task
+from pydantic import BaseModel, SecretStr, ValidationError
+
+import flows.alone
+import flows.approval
+import flows.gatekeeping
+import flows.onboard
+import tasks.clients
+import tasks.evidence
+import tasks.health
+import tasks.memory
+import tasks.pin
+import tasks.reports
+import tasks.terraform
+import tasks.this_run
+from cmek.admin_api import AdminApi
+from cmek.admin_credentials import AdminKey
+from cmek.approval import Answer, Ask
+from cmek.checks.google_reads import GoogleReads
+from cmek.cloud_kms import CloudKms
+from cmek.evidence.chain import Chain
+from cmek.request import OnboardingRequest
+from sandbox.server import Sandbox
+from tests.support.sandbox import running
+
+
+class Suspended(BaseException):
+    """The run waits for an answer."""
+
+
+class Killed(BaseException):
+    """The process is gone, in the middle of whatever it was doing."""
+
+
+@dataclass
+class Run:
+    """What a Prefect server and the result storage keep of one run."""
+
+    parameters: OnboardingRequest
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+    attempt: int = 1
+    state: str = "Scheduled"
+    message: str = ""
+    pinned: OnboardingRequest | None = None
+    claimed: bool = False
+    suspended_at: list[str] = field(default_factory=list)
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    memory: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing but a retry makes it go on."""
+        return self.state not in {"Scheduled", "Suspended", "Running"}
+
+    def ask(self) -> Ask | None:
+        """What it waits for, or waited for last."""
+        if not self.suspended_at:
+            return None
+        text = self.memory.get(self.suspended_at[-1].replace("attach-", "ask-", 1))
+        return flows.gatekeeping.AskRecord.model_validate_json(text).ask if text else None
+
+    def retry(self) -> None:
+        """What *Retry* in the UI does."""
+        self.attempt += 1
+        self.state = "Scheduled"
+
+
+class Plain:
+    """A task without its engine: the function, and its typed retries without their delays."""
+
+    def __init__(self, task: Task[..., Any], retries: int | None = None) -> None:
+        self.task = task
+        self.fn = task.fn
+        self.retries = task.retries if retries is None else retries
+
+    def with_options(self, *, retries: int) -> Plain:
+        """As a task's."""
+        return Plain(self.task, retries)
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function again while its task would be retried."""
+        for left in reversed(range((self.retries or 0) + 1)):
+            try:
+                return await self.fn(*args, **kwargs)
+            except Exception as error:
+                if not left or not await self._may_retry(error):
+                    raise
+        raise AssertionError("a last attempt answers or raises")
+
+    async def _may_retry(self, error: Exception) -> bool:
+        condition = self.task.retry_condition_fn
+        if condition is None:
+            return True
+        verdict = condition(self.task, None, Failed(data=error))  # type: ignore[arg-type]
+        return bool(await verdict) if isinstance(verdict, Awaitable) else bool(verdict)
+
+
+Hook = Callable[[int, str], None]
+
+
+@dataclass
+class Driver:
+    """Executes runs against one sandbox, in one event loop."""
+
+    sandbox: Sandbox
+    loop: asyncio.AbstractEventLoop
+    runs: list[Run] = field(default_factory=list)
+    current: Run | None = None
+    calls: int = 0
+    """Outside calls of the execution that is going on."""
+    hook: Hook = lambda number, when: None
+    """Called before and after every outside call; it may raise `Killed`."""
+
+    def start(self, **request: Any) -> Run:
+        """A new run; nothing of it is executed yet."""
+        run = Run(OnboardingRequest.model_validate(request))
+        self.runs.append(run)
+        return run
+
+    def execute(self, run: Run, hook: Hook = lambda number, when: None) -> Run:
+        """Do what a worker does: execute the run until it suspends, ends or is killed."""
+        self.current, self.calls, self.hook = run, 0, hook
+        run.state = "Running"
+        try:
+            state = self.loop.run_until_complete(self._until_killed(run))
+            run.state, run.message = state.name, state.message
+        except Suspended:
+            run.state = "Suspended"
+        except Killed:
+            run.state = "Crashed"
+        except Exception as error:  # noqa: BLE001 - a flow that raises is a failed run
+            run.state, run.message = "Failed", f"{type(error).__name__}: {error}"
+        finally:
+            self.current = None
+        return run
+
+    async def _until_killed(self, run: Run) -> Any:
+        self._killed = asyncio.Event()
+        working = asyncio.create_task(flows.onboard.onboard_workspace.fn(run.parameters))
+        killing = asyncio.create_task(self._killed.wait())
+        await asyncio.wait({working, killing}, return_when=asyncio.FIRST_COMPLETED)
+        if killing.done():
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            raise Killed
+        killing.cancel()
+        return await working
+
+    async def watch(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Make one outside call, with the hook before it and after its answer or error."""
+        self.calls += 1
+        number = self.calls
+        await self._reach(number, "before")
+        try:
+            return await call()
+        finally:
+            if not self._killed.is_set():
+                await self._reach(number, "after")
+
+    async def _reach(self, number: int, when: str) -> None:
+        try:
+            self.hook(number, when)
+        except Killed:
+            self._killed.set()
+            await asyncio.Event().wait()  # a process that is gone does nothing more
+
+    # what Prefect does, in memory
+
+    def _run(self) -> Run:
+        assert self.current is not None
+        return self.current
+
+    async def _pin(self, request: OnboardingRequest) -> OnboardingRequest:
+        run = self._run()
+        run.pinned = run.pinned or request
+        return run.pinned
+
+    async def _asked_numbers(self) -> list[int]:
+        prefix = f"attach-{self._run().attempt}-"
+        keys = self._run().suspended_at
+        return sorted(int(key.removeprefix(prefix)) for key in keys if key.startswith(prefix))
+
+    async def _wait_for_answer(self, ask: Ask, text: str) -> Answer:
+        run = self._run()
+        if ask.key not in run.suspended_at:
+            run.suspended_at.append(ask.key)
+            raise Suspended
+        try:
+            form = flows.approval.approval_form(ask, text)
+            return Answer.model_validate(form.model_validate(run.answers[ask.key]).model_dump())
+        except (KeyError, ValidationError) as error:
+            raise flows.approval.AnswerMissingError(ask.key) from error
+
+    async def _remember(self, name: str, value: BaseModel) -> None:
+        self._run().memory[self._named(name)] = value.model_dump_json()
+
+    async def _recall(self, name: str, kind: type[BaseModel]) -> BaseModel | None:
+        text = self._run().memory.get(self._named(name))
+        return kind.model_validate_json(text) if text else None
+
+    @staticmethod
+    def _named(name: str) -> str:
+        return name
+
+    @asynccontextmanager
+    async def _working_alone(self, workspace_id: str, *, claimed: bool) -> AsyncIterator[Any]:
+        run = self._run()
+        others = (
+            one
+            for one in self.runs
+            if one is not run
+            and one.claimed
+            and not one.is_over
+            and one.parameters.workspace_id == workspace_id
+        )
+        other = None if claimed else next(others, None)
+        run.claimed = run.claimed or other is None
+        yield other and _Named(str(other.id), other.id)
+
+
+@dataclass
+class _Named:
+    name: str
+    id: uuid.UUID
+
+
+async def _nothing(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+async def _new_chain(workspace_id: str) -> Chain:
+    return Chain()
+
+
+class _Deployment:
+    id = "a deployment"
+
+
+@contextmanager
+def driving(**options: Any) -> Iterator[Driver]:
+    """A sandbox, and a driver whose clients stay open over all executions."""
+    with running(minimal=True, **options) as (sandbox, _), ExitStack() as stack:
+        loop = asyncio.new_event_loop()
+        driver = Driver(sandbox, loop)
+        for module, name, value in _replacements(driver):
+            stack.enter_context(patch.object(module, name, value))
+        clients = loop.run_until_complete(_clients(sandbox))
+        stack.callback(lambda: loop.run_until_complete(_close(clients)))
+        tasks.clients._open[loop] = clients
+        yield driver
+
+
+def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
+    """Every name in flows and tasks behind which Prefect's engine or API would be."""
+    exact: dict[int, Any] = {
+        id(tasks.memory.remember): driver._remember,
+        id(tasks.memory.recall): driver._recall,
+        id(tasks.this_run.run_id): lambda: driver._run().id,
+        id(flows.approval.attempt): lambda: driver._run().attempt,
+        id(flows.approval.asked_numbers): driver._asked_numbers,
+        id(flows.approval.wait_for_answer): driver._wait_for_answer,
+        id(flows.alone.working_alone): driver._working_alone,
+        id(tasks.pin.pin_request): driver._pin,
+        id(tasks.clients.close_clients): _nothing,
+        id(tasks.reports.publish): _nothing,
+        id(tasks.evidence.publish_evidence): _nothing,
+        id(tasks.evidence.publish_failure): _nothing,
+        id(tasks.terraform.publish_terraform): _nothing,
+        id(tasks.health.record_onboarding): _nothing,
+        id(deployment): _Deployment,
+        id(tasks.evidence._earlier): _new_chain,
+        id(get_run_logger): lambda: logging.getLogger("driver"),
+    }
+    for module_name in sorted(sys.modules):
+        if module_name.partition(".")[0] not in {"flows", "tasks"}:
+            continue
+        module = sys.modules[module_name]
+        for name, value in list(vars(module).items()):
+            if id(value) in exact:
+                yield module, name, exact[id(value)]
+            elif isinstance(value, Task):
+                yield module, name, Plain(value)
+    yield flows.gatekeeping, "ATTACH_PAUSE_SECONDS", 0.0
+    yield from _watched(driver)
+
+
+def _watched(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
+    """The hook around every outside call, the clients' own retries included."""
+    send, call = httpx.AsyncClient.send, CloudKms._call
+
+    async def watched_send(self: httpx.AsyncClient, *args: Any, **kwargs: Any) -> Any:
+        return await driver.watch(lambda: send(self, *args, **kwargs))
+
+    async def watched_call(
+        self: CloudKms, name: str, resource: str, method: Any, request: Any
+    ) -> Any:
+        async def watched_method(**kwargs: Any) -> Any:
+            return await driver.watch(lambda: method(**kwargs))
+
+        return await call(self, name, resource, watched_method, request)
+
+    yield httpx.AsyncClient, "send", watched_send
+    yield CloudKms, "_call", watched_call
+
+
+async def _clients(sandbox: Sandbox) -> dict[tuple[type, str], Any]:
+    admin = AdminApi(sandbox.http, AdminKey(SecretStr(sandbox.admin_key)))
+    return {
+        (AdminApi, "anthropic-admin"): admin,
+        (CloudKms, "google-kms"): CloudKms.connect(endpoint=sandbox.grpc),
+        (GoogleReads, "google-kms"): GoogleReads(None, base_url=sandbox.http),
+    }
+
+
+async def _close(clients: dict[tuple[type, str], Any]) -> None:
+    for client in clients.values():
+        await client.aclose()

@@ -1,0 +1,345 @@
+"""The gate and the onboarding as a state machine: what people, faults and attackers may do.
+
+A witness that shares no code with the gate judges each attach that took effect.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections import Counter
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest.mock import patch
+
+import time_machine
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from pydantic import BaseModel
+
+from cmek.approval import Ask
+from cmek.evidence.verify import loads
+from cmek.request import OnboardingRequest
+from sandbox.identities import PROJECT_ID
+from sandbox.request_log import Entry
+from tests.support.driver import Driver, Killed, Run, driving
+from tests.support.scene import EVENTS, HARMFUL, WORKSPACE, Scene, Sight
+from tests.support.signing import GRACE, KATHERINE, Office
+
+REQUESTER = "ada@example.com"
+EVE = "eve@example.com"
+MAX_RUNS = 3
+TAMPERED: dict[str, dict[str, Any]] = {
+    "decision": {"decision": "reject"},
+    "workspace_id": {"workspace_id": "wrkspc_01SomethingElse1111111111"},
+    "approver": {"approver": REQUESTER},
+    "nobody": {"approver": ""},
+    "comment": {"comment": ""},
+    "plan_digest": {"plan_digest": "f" * 64},
+    "warnings": {"acknowledge_warnings": False},
+    "field": {"extra": "field"},
+    "nothing": {"decision": None},
+}
+
+
+class _Record(BaseModel):
+    text: str
+
+
+class Onboarding(RuleBasedStateMachine):
+    """Up to three runs for one workspace; `driver` is shared by all schedules."""
+
+    driver: ClassVar[Driver]
+    office: ClassVar[Office]
+    required: ClassVar[int] = 0
+    tally: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scene = Scene(self.driver.sandbox.world)
+        self.scene.new()
+        self.driver.runs.clear()
+        self.offset = timedelta(0)
+        self.asked: dict[tuple[str, str], list[Sight]] = {}
+        self.honest: dict[tuple[str, str], bool] = {}
+        self.first: dict[str, OnboardingRequest] = {}
+        self.stolen: list[dict[str, Any]] = []
+        self.tally["schedules"] += 1
+
+    @initialize(required=st.sampled_from([0, 0, 0, 1, 2]))
+    def open(self, required: int) -> None:
+        """A worker with or without signers."""
+        type(self).required = required
+        (self.office.directory / "minimum_signatures").write_text(str(required or 1))
+        self._start(four_eyes=True)
+        self._execute(self.driver.runs[0])
+
+    @precondition(lambda self: len(self.driver.runs) < MAX_RUNS)
+    @rule(four_eyes=st.booleans())
+    def start(self, four_eyes: bool) -> None:
+        """Another run for the same workspace."""
+        self._start(four_eyes=four_eyes)
+
+    @precondition(lambda self: self._in("Scheduled"))
+    @rule(pick=st.integers(0, MAX_RUNS - 1))
+    def execute(self, pick: int) -> None:
+        """The worker takes up a run."""
+        self._execute(self._pick(pick, "Scheduled"))
+
+    @precondition(lambda self: self._in("Scheduled"))
+    @rule(
+        pick=st.integers(0, MAX_RUNS - 1),
+        at=st.integers(1, 60),
+        when=st.sampled_from(["before", "after"]),
+    )
+    def crash(self, pick: int, at: int, when: str) -> None:
+        """The worker takes up a run, and is killed around one of its calls."""
+
+        def kill(number: int, moment: str) -> None:
+            if (number, moment) == (at, when):
+                raise Killed
+
+        self._execute(self._pick(pick, "Scheduled"), kill)
+
+    @precondition(lambda self: self._in("Scheduled"))
+    @rule(
+        pick=st.integers(0, MAX_RUNS - 1),
+        at=st.integers(1, 60),
+        event=st.sampled_from(EVENTS),
+    )
+    def disturb(self, pick: int, at: int, event: str) -> None:
+        """Something happens outside while the worker executes a run."""
+
+        def interfere(number: int, moment: str) -> None:
+            if (number, moment) == (at, "before"):
+                getattr(self.scene, event)()
+                self._seen.append(self.scene.look())
+
+        self._execute(self._pick(pick, "Scheduled"), interfere)
+
+    @rule(event=st.sampled_from(EVENTS))
+    def happen(self, event: str) -> None:
+        """Something happens outside while nobody works."""
+        getattr(self.scene, event)()
+
+    @precondition(lambda self: self._in("Suspended"))
+    @rule(pick=st.integers(0, MAX_RUNS - 1))
+    def approve(self, pick: int) -> None:
+        """Somebody reads the plan and approves it, as it should be."""
+        run, ask = self._waiting(pick)
+        answer = self._answer(ask)
+        self._give(run, ask, answer, honest=True)
+
+    @precondition(lambda self: self._in("Suspended"))
+    @rule(pick=st.integers(0, MAX_RUNS - 1), how=st.sampled_from(sorted(TAMPERED)))
+    def tamper(self, pick: int, how: str) -> None:
+        """An answer with one flaw, put where Prefect keeps answers."""
+        run, ask = self._waiting(pick)
+        if how == "warnings" and not ask.plan.warnings:
+            return
+        answer = self._answer(ask) | TAMPERED[how]
+        kept = {name: value for name, value in answer.items() if value is not None}
+        allowed = how == "approver" and not run.parameters.four_eyes and not self.required
+        self._give(run, ask, kept, honest=allowed)
+
+    @precondition(lambda self: self.required and self._in("Suspended"))
+    @rule(
+        pick=st.integers(0, MAX_RUNS - 1),
+        how=st.sampled_from(["unsigned", "stranger", "alone", "altered", "twice"]),
+    )
+    def missign(self, pick: int, how: str) -> None:
+        """An answer whose signatures are not what they should be."""
+        run, ask = self._waiting(pick)
+        answer = self._answer(ask)
+        text = answer["signed_approvals"]
+        answer["signed_approvals"] = {
+            "unsigned": "-",
+            "stranger": self._signed(ask, EVE),
+            "alone": self._signed(ask, GRACE),
+            "altered": text.replace("fine", "fin"),
+            "twice": "\n".join([self._signed(ask, GRACE)] * 2),
+        }[how]
+        self._give(run, ask, answer, honest=how == "alone" and self.required == 1)
+
+    @precondition(lambda self: self.stolen and self._in("Suspended"))
+    @rule(pick=st.integers(0, MAX_RUNS - 1), which=st.integers(0, 9), fit=st.booleans())
+    def steal(self, pick: int, which: int, fit: bool) -> None:
+        """An old answer is used again, its digest made to fit or not."""
+        run, ask = self._waiting(pick)
+        answer = dict(self.stolen[which % len(self.stolen)])
+        if fit:
+            answer["plan_digest"] = ask.digest
+        same = answer.get("plan_digest") == ask.digest and not self.required
+        # typed approvals can't tell who typed: an old one for the very same plan counts
+        self._give(run, ask, answer, honest=same and self._is_good(run, answer, ask))
+
+    @precondition(lambda self: self._in("Suspended"))
+    @rule(pick=st.integers(0, MAX_RUNS - 1))
+    def force(self, pick: int) -> None:
+        """The run's state is set past its question."""
+        run, _ = self._waiting(pick)
+        run.state = "Scheduled"
+
+    @precondition(lambda self: self._in("Failed", "Crashed"))
+    @rule(pick=st.integers(0, MAX_RUNS - 1))
+    def retry(self, pick: int) -> None:
+        """*Retry* in the UI."""
+        self._pick(pick, "Failed", "Crashed").retry()
+
+    @precondition(lambda self: self._in("Suspended", "Scheduled"))
+    @rule(pick=st.integers(0, MAX_RUNS - 1))
+    def patch_parameters(self, pick: int) -> None:
+        """Somebody changes a run's parameters."""
+        run = self._pick(pick, "Suspended", "Scheduled")
+        run.parameters = run.parameters.model_copy(update={"four_eyes": False, "repair": True})
+
+    @precondition(lambda self: self._in("Suspended"))
+    @rule(pick=st.integers(0, MAX_RUNS - 1))
+    def lose_memory(self, pick: int) -> None:
+        """The result storage loses what an ask showed."""
+        run, ask = self._waiting(pick)
+        run.memory.pop(ask.key.replace("attach-", "ask-", 1), None)
+        run.state = "Scheduled"
+
+    @rule(days=st.sampled_from([1, 8]))
+    def wait(self, days: int) -> None:
+        """Time passes; a week is what an ask waits."""
+        self.offset += timedelta(days=days)
+
+    @invariant()
+    def nothing_harmful(self) -> None:
+        """Invariants 2, 4 and 5: nothing destroyed, others' roles kept, nothing made twice."""
+        world = self.driver.sandbox.world
+        assert not HARMFUL & {entry.call for entry in world.log.entries}
+        assert self.scene.outsiders_kept()
+        assert len(self.scene.external_keys()) <= 1
+        assert len(world.kms.key_rings) <= 1
+        took_effect = [one for one in self.scene.attaches(world.log.entries) if one.effect]
+        assert len(took_effect) <= 1
+
+    def _start(self, *, four_eyes: bool) -> None:
+        self.driver.start(
+            workspace_id=WORKSPACE,
+            project_id=PROJECT_ID,
+            requested_by=REQUESTER,
+            four_eyes=four_eyes,
+        )
+
+    def _execute(self, run: Run, hook: Any = lambda number, moment: None) -> None:
+        world = self.driver.sandbox.world
+        self.first.setdefault(str(run.id), run.parameters)
+        done, answered = len(world.log.entries), run.suspended_at[-1:] if not run.is_over else []
+        self._seen = [self.scene.look()]
+        attached_before = self._seen[0].attached
+        with time_machine.travel(datetime.now(UTC) + self.offset):
+            self.now = datetime.now(UTC)
+            self.driver.execute(run, hook)
+        self.tally["executions"] += 1
+        self.tally[run.state] += 1
+        entries = world.log.entries[done:]
+        self._judge(run, answered, entries)
+        ask = run.ask()
+        if run.state == "Suspended" and ask is not None:
+            self._seen.append(self.scene.look())
+            self.asked[str(run.id), ask.key] = self._seen
+        if run.state == "Already attached" and attached_before and not run.parameters.repair:
+            assert [one.call for one in entries if one.write] == []
+        evidence = run.memory.get("evidence")
+        if evidence is not None:
+            loads(_Record.model_validate_json(evidence).text)
+
+    def _judge(self, run: Run, answered: list[str], entries: list[Entry]) -> None:
+        """The witness: every attach that took effect must have had every right to."""
+        sent = self.scene.attaches(entries)
+        for before, entry in zip([None, *sent], sent, strict=False):
+            calls = entries[entries.index(before) if before else 0 : entries.index(entry)]
+            assert any(one.call == "workspaces.retrieve" for one in calls)
+            assert any(one.call == "external_keys.validate" and one.effect for one in calls)
+        if not sent:
+            return
+        self.tally["attach requests"] += 1
+        assert len(answered) == 1, "attached without an ask"
+        key = (str(run.id), answered[0])
+        assert answered[0].startswith(f"attach-{run.attempt}-"), "the ask is of another attempt"
+        assert self.honest.get(key), "attached without an honest answer"
+        assert run.parameters == self.first[str(run.id)], "the request is not the first one"
+        ask = run.ask()
+        assert ask is not None
+        assert self.now <= ask.expires_at, "expired"
+        shown = {one.covered for one in self.asked[key]}
+        assert any(one.attachable and one.covered in shown for one in self._seen), "other facts"
+
+    def _answer(self, ask: Ask) -> dict[str, Any]:
+        answer: dict[str, Any] = {
+            "decision": "approve",
+            "workspace_id": WORKSPACE,
+            "approver": GRACE,
+            "comment": "fine",
+            "plan_digest": ask.digest,
+        }
+        if ask.plan.warnings:
+            answer["acknowledge_warnings"] = True
+        if ask.signatures:
+            signers = (GRACE, KATHERINE)[: max(1, self.required)]
+            answer["signed_approvals"] = "\n".join(self._signed(ask, one) for one in signers)
+        return answer
+
+    def _signed(self, ask: Ask, approver: str) -> str:
+        return self.office.answer_text(ask, approver, at=datetime.now(UTC) + self.offset)
+
+    def _is_good(self, run: Run, answer: dict[str, Any], ask: Ask) -> bool:
+        wanted = self._answer(ask)
+        allowed = {GRACE} | (set() if run.parameters.four_eyes else {REQUESTER})
+        return answer.get("approver") in allowed and wanted == answer | {"approver": GRACE}
+
+    def _give(self, run: Run, ask: Ask, answer: dict[str, Any], *, honest: bool) -> None:
+        self.tally["answers"] += 1
+        self.tally["honest answers"] += honest
+        run.answers[ask.key] = answer
+        self.honest[str(run.id), ask.key] = honest
+        self.stolen.append(answer)
+        run.state = "Scheduled"
+
+    def _in(self, *states: str) -> list[Run]:
+        return [
+            run
+            for run in self.driver.runs
+            if run.state in states and (run.state != "Suspended" or run.ask() is not None)
+        ]
+
+    def _pick(self, pick: int, *states: str) -> Run:
+        found = self._in(*states)
+        return found[pick % len(found)]
+
+    def _waiting(self, pick: int) -> tuple[Run, Ask]:
+        run = self._pick(pick, "Suspended")
+        ask = run.ask()
+        assert ask is not None
+        return run, ask
+
+
+def stage(stack: ExitStack) -> None:
+    """Start the sandbox and enrol the approvers for all schedules of this process."""
+    home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cmek-model-")))
+    office = Office(home)
+    office.enrol(GRACE)
+    office.enrol(KATHERINE)
+    office.new_key(EVE)
+    Onboarding.office = office
+    stack.enter_context(
+        patch(
+            "tasks.signatures.find_signers",
+            lambda: office.signers() if Onboarding.required else None,
+        )
+    )
+    Onboarding.driver = stack.enter_context(driving())
+    for name in ("driver", "cmek", "httpx"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,229 @@
+"""The model's world: what may happen to it from outside, and what it looks like to a witness.
+
+Everything here changes or reads the sandbox's state directly, so that it neither goes through the
+code under test nor stands in the request log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from google.cloud import kms_v1
+from google.iam.v1 import policy_pb2
+
+from cmek.anthropic_identity import MEMBER, ROLES
+from cmek.names import KeyName, organization_label
+from sandbox import seed
+from sandbox.admin_models import ExternalKey, GcpConfig
+from sandbox.iam_policies import read_policy, write_policy
+from sandbox.identities import PROJECT_ID
+from sandbox.kms_lifecycle import State, new_version
+from sandbox.request_log import Entry
+from sandbox.world import World
+
+WORKSPACE: Final = seed.fixed_id("wrkspc", "PaymentsProd")
+KEY: Final = str(KeyName(PROJECT_ID, "us-east5", "anthropic-cmek", WORKSPACE))
+OUTSIDER: Final = ("roles/cloudkms.admin", "group:owners@example.com")
+HARMFUL: Final = {
+    "DestroyCryptoKeyVersion",
+    "UpdateCryptoKeyVersion",
+    "UpdateCryptoKeyPrimaryVersion",
+    "external_keys.delete",
+    "workspaces.archive",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a witness sees of the facts that an approval is about."""
+
+    name: str
+    archived: bool
+    attached: str | None
+    labelled: bool
+    roles: frozenset[str]
+    states: tuple[str, ...]
+    primary: str
+    billing: bool
+
+    @property
+    def attachable(self) -> bool:
+        """Whether these facts may be attached at all."""
+        return (
+            not self.archived
+            and self.attached is None
+            and self.labelled
+            and self.roles.issuperset(ROLES)
+            and self.primary == "ENABLED"
+            and "DESTROY_SCHEDULED" not in self.states
+            and self.billing
+        )
+
+    @property
+    def covered(self) -> tuple[object, ...]:
+        """What an approver approves: must be the same at the attach."""
+        return (self.name, self.labelled, self.roles)
+
+
+@dataclass
+class Scene:
+    """One workspace, one key, and everybody else who can touch them."""
+
+    world: World
+    outsiders: bool = field(default=False)
+
+    def new(self) -> None:
+        """Nothing has happened yet."""
+        seed.reset(self.world, minimal=True)
+        self.outsiders = False
+
+    def look(self) -> Sight:
+        """As a witness sees it now."""
+        workspace = self.world.admin.workspaces[WORKSPACE]
+        key = self.world.kms.crypto_keys.get(KEY)
+        versions = self.world.kms.versions.get(KEY, {})
+        label, value = organization_label(seed.ORGANIZATION_ID)
+        primary = versions.get(int(key.primary.name.rsplit("/", 1)[1])) if key else None
+        return Sight(
+            name=workspace.name,
+            archived=workspace.archived_at is not None,
+            attached=workspace.external_key_id,
+            labelled=key is not None and key.labels.get(label) == value,
+            roles=frozenset(b.role for b in self._bindings() if MEMBER in b.members),
+            states=tuple(State(version.state).name for version in versions.values()),
+            primary=State(primary.state).name if primary else "MISSING",
+            billing=self.world.switches.billing_enabled,
+        )
+
+    def external_keys(self) -> list[str]:
+        """Ids of the external keys of our key."""
+        return [
+            one.id
+            for one in self.world.admin.external_keys.values()
+            if isinstance(one.provider_config, GcpConfig) and one.provider_config.key_name == KEY
+        ]
+
+    def attaches(self, entries: list[Entry]) -> list[Entry]:
+        """Requests that tried to set our workspace's key."""
+        updates = [one for one in entries if one.call == "workspaces.update"]
+        return [one for one in updates if one.request.get("external_key_id")]
+
+    # what others do
+
+    def rename(self) -> None:
+        """The workspace gets another name, and back."""
+        workspace = self.world.admin.workspaces[WORKSPACE]
+        workspace.name = "renamed" if workspace.name == "payments-prod" else "payments-prod"
+
+    def archive(self) -> None:
+        """The workspace is archived, or is not any more."""
+        workspace = self.world.admin.workspaces[WORKSPACE]
+        workspace.archived_at = None if workspace.archived_at else "2026-11-01T00:00:00+00:00"
+
+    def attach_another(self) -> None:
+        """Somebody attaches a key of their own."""
+        workspace = self.world.admin.workspaces[WORKSPACE]
+        if workspace.external_key_id is not None:
+            return
+        other = ExternalKey(
+            id=seed.fixed_id("ekey", "Another"),
+            sequence=self.world.admin.next_sequence(),
+            created_at="2026-11-01T00:00:00+00:00",
+            updated_at="2026-11-01T00:00:00+00:00",
+            display_name="another",
+            geo="us",
+            provider_config=GcpConfig(type="gcp", key_name=f"{KEY}-another"),
+            user_profile_id=None,
+        )
+        self.world.admin.external_keys[other.id] = other
+        workspace.external_key_id = other.id
+
+    def revoke(self) -> None:
+        """One grant is taken away."""
+        self._edit(lambda bindings: [one for one in bindings if one.role != ROLES[0]])
+
+    def grant(self) -> None:
+        """Both grants are there again."""
+        again = [policy_pb2.Binding(role=role, members=[MEMBER]) for role in ROLES]
+        self._edit(lambda bindings: [b for b in bindings if b.role not in ROLES] + again)
+
+    def invite(self) -> None:
+        """Somebody else gets a role on the key."""
+        role, member = OUTSIDER
+        self._edit(lambda bindings: [*bindings, policy_pb2.Binding(role=role, members=[member])])
+        self.outsiders = KEY in self.world.kms.crypto_keys
+
+    def label(self) -> None:
+        """The organization label is taken away, or put back."""
+        key = self.world.kms.crypto_keys.get(KEY)
+        label, value = organization_label(seed.ORGANIZATION_ID)
+        if key is not None and label in key.labels:
+            del key.labels[label]
+        elif key is not None:
+            key.labels[label] = value
+
+    def disable(self) -> None:
+        """The first version is disabled, or enabled again."""
+        self._toggle(State.DISABLED)
+
+    def doom(self) -> None:
+        """The first version is scheduled for destruction, or restored."""
+        self._toggle(State.DESTROY_SCHEDULED)
+
+    def rotate(self) -> None:
+        """A new primary."""
+        key = self.world.kms.crypto_keys.get(KEY)
+        if key is not None:
+            version = new_version(self.world, key, self.world.clock.now())
+            key.primary = kms_v1.CryptoKeyVersion(name=version.name)
+
+    def billing(self) -> None:
+        """Billing is switched off, or on again."""
+        switches = self.world.switches
+        switches.billing_enabled = not switches.billing_enabled
+
+    def outsiders_kept(self) -> bool:
+        """Whether the others' role is still there."""
+        role, member = OUTSIDER
+        return not self.outsiders or any(
+            one.role == role and member in one.members for one in self._bindings()
+        )
+
+    def _toggle(self, state: Any) -> None:
+        version = self.world.kms.versions.get(KEY, {}).get(1)
+        if version is not None:
+            version.state = State(State.ENABLED if version.state == state else state)
+            if version.state == State.DESTROY_SCHEDULED:
+                version.destroy_time = "2027-06-01T00:00:00Z"
+
+    def _bindings(self) -> list[policy_pb2.Binding]:
+        if KEY not in self.world.kms.crypto_keys:
+            return []
+        return list(read_policy(self.world, KEY, 3).bindings)
+
+    def _edit(self, change: Callable[[list[policy_pb2.Binding]], list[policy_pb2.Binding]]) -> None:
+        if KEY not in self.world.kms.crypto_keys:
+            return
+        policy = read_policy(self.world, KEY, 3)
+        kept = change(list(policy.bindings))
+        del policy.bindings[:]
+        policy.bindings.extend(kept)
+        policy.version = 3
+        write_policy(self.world, KEY, policy, "123456789012")
+
+
+EVENTS: Final = (
+    "rename",
+    "archive",
+    "attach_another",
+    "revoke",
+    "grant",
+    "invite",
+    "label",
+    "disable",
+    "doom",
+    "rotate",
+    "billing",
+)
