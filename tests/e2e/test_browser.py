@@ -1,0 +1,137 @@
+"""Everything by clicking, in a real browser: forms, approval, reports.
+
+With `CMEK_SCREENSHOTS=docs/screenshots` the pictures of the documentation are taken on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+
+from console.approvals import Ask
+from tests.support.browser import CHROMIUM, NO_CHROMIUM, Browser, Form, chromium
+from tests.support.stack import APPROVER, REQUESTER, Stack, running_stack
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
+]
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """A real server, worker and sandbox."""
+    with running_stack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def browser(stack: Stack) -> Iterator[Browser]:
+    """One window, as one person keeps it open."""
+    with chromium(stack.local.ui_url) as browser:
+        yield browser
+
+
+def started_by(stack: Stack, browser: Browser, form: Form | None, deployment: str) -> FlowRun:
+    """Send the form, or start with defaults; the one run that there is more than before."""
+    before = {run.id for run in stack.client.read_flow_runs(limit=200)}
+    if form is None:
+        browser.quick_run(deployment)
+    else:
+        form.send()
+    browser.shows("scheduled to start")
+    created = [run for run in stack.client.read_flow_runs(limit=200) if run.id not in before]
+    (run,) = [run for run in created if not run.auto_scheduled]
+    return run
+
+
+def fill_in(form: Form, stack: Stack, workspace_id: str) -> None:
+    """The three fields that have no default."""
+    form.answer("Workspace", workspace_id)
+    form.answer("Google Cloud project", stack.local.sandbox.project_id)
+    form.answer("Requested by", REQUESTER)
+
+
+def answer(form: Form, ask: Ask, decision: str) -> None:
+    """Everything that the ask's form wants, as the form itself says."""
+    form.answer("Decision", decision)
+    form.answer("Workspace id, typed", ask.workspace_id)
+    form.answer("Your e-mail address", APPROVER)
+    form.answer("Comment", "reviewed with the platform team")
+    form.answer("Plan digest", ask.plan_digest)
+    form.switch_on("I have read the warnings")
+
+
+def start(stack: Stack, browser: Browser, form: Form, workspace_id: str) -> Ask:
+    """Send the form, and wait until its run asks; then the run is open."""
+    run = started_by(stack, browser, form, "onboard")
+    ask = stack.wait_for_ask(run, seconds=120)
+    browser.open_run(f"onboard {workspace_id}")
+    return ask
+
+
+def test_onboardings_from_the_form_to_the_reports(stack: Stack, browser: Browser) -> None:
+    """A wrong id is refused with its reason, the right one attaches; a rejection attaches nothing.
+
+    One journey, since a stack and a browser take long to start.
+    """
+    approve_one(stack, browser)
+    reject_one(stack, browser)
+
+
+def approve_one(stack: Stack, browser: Browser) -> None:
+    """From the form, with a wrong workspace id first in each form, to the report."""
+    workspace_id = stack.workspace("fresh")
+    form = browser.custom_run("onboard")
+    fill_in(form, stack, "wrkspc_?")
+    form.send()
+    assert "wrkspc_?" in form.refusal()
+    form.answer("Workspace", workspace_id)
+    browser.picture("run-form", top=True)
+    ask = start(stack, browser, form, workspace_id)
+
+    form = browser.resume()
+    for essential in (REQUESTER, f"cryptoKeys/{workspace_id}", "can never be undone"):
+        browser.shows_in_view(essential)
+    browser.picture("resume")
+    answer(form, ask, "approve")
+    form.answer("Workspace id, typed", "wrkspc_01TypedWrong1111111111111")
+    form.send()
+    assert "wrkspc_01TypedWrong" in form.refusal()
+    browser.picture("refused")
+    assert stack.run(ask.run.id).state_name == "Suspended"
+    form.answer("Workspace id, typed", workspace_id)
+    form.send()
+    browser.shows_state("Attached")
+    browser.open_artifact("cmek-onboarding-")
+    browser.shows("payments-prod has its key")
+    browser.shows(APPROVER)
+    browser.picture("report")
+
+
+def reject_one(stack: Stack, browser: Browser) -> None:
+    """From the form to the report that says that nothing was attached."""
+    workspace_id = stack.new_workspace("reject-me")
+    form = browser.custom_run("onboard")
+    fill_in(form, stack, workspace_id)
+    ask = start(stack, browser, form, workspace_id)
+    form = browser.resume()
+    answer(form, ask, "reject")
+    form.send()
+    browser.shows_state("Rejected")
+    browser.open_artifact("cmek-onboarding-")
+    browser.shows("nothing was attached")
+    browser.picture("rejected")
+
+
+@pytest.mark.prove
+def test_a_revalidation_by_two_clicks_shows_the_broken_key(stack: Stack, browser: Browser) -> None:
+    """The run is red since a sample key is broken, and the fleet's table says which."""
+    run = started_by(stack, browser, None, "daily")
+    stack.wait_for_state(run, "Failed", seconds=120)
+    browser.open_run("revalidate full")
+    browser.open_artifact("cmek-fleet")
+    browser.shows("broken")
+    browser.picture("fleet")
