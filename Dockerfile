@@ -1,0 +1,16 @@
+# Worker and server of the same versions as the tests. Not built by `make test`.
+FROM python:3.11-slim
+
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
+WORKDIR /opt/cmek
+
+COPY requirements.lock ./
+RUN pip install --require-hashes --requirement requirements.lock
+COPY . .
+# Editable, so that `cmek deploy` finds prefect.yaml; nothing here belongs to the user below.
+RUN pip install --no-deps --no-build-isolation --editable .
+
+RUN useradd --create-home --uid 10001 cmek
+USER cmek
+ENV PREFECT_HOME=/home/cmek/.prefect
+CMD ["prefect", "worker", "start", "--pool", "cmek"]
