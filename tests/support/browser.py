@@ -115,7 +115,7 @@ class Browser:
         self.page.set_viewport_size({"width": _WIDTH, "height": 3 * _HEIGHT})
         title = re.compile(rf"^{re.escape(key)}")
         self.page.locator(".artifact-card__title", has_text=title).first.click()
-        self.page.wait_for_url("**/artifacts/artifact/**")  # the cards say some of its text, too
+        expect(self.page.locator(".artifact-card")).to_have_count(0)  # they say some of its text
         self.page.set_viewport_size({"width": _WIDTH, "height": _HEIGHT})
 
     def shows(self, text: str) -> None:
