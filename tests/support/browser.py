@@ -9,11 +9,12 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import TimeoutError as LateError
 
 CHROMIUM = shutil.which("chromium")
 NO_CHROMIUM = "needs Debian's chromium as `chromium` on the PATH: apt-get install chromium"
@@ -32,6 +33,7 @@ _ARGUMENTS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 _PATIENCE_MS = 60_000.0
+_BUSY_MS = 3_000.0
 _WIDTH, _HEIGHT = 1280, 860
 
 
@@ -56,7 +58,12 @@ class Form:
 
     def send(self) -> None:
         """Press Submit; with the keyboard, since the note of a refusal lies over the button."""
-        self.page.get_by_role("button", name="Submit", exact=True).press("Enter")
+        button = self.page.get_by_role("button", name="Submit", exact=True)
+        button.press("Enter")
+        busy = self.page.locator(".p-toast__card", has_text="Something went wrong").last
+        with suppress(LateError):  # SQLite was locked: Prefect's UI leaves trying again to people
+            busy.wait_for(timeout=_BUSY_MS)
+            button.press("Enter")
 
     def refusal(self) -> str:
         """The reason that the server gives in a note."""
