@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from prefect.results import ResultStore, get_result_store
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from tasks.this_run import run_id
 
@@ -22,12 +22,15 @@ async def remember(name: str, value: BaseModel) -> None:
 
 
 async def recall(name: str, kind: type[M]) -> M | None:
-    """What was kept under `name`, or None when nothing was, or when the storage lost it."""
+    """What was kept under `name`; None when nothing was, or it was lost, or another release's."""
     store = _store()
     if not await store.aexists(_key(name)):
         return None
     record = await store.aread(_key(name))
-    return kind.model_validate_json(record.result)
+    try:
+        return kind.model_validate_json(record.result)
+    except ValidationError:
+        return None
 
 
 def _store() -> ResultStore:
