@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from cmek.approval import Answer, Ask
-from cmek.checks.markdown import checks_table
+from cmek.checks.markdown import checks_list, checks_table
 from cmek.checks.model import CheckReport
 from cmek.consequences import CANNOT_BE_UNDONE, STOPS_WORKING, TAKES_EFFECT
 from cmek.live_facts import LiveFacts
@@ -175,7 +175,7 @@ def _warnings(report: CheckReport) -> list[str]:
     shown = CheckReport(
         checks=(*report.warnings, *report.unknown), project_number=report.project_number
     )
-    return ["### Warnings to acknowledge", checks_table(shown)]
+    return ["### Warnings to acknowledge", checks_list(shown)]
 
 
 def _value(value: object) -> str:

@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from cmek.checks.markdown import checks_table, summary
+from cmek.checks.markdown import checks_list, checks_table, summary
 from cmek.request import OnboardingRequest
 from tasks.clients import close_clients
 from tasks.prerequisites import check_prerequisites
@@ -31,7 +31,7 @@ async def check_prerequisites_only(request: OnboardingRequest) -> State[Any]:
     await publish(
         "checks",
         request.workspace_id,
-        f"# Prerequisites\n\n{summary(report)}\n\n{checks_table(report)}",
+        f"# Prerequisites\n\n{summary(report)}\n\n{checks_list(report)}\n\n{checks_table(report)}",
         summary(report),
     )
     message = "; ".join(f"{one.title}: {one.evidence}" for one in report.failed)

@@ -23,6 +23,17 @@ def checks_table(report: CheckReport) -> str:
     return table(("", "Check", "Found", "What to do"), rows)
 
 
+def checks_list(report: CheckReport) -> str:
+    """What is not a pass, the worst first, a line each: one of Prefect's UIs cuts wide tables."""
+    ordered = sorted(report.checks, key=lambda one: _WORST_FIRST.index(one.status))
+    lines = (
+        f"- {SIGNS[one.status]}: **{escape(one.title)}.** {escape(one.evidence)} {_next(one)}"
+        for one in ordered
+        if one.status != "pass"
+    )
+    return "\n".join(lines)
+
+
 def summary(report: CheckReport) -> str:
     """One line: how many of each."""
     counts = {status: sum(one.status == status for one in report.checks) for status in _WORST_FIRST}
