@@ -6,6 +6,7 @@ anyone remembering.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -129,7 +130,7 @@ def check_end(scene: Scene, run: Run, where: str) -> None:
     assert scene.external_keys() == [sight.attached], where
     requests = scene.attaches(world.log.entries)
     assert sum(one.effect for one in requests) == 1, where
-    for before, again in zip(requests, requests[1:], strict=False):
+    for before, again in itertools.pairwise(requests):
         between = world.log.entries[
             world.log.entries.index(before) : world.log.entries.index(again)
         ]

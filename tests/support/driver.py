@@ -64,6 +64,7 @@ class Run:
     attempt: int = 1
     state: str = "Scheduled"
     message: str = ""
+    error: Exception | None = None
     pinned: OnboardingRequest | None = None
     claimed: bool = False
     suspended_at: list[str] = field(default_factory=list)
@@ -153,6 +154,7 @@ class Driver:
             run.state = "Crashed"
         except Exception as error:  # noqa: BLE001 - a flow that raises is a failed run
             run.state, run.message = "Failed", f"{type(error).__name__}: {error}"
+            run.error = error
         finally:
             self.current = None
         return run

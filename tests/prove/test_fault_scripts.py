@@ -1,0 +1,33 @@
+"""Whatever goes wrong at whichever call: typed errors, bounded calls, nothing lost or doubled.
+
+Here a part of the scripts; `make prove` runs all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import stamina
+
+from tests.support.driver import Driver, driving
+from tests.support.fault_scripts import all_scripts, survive_faults
+
+EVERY = 37
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Driver]:
+    """A sandbox, and runs that need no server; repeats don't wait."""
+    stamina.set_testing(True, attempts=4)
+    with driving() as driver:
+        yield driver
+    stamina.set_testing(False)
+
+
+def test_every_fault_is_survived(driver: Driver) -> None:
+    """Each call, each kind, before and after its effect, once and for long."""
+    scripts = all_scripts(driver)
+    assert len({script.call for script in scripts}) > 20
+    for script in scripts[::EVERY]:
+        survive_faults(driver, script)

@@ -1,0 +1,105 @@
+"""Fault scripts: one thing goes wrong at one call, once or for as long as the run tries."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sandbox.faults import Fault
+from tests.support.crashes import answer, begin, check_end, converge, crash_points
+from tests.support.driver import Driver
+
+MOST_CALLS: Final = 60
+"""Of one name in one execution, whatever goes wrong: 4 attempts a read, and a bounded number of
+reads and typed retries of a task."""
+
+HTTP: Final[list[dict[str, Any]]] = [
+    *({"status": status} for status in (408, 409, 429, 500, 502, 503, 529)),
+    {"status": 429, "headers": {"retry-after": "1"}},
+    {"kind": "reset"},
+    {"kind": "truncate"},
+    {"kind": "html", "status": 502},
+    {"kind": "html", "status": 200},
+]
+ADMIN: Final[list[dict[str, Any]]] = [
+    {"status": 400, "error_code": "external_key_validation_timed_out"},
+    {"status": 409, "error_code": "external_key_changed"},
+]
+GRPC: Final[list[dict[str, Any]]] = [
+    {"status": status}
+    for status in ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "ABORTED", "INTERNAL")
+]
+LONG: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What goes wrong."""
+
+    call: str
+    fault: tuple[tuple[str, Any], ...]
+    when: str
+    lasting: bool
+
+    def __str__(self) -> str:
+        said = " ".join(f"{name}={value}" for name, value in self.fault)
+        return f"{self.call} {self.when} {said} {'for long' if self.lasting else 'once'}"
+
+
+def all_scripts(driver: Driver) -> list[Script]:
+    """Every fault at every call that an undisturbed onboarding makes."""
+    points = crash_points(driver)
+    services = {entry.call: entry.service for entry in driver.sandbox.world.log.entries}
+    return [
+        Script(call, tuple(fault.items()), when, lasting)
+        for call in dict.fromkeys(point.call for point in points)
+        for fault in _faults_of(services[call], call)
+        for when in ("before", "after")
+        for lasting in (False, True)
+        if not _is_untrue(call, fault, when)
+    ]
+
+
+def _is_untrue(call: str, fault: dict[str, Any], when: str) -> bool:
+    """A 429 says that nothing was done; a service that lies there can't be told from one that
+    does not, and a create is repeated after it.
+    """
+    return when == "after" and fault.get("status") == 429 and call == "external_keys.create"
+
+
+def _faults_of(service: str, call: str) -> list[dict[str, Any]]:
+    if service == "kms":
+        return GRPC
+    heals = call in {"external_keys.validate", "workspaces.update"}
+    return [*HTTP, *ADMIN] if heals else HTTP
+
+
+def survive_faults(driver: Driver, script: Script) -> None:
+    """Let it go wrong; then, when it lasted, let it end and go on.
+
+    Raises:
+        AssertionError: Too many calls, an error without a type of ours, or another end state.
+    """
+    scene, run = begin(driver)
+    world = scene.world
+    times = LONG if script.lasting else 1
+    fields = dict(script.fault) | {"call": script.call, "when": script.when, "times": times}
+    world.faults.add(Fault.model_validate(fields))
+    for _ in range(2):
+        done = len(world.log.entries)
+        driver.execute(run)
+        counts = Counter(entry.call for entry in world.log.entries[done:])
+        assert counts[script.call] <= MOST_CALLS, f"{script}: {counts[script.call]} calls"
+        if run.error is not None:
+            owner = type(run.error).__module__.partition(".")[0]
+            assert owner in {"cmek", "flows", "tasks"}, f"{script}: {run.message}"
+        if run.state != "Suspended":
+            break
+        answer(run)
+    world.faults.clear()
+    if run.state in {"Failed", "Crashed"}:
+        run.retry()
+    if run.state not in {"Attached", "Already attached"}:
+        converge(driver, run)
+    check_end(scene, run, str(script))
