@@ -118,7 +118,7 @@ async def approve_and_attach(
         get_run_logger().warning("Ask %d: %s", number, "; ".join(result.reasons))
         if result.course is not Course.ASK_AGAIN or number == MAX_ASKS:
             return await _ended(record, result)
-        ready = Ready(record.ask.plan.external_key_id, None, record.users_before)
+        ready = Ready(record.ask.plan.external_key_id, record.users_before)
         record = await _ask(request, number + 1, ready, result.reasons)
 
 
@@ -166,7 +166,8 @@ async def _ask(
 ) -> AskRecord:
     """Read, plan, keep and publish a new ask."""
     facts = await read_live_facts(request, ready.external_key_id)
-    checks = ready.report or await check_prerequisites(request)
+    # what is checked on a key can only be known once there is one
+    checks = await check_prerequisites(request)
     signatures = await signatures_needed(request)
     ask = new_ask(number, plan_of(facts, request, checks), signatures, because)
     record = AskRecord(ask=ask, report=checks, users_before=ready.users_before)

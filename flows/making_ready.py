@@ -39,8 +39,6 @@ class Ready:
     """A key that Anthropic can use, registered, and not yet attached."""
 
     external_key_id: str
-    report: CheckReport | None
-    """None when it is to be made anew."""
     users_before: tuple[str, ...]
 
 
@@ -74,7 +72,7 @@ async def check_first(request: OnboardingRequest) -> CheckReport:
     return report
 
 
-async def make_ready(request: OnboardingRequest, organization: UUID, report: CheckReport) -> Ready:
+async def make_ready(request: OnboardingRequest, organization: UUID) -> Ready:
     """Key ring, key, grants, registration and a successful validation."""
     workspace = request.workspace_id
     key = await _ensure_key(request, organization)
@@ -91,7 +89,7 @@ async def make_ready(request: OnboardingRequest, organization: UUID, report: Che
         request, external_key_id, changed_at=datetime.now(UTC) if changed else None
     )
     await record(workspace, validated(external_key_id, f"attempt {attempt()}", proof))
-    return Ready(registration.external_key_id, report, key.users_before)
+    return Ready(registration.external_key_id, key.users_before)
 
 
 async def _ensure_key(request: OnboardingRequest, organization: UUID) -> EnsuredKey:

@@ -121,7 +121,7 @@ async def _onboard(request: OnboardingRequest, asked: list[int]) -> State[Any]:
             started(request, software_versions()),
             checked(report, f"attempt {attempt()}"),
         )
-        ready = await make_ready(request, admission.organization_id, report)
+        ready = await make_ready(request, admission.organization_id)
     result = await approve_and_attach(request, asked, ready)
     if isinstance(result, Rejected):
         await publish_evidence(request.workspace_id)
