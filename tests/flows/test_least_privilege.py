@@ -77,6 +77,7 @@ def test_with_the_workers_role_alone_a_workspace_is_onboarded(
     assert run.approve().state == "Attached", run.message
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("permission", sorted({*WORKER, *READER}))
 def test_no_permission_can_be_left_out(
     bench: Onboardings, kms_block: GoogleKms, permission: str

@@ -171,6 +171,7 @@ def test_a_paused_schedule_stays_paused_when_it_is_deployed_again(
     set_schedule(stack, daily, active=True)
 
 
+@pytest.mark.prove
 def test_a_killed_worker_loses_nothing_once_the_run_is_retried(
     stack: Stack, daily: Revalidations
 ) -> None:
@@ -196,6 +197,7 @@ def test_a_killed_worker_loses_nothing_once_the_run_is_retried(
     assert {levels[key] for key in keys} == {"at_risk"}
 
 
+@pytest.mark.prove
 def test_people_are_told_through_a_notification_block(stack: Stack, daily: Revalidations) -> None:
     """Broken, recovered, an approval that waits, a revalidation that did not run."""
     with webhook_sink() as sink:
