@@ -62,8 +62,9 @@ def all_scripts(driver: Driver) -> list[Script]:
 
 
 def _is_untrue(call: str, fault: dict[str, Any], when: str) -> bool:
-    """A 429 says that nothing was done; a service that lies there can't be told from one that
-    does not, and a create is repeated after it.
+    """A 429 says that nothing was done, and a create is repeated after it.
+
+    A service that lies there can't be told from one that does not.
     """
     return when == "after" and fault.get("status") == 429 and call == "external_keys.create"
 

@@ -1,0 +1,1 @@
+"""The long proofs behind `make prove`; what is short of them runs with every test."""

@@ -1,0 +1,30 @@
+"""Execute one onboarding run in a process of its own, as a worker's child does."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow_async
+
+from cmek.request import OnboardingRequest
+from flows.onboard import onboard_workspace
+
+
+async def execute(run_id: UUID) -> None:
+    """Until it suspends or ends."""
+    async with get_client() as client:
+        run = await client.read_flow_run(run_id)
+    request = OnboardingRequest.model_validate(run.parameters["request"])
+    with suppress(Pause):
+        await run_flow_async(
+            onboard_workspace, flow_run=run, parameters={"request": request}, return_type="state"
+        )
+
+
+if __name__ == "__main__":
+    asyncio.run(execute(UUID(sys.argv[1])))
