@@ -74,10 +74,9 @@ def test_an_attach_that_did_not_take_effect_is_sent_again_after_another_look(
     bench.control.fault("workspaces.update", when="before", kind="reset")
     bench.control.clear_log()
     run.approve()
-    calls = bench.control.calls()
-    first, second = (i for i, call in enumerate(calls) if call == "workspaces.update")
-    between = calls[first:second]
-    assert {"workspaces.retrieve", "external_keys.validate", "GetCryptoKey"} <= set(between)
+    first, second = (attach["number"] for attach in bench.attaches())
+    between = {one["call"] for one in bench.control.log() if first < one["number"] < second}
+    assert {"workspaces.retrieve", "external_keys.validate", "GetCryptoKey"} <= between
     assert_one_of_everything(bench, run)
 
 
