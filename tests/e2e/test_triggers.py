@@ -17,7 +17,7 @@ from console.prefect_server import PROJECT
 from tests.support.examples import run_example
 from tests.support.stack import REQUESTER, Stack, running_stack
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.prove]
 
 
 @pytest.fixture(scope="module")
