@@ -15,6 +15,7 @@ from tests.support.browser import CHROMIUM, NO_CHROMIUM, Browser, Form, chromium
 from tests.support.stack import APPROVER, REQUESTER, Stack, running_stack
 
 pytestmark = [
+    pytest.mark.prove,
     pytest.mark.e2e,
     pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
 ]
