@@ -165,10 +165,7 @@ class Driver:
         killing = asyncio.create_task(self._killed.wait())
         await asyncio.wait({working, killing}, return_when=asyncio.FIRST_COMPLETED)
         if killing.done():
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            await _end_all()
             raise Killed
         killing.cancel()
         return await working
@@ -243,6 +240,14 @@ class Driver:
         other = None if claimed else next(others, None)
         run.claimed = run.claimed or other is None
         yield other and _Named(str(other.id), other.id)
+
+
+async def _end_all() -> None:
+    """Cancel every other task; again, since a library may take one cancellation for its own."""
+    while left := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=0.2)
 
 
 @dataclass
