@@ -12,7 +12,7 @@ import logging
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -152,12 +152,24 @@ class Driver:
             run.state = "Suspended"
         except Killed:
             run.state = "Crashed"
+            self.loop.run_until_complete(self.renew_clients())
         except Exception as error:  # noqa: BLE001 - a flow that raises is a failed run
             run.state, run.message = "Failed", f"{type(error).__name__}: {error}"
             run.error = error
         finally:
             self.current = None
         return run
+
+    async def renew_clients(self) -> None:
+        """New clients, as a new process has; those of a killed one have requests half sent."""
+        await self.drop_clients()
+        tasks.clients._open[self.loop] = _clients(self.sandbox)
+
+    async def drop_clients(self) -> None:
+        """Close them, as far as that goes."""
+        for client in tasks.clients._open.pop(self.loop, {}).values():
+            with suppress(Exception):
+                await asyncio.wait_for(client.aclose(), timeout=1)
 
     async def _until_killed(self, run: Run) -> Any:
         self._killed = asyncio.Event()
@@ -276,9 +288,8 @@ def driving(**options: Any) -> Iterator[Driver]:
         driver = Driver(sandbox, loop)
         for module, name, value in _replacements(driver):
             stack.enter_context(patch.object(module, name, value))
-        clients = loop.run_until_complete(_clients(sandbox))
-        stack.callback(lambda: loop.run_until_complete(_close(clients)))
-        tasks.clients._open[loop] = clients
+        loop.run_until_complete(driver.renew_clients())
+        stack.callback(lambda: loop.run_until_complete(driver.drop_clients()))
         yield driver
 
 
@@ -335,15 +346,10 @@ def _watched(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
     yield CloudKms, "_call", watched_call
 
 
-async def _clients(sandbox: Sandbox) -> dict[tuple[type, str], Any]:
+def _clients(sandbox: Sandbox) -> dict[tuple[type, str], Any]:
     admin = AdminApi(sandbox.http, AdminKey(SecretStr(sandbox.admin_key)))
     return {
         (AdminApi, "anthropic-admin"): admin,
         (CloudKms, "google-kms"): CloudKms.connect(endpoint=sandbox.grpc),
         (GoogleReads, "google-kms"): GoogleReads(None, base_url=sandbox.http),
     }
-
-
-async def _close(clients: dict[tuple[type, str], Any]) -> None:
-    for client in clients.values():
-        await client.aclose()
