@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from prefect.states import Scheduled
 
 from cmek.approval import Ask
+from cmek.evidence.page import record_in
+from cmek.evidence.verify import loads
 from tests.support.onboarding import APPROVER, Onboardings, Run
 from tests.support.signing import GRACE, KATHERINE, Office
 
@@ -52,6 +55,12 @@ def test_a_signed_approval_attaches_and_names_its_signer(
     assert f"{GRACE} (ED25519 key SHA256:" in run.message
     assert "a claim" not in run.message
     assert len(bench.attaches()) == 1
+    (evidence,) = [a for a in bench.artifacts(run) if (a.key or "").startswith("cmek-evidence-")]
+    entries = loads(record_in(str(evidence.data))).entries
+    (answered,) = [json.dumps(entry.body) for entry in entries if entry.kind == "answer"]
+    (gate,) = [json.dumps(entry.body) for entry in entries if entry.kind == "gate"]
+    assert "BEGIN SSH SIGNATURE" in answered
+    assert "ED25519 key SHA256:" in gate
 
 
 def test_a_forged_response_without_a_signature_attaches_nothing(
