@@ -33,6 +33,7 @@ prove: $(READY)
 
 # seconds as ratios within one run; needs a quiet machine
 bench: $(READY)
+	$(BIN)/python -m bench.checks
 	$(BIN)/python -m bench.revalidation
 
 lint: $(READY)

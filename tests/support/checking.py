@@ -19,6 +19,7 @@ from cmek.checks.run import run_checks
 from cmek.cloud_kms import CloudKms
 from cmek.diagnosis import Failure
 from sandbox.server import Sandbox
+from tests.support.sandbox import SandboxProcess
 from tests.support.staging import EXTERNAL_KEY, KEY, WORKSPACE
 
 
@@ -32,7 +33,7 @@ def subject(**changes: Any) -> CheckSubject:
 
 
 @asynccontextmanager
-async def clients(sandbox: Sandbox) -> AsyncIterator[Clients]:
+async def clients(sandbox: Sandbox | SandboxProcess) -> AsyncIterator[Clients]:
     """All three clients as the administrator."""
     admin = AdminApi(sandbox.http, AdminKey(SecretStr(sandbox.admin_key)))
     kms = CloudKms.connect(endpoint=sandbox.grpc, credentials=None, quota_project=None)
@@ -45,7 +46,7 @@ async def clients(sandbox: Sandbox) -> AsyncIterator[Clients]:
         await google.aclose()
 
 
-async def check(sandbox: Sandbox, **changes: Any) -> CheckReport:
+async def check(sandbox: Sandbox | SandboxProcess, **changes: Any) -> CheckReport:
     """One run of all checks."""
     async with clients(sandbox) as found:
         return await run_checks(

@@ -1,0 +1,72 @@
+"""The checks without an onboarding: the deployment's flow, and `cmek check` in a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from prefect.client.schemas.objects import State
+
+from cmek.request import OnboardingRequest
+from console.main import main
+from flows.check import check_prerequisites_only
+from tests.support.onboarding import REQUESTER, Onboardings
+
+MENDS_BILLING = "gcloud billing projects link"
+
+
+def _checked(bench: Onboardings) -> State[Any]:
+    request = OnboardingRequest(
+        workspace_id=bench.fresh, project_id="acme-kms-prod", requested_by=REQUESTER
+    )
+    return asyncio.run(check_prerequisites_only(request, return_state=True))
+
+
+def _command(bench: Onboardings, *more: str) -> int:
+    try:
+        main(["check", bench.fresh, "--project", "acme-kms-prod", *more])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def test_a_healthy_project_is_checked(bench: Onboardings) -> None:
+    """The run is green, its artifact lists the checks, and no call wrote."""
+    state = _checked(bench)
+    assert (state.name, state.is_completed()) == ("Checked", True)
+    (artifact,) = bench.client.read_artifacts()
+    assert "Billing" in str(artifact.data)
+    assert bench.writes() == []
+
+
+def test_a_failing_check_makes_the_run_red(bench: Onboardings) -> None:
+    """Its artifact has the command that mends it."""
+    bench.control.switches(billing_enabled=False)
+    state = _checked(bench)
+    assert (state.name, state.is_failed()) == ("Prerequisites fail", True)
+    (artifact,) = bench.client.read_artifacts()
+    assert MENDS_BILLING in str(artifact.data)
+    assert bench.writes() == []
+
+
+def test_the_command_exits_with_one_when_a_check_fails(
+    bench: Onboardings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the failed check first and its mending command; 0 when nothing fails."""
+    assert _command(bench) == 0
+    assert "fail" not in capsys.readouterr().out.split("checks")[0]
+    bench.control.switches(billing_enabled=False)
+    assert _command(bench) == 1
+    shown = capsys.readouterr().out
+    assert shown.index("fail") < shown.index("warn")
+    assert MENDS_BILLING in " ".join(shown.replace("│", " ").split())
+    assert bench.writes() == []
+
+
+def test_the_command_speaks_json(bench: Onboardings, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every check with its status, for other programs."""
+    assert _command(bench, "--json") == 0
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert {one["status"] for one in checks} == {"pass", "warn", "unknown"}

@@ -1,0 +1,131 @@
+"""Each class of error through the whole flow: said with its way out, nothing half-made hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.onboarding import Onboardings
+
+Setup = Callable[[Onboardings], object]
+RPC = "type.googleapis.com/google.rpc"
+
+
+def _refusing(call: str, status: str, message: str = "", *details: dict[str, Any]) -> Setup:
+    return lambda bench: bench.control.fault(
+        call, status=status, message=message, details=list(details), times=50
+    )
+
+
+def _denying(permission: str) -> Setup:
+    return lambda bench: bench.sandbox.world.identities.administrator.deny(permission)
+
+
+def _constraint(**changes: Any) -> Setup:
+    return lambda bench: bench.control.constraints(**changes)
+
+
+BEFOREHAND: dict[str, tuple[Setup, str]] = {
+    "API off": (
+        lambda bench: bench.control.switches(kms_api_enabled=False),
+        "gcloud services enable cloudkms.googleapis.com",
+    ),
+    "billing off": (
+        lambda bench: bench.control.switches(billing_enabled=False),
+        "gcloud billing projects link",
+    ),
+    "permission": (_denying("cloudkms.cryptoKeys.create"), "cloudkms.cryptoKeys.create"),
+    "domain restricted sharing": (
+        _constraint(allowed_policy_member_domains=["C0sandbox"]),
+        "iam.allowedPolicyMemberDomains",
+    ),
+    "location policy": (
+        _constraint(resource_locations=["europe-west1"]),
+        "gcp.resourceLocations",
+    ),
+    "perimeter": (_constraint(perimeter_blocks="everybody"), "perimeter"),
+}
+"""What the checks find: nothing is made."""
+
+QUOTA = {"@type": f"{RPC}.QuotaFailure", "violations": [{"subject": "p", "description": "used"}]}
+KEY_DISABLED = {
+    "@type": f"{RPC}.PreconditionFailure",
+    "violations": [{"type": "KEY_DISABLED", "subject": "the/version", "description": ""}],
+}
+ON_THE_WAY: dict[str, tuple[Setup, str, list[str]]] = {
+    "location policy that could not be read": (
+        _refusing(
+            "CreateCryptoKey",
+            "FAILED_PRECONDITION",
+            "Constraint constraints/gcp.resourceLocations violated for projects/123456789012",
+        ),
+        "constraints/gcp.resourceLocations",
+        ["CreateKeyRing", "CreateCryptoKey"],
+    ),
+    "permission lost": (
+        _refusing(
+            "SetIamPolicy",
+            "PERMISSION_DENIED",
+            "Permission 'cloudkms.cryptoKeys.setIamPolicy' denied on resource 'the/key'",
+        ),
+        "cloudkms.cryptoKeys.setIamPolicy",
+        ["CreateKeyRing", "CreateCryptoKey", "SetIamPolicy"],
+    ),
+    "version unusable": (
+        _refusing("CreateCryptoKey", "FAILED_PRECONDITION", "not enabled", KEY_DISABLED),
+        "versions enable",
+        ["CreateKeyRing", "CreateCryptoKey"],
+    ),
+    "location unknown to Cloud KMS": (
+        _refusing(
+            "CreateKeyRing",
+            "NOT_FOUND",
+            "The request concerns location 'us-east5' but was sent to location 'global'.",
+        ),
+        "Cloud KMS does not know locations/us-east5",
+        ["CreateKeyRing"],
+    ),
+    "project gone": (
+        _refusing("CreateKeyRing", "NOT_FOUND", "projects/acme-kms-prod not found"),
+        "projects/acme-kms-prod",
+        ["CreateKeyRing"],
+    ),
+    "quota": (
+        _refusing("CreateKeyRing", "RESOURCE_EXHAUSTED", "", QUOTA),
+        "quota is used up",
+        ["CreateKeyRing"],
+    ),
+}
+"""What only a write finds: the calls that wrote or tried to, the refused one last."""
+
+
+@pytest.mark.parametrize("name", BEFOREHAND)
+def test_what_the_checks_find_stops_before_anything_is_made(bench: Onboardings, name: str) -> None:
+    """The run's message has the way out; no call wrote."""
+    setup, says = BEFOREHAND[name]
+    setup(bench)
+    run = bench.start().execute()
+    assert run.state == "Failed"
+    assert says in run.message
+    assert bench.writes() == []
+
+
+@pytest.mark.parametrize("name", ON_THE_WAY)
+def test_what_a_write_finds_ends_the_run_with_its_class(bench: Onboardings, name: str) -> None:
+    """The run's message has the way out, and no write follows the refused one."""
+    setup, says, written = ON_THE_WAY[name]
+    setup(bench)
+    run = bench.start().execute()
+    assert run.state == "Failed"
+    assert says in run.message
+    assert list(dict.fromkeys(bench.writes())) == written
+
+
+def test_a_lost_policy_race_is_run_again(bench: Onboardings) -> None:
+    """Read, merged and written anew, until it fits; then the run goes on."""
+    message = "There were concurrent policy changes. Please retry."
+    bench.control.fault("SetIamPolicy", status="ABORTED", message=message, times=2)
+    assert bench.start().execute().state == "Suspended"
+    assert bench.writes().count("SetIamPolicy") == 3
