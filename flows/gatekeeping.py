@@ -17,7 +17,7 @@ from cmek.checks.model import CheckReport
 from cmek.diagnosis import Failure
 from cmek.evidence.events import answered, weighed
 from cmek.evidence.events import asked as asked_event
-from cmek.gate import Circumstances, Course, Permit, Refusal, decide
+from cmek.gate import Circumstances, Course, Permit, Refusal, ValidationProof, decide
 from cmek.live_facts import LiveFacts
 from cmek.plan import Plan, build_plan
 from cmek.report import ask_text, refused_report
@@ -201,8 +201,8 @@ async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved |
         proof = circumstances.validation
         await note(request.workspace_id, *weighed(record.ask, tried, proof, report, verdict))
         if isinstance(verdict, Refusal):
-            return await _refused(request, verdict, circumstances)
-        outcome = await _try_attach(request, verdict)
+            return await _refused(request, record.ask, verdict, circumstances.validation)
+        outcome = await _try_attach(request, record.ask, verdict)
         if outcome.outcome is not Attached.NOT_YET:
             return Approved(
                 record.ask,
@@ -221,31 +221,34 @@ async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved |
 
 
 async def _refused(
-    request: OnboardingRequest, refusal: Refusal, circumstances: Circumstances
+    request: OnboardingRequest, ask: Ask, refusal: Refusal, proof: ValidationProof
 ) -> RefusalRecord:
     """The refusal for keeping; with the cause when the validation is what failed."""
     reasons = [reason.text for reason in refusal.reasons]
-    proof = circumstances.validation
     if refusal.course is Course.STOP and not proof.succeeded:
-        failure = Failure(
-            external_key_id=circumstances.plan.external_key_id, request_id=proof.request_id
-        )
+        failure = _failure(ask, request_id=proof.request_id)
         reasons.append(f"most likely: {await explain(request, failure, proof.error)}")
     return RefusalRecord(course=refusal.course, reasons=tuple(reasons))
 
 
-async def _try_attach(request: OnboardingRequest, permit: Permit) -> AttachOutcome:
+async def _try_attach(request: OnboardingRequest, ask: Ask, permit: Permit) -> AttachOutcome:
     """Attach; a refusal that names the key's validation comes with its cause."""
     try:
         return await attach(request.anthropic_block, permit)
     except AdminStatusError as error:
-        failure = Failure(
-            external_key_id=permit.external_key_id,
-            error_code=error.error_code,
-            request_id=error.request_id,
-        )
+        failure = _failure(ask, request_id=error.request_id, error_code=error.error_code)
         cause = await explain(request, failure, str(error))
         raise UnusableKeyError(f"nothing was attached: {error}. Most likely: {cause}") from error
+
+
+def _failure(ask: Ask, *, request_id: str | None, error_code: str | None = None) -> Failure:
+    # the plan was only shown with both grants in place
+    return Failure(
+        external_key_id=ask.plan.external_key_id,
+        granted_at=ask.asked_at,
+        error_code=error_code,
+        request_id=request_id,
+    )
 
 
 async def _look_again(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from google.cloud import kms_v1
 
 from cmek.diagnosis import Cause, diagnose, gather_facts
 from cmek.diagnosis.diagnose import TABLE
+from cmek.diagnosis.model import DiagnosisFacts
 from sandbox.server import Sandbox
 from tests.support.causes import FAILURES, Failing
 from tests.support.checking import clients, failure, subject
@@ -35,13 +38,17 @@ def stage(sandbox: Sandbox) -> Stage:
     return stage
 
 
-async def diagnosed(sandbox: Sandbox, **known: Any) -> tuple[Cause, ...]:
-    """The diagnosis by our own reads; `known` is about the failure."""
+async def gathered(sandbox: Sandbox, **known: Any) -> DiagnosisFacts:
+    """All that our own reads say; `known` is about the failure."""
     async with clients(sandbox) as ours:
-        facts = await gather_facts(
+        return await gather_facts(
             subject(), failure(**known), admin=ours.admin, kms=ours.kms, google=ours.google
         )
-    return diagnose(facts)
+
+
+async def diagnosed(sandbox: Sandbox, **known: Any) -> tuple[Cause, ...]:
+    """The diagnosis by our own reads."""
+    return diagnose(await gathered(sandbox, **known))
 
 
 @pytest.mark.parametrize("failing", FAILURES, ids=lambda one: one.name)
@@ -102,6 +109,31 @@ async def test_the_free_text_of_a_validation_changes_nothing(
     first = await diagnosed(sandbox, request_id="req_1")
     second = await diagnosed(sandbox, request_id="req_2")
     assert [(one.id, one.verdict) for one in first] == [(one.id, one.verdict) for one in second]
+
+
+async def test_a_key_that_lies_elsewhere_is_proved_wrong_by_its_name(
+    sandbox: Sandbox, stage: Stage
+) -> None:
+    """Our form refuses such a name, so only a key that others registered can have it."""
+    facts = await gathered(sandbox)
+    for location in ("us", "global", "europe-west1"):
+        name = replace(facts.subject.key_name, location=location)
+        (cause,) = [
+            one
+            for one in diagnose(replace(facts, subject=replace(facts.subject, key_name=name)))
+            if one.id == "wrong_location"
+        ]
+        assert (cause.verdict, location in cause.why) == ("proved", True)
+        assert "us-east5" in cause.command
+
+
+async def test_a_key_of_an_external_key_manager_leaves_its_backend_open(
+    sandbox: Sandbox, stage: Stage
+) -> None:
+    """Cloud KMS can't tell us whether what lies outside works."""
+    stage.stored_key.version_template.protection_level = kms_v1.ProtectionLevel.EXTERNAL_VPC
+    (cause,) = [one for one in await diagnosed(sandbox) if one.id == "outside_backend"]
+    assert (cause.verdict, "EXTERNAL_VPC" in cause.why) == ("open", True)
 
 
 def test_the_table_proves_every_cause_that_can_be_proved() -> None:

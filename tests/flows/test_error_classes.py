@@ -129,3 +129,25 @@ def test_a_lost_policy_race_is_run_again(bench: Onboardings) -> None:
     bench.control.fault("SetIamPolicy", status="ABORTED", message=message, times=2)
     assert bench.start().execute().state == "Suspended"
     assert bench.writes().count("SetIamPolicy") == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("external_key_validation_failed", "both grants stand since"),
+        ("key_profile_mismatch", "profile"),
+        ("workspace_policy_violation", "policy"),
+    ],
+)
+def test_a_refused_attach_comes_with_its_cause(bench: Onboardings, code: str, cause: str) -> None:
+    """By its type, never its text; with Anthropic's request id, and the causes as an artifact."""
+    run = bench.asked()
+    bench.control.fault("workspaces.update", status=400, error_code=code, times=9)
+    run.approve()
+    assert run.state == "Failed"
+    assert "nothing was attached" in run.message
+    assert code in run.message
+    likely = run.message.split("Most likely:")[1]
+    assert cause in likely
+    (causes,) = [one for one in bench.artifacts(run) if "diagnosis" in str(one.key)]
+    assert "req_" in str(causes.data)
