@@ -32,6 +32,7 @@ def main() -> int:
     options = _options()
     # a busy machine may take longer than Prefect's 20 s
     os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "90"
+    os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
     latency = Conditions(options.kms_seconds, options.validate_seconds)
     _print(
         f"Revalidation, full: Cloud KMS answers after {options.kms_seconds:g} s, validate after "

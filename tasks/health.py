@@ -81,7 +81,8 @@ async def revalidate_key(sweep: Sweep, ring: Ring, ref: KeyRef) -> KeyRecord:
         raise UnfinishedError(f"{ref.external_key_id}: not done by {sweep.deadline}") from None
     record = judge(reading, previous, _look(sweep, ref, reading.now))
     _announce(record)
-    await publish_page(record)
+    async with sweep.writing:
+        await publish_page(record)
     get_run_logger().info("%s: %s", ref.key_name, SIGNS[record.verdict])
     return record
 
@@ -110,7 +111,8 @@ async def record_unfinished(sweep: Sweep, ring: Ring, ref: KeyRef, why: str) -> 
     record = unfinished(
         _nothing_read(sweep, ref, previous, now), previous, _look(sweep, ref, now), why
     )
-    await publish_page(record)
+    async with sweep.writing:
+        await publish_page(record)
     return record
 
 

@@ -21,6 +21,9 @@ from tasks.clients import kms_client
 from tasks.key_pages import last_records
 
 T = TypeVar("T")
+WRITERS: Final = 4
+"""Records that are kept at once: on SQLite a server has 15 connections, and when each of them waits
+for the one lock, nobody writes for a minute."""
 HOLD_SECONDS: Final = 15.0
 """Pause of a location whose quota is used up, after the client's own tries."""
 
@@ -69,12 +72,15 @@ class Sweep:
     """Sweeps that this run has finished before: their looks don't count any more."""
     pacer: Pacer = field(init=False)
     looking: asyncio.Semaphore = field(init=False)
-    """Bounds the keys that are read at once; what Prefect keeps about them waits for nobody."""
+    """Bounds the keys that are read at once."""
+    writing: asyncio.Semaphore = field(init=False)
+    """Bounds the records that are kept at once."""
     asked_to: dict[str, Unreachability] = field(init=False)
 
     def __post_init__(self) -> None:
         self.pacer = Pacer(self.request.reads_per_minute)
         self.looking = asyncio.Semaphore(self.request.concurrency)
+        self.writing = asyncio.Semaphore(WRITERS)
         self.asked_to = {one.external_key_id: one for one in self.request.look_again}
 
     async def paced(self, location: str, read: Callable[[], Awaitable[T]]) -> Read[T]:

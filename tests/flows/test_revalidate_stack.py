@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from console.automations import install
 from console.history import history
 from console.prefect_server import PROJECT, WORKER
 from console.status import read_fleet
+from tests.support.kms import NO_RETRY, State, grpc_client
 from tests.support.revalidation import Revalidations
 from tests.support.stack import Stack, running_stack
 
@@ -210,6 +212,13 @@ def test_people_are_told_through_a_notification_block(stack: Stack, daily: Reval
         finished(stack, daily.start(external_keys=[key]))
         assert "kms-key-not-rotated" not in sink.wait_for("at risk")["body"]
         assert "--rotation-period=90d" in sink.wait_for("at risk")["body"]
+        name = _key_name(stack, key)
+        _change_key(stack, name, enabled=False)
+        finished(stack, daily.start(external_keys=[key]))
+        assert "versions enable" in sink.wait_for("Broken key")["body"]
+        _change_key(stack, name, enabled=True)
+        finished(stack, daily.start(external_keys=[key], record_anew=True))
+        assert "is healthy again" in sink.wait_for("Key recovered")["body"]
         sink.wait_for("waits for an approval", 60)
         sink.wait_for("No revalidation", 60)
 
@@ -251,6 +260,25 @@ def _more_external_keys(stack: Stack, count: int) -> list[str]:
             api.post("/v1/organizations/external_keys", json=body).json()["id"]
             for _ in range(count)
         ]
+
+
+def _key_name(stack: Stack, external_key_id: str) -> str:
+    found = stack.admin("GET", f"external_keys/{external_key_id}")
+    return str(found["provider_config"]["key_name"])
+
+
+def _change_key(stack: Stack, name: str, *, enabled: bool) -> None:
+    """Switch the primary version off, or mend all that is wrong with the sample key."""
+    kms = grpc_client(stack.local.sandbox)
+    state = State.ENABLED if enabled else State.DISABLED
+    version = {"name": f"{name}/cryptoKeyVersions/1", "state": state}
+    kms.update_crypto_key_version(
+        crypto_key_version=version, update_mask={"paths": ["state"]}, **NO_RETRY
+    )
+    rotation = {"name": name, "rotation_period": {"seconds": 90 * 86400}}
+    rotation["next_rotation_time"] = datetime.now(UTC) + timedelta(days=80)
+    paths = ["rotation_period", "next_rotation_time"]
+    kms.update_crypto_key(crypto_key=rotation, update_mask={"paths": paths}, **NO_RETRY)
 
 
 def _validated(stack: Stack) -> list[str]:

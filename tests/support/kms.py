@@ -16,6 +16,7 @@ from google.iam.v1 import iam_policy_pb2, options_pb2, policy_pb2
 from google.oauth2.credentials import Credentials
 
 from cmek.anthropic_identity import MEMBER
+from console.sandbox_process import SandboxAddress
 from sandbox.server import Sandbox
 from sandbox.world import World
 
@@ -28,7 +29,7 @@ LOCATION = f"{PROJECT}/locations/us-east5"
 NO_RETRY: dict[str, Any] = {"retry": None, "timeout": 10}
 
 
-def grpc_client(sandbox: Sandbox, token: str | None = None) -> Client:
+def grpc_client(sandbox: Sandbox | SandboxAddress, token: str | None = None) -> Client:
     """Over gRPC; the token travels in call credentials over local channel credentials."""
     channel = grpc.insecure_channel(sandbox.grpc)
     if token:

@@ -37,15 +37,16 @@ class Stack:
 
     def new_workspace(self, name: str, **tags: str) -> str:
         """Make a fresh workspace; its id. The sandbox logs the call like any other."""
-        made = self._admin("POST", "workspaces", {"name": name, "tags": tags})
+        made = self.admin("POST", "workspaces", {"name": name, "tags": tags})
         workspace_id: str = made["id"]
         return workspace_id
 
     def is_attached(self, workspace_id: str) -> bool:
         """Whether the Admin API shows a key under the workspace."""
-        return self._admin("GET", f"workspaces/{workspace_id}")["external_key_id"] is not None
+        return self.admin("GET", f"workspaces/{workspace_id}")["external_key_id"] is not None
 
-    def _admin(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+    def admin(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """One call of the Admin API as the organization's administrator."""
         answer = httpx.request(
             method,
             f"{self.local.sandbox.http}/v1/organizations/{path}",
