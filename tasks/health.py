@@ -138,16 +138,18 @@ async def _kms_parts(sweep: Sweep, ring: Ring, ref: KeyRef) -> dict[str, Any]:
         return tuple(await kms.list_crypto_key_versions(ref.key_name))
 
     at = ref.location
-    all_versions, policy, ring_policy = await asyncio.gather(
+    all_versions, policy, ring_policy, project_policy = await asyncio.gather(
         sweep.paced(at, versions),
         sweep.paced(at, lambda: policy_view(kms, ref.key_name)),
         sweep.ring_policy(ring, ref),
+        sweep.project_policy(ref),
     )
     return {
         "key": key,
         "versions": all_versions,
         "policy": policy,
         "ring_policy": ring_policy,
+        "project_policy": project_policy,
     }
 
 

@@ -17,7 +17,7 @@ from cmek.health.registered import KeyRef
 from cmek.health.request import RevalidationRequest
 from cmek.iam_policy import PolicyView
 from cmek.kms_models import CryptoKey
-from tasks.clients import kms_client
+from tasks.clients import google_client, kms_client
 from tasks.key_pages import last_records
 
 T = TypeVar("T")
@@ -28,13 +28,11 @@ HOLD_SECONDS: Final = 15.0
 """Pause of a location whose quota is used up, after the client's own tries."""
 
 
-class Ring:
-    """The keys to look at in one ring, and what is read once for all of them."""
+class Shared:
+    """What is read once for several keys."""
 
-    def __init__(self, refs: list[KeyRef]) -> None:
-        self.refs = refs
+    def __init__(self) -> None:
         self._shared: dict[str, asyncio.Task[Any]] = {}
-        self._left = len(refs)
 
     async def once(self, what: str, read: Callable[[], Awaitable[T]]) -> T:
         """Read it for the first key that asks, and hand it to the others."""
@@ -46,17 +44,26 @@ class Ring:
         answer: T = await asyncio.shield(task)
         return answer
 
-    def done_with_one(self) -> None:
-        """Forget what was read once nobody needs it any more."""
-        self._left -= 1
-        if self._left <= 0:
-            self.forget()
-
     def forget(self) -> None:
         """Drop what was read, and stop what is being read."""
         for task in self._shared.values():
             task.cancel()
         self._shared.clear()
+
+
+class Ring(Shared):
+    """The keys to look at in one ring, and what is read once for all of them."""
+
+    def __init__(self, refs: list[KeyRef]) -> None:
+        super().__init__()
+        self.refs = refs
+        self._left = len(refs)
+
+    def done_with_one(self) -> None:
+        """Forget what was read once nobody needs it any more."""
+        self._left -= 1
+        if self._left <= 0:
+            self.forget()
 
 
 @dataclass
@@ -68,6 +75,7 @@ class Sweep:
     run_id: str
     deadline: datetime
     rings: list[Ring]
+    projects: Shared = field(default_factory=Shared)
     attempt: int = 0
     """Sweeps that this run has finished before: their looks don't count any more."""
     pacer: Pacer = field(init=False)
@@ -109,6 +117,16 @@ class Sweep:
             "policy", lambda: self.paced(ref.location, lambda: policy_view(kms, ref.key_ring))
         )
 
+    async def project_policy(self, ref: KeyRef) -> Read[PolicyView]:
+        """The project's IAM policy, read once."""
+        google = await google_client(self.request.kms_block)
+        project = ref.location.partition("/locations/")[0]
+
+        async def read() -> PolicyView:
+            return PolicyView.of(await google.iam_policy(project))
+
+        return await self.projects.once(project, lambda: attempt(read()))
+
     async def previous(self, ring: Ring, ref: KeyRef) -> KeyRecord | None:
         """The key's last record; one request serves a ring."""
         ids = [one.external_key_id for one in ring.refs]
@@ -127,8 +145,8 @@ class Sweep:
 
     def forget(self) -> None:
         """Stop and drop everything that is shared."""
-        for ring in self.rings:
-            ring.forget()
+        for shared in (self.projects, *self.rings):
+            shared.forget()
 
 
 async def policy_view(kms: CloudKms, resource: str) -> PolicyView:

@@ -7,6 +7,7 @@ from typing import Final
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, SERVICE_ACCOUNT
 from cmek.checks.commands import grant, revoke
+from cmek.checks.outcome import Refused
 from cmek.health.reading import KeyReading
 from cmek.health.rule import Finding
 from cmek.key_policy import DECRYPTING_ROLES
@@ -24,7 +25,7 @@ ADMIN: Final = "roles/cloudkms.admin"
 def grant_missing(reading: KeyReading) -> Iterator[Finding]:
     """Anthropic can't read or use the key without both roles."""
     for role in _lacking(reading):
-        if _covered_by_ring(reading, role) or _conditions(reading, role):
+        if _inherited(reading, role) or _conditions(reading, role):
             continue
         lost = any(
             binding.role == role and any(_is_deleted_twin(m) for m in binding.members)
@@ -50,11 +51,11 @@ def grant_conditional(reading: KeyReading) -> Iterator[Finding]:
 
 
 def grant_inherited(reading: KeyReading) -> Iterator[Finding]:
-    """It works, but by a grant on the ring, which somebody may clean up."""
+    """It works, but by a grant on ring or project, which somebody may clean up."""
     for role in _lacking(reading):
-        if _covered_by_ring(reading, role) and not _conditions(reading, role):
+        if _inherited(reading, role) and not _conditions(reading, role):
             yield Finding(
-                f"the grant of {role} is on the key ring only, not on the key",
+                f"the grant of {role} is on the key ring or project only, not on the key",
                 (grant(reading.name, role),) if reading.name else (),
                 role,
             )
@@ -62,7 +63,7 @@ def grant_inherited(reading: KeyReading) -> Iterator[Finding]:
 
 def public_member(reading: KeyReading) -> Iterator[Finding]:
     """Anybody may do with the key what this role allows."""
-    for where, binding in reading.bindings():
+    for where, binding in reading.bindings_above():
         for member in sorted(PUBLIC & set(binding.members)):
             yield Finding(
                 f"{member} has {binding.role} on {where}",
@@ -89,7 +90,7 @@ def foreign_decrypter(reading: KeyReading) -> Iterator[Finding]:
 
 def broader_grant(reading: KeyReading) -> Iterator[Finding]:
     """Anthropic's service account holds more than the guide gives it."""
-    for where, binding in reading.bindings():
+    for where, binding in reading.bindings_above():
         on_key_itself = where == reading.registered_name
         if MEMBER in binding.members and not (on_key_itself and binding.role in ROLES):
             yield Finding(
@@ -97,6 +98,15 @@ def broader_grant(reading: KeyReading) -> Iterator[Finding]:
                 (revoke(where, MEMBER, binding.role),),
                 f"{where} {binding.role}",
             )
+
+
+def project_unread(reading: KeyReading) -> Iterator[Finding]:
+    """Nothing hangs on it, but a grant above the ring would not be seen."""
+    if isinstance(reading.project_policy, Refused):
+        yield Finding(
+            "the project's IAM policy could not be read, so grants there are not seen: "
+            f"{reading.project_policy.text}"
+        )
 
 
 def duties_not_separated(reading: KeyReading) -> Iterator[Finding]:
@@ -132,10 +142,10 @@ def _conditions(reading: KeyReading, role: str) -> list[str]:
     ]
 
 
-def _covered_by_ring(reading: KeyReading, role: str) -> bool:
+def _inherited(reading: KeyReading, role: str) -> bool:
     return any(
         binding.role in COVERING[role] and MEMBER in binding.members and binding.condition is None
-        for where, binding in reading.bindings()
+        for where, binding in reading.bindings_above()
         if where != reading.registered_name
     )
 
@@ -143,7 +153,7 @@ def _covered_by_ring(reading: KeyReading, role: str) -> bool:
 def _users(reading: KeyReading, roles: set[str]) -> set[str]:
     return {
         member
-        for _, binding in reading.bindings()
+        for _, binding in reading.bindings_above()
         if binding.role in roles
         for member in binding.members
         if member.startswith("user:")

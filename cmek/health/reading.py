@@ -37,6 +37,7 @@ class KeyReading:
     versions: Read[tuple[KeyVersion, ...]] | None = None
     policy: Read[PolicyView] | None = None
     ring_policy: Read[PolicyView] | None = None
+    project_policy: Read[PolicyView] | None = None
     baseline: Baseline | None = None
     unreachable: Unreachability | None = None
     """From the looks before."""
@@ -82,6 +83,17 @@ class KeyReading:
         for where, read in ((self.registered_name, self.policy), (self._ring, self.ring_policy)):
             for binding in (value_of(read) or NO_POLICY).bindings:
                 yield where, binding
+
+    def bindings_above(self) -> Iterator[tuple[str, PolicyBinding]]:
+        """Each binding on the key, its ring and its project.
+
+        The project's owners and administrators are no news, so only rules about Anthropic's
+        account and about the public look this far.
+        """
+        yield from self.bindings()
+        if self.name:
+            for binding in (value_of(self.project_policy) or NO_POLICY).bindings:
+                yield f"projects/{self.name.project}", binding
 
     @property
     def _ring(self) -> str:

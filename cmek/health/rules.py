@@ -60,6 +60,7 @@ RULES: Final = (
     Rule("destroy-delay-short", AT_RISK, MEDIUM, "key", key.destroy_delay_short),
     Rule("protection-mixed", AT_RISK, MEDIUM, "versions", version.protection_mixed),
     Rule("drift", AT_RISK, MEDIUM, "key", key.drift),
+    Rule("project-policy-unread", REMARK, LOW, "policy", access.project_unread),
     Rule("software-protection", REMARK, LOW, "key", key.software_protection),
 )
 PART_OF: Final = {rule.id: rule.part for rule in RULES}

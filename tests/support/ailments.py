@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from google.iam.v1 import policy_pb2
+
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, VIEWER
+from sandbox.faults import Fault
+from sandbox.iam_policies import write_policy
 from tests.support.fleet import LABEL, RING, VALUE, Fleet
 from tests.support.kms import LOCATION, PROJECT
 
@@ -125,6 +129,28 @@ def _overdue(fleet: Fleet, name: str) -> str:
     # made after the key, it stops the rotation and nothing else
     fleet.world.kms.constraints.allowed_protection_levels = ["SOFTWARE"]
     return external_key
+
+
+def _in_other_project(fleet: Fleet, name: str) -> str:
+    """A healthy key in a project of its own, named after it."""
+    fleet.world.kms.add_project(name, number=str(200000000000 + len(fleet.world.kms.projects)))
+    ring = f"projects/{name}/locations/us-east5/keyRings/ring"
+    fleet.make_ring(ring)
+    return fleet.onboard(name, ring=ring)
+
+
+def _granted_above(fleet: Fleet, name: str) -> str:
+    external_key = _in_other_project(fleet, name)
+    policy = policy_pb2.Policy(version=3)
+    policy.bindings.add(role=ADMIN, members=[MEMBER])
+    write_policy(fleet.world, f"projects/{name}", policy, fleet.world.kms.projects[name].number)
+    return external_key
+
+
+def _closed_project(fleet: Fleet, name: str) -> str:
+    call = "cloudresourcemanager.projects.getIamPolicy"
+    fleet.world.faults.add(Fault(call=call, resource=f"*{name}*", status=403, times=9))
+    return _in_other_project(fleet, name)
 
 
 def _multi_region(fleet: Fleet, name: str) -> str:
@@ -283,6 +309,18 @@ AILMENTS = (
         (_REVOKE % (MEMBER, ADMIN),),
     ),
     Ailment(
+        "broader-grant",
+        "at_risk",
+        _granted_above,
+        (
+            (
+                "gcloud projects remove-iam-policy-binding granted-above "
+                f"--member={MEMBER} --role={ADMIN} --all"
+            ),
+        ),
+        name="granted-above",
+    ),
+    Ailment(
         "kms-role-separation",
         "at_risk",
         _policy(
@@ -321,6 +359,7 @@ AILMENTS = (
         ),
     ),
     Ailment("protection-mixed", "at_risk", _plain(_mixed)),
+    Ailment("project-policy-unread", "healthy", _closed_project),
     Ailment(
         "software-protection",
         "healthy",
