@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install rehearse up test prove bench lint lock clean
+.PHONY: install rehearse up test prove screenshots bench lint lock clean
 
 install: $(READY)
 
@@ -30,6 +30,10 @@ test: lint
 prove: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m prove
 	$(BIN)/python -m prove
+
+# the pictures in docs/, taken anew by the browser tests
+screenshots: $(READY)
+	CMEK_SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/e2e/test_browser.py -m e2e
 
 # seconds as ratios within one run; needs a quiet machine
 bench: $(READY)

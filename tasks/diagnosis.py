@@ -11,7 +11,7 @@ from tasks.clients import admin_client, google_client, kms_client
 from tasks.prerequisites import subject_of
 
 
-@task(name="Diagnose", cache_policy=NO_CACHE, persist_result=False)
+@task(name="Diagnose", task_run_name="Diagnose", cache_policy=NO_CACHE, persist_result=False)
 async def find_causes(request: OnboardingRequest, failure: Failure) -> tuple[Cause, ...]:
     """Every known cause, the most likely first; each proved, excluded or open by our own reads."""
     facts = await gather_facts(

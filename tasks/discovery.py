@@ -61,7 +61,12 @@ class Found(BaseModel):
     """Whether these are all workspaces."""
 
 
-@task(name="Find workspaces", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="Find workspaces",
+    task_run_name="Find workspaces",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 async def find_workspaces(request: DiscoveryRequest, cursor: Cursor | None) -> Found:
     """The new ones by the activity feed where that is enough and allowed, else all.
 
@@ -147,7 +152,12 @@ async def keep_cursor(block: str, cursor: Cursor) -> None:
     await Variable.aset(_variable(block), cursor.model_dump(mode="json"), overwrite=True)
 
 
-@task(name="Publish discovery", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="Publish discovery",
+    task_run_name="Publish discovery",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 async def publish_discovery(decisions: list[Decision], source: str) -> None:
     """The table of what was decided; its versions are the history."""
     await acreate_markdown_artifact(

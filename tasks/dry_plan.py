@@ -13,7 +13,12 @@ from tasks.clients import admin_client, kms_client
 from tasks.registration import find_external_key
 
 
-@task(name="Look at what exists", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="Look at what exists",
+    task_run_name="Look at what exists",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 async def read_standings(request: OnboardingRequest) -> Standings:
     """Ring, key, grants and external key as they are."""
     kms = await kms_client(request.kms_block)

@@ -36,7 +36,9 @@ async def last_fleet() -> dict[str, FleetRow]:
     return read_rows(_table(found[0].data)) if found else {}
 
 
-@task(name="Publish fleet", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="Publish fleet", task_run_name="Publish fleet", cache_policy=NO_CACHE, persist_result=False
+)
 async def publish_fleet(looked: Sequence[FleetRow], *, all_keys: bool) -> None:
     """One table for all keys, worst first, and the picture of their last days.
 
@@ -55,7 +57,12 @@ async def publish_fleet(looked: Sequence[FleetRow], *, all_keys: bool) -> None:
         emit_event(ENDED, {"prefect.resource.id": "cmek.fleet"}, payload=payload)
 
 
-@task(name="Schedule follow-up", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="Schedule follow-up",
+    task_run_name="Schedule follow-up",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 async def schedule_follow_up(
     request: RevalidationRequest, unreachable: Sequence[Unreachability]
 ) -> None:

@@ -39,7 +39,12 @@ def _one_look(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     return f"{context.task_run.flow_run_id}-{sweep.attempt}-look-{ref.external_key_id}"
 
 
-@task(name="Read registered keys", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="Read registered keys",
+    task_run_name="Read registered keys",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 async def read_registered_keys(block: str) -> Registered:
     """All external keys of Google Cloud (every page), and the workspaces that use them.
 

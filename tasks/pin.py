@@ -17,6 +17,7 @@ def _run_id_only(context: TaskRunContext, parameters: dict[str, Any]) -> str:  #
 
 @task(
     name="Pin the request",
+    task_run_name="Pin the request",
     persist_result=True,
     cache_policy=CacheKeyFnPolicy(cache_key_fn=_run_id_only),
 )

@@ -34,7 +34,9 @@ def subject_of(request: OnboardingRequest) -> CheckSubject:
     )
 
 
-@task(name="Prerequisites", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="Prerequisites", task_run_name="Prerequisites", cache_policy=NO_CACHE, persist_result=False
+)
 async def check_prerequisites(request: OnboardingRequest) -> CheckReport:
     """Every check; a read that is refused makes `unknown`, never an exception."""
     return await run_checks(

@@ -15,7 +15,9 @@ from cmek.signatures.statement import SignedApproval, UnreadableApprovalError, p
 from cmek.signatures.weighing import Signatures
 
 
-@task(name="Who must sign", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="Who must sign", task_run_name="Who must sign", cache_policy=NO_CACHE, persist_result=False
+)
 async def signatures_needed(request: OnboardingRequest) -> int:
     """How many approvers must sign; 0 on a worker without signers.
 
@@ -25,7 +27,12 @@ async def signatures_needed(request: OnboardingRequest) -> int:
     return required_signatures(find_signers(), request.signatures)
 
 
-@task(name="Verify signatures", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="Verify signatures",
+    task_run_name="Verify signatures",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 async def verify_signatures(ask: Ask, answer: Answer) -> Signatures:
     """Look at the signers file again and verify each signature; one that is bad is a problem.
 

@@ -25,7 +25,12 @@ class WorkspaceReading(BaseModel):
     current_key: ExternalKey | None
 
 
-@task(name="Read organization", cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="Read organization",
+    task_run_name="Read organization",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 async def read_organization(block: str) -> Organization:
     """The organization of the credential (prerequisite: the Admin API key works).
 
