@@ -24,11 +24,11 @@ up: $(READY)
 	$(BIN)/cmek up
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # the variants that `make test` leaves out, then the long proofs with their table
 prove: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m prove
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m prove
 	$(BIN)/python -m prove
 
 # the pictures in docs/, taken anew by the browser tests
