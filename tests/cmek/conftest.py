@@ -7,14 +7,31 @@ from collections.abc import Iterator
 import pytest
 import stamina
 
+from sandbox.server import Sandbox
 from tests.support.clients import Rig
 from tests.support.sandbox import running
+from tests.support.staging import Stage
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     """The clients run on asyncio."""
     return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    """One sandbox for the file, whose world tests change directly."""
+    with running(minimal=True) as (sandbox, _):
+        yield sandbox
+
+
+@pytest.fixture
+def stage(sandbox: Sandbox) -> Stage:
+    """Everything in order, nothing made yet."""
+    stage = Stage(sandbox.world)
+    stage.reset()
+    return stage
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,27 +11,11 @@ import pytest
 from cmek.anthropic_identity import MEMBER, ROLES
 from sandbox.server import Sandbox
 from tests.support.checking import check
-from tests.support.sandbox import running
 from tests.support.staging import EXTERNAL_KEY, FOLDER, KEY, ORGANIZATION, WORKSPACE, Stage
 
 pytestmark = pytest.mark.anyio
 
 KMS = "cloudkms.googleapis.com"
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    """One sandbox for the file."""
-    with running(minimal=True) as (sandbox, _):
-        yield sandbox
-
-
-@pytest.fixture
-def stage(sandbox: Sandbox) -> Stage:
-    """Everything in order, nothing made yet."""
-    stage = Stage(sandbox.world)
-    stage.reset()
-    return stage
 
 
 def _audit_from_above(stage: Stage) -> None:

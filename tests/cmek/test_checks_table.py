@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from cmek.checks.run import CATALOGUE
@@ -11,7 +9,6 @@ from sandbox.server import Sandbox
 from tests.support.checking import check
 from tests.support.condition_setups import Blind, Condition
 from tests.support.conditions import BLIND, CONDITIONS
-from tests.support.sandbox import running
 from tests.support.staging import Stage
 from tests.support.troubleshooting import DOCUMENT, condition_row
 
@@ -20,21 +17,6 @@ pytestmark = pytest.mark.anyio
 ALWAYS = {"disable_before_destroy": "warn", "retention": "unknown", "features": "warn",
           "effect_time": "warn"}  # fmt: skip
 """What a healthy project says besides `pass`."""
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    """One sandbox for the file."""
-    with running(minimal=True) as (sandbox, _):
-        yield sandbox
-
-
-@pytest.fixture
-def stage(sandbox: Sandbox) -> Stage:
-    """Everything in order, nothing made yet."""
-    stage = Stage(sandbox.world)
-    stage.reset()
-    return stage
 
 
 @pytest.mark.parametrize("existing", [False, True], ids=["nothing made yet", "key exists"])

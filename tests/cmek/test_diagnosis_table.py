@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,18 +14,10 @@ from cmek.diagnosis.model import DiagnosisFacts
 from sandbox.server import Sandbox
 from tests.support.causes import FAILURES, Failing
 from tests.support.checking import clients, failure, subject
-from tests.support.sandbox import running
 from tests.support.staging import EXTERNAL_KEY, Stage
 from tests.support.troubleshooting import DOCUMENT, failure_row
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    """One sandbox for the file."""
-    with running(minimal=True) as (sandbox, _):
-        yield sandbox
 
 
 @pytest.fixture

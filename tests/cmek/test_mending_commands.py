@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from sandbox.server import Sandbox
 from tests.support.causes import FAILURES
 from tests.support.checking import check, clients, failure, subject
 from tests.support.conditions import CONDITIONS
-from tests.support.sandbox import running
 from tests.support.staging import Stage
 
 pytestmark = [
@@ -32,21 +30,6 @@ MENDED = (
     "Key Access Justifications allow nothing",
 )
 REMOVED = ("Anthropic's account may use the whole ring", "a look-alike may use the existing key")
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    """One sandbox for the file."""
-    with running(minimal=True) as (sandbox, _):
-        yield sandbox
-
-
-@pytest.fixture
-def stage(sandbox: Sandbox) -> Stage:
-    """Everything in order, nothing made yet."""
-    stage = Stage(sandbox.world)
-    stage.reset()
-    return stage
 
 
 def run(sandbox: Sandbox, command: str, home: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sandbox.kms_state import KmsState
 from sandbox.server import Sandbox
 from sandbox.switches import Switches
+from tests.support.admin import Admin, running_admin
 from tests.support.discovery import discovery
 from tests.support.kms import Client, Kms, grpc_client, rest_client
 from tests.support.sandbox import running
@@ -55,3 +56,17 @@ def kms(room: tuple[Sandbox, Client, Client]) -> Iterator[Kms]:
 def client(request: pytest.FixtureRequest, kms: Kms) -> Client:
     """The official client on each of its transports."""
     return getattr(kms, request.param)
+
+
+@pytest.fixture(scope="module")
+def admin_sandbox() -> Iterator[Admin]:
+    """The Admin API in a process of its own, one for a file."""
+    with running_admin() as one:
+        yield one
+
+
+@pytest.fixture
+def admin(admin_sandbox: Admin) -> Admin:
+    """A new organization with fresh workspaces only."""
+    admin_sandbox.control.reset(minimal=True)
+    return admin_sandbox

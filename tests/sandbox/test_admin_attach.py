@@ -13,25 +13,11 @@ from hypothesis import strategies as st
 from tests.support.admin import Admin, error_code, running_admin, wait_until
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Admin]:
-    """One process for the file."""
-    with running_admin() as one:
-        yield one
-
-
 @pytest.fixture
-def admin(sandbox: Admin) -> Admin:
-    """A new organization with fresh workspaces only."""
-    sandbox.control.reset(minimal=True)
-    return sandbox
-
-
-@pytest.fixture
-def full(sandbox: Admin) -> Admin:
+def full(admin_sandbox: Admin) -> Admin:
     """A new organization with every sample workspace."""
-    sandbox.control.reset()
-    return sandbox
+    admin_sandbox.control.reset()
+    return admin_sandbox
 
 
 def test_an_archived_workspace_takes_no_key_unless_the_switch_allows_it(full: Admin) -> None:

@@ -14,20 +14,6 @@ KEY_NAME = f"{KEY_RING}/cryptoKeys/claude-prod"
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Admin]:
-    """One process for the file."""
-    with running_admin() as one:
-        yield one
-
-
-@pytest.fixture
-def admin(sandbox: Admin) -> Admin:
-    """A new organization with fresh workspaces only."""
-    sandbox.control.reset(minimal=True)
-    return sandbox
-
-
-@pytest.fixture(scope="module")
 def shelf() -> Iterator[Admin]:
     """A sandbox whose external keys the paging tests count; they add, others do not."""
     with running_admin(minimal=True) as one:

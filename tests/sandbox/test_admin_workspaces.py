@@ -12,20 +12,6 @@ from tests.support.admin import Admin, running_admin
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Admin]:
-    """One process for the file."""
-    with running_admin() as one:
-        yield one
-
-
-@pytest.fixture
-def admin(sandbox: Admin) -> Admin:
-    """A new organization with fresh workspaces only."""
-    sandbox.control.reset(minimal=True)
-    return sandbox
-
-
-@pytest.fixture(scope="module")
 def many() -> Iterator[Admin]:
     """A sandbox with 17 workspaces, the default one and two archived ones included."""
     with running_admin(minimal=True) as one:
