@@ -23,10 +23,10 @@ def many() -> Iterator[Admin]:
 
 
 @pytest.fixture
-def full(sandbox: Admin) -> Admin:
+def full(admin_sandbox: Admin) -> Admin:
     """A new organization with every sample workspace."""
-    sandbox.control.reset()
-    return sandbox
+    admin_sandbox.control.reset()
+    return admin_sandbox
 
 
 def _ids(page: dict[str, object]) -> list[str]:
