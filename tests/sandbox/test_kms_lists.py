@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -135,6 +136,7 @@ def test_versions_sort_by_number(kms: Kms, client: Client) -> None:
     """10 comes after 9; newest first by creation time when asked."""
     key = kms.key()
     for _ in range(10):
+        kms.world.clock.advance(timedelta(seconds=1))
         kms.grpc.create_crypto_key_version(parent=key.name, crypto_key_version={})
     numbers = [
         [int(one.name.rsplit("/", 1)[1]) for one in client.list_crypto_key_versions(request=query)]
