@@ -159,11 +159,13 @@ class Workspaces:
         name: str,
         external_key_id: str | None = None,
         tags: Mapping[str, str] | None = None,
+        data_residency: Mapping[str, object] | None = None,
     ) -> Workspace:
         """Make a workspace, with its key from the first request on. Sent once, never repeated."""
         body: dict[str, object] = {"name": name}
         body |= {"external_key_id": external_key_id} if external_key_id is not None else {}
         body |= {"tags": dict(tags)} if tags else {}
+        body |= {"data_residency": dict(data_residency)} if data_residency else {}
         return await self._transport.post_slow(Workspace, _WORKSPACES, ONCE, body)
 
     async def update(

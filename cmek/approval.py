@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from cmek.names import folded
 from cmek.plan import Plan
+
+_SYNTAX: Final = re.compile(r"[\\^$.*+?()\[\]{}|/]")
 
 
 class Ask(BaseModel):
@@ -42,7 +45,9 @@ class Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     decision: Literal["approve", "reject"]
-    workspace_id: str
+    workspace_id: str | None = None
+    workspace_name: str | None = None
+    """Typed instead of the id, for a workspace that does not exist yet."""
     approver: str
     comment: str
     plan_digest: str
@@ -56,9 +61,15 @@ def same_person(one: str, other: str) -> bool:
 
     A comparison of claims, not a proof of identity.
     """
-    return _folded(one) == _folded(other)
+    return folded(one) == folded(other)
 
 
-def _folded(name: str) -> str:
-    compatible = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    return "".join(c for c in compatible if unicodedata.category(c) not in {"Cf", "Zs", "Cc"})
+def literally(text: str) -> str:
+    """The pattern that only this text fits, as JSON schema and browsers read patterns."""
+    return "^" + _SYNTAX.sub(r"\\\g<0>", text) + "$"
+
+
+def literal_in(pattern: str) -> str | None:
+    """The only text that fits a pattern; None when that leaves a choice."""
+    text = re.sub(r"\\(.)", r"\1", pattern.removeprefix("^").removesuffix("$"))
+    return text if literally(text) == pattern else None

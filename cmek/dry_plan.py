@@ -12,7 +12,9 @@ from cmek.kms_models import CryptoKey
 from cmek.markdown import code, table
 from cmek.request import OnboardingRequest
 
-Action = Literal["nothing", "create", "adopt", "grant", "register", "approve and attach"]
+Action = Literal[
+    "nothing", "create", "adopt", "grant", "register", "approve and attach", "approve and create"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +59,15 @@ def dry_plan(request: OnboardingRequest, organization: UUID, found: Standings) -
             "nothing" if registered else "register",
             found.external_key_id or name,
         ),
-        Step(
-            7,
-            "Attach",
-            "nothing" if found.attached else "approve and attach",
-            request.workspace_id,
-        ),
+        _last_step(request, found),
     )
+
+
+def _last_step(request: OnboardingRequest, found: Standings) -> Step:
+    if request.create_workspace is not None:
+        return Step(7, "New workspace", "approve and create", request.create_workspace)
+    action: Action = "nothing" if found.attached else "approve and attach"
+    return Step(7, "Attach", action, request.subject)
 
 
 def dry_plan_text(steps: tuple[Step, ...]) -> str:

@@ -91,9 +91,10 @@ _SEAL: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The right to send one attach request, until it goes stale. Only `decide` makes one."""
+    """The right to send one attach or create, until it goes stale. Only `decide` makes one."""
 
-    workspace_id: str
+    request: OnboardingRequest
+    """The pinned one: it says which workspace, or which new one."""
     external_key_id: str
     plan_digest: str
     approver: str
@@ -107,6 +108,11 @@ class Permit:
     def __post_init__(self) -> None:
         if self.seal is not _SEAL:
             raise TypeError("a permit is made by gate.decide only")
+
+    @property
+    def workspace_id(self) -> str | None:
+        """None when the permit is to create the workspace."""
+        return self.request.workspace_id
 
     def is_fresh(self, *, now: datetime, monotonic: float) -> bool:
         """Whether the request may still be sent at this moment."""
@@ -135,7 +141,7 @@ def decide(
     if reasons:
         return Refusal(reasons)
     return Permit(
-        workspace_id=circumstances.plan.workspace_id,
+        request=circumstances.pinned,
         external_key_id=circumstances.plan.external_key_id,
         plan_digest=circumstances.plan.digest,
         approver=answer.approver,
@@ -151,10 +157,11 @@ def _of_answer(ask: Ask, answer: Answer, circumstances: Circumstances) -> list[R
     reasons = []
     if answer.decision == "reject":
         reasons.append(Reason("rejected", f"rejected: {answer.comment}", Course.REJECTED))
-    if answer.workspace_id != request.workspace_id:
-        reasons.append(
-            Reason("workspace_id", "the typed workspace id is another one", Course.ASK_AGAIN)
-        )
+    typed = (answer.workspace_id, answer.workspace_name)
+    if typed != (request.workspace_id, request.create_workspace):
+        what = "name" if request.create_workspace else "id"
+        text = f"the typed workspace {what} is another one"
+        reasons.append(Reason("workspace_id", text, Course.ASK_AGAIN))
     if request.four_eyes and same_person(answer.approver, request.requested_by):
         text = "four eyes: the approver is the person who asked; somebody else must approve"
         reasons.append(Reason("four_eyes", text, Course.ASK_AGAIN))
@@ -214,6 +221,8 @@ def _of_facts(circumstances: Circumstances) -> list[Reason]:
         "archived": facts.workspace_archived and "the workspace is archived",
         "attached": facts.workspace_external_key_id is not None
         and f"the workspace already has the key {facts.workspace_external_key_id}",
+        "namesakes": facts.namesakes
+        and f"a workspace of this name exists by now: {', '.join(facts.namesakes)}",
         "primary": facts.primary_state != ENABLED
         and f"the primary version of {facts.key.name} is {facts.primary_state}",
         "doomed": facts.doomed_versions

@@ -20,10 +20,13 @@ class LiveFacts(BaseModel):
 
     organization_id: UUID
     organization_name: str
-    workspace_id: str
+    workspace_id: str | None
+    """None while the workspace is still to be created."""
     workspace_name: str
     workspace_archived: bool
     workspace_external_key_id: str | None
+    namesakes: tuple[str, ...] = ()
+    """Live workspaces that have, or seem to have, the name of the one to be created."""
     key: CryptoKey
     versions: tuple[KeyVersion, ...]
     granted_roles: frozenset[str]

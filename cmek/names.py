@@ -6,6 +6,7 @@ Source: guide steps 1, 2 and 4; https://docs.cloud.google.com/kms/docs/locations
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -80,6 +81,12 @@ class KeyName:
 
     def __str__(self) -> str:
         return f"{self.key_ring_name}/cryptoKeys/{self.crypto_key}"
+
+
+def folded(name: str) -> str:
+    """A name as people see it: without case, width and invisible marks."""
+    compatible = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return "".join(c for c in compatible if unicodedata.category(c) not in {"Cf", "Zs", "Cc"})
 
 
 def is_us_single_region(location: str) -> bool:

@@ -24,7 +24,8 @@ class Plan(BaseModel):
 
     organization_id: UUID
     project_number: str | None
-    workspace_id: str
+    workspace_id: str | None
+    """None for a workspace that the approval creates."""
     workspace_name: str
     key_name: str
     purpose: str

@@ -29,11 +29,10 @@ def ask_text(ask: Ask, report: CheckReport) -> str:
     """The plan as the approver sees it, with everything that the form asks for."""
     plan = ask.plan
     parts = [
-        f"## Attach a key to {escape(plan.workspace_name)}",
+        f"## {_headline(plan)}",
         (
             f"**This can never be undone.** {escape(plan.request.requested_by)} asks (a claim that "
-            f"nothing verifies) to attach {code(plan.key_name)} to workspace "
-            f"{code(plan.workspace_id)}."
+            f"nothing verifies) to {_deed(plan)}."
         ),
         *_asked_again(ask),
         "### Facts",
@@ -46,7 +45,7 @@ def ask_text(ask: Ask, report: CheckReport) -> str:
         bullets(TAKES_EFFECT),
         *_warnings(report),
         "### To answer",
-        f"Type the workspace id, and copy the plan digest: {code(ask.digest)}",
+        f"Type {_typed(plan)}, and copy the plan digest: {code(ask.digest)}",
         *signing_text(ask),
         f"The ask expires at {ask.expires_at:%Y-%m-%d %H:%M %Z}. An expired ask is never a yes.",
     ]
@@ -60,9 +59,9 @@ def essence(ask: Ask) -> str:
     description always shows. Its second UI shows that without Markdown, so code spans are all.
     """
     plan = ask.plan
-    asking = f"{code(plan.request.requested_by)} (a claim) asks to attach {code(plan.key_name)}"
+    named = f", named {code(plan.workspace_name)}" if plan.workspace_id else ""
     return (
-        f"{asking} to workspace {code(plan.workspace_id)}, named {code(plan.workspace_name)}. "
+        f"{code(plan.request.requested_by)} (a claim) asks to {_deed(plan)}{named}. "
         "This can never be undone. Read the whole plan first, among the Artifacts of this run. "
         f"The ask expires at {ask.expires_at:%Y-%m-%d %H:%M %Z}."
     )
@@ -119,8 +118,9 @@ def final_report(
 
 def refused_report(ask: Ask, report: CheckReport, headline: str, reasons: Iterable[str]) -> str:
     """The report of an ask that ended without an attach."""
+    nothing = "nothing was attached" if ask.plan.workspace_id else "no workspace was created"
     parts = [
-        f"# {escape(headline)}: nothing was attached",
+        f"# {escape(headline)}: {nothing}",
         bullets(escape(reason) for reason in reasons),
         "## The plan that was asked about",
         facts_table(ask.plan),
@@ -161,6 +161,22 @@ NEXT_STEPS = (
 def bullets(lines: Iterable[str]) -> str:
     """A Markdown list; outside text in it must be escaped already."""
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _headline(plan: Plan) -> str:
+    name = escape(plan.workspace_name)
+    return f"Attach a key to {name}" if plan.workspace_id else f"Create {name} with its key"
+
+
+def _typed(plan: Plan) -> str:
+    return "the workspace id" if plan.workspace_id else "the name of the new workspace"
+
+
+def _deed(plan: Plan) -> str:
+    """What an approval would do."""
+    if plan.workspace_id is None:
+        return f"create workspace {code(plan.workspace_name)} with {code(plan.key_name)}"
+    return f"attach {code(plan.key_name)} to workspace {code(plan.workspace_id)}"
 
 
 def _asked_again(ask: Ask) -> list[str]:

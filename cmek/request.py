@@ -6,12 +6,14 @@ run exists only by the schema. Titles, descriptions and order make the form in t
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from cmek.names import KMS_ID, PROJECT_ID, WORKSPACE_ID, KeyName
+from cmek.new_workspace import MAX_NAME, NAME, Residency, check_name, key_id_for
 
 EMAIL = r"[^@\s<>]{1,64}@[^@\s<>]{1,190}"
 BLOCK_NAME = r"[a-z0-9][a-z0-9-]{0,62}"
@@ -31,6 +33,30 @@ ProtectionLevel = Literal["HSM", "SOFTWARE"]
 
 Text = Annotated[str, Field(max_length=255)]
 
+_ONE_WORKSPACE: Final[dict[str, Any]] = {
+    "if": {
+        "required": ["create_workspace"],
+        "properties": {"create_workspace": {"type": "string"}},
+    },
+    "then": {"properties": {"workspace_id": {"type": "null"}}},
+    "else": {"required": ["workspace_id"], "properties": {"workspace_id": {"type": "string"}}},
+}
+"""Exactly one of the two, in words in which a refusal names the field."""
+
+
+def _plain_text(position: int) -> Callable[[dict[str, Any]], None]:
+    """A plain text field in Prefect's form: a union with null would be drawn as a choice.
+
+    Prefect takes null in a field that is neither required nor has a default.
+    """
+
+    def simplify(schema: dict[str, Any]) -> None:
+        (text,) = [one for one in schema.pop("anyOf", []) if one.get("type") == "string"]
+        schema.pop("default", None)
+        schema.update(text | {"position": position})
+
+    return simplify
+
 
 class OnboardingRequest(BaseModel):
     """Put one Cloud KMS key under one Anthropic workspace.
@@ -38,21 +64,38 @@ class OnboardingRequest(BaseModel):
     Immutable, without secrets: blocks are named, never carried.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, title="Onboarding request")
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        title="Onboarding request",
+        json_schema_extra=_ONE_WORKSPACE,
+    )
 
-    workspace_id: str = Field(
+    workspace_id: str | None = Field(
+        default=None,
         title="Workspace",
         description="Id of the Anthropic workspace. Its key can be set once and never changed.",
         pattern=f"^{WORKSPACE_ID}$",
         examples=["wrkspc_01HxPv6KsDq9TnBzMw3YfLrE"],
-        json_schema_extra={"position": 0},
+        json_schema_extra=_plain_text(0),
+    )
+    create_workspace: str | None = Field(
+        default=None,
+        validate_default=True,
+        title="New workspace",
+        description="Instead of an id: the name of a workspace to create together with its key, "
+        "so that it is covered from its first request on.",
+        pattern=NAME,
+        max_length=MAX_NAME,
+        examples=["payments-prod"],
+        json_schema_extra=_plain_text(1),
     )
     project_id: str = Field(
         title="Google Cloud project",
         description="Id (not number) of the project that holds the key.",
         pattern=f"^{PROJECT_ID}$",
         examples=["acme-kms-prod"],
-        json_schema_extra={"position": 1},
+        json_schema_extra={"position": 2},
     )
     requested_by: str = Field(
         title="Requested by",
@@ -60,35 +103,42 @@ class OnboardingRequest(BaseModel):
         "the approver must be somebody else.",
         pattern=f"^{EMAIL}$",
         examples=["ada@example.com"],
-        json_schema_extra={"position": 2},
+        json_schema_extra={"position": 3},
+    )
+    data_residency: Residency = Field(
+        default="unrestricted",
+        title="Data residency",
+        description="Of a new workspace only. unrestricted: inference anywhere, global by default. "
+        "us_default: anywhere, US by default. us_only: nowhere but in the US.",
+        json_schema_extra={"position": 4},
     )
     location: Location = Field(
         default="us-east5",
         title="Location",
         description="One US region; `us`, `global` and other multi-regions are not supported. "
         "us-east5 and us-central1 are recommended for latency.",
-        json_schema_extra={"position": 3},
+        json_schema_extra={"position": 5},
     )
     key_ring: str = Field(
         default="anthropic-cmek",
         title="Key ring",
         description="Used when it exists, else created. The name stays taken.",
         pattern=f"^{KMS_ID}$",
-        json_schema_extra={"position": 4},
+        json_schema_extra={"position": 6},
     )
     crypto_key: str | None = Field(
         default=None,
         title="Crypto key",
         description="Used when it exists, else created. With None, the workspace gets a key of "
-        "its own, named after its id.",
+        "its own, named after its id, or after the name of a new one.",
         pattern=f"^{KMS_ID}$",
-        json_schema_extra={"position": 5},
+        json_schema_extra={"position": 7},
     )
     protection_level: ProtectionLevel = Field(
         default="HSM",
         title="Protection level",
         description="HSM is strongly recommended. It can't be changed later.",
-        json_schema_extra={"position": 6},
+        json_schema_extra={"position": 8},
     )
     rotation_period_days: int | None = Field(
         default=90,
@@ -98,7 +148,7 @@ class OnboardingRequest(BaseModel):
         "left as it is.",
         ge=1,
         le=36500,
-        json_schema_extra={"position": 7},
+        json_schema_extra={"position": 9},
     )
     destroy_delay_days: int = Field(
         default=30,
@@ -107,42 +157,42 @@ class OnboardingRequest(BaseModel):
         "its destruction. It can't be changed later; under 30 days there is little time to notice.",
         ge=1,
         le=120,
-        json_schema_extra={"position": 8},
+        json_schema_extra={"position": 10},
     )
     adopt_existing_key: bool = Field(
         default=False,
         title="Adopt an existing key",
         description="Allow adding the organization label and the two grants to a key that exists "
         "already and does not carry this organization's label.",
-        json_schema_extra={"position": 9},
+        json_schema_extra={"position": 11},
     )
     allow_default_workspace: bool = Field(
         default=False,
         title="Allow the default workspace",
         description="The default workspace serves every API key without a workspace. Its key can "
         "never be removed either.",
-        json_schema_extra={"position": 10},
+        json_schema_extra={"position": 12},
     )
     repair: bool = Field(
         default=False,
         title="Repair",
         description="When the workspace already has this key: put back a missing label or grant. "
         "Off, such a run only reads, validates and reports.",
-        json_schema_extra={"position": 11},
+        json_schema_extra={"position": 13},
     )
     plan_only: bool = Field(
         default=False,
         title="Plan only",
         description="Check everything and show what would be done, without one write. The plan is "
         "the run's artifact.",
-        json_schema_extra={"position": 12},
+        json_schema_extra={"position": 14},
     )
     four_eyes: bool = Field(
         default=True,
         title="Four eyes",
         description="The approver must not be the person who asked. Names are compared, not "
         "verified.",
-        json_schema_extra={"position": 13},
+        json_schema_extra={"position": 15},
     )
     approval_expires_hours: int = Field(
         default=168,
@@ -150,14 +200,14 @@ class OnboardingRequest(BaseModel):
         description="An ask that nobody answers in time is never a yes.",
         ge=1,
         le=720,
-        json_schema_extra={"position": 14},
+        json_schema_extra={"position": 16},
     )
     expected_organization: UUID | None = Field(
         default=None,
         title="Expected organization",
         description="UUID of the Anthropic organization; when given, a credential of any other "
         "organization is refused.",
-        json_schema_extra={"position": 15},
+        json_schema_extra={"position": 17},
     )
     permitted_customer_id: str | None = Field(
         default=None,
@@ -165,21 +215,21 @@ class OnboardingRequest(BaseModel):
         description="Only for projects under the legacy domain restriction: the customer id that "
         "Anthropic's account team gave you.",
         pattern=r"^C[0-9a-z]{4,20}$",
-        json_schema_extra={"position": 16},
+        json_schema_extra={"position": 18},
     )
     display_name: Text | None = Field(
         default=None,
         min_length=1,
         title="Display name",
         description="Name of the external key in the Anthropic Console; None for the key's name.",
-        json_schema_extra={"position": 17},
+        json_schema_extra={"position": 19},
     )
     mark_key: bool = Field(
         default=True,
         title="Mark the key as in use",
         description="After the attach, label the key with a hash of the workspace's id: Google "
         "can't show that Anthropic's data depends on it.",
-        json_schema_extra={"position": 18},
+        json_schema_extra={"position": 20},
     )
     anthropic_block: str = Field(
         default="anthropic-admin",
@@ -187,14 +237,14 @@ class OnboardingRequest(BaseModel):
         description="Name of the AnthropicAdmin block with the credential. The page Blocks lists "
         "them.",
         pattern=f"^{BLOCK_NAME}$",
-        json_schema_extra={"position": 19},
+        json_schema_extra={"position": 21},
     )
     kms_block: str = Field(
         default="google-kms",
         title="Google KMS block",
         description="Name of the GoogleKms block with the credential. The page Blocks lists them.",
         pattern=f"^{BLOCK_NAME}$",
-        json_schema_extra={"position": 20},
+        json_schema_extra={"position": 22},
     )
 
     signatures: int = Field(
@@ -204,11 +254,52 @@ class OnboardingRequest(BaseModel):
         "own minimum holds when this is less; 0 leaves it to the worker.",
         ge=0,
         le=9,
-        json_schema_extra={"position": 21},
+        json_schema_extra={"position": 23},
     )
+
+    @field_validator("create_workspace")
+    @classmethod
+    def _one_workspace(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if "workspace_id" not in info.data:  # wrong, which is told already
+            return name
+        if (name is None) is (info.data["workspace_id"] is None):
+            given = "neither is given" if name is None else "both are given"
+            raise ValueError(
+                f"{given}: workspace_id takes the id of a workspace that exists, "
+                "create_workspace the name of a new one; give exactly one of them"
+            )
+        return name and check_name(name)
+
+    @field_validator("data_residency")
+    @classmethod
+    def _of_a_new_one(cls, residency: Residency, info: ValidationInfo) -> Residency:
+        if residency != "unrestricted" and info.data.get("workspace_id") is not None:
+            raise ValueError("only a new workspace can be given one; an existing one keeps its own")
+        return residency
+
+    @property
+    def subject(self) -> str:
+        """The workspace in tags, records and keys; an id has no colon, so the two never meet."""
+        return subject_in(self.model_dump(include={"workspace_id", "create_workspace"}))
 
     @property
     def key_name(self) -> KeyName:
         """The crypto key that is asked for, by its full resource name."""
-        key = self.crypto_key or self.workspace_id
+        key = self.crypto_key or self.workspace_id or key_id_for(self.create_workspace or "")
         return KeyName(self.project_id, self.location, self.key_ring, key)
+
+    def for_existing(self, workspace_id: str) -> OnboardingRequest:
+        """The same key for the same workspace, now that this is its id."""
+        return self.model_copy(
+            update={
+                "workspace_id": workspace_id,
+                "create_workspace": None,
+                "data_residency": "unrestricted",
+                "crypto_key": self.key_name.crypto_key,
+            }
+        )
+
+
+def subject_in(request: Mapping[str, Any]) -> str:
+    """The subject of a request that is still JSON; see `OnboardingRequest.subject`."""
+    return request.get("workspace_id") or f"new:{request.get('create_workspace')}"

@@ -27,6 +27,9 @@ Run = Annotated[str, typer.Argument(help="The run's id or name; `cmek pending` l
 WorkspaceId = Annotated[
     str | None, typer.Option(help="The workspace's id, as a confirmation; asked for if missing.")
 ]
+WorkspaceName = Annotated[
+    str | None, typer.Option(help="The same for a new workspace, which has a name only.")
+]
 PlanDigest = Annotated[
     str | None, typer.Option(help="Digest of the plan that you read; needed without a terminal.")
 ]
@@ -48,7 +51,7 @@ def pending_command() -> None:
             except ApprovalError:
                 continue
             asked_at = ask.run.state.timestamp if ask.run.state else None
-            row = (ask.run.id, ask.workspace_id, ask.plan_digest[:12])
+            row = (ask.run.id, ask.workspace, ask.plan_digest[:12])
             table.add_row(*map(printable, row), since(asked_at), until(ask.expires_at))
     console.print(table if table.row_count else "No run waits for an approval.")
 
@@ -57,6 +60,7 @@ def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
     run: Run,
     *,
     workspace_id: WorkspaceId = None,
+    workspace_name: WorkspaceName = None,
     plan_digest: PlanDigest = None,
     approver: Person = None,
     comment: Comment = None,
@@ -70,20 +74,24 @@ def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
 
     Where the run wants signatures, yours is made with your SSH key.
     """
-    given = Given(workspace_id, plan_digest, approver, comment, acknowledge_warnings)
+    given = Given(
+        workspace_id, plan_digest, approver, comment, acknowledge_warnings, workspace_name
+    )
     _answer(run, "approve", given, signing_key, others or [])
 
 
-def reject_command(
+def reject_command(  # noqa: PLR0913 - a parameter is an option of the command
     run: Run,
     *,
     workspace_id: WorkspaceId = None,
+    workspace_name: WorkspaceName = None,
     plan_digest: PlanDigest = None,
     approver: Person = None,
     comment: Comment = None,
 ) -> None:
     """Show a run's plan and reject it; nothing is attached."""
-    _answer(run, "reject", Given(workspace_id, plan_digest, approver, comment))
+    given = Given(workspace_id, plan_digest, approver, comment, workspace_name=workspace_name)
+    _answer(run, "reject", given)
 
 
 def sign_command(

@@ -19,6 +19,8 @@ from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import JsonValue
 
+from cmek.approval import literal_in
+
 _POLL_SECONDS = 0.3
 
 
@@ -48,9 +50,17 @@ class Ask:
         if "const" in field:
             const: JsonValue = field["const"]
             return const
-        pattern = field.get("pattern", "")
-        literal = pattern.removeprefix("^").removesuffix("$")
-        return literal if pattern.startswith("^") and literal.replace("_", "").isalnum() else None
+        return literal_in(field.get("pattern", ""))
+
+    @property
+    def workspace_field(self) -> str:
+        """What must be typed about the workspace: its id, or the name of a new one."""
+        return "workspace_name" if "workspace_name" in self.fields else "workspace_id"
+
+    @property
+    def workspace(self) -> str:
+        """The workspace that is to be attached, or the name of the one to be created."""
+        return str(self.expected(self.workspace_field) or "?")
 
     @property
     def workspace_id(self) -> str:

@@ -11,7 +11,13 @@ from rich.table import Table
 from cmek.checks.markdown import summary
 from cmek.checks.model import Check, CheckReport
 from cmek.request import OnboardingRequest
-from console.onboard_command import build_request, parse_settings
+from console.onboard_command import (
+    CreateWorkspace,
+    WorkspaceId,
+    build_request,
+    one_workspace,
+    parse_settings,
+)
 from console.terminal import new_console, printable
 from tasks.clients import close_clients
 from tasks.prerequisites import check_prerequisites
@@ -19,9 +25,10 @@ from tasks.prerequisites import check_prerequisites
 STYLES = {"fail": "bold red", "unknown": "yellow", "warn": "yellow", "pass": "green"}
 
 
-def check_command(
-    workspace_id: Annotated[str, typer.Argument(help="The workspace, wrkspc_….")],
+def check_command(  # noqa: PLR0913 - a parameter is an option of the command
+    workspace_id: WorkspaceId = None,
     *,
+    create_workspace: CreateWorkspace = None,
     project_id: Annotated[str, typer.Option("--project", help="Google Cloud project id.")],
     setting: Annotated[
         list[str] | None,
@@ -35,7 +42,7 @@ def check_command(
     Credentials come from the blocks of the configured Prefect server.
     """
     given = parse_settings(setting or []) | {
-        "workspace_id": workspace_id,
+        **one_workspace(workspace_id, create_workspace),
         "project_id": project_id,
         "requested_by": "nobody@localhost",
     }

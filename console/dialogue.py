@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rich.console import Console
@@ -25,6 +25,7 @@ class Given:
     approver: str | None = None
     comment: str | None = None
     acknowledge_warnings: bool = False
+    workspace_name: str | None = None
 
 
 def show(ask: Ask, console: Console) -> None:
@@ -45,33 +46,43 @@ def compose(ask: Ask, decision: Decision, given: Given, console: Console) -> dic
     """
     if is_interactive(console):
         given = _asked(ask, decision, given, console)
-    missing = [name for name in _REQUIRED if not getattr(given, name)]
+    missing = [name for name in _required(ask) if not getattr(given, name)]
     if missing:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise ApprovalError(f"no terminal to ask in: give {options}")
-    for name in ("workspace_id", "plan_digest"):
+    for name in (ask.workspace_field, "plan_digest"):
         _must_match(ask, name, getattr(given, name))
     return _fields(ask, decision, given)
 
 
-_REQUIRED = ("workspace_id", "plan_digest", "approver", "comment")
+def _required(ask: Ask) -> tuple[str, ...]:
+    return (ask.workspace_field, "plan_digest", "approver", "comment")
 
 
 def _asked(ask: Ask, decision: Decision, given: Given, console: Console) -> Given:
-    verb = "approve attaching a key to" if decision == "approve" else "reject the plan for"
     acknowledged = given.acknowledge_warnings
     if ask.has_warnings and decision == "approve" and not acknowledged:
         acknowledged = Confirm.ask(
             "Do you accept the warnings above?", console=console, default=False
         )
-    return Given(
-        workspace_id=given.workspace_id
-        or Prompt.ask(f"Type the workspace id to {verb} it", console=console),
+    typed = getattr(given, ask.workspace_field) or _typed(ask, decision, console)
+    return replace(
+        given,
+        **{ask.workspace_field: typed},
         plan_digest=given.plan_digest or ask.plan_digest,
         approver=given.approver or Prompt.ask("Your name", console=console, default=local_user()),
         comment=given.comment or Prompt.ask("Comment", console=console),
         acknowledge_warnings=acknowledged,
     )
+
+
+def _typed(ask: Ask, decision: Decision, console: Console) -> str:
+    what = ask.workspace_field.replace("_", " ")
+    verb = "reject the plan for it"
+    if decision == "approve":
+        new = ask.workspace_field == "workspace_name"
+        verb = "approve creating it with its key" if new else "approve attaching a key to it"
+    return Prompt.ask(f"Type the {what} to {verb}", console=console)
 
 
 def _must_match(ask: Ask, name: str, value: str) -> None:
@@ -85,7 +96,7 @@ def _must_match(ask: Ask, name: str, value: str) -> None:
 
 def _fields(ask: Ask, decision: Decision, given: Given) -> dict[str, Any]:
     fields: dict[str, Any] = {"decision": decision}
-    fields |= {name: getattr(given, name) for name in _REQUIRED}
+    fields |= {name: getattr(given, name) for name in _required(ask)}
     if ask.has_warnings:
         if decision == "approve" and not given.acknowledge_warnings:
             raise ApprovalError(

@@ -18,13 +18,23 @@ from console.triggers import start_once
 FIELDS_HELP: Final = "Fields for --set: " + ", ".join(
     name
     for name in OnboardingRequest.model_fields
-    if name not in {"workspace_id", "project_id", "requested_by"}
+    if name not in {"workspace_id", "create_workspace", "project_id", "requested_by"}
 )
 
 
-def onboard_command(
-    workspace_id: Annotated[str, typer.Argument(help="The workspace, wrkspc_….")],
+WorkspaceId = Annotated[str | None, typer.Argument(help="The workspace, wrkspc_….")]
+CreateWorkspace = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Instead of an id: make a new workspace, with the key from the start."
+    ),
+]
+
+
+def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
+    workspace_id: WorkspaceId = None,
     *,
+    create_workspace: CreateWorkspace = None,
     project_id: Annotated[str, typer.Option("--project", help="Google Cloud project id.")],
     requested_by: Annotated[str, typer.Option(help="Your e-mail address.")],
     setting: Annotated[
@@ -45,7 +55,7 @@ def onboard_command(
     """
     console = new_console()
     given = parse_settings(setting or []) | {
-        "workspace_id": workspace_id,
+        **one_workspace(workspace_id, create_workspace),
         "project_id": project_id,
         "requested_by": requested_by,
     }
@@ -55,6 +65,19 @@ def onboard_command(
         console.print(f"Run [bold]{printable(run.name)}[/] ({run.id})")
         console.print(run_url(client, run.id), soft_wrap=True)
         console.print(f"When it waits: cmek approve {run.id}", soft_wrap=True)
+
+
+def one_workspace(workspace_id: str | None, create_workspace: str | None) -> dict[str, str]:
+    """The field of the request that says which workspace.
+
+    Raises:
+        RunError: none, or both.
+    """
+    given = {"workspace_id": workspace_id, "create_workspace": create_workspace}
+    named = {name: value for name, value in given.items() if value is not None}
+    if len(named) != 1:
+        raise RunError("give either a workspace's id, or --create-workspace with a new name")
+    return named
 
 
 def _start(

@@ -108,7 +108,7 @@ def _answer(client: SyncPrefectClient, ask: Ask, console: Console) -> None:
     given = Given(approver=APPROVER, comment="rehearsal")
     if not is_interactive(console):
         console.print("[yellow]No terminal to ask in: approving, because this is the sandbox.[/]")
-        given = Given(ask.workspace_id, ask.plan_digest, APPROVER, "rehearsal", ask.has_warnings)
+        given = Given(ask.workspace, ask.plan_digest, APPROVER, "rehearsal", ask.has_warnings)
     for left in reversed(range(_TRIES)):
         try:
             approvals.answer(client, ask, dialogue.compose(ask, "approve", given, console))

@@ -16,6 +16,8 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.concurrency.asyncio import concurrency
 
+from cmek.discovery.earlier_runs import workspace_tag
+from cmek.report import artifact_key
 from tasks.this_run import run_id
 
 LEASE_SECONDS = 60.0
@@ -31,32 +33,38 @@ _UNFINISHED = [
 
 
 @asynccontextmanager
-async def working_alone(workspace_id: str, *, claimed: bool) -> AsyncIterator[FlowRun | None]:
+async def working_alone(subject: str, *, claimed: bool) -> AsyncIterator[FlowRun | None]:
     """Hold the workspace while this run executes.
 
     The claim (a tag) outlives a suspension; the slot (a strict global concurrency limit) is held
     while executing only, and makes looking for other claims and claiming one step.
 
     Args:
-        workspace_id: Whose key is at stake.
+        subject: Whose key is at stake: the id of a workspace, or what stands for a new one.
         claimed: Whether this attempt of the run has claimed the workspace before.
 
     Yields:
         None when this run goes on, else the run that has the workspace.
     """
-    claim = f"cmek-claim:{workspace_id}"
+    claim = f"cmek-claim:{subject}"
     async with get_client() as client:
         other = None if claimed else await _claimant(client, claim)
         if other is not None:
             yield other
             return
-        limit = f"cmek-workspace-{workspace_id}"
+        limit = artifact_key("workspace", subject)  # not every character may be in its name
         await client.upsert_global_concurrency_limit_by_name(limit, 1)
         async with concurrency(limit, strict=True, lease_duration=LEASE_SECONDS):
             other = None if claimed else await _claimant(client, claim)
             if other is None:
-                await _tag(client, claim, f"workspace:{workspace_id}")
+                await _tag(client, claim, workspace_tag(subject))
             yield other
+
+
+async def belongs_to(subject: str) -> None:
+    """Show this run among those of the workspace that it has created."""
+    async with get_client() as client:
+        await _tag(client, workspace_tag(subject))
 
 
 async def _claimant(client: PrefectClient, claim: str) -> FlowRun | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import secrets
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -13,7 +13,7 @@ from prefect.input import RunInput
 from prefect.runtime import flow_run
 from pydantic import Field, ValidationError, create_model
 
-from cmek.approval import Answer, Ask
+from cmek.approval import Answer, Ask, literally
 from cmek.markdown import code
 from cmek.plan import Plan
 from cmek.report import essence
@@ -86,24 +86,39 @@ async def wait_for_answer(ask: Ask, text: str) -> Answer:
     return Answer.model_validate(given.model_dump())
 
 
+@dataclass(frozen=True, slots=True)
+class _Typed:
+    """What the approver types to say which workspace is meant."""
+
+    field: str
+    title: str
+    text: str
+
+
+def _typed(plan: Plan) -> _Typed:
+    if plan.workspace_id is None:
+        return _Typed("workspace_name", "Workspace name, typed", plan.workspace_name)
+    return _Typed("workspace_id", "Workspace id, typed", plan.workspace_id)
+
+
 def approval_form(ask: Ask, text: str) -> type[RunInput]:
     """The form of one ask: required fields only, every rule in its JSON schema.
 
     Prefect checks an answer against the schema before it resumes the run; a validator of ours
     would only speak up after that.
     """
-    workspace, digest = ask.plan.workspace_id, ask.digest
+    typed, digest = _typed(ask.plan), ask.digest
     fields: dict[str, Any] = {
         "decision": (
             Literal["approve", "reject"],
             Field(title="Decision", description=essence(ask), json_schema_extra={"position": 0}),
         ),
-        "workspace_id": (
+        typed.field: (
             str,
             Field(
-                title="Workspace id, typed",
-                description=f"Type {code(workspace)}",
-                pattern=f"^{re.escape(workspace)}$",
+                title=typed.title,
+                description=f"Type {code(typed.text)}",
+                pattern=literally(typed.text),
                 json_schema_extra={"position": 1},
             ),
         ),

@@ -15,7 +15,7 @@ from tasks.prerequisites import check_prerequisites
 from tasks.reports import publish
 
 
-@flow(name="check-prerequisites", flow_run_name="check {request.workspace_id}", retries=0)
+@flow(name="check-prerequisites", flow_run_name="check {request.subject}", retries=0)
 async def check_prerequisites_only(request: OnboardingRequest) -> State[Any]:
     """Check everything that an onboarding needs, and write nothing.
 
@@ -30,7 +30,7 @@ async def check_prerequisites_only(request: OnboardingRequest) -> State[Any]:
         await close_clients()
     await publish(
         "checks",
-        request.workspace_id,
+        request.subject,
         f"# Prerequisites\n\n{summary(report)}\n\n{checks_list(report)}\n\n{checks_table(report)}",
         summary(report),
     )

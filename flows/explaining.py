@@ -25,7 +25,7 @@ async def explain(request: OnboardingRequest, failure: Failure, said: str | None
     causes = await find_causes(request, failure)
     await publish(
         "diagnosis",
-        request.workspace_id,
+        request.subject,
         f"# Why Anthropic can't use {escape(request.key_name)}\n\n"
         f"Anthropic said: {escape(said or 'nothing')} "
         f"(request {escape(failure.request_id or 'unknown')})\n\n{causes_table(causes)}",

@@ -1,4 +1,4 @@
-"""Guide step 7: ask, look again after the answer, pass the gate, attach."""
+"""Guide step 7: ask, look again after the answer, pass the gate, attach or create."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from flows.approval import (
 from flows.explaining import UnusableKeyError, explain
 from flows.making_ready import Ready
 from tasks.attachment import Attached, AttachOutcome, attach
+from tasks.creation import create
 from tasks.evidence import publish_evidence
 from tasks.evidence import record as note
 from tasks.live_facts import read_live_facts
@@ -81,6 +82,12 @@ class Approved:
     report: CheckReport
     facts: LiveFacts
     users_before: tuple[str, ...]
+
+    @property
+    def workspace_id(self) -> str:
+        """What has the key now."""
+        assert self.outcome.workspace_id is not None  # noqa: S101  # it is not NOT_YET
+        return self.outcome.workspace_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +148,7 @@ async def _ended(record: AskRecord, refusal: RefusalRecord) -> Rejected:
         RefusedError: Unless a person said no.
     """
     text = refused_report(record.ask, record.report, refusal.course, refusal.reasons)
-    await publish("onboarding", record.ask.plan.workspace_id, text, refusal.course)
+    await publish("onboarding", record.ask.plan.request.subject, text, refusal.course)
     why = "; ".join(refusal.reasons)
     if refusal.course is Course.REJECTED:
         return Rejected(record.ask, why)
@@ -172,10 +179,10 @@ async def _ask(
     ask = new_ask(number, plan_of(facts, request, checks), signatures, because)
     record = AskRecord(ask=ask, report=checks, users_before=ready.users_before)
     await remember(f"ask-{attempt()}-{number}", record)
-    await note(request.workspace_id, asked_event(ask))
-    await publish_evidence(request.workspace_id)
+    await note(request.subject, asked_event(ask))
+    await publish_evidence(request.subject)
     await publish(
-        "onboarding", request.workspace_id, ask_text(ask, checks), f"plan, waiting at {ask.key}"
+        "onboarding", request.subject, ask_text(ask, checks), f"plan, waiting at {ask.key}"
     )
     return record
 
@@ -191,7 +198,7 @@ async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved |
     """Wait for the answer; then look at everything again, and attach what passes the gate."""
     answer = await wait_for_answer(record.ask, ask_text(record.ask, record.report))
     loaded_at = time.monotonic()
-    await note(request.workspace_id, answered(record.ask, answer))
+    await note(request.subject, answered(record.ask, answer))
     outcome = AttachOutcome(outcome=Attached.NOT_YET)
     for tried in range(1, ATTACH_TRIES + 1):
         circumstances, report = await _look_again(request, record.ask, answer, loaded_at)
@@ -199,7 +206,7 @@ async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved |
             record.ask, answer, circumstances, now=datetime.now(UTC), monotonic=time.monotonic()
         )
         proof = circumstances.validation
-        await note(request.workspace_id, *weighed(record.ask, tried, proof, report, verdict))
+        await note(request.subject, *weighed(record.ask, tried, proof, report, verdict))
         if isinstance(verdict, Refusal):
             return await _refused(request, record.ask, verdict, circumstances.validation)
         outcome = await _try_attach(request, record.ask, verdict)
@@ -215,7 +222,7 @@ async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved |
             )
         await asyncio.sleep(ATTACH_PAUSE_SECONDS)
     raise AttachNotConfirmedError(
-        f"{ATTACH_TRIES} tries ended without the key on {request.workspace_id} ({outcome.why}); "
+        f"{ATTACH_TRIES} tries ended without the key on {request.subject} ({outcome.why}); "
         "the workspace was read after each. Retry the run to be asked again"
     )
 
@@ -232,9 +239,10 @@ async def _refused(
 
 
 async def _try_attach(request: OnboardingRequest, ask: Ask, permit: Permit) -> AttachOutcome:
-    """Attach; a refusal that names the key's validation comes with its cause."""
+    """Attach or create; a refusal that names the key's validation comes with its cause."""
+    step = attach if request.create_workspace is None else create
     try:
-        return await attach(request.anthropic_block, permit)
+        return await step(request.anthropic_block, permit)
     except AdminStatusError as error:
         failure = _failure(ask, request_id=error.request_id, error_code=error.error_code)
         cause = await explain(request, failure, str(error))

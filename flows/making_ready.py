@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from cmek.admission import Standing, admit
+from cmek.admin_models import ExternalKey
+from cmek.admission import Standing, admit, admit_organization
 from cmek.checks.model import CheckReport
 from cmek.diagnosis import Failure
 from cmek.evidence.events import validated
@@ -20,8 +21,9 @@ from tasks.grants import ensure_grants
 from tasks.key_ring import ensure_key_ring
 from tasks.prerequisites import PrerequisitesFailedError, check_prerequisites
 from tasks.registration import ensure_external_key
+from tasks.sent_creates import nothing_in_doubt
 from tasks.validation import ValidationFailedError, validate_while_settling
-from tasks.workspaces import WorkspaceReading, read_organization, read_workspace
+from tasks.workspaces import read_organization, read_workspace, search_workspace
 from tasks.written import grants_written, key_written, registration_written, ring_written
 
 
@@ -29,9 +31,11 @@ from tasks.written import grants_written, key_written, registration_written, rin
 class Admission:
     """What the first reads say."""
 
+    request: OnboardingRequest
+    """To go on with: names the workspace by its id as soon as there is one."""
     standing: Standing
     organization_id: UUID
-    reading: WorkspaceReading
+    current_key: ExternalKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +51,25 @@ async def admit_workspace(request: OnboardingRequest) -> Admission:
 
     Raises:
         AdmissionRefusedError: Says why and what to do.
+        CreateInDoubtError: An earlier create of this workspace may still take effect.
     """
     organization = await read_organization(request.anthropic_block)
-    reading = await read_workspace(request.anthropic_block, request.workspace_id)
+    admit_organization(request, organization)
+    if request.workspace_id is not None:
+        reading = await read_workspace(request.anthropic_block, request.workspace_id)
+    else:
+        found = await search_workspace(request)
+        if found is None:
+            await nothing_in_doubt(request.subject)
+            return Admission(request, Standing.NEEDS_KEY, organization.id)
+        request, reading = request.for_existing(found.workspace.id), found
     standing = admit(
         request,
-        organization,
         reading.workspace,
         is_default=reading.is_default,
         current_key=reading.current_key,
     )
-    return Admission(standing, organization.id, reading)
+    return Admission(request, standing, organization.id, reading.current_key)
 
 
 async def check_first(request: OnboardingRequest) -> CheckReport:
@@ -74,7 +86,7 @@ async def check_first(request: OnboardingRequest) -> CheckReport:
 
 async def make_ready(request: OnboardingRequest, organization: UUID) -> Ready:
     """Key ring, key, grants, registration and a successful validation."""
-    workspace = request.workspace_id
+    workspace = request.subject
     key = await _ensure_key(request, organization)
     name = key.key.name
     grants = await ensure_grants(request.kms_block, name)
@@ -94,9 +106,9 @@ async def make_ready(request: OnboardingRequest, organization: UUID) -> Ready:
 
 async def _ensure_key(request: OnboardingRequest, organization: UUID) -> EnsuredKey:
     ring = await ensure_key_ring(request.kms_block, request.key_name.key_ring_name)
-    await record(request.workspace_id, *ring_written(ring))
+    await record(request.subject, *ring_written(ring))
     key = await ensure_crypto_key(request, organization, ring_is_new=ring.created)
-    await record(request.workspace_id, *key_written(key))
+    await record(request.subject, *key_written(key))
     return key
 
 

@@ -36,8 +36,10 @@ def main(what: str) -> dict[str, object]:
     logging.disable(logging.CRITICAL)
     with stamina.set_testing(True, attempts=4), driving() as driver:
         if what == "crashes":
-            return try_all(driver, crash_points(driver), survive)
-        return try_all(driver, all_scripts(driver), survive_faults)
+            points = [*crash_points(driver), *crash_points(driver, creates=True)]
+            return try_all(driver, points, survive)
+        scripts = [*all_scripts(driver), *all_scripts(driver, creates=True)]
+        return try_all(driver, scripts, survive_faults)
 
 
 if __name__ == "__main__":

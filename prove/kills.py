@@ -19,6 +19,7 @@ from typing import Any, Final
 from prefect.states import Scheduled
 
 from cmek.anthropic_identity import ROLES
+from cmek.report import artifact_key
 from tests.support.onboarding import Onboardings, Run, onboardings
 from tests.support.scene import Scene
 
@@ -81,7 +82,7 @@ def _survive(bench: Onboardings, kill: Kill) -> None:
         assert _killed(bench, run, kill), "the call was never made"
     bench.control.clear_faults()
     workspace = run.parameters["request"]["workspace_id"]
-    bench.client.delete_global_concurrency_limit_by_name(f"cmek-workspace-{workspace}")
+    bench.client.delete_global_concurrency_limit_by_name(artifact_key("workspace", workspace))
     assert run.state == "Running", run.state
     run.force(Scheduled(name="AwaitingRetry"))
     run.execute()

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import QueryParams
 
 from sandbox.admin_models import DataResidency, Geo, InferenceGeo, ProviderConfig
 from sandbox.errors import AnthropicError
 
 Body = TypeVar("Body", bound=BaseModel)
+
+
+def _free(tag: str) -> str:
+    if tag.startswith("anthropic"):
+        raise ValueError("tags that start with anthropic are reserved")
+    return tag
+
+
+TagName = Annotated[str, AfterValidator(_free)]
 
 
 class _Body(BaseModel):
@@ -41,7 +50,7 @@ class CreateWorkspace(_Body):
     name: str = Field(min_length=1, max_length=255)
     external_key_id: str | None = None
     data_residency: DataResidency | None = None
-    tags: dict[str, str] = Field(default_factory=dict)
+    tags: dict[TagName, str] = Field(default_factory=dict)
     user_profile_id: str | None = None
 
 
@@ -58,7 +67,7 @@ class UpdateWorkspace(_Body):
     name: str = Field(default="", min_length=1, max_length=255)
     external_key_id: str = Field(default="", min_length=1)
     data_residency: UpdateResidency | None = None
-    tags: dict[str, str | None] = Field(default_factory=dict)
+    tags: dict[TagName, str | None] = Field(default_factory=dict)
     user_profile_id: str | None = None
 
 

@@ -47,6 +47,7 @@ def retrieve(call: AdminCall) -> dict[str, Any]:
 def create(call: AdminCall) -> dict[str, Any]:
     """A new workspace, with a key when one is named."""
     body = parse_body(CreateWorkspace, call.body)
+    _check_room(call, body.name)
     call.state.check_user_profile(body.user_profile_id)
     workspace = Workspace(
         id=new_id("wrkspc"),
@@ -93,6 +94,19 @@ def archive(call: AdminCall) -> dict[str, Any]:
         workspace.archived_at = call.now()
         call.record("platform_workspace_archived", workspace_id=workspace.id)
     return workspace.render()
+
+
+def _check_room(call: AdminCall, name: str) -> None:
+    """Name and number; how either is refused is not documented."""
+    switches = call.world.switches
+    live = [one for one in call.state.workspaces.values() if not one.archived_at]
+    if switches.workspace_name_again == "refused" and any(one.name == name for one in live):
+        raise AnthropicError(
+            switches.workspace_name_again_status, "A workspace with this name already exists."
+        )
+    limit = switches.workspace_limit
+    if limit is not None and sum(not one.is_default for one in live) >= limit:
+        raise AnthropicError(400, "The organization has reached its limit of workspaces.")
 
 
 def _check_update(call: AdminCall, workspace: Workspace, sent: set[str]) -> None:

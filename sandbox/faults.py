@@ -14,7 +14,8 @@ class Fault(BaseModel):
     Kinds: `error` answers with `status` (HTTP code or gRPC status name) and, when given, `body`
     (HTTP JSON) or `details` (Google error details as JSON with `@type`); `delay` waits `seconds`
     and goes on; `reset` breaks the connection in the middle of the answer (gRPC: UNAVAILABLE);
-    `truncate` sends half of the JSON with status 200; `html` answers as a proxy would.
+    `truncate` sends half of the JSON with status 200; `html` answers as a proxy would; `late`
+    (HTTP, before) breaks the connection now, and the call takes effect `seconds` later.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -24,7 +25,7 @@ class Fault(BaseModel):
     )
     resource: str = Field(default="*", description="fnmatch pattern over the log's resource")
     when: Literal["before", "after"] = "before"
-    kind: Literal["error", "delay", "reset", "truncate", "html"] = "error"
+    kind: Literal["error", "delay", "reset", "truncate", "html", "late"] = "error"
     status: int | str = 503
     message: str = "injected fault"
     error_code: str | None = Field(default=None, description="of the Admin API's typed errors")

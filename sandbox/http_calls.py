@@ -53,6 +53,8 @@ async def answer(world: World, request: Request, call: HttpCall) -> Response:
         )
         fault = world.faults.take(call.call, "before", entry.resource)
     struck = await _strike(fault, entry, call, {})
+    if fault is not None and fault.kind == "late":
+        asyncio.get_running_loop().call_later(fault.seconds, _run, world, call, entry)
     if struck is not None:
         return struck
     if (wait := call.before()) > 0:
@@ -87,7 +89,7 @@ async def _strike(
 ) -> Response | None:
     if fault is None:
         return None
-    if fault.seconds:
+    if fault.seconds and fault.kind != "late":
         await asyncio.sleep(fault.seconds)
     if fault.kind == "delay":
         return None
@@ -98,7 +100,7 @@ async def _strike(
     if fault.kind == "truncate":
         text = json.dumps(body or {"id": "truncated", "type": "truncated"})
         return Response(text[: len(text) // 2], media_type="application/json", headers=headers)
-    if fault.kind == "reset":
+    if fault.kind in {"reset", "late"}:
         return StreamingResponse(
             _broken(), headers=headers | {"content-length": "4096"}, media_type="application/json"
         )

@@ -35,6 +35,11 @@ class Switches(BaseModel):
     """Anthropic's round trip never finishes; `validate_seconds` still says how long that takes."""
     workspace_policy_keys: list[str] | None = None
     """External keys that the organization's Workspace Policy allows; None: no such policy."""
+    workspace_name_again: Literal["allowed", "refused"] = "allowed"
+    """Whether a second live workspace may have the name of another."""
+    workspace_name_again_status: Literal[400, 409] = 409
+    workspace_limit: int | None = None
+    """Live workspaces besides the default one; 100 unless Anthropic raised it; None: any."""
     workspace_order: Literal["oldest_first", "newest_first"] = "oldest_first"
     compliance_api_enabled: bool = False
     """While false the activity feed answers 403 and records nothing."""

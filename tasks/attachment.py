@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from cmek.admin_api import AdminApi
 from cmek.admin_errors import AdminApiError, ExternalKeyChanged, ExternalKeyValidationTimedOut
@@ -26,11 +27,13 @@ class Attached(StrEnum):
 
 
 class AttachOutcome(BaseModel):
-    """The outcome and, when there was one, the request id of the attach."""
+    """The outcome and, when there was one, the request id of the attach or create."""
 
     model_config = ConfigDict(frozen=True)
 
     outcome: Attached
+    workspace_id: str | None = None
+    """Which workspace has the key; None while none has."""
     request_id: str | None = None
     why: str | None = None
 
@@ -65,12 +68,14 @@ async def attach(block: str, permit: Permit) -> AttachOutcome:
         return AttachOutcome(outcome=Attached.NOT_YET, why="the permit went stale before sending")
     try:
         workspace = await api.workspaces.update(
-            permit.workspace_id, external_key_id=permit.external_key_id
+            _workspace(permit), external_key_id=permit.external_key_id
         )
     except AdminApiError as error:
         return await _after_failure(api, permit, error)
-    get_run_logger().info("Attached %s to %s", permit.external_key_id, permit.workspace_id)
-    return AttachOutcome(outcome=Attached.NOW, request_id=workspace.request_id)
+    get_run_logger().info("Attached %s to %s", permit.external_key_id, workspace.id)
+    return AttachOutcome(
+        outcome=Attached.NOW, workspace_id=workspace.id, request_id=workspace.request_id
+    )
 
 
 async def _after_failure(api: AdminApi, permit: Permit, error: AdminApiError) -> AttachOutcome:
@@ -86,7 +91,7 @@ async def _after_failure(api: AdminApi, permit: Permit, error: AdminApiError) ->
 
 
 async def _standing(api: AdminApi, permit: Permit) -> AttachOutcome | None:
-    workspace = await api.workspaces.retrieve(permit.workspace_id)
+    workspace = await api.workspaces.retrieve(_workspace(permit))
     if workspace.external_key_id is None:
         return None
     if workspace.external_key_id != permit.external_key_id:
@@ -94,7 +99,15 @@ async def _standing(api: AdminApi, permit: Permit) -> AttachOutcome | None:
             f"workspace {workspace.id} has the key {workspace.external_key_id}, not "
             f"{permit.external_key_id}; it was attached by someone else and can't be changed"
         )
-    return AttachOutcome(outcome=Attached.BEFORE, request_id=workspace.request_id)
+    return AttachOutcome(
+        outcome=Attached.BEFORE, workspace_id=workspace.id, request_id=workspace.request_id
+    )
+
+
+def _workspace(permit: Permit) -> str:
+    workspace_id = permit.workspace_id
+    assert workspace_id is not None  # noqa: S101  # a permit for a new one goes to `create`
+    return workspace_id
 
 
 class ReadBack(BaseModel):
@@ -103,9 +116,11 @@ class ReadBack(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     workspace_id: str
+    workspace_name: str
     external_key_id: str
     key_name: str | None
     attached: bool
+    data_residency: dict[str, JsonValue] | None
     request_ids: tuple[str | None, str | None]
 
 
@@ -119,8 +134,19 @@ class ReadBackMismatchError(Exception):
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def read_back(block: str, workspace_id: str, external_key_id: str) -> ReadBack:
+async def read_back(
+    block: str,
+    workspace_id: str,
+    external_key_id: str,
+    residency: Mapping[str, object] | None = None,
+) -> ReadBack:
     """Read workspace and external key after the attach.
+
+    Args:
+        block: Name of the AnthropicAdmin block.
+        workspace_id: What has the key.
+        external_key_id: Which it must be.
+        residency: What a new workspace must show; None for one that was there.
 
     Raises:
         ReadBackMismatchError: The workspace does not show this key, or the key does not show
@@ -135,10 +161,18 @@ async def read_back(block: str, workspace_id: str, external_key_id: str) -> Read
             f"{external_key_id} shows attachment {key.attachment.type}: look at both in the "
             "Console before anything else is done"
         )
+    shown = workspace.data_residency or {}
+    if any(shown.get(name) != value for name, value in (residency or {}).items()):
+        raise ReadBackMismatchError(
+            f"workspace {workspace_id} has its key, but shows the data residency {shown}, not "
+            f"{dict(residency or {})}: change it in the Console"
+        )
     return ReadBack(
         workspace_id=workspace.id,
+        workspace_name=workspace.name,
         external_key_id=key.id,
         key_name=key.gcp_key_name,
         attached=key.is_attached,
+        data_residency=workspace.data_residency,
         request_ids=(workspace.request_id, key.request_id),
     )

@@ -28,11 +28,14 @@ async def read_standings(request: OnboardingRequest) -> Standings:
     key = await kms.get_crypto_key(name) if ring else None
     policy = await kms.get_iam_policy(name) if key else None
     external_key = await find_external_key(admin, name)
-    workspace = await admin.workspaces.retrieve(request.workspace_id)
+    attached = False
+    if external_key is not None and request.workspace_id is not None:
+        workspace = await admin.workspaces.retrieve(request.workspace_id)
+        attached = workspace.external_key_id == external_key.id
     return Standings(
         ring_exists=ring is not None,
         key=key,
         granted_roles=unconditional_roles(policy, MEMBER) if policy else frozenset(),
         external_key_id=external_key.id if external_key else None,
-        attached=external_key is not None and workspace.external_key_id == external_key.id,
+        attached=attached,
     )

@@ -33,13 +33,13 @@ class _Record(BaseModel):
     text: str
 
 
-async def record(workspace_id: str, *events: Event) -> tuple[EvidenceEntry, ...]:
+async def record(subject: str, *events: Event) -> tuple[EvidenceEntry, ...]:
     """Add events to the workspace's record; what this run has recorded before is not added again.
 
     To be awaited by the flow, one call after another.
 
     Args:
-        workspace_id: Whose record.
+        subject: Whose record: the id of a workspace, or what stands for a new one.
         events: From `cmek.evidence.events`.
 
     Returns:
@@ -48,7 +48,7 @@ async def record(workspace_id: str, *events: Event) -> tuple[EvidenceEntry, ...]
     if not events:
         return ()
     kept = await recall(_MEMORY, _Record)
-    chain = loads(kept.text) if kept else await _earlier(workspace_id)
+    chain = loads(kept.text) if kept else await _earlier(subject)
     now = datetime.now(UTC)
     entries = tuple(chain.append(event, run=str(run_id()), at=now) for event in events)
     await remember(_MEMORY, _Record(text=chain.dumps()))
@@ -60,7 +60,7 @@ async def has_recorded() -> bool:
     return await recall(_MEMORY, _Record) is not None
 
 
-async def publish_evidence(workspace_id: str) -> None:
+async def publish_evidence(subject: str) -> None:
     """Publish what this run has recorded, and copy it to the result-storage block when one is set.
 
     A run that has recorded nothing leaves the last record as it is.
@@ -70,25 +70,25 @@ async def publish_evidence(workspace_id: str) -> None:
         return
     chain = loads(kept.text)
     about = f"{len(chain.entries)} entries, head {chain.head}"
-    await publish("evidence", workspace_id, evidence_page(workspace_id, chain), about)
+    await publish("evidence", subject, evidence_page(subject, chain), about)
     storage = _storage_block()
     if storage is not None:
-        path = f"cmek-evidence/{workspace_id}/{run_id()}.jsonl"
+        path = f"cmek-evidence/{_folder(subject)}/{run_id()}.jsonl"
         await storage.write_path(path, kept.text.encode())
         get_run_logger().info("Evidence copied to %s in %s", path, type(storage).__name__)
 
 
-async def publish_failure(workspace_id: str, error: BaseException) -> None:
+async def publish_failure(subject: str, error: BaseException) -> None:
     """Add how the run ended, and publish; nothing when the run has recorded nothing."""
     if await recall(_MEMORY, _Record) is not None:
         attempt = f"attempt {flow_run.run_count}"
-        await record(workspace_id, failed(error, attempt))
-        await publish_evidence(workspace_id)
+        await record(subject, failed(error, attempt))
+        await publish_evidence(subject)
 
 
-async def _earlier(workspace_id: str) -> Chain:
+async def _earlier(subject: str) -> Chain:
     """What earlier runs have published; a new record that says so when that can't be trusted."""
-    artifact = await Artifact.aget(artifact_key("evidence", workspace_id))
+    artifact = await Artifact.aget(artifact_key("evidence", subject))
     if artifact is None:
         return Chain()
     try:
@@ -97,9 +97,14 @@ async def _earlier(workspace_id: str) -> Chain:
         get_run_logger().warning("The published evidence does not verify: %s", error)
         found = {"artifact": str(artifact.id), "problem": str(error)}
         chain = Chain()
-        broken = Event(kind="broken record", subject=workspace_id, body=dict(found))
+        broken = Event(kind="broken record", subject=subject, body=dict(found))
         chain.append(broken, run=str(run_id()), at=datetime.now(UTC))
         return chain
+
+
+def _folder(subject: str) -> str:
+    """A new workspace's name may be no name for a folder."""
+    return subject if subject.isidentifier() else artifact_key("workspace", subject)
 
 
 def _storage_block() -> WritableFileSystem | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from cmek.admin_api import AdminApi
 from cmek.anthropic_identity import MEMBER
 from cmek.iam_policy import conditional_roles, unconditional_roles
 from cmek.live_facts import LiveFacts
+from cmek.new_workspace import namesakes
 from cmek.request import OnboardingRequest
 from tasks.clients import admin_client, kms_client
 
@@ -20,7 +23,7 @@ class KeyGoneError(Exception):
 
 @task(
     name="4 Read live facts",
-    task_run_name="4 Read live facts of {request.workspace_id}",
+    task_run_name="4 Read live facts of {request.subject}",
     cache_policy=NO_CACHE,
     persist_result=False,
 )
@@ -38,7 +41,7 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
     name = str(request.key_name)
     organization, workspace, external_key, key, versions, policy = await asyncio.gather(
         admin.organization.me(),
-        admin.workspaces.retrieve(request.workspace_id),
+        _workspace(admin, request),
         admin.external_keys.retrieve(external_key_id),
         kms.get_crypto_key(name),
         kms.list_crypto_key_versions(name),
@@ -49,10 +52,7 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
     return LiveFacts(
         organization_id=organization.id,
         organization_name=organization.name,
-        workspace_id=workspace.id,
-        workspace_name=workspace.name,
-        workspace_archived=workspace.is_archived,
-        workspace_external_key_id=workspace.external_key_id,
+        **workspace,
         key=key,
         versions=tuple(versions),
         granted_roles=unconditional_roles(policy, MEMBER),
@@ -63,3 +63,24 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
         admin_base_url=admin.base_url,
         kms_endpoint=kms.endpoint,
     )
+
+
+async def _workspace(admin: AdminApi, request: OnboardingRequest) -> dict[str, Any]:
+    """The fields about the workspace, or about a new one, that nothing has its name."""
+    if request.workspace_id is None:
+        name = request.create_workspace or ""
+        listed = [one async for one in admin.workspaces.list(include_default=True)]
+        return {
+            "workspace_id": None,
+            "workspace_name": name,
+            "workspace_archived": False,
+            "workspace_external_key_id": None,
+            "namesakes": tuple(one.id for one in namesakes(listed, name)),
+        }
+    workspace = await admin.workspaces.retrieve(request.workspace_id)
+    return {
+        "workspace_id": workspace.id,
+        "workspace_name": workspace.name,
+        "workspace_archived": workspace.is_archived,
+        "workspace_external_key_id": workspace.external_key_id,
+    }

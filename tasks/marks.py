@@ -31,7 +31,7 @@ async def leave_marks(
         attached: The entry of the attach, read back.
         label: Whether the key is labelled as in use.
     """
-    workspace_id = request.workspace_id
+    workspace_id = request.subject
     tagged = await tag_workspace(request.anthropic_block, workspace_id, attached.hash)
     await record(workspace_id, tagged)
     if label:

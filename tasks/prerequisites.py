@@ -29,6 +29,7 @@ def subject_of(request: OnboardingRequest) -> CheckSubject:
         protection_level=request.protection_level,
         destroy_scheduled_duration=timedelta(days=request.destroy_delay_days),
         workspace_id=request.workspace_id,
+        new_workspace=request.create_workspace,
         expected_organization=request.expected_organization,
         permitted_customer_id=request.permitted_customer_id,
     )

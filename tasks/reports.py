@@ -21,22 +21,22 @@ class _Published(BaseModel):
 
 @task(
     name="Publish report",
-    task_run_name="Publish {kind} of {workspace_id}: {description}",
+    task_run_name="Publish {kind} of {subject}: {description}",
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-async def publish(kind: str, workspace_id: str, markdown: str, description: str) -> None:
+async def publish(kind: str, subject: str, markdown: str, description: str) -> None:
     """One Markdown artifact of this kind a run, brought up to date when there is more to say.
 
-    The versions under its key are the workspace's history, one a run.
+    The versions under its key are the workspace's history, one a run. A workspace that the run
+    creates gets one of its own besides the one of its name.
     """
-    known = await recall(f"artifact-{kind}", _Published)
+    name = artifact_key(kind, subject)
+    known = await recall(name, _Published)
     if known is not None and await _updated(known.artifact_id, markdown, description):
         return
-    made = await acreate_markdown_artifact(
-        markdown=markdown, key=artifact_key(kind, workspace_id), description=description
-    )
-    await remember(f"artifact-{kind}", _Published(artifact_id=made))
+    made = await acreate_markdown_artifact(markdown=markdown, key=name, description=description)
+    await remember(name, _Published(artifact_id=made))
 
 
 async def _updated(artifact_id: UUID, markdown: str, description: str) -> bool:

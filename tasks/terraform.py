@@ -21,7 +21,7 @@ async def publish_terraform(request: OnboardingRequest) -> None:
 
     What can't be read is logged and left out: `cmek terraform` can be run at any time.
     """
-    workspace_id = request.workspace_id
+    workspace_id = request.subject
     try:
         module = await read_module(request.anthropic_block, request.kms_block, workspace_id)
     except (AdminApiError, GoogleApiError, NotManageableError) as error:

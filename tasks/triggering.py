@@ -19,6 +19,7 @@ from cmek.discovery.earlier_runs import (
     idempotency_key,
     workspace_tag,
 )
+from cmek.request import subject_in
 
 ONBOARDING: Final = "onboard-workspace/onboard"
 _PAGE: Final = 200
@@ -62,7 +63,7 @@ async def start_onboarding(client: PrefectClient, request: Mapping[str, Any]) ->
         OtherRequestError: the run under way was started with something else.
         PrefectHTTPStatusError: 409 when the request does not fit the deployment's form.
     """
-    workspace_id = str(request["workspace_id"])
+    workspace = subject_in(request)
     try:
         deployment = await client.read_deployment_by_name(ONBOARDING)
     except ObjectNotFound:
@@ -70,19 +71,19 @@ async def start_onboarding(client: PrefectClient, request: Mapping[str, Any]) ->
             f"deployment {ONBOARDING!r} is not on this server: deploy it with `cmek deploy`, or "
             "check PREFECT_API_URL"
         ) from None
-    for number in count(epoch(await earlier_runs(client, workspace_id))):
+    for number in count(epoch(await earlier_runs(client, workspace))):
         run = await client.create_flow_run_from_deployment(
             deployment.id,
             parameters={"request": dict(request)},
-            idempotency_key=idempotency_key(workspace_id, number),
-            tags=["cmek", workspace_tag(workspace_id)],
+            idempotency_key=idempotency_key(workspace, number),
+            tags=["cmek", workspace_tag(workspace)],
         )
         # a run that ended before anything could tag it is not among the counted ones
         if run.state is None or not run.state.is_final():
             break
     differs = differences(complete(request), complete(run.parameters.get("request") or {}))
     if differs:
-        raise OtherRequestError(workspace_id, run, differs)
+        raise OtherRequestError(workspace, run, differs)
     return run
 
 

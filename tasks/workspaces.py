@@ -8,7 +8,11 @@ from pydantic import BaseModel, ConfigDict
 
 from cmek.admin_errors import NotFound
 from cmek.admin_models import ExternalKey, Organization, Workspace
+from cmek.admission import find_created
+from cmek.new_workspace import born_of, namesakes
+from cmek.request import OnboardingRequest
 from tasks.clients import admin_client
+from tasks.this_run import run_id
 
 
 class WorkspaceNotFoundError(Exception):
@@ -70,4 +74,32 @@ async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
         workspace=workspace,
         is_default=found is None or workspace.name == "Default",
         current_key=await api.external_keys.retrieve(key_id) if key_id else None,
+    )
+
+
+@task(
+    name="Search workspaces",
+    task_run_name="Search workspaces for {request.create_workspace}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | None:
+    """What this request has created already, over all pages; None when nothing has its name.
+
+    Raises:
+        AdmissionRefusedError: Another workspace has the name.
+    """
+    api, name = await admin_client(request.anthropic_block), request.create_workspace or ""
+    listed = api.workspaces.list(include_archived=True, include_default=True)
+    everything = [one async for one in listed]
+    close = (*born_of(everything, str(run_id())), *namesakes(everything, name))
+    ids = {one.external_key_id for one in close if one.external_key_id is not None}
+    keys = {one: await api.external_keys.retrieve(one) for one in sorted(ids)}
+    found = find_created(request, everything, keys, str(run_id()))
+    if found is None:
+        return None
+    return WorkspaceReading(
+        workspace=found,
+        is_default=found.name == "Default",
+        current_key=keys.get(found.external_key_id or ""),
     )

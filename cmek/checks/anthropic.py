@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from cmek.admin_models import Workspace
 from cmek.checks.findings import Findings
 from cmek.checks.model import Check, CheckSubject, Prerequisite
-from cmek.checks.outcome import Answer, Refused
+from cmek.checks.outcome import Answer, Read, Refused
+from cmek.new_workspace import USUAL_LIMIT, named, namesakes
 
 KEYS_PAGE: Final = "https://platform.claude.com/settings/admin-keys"
 WHO: Final = "an admin of the Anthropic organization"
@@ -32,7 +34,11 @@ CMEK: Final = Prerequisite(
 WORKSPACE: Final = Prerequisite(
     "workspace",
     "Workspace is live and free for this key",
-    ("workspaces.retrieve", "external_keys.retrieve (when the workspace has a key)"),
+    (
+        "workspaces.retrieve",
+        "external_keys.retrieve (when the workspace has a key)",
+        "workspaces.list (instead, for a new one)",
+    ),
     WHO,
     "A workspace takes one key, once; an archived one takes none.",
 )
@@ -96,8 +102,11 @@ def check_cmek(_: CheckSubject, findings: Findings) -> Iterator[Check]:
 
 
 def check_workspace(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
-    """Live, and without a key or with this one."""
-    read = findings.anthropic.workspace
+    """Live, and without a key or with this one; of a new one, the name is free."""
+    if subject.new_workspace is not None:
+        yield _new(subject.new_workspace, findings.anthropic.workspaces)
+        return
+    read = findings.anthropic.workspace or Refused("NOT_ASKED", "no workspace is named")
     another = "choose another workspace, or make one"
     if isinstance(read, Refused):
         if read.status == "404":
@@ -115,6 +124,24 @@ def check_workspace(subject: CheckSubject, findings: Findings) -> Iterator[Check
         yield _attached(subject, findings, named, workspace.external_key_id)
 
 
+def _new(name: str, read: Read[tuple[Workspace, ...]] | None) -> Check:
+    if not isinstance(read, Answer):
+        return WORKSPACE.unknown(read or f"nobody has looked whether {name!r} is free")
+    taken = namesakes(read.value, name)
+    if taken:
+        return WORKSPACE.failed(
+            f"{name!r} is taken, or looks like: {named(taken)}",
+            "onboard that one by its id, or choose another name",
+        )
+    live = f"the name {name!r} is free among {len(read.value)} live workspaces"
+    if len(read.value) > USUAL_LIMIT:  # the default one does not count
+        return WORKSPACE.warned(
+            f"{live}, and an organization has at most {USUAL_LIMIT} unless Anthropic raised that",
+            "archive one that nobody needs, or ask your Anthropic account team",
+        )
+    return WORKSPACE.passed(live)
+
+
 def _attached(subject: CheckSubject, findings: Findings, named: str, key_id: str) -> Check:
     read = findings.anthropic.workspace_key
     if not isinstance(read, Answer):
@@ -130,7 +157,10 @@ def _attached(subject: CheckSubject, findings: Findings, named: str, key_id: str
 
 def check_eligibility(subject: CheckSubject, _: Findings) -> Iterator[Check]:
     """What no API shows and a person therefore acknowledges before attaching."""
-    workspace = subject.workspace_id
+    workspace = subject.workspace
     yield RETENTION.unknown(f"no API shows whether {workspace} retains data; {RETENTION.why}")
     yield FEATURES.warned(f"in {workspace}: {FEATURES.why}")
-    yield EFFECT.warned(f"{workspace}: {EFFECT.why}")
+    if subject.new_workspace is not None:
+        yield EFFECT.passed(f"{workspace} is covered from its first request on")
+    else:
+        yield EFFECT.warned(f"{workspace}: {EFFECT.why}")

@@ -85,9 +85,11 @@ class AnthropicFindings:
     organization: Read[Organization]
     external_keys: Read[bool]
     """Whether the first page of external keys could be listed."""
-    workspace: Read[Workspace]
+    workspace: Read[Workspace] | None
+    """None when it is still to be created; then `workspaces` tells who has its name."""
     workspace_key: Read[ExternalKey] | None
     """The external key that the workspace already has."""
+    workspaces: Read[tuple[Workspace, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

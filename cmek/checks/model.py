@@ -76,11 +76,19 @@ class CheckSubject:
     """`HSM` or `SOFTWARE`, as asked for."""
     destroy_scheduled_duration: timedelta | None = None
     """Time from scheduling a version's destruction to the destruction; None = Google's 30 days."""
-    workspace_id: str
+    workspace_id: str | None
+    """None for one that does not exist yet."""
+    new_workspace: str | None = None
+    """The name of the one to be created."""
     expected_organization: UUID | None = None
     """The Anthropic organization that the operator expects; None = any."""
     permitted_customer_id: str | None = None
     """The customer id (`C0…`) of Anthropic's Google organization, if the operator was given it."""
+
+    @property
+    def workspace(self) -> str:
+        """The workspace in a sentence."""
+        return self.workspace_id or f"new workspace {self.new_workspace!r}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Final
 from google.iam.v1 import policy_pb2
 
 from cmek.admin_api import AdminApi
+from cmek.admin_models import Workspace
 from cmek.checks.domain_sharing import LEGACY, MANAGED
 from cmek.checks.findings import (
     AnthropicFindings,
@@ -149,15 +150,22 @@ async def _read_anthropic(subject: CheckSubject, admin: AdminApi) -> AnthropicFi
         start = group.create_task
         organization = start(attempt(admin.organization.me()))
         external_keys = start(attempt(_lists_external_keys(admin)))
-        workspace = start(attempt(admin.workspaces.retrieve(subject.workspace_id)))
-    read = value_of(workspace.result())
+        id_ = subject.workspace_id
+        workspace = start(attempt(admin.workspaces.retrieve(id_))) if id_ else None
+        all_workspaces = None if id_ else start(attempt(_all_workspaces(admin)))
+    read = value_of(workspace.result()) if workspace else None
     attached = read.external_key_id if read else None
     return AnthropicFindings(
         organization=organization.result(),
         external_keys=external_keys.result(),
-        workspace=workspace.result(),
+        workspace=workspace.result() if workspace else None,
+        workspaces=all_workspaces.result() if all_workspaces else None,
         workspace_key=(await attempt(admin.external_keys.retrieve(attached)) if attached else None),
     )
+
+
+async def _all_workspaces(admin: AdminApi) -> tuple[Workspace, ...]:
+    return tuple([one async for one in admin.workspaces.list(include_default=True)])
 
 
 async def _lists_external_keys(admin: AdminApi) -> bool:

@@ -59,7 +59,7 @@ def other_key_name(facts: DiagnosisFacts) -> Cause:
 def external_key_gone(facts: DiagnosisFacts) -> Cause:
     """Somebody deleted Anthropic's record meanwhile."""
     read = facts.external_key
-    command = f"run the onboarding of {facts.subject.workspace_id} again: it registers the key"
+    command = f"run the onboarding of {facts.subject.workspace} again: it registers the key"
     if isinstance(read, Refused) and read.status == "404":
         return EXTERNAL_GONE.proved(f"{facts.external_key_id}: {read}", command)
     if isinstance(read, Refused):

@@ -24,7 +24,7 @@ def started(request: OnboardingRequest, versions: Mapping[str, str]) -> Event:
     """The pinned request, who asked, and what software works on it."""
     return Event(
         kind="started",
-        subject=request.workspace_id,
+        subject=request.subject,
         body={
             "request": request.model_dump(mode="json"),
             "requested_by": request.requested_by,

@@ -58,7 +58,8 @@ class Query(BaseModel):
 class _Planned(BaseModel):
     """What a query needs of a recorded plan; other versions of this tool may have more in it."""
 
-    workspace_id: str
+    workspace_id: str | None
+    """None for one that was still to be created."""
     key_name: str
     external_key_id: str
 
@@ -103,13 +104,13 @@ def uses_filter(key: KeyName) -> str:
 
 
 def queries(
-    key: KeyName, workspace_id: str, external_key_id: str, since: datetime
+    key: KeyName, workspace_id: str | None, external_key_id: str, since: datetime
 ) -> tuple[Query, ...]:
     """Ready queries about one onboarding.
 
     Args:
         key: The attached key.
-        workspace_id: Whose key it is.
+        workspace_id: Whose key it is; None when it has not been created.
         external_key_id: Anthropic's record of the key.
         since: Time of the first event to look for, with a time zone.
     """
@@ -140,7 +141,9 @@ def queries_of(chain: Chain) -> tuple[Query, ...]:
         return ()
     plan = _Asked.model_validate(asks[-1].body).plan
     key = KeyName.parse(plan.key_name)
-    return queries(key, plan.workspace_id, plan.external_key_id, chain.entries[0].at)
+    attached = [one for one in chain.entries if (one.run, one.kind) == (asks[-1].run, "attached")]
+    created = attached[-1].subject if attached else None
+    return queries(key, plan.workspace_id or created, plan.external_key_id, chain.entries[0].at)
 
 
 def _log_query(title: str, key: KeyName, log_filter: str, since: datetime, needs: str) -> Query:
@@ -156,11 +159,13 @@ def _log_query(title: str, key: KeyName, log_filter: str, since: datetime, needs
     )
 
 
-def _activity_query(workspace_id: str, external_key_id: str, since: datetime) -> Query:
+def _activity_query(workspace_id: str | None, external_key_id: str, since: datetime) -> Query:
     asked = [("activity_types[]", one) for one in ACTIVITY_TYPES]
     asked += [("created_at.gte", _zulu(since)), ("limit", "5000")]
     url = f"https://api.anthropic.com/v1/compliance/activities?{urlencode(asked)}"
-    ours = f'.workspace_id == "{workspace_id}" or .external_key_id == "{external_key_id}"'
+    ours = f'.external_key_id == "{external_key_id}"'
+    if workspace_id is not None:
+        ours = f'.workspace_id == "{workspace_id}" or {ours}'
     return Query(
         title="Workspace and external key events at Anthropic",
         command=f"curl -sS {shlex.quote(url)} "

@@ -61,12 +61,14 @@ class Statement(BaseModel):
     nonce: str
     plan_digest: str
     run_id: str
-    workspace_id: str
+    workspace_id: str | None = None
+    workspace_name: str | None = None
+    """Instead of the id, for a workspace that the approval creates."""
 
     @property
     def text(self) -> str:
         """The line that is signed: canonical JSON, without a line break behind it."""
-        return canonical_json(self).decode()
+        return canonical_json(self.model_dump(mode="json", exclude_none=True)).decode()
 
 
 def statement_for(
@@ -88,7 +90,8 @@ def statement_for(
         nonce=ask.nonce,
         plan_digest=ask.digest,
         run_id=ask.run_id,
-        workspace_id=ask.plan.workspace_id,
+        workspace_id=ask.plan.request.workspace_id,
+        workspace_name=ask.plan.request.create_workspace,
     )
 
 

@@ -58,7 +58,10 @@ def _of_one(
         "ask": (signed.ask, ask.key),
         "ask (its nonce is not this one's)": (signed.nonce, ask.nonce),
         "plan": (signed.plan_digest, live.digest),
-        "workspace": (signed.workspace_id, live.workspace_id),
+        "workspace": (
+            (signed.workspace_id, signed.workspace_name),
+            (live.request.workspace_id, live.request.create_workspace),
+        ),
         "key": (signed.key_name, live.key_name),
         "decision": (signed.decision, answer.decision),
         "expiry": (signed.expires_at, ask.expires_at),

@@ -72,7 +72,7 @@ def test_a_permit_cannot_be_made_by_hand() -> None:
     assert isinstance(permit, Permit)
     with pytest.raises(TypeError, match=r"gate\.decide only"):
         Permit(
-            workspace_id="w", external_key_id="e", plan_digest="d", approver="a", signers=(),
+            request=make.REQUEST, external_key_id="e", plan_digest="d", approver="a", signers=(),
             valid_until=9e9, expires_at=make.NOW, seal=object(),
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ from cmek.checks.google_reads import GoogleReads
 from cmek.checks.run import run_checks
 from cmek.request import OnboardingRequest
 from tasks.prerequisites import subject_of
+from tests.support.born import creates, start_to_create
 from tests.support.onboarding import Onboardings
 
 
@@ -44,7 +45,7 @@ def end_of_read_back(bench: Onboardings) -> int:
 
     What follows leaves marks and describes the key for Terraform: best effort, and never again.
     """
-    (attach,) = bench.attaches()
+    (attach,) = [*bench.attaches(), *creates(bench)]
     after = (one for one in bench.control.log() if one["number"] > attach["number"])
     number: int = next(one["number"] for one in after if one["call"] == "external_keys.retrieve")
     return number
@@ -91,3 +92,30 @@ def test_a_fresh_onboarding_makes_18_calls_before_the_ask_and_11_after(
         "workspaces.update": 1,
     }
     assert after.total() <= 11
+
+
+def test_a_new_workspace_costs_no_call_more(bench: Onboardings) -> None:
+    """Lists of all workspaces stand where the workspace was read."""
+    run = start_to_create(bench)
+    request = OnboardingRequest.model_validate(run.parameters["request"])
+    checks = of_checks(bench, request)
+    run.execute()
+    before = counted(bench) - checks - of_checks(bench, request)
+    assert before["workspaces.list"] == 2  # nothing has the name or our tag; live facts
+    assert before["workspaces.retrieve"] == 0
+    assert before.total() <= 18
+
+    checks = of_checks(bench, request)
+    run.approve()
+    after = counted(bench, upto=end_of_read_back(bench)) - checks
+    assert after == {
+        "organization.me": 1,
+        "workspaces.list": 2,  # live facts, right before the create
+        "workspaces.create": 1,
+        "workspaces.retrieve": 1,  # read-back
+        "external_keys.retrieve": 2,
+        "GetCryptoKey": 1,
+        "GetIamPolicy": 1,
+        "ListCryptoKeyVersions": 1,
+        "external_keys.validate": 1,
+    }

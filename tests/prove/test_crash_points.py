@@ -35,6 +35,15 @@ def chosen(points: list[Point]) -> list[Point]:
     ]
 
 
+def test_every_crash_around_the_creation_converges(driver: Driver) -> None:
+    """One workspace, whatever a create's answer does; the points that only a new one has."""
+    points = crash_points(driver, creates=True)
+    assert "workspaces.create" in {one.call for one in points if one.write}
+    for point in points:
+        if point.call == "workspaces.create":
+            survive(driver, point)
+
+
 def test_every_crash_converges(driver: Driver) -> None:
     """One ring, key, external key and attach, both grants, evidence whole."""
     points = crash_points(driver)

@@ -14,6 +14,7 @@ from tests.support.driver import Driver, driving
 from tests.support.fault_scripts import all_scripts, survive_faults
 
 EVERY = 37
+CREATE_EVERY = 5
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,14 @@ def driver() -> Iterator[Driver]:
     with driving() as driver:
         yield driver
     stamina.set_testing(False)
+
+
+def test_every_fault_of_the_creation_is_survived(driver: Driver) -> None:
+    """One workspace, whether the create took effect before it went wrong or not."""
+    scripts = all_scripts(driver, creates=True)
+    of_create = [script for script in scripts if script.call == "workspaces.create"]
+    for script in of_create[::CREATE_EVERY]:
+        survive_faults(driver, script)
 
 
 def test_every_fault_is_survived(driver: Driver) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.support.admin import Admin, running_admin
+from tests.support.admin import Admin, running_admin, wait_until
 
 CREATE = "workspaces.create"
 
@@ -106,3 +106,13 @@ def test_an_unreadable_line_of_the_script_is_refused(admin: Admin) -> None:
     )
     assert response.status_code == 400
     assert "tmes" in response.json()["error"]
+
+
+def test_a_late_call_takes_effect_after_its_connection_broke(admin: Admin) -> None:
+    """As when a service works on what its caller has given up."""
+    admin.control.fault("workspaces.create", kind="late", seconds=0.3)
+    with pytest.raises(httpx.HTTPError):
+        admin.call("POST", "workspaces", {"name": "late"})
+    made = admin.world.admin.workspaces
+    assert "late" not in {one.name for one in made.values()}
+    wait_until(lambda: "late" in {one.name for one in made.values()}, "the late create")

@@ -164,3 +164,33 @@ def test_archiving_twice_keeps_the_first_time(admin: Admin) -> None:
     first = admin.ok("POST", path)["archived_at"]
     admin.control.advance(3600)
     assert admin.ok("POST", path)["archived_at"] == first
+
+
+def test_a_name_twice_is_allowed_or_refused_and_an_archived_one_frees_it(admin: Admin) -> None:
+    """Both answers to the open question can be had; a refused create makes nothing."""
+    first = admin.ok("POST", "workspaces", {"name": "twice"})["id"]
+    assert admin.ok("POST", "workspaces", {"name": "twice"})["id"] != first
+    admin.control.switches(workspace_name_again="refused", workspace_name_again_status=400)
+    before = len(admin.world.admin.workspaces)
+    assert admin.call("POST", "workspaces", {"name": "twice"}).status_code == 400
+    assert len(admin.world.admin.workspaces) == before
+    once = admin.ok("POST", "workspaces", {"name": "once"})["id"]
+    admin.ok("POST", f"workspaces/{once}/archive")
+    admin.ok("POST", "workspaces", {"name": "once"})
+
+
+def test_live_workspaces_are_limited_and_archived_ones_do_not_count(admin: Admin) -> None:
+    """The default workspace does not count either."""
+    live = [one for one in admin.world.admin.workspaces.values() if not one.is_default]
+    admin.control.switches(workspace_limit=len(live) + 1)
+    last = admin.ok("POST", "workspaces", {"name": "last"})["id"]
+    assert admin.call("POST", "workspaces", {"name": "too many"}).status_code == 400
+    admin.ok("POST", f"workspaces/{last}/archive")
+    admin.ok("POST", "workspaces", {"name": "again"})
+
+
+def test_reserved_tags_are_refused(admin: Admin) -> None:
+    """Keys that start with `anthropic` are not for customers."""
+    tags = {"tags": {"anthropic-x": "1"}}
+    assert admin.call("POST", "workspaces", {"name": "tagged", **tags}).status_code == 400
+    assert admin.call("POST", f"workspaces/{admin.fresh()}", tags).status_code == 400

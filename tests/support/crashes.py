@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
@@ -17,9 +17,10 @@ from cmek.evidence.chain import Chain
 from cmek.evidence.verify import loads
 from sandbox.identities import PROJECT_ID
 from tests.support.driver import Driver, Hook, Killed, Run
-from tests.support.scene import KEY, WORKSPACE, Scene
+from tests.support.scene import Scene
 
 When = Literal["before", "after"]
+WHEN: Final[tuple[When, ...]] = ("before", "after")
 _ENOUGH = 6
 
 
@@ -32,9 +33,11 @@ class Point:
     when: When
     call: str
     write: bool
+    creates: bool = False
 
     def __str__(self) -> str:
         where = "preparing" if self.execution == 1 else "behind the answer"
+        where = f"creating, {where}" if self.creates else where
         return f"{where}, {self.when} call {self.number} ({self.call})"
 
 
@@ -52,26 +55,28 @@ def answer(run: Run) -> None:
     assert ask is not None, run
     given: dict[str, Any] = {
         "decision": "approve",
-        "workspace_id": WORKSPACE,
+        "workspace_id": run.parameters.workspace_id,
+        "workspace_name": run.parameters.create_workspace,
         "approver": "grace@example.com",
         "comment": "fine",
         "plan_digest": ask.digest,
     }
+    given = {name: value for name, value in given.items() if value is not None}
     run.answers[ask.key] = given | ({"acknowledge_warnings": True} if ask.plan.warnings else {})
 
 
-def begin(driver: Driver) -> tuple[Scene, Run]:
-    """A new world and a run in it."""
+def begin(driver: Driver, *, creates: bool) -> tuple[Scene, Run]:
+    """A new world and a run in it, for a workspace that is there or for a new one."""
     driver.runs.clear()
-    scene = Scene(driver.sandbox.world)
+    scene = Scene(driver.sandbox.world, creates=creates)
     scene.new()
-    wanted = {"workspace_id": WORKSPACE, "project_id": PROJECT_ID}
-    return scene, driver.start(**wanted, requested_by="ada@example.com")
+    wanted = scene.request | {"project_id": PROJECT_ID, "requested_by": "ada@example.com"}
+    return scene, driver.start(**wanted)
 
 
-def crash_points(driver: Driver) -> list[Point]:
+def crash_points(driver: Driver, *, creates: bool = False) -> list[Point]:
     """Every point of an onboarding to which nothing happens."""
-    scene, run = begin(driver)
+    scene, run = begin(driver, creates=creates)
     points: list[Point] = []
     for execution in (1, 2):
         done = len(scene.world.log.entries)
@@ -79,8 +84,9 @@ def crash_points(driver: Driver) -> list[Point]:
             answer(run)
         driver.execute(run, never)
         for number, entry in enumerate(scene.world.log.entries[done:], start=1):
-            points.append(Point(execution, number, "before", entry.call, entry.write))
-            points.append(Point(execution, number, "after", entry.call, entry.write))
+            points += [
+                Point(execution, number, when, entry.call, entry.write, creates) for when in WHEN
+            ]
     assert run.state == "Attached", run.message
     return points
 
@@ -104,7 +110,7 @@ def survive(driver: Driver, point: Point) -> None:
     Raises:
         AssertionError: It did not converge; says what is wrong.
     """
-    scene, run = begin(driver)
+    scene, run = begin(driver, creates=point.creates)
 
     def kill(number: int, when: str) -> None:
         if (number, when) == (point.number, point.when):
@@ -124,7 +130,8 @@ def check_end(scene: Scene, run: Run, where: str) -> None:
     """The one end state of invariant 5, and evidence that tells of the attach."""
     world, sight = scene.world, scene.look()
     assert run.state in {"Attached", "Already attached"}, f"{where}: {run.state} {run.message}"
-    ours = [name for name in world.kms.crypto_keys if name == KEY]
+    assert len(scene.workspaces()) == 1, f"{where}: {scene.workspaces()}"
+    ours = [name for name in world.kms.crypto_keys if name == scene.key]
     assert (len(world.kms.key_rings), len(ours)) == (1, 1), where
     assert sight.roles == frozenset(ROLES), where
     assert scene.external_keys() == [sight.attached], where
@@ -134,7 +141,8 @@ def check_end(scene: Scene, run: Run, where: str) -> None:
         between = world.log.entries[
             world.log.entries.index(before) : world.log.entries.index(again)
         ]
-        assert any(one.call == "workspaces.retrieve" for one in between), where
+        looked = "workspaces.list" if scene.creates else "workspaces.retrieve"
+        assert any(one.call == looked for one in between), where
     kinds = [entry.kind for entry in evidence(run).entries]
     assert kinds.count("attached") == 1, f"{where}: the evidence tells {kinds}"
 

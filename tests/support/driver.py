@@ -29,11 +29,13 @@ import flows.approval
 import flows.gatekeeping
 import flows.onboard
 import tasks.clients
+import tasks.creation
 import tasks.evidence
 import tasks.health
 import tasks.memory
 import tasks.pin
 import tasks.reports
+import tasks.sent_creates
 import tasks.terraform
 import tasks.this_run
 from cmek.admin_api import AdminApi
@@ -70,6 +72,7 @@ class Run:
     suspended_at: list[str] = field(default_factory=list)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     memory: dict[str, str] = field(default_factory=dict)
+    create_sent: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -234,12 +237,22 @@ class Driver:
         text = self._run().memory.get(self._named(name))
         return kind.model_validate_json(text) if text else None
 
+    async def _mark_sent(self) -> None:
+        self._run().create_sent = True
+
+    async def _unmark_sent(self) -> None:
+        self._run().create_sent = False
+
+    async def _nothing_in_doubt(self, subject: str) -> None:
+        """The next look comes after the time for which a create is in doubt."""
+        self._run().create_sent = False
+
     @staticmethod
     def _named(name: str) -> str:
         return name
 
     @asynccontextmanager
-    async def _working_alone(self, workspace_id: str, *, claimed: bool) -> AsyncIterator[Any]:
+    async def _working_alone(self, subject: str, *, claimed: bool) -> AsyncIterator[Any]:
         run = self._run()
         others = (
             one
@@ -247,7 +260,7 @@ class Driver:
             if one is not run
             and one.claimed
             and not one.is_over
-            and one.parameters.workspace_id == workspace_id
+            and one.parameters.subject == subject
         )
         other = None if claimed else next(others, None)
         run.claimed = run.claimed or other is None
@@ -312,6 +325,10 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
         id(tasks.health.record_onboarding): _nothing,
         id(deployment): _Deployment,
         id(tasks.evidence._earlier): _new_chain,
+        id(tasks.sent_creates.mark_sent): driver._mark_sent,
+        id(tasks.sent_creates.unmark_sent): driver._unmark_sent,
+        id(tasks.sent_creates.nothing_in_doubt): driver._nothing_in_doubt,
+        id(flows.alone.belongs_to): _nothing,
         id(get_run_logger): lambda: logging.getLogger("driver"),
     }
     for module_name in sorted(sys.modules):
@@ -324,6 +341,7 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
             elif isinstance(value, Task):
                 yield module, name, Plain(value)
     yield flows.gatekeeping, "ATTACH_PAUSE_SECONDS", 0.0
+    yield tasks.creation, "SEARCH_AFTER_SECONDS", (0.0,)
     yield from _watched(driver)
 
 

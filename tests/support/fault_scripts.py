@@ -41,18 +41,20 @@ class Script:
     fault: tuple[tuple[str, Any], ...]
     when: str
     lasting: bool
+    creates: bool = False
 
     def __str__(self) -> str:
         said = " ".join(f"{name}={value}" for name, value in self.fault)
-        return f"{self.call} {self.when} {said} {'for long' if self.lasting else 'once'}"
+        what = "creating: " if self.creates else ""
+        return f"{what}{self.call} {self.when} {said} {'for long' if self.lasting else 'once'}"
 
 
-def all_scripts(driver: Driver) -> list[Script]:
+def all_scripts(driver: Driver, *, creates: bool = False) -> list[Script]:
     """Every fault at every call that an undisturbed onboarding makes."""
-    points = crash_points(driver)
+    points = crash_points(driver, creates=creates)
     services = {entry.call: entry.service for entry in driver.sandbox.world.log.entries}
     return [
-        Script(call, tuple(fault.items()), when, lasting)
+        Script(call, tuple(fault.items()), when, lasting, creates)
         for call in dict.fromkeys(point.call for point in points)
         for fault in _faults_of(services[call], call)
         for when in ("before", "after")
@@ -72,7 +74,7 @@ def _is_untrue(call: str, fault: dict[str, Any], when: str) -> bool:
 def _faults_of(service: str, call: str) -> list[dict[str, Any]]:
     if service == "kms":
         return GRPC
-    heals = call in {"external_keys.validate", "workspaces.update"}
+    heals = call in {"external_keys.validate", "workspaces.update", "workspaces.create"}
     return [*HTTP, *ADMIN] if heals else HTTP
 
 
@@ -82,7 +84,7 @@ def survive_faults(driver: Driver, script: Script) -> None:
     Raises:
         AssertionError: Too many calls, an error without a type of ours, or another end state.
     """
-    scene, run = begin(driver)
+    scene, run = begin(driver, creates=script.creates)
     world = scene.world
     times = LONG if script.lasting else 1
     fields = dict(script.fault) | {"call": script.call, "when": script.when, "times": times}

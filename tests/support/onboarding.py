@@ -91,7 +91,8 @@ class Run:
         properties = self.form()["properties"]
         fields = {
             "decision": "approve",
-            "workspace_id": self.parameters["request"]["workspace_id"],
+            "workspace_id": self.parameters["request"].get("workspace_id"),
+            "workspace_name": self.parameters["request"].get("create_workspace"),
             "approver": APPROVER,
             "comment": "approved in a test",
             "plan_digest": properties["plan_digest"]["pattern"].strip("^$"),

@@ -15,8 +15,9 @@ from google.iam.v1 import policy_pb2
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import KeyName, organization_label
+from cmek.new_workspace import key_id_for
 from sandbox import seed
-from sandbox.admin_models import ExternalKey, GcpConfig
+from sandbox.admin_models import ExternalKey, GcpConfig, Workspace
 from sandbox.iam_policies import read_policy, write_policy
 from sandbox.identities import PROJECT_ID
 from sandbox.kms_lifecycle import State, new_version
@@ -25,6 +26,9 @@ from sandbox.world import World
 
 WORKSPACE: Final = seed.fixed_id("wrkspc", "PaymentsProd")
 KEY: Final = str(KeyName(PROJECT_ID, "us-east5", "anthropic-cmek", WORKSPACE))
+NEW: Final = "born-encrypted"
+"""Name of the workspace that a creating run makes."""
+NEW_KEY: Final = str(KeyName(PROJECT_ID, "us-east5", "anthropic-cmek", key_id_for(NEW)))
 OUTSIDER: Final = ("roles/cloudkms.admin", "group:owners@example.com")
 HARMFUL: Final = {
     "DestroyCryptoKeyVersion",
@@ -73,6 +77,24 @@ class Scene:
 
     world: World
     outsiders: bool = field(default=False)
+    creates: bool = False
+    """Whether the run makes its workspace."""
+
+    @property
+    def key(self) -> str:
+        """The key that is asked for."""
+        return NEW_KEY if self.creates else KEY
+
+    @property
+    def request(self) -> dict[str, str]:
+        """The field of the request that says which workspace."""
+        return {"create_workspace": NEW} if self.creates else {"workspace_id": WORKSPACE}
+
+    def workspaces(self) -> list[Workspace]:
+        """Ours; before it is created there is none, and there must never be two."""
+        if not self.creates:
+            return [self.world.admin.workspaces[WORKSPACE]]
+        return [one for one in self.world.admin.workspaces.values() if one.name == NEW]
 
     def new(self) -> None:
         """Nothing has happened yet."""
@@ -81,15 +103,15 @@ class Scene:
 
     def look(self) -> Sight:
         """As a witness sees it now."""
-        workspace = self.world.admin.workspaces[WORKSPACE]
-        key = self.world.kms.crypto_keys.get(KEY)
-        versions = self.world.kms.versions.get(KEY, {})
+        ours = self.workspaces()
+        key = self.world.kms.crypto_keys.get(self.key)
+        versions = self.world.kms.versions.get(self.key, {})
         label, value = organization_label(seed.ORGANIZATION_ID)
         primary = versions.get(int(key.primary.name.rsplit("/", 1)[1])) if key else None
         return Sight(
-            name=workspace.name,
-            archived=workspace.archived_at is not None,
-            attached=workspace.external_key_id,
+            name=ours[0].name if ours else NEW,
+            archived=any(one.archived_at is not None for one in ours),
+            attached=ours[0].external_key_id if ours else None,
             labelled=key is not None and key.labels.get(label) == value,
             roles=frozenset(b.role for b in self._bindings() if MEMBER in b.members),
             states=tuple(State(version.state).name for version in versions.values()),
@@ -102,13 +124,14 @@ class Scene:
         return [
             one.id
             for one in self.world.admin.external_keys.values()
-            if isinstance(one.provider_config, GcpConfig) and one.provider_config.key_name == KEY
+            if isinstance(one.provider_config, GcpConfig)
+            and one.provider_config.key_name == self.key
         ]
 
     def attaches(self, entries: list[Entry]) -> list[Entry]:
-        """Requests that tried to set our workspace's key."""
-        updates = [one for one in entries if one.call == "workspaces.update"]
-        return [one for one in updates if one.request.get("external_key_id")]
+        """Requests that tried to set our workspace's key, or to create it with one."""
+        sent = [one for one in entries if one.call in {"workspaces.update", "workspaces.create"}]
+        return [one for one in sent if one.request.get("external_key_id")]
 
     # what others do
 
@@ -199,9 +222,9 @@ class Scene:
                 version.destroy_time = "2027-06-01T00:00:00Z"
 
     def _bindings(self) -> list[policy_pb2.Binding]:
-        if KEY not in self.world.kms.crypto_keys:
+        if self.key not in self.world.kms.crypto_keys:
             return []
-        return list(read_policy(self.world, KEY, 3).bindings)
+        return list(read_policy(self.world, self.key, 3).bindings)
 
     def _edit(self, change: Callable[[list[policy_pb2.Binding]], list[policy_pb2.Binding]]) -> None:
         if KEY not in self.world.kms.crypto_keys:

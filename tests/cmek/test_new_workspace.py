@@ -1,0 +1,164 @@
+"""A workspace that is still to be created: its name, its key's id, and what counts as its name."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.utilities.callables import parameter_schema
+from pydantic import ValidationError
+
+from cmek.admin_models import ExternalKey, Workspace
+from cmek.admission import AdmissionRefusedError, find_created
+from cmek.approval import literal_in, literally
+from cmek.markdown import code
+from cmek.names import KMS_ID
+from cmek.new_workspace import NAME, RUN_TAG, check_name, key_id_for, namesakes
+from cmek.request import OnboardingRequest
+from flows.onboard import onboard_workspace
+
+RUN = "5d0c4b36-6a1f-4f0e-9a53-0d5f3a3b7c21"
+ID = "wrkspc_01BornOne"
+GIVEN = {"project_id": "acme-kms-prod", "requested_by": "ada@example.com"}
+REQUEST = OnboardingRequest.model_validate(GIVEN | {"create_workspace": "payments"})
+
+
+def workspace(number: int = 1, **changes: Any) -> Workspace:
+    """A live workspace without a key."""
+    facts = {"id": f"wrkspc_0{number}Some", "name": "other", "archived_at": None}
+    return Workspace.model_validate(facts | {"external_key_id": None} | changes)
+
+
+def key(name: str) -> ExternalKey:
+    """The record of a crypto key."""
+    config = {"type": "gcp", "key_name": name}
+    return ExternalKey.model_validate(
+        {"id": "ekey_01Some", "attachment": {"type": "attached"}, "provider_config": config}
+    )
+
+
+def refusals(request: dict[str, Any]) -> list[str]:
+    """What Prefect's schema check and the request itself say to these fields."""
+    said = []
+    schema = parameter_schema(onboard_workspace).model_dump_for_openapi()
+    try:
+        jsonschema.validate({"request": GIVEN | request}, schema)
+    except jsonschema.ValidationError as error:
+        said.append(f"{error.json_path}: {error.message}")
+    try:
+        OnboardingRequest.model_validate(GIVEN | request)
+    except ValidationError as error:
+        said += [f"{one['loc'][0]}: {one['msg']}" for one in error.errors()]
+    return said
+
+
+@pytest.mark.parametrize("request_", [{"workspace_id": ID}, {"create_workspace": "payments"}])
+def test_a_request_names_one_workspace(request_: dict[str, Any]) -> None:
+    """The other field may be left out."""
+    assert refusals(request_) == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({}, ["'workspace_id' is a required property", "create_workspace: .*neither is given"]),
+        (
+            {"workspace_id": ID, "create_workspace": "payments"},
+            [r"\$.request.workspace_id: .* is not of type 'null'", "create_workspace: .*both are"],
+        ),
+        ({"create_workspace": " payments"}, ["create_workspace: .*match", "create_workspace"]),
+        ({"create_workspace": "pay`ments"}, ["create_workspace: .*match", "create_workspace"]),
+        ({"create_workspace": "pay\u200bments"}, ["create_workspace: .*can't be seen"]),
+        ({"create_workspace": "cafe\u0301"}, ["create_workspace: .*form NFC"]),
+        ({"workspace_id": ID, "data_residency": "us_only"}, ["data_residency: .*keeps its own"]),
+    ],
+)
+def test_a_request_that_does_not_is_refused_by_the_field(
+    request_: dict[str, Any], words: list[str]
+) -> None:
+    """By the form's schema as far as that can say it, and by the request itself always."""
+    said = refusals(request_)
+    assert len(said) == len(words), said
+    for one, wanted in zip(said, words, strict=True):
+        assert re.search(wanted, one), one
+
+
+@given(st.text(max_size=80))
+def test_every_allowed_name_can_be_read_typed_and_matched(name: str) -> None:
+    """Shown as it is, taken by its own pattern only, and found again in that pattern."""
+    if len(name) == 0 or re.match(NAME, name) is None or not name.isprintable():
+        return
+    try:
+        check_name(name)
+    except ValueError:
+        return
+    assert code(name) == f"`{name}`"
+    pattern = literally(name)
+    assert re.search(pattern, name)
+    assert not re.search(pattern, f"{name} ")
+    assert not re.search(pattern, f"x{name}")
+    assert literal_in(pattern) == name
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_every_name_has_a_key_id_of_its_own_that_cloud_kms_takes(one: str, other: str) -> None:
+    """Also when nothing of the name can stand in it."""
+    assert re.fullmatch(KMS_ID, key_id_for(one))
+    assert (key_id_for(one) == key_id_for(other)) is (one == other)
+
+
+@pytest.mark.parametrize(
+    "name", ["payments", "Payments", "ｐayments", "pay\u200bments", "pay ments"]
+)
+def test_names_that_look_alike_count_as_one(name: str) -> None:
+    """An archived workspace does not hold its name."""
+    assert namesakes([workspace(name=name)], "payments")
+    gone = workspace(name=name, archived_at=datetime.now(UTC).isoformat())
+    assert not namesakes([gone], "payments")
+
+
+def test_what_this_run_created_is_found_whatever_happened_to_it() -> None:
+    """Renamed or archived: it is there, so nothing is created again."""
+    ours = workspace(
+        2,
+        name="renamed",
+        archived_at="2026-11-24T10:00:00Z",
+        external_key_id="ekey_01Some",
+        tags={RUN_TAG: RUN},
+    )
+    assert find_created(REQUEST, [workspace(), ours], {}, RUN) == ours
+    assert find_created(REQUEST, [workspace(), ours], {}, "another run") is None
+
+
+def test_two_that_this_run_created_or_one_without_a_key_stop_it() -> None:
+    """Neither can come from this code; a person must look."""
+    ours = {"name": "payments", "tags": {RUN_TAG: RUN}}
+    with pytest.raises(AdmissionRefusedError, match="without its key"):
+        find_created(REQUEST, [workspace(**ours)], {}, RUN)
+    keyed = ours | {"external_key_id": "ekey_01Some"}
+    with pytest.raises(AdmissionRefusedError, match="twice"):
+        find_created(REQUEST, [workspace(1, **keyed), workspace(2, **keyed)], {}, RUN)
+
+
+def test_another_of_the_name_is_refused_unless_it_has_the_very_key() -> None:
+    """With the key that is asked for, an earlier run has done what this one would do."""
+    taken = workspace(name="payments", external_key_id="ekey_01Some")
+    done = {"ekey_01Some": key(str(REQUEST.key_name))}
+    assert find_created(REQUEST, [taken], done, RUN) == taken
+    with pytest.raises(AdmissionRefusedError, match=taken.id):
+        find_created(REQUEST, [taken], {"ekey_01Some": key("another")}, RUN)
+    with pytest.raises(AdmissionRefusedError, match=taken.id):
+        find_created(REQUEST, [workspace(name="Payments")], {}, RUN)
+
+
+def test_with_its_id_the_request_is_for_the_same_key() -> None:
+    """So that everything behind the creation goes one way."""
+    now = REQUEST.for_existing(ID)
+    assert OnboardingRequest.model_validate(now.model_dump()) == now
+    assert now.key_name == REQUEST.key_name
+    assert (now.subject, REQUEST.subject) == (ID, "new:payments")

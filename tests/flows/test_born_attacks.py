@@ -1,0 +1,99 @@
+"""Answers that do not name the new workspace as it will be called: none of them creates it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.states import Scheduled
+
+from cmek.approval import Ask
+from tests.support.born import NAME, asked_to_create, born, creates
+from tests.support.onboarding import APPROVER, Onboardings, Run
+from tests.support.signing import GRACE, Office
+
+MISNAMED: dict[str, dict[str, Any]] = {
+    "an id instead": {"workspace_name": None, "workspace_id": "wrkspc_01SomethingElse1111111111"},
+    "an id besides": {"workspace_id": "wrkspc_01SomethingElse1111111111"},
+    "nothing": {"workspace_name": None},
+    "another name": {"workspace_name": "payments"},
+    "its beginning": {"workspace_name": NAME[:-1]},
+    "a space at the end": {"workspace_name": f"{NAME} "},
+    "a line break at the end": {"workspace_name": f"{NAME}\n"},
+    "another case": {"workspace_name": NAME.lower()},
+    "a homoglyph": {"workspace_name": NAME.replace("a", "а", 1)},
+    "an invisible mark": {"workspace_name": NAME.replace("P", "P\u200b", 1)},
+}
+PAST_THE_FORM = {"a line break at the end"}
+"""Python's `$` fits before it; the run's own look at the form does not let it through."""
+
+
+@pytest.fixture
+def run(bench: Onboardings) -> Run:
+    """A run that waits for the approval of a new workspace."""
+    return asked_to_create(bench)
+
+
+def test_the_form_takes_only_the_very_name(bench: Onboardings, run: Run) -> None:
+    """The server refuses every other answer, and the run goes on waiting."""
+    for how, fields in MISNAMED.items():
+        if how not in PAST_THE_FORM:
+            assert run.answer(**fields).status.value == "REJECT", how
+    assert run.state == "Suspended"
+    assert creates(bench) == []
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(how, marks=() if how in {"a homoglyph", "nothing"} else pytest.mark.prove)
+        for how in MISNAMED
+    ],
+)
+def test_past_the_form_the_gate_takes_only_the_very_name(
+    bench: Onboardings, run: Run, how: str
+) -> None:
+    """Posted straight to the server and forced on; nothing is created."""
+    run.forge_response(run.full_answer(**MISNAMED[how]))
+    run.force(Scheduled(name="Resuming"))
+    run.execute()
+    assert run.state in {"Failed", "Suspended"}
+    assert creates(bench) == []
+
+
+def test_another_name_patched_while_waiting_ends_the_run(bench: Onboardings, run: Run) -> None:
+    """The pinned request counts."""
+    answer = run.full_answer()
+    parameters = {"request": run.parameters["request"] | {"create_workspace": "another"}}
+    bench.client._client.patch(f"/flow_runs/{run.id}", json={"parameters": parameters})
+    bench.client.resume_flow_run(run.id, run_input=answer)
+    run.execute()
+    assert run.state == "Failed"
+    assert "parameters of this run were changed" in run.message
+    assert creates(bench) == []
+
+
+def test_a_signed_approval_says_the_name(
+    bench: Onboardings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statement has the name and no id; signed for another name it does not count."""
+    office = Office(tmp_path)
+    office.enrol(GRACE)
+    monkeypatch.setattr("tasks.signatures.find_signers", office.finder)
+    run = asked_to_create(bench)
+    for changes in ({"workspace_name": "payments"}, {}):
+        ask = Ask.model_validate(run.form()["properties"]["plan_digest"]["ask"])
+        text = office.answer_text(ask, APPROVER, at=datetime.now(UTC), **changes)
+        statement = json.loads(text.partition("\n")[0])
+        assert "workspace_id" not in statement
+        run.approve(signed_approvals=text, comment="fine")
+        if changes:
+            assert run.state == "Suspended"
+            assert "signed for another workspace" in run.text()
+            assert creates(bench) == []
+    assert statement["workspace_name"] == NAME
+    assert run.state == "Attached", run.message
+    assert len(born(bench)) == 1

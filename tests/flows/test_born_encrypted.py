@@ -1,0 +1,191 @@
+"""An onboarding that creates its workspace with the key in the create call."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import time_machine
+from prefect.states import Scheduled
+
+from cmek.evidence.marks import EVIDENCE_TAG
+from cmek.evidence.verify import loads
+from cmek.new_workspace import RUN_TAG, key_id_for
+from console.evidence import read_record
+from console.history import history
+from tests.support.admin import wait_until
+from tests.support.born import NAME, asked_to_create, born, creates, start_to_create
+from tests.support.onboarding import Onboardings
+
+LATE = 8.0
+"""Seconds after which a late create takes effect: time for three executions before it."""
+
+
+def test_a_new_workspace_is_born_with_its_key(bench: Onboardings) -> None:
+    """One create, which carries key, tag and residency; no update ever sets a key."""
+    run = asked_to_create(bench, data_residency="us_only")
+    assert creates(bench) == []
+    run.approve()
+    assert run.state == "Attached", run.message
+    assert bench.writes() == [
+        "CreateKeyRing",
+        "CreateCryptoKey",
+        "SetIamPolicy",
+        "external_keys.create",
+        "workspaces.create",
+        "workspaces.update",  # the tag with the evidence's hash
+        "UpdateCryptoKey",  # the label that says who depends on the key
+    ]
+    assert bench.attaches() == []
+    (workspace,) = born(bench)
+    (sent,) = creates(bench)
+    del sent["request"]["_http"]
+    assert sent["request"] == {
+        "name": NAME,
+        "external_key_id": workspace.external_key_id,
+        "tags": {RUN_TAG: str(run.id)},
+        "data_residency": {
+            "workspace_geo": "us",
+            "allowed_inference_geos": ["us"],
+            "default_inference_geo": "us",
+        },
+    }
+    assert workspace.external_key_id is not None
+    assert workspace.id in run.message
+
+
+def test_a_name_that_exists_stops_the_run_before_anything_is_made(bench: Onboardings) -> None:
+    """The message has the id and the way out; a name that looks the same counts as well."""
+    bench.sandbox.world.admin.workspaces[bench.fresh].name = "Ｐayments (eu) - live"
+    run = start_to_create(bench).execute()
+    assert run.state == "Failed"
+    assert bench.fresh in run.message
+    assert "onboard that one with its id as workspace_id" in run.message
+    assert bench.writes() == []
+
+
+def test_a_second_run_for_a_created_workspace_writes_nothing(bench: Onboardings) -> None:
+    """By its name or by its id: it has the key that is asked for."""
+    asked_to_create(bench).approve()
+    (workspace,) = born(bench)
+    bench.control.clear_log()
+    again = start_to_create(bench).execute()
+    assert again.state == "Already attached", again.message
+    assert workspace.id in again.message
+    key = key_id_for(NAME)
+    by_id = bench.start(workspace_id=workspace.id, crypto_key=key).execute()
+    assert by_id.state == "Already attached", by_id.message
+    assert bench.writes() == []
+
+
+def test_two_runs_for_one_name_never_work_at_once(bench: Onboardings) -> None:
+    """The second ends as a duplicate that names the first."""
+    first = asked_to_create(bench)
+    second = start_to_create(bench).execute()
+    assert second.state == "Duplicate"
+    assert str(first.id) in second.message
+
+
+def test_a_workspace_of_the_name_that_appears_while_the_run_waits_is_never_doubled(
+    bench: Onboardings,
+) -> None:
+    """The gate looks at all workspaces again before the create."""
+    run = asked_to_create(bench)
+    bench.sandbox.world.admin.workspaces[bench.fresh].name = NAME
+    run.approve()
+    assert run.state == "Failed"
+    assert f"a workspace of this name exists by now: {bench.fresh}" in run.message
+    assert creates(bench) == []
+
+
+@pytest.mark.parametrize("kind", ["reset", pytest.param("html", marks=pytest.mark.prove)])
+def test_a_create_whose_answer_is_lost_is_found_by_its_tag(bench: Onboardings, kind: str) -> None:
+    """A search over all pages shows that it took effect; nothing is sent again."""
+    run = asked_to_create(bench)
+    bench.control.fault("workspaces.create", when="after", kind=kind, status=502)
+    run.approve()
+    assert run.state == "Attached", run.message
+    assert len(creates(bench)) == len(born(bench)) == 1
+
+
+def test_a_create_that_takes_effect_late_is_never_doubled(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While its outcome is open neither a retry nor another run creates; then it is found."""
+    monkeypatch.setattr("tasks.creation.SEARCH_AFTER_SECONDS", (0.0,))
+    run = asked_to_create(bench, "late")
+    bench.control.fault("workspaces.create", kind="late", seconds=LATE)
+    run.approve()
+    assert run.state == "Failed"
+    assert "it may still appear" in run.message
+    run.force(Scheduled(name="AwaitingRetry"))
+    assert run.execute().state == "Failed"
+    assert "it may still appear" in run.message
+    other = start_to_create(bench, "late").execute()
+    assert other.state == "Failed"
+    assert str(run.id) in other.message
+    assert len(creates(bench)) == 1
+    wait_until(lambda: born(bench, "late"), "the late create", seconds=2 * LATE)
+    run.force(Scheduled(name="AwaitingRetry"))
+    run.execute()
+    assert run.state == "Already attached", run.message
+    assert len(creates(bench)) == len(born(bench, "late")) == 1
+
+
+def test_a_create_that_was_lost_is_sent_again_after_a_new_approval_only(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it can't take effect any more, and all pages were searched."""
+    monkeypatch.setattr("tasks.creation.SEARCH_AFTER_SECONDS", (0.0,))
+    run = asked_to_create(bench, "lost")
+    bench.control.fault("workspaces.create", kind="reset")
+    run.approve()
+    assert run.state == "Failed"
+    run.force(Scheduled(name="AwaitingRetry"))
+    with time_machine.travel(datetime.now(UTC) + timedelta(minutes=11)):
+        run.execute()
+        assert run.state == "Suspended", run.message
+        run.approve()
+    assert run.state == "Attached", run.message
+    assert [one["effect"] for one in creates(bench)] == [False, True]
+
+
+def test_a_refused_create_says_why_and_leaves_no_doubt(bench: Onboardings) -> None:
+    """Names unique at the service, where ours is only archived: the run ends, a retry may go on."""
+    run = asked_to_create(bench)
+    bench.control.fault("workspaces.create", status=409, message="name in use")
+    run.approve()
+    assert run.state == "Failed"
+    assert "name in use" in run.message
+    run.force(Scheduled(name="AwaitingRetry"))
+    assert run.execute().state == "Suspended", run.message
+
+
+def test_the_record_is_found_by_the_name_and_by_the_id(bench: Onboardings) -> None:
+    """Evidence, history and Terraform of a workspace that had no id when its run began."""
+    run = asked_to_create(bench)
+    run.approve()
+    (workspace,) = born(bench)
+    for subject in (f"new:{NAME}", workspace.id):
+        record = read_record(bench.client, subject)
+        assert loads(record).entries[-1].run == str(run.id)
+        assert f'"subject":"{workspace.id}"' in record
+        assert [one.where for one in history(bench.client, subject)]
+    assert f"workspace:{workspace.id}" in run.read().tags
+    assert workspace.tags[EVIDENCE_TAG]
+    keys = [one.key for one in bench.artifacts(run) if one.key]
+    kinds = Counter(key.split("-")[1] for key in keys)
+    assert kinds == {"onboarding": 2, "evidence": 2, "terraform": 1, "key": 1}
+
+
+def test_the_plan_of_a_new_workspace_says_what_will_be_made(bench: Onboardings) -> None:
+    """What the approver reads, and what a dry plan shows without one write."""
+    text = asked_to_create(bench).text()
+    assert f"create workspace `{NAME}` with" in text
+    assert "Type the name of the new workspace" in text
+    bench.control.clear_log()
+    dry = start_to_create(bench, "another", plan_only=True).execute()
+    assert dry.state == "Planned", dry.message
+    assert "New workspace" in dry.message
+    assert bench.writes() == []
