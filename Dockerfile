@@ -11,6 +11,7 @@ COPY . .
 RUN pip install --no-deps --no-build-isolation --editable .
 
 RUN useradd --create-home --uid 10001 cmek
-USER cmek
+# by number, so that Kubernetes can see that it is not root
+USER 10001
 ENV PREFECT_HOME=/home/cmek/.prefect
 CMD ["prefect", "worker", "start", "--pool", "cmek"]

@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install rehearse up test prove screenshots bench lint lock clean
+.PHONY: install rehearse up test test-postgres prove screenshots bench lint lock clean
 
 install: $(READY)
 
@@ -26,6 +26,12 @@ up: $(READY)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# the end-to-end suite with Prefect's server on PostgreSQL, which is installed where it is missing
+test-postgres: $(READY)
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql; }
+	$(BIN)/python -m pytest --postgres -m e2e
+
 # the variants that `make test` leaves out, then the long proofs with their table
 prove: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m prove
@@ -38,6 +44,7 @@ screenshots: $(READY)
 # seconds as ratios within one run; needs a quiet machine
 bench: $(READY)
 	$(BIN)/python -m bench.checks
+	$(BIN)/python -m bench.burst
 	$(BIN)/python -m bench.revalidation
 
 lint: $(READY)

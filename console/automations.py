@@ -21,32 +21,45 @@ FILES: Final = "console.automation_files"
 NOTIFIES: Final = "notify"
 """The capability of Prefect's notification blocks."""
 
-app = typer.Typer(help="Tell people by Prefect's notification blocks.", no_args_is_help=True)
+app = typer.Typer(
+    help="Tell people by Prefect's notification blocks; notice runs that died without a word.",
+    no_args_is_help=True,
+)
 
 
 @app.command("install")
 def install_command(
     block: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            help="Notification block as TYPE/NAME, e.g. slack-webhook/ops; may be given again."
+            help="Notification block as TYPE/NAME, e.g. slack-webhook/ops; may be given again. "
+            "Without one nobody is told."
         ),
-    ],
+    ] = None,
     approval_hours: Annotated[
         float | None, typer.Option(help="How long an approval may wait; 4 unless given.")
     ] = None,
     revalidation_hours: Annotated[
         float | None, typer.Option(help="How long there may be no revalidation; 26 unless given.")
     ] = None,
+    silent_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=60,
+            help="How long a run may send no heartbeat before it is watched for as long again; "
+            "360 unless given, at least two PREFECT_FLOWS_HEARTBEAT_FREQUENCY of the worker.",
+        ),
+    ] = None,
 ) -> None:
     """Install or update the automations; those of other names are left alone."""
     within = {
         "approval-waits": _seconds(approval_hours),
         "revalidation-missed": _seconds(revalidation_hours),
+        "run-silent": silent_seconds,
     }
     console = new_console()
     with connected() as client:
-        for name, made in install(client, block, within=within).items():
+        for name, made in install(client, block or [], within=within).items():
             console.print(f"{'installed' if made else 'updated'} {printable(name)}")
 
 
@@ -64,7 +77,9 @@ def install(
     *,
     within: dict[str, float | None] | None = None,
 ) -> dict[str, bool]:
-    """Install every file, each action once for each block; whether it was new, by name.
+    """Install every file, notifying once for each block; whether it was new, by name.
+
+    Without a block the files that only notify are left out.
 
     Args:
         client: Of the server.
@@ -72,14 +87,17 @@ def install(
         within: Seconds to wait, by file name, in place of the file's own.
 
     Raises:
-        RunError: A block is missing, or is none that notifies.
+        RunError: A block is missing, or is none that notifies, or a deployment is missing.
     """
     ids = [_block_id(client, block) for block in blocks]
     outcome: dict[str, bool] = {}
     for path in _paths():
         content = yaml.safe_load(path.read_text())
         seconds = (within or {}).get(path.name.removesuffix(".yaml"))
-        automation = build(content, ids, seconds)
+        actions = _actions(client, content["actions"], ids, seconds)
+        if not actions:
+            continue
+        automation = build(content | {"actions": actions}, seconds)
         known = client.read_automations_by_name(automation.name)
         if known:
             client.update_automation(known[0].id, automation)
@@ -89,19 +107,43 @@ def install(
     return outcome
 
 
-def build(
-    content: dict[str, Any], block_ids: Sequence[str], seconds: float | None
-) -> AutomationCore:
-    """An automation from a file's content, with its actions aimed at the blocks."""
-    actions = [
-        action | {"block_document_id": block_id}
-        for action in content["actions"]
-        for block_id in block_ids
-    ]
+def build(content: dict[str, Any], seconds: float | None) -> AutomationCore:
+    """An automation from a file's content, with another time to wait where one is given."""
     trigger = dict(content["trigger"])
     # Prefect checks a proactive trigger's time before it converts numbers
     trigger["within"] = timedelta(seconds=seconds or trigger["within"])
-    return AutomationCore.model_validate(content | {"actions": actions, "trigger": trigger})
+    return AutomationCore.model_validate(content | {"trigger": trigger})
+
+
+def _actions(
+    client: SyncPrefectClient,
+    actions: Sequence[dict[str, Any]],
+    block_ids: Sequence[str],
+    seconds: float | None,
+) -> list[dict[str, Any]]:
+    """The file's actions, aimed at what this server has: each block, the deployment by its id."""
+    aimed: list[dict[str, Any]] = []
+    for action in actions:
+        if action["type"] == "run-deployment":
+            aimed.append(_running(client, dict(action), seconds))
+        else:
+            aimed += [action | {"block_document_id": block_id} for block_id in block_ids]
+    return aimed
+
+
+def _running(
+    client: SyncPrefectClient, action: dict[str, Any], seconds: float | None
+) -> dict[str, Any]:
+    name = action.pop("deployment")
+    try:
+        found = client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        raise RunError(
+            f"deployment {name!r} is not on this server: deploy it with `cmek deploy`"
+        ) from None
+    if seconds is not None:
+        action["parameters"] = action["parameters"] | {"watch_seconds": seconds}
+    return action | {"deployment_id": str(found.id), "source": "selected"}
 
 
 def _block_id(client: SyncPrefectClient, block: str) -> str:

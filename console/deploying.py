@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.responses import DeploymentResponse
@@ -38,6 +40,13 @@ def deploy_command(
     prefect_file: Annotated[
         Path, typer.Option(help="The deployments.", exists=True, dir_okay=False)
     ] = PROJECT / "prefect.yaml",
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Where runs execute: process, cloud-run or kubernetes, as the file defines them; "
+            "what each deployment names unless given."
+        ),
+    ] = None,
 ) -> None:
     """Deploy everything to the configured Prefect server; safe to repeat.
 
@@ -46,17 +55,51 @@ def deploy_command(
     """
     console = new_console()
     with connected() as client:
-        for name in deploy(client, prefect_file, project_id):
+        for name in deploy(client, prefect_file, project_id, on=on):
             console.print(f"Deployed {printable(name)}")
 
 
-def deploy(client: SyncPrefectClient, prefect_file: Path, project_id: str | None) -> list[str]:
+def deploy(
+    client: SyncPrefectClient,
+    prefect_file: Path,
+    project_id: str | None,
+    *,
+    on: str | None = None,
+) -> list[str]:
     """Deploy, keep paused schedules paused, close the forms; the deployments' names.
 
+    Args:
+        client: Of the server.
+        prefect_file: The deployments.
+        project_id: Google Cloud project of the keys that discovered workspaces get.
+        on: Which of the file's `work_pools` takes the place of what its deployments name.
+
     Raises:
-        RunError: Prefect refused the file; its output says why.
+        RunError: Prefect refused the file; its output says why. Or the file has no such pool.
     """
     paused = _paused_schedules(client)
+    with tempfile.TemporaryDirectory(prefix="cmek-deploy-") as scratch:
+        if on is not None:
+            prefect_file = _on_pool(prefect_file, on, Path(scratch) / "prefect.yaml")
+        _prefect_deploy(client, prefect_file, project_id)
+    for deployment in _deployments(client):
+        _close_form(client, deployment)
+        _pause_again(client, deployment, paused)
+    return [one.name for one in _deployments(client)]
+
+
+def _on_pool(prefect_file: Path, on: str, target: Path) -> Path:
+    content = yaml.safe_load(prefect_file.read_text())
+    pools = content.get("definitions", {}).get("work_pools", {})
+    if on not in pools:
+        raise RunError(f"{prefect_file} defines no work pool {on!r}: it has {', '.join(pools)}")
+    for deployment in content["deployments"]:
+        deployment["work_pool"] = deployment["work_pool"] | pools[on]
+    target.write_text(yaml.safe_dump(content))
+    return target
+
+
+def _prefect_deploy(client: SyncPrefectClient, prefect_file: Path, project_id: str | None) -> None:
     environment = os.environ | {"PREFECT_API_URL": str(client.api_url)}
     if project_id:
         environment[PROJECT_VARIABLE] = project_id
@@ -72,10 +115,6 @@ def deploy(client: SyncPrefectClient, prefect_file: Path, project_id: str | None
     )
     if done.returncode != 0:
         raise RunError(f"`prefect deploy --all` failed:\n{done.stdout}")
-    for deployment in _deployments(client):
-        _close_form(client, deployment)
-        _pause_again(client, deployment, paused)
-    return [one.name for one in _deployments(client)]
 
 
 def _close_form(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import stamina
 
 from console.processes import Child, start, wait_for
 
 WORKER: Final = "Prefect worker"
 WORK_POOL: Final = "cmek"
+AT_ONCE: Final = 8
+"""Runs that execute at the same time: each takes a core and 200 MB. Those that wait don't count."""
 LOOPBACK: Final = "127.0.0.1"
 PROJECT: Final = Path(__file__).resolve().parent.parent
 
@@ -74,23 +77,23 @@ def wait_for_server(server: Child, api: httpx.Client) -> None:
     wait_for(server, lambda: _healthy(api), what="healthy", seconds=_START_SECONDS)
 
 
-def start_worker(home: Path, environment: Mapping[str, str]) -> Child:
+def start_worker(home: Path, environment: Mapping[str, str], name: str) -> Child:
     """Start a worker for the pool, which must exist: a worker would make one from the default."""
     return start(
         WORKER,
         [
             *(sys.executable, "-m", "prefect", "worker", "start"),
-            *("--pool", WORK_POOL, "--type", "process", "--name", "local"),
+            *("--pool", WORK_POOL, "--type", "process", "--name", name),
         ],
         environment=environment,
         directory=home,
-        log=home / "worker.log",
+        log=home / f"worker-{name}.log",
     )
 
 
-def wait_for_worker(worker: Child, api: httpx.Client) -> None:
+def wait_for_worker(worker: Child, api: httpx.Client, name: str) -> None:
     """Wait until the server knows the worker as online."""
-    wait_for(worker, lambda: _worker_online(api), what="online", seconds=_START_SECONDS)
+    wait_for(worker, lambda: _worker_online(api, name), what="online", seconds=_START_SECONDS)
 
 
 def create_work_pool(api: httpx.Client) -> None:
@@ -102,6 +105,18 @@ def create_work_pool(api: httpx.Client) -> None:
     template: dict[str, Any] = json.loads(Path(__file__).with_name("work_pool.json").read_text())
     body = {"name": WORK_POOL, "type": "process", "base_job_template": template}
     api.post("/work_pools/", json=body).raise_for_status()
+    _limit_queue(api)
+
+
+@stamina.retry(on=httpx.HTTPStatusError, attempts=6, timeout=60)  # SQLite: "database is locked"
+def _limit_queue(api: httpx.Client) -> None:
+    """Let a burst of runs wait its turn.
+
+    Not by the worker's --limit: a run that is resumed before its process has ended kills the worker
+    then ("this borrower is already holding one of this CapacityLimiter's tokens").
+    """
+    limit = {"concurrency_limit": AT_ONCE}
+    api.patch(f"/work_pools/{WORK_POOL}/queues/default", json=limit).raise_for_status()
 
 
 def start_deploy(home: Path, environment: Mapping[str, str], prefect_file: Path) -> Child:
@@ -122,7 +137,9 @@ def _healthy(api: httpx.Client) -> bool | None:
         return None
 
 
-def _worker_online(api: httpx.Client) -> bool | None:
+def _worker_online(api: httpx.Client, name: str) -> bool | None:
     answer = api.post(f"/work_pools/{WORK_POOL}/workers/filter", json={})
-    online = answer.status_code == 200 and any(w["status"] == "ONLINE" for w in answer.json())
+    online = answer.status_code == 200 and any(
+        w["name"] == name and w["status"] == "ONLINE" for w in answer.json()
+    )
     return online or None

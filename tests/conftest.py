@@ -8,6 +8,9 @@ import pytest
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
+from tests.support import stack
+from tests.support.postgres import running_cluster
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that start a whole stack come first: one of them alone at the end would idle a core."""
@@ -26,3 +29,20 @@ def prefect_server() -> Iterator[None]:
         prefect_test_harness(server_startup_timeout=90),
     ):
         yield
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the stacks of `tests/support/stack.py` run on PostgreSQL."""
+    parser.addoption("--postgres", action="store_true", help="Prefect servers on PostgreSQL")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def database_of_stacks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """PostgreSQL when the session is asked for it, else each server's own SQLite."""
+    if not request.config.getoption("postgres"):
+        yield
+        return
+    with running_cluster() as cluster:
+        stack.CLUSTER.append(cluster)
+        yield
+        stack.CLUSTER.clear()

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.sandbox import SandboxControl
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import CLUSTER, Stack, running_stack
 
 pytestmark = pytest.mark.e2e
 
@@ -93,4 +93,8 @@ def test_no_secret_is_left_after_success_or_failure() -> None:
         rejected = stack.start_onboarding(stack.local.sandbox.workspaces[2].id)
         stack.answer(stack.wait_for_ask(rejected), decision="reject")
         stack.wait_for_state(rejected, "Rejected")
+        for cluster in CLUSTER:  # its own files may be compressed
+            dump = cluster.client("pg_dump", str(stack.database))
+            assert "cmek-claim:" in dump
+            (stack.local.home / "dump.db").write_text(dump)
         assert found_in(stack.local.home, secrets_of(stack)) == []

@@ -5,19 +5,23 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
-import httpx
 import pytest
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Cancelling, Scheduled
 
+from console import runs
 from console.deploying import deploy
 from console.prefect_server import PROJECT
+from tests.support.busy_server import busy_server
 from tests.support.examples import run_example
 from tests.support.stack import REQUESTER, Stack, running_stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.prove]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
@@ -64,24 +68,30 @@ def runs_of(stack: Stack, workspace: str, *, at_least: int = 1) -> list[FlowRun]
 
 
 @pytest.mark.parametrize(
-    ("heading", "language"), [("With curl", "bash"), ("With Python", "python")]
+    ("heading", "language"),
+    [
+        ("With curl", "bash"),
+        pytest.param("With Python", "python", marks=pytest.mark.prove),
+    ],
 )
 def test_the_documented_call_starts_one_run_and_notices_another_request(
     stack: Stack, heading: str, language: str
 ) -> None:
-    """Called twice it is the same run; with another body it says so; after a cancel it is new."""
+    """Also by a server that is busy; with another body it says so; after a cancel it is new."""
     workspace = stack.new_workspace(f"by-{language}")
-    first, again = (follow(stack, heading, language, WORKSPACE=workspace) for _ in range(2))
-    assert (first.returncode, again.stdout) == (0, first.stdout), first.stderr
+    with busy_server(stack.local.api_url) as (url, asked):
+        first = follow(stack, heading, language, WORKSPACE=workspace, PREFECT_API_URL=url)
+    assert (first.returncode, len(asked)) == (0, 3), first.stderr
+    assert min(asked.values()) > 1
+    again = follow(stack, heading, language, WORKSPACE=workspace)
+    assert again.stdout == first.stdout, again.stderr
+    assert len(runs_of(stack, workspace)) == 1
     other = follow(stack, heading, language, WORKSPACE=workspace, REQUESTER="eve@example.com")
     assert other.returncode == 1
     assert "another request; nothing was started" in other.stderr
     run_id = UUID(first.stdout.strip())
     stack.wait_for_ask(run_id)
-    httpx.post(
-        f"{stack.local.api_url}/flow_runs/{run_id}/set_state",
-        json={"state": {"type": "CANCELLING"}},
-    )
+    stack.client.set_flow_run_state(run_id, Cancelling())
     stack.wait_for_state(run_id, "Cancelled")
     anew = follow(stack, heading, language, WORKSPACE=workspace)
     assert anew.returncode == 0, anew.stderr
@@ -103,6 +113,7 @@ def test_the_documented_call_says_which_field_is_wrong(
     assert runs_of(stack, "wrkspc_x", at_least=0) == []
 
 
+@pytest.mark.prove
 def test_an_unknown_parameter_is_refused_also_after_another_deploy(stack: Stack) -> None:
     """Each deploy opens the form again, and `cmek deploy` closes it; paused stays paused."""
     hourly = stack.client.read_deployment_by_name("discover-workspaces/hourly")
@@ -115,11 +126,9 @@ def test_an_unknown_parameter_is_refused_also_after_another_deploy(stack: Stack)
     names = deploy(stack.client, PROJECT / "prefect.yaml", stack.local.sandbox.project_id)
     assert {"onboard", "hourly", "announced"} <= set(names)
     for deployment in stack.client.read_deployments():
-        answer = httpx.post(
-            f"{stack.local.api_url}/deployments/{deployment.id}/create_flow_run",
-            json={"parameters": {"bogus": 1}},
-        )
-        assert answer.status_code == 409, deployment.name
+        with pytest.raises(PrefectHTTPStatusError) as refused:
+            stack.client.create_flow_run_from_deployment(deployment.id, parameters={"bogus": 1})
+        assert refused.value.response.status_code == 409, deployment.name
     hourly = stack.client.read_deployment_by_name("discover-workspaces/hourly")
     assert [one.active for one in hourly.schedules] == [False]
 
@@ -134,6 +143,7 @@ def test_a_posted_event_ends_in_an_attached_workspace(stack: Stack) -> None:
     attach(stack, run.id)
 
 
+@pytest.mark.prove
 def test_a_malformed_event_shows_as_a_failed_run(stack: Stack) -> None:
     """Its message names the field; a person sees it where the other runs are."""
     event = {
@@ -143,8 +153,7 @@ def test_a_malformed_event_shows_as_a_failed_run(stack: Stack) -> None:
         "resource": {"prefect.resource.id": "anthropic.workspace.unknown"},
         "payload": {"workspace": {"$ref": {"block_document_id": str(uuid4())}}},
     }
-    answer = httpx.post(f"{stack.local.api_url}/events", json=[event])
-    assert answer.status_code == 204
+    stack.client.request("POST", "/events", json=[event]).raise_for_status()
     (run,) = wait_for_runs(
         stack,
         state={"name": {"any_": ["Failed"]}},
@@ -162,3 +171,54 @@ def test_a_discovery_ends_in_an_attached_workspace(stack: Stack) -> None:
     stack.wait_for_state(run.id, "Started")
     (onboarding,) = runs_of(stack, workspace)
     attach(stack, onboarding.id)
+
+
+@pytest.mark.prove
+def test_of_runs_that_start_at_the_same_moment_one_attaches(stack: Stack) -> None:
+    """Two by hand, without a key, and one by an event; the others end, and name the first."""
+    workspace = stack.new_workspace("wanted by many")
+    at = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(seconds=2))
+    onboard = stack.client.read_deployment_by_name(runs.DEPLOYMENT)
+    request = {
+        "workspace_id": workspace,
+        "project_id": stack.local.sandbox.project_id,
+        "requested_by": REQUESTER,
+    }
+    by_hand = [
+        stack.client.create_flow_run_from_deployment(
+            onboard.id, parameters={"request": request}, state=at
+        ).id
+        for _ in range(2)
+    ]
+    sent = follow(stack, "An event", "bash", WORKSPACE=workspace)
+    assert sent.returncode == 0, sent.stderr
+    (announced,) = wait_for_runs(
+        stack,
+        state={"name": {"any_": ["Started", "Nothing to start"]}},
+        start_time={"after_": at.timestamp},
+        name={"any_": ["a workspace was created"]},
+    )
+    by_event = {run.id for run in runs_of(stack, workspace)} - set(by_hand)
+    assert len(by_event) == (announced.state_name == "Started")
+    every = [*by_hand, *by_event]
+    deadline = time.monotonic() + 60
+    while not all(settled(stack.run(one)) for one in every):
+        assert time.monotonic() < deadline, [stack.run(one).state for one in every]
+        time.sleep(0.3)
+    (first,) = (one for one in every if stack.run(one).state_name == "Suspended")
+    for other in set(every) - {first}:
+        state = stack.run(other).state
+        assert state is not None
+        assert (state.name, str(first) in str(state.message)) == ("Duplicate", True)
+    attach(stack, first)
+    sent_keys = [
+        one
+        for one in stack.control.log(call="workspaces.update")
+        if one["resource"].endswith(workspace) and "external_key_id" in one["request"]
+    ]
+    assert len(sent_keys) == 1
+
+
+def settled(run: FlowRun) -> bool:
+    """Whether the run waits, or has ended."""
+    return run.state is not None and (run.state.is_paused() or run.state.is_final())

@@ -1,0 +1,40 @@
+"""A run whose worker died without a word shows as Running for ever, and keeps its workspace."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from prefect import flow, get_client
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Crashed
+from pydantic import Field
+
+from tasks.silence import other_than_silent
+
+
+@flow(name="look-at-silent-run", flow_run_name="look at {flow_run_id}", retries=0)
+async def look_at_silent_run(
+    flow_run_id: UUID, watch_seconds: Annotated[float, Field(ge=0)] = 360
+) -> State[Any]:
+    """Mark a run as crashed when it claims to be running and gives no sign of life.
+
+    The automation `cmek: run is silent` starts this. Prefect's own action would believe the
+    events alone: one that is late or lost ("database is locked") would crash a run that waits for
+    an approval. This one asks the server, and crashes nothing but a run that is Running.
+
+    Args:
+        flow_run_id: The run to look at.
+        watch_seconds: How long it must stay silent while it is watched. Two heartbeats at least
+            (`PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, 180 s unless set).
+    """
+    async with get_client() as client:
+        why_not = await other_than_silent(client, flow_run_id, watch_seconds)
+        if why_not is not None:
+            return Completed(name="Left alone", message=f"run {flow_run_id}: {why_not}")
+        message = (
+            f"no sign of life for {watch_seconds:.0f} s and longer: its process or worker is gone. "
+            "Retry goes on behind the steps that are done, with a new approval"
+        )
+        await client.set_flow_run_state(flow_run_id, Crashed(message=message))
+    return Completed(name="Marked as crashed", message=f"run {flow_run_id}: {message}")

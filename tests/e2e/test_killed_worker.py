@@ -1,0 +1,84 @@
+"""Two workers, one of which is killed: what waits goes on waiting, what worked is found dead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Scheduled
+
+from console.automations import install
+from console.prefect_server import WORKER
+from tests.support.killing import executing, kill_worker
+from tests.support.stack import Stack, running_stack
+
+pytestmark = [pytest.mark.e2e, pytest.mark.prove, pytest.mark.timeout(600)]
+
+HEARTBEAT_SECONDS = 30
+"""Prefect's least."""
+SILENT_SECONDS = 2.0 * HEARTBEAT_SECONDS
+FOUND_SECONDS = 2 * SILENT_SECONDS + 120
+"""Silence, as long again under watch, Prefect's buffer of a minute, and a start of a process."""
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """With the automation that looks at silent runs, as an operator installs it."""
+    beats = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
+    with running_stack(extra_environment=beats) as running:
+        install(running.client, [], within={"run-silent": SILENT_SECONDS})
+        yield running
+
+
+def start_working(stack: Stack) -> FlowRun:
+    """A run that is in the middle of a call, with its process."""
+    stack.control.fault("external_keys.create", kind="delay", seconds=20)
+    run = stack.start_onboarding(stack.new_workspace("works"))
+    deadline = time.monotonic() + 60
+    while not stack.control.log(call="external_keys.create", status="PENDING"):
+        assert time.monotonic() < deadline, stack.run(run.id).state
+        time.sleep(0.2)
+    assert executing(run.id)
+    return run
+
+
+def attach(stack: Stack, run_id: UUID) -> None:
+    """Answer the latest ask, and see the end."""
+    ask = stack.wait_for_ask(run_id)
+    stack.answer(ask)
+    stack.wait_for_state(run_id, "Attached")
+    assert stack.is_attached(ask.workspace_id)
+
+
+def test_a_killed_worker_costs_no_run(stack: Stack) -> None:
+    """One run waits and one works while it dies; the other worker brings both to their end."""
+    first = next(child for child in stack.local.children if child.name == WORKER)
+    waits = stack.start_onboarding(stack.new_workspace("waits"))
+    stack.wait_for_ask(waits)
+    works = start_working(stack)
+    stack.local.start_worker("second")
+    kill_worker(stack, first)
+    assert executing(works.id) == []
+    killed_at = time.monotonic()
+    assert stack.run(works.id).state_name == "Running"
+    wait_until_crashed(stack, works.id, killed_at + FOUND_SECONDS)
+    assert stack.run(waits.id).state_name == "Suspended"
+    stack.client.set_flow_run_state(works.id, Scheduled(name="AwaitingRetry"))
+    attach(stack, works.id)
+    attach(stack, waits.id)
+    keys = stack.admin("GET", "external_keys?limit=100")["data"]
+    names = [one["provider_config"]["key_name"] for one in keys]
+    assert len(names) == len(set(names))
+
+
+def wait_until_crashed(stack: Stack, run_id: UUID, deadline: float) -> None:
+    """Wait for the automation."""
+    while (state := stack.run(run_id).state) is not None and state.is_running():
+        assert time.monotonic() < deadline, "the dead run was not noticed"
+        time.sleep(1)
+    assert state is not None
+    assert state.is_crashed(), state
+    assert "no sign of life" in str(state.message)

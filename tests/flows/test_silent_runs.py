@@ -1,0 +1,100 @@
+"""What is marked as crashed: a run that claims to be running and gives no sign of life."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from uuid import UUID, uuid4
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Paused, Pending, Running, Suspended
+
+from flows.silent import look_at_silent_run
+from tests.support.onboarding import Onboardings
+
+
+@flow
+def _some_flow() -> None:
+    """Its runs are made and moved by the tests; none executes."""
+
+
+def run_in(client: SyncPrefectClient, *states: State) -> UUID:
+    """A run that has gone through these states."""
+    run = client.create_flow_run(_some_flow)
+    for state in states:
+        client.set_flow_run_state(run.id, state, force=True)
+    return run.id
+
+
+async def _looked(run_id: UUID, seconds: float) -> State:
+    return await look_at_silent_run(run_id, seconds, return_state=True)
+
+
+def look(run_id: UUID, seconds: float) -> tuple[str | None, str]:
+    """Name and message of how a look ends."""
+    end = asyncio.run(_looked(run_id, seconds))
+    return end.name, end.message or ""
+
+
+def heartbeat(client: SyncPrefectClient, run_id: UUID) -> None:
+    """What Prefect's engine sends from the process of a run."""
+    event = {
+        "id": str(uuid4()),
+        "occurred": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "event": "prefect.flow-run.heartbeat",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{run_id}"},
+    }
+    client.request("POST", "/events", json=[event]).raise_for_status()
+
+
+def test_a_running_run_without_a_sign_of_life_is_marked_as_crashed(
+    bench: Onboardings,
+) -> None:
+    """The state says what a person can do."""
+    run_id = run_in(bench.client, Pending(), Running())
+    assert look(run_id, 1)[0] == "Marked as crashed"
+    state = bench.client.read_flow_run(run_id).state
+    assert state is not None
+    assert state.is_crashed()
+    assert "Retry" in str(state.message)
+
+
+@pytest.mark.parametrize(
+    "state", [Suspended(timeout_seconds=600), Paused(timeout_seconds=600), Pending(), Completed()]
+)
+def test_a_run_that_does_not_claim_to_be_running_is_left_alone(
+    bench: Onboardings, state: State
+) -> None:
+    """However silent: a run that waits for an approval sends nothing for days."""
+    run_id = run_in(bench.client, Running(), state)
+    name, message = look(run_id, 0)
+    assert (name, state.name in message) == ("Left alone", True)
+    assert bench.client.read_flow_run(run_id).state_name == state.name
+
+
+def test_a_heartbeat_or_another_state_while_watched_is_a_sign_of_life(
+    bench: Onboardings,
+) -> None:
+    """A run that was only late goes on, and so does one that begins to wait meanwhile."""
+    beats, waits = (run_in(bench.client, Running()) for _ in range(2))
+    threading.Timer(1, heartbeat, (bench.client, beats)).start()
+    assert look(beats, 20) == ("Left alone", f"run {beats}: it gave a sign of life")
+    threading.Timer(1, begin_to_wait, (bench.client, waits)).start()
+    assert look(waits, 20) == ("Left alone", f"run {waits}: it is Suspended")
+    assert bench.client.read_flow_run(beats).state_name == "Running"
+
+
+def begin_to_wait(client: SyncPrefectClient, run_id: UUID) -> None:
+    """Let the run wait."""
+    client.set_flow_run_state(run_id, Suspended(timeout_seconds=600), force=True)
+
+
+def test_a_run_that_was_deleted_is_no_error(bench: Onboardings) -> None:
+    """A person may be quicker."""
+    run_id = run_in(bench.client, Running())
+    bench.client.delete_flow_run(run_id)
+    assert look(run_id, 1) == ("Left alone", f"run {run_id}: it was deleted")

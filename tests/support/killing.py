@@ -1,0 +1,40 @@
+"""End a worker as a power cut would: with everything that it has started, without a word."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from uuid import UUID
+
+from console.processes import Child, processes_with
+from tests.support.stack import Stack
+
+
+def executing(run_id: UUID) -> list[int]:
+    """The processes that execute a flow run."""
+    return processes_with("PREFECT__FLOW_RUN_ID", str(run_id))
+
+
+def kill_worker(stack: Stack, worker: Child) -> None:
+    """Kill the worker and its runs, each of which leads a session of its own."""
+    for pid in [worker.process.pid, *descendants(worker.process.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    worker.process.wait(10)
+    stack.local.children.remove(worker)
+
+
+def descendants(ancestor: int) -> list[int]:
+    """The processes below another one."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # the name of the program, in brackets, may contain anything
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found = list(children.get(ancestor, []))
+    for pid in found:
+        found += children.get(pid, [])
+    return found
