@@ -1,4 +1,4 @@
-"""All crash points and all fault scripts, in this process."""
+"""All crash points, all fault scripts, and combinations of faults, in this process."""
 
 from __future__ import annotations
 
@@ -6,20 +6,34 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import stamina
+from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.support.crashes import crash_points, survive
 from tests.support.driver import Driver, driving
+from tests.support.fault_combinations import (
+    PATIENCE,
+    Combination,
+    combinations,
+    refusals,
+    silences,
+    survive_combination,
+    survive_refusal,
+)
 from tests.support.fault_scripts import all_scripts, survive_faults
 
+COMBINATIONS: Final = 500
 Case = TypeVar("Case")
+Found = tuple[int, list[str]]
 
 
 def try_all(
     driver: Driver, cases: Iterable[Case], attempt: Callable[[Driver, Case], None]
-) -> dict[str, object]:
+) -> Found:
     """How many were tried, and what did not end as it must."""
     tried, problems = 0, []
     for case in cases:
@@ -28,19 +42,73 @@ def try_all(
             attempt(driver, case)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told
             problems.append(f"{case}: {type(error).__name__}: {error}")
+            sys.stderr.write(problems[-1] + "\n")
+        if not tried % 100:
+            sys.stderr.write(f"{tried} tried\n")
+    return tried, problems
+
+
+def crashes(start: int) -> Found:
+    """A process that is gone around each outside call."""
+    del start
+    with driving() as driver:
+        points = [*crash_points(driver), *crash_points(driver, creates=True)]
+        return try_all(driver, points, survive)
+
+
+def faults(start: int) -> Found:
+    """Each fault at each call; each call refused; each call left without an answer."""
+    del start
+    with driving() as driver:
+        scripts = [*all_scripts(driver), *all_scripts(driver, creates=True)]
+        first = try_all(driver, scripts, survive_faults)
+        second = try_all(driver, list(refusals(driver)), survive_refusal)
+    with driving(patience=PATIENCE) as driver:
+        third = try_all(driver, silences(driver), survive_faults)
+    parts = (first, second, third)
+    return sum(tried for tried, _ in parts), [one for _, found in parts for one in found]
+
+
+def combined(start: int) -> Found:
+    """Combinations that Hypothesis draws; one that does not end well is shrunk first."""
+    tried = 0
+
+    def attempt(driver: Driver, combination: Combination) -> None:
+        nonlocal tried
+        tried += 1
+        survive_combination(driver, combination)
+
+    chosen = settings(
+        max_examples=COMBINATIONS,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    with driving() as driver:
+        explore = given(combinations(driver))(partial(attempt, driver))
+        try:
+            chosen(seed(start)(explore))()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+            return tried, [f"{type(error).__name__}: {error}"]
+    return tried, []
+
+
+_PARTS: Final[dict[str, Callable[[int], Found]]] = {
+    "crashes": crashes,
+    "faults": faults,
+    "combinations": combined,
+}
+
+
+def main(what: str, start: int) -> dict[str, Any]:
+    """One of the parts."""
+    logging.disable(logging.CRITICAL)
+    waiting: AbstractContextManager[None] = stamina.set_testing(True, attempts=4)
+    with waiting:
+        tried, problems = _PARTS[what](start)
     return {"tried": tried, "problems": problems}
 
 
-def main(what: str) -> dict[str, object]:
-    """`crashes` or `faults`."""
-    logging.disable(logging.CRITICAL)
-    with stamina.set_testing(True, attempts=4), driving() as driver:
-        if what == "crashes":
-            points = [*crash_points(driver), *crash_points(driver, creates=True)]
-            return try_all(driver, points, survive)
-        scripts = [*all_scripts(driver), *all_scripts(driver, creates=True)]
-        return try_all(driver, scripts, survive_faults)
-
-
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(sys.argv[1])) + "\n")
+    sys.stdout.write(json.dumps(main(sys.argv[1], int(sys.argv[2]))) + "\n")

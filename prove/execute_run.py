@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+import signal
 import sys
 from contextlib import suppress
 from uuid import UUID
@@ -26,5 +28,13 @@ async def execute(run_id: UUID) -> None:
         )
 
 
+def limit_files(size: int) -> None:
+    """No file may grow beyond `size` bytes: what is longer is cut off, as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
 if __name__ == "__main__":
+    if sys.argv[2:]:
+        limit_files(int(sys.argv[2]))
     asyncio.run(execute(UUID(sys.argv[1])))

@@ -3,8 +3,6 @@
 The sandbox holds the call back, before or after its effect, until the process is gone.
 """
 
-# ruff: noqa: S101, S603 - a proof is a test: it asserts, and starts this interpreter
-
 from __future__ import annotations
 
 import json

@@ -46,13 +46,24 @@ def mutants_of(root: Path, module: str) -> Iterator[Mutant]:
     """Every mutant of one module."""
     path = root / f"{module.replace('.', '/')}.py"
     tree = ast.parse(path.read_text())
+    left_alone = _in_annotations(tree)
     for number, node in enumerate(ast.walk(tree)):
+        if id(node) in left_alone:
+            continue
         for what, change in _changes(node):
             mutated = copy.deepcopy(tree)
             twin = next(one for at, one in enumerate(ast.walk(mutated)) if at == number)
             change(twin)
             ast.fix_missing_locations(mutated)
             yield Mutant(module, path, getattr(node, "lineno", 0), what, mutated)
+
+
+def _in_annotations(tree: ast.Module) -> set[int]:
+    """Nodes that Python does not run: annotations are text here."""
+    roots = [
+        getattr(node, field, None) for node in ast.walk(tree) for field in ("annotation", "returns")
+    ]
+    return {id(inner) for root in roots if root is not None for inner in ast.walk(root)}
 
 
 _Change = Callable[[Any], None]

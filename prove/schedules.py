@@ -6,7 +6,9 @@ import json
 import logging
 import sys
 import traceback
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Final
 
 import stamina
 from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
@@ -14,29 +16,55 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.support.machine import Onboarding, stage
 
+_TELL: Final = 500
 
-def explore(count: int, start: int) -> dict[str, int]:
-    """Run `count` schedules or more; a schedule with an unsafe attach is shrunk and printed."""
+
+class Told(Onboarding):
+    """The model, with a word on how far it is."""
+
+    def teardown(self) -> None:
+        """Count, and tell now and then."""
+        super().teardown()
+        if not self.tally["schedules"] % _TELL:
+            sys.stderr.write(json.dumps(self.tally) + "\n")
+
+
+@contextmanager
+def modelled() -> Iterator[None]:
+    """The sandbox and the approvers for all schedules of this process."""
+    with ExitStack() as stack:
+        stage(stack)
+        logging.disable(logging.CRITICAL)
+        stack.enter_context(stamina.set_testing(True, attempts=4))
+        yield
+
+
+def unsafe_in(count: int, start: int, *, shrink: bool) -> str | None:
+    """Run `count` schedules or more; how the first unsafe one ended, or None."""
     chosen = settings(
         max_examples=count,
         stateful_step_count=14,
         deadline=None,
         database=None,
         verbosity=Verbosity.quiet,
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.generate, *([Phase.shrink] if shrink else [])],
         suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
     )
-    unsafe = 0
-    with ExitStack() as stack:
-        stage(stack)
-        logging.disable(logging.CRITICAL)
-        stack.enter_context(stamina.set_testing(True, attempts=4))
-        try:
-            run_state_machine_as_test(seed(start)(Onboarding), settings=chosen)
-        except Exception:  # noqa: BLE001 - whatever the model found is to be told
+    try:
+        run_state_machine_as_test(seed(start)(Told), settings=chosen)
+    except Exception as error:  # noqa: BLE001 - whatever the model found is to be told
+        if shrink:
             traceback.print_exc()
-            unsafe = 1
-    return dict(Onboarding.tally) | {"unsafe": unsafe}
+        return f"{type(error).__name__}: {error}".partition("\n")[0]
+    return None
+
+
+def explore(count: int, start: int) -> dict[str, int]:
+    """Run `count` schedules or more; a schedule with an unsafe attach is shrunk and printed."""
+    with modelled():
+        unsafe = unsafe_in(count, start, shrink=True)
+    return dict(Onboarding.tally) | {"unsafe": int(unsafe is not None)}
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from prefect.states import Failed
 from prefect.tasks import Task
 from pydantic import BaseModel, SecretStr, ValidationError
 
+import cmek.cloud_kms
 import flows.alone
 import flows.approval
 import flows.gatekeeping
@@ -41,11 +42,12 @@ import tasks.this_run
 from cmek.admin_api import AdminApi
 from cmek.admin_credentials import AdminKey
 from cmek.approval import Answer, Ask
+from cmek.checks import google_transport
 from cmek.checks.google_reads import GoogleReads
 from cmek.cloud_kms import CloudKms
 from cmek.evidence.chain import Chain
 from cmek.request import OnboardingRequest
-from sandbox.server import Sandbox
+from sandbox.server import Sandbox, http_app
 from tests.support.sandbox import running
 
 
@@ -137,6 +139,12 @@ class Driver:
     """Outside calls of the execution that is going on."""
     hook: Hook = lambda number, when: None
     """Called before and after every outside call; it may raise `Killed`."""
+    sockets: bool = True
+    """Whether HTTP goes over real connections; a schedule costs half as much without."""
+    patience: float = 15.0
+    """Seconds that a client waits for an answer."""
+    refused: Callable[[int], bool] = lambda number: False
+    """Which HTTP calls of an execution find nobody listening."""
 
     def start(self, **request: Any) -> Run:
         """A new run; nothing of it is executed yet."""
@@ -166,7 +174,7 @@ class Driver:
     async def renew_clients(self) -> None:
         """New clients, as a new process has; those of a killed one have requests half sent."""
         await self.drop_clients()
-        tasks.clients._open[self.loop] = _clients(self.sandbox)
+        tasks.clients._open[self.loop] = _clients(self.sandbox, self.patience)
 
     async def drop_clients(self) -> None:
         """Close them, as far as that goes."""
@@ -294,11 +302,13 @@ class _Deployment:
 
 
 @contextmanager
-def driving(**options: Any) -> Iterator[Driver]:
+def driving(*, sockets: bool = True, patience: float = 15.0, **options: Any) -> Iterator[Driver]:
     """A sandbox, and a driver whose clients stay open over all executions."""
     with running(minimal=True, **options) as (sandbox, _), ExitStack() as stack:
         loop = asyncio.new_event_loop()
-        driver = Driver(sandbox, loop)
+        driver = Driver(sandbox, loop, sockets=sockets, patience=patience)
+        stack.enter_context(patch.object(cmek.cloud_kms, "TIMEOUT_SECONDS", patience))
+        stack.enter_context(patch.object(google_transport, "TIMEOUT", httpx.Timeout(patience)))
         for module, name, value in _replacements(driver):
             stack.enter_context(patch.object(module, name, value))
         loop.run_until_complete(driver.renew_clients())
@@ -349,8 +359,10 @@ def _watched(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
     """The hook around every outside call, the clients' own retries included."""
     send, call = httpx.AsyncClient.send, CloudKms._call
 
-    async def watched_send(self: httpx.AsyncClient, *args: Any, **kwargs: Any) -> Any:
-        return await driver.watch(lambda: send(self, *args, **kwargs))
+    async def watched_send(self: httpx.AsyncClient, request: httpx.Request, **kwargs: Any) -> Any:
+        if driver.refused(driver.calls + 1):
+            request = _to_nobody(request)
+        return await driver.watch(lambda: send(self, request, **kwargs))
 
     async def watched_call(
         self: CloudKms, name: str, resource: str, method: Any, request: Any
@@ -360,12 +372,26 @@ def _watched(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
 
         return await call(self, name, resource, watched_method, request)
 
+    if not driver.sockets:
+        asked = httpx.ASGITransport(http_app(driver.sandbox.world))
+        yield httpx.AsyncClient, "_transport_for_url", lambda self, url: asked
     yield httpx.AsyncClient, "send", watched_send
     yield CloudKms, "_call", watched_call
 
 
-def _clients(sandbox: Sandbox) -> dict[tuple[type, str], Any]:
-    admin = AdminApi(sandbox.http, AdminKey(SecretStr(sandbox.admin_key)))
+def _to_nobody(request: httpx.Request) -> httpx.Request:
+    return httpx.Request(
+        request.method,
+        request.url.copy_with(port=1),  # where no service of a machine listens
+        headers=request.headers,
+        content=request.content,
+        extensions=request.extensions,
+    )
+
+
+def _clients(sandbox: Sandbox, patience: float) -> dict[tuple[type, str], Any]:
+    key = AdminKey(SecretStr(sandbox.admin_key))
+    admin = AdminApi(sandbox.http, key, timeout_seconds=patience, slow_timeout_seconds=patience)
     return {
         (AdminApi, "anthropic-admin"): admin,
         (CloudKms, "google-kms"): CloudKms.connect(endpoint=sandbox.grpc),

@@ -1,0 +1,174 @@
+"""A Prefect server that can be killed and started again, and runs executed by child processes."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import httpx
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Scheduled
+
+from cmek.anthropic_identity import ROLES
+from console.prefect_server import client_environment, free_port, wait_for_server
+from console.processes import Child, start, stop
+from tests.support.onboarding import Onboardings, Run, onboardings
+from tests.support.scene import Scene
+
+_SECONDS: Final = 120.0
+_MOST_EXECUTIONS: Final = 8
+_GOING_ON: Final = {
+    "Running",
+    "Pending",
+    "Failed",
+    "Crashed",
+    "Retrying",
+    "AwaitingConcurrencySlot",
+}
+
+
+@dataclass
+class Site:
+    """Server, sandbox, and the environment of those who talk to them."""
+
+    home: Path
+    port: int
+    environment: Mapping[str, str]
+    key: str
+    server: Child
+    bench: Onboardings
+
+    @property
+    def storage(self) -> Path:
+        """Where runs keep their results."""
+        return self.home / "prefect" / "storage"
+
+    def kill_server(self) -> None:
+        """At once, as by a lost machine."""
+        self.server.process.kill()
+        self.server.process.wait()
+
+    def start_server(self) -> None:
+        """Again, on the same database."""
+        self.server = _server(self.home, self.port, self.environment, self.key)
+        _wait(self.server, self.environment)
+
+    def begin(self) -> Run:
+        """A new sandbox and a run in it."""
+        self.bench.control.reset()
+        return self.bench.start()
+
+    def child(self, run: Run, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start executing the run, as a worker does."""
+        return subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "prove.execute_run", str(run.id), *arguments],
+            env=self.environment,
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def execute(self, run: Run, *arguments: str) -> None:
+        """Execute until the child ends."""
+        with self.child(run, *arguments) as child:
+            ended(child)
+
+    def free(self, run: Run) -> None:
+        """Let go of what a process that is gone has held; its lease would end by itself."""
+        workspace = run.parameters["request"]["workspace_id"]
+        self.bench.client.delete_global_concurrency_limit_by_name(f"cmek-workspace-{workspace}")
+
+    def converge(self, run: Run) -> None:
+        """Go on as people would: retry what has ended badly, approve what is asked.
+
+        Raises:
+            AssertionError: No end, or not the one end state.
+        """
+        for _ in range(_MOST_EXECUTIONS):
+            state = run.state
+            if state in {"Attached", "Already attached"}:
+                return check_end(self.bench, run)
+            if state == "Suspended":
+                run.answer()
+            elif state in _GOING_ON:
+                self.free(run)
+                run.force(Scheduled(name="AwaitingRetry"))
+            self.execute(run)
+        raise AssertionError(f"no end after {_MOST_EXECUTIONS} executions: {state} {run.message}")
+
+
+def ended(child: subprocess.Popen[bytes]) -> None:
+    """Wait for a child; kill one that hangs.
+
+    Raises:
+        AssertionError: It hung.
+    """
+    try:
+        child.wait(_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        raise AssertionError(f"an execution hangs for {_SECONDS:.0f} s") from None
+
+
+def check_end(bench: Onboardings, run: Run) -> None:
+    """One key with both grants, one external key, one attach that took effect.
+
+    Raises:
+        AssertionError: Says what else there is.
+    """
+    world = bench.sandbox.world
+    assert sum(one["effect"] for one in bench.attaches()) == 1
+    assert len([name for name in world.kms.crypto_keys if name == bench.key_name]) == 1
+    scene = Scene(world)
+    sight = scene.look()
+    assert sight.roles == frozenset(ROLES)
+    assert scene.external_keys() == [sight.attached]
+
+
+@contextmanager
+def site() -> Iterator[Site]:
+    """Start all of it; stop and remove it at the end."""
+    with tempfile.TemporaryDirectory(prefix="cmek-prove-") as scratch:
+        home = Path(scratch)
+        (home / "tmp").mkdir()
+        port = free_port()
+        key = base64.urlsafe_b64encode(os.urandom(32)).decode()
+        environment = client_environment(home, port)
+        server = _server(home, port, environment, key)
+        try:
+            _wait(server, environment)
+            with (
+                temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}),
+                onboardings() as bench,
+            ):
+                made = Site(home, port, environment, key, server, bench)
+                try:
+                    yield made
+                finally:
+                    server = made.server
+        finally:
+            stop([server])
+
+
+def _server(home: Path, port: int, environment: Mapping[str, str], key: str) -> Child:
+    own = {
+        "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_ENCRYPTION_KEY": key,
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start"]
+    log = home / "server.log"
+    return start("server", command, environment={**environment, **own}, directory=home, log=log)
+
+
+def _wait(server: Child, environment: Mapping[str, str]) -> None:
+    with httpx.Client(base_url=environment["PREFECT_API_URL"], trust_env=False) as api:
+        wait_for_server(server, api)

@@ -1,0 +1,121 @@
+"""Faults that need an impatient client, nobody listening or a wrong clock, and several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from hypothesis import strategies as st
+
+from sandbox.faults import Fault
+from tests.support.crashes import answer, begin, check_end, converge, crash_points
+from tests.support.driver import Driver
+from tests.support.fault_scripts import LONG, Script, all_scripts
+
+PATIENCE: Final = 0.5
+"""Seconds that a client waits here; the product waits 15 to 75, and silence costs them all."""
+SKEWS: Final = (-86_400, -600, 0, 600, 86_400)
+"""Seconds by which the services' clock is off the worker's."""
+
+
+def silences(driver: Driver) -> list[Script]:
+    """Each call gets no answer within the client's patience; it may have taken effect."""
+    fault = (("kind", "delay"), ("seconds", 2 * PATIENCE))
+    calls = dict.fromkeys(point.call for point in crash_points(driver))
+    return [Script(call, fault, when, False) for call in calls for when in ("before", "after")]
+
+
+@dataclass(frozen=True, slots=True)
+class Deaf:
+    """Nobody listens at one HTTP call of an execution, or from there on."""
+
+    execution: int
+    number: int
+    lasting: bool
+
+    def refuses(self, number: int) -> bool:
+        """Whether this call is refused."""
+        return number == self.number or (self.lasting and number > self.number)
+
+
+def refusals(driver: Driver) -> Iterator[Deaf]:
+    """Around each outside call of both executions."""
+    for point in crash_points(driver):
+        if point.when == "before":
+            yield Deaf(point.execution, point.number, lasting=False)
+            yield Deaf(point.execution, point.number, lasting=True)
+
+
+def survive_refusal(driver: Driver, deaf: Deaf) -> None:
+    """Execute with that call refused by the operating system, then go on.
+
+    Raises:
+        AssertionError: An error without a type of ours, or another end state.
+    """
+    scene, run = begin(driver, creates=False)
+    for execution in (1, 2):
+        driver.refused = deaf.refuses if execution == deaf.execution else lambda number: False
+        try:
+            driver.execute(run)
+        finally:
+            driver.refused = lambda number: False
+        if run.error is not None:
+            owner = type(run.error).__module__.partition(".")[0]
+            assert owner in {"cmek", "flows", "tasks"}, f"{deaf}: {run.message}"
+        if run.state != "Suspended":
+            break
+        answer(run)
+    if run.state in {"Failed", "Crashed"}:
+        run.retry()
+    if run.state not in {"Attached", "Already attached"}:
+        converge(driver, run)
+    check_end(scene, run, str(deaf))
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """Several faults in one onboarding, and clocks that differ."""
+
+    scripts: tuple[tuple[Script, int, int], ...]
+    """Script, how many calls of its name pass first, and how often it strikes."""
+    skew: int
+
+
+def combinations(driver: Driver) -> st.SearchStrategy[Combination]:
+    """Up to four faults, each at any of the calls, and one of the clocks."""
+    scripts = [one for one in all_scripts(driver) if not one.lasting]
+    times = st.sampled_from([1, 2, 5, LONG])
+    one = st.tuples(st.sampled_from(scripts), st.integers(0, 3), times)
+    several = st.lists(one, min_size=1, max_size=4).map(tuple)
+    return st.builds(Combination, several, st.sampled_from(SKEWS))
+
+
+def survive_combination(driver: Driver, combination: Combination) -> None:
+    """Three executions under these faults, then none any more.
+
+    Raises:
+        AssertionError: An error without a type of ours, or another end state.
+    """
+    scene, run = begin(driver, creates=False)
+    world = scene.world
+    world.clock.advance(timedelta(seconds=combination.skew))
+    for script, skip, times in combination.scripts:
+        fields = dict(script.fault) | {"call": script.call, "when": script.when}
+        world.faults.add(Fault.model_validate(fields | {"skip": skip, "times": times}))
+    for _ in range(3):
+        driver.execute(run)
+        if run.error is not None:
+            owner = type(run.error).__module__.partition(".")[0]
+            assert owner in {"cmek", "flows", "tasks"}, run.message
+        if run.state == "Suspended":
+            answer(run)
+        elif run.state in {"Failed", "Crashed"}:
+            run.retry()
+        else:
+            break
+    world.faults.clear()
+    if run.state not in {"Attached", "Already attached"}:
+        converge(driver, run)
+    check_end(scene, run, str(combination))
