@@ -94,7 +94,7 @@ async def test_a_token_endpoint_in_plain_text_is_refused() -> None:
         "type": "service_account",
         "client_email": "a@example.com",
         "token_uri": "http://tokens.example.com",
-        "private_key": "not-a-key",
+        "private_key": "not-a-key",  # pragma: allowlist secret
     }
     block = AnthropicAdmin(**FEDERATION)
     block.gcp_credentials = GcpCredentials.model_construct(

@@ -94,6 +94,7 @@ async def test_no_credentials_at_all_say_how_to_get_them(
         ({"checks_endpoint": "checks.example.com"}, "https://"),
         ({"endpoint": "127.0.0.1:1"}, "both on this machine"),
         ({"checks_endpoint": "http://127.0.0.1:1"}, "both on this machine"),
+        # pragma: allowlist nextline secret
         ({"gcp_credentials": {"service_account_info": {"private_key": "CANARY"}}}, "client_email"),
     ],
 )

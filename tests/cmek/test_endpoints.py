@@ -35,7 +35,7 @@ def test_encrypted_and_local_addresses_are_accepted(url: str) -> None:
         "http://api.anthropic.com",
         "http://127.0.0.1.example.com",
         "http://127.0.0.1@example.com",
-        "http://user:pw@127.0.0.1",
+        "http://user:pw@127.0.0.1",  # pragma: allowlist secret
         "http://localhost.example.com",
         "http://2130706433",
         "http://10.0.0.1",

@@ -191,9 +191,10 @@ def test_an_empty_chain_is_a_record_too() -> None:
     [
         "sk-ant-admin01-FAKE-NOT-A-REAL-KEY",
         "ya29.FAKE-NOT-A-REAL-TOKEN",
-        "eyJGQUtFIjoxfQ.eyJGQUtFIjoxfQ.RkFLRQ",
+        "eyJGQUtFIjoxfQ.eyJGQUtFIjoxfQ.RkFLRQ",  # pragma: allowlist secret
+        # pragma: allowlist nextline secret
         "-----BEGIN PRIVATE KEY-----\nRkFLRQ==\n-----END PRIVATE KEY-----",
-        "-----BEGIN RSA PRIVATE KEY-----\nRkFLRQ==",
+        "-----BEGIN RSA PRIVATE KEY-----\nRkFLRQ==",  # pragma: allowlist secret
     ],
 )
 def test_what_looks_like_a_credential_never_enters_the_record(secret: str) -> None:

@@ -12,7 +12,7 @@ CANARIES = {
     "ANTHROPIC_ADMIN_KEY": "sk-ant-admin01-CANARY-NOT-A-REAL-KEY",
     "GOOGLE_APPLICATION_CREDENTIALS": "/nonexistent/canary.json",
     "PREFECT_SERVER_API_AUTH_STRING": "canary:canary",
-    "PREFECT_API_KEY": "pnu_CANARY_NOT_A_REAL_KEY",
+    "PREFECT_API_KEY": "pnu_CANARY_NOT_A_REAL_KEY",  # pragma: allowlist secret
 }
 """In the environment of whoever starts the stack; no part of it may see one."""
 

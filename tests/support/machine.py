@@ -73,17 +73,24 @@ class Onboarding(RuleBasedStateMachine):
         self.first: dict[str, OnboardingRequest] = {}
         self.stolen: list[dict[str, Any]] = []
         self.executed = 0
+        self.sound = False
 
     @initialize(required=st.sampled_from([0, 0, 1, 2]))
     def open(self, required: int) -> None:
         """A worker with or without signers."""
-        type(self).required = required
+        Onboarding.required = required
         (self.office.directory / "minimum_signatures").write_text(str(required or 1))
         self._start(four_eyes=True)
         self._execute(self.driver.runs[0])
 
     def teardown(self) -> None:
-        """Count what was really executed."""
+        """Whatever has happened, somebody honest goes on; then count what was really executed."""
+        for run in self._in("Scheduled")[:1] if self.sound else ():
+            self._execute(run)
+        for run in self._in("Suspended")[:1] if self.sound else ():
+            ask = run.ask()
+            assert ask is not None
+            self._give(run, ask, self._answer(ask), honest=True, at_once=True)
         self.tally["schedules"] += bool(self.executed)
 
     @precondition(lambda self: len(self.driver.runs) < MAX_RUNS)
@@ -269,6 +276,7 @@ class Onboarding(RuleBasedStateMachine):
             self.now = datetime.now(UTC)
             self.driver.execute(run, hook)
         self.executed += 1
+        self.sound = False
         self.tally["executions"] += 1
         self.tally[run.state] += 1
         entries = world.log.entries[done:]
@@ -282,6 +290,7 @@ class Onboarding(RuleBasedStateMachine):
         evidence = run.memory.get("evidence")
         if evidence is not None:
             loads(_Record.model_validate_json(evidence).text)
+        self.sound = True
 
     def _judge(self, run: Run, answered: list[str], entries: list[Entry]) -> None:
         """The witness: every attach that took effect must have had every right to."""
