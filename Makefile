@@ -52,7 +52,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --no-verify --disable-plugin Base64HighEntropyString --disable-plugin HexHighEntropyString
+# one name of a secret, which is none
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --no-verify --disable-plugin Base64HighEntropyString --disable-plugin HexHighEntropyString --exclude-secrets '^prefect-api-auth-string$$'
 	@if $(BIN)/python -c 'import socket; socket.create_connection(("api.osv.dev", 443), 3)' 2>/dev/null; then $(MAKE) audit; else echo "dependencies not audited: api.osv.dev, which knows their vulnerabilities, can't be reached"; fi
 
 # known vulnerabilities of what requirements.lock names
