@@ -13,6 +13,11 @@ CANNOT_BE_UNDONE: Final = (
     "The workspace must retain data, and its retention setting is locked from then on.",
 )
 
+CREATED_FOR_GOOD: Final = (
+    "A workspace can never be deleted, only archived; where it lives can't be changed.",
+)
+"""Of a new workspace, besides."""
+
 STOPS_WORKING: Final = (
     "Console Playground is off in this workspace.",
     "Structured outputs are off for some models.",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from cmek.approval import Answer, Ask
 from cmek.checks.markdown import checks_list, checks_table
 from cmek.checks.model import CheckReport
-from cmek.consequences import CANNOT_BE_UNDONE, STOPS_WORKING, TAKES_EFFECT
+from cmek.consequences import CANNOT_BE_UNDONE, CREATED_FOR_GOOD, STOPS_WORKING, TAKES_EFFECT
 from cmek.live_facts import LiveFacts
 from cmek.markdown import code, escape, table
 from cmek.plan import Plan
@@ -38,7 +38,7 @@ def ask_text(ask: Ask, report: CheckReport) -> str:
         "### Facts",
         facts_table(plan),
         "### What cannot be undone",
-        bullets(CANNOT_BE_UNDONE),
+        bullets(CANNOT_BE_UNDONE + (() if plan.workspace_id else CREATED_FOR_GOOD)),
         "### What stops working",
         bullets(STOPS_WORKING),
         "### When it takes effect",

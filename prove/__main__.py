@@ -21,6 +21,7 @@ from prove.table import HEAD, PAGE, PROOFS, Row, with_rows
 
 ATTACKS: Final = (
     "tests/flows/test_approval_attacks.py",
+    "tests/flows/test_born_attacks.py",
     "tests/flows/test_signed_approvals.py",
     "tests/flows/test_changes_while_waiting.py",
     "tests/flows/test_signing_command.py",

@@ -34,10 +34,10 @@ def command(stack: Stack, capsys: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
-def onboard(stack: Stack, command: Command, workspace: str, *more: str) -> str:
+def onboard(stack: Stack, command: Command, *arguments: str) -> str:
     """Start an onboarding with the command; the run's id."""
     project = ("--project", stack.local.sandbox.project_id)
-    code, said = command("onboard", workspace, *project, *PERSON, *more)
+    code, said = command("onboard", *arguments, *project, *PERSON)
     found = re.search(r"runs/flow-run/([0-9a-f-]{36})", said)
     assert code == 0, said
     assert found, said
@@ -83,6 +83,36 @@ def test_a_person_approves_in_a_terminal_by_typing_the_workspace_id(
         assert code == wanted, screen
         assert ask.plan_digest in screen
         assert len(attach_calls(stack, workspace)) == 1 - wanted
+    assert "Attached" in screen
+
+
+@pytest.mark.prove
+def test_a_new_workspace_is_asked_for_once_and_approved_by_its_name(
+    stack: Stack, command: Command, tmp_path: Path
+) -> None:
+    """The same command gives the same run; a wrong name answers nothing, the right one creates."""
+    name = "Born by hand (1)"
+    run_id, again = (onboard(stack, command, "--create-workspace", name) for _ in range(2))
+    assert run_id == again
+    stack.wait_for_ask(stack.run(run_id))
+    _, listed = command("pending")
+    assert f"{run_id} {name}" in listed
+    code, said = command(
+        "check", "--create-workspace", name, "--json", "--project", "acme-kms-prod"
+    )
+    assert (code, f"the name '{name}' is free" in said) == (0, True), said
+
+    made = stack.control.log(call="workspaces.create")
+    for typed, wanted in ((name.lower(), 1), (name, 0)):
+        code, screen = cmek_in_terminal(
+            ["approve", run_id],
+            [("accept the warnings", "y"), ("Type the workspace name", typed), *typing("")[2:]],
+            environment=clean_environment(tmp_path, PREFECT_API_URL=stack.local.api_url),
+            directory=tmp_path,
+        )
+        assert code == wanted, screen
+        created = len(stack.control.log(call="workspaces.create")) - len(made)
+        assert created == 1 - wanted
     assert "Attached" in screen
 
 

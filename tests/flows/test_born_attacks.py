@@ -64,6 +64,7 @@ def test_past_the_form_the_gate_takes_only_the_very_name(
     assert creates(bench) == []
 
 
+@pytest.mark.prove
 def test_another_name_patched_while_waiting_ends_the_run(bench: Onboardings, run: Run) -> None:
     """The pinned request counts."""
     answer = run.full_answer()
@@ -76,6 +77,7 @@ def test_another_name_patched_while_waiting_ends_the_run(bench: Onboardings, run
     assert creates(bench) == []
 
 
+@pytest.mark.prove
 def test_a_signed_approval_says_the_name(
     bench: Onboardings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_second_run_for_a_created_workspace_writes_nothing(bench: Onboardings)
     assert bench.writes() == []
 
 
+@pytest.mark.prove
 def test_two_runs_for_one_name_never_work_at_once(bench: Onboardings) -> None:
     """The second ends as a duplicate that names the first."""
     first = asked_to_create(bench)
@@ -133,6 +134,7 @@ def test_a_create_that_takes_effect_late_is_never_doubled(
     assert len(creates(bench)) == len(born(bench, "late")) == 1
 
 
+@pytest.mark.prove
 def test_a_create_that_was_lost_is_sent_again_after_a_new_approval_only(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +153,7 @@ def test_a_create_that_was_lost_is_sent_again_after_a_new_approval_only(
     assert [one["effect"] for one in creates(bench)] == [False, True]
 
 
+@pytest.mark.prove
 def test_a_refused_create_says_why_and_leaves_no_doubt(bench: Onboardings) -> None:
     """Names unique at the service, where ours is only archived: the run ends, a retry may go on."""
     run = asked_to_create(bench)
@@ -184,6 +187,7 @@ def test_the_plan_of_a_new_workspace_says_what_will_be_made(bench: Onboardings) 
     text = asked_to_create(bench).text()
     assert f"create workspace `{NAME}` with" in text
     assert "Type the name of the new workspace" in text
+    assert "can never be deleted, only archived" in text
     bench.control.clear_log()
     dry = start_to_create(bench, "another", plan_only=True).execute()
     assert dry.state == "Planned", dry.message
