@@ -24,7 +24,7 @@ from prove.mutations import Mutant, mutants_of
 
 ROOT: Final = Path(__file__).parents[1]
 TESTS: Final = {
-    "cmek.gate": ("test_gate.py", "test_signatures_gate.py"),
+    "cmek.gate": ("test_gate.py", "test_gate_new_workspace.py", "test_signatures_gate.py"),
     "cmek.plan": ("test_plan.py", "test_gate.py"),
     "cmek.signatures.statement": ("test_signatures.py", "test_signatures_gate.py"),
     "cmek.signatures.signers": ("test_signatures_signers.py",),

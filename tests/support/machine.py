@@ -27,11 +27,12 @@ from pydantic import BaseModel
 
 from cmek.approval import Ask
 from cmek.evidence.verify import loads
+from cmek.new_workspace import RUN_TAG
 from cmek.request import OnboardingRequest
 from sandbox.identities import PROJECT_ID
 from sandbox.request_log import Entry
 from tests.support.driver import Driver, Killed, Run, driving
-from tests.support.scene import EVENTS, HARMFUL, WORKSPACE, Scene, Sight
+from tests.support.scene import EVENTS, HARMFUL, Scene, Sight
 from tests.support.signing import GRACE, KATHERINE, Office
 
 REQUESTER = "ada@example.com"
@@ -40,6 +41,7 @@ MAX_RUNS = 3
 TAMPERED: dict[str, dict[str, Any]] = {
     "decision": {"decision": "reject"},
     "workspace_id": {"workspace_id": "wrkspc_01SomethingElse1111111111"},
+    "workspace_name": {"workspace_name": "born-encryptеd"},
     "approver": {"approver": REQUESTER},
     "nobody": {"approver": ""},
     "comment": {"comment": ""},
@@ -75,10 +77,12 @@ class Onboarding(RuleBasedStateMachine):
         self.executed = 0
         self.sound = False
 
-    @initialize(required=st.sampled_from([0, 0, 1, 2]))
-    def open(self, required: int) -> None:
-        """A worker with or without signers."""
+    @initialize(required=st.sampled_from([0, 0, 1, 2]), creates=st.booleans())
+    def open(self, required: int, creates: bool) -> None:
+        """A worker with or without signers; a workspace that is there, or a new one."""
         Onboarding.required = required
+        self.scene.creates = creates
+        self.tally["creating"] += creates
         (self.office.directory / "minimum_signatures").write_text(str(required or 1))
         self._start(four_eyes=True)
         self._execute(self.driver.runs[0])
@@ -257,10 +261,11 @@ class Onboarding(RuleBasedStateMachine):
         assert len(world.kms.key_rings) <= 1
         took_effect = [one for one in self.scene.attaches(world.log.entries) if one.effect]
         assert len(took_effect) <= 1
+        assert sum(RUN_TAG in one.tags for one in world.admin.workspaces.values()) <= 1
 
     def _start(self, *, four_eyes: bool) -> None:
         self.driver.start(
-            workspace_id=WORKSPACE,
+            **self.scene.request,
             project_id=PROJECT_ID,
             requested_by=REQUESTER,
             four_eyes=four_eyes,
@@ -297,7 +302,8 @@ class Onboarding(RuleBasedStateMachine):
         sent = self.scene.attaches(entries)
         for before, entry in zip([None, *sent], sent, strict=False):
             calls = entries[entries.index(before) if before else 0 : entries.index(entry)]
-            assert any(one.call == "workspaces.retrieve" for one in calls)
+            looked = "workspaces.list" if self.scene.creates else "workspaces.retrieve"
+            assert any(one.call == looked for one in calls)
             assert any(one.call == "external_keys.validate" and one.effect for one in calls)
         if not sent:
             return
@@ -316,7 +322,7 @@ class Onboarding(RuleBasedStateMachine):
     def _answer(self, ask: Ask) -> dict[str, Any]:
         answer: dict[str, Any] = {
             "decision": "approve",
-            "workspace_id": WORKSPACE,
+            **self.scene.typed,
             "approver": GRACE,
             "comment": "fine",
             "plan_digest": ask.digest,

@@ -15,7 +15,7 @@ from google.iam.v1 import policy_pb2
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import KeyName, organization_label
-from cmek.new_workspace import key_id_for
+from cmek.new_workspace import RUN_TAG, key_id_for
 from sandbox import seed
 from sandbox.admin_models import ExternalKey, GcpConfig, Workspace
 from sandbox.iam_policies import read_policy, write_policy
@@ -51,6 +51,8 @@ class Sight:
     states: tuple[str, ...]
     primary: str
     billing: bool
+    taken: bool
+    """Whether somebody else's workspace has the name of the one to be created."""
 
     @property
     def attachable(self) -> bool:
@@ -58,6 +60,7 @@ class Sight:
         return (
             not self.archived
             and self.attached is None
+            and not self.taken
             and self.labelled
             and self.roles.issuperset(ROLES)
             and self.primary == "ENABLED"
@@ -90,6 +93,11 @@ class Scene:
         """The field of the request that says which workspace."""
         return {"create_workspace": NEW} if self.creates else {"workspace_id": WORKSPACE}
 
+    @property
+    def typed(self) -> dict[str, str]:
+        """The field of an answer that says it again."""
+        return {"workspace_name": NEW} if self.creates else {"workspace_id": WORKSPACE}
+
     def workspaces(self) -> list[Workspace]:
         """Ours; before it is created there is none, and there must never be two."""
         if not self.creates:
@@ -117,6 +125,7 @@ class Scene:
             states=tuple(State(version.state).name for version in versions.values()),
             primary=State(primary.state).name if primary else "MISSING",
             billing=self.world.switches.billing_enabled,
+            taken=self.creates and bool(ours),
         )
 
     def external_keys(self) -> list[str]:
@@ -136,17 +145,26 @@ class Scene:
     # what others do
 
     def rename(self) -> None:
-        """The workspace gets another name, and back."""
+        """The workspace gets another name, and back; of a new one, its name becomes free again."""
+        if self.creates:
+            for one in self.workspaces():
+                one.name = one.name if RUN_TAG in one.tags else "renamed"
+            return
         workspace = self.world.admin.workspaces[WORKSPACE]
         workspace.name = "renamed" if workspace.name == "payments-prod" else "payments-prod"
 
     def archive(self) -> None:
         """The workspace is archived, or is not any more."""
+        if self.creates:
+            return  # it frees the name, so that one more may be created
         workspace = self.world.admin.workspaces[WORKSPACE]
         workspace.archived_at = None if workspace.archived_at else "2026-11-01T00:00:00+00:00"
 
     def attach_another(self) -> None:
-        """Somebody attaches a key of their own."""
+        """Somebody attaches a key of their own, or makes a workspace of the name."""
+        if self.creates:
+            self._take_the_name()
+            return
         workspace = self.world.admin.workspaces[WORKSPACE]
         if workspace.external_key_id is not None:
             return
@@ -163,6 +181,13 @@ class Scene:
         self.world.admin.external_keys[other.id] = other
         workspace.external_key_id = other.id
 
+    def _take_the_name(self) -> None:
+        if not self.workspaces():
+            template = self.world.admin.workspaces[WORKSPACE]
+            other = seed.fixed_id("wrkspc", f"Taken{len(self.world.admin.workspaces)}")
+            made = template.model_copy(update={"id": other, "name": NEW, "tags": {}})
+            self.world.admin.workspaces[other] = made
+
     def revoke(self) -> None:
         """One grant is taken away."""
         self._edit(lambda bindings: [one for one in bindings if one.role != ROLES[0]])
@@ -176,11 +201,11 @@ class Scene:
         """Somebody else gets a role on the key."""
         role, member = OUTSIDER
         self._edit(lambda bindings: [*bindings, policy_pb2.Binding(role=role, members=[member])])
-        self.outsiders = KEY in self.world.kms.crypto_keys
+        self.outsiders = self.key in self.world.kms.crypto_keys
 
     def label(self) -> None:
         """The organization label is taken away, or put back."""
-        key = self.world.kms.crypto_keys.get(KEY)
+        key = self.world.kms.crypto_keys.get(self.key)
         label, value = organization_label(seed.ORGANIZATION_ID)
         if key is not None and label in key.labels:
             del key.labels[label]
@@ -197,7 +222,7 @@ class Scene:
 
     def rotate(self) -> None:
         """A new primary."""
-        key = self.world.kms.crypto_keys.get(KEY)
+        key = self.world.kms.crypto_keys.get(self.key)
         if key is not None:
             version = new_version(self.world, key, self.world.clock.now())
             key.primary = kms_v1.CryptoKeyVersion(name=version.name)
@@ -215,7 +240,7 @@ class Scene:
         )
 
     def _toggle(self, state: Any) -> None:
-        version = self.world.kms.versions.get(KEY, {}).get(1)
+        version = self.world.kms.versions.get(self.key, {}).get(1)
         if version is not None:
             version.state = State(State.ENABLED if version.state == state else state)
             if version.state == State.DESTROY_SCHEDULED:
@@ -227,14 +252,14 @@ class Scene:
         return list(read_policy(self.world, self.key, 3).bindings)
 
     def _edit(self, change: Callable[[list[policy_pb2.Binding]], list[policy_pb2.Binding]]) -> None:
-        if KEY not in self.world.kms.crypto_keys:
+        if self.key not in self.world.kms.crypto_keys:
             return
-        policy = read_policy(self.world, KEY, 3)
+        policy = read_policy(self.world, self.key, 3)
         kept = change(list(policy.bindings))
         del policy.bindings[:]
         policy.bindings.extend(kept)
         policy.version = 3
-        write_policy(self.world, KEY, policy, "123456789012")
+        write_policy(self.world, self.key, policy, "123456789012")
 
 
 EVENTS: Final = (
