@@ -1,11 +1,12 @@
-# Worker and server of the same versions as the tests. Not built by `make test`.
+# Worker, jobs and server of the same versions as the tests. Never built by a test: `make prove` runs
+# its pip commands and the start of its command in a virtual environment instead.
 FROM python:3.11-slim
 
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 WORKDIR /opt/cmek
 
 COPY requirements.lock ./
-RUN pip install --require-hashes --requirement requirements.lock
+RUN pip install --no-deps --require-hashes --requirement requirements.lock
 COPY . .
 # Editable, so that `cmek deploy` finds prefect.yaml; nothing here belongs to the user below.
 RUN pip install --no-deps --no-build-isolation --editable .

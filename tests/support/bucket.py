@@ -1,0 +1,64 @@
+"""As much of Cloud Storage's JSON API as Prefect's `GcsBucket` needs for its objects."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.parser import BytesParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+
+Objects = dict[str, bytes]
+"""Content by `bucket/name`."""
+
+
+@contextmanager
+def running_bucket() -> Iterator[tuple[str, Objects]]:
+    """Its address, for STORAGE_EMULATOR_HOST, and what it holds. Every bucket exists."""
+    objects: Objects = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            url = urlsplit(self.path)
+            _, _, place = url.path.partition("/b/")
+            bucket, _, name = place.partition("/o/")
+            key = f"{bucket}/{unquote(name)}"
+            if name and key not in objects:
+                self._answer(404, _json({"error": {"code": 404, "message": "No such object"}}))
+            elif parse_qs(url.query).get("alt") == ["media"]:
+                self._answer(200, objects[key], "application/octet-stream")
+            else:
+                self._answer(200, _json({"name": unquote(name) or bucket, "bucket": bucket}))
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            head = f"content-type: {self.headers['content-type']}\r\n\r\n".encode()
+            about, content = BytesParser().parsebytes(head + body).get_payload()
+            name = json.loads(about.get_payload(decode=True))["name"]
+            bucket = urlsplit(self.path).path.partition("/b/")[2].partition("/")[0]
+            objects[f"{bucket}/{name}"] = content.get_payload(decode=True)
+            self._answer(200, _json({"name": name, "bucket": bucket}))
+
+        def _answer(self, status: int, content: bytes, kind: str = "application/json") -> None:
+            self.send_response(status)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", objects
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content).encode()
