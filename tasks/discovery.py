@@ -10,7 +10,7 @@ import httpx
 from prefect import get_client, get_run_logger, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
 from prefect.variables import Variable
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -149,7 +149,11 @@ async def read_cursor(block: str) -> Cursor | None:
 
 async def keep_cursor(block: str, cursor: Cursor) -> None:
     """Remember it; losing it costs one list."""
-    await Variable.aset(_variable(block), cursor.model_dump(mode="json"), overwrite=True)
+    try:
+        await Variable.aset(_variable(block), cursor.model_dump(mode="json"), overwrite=True)
+    except ObjectAlreadyExists:
+        # Prefect looks, then creates: another discovery came between, and its cursor will do
+        get_run_logger().info("another discovery has kept its cursor at this moment")
 
 
 @task(

@@ -49,6 +49,7 @@ def ignored(directory: str, names: list[str]) -> set[str]:
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(900)
 def test_its_pip_commands_make_an_environment_in_which_its_command_starts(tmp_path: Path) -> None:
     """In a virtual environment, from the files that the image would get, and from no others."""
     context = tmp_path / "cmek"

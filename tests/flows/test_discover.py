@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from prefect import get_client
+from prefect import flow, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
+from cmek.discovery.decisions import Cursor
 from cmek.discovery.earlier_runs import workspace_tag
 from console.runs import RunError
 from console.triggers import start_once
+from tasks.discovery import keep_cursor, read_cursor
 from tasks.triggering import start_onboarding
 from tests.support.discovering import Discoveries
 from tests.support.onboarding import Onboardings
@@ -273,3 +276,17 @@ def test_starts_at_the_same_moment_are_one_run(discoveries: Discoveries) -> None
 
     assert len(asyncio.run(race())) == 1
     assert len(discoveries.runs_of(new)) == 1
+
+
+def test_discoveries_at_the_same_moment_keep_one_cursor(discoveries: Discoveries) -> None:
+    """Prefect makes a variable in two steps; the second of two discoveries must not fail there."""
+    now = datetime.now(UTC)
+    cursor = Cursor(listed_at=now, covered_until=now, complete=True)
+    block = f"block-{uuid4().hex[:8]}"
+
+    @flow
+    async def keep() -> Cursor | None:
+        await asyncio.gather(*(keep_cursor(block, cursor) for _ in range(8)))
+        return await read_cursor(block)
+
+    assert asyncio.run(keep()) == cursor
