@@ -8,12 +8,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import httpx
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
@@ -84,7 +85,8 @@ class Site:
     def free(self, run: Run) -> None:
         """Let go of what a process that is gone has held; its lease would end by itself."""
         workspace = run.parameters["request"]["workspace_id"]
-        self.bench.client.delete_global_concurrency_limit_by_name(f"cmek-workspace-{workspace}")
+        with suppress(ObjectNotFound):
+            self.bench.client.delete_global_concurrency_limit_by_name(f"cmek-workspace-{workspace}")
 
     def converge(self, run: Run) -> None:
         """Go on as people would: retry what has ended badly, approve what is asked.
