@@ -24,6 +24,7 @@ from cmek.admin_errors import (
     ServerError,
 )
 from cmek.admin_models import AdminObject
+from cmek.bounded import send_bounded
 from cmek.endpoints import check_endpoint, is_loopback
 from cmek.transport_retry import Verdict, retrying
 
@@ -162,7 +163,7 @@ class AdminTransport:
         try:
             # httpx counts from byte to byte; this bounds the whole answer.
             async with asyncio.timeout(call.seconds + CONNECT_SECONDS):
-                response = await self._http.send(request)
+                response = await send_bounded(self._http, request)
         except (httpx.HTTPError, TimeoutError) as error:
             problem = error_from_exception(error, request, effect=call.policy.effect)
         else:

@@ -59,9 +59,12 @@ def mutants_of(root: Path, module: str) -> Iterator[Mutant]:
 
 
 def _in_annotations(tree: ast.Module) -> set[int]:
-    """Nodes that Python does not run: annotations are text here."""
+    """Nodes that Python does not run, as annotations are text here; and `slots`, which is speed."""
     roots = [
         getattr(node, field, None) for node in ast.walk(tree) for field in ("annotation", "returns")
+    ]
+    roots += [
+        node for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "slots"
     ]
     return {id(inner) for root in roots if root is not None for inner in ast.walk(root)}
 

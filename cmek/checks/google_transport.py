@@ -19,8 +19,8 @@ from google.auth.credentials import (
 )
 from google.auth.transport.requests import Request
 from google.protobuf.json_format import ParseError
-from pydantic import ValidationError
 
+from cmek.bounded import send_bounded
 from cmek.endpoints import check_endpoint
 from cmek.google_errors import GoogleApiError, GoogleProblem, classify
 from cmek.kms_channel import SCOPES
@@ -79,7 +79,7 @@ class GoogleTransport:
             try:
                 async with self._slots:
                     request.headers.update(await self._headers())
-                    response = await self._http.send(request)
+                    response = await send_bounded(self._http, request)
             except (httpx.TransportError, auth_errors.GoogleAuthError) as error:
                 problem = classify(error, call=call)
             except httpx.DecodingError:
@@ -114,7 +114,7 @@ def _parsed(parse: Parse[T], response: httpx.Response, call: str) -> T:
         raise GoogleApiError(classify(response, call=call))
     try:
         return parse(response.json())
-    except (ValidationError, ParseError, ValueError, TypeError, KeyError, AttributeError):
+    except (ParseError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         problem = _odd(call)
     raise GoogleApiError(problem)
 

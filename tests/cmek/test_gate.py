@@ -16,10 +16,15 @@ from cmek.gate import (
     Circumstances,
     Course,
     Permit,
+    Reason,
     Refusal,
     ValidationProof,
     decide,
 )
+from cmek.signatures.keygen import Verified
+from cmek.signatures.signers import FileFacts, Signers
+from cmek.signatures.statement import SignedApproval
+from cmek.signatures.weighing import Signatures
 from tests.support import facts as make
 
 MONOTONIC = make.LOADED_AT + 2
@@ -64,6 +69,36 @@ def test_an_approval_of_the_live_plan_gets_a_permit() -> None:
     assert isinstance(permit, Permit)
     assert permit.workspace_id == make.WORKSPACE
     assert permit.plan_digest == make.plan().digest
+
+
+def test_a_permit_says_all_that_it_is_for() -> None:
+    """Each field from where it must come, so that the attach needs nothing else."""
+    permit = verdict()
+    assert isinstance(permit, Permit)
+    assert permit.external_key_id == make.facts().external_key_id
+    assert permit.approver == make.answer().approver
+    assert permit.expires_at == make.ask().expires_at
+    assert permit.valid_until == make.circumstances().validation.started_at + 60.0
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Permit,
+        Reason,
+        Refusal,
+        ValidationProof,
+        Circumstances,
+        Signatures,
+        Verified,
+        FileFacts,
+        Signers,
+        SignedApproval,
+    ],
+)
+def test_what_is_weighed_and_what_comes_out_can_not_be_changed(kind: Any) -> None:
+    """A permit whose workspace could be replaced would be a permit for any workspace."""
+    assert kind.__dataclass_params__.frozen
 
 
 def test_a_permit_cannot_be_made_by_hand() -> None:

@@ -1,0 +1,134 @@
+"""Whatever answers in a service's place: typed errors, and no more memory than is bounded."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from cmek.admin_api import AdminApi
+from cmek.admin_credentials import AdminKey
+from cmek.admin_errors import AdminApiError
+from cmek.bounded import MAX_BYTES
+from cmek.checks.google_reads import GoogleReads
+from cmek.google_errors import GoogleApiError
+
+pytestmark = pytest.mark.anyio
+
+LONG = b'{"id": "' + b"a" * (MAX_BYTES + 1) + b'"}'
+HOSTILE = {
+    "too long": (LONG, {}),
+    "too long when unpacked": (gzip.compress(LONG), {"content-encoding": "gzip"}),
+    "packed badly": (b"no gzip", {"content-encoding": "gzip"}),
+    "nested deeply": (b"[" * 100_000, {}),
+    "nested deeply, well formed": (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, {}),
+    "not text": (b"\xff\xfe\x00", {}),
+    "a number too large": (b'{"id": 1e999999, "created_at": ' + b"9" * 5000 + b"}", {}),
+}
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """Gives one answer to everything."""
+
+    protocol_version = "HTTP/1.1"
+    status, body, headers_given = 200, b"", dict[str, str]()
+
+    def do_GET(self) -> None:
+        """The answer."""
+        length = int(self.headers.get("content-length") or 0)
+        self.rfile.read(length)
+        with suppress(ConnectionError):
+            self.send_response(self.status)
+            for name, value in self.headers_given.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(self.body)))
+            self.end_headers()
+            self.wfile.write(self.body)
+
+    do_POST = do_GET  # noqa: N815 - the name that the base class calls
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+        thread.join()
+
+
+@contextmanager
+def answering(status: int, body: bytes, headers: dict[str, str]) -> Iterator[None]:
+    """Until the block ends, this is what everybody gets."""
+    _Answers.status, _Answers.body, _Answers.headers_given = status, body, headers
+    yield
+
+
+async def ask_both(server: str) -> None:
+    """Each client refuses in its own way only."""
+    admin = AdminApi(server, AdminKey(SecretStr("sk-ant-admin01-not-a-real-key")))
+    google = GoogleReads(None, base_url=server)
+    try:
+        with suppress(AdminApiError):
+            await admin.organization.me()
+        with suppress(AdminApiError):
+            await admin.workspaces.retrieve("wrkspc_01Something")
+        with suppress(GoogleApiError):
+            await google.billing("acme-kms-prod")
+        with suppress(GoogleApiError):
+            await google.iam_policy("acme-kms-prod")
+    finally:
+        await admin.aclose()
+        await google.aclose()
+
+
+@pytest.mark.parametrize("status", [200, pytest.param(400, marks=pytest.mark.prove)])
+@pytest.mark.parametrize("case", HOSTILE)
+async def test_an_answer_made_to_hurt_is_a_typed_error(server: str, case: str, status: int) -> None:
+    """Of any status, packed or not."""
+    body, headers = HOSTILE[case]
+    admin = AdminApi(server, AdminKey(SecretStr("sk-ant-admin01-not-a-real-key")))
+    google = GoogleReads(None, base_url=server)
+    try:
+        with answering(status, body, headers):
+            with pytest.raises(AdminApiError):
+                await admin.organization.me()
+            with pytest.raises(GoogleApiError):
+                await google.billing("acme-kms-prod")
+    finally:
+        await admin.aclose()
+        await google.aclose()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from(
+    ["id", "type", "name", "data", "external_key_id", "bindings", "members", "role", "etag"]
+) | st.sampled_from(["condition", "billingEnabled", "error", "details", "has_more", "first_id"])
+SHAPED = st.dictionaries(FIELDS, JSON, max_size=6)
+
+
+@given(status=st.sampled_from([200, 404, 409]), body=JSON | SHAPED)
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+async def test_any_json_is_read_or_refused_with_a_type(
+    server: str, status: int, body: object
+) -> None:
+    """Values of a wrong type stand wherever the documentation has others."""
+    with answering(status, json.dumps(body).encode(), {"content-type": "application/json"}):
+        await ask_both(server)
