@@ -98,9 +98,9 @@ def differences(was: Plan, now: Plan) -> tuple[Difference, ...]:
     """Every leaf in which two plans differ, by dotted field name."""
     before, after = _leaves(was), _leaves(now)
     return tuple(
-        Difference(field=name, was=before.get(name), now=after.get(name))
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
+        Difference(field=name, was=before[name], now=after[name])
+        for name in sorted(before)
+        if before[name] != after[name]
     )
 
 

@@ -263,4 +263,5 @@ def test_a_permit_goes_stale() -> None:
     until = make.LOADED_AT + 1 + FRESHNESS_SECONDS
     assert permit.is_fresh(now=make.NOW, monotonic=until)
     assert not permit.is_fresh(now=make.NOW, monotonic=until + 0.1)
+    assert permit.is_fresh(now=permit.expires_at, monotonic=until)
     assert not permit.is_fresh(now=permit.expires_at + timedelta(seconds=1), monotonic=until)

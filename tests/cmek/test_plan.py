@@ -9,10 +9,12 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
+from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, ROLES, VIEWER
 from cmek.canonical import canonical_json, digest
 from cmek.names import organization_label
-from cmek.plan import Plan, differences
+from cmek.plan import Difference, Plan, differences
 from tests.support import facts as make
 
 OTHER = UUID("00000000-0000-4000-8000-000000000000")
@@ -45,6 +47,20 @@ def test_each_covered_fact_changes_the_digest_and_is_named(field: str) -> None:
     changed = make.plan(make.facts(**COVERED[field]))
     assert changed.digest != make.plan().digest
     assert [one.field for one in differences(make.plan(), changed)] == [field]
+
+
+@pytest.mark.parametrize("held", [frozenset(), {VIEWER}, {ENCRYPTER_DECRYPTER}, frozenset(ROLES)])
+def test_a_grant_is_said_to_be_there_when_it_is(held: frozenset[str]) -> None:
+    """Each of the two by itself."""
+    plan = make.plan(make.facts(granted_roles=frozenset(held)))
+    shown = (plan.viewer_grant, plan.encrypter_decrypter_grant)
+    assert shown == (VIEWER in held, ENCRYPTER_DECRYPTER in held)
+
+
+@pytest.mark.parametrize("kind", [Plan, Difference])
+def test_what_is_under_a_digest_can_not_be_changed(kind: type[BaseModel]) -> None:
+    """Or the digest would be one of something else."""
+    assert kind.model_config["frozen"]
 
 
 def test_every_field_of_a_plan_is_tried_here() -> None:
