@@ -26,13 +26,15 @@ ROOT: Final = Path(__file__).parents[1]
 TESTS: Final = {
     "cmek.gate": ("test_gate.py", "test_gate_new_workspace.py", "test_signatures_gate.py"),
     "cmek.plan": ("test_plan.py", "test_gate.py"),
-    "cmek.signatures.statement": ("test_signatures.py", "test_signatures_gate.py"),
-    "cmek.signatures.signers": ("test_signatures_signers.py",),
-    "cmek.signatures.keygen": ("test_signatures.py", "test_signatures_signers.py"),
-    "cmek.signatures.weighing": ("test_signatures_gate.py",),
+    "cmek.signatures.statement": ("test_signatures.py", "test_signatures_gate.py", "test_gate.py"),
+    "cmek.signatures.signers": ("test_signatures_signers.py", "test_gate.py"),
+    "cmek.signatures.keygen": ("test_signatures.py", "test_signatures_signers.py", "test_gate.py"),
+    "cmek.signatures.weighing": ("test_signatures_gate.py", "test_gate.py"),
 }
 """Module and the unit tests that must notice any change of it."""
-EXPLAINED: Final[dict[str, str]] = {}
+EXPLAINED: Final = {
+    "70 changed": "the width of an armored signature; OpenSSH reads any",
+}
 """Survivors that change nothing that anyone could see: a mutant without its line, and why."""
 
 

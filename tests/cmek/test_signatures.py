@@ -188,8 +188,9 @@ NOT_SIGNED = "{}-----BEGIN SSH SIGNATURE-----QUJD-----END SSH SIGNATURE-----"
         NOT_SIGNED.replace("{}", statement().text.replace("fine", "\\ud800")),
         NOT_SIGNED.replace("{}", statement().text.replace("grace", "gr\\u0000ace")),
         NOT_SIGNED.replace("{}", statement().text).replace("QUJD", ""),
+        NOT_SIGNED.replace("{}", statement().text.replace("fine", "\ud800")),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_is_no_signed_approval_is_refused_with_a_typed_error(text: str) -> None:
     """Empty, unsigned, too many, too long, not canonical, said twice, not text, invisible."""
@@ -223,3 +224,19 @@ def test_every_statement_is_read_as_it_was_written(said: Statement) -> None:
         return
     (found,) = parse_signed(text)
     assert found.statement == said
+
+
+def test_the_bounds_hold_for_what_is_well_formed_too() -> None:
+    """Nine approvals in 40,000 characters are read, one more of either is not."""
+    one = str(SignedApproval(statement(), sign_like("QUJD")))
+    assert len(parse_signed(one * MAX_SIGNATURES)) == MAX_SIGNATURES
+    assert len(parse_signed(one + " " * (MAX_TEXT - len(one)))) == 1
+    with pytest.raises(UnreadableApprovalError, match=r"more than 9"):
+        parse_signed(one * (MAX_SIGNATURES + 1))
+    with pytest.raises(UnreadableApprovalError, match="longer than 40000"):
+        parse_signed(one + " " * (MAX_TEXT - len(one) + 1))
+
+
+def sign_like(encoded: str) -> str:
+    """What has the shape of a signature."""
+    return f"-----BEGIN SSH SIGNATURE-----\n{encoded}\n-----END SSH SIGNATURE-----\n"
