@@ -44,7 +44,7 @@ screenshots: $(READY)
 # seconds as ratios within one run; needs a quiet machine
 bench: $(READY)
 	$(BIN)/python -m bench.checks
-	$(BIN)/python -m bench.burst
+	$(BIN)/python -m bench.burst --postgres
 	$(BIN)/python -m bench.revalidation
 
 lint: $(READY)

@@ -13,7 +13,7 @@ import pytest
 from tests.support.sandbox import SandboxControl
 from tests.support.stack import CLUSTER, Stack, running_stack
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 ACCESS_TOKEN_FIELDS = ("access_token", "id_token", "assertion")
 
