@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install rehearse up test test-postgres prove screenshots bench lint audit lock clean
+.PHONY: install rehearse up test test-postgres postgres prove screenshots bench lint audit lock clean
 
 install: $(READY)
 
@@ -26,11 +26,14 @@ up: $(READY)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# the end-to-end suite with Prefect's server on PostgreSQL, which is installed where it is missing
-test-postgres: $(READY)
+# the end-to-end suite with Prefect's server on PostgreSQL
+test-postgres: $(READY) postgres
+	$(BIN)/python -m pytest --postgres -m e2e
+
+# PostgreSQL's programs, where they are missing
+postgres:
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
 	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql; }
-	$(BIN)/python -m pytest --postgres -m e2e
 
 # the variants that `make test` leaves out, then the long proofs with their table
 prove: $(READY)
@@ -42,7 +45,7 @@ screenshots: $(READY)
 	CMEK_SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/e2e/test_browser.py -m e2e
 
 # seconds as ratios within one run; needs a quiet machine
-bench: $(READY)
+bench: $(READY) postgres
 	$(BIN)/python -m bench.checks
 	$(BIN)/python -m bench.burst --postgres
 	$(BIN)/python -m bench.revalidation
