@@ -17,6 +17,7 @@ from cmek.plan import Plan, differences
 from cmek.request import OnboardingRequest
 from cmek.signatures.weighing import Signatures, flaws
 
+VALIDATION_AGE: Final = "validation_age"
 FRESHNESS_SECONDS: Final = 60.0
 """A validation proves the key for this long, counted from its start on the monotonic clock."""
 
@@ -55,6 +56,11 @@ class Refusal:
             if course in courses:
                 return course
         return Course.ASK_AGAIN
+
+    @property
+    def is_only_late(self) -> bool:
+        """Nothing is wrong but how long it took to look: another look may be quicker."""
+        return {reason.code for reason in self.reasons} == {VALIDATION_AGE}
 
     def __str__(self) -> str:
         return "; ".join(reason.text for reason in self.reasons)
@@ -202,7 +208,7 @@ def _of_time(
         reasons.append(Reason("validation_order", text, Course.STOP))
     if not 0 <= monotonic - proof.started_at <= FRESHNESS_SECONDS:
         text = f"the validation is older than {FRESHNESS_SECONDS:.0f} s"
-        reasons.append(Reason("validation_age", text, Course.STOP))
+        reasons.append(Reason(VALIDATION_AGE, text, Course.STOP))
     return reasons
 
 

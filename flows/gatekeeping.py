@@ -208,6 +208,8 @@ async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved |
         proof = circumstances.validation
         await note(request.subject, *weighed(record.ask, tried, proof, report, verdict))
         if isinstance(verdict, Refusal):
+            if verdict.is_only_late and tried < ATTACH_TRIES:
+                continue
             return await _refused(request, record.ask, verdict, circumstances.validation)
         outcome = await _try_attach(request, record.ask, verdict)
         if outcome.outcome is not Attached.NOT_YET:

@@ -189,6 +189,23 @@ def test_a_version_destroyed_long_ago_blocks_nothing() -> None:
     assert isinstance(approved(with_facts(versions=(make.version(2, "DESTROYED"),))), Permit)
 
 
+def test_only_a_look_that_took_too_long_is_worth_another() -> None:
+    """Together with any other reason it is no matter of time."""
+    late = MONOTONIC + FRESHNESS_SECONDS
+    outcome = approved(make.circumstances(), monotonic=late)
+    assert isinstance(outcome, Refusal)
+    assert (outcome.is_only_late, outcome.course) == (True, Course.STOP)
+    for circumstances in (make.circumstances(), with_facts(workspace_archived=True)):
+        outcome = verdict(
+            answer=make.answer(decision="reject"), circumstances=circumstances, monotonic=late
+        )
+        assert isinstance(outcome, Refusal)
+        assert not outcome.is_only_late
+    outcome = approved(with_facts(workspace_archived=True))
+    assert isinstance(outcome, Refusal)
+    assert not outcome.is_only_late
+
+
 def test_a_prerequisite_that_newly_fails_stops() -> None:
     """The checks are read again after the answer."""
     outcome = verdict(circumstances=make.circumstances(failed_checks=("Billing",)))

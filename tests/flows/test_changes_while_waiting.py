@@ -193,3 +193,15 @@ def test_a_second_run_for_the_workspace_ends_as_a_duplicate(bench: Onboardings) 
     first.approve()
     assert first.state == "Attached"
     assert len(bench.attaches()) == 1
+
+
+@pytest.mark.prove
+def test_a_look_that_took_too_long_is_made_again(bench: Onboardings) -> None:
+    """A validation proves the key for a minute only; a slow answer behind it costs no approval."""
+    run = bench.asked()
+    bench.control.clear_log()
+    bench.control.switches(validate_seconds=22)
+    bench.control.fault("external_keys.retrieve", kind="delay", seconds=21, times=2)
+    run.approve()
+    assert run.state == "Attached", run.message
+    assert bench.control.calls().count("external_keys.validate") == 2
