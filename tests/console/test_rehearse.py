@@ -131,6 +131,7 @@ def test_a_rehearsal_that_is_killed_is_cleaned_up_by_its_guardian(
     wait_for(lambda: leftovers(scratch) == [])
 
 
+@pytest.mark.prove
 def test_up_says_what_to_click_and_ends_with_ctrl_c(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:

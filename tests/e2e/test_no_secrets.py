@@ -75,6 +75,7 @@ def _fail_by(control: SandboxControl, stack: Stack, call: str, **fault: object) 
     control.clear_faults()
 
 
+@pytest.mark.prove
 def test_no_secret_is_left_after_success_or_failure() -> None:
     """At DEBUG: database, logs, artifacts, results, inputs, states and events of every path."""
     with running_stack(extra_environment={"PREFECT_LOGGING_LEVEL": "DEBUG"}) as stack:
