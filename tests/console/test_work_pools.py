@@ -99,7 +99,10 @@ def test_prefects_cloud_run_worker_makes_the_job(
 
 def test_prefects_kubernetes_worker_makes_the_job(prefect_server: None) -> None:
     """Where its package is installed; it is not among the locked ones."""
-    worker = pytest.importorskip("prefect_kubernetes.worker")
+    worker = pytest.importorskip(
+        "prefect_kubernetes.worker",
+        reason="needs the package prefect-kubernetes, which is not locked: pip install it",
+    )
     job = prepared(worker.KubernetesWorkerJobConfiguration, "kubernetes", **BENT)
     spec = job.job_manifest["spec"]
     (container,) = spec["template"]["spec"]["containers"]
