@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import httpx
+
+from tests.support.web_server import serving
 
 BUSY = b'{"exception_message":"Service Unavailable"}'
 MAKES_A_RUN = "/create_flow_run"
@@ -52,11 +53,5 @@ def busy_server(api_url: str) -> Iterator[tuple[str, Counter[str]]]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/api", asked
-    finally:
-        server.shutdown()
-        server.server_close()
-        behind.close()
+    with behind, serving(Handler) as address:
+        yield f"{address}/api", asked
