@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -24,11 +22,11 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymen
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
-from console import processes
 from console.automations import install
 from console.history import history
 from console.prefect_server import PROJECT, WORKER
 from console.status import read_fleet
+from tests.support.killing import kill_worker
 from tests.support.kms import NO_RETRY, State, grpc_client
 from tests.support.revalidation import Revalidations
 from tests.support.stack import Stack, running_stack
@@ -183,7 +181,7 @@ def test_a_killed_worker_loses_nothing_once_the_run_is_retried(
     stack.control.clear_log()
     run = daily.start(external_keys=keys, concurrency=1)
     wait_until(lambda: len(_validated(stack)) >= 3, "half done")
-    _kill_worker_and_run(stack)
+    kill_worker(stack, next(one for one in stack.local.children if one.name == WORKER))
     done = [key for key in keys if daily.pages(key)]
     assert 0 < len(done) < len(keys)
     stack.control.clear_log()
@@ -288,18 +286,6 @@ def _validated(stack: Stack) -> list[str]:
         for one in stack.control.log(call="external_keys.validate")
         if one["status"] != "PENDING"
     ]
-
-
-def _kill_worker_and_run(stack: Stack) -> None:
-    """Without a chance to say good-bye."""
-    worker = next(child for child in stack.local.children if child.name == WORKER)
-    home = str(Path(stack.local.environment["PREFECT_HOME"]))
-    others = {c.process.pid for c in stack.local.children if c is not worker}
-    for pid in processes.processes_with("PREFECT_HOME", home):
-        if pid not in others and os.getpgid(pid) not in others:
-            os.kill(pid, signal.SIGKILL)
-    worker.process.wait(10)
-    stack.local.children.remove(worker)
 
 
 def _webhook_block(stack: Stack, sink: Sink) -> str:
