@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +29,7 @@ from tests.support.killing import kill_worker
 from tests.support.kms import NO_RETRY, State, grpc_client
 from tests.support.revalidation import Revalidations
 from tests.support.stack import Stack, running_stack
+from tests.support.web_server import serving
 
 pytestmark = pytest.mark.e2e
 T = TypeVar("T")
@@ -78,13 +78,8 @@ def webhook_sink() -> Iterator[Sink]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             """Say nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield Sink(f"http://127.0.0.1:{server.server_port}/", messages)
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Handler) as address:
+        yield Sink(f"{address}/", messages)
 
 
 @pytest.fixture(scope="module")
