@@ -24,7 +24,7 @@ up: $(READY)
 	$(BIN)/cmek up
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # the end-to-end suite with Prefect's server on PostgreSQL
 test-postgres: $(READY) postgres

@@ -101,77 +101,89 @@ def _typed(plan: Plan) -> _Typed:
     return _Typed("workspace_id", "Workspace id, typed", plan.workspace_id)
 
 
+_Fields = dict[str, tuple[Any, dict[str, Any]]]
+"""By name: its type, and what Pydantic's `Field` is told."""
+
+
 def approval_form(ask: Ask, text: str) -> type[RunInput]:
     """The form of one ask: required fields only, every rule in its JSON schema.
 
     Prefect checks an answer against the schema before it resumes the run; a validator of ours
     would only speak up after that.
     """
+    fields = _always_asked(ask) | _asked_when_needed(ask)
+    told: dict[str, Any] = {}
+    for position, (name, (kind, rules)) in enumerate(fields.items()):
+        extra = {"position": position} | rules.pop("json_schema_extra", {})
+        told[name] = (kind, Field(**rules, json_schema_extra=extra))
+    form: type[RunInput] = create_model("AttachApproval", __base__=RunInput, **told)
+    form._description = text  # noqa: SLF001  # where Prefect keeps a form's text
+    return form
+
+
+def _always_asked(ask: Ask) -> _Fields:
     typed, digest = _typed(ask.plan), ask.digest
-    fields: dict[str, Any] = {
+    return {
         "decision": (
             Literal["approve", "reject"],
-            Field(title="Decision", description=essence(ask), json_schema_extra={"position": 0}),
+            {"title": "Decision", "description": essence(ask)},
         ),
         typed.field: (
             str,
-            Field(
-                title=typed.title,
-                description=f"Type {code(typed.text)}",
-                pattern=literally(typed.text),
-                json_schema_extra={"position": 1},
-            ),
+            {
+                "title": typed.title,
+                "description": f"Type {code(typed.text)}",
+                "pattern": literally(typed.text),
+            },
         ),
         "approver": (
             str,
-            Field(
-                title="Your e-mail address",
-                description="A claim: open-source Prefect can't verify it.",
-                pattern=f"^{EMAIL}$",
-                json_schema_extra={"position": 2},
-            ),
+            {
+                "title": "Your e-mail address",
+                "description": "A claim: open-source Prefect can't verify it.",
+                "pattern": f"^{EMAIL}$",
+            },
         ),
         "comment": (
             str,
-            Field(
-                title="Comment",
-                description="Why you approve or reject.",
-                min_length=1,
-                max_length=2000,
-                json_schema_extra={"position": 3},
-            ),
+            {
+                "title": "Comment",
+                "description": "Why you approve or reject.",
+                "min_length": 1,
+                "max_length": 2000,
+            },
         ),
         "plan_digest": (
             str,
-            Field(
-                title="Plan digest",
-                description=f"Copy {code(digest)}",
-                pattern=f"^{digest}$",
+            {
+                "title": "Plan digest",
+                "description": f"Copy {code(digest)}",
+                "pattern": f"^{digest}$",
                 # so that `cmek approve` can show what the digest is really of
-                json_schema_extra={"position": 4, "ask": ask.model_dump(mode="json")},
-            ),
+                "json_schema_extra": {"ask": ask.model_dump(mode="json")},
+            },
         ),
     }
+
+
+def _asked_when_needed(ask: Ask) -> _Fields:
+    fields: _Fields = {}
     if ask.plan.warnings:
         fields["acknowledge_warnings"] = (
             bool,
-            Field(
-                title="I have read the warnings",
-                description="Needed to approve: " + ", ".join(ask.plan.warnings),
-                json_schema_extra={"position": 5},
-            ),
+            {
+                "title": "I have read the warnings",
+                "description": "Needed to approve: " + ", ".join(ask.plan.warnings),
+            },
         )
     if ask.signatures:
         fields["signed_approvals"] = (
             str,
-            Field(
-                title="Signed approval",
-                description="What the command above prints. To reject, a dash is enough.",
-                min_length=1,
-                max_length=MAX_TEXT,
-                json_schema_extra={"position": 6},
-            ),
+            {
+                "title": "Signed approval",
+                "description": "What the command above prints. To reject, a dash is enough.",
+                "min_length": 1,
+                "max_length": MAX_TEXT,
+            },
         )
-    form: type[RunInput] = create_model("AttachApproval", __base__=RunInput, **fields)
-    form._description = text  # noqa: SLF001  # where Prefect keeps a form's text
-    return form
+    return fields

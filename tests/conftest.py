@@ -3,13 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import certifi
 import pytest
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import (
+    PREFECT_API_SSL_CERT_FILE,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 from prefect.testing.utilities import prefect_test_harness
+from xdist.scheduler import LoadFileScheduling
 
-from tests.support import stack
 from tests.support.postgres import running_cluster
+from tests.support.stack import CLUSTER, Stack, running_stack
+
+CANARIES = {
+    "ANTHROPIC_ADMIN_KEY": "sk-ant-admin01-CANARY-NOT-A-REAL-KEY",
+    "GOOGLE_APPLICATION_CREDENTIALS": "/nonexistent/canary.json",
+    "PREFECT_SERVER_API_AUTH_STRING": "canary:canary",
+    "PREFECT_API_KEY": "pnu_CANARY_NOT_A_REAL_KEY",  # pragma: allowlist secret
+}
+"""In the environment of whoever starts the shared stack; no part of it may see one."""
+
+
+ON_THE_STACK = (
+    "tests/console/test_answering.py",
+    "tests/console/test_local_stack.py",
+    "tests/console/test_rehearse.py",
+    "tests/e2e/test_triggers.py",
+    "tests/flows/test_revalidate_stack.py",
+)
+"""Files whose tests share one stack, which takes long to start: so one process runs them all."""
+
+
+class _Files(LoadFileScheduling):
+    """A process takes a file, or all those on the stack."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "the stack" if file in ON_THE_STACK else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Files | None:
+    """For `--dist loadfile` only."""
+    return _Files(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,13 +58,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
+def stack() -> Iterator[Stack]:
+    """A running stack, shared by all tests that leave it as usable as they found it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CANARIES.items():
+            patch.setenv(name, value)
+        running = running_stack()
+        started = running.__enter__()
+    try:
+        yield started
+    finally:
+        running.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One real server with an empty database a test process: two would hide one another.
 
-    A flow's heartbeat thread takes a second to end, so it is off.
+    A flow's heartbeat thread takes a second to end, so it is off; and Prefect reads its authorities
+    anew for each of its clients, also on loopback without TLS, so there is only one to read.
     """
+    authorities = tmp_path_factory.mktemp("tls") / "one.pem"
+    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
+    authorities.write_text(first + end)
+    quick = {
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        PREFECT_API_SSL_CERT_FILE: str(authorities),
+    }
     with (
-        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+        temporary_settings(quick),
         prefect_test_harness(server_startup_timeout=90),
     ):
         yield
@@ -43,6 +104,6 @@ def database_of_stacks(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     with running_cluster() as cluster:
-        stack.CLUSTER.append(cluster)
+        CLUSTER.append(cluster)
         yield
-        stack.CLUSTER.clear()
+        CLUSTER.clear()

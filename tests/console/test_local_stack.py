@@ -10,7 +10,7 @@ import pytest
 from console import runs
 from console.local_stack import local_stack
 from console.processes import StackError
-from tests.console.conftest import CANARIES
+from tests.conftest import CANARIES
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.e2e

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -19,16 +18,9 @@ from console.deploying import deploy
 from console.prefect_server import PROJECT
 from tests.support.busy_server import busy_server
 from tests.support.examples import run_example
-from tests.support.stack import REQUESTER, Stack, running_stack
+from tests.support.stack import REQUESTER, Stack
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    """Server, worker and sandbox."""
-    with running_stack() as running:
-        yield running
 
 
 def follow(

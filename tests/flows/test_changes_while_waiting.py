@@ -102,26 +102,25 @@ def renumber_project(bench: Onboardings) -> None:
     bench.sandbox.world.kms.projects[bench.sandbox.project_id].number = "999999999999"
 
 
-STOPPED: list[Callable[[Onboardings], None]] = [
+def variants(*few: Callable[[Onboardings], None], more: list[Callable[[Onboardings], None]]) -> Any:
+    """A few in `make test`, all in `make prove`."""
+    rest = (pytest.param(change, marks=pytest.mark.prove) for change in more)
+    return pytest.mark.parametrize("change", [*few, *rest], ids=lambda change: change.__name__)
+
+
+@variants(
     remove_label,
     strip_encrypter,
-    strip_viewer,
     disable_primary,
-    schedule_old_version,
-    attach_other_key,
-    archive,
     retarget_external_key,
-    forbid_justifications,
-]
-
-ASKED_AGAIN: list[Callable[[Onboardings], None]] = [
-    rename_workspace,
-    renumber_project,
-    change_organization,
-]
-
-
-@pytest.mark.parametrize("change", STOPPED, ids=lambda change: change.__name__)
+    more=[
+        strip_viewer,
+        schedule_old_version,
+        attach_other_key,
+        archive,
+        forbid_justifications,
+    ],
+)
 def test_what_must_not_be_attached_stops_the_run(
     bench: Onboardings, change: Callable[[Onboardings], None]
 ) -> None:
@@ -136,7 +135,7 @@ def test_what_must_not_be_attached_stops_the_run(
     assert set(bench.control.calls()) >= READS
 
 
-@pytest.mark.parametrize("change", ASKED_AGAIN, ids=lambda change: change.__name__)
+@variants(change_organization, more=[rename_workspace, renumber_project])
 def test_another_plan_is_asked_about_again(
     bench: Onboardings, change: Callable[[Onboardings], None]
 ) -> None:

@@ -28,7 +28,7 @@ from console.status import read_fleet
 from tests.support.killing import kill_worker
 from tests.support.kms import NO_RETRY, State, grpc_client
 from tests.support.revalidation import Revalidations
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import Stack
 from tests.support.web_server import serving
 
 pytestmark = pytest.mark.e2e
@@ -80,13 +80,6 @@ def webhook_sink() -> Iterator[Sink]:
 
     with serving(Handler) as address:
         yield Sink(f"{address}/", messages)
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    """A running stack of this file's own: tests kill its worker and fill its history."""
-    with running_stack(prefect_file=PREFECT_FILE) as running:
-        yield running
 
 
 @pytest.fixture
