@@ -7,7 +7,7 @@ from typing import Final
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, SERVICE_ACCOUNT
 from cmek.checks.commands import grant, revoke
-from cmek.checks.outcome import Refused
+from cmek.checks.outcome import Answer, Refused
 from cmek.health.reading import KeyReading
 from cmek.health.rule import Finding
 from cmek.key_policy import DECRYPTING_ROLES
@@ -24,9 +24,7 @@ ADMIN: Final = "roles/cloudkms.admin"
 
 def grant_missing(reading: KeyReading) -> Iterator[Finding]:
     """Anthropic can't read or use the key without both roles."""
-    for role in _lacking(reading):
-        if _inherited(reading, role) or _conditions(reading, role):
-            continue
+    for role in () if hangs_on_project(reading) else _unheld(reading):
         lost = any(
             binding.role == role and any(_is_deleted_twin(m) for m in binding.members)
             for _, binding in reading.bindings()
@@ -119,6 +117,23 @@ def duties_not_separated(reading: KeyReading) -> Iterator[Finding]:
             (revoke(where, member, ADMIN),),
             member,
         )
+
+
+def hangs_on_project(reading: KeyReading) -> bool:
+    """Whether only the project's policy could tell of a grant, and it was not read.
+
+    What Anthropic can't use either is not in doubt.
+    """
+    seen = isinstance(reading.policy, Answer) and isinstance(reading.ring_policy, Answer)
+    unseen = isinstance(reading.project_policy, Refused) and not reading.anthropic_failed
+    return seen and unseen and any(_unheld(reading))
+
+
+def _unheld(reading: KeyReading) -> Iterator[str]:
+    """Roles that Anthropic has nowhere, as far as the policies were read."""
+    for role in _lacking(reading):
+        if not (_inherited(reading, role) or _conditions(reading, role)):
+            yield role
 
 
 def _lacking(reading: KeyReading) -> Iterator[str]:

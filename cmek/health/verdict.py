@@ -7,6 +7,7 @@ from datetime import datetime
 
 from cmek.checks.outcome import Answer, Refused
 from cmek.health import unreachable
+from cmek.health.access_rules import hangs_on_project
 from cmek.health.model import (
     Baseline,
     KeyRecord,
@@ -120,6 +121,7 @@ def _unread(reading: KeyReading) -> Iterator[Reason]:
         ("the versions", reading.versions),
         ("the key's policy", reading.policy),
         ("the key ring's policy", reading.ring_policy),
+        ("the project's policy", reading.project_policy if hangs_on_project(reading) else None),
     ):
         if isinstance(read, Refused):
             yield Reason(

@@ -121,6 +121,18 @@ def test_what_is_broken_is_broken_whatever_else_could_not_be_read(part: str) -> 
     assert found.unreachable is None
 
 
+def test_a_grant_that_may_be_on_the_project_is_not_missing_while_nobody_can_tell() -> None:
+    """Unless Anthropic can't use the key either: then what we see is the cause."""
+    nowhere_seen = {"policy": Answer(NOBODY), "project_policy": REFUSED}
+    found = judge(reading(**nowhere_seen), None, look())
+    assert found.verdict is Verdict.UNKNOWN
+    assert [r.subject for r in found.reasons if r.who_can_tell] == ["the project's policy"]
+    failed = judge(reading(**nowhere_seen, validation=validated("no permission")), None, look())
+    assert failed.verdict is Verdict.BROKEN
+    on_key = judge(reading(project_policy=REFUSED), None, look())
+    assert on_key.verdict is Verdict.HEALTHY
+
+
 def test_a_second_look_keeps_every_date() -> None:
     """Since when it has a verdict and a reason does not move with each look."""
     broken = reading(key=Answer(key(primary=version(1, "DISABLED"))))
