@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -25,21 +25,29 @@ from tests.support.fault_combinations import (
     survive_refusal,
 )
 from tests.support.fault_scripts import all_scripts, survive_faults
+from tests.support.sweep_crashes import survive_in_sweep, sweep_points
+from tests.support.sweep_faults import (
+    survive_sweep_faults,
+    survive_sweep_refusal,
+    sweep_refusals,
+    sweep_scripts,
+    sweep_silences,
+)
+from tests.support.sweeps import sweeping
 
 COMBINATIONS: Final = 500
 Case = TypeVar("Case")
+Place = TypeVar("Place")
 Found = tuple[int, list[str]]
 
 
-def try_all(
-    driver: Driver, cases: Iterable[Case], attempt: Callable[[Driver, Case], None]
-) -> Found:
+def try_all(place: Place, cases: Iterable[Case], attempt: Callable[[Place, Case], None]) -> Found:
     """How many were tried, and what did not end as it must."""
     tried, problems = 0, []
     for case in cases:
         tried += 1
         try:
-            attempt(driver, case)
+            attempt(place, case)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told
             problems.append(f"{case}: {type(error).__name__}: {error}")
             sys.stderr.write(problems[-1] + "\n")
@@ -53,7 +61,9 @@ def crashes(start: int) -> Found:
     del start
     with driving() as driver:
         points = [*crash_points(driver), *crash_points(driver, creates=True)]
-        return try_all(driver, points, survive)
+        onboarding = try_all(driver, points, survive)
+    with sweeping() as sweeps:
+        return _sum(onboarding, try_all(sweeps, sweep_points(sweeps), survive_in_sweep))
 
 
 def faults(start: int) -> Found:
@@ -65,7 +75,18 @@ def faults(start: int) -> Found:
         second = try_all(driver, list(refusals(driver)), survive_refusal)
     with driving(patience=PATIENCE) as driver:
         third = try_all(driver, silences(driver), survive_faults)
-    parts = (first, second, third)
+    return _sum(first, second, third, *_sweep_faults())
+
+
+def _sweep_faults() -> Iterator[Found]:
+    with sweeping() as sweeps:
+        yield try_all(sweeps, sweep_scripts(sweeps), survive_sweep_faults)
+        yield try_all(sweeps, sweep_refusals(sweeps), survive_sweep_refusal)
+    with sweeping(patience=PATIENCE) as sweeps:
+        yield try_all(sweeps, sweep_silences(sweeps), survive_sweep_faults)
+
+
+def _sum(*parts: Found) -> Found:
     return sum(tried for tried, _ in parts), [one for _, found in parts for one in found]
 
 

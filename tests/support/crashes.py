@@ -16,7 +16,8 @@ from cmek.anthropic_identity import ROLES
 from cmek.evidence.chain import Chain
 from cmek.evidence.verify import loads
 from sandbox.identities import PROJECT_ID
-from tests.support.driver import Driver, Hook, Killed, Run
+from tests.support.driver import Driver, Hook
+from tests.support.runs import Killed, Run
 from tests.support.scene import Scene
 
 When = Literal["before", "after"]

@@ -20,7 +20,6 @@ from unittest.mock import patch
 import httpx
 from prefect import get_run_logger
 from prefect.runtime import deployment
-from prefect.states import Failed
 from prefect.tasks import Task
 from pydantic import BaseModel, SecretStr, ValidationError
 
@@ -48,81 +47,9 @@ from cmek.cloud_kms import CloudKms
 from cmek.evidence.chain import Chain
 from cmek.request import OnboardingRequest
 from sandbox.server import Sandbox, http_app
+from tests.support.plain import Plain
+from tests.support.runs import AnyRun, Killed, Run, Suspended
 from tests.support.sandbox import running
-
-
-class Suspended(BaseException):
-    """The run waits for an answer."""
-
-
-class Killed(BaseException):
-    """The process is gone, in the middle of whatever it was doing."""
-
-
-@dataclass
-class Run:
-    """What a Prefect server and the result storage keep of one run."""
-
-    parameters: OnboardingRequest
-    id: uuid.UUID = field(default_factory=uuid.uuid4)
-    attempt: int = 1
-    state: str = "Scheduled"
-    message: str = ""
-    error: Exception | None = None
-    pinned: OnboardingRequest | None = None
-    claimed: bool = False
-    suspended_at: list[str] = field(default_factory=list)
-    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    memory: dict[str, str] = field(default_factory=dict)
-    create_sent: bool = False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing but a retry makes it go on."""
-        return self.state not in {"Scheduled", "Suspended", "Running"}
-
-    def ask(self) -> Ask | None:
-        """What it waits for, or waited for last."""
-        if not self.suspended_at:
-            return None
-        text = self.memory.get(self.suspended_at[-1].replace("attach-", "ask-", 1))
-        return flows.gatekeeping.AskRecord.model_validate_json(text).ask if text else None
-
-    def retry(self) -> None:
-        """What *Retry* in the UI does."""
-        self.attempt += 1
-        self.state = "Scheduled"
-
-
-class Plain:
-    """A task without its engine: the function, and its typed retries without their delays."""
-
-    def __init__(self, task: Task[..., Any], retries: int | None = None) -> None:
-        self.task = task
-        self.fn = task.fn
-        self.retries = task.retries if retries is None else retries
-
-    def with_options(self, *, retries: int) -> Plain:
-        """As a task's."""
-        return Plain(self.task, retries)
-
-    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function again while its task would be retried."""
-        for left in reversed(range((self.retries or 0) + 1)):
-            try:
-                return await self.fn(*args, **kwargs)
-            except Exception as error:
-                if not left or not await self._may_retry(error):
-                    raise
-        raise AssertionError("a last attempt answers or raises")
-
-    async def _may_retry(self, error: Exception) -> bool:
-        condition = self.task.retry_condition_fn
-        if condition is None:
-            return True
-        verdict = condition(self.task, None, Failed(data=error))  # type: ignore[arg-type]
-        return bool(await verdict) if isinstance(verdict, Awaitable) else bool(verdict)
-
 
 Hook = Callable[[int, str], None]
 
@@ -134,9 +61,11 @@ class Driver:
     sandbox: Sandbox
     loop: asyncio.AbstractEventLoop
     runs: list[Run] = field(default_factory=list)
-    current: Run | None = None
+    current: AnyRun | None = None
     calls: int = 0
     """Outside calls of the execution that is going on."""
+    call: str = ""
+    """Which of them the hook is called for, by method and resource."""
     hook: Hook = lambda number, when: None
     """Called before and after every outside call; it may raise `Killed`."""
     sockets: bool = True
@@ -152,7 +81,7 @@ class Driver:
         self.runs.append(run)
         return run
 
-    def execute(self, run: Run, hook: Hook = lambda number, when: None) -> Run:
+    def execute(self, run: AnyRun, hook: Hook = lambda number, when: None) -> None:
         """Do what a worker does: execute the run until it suspends, ends or is killed."""
         self.current, self.calls, self.hook = run, 0, hook
         run.state = "Running"
@@ -169,7 +98,6 @@ class Driver:
             run.error = error
         finally:
             self.current = None
-        return run
 
     async def renew_clients(self) -> None:
         """New clients, as a new process has; those of a killed one have requests half sent."""
@@ -182,9 +110,9 @@ class Driver:
             with suppress(Exception):
                 await asyncio.wait_for(client.aclose(), timeout=1)
 
-    async def _until_killed(self, run: Run) -> Any:
+    async def _until_killed(self, run: AnyRun) -> Any:
         self._killed = asyncio.Event()
-        working = asyncio.create_task(flows.onboard.onboard_workspace.fn(run.parameters))
+        working = asyncio.create_task(run.work())
         killing = asyncio.create_task(self._killed.wait())
         await asyncio.wait({working, killing}, return_when=asyncio.FIRST_COMPLETED)
         if killing.done():
@@ -193,29 +121,43 @@ class Driver:
         killing.cancel()
         return await working
 
-    async def watch(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def watch(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
         """Make one outside call, with the hook before it and after its answer or error."""
         self.calls += 1
         number = self.calls
-        await self._reach(number, "before")
+        await self._reach(number, name, "before")
         try:
             return await call()
         finally:
-            if not self._killed.is_set():
-                await self._reach(number, "after")
+            if not self.is_killed:
+                await self._reach(number, name, "after")
 
-    async def _reach(self, number: int, when: str) -> None:
-        try:
-            self.hook(number, when)
-        except Killed:
-            self._killed.set()
+    @property
+    def is_killed(self) -> bool:
+        """Whether the process of this execution is gone: nothing of it may leave a trace."""
+        return self._killed.is_set()
+
+    async def _reach(self, number: int, name: str, when: str) -> None:
+        if not self.is_killed:
+            self.call = name
+            try:
+                self.hook(number, when)
+            except Killed:
+                self._killed.set()
+        if self.is_killed:
             await asyncio.Event().wait()  # a process that is gone does nothing more
 
     # what Prefect does, in memory
 
-    def _run(self) -> Run:
+    def executing(self) -> AnyRun:
+        """The run that is being executed."""
         assert self.current is not None
         return self.current
+
+    def _run(self) -> Run:
+        run = self.executing()
+        assert isinstance(run, Run)
+        return run
 
     async def _pin(self, request: OnboardingRequest) -> OnboardingRequest:
         run = self._run()
@@ -239,10 +181,10 @@ class Driver:
             raise flows.approval.AnswerMissingError(ask.key) from error
 
     async def _remember(self, name: str, value: BaseModel) -> None:
-        self._run().memory[self._named(name)] = value.model_dump_json()
+        self.executing().memory[self._named(name)] = value.model_dump_json()
 
     async def _recall(self, name: str, kind: type[BaseModel]) -> BaseModel | None:
-        text = self._run().memory.get(self._named(name))
+        text = self.executing().memory.get(self._named(name))
         return kind.model_validate_json(text) if text else None
 
     async def _mark_sent(self) -> None:
@@ -321,7 +263,7 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
     exact: dict[int, Any] = {
         id(tasks.memory.remember): driver._remember,
         id(tasks.memory.recall): driver._recall,
-        id(tasks.this_run.run_id): lambda: driver._run().id,
+        id(tasks.this_run.run_id): lambda: driver.executing().id,
         id(flows.approval.attempt): lambda: driver._run().attempt,
         id(flows.approval.asked_numbers): driver._asked_numbers,
         id(flows.approval.wait_for_answer): driver._wait_for_answer,
@@ -362,19 +304,20 @@ def _watched(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
     async def watched_send(self: httpx.AsyncClient, request: httpx.Request, **kwargs: Any) -> Any:
         if driver.refused(driver.calls + 1):
             request = _to_nobody(request)
-        return await driver.watch(lambda: send(self, request, **kwargs))
+        asked = f"{request.method} {request.url.path}"
+        return await driver.watch(asked, lambda: send(self, request, **kwargs))
 
     async def watched_call(
         self: CloudKms, name: str, resource: str, method: Any, request: Any
     ) -> Any:
         async def watched_method(**kwargs: Any) -> Any:
-            return await driver.watch(lambda: method(**kwargs))
+            return await driver.watch(f"{name} {resource}", lambda: method(**kwargs))
 
         return await call(self, name, resource, watched_method, request)
 
     if not driver.sockets:
-        asked = httpx.ASGITransport(http_app(driver.sandbox.world))
-        yield httpx.AsyncClient, "_transport_for_url", lambda self, url: asked
+        inside = httpx.ASGITransport(http_app(driver.sandbox.world))
+        yield httpx.AsyncClient, "_transport_for_url", lambda self, url: inside
     yield httpx.AsyncClient, "send", watched_send
     yield CloudKms, "_call", watched_call
 

@@ -56,7 +56,7 @@ def all_scripts(driver: Driver, *, creates: bool = False) -> list[Script]:
     return [
         Script(call, tuple(fault.items()), when, lasting, creates)
         for call in dict.fromkeys(point.call for point in points)
-        for fault in _faults_of(services[call], call)
+        for fault in faults_of(services[call], call)
         for when in ("before", "after")
         for lasting in (False, True)
         if not _is_untrue(call, fault, when)
@@ -71,7 +71,8 @@ def _is_untrue(call: str, fault: dict[str, Any], when: str) -> bool:
     return when == "after" and fault.get("status") == 429 and call == "external_keys.create"
 
 
-def _faults_of(service: str, call: str) -> list[dict[str, Any]]:
+def faults_of(service: str, call: str) -> list[dict[str, Any]]:
+    """What may go wrong at a call of this service."""
     if service == "kms":
         return GRPC
     heals = call in {"external_keys.validate", "workspaces.update", "workspaces.create"}

@@ -31,7 +31,8 @@ from cmek.new_workspace import RUN_TAG
 from cmek.request import OnboardingRequest
 from sandbox.identities import PROJECT_ID
 from sandbox.request_log import Entry
-from tests.support.driver import Driver, Killed, Run, driving
+from tests.support.driver import Driver, driving
+from tests.support.runs import Killed, Run
 from tests.support.scene import EVENTS, HARMFUL, Scene, Sight
 from tests.support.signing import GRACE, KATHERINE, Office
 

@@ -1,0 +1,48 @@
+"""A revalidation under crash and fault: every key gets its verdict, and news is told once.
+
+Here a part of the points and scripts; `make prove` tries all, and kills real processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import stamina
+
+from tasks.key_pages import page_key
+from tests.support.sweep_crashes import survive_in_sweep, sweep_points
+from tests.support.sweep_faults import survive_sweep_faults, sweep_scripts
+from tests.support.sweeps import Sweeps, sweeping
+
+POINT_EVERY = 29
+SCRIPT_EVERY = 101
+
+
+@pytest.fixture(scope="module")
+def sweeps() -> Iterator[Sweeps]:
+    """A sandbox, and revalidations that need no server; repeats don't wait."""
+    stamina.set_testing(True, attempts=4)
+    with sweeping() as sweeps:
+        yield sweeps
+    stamina.set_testing(False)
+
+
+def test_every_crash_of_a_revalidation_converges(sweeps: Sweeps) -> None:
+    """Around what is kept of a broken key, and a part of the calls."""
+    points = sweep_points(sweeps)
+    broken = sweeps.ids["disabled"]
+    records = {f"artifact {page_key(broken)}", f"result {broken}", "follow-up", "memory reported"}
+    assert records < {point.call for point in points}
+    for number, point in enumerate(points):
+        if point.call in records or not number % POINT_EVERY:
+            survive_in_sweep(sweeps, point)
+
+
+def test_no_fault_is_taken_for_a_verdict(sweeps: Sweeps) -> None:
+    """A healthy key is never broken by the network, a broken one never healthy."""
+    scripts = sweep_scripts(sweeps)
+    calls = {script.call for script in scripts}
+    assert {"external_keys.validate", "ListCryptoKeys", "GetIamPolicy"} <= calls
+    for script in scripts[::SCRIPT_EVERY]:
+        survive_sweep_faults(sweeps, script)

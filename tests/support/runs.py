@@ -1,0 +1,75 @@
+"""Runs without a Prefect server, and the two ways in which an execution stops half way."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import flows.gatekeeping
+import flows.onboard
+from cmek.approval import Ask
+from cmek.request import OnboardingRequest
+
+
+class Suspended(BaseException):
+    """The run waits for an answer."""
+
+
+class Killed(BaseException):
+    """The process is gone, in the middle of whatever it was doing."""
+
+
+@dataclass(kw_only=True)
+class AnyRun:
+    """What a Prefect server and the result storage keep of a run of any flow."""
+
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+    attempt: int = 1
+    state: str = "Scheduled"
+    message: str = ""
+    error: Exception | None = None
+    memory: dict[str, str] = field(default_factory=dict)
+
+    def work(self) -> Coroutine[Any, Any, Any]:
+        """The flow's code, not yet begun.
+
+        Raises:
+            NotImplementedError: Nobody has said which flow.
+        """
+        raise NotImplementedError
+
+    def retry(self) -> None:
+        """What *Retry* in the UI does."""
+        self.attempt += 1
+        self.state = "Scheduled"
+        self.error = None
+
+
+@dataclass
+class Run(AnyRun):
+    """What is kept of an onboarding."""
+
+    parameters: OnboardingRequest
+    pinned: OnboardingRequest | None = None
+    claimed: bool = False
+    suspended_at: list[str] = field(default_factory=list)
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    create_sent: bool = False
+
+    def work(self) -> Coroutine[Any, Any, Any]:
+        """The onboarding flow."""
+        return flows.onboard.onboard_workspace.fn(self.parameters)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing but a retry makes it go on."""
+        return self.state not in {"Scheduled", "Suspended", "Running"}
+
+    def ask(self) -> Ask | None:
+        """What it waits for, or waited for last."""
+        if not self.suspended_at:
+            return None
+        text = self.memory.get(self.suspended_at[-1].replace("attach-", "ask-", 1))
+        return flows.gatekeeping.AskRecord.model_validate_json(text).ask if text else None

@@ -1,0 +1,151 @@
+"""One thing goes wrong at one call of a revalidation: a transport fault is no verdict on a key."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cmek.admin_errors import AdminApiError
+from cmek.transport_retry import ATTEMPTS
+from sandbox.faults import Fault
+from tests.support.crashes import WHEN
+from tests.support.fault_combinations import PATIENCE
+from tests.support.fault_scripts import LONG, faults_of
+from tests.support.revalidating import Revalidation
+from tests.support.sweep_crashes import sweep_points
+from tests.support.sweeps import BEYOND, NEWS, VERDICTS, Sweeps
+
+FIRST_READS: Final = {"organization.me", "workspaces.list", "external_keys.list"}
+"""Without their answers there is nothing to look at, and the run fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepScript:
+    """What goes wrong, at which resource."""
+
+    call: str
+    resource: str
+    fault: tuple[tuple[str, Any], ...]
+    when: str
+    lasting: bool
+
+    def __str__(self) -> str:
+        said = " ".join(f"{name}={value}" for name, value in self.fault)
+        where = f"{self.call} {self.resource}".strip()
+        return f"revalidating: {where} {self.when} {said} {'for long' if self.lasting else 'once'}"
+
+
+def sweep_scripts(sweeps: Sweeps) -> list[SweepScript]:
+    """Every fault at every call that an undisturbed revalidation makes."""
+    sweep_points(sweeps)
+    return [
+        SweepScript(entry.call, entry.resource, tuple(fault.items()), when, lasting)
+        for entry in sweeps.log
+        for fault in faults_of(entry.service, entry.call)
+        for when in WHEN
+        for lasting in (False, True)
+    ]
+
+
+def sweep_silences(sweeps: Sweeps) -> list[SweepScript]:
+    """The first call of each name gets no answer within the client's patience."""
+    sweep_points(sweeps)
+    fault = (("kind", "delay"), ("seconds", 2 * PATIENCE))
+    calls = dict.fromkeys(entry.call for entry in sweeps.log)
+    return [SweepScript(call, "*", fault, when, False) for call in calls for when in WHEN]
+
+
+def sweep_refusals(sweeps: Sweeps) -> list[SweepRefusal]:
+    """By number, since that may last: those of other calls included, since the order differs."""
+    numbers = range(1, len(sweep_points(sweeps)) // len(WHEN) + 1)
+    return [SweepRefusal(number, lasting) for number in numbers for lasting in (False, True)]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRefusal:
+    """Nobody listens at one HTTP call, or from there on."""
+
+    number: int
+    lasting: bool
+
+    def __str__(self) -> str:
+        return f"revalidating: call {self.number} refused {'for long' if self.lasting else 'once'}"
+
+
+def survive_sweep_faults(sweeps: Sweeps, script: SweepScript) -> None:
+    """Let it go wrong, then look again.
+
+    Raises:
+        AssertionError: Too many calls, a verdict that nobody could know, or one that is lost.
+    """
+    run = sweeps.begin()
+    times = LONG if script.lasting else 1
+    fields = dict(script.fault) | {"call": script.call, "resource": script.resource}
+    fault = Fault.model_validate(fields | {"when": script.when, "times": times})
+    sweeps.driver.sandbox.world.faults.add(fault)
+    sweeps.driver.execute(run)
+    sweeps.driver.sandbox.world.faults.clear()
+    _check_meanwhile(sweeps, run, str(script), _touched(sweeps, script))
+    _look_later(sweeps, run, str(script))
+
+
+def survive_sweep_refusal(sweeps: Sweeps, deaf: SweepRefusal) -> None:
+    """Execute with those calls refused by the operating system, then look again.
+
+    Raises:
+        AssertionError: As with a fault.
+    """
+    run = sweeps.begin()
+    sweeps.driver.refused = lambda number: (
+        number == deaf.number or (deaf.lasting and number > deaf.number)
+    )
+    try:
+        sweeps.driver.execute(run)
+    finally:
+        sweeps.driver.refused = lambda number: False
+    _check_meanwhile(sweeps, run, str(deaf), VERDICTS)
+    _look_later(sweeps, run, str(deaf))
+
+
+def _touched(sweeps: Sweeps, script: SweepScript) -> Iterable[str]:
+    """Keys whose verdict hangs on the call."""
+    if script.resource in {"", "*"} or script.call in FIRST_READS:
+        return VERDICTS
+    if script.call == "cloudresourcemanager.projects.getIamPolicy":
+        return ["inherited"] if BEYOND in script.resource else []
+    names = {name: sweeps.record(name).key_name for name in VERDICTS if name in sweeps.ids}
+    return [
+        name
+        for name, key_name in names.items()
+        if script.resource in {sweeps.ids[name], key_name, key_name.rpartition("/cryptoKeys/")[0]}
+    ]
+
+
+def _check_meanwhile(sweeps: Sweeps, run: Revalidation, where: str, touched: Iterable[str]) -> None:
+    """What could not be read is unknown, the rest is what it is; people hear nothing wrong."""
+    counts = Counter((one.call, one.resource) for one in sweeps.log)
+    most = max(counts.values(), default=0)
+    assert most <= ATTEMPTS, f"{where}: {counts.most_common(1)}"
+    assert sweeps.news() <= Counter(NEWS), f"{where}: told {sweeps.news()}"
+    if run.error is not None:
+        assert isinstance(run.error, AdminApiError), f"{where}: {run.message}"
+        return
+    sweeps.check_kept(run, where)
+    found = {name: str(sweeps.record(name).verdict) for name in VERDICTS}
+    for name, verdict in found.items():
+        allowed = {VERDICTS[name], "unknown"} if name in touched else {VERDICTS[name]}
+        assert verdict in allowed, f"{where}: {name} is {verdict}"
+    unknown = {name for name, verdict in found.items() if verdict == "unknown"}
+    assert sweeps.to_look_again() == [unknown], f"{where}: {sweeps.to_look_again()}"
+
+
+def _look_later(sweeps: Sweeps, run: Revalidation, where: str) -> None:
+    """A run that failed is retried; behind one that has ended there is the next sweep."""
+    if run.error is None:
+        run = Revalidation()
+    else:
+        run.retry()
+    sweeps.driver.execute(run)
+    sweeps.check_end(run, f"{where}, later")
