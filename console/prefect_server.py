@@ -23,6 +23,13 @@ AT_ONCE: Final = 8
 LOOPBACK: Final = "127.0.0.1"
 PROJECT: Final = Path(__file__).resolve().parent.parent
 
+KEPT_LEASES: Final = {
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    ),
+}
+"""By default a restarted server forgets who holds which slot, and then no slot becomes free."""
+
 _START_SECONDS = 120.0
 _KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 
@@ -62,6 +69,7 @@ def start_server(home: Path, port: int, environment: Mapping[str, str]) -> Child
         "PREFECT_SERVER_API_PORT": str(port),
         # Kept out of the database, where it would lie beside what it encrypts.
         "PREFECT_SERVER_ENCRYPTION_KEY": base64.urlsafe_b64encode(os.urandom(32)).decode(),
+        **KEPT_LEASES,
     }
     return start(
         "Prefect server",

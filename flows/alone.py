@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
@@ -14,7 +15,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.concurrency.asyncio import concurrency
+from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
 
 from cmek.discovery.earlier_runs import workspace_tag
 from cmek.report import artifact_key
@@ -22,6 +23,10 @@ from tasks.this_run import run_id
 
 LEASE_SECONDS = 60.0
 """How long a killed run keeps its workspace's slot."""
+HELD_SECONDS = 3 * LEASE_SECONDS
+"""After so long whoever holds the slot is alive, or the server has lost count of it."""
+LOOK_AGAIN_SECONDS = 20.0
+"""How often a run that waits for the slot looks whether another has claimed the workspace."""
 
 _UNFINISHED = [
     StateType.SCHEDULED,
@@ -30,6 +35,10 @@ _UNFINISHED = [
     StateType.PAUSED,
     StateType.CANCELLING,
 ]
+
+
+class SlotHeldError(Exception):
+    """The workspace's slot does not become free; nothing was read, made or attached."""
 
 
 @asynccontextmanager
@@ -45,20 +54,44 @@ async def working_alone(subject: str, *, claimed: bool) -> AsyncIterator[FlowRun
 
     Yields:
         None when this run goes on, else the run that has the workspace.
+
+    Raises:
+        SlotHeldError: No other run has the workspace, and yet its slot is held.
     """
     claim = f"cmek-claim:{subject}"
-    async with get_client() as client:
-        other = None if claimed else await _claimant(client, claim)
-        if other is not None:
-            yield other
-            return
-        limit = artifact_key("workspace", subject)  # not every character may be in its name
+    limit = artifact_key("workspace", subject)  # not every character may be in its name
+    deadline = time.monotonic() + HELD_SECONDS
+    async with get_client() as client, AsyncExitStack() as held:
         await client.upsert_global_concurrency_limit_by_name(limit, 1)
-        async with concurrency(limit, strict=True, lease_duration=LEASE_SECONDS):
+        other = None if claimed else await _claimant(client, claim)
+        while other is None and not await _takes(limit, held):
+            if time.monotonic() > deadline:
+                raise _held(limit)
             other = None if claimed else await _claimant(client, claim)
-            if other is None:
-                await _tag(client, claim, workspace_tag(subject))
-            yield other
+        if other is None and not claimed:  # one that had the slot before may have claimed it
+            other = await _claimant(client, claim)
+        if other is None:
+            await _tag(client, claim, workspace_tag(subject))
+        yield other
+
+
+async def _takes(limit: str, held: AsyncExitStack) -> bool:
+    slot = concurrency(
+        limit, strict=True, lease_duration=LEASE_SECONDS, timeout_seconds=LOOK_AGAIN_SECONDS
+    )
+    try:
+        await held.enter_async_context(slot)
+    except AcquireConcurrencySlotTimeoutError:
+        return False
+    return True
+
+
+def _held(limit: str) -> SlotHeldError:
+    return SlotHeldError(
+        f"the concurrency limit {limit!r} has had no free slot for {HELD_SECONDS:.0f} s; nothing "
+        f"was done. Another process works for this run; or the server was restarted meanwhile and "
+        f"keeps its leases in memory only: then `prefect gcl delete {limit}`, and Retry"
+    )
 
 
 async def belongs_to(subject: str) -> None:

@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
 from cmek.anthropic_identity import ROLES
-from console.prefect_server import client_environment, free_port, wait_for_server
+from console.prefect_server import KEPT_LEASES, client_environment, free_port, wait_for_server
 from console.processes import Child, start, stop
 from tests.support.onboarding import Onboardings, Run, onboardings
 from tests.support.scene import Scene
@@ -168,6 +168,7 @@ def _server(home: Path, port: int, environment: Mapping[str, str], key: str) -> 
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_ENCRYPTION_KEY": key,
+        **KEPT_LEASES,
     }
     command = [sys.executable, "-m", "prefect", "server", "start"]
     log = home / "server.log"

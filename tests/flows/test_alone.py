@@ -1,0 +1,76 @@
+"""A workspace's slot: a run that can't have it says why, or finds out who has the workspace."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Scheduled
+
+import flows.alone
+from cmek.report import artifact_key
+from tests.support.onboarding import Onboardings
+
+
+def take_for_good(bench: Onboardings) -> str:
+    """Take the slot as a holder does of whose lease the server knows nothing any more."""
+    limit = artifact_key("workspace", bench.fresh)
+    bench.client.upsert_global_concurrency_limit_by_name(limit, 1)
+    bench.client.request(
+        "POST",
+        "/v2/concurrency_limits/increment",
+        json={"names": [limit], "slots": 1, "mode": "concurrency"},
+    ).raise_for_status()
+    return limit
+
+
+def test_a_slot_that_never_becomes_free_fails_the_run_with_the_way_out(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for ever; after what the message says, a retry goes on."""
+    monkeypatch.setattr(flows.alone, "HELD_SECONDS", 1.0)
+    monkeypatch.setattr(flows.alone, "LOOK_AGAIN_SECONDS", 0.5)
+    limit = take_for_good(bench)
+    bench.control.clear_log()
+    run = bench.start().execute()
+    assert run.state == "Failed"
+    assert f"`prefect gcl delete {limit}`" in run.message
+    assert bench.control.calls() == []
+    bench.client.delete_global_concurrency_limit_by_name(limit)
+    run.force(Scheduled(name="AwaitingRetry"))
+    assert run.execute().state == "Suspended", run.message
+
+
+def test_a_run_that_waits_for_the_slot_sees_who_claims_the_workspace(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends as a duplicate at once, not when the other one has let go."""
+    monkeypatch.setattr(flows.alone, "LOOK_AGAIN_SECONDS", 0.5)
+    limit, denied, takes = take_for_good(bench), threading.Event(), flows.alone._takes
+
+    async def watched(name: str, held: AsyncExitStack) -> bool:
+        got = await takes(name, held)
+        if not got:
+            denied.set()
+        return got
+
+    monkeypatch.setattr(flows.alone, "_takes", watched)
+    first, second = bench.start(), bench.start()
+    with ThreadPoolExecutor() as pool:
+        executed = pool.submit(contextvars.copy_context().run, second.execute)
+        try:
+            assert denied.wait(60)
+            _claim(bench, first.read())
+            assert executed.result(60).state == "Duplicate"
+        finally:
+            bench.client.delete_global_concurrency_limit_by_name(limit)
+    assert str(first.id) in second.message
+
+
+def _claim(bench: Onboardings, run: FlowRun) -> None:
+    tags = [*run.tags, f"cmek-claim:{bench.fresh}"]
+    bench.client.request("PATCH", f"/flow_runs/{run.id}", json={"tags": tags}).raise_for_status()
