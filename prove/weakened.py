@@ -74,14 +74,14 @@ def _ever_fresh(stack: ExitStack) -> None:
 
 
 WEAKNESSES: Final[dict[str, Weakness]] = {
-    **{code: without(code) for code in ("rejected", "signature", "plan", "grants")},
+    **{code: without(code) for code in ("rejected", "signature", "plan")},
     "expired": _ever_fresh,
     "label": without("label", "plan"),
     "the plan read behind the answer": _own_plan,
     "the pinned request": _unpinned,
 }
 """Not here: reasons that another guard gives too, such as the form's schema, Anthropic's own
-validation, or the read of the workspace right before the attach."""
+validation (which also sees that a grant is gone), or the last read of the workspace."""
 
 
 def found(name: str, seed: int) -> str | None:
