@@ -1,4 +1,4 @@
-"""Execute one onboarding run in a process of its own, as a worker's child does."""
+"""Execute one flow run in a process of its own, as a worker's child does."""
 
 from __future__ import annotations
 
@@ -7,24 +7,37 @@ import resource
 import signal
 import sys
 from contextlib import suppress
+from typing import Any, Final
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow_async
+from pydantic import BaseModel
 
+from cmek.health.request import RevalidationRequest
 from cmek.request import OnboardingRequest
 from flows.onboard import onboard_workspace
+from flows.revalidate import revalidate_keys
+
+_FLOWS: Final[dict[str, tuple[Any, type[BaseModel]]]] = {
+    flow.name: (flow, model)
+    for flow, model in (
+        (onboard_workspace, OnboardingRequest),
+        (revalidate_keys, RevalidationRequest),
+    )
+}
 
 
 async def execute(run_id: UUID) -> None:
     """Until it suspends or ends."""
     async with get_client() as client:
         run = await client.read_flow_run(run_id)
-    request = OnboardingRequest.model_validate(run.parameters["request"])
+        flow, model = _FLOWS[(await client.read_flow(run.flow_id)).name]
+    request = model.model_validate(run.parameters["request"])
     with suppress(Pause):
         await run_flow_async(
-            onboard_workspace, flow_run=run, parameters={"request": request}, return_type="state"
+            flow, flow_run=run, parameters={"request": request}, return_type="state"
         )
 
 

@@ -6,20 +6,22 @@ The sandbox holds the call back, before or after its effect, until the process i
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
+from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
-from cmek.anthropic_identity import ROLES
-from cmek.report import artifact_key
-from tests.support.onboarding import Onboardings, Run, onboardings
-from tests.support.scene import Scene
+from prove.site import Site, ended, site
+from tests.support.fleet import Fleet
+from tests.support.onboarding import Run
+from tests.support.revalidation import Revalidations
+from tests.support.scene import NEW
 
 CALLS: Final = (
     ("organization.me", 0),
@@ -34,8 +36,11 @@ CALLS: Final = (
     ("UpdateCryptoKey", 0),
 )
 """Name, and how many calls of that name pass first: each write, each validation, one read."""
-_HELD: Final = 60.0
+KEYS: Final = 6
+"""Of a revalidation that is killed at its fourth validation."""
+_HELD: Final = 20.0
 _SECONDS: Final = 90.0
+_SENT: Final = "cmek-create-sent:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,81 +55,118 @@ class Kill:
         return f"SIGKILL {self.when} {self.call} number {self.skip + 1}"
 
 
-def all_kills() -> list[Kill]:
-    """Around each of the calls."""
-    return [Kill(call, skip, when) for call, skip in CALLS for when in ("before", "after")]
+def cases() -> Iterator[tuple[str, Callable[[Site], None]]]:
+    """Name and proof of each."""
+    for when in ("before", "after"):
+        for call, skip in CALLS:
+            kill = Kill(call, skip, when)
+            yield str(kill), partial(_onboarding, kill=kill)
+        create = Kill("workspaces.create", 0, when)
+        yield str(create), partial(_creation, kill=create)
+        validation = Kill("external_keys.validate", KEYS // 2, when)
+        yield f"{validation}, revalidating", partial(_revalidation, kill=validation)
 
 
 def try_all(chosen: str) -> tuple[int, list[str]]:
     """How many were tried, and what did not converge."""
-    problems = []
-    kills = [kill for kill in all_kills() if chosen in str(kill)]
-    with onboardings() as bench:
-        for kill in kills:
+    tried, problems = 0, []
+    with site() as place:
+        for name, attempt in cases():
+            if chosen not in name:
+                continue
+            tried += 1
             try:
-                _survive(bench, kill)
-            except AssertionError as error:
-                problems.append(f"{kill}: {error}")
-            sys.stderr.write(f"{kill}\n")
-    return len(kills), problems
+                attempt(place)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+                problems.append(f"{name}: {type(error).__name__}: {error}")
+                sys.stderr.write(problems[-1] + "\n")
+            sys.stderr.write(f"{name}: tried\n")
+    return tried, problems
 
 
-def _survive(bench: Onboardings, kill: Kill) -> None:
-    bench.control.reset()
-    run = bench.start()
+def _onboarding(place: Site, *, kill: Kill) -> None:
+    run = place.begin()
+    _kill_run(place, run, kill)
+    place.converge(run)
+
+
+def _creation(place: Site, *, kill: Kill) -> None:
+    """A create that may still be under way is waited for; only then another one is sent."""
+    run = place.begin(workspace_id=None, create_workspace=NEW)
+    _kill_run(place, run, kill)
+    if kill.when == "before":
+        place.free(run)
+        run.force(Scheduled(name="AwaitingRetry"))
+        place.execute(run)
+        assert "it may still appear" in run.message, f"{run.state} {run.message}"
+        assert len(place.bench.control.log(call=kill.call)) == 1
+        _ten_minutes_pass(place, run)
+    place.converge(run)
+
+
+def _ten_minutes_pass(place: Site, run: Run) -> None:
+    """Since the create was sent."""
+    then = datetime.now(UTC) - timedelta(minutes=11)
+    tags = [tag for tag in run.read().tags if not tag.startswith(_SENT)]
+    place.bench.client.update_flow_run(run.id, tags=[*tags, f"{_SENT}{then.isoformat()}"])
+
+
+def _revalidation(place: Site, *, kill: Kill) -> None:
+    """Looks that were kept are not done again, news is told once, every key has its verdict."""
+    place.bench.control.reset()
+    fleet = Fleet(place.bench.sandbox.world)
+    keys = [fleet.onboard(f"{kill.when}-{number}") for number in range(KEYS)]
+    fleet.set_state(f"{kill.when}-0", 1, "DISABLED")
+    daily = Revalidations.deployed(place.bench.client)
+    run = daily.start(external_keys=keys, concurrency=1)
+    _hold(place, kill)
+    assert _killed(place, run, kill), "the call was never made"
+    done = {key for key in keys if daily.pages(key)}
+    assert 0 < len(done) < KEYS, done
+    place.bench.control.clear_log()
+    daily.client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"), force=True)
+    place.execute(run)
+    levels = {row.external_key_id: str(row.level) for row in daily.rows(run)}
+    assert {key: levels.get(key) for key in keys} == dict.fromkeys(keys, "healthy") | {
+        keys[0]: "broken"
+    }, daily.client.read_flow_run(run.id).state
+    again = {one["resource"] for one in place.bench.control.log(call=kill.call)}
+    # the last one may have been told before its result was kept
+    assert len(done & again) <= 1, done & again
+    assert daily.events(keys[0]) == ["cmek.key.broken"]
+    assert place.bench.control.log(write=True) == []
+
+
+def _kill_run(place: Site, run: Run, kill: Kill) -> None:
+    _hold(place, kill)
+    if not _killed(place, run, kill):
+        run.answer()
+        assert _killed(place, run, kill), "the call was never made"
+    assert run.state == "Running", run.state
+
+
+def _hold(place: Site, kill: Kill) -> None:
     fault: dict[str, Any] = {"kind": "error", "status": 503}
     if kill.when == "after":
         fault = {"kind": "delay"}
-    bench.control.fault(kill.call, when=kill.when, skip=kill.skip, seconds=_HELD, **fault)
-    if not _killed(bench, run, kill):
-        run.answer()
-        assert _killed(bench, run, kill), "the call was never made"
-    bench.control.clear_faults()
-    workspace = run.parameters["request"]["workspace_id"]
-    bench.client.delete_global_concurrency_limit_by_name(artifact_key("workspace", workspace))
-    assert run.state == "Running", run.state
-    run.force(Scheduled(name="AwaitingRetry"))
-    run.execute()
-    if run.state == "Suspended":
-        run.approve()
-    _check(bench, run)
+    place.bench.control.fault(kill.call, when=kill.when, skip=kill.skip, seconds=_HELD, **fault)
 
 
-def _killed(bench: Onboardings, run: Run, kill: Kill) -> bool:
+def _killed(place: Site, run: Run | FlowRun, kill: Kill) -> bool:
     """Execute in a child; whether it reached the call and was killed there."""
-    environment = os.environ | {"PREFECT_API_URL": str(bench.client.api_url)}
-    command = [sys.executable, "-m", "prove.execute_run", str(run.id)]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as child:
+    control = place.bench.control
+    with place.child(run) as child:
         deadline = time.monotonic() + _SECONDS
         while child.poll() is None and time.monotonic() < deadline:
-            calls = bench.control.log(call=kill.call)[kill.skip :]
+            calls = control.log(call=kill.call)[kill.skip :]
             if calls and (kill.when == "before" or calls[0]["effect"]):
-                child.send_signal(signal.SIGKILL)
+                child.kill()
                 child.wait()
+                control.clear_faults()
                 return True
             time.sleep(0.05)
-        child.kill()
+        ended(child)
     return False
-
-
-def _check(bench: Onboardings, run: Run) -> None:
-    assert run.state in {"Attached", "Already attached"}, f"{run.state}: {run.message}"
-    world = bench.sandbox.world
-    assert sum(one["effect"] for one in bench.attaches()) == 1
-    assert len([name for name in world.kms.crypto_keys if name == _key(run)]) == 1
-    scene = Scene(world)
-    sight = scene.look()
-    assert sight.roles == frozenset(ROLES)
-    assert scene.external_keys() == [sight.attached]
-
-
-def _key(run: Run) -> str:
-    """The key that the run asks for."""
-    request = run.parameters["request"]
-    ring = f"projects/{request['project_id']}/locations/us-east5/keyRings/anthropic-cmek"
-    return f"{ring}/cryptoKeys/{request['workspace_id']}"
 
 
 if __name__ == "__main__":

@@ -11,14 +11,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
 from cmek.anthropic_identity import ROLES
+from cmek.report import artifact_key
+from cmek.request import subject_in
 from console.prefect_server import KEPT_LEASES, client_environment, free_port, wait_for_server
 from console.processes import Child, start, stop
 from tests.support.onboarding import Onboardings, Run, onboardings
@@ -62,15 +65,15 @@ class Site:
         self.server = _server(self.home, self.port, self.environment, self.key)
         _wait(self.server, self.environment)
 
-    def begin(self) -> Run:
+    def begin(self, **request: Any) -> Run:
         """A new sandbox and a run in it; what an earlier case has left claims nothing."""
         self.bench.control.reset()
         for run in self.bench.client.read_flow_runs():
             if run.state is None or not run.state.is_final():
                 self.bench.client.delete_flow_run(run.id)
-        return self.bench.start()
+        return self.bench.start(**request)
 
-    def child(self, run: Run, *arguments: str) -> subprocess.Popen[bytes]:
+    def child(self, run: Run | FlowRun, *arguments: str) -> subprocess.Popen[bytes]:
         """Start executing the run, as a worker does."""
         return subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "prove.execute_run", str(run.id), *arguments],
@@ -80,16 +83,16 @@ class Site:
             stderr=subprocess.DEVNULL,
         )
 
-    def execute(self, run: Run, *arguments: str) -> None:
+    def execute(self, run: Run | FlowRun, *arguments: str) -> None:
         """Execute until the child ends."""
         with self.child(run, *arguments) as child:
             ended(child)
 
     def free(self, run: Run) -> None:
         """Let go of what a process that is gone has held; its lease would end by itself."""
-        workspace = run.parameters["request"]["workspace_id"]
+        slot = artifact_key("workspace", subject_in(run.parameters["request"]))
         with suppress(ObjectNotFound):
-            self.bench.client.delete_global_concurrency_limit_by_name(f"cmek-workspace-{workspace}")
+            self.bench.client.delete_global_concurrency_limit_by_name(slot)
 
     def converge(self, run: Run) -> None:
         """Go on as people would: retry what has ended badly, approve what is asked.
@@ -130,10 +133,10 @@ def check_end(bench: Onboardings, run: Run) -> None:
         AssertionError: Says what else there is.
     """
     world = bench.sandbox.world
-    assert sum(one["effect"] for one in bench.attaches()) == 1
-    assert len([name for name in world.kms.crypto_keys if name == bench.key_name]) == 1
-    scene = Scene(world)
+    scene = Scene(world, creates=bool(run.parameters["request"].get("create_workspace")))
     sight = scene.look()
+    assert len(scene.workspaces()) == 1
+    assert sum(one.effect for one in scene.attaches(world.log.entries)) == 1
     assert sight.roles == frozenset(ROLES)
     assert scene.external_keys() == [sight.attached]
 
