@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from prefect.states import Scheduled
 
+from blocks import AnthropicAdmin
 from cmek.approval import Ask
 from cmek.evidence.page import record_in
 from cmek.evidence.verify import loads
@@ -179,6 +180,58 @@ def test_signers_enrolled_while_a_run_waits_count_at_once(
     assert run.state == "Suspended"
     assert "0 of 1 required signatures" in run.text()
     assert "signed_approvals" in run.form()["required"]
+    assert bench.attaches() == []
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize(
+    "change",
+    [{"requested_by": "eve@example.com"}, {"four_eyes": False}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_signature_does_not_carry_over_to_patched_parameters(
+    office: Office, bench: Onboardings, run: Run, change: dict[str, object]
+) -> None:
+    """Patched after an honest signature was given for what was asked."""
+    answer = run.full_answer(**signed(office, run, APPROVER))
+    parameters = {"request": run.parameters["request"] | change}
+    bench.client.request(
+        "PATCH", f"/flow_runs/{run.id}", json={"parameters": parameters}
+    ).raise_for_status()
+    bench.client.resume_flow_run(run.id, run_input=answer)
+    run.execute()
+    assert run.state == "Failed"
+    assert "parameters of this run were changed" in run.message
+    assert bench.attaches() == []
+
+
+@pytest.mark.prove
+def test_a_signature_does_not_carry_over_to_a_changed_block(
+    office: Office, bench: Onboardings, run: Run
+) -> None:
+    """Another address of the Admin API: another plan, which nobody has signed."""
+    fields = signed(office, run, APPROVER)
+    sandbox = bench.sandbox
+    elsewhere = sandbox.http.replace("127.0.0.1", "localhost")
+    for url in (elsewhere, sandbox.http):
+        AnthropicAdmin(base_url=url, admin_key=sandbox.admin_key).save(
+            "anthropic-admin", overwrite=True
+        )
+        run.approve(**fields)
+        assert run.state == "Suspended", url  # back again, the signature is of an earlier ask
+        assert bench.attaches() == []
+
+
+@pytest.mark.prove
+def test_an_approver_who_is_revoked_before_the_run_goes_on_approves_nothing(
+    office: Office, bench: Onboardings, run: Run
+) -> None:
+    """What counts is whom the worker trusts at the gate, not when the form was sent."""
+    run.answer(**signed(office, run, APPROVER))
+    office.revoke(GRACE)
+    run.execute()
+    assert run.state == "Suspended"
+    assert "revoked" in run.text()
     assert bench.attaches() == []
 
 
