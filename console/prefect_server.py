@@ -74,7 +74,7 @@ def start_server(home: Path, port: int, environment: Mapping[str, str]) -> Child
     return start(
         "Prefect server",
         [sys.executable, "-m", "prefect", "server", "start"],
-        environment={**environment, **own},
+        environment={**own, **environment},
         directory=home,
         log=home / "server.log",
     )

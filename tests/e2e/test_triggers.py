@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling, Scheduled
@@ -43,22 +42,6 @@ def attach(stack: Stack, run_id: UUID) -> None:
     assert stack.is_attached(ask.workspace_id)
 
 
-def wait_for_runs(stack: Stack, *, at_least: int = 1, **wanted: object) -> list[FlowRun]:
-    """Wait until there are runs that fit a filter."""
-    deadline = time.monotonic() + 60
-    while True:
-        found = stack.client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted))
-        if len(found) >= at_least or time.monotonic() > deadline:
-            return found
-        time.sleep(0.3)
-
-
-def runs_of(stack: Stack, workspace: str, *, at_least: int = 1) -> list[FlowRun]:
-    """The onboarding runs for a workspace."""
-    tags = {"all_": [f"workspace:{workspace}"]}
-    return wait_for_runs(stack, at_least=at_least, tags=tags)
-
-
 @pytest.mark.parametrize(
     ("heading", "language"),
     [
@@ -77,7 +60,7 @@ def test_the_documented_call_starts_one_run_and_notices_another_request(
     assert min(asked.values()) > 1
     again = follow(stack, heading, language, WORKSPACE=workspace)
     assert again.stdout == first.stdout, again.stderr
-    assert len(runs_of(stack, workspace)) == 1
+    assert len(stack.runs_of(workspace)) == 1
     other = follow(stack, heading, language, WORKSPACE=workspace, REQUESTER="eve@example.com")
     assert other.returncode == 1
     assert "another request; nothing was started" in other.stderr
@@ -102,7 +85,7 @@ def test_the_documented_call_says_which_field_is_wrong(
     refused = follow(stack, heading, language, WORKSPACE="wrkspc_x")
     assert refused.returncode != 0
     assert "workspace_id" in refused.stdout + refused.stderr
-    assert runs_of(stack, "wrkspc_x", at_least=0) == []
+    assert stack.runs_of("wrkspc_x", at_least=0) == []
 
 
 @pytest.mark.prove
@@ -130,7 +113,7 @@ def test_a_posted_event_ends_in_an_attached_workspace(stack: Stack) -> None:
     workspace = stack.new_workspace("announced <b>{{ 6*7 }}</b>")
     sent = follow(stack, "An event", "bash", WORKSPACE=workspace)
     assert sent.returncode == 0, sent.stdout + sent.stderr
-    (run,) = runs_of(stack, workspace)
+    (run,) = stack.runs_of(workspace)
     assert run.parameters["request"]["requested_by"] == REQUESTER
     attach(stack, run.id)
 
@@ -146,8 +129,7 @@ def test_a_malformed_event_shows_as_a_failed_run(stack: Stack) -> None:
         "payload": {"workspace": {"$ref": {"block_document_id": str(uuid4())}}},
     }
     stack.client.request("POST", "/events", json=[event]).raise_for_status()
-    (run,) = wait_for_runs(
-        stack,
+    (run,) = stack.wait_for_runs(
         state={"name": {"any_": ["Failed"]}},
         name={"any_": ["a workspace was created"]},
     )
@@ -161,7 +143,7 @@ def test_a_discovery_ends_in_an_attached_workspace(stack: Stack) -> None:
     hourly = stack.client.read_deployment_by_name("discover-workspaces/hourly")
     run = stack.client.create_flow_run_from_deployment(hourly.id)
     stack.wait_for_state(run.id, "Started")
-    (onboarding,) = runs_of(stack, workspace)
+    (onboarding,) = stack.runs_of(workspace)
     attach(stack, onboarding.id)
 
 
@@ -184,13 +166,12 @@ def test_of_runs_that_start_at_the_same_moment_one_attaches(stack: Stack) -> Non
     ]
     sent = follow(stack, "An event", "bash", WORKSPACE=workspace)
     assert sent.returncode == 0, sent.stderr
-    (announced,) = wait_for_runs(
-        stack,
+    (announced,) = stack.wait_for_runs(
         state={"name": {"any_": ["Started", "Nothing to start"]}},
         start_time={"after_": at.timestamp},
         name={"any_": ["a workspace was created"]},
     )
-    by_event = {run.id for run in runs_of(stack, workspace)} - set(by_hand)
+    by_event = {run.id for run in stack.runs_of(workspace)} - set(by_hand)
     assert len(by_event) == (announced.state_name == "Started")
     every = [*by_hand, *by_event]
     deadline = time.monotonic() + 60

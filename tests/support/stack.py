@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import OrchestrationResult
 
@@ -82,6 +84,21 @@ class Stack:
         """Wait until the run is in a state of one of these names; any other end is an error."""
         run_id = run if isinstance(run, UUID) else run.id
         return runs.wait_for_state(self.client, run_id, set(names), seconds=seconds)
+
+    def wait_for_runs(self, *, at_least: int = 1, **wanted: object) -> list[FlowRun]:
+        """Wait until there are runs that fit a filter; after a minute, those that there are."""
+        deadline = time.monotonic() + 60
+        while True:
+            fitting = FlowRunFilter.model_validate(wanted)
+            found = self.client.read_flow_runs(flow_run_filter=fitting)
+            if len(found) >= at_least or time.monotonic() > deadline:
+                return found
+            time.sleep(0.3)
+
+    def runs_of(self, workspace: str, *, at_least: int = 1) -> list[FlowRun]:
+        """The onboarding runs for a workspace, once there are any."""
+        tags = {"all_": [f"workspace:{workspace}"]}
+        return self.wait_for_runs(at_least=at_least, tags=tags)
 
     def wait_for_ask(
         self, run: FlowRun | UUID, *, after: approvals.Ask | None = None, seconds: float = 60
