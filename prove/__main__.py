@@ -11,6 +11,7 @@ import re
 import secrets
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,18 +42,24 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes at a time")
     parser.add_argument("--write", action="store_true", help=f"the rows into {PAGE.name}, too")
     options = parser.parse_args()
-    started = time.monotonic()
-    with ThreadPoolExecutor(max_workers=options.workers) as pool:
-        rows = list(pool.map(lambda name: _RUN[name](options), options.only))
+    started, writing = time.monotonic(), threading.Lock()
     when = f"{datetime.now(UTC):%Y-%m-%d}, seed {options.seed}"
-    lines = [row.line(when) for row in rows]
-    write("\n".join([HEAD, *lines]))
+
+    def prove(name: str) -> Row:
+        row = _RUN[name](options)
+        with writing:  # at once, so that nothing is lost of a run that is stopped
+            sys.stderr.write(f"{(time.monotonic() - started) / 60:.0f} min {row.line(when)}\n")
+            if options.write:
+                PAGE.write_text(with_rows(PAGE.read_text(), [row.line(when)]))
+        return row
+
+    with ThreadPoolExecutor(max_workers=options.workers) as pool:
+        rows = list(pool.map(prove, options.only))
+    write("\n".join([HEAD, *(row.line(when) for row in rows)]))
     for row in rows:
         for problem in row.problems:
             write(f"\n{row.proof}: {problem}")
     write(f"\n{(time.monotonic() - started) / 60:.0f} minutes")
-    if options.write:
-        PAGE.write_text(with_rows(PAGE.read_text(), lines))
     return 0 if all(row.passed for row in rows) else 1
 
 
