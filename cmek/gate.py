@@ -28,7 +28,7 @@ class Course(StrEnum):
     REJECTED = "Rejected"
     """A person said no."""
     ASK_AGAIN = "Not answered for this plan"
-    """The facts are attachable but not the approved ones, or the answer does not count."""
+    """Attachable facts, but not the approved ones or looked at too slowly; or no answer counts."""
     STOP = "Refused"
     """These facts must not be attached, whoever approves."""
 
@@ -208,7 +208,7 @@ def _of_time(
         reasons.append(Reason("validation_order", text, Course.STOP))
     if not 0 <= monotonic - proof.started_at <= FRESHNESS_SECONDS:
         text = f"the validation is older than {FRESHNESS_SECONDS:.0f} s"
-        reasons.append(Reason(VALIDATION_AGE, text, Course.STOP))
+        reasons.append(Reason(VALIDATION_AGE, text, Course.ASK_AGAIN))
     return reasons
 
 

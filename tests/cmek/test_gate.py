@@ -194,16 +194,16 @@ def test_only_a_look_that_took_too_long_is_worth_another() -> None:
     late = MONOTONIC + FRESHNESS_SECONDS
     outcome = approved(make.circumstances(), monotonic=late)
     assert isinstance(outcome, Refusal)
-    assert (outcome.is_only_late, outcome.course) == (True, Course.STOP)
+    assert (outcome.is_only_late, outcome.course) == (True, Course.ASK_AGAIN)
     for circumstances in (make.circumstances(), with_facts(workspace_archived=True)):
         outcome = verdict(
             answer=make.answer(decision="reject"), circumstances=circumstances, monotonic=late
         )
         assert isinstance(outcome, Refusal)
         assert not outcome.is_only_late
-    outcome = approved(with_facts(workspace_archived=True))
+    outcome = approved(with_facts(workspace_archived=True), monotonic=late)
     assert isinstance(outcome, Refusal)
-    assert not outcome.is_only_late
+    assert (outcome.is_only_late, outcome.course) == (False, Course.STOP)
 
 
 def test_a_prerequisite_that_newly_fails_stops() -> None:
