@@ -5,8 +5,6 @@ The sandbox holds the call back, before or after its effect, until the process i
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from typing import Any, Final
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
-from prove.site import Site, ended, site
+from prove.site import Site, ended, try_all
 from tests.support.fleet import Fleet
 from tests.support.onboarding import Run
 from tests.support.revalidation import Revalidations
@@ -65,23 +63,6 @@ def cases() -> Iterator[tuple[str, Callable[[Site], None]]]:
         yield str(create), partial(_creation, kill=create)
         validation = Kill("external_keys.validate", KEYS // 2, when)
         yield f"{validation}, revalidating", partial(_revalidation, kill=validation)
-
-
-def try_all(chosen: str) -> tuple[int, list[str]]:
-    """How many were tried, and what did not converge."""
-    tried, problems = 0, []
-    with site() as place:
-        for name, attempt in cases():
-            if chosen not in name:
-                continue
-            tried += 1
-            try:
-                attempt(place)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is told
-                problems.append(f"{name}: {type(error).__name__}: {error}")
-                sys.stderr.write(problems[-1] + "\n")
-            sys.stderr.write(f"{name}: tried\n")
-    return tried, problems
 
 
 def _onboarding(place: Site, *, kill: Kill) -> None:
@@ -170,5 +151,4 @@ def _killed(place: Site, run: Run | FlowRun, kill: Kill) -> bool:
 
 
 if __name__ == "__main__":
-    tried, found = try_all(" ".join(sys.argv[2:]))
-    sys.stdout.write(json.dumps({"tried": tried, "problems": found}) + "\n")
+    try_all(cases())

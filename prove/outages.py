@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
-from prove.site import Site, ended, site
+from prove.site import Site, ended, try_all
 from tests.support.onboarding import Run
 
 PHASES: Final = (
@@ -39,22 +37,6 @@ def cases() -> Iterator[tuple[str, Callable[[Site], None]]]:
         yield f"disk full at {size} bytes, attaching", partial(_disk_full, size=size, behind=True)
     yield "two processes prepare one run", partial(_race, behind=False)
     yield "two processes go on with one run", partial(_race, behind=True)
-
-
-def try_all(chosen: str) -> tuple[int, list[str]]:
-    """How many were tried, and what did not converge."""
-    tried, problems = 0, []
-    with site() as place:
-        for name, attempt in cases():
-            if chosen not in name:
-                continue
-            tried += 1
-            try:
-                attempt(place)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is told
-                problems.append(f"{name}: {type(error).__name__}: {error}")
-            sys.stderr.write(f"{name}: {problems[-1:] if problems else 'converged'}\n")
-    return tried, problems
 
 
 def _server_killed(place: Site, *, call: tuple[str, int, str]) -> None:
@@ -133,5 +115,4 @@ def _asked(place: Site) -> Run:
 
 
 if __name__ == "__main__":
-    number, found = try_all(" ".join(sys.argv[2:]))
-    sys.stdout.write(json.dumps({"tried": number, "problems": found}) + "\n")
+    try_all(cases())

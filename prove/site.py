@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,29 @@ def site() -> Iterator[Site]:
                     server = made.server
         finally:
             stop([server])
+
+
+def try_all(cases: Iterable[tuple[str, Callable[[Site], None]]]) -> None:
+    """Print how many were tried and what did not converge, as JSON.
+
+    Of the command's arguments the first is a seed, which nothing here needs; the others, if any,
+    must be in a case's name.
+    """
+    chosen = " ".join(sys.argv[2:])
+    tried, problems = 0, []
+    with site() as place:
+        for name, attempt in cases:
+            if chosen not in name:
+                continue
+            tried += 1
+            end = "converged"
+            try:
+                attempt(place)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+                end = f"{type(error).__name__}: {error}"
+                problems.append(f"{name}: {end}")
+            sys.stderr.write(f"{name}: {end}\n")
+    sys.stdout.write(json.dumps({"tried": tried, "problems": problems}) + "\n")
 
 
 def _server(home: Path, port: int, environment: Mapping[str, str], key: str) -> Child:
