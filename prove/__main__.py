@@ -33,6 +33,10 @@ ATTACKS: Final = (
 KILLED_AT_LEAST: Final = 0.9
 
 
+class UnfinishedError(Exception):
+    """A proof's process ended without a result; its own words are on standard error."""
+
+
 def main() -> int:
     """Run what was asked for; 0 when all of it holds."""
     parser = argparse.ArgumentParser(prog="python -m prove", description=__doc__)
@@ -46,7 +50,10 @@ def main() -> int:
     when = f"{datetime.now(UTC):%Y-%m-%d}, seed {options.seed}"
 
     def prove(name: str) -> Row:
-        row = _RUN[name](options)
+        try:
+            row = _RUN[name](options)
+        except UnfinishedError as error:
+            row = Row(name, 0, 0, "finished", (str(error),))
         with writing:  # at once, so that nothing is lost of a run that is stopped
             sys.stderr.write(f"{(time.monotonic() - started) / 60:.0f} min {row.line(when)}\n")
             if options.write:
@@ -129,7 +136,7 @@ def _json(*arguments: str) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(last[0])
     except (IndexError, ValueError):
-        raise SystemExit(f"{' '.join(arguments)} ended without a result; run it alone") from None
+        raise UnfinishedError(f"{' '.join(arguments)} ended without a result") from None
     return found
 
 

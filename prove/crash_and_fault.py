@@ -7,14 +7,13 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any, Final, TypeVar
 
 import stamina
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.support.crashes import crash_points, survive
-from tests.support.driver import Driver, driving
+from tests.support.driver import driving
 from tests.support.fault_combinations import (
     PATIENCE,
     Combination,
@@ -94,11 +93,6 @@ def combined(start: int) -> Found:
     """Combinations that Hypothesis draws; one that does not end well is shrunk first."""
     tried = 0
 
-    def attempt(driver: Driver, combination: Combination) -> None:
-        nonlocal tried
-        tried += 1
-        survive_combination(driver, combination)
-
     chosen = settings(
         max_examples=COMBINATIONS,
         deadline=None,
@@ -107,7 +101,13 @@ def combined(start: int) -> Found:
         suppress_health_check=list(HealthCheck),
     )
     with driving() as driver:
-        explore = given(combinations(driver))(partial(attempt, driver))
+
+        def attempt(combination: Combination) -> None:
+            nonlocal tried
+            tried += 1
+            survive_combination(driver, combination)
+
+        explore = given(combinations(driver))(attempt)
         try:
             chosen(seed(start)(explore))()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told
