@@ -105,22 +105,27 @@ def mutants(options: argparse.Namespace) -> Row:
     return Row("mutants", found["tried"], found["killed"], result, left, KILLED_AT_LEAST)
 
 
-def _counted(proof: str, result: str, *module: str) -> Callable[[argparse.Namespace], Row]:
-    """A proof that says how many cases it tried and what was wrong with which of them."""
+def _counted(proof: str, result: str, *modules: str) -> Callable[[argparse.Namespace], Row]:
+    """A proof whose modules say how many cases they tried and what was wrong with which of them."""
 
     def prove(options: argparse.Namespace) -> Row:
-        found = _json(*module, str(options.seed))
-        problems = tuple(found["problems"])
-        return Row(proof, found["tried"], found["tried"] - len(problems), result, problems)
+        with ThreadPoolExecutor(max_workers=min(2, options.workers)) as pool:
+            found = list(pool.map(lambda one: _json(*one.split(), str(options.seed)), modules))
+        tried = sum(one["tried"] for one in found)
+        problems = tuple(problem for one in found for problem in one["problems"])
+        return Row(proof, tried, tried - len(problems), result, problems)
 
     return prove
 
 
+_IN_PROCESS: Final = "prove.crash_and_fault"
 _RUN: Final[dict[str, Callable[[argparse.Namespace], Row]]] = {
-    "crash points": _counted("crash points", "converged", "prove.crash_and_fault", "crashes"),
-    "fault scripts": _counted("fault scripts", "survived", "prove.crash_and_fault", "faults"),
+    "crash points": _counted("crash points", "converged", f"{_IN_PROCESS} crashes"),
+    "fault scripts": _counted(
+        "fault scripts", "survived", f"{_IN_PROCESS} faults", f"{_IN_PROCESS} more-faults"
+    ),
     "combinations of faults": _counted(
-        "combinations of faults", "survived", "prove.crash_and_fault", "combinations"
+        "combinations of faults", "survived", f"{_IN_PROCESS} combinations"
     ),
     "schedules": schedules,
     "guards taken away": _counted("guards taken away", "noticed by the model", "prove.weakened"),

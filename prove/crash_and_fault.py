@@ -66,15 +66,21 @@ def crashes(start: int) -> Found:
 
 
 def faults(start: int) -> Found:
-    """Each fault at each call; each call refused; each call left without an answer."""
+    """Each fault at each call of an onboarding."""
     del start
     with driving() as driver:
         scripts = [*all_scripts(driver), *all_scripts(driver, creates=True)]
-        first = try_all(driver, scripts, survive_faults)
-        second = try_all(driver, list(refusals(driver)), survive_refusal)
+        return try_all(driver, scripts, survive_faults)
+
+
+def more_faults(start: int) -> Found:
+    """Each call refused, or left without an answer; and all of it in a revalidation."""
+    del start
+    with driving() as driver:
+        refused = try_all(driver, list(refusals(driver)), survive_refusal)
     with driving(patience=PATIENCE) as driver:
-        third = try_all(driver, silences(driver), survive_faults)
-    return _sum(first, second, third, *_sweep_faults())
+        silent = try_all(driver, silences(driver), survive_faults)
+    return _sum(refused, silent, *_sweep_faults())
 
 
 def _sweep_faults() -> Iterator[Found]:
@@ -118,6 +124,7 @@ def combined(start: int) -> Found:
 _PARTS: Final[dict[str, Callable[[int], Found]]] = {
     "crashes": crashes,
     "faults": faults,
+    "more-faults": more_faults,
     "combinations": combined,
 }
 

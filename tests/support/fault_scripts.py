@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sandbox.faults import Fault
+from sandbox.world import World
 from tests.support.crashes import answer, begin, check_end, converge, crash_points
 from tests.support.driver import Driver
 
@@ -31,6 +33,7 @@ GRPC: Final[list[dict[str, Any]]] = [
     for status in ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "ABORTED", "INTERNAL")
 ]
 LONG: Final = 1000
+_MOST_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +110,16 @@ def survive_faults(driver: Driver, script: Script) -> None:
     if run.state not in {"Attached", "Already attached"}:
         converge(driver, run)
     check_end(scene, run, str(script))
+    settle(world)
+
+
+def settle(world: World) -> None:
+    """Let what was held back take effect in this world, not in the next script's.
+
+    Raises:
+        AssertionError: A call does not end.
+    """
+    deadline = time.monotonic() + _MOST_SECONDS
+    while held := [entry.call for entry in world.log.entries if entry.status == "PENDING"]:
+        assert time.monotonic() < deadline, held
+        time.sleep(0.01)
