@@ -100,7 +100,7 @@ def mutants(options: argparse.Namespace) -> Row:
     """Mutants of the gate, the plan and the signature check."""
     found = _json("prove.mutants", str(options.workers))
     alike = len(found["explained"])
-    result = f"killed, {alike} change nothing"
+    result = f"killed; {alike} equivalent"
     left = tuple(found["survivors"])
     return Row("mutants", found["tried"], found["killed"], result, left, KILLED_AT_LEAST)
 
