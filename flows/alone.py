@@ -62,14 +62,17 @@ async def working_alone(subject: str, *, claimed: bool) -> AsyncIterator[FlowRun
     limit = artifact_key("workspace", subject)  # not every character may be in its name
     deadline = time.monotonic() + HELD_SECONDS
     async with get_client() as client, AsyncExitStack() as held:
+
+        async def claimant() -> FlowRun | None:
+            return None if claimed else await _claimant(client, claim)
+
         await client.upsert_global_concurrency_limit_by_name(limit, 1)
-        other = None if claimed else await _claimant(client, claim)
+        other = await claimant()
         while other is None and not await _takes(limit, held):
             if time.monotonic() > deadline:
                 raise _held(limit)
-            other = None if claimed else await _claimant(client, claim)
-        if other is None and not claimed:  # one that had the slot before may have claimed it
-            other = await _claimant(client, claim)
+            other = await claimant()
+        other = other or await claimant()  # one that had the slot before may have claimed it
         if other is None:
             await _tag(client, claim, workspace_tag(subject))
         yield other
