@@ -23,13 +23,6 @@ AT_ONCE: Final = 8
 LOOPBACK: Final = "127.0.0.1"
 PROJECT: Final = Path(__file__).resolve().parent.parent
 
-KEPT_LEASES: Final = {
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
-        "prefect.server.concurrency.lease_storage.filesystem"
-    ),
-}
-"""By default a restarted server forgets who holds which slot, and then no slot becomes free."""
-
 _START_SECONDS = 120.0
 _KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 
@@ -63,13 +56,19 @@ def client_environment(home: Path, port: int) -> dict[str, str]:
 
 
 def start_server(home: Path, port: int, environment: Mapping[str, str]) -> Child:
-    """Start the server; its user interface is told the port too, or it would ask another one."""
+    """Start the server; its user interface is told the port too, or it would ask another one.
+
+    What the environment says outweighs what is chosen here.
+    """
     own = {
         "PREFECT_SERVER_API_HOST": LOOPBACK,
         "PREFECT_SERVER_API_PORT": str(port),
         # Kept out of the database, where it would lie beside what it encrypts.
         "PREFECT_SERVER_ENCRYPTION_KEY": base64.urlsafe_b64encode(os.urandom(32)).decode(),
-        **KEPT_LEASES,
+        # By default a restarted server forgets who holds which slot, and no slot becomes free.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"
+        ),
     }
     return start(
         "Prefect server",

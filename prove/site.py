@@ -23,8 +23,13 @@ from prefect.states import Scheduled
 from cmek.anthropic_identity import ROLES
 from cmek.report import artifact_key
 from cmek.request import subject_in
-from console.prefect_server import KEPT_LEASES, client_environment, free_port, wait_for_server
-from console.processes import Child, start, stop
+from console.prefect_server import (
+    client_environment,
+    free_port,
+    start_server,
+    wait_for_server,
+)
+from console.processes import Child, stop
 from tests.support.onboarding import Onboardings, Run, onboardings
 from tests.support.scene import Scene
 
@@ -191,15 +196,7 @@ def try_all(cases: Iterable[tuple[str, Callable[[Site], None]]]) -> None:
 
 
 def _server(home: Path, port: int, environment: Mapping[str, str], key: str) -> Child:
-    own = {
-        "PREFECT_SERVER_API_HOST": "127.0.0.1",
-        "PREFECT_SERVER_API_PORT": str(port),
-        "PREFECT_SERVER_ENCRYPTION_KEY": key,
-        **KEPT_LEASES,
-    }
-    command = [sys.executable, "-m", "prefect", "server", "start"]
-    log = home / "server.log"
-    return start("server", command, environment={**environment, **own}, directory=home, log=log)
+    return start_server(home, port, {**environment, "PREFECT_SERVER_ENCRYPTION_KEY": key})
 
 
 def _wait(server: Child, environment: Mapping[str, str]) -> None:
