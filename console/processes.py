@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,7 @@ T = TypeVar("T")
 STOP_SECONDS = 8.0
 _POLL_SECONDS = 0.05
 _TAIL_LINES = 25
+_ENDED = frozenset("ZX")
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -109,7 +110,10 @@ def wait_for_exit(child: Child, *, seconds: float) -> None:
 
 
 def stop(children: Iterable[Child], *, seconds: float = STOP_SECONDS) -> None:
-    """End the children's groups: TERM to all, and KILL to those left when `seconds` have passed."""
+    """End the children's groups: TERM to all, and KILL to those left when `seconds` have passed.
+
+    When it returns, the other members of the groups have ended, too (on Linux).
+    """
     running = [child for child in children if child.is_running]
     for child in running:
         _signal_group(child.process.pid, signal.SIGTERM)
@@ -120,6 +124,11 @@ def stop(children: Iterable[Child], *, seconds: float = STOP_SECONDS) -> None:
     for child in running:
         _signal_group(child.process.pid, signal.SIGKILL)
         child.process.wait()
+    # Only the leader can be waited for: the rest of its group may not have noticed the signal yet.
+    leaders = {child.process.pid for child in running}
+    deadline = time.monotonic() + STOP_SECONDS
+    while _in_groups(leaders) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
 
 
 def processes_with(variable: str, value: str) -> list[int]:
@@ -180,6 +189,19 @@ def _handling(handler: Callable[[int, FrameType | None], None] | signal.Handlers
 
 def _raise_exit(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+def _in_groups(leaders: Collection[int]) -> bool:
+    """Whether a process of these groups runs. A zombie, which init has yet to reap, does not.
+
+    Asked of /proc, since a signal of number 0 reaches zombies, too. False where there is none.
+    """
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _parent, group = entry.read_text().rpartition(")")[2].split()[:3]
+            if int(group) in leaders and state not in _ENDED:
+                return True
+    return False
 
 
 def _signal_group(leader: int, number: signal.Signals) -> None:
