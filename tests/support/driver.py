@@ -133,6 +133,11 @@ class Driver:
                 await self._reach(number, name, "after")
 
     @property
+    def is_this_loop(self) -> bool:
+        """Whether the caller runs in the driver's event loop."""
+        return asyncio.get_running_loop() is self.loop
+
+    @property
     def is_killed(self) -> bool:
         """Whether the process of this execution is gone: nothing of it may leave a trace."""
         return self._killed.is_set()
@@ -298,10 +303,16 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
 
 
 def _watched(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
-    """The hook around every outside call, the clients' own retries included."""
-    send, call = httpx.AsyncClient.send, CloudKms._call
+    """The hook around every outside call, the clients' own retries included.
+
+    Only those of the driver's loop: Prefect's threads send the logs of earlier tests meanwhile.
+    """
+    send, transport_for = httpx.AsyncClient.send, httpx.AsyncClient._transport_for_url
+    call = CloudKms._call
 
     async def watched_send(self: httpx.AsyncClient, request: httpx.Request, **kwargs: Any) -> Any:
+        if not driver.is_this_loop:
+            return await send(self, request, **kwargs)
         if driver.refused(driver.calls + 1):
             request = _to_nobody(request)
         asked = f"{request.method} {request.url.path}"
@@ -317,7 +328,11 @@ def _watched(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
 
     if not driver.sockets:
         inside = httpx.ASGITransport(http_app(driver.sandbox.world))
-        yield httpx.AsyncClient, "_transport_for_url", lambda self, url: inside
+
+        def transport(self: httpx.AsyncClient, url: httpx.URL) -> Any:
+            return inside if driver.is_this_loop else transport_for(self, url)
+
+        yield httpx.AsyncClient, "_transport_for_url", transport
     yield httpx.AsyncClient, "send", watched_send
     yield CloudKms, "_call", watched_call
 

@@ -1,0 +1,38 @@
+"""What the driver does to a run's requests, it does to nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import httpx
+import pytest
+
+from tests.support.crashes import begin
+from tests.support.driver import driving
+from tests.support.runs import Killed
+
+
+@pytest.mark.parametrize("sockets", [True, False])
+def test_a_request_of_another_thread_is_neither_held_nor_counted(sockets: bool) -> None:
+    """Prefect sends logs from a thread of its own; held for ever, the session would not end."""
+
+    def kill(number: int, when: str) -> None:
+        raise Killed
+
+    answers: list[int] = []
+
+    async def ask(address: str) -> None:
+        async with httpx.AsyncClient() as client:
+            answers.append((await client.get(f"{address}/v1/organizations/me")).status_code)
+
+    with driving(sockets=sockets) as driver:
+        _, run = begin(driver, creates=False)
+        driver.execute(run, kill)
+        assert run.state == "Crashed"
+        driver.calls = 0
+        other = threading.Thread(target=lambda: asyncio.run(ask(driver.sandbox.http)), daemon=True)
+        other.start()
+        other.join(timeout=10)
+    assert answers == [httpx.codes.UNAUTHORIZED]
+    assert driver.calls == 0
