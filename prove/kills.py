@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
 from prove.site import Site, ended, try_all
+from tasks.sent_creates import SENT_TAG
 from tests.support.fleet import Fleet
 from tests.support.onboarding import Run
 from tests.support.revalidation import Revalidations
@@ -38,7 +39,6 @@ KEYS: Final = 6
 """Of a revalidation that is killed at its fourth validation."""
 _HELD: Final = 20.0
 _SECONDS: Final = 90.0
-_SENT: Final = "cmek-create-sent:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,8 @@ def _creation(place: Site, *, kill: Kill) -> None:
 def _ten_minutes_pass(place: Site, run: Run) -> None:
     """Since the create was sent."""
     then = datetime.now(UTC) - timedelta(minutes=11)
-    tags = [tag for tag in run.read().tags if not tag.startswith(_SENT)]
-    place.bench.client.update_flow_run(run.id, tags=[*tags, f"{_SENT}{then.isoformat()}"])
+    tags = [tag for tag in run.read().tags if not tag.startswith(SENT_TAG)]
+    place.bench.client.update_flow_run(run.id, tags=[*tags, f"{SENT_TAG}{then.isoformat()}"])
 
 
 def _revalidation(place: Site, *, kill: Kill) -> None:

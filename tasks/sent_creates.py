@@ -20,7 +20,8 @@ from tasks.this_run import run_id
 
 LATE: Final = timedelta(minutes=10)
 """How long a request may be under way: the official SDK gives up waiting then (600 s)."""
-_TAG: Final = "cmek-create-sent:"
+SENT_TAG: Final = "cmek-create-sent:"
+"""Of a run, followed by when it sent a create, in ISO 8601."""
 
 
 class CreateInDoubtError(Exception):
@@ -30,7 +31,7 @@ class CreateInDoubtError(Exception):
 async def mark_sent() -> None:
     """Before a create is sent: note it where every later run sees it."""
     async with get_client() as client:
-        await _retag(client, f"{_TAG}{datetime.now(UTC).isoformat(timespec='seconds')}")
+        await _retag(client, f"{SENT_TAG}{datetime.now(UTC).isoformat(timespec='seconds')}")
 
 
 async def unmark_sent() -> None:
@@ -73,11 +74,11 @@ async def _runs_for(client: PrefectClient, subject: str) -> list[FlowRun]:
 
 
 def _sent(run: FlowRun) -> list[datetime]:
-    marks = [tag.removeprefix(_TAG) for tag in run.tags if tag.startswith(_TAG)]
+    marks = [tag.removeprefix(SENT_TAG) for tag in run.tags if tag.startswith(SENT_TAG)]
     return [datetime.fromisoformat(mark) for mark in marks]
 
 
 async def _retag(client: PrefectClient, *mark: str) -> None:
     run = await client.read_flow_run(run_id())
-    kept = {tag for tag in run.tags if not tag.startswith(_TAG)}
+    kept = {tag for tag in run.tags if not tag.startswith(SENT_TAG)}
     await client.update_flow_run(run.id, tags=sorted(kept.union(mark)))

@@ -9,7 +9,6 @@ from typing import Final
 
 from hypothesis import strategies as st
 
-from sandbox.faults import Fault
 from tests.support.crashes import answer, begin, check_end, converge, crash_points
 from tests.support.driver import Driver
 from tests.support.fault_scripts import LONG, Script, all_scripts
@@ -63,9 +62,7 @@ def survive_refusal(driver: Driver, deaf: Deaf) -> None:
             driver.execute(run)
         finally:
             driver.refused = lambda number: False
-        if run.error is not None:
-            owner = type(run.error).__module__.partition(".")[0]
-            assert owner in {"cmek", "flows", "tasks"}, f"{deaf}: {run.message}"
+        run.check_error(str(deaf))
         if run.state != "Suspended":
             break
         answer(run)
@@ -104,13 +101,10 @@ def survive_combination(driver: Driver, combination: Combination) -> None:
     world = scene.world
     world.clock.advance(timedelta(seconds=combination.skew))
     for script, skip, times in combination.scripts:
-        fields = dict(script.fault) | {"call": script.call, "when": script.when}
-        world.faults.add(Fault.model_validate(fields | {"skip": skip, "times": times}))
+        world.faults.add(script.injected(skip=skip, times=times))
     for _ in range(3):
         driver.execute(run)
-        if run.error is not None:
-            owner = type(run.error).__module__.partition(".")[0]
-            assert owner in {"cmek", "flows", "tasks"}, run.message
+        run.check_error(str(combination))
         if run.state == "Suspended":
             answer(run)
         elif run.state in {"Failed", "Crashed"}:

@@ -45,11 +45,19 @@ class Script:
     when: str
     lasting: bool
     creates: bool = False
+    resource: str = "*"
+
+    def injected(self, **bounds: int) -> Fault:
+        """The sandbox's line for it; `bounds` say how often, and how many calls pass first."""
+        fields: dict[str, Any] = {"times": LONG if self.lasting else 1} | bounds
+        where = {"call": self.call, "resource": self.resource, "when": self.when}
+        return Fault.model_validate(dict(self.fault) | where | fields)
 
     def __str__(self) -> str:
         said = " ".join(f"{name}={value}" for name, value in self.fault)
         what = "creating: " if self.creates else ""
-        return f"{what}{self.call} {self.when} {said} {'for long' if self.lasting else 'once'}"
+        where = f"{self.call} {self.resource}".removesuffix("*").rstrip()
+        return f"{what}{where} {self.when} {said} {'for long' if self.lasting else 'once'}"
 
 
 def all_scripts(driver: Driver, *, creates: bool = False) -> list[Script]:
@@ -90,17 +98,13 @@ def survive_faults(driver: Driver, script: Script) -> None:
     """
     scene, run = begin(driver, creates=script.creates)
     world = scene.world
-    times = LONG if script.lasting else 1
-    fields = dict(script.fault) | {"call": script.call, "when": script.when, "times": times}
-    world.faults.add(Fault.model_validate(fields))
+    world.faults.add(script.injected())
     for _ in range(2):
         done = len(world.log.entries)
         driver.execute(run)
         counts = Counter(entry.call for entry in world.log.entries[done:])
         assert counts[script.call] <= MOST_CALLS, f"{script}: {counts[script.call]} calls"
-        if run.error is not None:
-            owner = type(run.error).__module__.partition(".")[0]
-            assert owner in {"cmek", "flows", "tasks"}, f"{script}: {run.message}"
+        run.check_error(str(script))
         if run.state != "Suspended":
             break
         answer(run)

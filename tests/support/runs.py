@@ -40,6 +40,15 @@ class AnyRun:
         """
         raise NotImplementedError
 
+    def check_error(self, about: str) -> None:
+        """Whatever happens outside, a run ends with an error type of ours.
+
+        Raises:
+            AssertionError: It ended with another.
+        """
+        owner = type(self.error).__module__.partition(".")[0]
+        assert self.error is None or owner in {"cmek", "flows", "tasks"}, f"{about}: {self.message}"
+
     def retry(self) -> None:
         """What *Retry* in the UI does."""
         self.attempt += 1

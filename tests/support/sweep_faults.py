@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from cmek.admin_errors import AdminApiError
 from cmek.transport_retry import ATTEMPTS
-from sandbox.faults import Fault
 from tests.support.crashes import WHEN
 from tests.support.fault_combinations import PATIENCE
-from tests.support.fault_scripts import LONG, faults_of
+from tests.support.fault_scripts import Script, faults_of
 from tests.support.revalidating import Revalidation
 from tests.support.sweep_crashes import sweep_points
 from tests.support.sweeps import BEYOND, NEWS, VERDICTS, Sweeps
@@ -21,27 +20,11 @@ FIRST_READS: Final = {"organization.me", "workspaces.list", "external_keys.list"
 """Without their answers there is nothing to look at, and the run fails."""
 
 
-@dataclass(frozen=True, slots=True)
-class SweepScript:
-    """What goes wrong, at which resource."""
-
-    call: str
-    resource: str
-    fault: tuple[tuple[str, Any], ...]
-    when: str
-    lasting: bool
-
-    def __str__(self) -> str:
-        said = " ".join(f"{name}={value}" for name, value in self.fault)
-        where = f"{self.call} {self.resource}".strip()
-        return f"revalidating: {where} {self.when} {said} {'for long' if self.lasting else 'once'}"
-
-
-def sweep_scripts(sweeps: Sweeps) -> list[SweepScript]:
+def sweep_scripts(sweeps: Sweeps) -> list[Script]:
     """Every fault at every call that an undisturbed revalidation makes."""
     sweep_points(sweeps)
     return [
-        SweepScript(entry.call, entry.resource, tuple(fault.items()), when, lasting)
+        Script(entry.call, tuple(fault.items()), when, lasting, resource=entry.resource)
         for entry in sweeps.log
         for fault in faults_of(entry.service, entry.call)
         for when in WHEN
@@ -49,12 +32,12 @@ def sweep_scripts(sweeps: Sweeps) -> list[SweepScript]:
     ]
 
 
-def sweep_silences(sweeps: Sweeps) -> list[SweepScript]:
+def sweep_silences(sweeps: Sweeps) -> list[Script]:
     """The first call of each name gets no answer within the client's patience."""
     sweep_points(sweeps)
     fault = (("kind", "delay"), ("seconds", 2 * PATIENCE))
     calls = dict.fromkeys(entry.call for entry in sweeps.log)
-    return [SweepScript(call, "*", fault, when, False) for call in calls for when in WHEN]
+    return [Script(call, fault, when, lasting=False) for call in calls for when in WHEN]
 
 
 def sweep_refusals(sweeps: Sweeps) -> list[SweepRefusal]:
@@ -74,21 +57,18 @@ class SweepRefusal:
         return f"revalidating: call {self.number} refused {'for long' if self.lasting else 'once'}"
 
 
-def survive_sweep_faults(sweeps: Sweeps, script: SweepScript) -> None:
+def survive_sweep_faults(sweeps: Sweeps, script: Script) -> None:
     """Let it go wrong, then look again.
 
     Raises:
         AssertionError: Too many calls, a verdict that nobody could know, or one that is lost.
     """
     run = sweeps.begin()
-    times = LONG if script.lasting else 1
-    fields = dict(script.fault) | {"call": script.call, "resource": script.resource}
-    fault = Fault.model_validate(fields | {"when": script.when, "times": times})
-    sweeps.driver.sandbox.world.faults.add(fault)
+    sweeps.driver.sandbox.world.faults.add(script.injected())
     sweeps.driver.execute(run)
     sweeps.driver.sandbox.world.faults.clear()
-    _check_meanwhile(sweeps, run, str(script), _touched(sweeps, script))
-    _look_later(sweeps, run, str(script))
+    _check_meanwhile(sweeps, run, f"revalidating: {script}", _touched(sweeps, script))
+    _look_later(sweeps, run, f"revalidating: {script}")
 
 
 def survive_sweep_refusal(sweeps: Sweeps, deaf: SweepRefusal) -> None:
@@ -109,7 +89,7 @@ def survive_sweep_refusal(sweeps: Sweeps, deaf: SweepRefusal) -> None:
     _look_later(sweeps, run, str(deaf))
 
 
-def _touched(sweeps: Sweeps, script: SweepScript) -> Iterable[str]:
+def _touched(sweeps: Sweeps, script: Script) -> Iterable[str]:
     """Keys whose verdict hangs on the call."""
     if script.resource in {"", "*"} or script.call in FIRST_READS:
         return VERDICTS
