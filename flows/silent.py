@@ -1,4 +1,4 @@
-"""A run whose worker died without a word shows as Running for ever, and keeps its workspace."""
+"""A run whose worker died without a word stays Running or Pending, and keeps its workspace."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tasks.silence import other_than_silent
 async def look_at_silent_run(
     flow_run_id: UUID, watch_seconds: Annotated[float, Field(ge=0)] = 360
 ) -> State[Any]:
-    """Mark a run as crashed when it claims to be running and gives no sign of life.
+    """Mark a run as crashed when it claims to be running, or about to, and gives no sign of life.
 
     The automation `cmek: run is silent` starts this. Prefect's own action would believe the
     events alone: one that is late or lost ("database is locked") would crash a run that waits for
-    an approval. This one asks the server, and crashes nothing but a run that is Running.
+    an approval. This one asks the server, and crashes nothing but a run that is Running or Pending.
 
     Args:
         flow_run_id: The run to look at.

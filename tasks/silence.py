@@ -37,7 +37,7 @@ async def other_than_silent(client: PrefectClient, run_id: UUID, seconds: float)
             run = await client.read_flow_run(run_id)
         except ObjectNotFound:
             return "it was deleted"
-        if run.state is None or not run.state.is_running():
+        if run.state is None or not (run.state.is_running() or run.state.is_pending()):
             return f"it is {run.state_name or 'without a state'}"
         sign = Sign(run.state_id, await _last_heartbeat(client, run_id))
         first = first or sign

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Scheduled
+from prefect.states import Pending, Scheduled
 
 from console.automations import install
 from console.prefect_server import WORKER
+from console.runs import DEPLOYMENT
 from tests.support.killing import executing, kill_worker
 from tests.support.stack import Stack, running_stack
 
@@ -74,11 +76,24 @@ def test_a_killed_worker_costs_no_run(stack: Stack) -> None:
     assert len(names) == len(set(names))
 
 
+def test_a_run_that_a_worker_took_and_never_started_is_found(stack: Stack) -> None:
+    """It died in between: nothing but the state shows it."""
+    request = stack.request(stack.new_workspace("taken"))
+    far = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
+    deployment = stack.client.read_deployment_by_name(DEPLOYMENT)
+    run = stack.client.create_flow_run_from_deployment(
+        deployment.id, parameters={"request": request}, state=far
+    )
+    stack.client.set_flow_run_state(run.id, Pending())
+    wait_until_crashed(stack, run.id, time.monotonic() + FOUND_SECONDS)
+    stack.client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"))
+    attach(stack, run.id)
+
+
 def wait_until_crashed(stack: Stack, run_id: UUID, deadline: float) -> None:
     """Wait for the automation."""
-    while (state := stack.run(run_id).state) is not None and state.is_running():
+    while (state := stack.run(run_id).state) is not None and not state.is_crashed():
         assert time.monotonic() < deadline, "the dead run was not noticed"
         time.sleep(1)
     assert state is not None
-    assert state.is_crashed(), state
     assert "no sign of life" in str(state.message)

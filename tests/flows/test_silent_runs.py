@@ -1,4 +1,7 @@
-"""What is marked as crashed: a run that claims to be running and gives no sign of life."""
+"""What is marked as crashed: a run that claims to be running and gives no sign of life.
+
+Pending is such a claim: a worker has taken it, and starts its process.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Paused, Pending, Running, Suspended
+from prefect.states import Completed, Paused, Pending, Running, Scheduled, Suspended
 
 from flows.silent import look_at_silent_run
 from tests.support.onboarding import Onboardings
@@ -51,11 +54,12 @@ def heartbeat(client: SyncPrefectClient, run_id: UUID) -> None:
     client.request("POST", "/events", json=[event]).raise_for_status()
 
 
-def test_a_running_run_without_a_sign_of_life_is_marked_as_crashed(
-    bench: Onboardings,
+@pytest.mark.parametrize("states", [(Pending(), Running()), (Pending(),)])
+def test_a_run_without_a_sign_of_life_is_marked_as_crashed(
+    bench: Onboardings, states: tuple[State, ...]
 ) -> None:
     """The state says what a person can do."""
-    run_id = run_in(bench.client, Pending(), Running())
+    run_id = run_in(bench.client, *states)
     assert look(run_id, 1)[0] == "Marked as crashed"
     state = bench.client.read_flow_run(run_id).state
     assert state is not None
@@ -64,7 +68,7 @@ def test_a_running_run_without_a_sign_of_life_is_marked_as_crashed(
 
 
 @pytest.mark.parametrize(
-    "state", [Suspended(timeout_seconds=600), Paused(timeout_seconds=600), Pending(), Completed()]
+    "state", [Suspended(timeout_seconds=600), Paused(timeout_seconds=600), Scheduled(), Completed()]
 )
 def test_a_run_that_does_not_claim_to_be_running_is_left_alone(
     bench: Onboardings, state: State
@@ -81,10 +85,13 @@ def test_a_heartbeat_or_another_state_while_watched_is_a_sign_of_life(
 ) -> None:
     """A run that was only late goes on, and so does one that begins to wait meanwhile."""
     beats, waits = (run_in(bench.client, Running()) for _ in range(2))
+    starts = run_in(bench.client, Pending())
     threading.Timer(1, heartbeat, (bench.client, beats)).start()
     assert look(beats, 20) == ("Left alone", f"run {beats}: it gave a sign of life")
     threading.Timer(1, begin_to_wait, (bench.client, waits)).start()
     assert look(waits, 20) == ("Left alone", f"run {waits}: it is Suspended")
+    threading.Timer(1, bench.client.set_flow_run_state, (starts, Running(), True)).start()
+    assert look(starts, 20) == ("Left alone", f"run {starts}: it gave a sign of life")
     assert bench.client.read_flow_run(beats).state_name == "Running"
 
 

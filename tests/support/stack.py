@@ -73,12 +73,15 @@ class Stack:
 
     def start_onboarding(self, workspace_id: str, **request: Any) -> FlowRun:
         """Start a run of the deployment, with the sandbox's project unless told otherwise."""
-        given = {
+        return runs.start_run(self.client, self.request(workspace_id) | request)
+
+    def request(self, workspace_id: str) -> dict[str, Any]:
+        """The least that an onboarding is asked with."""
+        return {
             "workspace_id": workspace_id,
             "project_id": self.local.sandbox.project_id,
             "requested_by": REQUESTER,
         }
-        return runs.start_run(self.client, given | request)
 
     def wait_for_state(self, run: FlowRun | UUID, *names: str, seconds: float = 60) -> FlowRun:
         """Wait until the run is in a state of one of these names; any other end is an error."""
