@@ -11,11 +11,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
-
 from bench.by_hand import compare
 from bench.sweeps import Conditions, Measured, measure
+from tests.support.server import lone_server
 
 MOST_RATIO = 1.25
 FEW_KEYS = 1000
@@ -30,9 +28,6 @@ HEAD = (
 def main() -> int:
     """Measure, print, judge."""
     options = _options()
-    # a busy machine may take longer than Prefect's 20 s
-    os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "90"
-    os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
     latency = Conditions(options.kms_seconds, options.validate_seconds)
     _print(
         f"Revalidation, full: Cloud KMS answers after {options.kms_seconds:g} s, validate after "
@@ -78,8 +73,8 @@ def _shown(one: Measured) -> Measured:
 @contextmanager
 def _server() -> Iterator[None]:
     """A Prefect server of our own, for this process and the sweeps'."""
-    with prefect_test_harness(server_startup_timeout=90):
-        own = {"PREFECT_API_URL": PREFECT_API_URL.value() or "", "PREFECT_LOGGING_LEVEL": "WARNING"}
+    with lone_server() as address:
+        own = {"PREFECT_API_URL": address, "PREFECT_LOGGING_LEVEL": "WARNING"}
         os.environ.update(own)
         try:
             yield

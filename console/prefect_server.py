@@ -72,7 +72,7 @@ def start_server(home: Path, port: int, environment: Mapping[str, str]) -> Child
     }
     return start(
         "Prefect server",
-        [sys.executable, "-m", "prefect", "server", "start"],
+        [sys.executable, "-m", "console.server_process"],
         environment={**own, **environment},
         directory=home,
         log=home / "server.log",

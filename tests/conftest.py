@@ -13,10 +13,10 @@ from prefect.settings import (
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     temporary_settings,
 )
-from prefect.testing.utilities import prefect_test_harness
 from xdist.scheduler import LoadFileScheduling
 
 from tests.support.postgres import running_cluster
+from tests.support.server import lone_server
 from tests.support.stack import CLUSTER, Stack, running_stack
 
 CANARIES = {
@@ -85,10 +85,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
         PREFECT_API_SSL_CERT_FILE: str(authorities),
     }
-    with (
-        temporary_settings(quick),
-        prefect_test_harness(server_startup_timeout=90),
-    ):
+    with temporary_settings(quick), lone_server():
         yield
 
 
