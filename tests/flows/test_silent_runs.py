@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -18,6 +19,9 @@ from prefect.states import Completed, Paused, Pending, Running, Scheduled, Suspe
 
 from flows.silent import look_at_silent_run
 from tests.support.onboarding import Onboardings
+
+LATER = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
+"""One that is due would soon be called Late."""
 
 
 @flow
@@ -68,7 +72,7 @@ def test_a_run_without_a_sign_of_life_is_marked_as_crashed(
 
 
 @pytest.mark.parametrize(
-    "state", [Suspended(timeout_seconds=600), Paused(timeout_seconds=600), Scheduled(), Completed()]
+    "state", [Suspended(timeout_seconds=600), Paused(timeout_seconds=600), LATER, Completed()]
 )
 def test_a_run_that_does_not_claim_to_be_running_is_left_alone(
     bench: Onboardings, state: State
