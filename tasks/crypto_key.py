@@ -5,7 +5,6 @@ from __future__ import annotations
 from uuid import UUID
 
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
 from cmek.iam_policy import members_with
@@ -71,14 +70,3 @@ async def ensure_crypto_key(
     if users:
         get_run_logger().warning("Adopted; it already serves %s", ", ".join(users))
     return EnsuredKey(key=key, created=created, label_added=label_added, users_before=users)
-
-
-@task(
-    name="Look at the crypto key",
-    task_run_name="Look at {key_name}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
-async def look_at_key(kms_block: str, key_name: str) -> CryptoKey | None:
-    """The key as it is, or None when there is none; writes nothing."""
-    return await (await kms_client(kms_block)).get_crypto_key(key_name)
