@@ -67,7 +67,3 @@ class Chain:
         seal = Seal(entries=len(self._entries), head=self.head)
         lines = [canonical_json(one).decode() for one in (*self._entries, seal)]
         return "\n".join(lines) + "\n"
-
-    def continues(self, other: Chain) -> bool:
-        """Whether this chain is the other one with nothing or something added at its end."""
-        return self._entries[: len(other.entries)] == list(other.entries)
