@@ -109,12 +109,6 @@ class ExternalKeys:
         """One external key."""
         return await self._transport.get(ExternalKey, _path(_EXTERNAL_KEYS, external_key_id), {})
 
-    async def update(self, external_key_id: str, *, display_name: str | None) -> ExternalKey:
-        """Rename it; provider and key name can never change."""
-        path = _path(_EXTERNAL_KEYS, external_key_id)
-        body = {"display_name": display_name}
-        return await self._transport.post(ExternalKey, path, IDEMPOTENT, body)
-
     async def validate(self, external_key_id: str) -> Validation:
         """Let Anthropic try an encrypt and decrypt round trip (guide step 6); changes nothing.
 

@@ -56,7 +56,7 @@ async def test_both_header_styles_are_accepted(rig: Rig, style: str) -> None:
 
 
 async def test_an_external_key_goes_through_its_life(rig: Rig) -> None:
-    """Create, retrieve, update and list agree on one record; unknown fields are kept."""
+    """Create, retrieve and list agree on one record; unknown fields are kept."""
     name = rig.key_name()
     async with rig.admin() as api:
         made = await api.external_keys.create(name, "for a test")
@@ -65,10 +65,9 @@ async def test_an_external_key_goes_through_its_life(rig: Rig) -> None:
         assert made.model_extra is not None
         assert "user_profile_id" in made.model_extra
         assert await api.external_keys.retrieve(made.id) == made
-        renamed = await api.external_keys.update(made.id, display_name="another name")
-        assert renamed.display_name == "another name"
-        assert renamed in [key async for key in api.external_keys.list()]
-    assert rig.calls(write=True) == ["external_keys.create", "external_keys.update"]
+        assert made.display_name == "for a test"
+        assert made in [key async for key in api.external_keys.list()]
+    assert rig.calls(write=True) == ["external_keys.create"]
 
 
 async def test_every_page_of_external_keys_is_read(rig: Rig) -> None:
