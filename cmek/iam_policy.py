@@ -52,12 +52,11 @@ class PolicyView(BaseModel):
 
 def unconditional_roles(policy: policy_pb2.Policy, member: str) -> frozenset[str]:
     """Roles that `member` holds always."""
-    return _roles(policy, member, conditional=False)
-
-
-def conditional_roles(policy: policy_pb2.Policy, member: str) -> frozenset[str]:
-    """Roles that `member` holds under some condition."""
-    return _roles(policy, member, conditional=True)
+    return frozenset(
+        binding.role
+        for binding in policy.bindings
+        if member in binding.members and not _conditional(binding)
+    )
 
 
 def with_grants(
@@ -84,14 +83,6 @@ def members_with(policy: policy_pb2.Policy, roles: Iterable[str]) -> tuple[str, 
     """Everybody who holds one of `roles`, with or without a condition, sorted."""
     wanted = set(roles)
     return tuple(sorted({m for b in policy.bindings if b.role in wanted for m in b.members}))
-
-
-def _roles(policy: policy_pb2.Policy, member: str, *, conditional: bool) -> frozenset[str]:
-    return frozenset(
-        binding.role
-        for binding in policy.bindings
-        if member in binding.members and _conditional(binding) is conditional
-    )
 
 
 def _conditional(binding: policy_pb2.Binding) -> bool:

@@ -19,7 +19,6 @@ class LiveFacts(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     organization_id: UUID
-    organization_name: str
     workspace_id: str | None
     """None while the workspace is still to be created."""
     workspace_name: str
@@ -31,11 +30,9 @@ class LiveFacts(BaseModel):
     versions: tuple[KeyVersion, ...]
     granted_roles: frozenset[str]
     """Roles of Anthropic's service account on the key itself, without a condition."""
-    conditional_roles: frozenset[str]
     external_key_id: str
     external_key_name: str | None
     """`provider_config.key_name` of the external key."""
-    external_key_attached: bool
     admin_base_url: str
     kms_endpoint: str
 

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from cmek.admin_api import AdminApi
 from cmek.anthropic_identity import MEMBER
-from cmek.iam_policy import conditional_roles, unconditional_roles
+from cmek.iam_policy import unconditional_roles
 from cmek.live_facts import LiveFacts
 from cmek.new_workspace import namesakes
 from cmek.request import OnboardingRequest
@@ -51,15 +51,12 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
         raise KeyGoneError(f"{name} is not found: was it deleted? Nothing was attached")
     return LiveFacts(
         organization_id=organization.id,
-        organization_name=organization.name,
         **workspace,
         key=key,
         versions=tuple(versions),
         granted_roles=unconditional_roles(policy, MEMBER),
-        conditional_roles=conditional_roles(policy, MEMBER),
         external_key_id=external_key.id,
         external_key_name=external_key.gcp_key_name,
-        external_key_attached=external_key.is_attached,
         admin_base_url=admin.base_url,
         kms_endpoint=kms.endpoint,
     )

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.iam_policy import (
     PolicyView,
-    conditional_roles,
     unconditional_roles,
     with_grants,
 )
@@ -90,7 +89,6 @@ def test_a_conditional_grant_does_not_count_as_one(policy: policy_pb2.Policy) ->
     held = unconditional_roles(policy, MEMBER)
     ours = {(role, when) for role, member, when in grants(policy) if member == MEMBER}
     assert held == {role for role, when in ours if when is None}
-    assert conditional_roles(policy, MEMBER) == {role for role, when in ours if when is not None}
     assert (with_grants(policy, MEMBER, ROLES) is None) is (held >= set(ROLES))
 
 

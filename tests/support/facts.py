@@ -57,7 +57,6 @@ def facts(**changes: Any) -> LiveFacts:
     """Everything in order, nothing attached."""
     values = {
         "organization_id": ORGANIZATION,
-        "organization_name": "Acme",
         "workspace_id": WORKSPACE,
         "workspace_name": "Fresh",
         "workspace_archived": False,
@@ -65,10 +64,8 @@ def facts(**changes: Any) -> LiveFacts:
         "key": key(),
         "versions": (version(),),
         "granted_roles": frozenset(ROLES),
-        "conditional_roles": frozenset(),
         "external_key_id": "ekey_01SandboxKeyOne",
         "external_key_name": KEY_NAME,
-        "external_key_attached": False,
         "admin_base_url": "https://api.anthropic.com",
         "kms_endpoint": "cloudkms.googleapis.com",
     }
