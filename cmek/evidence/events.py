@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Final, Literal
 
 from pydantic import JsonValue
@@ -102,7 +101,6 @@ def wrote(  # noqa: PLR0913 - one argument a fact that an auditor asks for
     before: object,
     after: object,
     request_id: str | None = None,
-    at: datetime | None = None,
 ) -> Event:
     """One write to the outside world.
 
@@ -113,7 +111,6 @@ def wrote(  # noqa: PLR0913 - one argument a fact that an auditor asks for
         before: What was there; None for nothing.
         after: What is there now, as answered or read back.
         request_id: Of the answer; Cloud KMS over gRPC has none.
-        at: When the write was made, when that is known better than when it was recorded.
     """
     return Event(
         kind="write",
@@ -123,7 +120,6 @@ def wrote(  # noqa: PLR0913 - one argument a fact that an auditor asks for
             "action": action,
             "resource": resource,
             "request_id": request_id,
-            "at": at.isoformat() if at else None,
             "before": _plain(before),
             "after": _plain(after),
         },
