@@ -43,6 +43,3 @@ ROLES: Final[dict[str, frozenset[str]]] = {
     "roles/iam.securityReviewer": frozenset(_READ | _READ_POLICY),
     "roles/iam.securityAdmin": frozenset(_READ_POLICY | _WRITE_POLICY),
 }
-
-KMS_PERMISSIONS: Final = frozenset().union(*ROLES.values())
-"""Every permission that the sandbox knows."""

@@ -56,12 +56,6 @@ class KmsState:
         self.constraints = OrgConstraints()
         self.locations_without_hsm: set[str] = set()
 
-    def add_project(self, project_id: str, number: str) -> Project:
-        """Register another project."""
-        project = Project(project_id, number)
-        self.projects[project_id] = project
-        return project
-
     def project(self, id_or_number: str) -> Project | None:
         """The project of that id or number."""
         by_number = {project.number: project for project in self.projects.values()}
