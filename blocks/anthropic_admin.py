@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
 from uuid import UUID
 
 from prefect.blocks.abstract import CredentialsBlock
@@ -10,7 +9,7 @@ from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from blocks.google_identity import id_token_provider
-from cmek.admin_api import API_VERSION, AdminApi
+from cmek.admin_api import AdminApi
 from cmek.admin_credentials import AdminKey, Credential, WorkloadIdentity
 from cmek.endpoints import check_endpoint
 
@@ -50,11 +49,6 @@ class AnthropicAdmin(CredentialsBlock):
         title="Admin API key",
         description="Starts with sk-ant-admin01-; leave it empty for workload identity federation.",
     )
-    header_style: Literal["x-api-key", "bearer"] = Field(
-        default="x-api-key",
-        title="Header style",
-        description="How the Admin API key is sent; x-api-key is the documented way.",
-    )
     federation_rule_id: str | None = Field(
         default=None,
         title="Federation rule",
@@ -85,12 +79,6 @@ class AnthropicAdmin(CredentialsBlock):
         title="Base URL",
         description="https; http is allowed on this machine only.",
     )
-    api_version: str = Field(
-        default=API_VERSION,
-        pattern=r"^\d{4}-\d{2}-\d{2}$",
-        title="API version",
-        description="The anthropic-version header.",
-    )
 
     @field_validator("base_url")
     @classmethod
@@ -115,7 +103,7 @@ class AnthropicAdmin(CredentialsBlock):
 
     def get_client(self) -> AdminApi:
         """A new client, for the event loop that first uses it; the caller closes it."""
-        return AdminApi(self.base_url, self._credential(), api_version=self.api_version)
+        return AdminApi(self.base_url, self._credential())
 
     async def check(self) -> str:
         """Say whose credential it is, by reading the organization and its external keys.
@@ -137,7 +125,7 @@ class AnthropicAdmin(CredentialsBlock):
 
     def _credential(self) -> Credential:
         if self.admin_key is not None:
-            return AdminKey(self.admin_key, self.header_style)
+            return AdminKey(self.admin_key)
         if self.federation_rule_id and self.organization_id and self.service_account_id:
             return WorkloadIdentity(
                 federation_rule_id=self.federation_rule_id,

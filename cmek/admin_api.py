@@ -22,7 +22,6 @@ from cmek.admin_models import (
 )
 from cmek.admin_transport import CREATE, IDEMPOTENT, ONCE, READ, AdminTransport, Timeouts
 
-API_VERSION: Final = "2023-06-01"
 TIMEOUT_SECONDS: Final = 20.0
 SLOW_TIMEOUT_SECONDS: Final = 75.0
 """For validate and attach: Anthropic itself waits up to 30 s for Cloud KMS."""
@@ -45,7 +44,6 @@ class AdminApi:
         base_url: str,
         credential: Credential,
         *,
-        api_version: str = API_VERSION,
         timeout_seconds: float = TIMEOUT_SECONDS,
         slow_timeout_seconds: float = SLOW_TIMEOUT_SECONDS,
     ) -> None:
@@ -55,7 +53,7 @@ class AdminApi:
             EndpointError: `base_url` is plain text and not on loopback.
         """
         timeouts = Timeouts(timeout_seconds, slow_timeout_seconds)
-        transport = AdminTransport(base_url, credential, api_version, timeouts)
+        transport = AdminTransport(base_url, credential, timeouts)
         self._transport = transport
         self.base_url = transport.base_url
         self.organization = OrganizationResource(transport)

@@ -9,15 +9,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from google.auth.exceptions import GoogleAuthError
 from pydantic import SecretStr
 
 from cmek.admin_errors import Failure, GoogleIdentityError
-
-HeaderStyle = Literal["x-api-key", "bearer"]
 
 GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 FEDERATION_BETA: Final = "oauth-2025-04-20,oidc-federation-2026-04-01"
@@ -59,14 +57,13 @@ class AdminKey:
     """
 
     secret: SecretStr
-    header_style: HeaderStyle = "x-api-key"
 
     def __post_init__(self) -> None:
         usable_in_header(self.secret)
 
     async def headers(self, exchange: Exchange) -> dict[str, str]:  # noqa: ARG002 - a key needs none
-        """The key in the header of its style."""
-        return _header(self.secret, self.header_style)
+        """The key in the documented header."""
+        return {"x-api-key": self.secret.get_secret_value()}
 
     def refused(self) -> bool:
         """A key stays what it is."""
@@ -101,7 +98,8 @@ class WorkloadIdentity:
             if self._token is None or time.monotonic() >= self._renew_at:
                 await self._renew(exchange)
             assert self._token is not None  # noqa: S101 - just set
-            return _header(self._token.secret, "bearer") | {"anthropic-beta": TOKEN_BETA}
+            bearer = f"Bearer {self._token.secret.get_secret_value()}"
+            return {"authorization": bearer, "anthropic-beta": TOKEN_BETA}
 
     def refused(self) -> bool:
         """Forget the token: it was revoked, or the rule changed."""
@@ -143,8 +141,3 @@ def usable_in_header(secret: SecretStr) -> SecretStr:
             "copy it again"
         )
     return secret
-
-
-def _header(secret: SecretStr, style: HeaderStyle) -> dict[str, str]:
-    value = secret.get_secret_value()
-    return {"x-api-key": value} if style == "x-api-key" else {"authorization": f"Bearer {value}"}

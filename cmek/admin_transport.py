@@ -29,6 +29,7 @@ from cmek.endpoints import check_endpoint, is_loopback
 from cmek.transport_retry import Verdict, retrying
 
 Model = TypeVar("Model", bound=AdminObject)
+API_VERSION: Final = "2023-06-01"
 CONNECT_SECONDS: Final = 5.0
 
 
@@ -98,15 +99,13 @@ class _TokenAnswer(AdminObject):
 class AdminTransport:
     """The connection pool of one client, bound to the event loop that first uses it."""
 
-    def __init__(
-        self, base_url: str, credential: Credential, api_version: str, timeouts: Timeouts
-    ) -> None:
+    def __init__(self, base_url: str, credential: Credential, timeouts: Timeouts) -> None:
         self.base_url = check_endpoint(base_url)
         self._credential = credential
         self._timeouts = timeouts
         self._http = httpx.AsyncClient(
             base_url=self.base_url,
-            headers={"anthropic-version": api_version},
+            headers={"anthropic-version": API_VERSION},
             trust_env=not is_loopback(self.base_url),  # a proxy for the internet, not for loopback
         )
 

@@ -74,8 +74,6 @@ async def test_the_machines_own_identity_is_used_without_a_key(
         ({"admin_key": CANARY + "\n"}, "copy it again"),
         ({"admin_key": CANARY, "base_url": "http://api.example.com"}, "plain text"),
         ({"admin_key": CANARY, "base_url": "api.example.com"}, "https://"),
-        ({"admin_key": CANARY, "header_style": "cookie"}, "x-api-key"),
-        ({"admin_key": CANARY, "api_version": "latest"}, "api_version"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -47,14 +47,6 @@ async def test_me_names_the_organization_of_the_credential(rig: Rig) -> None:
     assert me.request_id.startswith("req_")
 
 
-@pytest.mark.parametrize("style", ["x-api-key", "bearer"])
-async def test_both_header_styles_are_accepted(rig: Rig, style: str) -> None:
-    """The admin key goes into the header that the style names."""
-    key = AdminKey(SecretStr(rig.sandbox.admin_key), header_style=style)  # type: ignore[arg-type]
-    async with rig.admin(key) as api:
-        assert (await api.organization.me()).name == "Acme"
-
-
 async def test_an_external_key_goes_through_its_life(rig: Rig) -> None:
     """Create, retrieve and list agree on one record; unknown fields are kept."""
     name = rig.key_name()
