@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Annotated, Final, Protocol
 from uuid import UUID
 
 from google.auth.exceptions import GoogleAuthError
-from pydantic import SecretStr
+from pydantic import AfterValidator, ConfigDict, Field, SecretStr
 
 from cmek.admin_errors import Failure, GoogleIdentityError
+from cmek.admin_models import AdminObject
 
 GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 FEDERATION_BETA: Final = "oauth-2025-04-20,oidc-federation-2026-04-01"
@@ -23,19 +24,34 @@ TOKEN_BETA: Final = "oauth-2025-04-20"  # noqa: S105 - a header value
 _RENEW_BEFORE_SECONDS: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """An access token and how long it lives, in seconds from now."""
+def usable_in_header(secret: SecretStr) -> SecretStr:
+    """Refuse what an HTTP library would refuse with the secret in its message.
 
-    secret: SecretStr
-    lives_seconds: float
+    Raises:
+        ValueError: empty, or not printable ASCII without blanks; the secret is not in the text.
+    """
+    value = secret.get_secret_value()
+    if not value or not all("!" <= character <= "~" for character in value):
+        raise ValueError(
+            "the credential is empty or has characters that no key has (a blank, a line break?): "
+            "copy it again"
+        )
+    return secret
 
 
-class Exchange(Protocol):
-    """Sends the token request; given by the client, which owns connection, retries and errors."""
+class AccessToken(AdminObject):
+    """The answer of a token request."""
 
-    async def __call__(self, form: dict[str, str]) -> Token:
-        """Exchange `form` (with the assertion in it) for a token."""
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    access_token: Annotated[SecretStr, AfterValidator(usable_in_header)]
+    expires_in: float = Field(gt=0, allow_inf_nan=False)
+    """Seconds from now."""
+
+
+Exchange = Callable[[dict[str, str]], Awaitable[AccessToken]]
+"""Sends the form of a token request, with the assertion in it; given by the client, which owns
+connection, retries and errors."""
 
 
 class Credential(Protocol):
@@ -83,7 +99,7 @@ class WorkloadIdentity:
     audience: str
     id_token: Callable[[str], str]
     """Blocking; given the audience, returns a Google ID token (see `google_id_token`)."""
-    _token: Token | None = field(default=None, init=False, repr=False)
+    _token: AccessToken | None = field(default=None, init=False, repr=False)
     _renew_at: float = field(default=0.0, init=False, repr=False)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
 
@@ -98,7 +114,7 @@ class WorkloadIdentity:
             if self._token is None or time.monotonic() >= self._renew_at:
                 await self._renew(exchange)
             assert self._token is not None  # noqa: S101 - just set
-            bearer = f"Bearer {self._token.secret.get_secret_value()}"
+            bearer = f"Bearer {self._token.access_token.get_secret_value()}"
             return {"authorization": bearer, "anthropic-beta": TOKEN_BETA}
 
     def refused(self) -> bool:
@@ -116,8 +132,8 @@ class WorkloadIdentity:
             "service_account_id": self.service_account_id,
         }
         token = await exchange(form)
-        early = min(_RENEW_BEFORE_SECONDS, token.lives_seconds / 2)
-        self._renew_at = time.monotonic() + token.lives_seconds - early
+        early = min(_RENEW_BEFORE_SECONDS, token.expires_in / 2)
+        self._renew_at = time.monotonic() + token.expires_in - early
         self._token = token
 
     async def _assertion(self) -> str:
@@ -126,18 +142,3 @@ class WorkloadIdentity:
         except GoogleAuthError as error:
             problem = f"no Google ID token for audience {self.audience}: {error}"
         raise GoogleIdentityError(Failure("GET", "Google ID token", problem))
-
-
-def usable_in_header(secret: SecretStr) -> SecretStr:
-    """Refuse what an HTTP library would refuse with the secret in its message.
-
-    Raises:
-        ValueError: empty, or not printable ASCII without blanks; the secret is not in the text.
-    """
-    value = secret.get_secret_value()
-    if not value or not all("!" <= character <= "~" for character in value):
-        raise ValueError(
-            "the credential is empty or has characters that no key has (a blank, a line break?): "
-            "copy it again"
-        )
-    return secret

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import httpx
-from pydantic import AfterValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import ValidationError
 
 from cmek.admin_advice import TOKEN_PATH
 from cmek.admin_answers import error_from_exception, error_from_response, unreadable
-from cmek.admin_credentials import FEDERATION_BETA, Credential, Token, usable_in_header
+from cmek.admin_credentials import FEDERATION_BETA, AccessToken, Credential
 from cmek.admin_errors import (
     AdminApiError,
     AdminConnectionError,
@@ -89,13 +89,6 @@ class Call:
     body: Mapping[str, Any] | None = None
 
 
-class _TokenAnswer(AdminObject):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    access_token: Annotated[SecretStr, AfterValidator(usable_in_header)]
-    expires_in: float = Field(gt=0, allow_inf_nan=False)
-
-
 class AdminTransport:
     """The connection pool of one client, bound to the event loop that first uses it."""
 
@@ -142,10 +135,9 @@ class AdminTransport:
         headers = await self._credential.headers(self._exchange)
         return await self._repeat(model, call, headers)
 
-    async def _exchange(self, form: dict[str, str]) -> Token:
+    async def _exchange(self, form: dict[str, str]) -> AccessToken:
         call = Call("POST", TOKEN_PATH, READ, self._timeouts.usual, body=form)
-        answer = await self._repeat(_TokenAnswer, call, {"anthropic-beta": FEDERATION_BETA})
-        return Token(answer.access_token, answer.expires_in)
+        return await self._repeat(AccessToken, call, {"anthropic-beta": FEDERATION_BETA})
 
     async def _repeat(self, model: type[Model], call: Call, headers: dict[str, str]) -> Model:
         return await retrying(lambda: self._send(model, call, headers), call.policy.judge)
