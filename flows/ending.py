@@ -75,9 +75,9 @@ async def attached_before(request: OnboardingRequest, admission: Admission) -> S
     if now.repair:
         adopting = now.model_copy(update={"adopt_existing_key": True})
         ensured = await ensure_crypto_key(adopting, admission.organization_id, ring_is_new=False)
-        grants = await ensure_grants(now.kms_block, ensured.key.name)
-        repaired = ensured.label_added or grants.written
-        written = (*key_written(ensured), *grants_written(ensured.key.name, grants))
+        granted = await ensure_grants(now.kms_block, ensured.key.name)
+        repaired = ensured.label_added or granted
+        written = (*key_written(ensured), *grants_written(ensured.key.name, written=granted))
         if repaired:
             await record(now.subject, started(now, software_versions()), *written)
             await _publish_evidence(request, now)

@@ -89,25 +89,25 @@ async def make_ready(request: OnboardingRequest, organization: UUID) -> Ready:
     workspace = request.subject
     key = await _ensure_key(request, organization)
     name = key.key.name
-    grants = await ensure_grants(request.kms_block, name)
-    await record(workspace, *grants_written(name, grants))
-    registration = await ensure_external_key(
+    granted = await ensure_grants(request.kms_block, name)
+    await record(workspace, *grants_written(name, written=granted))
+    external_key, registered = await ensure_external_key(
         request.anthropic_block, name, request.display_name or request.key_name.crypto_key
     )
-    await record(workspace, *registration_written(name, registration))
-    changed = key.created or key.label_added or grants.written
-    external_key_id = registration.external_key_id
+    await record(workspace, *registration_written(name, external_key, created=registered))
+    changed = key.created or key.label_added or granted
     proof = await validate_registered(
-        request, external_key_id, changed_at=datetime.now(UTC) if changed else None
+        request, external_key.id, changed_at=datetime.now(UTC) if changed else None
     )
-    await record(workspace, validated(external_key_id, f"attempt {attempt()}", proof))
-    return Ready(registration.external_key_id, key.users_before)
+    await record(workspace, validated(external_key.id, f"attempt {attempt()}", proof))
+    return Ready(external_key.id, key.users_before)
 
 
 async def _ensure_key(request: OnboardingRequest, organization: UUID) -> EnsuredKey:
-    ring = await ensure_key_ring(request.kms_block, request.key_name.key_ring_name)
-    await record(request.subject, *ring_written(ring))
-    key = await ensure_crypto_key(request, organization, ring_is_new=ring.created)
+    ring = request.key_name.key_ring_name
+    ring_created = await ensure_key_ring(request.kms_block, ring)
+    await record(request.subject, *ring_written(ring, created=ring_created))
+    key = await ensure_crypto_key(request, organization, ring_is_new=ring_created)
     await record(request.subject, *key_written(key))
     return key
 

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from prefect import get_run_logger, task
-from pydantic import BaseModel, ConfigDict
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from tasks.clients import kms_client
 from tasks.retrying import policy_race
-
-
-class EnsuredGrants(BaseModel):
-    """Whether this run had to write the policy."""
-
-    model_config = ConfigDict(frozen=True)
-
-    written: bool
 
 
 @task(
@@ -26,8 +17,11 @@ class EnsuredGrants(BaseModel):
     retry_jitter_factor=0.5,
     retry_condition_fn=policy_race,
 )
-async def ensure_grants(kms_block: str, key_name: str) -> EnsuredGrants:
+async def ensure_grants(kms_block: str, key_name: str) -> bool:
     """Both roles in one read-modify-write with etag; the policy of others stays as it is.
+
+    Returns:
+        Whether this run had to write the policy.
 
     Raises:
         GoogleApiError: Refused, for example by domain restricted sharing, or others kept
@@ -37,4 +31,4 @@ async def ensure_grants(kms_block: str, key_name: str) -> EnsuredGrants:
     get_run_logger().info(
         "%s for %s", "Granted " + " and ".join(ROLES) if written else "Grants are there", MEMBER
     )
-    return EnsuredGrants(written=written)
+    return written

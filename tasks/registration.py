@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from prefect import get_run_logger, task
-from pydantic import BaseModel, ConfigDict
 
 from cmek.admin_api import AdminApi
 from cmek.admin_models import ExternalKey
 from tasks.clients import admin_client
 from tasks.retrying import answer_lost
-
-
-class Registration(BaseModel):
-    """The external key, and whether this run made it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    external_key_id: str
-    created: bool
-    request_id: str | None = None
-    """Of the answer that named it."""
 
 
 @task(
@@ -30,10 +18,15 @@ class Registration(BaseModel):
     retry_jitter_factor=0.5,
     retry_condition_fn=answer_lost,
 )
-async def ensure_external_key(block: str, key_name: str, display_name: str | None) -> Registration:
+async def ensure_external_key(
+    block: str, key_name: str, display_name: str | None
+) -> tuple[ExternalKey, bool]:
     """Use the external key of this crypto key when there is one on any page, else create it.
 
     No idempotency key exists, so a lost answer is met by looking again before another create.
+
+    Returns:
+        The external key, and whether this run created it.
 
     Raises:
         AdminApiError: Refused, or the answer stayed lost.
@@ -43,7 +36,7 @@ async def ensure_external_key(block: str, key_name: str, display_name: str | Non
     created = known is None
     key = known or await api.external_keys.create(key_name, display_name)
     get_run_logger().info("%s external key %s", "Created" if created else "Found", key.id)
-    return Registration(external_key_id=key.id, created=created, request_id=key.request_id)
+    return key, created
 
 
 async def find_external_key(api: AdminApi, key_name: str) -> ExternalKey | None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from cmek.admin_models import ExternalKey
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.evidence.entry import Event
 from cmek.evidence.events import ADMIN, KMS, wrote
 from tasks.crypto_key import EnsuredKey
-from tasks.grants import EnsuredGrants
-from tasks.key_ring import EnsuredKeyRing
-from tasks.registration import Registration
 
 
-def ring_written(ring: EnsuredKeyRing) -> tuple[Event, ...]:
+def ring_written(name: str, *, created: bool) -> tuple[Event, ...]:
     """Step 1."""
-    if not ring.created:
+    if not created:
         return ()
-    return (wrote(KMS, "CreateKeyRing", ring.name, before=None, after={"name": ring.name}),)
+    return (wrote(KMS, "CreateKeyRing", name, before=None, after={"name": name}),)
 
 
 def key_written(key: EnsuredKey) -> tuple[Event, ...]:
@@ -29,21 +27,19 @@ def key_written(key: EnsuredKey) -> tuple[Event, ...]:
     return ()
 
 
-def grants_written(key_name: str, grants: EnsuredGrants) -> tuple[Event, ...]:
+def grants_written(key_name: str, *, written: bool) -> tuple[Event, ...]:
     """Step 3."""
-    if not grants.written:
+    if not written:
         return ()
     before = {"member": MEMBER, "lacked": "one or both of the roles"}
     after = {"member": MEMBER, "roles": ROLES}
     return (wrote(KMS, "SetIamPolicy", key_name, before=before, after=after),)
 
 
-def registration_written(key_name: str, registration: Registration) -> tuple[Event, ...]:
+def registration_written(key_name: str, key: ExternalKey, *, created: bool) -> tuple[Event, ...]:
     """Step 5."""
-    if not registration.created:
+    if not created:
         return ()
-    external = registration.external_key_id
-    after = {"external_key_id": external, "key_name": key_name}
-    request_id = registration.request_id
-    action = "external_keys.create"
-    return (wrote(ADMIN, action, external, before=None, after=after, request_id=request_id),)
+    after = {"external_key_id": key.id, "key_name": key_name}
+    action, request_id = "external_keys.create", key.request_id
+    return (wrote(ADMIN, action, key.id, before=None, after=after, request_id=request_id),)
