@@ -283,6 +283,11 @@ class OnboardingRequest(BaseModel):
         return subject_in(self.model_dump(include={"workspace_id", "create_workspace"}))
 
     @property
+    def workspace(self) -> str:
+        """The workspace in a sentence."""
+        return self.workspace_id or f"new workspace {self.create_workspace!r}"
+
+    @property
     def key_name(self) -> KeyName:
         """The crypto key that is asked for, by its full resource name."""
         key = self.crypto_key or self.workspace_id or key_id_for(self.create_workspace or "")

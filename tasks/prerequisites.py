@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from cmek.checks.model import CheckReport, CheckSubject
+from cmek.checks.model import CheckReport
 from cmek.checks.run import run_checks
 from cmek.request import OnboardingRequest
 from tasks.clients import admin_client, google_client, kms_client
@@ -22,26 +20,13 @@ class PrerequisitesFailedError(Exception):
         self.report = report
 
 
-def subject_of(request: OnboardingRequest) -> CheckSubject:
-    """What the checks and the diagnosis look at."""
-    return CheckSubject(
-        key_name=request.key_name,
-        protection_level=request.protection_level,
-        destroy_scheduled_duration=timedelta(days=request.destroy_delay_days),
-        workspace_id=request.workspace_id,
-        new_workspace=request.create_workspace,
-        expected_organization=request.expected_organization,
-        permitted_customer_id=request.permitted_customer_id,
-    )
-
-
 @task(
     name="Prerequisites", task_run_name="Prerequisites", cache_policy=NO_CACHE, persist_result=False
 )
 async def check_prerequisites(request: OnboardingRequest) -> CheckReport:
     """Every check; a read that is refused makes `unknown`, never an exception."""
     return await run_checks(
-        subject_of(request),
+        request,
         admin=await admin_client(request.anthropic_block),
         kms=await kms_client(request.kms_block),
         google=await google_client(request.kms_block),

@@ -10,9 +10,10 @@ from typing import Final
 
 from cmek.admin_models import Workspace
 from cmek.checks.findings import Findings
-from cmek.checks.model import Check, CheckSubject, Prerequisite
+from cmek.checks.model import Check, Prerequisite
 from cmek.checks.outcome import Answer, Read, Refused
 from cmek.new_workspace import USUAL_LIMIT, named, namesakes
+from cmek.request import OnboardingRequest
 
 KEYS_PAGE: Final = "https://platform.claude.com/settings/admin-keys"
 WHO: Final = "an admin of the Anthropic organization"
@@ -66,7 +67,7 @@ EFFECT: Final = Prerequisite(
 )
 
 
-def check_credential(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_credential(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """A refused credential fails; an Admin API that does not answer is unknown."""
     read = findings.anthropic.organization
     if isinstance(read, Refused):
@@ -78,7 +79,7 @@ def check_credential(subject: CheckSubject, findings: Findings) -> Iterator[Chec
             yield CREDENTIAL.unknown(read)
         return
     found = f"organization {read.value.id} ({read.value.name})"
-    expected = subject.expected_organization
+    expected = request.expected_organization
     if expected is not None and read.value.id != expected:
         yield CREDENTIAL.failed(
             f"{found}, expected {expected}",
@@ -88,7 +89,7 @@ def check_credential(subject: CheckSubject, findings: Findings) -> Iterator[Chec
         yield CREDENTIAL.passed(found)
 
 
-def check_cmek(_: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_cmek(_: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """Reachable; that attaching is allowed shows only when it is done."""
     read = findings.anthropic.external_keys
     if isinstance(read, Answer):
@@ -101,16 +102,16 @@ def check_cmek(_: CheckSubject, findings: Findings) -> Iterator[Check]:
         yield CMEK.unknown(read)
 
 
-def check_workspace(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_workspace(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """Live, and without a key or with this one; of a new one, the name is free."""
-    if subject.new_workspace is not None:
-        yield _new(subject.new_workspace, findings.anthropic.workspaces)
+    if request.create_workspace is not None:
+        yield _new(request.create_workspace, findings.anthropic.workspaces)
         return
     read = findings.anthropic.workspace or Refused("NOT_ASKED", "no workspace is named")
     another = "choose another workspace, or make one"
     if isinstance(read, Refused):
         if read.status == "404":
-            yield WORKSPACE.failed(f"{subject.workspace_id}: {read}", another)
+            yield WORKSPACE.failed(f"{request.workspace_id}: {read}", another)
         else:
             yield WORKSPACE.unknown(read)
         return
@@ -121,7 +122,7 @@ def check_workspace(subject: CheckSubject, findings: Findings) -> Iterator[Check
     elif workspace.external_key_id is None:
         yield WORKSPACE.passed(f"{named} is live and has no key")
     else:
-        yield _attached(subject, findings, named, workspace.external_key_id)
+        yield _attached(request, findings, named, workspace.external_key_id)
 
 
 def _new(name: str, read: Read[tuple[Workspace, ...]] | None) -> Check:
@@ -142,12 +143,12 @@ def _new(name: str, read: Read[tuple[Workspace, ...]] | None) -> Check:
     return WORKSPACE.passed(live)
 
 
-def _attached(subject: CheckSubject, findings: Findings, named: str, key_id: str) -> Check:
+def _attached(request: OnboardingRequest, findings: Findings, named: str, key_id: str) -> Check:
     read = findings.anthropic.workspace_key
     if not isinstance(read, Answer):
         return WORKSPACE.unknown(read or f"{named} has {key_id}, which was not read")
     name = read.value.gcp_key_name
-    if name == str(subject.key_name):
+    if name == str(request.key_name):
         return WORKSPACE.passed(f"{named} has this key already: {key_id}")
     return WORKSPACE.failed(
         f"{named} has another key, {key_id}: {name or 'not a Google Cloud key'}",
@@ -155,12 +156,12 @@ def _attached(subject: CheckSubject, findings: Findings, named: str, key_id: str
     )
 
 
-def check_eligibility(subject: CheckSubject, _: Findings) -> Iterator[Check]:
+def check_eligibility(request: OnboardingRequest, _: Findings) -> Iterator[Check]:
     """What no API shows and a person therefore acknowledges before attaching."""
-    workspace = subject.workspace
+    workspace = request.workspace
     yield RETENTION.unknown(f"no API shows whether {workspace} retains data; {RETENTION.why}")
     yield FEATURES.warned(f"in {workspace}: {FEATURES.why}")
-    if subject.new_workspace is not None:
+    if request.create_workspace is not None:
         yield EFFECT.passed(f"{workspace} is covered from its first request on")
     else:
         yield EFFECT.warned(f"{workspace}: {EFFECT.why}")

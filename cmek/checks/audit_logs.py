@@ -16,9 +16,10 @@ from google.iam.v1 import policy_pb2
 from cmek.anthropic_identity import MEMBER, SERVICE_ACCOUNT
 from cmek.checks.commands import CONSOLE
 from cmek.checks.findings import Findings
-from cmek.checks.model import Check, CheckSubject, Prerequisite
+from cmek.checks.model import Check, Prerequisite
 from cmek.checks.outcome import Answer
 from cmek.checks.project import KMS
+from cmek.request import OnboardingRequest
 
 LOG_TYPES: Final = {
     policy_pb2.AuditLogConfig.DATA_READ: "DATA_READ",
@@ -49,10 +50,10 @@ class _Union:
     unreadable: list[str] = field(default_factory=list)
 
 
-def check_audit_logs(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_audit_logs(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """Both types on somewhere, and Anthropic's account exempted nowhere."""
     union = _union(findings)
-    page = f"{CONSOLE}/iam-admin/audit?project={subject.key_name.project}"
+    page = f"{CONSOLE}/iam-admin/audit?project={request.key_name.project}"
     page += ": Cloud Key Management Service (KMS) API, tick Data Read and Data Write"
     holes = [one for one in REQUIRED if _anthropic_is_exempted(union.exempted.get(one, set()))]
     missing = [one for one in REQUIRED if one not in union.on]

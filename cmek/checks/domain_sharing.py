@@ -14,9 +14,10 @@ from cmek.anthropic_identity import MEMBER, ROLES, SERVICE_ACCOUNT
 from cmek.checks.commands import org_policy_page
 from cmek.checks.findings import Findings
 from cmek.checks.google_models import PolicyRule
-from cmek.checks.model import Check, CheckSubject, Prerequisite
+from cmek.checks.model import Check, Prerequisite
 from cmek.checks.outcome import Answer, Refused, value_of
 from cmek.iam_policy import unconditional_roles
+from cmek.request import OnboardingRequest
 
 LEGACY: Final = "iam.allowedPolicyMemberDomains"
 MANAGED: Final = "iam.managed.allowedPolicyMembers"
@@ -50,11 +51,11 @@ Verdict = tuple[bool | None, str]
 """Admitted, refused, or not decidable (None), and why."""
 
 
-def check_legacy(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_legacy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """By customer id, which the operator supplies; it can't except a single member."""
     read = findings.google.org_policies.get(LEGACY)
-    customer, own = subject.permitted_customer_id, findings.google.organization
-    remedy = org_policy_page(LEGACY, subject.key_name.project)
+    customer, own = request.permitted_customer_id, findings.google.organization
+    remedy = org_policy_page(LEGACY, request.key_name.project)
     remedy += ": allow Anthropic's customer id (ask your Anthropic contact) in this project"
     if not isinstance(read, Answer):
         yield DRS_LEGACY.unknown(read or "not read")
@@ -63,10 +64,10 @@ def check_legacy(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
     yield _verdict(DRS_LEGACY, verdict, remedy, findings)
 
 
-def check_managed(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_managed(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """By member, so that Anthropic's account alone can be allowed."""
     read = findings.google.org_policies.get(MANAGED)
-    remedy = org_policy_page(MANAGED, subject.key_name.project)
+    remedy = org_policy_page(MANAGED, request.key_name.project)
     remedy += f": add {MEMBER} to allowedMemberSubjects"
     if not isinstance(read, Answer):
         yield DRS_MANAGED.unknown(read or "not read")
@@ -76,11 +77,11 @@ def check_managed(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
     yield _verdict(DRS_MANAGED, verdict, remedy, findings)
 
 
-def check_custom(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_custom(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """Reported, never judged."""
     read = findings.google.custom_constraints
     if read is None and isinstance(findings.google.ancestors, Answer):
-        yield DRS_CUSTOM.passed(f"project {subject.key_name.project} is in no organization")
+        yield DRS_CUSTOM.passed(f"project {request.key_name.project} is in no organization")
     elif read is None:
         yield DRS_CUSTOM.unknown("the project's organization could not be read")
     elif isinstance(read, Refused):

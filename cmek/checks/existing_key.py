@@ -11,9 +11,10 @@ from typing import Final
 
 from cmek.checks.commands import new_primary, on_key, on_version
 from cmek.checks.findings import Findings
-from cmek.checks.model import Check, CheckSubject, Prerequisite
+from cmek.checks.model import Check, Prerequisite
 from cmek.checks.outcome import Answer, Refused
 from cmek.kms_models import CryptoKey
+from cmek.request import OnboardingRequest
 
 SYMMETRIC: Final = "GOOGLE_SYMMETRIC_ENCRYPTION"
 CUSTOMER_INITIATED: Final = "CUSTOMER_INITIATED_ACCESS"
@@ -65,54 +66,54 @@ SHARED: Final = Prerequisite(
 )
 
 
-def check_existing_key(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_existing_key(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """Six checks of an existing key; with none, there is nothing that could be wrong."""
     read = findings.kms.key
     for prerequisite, judge in _RULES:
         if isinstance(read, Refused):
             yield prerequisite.unknown(read)
         elif read.value is None:
-            yield prerequisite.passed(f"{subject.key_name} does not exist yet")
+            yield prerequisite.passed(f"{request.key_name} does not exist yet")
         else:
-            yield judge(subject, findings, read.value)
+            yield judge(request, findings, read.value)
 
 
-def _purpose(subject: CheckSubject, _: Findings, key: CryptoKey) -> Check:
+def _purpose(request: OnboardingRequest, _: Findings, key: CryptoKey) -> Check:
     found = f"{key.purpose}, {key.algorithm}"
     if (key.purpose, key.algorithm) == ("ENCRYPT_DECRYPT", SYMMETRIC):
         return PURPOSE.passed(found)
-    return PURPOSE.failed(found, _another_key(subject))
+    return PURPOSE.failed(found, _another_key(request))
 
 
-def _protection(subject: CheckSubject, _: Findings, key: CryptoKey) -> Check:
-    found = f"{key.protection_level}, asked for {subject.protection_level}"
-    if key.protection_level == subject.protection_level:
+def _protection(request: OnboardingRequest, _: Findings, key: CryptoKey) -> Check:
+    found = f"{key.protection_level}, asked for {request.protection_level}"
+    if key.protection_level == request.protection_level:
         return PROTECTION.passed(found)
-    return PROTECTION.failed(found, _another_key(subject))
+    return PROTECTION.failed(found, _another_key(request))
 
 
-def _origin(subject: CheckSubject, _: Findings, key: CryptoKey) -> Check:
+def _origin(request: OnboardingRequest, _: Findings, key: CryptoKey) -> Check:
     if key.protection_level.startswith("EXTERNAL") or key.crypto_key_backend:
         where = key.crypto_key_backend or "an external key manager"
-        return ORIGIN.failed(f"{key.protection_level}: lies in {where}", _another_key(subject))
+        return ORIGIN.failed(f"{key.protection_level}: lies in {where}", _another_key(request))
     if key.import_only:
-        return ORIGIN.failed("import-only: its material comes from outside", _another_key(subject))
+        return ORIGIN.failed("import-only: its material comes from outside", _another_key(request))
     return ORIGIN.passed("made in Cloud KMS")
 
 
-def _primary(subject: CheckSubject, _: Findings, key: CryptoKey) -> Check:
+def _primary(request: OnboardingRequest, _: Findings, key: CryptoKey) -> Check:
     if key.primary is None:
-        return PRIMARY.failed("there is no primary version", new_primary(subject.key_name))
+        return PRIMARY.failed("there is no primary version", new_primary(request.key_name))
     version, state = key.primary.id, key.primary.state
     found = f"primary version {version} is {state}"
     if state == "ENABLED":
         return PRIMARY.passed(found)
-    return PRIMARY.failed(found, mend_version(subject, version, state))
+    return PRIMARY.failed(found, mend_version(request, version, state))
 
 
-def mend_version(subject: CheckSubject, version: str, state: str) -> str:
+def mend_version(request: OnboardingRequest, version: str, state: str) -> str:
     """What brings a primary version back to work, or puts another one in its place."""
-    key = subject.key_name
+    key = request.key_name
     enable = on_version(key, "enable", version)
     if state == "DISABLED":
         return enable
@@ -124,10 +125,10 @@ def mend_version(subject: CheckSubject, version: str, state: str) -> str:
     return f"{create} (what version {version} sealed is lost)" if state == "DESTROYED" else create
 
 
-def _justifications(subject: CheckSubject, _: Findings, key: CryptoKey) -> Check:
+def _justifications(request: OnboardingRequest, _: Findings, key: CryptoKey) -> Check:
     allowed = key.justifications_policy
     remedy = on_key(
-        subject.key_name, "update", "--allowed-access-reasons=customer-initiated-access"
+        request.key_name, "update", "--allowed-access-reasons=customer-initiated-access"
     )
     if allowed is None:
         return JUSTIFICATIONS.passed("no policy: every reason is allowed")
@@ -139,7 +140,7 @@ def _justifications(subject: CheckSubject, _: Findings, key: CryptoKey) -> Check
     return JUSTIFICATIONS.warned(f"{found}; {CUSTOMER_INITIATED} is not among them", remedy)
 
 
-def _shared(_: CheckSubject, findings: Findings, __: CryptoKey) -> Check:
+def _shared(_: OnboardingRequest, findings: Findings, __: CryptoKey) -> Check:
     read = findings.kms.protected
     if not isinstance(read, Answer):
         return SHARED.unknown(read or "not read")
@@ -156,12 +157,12 @@ def _shared(_: CheckSubject, findings: Findings, __: CryptoKey) -> Check:
     return SHARED.passed("no Google Cloud resource is under it (Anthropic's data never shows)")
 
 
-def _another_key(subject: CheckSubject) -> str:
-    return f"ask for another key name than {subject.key_name.crypto_key}, so that one is made"
+def _another_key(request: OnboardingRequest) -> str:
+    return f"ask for another key name than {request.key_name.crypto_key}, so that one is made"
 
 
 _RULES: Final[
-    tuple[tuple[Prerequisite, Callable[[CheckSubject, Findings, CryptoKey], Check]], ...]
+    tuple[tuple[Prerequisite, Callable[[OnboardingRequest, Findings, CryptoKey], Check]], ...]
 ] = (
     (PURPOSE, _purpose),
     (PROTECTION, _protection),

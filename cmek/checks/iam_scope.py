@@ -14,8 +14,9 @@ from cmek.anthropic_identity import ROLES
 from cmek.checks.commands import revoke
 from cmek.checks.findings import Findings
 from cmek.checks.members import Grant, describe, grants_in, of_kind
-from cmek.checks.model import Check, CheckSubject, Prerequisite
+from cmek.checks.model import Check, Prerequisite
 from cmek.checks.outcome import Answer, Read
+from cmek.request import OnboardingRequest
 
 READS: Final = (
     "cloudkms GetIamPolicy on the ring and on the key",
@@ -51,10 +52,10 @@ IMPOSTORS: Final = Prerequisite(
 )
 
 
-def check_broader(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_broader(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """Whatever Anthropic's account has beyond the two roles on the key."""
-    grants, unreadable = _grants(subject, findings)
-    key = str(subject.key_name)
+    grants, unreadable = _grants(request, findings)
+    key = str(request.key_name)
     broader = [
         one
         for one in of_kind(grants, "anthropic")
@@ -66,9 +67,9 @@ def check_broader(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
         yield _nothing_found(BROADER, unreadable)
 
 
-def check_public(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_public(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """`allUsers` and `allAuthenticatedUsers`."""
-    grants, unreadable = _grants(subject, findings)
+    grants, unreadable = _grants(request, findings)
     public = of_kind(grants, "public")
     if public:
         yield PUBLIC.failed(describe(public), _revoke_all(public))
@@ -76,9 +77,9 @@ def check_public(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
         yield _nothing_found(PUBLIC, unreadable)
 
 
-def check_impostors(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_impostors(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """Look-alikes fail, deleted accounts warn; both are named."""
-    grants, unreadable = _grants(subject, findings)
+    grants, unreadable = _grants(request, findings)
     alike, deleted = of_kind(grants, "look_alike"), of_kind(grants, "deleted")
     if alike:
         yield IMPOSTORS.failed(describe(alike + deleted), _revoke_all(alike + deleted))
@@ -88,9 +89,9 @@ def check_impostors(subject: CheckSubject, findings: Findings) -> Iterator[Check
         yield _nothing_found(IMPOSTORS, unreadable)
 
 
-def _grants(subject: CheckSubject, findings: Findings) -> tuple[list[Grant], list[str]]:
+def _grants(request: OnboardingRequest, findings: Findings) -> tuple[list[Grant], list[str]]:
     """All bindings on key and ring, those above that reach Cloud KMS, and what was unreadable."""
-    key = subject.key_name
+    key = request.key_name
     below: dict[str, Read[policy_pb2.Policy] | None] = {
         str(key): findings.kms.key_policy,
         key.key_ring_name: findings.kms.ring_policy,
@@ -107,13 +108,13 @@ def _grants(subject: CheckSubject, findings: Findings) -> tuple[list[Grant], lis
         for resource, read in (below | dict(findings.google.policies)).items()
         if read is not None and not isinstance(read, Answer)
     ]
-    hidden = _hidden(subject, findings)
+    hidden = _hidden(request, findings)
     return grants, unreadable + hidden
 
 
-def _hidden(subject: CheckSubject, findings: Findings) -> list[str]:
+def _hidden(request: OnboardingRequest, findings: Findings) -> list[str]:
     """Policies that nobody asked for, since already the resource could not be read."""
-    key = subject.key_name
+    key = request.key_name
     reads = {
         str(key): findings.kms.key,
         key.key_ring_name: findings.kms.key_ring,

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from cmek.checks.findings import Findings
-from cmek.checks.model import Check, CheckSubject, Prerequisite
+from cmek.checks.model import Check, Prerequisite
 from cmek.checks.outcome import Refused
 from cmek.names import RECOMMENDED_REGIONS, is_us_single_region
+from cmek.request import OnboardingRequest
 
 LOCATION: Final = Prerequisite(
     "location",
@@ -22,9 +23,9 @@ LOCATION: Final = Prerequisite(
 )
 
 
-def check_location(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_location(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """The name's shape first, then the live location's word."""
-    location, read = subject.key_name.location, findings.kms.location
+    location, read = request.key_name.location, findings.kms.location
     remedy = f"ask for one of {', '.join(RECOMMENDED_REGIONS)}"
     if not is_us_single_region(location):
         yield LOCATION.failed(f"{location} is not one US region", remedy)
@@ -32,7 +33,7 @@ def check_location(subject: CheckSubject, findings: Findings) -> Iterator[Check]
         yield LOCATION.failed(f"Cloud KMS does not know {location}", remedy)
     elif isinstance(read, Refused):
         yield LOCATION.unknown(read)
-    elif subject.protection_level == "HSM" and not read.value.hsm_available:
+    elif request.protection_level == "HSM" and not read.value.hsm_available:
         yield LOCATION.failed(f"{location} has no HSM", remedy)
     else:
         hsm = "with HSM" if read.value.hsm_available else "without HSM, none is asked for"

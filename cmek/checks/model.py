@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Literal, Self
-from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from cmek.checks.outcome import Refused
-from cmek.names import KeyName
 
 Status = Literal["pass", "warn", "fail", "unknown"]
 
@@ -65,30 +62,6 @@ class CheckReport(BaseModel):
 
     def _with(self, status: Status) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if check.status == status)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckSubject:
-    """What is about to be onboarded."""
-
-    key_name: KeyName
-    protection_level: str
-    """`HSM` or `SOFTWARE`, as asked for."""
-    destroy_scheduled_duration: timedelta | None = None
-    """Time from scheduling a version's destruction to the destruction; None = Google's 30 days."""
-    workspace_id: str | None
-    """None for one that does not exist yet."""
-    new_workspace: str | None = None
-    """The name of the one to be created."""
-    expected_organization: UUID | None = None
-    """The Anthropic organization that the operator expects; None = any."""
-    permitted_customer_id: str | None = None
-    """The customer id (`C0…`) of Anthropic's Google organization, if the operator was given it."""
-
-    @property
-    def workspace(self) -> str:
-        """The workspace in a sentence."""
-        return self.workspace_id or f"new workspace {self.new_workspace!r}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,14 @@ from cmek.checks.commands import org_policy_page
 from cmek.checks.domain_sharing import WHO
 from cmek.checks.findings import Findings
 from cmek.checks.google_models import PolicyRule
-from cmek.checks.model import Check, CheckSubject, Prerequisite
+from cmek.checks.model import Check, Prerequisite
 from cmek.checks.outcome import Answer, value_of
+from cmek.request import OnboardingRequest
 
 LOCATIONS: Final = "gcp.resourceLocations"
 PROTECTION: Final = "cloudkms.allowedProtectionLevels"
 MINIMUM_DELAY: Final = "cloudkms.minimumDestroyScheduledDuration"
 DISABLE_FIRST: Final = "cloudkms.disableBeforeDestroy"
-GOOGLES_DEFAULT_DELAY: Final = timedelta(days=30)
 US_GROUPS: Final = ("in:us-locations", "in:northamerica-locations")
 
 
@@ -62,11 +62,11 @@ DISABLE_POLICY: Final = Prerequisite(
 )
 
 
-def check_location_policy(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_location_policy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """Single locations and the value groups that surely hold a US region."""
-    location = subject.key_name.location
+    location = request.key_name.location
     read = findings.google.org_policies.get(LOCATIONS)
-    remedy = f"{org_policy_page(LOCATIONS, subject.key_name.project)}: allow {location}"
+    remedy = f"{org_policy_page(LOCATIONS, request.key_name.project)}: allow {location}"
     if not isinstance(read, Answer):
         yield LOCATION_POLICY.unknown(read or "not read")
         return
@@ -74,11 +74,11 @@ def check_location_policy(subject: CheckSubject, findings: Findings) -> Iterator
     yield _judge(LOCATION_POLICY, allowed, f"{LOCATIONS} and {location}", remedy, findings)
 
 
-def check_protection_policy(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_protection_policy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """The level that is asked for is among the allowed ones."""
-    level = subject.protection_level
+    level = request.protection_level
     read = findings.google.org_policies.get(PROTECTION)
-    remedy = f"{org_policy_page(PROTECTION, subject.key_name.project)}: allow {level}"
+    remedy = f"{org_policy_page(PROTECTION, request.key_name.project)}: allow {level}"
     if not isinstance(read, Answer):
         yield PROTECTION_POLICY.unknown(read or "not read")
         return
@@ -86,9 +86,9 @@ def check_protection_policy(subject: CheckSubject, findings: Findings) -> Iterat
     yield _judge(PROTECTION_POLICY, allowed, f"{PROTECTION} and {level}", remedy, findings)
 
 
-def check_delay_policy(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_delay_policy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """The delay of a new key is not below the minimum; an existing key's can't change anyway."""
-    asked = subject.destroy_scheduled_duration or GOOGLES_DEFAULT_DELAY
+    asked = timedelta(days=request.destroy_delay_days)
     read = findings.google.org_policies.get(MINIMUM_DELAY)
     if not isinstance(read, Answer):
         yield DELAY_POLICY.unknown(read or "not read")
@@ -108,7 +108,7 @@ def check_delay_policy(subject: CheckSubject, findings: Findings) -> Iterator[Ch
         yield DELAY_POLICY.passed(f"{MINIMUM_DELAY} is {minimum}, asked for {asked.days} days")
 
 
-def check_disable_policy(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_disable_policy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """A protection that Google offers; onboarding works without it."""
     read = findings.google.org_policies.get(DISABLE_FIRST)
     if not isinstance(read, Answer):
@@ -118,7 +118,7 @@ def check_disable_policy(subject: CheckSubject, findings: Findings) -> Iterator[
     else:
         yield DISABLE_POLICY.warned(
             f"{DISABLE_FIRST} is not enforced",
-            f"{org_policy_page(DISABLE_FIRST, subject.key_name.project)}: turn enforcement on",
+            f"{org_policy_page(DISABLE_FIRST, request.key_name.project)}: turn enforcement on",
         )
 
 

@@ -13,9 +13,10 @@ from cmek.anthropic_identity import MEMBER
 from cmek.checks.commands import perimeters_page
 from cmek.checks.findings import Findings
 from cmek.checks.google_models import IngressPolicy, PerimeterConfig, ServicePerimeter
-from cmek.checks.model import Check, CheckSubject, Prerequisite
+from cmek.checks.model import Check, Prerequisite
 from cmek.checks.outcome import Answer, Refused
 from cmek.checks.project import KMS
+from cmek.request import OnboardingRequest
 
 PERIMETER: Final = Prerequisite(
     "perimeter",
@@ -37,14 +38,14 @@ Admission = bool | None
 """Let in, kept out, or not decidable (None)."""
 
 
-def check_perimeters(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_perimeters(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """Every perimeter that encloses the project and restricts Cloud KMS, if not us too."""
     organization, number = findings.google.organization, findings.google.project_number
     turned_away = _turned_away(findings)
     if turned_away is not None:
         yield PERIMETER.failed(str(turned_away), f"perimeter administrator: {INGRESS}")
     elif isinstance(findings.google.ancestors, Answer) and organization is None:
-        yield PERIMETER.passed(f"project {subject.key_name.project} is in no organization")
+        yield PERIMETER.passed(f"project {request.key_name.project} is in no organization")
     elif (refused := _first_refusal(findings)) is not None:
         yield PERIMETER.unknown(refused)
     elif number is None or organization is None:

@@ -11,8 +11,9 @@ from typing import Final
 
 from cmek.checks.commands import make_admin
 from cmek.checks.findings import Findings
-from cmek.checks.model import Check, CheckSubject, Prerequisite
+from cmek.checks.model import Check, Prerequisite
 from cmek.checks.outcome import Answer, Read, Refused, value_of
+from cmek.request import OnboardingRequest
 
 ON_KEY: Final = (
     "cloudkms.cryptoKeys.get",
@@ -46,9 +47,9 @@ CALLER_ON_EXISTING: Final = Prerequisite(
 )
 
 
-def check_caller_on_project(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_caller_on_project(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """All rights on the project, unless the ring exists: then its own rights decide."""
-    project, read = subject.key_name.project, findings.google.project_permissions
+    project, read = request.key_name.project, findings.google.project_permissions
     if isinstance(read, Refused):
         yield CALLER_ON_PROJECT.unknown(read)
         return
@@ -65,9 +66,9 @@ def check_caller_on_project(subject: CheckSubject, findings: Findings) -> Iterat
         yield CALLER_ON_PROJECT.passed(f"all granted on project {project}: {len(needed)}{note}")
 
 
-def check_caller_on_existing(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_caller_on_existing(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """On an existing key, else on an existing ring."""
-    key = subject.key_name
+    key = request.key_name
     if isinstance(findings.kms.key_ring, Refused) and value_of(findings.kms.key) is None:
         yield CALLER_ON_EXISTING.unknown(findings.kms.key_ring)
     elif isinstance(findings.kms.key, Refused):

@@ -10,8 +10,9 @@ from typing import Final
 
 from cmek.checks.commands import enable_api
 from cmek.checks.findings import Findings
-from cmek.checks.model import Check, CheckSubject, Prerequisite
+from cmek.checks.model import Check, Prerequisite
 from cmek.checks.outcome import Answer, Refused
+from cmek.request import OnboardingRequest
 
 KMS: Final = "cloudkms.googleapis.com"
 
@@ -46,9 +47,9 @@ CHECK_APIS: Final = Prerequisite(
 )
 
 
-def check_project(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_project(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """Exists, and nobody asked for its deletion."""
-    read, project = findings.google.project, subject.key_name.project
+    read, project = findings.google.project, request.key_name.project
     if isinstance(read, Refused):
         if read.status == "NOT_FOUND":
             yield PROJECT.failed(f"project {project} does not exist", _create_project(project))
@@ -64,35 +65,35 @@ def check_project(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
         yield PROJECT.unknown(f"project {project} is in state {state}, which says nothing")
 
 
-def check_billing(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_billing(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """An open billing account is linked; a refusal by Cloud KMS for billing proves the contrary."""
     read, refused = findings.google.billing, _kms_refusal("BILLING_DISABLED", findings)
     if isinstance(read, Answer) and not read.value.billing_enabled:
-        evidence = f"billing of project {subject.key_name.project} is disabled"
-        yield BILLING.failed(evidence, _link_billing(subject.key_name.project))
+        evidence = f"billing of project {request.key_name.project} is disabled"
+        yield BILLING.failed(evidence, _link_billing(request.key_name.project))
     elif refused is not None:
-        project = _consumer(refused, subject, findings)
-        yield BILLING.failed(f"{_whose(project, subject)}: {refused}", _link_billing(project))
+        project = _consumer(refused, request, findings)
+        yield BILLING.failed(f"{_whose(project, request)}: {refused}", _link_billing(project))
     elif isinstance(read, Answer):
         account = read.value.billing_account_name
-        yield BILLING.passed(f"project {subject.key_name.project} pays by {account}")
+        yield BILLING.passed(f"project {request.key_name.project} pays by {account}")
     else:
         yield BILLING.unknown(read)
 
 
-def check_kms_api(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_kms_api(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """Enabled by Service Usage's word and by what Cloud KMS itself answered.
 
     Google counts the caller's quota project, too, and names it only in the refusal.
     """
-    project = subject.key_name.project
+    project = request.key_name.project
     read, refused = findings.google.kms_service, _kms_refusal("SERVICE_DISABLED", findings)
     if isinstance(read, Answer) and read.value.state != "ENABLED":
         remedy = enable_api(KMS, project)
         yield KMS_API.failed(f"{KMS} is {read.value.state} in project {project}", remedy)
     elif refused is not None:
-        where = _consumer(refused, subject, findings)
-        yield KMS_API.failed(f"{_whose(where, subject)}: {refused}", enable_api(KMS, where))
+        where = _consumer(refused, request, findings)
+        yield KMS_API.failed(f"{_whose(where, request)}: {refused}", enable_api(KMS, where))
     elif isinstance(read, Answer):
         yield KMS_API.passed(f"{KMS} is ENABLED in project {project}")
     elif any(isinstance(answer, Answer) for answer in findings.kms.answers):
@@ -101,10 +102,10 @@ def check_kms_api(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
         yield KMS_API.unknown(read)
 
 
-def check_check_apis(subject: CheckSubject, findings: Findings) -> Iterator[Check]:
+def check_check_apis(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """Which of our own reads failed because their API is off: unknown, never a failure."""
     off = {
-        one.service: (one.consumer or f"projects/{subject.key_name.project}")
+        one.service: (one.consumer or f"projects/{request.key_name.project}")
         for one in findings.refusals
         if one.is_api_off and one.service and one.service != KMS
     }
@@ -123,15 +124,15 @@ def _kms_refusal(reason: str, findings: Findings) -> Refused | None:
     return next((one for one in refusals if one.reason == reason), None)
 
 
-def _consumer(refused: Refused, subject: CheckSubject, findings: Findings) -> str:
+def _consumer(refused: Refused, request: OnboardingRequest, findings: Findings) -> str:
     """The project that Google refused: the key's by its id, another one by its number."""
     named = (refused.consumer or "").removeprefix("projects/")
-    own = {"", findings.google.project_number, subject.key_name.project}
-    return subject.key_name.project if named in own else named
+    own = {"", findings.google.project_number, request.key_name.project}
+    return request.key_name.project if named in own else named
 
 
-def _whose(project: str, subject: CheckSubject) -> str:
-    own = project == subject.key_name.project
+def _whose(project: str, request: OnboardingRequest) -> str:
+    own = project == request.key_name.project
     return f"project {project}" if own else f"the caller's quota project {project}"
 
 

@@ -24,12 +24,12 @@ from cmek.checks.findings import (
 )
 from cmek.checks.google_models import AccessPolicy, CustomConstraint, ServicePerimeter
 from cmek.checks.google_reads import GoogleReads
-from cmek.checks.model import CheckSubject
 from cmek.checks.org_policies import DISABLE_FIRST, LOCATIONS, MINIMUM_DELAY, PROTECTION
 from cmek.checks.outcome import Read, attempt, value_of
 from cmek.checks.permissions import ON_KEY, ON_PROJECT, ON_RING
 from cmek.checks.project import KMS
 from cmek.cloud_kms import CloudKms
+from cmek.request import OnboardingRequest
 
 CONSTRAINTS: Final = (LEGACY, MANAGED, LOCATIONS, PROTECTION, MINIMUM_DELAY, DISABLE_FIRST)
 
@@ -43,12 +43,12 @@ class Clients:
     google: GoogleReads
 
 
-async def read_findings(subject: CheckSubject, clients: Clients) -> Findings:
+async def read_findings(request: OnboardingRequest, clients: Clients) -> Findings:
     """Read all that the checks judge; a refused read is an answer too, so nothing is raised."""
     async with asyncio.TaskGroup() as group:
-        google = group.create_task(_read_google(subject, clients.google))
-        kms = group.create_task(_read_kms(subject, clients))
-        anthropic = group.create_task(_read_anthropic(subject, clients.admin))
+        google = group.create_task(_read_google(request, clients.google))
+        kms = group.create_task(_read_kms(request, clients))
+        anthropic = group.create_task(_read_anthropic(request, clients.admin))
     return Findings(google.result(), kms.result(), anthropic.result())
 
 
@@ -62,8 +62,8 @@ class _Above:
     perimeters: tuple[Read[tuple[ServicePerimeter, ...]], ...]
 
 
-async def _read_google(subject: CheckSubject, google: GoogleReads) -> GoogleFindings:
-    name = subject.key_name.project
+async def _read_google(request: OnboardingRequest, google: GoogleReads) -> GoogleFindings:
+    name = request.key_name.project
     async with asyncio.TaskGroup() as group:
         start = group.create_task
         project = start(attempt(google.project(name)))
@@ -113,8 +113,8 @@ async def _read_above(ancestors: tuple[str, ...], google: GoogleReads) -> _Above
     )
 
 
-async def _read_kms(subject: CheckSubject, clients: Clients) -> KmsFindings:
-    kms, name = clients.kms, subject.key_name
+async def _read_kms(request: OnboardingRequest, clients: Clients) -> KmsFindings:
+    kms, name = clients.kms, request.key_name
     async with asyncio.TaskGroup() as group:
         start = group.create_task
         location = start(attempt(kms.get_location(name.project, name.location)))
@@ -145,12 +145,12 @@ async def _read_kms(subject: CheckSubject, clients: Clients) -> KmsFindings:
     )
 
 
-async def _read_anthropic(subject: CheckSubject, admin: AdminApi) -> AnthropicFindings:
+async def _read_anthropic(request: OnboardingRequest, admin: AdminApi) -> AnthropicFindings:
     async with asyncio.TaskGroup() as group:
         start = group.create_task
         organization = start(attempt(admin.organization.me()))
         external_keys = start(attempt(_lists_external_keys(admin)))
-        id_ = subject.workspace_id
+        id_ = request.workspace_id
         workspace = start(attempt(admin.workspaces.retrieve(id_))) if id_ else None
         all_workspaces = None if id_ else start(attempt(_all_workspaces(admin)))
     read = value_of(workspace.result()) if workspace else None

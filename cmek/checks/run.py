@@ -20,11 +20,12 @@ from cmek.checks import (
 )
 from cmek.checks.findings import Findings
 from cmek.checks.google_reads import GoogleReads
-from cmek.checks.model import Check, CheckReport, CheckSubject, Prerequisite
+from cmek.checks.model import Check, CheckReport, Prerequisite
 from cmek.checks.reading import Clients, read_findings
 from cmek.cloud_kms import CloudKms
+from cmek.request import OnboardingRequest
 
-Rule = Callable[[CheckSubject, Findings], Iterator[Check]]
+Rule = Callable[[OnboardingRequest, Findings], Iterator[Check]]
 
 RULES: Final[tuple[Rule, ...]] = (
     project.check_project,
@@ -91,16 +92,16 @@ CATALOGUE: Final[tuple[Prerequisite, ...]] = (
 
 
 async def run_checks(
-    subject: CheckSubject, *, admin: AdminApi, kms: CloudKms, google: GoogleReads
+    request: OnboardingRequest, *, admin: AdminApi, kms: CloudKms, google: GoogleReads
 ) -> CheckReport:
     """Read everything in three waves and judge it; writes nothing.
 
     Never raises for a refused, failed or late read: that check is `unknown` and says who can tell.
     """
-    return judge(subject, await read_findings(subject, Clients(admin, kms, google)))
+    return judge(request, await read_findings(request, Clients(admin, kms, google)))
 
 
-def judge(subject: CheckSubject, findings: Findings) -> CheckReport:
+def judge(request: OnboardingRequest, findings: Findings) -> CheckReport:
     """The verdicts over what was read. Pure."""
-    checks = tuple(check for rule in RULES for check in rule(subject, findings))
+    checks = tuple(check for rule in RULES for check in rule(request, findings))
     return CheckReport(checks=checks, project_number=findings.google.project_number)

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 from cmek.admin_api import AdminApi
 from cmek.checks.google_reads import GoogleReads
-from cmek.checks.model import CheckSubject
 from cmek.checks.outcome import attempt
 from cmek.checks.reading import Clients, read_findings
 from cmek.cloud_kms import CloudKms
 from cmek.diagnosis.model import DiagnosisFacts
+from cmek.request import OnboardingRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Failure:
 
 
 async def gather_facts(
-    subject: CheckSubject,
+    request: OnboardingRequest,
     failure: Failure,
     *,
     admin: AdminApi,
@@ -39,12 +39,12 @@ async def gather_facts(
     """Ask everybody again, after a failure; what is refused leaves its causes open."""
     key_id = failure.external_key_id
     async with asyncio.TaskGroup() as group:
-        findings = group.create_task(read_findings(subject, Clients(admin, kms, google)))
+        findings = group.create_task(read_findings(request, Clients(admin, kms, google)))
         external = (
             group.create_task(attempt(admin.external_keys.retrieve(key_id))) if key_id else None
         )
     return DiagnosisFacts(
-        subject=subject,
+        request=request,
         findings=findings.result(),
         external_key_id=key_id,
         external_key=external.result() if external else None,

@@ -80,7 +80,7 @@ def domain_sharing(facts: DiagnosisFacts) -> Cause:
         return SHARING.excluded("no grant is missing")
     why = "; ".join(one.evidence for one in verdicts)
     if any(one.status == "fail" for one in verdicts):
-        again = " && ".join(grant(facts.subject.key_name, role) for role in grants.missing)
+        again = " && ".join(grant(facts.request.key_name, role) for role in grants.missing)
         return SHARING.proved(why, f"{command}; then {again}")
     if any(one.status == "unknown" for one in verdicts):
         return SHARING.open(why, command)
@@ -91,7 +91,7 @@ def missing_rule(known: KnownCause, role: str) -> Rule:
     """The role is on the key for nobody of Anthropic's, and nothing else explains it."""
 
     def rule(facts: DiagnosisFacts) -> Cause:
-        command = grant(facts.subject.key_name, role)
+        command = grant(facts.request.key_name, role)
         grants = _explained(facts)
         if grants is None:
             return _unreadable(facts, known, command)
@@ -131,7 +131,7 @@ def iam_settling(facts: DiagnosisFacts) -> Cause:
 def _of_grants(
     facts: DiagnosisFacts, known: KnownCause, pick: Callable[[_Grants], list[Grant]]
 ) -> Cause:
-    name = facts.subject.key_name
+    name = facts.request.key_name
     grants = _explained(facts)
     if grants is None:
         both = " && ".join(grant(name, role) for role in ROLES)
@@ -161,7 +161,7 @@ def _explained(facts: DiagnosisFacts) -> _Grants | None:
     policy = value_of(facts.findings.kms.key_policy)
     if policy is None:
         return None
-    name = str(facts.subject.key_name)
+    name = str(facts.request.key_name)
     on_key = list(grants_in(name, policy))
     ours = [one for one in on_key if one.member == MEMBER]
     held = {one.role for one in ours if one.condition is None}
@@ -190,7 +190,7 @@ def _is_impostor(member: str) -> bool:
 
 def _above(facts: DiagnosisFacts) -> Iterator[Grant]:
     levels: dict[str, Read[policy_pb2.Policy] | None] = {
-        facts.subject.key_name.key_ring_name: facts.findings.kms.ring_policy,
+        facts.request.key_name.key_ring_name: facts.findings.kms.ring_policy,
         **facts.findings.google.policies,
     }
     for resource, read in levels.items():
@@ -200,8 +200,8 @@ def _above(facts: DiagnosisFacts) -> Iterator[Grant]:
 
 def _sharing_checks(facts: DiagnosisFacts) -> list[Check]:
     return [
-        *check_legacy(facts.subject, facts.findings),
-        *check_managed(facts.subject, facts.findings),
+        *check_legacy(facts.request, facts.findings),
+        *check_managed(facts.request, facts.findings),
     ]
 
 

@@ -29,7 +29,7 @@ OUTSIDE: Final = KnownCause("outside_backend", "The key's backend outside Cloud 
 
 def key_deleted(facts: DiagnosisFacts) -> Cause:
     """A genuine NOT_FOUND; a refused read proves nothing."""
-    name = facts.subject.key_name
+    name = facts.request.key_name
     command = f"gcloud kms keys list {key_flags(name)} (a deleted name can't be used again: "
     command += "make a key of another name and register it)"
     if facts.key_is_gone:
@@ -41,7 +41,7 @@ def key_deleted(facts: DiagnosisFacts) -> Cause:
 
 def other_key_name(facts: DiagnosisFacts) -> Cause:
     """What was registered is not what we look at; it can never be changed, only made anew."""
-    name, read = str(facts.subject.key_name), facts.external_key
+    name, read = str(facts.request.key_name), facts.external_key
     command = f"register {name} as a new external key; a key name can never be changed"
     if read is None:
         return OTHER_NAME.excluded("nothing is registered yet")
@@ -59,7 +59,7 @@ def other_key_name(facts: DiagnosisFacts) -> Cause:
 def external_key_gone(facts: DiagnosisFacts) -> Cause:
     """Somebody deleted Anthropic's record meanwhile."""
     read = facts.external_key
-    command = f"run the onboarding of {facts.subject.workspace} again: it registers the key"
+    command = f"run the onboarding of {facts.request.workspace} again: it registers the key"
     if isinstance(read, Refused) and read.status == "404":
         return EXTERNAL_GONE.proved(f"{facts.external_key_id}: {read}", command)
     if isinstance(read, Refused):
@@ -82,7 +82,7 @@ def wrong_purpose(facts: DiagnosisFacts) -> Cause:
 
 def wrong_location(facts: DiagnosisFacts) -> Cause:
     """`us`, `global`, `nam4` and the rest of the world are not supported."""
-    location = facts.subject.key_name.location
+    location = facts.request.key_name.location
     if is_us_single_region(location):
         return LOCATION.excluded(f"{location} is one US region")
     regions = ", ".join(RECOMMENDED_REGIONS)
@@ -95,7 +95,7 @@ def justifications(facts: DiagnosisFacts) -> Cause:
     """An empty policy refuses everybody; one without customer-initiated access is suspicious."""
     key = facts.key
     command = on_key(
-        facts.subject.key_name, "update", "--allowed-access-reasons=customer-initiated-access"
+        facts.request.key_name, "update", "--allowed-access-reasons=customer-initiated-access"
     )
     if key is None:
         return without_key(facts, JUSTIFICATIONS, command)
@@ -126,7 +126,7 @@ def primary_rule(known: KnownCause, states: tuple[str, ...]) -> Rule:
     """The primary version is in one of `states`; () means that there is none."""
 
     def rule(facts: DiagnosisFacts) -> Cause:
-        key, name = facts.key, facts.subject.key_name
+        key, name = facts.key, facts.request.key_name
         create = new_primary(name)
         if key is None:
             return without_key(facts, known, create)
@@ -138,7 +138,7 @@ def primary_rule(known: KnownCause, states: tuple[str, ...]) -> Rule:
             return known.excluded(why)
         if key.primary.state == "DESTROY_SCHEDULED" and key.primary.destroy_time:
             why += f"; it can be restored until {key.primary.destroy_time:%Y-%m-%d %H:%M} UTC"
-        return known.proved(why, mend_version(facts.subject, key.primary.id, key.primary.state))
+        return known.proved(why, mend_version(facts.request, key.primary.id, key.primary.state))
 
     return rule
 
@@ -182,8 +182,8 @@ def without_key(facts: DiagnosisFacts, known: KnownCause, command: str) -> Cause
 
 
 def _another_key(facts: DiagnosisFacts) -> str:
-    name = facts.subject.key_name
+    name = facts.request.key_name
     return (
         f"gcloud kms keys create NEW_NAME {key_flags(name)} --purpose=encryption "
-        f"--protection-level={facts.subject.protection_level.lower()}, and onboard that one"
+        f"--protection-level={facts.request.protection_level.lower()}, and onboard that one"
     )

@@ -49,7 +49,7 @@ def _judge(
     if organization is None:
         return known.open("the organization's UUID could not be read", "try again later")
     label, value = organization_label(organization)
-    command = on_key(facts.subject.key_name, "update", f"--update-labels={label}={value}")
+    command = on_key(facts.request.key_name, "update", f"--update-labels={label}={value}")
     if key is None:
         return without_key(facts, known, command)
     if key.labels.get(label) == value:

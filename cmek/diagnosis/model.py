@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from cmek.admin_models import ExternalKey
 from cmek.checks.findings import Findings
-from cmek.checks.model import CheckSubject
 from cmek.checks.outcome import Answer, Read, value_of
 from cmek.kms_models import CryptoKey
+from cmek.request import OnboardingRequest
 
 Verdict = Literal["proved", "excluded", "open"]
 
@@ -37,7 +37,7 @@ class Cause(BaseModel):
 class DiagnosisFacts:
     """All that our own reads say after a failure. Anthropic's free text is no part of it."""
 
-    subject: CheckSubject
+    request: OnboardingRequest
     findings: Findings
     external_key_id: str | None
     external_key: Read[ExternalKey] | None
@@ -65,7 +65,7 @@ class DiagnosisFacts:
     def organization_id(self) -> UUID | None:
         """The organization whose label the key needs."""
         organization = value_of(self.findings.anthropic.organization)
-        return organization.id if organization else self.subject.expected_organization
+        return organization.id if organization else self.request.expected_organization
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,25 +52,25 @@ _SETTINGS: Final = "https://platform.claude.com/settings"
 
 def project_inactive(facts: DiagnosisFacts) -> Cause:
     """Shut down after the registration."""
-    (check,) = check_project(facts.subject, facts.findings)
+    (check,) = check_project(facts.request, facts.findings)
     return _from_check(PROJECT, check)
 
 
 def kms_api_off(facts: DiagnosisFacts) -> Cause:
     """Switched off after the registration."""
-    (check,) = check_kms_api(facts.subject, facts.findings)
+    (check,) = check_kms_api(facts.request, facts.findings)
     return _from_check(API_OFF, check)
 
 
 def billing_off(facts: DiagnosisFacts) -> Cause:
     """Switched off after the registration."""
-    (check,) = check_billing(facts.subject, facts.findings)
+    (check,) = check_billing(facts.request, facts.findings)
     return _from_check(BILLING_OFF, check)
 
 
 def perimeter(facts: DiagnosisFacts) -> Cause:
     """Proved by the perimeter's own rules, or by one that turned us away as well."""
-    (check,) = check_perimeters(facts.subject, facts.findings)
+    (check,) = check_perimeters(facts.request, facts.findings)
     return _from_check(PERIMETER, check)
 
 
@@ -78,7 +78,7 @@ def deny_policy(facts: DiagnosisFacts) -> Cause:
     """They win over every grant and are not among the policies that we read."""
     return DENY_POLICY.open(
         "deny policies are not read here",
-        f"gcloud policy-troubleshoot iam //cloudkms.googleapis.com/{facts.subject.key_name} "
+        f"gcloud policy-troubleshoot iam //cloudkms.googleapis.com/{facts.request.key_name} "
         f"--principal-email={SERVICE_ACCOUNT} "
         "--permission=cloudkms.cryptoKeyVersions.useToEncrypt",
     )

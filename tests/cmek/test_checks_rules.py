@@ -20,7 +20,7 @@ from cmek.checks.outcome import Answer, Refused
 from cmek.checks.perimeters import check_perimeters
 from cmek.checks.reading import CONSTRAINTS
 from cmek.checks.run import judge
-from tests.support.checking import subject
+from tests.support.checking import request
 
 patient = settings(deadline=None)
 REFUSED = Refused("PERMISSION_DENIED", "denied")
@@ -85,7 +85,7 @@ def _status(report: CheckReport, check_id: str) -> str:
 
 def test_with_everything_refused_nothing_passes() -> None:
     """`unknown` is never shown as `pass`, for any check that reads something."""
-    report = judge(subject(), findings())
+    report = judge(request(), findings())
     silent = {"check_apis", "features", "effect_time"}
     assert {one.status for one in report.checks if one.id not in silent} == {"unknown"}
     assert report.project_number is None
@@ -96,7 +96,7 @@ def test_with_everything_refused_nothing_passes() -> None:
 def test_any_organization_policy_gets_a_verdict(found: dict[str, OrgPolicy]) -> None:
     """Whatever rules Google sends; a constraint that was not read never passes."""
     read = {name: Answer(policy) for name, policy in found.items()}
-    report = judge(subject(), findings(org_policies=read))
+    report = judge(request(), findings(org_policies=read))
     by_constraint = {
         "iam.allowedPolicyMemberDomains": "drs_legacy",
         "iam.managed.allowedPolicyMembers": "drs_managed",
@@ -115,7 +115,7 @@ def test_any_organization_policy_gets_a_verdict(found: dict[str, OrgPolicy]) -> 
 def test_a_list_that_denies_all_or_lacks_ours_never_admits_anthropic(policy: OrgPolicy) -> None:
     """The legacy constraint passes only with the customer's id, or where nobody is restricted."""
     read = {"iam.allowedPolicyMemberDomains": Answer(policy)}
-    report = judge(subject(permitted_customer_id="C0anthropic"), findings(org_policies=read))
+    report = judge(request(permitted_customer_id="C0anthropic"), findings(org_policies=read))
     if _status(report, "drs_legacy") == "pass":
         for rule in policy.rules:
             restricted = rule.values.allowed_values or rule.values.denied_values
@@ -163,7 +163,7 @@ def test_a_perimeter_without_a_full_ingress_rule_never_passes(found: list[Perime
         access_policies=Answer(()),
         perimeters=(Answer(perimeters),),
     )
-    (check,) = check_perimeters(subject(), read)
+    (check,) = check_perimeters(request(), read)
     restricted = any(
         "projects/1" in one.resources and "cloudkms.googleapis.com" in one.restricted_services
         for one in found

@@ -13,7 +13,7 @@ from cmek.diagnosis.diagnose import TABLE
 from cmek.diagnosis.model import DiagnosisFacts
 from sandbox.server import Sandbox
 from tests.support.causes import FAILURES, Failing
-from tests.support.checking import clients, failure, subject
+from tests.support.checking import clients, failure, request
 from tests.support.staging import EXTERNAL_KEY, Stage
 from tests.support.troubleshooting import DOCUMENT, failure_row
 
@@ -33,7 +33,7 @@ async def gathered(sandbox: Sandbox, **known: Any) -> DiagnosisFacts:
     """All that our own reads say; `known` is about the failure."""
     async with clients(sandbox) as ours:
         return await gather_facts(
-            subject(), failure(**known), admin=ours.admin, kms=ours.kms, google=ours.google
+            request(), failure(**known), admin=ours.admin, kms=ours.kms, google=ours.google
         )
 
 
@@ -108,11 +108,9 @@ async def test_a_key_that_lies_elsewhere_is_proved_wrong_by_its_name(
     """Our form refuses such a name, so only a key that others registered can have it."""
     facts = await gathered(sandbox)
     for location in ("us", "global", "europe-west1"):
-        name = replace(facts.subject.key_name, location=location)
+        elsewhere = facts.request.model_copy(update={"location": location})
         (cause,) = [
-            one
-            for one in diagnose(replace(facts, subject=replace(facts.subject, key_name=name)))
-            if one.id == "wrong_location"
+            one for one in diagnose(replace(facts, request=elsewhere)) if one.id == "wrong_location"
         ]
         assert (cause.verdict, location in cause.why) == ("proved", True)
         assert "us-east5" in cause.command

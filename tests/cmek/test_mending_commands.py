@@ -12,7 +12,7 @@ import pytest
 from cmek.diagnosis import diagnose, gather_facts
 from sandbox.server import Sandbox
 from tests.support.causes import FAILURES
-from tests.support.checking import check, clients, failure, subject
+from tests.support.checking import check, clients, failure, request
 from tests.support.conditions import CONDITIONS
 from tests.support.staging import Stage
 
@@ -61,11 +61,11 @@ async def test_the_first_causes_command_mends_it(
     failing.setup(stage)
     async with clients(sandbox) as ours:
         facts = await gather_facts(
-            subject(), failure(), admin=ours.admin, kms=ours.kms, google=ours.google
+            request(), failure(), admin=ours.admin, kms=ours.kms, google=ours.google
         )
         run(sandbox, diagnose(facts)[0].command, tmp_path)
         facts = await gather_facts(
-            subject(), failure(), admin=ours.admin, kms=ours.kms, google=ours.google
+            request(), failure(), admin=ours.admin, kms=ours.kms, google=ours.google
         )
         validation = await ours.admin.external_keys.validate("ekey_01PaymentsProd1111111111")
     assert [one.id for one in diagnose(facts) if one.verdict == "proved"] == []

@@ -9,7 +9,6 @@ from blocks import AnthropicAdmin, GoogleKms
 from cmek.checks.google_reads import GoogleReads
 from cmek.checks.run import run_checks
 from cmek.request import OnboardingRequest
-from tasks.prerequisites import subject_of
 from tests.support.born import creates, start_to_create
 from tests.support.onboarding import Onboardings
 
@@ -20,7 +19,7 @@ async def _check(bench: Onboardings, request: OnboardingRequest) -> None:
     kms = GoogleKms(endpoint=sandbox.grpc, checks_endpoint=sandbox.http).get_client()
     google = GoogleReads(None, base_url=sandbox.http)
     try:
-        await run_checks(subject_of(request), admin=admin, kms=kms, google=google)
+        await run_checks(request, admin=admin, kms=kms, google=google)
     finally:
         for client in (admin, kms, google):
             await client.aclose()

@@ -19,7 +19,6 @@ from cmek.checks.outcome import Answer, attempt
 from cmek.checks.run import run_checks
 from cmek.cloud_kms import CloudKms
 from cmek.request import OnboardingRequest
-from tasks.prerequisites import subject_of
 from tests.support.examples import DOCS
 from tests.support.onboarding import Onboardings
 from tests.support.revalidation import Revalidations
@@ -106,7 +105,7 @@ async def seen(bench: Onboardings, block: GoogleKms) -> dict[str, Any]:
         reports = [
             statuses(
                 await run_checks(
-                    subject_of(OnboardingRequest.model_validate(base | fields)),
+                    OnboardingRequest.model_validate(base | fields),
                     admin=clients[0],
                     kms=clients[1],
                     google=clients[2],

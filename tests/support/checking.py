@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,23 +12,28 @@ from pydantic import SecretStr
 from cmek.admin_api import AdminApi
 from cmek.admin_credentials import AdminKey
 from cmek.checks.google_reads import GoogleReads
-from cmek.checks.model import CheckReport, CheckSubject
+from cmek.checks.model import CheckReport
 from cmek.checks.reading import Clients
 from cmek.checks.run import run_checks
 from cmek.cloud_kms import CloudKms
 from cmek.diagnosis import Failure
+from cmek.request import OnboardingRequest
 from sandbox.server import Sandbox
 from tests.support.sandbox import SandboxProcess
 from tests.support.staging import EXTERNAL_KEY, KEY, WORKSPACE
 
 
-def subject(**changes: Any) -> CheckSubject:
-    """The usual subject; `location` changes the key's name."""
-    location = changes.pop("location", KEY.location)
-    usual = CheckSubject(
-        key_name=replace(KEY, location=location), protection_level="HSM", workspace_id=WORKSPACE
+def request(**changes: Any) -> OnboardingRequest:
+    """The usual request; a changed one may hold what the form would refuse, such as a location."""
+    usual = OnboardingRequest(
+        workspace_id=WORKSPACE,
+        project_id=KEY.project,
+        location=KEY.location,
+        key_ring=KEY.key_ring,
+        crypto_key=KEY.crypto_key,
+        requested_by="ada@example.com",
     )
-    return replace(usual, **changes)
+    return usual.model_copy(update=changes)
 
 
 @asynccontextmanager
@@ -50,7 +54,7 @@ async def check(sandbox: Sandbox | SandboxProcess, **changes: Any) -> CheckRepor
     """One run of all checks."""
     async with clients(sandbox) as found:
         return await run_checks(
-            subject(**changes), admin=found.admin, kms=found.kms, google=found.google
+            request(**changes), admin=found.admin, kms=found.kms, google=found.google
         )
 
 

@@ -18,7 +18,7 @@ from cmek.diagnosis import Cause, diagnose, gather_facts
 from cmek.diagnosis.diagnose import TABLE
 from sandbox.server import Sandbox
 from tests.support.causes import FAILURES, Failing
-from tests.support.checking import check, clients, failure, subject
+from tests.support.checking import check, clients, failure, request
 from tests.support.condition_setups import Condition
 from tests.support.conditions import CONDITIONS
 from tests.support.sandbox import running
@@ -137,7 +137,7 @@ async def _failure(sandbox: Sandbox, stage: Stage, failing: Failing) -> str:
     failing.setup(stage)
     async with clients(sandbox) as ours:
         facts = await gather_facts(
-            subject(),
+            request(),
             failure(**failing.failure),
             admin=ours.admin,
             kms=ours.kms,
