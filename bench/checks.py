@@ -11,15 +11,10 @@ import argparse
 import asyncio
 import statistics
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-from sandbox import seed, state_file
-from sandbox.world import World
 from tests.support.checking import check
 from tests.support.sandbox import SandboxProcess, sandbox_process
-from tests.support.staging import EXTERNAL_KEY, WORKSPACE, Stage
 
 MOST_RATIO = 4.0
 MOST_REQUESTS = 32
@@ -31,32 +26,19 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.5, help="latency of each Google call")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="cmek-bench-") as scratch:
-        state = Path(scratch) / "sandbox.json"
-        state_file.save(_everything_there(), state)
-        with sandbox_process(state=state) as sandbox:
-            sandbox.control.switches(kms_latency_seconds=options.seconds)
-            sandbox.control.google(latency_seconds=options.seconds)
-            all_checks = asyncio.run(_measure(sandbox, options.rounds))
-            sandbox.control.clear_log()
-            asyncio.run(_one_check(sandbox))
-            requests = len(sandbox.control.log())
+    with sandbox_process("checks", module="bench.seeded") as sandbox:
+        sandbox.control.switches(kms_latency_seconds=options.seconds)
+        sandbox.control.google(latency_seconds=options.seconds)
+        all_checks = asyncio.run(_measure(sandbox, options.rounds))
+        sandbox.control.clear_log()
+        asyncio.run(_one_check(sandbox))
+        requests = len(sandbox.control.log())
     ratio = all_checks / options.seconds
     sys.stdout.write(
         f"All checks: {all_checks:.2f} s, {requests} requests; a request {options.seconds:g} s; "
         f"ratio {ratio:.2f} (at most {MOST_RATIO:g}); median of {options.rounds}\n"
     )
     return int(ratio > MOST_RATIO or requests > MOST_REQUESTS)
-
-
-def _everything_there() -> World:
-    """A key, ring and attached workspace under one folder and a perimeter: the most to read."""
-    stage = Stage(seed.new_world(minimal=True))
-    stage.reset()
-    stage.key()
-    stage.perimeter(restrictedServices=["storage.googleapis.com"])
-    stage.world.admin.workspaces[WORKSPACE].external_key_id = EXTERNAL_KEY
-    return stage.world
 
 
 async def _measure(sandbox: SandboxProcess, rounds: int) -> float:

@@ -12,22 +12,16 @@ import math
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
 
 from pydantic import SecretStr
 
 from blocks import AnthropicAdmin, GoogleKms
 from cmek.health.request import RevalidationRequest
 from flows.revalidate import revalidate_keys
-from sandbox import seed, state_file
-from tests.support.fleet import many_keys
 from tests.support.sandbox import SandboxProcess, sandbox_process
-
-KEYS_A_RING = 100
 
 
 @dataclass(frozen=True)
@@ -63,19 +57,14 @@ class Measured:
 
 def measure(keys: int, conditions: Conditions) -> Measured:
     """One sweep over so many healthy keys, in a new sandbox and a new process."""
-    with tempfile.TemporaryDirectory(prefix="cmek-bench-") as scratch:
-        state = Path(scratch) / "sandbox.json"
-        world = seed.new_world(minimal=True)
-        many_keys(world, keys, KEYS_A_RING)
-        state_file.save(world, state)
-        with sandbox_process(state=state) as sandbox:
-            sandbox.control.switches(
-                kms_latency_seconds=conditions.kms_seconds,
-                validate_seconds=conditions.validate_seconds,
-            )
-            sandbox.control.clear_log()
-            child = _sweep_in_child(sandbox, conditions)
-            log = sandbox.control.log()
+    with sandbox_process("sweep", str(keys), module="bench.seeded") as sandbox:
+        sandbox.control.switches(
+            kms_latency_seconds=conditions.kms_seconds,
+            validate_seconds=conditions.validate_seconds,
+        )
+        sandbox.control.clear_log()
+        child = _sweep_in_child(sandbox, conditions)
+        log = sandbox.control.log()
     reads = [one for one in log if one["service"] == "kms"]
     return Measured(
         keys=keys,

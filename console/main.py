@@ -30,11 +30,11 @@ from console.prefect_client import NoServerError
 from console.processes import StackError
 from console.rehearse_command import rehearse_command
 from console.runs import RunError
-from console.sandbox_command import sandbox_command
 from console.status import status_command
 from console.terminal import printable
 from console.terraform import terraform_command
 from console.up_command import up_command
+from sandbox.__main__ import sandbox_command
 from tasks.clients import BlockMissingError
 
 app = typer.Typer(

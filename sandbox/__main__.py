@@ -1,30 +1,30 @@
-"""`python -m sandbox`: run the sandbox until it is told to stop."""
+"""`python -m sandbox` and `cmek sandbox`: run the sandbox until it is told to stop."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from sandbox.server import serve
 
 
-def main() -> int:
-    """Read the command line and serve; 0 after SIGTERM or SIGINT, 1 when it cannot start."""
-    parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
-    parser.add_argument("--http-port", type=int, default=0, help="0 chooses a free one")
-    parser.add_argument("--grpc-port", type=int, default=0, help="0 chooses a free one")
-    parser.add_argument("--state", type=Path, help="file that keeps the state across restarts")
-    parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
-    parser.add_argument("--minimal", action="store_true", help="only two fresh workspaces")
-    given = parser.parse_args()
+def sandbox_command(
+    http_port: Annotated[int, typer.Option(help="0 chooses a free one.")] = 0,
+    grpc_port: Annotated[int, typer.Option(help="0 chooses a free one.")] = 0,
+    minimal: Annotated[bool, typer.Option("--minimal", help="Only two fresh workspaces.")] = False,
+) -> None:
+    """Run the sandbox on loopback until SIGTERM or Ctrl-C.
+
+    Prints one line of JSON when it is ready: addresses, fake credentials, sample workspaces.
+    """
     try:
-        serve(given.http_port, given.grpc_port, given.state, given.host, minimal=given.minimal)
-    except (OSError, ValueError, RuntimeError) as error:
+        serve(http_port, grpc_port, minimal=minimal)
+    except (OSError, RuntimeError) as error:
         sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
+        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(sandbox_command)

@@ -150,8 +150,6 @@ def _endpoint(world: World, action: Action) -> Callable[[Request], Any]:
                 given |= await request.json()
             with world.lock:
                 answer = action(world, given)
-                if request.method != "GET":
-                    world.after_write()
         except ValueError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         return JSONResponse(answer)

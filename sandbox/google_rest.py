@@ -77,7 +77,6 @@ async def _state(world: World, request: Request) -> Response:
             return JSONResponse({"error": str(error)}, status_code=400)
         if changes:
             world.google = merged
-            world.after_write()
         return JSONResponse(world.google.model_dump(mode="json"))
 
 

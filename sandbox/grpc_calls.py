@@ -41,8 +41,6 @@ def serve_call(
             response = method.run(world, world.identities.resolve(_bearer(context)), request)
             entry.effect = True
             entry.response = to_json(response)
-            if method.write:
-                world.after_write()
         _strike(world, entry, context, "after")
     except GoogleError as error:
         _abort(context, entry, error)

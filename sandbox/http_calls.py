@@ -79,8 +79,6 @@ def _run(world: World, call: HttpCall, entry: Entry) -> tuple[int, dict[str, Any
         except AnthropicError as error:
             return error.http_status, error.to_json(call.headers.get("request-id", "req_unknown"))
         entry.effect = True
-        if call.write:
-            world.after_write()
         return 200, body
 
 

@@ -196,37 +196,6 @@ class Identities:
         """A signed Google identity token of `identity` for `audience`."""
         return self.key.identity_token(identity.email, identity.subject, audience)
 
-    def dump(self) -> dict[str, Any]:
-        """As plain JSON, so that tokens and credentials files outlive a restart."""
-        return {
-            "private_key": self.key.private_pem,
-            "tokens": dict(self.tokens),
-            "identities": [
-                {
-                    "name": one.name,
-                    "member": one.member,
-                    "permissions": sorted(one.permissions)
-                    if isinstance(one.permissions, frozenset)
-                    else one.permissions,
-                    "denied": sorted(one.denied),
-                }
-                for one in self.by_name.values()
-            ],
-        }
-
-    def restore(self, dumped: dict[str, Any]) -> None:
-        """Take over what `dump` gave."""
-        self.key = SigningKey(dumped["private_key"])
-        for one in dumped["identities"]:
-            permissions = one["permissions"]
-            exact = set(permissions) if isinstance(permissions, list) else permissions
-            identity = self.add(one["name"], one["member"], exact)
-            identity.denied = set(one["denied"])
-        self.tokens.update(dumped["tokens"])
-        self.administrator = self.by_name["administrator"]
-        self.onboarding = self.by_name["onboarding"]
-        self.anthropic = self.by_name["anthropic"]
-
 
 def bearer_of(authorization: str | None) -> str | None:
     """The token in an `Authorization` header, or None without one."""

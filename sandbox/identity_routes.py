@@ -40,12 +40,10 @@ def _google_token(world: World) -> Callable[[Request], Any]:
 
         def handler() -> dict[str, Any]:
             try:
-                granted = world.identities.token_endpoint(form)
+                return world.identities.token_endpoint(form)
             except TokenRefusedError as error:
                 refusals.append(error)
                 return error.to_json()
-            world.after_write()
-            return granted
 
         call = HttpCall(
             service="oauth",

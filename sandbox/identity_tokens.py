@@ -37,10 +37,10 @@ class TokenRefusedError(Exception):
 
 
 class SigningKey:
-    """An RSA key made at start, or read back from `private_pem`."""
+    """An RSA key made at start."""
 
-    def __init__(self, private_pem: str | None = None) -> None:
-        self.private_pem = private_pem or _new_key()
+    def __init__(self) -> None:
+        self.private_pem = _new_key()
         key = serialization.load_pem_private_key(self.private_pem.encode(), password=None)
         self._numbers = cast("rsa.RSAPrivateKey", key).public_key().public_numbers()
         self.public_pem = (

@@ -104,7 +104,6 @@ def _rotate(world: World, key: kms_v1.CryptoKey) -> None:
         version = new_version(world, key, key.next_rotation_time)
         key.primary = kms_v1.CryptoKeyVersion(name=version.name)
         key.next_rotation_time += key.rotation_period
-        world.after_write()
 
 
 def _may_rotate(world: World, key: kms_v1.CryptoKey) -> bool:

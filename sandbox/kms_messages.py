@@ -1,4 +1,4 @@
-"""Protocol messages to JSON and back: one way for the log, REST, gRPC and the state file."""
+"""Protocol messages to JSON and back: one way for the log, REST and gRPC."""
 
 from __future__ import annotations
 

@@ -59,7 +59,6 @@ def exchange(world: World, body: dict[str, Any]) -> dict[str, Any]:
     world.admin.credentials[token] = Credential(
         kind="federated_token", id=rule.service_account_id, expires_at=expires.isoformat()
     )
-    world.after_write()
     return {
         "access_token": token,
         "token_type": "Bearer",

@@ -16,7 +16,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from sandbox import seed, state_file
+from sandbox import seed
 from sandbox.admin_routes import admin_routes
 from sandbox.control import control_routes
 from sandbox.google_rest import google_routes
@@ -69,25 +69,29 @@ def running_sandbox(
     *,
     http_port: int = 0,
     grpc_port: int = 0,
-    state: Path | None = None,
     host: str = "127.0.0.1",
     minimal: bool = False,
+    world: World | None = None,
 ) -> Iterator[Sandbox]:
     """Run a sandbox in this process, in threads, until the block ends.
 
+    Args:
+        http_port: 0 for a free one.
+        grpc_port: 0 for a free one.
+        host: A loopback address.
+        minimal: Only two fresh workspaces.
+        world: What it contains, instead of a new world.
+
     Raises:
-        ValueError: `host` is not loopback, or the state file is not readable.
+        ValueError: `host` is not loopback.
         OSError: a port is taken.
     """
     _check_loopback(host)
-    world = _world(state, minimal=minimal)
+    world = world or seed.new_world(minimal=minimal)
     listener = listen(host, http_port)
     http = f"http://{host}:{listener.getsockname()[1]}"
     with tempfile.TemporaryDirectory(prefix="cmek-sandbox-") as scratch:
-        name = "google-credentials.json"
-        credentials = (
-            Path(scratch) / name if state is None else state.with_name(f"{state.name}-{name}")
-        )
+        credentials = Path(scratch) / "google-credentials.json"
         world.identities.service_account_file(credentials, f"{http}/token")
         with serving(http_app(world), listener), _grpc(world, grpc_port) as grpc:
             yield Sandbox(
@@ -103,12 +107,7 @@ def running_sandbox(
 
 
 def serve(
-    http_port: int,
-    grpc_port: int,
-    state: Path | None = None,
-    host: str = "127.0.0.1",
-    *,
-    minimal: bool = False,
+    http_port: int = 0, grpc_port: int = 0, *, minimal: bool = False, world: World | None = None
 ) -> None:
     """Run until SIGTERM or SIGINT; print the ready line once both ports answer."""
     stop = threading.Event()
@@ -116,22 +115,11 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with running_sandbox(
-        http_port=http_port, grpc_port=grpc_port, state=state, host=host, minimal=minimal
+        http_port=http_port, grpc_port=grpc_port, minimal=minimal, world=world
     ) as sandbox:
         sys.stdout.write(sandbox.ready_line() + "\n")
         sys.stdout.flush()
         stop.wait()
-
-
-def _world(state: Path | None, *, minimal: bool) -> World:
-    if state is not None and state.exists():
-        world = state_file.load(state)
-    else:
-        world = seed.new_world(minimal=minimal)
-    if state is not None:
-        world.after_write = lambda: state_file.save(world, state)
-        world.after_write()
-    return world
 
 
 def _check_loopback(host: str) -> None:

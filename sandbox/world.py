@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sandbox.clock import Clock
@@ -35,5 +34,3 @@ class World:
         self.kms: KmsState
         self.admin: AdminState
         self.google = GoogleState()
-        self.after_write: Callable[[], None] = lambda: None
-        """Every transport calls it, under the lock, once a write has taken effect."""

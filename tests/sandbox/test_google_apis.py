@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -174,14 +173,3 @@ def test_lists_come_in_pages_that_add_up(http: httpx.Client, stage: Stage) -> No
             break
     assert seen == names
     assert http.get(path, params={"pageToken": "x"}).status_code == 400
-
-
-def test_what_was_set_survives_a_restart(tmp_path: Path) -> None:
-    """The state file holds these states too."""
-    path = tmp_path / "state.json"
-    changes = {"project_states": {"acme-kms-prod": "DELETE_REQUESTED"}}
-    with running(minimal=True, state=path) as (sandbox, _):
-        assert httpx.patch(f"{sandbox.http}/_sandbox/google", json=changes).status_code == 200
-    with running(minimal=True, state=path) as (sandbox, _):
-        answer = httpx.get(f"{sandbox.http}/v3/{PROJECT}").json()
-    assert answer["state"] == "DELETE_REQUESTED"

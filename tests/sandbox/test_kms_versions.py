@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 
 import pytest
 from google.api_core import exceptions
 from google.cloud import kms_v1
 
-from sandbox.kms_state import KmsState
 from tests.support.kms import NO_RETRY, Client, Kms, Level, State
 
 
@@ -115,23 +113,3 @@ def test_only_an_enabled_version_of_the_key_becomes_primary(kms: Kms, client: Cl
             client.update_crypto_key_primary_version(
                 name=key.name, crypto_key_version_id=number, **NO_RETRY
             )
-
-
-def test_the_state_survives_a_dump(kms: Kms, client: Client) -> None:
-    """Everything that was made comes back from JSON: keys, versions, secrets, policies, clocks."""
-    kms.world.switches.initial_version_pending_seconds = 1
-    key = kms.key(labels={"a": "b"}, rotation_period=timedelta(days=1),
-                  next_rotation_time=kms.world.clock.now() + timedelta(days=1))  # fmt: skip
-    kms.world.clock.advance(timedelta(seconds=2))
-    kms.grant(key.name, "roles/cloudkms.viewer", condition="true")
-    sealed = client.encrypt(name=key.name, plaintext=b"kept").ciphertext
-    pending = client.create_crypto_key_version(parent=key.name, crypto_key_version={})
-    kms.world.kms.constraints.resource_locations = ["in:us-locations"]
-    dumped = json.loads(json.dumps(kms.world.kms.dump()))
-    before = client.get_crypto_key(name=key.name), kms.policy(key.name)
-    kms.world.kms = KmsState.load(dumped)
-    assert kms.world.kms.dump() == dumped
-    assert (client.get_crypto_key(name=key.name), kms.policy(key.name)) == before
-    assert client.decrypt(name=key.name, ciphertext=sealed).plaintext == b"kept"
-    kms.world.clock.advance(timedelta(seconds=2))
-    assert client.get_crypto_key_version(name=pending.name).state == State.ENABLED

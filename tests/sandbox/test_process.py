@@ -1,4 +1,4 @@
-"""The sandbox as a process: ready line, ports, signals, and a memory that survives being killed."""
+"""The sandbox as a process: ready line, ports, signals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 
 from sandbox.server import running_sandbox
 from tests.support.admin import wait_until
-from tests.support.kms import grpc_client
 from tests.support.sandbox import SandboxProcess, sandbox_process
 
 HEADERS = {"anthropic-version": "2023-06-01"}
@@ -95,63 +94,6 @@ def test_it_listens_on_loopback_only() -> None:
     """Another address is refused before anything is opened."""
     with pytest.raises(ValueError, match="loopback only"), running_sandbox(host="0.0.0.0"):  # noqa: S104
         pass
-
-
-def test_its_memory_survives_sigkill(tmp_path: Path) -> None:
-    """All that was answered, over either transport, is there again: key material, clock, tokens."""
-    state = tmp_path / "state.json"
-    with sandbox_process("--minimal", state=state) as sandbox:
-        sandbox.control.advance(86_400)
-        sandbox.control.switches(replace_key_status=409)
-        token = sandbox.control.identity("auditor", member="user:auditor@example.com")
-        parent = "/v1/projects/acme-kms-prod/locations/us-east5/keyRings"
-        ring = f"{parent}/anthropic-cmek"
-        assert _send(sandbox, "POST", f"{parent}?keyRingId=anthropic-cmek", {}).status_code == 200
-        body = {"purpose": "ENCRYPT_DECRYPT"}
-        created = _send(sandbox, "POST", f"{ring}/cryptoKeys?cryptoKeyId=k", body)
-        assert created.status_code == 200
-        name = created.json()["name"]
-        sealed = _send(sandbox, "POST", f"/v1/{name}:encrypt", {"plaintext": "aGVsbG8="}).json()
-        config = {"type": "gcp", "key_name": name}
-        answer = _send(
-            sandbox, "POST", "/v1/organizations/external_keys", {"provider_config": config}
-        )
-        key = answer.json()["id"]
-        assert key in state.read_text()
-        kms = grpc_client(sandbox)
-        kms.create_crypto_key_version(parent=name, crypto_key_version={})
-        kms.transport.close()
-        credentials = json.loads(Path(sandbox.google_credentials_file).read_text())
-        sandbox.process.kill()
-        sandbox.process.wait(10)
-    assert state.stat().st_mode & 0o077 == 0
-    with sandbox_process(state=state) as again:
-        opened = _send(again, "POST", f"/v1/{name}:decrypt", {"ciphertext": sealed["ciphertext"]})
-        assert opened.json()["plaintext"] == "aGVsbG8="
-        versions = _send(again, "GET", f"/v1/{name}/cryptoKeyVersions").json()
-        assert versions["totalSize"] == 2
-        assert _send(again, "GET", f"/v1/organizations/external_keys/{key}").status_code == 200
-        assert again.control.switches()["replace_key_status"] == 409
-        assert len(again.workspaces) == 3
-        entry = again.control.log(call="external_keys.retrieve")[0]
-        assert entry["time"] > created.json()["createTime"].replace("Z", "")
-        key_file = json.loads(Path(again.google_credentials_file).read_text())
-        assert key_file["private_key"] == credentials["private_key"]
-        url = f"{again.http}{ring}"
-        answer = httpx.get(url, headers={"authorization": f"Bearer {token}"}, trust_env=False)
-        assert answer.status_code == 403
-
-
-def test_a_file_that_is_no_state_is_left_alone(tmp_path: Path) -> None:
-    """Refused with the path and a way out, and not overwritten."""
-    state = tmp_path / "state.json"
-    state.write_text('{"half": ')
-    with (
-        pytest.raises(ValueError, match="not a state of this sandbox"),
-        running_sandbox(state=state),
-    ):
-        pass
-    assert state.read_text() == '{"half": '
 
 
 def test_a_reset_keeps_the_credentials_file_valid(tmp_path: Path) -> None:

@@ -110,11 +110,9 @@ class SandboxProcess:
 
 
 @contextmanager
-def sandbox_process(*arguments: str, state: Path | None = None) -> Iterator[SandboxProcess]:
+def sandbox_process(*arguments: str, module: str = "sandbox") -> Iterator[SandboxProcess]:
     """Start `python -m sandbox`, wait for its ready line, and end it with the block."""
-    command = [sys.executable, "-m", "sandbox", "--http-port", "0", "--grpc-port", "0", *arguments]
-    if state is not None:
-        command += ["--state", str(state)]
+    command = [sys.executable, "-m", module, *arguments]
     with tempfile.TemporaryFile("w+") as errors, _child(command, errors) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
