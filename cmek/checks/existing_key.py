@@ -171,3 +171,6 @@ _RULES: Final[
     (JUSTIFICATIONS, _justifications),
     (SHARED, _shared),
 )
+
+PREREQUISITES: Final = tuple(prerequisite for prerequisite, _ in _RULES)
+"""All six."""
