@@ -42,7 +42,7 @@ def usable_in_header(secret: SecretStr) -> SecretStr:
 class AccessToken(AdminObject):
     """The answer of a token request."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(extra="ignore")
 
     access_token: Annotated[SecretStr, AfterValidator(usable_in_header)]
     expires_in: float = Field(gt=0, allow_inf_nan=False)

@@ -12,13 +12,15 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from cmek.models import FrozenModel
 
 
-class AdminObject(BaseModel):
+class AdminObject(FrozenModel):
     """Frozen, keeps unknown fields, and is equal to another with the same content."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     request_id: str | None = Field(default=None, description="of the answer that it came with")
 
@@ -39,27 +41,27 @@ class Organization(AdminObject):
     name: str
 
 
-class GcpProvider(BaseModel):
+class GcpProvider(FrozenModel):
     """A Cloud KMS key by its full resource name; it can never be changed."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     type: Literal["gcp"]
     key_name: str
 
 
-class OtherProvider(BaseModel):
+class OtherProvider(FrozenModel):
     """A key elsewhere (`aws`, `azure`, …): only its kind matters here."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     type: str
 
 
-class Attachment(BaseModel):
+class Attachment(FrozenModel):
     """Whether a live or archived workspace uses the key: `attached` or `unattached`."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     type: str
 

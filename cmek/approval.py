@@ -6,18 +6,17 @@ import re
 from datetime import datetime
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from cmek.models import FrozenModel
 from cmek.names import folded
 from cmek.plan import Plan
 
 _SYNTAX: Final = re.compile(r"[\\^$.*+?()\[\]{}|/]")
 
 
-class Ask(BaseModel):
+class Ask(FrozenModel):
     """Ask number `number` of one attempt: what was shown, when, and until when it counts."""
-
-    model_config = ConfigDict(frozen=True)
 
     run_id: str
     attempt: int
@@ -39,10 +38,10 @@ class Ask(BaseModel):
         return f"attach-{self.attempt}-{self.number}"
 
 
-class Answer(BaseModel):
+class Answer(FrozenModel):
     """What came back through the form; every field is a claim until the gate has looked at it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     decision: Literal["approve", "reject"]
     workspace_id: str | None = None

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from cmek.models import FrozenModel
 
 
-class Violation(BaseModel):
+class Violation(FrozenModel):
     """One line of a precondition or quota failure: which rule, about what."""
-
-    model_config = ConfigDict(frozen=True)
 
     type: str = ""
     subject: str = ""
     description: str = ""
 
 
-class GoogleProblem(BaseModel):
+class GoogleProblem(FrozenModel):
     """A failed Google call, classified."""
-
-    model_config = ConfigDict(frozen=True)
 
     status: str
     """Canonical name, such as `PERMISSION_DENIED`."""

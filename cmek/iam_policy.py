@@ -9,26 +9,23 @@ from base64 import b64encode
 from collections.abc import Iterable
 
 from google.iam.v1 import policy_pb2
-from pydantic import BaseModel, ConfigDict
+
+from cmek.models import FrozenModel
 
 POLICY_VERSION = 3
 """The only version that carries conditions; a lower one would drop them."""
 
 
-class PolicyBinding(BaseModel):
+class PolicyBinding(FrozenModel):
     """Who holds a role, and under which condition (an expression), if any."""
-
-    model_config = ConfigDict(frozen=True)
 
     role: str
     members: tuple[str, ...]
     condition: str | None = None
 
 
-class PolicyView(BaseModel):
+class PolicyView(FrozenModel):
     """A policy as a frozen, JSON-serialisable value."""
-
-    model_config = ConfigDict(frozen=True)
 
     bindings: tuple[PolicyBinding, ...]
     etag: str

@@ -9,29 +9,27 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from google.cloud import kms_v1
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from cmek.models import FrozenModel
 
 MAX_LABELS = 64
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Location(_Frozen):
+class Location(FrozenModel):
     """A Cloud KMS location of a project."""
 
     name: str
     hsm_available: bool
 
 
-class KeyRing(_Frozen):
+class KeyRing(FrozenModel):
     """A key ring; it can be neither moved nor renamed."""
 
     name: str
 
 
-class KeyVersion(_Frozen):
+class KeyVersion(FrozenModel):
     """One version of a crypto key; data sealed under it needs it for ever."""
 
     name: str
@@ -65,7 +63,7 @@ class KeyVersion(_Frozen):
         )
 
 
-class CryptoKey(_Frozen):
+class CryptoKey(FrozenModel):
     """A crypto key. Purpose, protection level and import-only can never be changed."""
 
     name: str
@@ -110,7 +108,7 @@ class CryptoKey(_Frozen):
         )
 
 
-class KeySpec(_Frozen):
+class KeySpec(FrozenModel):
     """How a new symmetric key is made (guide step 2)."""
 
     protection_level: Literal["HSM", "SOFTWARE"]

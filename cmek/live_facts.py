@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
-
 from cmek.kms_models import CryptoKey, KeyVersion
+from cmek.models import FrozenModel
 from cmek.names import organization_label
 
 ENABLED = "ENABLED"
 DESTROY_SCHEDULED = "DESTROY_SCHEDULED"
 
 
-class LiveFacts(BaseModel):
+class LiveFacts(FrozenModel):
     """Read by `read_live_facts`, never cached and never persisted: the basis of every plan."""
-
-    model_config = ConfigDict(frozen=True)
 
     organization_id: UUID
     workspace_id: str | None

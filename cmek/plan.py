@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, VIEWER
 from cmek.canonical import digest
 from cmek.live_facts import LiveFacts
+from cmek.models import FrozenModel
 from cmek.request import OnboardingRequest
 
 
-class Plan(BaseModel):
+class Plan(FrozenModel):
     """Every field here is under the digest."""
-
-    model_config = ConfigDict(frozen=True)
 
     organization_id: UUID
     project_number: str | None
@@ -50,10 +49,8 @@ class Plan(BaseModel):
         return digest(self)
 
 
-class Difference(BaseModel):
+class Difference(FrozenModel):
     """One covered fact that is no longer what the approver saw."""
-
-    model_config = ConfigDict(frozen=True)
 
     field: str
     was: JsonValue

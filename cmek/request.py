@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
+from cmek.models import FrozenModel
 from cmek.names import KMS_ID, PROJECT_ID, WORKSPACE_ID, KeyName
 from cmek.new_workspace import MAX_NAME, NAME, Residency, check_name, key_id_for
 
@@ -58,7 +59,7 @@ def _plain_text(position: int) -> Callable[[dict[str, Any]], None]:
     return simplify
 
 
-class OnboardingRequest(BaseModel):
+class OnboardingRequest(FrozenModel):
     """Put one Cloud KMS key under one Anthropic workspace.
 
     Immutable, without secrets: blocks are named, never carried.
@@ -66,7 +67,6 @@ class OnboardingRequest(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        frozen=True,
         title="Onboarding request",
         json_schema_extra=_ONE_WORKSPACE,
     )

@@ -10,26 +10,23 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import SecretStr
 
 from cmek.admin_api import AdminApi
 from cmek.admin_credentials import AdminKey
+from cmek.models import FrozenModel
 from console.sandbox_process import SandboxAddress
 
 
-class Attachment(BaseModel):
+class Attachment(FrozenModel):
     """The key under a workspace, as the Admin API tells it."""
-
-    model_config = ConfigDict(frozen=True)
 
     external_key_id: str
     key_name: str | None
 
 
-class Calls(BaseModel):
+class Calls(FrozenModel):
     """The calls that reached the sandbox."""
-
-    model_config = ConfigDict(frozen=True)
 
     by_service: dict[str, int]
     writes: int

@@ -7,9 +7,9 @@ import time
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
-from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
+from cmek.models import FrozenModel
 from console import approvals, dialogue, outcome
 from console.approvals import Ask
 from console.dialogue import Given
@@ -26,10 +26,8 @@ _ONBOARD_SECONDS = 120.0
 _TRIES = 3
 
 
-class Rehearsal(BaseModel):
+class Rehearsal(FrozenModel):
     """How one run ended."""
-
-    model_config = ConfigDict(frozen=True)
 
     workspace: str
     key_name: str | None

@@ -7,27 +7,24 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from cmek.models import FrozenModel
 from console.processes import Child, start, wait_for
 
 _START_SECONDS = 30.0
 
 
-class SampleWorkspace(BaseModel):
+class SampleWorkspace(FrozenModel):
     """A workspace that the sandbox starts with, and the state that it is in."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: str
     name: str
     state: str
 
 
-class SandboxAddress(BaseModel):
+class SandboxAddress(FrozenModel):
     """The sandbox's ready line: where it listens, and its (fake) identities."""
-
-    model_config = ConfigDict(frozen=True)
 
     http: str
     grpc: str

@@ -9,11 +9,12 @@ from enum import StrEnum
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 
 from cmek.admin_api import AdminApi
 from cmek.admin_errors import AdminApiError, ExternalKeyChanged, ExternalKeyValidationTimedOut
 from cmek.gate import Permit
+from cmek.models import FrozenModel
 from tasks.clients import admin_client
 
 
@@ -26,10 +27,8 @@ class Attached(StrEnum):
     """The workspace has no key still: read, validate and pass the gate again before another try."""
 
 
-class AttachOutcome(BaseModel):
+class AttachOutcome(FrozenModel):
     """The outcome and, when there was one, the request id of the attach or create."""
-
-    model_config = ConfigDict(frozen=True)
 
     outcome: Attached
     workspace_id: str | None = None
@@ -110,10 +109,8 @@ def _workspace(permit: Permit) -> str:
     return workspace_id
 
 
-class ReadBack(BaseModel):
+class ReadBack(FrozenModel):
     """What the service says after the attach."""
-
-    model_config = ConfigDict(frozen=True)
 
     workspace_id: str
     workspace_name: str

@@ -5,21 +5,19 @@ from __future__ import annotations
 from uuid import UUID
 
 from prefect import get_run_logger, task
-from pydantic import BaseModel, ConfigDict
 
 from cmek.iam_policy import members_with
 from cmek.key_policy import DECRYPTING_ROLES, check_adoption, check_key, is_ours, key_spec
 from cmek.kms_models import CryptoKey
+from cmek.models import FrozenModel
 from cmek.names import organization_label
 from cmek.request import OnboardingRequest
 from tasks.clients import kms_client
 from tasks.retrying import NotYetError, not_yet
 
 
-class EnsuredKey(BaseModel):
+class EnsuredKey(FrozenModel):
     """The key, and what this run did to it."""
-
-    model_config = ConfigDict(frozen=True)
 
     key: CryptoKey
     created: bool = False

@@ -12,7 +12,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
 from prefect.variables import Variable
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from cmek.admin_activities import WORKSPACE_CREATED
 from cmek.admin_api import AdminApi
@@ -30,6 +30,7 @@ from cmek.discovery.decisions import (
 from cmek.discovery.earlier_runs import objection
 from cmek.discovery.naming import UnnameableKeyError, onboarding_for
 from cmek.discovery.request import DiscoveryRequest
+from cmek.models import FrozenModel
 from tasks.clients import admin_client
 from tasks.triggering import (
     OnboardingMissingError,
@@ -50,10 +51,8 @@ _NOT_STARTED = (
 )
 
 
-class Found(BaseModel):
+class Found(FrozenModel):
     """Workspaces to consider, and where they were read."""
-
-    model_config = ConfigDict(frozen=True)
 
     workspaces: tuple[Workspace, ...]
     source: str

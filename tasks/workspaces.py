@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict
 
 from cmek.admin_errors import NotFound
 from cmek.admin_models import ExternalKey, Organization, Workspace
 from cmek.admission import find_created
+from cmek.models import FrozenModel
 from cmek.new_workspace import born_of, namesakes
 from cmek.request import OnboardingRequest
 from tasks.clients import admin_client
@@ -19,10 +19,8 @@ class WorkspaceNotFoundError(Exception):
     """No such workspace in the organization of the credential."""
 
 
-class WorkspaceReading(BaseModel):
+class WorkspaceReading(FrozenModel):
     """A workspace, whether it is (or may be) the default one, and its key."""
-
-    model_config = ConfigDict(frozen=True)
 
     workspace: Workspace
     is_default: bool

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import ConfigDict, model_validator
 
 from cmek.checks.outcome import Refused
+from cmek.models import FrozenModel
 
 Status = Literal["pass", "warn", "fail", "unknown"]
 
 
-class Check(BaseModel):
+class Check(FrozenModel):
     """One prerequisite's answer. `unknown` is never shown as `pass`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     id: str
     title: str
@@ -36,10 +37,10 @@ class Check(BaseModel):
         return self
 
 
-class CheckReport(BaseModel):
+class CheckReport(FrozenModel):
     """All checks of one run, in the order in which a person reads them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     checks: tuple[Check, ...]
     project_number: str | None = None

@@ -8,21 +8,22 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from cmek.admin_models import ExternalKey
 from cmek.checks.findings import Findings
 from cmek.checks.outcome import Answer, Read, value_of
 from cmek.kms_models import CryptoKey
+from cmek.models import FrozenModel
 from cmek.request import OnboardingRequest
 
 Verdict = Literal["proved", "excluded", "open"]
 
 
-class Cause(BaseModel):
+class Cause(FrozenModel):
     """One known cause of a failed validation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     id: str
     title: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
+from cmek.models import FrozenModel
 from cmek.names import KMS_ID, PROJECT_ID, WORKSPACE_ID
 from cmek.request import EMAIL, Location, ProtectionLevel
 
@@ -21,10 +22,10 @@ class MalformedEventError(Exception):
     """The payload is not what the event should carry; names each field and rule."""
 
 
-class Announcement(BaseModel):
+class Announcement(FrozenModel):
     """The payload of the event. Only `workspace_id` is needed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     workspace_id: str = Field(pattern=f"^{WORKSPACE_ID}$")
     requested_by: str | None = Field(default=None, pattern=f"^{EMAIL}$")

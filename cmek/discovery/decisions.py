@@ -9,9 +9,10 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from cmek.markdown import code, escape, table
+from cmek.models import FrozenModel
 
 LIST_EVERY: Final = timedelta(hours=24)
 """The feed does not show that a tag was set, so the whole list is read once a day at least."""
@@ -30,10 +31,8 @@ class Course(StrEnum):
     LEFT_OUT = "left out"
 
 
-class Decision(BaseModel):
+class Decision(FrozenModel):
     """About one workspace."""
-
-    model_config = ConfigDict(frozen=True)
 
     workspace_id: str
     workspace_name: str
@@ -42,10 +41,10 @@ class Decision(BaseModel):
     run_id: UUID | None = None
 
 
-class Cursor(BaseModel):
+class Cursor(FrozenModel):
     """How far the last discovery got."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(extra="ignore")
 
     listed_at: datetime
     """When all workspaces were listed last."""

@@ -7,18 +7,17 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from cmek.models import FrozenModel
 from cmek.request import OnboardingRequest
 
 _CAME_TO_NOTHING: Final = frozenset({"Duplicate", "Planned", "Prerequisites fail"})
 """Ends of runs that did not try to onboard; all are completed."""
 
 
-class EarlierRun(BaseModel):
+class EarlierRun(FrozenModel):
     """A run of the onboarding flow for the workspace."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: UUID
     name: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from cmek.models import FrozenModel
 from cmek.names import KMS_ID, PROJECT_ID
 from cmek.request import EMAIL, Location, OnboardingRequest, ProtectionLevel
 
@@ -26,7 +27,7 @@ def _same(name: str, position: int) -> Any:  # noqa: ANN401 - a field stands for
     )
 
 
-class DiscoveryRequest(BaseModel):
+class DiscoveryRequest(FrozenModel):
     """Find workspaces without a key and start their onboarding, up to the approval.
 
     What a person has to decide is not here: adopting a key that exists, the default workspace.
@@ -34,7 +35,6 @@ class DiscoveryRequest(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        frozen=True,
         title="Discovery request",
         json_schema_extra={
             "if": {"properties": {"key_policy": {"const": "shared"}}, "required": ["key_policy"]},

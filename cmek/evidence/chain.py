@@ -10,17 +10,18 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from cmek.canonical import canonical_json
 from cmek.evidence.entry import GENESIS, Event, EvidenceEntry, Hash
 from cmek.evidence.redaction import without_secrets
+from cmek.models import FrozenModel
 
 
-class Seal(BaseModel):
+class Seal(FrozenModel):
     """The last line of a record."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     cmek_evidence: Literal[1] = 1
     """Version of the format."""

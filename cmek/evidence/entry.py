@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, ConfigDict, Field, JsonValue
 
 from cmek.canonical import digest
+from cmek.models import FrozenModel
 
 GENESIS: Final = "0" * 64
 """What the first entry is chained to."""
@@ -14,20 +15,18 @@ GENESIS: Final = "0" * 64
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Event(BaseModel):
+class Event(FrozenModel):
     """Something that happened in a run; kind and subject name it, so a retry can't add it twice."""
-
-    model_config = ConfigDict(frozen=True)
 
     kind: str
     subject: str
     body: JsonValue
 
 
-class EvidenceEntry(BaseModel):
+class EvidenceEntry(FrozenModel):
     """An event in its place: `hash` covers every other field, `previous` is the last one's hash."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     number: int = Field(ge=1)
     at: AwareDatetime

@@ -13,10 +13,11 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from cmek.anthropic_identity import SERVICE_ACCOUNT
 from cmek.evidence.chain import Chain
+from cmek.models import FrozenModel
 from cmek.names import KeyName
 
 THREATENING_METHODS: Final = (
@@ -42,10 +43,8 @@ ACTIVITY_TYPES: Final = (
 """An attach shows as `platform_workspace_updated` with `external_key_config_id` in its updates."""
 
 
-class Query(BaseModel):
+class Query(FrozenModel):
     """One question to an outside source."""
-
-    model_config = ConfigDict(frozen=True)
 
     title: str
     command: str

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timedelta
 from typing import Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from cmek.health.model import KeyRecord, Verdict
 from cmek.health.page import SIGNS, shown_time
+from cmek.models import FrozenModel
 
 DAYS: Final = 30
 MARKS: Final = {
@@ -25,10 +26,10 @@ _VERDICTS: Final = {sign: verdict for verdict, sign in SIGNS.items()}
 _FORMAT: Final = "%Y-%m-%d %H:%M"
 
 
-class FleetRow(BaseModel):
+class FleetRow(FrozenModel):
     """One key in the table; the aliases are the table's columns."""
 
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     verdict: str = Field(alias="Verdict")
     why: str = Field(alias="Why")

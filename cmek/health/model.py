@@ -7,9 +7,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from cmek.kms_models import CryptoKey
+from cmek.models import FrozenModel
 
 Depth = Literal["quick", "full"]
 """`quick` leaves out old versions and IAM policies; what a full look found there stays."""
@@ -46,10 +45,8 @@ class Severity(StrEnum):
         return list(Severity).index(self)
 
 
-class Reason(BaseModel):
+class Reason(FrozenModel):
     """One thing that a rule found."""
-
-    model_config = ConfigDict(frozen=True)
 
     rule: str
     means: Verdict
@@ -91,10 +88,8 @@ class Look:
     """Whether this is the follow-up that was scheduled for the key."""
 
 
-class Unreachability(BaseModel):
+class Unreachability(FrozenModel):
     """Since when a key could not be looked at, or failed Anthropic's validation without a cause."""
-
-    model_config = ConfigDict(frozen=True)
 
     external_key_id: str
     since: datetime
@@ -108,10 +103,8 @@ class Unreachability(BaseModel):
     """The flow run that sees to the next look."""
 
 
-class Baseline(BaseModel):
+class Baseline(FrozenModel):
     """What was recorded at onboarding, or by the first full look: later looks compare with it."""
-
-    model_config = ConfigDict(frozen=True)
 
     source: Literal["onboarding", "first look"]
     recorded_at: datetime
@@ -161,10 +154,8 @@ RECORDED_FIELDS = (
 )
 
 
-class KeyRecord(BaseModel):
+class KeyRecord(FrozenModel):
     """The outcome of one look, kept for people and for the next look."""
-
-    model_config = ConfigDict(frozen=True)
 
     external_key_id: str
     key_name: str

@@ -8,15 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
-
 from cmek.admin_models import ExternalKey, Workspace
+from cmek.models import FrozenModel
 
 
-class KeyRef(BaseModel):
+class KeyRef(FrozenModel):
     """As little as is needed to look at one key."""
-
-    model_config = ConfigDict(frozen=True)
 
     external_key_id: str
     key_name: str
@@ -35,10 +32,8 @@ class KeyRef(BaseModel):
         return self.key_name.partition("/keyRings/")[0]
 
 
-class Registered(BaseModel):
+class Registered(FrozenModel):
     """The organization and its Google Cloud keys."""
-
-    model_config = ConfigDict(frozen=True)
 
     organization_id: UUID
     refs: tuple[KeyRef, ...]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from cmek.health.model import Depth, Unreachability
+from cmek.models import FrozenModel
 from cmek.names import EXTERNAL_KEY_ID
 from cmek.request import BLOCK_NAME
 
 ExternalKeyId = Annotated[str, Field(pattern=f"^{EXTERNAL_KEY_ID}$")]
 
 
-class RevalidationRequest(BaseModel):
+class RevalidationRequest(FrozenModel):
     """Look at all onboarded keys, or at some."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, title="Revalidation request")
+    model_config = ConfigDict(extra="forbid", title="Revalidation request")
 
     external_keys: tuple[ExternalKeyId, ...] = Field(
         default=(),

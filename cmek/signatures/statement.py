@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationError
 
 from cmek.approval import Ask
 from cmek.canonical import canonical_json
+from cmek.models import FrozenModel
 from cmek.request import EMAIL
 
 NAMESPACE: Final = "cmek-approval"
@@ -45,10 +46,10 @@ def _printable(name: str) -> str:
 Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
-class Statement(BaseModel):
+class Statement(FrozenModel):
     """What an approver signs. `ask` and `nonce` make it count for one ask only."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
     approver: Annotated[str, Field(pattern=f"^{EMAIL}$"), AfterValidator(_printable)]
     """The principal in the signers file."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 
-from pydantic import BaseModel, ConfigDict
-
 from cmek.kms_models import CryptoKey
+from cmek.models import FrozenModel
 from cmek.names import KeyName
 
 SYMMETRIC = "GOOGLE_SYMMETRIC_ENCRYPTION"
@@ -17,10 +16,8 @@ class NotManageableError(Exception):
     """A key that the module can't describe; the message says which field and what to do."""
 
 
-class ManagedKey(BaseModel):
+class ManagedKey(FrozenModel):
     """Everything as read: a value that only was asked for would make Terraform replace the key."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     protection_level: str
