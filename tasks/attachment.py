@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 from pydantic import JsonValue
 
 from cmek.admin_api import AdminApi
 from cmek.admin_errors import AdminApiError, ExternalKeyChanged, ExternalKeyValidationTimedOut
 from cmek.gate import Permit
 from cmek.models import FrozenModel
+from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
 
 
@@ -41,11 +41,9 @@ class AttachedElsewhereError(Exception):
     """The workspace has another key. Nobody can change that any more."""
 
 
-@task(
+@uncached_task(
     name="7 Attach",
     task_run_name="7 Attach {permit.external_key_id} to {permit.workspace_id}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
     retries=0,
 )
 async def attach(block: str, permit: Permit) -> AttachOutcome:
@@ -125,11 +123,9 @@ class ReadBackMismatchError(Exception):
     """The service does not show what was attached."""
 
 
-@task(
+@uncached_task(
     name="Read back",
     task_run_name="Read back {workspace_id}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def read_back(
     block: str,

@@ -7,14 +7,14 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from cmek.admin_api import AdminApi
 from cmek.admin_errors import AdminApiError, ExternalKeyChanged, ExternalKeyValidationTimedOut
 from cmek.admin_models import Workspace
 from cmek.gate import Permit
 from cmek.new_workspace import RUN_TAG, born_of, data_residency, named, namesakes
+from tasks._uncached_task import uncached_task
 from tasks.attachment import Attached, AttachedElsewhereError, AttachOutcome
 from tasks.clients import admin_client
 from tasks.sent_creates import CreateInDoubtError, in_doubt, mark_sent, unmark_sent
@@ -28,11 +28,9 @@ class NameTakenError(Exception):
     """Somebody has made a workspace of this name since the plan was approved."""
 
 
-@task(
+@uncached_task(
     name="7 Create",
     task_run_name="7 Create {permit.request.create_workspace} with {permit.external_key_id}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
     retries=0,
 )
 async def create(block: str, permit: Permit) -> AttachOutcome:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from cmek.diagnosis import Cause, Failure, diagnose, gather_facts
 from cmek.request import OnboardingRequest
+from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, google_client, kms_client
 
 
-@task(name="Diagnose", task_run_name="Diagnose", cache_policy=NO_CACHE, persist_result=False)
+@uncached_task(
+    name="Diagnose",
+    task_run_name="Diagnose",
+)
 async def find_causes(request: OnboardingRequest, failure: Failure) -> tuple[Cause, ...]:
     """Every known cause, the most likely first; each proved, excluded or open by our own reads."""
     facts = await gather_facts(

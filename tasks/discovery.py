@@ -7,9 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import httpx
-from prefect import get_client, get_run_logger, task
+from prefect import get_client, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
 from prefect.variables import Variable
 from pydantic import ValidationError
@@ -31,6 +30,7 @@ from cmek.discovery.earlier_runs import objection
 from cmek.discovery.naming import UnnameableKeyError, onboarding_for
 from cmek.discovery.request import DiscoveryRequest
 from cmek.models import FrozenModel
+from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
 from tasks.triggering import (
     OnboardingMissingError,
@@ -60,11 +60,9 @@ class Found(FrozenModel):
     """Whether these are all workspaces."""
 
 
-@task(
+@uncached_task(
     name="Find workspaces",
     task_run_name="Find workspaces",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def find_workspaces(request: DiscoveryRequest, cursor: Cursor | None) -> Found:
     """The new ones by the activity feed where that is enough and allowed, else all.
@@ -96,11 +94,9 @@ async def _new_workspaces(api: AdminApi, since: datetime, until: datetime) -> tu
     return tuple(found.values())
 
 
-@task(
+@uncached_task(
     name="Start onboarding",
     task_run_name="Start onboarding {workspace.id}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def start_once(
     request: DiscoveryRequest, workspace: Workspace, given: Mapping[str, Any] | None = None
@@ -155,11 +151,9 @@ async def keep_cursor(block: str, cursor: Cursor) -> None:
         get_run_logger().info("another discovery has kept its cursor at this moment")
 
 
-@task(
+@uncached_task(
     name="Publish discovery",
     task_run_name="Publish discovery",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def publish_discovery(decisions: list[Decision], source: str) -> None:
     """The table of what was decided; its versions are the history."""

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from cmek.anthropic_identity import MEMBER
 from cmek.dry_plan import Standings
 from cmek.iam_policy import unconditional_roles
 from cmek.request import OnboardingRequest
+from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, kms_client
 from tasks.registration import find_external_key
 
 
-@task(
+@uncached_task(
     name="Look at what exists",
     task_run_name="Look at what exists",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def read_standings(request: OnboardingRequest) -> Standings:
     """Ring, key, grants and external key as they are."""

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from prefect import get_client, get_run_logger, task
+from prefect import get_client, get_run_logger
 from prefect.artifacts import acreate_image_artifact, acreate_table_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 from prefect.events import emit_event
 from prefect.runtime import deployment
@@ -19,6 +18,7 @@ from cmek.health.fleet import FleetRow, counts, merged, published, read_rows
 from cmek.health.model import Unreachability
 from cmek.health.picture import image_url, picture
 from cmek.health.request import RevalidationRequest
+from tasks._uncached_task import uncached_task
 from tasks.this_run import run_id
 
 FLEET = "cmek-fleet"
@@ -36,8 +36,9 @@ async def last_fleet() -> dict[str, FleetRow]:
     return read_rows(_table(found[0].data)) if found else {}
 
 
-@task(
-    name="Publish fleet", task_run_name="Publish fleet", cache_policy=NO_CACHE, persist_result=False
+@uncached_task(
+    name="Publish fleet",
+    task_run_name="Publish fleet",
 )
 async def publish_fleet(looked: Sequence[FleetRow], *, all_keys: bool) -> None:
     """One table for all keys, worst first, and the picture of their last days.
@@ -57,11 +58,9 @@ async def publish_fleet(looked: Sequence[FleetRow], *, all_keys: bool) -> None:
         emit_event(ENDED, {"prefect.resource.id": "cmek.fleet"}, payload=payload)
 
 
-@task(
+@uncached_task(
     name="Schedule follow-up",
     task_run_name="Schedule follow-up",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def schedule_follow_up(
     request: RevalidationRequest, unreachable: Sequence[Unreachability]

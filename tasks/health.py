@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE, CacheKeyFnPolicy
+from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
 from prefect.events import emit_event
 
@@ -23,6 +23,7 @@ from cmek.health.reading import KeyReading
 from cmek.health.registered import KeyRef, Registered, key_ref, shown_workspace
 from cmek.health.verdict import judge, unfinished
 from cmek.live_facts import LiveFacts
+from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, kms_client
 from tasks.key_pages import last_records, publish_page
 from tasks.sweep import Ring, Sweep, policy_view
@@ -39,11 +40,9 @@ def _one_look(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     return f"{context.task_run.flow_run_id}-{sweep.attempt}-look-{ref.external_key_id}"
 
 
-@task(
+@uncached_task(
     name="Read registered keys",
     task_run_name="Read registered keys",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def read_registered_keys(block: str) -> Registered:
     """All external keys of Google Cloud (every page), and the workspaces that use them.
@@ -92,11 +91,9 @@ async def revalidate_key(sweep: Sweep, ring: Ring, ref: KeyRef) -> KeyRecord:
     return record
 
 
-@task(
+@uncached_task(
     name="Record for later looks",
     task_run_name="Record {facts.external_key_id} for later looks",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def record_onboarding(facts: LiveFacts, users_before: tuple[str, ...] = ()) -> None:
     """Begin the key's history with what was true when it was attached.

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from cmek.admin_api import AdminApi
 from cmek.anthropic_identity import MEMBER
 from cmek.iam_policy import unconditional_roles
 from cmek.live_facts import LiveFacts
 from cmek.new_workspace import namesakes
 from cmek.request import OnboardingRequest
+from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, kms_client
 
 
@@ -21,11 +19,9 @@ class KeyGoneError(Exception):
     """The crypto key is not there (any more)."""
 
 
-@task(
+@uncached_task(
     name="4 Read live facts",
     task_run_name="4 Read live facts of {request.subject}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> LiveFacts:
     """All reads at once, never cached: a run that was suspended must not see old answers.

@@ -5,8 +5,7 @@ The onboarding stands without them, so what goes wrong here is recorded and neve
 
 from __future__ import annotations
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from cmek.admin_errors import AdminApiError
 from cmek.evidence.entry import Event, EvidenceEntry
@@ -14,6 +13,7 @@ from cmek.evidence.events import ADMIN, KMS, not_written, wrote
 from cmek.evidence.marks import EVIDENCE_TAG, in_use_label, with_evidence_tag
 from cmek.google_errors import GoogleApiError
 from cmek.request import OnboardingRequest
+from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, kms_client
 from tasks.evidence import record
 
@@ -38,11 +38,9 @@ async def leave_marks(
         await record(workspace_id, await label_key(request.kms_block, key_name, workspace_id))
 
 
-@task(
+@uncached_task(
     name="Mark the workspace",
     task_run_name="Tag {workspace_id} with its evidence",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def tag_workspace(block: str, workspace_id: str, entry_hash: str) -> Event:
     """Tag the workspace with the hash of the `attached` entry; the event for the record."""
@@ -65,11 +63,9 @@ async def tag_workspace(block: str, workspace_id: str, entry_hash: str) -> Event
     )
 
 
-@task(
+@uncached_task(
     name="Mark the key",
     task_run_name="Label {key_name} as in use",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def label_key(kms_block: str, key_name: str, workspace_id: str) -> Event:
     """Label the key as used by this workspace, others' labels kept; the event for the record."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from cmek.checks.model import CheckReport
 from cmek.checks.run import run_checks
 from cmek.request import OnboardingRequest
+from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, google_client, kms_client
 
 
@@ -20,8 +18,9 @@ class PrerequisitesFailedError(Exception):
         self.report = report
 
 
-@task(
-    name="Prerequisites", task_run_name="Prerequisites", cache_policy=NO_CACHE, persist_result=False
+@uncached_task(
+    name="Prerequisites",
+    task_run_name="Prerequisites",
 )
 async def check_prerequisites(request: OnboardingRequest) -> CheckReport:
     """Every check; a read that is refused makes `unknown`, never an exception."""

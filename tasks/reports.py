@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from prefect import get_client, task
+from prefect import get_client
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import ObjectNotFound
 from pydantic import BaseModel
 
 from cmek.report import artifact_key
+from tasks._uncached_task import uncached_task
 from tasks.memory import recall, remember
 
 
@@ -19,11 +19,9 @@ class _Published(BaseModel):
     artifact_id: UUID
 
 
-@task(
+@uncached_task(
     name="Publish report",
     task_run_name="Publish {kind} of {subject}: {description}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def publish(kind: str, subject: str, markdown: str, description: str) -> None:
     """One Markdown artifact of this kind a run, brought up to date when there is more to say.

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from cmek.approval import Answer, Ask
 from cmek.request import OnboardingRequest
 from cmek.signatures.keygen import BadSignatureError, Verified, verify
 from cmek.signatures.signers import Signers, find_signers, required_signatures
 from cmek.signatures.statement import SignedApproval, UnreadableApprovalError, parse_signed
 from cmek.signatures.weighing import Signatures
+from tasks._uncached_task import uncached_task
 
 
-@task(
-    name="Who must sign", task_run_name="Who must sign", cache_policy=NO_CACHE, persist_result=False
+@uncached_task(
+    name="Who must sign",
+    task_run_name="Who must sign",
 )
 async def signatures_needed(request: OnboardingRequest) -> int:
     """How many approvers must sign; 0 on a worker without signers.
@@ -27,11 +26,9 @@ async def signatures_needed(request: OnboardingRequest) -> int:
     return required_signatures(find_signers(), request.signatures)
 
 
-@task(
+@uncached_task(
     name="Verify signatures",
     task_run_name="Verify signatures",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def verify_signatures(ask: Ask, answer: Answer) -> Signatures:
     """Look at the signers file again and verify each signature; one that is bad is a problem.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from cmek.admin_errors import AdminApiError
 from cmek.google_errors import GoogleApiError
@@ -12,6 +11,7 @@ from cmek.terraform.managed_key import NotManageableError
 from cmek.terraform.module import render_module
 from cmek.terraform.page import terraform_page
 from cmek.terraform.reading import read_workspace_keys
+from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, kms_client
 from tasks.reports import publish
 
@@ -31,11 +31,9 @@ async def publish_terraform(request: OnboardingRequest) -> None:
     await publish("terraform", workspace_id, page, "adopts the key as it is now")
 
 
-@task(
+@uncached_task(
     name="Terraform",
     task_run_name="Terraform for {workspace_id}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def read_module(anthropic_block: str, kms_block: str, workspace_id: str) -> dict[str, str]:
     """The module of the workspace's live key, text by file name.

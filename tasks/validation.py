@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from cmek.gate import ValidationProof
+from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
 from tasks.retrying import SETTLING_SECONDS, NotYetError, not_yet
 
@@ -23,11 +23,9 @@ class ValidationFailedError(NotYetError):
         self.proof = proof
 
 
-@task(
+@uncached_task(
     name="6 Validate",
     task_run_name="6 Validate {external_key_id}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def validate(block: str, external_key_id: str) -> ValidationProof:
     """One validation, whatever its outcome; timed from before it was sent."""
@@ -38,11 +36,9 @@ async def validate(block: str, external_key_id: str) -> ValidationProof:
     return proof
 
 
-@task(
+@uncached_task(
     name="6 Validate",
     task_run_name="6 Validate {external_key_id}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
     retries=len(SETTLING_SECONDS),
     retry_delay_seconds=SETTLING_SECONDS,
     retry_condition_fn=not_yet,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from cmek.admin_errors import NotFound
 from cmek.admin_models import ExternalKey, Organization, Workspace
 from cmek.admission import find_created
 from cmek.models import FrozenModel
 from cmek.new_workspace import born_of, namesakes
 from cmek.request import OnboardingRequest
+from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
 from tasks.this_run import run_id
 
@@ -27,11 +25,9 @@ class WorkspaceReading(FrozenModel):
     current_key: ExternalKey | None
 
 
-@task(
+@uncached_task(
     name="Read organization",
     task_run_name="Read organization",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def read_organization(block: str) -> Organization:
     """The organization of the credential (prerequisite: the Admin API key works).
@@ -42,11 +38,9 @@ async def read_organization(block: str) -> Organization:
     return await (await admin_client(block)).organization.me()
 
 
-@task(
+@uncached_task(
     name="Read workspace",
     task_run_name="Read workspace {workspace_id}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
     """The workspace and the key that it has.
@@ -75,11 +69,9 @@ async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
     )
 
 
-@task(
+@uncached_task(
     name="Search workspaces",
     task_run_name="Search workspaces for {request.create_workspace}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
 )
 async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | None:
     """What this request has created already, over all pages; None when nothing has its name.
