@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import ClassVar
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import Markdown, MarkdownElement, TableElement
 from rich.markup import escape
 from rich.table import Table
+
+from cmek.health.page import shown_time
 
 _FILE_WIDTH = 120
 
@@ -58,20 +60,11 @@ def is_interactive(console: Console) -> bool:
     return console.is_terminal and sys.stdin.isatty()
 
 
-def span(duration: timedelta) -> str:
-    """A duration in its two largest units, rounded down: `6 d 23 h`, `5 h 10 min`, `12 min`."""
-    minutes = max(0, int(duration.total_seconds() // 60))
-    hours, days = minutes // 60, minutes // (24 * 60)
-    if days:
-        return f"{days} d {hours % 24} h"
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
-
-
 def until(moment: datetime | None) -> str:
     """How long it is until a moment."""
-    return "never" if moment is None else span(moment - datetime.now(UTC))
+    return "never" if moment is None else shown_time(moment - datetime.now(UTC))
 
 
 def since(moment: datetime | None) -> str:
     """How long ago a moment was."""
-    return "?" if moment is None else span(datetime.now(UTC) - moment)
+    return "?" if moment is None else shown_time(datetime.now(UTC) - moment)

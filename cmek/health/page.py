@@ -48,11 +48,13 @@ def read_page(page: str) -> KeyRecord | None:
         return None
 
 
-def shown_time(left: timedelta) -> str:
-    """Days and hours, or hours and minutes."""
-    minutes = int(left.total_seconds()) // 60
-    days, hours = divmod(minutes // 60, 24)
-    return f"{days} d {hours} h" if days else f"{hours} h {minutes % 60} min"
+def shown_time(duration: timedelta) -> str:
+    """A duration in its two largest units, rounded down: `6 d 23 h`, `5 h 10 min`, `12 min`."""
+    minutes = max(0, int(duration.total_seconds() // 60))
+    hours, days = minutes // 60, minutes // (24 * 60)
+    if days:
+        return f"{days} d {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
 
 
 def _reasons(record: KeyRecord) -> Iterator[str]:

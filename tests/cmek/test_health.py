@@ -391,10 +391,12 @@ def test_reads_are_paced_in_each_location_by_itself() -> None:
     assert there < 0.2
 
 
-def test_time_left_is_days_and_hours_or_hours_and_minutes() -> None:
-    """Short enough for a table."""
-    shown = [shown_time(timedelta(hours=h)) for h in (0.5, 23.9, 24, 100)]
-    assert shown == ["0 h 30 min", "23 h 54 min", "1 d 0 h", "4 d 4 h"]
+def test_time_left_is_short_and_never_overstated() -> None:
+    """The two largest units, rounded down, and nothing once it is over."""
+    shown = [shown_time(timedelta(hours=h)) for h in (-1, 0.5, 59.9 / 60, 23.9, 24, 100, 167.99)]
+    assert shown == [
+        "0 min", "30 min", "59 min", "23 h 54 min", "1 d 0 h", "4 d 4 h", "6 d 23 h"
+    ]  # fmt: skip
 
 
 def test_what_was_true_at_the_attach_is_what_later_looks_compare_with() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +12,7 @@ from cmek.request import OnboardingRequest
 from console.main import main
 from console.onboard_command import build_request, parse_settings
 from console.runs import RunError
-from console.terminal import markdown, printable, span
+from console.terminal import markdown, printable
 
 GIVEN = {
     "workspace_id": "wrkspc_01PaymentsProd1111111111",
@@ -78,15 +76,6 @@ def test_outside_text_cannot_steer_the_terminal(text: str) -> None:
         console.print(printable(text))
         console.print(markdown(text))
     assert all(c.isprintable() or c == "\n" for c in capture.get())
-
-
-@pytest.mark.parametrize(
-    ("minutes", "text"),
-    [(-5, "0 min"), (59, "59 min"), (61, "1 h 1 min"), (7 * 24 * 60 - 1, "6 d 23 h")],
-)
-def test_a_time_left_is_never_overstated(minutes: int, text: str) -> None:
-    """Rounded down, and nothing once it is over."""
-    assert span(timedelta(minutes=minutes)) == text
 
 
 def test_a_plan_is_shown_uncut_on_a_narrow_terminal() -> None:
