@@ -6,13 +6,13 @@ run exists only by the schema. Titles, descriptions and order make the form in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
-from cmek.models import FrozenModel
+from cmek.models import FormModel
 from cmek.names import KMS_ID, PROJECT_ID, WORKSPACE_ID, KeyName
 from cmek.new_workspace import MAX_NAME, NAME, Residency, check_name, key_id_for
 
@@ -45,21 +45,17 @@ _ONE_WORKSPACE: Final[dict[str, Any]] = {
 """Exactly one of the two, in words in which a refusal names the field."""
 
 
-def _plain_text(position: int) -> Callable[[dict[str, Any]], None]:
+def _plain_text(schema: dict[str, Any]) -> None:
     """A plain text field in Prefect's form: a union with null would be drawn as a choice.
 
     Prefect takes null in a field that is neither required nor has a default.
     """
-
-    def simplify(schema: dict[str, Any]) -> None:
-        (text,) = [one for one in schema.pop("anyOf", []) if one.get("type") == "string"]
-        schema.pop("default", None)
-        schema.update(text | {"position": position})
-
-    return simplify
+    (text,) = [one for one in schema.pop("anyOf", []) if one.get("type") == "string"]
+    schema.pop("default", None)
+    schema.update(text)
 
 
-class OnboardingRequest(FrozenModel):
+class OnboardingRequest(FormModel):
     """Put one Cloud KMS key under one Anthropic workspace.
 
     Immutable, without secrets: blocks are named, never carried.
@@ -77,7 +73,7 @@ class OnboardingRequest(FrozenModel):
         description="Id of the Anthropic workspace. Its key can be set once and never changed.",
         pattern=f"^{WORKSPACE_ID}$",
         examples=["wrkspc_01HxPv6KsDq9TnBzMw3YfLrE"],
-        json_schema_extra=_plain_text(0),
+        json_schema_extra=_plain_text,
     )
     create_workspace: str | None = Field(
         default=None,
@@ -88,14 +84,13 @@ class OnboardingRequest(FrozenModel):
         pattern=NAME,
         max_length=MAX_NAME,
         examples=["payments-prod"],
-        json_schema_extra=_plain_text(1),
+        json_schema_extra=_plain_text,
     )
     project_id: str = Field(
         title="Google Cloud project",
         description="Id (not number) of the project that holds the key.",
         pattern=f"^{PROJECT_ID}$",
         examples=["acme-kms-prod"],
-        json_schema_extra={"position": 2},
     )
     requested_by: str = Field(
         title="Requested by",
@@ -103,28 +98,24 @@ class OnboardingRequest(FrozenModel):
         "the approver must be somebody else.",
         pattern=f"^{EMAIL}$",
         examples=["ada@example.com"],
-        json_schema_extra={"position": 3},
     )
     data_residency: Residency = Field(
         default="unrestricted",
         title="Data residency",
         description="Of a new workspace only. unrestricted: inference anywhere, global by default. "
         "us_default: anywhere, US by default. us_only: nowhere but in the US.",
-        json_schema_extra={"position": 4},
     )
     location: Location = Field(
         default="us-east5",
         title="Location",
         description="One US region; `us`, `global` and other multi-regions are not supported. "
         "us-east5 and us-central1 are recommended for latency.",
-        json_schema_extra={"position": 5},
     )
     key_ring: str = Field(
         default="anthropic-cmek",
         title="Key ring",
         description="Used when it exists, else created. The name stays taken.",
         pattern=f"^{KMS_ID}$",
-        json_schema_extra={"position": 6},
     )
     crypto_key: str | None = Field(
         default=None,
@@ -132,13 +123,11 @@ class OnboardingRequest(FrozenModel):
         description="Used when it exists, else created. With None, the workspace gets a key of "
         "its own, named after its id, or after the name of a new one.",
         pattern=f"^{KMS_ID}$",
-        json_schema_extra={"position": 7},
     )
     protection_level: ProtectionLevel = Field(
         default="HSM",
         title="Protection level",
         description="HSM is strongly recommended. It can't be changed later.",
-        json_schema_extra={"position": 8},
     )
     rotation_period_days: int | None = Field(
         default=90,
@@ -148,7 +137,6 @@ class OnboardingRequest(FrozenModel):
         "left as it is.",
         ge=1,
         le=36500,
-        json_schema_extra={"position": 9},
     )
     destroy_delay_days: int = Field(
         default=30,
@@ -157,42 +145,36 @@ class OnboardingRequest(FrozenModel):
         "its destruction. It can't be changed later; under 30 days there is little time to notice.",
         ge=1,
         le=120,
-        json_schema_extra={"position": 10},
     )
     adopt_existing_key: bool = Field(
         default=False,
         title="Adopt an existing key",
         description="Allow adding the organization label and the two grants to a key that exists "
         "already and does not carry this organization's label.",
-        json_schema_extra={"position": 11},
     )
     allow_default_workspace: bool = Field(
         default=False,
         title="Allow the default workspace",
         description="The default workspace serves every API key without a workspace. Its key can "
         "never be removed either.",
-        json_schema_extra={"position": 12},
     )
     repair: bool = Field(
         default=False,
         title="Repair",
         description="When the workspace already has this key: put back a missing label or grant. "
         "Off, such a run only reads, validates and reports.",
-        json_schema_extra={"position": 13},
     )
     plan_only: bool = Field(
         default=False,
         title="Plan only",
         description="Check everything and show what would be done, without one write. The plan is "
         "the run's artifact.",
-        json_schema_extra={"position": 14},
     )
     four_eyes: bool = Field(
         default=True,
         title="Four eyes",
         description="The approver must not be the person who asked. Names are compared, not "
         "verified.",
-        json_schema_extra={"position": 15},
     )
     approval_expires_hours: int = Field(
         default=168,
@@ -200,14 +182,12 @@ class OnboardingRequest(FrozenModel):
         description="An ask that nobody answers in time is never a yes.",
         ge=1,
         le=720,
-        json_schema_extra={"position": 16},
     )
     expected_organization: UUID | None = Field(
         default=None,
         title="Expected organization",
         description="UUID of the Anthropic organization; when given, a credential of any other "
         "organization is refused.",
-        json_schema_extra={"position": 17},
     )
     permitted_customer_id: str | None = Field(
         default=None,
@@ -215,21 +195,18 @@ class OnboardingRequest(FrozenModel):
         description="Only for projects under the legacy domain restriction: the customer id that "
         "Anthropic's account team gave you.",
         pattern=r"^C[0-9a-z]{4,20}$",
-        json_schema_extra={"position": 18},
     )
     display_name: Text | None = Field(
         default=None,
         min_length=1,
         title="Display name",
         description="Name of the external key in the Anthropic Console; None for the key's name.",
-        json_schema_extra={"position": 19},
     )
     mark_key: bool = Field(
         default=True,
         title="Mark the key as in use",
         description="After the attach, label the key with a hash of the workspace's id: Google "
         "can't show that Anthropic's data depends on it.",
-        json_schema_extra={"position": 20},
     )
     anthropic_block: str = Field(
         default="anthropic-admin",
@@ -237,14 +214,12 @@ class OnboardingRequest(FrozenModel):
         description="Name of the AnthropicAdmin block with the credential. The page Blocks lists "
         "them.",
         pattern=f"^{BLOCK_NAME}$",
-        json_schema_extra={"position": 21},
     )
     kms_block: str = Field(
         default="google-kms",
         title="Google KMS block",
         description="Name of the GoogleKms block with the credential. The page Blocks lists them.",
         pattern=f"^{BLOCK_NAME}$",
-        json_schema_extra={"position": 22},
     )
 
     signatures: int = Field(
@@ -254,7 +229,6 @@ class OnboardingRequest(FrozenModel):
         "own minimum holds when this is less; 0 leaves it to the worker.",
         ge=0,
         le=9,
-        json_schema_extra={"position": 23},
     )
 
     @field_validator("create_workspace")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import ConfigDict, Field, model_validator
 
-from cmek.models import FrozenModel
+from cmek.models import FormModel
 from cmek.names import KMS_ID, PROJECT_ID
 from cmek.request import EMAIL, Location, OnboardingRequest, ProtectionLevel
 
@@ -20,14 +21,12 @@ _OWN: Final = r"^[a-zA-Z0-9_-]*(\{workspace_name\}[a-zA-Z0-9_-]*)?\{workspace_id
 _SHARED: Final = f"^{KMS_ID}$"
 
 
-def _same(name: str, position: int) -> Any:  # noqa: ANN401 - a field stands for its value
+def _same(name: str) -> Any:  # noqa: ANN401 - a field stands for its value
     """The field of this name of the onboarding request: one title, one rule, one default."""
-    return OnboardingRequest.model_fields[name].merge_field_infos(
-        OnboardingRequest.model_fields[name], json_schema_extra={"position": position}
-    )
+    return copy(OnboardingRequest.model_fields[name])
 
 
-class DiscoveryRequest(FrozenModel):
+class DiscoveryRequest(FormModel):
     """Find workspaces without a key and start their onboarding, up to the approval.
 
     What a person has to decide is not here: adopting a key that exists, the default workspace.
@@ -52,41 +51,35 @@ class DiscoveryRequest(FrozenModel):
         description="Id (not number) of the project that holds the keys; empty: nothing is done.",
         pattern=f"^(?:{PROJECT_ID})?$",
         examples=["acme-kms-prod"],
-        json_schema_extra={"position": 0},
     )
     opt_in: Literal["tag", "name", "all"] = Field(
         default="tag",
         title="Opt-in",
         description="tag: workspaces with the tag below, value `onboard`. name: those whose name "
         "fits a pattern below. all: every one. The value `never` of the tag always wins.",
-        json_schema_extra={"position": 1},
     )
     opt_in_tag: str = Field(
         default="cmek",
         title="Opt-in tag",
         description="Key of the workspace tag.",
         pattern=r"^[A-Za-z0-9_.-]{1,64}$",
-        json_schema_extra={"position": 2},
     )
     name_patterns: tuple[Pattern, ...] = Field(
         default=(),
         title="Name patterns",
         description="For opt-in by name: with * and ?, upper and lower case count.",
         examples=[["*-prod"]],
-        json_schema_extra={"position": 3},
     )
     exclude: tuple[Pattern, ...] = Field(
         default=("Claude Code",),
         title="Exclude",
         description="Workspaces to leave alone: ids, or names with * and ?. Anthropic makes the "
         "workspace `Claude Code` by itself.",
-        json_schema_extra={"position": 4},
     )
     key_policy: Literal["own", "shared"] = Field(
         default="own",
         title="Keys",
         description="own: each workspace gets its own key. shared: all get the same one.",
-        json_schema_extra={"position": 5},
     )
     key_template: str = Field(
         default="{workspace_id}",
@@ -95,7 +88,6 @@ class DiscoveryRequest(FrozenModel):
         "like; for a shared key its plain name.",
         examples=["{workspace_name}-{workspace_id}", "anthropic"],
         max_length=120,
-        json_schema_extra={"position": 6},
     )
     max_new_runs: int = Field(
         default=10,
@@ -103,7 +95,6 @@ class DiscoveryRequest(FrozenModel):
         description="How many onboardings one discovery starts; the next one goes on.",
         ge=1,
         le=1000,
-        json_schema_extra={"position": 7},
     )
     try_again_after_hours: int = Field(
         default=24,
@@ -112,14 +103,12 @@ class DiscoveryRequest(FrozenModel):
         "is started. After a rejection none ever is.",
         ge=1,
         le=8760,
-        json_schema_extra={"position": 8},
     )
     source: Literal["auto", "list"] = Field(
         default="auto",
         title="Source",
         description="auto: between daily lists only what the Compliance API's activity feed shows "
         "as new, where that is enabled. list: always the list of all workspaces.",
-        json_schema_extra={"position": 9},
     )
     requested_by: str = Field(
         default=REQUESTER,
@@ -127,18 +116,17 @@ class DiscoveryRequest(FrozenModel):
         description="Shown to the approver. With four eyes on, an approver of this name is "
         "refused.",
         pattern=f"^{EMAIL}$",
-        json_schema_extra={"position": 10},
     )
-    location: Location = _same("location", 11)
-    key_ring: str = _same("key_ring", 12)
-    protection_level: ProtectionLevel = _same("protection_level", 13)
-    rotation_period_days: int | None = _same("rotation_period_days", 14)
-    destroy_delay_days: int = _same("destroy_delay_days", 15)
-    approval_expires_hours: int = _same("approval_expires_hours", 16)
-    expected_organization: UUID | None = _same("expected_organization", 17)
-    permitted_customer_id: str | None = _same("permitted_customer_id", 18)
-    anthropic_block: str = _same("anthropic_block", 19)
-    kms_block: str = _same("kms_block", 20)
+    location: Location = _same("location")
+    key_ring: str = _same("key_ring")
+    protection_level: ProtectionLevel = _same("protection_level")
+    rotation_period_days: int | None = _same("rotation_period_days")
+    destroy_delay_days: int = _same("destroy_delay_days")
+    approval_expires_hours: int = _same("approval_expires_hours")
+    expected_organization: UUID | None = _same("expected_organization")
+    permitted_customer_id: str | None = _same("permitted_customer_id")
+    anthropic_block: str = _same("anthropic_block")
+    kms_block: str = _same("kms_block")
 
     @model_validator(mode="after")
     def _template_fits_policy(self) -> DiscoveryRequest:

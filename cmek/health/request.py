@@ -7,14 +7,14 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from cmek.health.model import Depth, Unreachability
-from cmek.models import FrozenModel
+from cmek.models import FormModel
 from cmek.names import EXTERNAL_KEY_ID
 from cmek.request import BLOCK_NAME
 
 ExternalKeyId = Annotated[str, Field(pattern=f"^{EXTERNAL_KEY_ID}$")]
 
 
-class RevalidationRequest(FrozenModel):
+class RevalidationRequest(FormModel):
     """Look at all onboarded keys, or at some."""
 
     model_config = ConfigDict(extra="forbid", title="Revalidation request")
@@ -24,14 +24,12 @@ class RevalidationRequest(FrozenModel):
         title="External keys",
         description="Ids of the external keys to look at; empty for all Google Cloud keys.",
         examples=[["ekey_01HxPv6KsDq9TnBzMw3YfLrE"]],
-        json_schema_extra={"position": 0},
     )
     depth: Depth = Field(
         default="full",
         title="Depth",
         description="quick: Anthropic's validation and the key with its primary version. full: "
         "also all versions and who may use the key.",
-        json_schema_extra={"position": 1},
     )
     deadline_seconds: int = Field(
         default=3600,
@@ -39,7 +37,6 @@ class RevalidationRequest(FrozenModel):
         description="Keys that could not be looked at by then count as unknown.",
         ge=1,
         le=86400,
-        json_schema_extra={"position": 2},
     )
     concurrency: int = Field(
         default=32,
@@ -47,7 +44,6 @@ class RevalidationRequest(FrozenModel):
         description="How many keys are looked at at the same time.",
         ge=1,
         le=96,
-        json_schema_extra={"position": 3},
     )
     reads_per_minute: int = Field(
         default=600,
@@ -55,35 +51,30 @@ class RevalidationRequest(FrozenModel):
         description="In each project and region. Google's default quota is 600.",
         ge=1,
         le=1_000_000,
-        json_schema_extra={"position": 4},
     )
     record_anew: bool = Field(
         default=False,
         title="Record anew",
         description="Take what this (full) look finds as what was meant: later looks compare with "
         "it instead of with what was recorded at onboarding.",
-        json_schema_extra={"position": 5},
     )
     anthropic_block: str = Field(
         default="anthropic-admin",
         title="Anthropic Admin block",
         description="Name of the AnthropicAdmin block with the credential.",
         pattern=f"^{BLOCK_NAME}$",
-        json_schema_extra={"position": 6},
     )
     kms_block: str = Field(
         default="google-kms",
         title="Google KMS block",
         description="Name of the GoogleKms block with the credential.",
         pattern=f"^{BLOCK_NAME}$",
-        json_schema_extra={"position": 7},
     )
     look_again: tuple[Unreachability, ...] = Field(
         default=(),
         title="Look again",
         description="Leave empty: a revalidation fills it in for the follow-up that looks again "
         "at the keys that it could not reach.",
-        json_schema_extra={"position": 8},
     )
 
     @property
