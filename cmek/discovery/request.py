@@ -114,31 +114,24 @@ class DiscoveryRequest(BaseModel):
         le=8760,
         json_schema_extra={"position": 8},
     )
-    source: Literal["auto", "list"] = Field(
-        default="auto",
-        title="Source",
-        description="auto: between daily lists only what the Compliance API's activity feed shows "
-        "as new, where that is enabled. list: always the list of all workspaces.",
-        json_schema_extra={"position": 9},
-    )
     requested_by: str = Field(
         default=REQUESTER,
         title="Requested by",
         description="Shown to the approver. With four eyes on, an approver of this name is "
         "refused.",
         pattern=f"^{EMAIL}$",
-        json_schema_extra={"position": 10},
+        json_schema_extra={"position": 9},
     )
-    location: Location = _same("location", 11)
-    key_ring: str = _same("key_ring", 12)
-    protection_level: ProtectionLevel = _same("protection_level", 13)
-    rotation_period_days: int | None = _same("rotation_period_days", 14)
-    destroy_delay_days: int = _same("destroy_delay_days", 15)
-    approval_expires_hours: int = _same("approval_expires_hours", 16)
-    expected_organization: UUID | None = _same("expected_organization", 17)
-    permitted_customer_id: str | None = _same("permitted_customer_id", 18)
-    anthropic_block: str = _same("anthropic_block", 19)
-    kms_block: str = _same("kms_block", 20)
+    location: Location = _same("location", 10)
+    key_ring: str = _same("key_ring", 11)
+    protection_level: ProtectionLevel = _same("protection_level", 12)
+    rotation_period_days: int | None = _same("rotation_period_days", 13)
+    destroy_delay_days: int = _same("destroy_delay_days", 14)
+    approval_expires_hours: int = _same("approval_expires_hours", 15)
+    expected_organization: UUID | None = _same("expected_organization", 16)
+    permitted_customer_id: str | None = _same("permitted_customer_id", 17)
+    anthropic_block: str = _same("anthropic_block", 18)
+    kms_block: str = _same("kms_block", 19)
 
     @model_validator(mode="after")
     def _template_fits_policy(self) -> DiscoveryRequest:
