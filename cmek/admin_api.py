@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import quote
 
-from cmek.admin_activities import Activities
 from cmek.admin_credentials import Credential
 from cmek.admin_errors import AdminResponseError, Failure
 from cmek.admin_models import (
@@ -59,7 +58,6 @@ class AdminApi:
         self.organization = OrganizationResource(transport)
         self.external_keys = ExternalKeys(transport)
         self.workspaces = Workspaces(transport)
-        self.activities = Activities(transport)
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -6,7 +6,8 @@ repairs, takes the default workspace, or goes on after a rejection.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from datetime import UTC
 from typing import Any
 
 from prefect import flow
@@ -15,17 +16,14 @@ from prefect.states import Completed, Failed
 
 from cmek.admin_models import Workspace
 from cmek.discovery.announcement import read_announcement
-from cmek.discovery.decisions import Course, Decision, next_cursor, summary
+from cmek.discovery.decisions import Course, Decision, summary
 from cmek.discovery.request import DiscoveryRequest
 from cmek.discovery.rules import not_wanted, unfit
 from tasks.clients import close_clients
 from tasks.discovery import (
-    Found,
     decided,
     find_workspaces,
-    keep_cursor,
     publish_discovery,
-    read_cursor,
     start_once,
 )
 from tasks.workspaces import read_workspace
@@ -49,13 +47,8 @@ async def discover_workspaces(
     if not request.project_id:
         return _not_set_up()
     try:
-        cursor = await read_cursor(request.anthropic_block)
-        now = datetime.now(UTC)
-        found = await find_workspaces(request, cursor)
-        decisions = await _decide(request, found)
-        await publish_discovery(decisions, found.source)
-        ahead = next_cursor(cursor, decisions, now=now, listed=found.listed)
-        await keep_cursor(request.anthropic_block, ahead)
+        decisions = await _decide(request, await find_workspaces(request))
+        await publish_discovery(decisions)
     finally:
         await close_clients()
     return _outcome(decisions)
@@ -93,11 +86,11 @@ async def workspace_created(
         await close_clients()
 
 
-async def _decide(request: DiscoveryRequest, found: Found) -> list[Decision]:
+async def _decide(request: DiscoveryRequest, workspaces: Iterable[Workspace]) -> list[Decision]:
     """About every workspace, the oldest first; starts no more than the cap."""
     decisions: list[Decision] = []
     started = 0
-    for workspace in sorted(found.workspaces, key=_age):
+    for workspace in sorted(workspaces, key=_age):
         why = unfit(workspace, request, is_default=False) or not_wanted(workspace, request)
         if why is not None:
             decisions.append(decided(workspace, Course.LEFT_OUT, why))

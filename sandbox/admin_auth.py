@@ -11,7 +11,6 @@ from typing import Final
 
 from starlette.datastructures import Headers
 
-from sandbox.admin_models import Credential
 from sandbox.errors import AnthropicError
 from sandbox.world import World
 
@@ -24,12 +23,12 @@ def caller_name(world: World, headers: Headers) -> str:
     return f"{credential.kind}:{credential.id}" if credential else "unknown"
 
 
-def authenticate(world: World, headers: Headers) -> Credential:
-    """The caller's credential.
+def authenticate(world: World, headers: Headers) -> None:
+    """Refuse a caller that may not use the Admin API.
 
     Raises:
-        AnthropicError: 401 for a missing, unknown or expired credential, 403 for one that may not
-            use the Admin API, 400 for a missing or unknown `anthropic-version`.
+        AnthropicError: 401 for a missing, unknown or expired credential, 403 for an ordinary key,
+            400 for a missing or unknown `anthropic-version`.
     """
     secret = _secret(headers)
     if secret is None:
@@ -48,7 +47,6 @@ def authenticate(world: World, headers: Headers) -> Credential:
     if version not in API_VERSIONS:
         problem = "header is required" if version is None else f"{version!r} is not a version"
         raise AnthropicError(400, f"anthropic-version: {problem}")
-    return credential
 
 
 def _secret(headers: Headers) -> str | None:

@@ -9,7 +9,6 @@ from typing import Any
 from starlette.datastructures import QueryParams
 
 from sandbox.admin_ids import timestamp
-from sandbox.admin_models import Credential
 from sandbox.admin_state import AdminState
 from sandbox.world import World
 
@@ -19,7 +18,6 @@ class AdminCall:
     """A request that has been authenticated and parsed; handlers run under the world's lock."""
 
     world: World
-    caller: Credential
     query: QueryParams
     body: dict[str, Any] = field(default_factory=dict)
     target: str = ""
@@ -35,11 +33,6 @@ class AdminCall:
     def now(self) -> str:
         """The sandbox's time as the API writes it."""
         return timestamp(self.world.clock.now())
-
-    def record(self, kind: str, **facts: object) -> None:
-        """Append to the activity feed, which records nothing while it is switched off."""
-        if self.world.switches.compliance_api_enabled:
-            self.state.record(self.now(), self.caller, kind, **facts)
 
 
 AdminHandler = Callable[[AdminCall], dict[str, Any]]

@@ -40,9 +40,6 @@ def create(call: AdminCall) -> dict[str, Any]:
         user_profile_id=body.user_profile_id,
     )
     call.state.external_keys[key.id] = key
-    call.record(
-        "org_external_key_created", external_key_id=key.id, provider=key.provider_config.type
-    )
     return _rendered(call, key)
 
 
@@ -77,8 +74,6 @@ def update(call: AdminCall) -> dict[str, Any]:
         setattr(key, name, value)
     if changes:
         key.updated_at = call.now()
-        updates = [{"type": name} for name in sorted(changes)]
-        call.record("org_external_key_updated", external_key_id=key.id, updates=updates)
     return _rendered(call, key)
 
 
@@ -90,7 +85,6 @@ def delete(call: AdminCall) -> dict[str, Any]:
         status = call.world.switches.delete_attached_status
         raise AnthropicError(status, "The external key is still referenced by a workspace.")
     del call.state.external_keys[key.id]
-    call.record("org_external_key_deleted", external_key_id=key.id)
     return {"id": key.id, "type": "external_key_deleted"}
 
 
@@ -98,11 +92,9 @@ def validate(call: AdminCall) -> dict[str, Any]:
     """Encrypt and decrypt once; a failure is a result, not an error."""
     key = call.state.external_key(call.target)
     failure = validate_key(call.world, key)
-    status = "failure" if failure else "success"
-    call.record("org_external_key_validated", external_key_id=key.id, validation_result=status)
     return {
         "type": "external_key_validation",
-        "status": status,
+        "status": "failure" if failure else "success",
         "error": failure.text if failure else None,
     }
 

@@ -1,4 +1,4 @@
-"""What the Admin API stores: organization, external keys, workspaces, activities, credentials."""
+"""What the Admin API stores: organization, external keys, workspaces, credentials."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ class Organization(BaseModel):
 
     id: str
     name: str
-    tagged_id: str
-    """The `org_…` form, which only the activity feed shows."""
 
 
 class _Config(BaseModel):
@@ -124,12 +122,6 @@ class Credential(BaseModel):
     kind: Literal["admin_key", "workspace_key", "federated_token"]
     id: str
     expires_at: str | None = None
-
-    def actor(self) -> dict[str, str]:
-        """How the activity feed names the caller."""
-        if self.kind == "federated_token":
-            return {"type": "service_account_actor", "service_account_id": self.id}
-        return {"type": "admin_api_key_actor", "admin_api_key_id": self.id}
 
 
 class FederationRule(BaseModel):

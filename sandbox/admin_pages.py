@@ -1,6 +1,6 @@
 """The Admin API's two ways of paging.
 
-External keys page by an opaque `page` cursor, workspaces and activities by the ids around a page.
+External keys page by an opaque `page` cursor, workspaces by the ids around a page.
 Source: https://platform.claude.com/docs/en/api/admin
 """
 

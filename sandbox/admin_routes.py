@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sandbox import admin_activities, admin_external_keys, admin_workspaces
+from sandbox import admin_external_keys, admin_workspaces
 from sandbox.admin_auth import authenticate, caller_name
 from sandbox.admin_call import AdminCall, AdminHandler
 from sandbox.admin_ids import new_id
@@ -73,7 +73,6 @@ OPERATIONS: Final = (
     Operation(
         "workspaces.archive", "POST", f"{SPACE}/archive", admin_workspaces.archive, write=True
     ),
-    Operation("activities.list", "GET", "/v1/compliance/activities", admin_activities.list_),
 )
 ANY_METHOD: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -110,12 +109,10 @@ def _http_call(world: World, operation: Operation, request: Request, raw: bytes)
         return waiting_seconds(world) if operation.validates and attaches else 0.0
 
     def handler() -> dict[str, Any]:
-        caller = authenticate(world, request.headers)
+        authenticate(world, request.headers)
         if refusal is not None:
             raise refusal
-        return operation.handler(
-            AdminCall(world, caller, request.query_params, body, target, seen[0])
-        )
+        return operation.handler(AdminCall(world, request.query_params, body, target, seen[0]))
 
     return HttpCall(
         service="admin",

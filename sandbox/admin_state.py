@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, Field
 
-from sandbox.admin_ids import new_id
 from sandbox.admin_models import (
     Credential,
     ExternalKey,
@@ -26,7 +23,6 @@ class AdminState(BaseModel):
     user_profiles: list[str] = Field(default_factory=list)
     external_keys: dict[str, ExternalKey] = Field(default_factory=dict)
     workspaces: dict[str, Workspace] = Field(default_factory=dict)
-    activities: list[dict[str, Any]] = Field(default_factory=list)
     last_sequence: int = 0
 
     def external_key(self, external_key_id: str) -> ExternalKey:
@@ -68,18 +64,3 @@ class AdminState(BaseModel):
         """
         if user_profile_id is not None and user_profile_id not in self.user_profiles:
             raise AnthropicError(400, "User profile not found.", "user_profile_not_found")
-
-    def record(self, time: str, caller: Credential, kind: str, **facts: object) -> None:
-        """Append to the activity feed."""
-        self.activities.append(
-            {
-                "id": new_id("activity"),
-                "created_at": time,
-                "organization_id": self.organization.tagged_id,
-                "organization_uuid": self.organization.id,
-                "actor": caller.actor()
-                | {"ip_address": "127.0.0.1", "user_agent": "sandbox-caller"},
-                "type": kind,
-                **facts,
-            }
-        )

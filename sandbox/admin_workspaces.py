@@ -62,7 +62,6 @@ def create(call: AdminCall) -> dict[str, Any]:
         check_attachable(call, workspace, body.external_key_id)
         workspace.external_key_id = body.external_key_id
     call.state.workspaces[workspace.id] = workspace
-    call.record("platform_workspace_created", workspace_id=workspace.id)
     return workspace.render()
 
 
@@ -74,14 +73,11 @@ def update(call: AdminCall) -> dict[str, Any]:
     _check_update(call, workspace, sent)
     if "user_profile_id" in sent:
         _check_profile(call, workspace, body.user_profile_id)
-    before = workspace.model_copy(deep=True)
     draft = _changed(workspace.model_copy(deep=True), body)
     if "external_key_id" in sent:
         check_attachable(call, draft, body.external_key_id, current=workspace.external_key_id)
         draft.external_key_id = body.external_key_id
     call.state.workspaces[workspace.id] = draft
-    if updates := _updates(before, draft):
-        call.record("platform_workspace_updated", workspace_id=draft.id, updates=updates)
     return draft.render()
 
 
@@ -92,7 +88,6 @@ def archive(call: AdminCall) -> dict[str, Any]:
         raise AnthropicError(400, "The default workspace cannot be archived.")
     if workspace.archived_at is None:
         workspace.archived_at = call.now()
-        call.record("platform_workspace_archived", workspace_id=workspace.id)
     return workspace.render()
 
 
@@ -138,24 +133,3 @@ def _changed(draft: Workspace, body: UpdateWorkspace) -> Workspace:
         changes = body.data_residency.model_dump(exclude_unset=True, exclude_none=True)
         draft.data_residency = draft.data_residency.model_copy(update=changes)
     return draft
-
-
-def _updates(before: Workspace, after: Workspace) -> list[dict[str, str]]:
-    """What the activity feed says: the key under its internal name, tags not at all."""
-    facts = {
-        "name": (before.name, after.name),
-        "external_key_config_id": (before.external_key_id or "", after.external_key_id or ""),
-        "default_inference_geo": (
-            before.data_residency.default_inference_geo,
-            after.data_residency.default_inference_geo,
-        ),
-        "allowed_inference_geos": (
-            str(before.data_residency.allowed_inference_geos),
-            str(after.data_residency.allowed_inference_geos),
-        ),
-    }
-    return [
-        {"type": name, "previous_value": old, "current_value": new}
-        for name, (old, new) in facts.items()
-        if old != new
-    ]

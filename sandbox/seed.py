@@ -80,9 +80,7 @@ def reset(world: World, *, minimal: bool = False) -> None:
 def _fill(world: World, *, minimal: bool) -> None:
     world.kms = KmsState()
     world.admin = AdminState(
-        organization=Organization(
-            id=ORGANIZATION_ID, name="Acme", tagged_id=fixed_id("org", "SandboxAcme")
-        ),
+        organization=Organization(id=ORGANIZATION_ID, name="Acme"),
         credentials={
             ADMIN_KEY: Credential(kind="admin_key", id=fixed_id("apikey", "SandboxAdmin")),
             EXPIRED_ADMIN_KEY: Credential(

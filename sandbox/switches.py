@@ -41,5 +41,3 @@ class Switches(BaseModel):
     workspace_limit: int | None = None
     """Live workspaces besides the default one; 100 unless Anthropic raised it; None: any."""
     workspace_order: Literal["oldest_first", "newest_first"] = "oldest_first"
-    compliance_api_enabled: bool = False
-    """While false the activity feed answers 403 and records nothing."""

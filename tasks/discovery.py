@@ -9,19 +9,11 @@ from typing import Any, Final
 import httpx
 from prefect import get_client, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
-from prefect.variables import Variable
-from pydantic import ValidationError
+from prefect.exceptions import PrefectHTTPStatusError
 
-from cmek.admin_activities import WORKSPACE_CREATED
-from cmek.admin_api import AdminApi
-from cmek.admin_errors import PermissionDenied
 from cmek.admin_models import Workspace
 from cmek.discovery.decisions import (
-    FEED_DELAY,
-    OVERLAP,
     Course,
-    Cursor,
     Decision,
     page,
     summary,
@@ -40,8 +32,6 @@ from tasks.triggering import (
 )
 
 PAGE_KEY: Final = "cmek-discovery"
-_IDS: Final = 100
-"""How many workspaces one list can be asked for by id."""
 _NOT_STARTED = (
     httpx.TransportError,
     OnboardingMissingError,
@@ -51,47 +41,17 @@ _NOT_STARTED = (
 )
 
 
-class Found(FrozenModel):
-    """Workspaces to consider, and where they were read."""
-
-    workspaces: tuple[Workspace, ...]
-    source: str
-    listed: bool
-    """Whether these are all workspaces."""
-
-
-@uncached_task(
     name="Find workspaces",
     task_run_name="Find workspaces",
 )
-async def find_workspaces(request: DiscoveryRequest, cursor: Cursor | None) -> Found:
-    """The new ones by the activity feed where that is enough and allowed, else all.
+async def find_workspaces(request: DiscoveryRequest) -> tuple[Workspace, ...]:
+    """All workspaces that are not archived.
 
     Raises:
-        AdminApiError: neither can be read.
+        AdminApiError: They can't be read.
     """
     api = await admin_client(request.anthropic_block)
-    now = datetime.now(UTC)
-    source = "the list of all workspaces"
-    if request.source == "auto" and cursor is not None and cursor.feed_suffices(now):
-        try:
-            new = await _new_workspaces(api, cursor.covered_until - OVERLAP, now - FEED_DELAY)
-        except PermissionDenied:
-            source += "; the activity feed is not open to this credential"
-        else:
-            return Found(workspaces=new, source="the activity feed", listed=False)
-    everything = tuple([one async for one in api.workspaces.list()])
-    return Found(workspaces=everything, source=source, listed=True)
-
-
-async def _new_workspaces(api: AdminApi, since: datetime, until: datetime) -> tuple[Workspace, ...]:
-    feed = api.activities.list(WORKSPACE_CREATED, since=since, until=until)
-    ids = sorted({one.workspace_id async for one in feed if one.workspace_id})
-    found: dict[str, Workspace] = {}
-    for start in range(0, len(ids), _IDS):
-        asked = ids[start : start + _IDS]
-        found |= {w.id: w async for w in api.workspaces.list(ids=asked) if w.id in asked}
-    return tuple(found.values())
+    return tuple([one async for one in api.workspaces.list()])
 
 
 @uncached_task(
@@ -132,35 +92,11 @@ def decided(workspace: Workspace, course: Course, why: str) -> Decision:
     )
 
 
-async def read_cursor(block: str) -> Cursor | None:
-    """How far the last discovery with this block got; None when there was none."""
-    kept = await Variable.aget(_variable(block))
-    try:
-        return Cursor.model_validate(kept) if kept is not None else None
-    except ValidationError:
-        get_run_logger().warning("variable %s is not ours; listing all", _variable(block))
-        return None
-
-
-async def keep_cursor(block: str, cursor: Cursor) -> None:
-    """Remember it; losing it costs one list."""
-    try:
-        await Variable.aset(_variable(block), cursor.model_dump(mode="json"), overwrite=True)
-    except ObjectAlreadyExists:
-        # Prefect looks, then creates: another discovery came between, and its cursor will do
-        get_run_logger().info("another discovery has kept its cursor at this moment")
-
-
-@uncached_task(
     name="Publish discovery",
     task_run_name="Publish discovery",
 )
-async def publish_discovery(decisions: list[Decision], source: str) -> None:
+async def publish_discovery(decisions: list[Decision]) -> None:
     """The table of what was decided; its versions are the history."""
     await acreate_markdown_artifact(
-        markdown=page(decisions, source), key=PAGE_KEY, description=summary(decisions)
+        markdown=page(decisions), key=PAGE_KEY, description=summary(decisions)
     )
-
-
-def _variable(block: str) -> str:
-    return f"cmek-discovery-{block}"

@@ -104,12 +104,6 @@ class DiscoveryRequest(FormModel):
         ge=1,
         le=8760,
     )
-    source: Literal["auto", "list"] = Field(
-        default="auto",
-        title="Source",
-        description="auto: between daily lists only what the Compliance API's activity feed shows "
-        "as new, where that is enabled. list: always the list of all workspaces.",
-    )
     requested_by: str = Field(
         default=REQUESTER,
         title="Requested by",

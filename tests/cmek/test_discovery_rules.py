@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from cmek.admin_models import Workspace
 from cmek.discovery.announcement import Announcement, MalformedEventError, read_announcement
-from cmek.discovery.decisions import Course, Cursor, Decision, next_cursor, page
+from cmek.discovery.decisions import Course, Decision, page
 from cmek.discovery.earlier_runs import (
     EarlierRun,
     complete,
@@ -235,31 +235,8 @@ def decision(course: Course) -> Decision:
     return Decision(workspace_id="wrkspc_01P", workspace_name="a|<b>", course=course, why="|")
 
 
-@pytest.mark.parametrize(
-    ("cursor", "suffices"),
-    [
-        (Cursor(listed_at=NOW - DAY / 2, covered_until=NOW - DAY / 24, complete=True), True),
-        (Cursor(listed_at=NOW - DAY / 2, covered_until=NOW - DAY / 24, complete=False), False),
-        (Cursor(listed_at=NOW - DAY, covered_until=NOW - DAY / 24, complete=True), False),
-        (Cursor(listed_at=NOW, covered_until=NOW + DAY, complete=True), False),
-    ],
-)
-def test_the_feed_suffices_between_daily_lists_when_nothing_was_put_off(
-    cursor: Cursor, *, suffices: bool
-) -> None:
-    """A clock that was wrong in between makes it list."""
-    assert cursor.feed_suffices(NOW) is suffices
-
-
-@pytest.mark.parametrize("course", list(Course))
-def test_what_was_put_off_makes_the_next_discovery_list(course: Course) -> None:
-    """A failed start or the cap; anything else is settled."""
-    ahead = next_cursor(None, [decision(course)], now=NOW, listed=True)
-    assert ahead.complete is (course not in {Course.LATER, Course.FAILED})
-
-
 def test_names_of_workspaces_cannot_draw_in_the_page() -> None:
     """They come from outside."""
-    row = page([decision(Course.LEFT_OUT)], "a list").splitlines()[-1]
+    row = page([decision(Course.LEFT_OUT)]).splitlines()[-1]
     assert "<b>" not in row
     assert len(re.findall(r"(?<!\\)\|", row)) == 6

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from prefect import flow, get_client
+from prefect import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from cmek.discovery.decisions import Cursor
 from cmek.discovery.earlier_runs import workspace_tag
 from console.runs import RunError
 from console.triggers import start_once
-from tasks.discovery import keep_cursor, read_cursor
 from tasks.triggering import start_onboarding
 from tests.support.discovering import Discoveries
 from tests.support.onboarding import Onboardings
@@ -149,30 +146,15 @@ def test_all_can_share_one_key(discoveries: Discoveries) -> None:
     assert discoveries.bench.writes().count("external_keys.create") == 1
 
 
-def test_the_feed_tells_what_is_new_where_it_is_open(discoveries: Discoveries) -> None:
-    """The first discovery lists all; later ones ask the feed, and list only what it names."""
+def test_every_discovery_reads_all_workspaces_with_one_request(discoveries: Discoveries) -> None:
+    """A tag that somebody sets after the last discovery is seen by the next one."""
     control = discoveries.bench.control
-    control.switches(compliance_api_enabled=True)
-    discoveries.discover()
-    control.advance(-300)
-    early = discoveries.workspace("early-team", cmek="onboard")
-    control.advance(300)
-    late = discoveries.workspace("late-team", cmek="onboard")
+    new = discoveries.workspace("tagged-later")
+    assert end_of(discoveries.discover())[0] == "Nothing to start"
+    discoveries.tag(new, cmek="onboard")
     control.clear_log()
     assert end_of(discoveries.discover())[0] == "Started"
-    assert control.calls(service="admin") == ["activities.list", "workspaces.list"]
-    assert len(discoveries.runs_of(early)) == 1
-    assert late not in discoveries.page(), "an activity may take a minute to appear"
-    assert end_of(discoveries.discover())[0] == "Nothing to start"
-    assert len(discoveries.runs_of(early)) == 1, "read twice, started once"
-
-
-def test_a_closed_feed_is_said_and_all_are_listed(discoveries: Discoveries) -> None:
-    """403 from the Compliance API is not an error of the discovery."""
-    discoveries.discover()
-    new = discoveries.workspace("listed-team", cmek="onboard")
-    assert end_of(discoveries.discover())[0] == "Started"
-    assert "not open to this credential" in discoveries.page()
+    assert control.calls(service="admin") == ["workspaces.list"]
     assert len(discoveries.runs_of(new)) == 1
 
 
@@ -276,17 +258,3 @@ def test_starts_at_the_same_moment_are_one_run(discoveries: Discoveries) -> None
 
     assert len(asyncio.run(race())) == 1
     assert len(discoveries.runs_of(new)) == 1
-
-
-def test_discoveries_at_the_same_moment_keep_one_cursor(discoveries: Discoveries) -> None:
-    """Prefect makes a variable in two steps; the second of two discoveries must not fail there."""
-    now = datetime.now(UTC)
-    cursor = Cursor(listed_at=now, covered_until=now, complete=True)
-    block = f"block-{uuid4().hex[:8]}"
-
-    @flow
-    async def keep() -> Cursor | None:
-        await asyncio.gather(*(keep_cursor(block, cursor) for _ in range(8)))
-        return await read_cursor(block)
-
-    assert asyncio.run(keep()) == cursor

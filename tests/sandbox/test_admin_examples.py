@@ -53,13 +53,11 @@ def admin(sandbox: Admin) -> Admin:
     state, world = sandbox.world.admin, sandbox.world
     for name, field in type(world.switches).model_fields.items():
         setattr(world.switches, name, field.default)
-    world.switches.compliance_api_enabled = True
     world.faults.clear()
     sandbox.bind(KEY_NAME, ROLES)
     state.credentials["sk-ant-admin01-EXAMPLE-NOT-A-REAL-KEY"] = Credential(
         kind="admin_key", id="apikey_01ExampleAdminKey"
     )
-    state.activities.clear()
     state.external_keys.clear()
     for place, (key, name) in enumerate(((KEY, "claude-prod"), (OTHER_KEY, "claude-sandbox"))):
         state.external_keys[key] = _external_key(key, place + 1, name)
@@ -131,12 +129,6 @@ def _other_profile(admin: Admin) -> None:
     admin.world.admin.external_keys[KEY].user_profile_id = "uprof_01Other"
 
 
-def _some_activities(admin: Admin) -> None:
-    admin.ok("POST", f"external_keys/{admin.register(KEY_NAME)}/validate")
-    admin.ok("POST", f"workspaces/{FRESH}", {"external_key_id": KEY})
-    admin.ok("POST", "workspaces", {"name": "new"})
-
-
 def _switch(**changes: object) -> Callable[[Admin], None]:
     def set_switches(admin: Admin) -> None:
         admin.control.switches(**changes)
@@ -169,9 +161,6 @@ PREPARE: dict[str, Callable[[Admin], None]] = {
     "workspace_update_external_key_validation_timed_out": _switch(validation_times_out=True),
     "workspace_update_key_profile_mismatch": _other_profile,
     "workspace_update_workspace_policy_violation": _switch(workspace_policy_keys=[]),
-    "activities_new_workspaces": _some_activities,
-    "activities_cmek": _some_activities,
-    "activities_missing_scope": _switch(compliance_api_enabled=False),
 }
 
 
@@ -205,8 +194,6 @@ def _replay(admin: Admin, example: dict[str, Any]) -> httpx.Response:
     if "page" in query:
         first = admin.http.get(asked["path"], params={"limit": "1"}).json()
         query["page"] = first["next_page"]
-    if "created_at.lt" in query:
-        query |= {"created_at.gte": "2026-01-01T00:00:00Z", "created_at.lt": "2099-01-01T00:00:00Z"}
     if example["name"].startswith("oauth"):
         audience = "https://elsewhere.example" if "denied" in example["name"] else AUDIENCE
         identities = admin.world.identities
@@ -247,7 +234,5 @@ def _assert_same_shape(got: Any, expected: Any, where: str) -> None:
             _assert_same_shape(got[name], value, f"{where}.{name}")
     if isinstance(expected, list) and expected:
         assert got, f"{where}: empty"
-        by_type = {one["type"]: one for one in expected if isinstance(one, dict)}
-        for item in got:
-            kind = item.get("type") if isinstance(item, dict) else None
-            _assert_same_shape(item, by_type.get(kind, expected[0]), f"{where}[{kind}]")
+        for place, item in enumerate(got):
+            _assert_same_shape(item, expected[0], f"{where}[{place}]")

@@ -30,10 +30,7 @@ class Discoveries:
 
     @classmethod
     def deployed(cls, bench: Onboardings) -> Discoveries:
-        """Make the deployments; forget what earlier discoveries have kept on the server."""
-        answer = bench.client.request("POST", "/variables/filter", json={})
-        for variable in answer.json():
-            bench.client.delete_variable_by_name(variable["name"])
+        """Make the deployments."""
         return cls(
             bench,
             UUID(str(discover_workspaces.to_deployment("hourly").apply())),
@@ -42,23 +39,15 @@ class Discoveries:
 
     def workspace(self, name: str, **tags: str) -> str:
         """Make a workspace without a key; its id."""
-        sandbox = self.bench.sandbox
-        answer = httpx.post(
-            f"{sandbox.http}/v1/organizations/workspaces",
-            json={"name": name, "tags": tags},
-            headers={"x-api-key": sandbox.admin_key, "anthropic-version": "2023-06-01"},
-            trust_env=False,
-        )
-        return str(answer.raise_for_status().json()["id"])
+        return str(self._post("workspaces", {"name": name, "tags": tags})["id"])
+
+    def tag(self, workspace_id: str, **tags: str) -> None:
+        """Set tags of a workspace."""
+        self._post(f"workspaces/{workspace_id}", {"tags": tags})
 
     def archive(self, workspace_id: str) -> None:
         """Archive a workspace."""
-        sandbox = self.bench.sandbox
-        httpx.post(
-            f"{sandbox.http}/v1/organizations/workspaces/{workspace_id}/archive",
-            headers={"x-api-key": sandbox.admin_key, "anthropic-version": "2023-06-01"},
-            trust_env=False,
-        ).raise_for_status()
+        self._post(f"workspaces/{workspace_id}/archive", {})
 
     def discover(self, **request: Any) -> FlowRun:
         """One discovery from start to end."""
@@ -84,6 +73,16 @@ class Discoveries:
         """The last discovery's table."""
         answer = self.bench.client.request("GET", f"/artifacts/{PAGE_KEY}/latest")
         return str(answer.json()["data"])
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        sandbox = self.bench.sandbox
+        answer = httpx.post(
+            f"{sandbox.http}/v1/organizations/{path}",
+            json=body,
+            headers={"x-api-key": sandbox.admin_key, "anthropic-version": "2023-06-01"},
+            trust_env=False,
+        )
+        return dict(answer.raise_for_status().json())
 
     def _execute(self, flow: Flow[Any, Any], deployment: UUID, given: dict[str, Any]) -> FlowRun:
         client = self.bench.client
