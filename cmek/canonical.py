@@ -1,21 +1,39 @@
-"""Canonical JSON and its digest: the same facts give the same bytes everywhere."""
+"""Canonical JSON by RFC 8785 and its digest: the same facts give the same bytes everywhere."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 
+import rfc8785
 from pydantic import BaseModel, JsonValue
 
 
+class NotCanonicalError(ValueError):
+    """A value that has no canonical JSON; the message says what in it and why."""
+
+
 def canonical_json(value: BaseModel | JsonValue) -> bytes:
-    """UTF-8 JSON with sorted keys and no spaces; numbers with a fraction are not allowed in it."""
+    """UTF-8 JSON as RFC 8785 writes it, which any implementation of it can recompute.
+
+    Raises:
+        NotCanonicalError: An integer beyond ±(2⁵³-1), a number that JSON does not have, or half
+            of a surrogate pair: other implementations would read something else.
+    """
     data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    return json.dumps(
-        data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    try:
+        text = rfc8785.dumps(data)
+        # 1e20 is written as an integer, which is then beyond the limit for whoever reads it
+        rfc8785.dumps(json.loads(text))
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
+        raise NotCanonicalError(f"no canonical JSON (RFC 8785): {error}") from error
+    return text
 
 
 def digest(value: BaseModel | JsonValue) -> str:
-    """SHA-256 over the canonical JSON, 64 lower-case hex digits."""
+    """SHA-256 over the canonical JSON, 64 lower-case hex digits.
+
+    Raises:
+        NotCanonicalError: As `canonical_json`.
+    """
     return hashlib.sha256(canonical_json(value)).hexdigest()

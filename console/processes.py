@@ -17,12 +17,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
+import psutil
+
 T = TypeVar("T")
 
 STOP_SECONDS = 8.0
 _POLL_SECONDS = 0.05
 _TAIL_LINES = 25
-_ENDED = frozenset("ZX")
+_ENDED = frozenset({psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD})
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -112,7 +114,7 @@ def wait_for_exit(child: Child, *, seconds: float) -> None:
 def stop(children: Iterable[Child], *, seconds: float = STOP_SECONDS) -> None:
     """End the children's groups: TERM to all, and KILL to those left when `seconds` have passed.
 
-    When it returns, the other members of the groups have ended, too (on Linux).
+    When it returns, the other members of the groups have ended, too.
     """
     running = [child for child in children if child.is_running]
     for child in running:
@@ -135,14 +137,14 @@ def processes_with(variable: str, value: str) -> list[int]:
     """Processes of ours with `variable=value` in their environment, without this one.
 
     A Prefect worker starts each flow run in a session of its own, which outlives the worker's
-    group. The environment is what such strays keep. Empty where there is no /proc.
+    group. The environment is what such strays keep.
     """
-    wanted = f"{variable}={value}".encode()
     found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if wanted in entry.read_bytes().split(b"\0"):
-                found.append(int(entry.parent.name))
+    for process in psutil.process_iter():
+        # other users' processes do not show theirs
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(variable) == value:
+                found.append(process.pid)
     return [pid for pid in found if pid != os.getpid()]
 
 
@@ -194,12 +196,11 @@ def _raise_exit(number: int, _frame: FrameType | None) -> None:
 def _in_groups(leaders: Collection[int]) -> bool:
     """Whether a process of these groups runs. A zombie, which init has yet to reap, does not.
 
-    Asked of /proc, since a signal of number 0 reaches zombies, too. False where there is none.
+    A signal of number 0 to the group would reach zombies, too.
     """
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _parent, group = entry.read_text().rpartition(")")[2].split()[:3]
-            if int(group) in leaders and state not in _ENDED:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.getpgid(process.pid) in leaders and process.status() not in _ENDED:
                 return True
     return False
 

@@ -21,7 +21,6 @@ from cmek.discovery.decisions import (
 from cmek.discovery.earlier_runs import objection
 from cmek.discovery.naming import UnnameableKeyError, onboarding_for
 from cmek.discovery.request import DiscoveryRequest
-from cmek.models import FrozenModel
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
 from tasks.triggering import (
@@ -41,6 +40,7 @@ _NOT_STARTED = (
 )
 
 
+@uncached_task(
     name="Find workspaces",
     task_run_name="Find workspaces",
 )
@@ -92,6 +92,7 @@ def decided(workspace: Workspace, course: Course, why: str) -> Decision:
     )
 
 
+@uncached_task(
     name="Publish discovery",
     task_run_name="Publish discovery",
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import certifi
 import pytest
+from hypothesis import settings
 from prefect.settings import (
     PREFECT_API_SSL_CERT_FILE,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -27,6 +28,11 @@ CANARIES = {
 }
 """In the environment of whoever starts the shared stack; no part of it may see one."""
 
+
+# for prove.mutants: few examples, and the same ones for every mutant
+settings.register_profile(
+    "mutants", max_examples=40, derandomize=True, database=None, deadline=None
+)
 
 ON_THE_STACK = (
     "tests/console/test_answering.py",

@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationError
 
 from cmek.approval import Ask
-from cmek.canonical import canonical_json
+from cmek.canonical import NotCanonicalError, canonical_json
 from cmek.models import FrozenModel
 from cmek.request import EMAIL
 
@@ -131,7 +131,7 @@ def _parse_block(number: int, block: str) -> SignedApproval:
     try:
         statement = Statement.model_validate_json(message)
         canonical = statement.text
-    except (ValidationError, UnicodeEncodeError) as error:
+    except (ValidationError, NotCanonicalError) as error:
         raise UnreadableApprovalError(
             f"signed approval {number} is not the statement that the ask shows: {_brief(error)}"
         ) from error
@@ -146,8 +146,8 @@ def _parse_block(number: int, block: str) -> SignedApproval:
     return SignedApproval(statement, "\n".join([_BEGIN, *lines, _END, ""]))
 
 
-def _brief(error: ValidationError | UnicodeEncodeError) -> str:
-    if isinstance(error, UnicodeEncodeError):
+def _brief(error: ValidationError | NotCanonicalError) -> str:
+    if isinstance(error, NotCanonicalError):
         return "characters that are none"
     return "; ".join(
         f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors()[:3]

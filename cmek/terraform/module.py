@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, VIEWER
-from cmek.terraform.hcl import Value, assignments, quoted
 from cmek.terraform.managed_key import ManagedKey
 
+VARIABLES = "terraform.tfvars.json"
+IMPORTS = "imports.tf.json"
 FIXED = ("versions.tf", "variables.tf", "main.tf", "options.tf", "outputs.tf")
 _GRANTS = {"encrypter_decrypter": ENCRYPTER_DECRYPTER, "viewer": VIEWER}
 
@@ -28,8 +32,8 @@ def render_module(keys: Iterable[ManagedKey]) -> dict[str, str]:
     fixed = files("cmek.terraform") / "module"
     return {
         **{name: (fixed / name).read_text() for name in FIXED},
-        "terraform.tfvars": _variables(ordered),
-        "imports.tf": "\n".join(_imports(ordered)),
+        VARIABLES: _json({"keys": {key.address: _values(key) for key in ordered}}),
+        IMPORTS: _json({"import": list(_imports(ordered))}),
     }
 
 
@@ -60,28 +64,30 @@ def seconds(duration: timedelta) -> str:
     return f"{whole}.{fraction:06}".rstrip("0") + "s" if fraction else f"{whole}s"
 
 
-def _variables(keys: Sequence[ManagedKey]) -> str:
-    return assignments({"keys": {key.address: _values(key) for key in keys}}) + "\n"
+def _json(value: JsonValue) -> str:
+    # Terraform takes every string in a variables file as it is, and one in a configuration file
+    # for a template. What goes into the latter are names with neither `${` nor `%{` (KeyName).
+    return json.dumps(value, indent=2) + "\n"
 
 
-def _values(key: ManagedKey) -> dict[str, Value]:
+def _values(key: ManagedKey) -> dict[str, JsonValue]:
     name = key.key_name
-    values: dict[str, Value] = {
+    values: dict[str, JsonValue] = {
         "project": name.project,
         "location": name.location,
         "key_ring": name.key_ring,
         "name": name.crypto_key,
         "protection_level": key.protection_level,
         "destroy_scheduled_duration": seconds(key.destroy_scheduled_duration),
-        "labels": key.labels,
-        "workspaces": key.workspaces,
+        "labels": dict(key.labels),
+        "workspaces": list(key.workspaces),
     }
     if key.rotation_period is not None:
         values["rotation_period"] = seconds(key.rotation_period)
     return values
 
 
-def _imports(keys: Sequence[ManagedKey]) -> Iterator[str]:
+def _imports(keys: Sequence[ManagedKey]) -> Iterator[JsonValue]:
     rings = {key.ring_address: key.key_name.key_ring_name for key in keys}
     for address, name in rings.items():
         yield _import("google_kms_key_ring.cmek", address, name)
@@ -97,5 +103,5 @@ def _imports(keys: Sequence[ManagedKey]) -> Iterator[str]:
                 )
 
 
-def _import(resource: str, address: str, resource_id: str) -> str:
-    return f"import {{\n  to = {resource}[{quoted(address)}]\n  id = {quoted(resource_id)}\n}}\n"
+def _import(resource: str, address: str, resource_id: str) -> JsonValue:
+    return {"to": f'{resource}["{address}"]', "id": resource_id}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cmek.markdown import code
+from cmek.terraform.module import IMPORTS, VARIABLES
 
 _HOW = (
     "Write these files with `cmek terraform WORKSPACE --out DIR`, then `terraform init` and "
@@ -16,6 +17,10 @@ _HOW = (
 
 def terraform_page(workspace_id: str, module: Mapping[str, str]) -> str:
     """Markdown with every file; the two that hold live values come first."""
-    names = sorted(module, key=lambda name: (name not in {"imports.tf", "terraform.tfvars"}, name))
-    files = [f"## {code(name)}\n\n```hcl\n{module[name]}```" for name in names]
+    names = sorted(module, key=lambda name: (name not in {IMPORTS, VARIABLES}, name))
+    files = [f"## {code(name)}\n\n```{_language(name)}\n{module[name]}```" for name in names]
     return "\n\n".join([f"# Terraform for the key of {code(workspace_id)}", _HOW, *files])
+
+
+def _language(name: str) -> str:
+    return "json" if name.endswith(".json") else "hcl"

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, ROLES, VIEWER
-from cmek.canonical import canonical_json, digest
 from cmek.names import organization_label
 from cmek.plan import Difference, Plan, differences
 from tests.support import facts as make
@@ -109,27 +105,3 @@ def test_a_plan_survives_being_stored() -> None:
     """JSON and back gives the same digest."""
     plan = make.plan(warnings=("ä (unknown)",))
     assert Plan.model_validate_json(plan.model_dump_json()).digest == plan.digest
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=12,
-)
-
-
-@given(JSON)
-def test_canonical_json_is_one_form_per_value(value: Any) -> None:
-    """Order of keys and a round trip do not matter; the text is plain JSON."""
-    text = canonical_json(value)
-    assert canonical_json(json.loads(text)) == text
-    if isinstance(value, dict):
-        backwards = dict(reversed(list(value.items())))
-        assert digest(backwards) == digest(value)
-
-
-@given(JSON, JSON)
-def test_different_values_have_different_digests(one: Any, other: Any) -> None:
-    """As different as Python's own JSON tells them apart."""
-    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-    assert (digest(one) == digest(other)) is same

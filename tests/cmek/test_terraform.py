@@ -8,16 +8,22 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.evidence.queries import THREATENING_METHODS
 from cmek.kms_models import CryptoKey
-from cmek.names import US_SINGLE_REGIONS
-from cmek.terraform.hcl import assignments, quoted
+from cmek.names import US_SINGLE_REGIONS, BadNameError
 from cmek.terraform.managed_key import ManagedKey, NotManageableError
-from cmek.terraform.module import FilesDifferError, render_module, seconds, write_module
+from cmek.terraform.module import (
+    IMPORTS,
+    VARIABLES,
+    FilesDifferError,
+    render_module,
+    seconds,
+    write_module,
+)
 
 RING = "projects/acme-kms-prod/locations/us-east5/keyRings/anthropic-cmek"
 ORGANIZATION_LABEL = "anthropic-org-3f1c9a52-7d4e-4b8a-9c60-2e5d8f7a1b34"
@@ -77,25 +83,52 @@ def test_the_modules_region_rule_lets_every_us_region_through(region: str) -> No
     assert not re.fullmatch(rule[1], "us")
 
 
+def values_of(key: ManagedKey) -> dict[str, object]:
+    """What the variables of a module say about its one key."""
+    keys: dict[str, dict[str, object]] = json.loads(render_module([key])[VARIABLES])["keys"]
+    assert list(keys) == [key.address]
+    return keys[key.address]
+
+
 def test_the_values_are_those_of_the_live_key() -> None:
     """Rotation, destroy delay, protection and labels; no rotation is left out."""
     rotating = managed(rotation_period=90 * DAY, protection_level="SOFTWARE")
-    text = render_module([rotating])["terraform.tfvars"]
-    assert re.search(r'rotation_period += "7776000s"', text)
-    assert re.search(r'destroy_scheduled_duration = "2592000s"', text)
-    assert re.search(r'protection_level += "SOFTWARE"', text)
-    assert f'"{ORGANIZATION_LABEL}" = "true"' in text
-    assert "rotation_period" not in render_module([managed()])["terraform.tfvars"]
+    assert values_of(rotating) == {
+        "project": "acme-kms-prod",
+        "location": "us-east5",
+        "key_ring": "anthropic-cmek",
+        "name": "payments",
+        "protection_level": "SOFTWARE",
+        "rotation_period": "7776000s",
+        "destroy_scheduled_duration": "2592000s",
+        "labels": {ORGANIZATION_LABEL: "true"},
+        "workspaces": ["wrkspc_01abcdef"],
+    }
+    assert "rotation_period" not in values_of(managed())
 
 
 def test_imports_carry_full_ids() -> None:
     """Ring, key, and `key role member` of both grants; a grant that is not there has none."""
-    imports = render_module([managed()])["imports.tf"]
-    ids = re.findall(r'id = "(.*)"', imports)
+    imports = json.loads(render_module([managed()])[IMPORTS])["import"]
     key = f"{RING}/cryptoKeys/payments"
+    ids = [one["id"] for one in imports]
     assert ids == [RING, key, *(f"{key} {role} {MEMBER}" for role in ROLES)]
+    address = "acme-kms-prod/us-east5/anthropic-cmek"
+    assert [one["to"] for one in imports] == [
+        f'google_kms_key_ring.cmek["{address}"]',
+        f'google_kms_crypto_key.cmek["{address}/payments"]',
+        f'google_kms_crypto_key_iam_member.encrypter_decrypter["{address}/payments"]',
+        f'google_kms_crypto_key_iam_member.viewer["{address}/payments"]',
+    ]
     bare = ManagedKey.of(crypto_key(), [], ["wrkspc_01abcdef"])
-    assert len(re.findall("import {", render_module([bare])["imports.tf"])) == 2
+    assert len(json.loads(render_module([bare])[IMPORTS])["import"]) == 2
+
+
+@pytest.mark.parametrize("name", ["${var.keys}", "%{ if true }", 'a"]', "a\\b"])
+def test_no_name_in_an_import_can_be_a_template(name: str) -> None:
+    """Strings of a configuration file are templates, so a name that could be one is refused."""
+    with pytest.raises(BadNameError):
+        render_module([managed(name)])
 
 
 def test_the_same_keys_give_the_same_module_in_any_order() -> None:
@@ -127,8 +160,8 @@ def test_files_with_other_content_are_not_overwritten(tmp_path: Path) -> None:
     write_module(module, tmp_path)
     (tmp_path / "main.tf").write_text("# mine\n")
     with pytest.raises(FilesDifferError, match=r"main\.tf"):
-        write_module(module | {"imports.tf": ""}, tmp_path)
-    assert (tmp_path / "imports.tf").read_text() == module["imports.tf"]
+        write_module(module | {IMPORTS: ""}, tmp_path)
+    assert (tmp_path / IMPORTS).read_text() == module[IMPORTS]
     write_module(module, tmp_path, replace=True)
     assert (tmp_path / "main.tf").read_text() == module["main.tf"]
 
@@ -143,21 +176,10 @@ def test_durations_are_written_as_cloud_kms_writes_them(duration: timedelta) -> 
     assert timedelta(seconds=int(whole), microseconds=microseconds) == duration
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"])))
-@example("%{ if true }${var.keys}")
-def test_a_quoted_string_means_itself(text: str) -> None:
-    """No template, no line break, no early end: undoing the escapes gives the text back."""
-    literal = quoted(text)
-    assert "\n" not in literal
-    plain = literal.replace("$${", "${").replace("%%{", "%{")
-    assert json.loads(plain) == text.replace("$${", "${").replace("%%{", "%{")
-    assert not re.search(r"(?<!\$)\$\{|(?<!%)%\{", literal)
-
-
-def test_neighbours_are_aligned_and_blocks_are_not() -> None:
-    """As terraform fmt lays it out (which the tests with terraform check)."""
-    text = assignments({"a": "1", "long_name": True, "inner": {"b": [], "cc": ["x"]}, "z": "2"})
-    assert text == (
-        'a         = "1"\nlong_name = true\ninner = {\n  b = []\n  cc = [\n    "x",\n  ]\n}\n'
-        'z = "2"'
-    )
+@given(st.dictionaries(st.text(), st.text()))
+def test_a_label_means_itself_and_is_shown_in_plain_letters(labels: dict[str, str]) -> None:
+    """Terraform takes the strings of a variables file as they are, so JSON is all the quoting."""
+    key = managed(labels=labels)
+    assert values_of(key)["labels"] == labels
+    assert render_module([key])[VARIABLES].replace("\n", "").isprintable()
+    assert render_module([key])[VARIABLES].isascii()

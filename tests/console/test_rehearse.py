@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -42,10 +43,10 @@ def environment(tmp_path: Path, scratch: Path) -> dict[str, str]:
 def leftovers(scratch: Path) -> list[str]:
     """Processes whose environment names the directory, and what is in it."""
     found = [str(one) for one in scratch.iterdir()]
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            if str(scratch).encode() in environ.read_bytes():
-                found.append(environ.with_name("cmdline").read_text().replace("\0", " "))
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(str(scratch) in value for value in process.environ().values()):
+                found.append(" ".join(process.cmdline()))
     return found
 
 

@@ -14,7 +14,7 @@ from cmek.evidence.marks import EVIDENCE_TAG, in_use_label
 from cmek.evidence.page import record_in
 from cmek.evidence.verify import loads
 from cmek.kms_models import KeySpec
-from cmek.terraform.module import write_module
+from cmek.terraform.module import VARIABLES, write_module
 from tasks.terraform import read_module
 from tests.support.onboarding import Onboardings, Run
 from tests.terraform.command import Terraform, needs_terraform
@@ -118,7 +118,7 @@ def test_terraform_adopts_it_with_zero_changes(
     module = asyncio.run(
         read_module.fn("anthropic-admin", "google-kms", run.parameters["request"]["workspace_id"])
     )
-    assert module["terraform.tfvars"] in page(bench, run, "terraform")
+    assert module[VARIABLES] in page(bench, run, "terraform")
     write_module(module, tmp_path)
     with stand_in(bench.sandbox.http) as reattach:
         terraform = Terraform(tmp_path, reattach)

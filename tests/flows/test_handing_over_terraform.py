@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from cmek.report import artifact_key
 from cmek.request import OnboardingRequest
+from cmek.terraform.module import IMPORTS, VARIABLES
 from console.terraform import terraform_command
 from tasks.clients import close_clients
 from tasks.terraform import publish_terraform
@@ -72,8 +73,8 @@ def test_the_command_writes_the_module_of_one_workspace(bench: Onboardings, tmp_
     done = COMMANDS.invoke(COMMAND, arguments)
     assert done.exit_code == 0, done.exception
     assert "search-prod" in done.output
-    assert "search-prod" in (out / "imports.tf").read_text()
-    assert "ledger-prod" not in (out / "terraform.tfvars").read_text()
+    assert "search-prod" in (out / IMPORTS).read_text()
+    assert "ledger-prod" not in (out / VARIABLES).read_text()
     (out / "main.tf").write_text("# mine\n")
     refused = COMMANDS.invoke(COMMAND, arguments)
     assert refused.exit_code == 1
@@ -85,7 +86,7 @@ def test_all_workspaces_go_into_one_module(bench: Onboardings, tmp_path: Path) -
     """Every attached key, the one with a disabled version too."""
     done = COMMANDS.invoke(COMMAND, ["--all", "--out", str(tmp_path)])
     assert done.exit_code == 0, done.exception
-    text = (tmp_path / "terraform.tfvars").read_text()
+    text = (tmp_path / VARIABLES).read_text()
     assert bench.workspace("attached") in text
     assert bench.workspace("broken") in text
 

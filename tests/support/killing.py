@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from pathlib import Path
 from uuid import UUID
+
+import psutil
 
 from console.processes import Child, processes_with
 from tests.support.stack import Stack
@@ -28,13 +29,7 @@ def kill_worker(stack: Stack, worker: Child) -> None:
 
 def descendants(ancestor: int) -> list[int]:
     """The processes below another one."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # the name of the program, in brackets, may contain anything
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(stat.parent.name))
-    found = list(children.get(ancestor, []))
-    for pid in found:
-        found += children.get(pid, [])
-    return found
+    try:
+        return [child.pid for child in psutil.Process(ancestor).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
@@ -49,10 +50,10 @@ def test_the_variables_refuse_what_anthropic_would(bench: Bench) -> None:
     BINARY is not None, reason="terraform is installed and says more than a parser would"
 )
 def test_without_terraform_the_files_at_least_parse(bench: Bench) -> None:
-    """Each file is HCL, by a parser that is not ours."""
+    """Each file is HCL or JSON, by a parser that is not ours."""
     if importlib.util.find_spec("hcl2") is None:
         pytest.skip("neither terraform nor python-hcl2 is installed, so nothing reads the HCL")
     hcl2 = importlib.import_module("hcl2")
     bench.onboard(bench.rig.fresh_workspace())
     for name, text in render_module(bench.read()).items():
-        assert hcl2.loads(text), name
+        assert json.loads(text) if name.endswith(".json") else hcl2.loads(text), name

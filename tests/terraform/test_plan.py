@@ -9,6 +9,7 @@ from cmek.anthropic_identity import ENCRYPTER_DECRYPTER
 from cmek.evidence.marks import in_use_label
 from cmek.evidence.queries import threats_filter
 from cmek.names import KeyName, organization_label
+from cmek.terraform.module import IMPORTS, VARIABLES
 from tests.terraform.command import needs_terraform
 from tests.terraform.conftest import Bench
 from tests.terraform.provider import stand_in
@@ -59,6 +60,19 @@ def test_an_adopted_key_keeps_its_own_values(bench: Bench) -> None:
     bench.export()
     assert bench.terraform.plan() == adopted("claude")
     assert bench.terraform.planned(address("claude"))["labels"]["team"] == "payments"
+
+
+def test_labels_are_values_and_never_templates(bench: Bench) -> None:
+    """Whoever may label the key can't make the plan compute anything, or fail."""
+    label, value = organization_label(bench.rig.sandbox.organization_id)
+    name = bench.onboard(bench.rig.fresh_workspace(), labels={label: value})
+    odd = {"clé": "été", "a": "${timestamp()}", "b": '%{ if true }"x"', "c": "$${d}"}
+    world = bench.rig.sandbox.world
+    with world.lock:  # no client gets such values past the service: this is for one that changes
+        world.kms.crypto_keys[name].labels.update(odd)
+    bench.export()
+    assert bench.terraform.plan() == adopted("claude")
+    assert bench.terraform.planned(address("claude"))["labels"] == odd | {label: value}
 
 
 def test_a_shared_key_stands_once_with_all_its_workspaces(bench: Bench) -> None:
@@ -138,7 +152,7 @@ def test_a_value_that_was_only_asked_for_would_replace_the_key_and_is_refused(be
     """Why live values: another destroy delay means a new key, which prevent_destroy forbids."""
     bench.onboard(bench.rig.fresh_workspace())
     bench.export()
-    variables = bench.terraform.folder / "terraform.tfvars"
+    variables = bench.terraform.folder / VARIABLES
     text = variables.read_text()
     assert '"2592000s"' in text
     variables.write_text(text.replace('"2592000s"', '"86400s"'))
@@ -152,8 +166,8 @@ def test_nothing_is_destroyed_even_when_asked_to(bench: Bench) -> None:
     bench.terraform.plan()
     bench.terraform.run("apply", "-auto-approve", "plan")
     assert "prevent_destroy" in bench.terraform.run("destroy", "-auto-approve", fails=True)
-    (bench.terraform.folder / "terraform.tfvars").write_text("keys = {}\n")
-    (bench.terraform.folder / "imports.tf").unlink()
+    (bench.terraform.folder / VARIABLES).write_text('{"keys": {}}')
+    (bench.terraform.folder / IMPORTS).unlink()
     assert "prevent_destroy" in bench.terraform.run("plan", fails=True)
 
 
@@ -174,13 +188,16 @@ def test_with_the_true_providers_labels_the_first_apply_writes_nothing(bench: Be
 
 
 def test_the_options_add_service_audit_logs_and_an_alert(bench: Bench) -> None:
-    """Off by default; on, they come as additions, and the alert asks what our query asks."""
+    """Off by default; on, they come as additions, and the alert asks what our query asks.
+
+    They stand in a file that the export doesn't write, so a new export keeps them.
+    """
     name = bench.onboard(bench.rig.fresh_workspace())
     bench.export()
-    with (bench.terraform.folder / "terraform.tfvars").open("a") as variables:
-        variables.write(
-            "enable_kms_service = true\nenable_audit_logs  = true\nenable_alert       = true\n"
-        )
+    (bench.terraform.folder / "terraform.tfvars").write_text(
+        "enable_kms_service = true\nenable_audit_logs  = true\nenable_alert       = true\n"
+    )
+    bench.export()
     alert = address("claude", "google_monitoring_alert_policy.key_threatened")
     plan = bench.terraform.plan()
     assert plan == adopted("claude") | {
