@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymen
 from prefect.client.schemas.objects import FlowRun
 
 from cmek.discovery.earlier_runs import workspace_tag
-from console import runs
+from tasks.triggering import ONBOARDING
 from tests.support import stack as stacks
 from tests.support.postgres import running_cluster
 from tests.support.stack import Stack, running_stack
@@ -83,7 +83,7 @@ def _until(settled: Callable[[], list[FlowRun]], count: int, seconds: float) -> 
 def _settled(stack: Stack, workspaces: list[str], name: str) -> list[FlowRun]:
     """The workspaces' runs that are in the state of this name, or have ended."""
     ours = {workspace_tag(one) for one in workspaces}
-    onboard = stack.client.read_deployment_by_name(runs.DEPLOYMENT)
+    onboard = stack.client.read_deployment_by_name(ONBOARDING)
     wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[onboard.id]))
     found: list[FlowRun] = []
     while page := stack.client.read_flow_runs(flow_run_filter=wanted, offset=len(found)):

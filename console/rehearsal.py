@@ -15,10 +15,11 @@ from console.approvals import Ask
 from console.dialogue import Given
 from console.local_stack import LocalStack
 from console.outcome import Calls
-from console.prefect_client import run_url
+from console.prefect_client import calling, local_async_client, run_url
 from console.progress import Steps
-from console.runs import ATTACHED_STATES, start_run
+from console.runs import ATTACHED_STATES
 from console.terminal import is_interactive, markdown, printable
+from tasks.triggering import start_onboarding
 
 REQUESTER = "requester@example.com"
 APPROVER = "approver@example.com"
@@ -55,7 +56,7 @@ def rehearse(
     Raises:
         TimeoutError: the run hangs.
         ApprovalError: an answer was not taken.
-        RunError: the run could not be started.
+        NotStartedError: the run could not be started.
     """
     before = outcome.last_call(stack.sandbox)
     seconds: dict[str, float] = {}
@@ -64,7 +65,7 @@ def rehearse(
         "project_id": stack.sandbox.project_id,
         "requested_by": REQUESTER,
     }
-    run = start_run(client, request)
+    run = calling(local_async_client(stack.api_url), lambda api: start_onboarding(api, request))
     console.print(f"\nOnboarding [bold]{printable(workspace_id)}[/]")
     console.print(run_url(client, run.id), soft_wrap=True)
     run, ask = _answer_all(client, run, console, seconds)

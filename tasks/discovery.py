@@ -31,20 +31,14 @@ from cmek.discovery.earlier_runs import objection
 from cmek.discovery.naming import UnnameableKeyError, onboarding_for
 from cmek.discovery.request import DiscoveryRequest
 from tasks.clients import admin_client
-from tasks.triggering import (
-    OnboardingMissingError,
-    OtherRequestError,
-    earlier_runs,
-    start_onboarding,
-)
+from tasks.triggering import NotStartedError, earlier_runs, start_onboarding
 
 PAGE_KEY: Final = "cmek-discovery"
 _IDS: Final = 100
 """How many workspaces one list can be asked for by id."""
 _NOT_STARTED = (
     httpx.TransportError,
-    OnboardingMissingError,
-    OtherRequestError,
+    NotStartedError,
     PrefectHTTPStatusError,
     UnnameableKeyError,
 )
