@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from cmek.admin_models import ExternalKey, Workspace
 from cmek.admission import AdmissionRefusedError, find_created
-from cmek.approval import literal_in, literally
+from cmek.approval import literally
 from cmek.markdown import code
 from cmek.names import KMS_ID
 from cmek.new_workspace import NAME, RUN_TAG, check_name, key_id_for, namesakes
@@ -90,7 +90,7 @@ def test_a_request_that_does_not_is_refused_by_the_field(
 
 @given(st.text(max_size=80))
 def test_every_allowed_name_can_be_read_typed_and_matched(name: str) -> None:
-    """Shown as it is, taken by its own pattern only, and found again in that pattern."""
+    """Shown as it is, and taken by its own pattern only."""
     if len(name) == 0 or re.match(NAME, name) is None or not name.isprintable():
         return
     try:
@@ -102,7 +102,6 @@ def test_every_allowed_name_can_be_read_typed_and_matched(name: str) -> None:
     assert re.search(pattern, name)
     assert not re.search(pattern, f"{name} ")
     assert not re.search(pattern, f"x{name}")
-    assert literal_in(pattern) == name
 
 
 @given(st.text(max_size=300), st.text(max_size=300))

@@ -39,7 +39,7 @@ def attach(stack: Stack, run_id: UUID) -> None:
     ask = stack.wait_for_ask(run_id)
     stack.answer(ask)
     stack.wait_for_state(run_id, "Attached")
-    assert stack.is_attached(ask.workspace_id)
+    assert stack.is_attached(ask.workspace)
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def full_answer(ask: approvals.Ask, **changes: Any) -> dict[str, Any]:
     """The approval that the form asks for, with changes; a change to None leaves the field out."""
     fields = {
         "decision": "approve",
-        "workspace_id": ask.workspace_id,
+        "workspace_id": ask.workspace,
         "approver": APPROVER,
         "comment": "approved in a test",
         "plan_digest": ask.plan_digest,
