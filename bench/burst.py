@@ -19,6 +19,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymen
 from prefect.client.schemas.objects import FlowRun
 
 from cmek.discovery.earlier_runs import workspace_tag
+from console.prefect_client import every
 from tasks.triggering import ONBOARDING
 from tests.support import stack as stacks
 from tests.support.postgres import running_cluster
@@ -85,12 +86,9 @@ def _settled(stack: Stack, workspaces: list[str], name: str) -> list[FlowRun]:
     ours = {workspace_tag(one) for one in workspaces}
     onboard = stack.client.read_deployment_by_name(ONBOARDING)
     wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[onboard.id]))
-    found: list[FlowRun] = []
-    while page := stack.client.read_flow_runs(flow_run_filter=wanted, offset=len(found)):
-        found += page
     return [
         run
-        for run in found
+        for run in every(stack.client.read_flow_runs, flow_run_filter=wanted)
         if ours & set(run.tags)
         and run.state is not None
         and (run.state.name == name or run.state.is_final())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
 import httpx
@@ -15,6 +15,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from cmek.endpoints import check_endpoint
 
 T = TypeVar("T")
+_PAGE: Final = 200
+"""The most that Prefect's API lists at once."""
 
 
 class NoServerError(RuntimeError):
@@ -63,6 +65,14 @@ def calling(client: PrefectClient, call: Callable[[PrefectClient], Awaitable[T]]
             return await call(client)
 
     return asyncio.run(called())
+
+
+def every(read: Callable[..., list[T]], **wanted: object) -> Iterator[T]:
+    """What a reading method of a client lists, over all pages."""
+    offset = 0
+    while page := read(**wanted, limit=_PAGE, offset=offset):
+        offset += len(page)
+        yield from page
 
 
 def run_url(client: SyncPrefectClient, run_id: UUID) -> str:

@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.client.schemas.sorting import TaskRunSort
 from prefect.exceptions import ObjectNotFound
 
+from console.prefect_client import every
 from tasks.triggering import ONBOARDING
 
 ATTACHED_STATES: Final = frozenset({"Attached", "Already attached"})
@@ -59,10 +60,7 @@ def suspended_runs(client: SyncPrefectClient) -> list[FlowRun]:
             include={"state"}
         ),
     )
-    runs: list[FlowRun] = []
-    while page := client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE, offset=len(runs)):
-        runs += page
-    return runs
+    return list(every(client.read_flow_runs, flow_run_filter=wanted))
 
 
 def task_runs(client: SyncPrefectClient, run_id: UUID) -> list[TaskRun]:

@@ -20,9 +20,9 @@ from cmek.discovery.earlier_runs import (
 )
 from cmek.discovery.earlier_runs import idempotency_key as key_of_epoch
 from cmek.request import subject_in
+from tasks.this_run import runs_that_fit
 
 ONBOARDING: Final = "onboard-workspace/onboard"
-_PAGE: Final = 200
 
 
 class NotStartedError(Exception):
@@ -44,12 +44,7 @@ class OtherRequestError(NotStartedError):
 async def earlier_runs(client: PrefectClient, workspace_id: str) -> list[EarlierRun]:
     """All onboarding runs for the workspace, in no order that matters."""
     wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(workspace_id)]))
-    runs: list[FlowRun] = []
-    while page := await client.read_flow_runs(
-        flow_run_filter=wanted, limit=_PAGE, offset=len(runs)
-    ):
-        runs += page
-    return [_earlier(run) for run in runs]
+    return [_earlier(run) async for run in runs_that_fit(client, wanted)]
 
 
 async def start_onboarding(
