@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
 
-from cmek.discovery.earlier_runs import workspace_tag
+from cmek.outcomes import RunOutcome
+from cmek.tags import workspace_tag
 from console.prefect_client import every
 from tasks.triggering import ONBOARDING
 from tests.support import stack as stacks
@@ -55,12 +56,12 @@ def burst(stack: Stack, count: int) -> Outcome:
         if run.state_name == "Suspended":
             stack.answer(stack.wait_for_ask(run))
     outcome.seconds["all are answered"] = time.monotonic() - started
-    ended = _until(lambda: _settled(stack, workspaces, "Attached"), count, patience)
+    ended = _until(lambda: _settled(stack, workspaces, RunOutcome.ATTACHED), count, patience)
     outcome.seconds["all are attached"] = time.monotonic() - started
     outcome.problems += [
         f"run {run.name} ended as {run.state_name}: {run.state.message if run.state else ''}"
         for run in ended
-        if run.state_name != "Attached"
+        if run.state_name != RunOutcome.ATTACHED
     ]
     outcome.problems += [f"{one} has no key" for one in workspaces if not stack.is_attached(one)]
     return outcome

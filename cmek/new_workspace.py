@@ -14,12 +14,11 @@ from typing import Final, Literal
 
 from cmek.admin_models import Workspace
 from cmek.names import folded
+from cmek.tags import CREATED_BY_TAG
 
 MAX_NAME: Final = 255
 NAME: Final = r"^[^\s`|<]+( [^\s`|<]+)*$"
 """What an approver can read off a plan and type; `check_name` says what a schema can't."""
-RUN_TAG: Final = "cmek-run"
-"""Workspace tag with the id of the run that created it: how a lost answer is found again."""
 USUAL_LIMIT: Final = 100
 """Live workspaces that an organization may have, unless Anthropic raised that."""
 
@@ -62,7 +61,7 @@ def data_residency(residency: Residency) -> dict[str, object]:
 
 def born_of(workspaces: Iterable[Workspace], run_id: str) -> tuple[Workspace, ...]:
     """Those that this run created, archived or renamed since or not."""
-    return tuple(one for one in workspaces if one.tags.get(RUN_TAG) == run_id)
+    return tuple(one for one in workspaces if one.tags.get(CREATED_BY_TAG) == run_id)
 
 
 def namesakes(workspaces: Iterable[Workspace], name: str) -> tuple[Workspace, ...]:

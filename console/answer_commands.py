@@ -12,12 +12,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cmek.outcomes import HAS_ITS_KEY
 from console import approvals, dialogue, signing
 from console.approvals import ApprovalError, Ask, TamperedError
 from console.dialogue import Decision, Given
 from console.prefect_client import connected, run_url
 from console.progress import Steps
-from console.runs import ATTACHED_STATES, find_run, suspended_runs
+from console.runs import find_run, suspended_runs
 from console.signing import Others, SigningKey
 from console.terminal import new_console, printable, since, until
 
@@ -146,5 +147,5 @@ def _follow(client: SyncPrefectClient, ask: Ask, decision: Decision, console: Co
     if state.is_paused():
         console.print("It asks again, for what has changed: read the new plan, then answer that.")
         raise typer.Exit(1)
-    if decision == "approve" and state.name not in ATTACHED_STATES:
+    if decision == "approve" and state.name not in HAS_ITS_KEY:
         raise typer.Exit(1)

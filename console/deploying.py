@@ -15,6 +15,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.responses import DeploymentResponse
 
+from cmek.tags import CMEK_TAG
 from console.prefect_client import connected, every
 from console.prefect_server import PROJECT
 from console.runs import RunError
@@ -22,7 +23,6 @@ from console.terminal import new_console, printable
 
 PROJECT_VARIABLE: Final = "CMEK_PROJECT_ID"
 """What prefect.yaml reads the discovery's Google Cloud project from."""
-_TAG: Final = "cmek"
 
 
 def deploy_command(
@@ -157,7 +157,7 @@ def _pause_again(
 
 
 def _deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
-    wanted = DeploymentFilter(tags=DeploymentFilterTags(all_=[_TAG]))
+    wanted = DeploymentFilter(tags=DeploymentFilterTags(all_=[CMEK_TAG]))
     return list(every(client.read_deployments, deployment_filter=wanted))
 
 

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from cmek.health.model import KeyRecord
 from cmek.health.page import SIGNS, read_page
+from cmek.tags import workspace_tag
 from console.prefect_client import connected, every
 from console.runs import RunError
 from console.status import read_fleet
@@ -71,7 +72,7 @@ def history(client: SyncPrefectClient, workspace_id: str) -> list[Happening]:
 
 
 def _onboardings(client: SyncPrefectClient, workspace_id: str) -> Iterator[Happening]:
-    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"workspace:{workspace_id}"]))
+    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(workspace_id)]))
     for run in every(client.read_flow_runs, flow_run_filter=wanted):
         asked = str(run.parameters.get("request", {}).get("requested_by", ""))
         if run.created:

@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import FlowRun
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
+from cmek.outcomes import HAS_ITS_KEY
 from console import approvals, dialogue, outcome
 from console.approvals import Ask
 from console.dialogue import Given
@@ -17,7 +18,6 @@ from console.local_stack import LocalStack
 from console.outcome import Calls
 from console.prefect_client import calling, local_async_client, run_url
 from console.progress import Steps
-from console.runs import ATTACHED_STATES
 from console.terminal import is_interactive, markdown, printable
 from tasks.triggering import start_onboarding
 
@@ -45,7 +45,7 @@ class Rehearsal(BaseModel):
     @property
     def is_attached(self) -> bool:
         """Whether the run ended with the key on the workspace."""
-        return self.run_state in ATTACHED_STATES and self.external_key_id is not None
+        return self.run_state in HAS_ITS_KEY and self.external_key_id is not None
 
 
 def rehearse(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -18,8 +17,6 @@ from prefect.exceptions import ObjectNotFound
 from console.prefect_client import every
 from tasks.triggering import ONBOARDING
 
-ATTACHED_STATES: Final = frozenset({"Attached", "Already attached"})
-"""The names of the states in which the workspace has its key."""
 _PAGE = 200
 
 

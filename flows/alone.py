@@ -17,8 +17,8 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
 
-from cmek.discovery.earlier_runs import workspace_tag
 from cmek.report import artifact_key
+from cmek.tags import claim_tag, workspace_tag
 from tasks.this_run import retag, run_id, runs_that_fit
 
 LEASE_SECONDS = 60.0
@@ -58,7 +58,7 @@ async def working_alone(subject: str, *, claimed: bool) -> AsyncIterator[FlowRun
     Raises:
         SlotHeldError: No other run has the workspace, and yet its slot is held.
     """
-    claim = f"cmek-claim:{subject}"
+    claim = claim_tag(subject)
     limit = artifact_key("workspace", subject)  # not every character may be in its name
     deadline = time.monotonic() + HELD_SECONDS
     async with get_client() as client, AsyncExitStack() as held:

@@ -14,13 +14,11 @@ from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 
-from cmek.discovery.earlier_runs import workspace_tag
+from cmek.tags import CREATE_SENT_PREFIX, workspace_tag
 from tasks.this_run import retag, runs_that_fit
 
 LATE: Final = timedelta(minutes=10)
 """How long a request may be under way: the official SDK gives up waiting then (600 s)."""
-SENT_TAG: Final = "cmek-create-sent:"
-"""Of a run, followed by when it sent a create, in ISO 8601."""
 
 
 class CreateInDoubtError(Exception):
@@ -31,13 +29,13 @@ async def mark_sent() -> None:
     """Before a create is sent: note it where every later run sees it."""
     async with get_client() as client:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        await retag(client, f"{SENT_TAG}{now}", without=SENT_TAG)
+        await retag(client, f"{CREATE_SENT_PREFIX}{now}", without=CREATE_SENT_PREFIX)
 
 
 async def unmark_sent() -> None:
     """It was refused, or never left: nothing was created."""
     async with get_client() as client:
-        await retag(client, without=SENT_TAG)
+        await retag(client, without=CREATE_SENT_PREFIX)
 
 
 async def nothing_in_doubt(subject: str) -> None:
@@ -67,5 +65,9 @@ def in_doubt(subject: str, sender: str, sent: datetime) -> str:
 
 
 def _sent(run: FlowRun) -> list[datetime]:
-    marks = [tag.removeprefix(SENT_TAG) for tag in run.tags if tag.startswith(SENT_TAG)]
+    marks = [
+        tag.removeprefix(CREATE_SENT_PREFIX)
+        for tag in run.tags
+        if tag.startswith(CREATE_SENT_PREFIX)
+    ]
     return [datetime.fromisoformat(mark) for mark in marks]

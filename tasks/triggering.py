@@ -16,10 +16,10 @@ from cmek.discovery.earlier_runs import (
     complete,
     differences,
     epoch,
-    workspace_tag,
 )
 from cmek.discovery.earlier_runs import idempotency_key as key_of_epoch
 from cmek.request import subject_in
+from cmek.tags import CMEK_TAG, workspace_tag
 from tasks.this_run import runs_that_fit
 
 ONBOARDING: Final = "onboard-workspace/onboard"
@@ -114,7 +114,7 @@ async def _create(
             deployment.id,
             parameters={"request": dict(request)},
             idempotency_key=key,
-            tags=["cmek", workspace_tag(subject_in(request))],
+            tags=[CMEK_TAG, workspace_tag(subject_in(request))],
         )
     except PrefectHTTPStatusError as error:
         if error.response.status_code != 409:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Final
 
-EVIDENCE_TAG: Final = "cmek-evidence"
-"""Workspace tag whose value is the hash of the `attached` entry."""
+from cmek.tags import EVIDENCE_TAG
 
 
 def in_use_label(workspace_id: str) -> tuple[str, str]:

@@ -18,8 +18,9 @@ from cmek.admission import AdmissionRefusedError, find_created
 from cmek.approval import literally
 from cmek.markdown import code
 from cmek.names import KMS_ID
-from cmek.new_workspace import NAME, RUN_TAG, check_name, key_id_for, namesakes
+from cmek.new_workspace import NAME, check_name, key_id_for, namesakes
 from cmek.request import OnboardingRequest
+from cmek.tags import CREATED_BY_TAG
 from flows.onboard import onboard_workspace
 
 RUN = "5d0c4b36-6a1f-4f0e-9a53-0d5f3a3b7c21"
@@ -128,7 +129,7 @@ def test_what_this_run_created_is_found_whatever_happened_to_it() -> None:
         name="renamed",
         archived_at="2026-11-24T10:00:00Z",
         external_key_id="ekey_01Some",
-        tags={RUN_TAG: RUN},
+        tags={CREATED_BY_TAG: RUN},
     )
     assert find_created(REQUEST, [workspace(), ours], {}, RUN) == ours
     assert find_created(REQUEST, [workspace(), ours], {}, "another run") is None
@@ -136,7 +137,7 @@ def test_what_this_run_created_is_found_whatever_happened_to_it() -> None:
 
 def test_two_that_this_run_created_or_one_without_a_key_stop_it() -> None:
     """Neither can come from this code; a person must look."""
-    ours = {"name": "payments", "tags": {RUN_TAG: RUN}}
+    ours = {"name": "payments", "tags": {CREATED_BY_TAG: RUN}}
     with pytest.raises(AdmissionRefusedError, match="without its key"):
         find_created(REQUEST, [workspace(**ours)], {}, RUN)
     keyed = ours | {"external_key_id": "ekey_01Some"}

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from cmek.discovery.decisions import Cursor
-from cmek.discovery.earlier_runs import workspace_tag
+from cmek.tags import workspace_tag
 from console.prefect_client import calling
 from tasks.discovery import keep_cursor, read_cursor
 from tasks.triggering import OtherRequestError, start_onboarding
