@@ -6,14 +6,12 @@ when the workspace is created covers it from its first request on).
 
 from __future__ import annotations
 
-import hashlib
-import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Final, Literal
 
 from cmek.admin_models import Workspace
-from cmek.names import folded
+from cmek.names import folded, short_hash, slug
 from cmek.tags import CREATED_BY_TAG
 
 MAX_NAME: Final = 255
@@ -49,9 +47,8 @@ def check_name(name: str) -> str:
 
 def key_id_for(name: str) -> str:
     """The id of the new workspace's own crypto key: readable, and apart for each name."""
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48].strip("-")
-    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{slug}-{mark}" if slug else f"workspace-{mark}"
+    readable = slug(name.lower(), 48).rstrip("-") or "workspace"
+    return f"{readable}-{short_hash(name)}"
 
 
 def data_residency(residency: Residency) -> dict[str, object]:
