@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
 
-from cmek.discovery.earlier_runs import workspace_tag
-from console import runs
+from cmek.outcomes import RunOutcome
+from cmek.tags import workspace_tag
+from console.prefect_client import every
+from tasks.triggering import ONBOARDING
 from tests.support import stack as stacks
 from tests.support.postgres import running_cluster
 from tests.support.stack import Stack, running_stack
@@ -54,12 +56,12 @@ def burst(stack: Stack, count: int) -> Outcome:
         if run.state_name == "Suspended":
             stack.answer(stack.wait_for_ask(run))
     outcome.seconds["all are answered"] = time.monotonic() - started
-    ended = _until(lambda: _settled(stack, workspaces, "Attached"), count, patience)
+    ended = _until(lambda: _settled(stack, workspaces, RunOutcome.ATTACHED), count, patience)
     outcome.seconds["all are attached"] = time.monotonic() - started
     outcome.problems += [
         f"run {run.name} ended as {run.state_name}: {run.state.message if run.state else ''}"
         for run in ended
-        if run.state_name != "Attached"
+        if run.state_name != RunOutcome.ATTACHED
     ]
     outcome.problems += [f"{one} has no key" for one in workspaces if not stack.is_attached(one)]
     return outcome
@@ -83,14 +85,11 @@ def _until(settled: Callable[[], list[FlowRun]], count: int, seconds: float) -> 
 def _settled(stack: Stack, workspaces: list[str], name: str) -> list[FlowRun]:
     """The workspaces' runs that are in the state of this name, or have ended."""
     ours = {workspace_tag(one) for one in workspaces}
-    onboard = stack.client.read_deployment_by_name(runs.DEPLOYMENT)
+    onboard = stack.client.read_deployment_by_name(ONBOARDING)
     wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[onboard.id]))
-    found: list[FlowRun] = []
-    while page := stack.client.read_flow_runs(flow_run_filter=wanted, offset=len(found)):
-        found += page
     return [
         run
-        for run in found
+        for run in every(stack.client.read_flow_runs, flow_run_filter=wanted)
         if ours & set(run.tags)
         and run.state is not None
         and (run.state.name == name or run.state.is_final())

@@ -66,9 +66,3 @@ def same_person(one: str, other: str) -> bool:
 def literally(text: str) -> str:
     """The pattern that only this text fits, as JSON schema and browsers read patterns."""
     return "^" + _SYNTAX.sub(r"\\\g<0>", text) + "$"
-
-
-def literal_in(pattern: str) -> str | None:
-    """The only text that fits a pattern; None when that leaves a choice."""
-    text = re.sub(r"\\(.)", r"\1", pattern.removeprefix("^").removesuffix("$"))
-    return text if literally(text) == pattern else None

@@ -5,6 +5,7 @@ Source: guide steps 1, 2 and 4; https://docs.cloud.google.com/kms/docs/locations
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -87,6 +88,22 @@ def folded(name: str) -> str:
     """A name as people see it: without case, width and invisible marks."""
     compatible = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return "".join(c for c in compatible if unicodedata.category(c) not in {"Cf", "Zs", "Cc"})
+
+
+def slug(text: str, length: int, *, allowed: str = "a-z0-9") -> str:
+    """The readable part of a name that is made of any text; may be empty.
+
+    Args:
+        text: What is named.
+        length: The most characters that stay. A cut may leave a `-` at the end.
+        allowed: Characters that stay, as in a pattern's brackets; others become one `-`.
+    """
+    return re.sub(f"[^{allowed}]+", "-", text).strip("-")[:length]
+
+
+def short_hash(text: str, digits: int = 8) -> str:
+    """Hexadecimal digits that tell apart what has the same slug, by case for example."""
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 def is_us_single_region(location: str) -> bool:

@@ -6,20 +6,17 @@ when the workspace is created covers it from its first request on).
 
 from __future__ import annotations
 
-import hashlib
-import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Final, Literal
 
 from cmek.admin_models import Workspace
-from cmek.names import folded
+from cmek.names import folded, short_hash, slug
+from cmek.tags import CREATED_BY_TAG
 
 MAX_NAME: Final = 255
 NAME: Final = r"^[^\s`|<]+( [^\s`|<]+)*$"
 """What an approver can read off a plan and type; `check_name` says what a schema can't."""
-RUN_TAG: Final = "cmek-run"
-"""Workspace tag with the id of the run that created it: how a lost answer is found again."""
 USUAL_LIMIT: Final = 100
 """Live workspaces that an organization may have, unless Anthropic raised that."""
 
@@ -50,9 +47,8 @@ def check_name(name: str) -> str:
 
 def key_id_for(name: str) -> str:
     """The id of the new workspace's own crypto key: readable, and apart for each name."""
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48].strip("-")
-    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{slug}-{mark}" if slug else f"workspace-{mark}"
+    readable = slug(name.lower(), 48).rstrip("-") or "workspace"
+    return f"{readable}-{short_hash(name)}"
 
 
 def data_residency(residency: Residency) -> dict[str, object]:
@@ -62,7 +58,7 @@ def data_residency(residency: Residency) -> dict[str, object]:
 
 def born_of(workspaces: Iterable[Workspace], run_id: str) -> tuple[Workspace, ...]:
     """Those that this run created, archived or renamed since or not."""
-    return tuple(one for one in workspaces if one.tags.get(RUN_TAG) == run_id)
+    return tuple(one for one in workspaces if one.tags.get(CREATED_BY_TAG) == run_id)
 
 
 def namesakes(workspaces: Iterable[Workspace], name: str) -> tuple[Workspace, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable, Sequence
 
 from cmek.approval import Answer, Ask
@@ -12,6 +10,7 @@ from cmek.checks.model import CheckReport
 from cmek.consequences import CANNOT_BE_UNDONE, CREATED_FOR_GOOD, STOPS_WORKING, TAKES_EFFECT
 from cmek.live_facts import LiveFacts
 from cmek.markdown import code, escape, table
+from cmek.names import short_hash, slug
 from cmek.plan import Plan
 from cmek.signatures.instructions import signing_text
 
@@ -21,8 +20,7 @@ def artifact_key(kind: str, subject: str) -> str:
 
     Two ids may differ in case only, so a hash stands behind the readable part.
     """
-    slug = re.sub(r"[^a-z0-9]+", "-", subject.lower()).strip("-")[:40]
-    return f"cmek-{kind}-{slug}-{hashlib.sha256(subject.encode()).hexdigest()[:8]}"
+    return f"cmek-{kind}-{slug(subject.lower(), 40)}-{short_hash(subject)}"
 
 
 def ask_text(ask: Ask, report: CheckReport) -> str:

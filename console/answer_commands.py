@@ -12,12 +12,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cmek.outcomes import HAS_ITS_KEY
 from console import approvals, dialogue, signing
-from console.approvals import ApprovalError, Ask
+from console.approvals import ApprovalError, Ask, TamperedError
 from console.dialogue import Decision, Given
 from console.prefect_client import connected, run_url
 from console.progress import Steps
-from console.runs import ATTACHED_STATES, find_run, suspended_runs
+from console.runs import find_run, suspended_runs
 from console.signing import Others, SigningKey
 from console.terminal import new_console, printable, since, until
 
@@ -48,11 +49,14 @@ def pending_command() -> None:
         for run in suspended_runs(client):
             try:
                 ask = approvals.read_ask(client, run.id)
+            except TamperedError:
+                table.add_row(str(run.id), "?", "not the one of its digest: answer nothing")
+                continue
             except ApprovalError:
                 continue
             asked_at = ask.run.state.timestamp if ask.run.state else None
             row = (ask.run.id, ask.workspace, ask.plan_digest[:12])
-            table.add_row(*map(printable, row), since(asked_at), until(ask.expires_at))
+            table.add_row(*map(printable, row), since(asked_at), until(ask.asked.expires_at))
     console.print(table if table.row_count else "No run waits for an approval.")
 
 
@@ -105,7 +109,7 @@ def sign_command(
     """Print your signed approval, for whoever answers with `cmek approve --with FILE`."""
     console = new_console(stderr=True)
     with connected() as client:
-        asked = signing.plan_to_sign(approvals.read_ask(client, find_run(client, run).id))
+        asked = approvals.read_ask(client, find_run(client, run).id).asked
     signing.show(asked, console)
     if plan_digest != asked.digest:
         raise ApprovalError(f"the run asks about plan {asked.digest}; nothing was signed")
@@ -124,12 +128,11 @@ def _answer(
         ask = approvals.read_ask(client, find_run(client, name_or_id).id)
         console.print(run_url(client, ask.run.id), soft_wrap=True)
         dialogue.show(ask, console)
-        asked = signing.plan_to_sign(ask) if signing.wants_signature(ask) else None
-        if asked is not None:
-            signing.show(asked, console)
+        if ask.asked.signatures:
+            signing.show(ask.asked, console)
         fields = dialogue.compose(ask, decision, given, console)
-        if asked is not None:
-            fields[signing.FIELD] = signing.signed_field(asked, fields, signing_key, others)
+        if ask.asked.signatures:
+            fields[signing.FIELD] = signing.signed_field(ask.asked, fields, signing_key, others)
         approvals.answer(client, ask, fields)
         console.print(f"Answered: {decision}")
         _follow(client, ask, decision, console)
@@ -144,5 +147,5 @@ def _follow(client: SyncPrefectClient, ask: Ask, decision: Decision, console: Co
     if state.is_paused():
         console.print("It asks again, for what has changed: read the new plan, then answer that.")
         raise typer.Exit(1)
-    if decision == "approve" and state.name not in ATTACHED_STATES:
+    if decision == "approve" and state.name not in HAS_ITS_KEY:
         raise typer.Exit(1)

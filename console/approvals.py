@@ -1,6 +1,6 @@
 """The approval that a suspended run waits for: read the question, give an answer.
 
-The fields come from the form that the run stored, so that this code needs no copy of it.
+What is asked is read from the ask that the form carries, checked against its digest and its run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -17,9 +16,9 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from pydantic import JsonValue
+from pydantic import ValidationError
 
-from cmek.approval import literal_in
+from cmek.approval import Ask as AskedPlan
 
 _POLL_SECONDS = 0.3
 
@@ -28,60 +27,45 @@ class ApprovalError(RuntimeError):
     """There is nothing to answer, or the server refused the answer: says why and what to do."""
 
 
+class TamperedError(ApprovalError):
+    """The stored question is not what the run has asked: answer nothing."""
+
+
 @dataclass(frozen=True)
 class Ask:
-    """A question that a suspended run has stored: its form, its text, and until when it counts."""
+    """A question that a suspended run has stored: what it asks, and its text."""
 
     run: FlowRun
-    schema: Mapping[str, Any]
+    asked: AskedPlan
     description: str
     keyset: Mapping[str, str]
-    expires_at: datetime | None
-
-    @property
-    def fields(self) -> dict[str, Mapping[str, Any]]:
-        """The form's fields by name, in the order of the form."""
-        properties: dict[str, Mapping[str, Any]] = self.schema.get("properties", {})
-        return dict(sorted(properties.items(), key=lambda item: item[1].get("position", 0)))
-
-    def expected(self, name: str) -> JsonValue:
-        """The only value that the form accepts in a field, or None when it leaves a choice."""
-        field = self.fields.get(name, {})
-        if "const" in field:
-            const: JsonValue = field["const"]
-            return const
-        return literal_in(field.get("pattern", ""))
 
     @property
     def workspace_field(self) -> str:
         """What must be typed about the workspace: its id, or the name of a new one."""
-        return "workspace_name" if "workspace_name" in self.fields else "workspace_id"
+        return "workspace_id" if self.asked.plan.workspace_id else "workspace_name"
 
     @property
     def workspace(self) -> str:
         """The workspace that is to be attached, or the name of the one to be created."""
-        return str(self.expected(self.workspace_field) or "?")
-
-    @property
-    def workspace_id(self) -> str:
-        """The workspace that is to be attached."""
-        return str(self.expected("workspace_id") or "?")
+        return self.asked.plan.workspace_id or self.asked.plan.workspace_name
 
     @property
     def plan_digest(self) -> str:
         """The digest of the plan that the answer is about."""
-        return str(self.expected("plan_digest") or "?")
+        return self.asked.digest
 
     @property
     def has_warnings(self) -> bool:
         """Whether the answer must acknowledge warnings."""
-        return "acknowledge_warnings" in self.fields
+        return bool(self.asked.plan.warnings)
 
 
 def read_ask(client: SyncPrefectClient, run_id: UUID) -> Ask:
     """Read what the run asks.
 
     Raises:
+        TamperedError: What is stored does not fit its digest or its run.
         ApprovalError: the run does not wait for an answer, or has not stored its question yet.
     """
     run = client.read_flow_run(run_id)
@@ -96,7 +80,27 @@ def read_ask(client: SyncPrefectClient, run_id: UUID) -> Ask:
         raise ApprovalError(
             f"run {run.name} is suspended, but its question is not stored yet: try again"
         ) from error
-    return Ask(run, schema, description, keyset, run.state.state_details.pause_timeout)
+    return Ask(run, carried_ask(run, schema), description, keyset)
+
+
+def carried_ask(run: FlowRun, schema: Mapping[str, Any]) -> AskedPlan:
+    """The ask that the form of this run carries, its plan checked against the digest.
+
+    Raises:
+        TamperedError: None that can be read, another plan than the digest's, or another run's.
+    """
+    field = schema.get("properties", {}).get("plan_digest", {})
+    try:
+        asked = AskedPlan.model_validate(field.get("ask"))
+    except ValidationError as error:
+        raise TamperedError(f"run {run.name}: its question carries no plan to answer") from error
+    if (asked.digest, asked.run_id) != (asked.plan.digest, str(run.id)):
+        raise TamperedError(
+            f"run {run.name}: the plan in its question is not the one of its digest or not of "
+            "this run. Somebody may have tampered with the server: sign and answer nothing, and "
+            "tell its administrator"
+        )
+    return asked
 
 
 def wait_for_ask(
@@ -105,6 +109,7 @@ def wait_for_ask(
     """Wait until the run asks, and something else than `after`.
 
     Raises:
+        TamperedError: See `read_ask`.
         ApprovalError: the run ended without a (further) question, or `seconds` passed.
     """
     deadline = time.monotonic() + seconds
@@ -114,6 +119,8 @@ def wait_for_ask(
             if after is None or ask.keyset != after.keyset:
                 return ask
             problem = f"run {ask.run.name} has asked nothing new"
+        except TamperedError:
+            raise
         except ApprovalError as error:
             problem = str(error)
         run = client.read_flow_run(run_id)

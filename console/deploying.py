@@ -15,15 +15,14 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.responses import DeploymentResponse
 
-from console.prefect_client import connected
+from cmek.tags import CMEK_TAG
+from console.prefect_client import connected, every
 from console.prefect_server import PROJECT
 from console.runs import RunError
 from console.terminal import new_console, printable
 
 PROJECT_VARIABLE: Final = "CMEK_PROJECT_ID"
 """What prefect.yaml reads the discovery's Google Cloud project from."""
-_TAG: Final = "cmek"
-_PAGE: Final = 200
 
 
 def deploy_command(
@@ -158,11 +157,8 @@ def _pause_again(
 
 
 def _deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
-    wanted = DeploymentFilter(tags=DeploymentFilterTags(all_=[_TAG]))
-    found: list[DeploymentResponse] = []
-    while page := client.read_deployments(deployment_filter=wanted, limit=_PAGE, offset=len(found)):
-        found += page
-    return found
+    wanted = DeploymentFilter(tags=DeploymentFilterTags(all_=[CMEK_TAG]))
+    return list(every(client.read_deployments, deployment_filter=wanted))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def show(ask: Ask, console: Console) -> None:
     """Print the plan as the run describes it, and until when an answer counts."""
     console.rule("Plan")
     console.print(markdown(ask.description))
-    console.rule(f"an answer counts for {until(ask.expires_at)}")
+    console.rule(f"an answer counts for {until(ask.asked.expires_at)}")
 
 
 def compose(ask: Ask, decision: Decision, given: Given, console: Console) -> dict[str, Any]:
@@ -50,8 +50,8 @@ def compose(ask: Ask, decision: Decision, given: Given, console: Console) -> dic
     if missing:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise ApprovalError(f"no terminal to ask in: give {options}")
-    for name in (ask.workspace_field, "plan_digest"):
-        _must_match(ask, name, getattr(given, name))
+    for name, asked in ((ask.workspace_field, ask.workspace), ("plan_digest", ask.plan_digest)):
+        _must_match(ask, name, getattr(given, name), asked)
     return _fields(ask, decision, given)
 
 
@@ -85,11 +85,10 @@ def _typed(ask: Ask, decision: Decision, console: Console) -> str:
     return Prompt.ask(f"Type the {what} to {verb}", console=console)
 
 
-def _must_match(ask: Ask, name: str, value: str) -> None:
-    expected = ask.expected(name)
-    if expected is not None and value != expected:
+def _must_match(ask: Ask, name: str, value: str, asked: str) -> None:
+    if value != asked:
         raise ApprovalError(
-            f"{name} {printable(value)!r}: run {ask.run.name} asks about {expected!r};"
+            f"{name} {printable(value)!r}: run {ask.run.name} asks about {asked!r};"
             " nothing was answered"
         )
 
@@ -102,9 +101,7 @@ def _fields(ask: Ask, decision: Decision, given: Given) -> dict[str, Any]:
             raise ApprovalError(
                 "the plan has warnings, which an approval must accept (--acknowledge-warnings)"
             )
-        fields["acknowledge_warnings"] = given.acknowledge_warnings or bool(
-            ask.expected("acknowledge_warnings")
-        )
+        fields["acknowledge_warnings"] = given.acknowledge_warnings
     return fields
 
 

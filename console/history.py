@@ -22,7 +22,8 @@ from rich.table import Table
 
 from cmek.health.model import KeyRecord
 from cmek.health.page import SIGNS, read_page
-from console.prefect_client import connected
+from cmek.tags import workspace_tag
+from console.prefect_client import connected, every
 from console.runs import RunError
 from console.status import read_fleet
 from console.terminal import new_console, printable
@@ -71,8 +72,8 @@ def history(client: SyncPrefectClient, workspace_id: str) -> list[Happening]:
 
 
 def _onboardings(client: SyncPrefectClient, workspace_id: str) -> Iterator[Happening]:
-    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"workspace:{workspace_id}"]))
-    for run in client.read_flow_runs(flow_run_filter=wanted, limit=PAGE):
+    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(workspace_id)]))
+    for run in every(client.read_flow_runs, flow_run_filter=wanted):
         asked = str(run.parameters.get("request", {}).get("requested_by", ""))
         if run.created:
             yield Happening(run.created, "onboarding asked for", "", asked, str(run.id))
@@ -126,11 +127,6 @@ def _keys_of(client: SyncPrefectClient, workspace_id: str) -> list[str]:
 def _records(client: SyncPrefectClient, external_key_id: str) -> list[KeyRecord]:
     """A key's looks, oldest first."""
     wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[page_key(external_key_id)]))
-    records: list[KeyRecord] = []
-    offset = 0
-    while page := client.read_artifacts(
-        artifact_filter=wanted, sort=ArtifactSort.CREATED_DESC, limit=PAGE, offset=offset
-    ):
-        offset += len(page)
-        records += filter(None, (read_page(str(artifact.data)) for artifact in page))
+    looks = every(client.read_artifacts, artifact_filter=wanted, sort=ArtifactSort.CREATED_DESC)
+    records = filter(None, (read_page(str(artifact.data)) for artifact in looks))
     return sorted(records, key=lambda record: record.checked_at)

@@ -53,18 +53,12 @@ class LocalStack:
                 raise child.failure("is gone")
 
     def start_worker(self, name: str = "local") -> Child:
-        """Start a worker, also again after `stop_worker`, and wait until it is online."""
+        """Start a worker and wait until it is online."""
         worker = prefect_server.start_worker(self.home, self.environment, name)
         self.children.append(worker)
         with httpx.Client(base_url=self.api_url, trust_env=False) as api:
             prefect_server.wait_for_worker(worker, api, name)
         return worker
-
-    def stop_worker(self) -> None:
-        """Stop the worker; runs that it had started are stopped by it."""
-        for child in [one for one in self.children if one.name == prefect_server.WORKER]:
-            processes.stop([child])
-            self.children.remove(child)
 
 
 @contextlib.contextmanager

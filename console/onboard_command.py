@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 import typer
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun
+from prefect import get_client
 from pydantic import ValidationError
 
 from cmek.request import OnboardingRequest
-from console.prefect_client import connected, run_url
-from console.runs import RunError, is_run_of, start_run
+from console.prefect_client import calling, connected, run_url
+from console.runs import RunError
 from console.terminal import new_console, printable
-from console.triggers import start_once
+from tasks.triggering import start_onboarding
 
 FIELDS_HELP: Final = "Fields for --set: " + ", ".join(
     name
@@ -61,7 +60,10 @@ def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
     }
     request = build_request(given)
     with connected() as client:
-        run = _start(client, request, idempotency_key)
+        run = calling(
+            get_client(),
+            lambda api: start_onboarding(api, request, idempotency_key=idempotency_key),
+        )
         console.print(f"Run [bold]{printable(run.name)}[/] ({run.id})")
         console.print(run_url(client, run.id), soft_wrap=True)
         console.print(f"When it waits: cmek approve {run.id}", soft_wrap=True)
@@ -78,20 +80,6 @@ def one_workspace(workspace_id: str | None, create_workspace: str | None) -> dic
     if len(named) != 1:
         raise RunError("give either a workspace's id, or --create-workspace with a new name")
     return named
-
-
-def _start(
-    client: SyncPrefectClient, request: dict[str, Any], idempotency_key: str | None
-) -> FlowRun:
-    if idempotency_key is None:
-        return start_once(request)
-    run = start_run(client, request, idempotency_key=idempotency_key)
-    if not is_run_of(run, request):
-        raise RunError(
-            f"idempotency key {idempotency_key!r} belongs to run {run.name} ({run.id}), which"
-            " was started with another request; nothing was started now"
-        )
-    return run
 
 
 def parse_settings(settings: list[str]) -> dict[str, str | None]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import Final, TypeVar
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 
 from cmek.endpoints import check_endpoint
+
+T = TypeVar("T")
+_PAGE: Final = 200
+"""The most that Prefect's API lists at once."""
 
 
 class NoServerError(RuntimeError):
@@ -20,6 +26,11 @@ class NoServerError(RuntimeError):
 def local_client(api_url: str) -> SyncPrefectClient:
     """A client for a server on loopback, past any proxy and without the caller's credentials."""
     return SyncPrefectClient(api_url, httpx_settings={"trust_env": False})
+
+
+def local_async_client(api_url: str) -> PrefectClient:
+    """The same, for what only the asynchronous client can."""
+    return PrefectClient(api_url, httpx_settings={"trust_env": False})
 
 
 @contextmanager
@@ -44,6 +55,24 @@ def connected() -> Iterator[SyncPrefectClient]:
             f"Prefect server at {url}: {error or type(error).__name__}; is it running, and is"
             " PREFECT_API_URL right?"
         ) from error
+
+
+def calling(client: PrefectClient, call: Callable[[PrefectClient], Awaitable[T]]) -> T:
+    """Use the asynchronous client from a process without an event loop; it is closed at the end."""
+
+    async def called() -> T:
+        async with client:
+            return await call(client)
+
+    return asyncio.run(called())
+
+
+def every(read: Callable[..., list[T]], **wanted: object) -> Iterator[T]:
+    """What a reading method of a client lists, over all pages."""
+    offset = 0
+    while page := read(**wanted, limit=_PAGE, offset=offset):
+        offset += len(page)
+        yield from page
 
 
 def run_url(client: SyncPrefectClient, run_id: UUID) -> str:

@@ -10,15 +10,16 @@ from prefect.client.schemas.objects import FlowRun
 from rich.console import Console
 
 from cmek.models import FrozenModel
+from cmek.outcomes import HAS_ITS_KEY
 from console import approvals, dialogue, outcome
 from console.approvals import Ask
 from console.dialogue import Given
 from console.local_stack import LocalStack
 from console.outcome import Calls
-from console.prefect_client import run_url
+from console.prefect_client import calling, local_async_client, run_url
 from console.progress import Steps
-from console.runs import ATTACHED_STATES, start_run
 from console.terminal import is_interactive, markdown, printable
+from tasks.triggering import start_onboarding
 
 REQUESTER = "requester@example.com"
 APPROVER = "approver@example.com"
@@ -42,7 +43,7 @@ class Rehearsal(FrozenModel):
     @property
     def is_attached(self) -> bool:
         """Whether the run ended with the key on the workspace."""
-        return self.run_state in ATTACHED_STATES and self.external_key_id is not None
+        return self.run_state in HAS_ITS_KEY and self.external_key_id is not None
 
 
 def rehearse(
@@ -53,7 +54,7 @@ def rehearse(
     Raises:
         TimeoutError: the run hangs.
         ApprovalError: an answer was not taken.
-        RunError: the run could not be started.
+        NotStartedError: the run could not be started.
     """
     before = outcome.last_call(stack.sandbox)
     seconds: dict[str, float] = {}
@@ -62,7 +63,7 @@ def rehearse(
         "project_id": stack.sandbox.project_id,
         "requested_by": REQUESTER,
     }
-    run = start_run(client, request)
+    run = calling(local_async_client(stack.api_url), lambda api: start_onboarding(api, request))
     console.print(f"\nOnboarding [bold]{printable(workspace_id)}[/]")
     console.print(run_url(client, run.id), soft_wrap=True)
     run, ask = _answer_all(client, run, console, seconds)

@@ -1,7 +1,7 @@
 """Signing an answer with the approver's own SSH key or agent.
 
-The plan that is shown for signing is the one that the digest is of, worked out here: what the
-server says about it is a text like any other.
+The plan that is shown for signing is the one that the digest is of: what else the server says about
+it is a text like any other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cmek.signatures.statement import (
     parse_signed,
     statement_for,
 )
-from console.approvals import ApprovalError, Ask
+from console.approvals import ApprovalError
 from console.terminal import markdown
 
 FIELD: Final = "signed_approvals"
@@ -41,32 +41,6 @@ Others = Annotated[
     list[Path] | None,
     typer.Option("--with", help="File with another approver's `cmek sign` output; repeatable."),
 ]
-
-
-def wants_signature(ask: Ask) -> bool:
-    """Whether the run asks for a signed answer."""
-    return FIELD in ask.fields
-
-
-def plan_to_sign(ask: Ask) -> AskedPlan:
-    """The ask as the run recorded it, its plan checked against the digest.
-
-    Raises:
-        ApprovalError: the server's question carries none, or another plan than the digest's.
-    """
-    carried = ask.fields.get("plan_digest", {}).get("ask")
-    try:
-        found = AskedPlan.model_validate(carried)
-    except ValidationError as error:
-        raise ApprovalError(f"run {ask.run.name}: its question carries no plan to sign") from error
-    told = (found.digest, ask.plan_digest, str(ask.run.id))
-    if told != (found.plan.digest, found.plan.digest, found.run_id):
-        raise ApprovalError(
-            f"run {ask.run.name}: the plan in its question is not the one of its digest or not of "
-            "this run. Somebody may have tampered with the server: sign nothing, and tell its "
-            "administrator"
-        )
-    return found
 
 
 def show(asked: AskedPlan, console: Console) -> None:

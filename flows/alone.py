@@ -17,9 +17,9 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
 
-from cmek.discovery.earlier_runs import workspace_tag
 from cmek.report import artifact_key
-from tasks.this_run import run_id
+from cmek.tags import claim_tag, workspace_tag
+from tasks.this_run import retag, run_id, runs_that_fit
 
 LEASE_SECONDS = 60.0
 """How long a killed run keeps its workspace's slot."""
@@ -58,7 +58,7 @@ async def working_alone(subject: str, *, claimed: bool) -> AsyncIterator[FlowRun
     Raises:
         SlotHeldError: No other run has the workspace, and yet its slot is held.
     """
-    claim = f"cmek-claim:{subject}"
+    claim = claim_tag(subject)
     limit = artifact_key("workspace", subject)  # not every character may be in its name
     deadline = time.monotonic() + HELD_SECONDS
     async with get_client() as client, AsyncExitStack() as held:
@@ -74,7 +74,7 @@ async def working_alone(subject: str, *, claimed: bool) -> AsyncIterator[FlowRun
             other = await claimant()
         other = other or await claimant()  # one that had the slot before may have claimed it
         if other is None:
-            await _tag(client, claim, workspace_tag(subject))
+            await retag(client, claim, workspace_tag(subject))
         yield other
 
 
@@ -100,19 +100,15 @@ def _held(limit: str) -> SlotHeldError:
 async def belongs_to(subject: str) -> None:
     """Show this run among those of the workspace that it has created."""
     async with get_client() as client:
-        await _tag(client, workspace_tag(subject))
+        await retag(client, workspace_tag(subject))
 
 
 async def _claimant(client: PrefectClient, claim: str) -> FlowRun | None:
-    found = await client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            tags=FlowRunFilterTags(all_=[claim]),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED)),
-        )
+    wanted = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[claim]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED)),
     )
-    return next((run for run in found if run.id != run_id()), None)
-
-
-async def _tag(client: PrefectClient, *tags: str) -> None:
-    run = await client.read_flow_run(run_id())
-    await client.update_flow_run(run.id, tags=sorted({*run.tags, *tags}))
+    async for run in runs_that_fit(client, wanted):
+        if run.id != run_id():
+            return run
+    return None

@@ -159,7 +159,7 @@ def _always_asked(ask: Ask) -> _Fields:
                 "title": "Plan digest",
                 "description": f"Copy {code(digest)}",
                 "pattern": f"^{digest}$",
-                # so that `cmek approve` can show what the digest is really of
+                # what `cmek approve` reads; it checks that the digest is of this plan
                 "json_schema_extra": {"ask": ask.model_dump(mode="json")},
             },
         ),

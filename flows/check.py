@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from cmek.checks.markdown import checks_list, checks_table, summary
+from cmek.outcomes import RunOutcome
 from cmek.request import OnboardingRequest
 from tasks.clients import close_clients
 from tasks.prerequisites import check_prerequisites
@@ -36,5 +37,5 @@ async def check_prerequisites_only(request: OnboardingRequest) -> State[Any]:
     )
     message = "; ".join(f"{one.title}: {one.evidence}" for one in report.failed)
     if report.failed:
-        return Failed(name="Prerequisites fail", message=message)
-    return Completed(name="Checked", message=summary(report))
+        return Failed(name=RunOutcome.PREREQUISITES_FAIL, message=message)
+    return Completed(name=RunOutcome.CHECKED, message=summary(report))

@@ -19,6 +19,7 @@ from cmek.discovery.announcement import read_announcement
 from cmek.discovery.decisions import Course, Decision, summary
 from cmek.discovery.request import DiscoveryRequest
 from cmek.discovery.rules import not_wanted, unfit
+from cmek.outcomes import RunOutcome
 from tasks.clients import close_clients
 from tasks.discovery import (
     decided,
@@ -104,7 +105,7 @@ async def _decide(request: DiscoveryRequest, workspaces: Iterable[Workspace]) ->
 
 def _not_set_up() -> State[Any]:
     return Completed(
-        name="Not set up",
+        name=RunOutcome.NOT_SET_UP,
         message="this deployment names no Google Cloud project, so nothing was done: set "
         "project_id in its parameters, or deploy with `cmek deploy --project …`",
     )
@@ -128,4 +129,5 @@ def _outcome(decisions: list[Decision]) -> State[Any]:
         message = f"{one.workspace_id} {one.course}: {detail}"
     else:
         message = summary(decisions)
-    return Completed(name="Started" if started else "Nothing to start", message=message)
+    name = RunOutcome.STARTED if started else RunOutcome.NOTHING_TO_START
+    return Completed(name=name, message=message)

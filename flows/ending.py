@@ -11,6 +11,7 @@ from prefect.states import Completed
 from cmek.evidence.events import attached, started
 from cmek.evidence.versions import software_versions
 from cmek.new_workspace import data_residency
+from cmek.outcomes import RunOutcome
 from cmek.report import final_report, standing_report
 from cmek.request import OnboardingRequest
 from flows.alone import belongs_to
@@ -60,7 +61,7 @@ async def attached_now(request: OnboardingRequest, done: Approved) -> State[Any]
     await publish_terraform(now)
     born = "" if plan.workspace_id else f" ({plan.workspace_name}), created with it"
     return Completed(
-        name="Attached",
+        name=RunOutcome.ATTACHED,
         message=f"{plan.external_key_id} ({plan.key_name}) {done.outcome.outcome} to "
         f"{done.workspace_id}{born}, approved by "
         + (", ".join(done.signers) or f"{done.answer.approver} (a claim)"),
@@ -93,7 +94,7 @@ async def attached_before(request: OnboardingRequest, admission: Admission) -> S
         request, now, standing_report(facts, report, repaired=repaired), "already attached"
     )
     return Completed(
-        name="Already attached",
+        name=RunOutcome.ALREADY_ATTACHED,
         message=f"{now.subject} has {key.id} ({facts.key.name}); it validates, "
         + ("and was repaired" if repaired else "and nothing was written"),
     )

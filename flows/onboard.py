@@ -19,6 +19,7 @@ from cmek.checks.markdown import checks_table
 from cmek.dry_plan import dry_plan, dry_plan_text
 from cmek.evidence.events import checked, started
 from cmek.evidence.versions import software_versions
+from cmek.outcomes import RunOutcome
 from cmek.request import OnboardingRequest
 from flows.alone import working_alone
 from flows.approval import asked_numbers, attempt
@@ -85,7 +86,7 @@ async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
     async with working_alone(request.subject, claimed=bool(asked)) as other:
         if other is not None:
             return Completed(
-                name="Duplicate",
+                name=RunOutcome.DUPLICATE,
                 message=f"run {other.name} ({other.id}) has {request.subject} already",
             )
         try:
@@ -116,7 +117,7 @@ async def _onboard(request: OnboardingRequest, asked: list[int]) -> State[Any]:
     result = await approve_and_attach(request, asked, ready)
     if isinstance(result, Rejected):
         await publish_evidence(request.subject)
-        return Completed(name="Rejected", message=result.why)
+        return Completed(name=RunOutcome.REJECTED, message=result.why)
     return await attached_now(request, result)
 
 
@@ -130,6 +131,6 @@ async def _plan_only(request: OnboardingRequest, admission: Admission) -> State[
         f"# Dry plan\n\n{dry_plan_text(steps)}\n\n## Prerequisites\n\n{checks_table(report)}",
         "dry plan, nothing was written",
     )
-    name = "Prerequisites fail" if report.failed else "Planned"
+    name = RunOutcome.PREREQUISITES_FAIL if report.failed else RunOutcome.PLANNED
     writes = [step.title for step in steps if step.action != "nothing"]
     return Completed(name=name, message="would do: " + (", ".join(writes) or "nothing"))

@@ -23,6 +23,7 @@ from cmek.health.fleet import FleetRow
 from cmek.health.model import KeyRecord, Unreachability, Verdict
 from cmek.health.registered import KeyRef, Registered, by_ring
 from cmek.health.request import RevalidationRequest
+from cmek.outcomes import RunOutcome
 from tasks.clients import close_clients
 from tasks.fleet_reports import last_fleet, publish_fleet, schedule_follow_up
 from tasks.health import (
@@ -190,7 +191,7 @@ def _outcome(tally: Tally) -> State[Any]:
     if found[Verdict.BROKEN]:
         return Failed(message=message)
     if found[Verdict.UNKNOWN]:
-        return Completed(name="Unknown", message=message)
+        return Completed(name=RunOutcome.KEY_UNKNOWN, message=message)
     if found[Verdict.AT_RISK]:
-        return Completed(name="At risk", message=message)
+        return Completed(name=RunOutcome.KEY_AT_RISK, message=message)
     return Completed(message=message)

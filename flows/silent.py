@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Crashed
 from pydantic import Field
 
+from cmek.outcomes import RunOutcome
 from tasks.silence import other_than_silent
 
 
@@ -31,10 +32,10 @@ async def look_at_silent_run(
     async with get_client() as client:
         why_not = await other_than_silent(client, flow_run_id, watch_seconds)
         if why_not is not None:
-            return Completed(name="Left alone", message=f"run {flow_run_id}: {why_not}")
+            return Completed(name=RunOutcome.LEFT_ALONE, message=f"run {flow_run_id}: {why_not}")
         message = (
             f"no sign of life for {watch_seconds:.0f} s and longer: its process or worker is gone. "
             "Retry goes on behind the steps that are done, with a new approval"
         )
         await client.set_flow_run_state(flow_run_id, Crashed(message=message))
-    return Completed(name="Marked as crashed", message=f"run {flow_run_id}: {message}")
+    return Completed(name=RunOutcome.MARKED_AS_CRASHED, message=f"run {flow_run_id}: {message}")

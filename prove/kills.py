@@ -15,8 +15,8 @@ from typing import Any, Final
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
+from cmek.tags import CREATE_SENT_PREFIX
 from prove.site import Site, ended, try_all
-from tasks.sent_creates import SENT_TAG
 from tests.support.fleet import Fleet
 from tests.support.onboarding import Run
 from tests.support.revalidation import Revalidations
@@ -88,8 +88,10 @@ def _creation(place: Site, *, kill: Kill) -> None:
 def _ten_minutes_pass(place: Site, run: Run) -> None:
     """Since the create was sent."""
     then = datetime.now(UTC) - timedelta(minutes=11)
-    tags = [tag for tag in run.read().tags if not tag.startswith(SENT_TAG)]
-    place.bench.client.update_flow_run(run.id, tags=[*tags, f"{SENT_TAG}{then.isoformat()}"])
+    tags = [tag for tag in run.read().tags if not tag.startswith(CREATE_SENT_PREFIX)]
+    place.bench.client.update_flow_run(
+        run.id, tags=[*tags, f"{CREATE_SENT_PREFIX}{then.isoformat()}"]
+    )
 
 
 def _revalidation(place: Site, *, kill: Kill) -> None:

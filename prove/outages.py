@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
+from cmek.outcomes import RunOutcome
 from prove.site import Site, ended, try_all
 from tests.support.onboarding import Run
 
@@ -74,7 +75,7 @@ def _server_killed_while_waiting(place: Site) -> None:
     place.start_server()
     run.answer()
     place.execute(run)
-    assert run.state == "Attached", f"{run.state} {run.message}"
+    assert run.state == RunOutcome.ATTACHED, f"{run.state} {run.message}"
     place.converge(run)
 
 

@@ -21,6 +21,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
 from cmek.anthropic_identity import ROLES
+from cmek.outcomes import HAS_ITS_KEY
 from cmek.report import artifact_key
 from cmek.request import subject_in
 from console.prefect_server import (
@@ -108,7 +109,7 @@ class Site:
         """
         for _ in range(_MOST_EXECUTIONS):
             state = run.state
-            if state in {"Attached", "Already attached"}:
+            if state in HAS_ITS_KEY:
                 return check_end(self.bench, run)
             if state == "Suspended":
                 run.answer()

@@ -13,7 +13,8 @@ from cmek.admin_api import AdminApi
 from cmek.admin_errors import AdminApiError, ExternalKeyChanged, ExternalKeyValidationTimedOut
 from cmek.admin_models import Workspace
 from cmek.gate import Permit
-from cmek.new_workspace import RUN_TAG, born_of, data_residency, named, namesakes
+from cmek.new_workspace import born_of, data_residency, named, namesakes
+from cmek.tags import CREATED_BY_TAG
 from tasks._uncached_task import uncached_task
 from tasks.attachment import Attached, AttachedElsewhereError, AttachOutcome
 from tasks.clients import admin_client
@@ -67,7 +68,7 @@ async def _send(api: AdminApi, permit: Permit) -> Workspace:
     return await api.workspaces.create(
         _name(permit),
         permit.external_key_id,
-        tags={RUN_TAG: str(run_id())},
+        tags={CREATED_BY_TAG: str(run_id())},
         data_residency=data_residency(permit.request.data_residency),
     )
 

@@ -23,18 +23,12 @@ from cmek.discovery.naming import UnnameableKeyError, onboarding_for
 from cmek.discovery.request import DiscoveryRequest
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
-from tasks.triggering import (
-    OnboardingMissingError,
-    OtherRequestError,
-    earlier_runs,
-    start_onboarding,
-)
+from tasks.triggering import NotStartedError, earlier_runs, start_onboarding
 
 PAGE_KEY: Final = "cmek-discovery"
 _NOT_STARTED = (
     httpx.TransportError,
-    OnboardingMissingError,
-    OtherRequestError,
+    NotStartedError,
     PrefectHTTPStatusError,
     UnnameableKeyError,
 )

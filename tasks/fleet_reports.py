@@ -18,6 +18,7 @@ from cmek.health.fleet import FleetRow, counts, merged, published, read_rows
 from cmek.health.model import Unreachability
 from cmek.health.picture import image_url, picture
 from cmek.health.request import RevalidationRequest
+from cmek.tags import CMEK_TAG, LOOK_AGAIN_TAG
 from tasks._uncached_task import uncached_task
 from tasks.this_run import run_id
 
@@ -86,7 +87,7 @@ async def schedule_follow_up(
             parameters={"request": again.model_dump(mode="json")},
             state=Scheduled(scheduled_time=max(min(times), datetime.now(UTC) + _SOONEST)),
             idempotency_key=f"cmek-look-again-{run_id()}",
-            tags=["cmek", "look-again"],
+            tags=[CMEK_TAG, LOOK_AGAIN_TAG],
         )
     get_run_logger().info("%d keys are looked at again by %s", len(unreachable), run.name)
 

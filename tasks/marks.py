@@ -10,9 +10,10 @@ from prefect import get_run_logger
 from cmek.admin_errors import AdminApiError
 from cmek.evidence.entry import Event, EvidenceEntry
 from cmek.evidence.events import ADMIN, KMS, not_written, wrote
-from cmek.evidence.marks import EVIDENCE_TAG, in_use_label, with_evidence_tag
+from cmek.evidence.marks import in_use_label, with_evidence_tag
 from cmek.google_errors import GoogleApiError
 from cmek.request import OnboardingRequest
+from cmek.tags import EVIDENCE_TAG
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, kms_client
 from tasks.evidence import record

@@ -11,17 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from prefect import get_client
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 
-from cmek.discovery.earlier_runs import workspace_tag
-from tasks.this_run import run_id
+from cmek.tags import CREATE_SENT_PREFIX, workspace_tag
+from tasks.this_run import retag, runs_that_fit
 
 LATE: Final = timedelta(minutes=10)
 """How long a request may be under way: the official SDK gives up waiting then (600 s)."""
-SENT_TAG: Final = "cmek-create-sent:"
-"""Of a run, followed by when it sent a create, in ISO 8601."""
 
 
 class CreateInDoubtError(Exception):
@@ -31,13 +28,14 @@ class CreateInDoubtError(Exception):
 async def mark_sent() -> None:
     """Before a create is sent: note it where every later run sees it."""
     async with get_client() as client:
-        await _retag(client, f"{SENT_TAG}{datetime.now(UTC).isoformat(timespec='seconds')}")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        await retag(client, f"{CREATE_SENT_PREFIX}{now}", without=CREATE_SENT_PREFIX)
 
 
 async def unmark_sent() -> None:
     """It was refused, or never left: nothing was created."""
     async with get_client() as client:
-        await _retag(client)
+        await retag(client, without=CREATE_SENT_PREFIX)
 
 
 async def nothing_in_doubt(subject: str) -> None:
@@ -47,8 +45,9 @@ async def nothing_in_doubt(subject: str) -> None:
         CreateInDoubtError: One may; says which run sent it and when it counts as lost.
     """
     now = datetime.now(UTC)
+    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(subject)]))
     async with get_client() as client:
-        for run in await _runs_for(client, subject):
+        async for run in runs_that_fit(client, wanted):
             if run.state is not None and run.state.is_completed():
                 continue  # it knew the outcome
             for sent in _sent(run):
@@ -65,20 +64,10 @@ def in_doubt(subject: str, sender: str, sent: datetime) -> str:
     )
 
 
-async def _runs_for(client: PrefectClient, subject: str) -> list[FlowRun]:
-    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(subject)]))
-    runs: list[FlowRun] = []
-    while page := await client.read_flow_runs(flow_run_filter=wanted, offset=len(runs), limit=200):
-        runs += page
-    return runs
-
-
 def _sent(run: FlowRun) -> list[datetime]:
-    marks = [tag.removeprefix(SENT_TAG) for tag in run.tags if tag.startswith(SENT_TAG)]
+    marks = [
+        tag.removeprefix(CREATE_SENT_PREFIX)
+        for tag in run.tags
+        if tag.startswith(CREATE_SENT_PREFIX)
+    ]
     return [datetime.fromisoformat(mark) for mark in marks]
-
-
-async def _retag(client: PrefectClient, *mark: str) -> None:
-    run = await client.read_flow_run(run_id())
-    kept = {tag for tag in run.tags if not tag.startswith(SENT_TAG)}
-    await client.update_flow_run(run.id, tags=sorted(kept.union(mark)))

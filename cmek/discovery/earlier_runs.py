@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
 
 from cmek.models import FrozenModel
+from cmek.outcomes import CAME_TO_NOTHING, RunOutcome
 from cmek.request import OnboardingRequest
-
-_CAME_TO_NOTHING: Final = frozenset({"Duplicate", "Planned", "Prerequisites fail"})
-"""Ends of runs that did not try to onboard; all are completed."""
 
 
 class EarlierRun(FrozenModel):
@@ -29,11 +27,6 @@ class EarlierRun(FrozenModel):
 
     def __str__(self) -> str:
         return f"run {self.name} ({self.id})"
-
-
-def workspace_tag(workspace_id: str) -> str:
-    """The tag of every onboarding run for the workspace."""
-    return f"workspace:{workspace_id}"
 
 
 def epoch(runs: Sequence[EarlierRun]) -> int:
@@ -59,13 +52,13 @@ def objection(
     A person may always: these rules are for discoveries and events.
     """
     for run in runs:
-        if run.finished and run.completed and run.state == "Rejected":
+        if run.finished and run.completed and run.state == RunOutcome.REJECTED:
             return f"a person rejected {run}; only a person starts another"
     for run in runs:
         if not run.finished:
             return f"{run} is {run.state}"
     for run in runs:
-        if run.completed and run.state not in _CAME_TO_NOTHING:
+        if run.completed and run.state not in CAME_TO_NOTHING:
             return f"{run} ended as {run.state}"
     failed = [run for run in runs if not run.completed]
     for run in failed:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from cmek.admin_models import Workspace
 from cmek.discovery.request import DiscoveryRequest
-from cmek.names import KMS_ID
+from cmek.names import KMS_ID, slug
 from cmek.request import OnboardingRequest
 
 _MAX_LENGTH: Final = 63
@@ -43,7 +43,7 @@ def key_for(workspace: Workspace, request: DiscoveryRequest) -> str:
     """
     with_id = request.key_template.replace("{workspace_id}", workspace.id)
     room = _MAX_LENGTH - len(with_id.replace(_NAME, ""))
-    name = re.sub(r"[^a-zA-Z0-9_-]+", "-", workspace.name).strip("-")[: max(room, 0)]
+    name = slug(workspace.name, max(room, 0), allowed="a-zA-Z0-9_-")
     key = with_id.replace(_NAME, name)
     if re.fullmatch(KMS_ID, key) is None:
         raise UnnameableKeyError(

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from cmek.models import FormModel
 from cmek.names import KMS_ID, PROJECT_ID
 from cmek.request import EMAIL, Location, OnboardingRequest, ProtectionLevel
+from cmek.tags import OPT_IN_TAG
 
 REQUESTER: Final = "discovery@cmek.invalid"
 """Who asks when nobody does; not a person, so any person may approve under four eyes."""
@@ -59,7 +60,7 @@ class DiscoveryRequest(FormModel):
         "fits a pattern below. all: every one. The value `never` of the tag always wins.",
     )
     opt_in_tag: str = Field(
-        default="cmek",
+        default=OPT_IN_TAG,
         title="Opt-in tag",
         description="Key of the workspace tag.",
         pattern=r"^[A-Za-z0-9_.-]{1,64}$",

@@ -5,12 +5,10 @@ Google's usage tracking can't see Anthropic, so an essential key looks unused th
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from typing import Final
 
-EVIDENCE_TAG: Final = "cmek-evidence"
-"""Workspace tag whose value is the hash of the `attached` entry."""
+from cmek.names import short_hash
+from cmek.tags import EVIDENCE_TAG
 
 
 def in_use_label(workspace_id: str) -> tuple[str, str]:
@@ -18,8 +16,7 @@ def in_use_label(workspace_id: str) -> tuple[str, str]:
 
     A label holds lower case only and workspace ids differ in case, hence the hash.
     """
-    name = hashlib.sha256(workspace_id.encode()).hexdigest()[:12]
-    return f"cmek-workspace-{name}", "attached"
+    return f"cmek-workspace-{short_hash(workspace_id, 12)}", "attached"
 
 
 def with_evidence_tag(tags: Mapping[str, str], entry_hash: str) -> dict[str, str] | None:

@@ -11,9 +11,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmek.evidence.marks import EVIDENCE_TAG, in_use_label, with_evidence_tag
+from cmek.evidence.marks import in_use_label, with_evidence_tag
 from cmek.evidence.queries import ACTIVITY_TYPES, key_pattern, queries, threats_filter
 from cmek.names import KeyName
+from cmek.tags import EVIDENCE_TAG
 
 KEY = KeyName("acme-kms-prod", "us-east5", "anthropic-cmek", "payments")
 SINCE = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -155,7 +155,9 @@ def test_an_idempotency_key_gives_the_same_run_and_never_another_requests(
     project = ("--project", stack.local.sandbox.project_id)
     code, said = command("onboard", second, *project, *PERSON, *key)
     assert code == 1
-    assert "started with another request; nothing was started now" in said
+    assert "belongs to run" in said
+    assert "started with another request" in said
+    assert "nothing was started now" in said
 
 
 def test_an_unknown_run_is_said_to_be_unknown(command: Command) -> None:

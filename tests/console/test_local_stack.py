@@ -68,7 +68,7 @@ def test_a_run_has_no_say_about_its_environment_command_or_directory(stack: Stac
 
 def test_a_run_waits_for_a_worker_that_is_gone_and_goes_on_with_the_next(stack: Stack) -> None:
     """Tests can take the worker away and bring it back."""
-    stack.local.stop_worker()
+    stack.stop_worker()
     run = stack.start_onboarding(stack.workspace("fresh"), plan_only=True)
     stack.wait_for_state(run, "Scheduled", "Late")
     stack.local.start_worker()

@@ -16,11 +16,10 @@ import psutil
 import pytest
 from rich.console import Console
 
-from console import runs
 from console.prefect_client import local_client
 from console.rehearsal import rehearse
 from tests.support.command import CMEK, clean_environment, cmek
-from tests.support.stack import Stack
+from tests.support.stack import Stack, start_run, wait_for_state
 
 pytestmark = pytest.mark.e2e
 SECONDS = 200
@@ -154,8 +153,8 @@ def start_a_run(api_url: str, workspace: str) -> None:
     """Start an onboarding and wait until its process works."""
     with local_client(api_url) as client:
         request = {"workspace_id": workspace, "project_id": "acme-kms-prod"}
-        run = runs.start_run(client, {**request, "requested_by": "ada@example.com"})
-        runs.wait_for_state(client, run.id, {"Running"}, seconds=SECONDS)
+        run = start_run(api_url, {**request, "requested_by": "ada@example.com"})
+        wait_for_state(client, run.id, "Running", seconds=SECONDS)
 
 
 def test_a_workspace_that_cannot_be_onboarded_is_no_success(stack: Stack) -> None:

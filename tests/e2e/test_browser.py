@@ -57,7 +57,7 @@ def fill_in(form: Form, stack: Stack, workspace_id: str) -> None:
 def answer(form: Form, ask: Ask, decision: str) -> None:
     """Everything that the ask's form wants, as the form itself says."""
     form.answer("Decision", decision)
-    form.answer("Workspace id, typed", ask.workspace_id)
+    form.answer("Workspace id, typed", ask.workspace)
     form.answer("Your e-mail address", APPROVER)
     form.answer("Comment", "reviewed with the platform team")
     form.answer("Plan digest", ask.plan_digest)

@@ -52,7 +52,7 @@ def attach(stack: Stack, run_id: UUID) -> None:
     ask = stack.wait_for_ask(run_id)
     stack.answer(ask)
     stack.wait_for_state(run_id, "Attached")
-    assert stack.is_attached(ask.workspace_id)
+    assert stack.is_attached(ask.workspace)
 
 
 def test_a_killed_worker_costs_no_run(stack: Stack) -> None:

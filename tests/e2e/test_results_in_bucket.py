@@ -53,7 +53,7 @@ def test_a_waiting_run_goes_on_where_nothing_is_left_of_the_first_worker() -> No
             run = stack.start_onboarding(stack.workspace("fresh"))
             ask = stack.wait_for_ask(run)
             assert any(name.startswith(f"acme-results/cmek-{run.id}-ask") for name in objects)
-            stack.local.stop_worker()
+            stack.stop_worker()
             home = Path(stack.local.environment["PREFECT_HOME"])
             shutil.rmtree(home / "storage", ignore_errors=True)
             stack.local.start_worker("elsewhere")

@@ -12,9 +12,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling, Scheduled
 
-from console import runs
 from console.deploying import deploy
 from console.prefect_server import PROJECT
+from tasks.triggering import ONBOARDING
 from tests.support.busy_server import busy_server
 from tests.support.examples import run_example
 from tests.support.stack import REQUESTER, Stack
@@ -39,7 +39,7 @@ def attach(stack: Stack, run_id: UUID) -> None:
     ask = stack.wait_for_ask(run_id)
     stack.answer(ask)
     stack.wait_for_state(run_id, "Attached")
-    assert stack.is_attached(ask.workspace_id)
+    assert stack.is_attached(ask.workspace)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_of_runs_that_start_at_the_same_moment_one_attaches(stack: Stack) -> Non
     """Two by hand, without a key, and one by an event; the others end, and name the first."""
     workspace = stack.new_workspace("wanted by many")
     at = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(seconds=2))
-    onboard = stack.client.read_deployment_by_name(runs.DEPLOYMENT)
+    onboard = stack.client.read_deployment_by_name(ONBOARDING)
     request = {
         "workspace_id": workspace,
         "project_id": stack.local.sandbox.project_id,

@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 from prefect.states import Scheduled
 
-from cmek.evidence.marks import EVIDENCE_TAG
 from cmek.evidence.verify import loads
-from cmek.new_workspace import RUN_TAG, key_id_for
+from cmek.new_workspace import key_id_for
+from cmek.tags import CREATED_BY_TAG, EVIDENCE_TAG
 from console.evidence import read_record
 from console.history import history
 from tests.support.admin import wait_until
@@ -43,7 +43,7 @@ def test_a_new_workspace_is_born_with_its_key(bench: Onboardings) -> None:
     assert sent["request"] == {
         "name": NAME,
         "external_key_id": workspace.external_key_id,
-        "tags": {RUN_TAG: str(run.id)},
+        "tags": {CREATED_BY_TAG: str(run.id)},
         "data_residency": {
             "workspace_geo": "us",
             "allowed_inference_geos": ["us"],

@@ -11,10 +11,9 @@ from prefect import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from cmek.discovery.earlier_runs import workspace_tag
-from console.runs import RunError
-from console.triggers import start_once
-from tasks.triggering import start_onboarding
+from cmek.tags import workspace_tag
+from console.prefect_client import calling
+from tasks.triggering import OtherRequestError, start_onboarding
 from tests.support.discovering import Discoveries
 from tests.support.onboarding import Onboardings
 
@@ -239,10 +238,16 @@ def test_a_repeated_start_is_the_run_under_way_and_another_request_is_refused(
     """The message names the run and the fields; nothing is started."""
     bench = discoveries.bench
     new = discoveries.workspace("by-command")
-    first = start_once(asked_by_hand(bench, new))
-    assert start_once(asked_by_hand(bench, new)).id == first.id
-    with pytest.raises(RunError, match=f"{first.id}.*location: 'us-east5' instead of 'us-west1'"):
-        start_once(asked_by_hand(bench, new, location="us-west1"))
+
+    def start(**more: Any) -> FlowRun:
+        request = asked_by_hand(bench, new, **more)
+        return calling(get_client(), lambda client: start_onboarding(client, request))
+
+    first = start()
+    assert start().id == first.id
+    differs = f"{first.id}.*location: 'us-east5' instead of 'us-west1'"
+    with pytest.raises(OtherRequestError, match=differs):
+        start(location="us-west1")
     assert len(discoveries.runs_of(new)) == 1
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from console import approvals, dialogue, signing
-from console.approvals import ApprovalError, Ask
+from console.approvals import ApprovalError, Ask, TamperedError
 from console.dialogue import Given
 from console.main import main
 from console.terminal import new_console
@@ -56,13 +58,12 @@ def test_two_people_sign_and_one_of_them_answers(
             ["sign", str(run.id), "--approver", KATHERINE, *arguments, str(office.keys[KATHERINE])]
         )
     printed = capfd.readouterr()
-    assert ask.workspace_id in printed.err
+    assert ask.workspace in printed.err
     first = office.home / "first"
     first.write_text(printed.out)
-    given = Given(ask.workspace_id, ask.plan_digest, APPROVER, "fine", acknowledge_warnings=True)
+    given = Given(ask.workspace, ask.plan_digest, APPROVER, "fine", acknowledge_warnings=True)
     fields = dialogue.compose(ask, "approve", given, new_console())
-    asked = signing.plan_to_sign(ask)
-    fields[signing.FIELD] = signing.signed_field(asked, fields, office.keys[GRACE], [first])
+    fields[signing.FIELD] = signing.signed_field(ask.asked, fields, office.keys[GRACE], [first])
     approvals.answer(bench.client, ask, fields)
     run.execute()
     assert run.state == "Attached", run.message
@@ -70,22 +71,42 @@ def test_two_people_sign_and_one_of_them_answers(
     assert KATHERINE in run.message
 
 
-def test_a_plan_that_is_not_the_digests_is_not_signed(run: Run, ask: Ask) -> None:
+def store_form(bench: Onboardings, run: Run, ask: Ask, form: dict[str, Any]) -> None:
+    """Change the stored question, as whoever can write to the server can."""
+    key = ask.keyset["schema"]
+    bench.client.delete_flow_run_input(run.id, key)
+    bench.client.create_flow_run_input(run.id, key, json.dumps(form))
+
+
+def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
+    bench: Onboardings, run: Run, ask: Ask, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Whoever can write to the server could show one plan and have another signed."""
-    shown = json.loads(json.dumps(ask.schema))
-    carried = shown["properties"]["plan_digest"]["ask"]
-    carried["plan"]["key_name"] = carried["plan"]["key_name"].replace("acme", "evil")
-    tampered = Ask(ask.run, shown, ask.description, ask.keyset, ask.expires_at)
-    with pytest.raises(ApprovalError, match="sign nothing"):
-        signing.plan_to_sign(tampered)
-    del shown["properties"]["plan_digest"]["ask"]
-    with pytest.raises(ApprovalError, match="no plan to sign"):
-        signing.plan_to_sign(tampered)
+    form = run.form()
+    carried = form["properties"]["plan_digest"]["ask"]
+    plan, other = carried["plan"], str(uuid4())
+    evil = plan | {"key_name": plan["key_name"].replace("acme", "evil")}
+    for change in ({"plan": evil}, {"digest": "0" * 64}, {"run_id": other}):
+        form["properties"]["plan_digest"]["ask"] = carried | change
+        store_form(bench, run, ask, form)
+        with pytest.raises(TamperedError, match="sign and answer nothing"):
+            approvals.wait_for_ask(bench.client, run.id, seconds=60)
+    with (
+        temporary_settings({PREFECT_API_URL: str(bench.client.api_url)}),
+        pytest.raises(SystemExit),
+    ):
+        main(["pending"])
+    listed = " ".join(capfd.readouterr().out.split())
+    assert f"{run.id} ? not the one of its digest: answer nothing" in listed
+    del form["properties"]["plan_digest"]["ask"]
+    store_form(bench, run, ask, form)
+    with pytest.raises(TamperedError, match="no plan to answer"):
+        approvals.read_ask(bench.client, run.id)
 
 
 def test_what_can_not_be_signed_is_said(office: Office, ask: Ask) -> None:
     """A missing key, an address that is none, a file of something else; a no needs none of it."""
-    asked = signing.plan_to_sign(ask)
+    asked = ask.asked
     with pytest.raises(ApprovalError, match="did not sign"):
         signing.sign(asked, GRACE, "fine", office.home / "nothing")
     with pytest.raises(ApprovalError, match="can't be signed"):

@@ -27,8 +27,8 @@ from pydantic import BaseModel
 
 from cmek.approval import Ask
 from cmek.evidence.verify import loads
-from cmek.new_workspace import RUN_TAG
 from cmek.request import OnboardingRequest
+from cmek.tags import CREATED_BY_TAG
 from sandbox.identities import PROJECT_ID
 from sandbox.request_log import Entry
 from tests.support.driver import Driver, driving
@@ -262,7 +262,7 @@ class Onboarding(RuleBasedStateMachine):
         assert len(world.kms.key_rings) <= 1
         took_effect = [one for one in self.scene.attaches(world.log.entries) if one.effect]
         assert len(took_effect) <= 1
-        assert sum(RUN_TAG in one.tags for one in world.admin.workspaces.values()) <= 1
+        assert sum(CREATED_BY_TAG in one.tags for one in world.admin.workspaces.values()) <= 1
 
     def _start(self, *, four_eyes: bool) -> None:
         self.driver.start(

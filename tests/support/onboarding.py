@@ -95,7 +95,7 @@ class Run:
             "workspace_name": self.parameters["request"].get("create_workspace"),
             "approver": APPROVER,
             "comment": "approved in a test",
-            "plan_digest": properties["plan_digest"]["pattern"].strip("^$"),
+            "plan_digest": properties["plan_digest"]["ask"]["digest"],
         }
         if "acknowledge_warnings" in properties:
             fields["acknowledge_warnings"] = True

@@ -15,7 +15,8 @@ from google.iam.v1 import policy_pb2
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import KeyName, organization_label
-from cmek.new_workspace import RUN_TAG, key_id_for
+from cmek.new_workspace import key_id_for
+from cmek.tags import CREATED_BY_TAG
 from sandbox import seed
 from sandbox.admin_models import ExternalKey, GcpConfig, Workspace
 from sandbox.iam_policies import read_policy, write_policy
@@ -148,7 +149,7 @@ class Scene:
         """The workspace gets another name, and back; of a new one, its name becomes free again."""
         if self.creates:
             for one in self.workspaces():
-                one.name = one.name if RUN_TAG in one.tags else "renamed"
+                one.name = one.name if CREATED_BY_TAG in one.tags else "renamed"
             return
         workspace = self.world.admin.workspaces[WORKSPACE]
         workspace.name = "renamed" if workspace.name == "payments-prod" else "payments-prod"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient
@@ -16,9 +16,10 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import OrchestrationResult
 
-from console import approvals, local_stack, runs
-from console.prefect_client import local_client
+from console import approvals, local_stack, prefect_server, processes
+from console.prefect_client import calling, local_async_client, local_client
 from console.prefect_server import PROJECT
+from tasks.triggering import start_onboarding
 from tests.support.postgres import Cluster
 from tests.support.sandbox import SandboxControl
 
@@ -72,8 +73,9 @@ class Stack:
         return self.client.read_flow_run(UUID(str(run_id)))
 
     def start_onboarding(self, workspace_id: str, **request: Any) -> FlowRun:
-        """Start a run of the deployment, with the sandbox's project unless told otherwise."""
-        return runs.start_run(self.client, self.request(workspace_id) | request)
+        """Start a run of its own, with the sandbox's project unless told otherwise."""
+        given = self.request(workspace_id) | request
+        return start_run(self.local.api_url, given, idempotency_key=str(uuid4()))
 
     def request(self, workspace_id: str) -> dict[str, Any]:
         """The least that an onboarding is asked with."""
@@ -83,10 +85,16 @@ class Stack:
             "requested_by": REQUESTER,
         }
 
+    def stop_worker(self) -> None:
+        """Stop the worker; runs that it had started are stopped by it."""
+        for child in [one for one in self.local.children if one.name == prefect_server.WORKER]:
+            processes.stop([child])
+            self.local.children.remove(child)
+
     def wait_for_state(self, run: FlowRun | UUID, *names: str, seconds: float = 60) -> FlowRun:
         """Wait until the run is in a state of one of these names; any other end is an error."""
         run_id = run if isinstance(run, UUID) else run.id
-        return runs.wait_for_state(self.client, run_id, set(names), seconds=seconds)
+        return wait_for_state(self.client, run_id, *names, seconds=seconds)
 
     def wait_for_runs(self, *, at_least: int = 1, **wanted: object) -> list[FlowRun]:
         """Wait until there are runs that fit a filter; after a minute, those that there are."""
@@ -119,11 +127,40 @@ class Stack:
         return self.local.logs[name].read_text(errors="replace")
 
 
+def start_run(
+    api_url: str, request: Mapping[str, Any], *, idempotency_key: str | None = None
+) -> FlowRun:
+    """Start an onboarding on a server on loopback."""
+    return calling(
+        local_async_client(api_url),
+        lambda api: start_onboarding(api, request, idempotency_key=idempotency_key),
+    )
+
+
+def wait_for_state(client: SyncPrefectClient, run_id: UUID, *names: str, seconds: float) -> FlowRun:
+    """Wait until the run's state has one of the names.
+
+    Raises:
+        AssertionError: The run ended in a state of another name, or `seconds` passed.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        run = client.read_flow_run(run_id)
+        state = run.state
+        if state is not None and state.name in names:
+            return run
+        seen = "no state" if state is None else f"{state.name}: {state.message or ''}"
+        told = f"run {run.name} is {seen}, while waiting for {names}"
+        assert state is None or not state.is_final(), told
+        assert time.monotonic() < deadline, told
+        time.sleep(0.3)
+
+
 def full_answer(ask: approvals.Ask, **changes: Any) -> dict[str, Any]:
     """The approval that the form asks for, with changes; a change to None leaves the field out."""
     fields = {
         "decision": "approve",
-        "workspace_id": ask.workspace_id,
+        "workspace_id": ask.workspace,
         "approver": APPROVER,
         "comment": "approved in a test",
         "plan_digest": ask.plan_digest,

@@ -1,0 +1,32 @@
+"""All tags, of Prefect's runs and deployments and of Anthropic's workspaces.
+
+Their values are in records of runs that wait: a changed one is lost there.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CMEK_TAG: Final = "cmek"
+"""Of every deployment of ours (`prefect.yaml` says so) and of the runs that we start."""
+LOOK_AGAIN_TAG: Final = "look-again"
+"""Of a revalidation that looks again at keys that could not be reached."""
+CREATE_SENT_PREFIX: Final = "cmek-create-sent:"
+"""Of a run, followed by when it sent a create, in ISO 8601."""
+
+CREATED_BY_TAG: Final = "cmek-run"
+"""Of a workspace: the id of the run that created it, by which a lost answer is found again."""
+EVIDENCE_TAG: Final = "cmek-evidence"
+"""Of a workspace: the hash of the `attached` entry."""
+OPT_IN_TAG: Final = "cmek"
+"""Of a workspace, unless a discovery names another one: whether it wants a key."""
+
+
+def workspace_tag(subject: str) -> str:
+    """Of every onboarding run for the workspace, or for what stands for a new one."""
+    return f"workspace:{subject}"
+
+
+def claim_tag(subject: str) -> str:
+    """Of the one run that has the workspace; it counts until the run has ended."""
+    return f"cmek-claim:{subject}"
