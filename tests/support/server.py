@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from console.prefect_server import client_environment, free_port, start_server, wait_for_server
 from console.processes import stop
+from tests.support.postgres import new_database
 
 _SENT_SECONDS = 30.0
 
@@ -22,7 +23,7 @@ _SENT_SECONDS = 30.0
 def lone_server() -> Iterator[str]:
     """Start one with an empty database, and let this process talk to it; gives its API's address.
 
-    Not Prefect's test harness: its server stands still now and then, see `console.server_process`.
+    Not Prefect's test harness, whose server is on SQLite: a busy one answers 503.
     """
     with tempfile.TemporaryDirectory(prefix="cmek-lone-") as scratch:
         home = Path(scratch)
@@ -30,7 +31,7 @@ def lone_server() -> Iterator[str]:
         port = free_port()
         environment = client_environment(home, port)
         address = environment["PREFECT_API_URL"]
-        server = start_server(home, port, environment)
+        server = start_server(home, port, environment, new_database())
         try:
             with httpx.Client(base_url=address, trust_env=False) as api:
                 wait_for_server(server, api)
