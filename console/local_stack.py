@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
-
 from console import postgres, prefect_server, processes
 from console.deploying import PROJECT_VARIABLE
 from console.guardian import Guardian
@@ -59,7 +57,7 @@ class LocalStack:
         """Start a worker, also again after `stop_worker`, and wait until it is online."""
         worker = prefect_server.start_worker(self.home, self.environment, name)
         self.children.append(worker)
-        with httpx.Client(base_url=self.api_url, trust_env=False) as api:
+        with prefect_server.patient_client(self.api_url) as api:
             prefect_server.wait_for_worker(worker, api, name)
         return worker
 
@@ -125,7 +123,7 @@ def _set_up(
     set_up = _start_set_up(home, environment, address)
     children.append(set_up)
     api_url = environment["PREFECT_API_URL"]
-    with httpx.Client(base_url=api_url, trust_env=False) as api:
+    with prefect_server.patient_client(api_url) as api:
         prefect_server.wait_for_server(server, api)
         watch.lap("server")
         prefect_server.create_work_pool(api)

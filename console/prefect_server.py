@@ -23,6 +23,7 @@ LOOPBACK: Final = "127.0.0.1"
 PROJECT: Final = Path(__file__).resolve().parent.parent
 
 _START_SECONDS = 120.0
+_ANSWER_SECONDS = 60.0
 _KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 
 
@@ -77,6 +78,11 @@ def start_server(home: Path, port: int, environment: Mapping[str, str], database
         directory=home,
         log=home / "server.log",
     )
+
+
+def patient_client(api_url: str) -> httpx.Client:
+    """A client for a server that may have just started on a busy machine."""
+    return httpx.Client(base_url=api_url, trust_env=False, timeout=_ANSWER_SECONDS)
 
 
 def wait_for_server(server: Child, api: httpx.Client) -> None:

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from console.prefect_server import client_environment, free_port, start_server, wait_for_server
+from console.prefect_server import (
+    client_environment,
+    free_port,
+    patient_client,
+    start_server,
+    wait_for_server,
+)
 from console.processes import stop
 from tests.support.postgres import new_database
 
@@ -33,7 +38,7 @@ def lone_server() -> Iterator[str]:
         address = environment["PREFECT_API_URL"]
         server = start_server(home, port, environment, new_database())
         try:
-            with httpx.Client(base_url=address, trust_env=False) as api:
+            with patient_client(address) as api:
                 wait_for_server(server, api)
             with temporary_settings({PREFECT_API_URL: address}):
                 yield address
