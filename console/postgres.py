@@ -209,7 +209,7 @@ def _postmaster(folder: Path) -> int | None:
     try:
         pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
         os.kill(pid, 0)
-    except (FileNotFoundError, ProcessLookupError, IndexError, ValueError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError, IndexError, ValueError):
         return None
     with contextlib.suppress(OSError):  # no /proc
         if Path(f"/proc/{pid}/cwd").resolve(strict=True) != (folder / "data").resolve():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.metadata import distribution
 
@@ -80,6 +81,13 @@ def test_what_only_the_sandbox_imports_is_seen_as_missing() -> None:
     everything, _ = modules_of(set(locked("requirements.lock")) - {"cryptography", "uvicorn"})
     modules = {module for module, _, _ in imported("sandbox")}
     assert {"cryptography.exceptions", "uvicorn"} <= modules - everything
+
+
+def test_what_builds_this_project_is_in_productions_lock() -> None:
+    """It is installed with `--no-build-isolation`, so that pip fetches nothing without a hash."""
+    build = tomllib.loads((PROJECT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert [re.split(r"\W", one)[0] for one in build] == ["setuptools"]
+    assert "setuptools" in locked("requirements.lock")
 
 
 def test_no_tool_is_in_productions_lock() -> None:
