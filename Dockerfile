@@ -1,9 +1,13 @@
-# Worker, jobs and server of the same versions as the tests. Never built by a test: `make prove` runs
-# its pip commands and the start of its command in a virtual environment instead.
+# Worker, jobs and server of the same versions as the tests, without the sandbox's packages and the
+# tools. Never built by a test: `make prove` runs its pip commands and the start of its command in a
+# virtual environment instead.
 FROM python:3.11-slim
 
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 WORKDIR /opt/cmek
+
+# ssh-keygen verifies signed approvals
+RUN apt-get update && apt-get install --yes --no-install-recommends openssh-client && rm -rf /var/lib/apt/lists/*
 
 COPY requirements.lock ./
 RUN pip install --no-deps --require-hashes --requirement requirements.lock

@@ -7,13 +7,13 @@ READY := $(VENV)/.ready
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install rehearse up test test-postgres postgres prove screenshots bench lint audit lock clean
+.PHONY: install rehearse up test prove screenshots bench lint audit lock clean
 
 install: $(READY)
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements-dev.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -26,15 +26,6 @@ up: $(READY)
 test: lint
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-# the end-to-end suite with Prefect's server on PostgreSQL
-test-postgres: $(READY) postgres
-	$(BIN)/python -m pytest --postgres -m e2e
-
-# PostgreSQL's programs, where they are missing
-postgres:
-	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
-	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql; }
-
 # the variants that `make test` leaves out, then the long proofs with their table
 prove: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m prove
@@ -45,9 +36,10 @@ screenshots: $(READY)
 	CMEK_SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/e2e/test_browser.py -m e2e
 
 # seconds as ratios within one run; needs a quiet machine
-bench: $(READY) postgres
+bench: $(READY)
 	$(BIN)/python -m bench.checks
-	$(BIN)/python -m bench.burst --postgres
+	$(BIN)/python -m bench.api_writes
+	$(BIN)/python -m bench.burst
 	$(BIN)/python -m bench.revalidation
 
 lint: $(READY)
@@ -59,12 +51,15 @@ lint: $(READY)
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --no-verify --disable-plugin Base64HighEntropyString --disable-plugin HexHighEntropyString --exclude-secrets '^prefect-api-auth-string$$'
 	@if $(BIN)/python -c 'import socket; socket.create_connection(("api.osv.dev", 443), 3)' 2>/dev/null; then $(MAKE) audit; else echo "dependencies not audited: api.osv.dev, which knows their vulnerabilities, can't be reached"; fi
 
-# known vulnerabilities of what requirements.lock names
+# known vulnerabilities of what the locks name
 audit: $(READY)
-	$(BIN)/uv tool run pip-audit --vulnerability-service osv --disable-pip --require-hashes --requirement requirements.lock
+	$(BIN)/uv tool run pip-audit --vulnerability-service osv --disable-pip --require-hashes --requirement requirements-dev.lock
 
+# production's lock, and the same with the local stack and the tools
+COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra build
 lock: $(READY)
-	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --extra dev pyproject.toml --output-file requirements.lock
+	$(COMPILE) pyproject.toml --output-file requirements.lock
+	$(COMPILE) --extra local --extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
 
 clean:
 	rm -rf $(VENV) *.egg-info

@@ -12,7 +12,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
@@ -22,15 +21,13 @@ from cmek.outcomes import RunOutcome
 from cmek.tags import workspace_tag
 from console.prefect_client import every
 from tasks.triggering import ONBOARDING
-from tests.support import stack as stacks
-from tests.support.postgres import running_cluster
 from tests.support.stack import Stack, running_stack
 
 DISCOVERY = "discover-workspaces/hourly"
 SECONDS_A_RUN = 30.0
 """Patience: on two busy cores, for a start of a process and what it does."""
 _POLL_SECONDS = 2.0
-_LOST = ("database is locked", "503 Service Unavailable")
+_LOST = ("503 Service Unavailable",)
 
 
 @dataclass
@@ -110,19 +107,14 @@ def main() -> int:
     """Measure, print, judge."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workspaces", type=int, default=100)
-    parser.add_argument("--postgres", action="store_true", help="instead of SQLite")
     options = parser.parse_args()
-    with ExitStack() as scope:
-        if options.postgres:
-            stacks.CLUSTER.append(scope.enter_context(running_cluster()))
-        stack = scope.enter_context(running_stack())
+    with running_stack() as stack:
         outcome = burst(stack, options.workspaces)
         told = "".join(stack.log_text(name) for name in stack.local.logs)
     seconds = ", ".join(f"{what} after {took:.0f} s" for what, took in outcome.seconds.items())
     busy = ", ".join(f"{told.count(text)} times {text!r}" for text in _LOST)
     sys.stdout.write(
-        f"{options.workspaces} workspaces at once on "
-        f"{'PostgreSQL' if options.postgres else 'SQLite'}: {seconds} (from the answers on); "
+        f"{options.workspaces} workspaces at once: {seconds} (from the answers on); "
         f"in the logs {busy}; {len(outcome.problems)} problems\n"
     )
     sys.stdout.writelines(f"  {problem}\n" for problem in outcome.problems)

@@ -1,7 +1,7 @@
 """Cleans up after a stack whose owner is gone, however it went. Run as a child process.
 
 The owner holds the other end of standard input. When that closes, because the owner is done or
-was killed, what is left of the stack is killed and its home removed.
+was killed, what is left of the stack is killed and its folders removed.
 """
 
 from __future__ import annotations
@@ -12,34 +12,40 @@ import subprocess
 import sys
 from pathlib import Path
 
+from console import postgres
 from console.processes import STOP_SECONDS, kill_strays
 
 
 class Guardian:
-    """Watches over one home from a process of its own."""
+    """Watches over one home, and the folder of its PostgreSQL, from a process of its own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, database: Path | None = None) -> None:
         """Start watching."""
+        folders = [str(one) for one in (home, database) if one is not None]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "console.guardian", str(home)],
+            [sys.executable, "-m", "console.guardian", *folders],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
 
     def finish(self) -> None:
-        """Have the home removed, and wait for that."""
+        """Have the folders removed, and wait for that."""
         self._process.communicate(timeout=2 * STOP_SECONDS)
 
 
-def main(home: Path) -> None:
+def main(home: Path, database: Path | None = None) -> None:
     """Wait for the owner's end, then clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()
+    if database is not None:
+        postgres.stop(database)
     kill_strays("PREFECT_HOME", str(home / "prefect"))
-    shutil.rmtree(home, ignore_errors=True)
+    for folder in (home, database):
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

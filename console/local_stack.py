@@ -1,4 +1,7 @@
-"""Server, worker and sandbox on free loopback ports, in a private home that is removed again."""
+"""Database, server, worker and sandbox, in a private home that is removed again.
+
+The database is behind a Unix socket, the others are on free loopback ports.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
-
-from console import prefect_server, processes
+from console import postgres, prefect_server, processes
 from console.deploying import PROJECT_VARIABLE
 from console.guardian import Guardian
 from console.processes import Child
@@ -56,7 +57,7 @@ class LocalStack:
         """Start a worker and wait until it is online."""
         worker = prefect_server.start_worker(self.home, self.environment, name)
         self.children.append(worker)
-        with httpx.Client(base_url=self.api_url, trust_env=False) as api:
+        with prefect_server.patient_client(self.api_url) as api:
             prefect_server.wait_for_worker(worker, api, name)
         return worker
 
@@ -67,9 +68,11 @@ def local_stack(
     prefect_file: Path = prefect_server.PROJECT / "prefect.yaml",
     sandbox_arguments: Sequence[str] = (),
     extra_environment: Mapping[str, str] | None = None,
+    database_url: str | None = None,
 ) -> Iterator[LocalStack]:
     """Start everything; at the end, however it comes, stop everything and remove the home.
 
+    The server's database is a PostgreSQL of the stack's own, unless `database_url` names another.
     SIGINT and SIGTERM end the block with `SystemExit`; after SIGKILL the guardian cleans up.
 
     Raises:
@@ -77,37 +80,44 @@ def local_stack(
     """
     with processes.ending_on_signals():
         home = Path(tempfile.mkdtemp(prefix="cmek-"))
-        guardian = Guardian(home)
+        database = postgres.new_folder() if database_url is None else None
+        guardian = Guardian(home, database)
         children: list[Child] = []
+        watch = _Stopwatch()
         try:
-            yield _start(home, children, prefect_file, sandbox_arguments, extra_environment or {})
+            (home / "tmp").mkdir()
+            port = prefect_server.free_port()
+            environment = prefect_server.client_environment(home, port)
+            environment |= extra_environment or {}
+            children.append(start_sandbox(home, environment, sandbox_arguments))
+            if database is not None:
+                own = postgres.start(database, environment)
+                children.append(own.child)
+                database_url = own.url()
+            watch.lap("database")
+            server = prefect_server.start_server(home, port, environment, str(database_url))
+            children.append(server)
+            yield _set_up(home, environment, children, prefect_file, watch)
         finally:
             with processes.undisturbed():
                 processes.stop(children)
                 guardian.finish()
 
 
-def _start(
+def _set_up(
     home: Path,
+    environment: Mapping[str, str],
     children: list[Child],
     prefect_file: Path,
-    sandbox_arguments: Sequence[str],
-    extra_environment: Mapping[str, str],
+    watch: _Stopwatch,
 ) -> LocalStack:
-    (home / "tmp").mkdir()
-    port = prefect_server.free_port()
-    environment = prefect_server.client_environment(home, port) | dict(extra_environment)
-    watch = _Stopwatch()
-    sandbox = start_sandbox(home, environment, sandbox_arguments)
-    children.append(sandbox)
-    server = prefect_server.start_server(home, port, environment)
-    children.append(server)
+    sandbox, server = children[0], children[-1]
     address = wait_for_sandbox(sandbox)
     watch.lap("sandbox")
     set_up = _start_set_up(home, environment, address)
     children.append(set_up)
     api_url = environment["PREFECT_API_URL"]
-    with httpx.Client(base_url=api_url, trust_env=False) as api:
+    with prefect_server.patient_client(api_url) as api:
         prefect_server.wait_for_server(server, api)
         watch.lap("server")
         prefect_server.create_work_pool(api)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import stamina
 
 from console.processes import Child, start, wait_for
 
@@ -24,6 +23,7 @@ LOOPBACK: Final = "127.0.0.1"
 PROJECT: Final = Path(__file__).resolve().parent.parent
 
 _START_SECONDS = 120.0
+_ANSWER_SECONDS = 60.0
 _KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 
 
@@ -55,12 +55,13 @@ def client_environment(home: Path, port: int) -> dict[str, str]:
     }
 
 
-def start_server(home: Path, port: int, environment: Mapping[str, str]) -> Child:
+def start_server(home: Path, port: int, environment: Mapping[str, str], database_url: str) -> Child:
     """Start the server; its user interface is told the port too, or it would ask another one.
 
     What the environment says outweighs what is chosen here.
     """
     own = {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
         "PREFECT_SERVER_API_HOST": LOOPBACK,
         "PREFECT_SERVER_API_PORT": str(port),
         # Kept out of the database, where it would lie beside what it encrypts.
@@ -72,11 +73,16 @@ def start_server(home: Path, port: int, environment: Mapping[str, str]) -> Child
     }
     return start(
         "Prefect server",
-        [sys.executable, "-m", "console.server_process"],
+        [sys.executable, "-m", "prefect", "server", "start"],
         environment={**own, **environment},
         directory=home,
         log=home / "server.log",
     )
+
+
+def patient_client(api_url: str) -> httpx.Client:
+    """A client for a server that may have just started on a busy machine."""
+    return httpx.Client(base_url=api_url, trust_env=False, timeout=_ANSWER_SECONDS)
 
 
 def wait_for_server(server: Child, api: httpx.Client) -> None:
@@ -115,7 +121,6 @@ def create_work_pool(api: httpx.Client) -> None:
     _limit_queue(api)
 
 
-@stamina.retry(on=httpx.HTTPStatusError, attempts=6, timeout=60)  # SQLite: "database is locked"
 def _limit_queue(api: httpx.Client) -> None:
     """Let a burst of runs wait its turn.
 

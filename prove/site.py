@@ -32,6 +32,7 @@ from console.prefect_server import (
 )
 from console.processes import Child, stop
 from tests.support.onboarding import Onboardings, Run, onboardings
+from tests.support.postgres import new_database
 from tests.support.scene import Scene
 
 _SECONDS: Final = 120.0
@@ -46,6 +47,14 @@ _GOING_ON: Final = {
 }
 
 
+@dataclass(frozen=True)
+class _Keeps:
+    """What a server that is started again must have kept."""
+
+    encryption_key: str
+    database_url: str
+
+
 @dataclass
 class Site:
     """Server, sandbox, and the environment of those who talk to them."""
@@ -53,7 +62,7 @@ class Site:
     home: Path
     port: int
     environment: Mapping[str, str]
-    key: str
+    keeps: _Keeps
     server: Child
     bench: Onboardings
 
@@ -69,7 +78,7 @@ class Site:
 
     def start_server(self) -> None:
         """Again, on the same database."""
-        self.server = _server(self.home, self.port, self.environment, self.key)
+        self.server = _server(self.home, self.port, self.environment, self.keeps)
         _wait(self.server, self.environment)
 
     def begin(self, **request: Any) -> Run:
@@ -155,16 +164,16 @@ def site() -> Iterator[Site]:
         home = Path(scratch)
         (home / "tmp").mkdir()
         port = free_port()
-        key = base64.urlsafe_b64encode(os.urandom(32)).decode()
+        keeps = _Keeps(base64.urlsafe_b64encode(os.urandom(32)).decode(), new_database())
         environment = client_environment(home, port)
-        server = _server(home, port, environment, key)
+        server = _server(home, port, environment, keeps)
         try:
             _wait(server, environment)
             with (
                 temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}),
                 onboardings() as bench,
             ):
-                made = Site(home, port, environment, key, server, bench)
+                made = Site(home, port, environment, keeps, server, bench)
                 try:
                     yield made
                 finally:
@@ -196,8 +205,9 @@ def try_all(cases: Iterable[tuple[str, Callable[[Site], None]]]) -> None:
     sys.stdout.write(json.dumps({"tried": tried, "problems": problems}) + "\n")
 
 
-def _server(home: Path, port: int, environment: Mapping[str, str], key: str) -> Child:
-    return start_server(home, port, {**environment, "PREFECT_SERVER_ENCRYPTION_KEY": key})
+def _server(home: Path, port: int, environment: Mapping[str, str], keeps: _Keeps) -> Child:
+    own = {**environment, "PREFECT_SERVER_ENCRYPTION_KEY": keeps.encryption_key}
+    return start_server(home, port, own, keeps.database_url)
 
 
 def _wait(server: Child, environment: Mapping[str, str]) -> None:

@@ -22,8 +22,7 @@ from tasks.key_pages import last_records
 
 T = TypeVar("T")
 WRITERS: Final = 4
-"""Records that are kept at once: on SQLite a server has 15 connections, and when each of them waits
-for the one lock, nobody writes for a minute."""
+"""Records that are kept at once: a server has 15 connections to its database, for all clients."""
 HOLD_SECONDS: Final = 15.0
 """Pause of a location whose quota is used up, after the client's own tries."""
 

@@ -16,9 +16,8 @@ from prefect.settings import (
 )
 from xdist.scheduler import LoadFileScheduling
 
-from tests.support.postgres import running_cluster
 from tests.support.server import lone_server
-from tests.support.stack import CLUSTER, Stack, running_stack
+from tests.support.stack import Stack, running_stack
 
 CANARIES = {
     "ANTHROPIC_ADMIN_KEY": "sk-ant-admin01-CANARY-NOT-A-REAL-KEY",
@@ -93,20 +92,3 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     }
     with temporary_settings(quick), lone_server():
         yield
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the stacks of `tests/support/stack.py` run on PostgreSQL."""
-    parser.addoption("--postgres", action="store_true", help="Prefect servers on PostgreSQL")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def database_of_stacks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """PostgreSQL when the session is asked for it, else each server's own SQLite."""
-    if not request.config.getoption("postgres"):
-        yield
-        return
-    with running_cluster() as cluster:
-        CLUSTER.append(cluster)
-        yield
-        CLUSTER.clear()

@@ -48,6 +48,16 @@ def ignored(directory: str, names: list[str]) -> set[str]:
     return {name for name in names if any(fnmatch.fnmatch(name, one) for one in patterns)}
 
 
+def test_the_image_has_the_production_lock_and_the_program_that_verifies_signatures() -> None:
+    """Neither tools nor the sandbox's packages; pip downloads nothing that is not hashed."""
+    requirements = [line for line in instructions("RUN") if "--requirement" in line]
+    assert [line.split()[-1] for line in requirements] == ["requirements.lock"]
+    assert "--require-hashes" in requirements[0]
+    assert all("--no-deps" in line for line in instructions("RUN") if line.startswith("pip "))
+    assert any("openssh-client" in line for line in instructions("RUN"))
+    assert DOCKERFILE.index("openssh-client") < DOCKERFILE.index("USER ")
+
+
 @pytest.mark.prove
 @pytest.mark.timeout(900)
 def test_its_pip_commands_make_an_environment_in_which_its_command_starts(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from tests.support.stack import Stack
 
 pytestmark = pytest.mark.e2e
 
+PHASES = ("database", "sandbox", "server", "worker", "blocks", "deployments")
+
 
 def test_no_part_of_the_stack_sees_the_callers_credentials(stack: Stack) -> None:
     """Children get a list of variables, not the caller's environment less some names."""
@@ -39,7 +41,7 @@ def test_the_user_interface_talks_to_this_server(stack: Stack) -> None:
 
 def test_the_seconds_of_every_phase_are_known(stack: Stack) -> None:
     """Whoever waits can see for what."""
-    assert set(stack.local.seconds) == {"sandbox", "server", "worker", "blocks", "deployments"}
+    assert set(stack.local.seconds) == set(PHASES)
 
 
 def test_a_run_has_no_say_about_its_environment_command_or_directory(stack: Stack) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,11 +27,14 @@ SECONDS = 200
 
 
 @pytest.fixture
-def scratch(tmp_path: Path) -> Path:
-    """The temporary directory of the command, where a stack makes its home."""
-    made = tmp_path / "scratch"
-    made.mkdir()
-    return made
+def scratch() -> Iterator[Path]:
+    """The temporary directory of the command, where a stack makes its home.
+
+    Not pytest's, which only its owner can enter: root's PostgreSQL is another user's.
+    """
+    with tempfile.TemporaryDirectory(prefix="cmek-scratch-") as made:
+        Path(made).chmod(0o711)
+        yield Path(made)
 
 
 @pytest.fixture
@@ -140,7 +144,7 @@ def test_up_says_what_to_click_and_ends_with_ctrl_c(
         wait_for_text(process, output, "Ctrl-C")
         text = output.read_text()
         logs = [line.rpartition(" ")[2] for line in text.splitlines() if "Log of the" in line]
-        assert [Path(log).exists() for log in logs] == [True, True, True]
+        assert [Path(log).exists() for log in logs] == [True] * 4
         workspace, url = "wrkspc_01PaymentsProd1111111111", r"PREFECT_API_URL=(http://\S+)"
         assert workspace in text
         start_a_run(re.findall(url, text)[0], workspace)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+from tests.support.postgres import cluster
 from tests.support.sandbox import SandboxControl
-from tests.support.stack import CLUSTER, Stack, running_stack
+from tests.support.stack import Stack, running_stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
+DUMP = "database.sql"
+"""PostgreSQL's own files may be compressed."""
 ACCESS_TOKEN_FIELDS = ("access_token", "id_token", "assertion")
 
 
@@ -45,7 +49,7 @@ def found_in(home: Path, secrets: dict[str, str]) -> list[str]:
     """Where a secret stands, in whatever form; the stand-in's own files are left out."""
     needles = [(name, form) for name, secret in secrets.items() for form in encodings(secret)]
     files = [path for path in home.rglob("*") if path.is_file() and "sandbox" not in str(path)]
-    assert any(path.suffix == ".db" for path in files), "the server's database is not among them"
+    assert any(path.name == DUMP for path in files), "the server's database is not among them"
     return [
         f"{name} in {path.relative_to(home)}"
         for path in files
@@ -57,7 +61,7 @@ def found_in(home: Path, secrets: dict[str, str]) -> list[str]:
 def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
     """Each form, hidden in the middle of a file."""
     secret = "sk-ant-admin01-CANARY-not-a-real-key/+="  # pragma: allowlist secret
-    (tmp_path / "server.db").write_bytes(b"")
+    (tmp_path / DUMP).write_bytes(b"")
     forms = list(encodings(secret))
     for number, form in enumerate(forms):
         (tmp_path / str(number)).write_bytes(b"before" + form + b"after")
@@ -94,8 +98,8 @@ def test_no_secret_is_left_after_success_or_failure() -> None:
         rejected = stack.start_onboarding(stack.local.sandbox.workspaces[2].id)
         stack.answer(stack.wait_for_ask(rejected), decision="reject")
         stack.wait_for_state(rejected, "Rejected")
-        for cluster in CLUSTER:  # its own files may be compressed
-            dump = cluster.client("pg_dump", str(stack.database))
-            assert "cmek-claim:" in dump
-            (stack.local.home / "dump.db").write_text(dump)
+        dump = cluster().client("pg_dump", stack.database)
+        assert "cmek-claim:" in dump
+        (stack.local.home / DUMP).write_text(dump)
+        shutil.copy(cluster().server.child.log, stack.local.home / "postgresql.log")
         assert found_in(stack.local.home, secrets_of(stack)) == []

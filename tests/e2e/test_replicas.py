@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from console.prefect_client import local_client
 from console.prefect_server import LOOPBACK, free_port, start_worker, wait_for_server
 from console.processes import start, stop
 from tests.support.examples import DOCS, run_example
-from tests.support.postgres import running_cluster
+from tests.support.postgres import cluster
 from tests.support.stack import REQUESTER, Stack, full_answer, running_stack
 
 MISSING = [
@@ -49,15 +49,14 @@ class Replicas:
 def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
     """All of it on loopback."""
     home = tmp_path_factory.mktemp("replica")
-    with running_cluster() as cluster, running_redis(home) as port:
+    with running_redis(home) as port:
         shared = {
             **documented(port),
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": cluster.url(cluster.new_database()),
             "PREFECT_SERVER_ENCRYPTION_KEY": base64.urlsafe_b64encode(os.urandom(32)).decode(),
         }
         with (
             running_stack(extra_environment=shared) as stack,
-            second_server(home, stack.local.environment) as api_url,
+            second_server(home, stack) as api_url,
             local_client(api_url) as client,
         ):
             yield Replicas(stack, api_url, client)
@@ -95,12 +94,13 @@ def running_redis(home: Path) -> Iterator[int]:
 
 
 @contextmanager
-def second_server(home: Path, environment: Mapping[str, str]) -> Iterator[str]:
+def second_server(home: Path, stack: Stack) -> Iterator[str]:
     """A replica without services, and a worker at it; the replica's API."""
     port = free_port()
     url = f"http://{LOOPBACK}:{port}/api"
     own = {
-        **environment,
+        **stack.local.environment,
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": cluster().url(stack.database),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_API_HOST": LOOPBACK,
         "PREFECT_SERVER_API_PORT": str(port),

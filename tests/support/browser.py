@@ -1,6 +1,7 @@
 """Prefect's user interface in headless Chromium, as a person uses it.
 
-For the first UI, which Prefect 3.8 serves at `/`. Fields are found by the titles that people read.
+For the first UI (V1), which Prefect 3.9 serves beside its new one. Fields are found by the titles
+that people read.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect, sync_playwright
-from playwright.sync_api import TimeoutError as LateError
 
 CHROMIUM = shutil.which("chromium")
 NO_CHROMIUM = "needs Debian's chromium as `chromium` on the PATH: apt-get install chromium"
@@ -33,7 +33,6 @@ _ARGUMENTS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 _PATIENCE_MS = 60_000.0
-_BUSY_MS = 3_000.0
 _WIDTH, _HEIGHT = 1280, 860
 
 
@@ -58,12 +57,7 @@ class Form:
 
     def send(self) -> None:
         """Press Submit; with the keyboard, since the note of a refusal lies over the button."""
-        button = self.page.get_by_role("button", name="Submit", exact=True)
-        button.press("Enter")
-        busy = self.page.locator(".p-toast__card", has_text="Something went wrong").last
-        with suppress(LateError):  # SQLite was locked: Prefect's UI leaves trying again to people
-            busy.wait_for(timeout=_BUSY_MS)
-            button.press("Enter")
+        self.page.get_by_role("button", name="Submit", exact=True).press("Enter")
 
     def refusal(self) -> str:
         """The reason that the server gives in a note."""

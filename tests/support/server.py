@@ -7,13 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from console.prefect_server import client_environment, free_port, start_server, wait_for_server
+from console.prefect_server import (
+    client_environment,
+    free_port,
+    patient_client,
+    start_server,
+    wait_for_server,
+)
 from console.processes import stop
+from tests.support.postgres import new_database
 
 _SENT_SECONDS = 30.0
 
@@ -22,7 +28,7 @@ _SENT_SECONDS = 30.0
 def lone_server() -> Iterator[str]:
     """Start one with an empty database, and let this process talk to it; gives its API's address.
 
-    Not Prefect's test harness: its server stands still now and then, see `console.server_process`.
+    Not Prefect's test harness, whose server is on SQLite: a busy one answers 503.
     """
     with tempfile.TemporaryDirectory(prefix="cmek-lone-") as scratch:
         home = Path(scratch)
@@ -30,9 +36,9 @@ def lone_server() -> Iterator[str]:
         port = free_port()
         environment = client_environment(home, port)
         address = environment["PREFECT_API_URL"]
-        server = start_server(home, port, environment)
+        server = start_server(home, port, environment, new_database())
         try:
-            with httpx.Client(base_url=address, trust_env=False) as api:
+            with patient_client(address) as api:
                 wait_for_server(server, api)
             with temporary_settings({PREFECT_API_URL: address}):
                 yield address

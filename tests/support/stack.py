@@ -20,11 +20,9 @@ from console import approvals, local_stack, prefect_server, processes
 from console.prefect_client import calling, local_async_client, local_client
 from console.prefect_server import PROJECT
 from tasks.triggering import start_onboarding
-from tests.support.postgres import Cluster
+from tests.support.postgres import cluster
 from tests.support.sandbox import SandboxControl
 
-CLUSTER: list[Cluster] = []
-"""The PostgreSQL that stacks of this session use; none means SQLite."""
 APPROVER = "grace@example.com"
 REQUESTER = "ada@example.com"
 
@@ -36,8 +34,8 @@ class Stack:
     local: local_stack.LocalStack
     client: SyncPrefectClient
     control: SandboxControl
-    database: str | None
-    """Its name in PostgreSQL; None on SQLite."""
+    database: str
+    """Its name in this process's PostgreSQL."""
 
     def workspace(self, state: str = "fresh") -> str:
         """The id of the first sample workspace that is in this state."""
@@ -178,15 +176,13 @@ def running_stack(
     extra_environment: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
     """Start a stack, and stop and remove it at the end."""
-    environment, database = dict(extra_environment or {}), None
-    for cluster in CLUSTER:
-        database = cluster.new_database()
-        environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = cluster.url(database)
+    database = cluster().new_database()
     with (
         local_stack.local_stack(
             prefect_file=prefect_file,
             sandbox_arguments=sandbox_arguments,
-            extra_environment=environment,
+            extra_environment=extra_environment,
+            database_url=cluster().url(database),
         ) as local,
         local_client(local.api_url) as client,
     ):
