@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from cmek.kms_models import CryptoKey, KeySpec
+from cmek.kms_models import SYMMETRIC, CryptoKey, KeySpec
 from cmek.names import is_us_single_region, organization_label
 from cmek.request import OnboardingRequest
-
-SYMMETRIC = "GOOGLE_SYMMETRIC_ENCRYPTION"
 
 DECRYPTING_ROLES = frozenset(
     {

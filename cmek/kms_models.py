@@ -6,7 +6,7 @@ Source: https://docs.cloud.google.com/kms/docs/reference/rest
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from google.cloud import kms_v1
 from pydantic import Field
@@ -14,6 +14,12 @@ from pydantic import Field
 from cmek.models import FrozenModel
 
 MAX_LABELS = 64
+
+
+SYMMETRIC: Final = "GOOGLE_SYMMETRIC_ENCRYPTION"
+"""The only algorithm of purpose ENCRYPT_DECRYPT."""
+CUSTOMER_INITIATED: Final = "CUSTOMER_INITIATED_ACCESS"
+"""The Key Access Justifications reason of Anthropic's calls."""
 
 
 class Location(FrozenModel):

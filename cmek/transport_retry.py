@@ -17,7 +17,7 @@ import stamina
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 _log = logging.getLogger(__name__)
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 ATTEMPTS: Final = 4
 BUDGET_SECONDS: Final = 60.0
@@ -29,11 +29,11 @@ Verdict = bool | float
 
 
 async def retrying(
-    send: Callable[[], Awaitable[Answer]],
+    send: Callable[[], Awaitable[T]],
     judge: Callable[[Exception], Verdict],
     *,
     attempts: int = ATTEMPTS,
-) -> Answer:
+) -> T:
     """Call `send` until it answers, `judge` gives up, or attempts or time run out.
 
     A server that asks for more seconds than are left ends it at once.

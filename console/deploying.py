@@ -17,10 +17,11 @@ from prefect.client.schemas.responses import DeploymentResponse
 
 from cmek.tags import CMEK_TAG
 from console.prefect_client import connected, every
-from console.prefect_server import PROJECT
 from console.runs import RunError
 from console.terminal import new_console, printable
 
+PROJECT: Final = Path(__file__).resolve().parent.parent
+"""The project's folder: `prefect.yaml` and the deployments' code."""
 PROJECT_VARIABLE: Final = "CMEK_PROJECT_ID"
 """What prefect.yaml reads the discovery's Google Cloud project from."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from console import postgres, prefect_server, processes
-from console.deploying import PROJECT_VARIABLE
+from console.deploying import PROJECT, PROJECT_VARIABLE
 from console.guardian import Guardian
 from console.processes import Child
 from console.sandbox_process import SandboxAddress, start_sandbox, wait_for_sandbox
@@ -65,7 +65,7 @@ class LocalStack:
 @contextlib.contextmanager
 def local_stack(
     *,
-    prefect_file: Path = prefect_server.PROJECT / "prefect.yaml",
+    prefect_file: Path = PROJECT / "prefect.yaml",
     sandbox_arguments: Sequence[str] = (),
     extra_environment: Mapping[str, str] | None = None,
     database_url: str | None = None,

@@ -20,7 +20,6 @@ WORK_POOL: Final = "cmek"
 AT_ONCE: Final = 8
 """Runs that execute at the same time: each takes a core and 200 MB. Those that wait don't count."""
 LOOPBACK: Final = "127.0.0.1"
-PROJECT: Final = Path(__file__).resolve().parent.parent
 
 _START_SECONDS = 120.0
 _ANSWER_SECONDS = 60.0

@@ -17,8 +17,6 @@ from prefect.exceptions import ObjectNotFound
 from console.prefect_client import every
 from tasks.triggering import ONBOARDING
 
-_PAGE = 200
-
 
 class RunError(RuntimeError):
     """A run could not be found, or a command was given wrongly: says why and what to do."""
@@ -65,5 +63,5 @@ def task_runs(client: SyncPrefectClient, run_id: UUID) -> list[TaskRun]:
     return client.read_task_runs(
         flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])),
         sort=TaskRunSort.EXPECTED_START_TIME_ASC,
-        limit=_PAGE,
+        limit=200,
     )

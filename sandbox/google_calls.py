@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from sandbox.errors import GoogleError
+from sandbox.google_state import Json
 from sandbox.iam_access import allows
 from sandbox.identities import Identity
 from sandbox.kms_errors import error_info, invalid
 from sandbox.kms_state import Project
 from sandbox.world import World
-
-Json = dict[str, Any]
 
 PROJECT: Final = r"(?P<project>[^/:]+)"
 

@@ -6,12 +6,11 @@ import re
 from datetime import timedelta
 from typing import Any, Final
 
-from sandbox.google_calls import PROJECT, Call, Json, Method, page
-from sandbox.google_state import ACCESS_POLICY
+from sandbox.google_calls import PROJECT, Call, Method, page
+from sandbox.google_projects import KMS
+from sandbox.google_state import ACCESS_POLICY, Json
 from sandbox.kms_errors import invalid, not_found
 from sandbox.org_constraints import OrgConstraints
-
-KMS: Final = "cloudkms.googleapis.com"
 
 
 def get_effective_policy(call: Call) -> Json:

@@ -7,7 +7,8 @@ from typing import Final
 
 from google.iam.v1 import policy_pb2
 
-from sandbox.google_calls import PROJECT, Call, Json, Method
+from sandbox.google_calls import PROJECT, Call, Method
+from sandbox.google_state import Json
 from sandbox.iam_access import allows
 from sandbox.iam_policies import EMPTY_ETAG, read_policy, write_policy
 from sandbox.kms_errors import invalid

@@ -11,7 +11,8 @@ from starlette.routing import Route
 
 from sandbox import google_organization, google_projects
 from sandbox.errors import GoogleError
-from sandbox.google_calls import Call, Json, Method
+from sandbox.google_calls import Call, Method
+from sandbox.google_state import Json
 from sandbox.http_calls import HttpCall, answer
 from sandbox.identities import bearer_of
 from sandbox.kms_errors import invalid

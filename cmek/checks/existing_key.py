@@ -13,11 +13,9 @@ from cmek.checks.commands import new_primary, on_key, on_version
 from cmek.checks.findings import Findings
 from cmek.checks.model import Check, Prerequisite
 from cmek.checks.outcome import Answer, Refused
-from cmek.kms_models import CryptoKey
+from cmek.kms_models import CUSTOMER_INITIATED, SYMMETRIC, CryptoKey
 from cmek.request import OnboardingRequest
 
-SYMMETRIC: Final = "GOOGLE_SYMMETRIC_ENCRYPTION"
-CUSTOMER_INITIATED: Final = "CUSTOMER_INITIATED_ACCESS"
 WHO: Final = "whoever has cloudkms.cryptoKeys.get on the key (roles/cloudkms.viewer)"
 GET_KEY: Final = ("cloudkms GetCryptoKey",)
 

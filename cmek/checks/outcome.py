@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Final, Generic, TypeAlias
 
 from cmek.admin_errors import AdminApiError
 from cmek.google_errors import GoogleApiError
-
-T = TypeVar("T")
+from cmek.transport_retry import T
 
 READ_SECONDS: Final = 25.0
 """How long one read may take with all its attempts; a check then says `unknown`."""

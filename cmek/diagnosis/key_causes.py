@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from cmek.checks.commands import key_flags, new_primary, on_key
-from cmek.checks.existing_key import CUSTOMER_INITIATED, SYMMETRIC, mend_version
+from cmek.checks.existing_key import mend_version
 from cmek.checks.outcome import Refused, value_of
 from cmek.diagnosis.model import Cause, DiagnosisFacts, KnownCause, Rule
+from cmek.kms_models import CUSTOMER_INITIATED, SYMMETRIC
 from cmek.names import RECOMMENDED_REGIONS, is_us_single_region
 
 GET_KEY: Final = "GetCryptoKey"

@@ -10,11 +10,10 @@ from cmek.checks.commands import on_key
 from cmek.health.model import RECORDED_FIELDS
 from cmek.health.reading import KeyReading
 from cmek.health.rule import Finding
-from cmek.key_policy import SYMMETRIC
+from cmek.kms_models import CUSTOMER_INITIATED, SYMMETRIC
 from cmek.names import is_us_single_region, organization_label
 
 SHORTEST_DESTROY_DELAY: Final = timedelta(days=30)
-CUSTOMER_INITIATED: Final = "CUSTOMER_INITIATED_ACCESS"
 
 
 def not_found(reading: KeyReading) -> Iterator[Finding]:

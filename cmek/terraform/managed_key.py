@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 
-from cmek.kms_models import CryptoKey
+from cmek.kms_models import SYMMETRIC, CryptoKey
 from cmek.models import FrozenModel
 from cmek.names import KeyName
-
-SYMMETRIC = "GOOGLE_SYMMETRIC_ENCRYPTION"
 
 
 class NotManageableError(Exception):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from console.prefect_server import PROJECT
+from console.deploying import PROJECT
 
 DOCKERFILE = (PROJECT / "Dockerfile").read_text()
 

@@ -11,7 +11,7 @@ from importlib.metadata import distribution
 
 import pytest
 
-from console.prefect_server import PROJECT
+from console.deploying import PROJECT
 
 PRODUCTION = ("cmek", "blocks", "tasks", "flows", "console")
 OWN = {*PRODUCTION, "sandbox"}

@@ -21,7 +21,8 @@ from prefect.flows import Flow
 from prefect.workers.process import ProcessWorker
 from pydantic import BaseModel
 
-from console.prefect_server import PROJECT, WORK_POOL
+from console.deploying import PROJECT
+from console.prefect_server import WORK_POOL
 
 PREFECT_YAML = PROJECT / "prefect.yaml"
 IGNORED = {"definitions"}

@@ -16,8 +16,7 @@ from prefect.utilities.schema_tools.validation import validate
 from prefect.workers.base import BaseJobConfiguration
 from prefect_gcp.workers.cloud_run_v2 import CloudRunWorkerJobV2Configuration
 
-from console.deploying import deploy
-from console.prefect_server import PROJECT
+from console.deploying import PROJECT, deploy
 from console.runs import RunError
 from sandbox.server import running_sandbox
 from tests.support.stack import running_stack
