@@ -18,8 +18,9 @@ from datetime import datetime
 
 from pydantic import SecretStr
 
-from blocks import AnthropicAdmin, GoogleKms
-from cmek.health.request import RevalidationRequest
+from blocks.anthropic_admin import AnthropicAdmin
+from blocks.google_kms import GoogleKms
+from cmek.revalidation.request import RevalidationRequest
 from flows.revalidate import revalidate_keys
 from tests.support.sandbox import SandboxProcess, sandbox_process
 

@@ -9,9 +9,9 @@ from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from blocks.google_identity import id_token_provider
-from cmek.admin_api import AdminApi
-from cmek.admin_credentials import AdminKey, Credential, WorkloadIdentity
-from cmek.endpoints import check_endpoint
+from cmek._http import check_endpoint
+from cmek.anthropic.auth import AdminKey, Credential, WorkloadIdentity
+from cmek.anthropic.client import AdminApi
 
 _FEDERATION = ("federation_rule_id", "organization_id", "service_account_id")
 

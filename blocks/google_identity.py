@@ -10,7 +10,7 @@ from google.auth.transport.requests import Request
 from google.oauth2 import id_token, service_account
 from prefect_gcp import GcpCredentials
 
-from cmek.endpoints import check_endpoint
+from cmek._http import check_endpoint
 
 
 def service_account_key(block: GcpCredentials) -> dict[str, Any] | None:

@@ -13,10 +13,9 @@ from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
 from blocks.google_identity import service_account_key
-from cmek.cloud_kms import CloudKms
-from cmek.endpoints import check_endpoint, is_loopback
-from cmek.google_errors import GoogleApiError, classify
-from cmek.kms_channel import SCOPES
+from cmek._http import check_endpoint, is_loopback
+from cmek.gcp.errors import GoogleApiError, classify
+from cmek.gcp.kms import SCOPES, CloudKms
 
 _PROBE_LOCATION = "us-east5"
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-PROJECT_ID: Final = r"(?:[a-z][a-z0-9.-]*:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
-KMS_ID: Final = r"[a-zA-Z0-9_-]{1,63}"
+PROJECT_ID_PATTERN: Final = r"(?:[a-z][a-z0-9.-]*:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
+KMS_ID_PATTERN: Final = r"[a-zA-Z0-9_-]{1,63}"
 WORKSPACE_ID: Final = r"wrkspc_[a-zA-Z0-9]{6,64}"
 EXTERNAL_KEY_ID: Final = r"ekey_[a-zA-Z0-9]{6,64}"
 
@@ -33,8 +33,8 @@ US_SINGLE_REGIONS: Final = (
 RECOMMENDED_REGIONS: Final = ("us-east5", "us-central1")
 
 _KEY_NAME = re.compile(
-    rf"projects/(?P<project>{PROJECT_ID}|[0-9]+)/locations/(?P<location>[a-z0-9-]+)"
-    rf"/keyRings/(?P<key_ring>{KMS_ID})/cryptoKeys/(?P<crypto_key>{KMS_ID})"
+    rf"projects/(?P<project>{PROJECT_ID_PATTERN}|[0-9]+)/locations/(?P<location>[a-z0-9-]+)"
+    rf"/keyRings/(?P<key_ring>{KMS_ID_PATTERN})/cryptoKeys/(?P<crypto_key>{KMS_ID_PATTERN})"
 )
 
 

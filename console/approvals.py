@@ -18,7 +18,7 @@ from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ValidationError
 
-from cmek.approval import Ask as AskedPlan
+from cmek.onboarding.approval import Ask as AskedPlan
 
 _POLL_SECONDS = 0.3
 

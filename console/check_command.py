@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cmek.checks.markdown import summary
-from cmek.checks.model import Check, CheckReport
-from cmek.request import OnboardingRequest
+from cmek.keys.verdicts import Check, CheckReport
+from cmek.onboarding.reports import summary
+from cmek.onboarding.request import OnboardingRequest
 from console.onboard_command import (
     CreateWorkspace,
     WorkspaceId,

@@ -10,11 +10,9 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 
-from cmek.evidence.chain import Chain
-from cmek.evidence.page import record_in
-from cmek.evidence.queries import queries_of
-from cmek.evidence.verify import loads
-from cmek.report import artifact_key
+from cmek.evidence.record import Chain, loads
+from cmek.evidence.report import queries_of, record_in
+from cmek.onboarding.reports import artifact_key
 from console.prefect_client import connected
 from console.terminal import new_console, printable
 

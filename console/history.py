@@ -20,8 +20,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
 from rich.table import Table
 
-from cmek.health.model import KeyRecord
-from cmek.health.page import SIGNS, read_page
+from cmek.keys.verdicts import KeyRecord
+from cmek.revalidation.fleet import SIGNS, read_page
 from cmek.tags import workspace_tag
 from console.prefect_client import connected, every
 from console.runs import RunError

@@ -8,19 +8,13 @@ import typer
 from prefect.exceptions import PrefectHTTPStatusError
 from rich.console import Console
 
-from cmek.admin_errors import AdminApiError
-from cmek.endpoints import EndpointError
-from cmek.evidence.verify import BrokenEvidenceError
-from cmek.google_errors import GoogleApiError
-from cmek.terraform.managed_key import NotManageableError
-from cmek.terraform.module import FilesDifferError
+from cmek._http import EndpointError
+from cmek.anthropic.errors import AdminApiError
+from cmek.evidence.record import BrokenEvidenceError
+from cmek.gcp.errors import GoogleApiError
+from cmek.terraform.module import FilesDifferError, NotManageableError
 from console import automations, evidence
-from console.answer_commands import (
-    approve_command,
-    pending_command,
-    reject_command,
-    sign_command,
-)
+from console.answer_commands import approve_command, pending_command, reject_command, sign_command
 from console.approvals import ApprovalError
 from console.check_command import check_command
 from console.deploying import deploy_command

@@ -8,7 +8,7 @@ import typer
 from prefect import get_client
 from pydantic import ValidationError
 
-from cmek.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingRequest
 from console.prefect_client import calling, connected, run_url
 from console.runs import RunError
 from console.terminal import new_console, printable

@@ -12,8 +12,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
 from pydantic import SecretStr
 
-from cmek.admin_api import AdminApi
-from cmek.admin_credentials import AdminKey
+from cmek.anthropic.auth import AdminKey
+from cmek.anthropic.client import AdminApi
 from cmek.models import FrozenModel
 from console.sandbox_process import SandboxAddress
 

@@ -12,7 +12,7 @@ import httpx
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 
-from cmek.endpoints import check_endpoint
+from cmek._http import check_endpoint
 
 T = TypeVar("T")
 _PAGE: Final = 200

@@ -16,7 +16,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect_gcp import GcpCredentials
 from pydantic import SecretStr
 
-from blocks import AnthropicAdmin, GoogleKms
+from blocks.anthropic_admin import AnthropicAdmin
+from blocks.google_kms import GoogleKms
 from console.sandbox_process import SandboxAddress
 
 ANTHROPIC_BLOCK = "anthropic-admin"

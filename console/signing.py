@@ -16,9 +16,8 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from cmek.approval import Ask as AskedPlan
-from cmek.report import facts_table
-from cmek.signatures.keygen import PROGRAM
+from cmek.onboarding.approval import Ask as AskedPlan
+from cmek.onboarding.reports import facts_table
 from cmek.signatures.statement import (
     NAMESPACE,
     SignedApproval,
@@ -27,6 +26,7 @@ from cmek.signatures.statement import (
     parse_signed,
     statement_for,
 )
+from cmek.signatures.verification import PROGRAM
 from console.approvals import ApprovalError
 from console.terminal import markdown
 

@@ -10,8 +10,8 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 from rich.table import Table
 
-from cmek.health.fleet import FleetRow, counts, merged, published, read_rows
-from cmek.health.model import Verdict
+from cmek.keys.verdicts import Verdict
+from cmek.revalidation.fleet import FleetRow, counts, merged, published, read_rows
 from console.prefect_client import connected
 from console.runs import RunError
 from console.terminal import new_console, printable

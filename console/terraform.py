@@ -8,9 +8,13 @@ from typing import Annotated
 
 import typer
 
-from cmek.terraform.managed_key import ManagedKey
-from cmek.terraform.module import render_module, write_module
-from cmek.terraform.reading import read_all_keys, read_workspace_keys
+from cmek.terraform.module import (
+    ManagedKey,
+    read_all_keys,
+    read_workspace_keys,
+    render_module,
+    write_module,
+)
 from console.prefect_client import connected
 from console.terminal import new_console, printable
 from tasks.clients import admin_client, close_clients, kms_client

@@ -17,7 +17,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
 
-from cmek.report import artifact_key
+from cmek.onboarding.reports import artifact_key
 from cmek.tags import claim_tag, workspace_tag
 from tasks.this_run import retag, run_id, runs_that_fit
 

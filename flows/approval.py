@@ -13,11 +13,11 @@ from prefect.input import RunInput
 from prefect.runtime import flow_run
 from pydantic import Field, ValidationError, create_model
 
-from cmek.approval import Answer, Ask, literally
 from cmek.markdown import code
-from cmek.plan import Plan
-from cmek.report import essence
-from cmek.request import EMAIL
+from cmek.onboarding.approval import Answer, Ask, literally
+from cmek.onboarding.plan import Plan
+from cmek.onboarding.reports import essence
+from cmek.onboarding.request import EMAIL
 from cmek.signatures.statement import MAX_TEXT
 from tasks.this_run import run_id
 

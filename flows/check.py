@@ -8,9 +8,9 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from cmek.checks.markdown import checks_list, checks_table, summary
+from cmek.onboarding.reports import checks_list, checks_table, summary
+from cmek.onboarding.request import OnboardingRequest
 from cmek.outcomes import RunOutcome
-from cmek.request import OnboardingRequest
 from tasks.clients import close_clients
 from tasks.prerequisites import check_prerequisites
 from tasks.reports import publish

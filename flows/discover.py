@@ -14,19 +14,12 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from cmek.admin_models import Workspace
-from cmek.discovery.announcement import read_announcement
-from cmek.discovery.decisions import Course, Decision, summary
-from cmek.discovery.request import DiscoveryRequest
-from cmek.discovery.rules import not_wanted, unfit
+from cmek.anthropic.models import Workspace
+from cmek.discovery.request import DiscoveryRequest, read_announcement
+from cmek.discovery.rules import Course, Decision, not_wanted, summary, unfit
 from cmek.outcomes import RunOutcome
 from tasks.clients import close_clients
-from tasks.discovery import (
-    decided,
-    find_workspaces,
-    publish_discovery,
-    start_once,
-)
+from tasks.discovery import decided, find_workspaces, publish_discovery, start_once
 from tasks.workspaces import read_workspace
 
 

@@ -8,12 +8,10 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from cmek.evidence.events import attached, started
-from cmek.evidence.versions import software_versions
-from cmek.new_workspace import data_residency
+from cmek.evidence.events import attached, software_versions, started
+from cmek.onboarding.reports import final_report, standing_report
+from cmek.onboarding.request import OnboardingRequest, data_residency
 from cmek.outcomes import RunOutcome
-from cmek.report import final_report, standing_report
-from cmek.request import OnboardingRequest
 from flows.alone import belongs_to
 from flows.gatekeeping import Approved
 from flows.making_ready import Admission, validate_registered

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from cmek.checks.markdown import causes_table
-from cmek.diagnosis import Cause, Failure
+from cmek.keys.diagnosis import Failure
+from cmek.keys.rules import Cause
 from cmek.markdown import escape
-from cmek.request import OnboardingRequest
+from cmek.onboarding.reports import causes_table
+from cmek.onboarding.request import OnboardingRequest
 from tasks.diagnosis import find_causes
 from tasks.reports import publish
 

@@ -11,25 +11,17 @@ from typing import Final
 from prefect import get_run_logger
 from pydantic import BaseModel
 
-from cmek.admin_errors import AdminStatusError
-from cmek.approval import Answer, Ask
-from cmek.checks.model import CheckReport
-from cmek.diagnosis import Failure
+from cmek.anthropic.errors import AdminStatusError
 from cmek.evidence.events import answered, weighed
 from cmek.evidence.events import asked as asked_event
-from cmek.gate import Circumstances, Course, Permit, Refusal, ValidationProof, decide
-from cmek.live_facts import LiveFacts
-from cmek.plan import Plan, build_plan
-from cmek.report import ask_text, refused_report
-from cmek.request import OnboardingRequest
-from flows.approval import (
-    MAX_ASKS,
-    AskLostError,
-    asked_numbers,
-    attempt,
-    new_ask,
-    wait_for_answer,
-)
+from cmek.keys.diagnosis import Failure
+from cmek.keys.verdicts import CheckReport
+from cmek.onboarding.approval import Answer, Ask
+from cmek.onboarding.gate import Circumstances, Course, Permit, Refusal, ValidationProof, decide
+from cmek.onboarding.plan import LiveFacts, Plan, build_plan
+from cmek.onboarding.reports import ask_text, refused_report
+from cmek.onboarding.request import OnboardingRequest
+from flows.approval import MAX_ASKS, AskLostError, asked_numbers, attempt, new_ask, wait_for_answer
 from flows.explaining import UnusableKeyError, explain
 from flows.making_ready import Ready
 from tasks.attachment import Attached, AttachOutcome, attach

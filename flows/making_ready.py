@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from cmek.admin_models import ExternalKey
-from cmek.admission import Standing, admit, admit_organization
-from cmek.checks.model import CheckReport
-from cmek.diagnosis import Failure
+from cmek.anthropic.models import ExternalKey
 from cmek.evidence.events import validated
-from cmek.gate import ValidationProof
-from cmek.request import OnboardingRequest
+from cmek.keys.diagnosis import Failure
+from cmek.keys.verdicts import CheckReport
+from cmek.onboarding.eligibility import Standing, admit, admit_organization
+from cmek.onboarding.gate import ValidationProof
+from cmek.onboarding.request import OnboardingRequest
 from flows.approval import attempt
 from flows.explaining import UnusableKeyError, explain
 from tasks.crypto_key import EnsuredKey, ensure_crypto_key

@@ -14,23 +14,17 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import deployment
 from prefect.states import Completed
 
-from cmek.admission import Standing
-from cmek.checks.markdown import checks_table
-from cmek.dry_plan import dry_plan, dry_plan_text
-from cmek.evidence.events import checked, started
-from cmek.evidence.versions import software_versions
+from cmek.evidence.events import checked, software_versions, started
+from cmek.onboarding.eligibility import Standing
+from cmek.onboarding.plan import dry_plan, dry_plan_text
+from cmek.onboarding.reports import checks_table
+from cmek.onboarding.request import OnboardingRequest
 from cmek.outcomes import RunOutcome
-from cmek.request import OnboardingRequest
 from flows.alone import working_alone
 from flows.approval import asked_numbers, attempt
 from flows.ending import attached_before, attached_now
 from flows.gatekeeping import Rejected, approve_and_attach
-from flows.making_ready import (
-    Admission,
-    admit_workspace,
-    check_first,
-    make_ready,
-)
+from flows.making_ready import Admission, admit_workspace, check_first, make_ready
 from tasks.clients import close_clients
 from tasks.dry_plan import read_standings
 from tasks.evidence import publish_evidence, publish_failure, record

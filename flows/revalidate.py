@@ -19,19 +19,13 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
-from cmek.health.fleet import FleetRow
-from cmek.health.model import KeyRecord, Unreachability, Verdict
-from cmek.health.registered import KeyRef, Registered, by_ring
-from cmek.health.request import RevalidationRequest
+from cmek.keys.verdicts import KeyRecord, Unreachability, Verdict
 from cmek.outcomes import RunOutcome
+from cmek.revalidation.fleet import FleetRow
+from cmek.revalidation.request import KeyRef, Registered, RevalidationRequest, by_ring
 from tasks.clients import close_clients
 from tasks.fleet_reports import last_fleet, publish_fleet, schedule_follow_up
-from tasks.health import (
-    UnfinishedError,
-    read_registered_keys,
-    record_unfinished,
-    revalidate_key,
-)
+from tasks.health import UnfinishedError, read_registered_keys, record_unfinished, revalidate_key
 from tasks.memory import recall, remember
 from tasks.sweep import Ring, Sweep
 from tasks.this_run import run_id

@@ -15,8 +15,8 @@ from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow_async
 from pydantic import BaseModel
 
-from cmek.health.request import RevalidationRequest
-from cmek.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingRequest
+from cmek.revalidation.request import RevalidationRequest
 from flows.onboard import onboard_workspace
 from flows.revalidate import revalidate_keys
 

@@ -21,15 +21,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
 from cmek.anthropic_identity import ROLES
+from cmek.onboarding.reports import artifact_key
+from cmek.onboarding.request import subject_in
 from cmek.outcomes import HAS_ITS_KEY
-from cmek.report import artifact_key
-from cmek.request import subject_in
-from console.prefect_server import (
-    client_environment,
-    free_port,
-    start_server,
-    wait_for_server,
-)
+from console.prefect_server import client_environment, free_port, start_server, wait_for_server
 from console.processes import Child, stop
 from tests.support.onboarding import Onboardings, Run, onboardings
 from tests.support.postgres import new_database

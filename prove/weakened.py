@@ -13,11 +13,11 @@ from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
 
-import cmek.gate
+import cmek.onboarding.gate
 import flows.gatekeeping
 import flows.onboard
-from cmek.approval import Answer, Ask
-from cmek.gate import Circumstances, Permit, Refusal
+from cmek.onboarding.approval import Answer, Ask
+from cmek.onboarding.gate import Circumstances, Permit, Refusal
 from prove.schedules import modelled, unsafe_in
 
 SCHEDULES: Final = 400
@@ -32,8 +32,8 @@ def without(*codes: str) -> Weakness:
 
     def weaken(stack: ExitStack) -> None:
         for name in _RULES:
-            rule = getattr(cmek.gate, name)
-            stack.enter_context(patch.object(cmek.gate, name, _deaf(rule, codes)))
+            rule = getattr(cmek.onboarding.gate, name)
+            stack.enter_context(patch.object(cmek.onboarding.gate, name, _deaf(rule, codes)))
 
     return weaken
 
@@ -70,7 +70,7 @@ def _unpinned(stack: ExitStack) -> None:
 def _ever_fresh(stack: ExitStack) -> None:
     """Nobody looks at the expiry, neither the gate nor the one who sends the request."""
     without("expired")(stack)
-    stack.enter_context(patch.object(cmek.gate.Permit, "is_fresh", return_value=True))
+    stack.enter_context(patch.object(cmek.onboarding.gate.Permit, "is_fresh", return_value=True))
 
 
 WEAKNESSES: Final[dict[str, Weakness]] = {

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from sandbox.admin_models import (
-    Credential,
-    ExternalKey,
-    FederationRule,
-    Organization,
-    Workspace,
-)
+from sandbox.admin_models import Credential, ExternalKey, FederationRule, Organization, Workspace
 from sandbox.errors import AnthropicError
 
 

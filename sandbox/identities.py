@@ -14,12 +14,7 @@ from typing import Any, Final, Literal
 
 from cmek.anthropic_identity import MEMBER
 from sandbox.errors import GoogleError
-from sandbox.identity_tokens import (
-    JWT_BEARER,
-    LIFETIME_SECONDS,
-    SigningKey,
-    TokenRefusedError,
-)
+from sandbox.identity_tokens import JWT_BEARER, LIFETIME_SECONDS, SigningKey, TokenRefusedError
 from sandbox.switches import Switches
 
 PROJECT_ID: Final = "acme-kms-prod"

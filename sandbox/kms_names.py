@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from cmek.names import KMS_ID, PROJECT_ID
+from cmek.names import KMS_ID_PATTERN, PROJECT_ID_PATTERN
 from sandbox.kms_errors import invalid, misrouted, permission_denied
 from sandbox.kms_locations import LOCATIONS
 from sandbox.kms_state import Project
 from sandbox.world import World
 
-_PROJECT: Final = rf"projects/(?:{PROJECT_ID}|[0-9]+)"
+_PROJECT: Final = rf"projects/(?:{PROJECT_ID_PATTERN}|[0-9]+)"
 _LOCATION: Final = rf"{_PROJECT}/locations/[a-z0-9-]+"
-_RING: Final = rf"{_LOCATION}/keyRings/{KMS_ID}"
-_KEY: Final = rf"{_RING}/cryptoKeys/{KMS_ID}"
+_RING: Final = rf"{_LOCATION}/keyRings/{KMS_ID_PATTERN}"
+_KEY: Final = rf"{_RING}/cryptoKeys/{KMS_ID_PATTERN}"
 _PATTERNS: Final = {
     "Project": re.compile(_PROJECT),
     "Location": re.compile(_LOCATION),
@@ -53,7 +53,7 @@ def check_id(text: str, field: str) -> str:
     Raises:
         GoogleError: INVALID_ARGUMENT unless it matches `[a-zA-Z0-9_-]{1,63}`.
     """
-    if not re.fullmatch(KMS_ID, text):
+    if not re.fullmatch(KMS_ID_PATTERN, text):
         raise invalid(f"{field} '{text}' does not match [a-zA-Z0-9_-]{{1,63}}.")
     return text
 

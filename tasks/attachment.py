@@ -10,10 +10,14 @@ from enum import StrEnum
 from prefect import get_run_logger
 from pydantic import JsonValue
 
-from cmek.admin_api import AdminApi
-from cmek.admin_errors import AdminApiError, ExternalKeyChanged, ExternalKeyValidationTimedOut
-from cmek.gate import Permit
+from cmek.anthropic.client import AdminApi
+from cmek.anthropic.errors import (
+    AdminApiError,
+    ExternalKeyChangedError,
+    ExternalKeyValidationTimeoutError,
+)
 from cmek.models import FrozenModel
+from cmek.onboarding.gate import Permit
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
 
@@ -77,7 +81,7 @@ async def attach(block: str, permit: Permit) -> AttachOutcome:
 
 async def _after_failure(api: AdminApi, permit: Permit, error: AdminApiError) -> AttachOutcome:
     """Only a read tells whether a request that failed took effect."""
-    heals = isinstance(error, ExternalKeyValidationTimedOut | ExternalKeyChanged)
+    heals = isinstance(error, ExternalKeyValidationTimeoutError | ExternalKeyChangedError)
     if not (error.ambiguous or heals):
         raise error
     get_run_logger().warning("The attach answer is not clear (%s); reading the workspace", error)

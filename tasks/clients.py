@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary
 
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
-from cmek.admin_api import AdminApi
-from cmek.checks.google_reads import GoogleReads
-from cmek.cloud_kms import CloudKms
+from cmek.anthropic.client import AdminApi
+from cmek.gcp.kms import CloudKms
+from cmek.gcp.project_apis import GoogleReads
 
 
 class _Client(Protocol):

@@ -9,11 +9,15 @@ from typing import Final
 
 from prefect import get_run_logger
 
-from cmek.admin_api import AdminApi
-from cmek.admin_errors import AdminApiError, ExternalKeyChanged, ExternalKeyValidationTimedOut
-from cmek.admin_models import Workspace
-from cmek.gate import Permit
-from cmek.new_workspace import born_of, data_residency, named, namesakes
+from cmek.anthropic.client import AdminApi
+from cmek.anthropic.errors import (
+    AdminApiError,
+    ExternalKeyChangedError,
+    ExternalKeyValidationTimeoutError,
+)
+from cmek.anthropic.models import Workspace
+from cmek.onboarding.gate import Permit
+from cmek.onboarding.request import born_of, data_residency, named, namesakes
 from cmek.tags import CREATED_BY_TAG
 from tasks._uncached_task import uncached_task
 from tasks.attachment import Attached, AttachedElsewhereError, AttachOutcome
@@ -77,7 +81,7 @@ async def _after_failure(
     api: AdminApi, permit: Permit, error: AdminApiError, sent: datetime
 ) -> AttachOutcome:
     """Only a search tells whether a request that failed took effect."""
-    heals = isinstance(error, ExternalKeyValidationTimedOut | ExternalKeyChanged)
+    heals = isinstance(error, ExternalKeyValidationTimeoutError | ExternalKeyChangedError)
     if not (error.ambiguous or heals):
         await unmark_sent()
         raise error

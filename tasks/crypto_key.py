@@ -6,12 +6,12 @@ from uuid import UUID
 
 from prefect import get_run_logger, task
 
-from cmek.iam_policy import members_with
-from cmek.key_policy import DECRYPTING_ROLES, check_adoption, check_key, is_ours, key_spec
-from cmek.kms_models import CryptoKey
+from cmek.gcp.iam import members_with
+from cmek.gcp.resources import CryptoKey
+from cmek.keys.rules_key import DECRYPTING_ROLES, check_adoption, check_key, is_ours, key_spec
 from cmek.models import FrozenModel
 from cmek.names import organization_label
-from cmek.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingRequest
 from tasks.clients import kms_client
 from tasks.retrying import NotYetError, not_yet
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cmek.diagnosis import Cause, Failure, diagnose, gather_facts
-from cmek.request import OnboardingRequest
+from cmek.keys.diagnosis import Failure, diagnose, gather_facts
+from cmek.keys.rules import Cause
+from cmek.onboarding.request import OnboardingRequest
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, google_client, kms_client
 

@@ -11,16 +11,17 @@ from prefect import get_client, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.exceptions import PrefectHTTPStatusError
 
-from cmek.admin_models import Workspace
-from cmek.discovery.decisions import (
+from cmek.anthropic.models import Workspace
+from cmek.discovery.request import DiscoveryRequest
+from cmek.discovery.rules import (
     Course,
     Decision,
+    UnnameableKeyError,
+    objection,
+    onboarding_for,
     page,
     summary,
 )
-from cmek.discovery.earlier_runs import objection
-from cmek.discovery.naming import UnnameableKeyError, onboarding_for
-from cmek.discovery.request import DiscoveryRequest
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
 from tasks.triggering import NotStartedError, earlier_runs, start_onboarding

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cmek.anthropic_identity import MEMBER
-from cmek.dry_plan import Standings
-from cmek.iam_policy import unconditional_roles
-from cmek.request import OnboardingRequest
+from cmek.gcp.iam import unconditional_roles
+from cmek.onboarding.plan import Standings
+from cmek.onboarding.request import OnboardingRequest
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, kms_client
 from tasks.registration import find_external_key

@@ -16,12 +16,10 @@ from prefect.results import get_result_store
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
-from cmek.evidence.chain import Chain
-from cmek.evidence.entry import Event, EvidenceEntry
 from cmek.evidence.events import failed
-from cmek.evidence.page import evidence_page, record_in
-from cmek.evidence.verify import BrokenEvidenceError, loads
-from cmek.report import artifact_key
+from cmek.evidence.record import BrokenEvidenceError, Chain, Event, EvidenceEntry, loads
+from cmek.evidence.report import evidence_page, record_in
+from cmek.onboarding.reports import artifact_key
 from tasks.memory import recall, remember
 from tasks.reports import publish
 from tasks.this_run import run_id

@@ -14,10 +14,17 @@ from prefect.events import emit_event
 from prefect.runtime import deployment
 from prefect.states import Scheduled
 
-from cmek.health.fleet import FleetRow, counts, merged, published, read_rows
-from cmek.health.model import Unreachability
-from cmek.health.picture import image_url, picture
-from cmek.health.request import RevalidationRequest
+from cmek.keys.verdicts import Unreachability
+from cmek.revalidation.fleet import (
+    FleetRow,
+    counts,
+    image_url,
+    merged,
+    picture,
+    published,
+    read_rows,
+)
+from cmek.revalidation.request import RevalidationRequest
 from cmek.tags import CMEK_TAG, LOOK_AGAIN_TAG
 from tasks._uncached_task import uncached_task
 from tasks.this_run import run_id

@@ -12,17 +12,15 @@ from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
 from prefect.events import emit_event
 
-from cmek.admin_errors import AdminApiError
-from cmek.admin_models import Validation
-from cmek.checks.outcome import Answer, Read, Refused
-from cmek.health.changes import change, event_id
-from cmek.health.model import KeyRecord, Look
-from cmek.health.onboarding import onboarded
-from cmek.health.page import SIGNS, shown_time
-from cmek.health.reading import KeyReading
-from cmek.health.registered import KeyRef, Registered, key_ref, shown_workspace
-from cmek.health.verdict import judge, unfinished
-from cmek.live_facts import LiveFacts
+from cmek._http import Failed, Ok, Result
+from cmek.anthropic.errors import AdminApiError
+from cmek.anthropic.models import Validation
+from cmek.keys.health import change, event_id, judge, onboarded, unfinished
+from cmek.keys.snapshot import KeyReading
+from cmek.keys.verdicts import KeyRecord, Look
+from cmek.onboarding.plan import LiveFacts
+from cmek.revalidation.fleet import SIGNS, shown_time
+from cmek.revalidation.request import KeyRef, Registered, key_ref, shown_workspace
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, kms_client
 from tasks.key_pages import last_records, publish_page
@@ -131,7 +129,7 @@ async def _kms_parts(sweep: Sweep, ring: Ring, ref: KeyRef) -> dict[str, Any]:
     if "/cryptoKeys/" not in ref.key_name:
         return {}
     key = await sweep.crypto_key(ring, ref)
-    found = isinstance(key, Answer) and key.value is not None
+    found = isinstance(key, Ok) and key.value is not None
     if not found or sweep.request.depth == "quick":
         return {"key": key}
     kms = await kms_client(sweep.request.kms_block)
@@ -155,12 +153,12 @@ async def _kms_parts(sweep: Sweep, ring: Ring, ref: KeyRef) -> dict[str, Any]:
     }
 
 
-async def _validation(block: str, ref: KeyRef) -> Read[Validation]:
+async def _validation(block: str, ref: KeyRef) -> Result[Validation]:
     api = await admin_client(block)
     try:
-        return Answer(await api.external_keys.validate(ref.external_key_id))
+        return Ok(await api.external_keys.validate(ref.external_key_id))
     except AdminApiError as error:
-        return Refused(str(error.status or "CONNECTION"), str(error), remedy=error.advice or None)
+        return Failed(str(error.status or "CONNECTION"), str(error), remedy=error.advice or None)
 
 
 def _nothing_read(
@@ -175,7 +173,7 @@ def _nothing_read(
         organization_id=sweep.organization_id,
         now=now,
         depth=sweep.request.depth,
-        validation=Refused("NOT_ASKED", "not asked"),
+        validation=Failed("NOT_ASKED", "not asked"),
         key=None,
         baseline=previous.baseline if previous and not sweep.request.record_anew else None,
         # what the follow-up carries counts when the key's own history was lost

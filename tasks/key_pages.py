@@ -8,9 +8,9 @@ from prefect import get_client
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 
-from cmek.health.model import KeyRecord
-from cmek.health.page import SIGNS, key_page, read_page
-from cmek.report import artifact_key
+from cmek.keys.verdicts import KeyRecord
+from cmek.onboarding.reports import artifact_key
+from cmek.revalidation.fleet import SIGNS, key_page, read_page
 
 KIND = "key"
 PAGE = 200

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from cmek.admin_api import AdminApi
+from cmek.anthropic.client import AdminApi
 from cmek.anthropic_identity import MEMBER
-from cmek.iam_policy import unconditional_roles
-from cmek.live_facts import LiveFacts
-from cmek.new_workspace import namesakes
-from cmek.request import OnboardingRequest
+from cmek.gcp.iam import unconditional_roles
+from cmek.onboarding.plan import LiveFacts
+from cmek.onboarding.request import OnboardingRequest, namesakes
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, kms_client
 

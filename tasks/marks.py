@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from prefect import get_run_logger
 
-from cmek.admin_errors import AdminApiError
-from cmek.evidence.entry import Event, EvidenceEntry
-from cmek.evidence.events import ADMIN, KMS, not_written, wrote
-from cmek.evidence.marks import in_use_label, with_evidence_tag
-from cmek.google_errors import GoogleApiError
-from cmek.request import OnboardingRequest
+from cmek.anthropic.errors import AdminApiError
+from cmek.evidence.events import ADMIN, KMS, in_use_label, not_written, with_evidence_tag, wrote
+from cmek.evidence.record import Event, EvidenceEntry
+from cmek.gcp.errors import GoogleApiError
+from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import EVIDENCE_TAG
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, kms_client

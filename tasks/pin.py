@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
 
-from cmek.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingRequest
 
 
 def _run_id_only(context: TaskRunContext, parameters: dict[str, Any]) -> str:  # noqa: ARG001

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cmek.checks.model import CheckReport
-from cmek.checks.run import run_checks
-from cmek.request import OnboardingRequest
+from cmek.keys.prerequisites import run_checks
+from cmek.keys.verdicts import CheckReport
+from cmek.onboarding.request import OnboardingRequest
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, google_client, kms_client
 

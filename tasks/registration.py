@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prefect import get_run_logger, task
 
-from cmek.admin_api import AdminApi
-from cmek.admin_models import ExternalKey
+from cmek.anthropic.client import AdminApi
+from cmek.anthropic.models import ExternalKey
 from tasks.clients import admin_client
 from tasks.retrying import answer_lost
 

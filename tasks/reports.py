@@ -10,7 +10,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import ObjectNotFound
 from pydantic import BaseModel
 
-from cmek.report import artifact_key
+from cmek.onboarding.reports import artifact_key
 from tasks._uncached_task import uncached_task
 from tasks.memory import recall, remember
 

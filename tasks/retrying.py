@@ -11,8 +11,8 @@ from typing import Any, Final
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from cmek.admin_errors import AdminApiError, Conflict
-from cmek.google_errors import GoogleApiError
+from cmek.anthropic.errors import AdminApiError, ConflictError
+from cmek.gcp.errors import GoogleApiError
 
 SETTLING_SECONDS: Final = [2.0, 4.0, 8.0, 16.0, 30.0]
 """Google's IAM changes take seconds, sometimes minutes, to reach everybody."""
@@ -41,6 +41,6 @@ async def policy_race(task: Task[..., Any], task_run: TaskRun, state: State[Any]
 async def answer_lost(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
     """Retry a create whose answer was lost: the next attempt looks before it creates."""
     failure = await _failure(state)
-    return isinstance(failure, Conflict) or (
+    return isinstance(failure, ConflictError) or (
         isinstance(failure, AdminApiError) and failure.ambiguous
     )

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from cmek.approval import Answer, Ask
-from cmek.request import OnboardingRequest
-from cmek.signatures.keygen import BadSignatureError, Verified, verify
-from cmek.signatures.signers import Signers, find_signers, required_signatures
+from cmek.onboarding.approval import Answer, Ask
+from cmek.onboarding.request import OnboardingRequest
 from cmek.signatures.statement import SignedApproval, UnreadableApprovalError, parse_signed
-from cmek.signatures.weighing import Signatures
+from cmek.signatures.verification import (
+    BadSignatureError,
+    Signatures,
+    Signers,
+    Verified,
+    find_signers,
+    required_signatures,
+    verify,
+)
 from tasks._uncached_task import uncached_task
 
 

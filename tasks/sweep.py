@@ -9,14 +9,12 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from cmek.checks.outcome import Answer, Read, Refused, attempt
-from cmek.cloud_kms import CloudKms
-from cmek.health.model import KeyRecord, Unreachability
-from cmek.health.pacing import Pacer
-from cmek.health.registered import KeyRef
-from cmek.health.request import RevalidationRequest
-from cmek.iam_policy import PolicyView
-from cmek.kms_models import CryptoKey
+from cmek._http import Failed, Ok, Result, try_read
+from cmek.gcp.iam import PolicyView
+from cmek.gcp.kms import CloudKms
+from cmek.gcp.resources import CryptoKey
+from cmek.keys.verdicts import KeyRecord, Unreachability
+from cmek.revalidation.request import KeyRef, Pacer, RevalidationRequest
 from tasks.clients import google_client, kms_client
 from tasks.key_pages import last_records
 
@@ -90,33 +88,33 @@ class Sweep:
         self.writing = asyncio.Semaphore(WRITERS)
         self.asked_to = {one.external_key_id: one for one in self.request.look_again}
 
-    async def paced(self, location: str, read: Callable[[], Awaitable[T]]) -> Read[T]:
+    async def paced(self, location: str, read: Callable[[], Awaitable[T]]) -> Result[T]:
         """One read of Cloud KMS, when it is its turn."""
         await self.pacer.turn(location)
-        answer = await attempt(read())
-        if isinstance(answer, Refused) and answer.status == "RESOURCE_EXHAUSTED":
+        answer = await try_read(read())
+        if isinstance(answer, Failed) and answer.status == "RESOURCE_EXHAUSTED":
             self.pacer.hold(location, HOLD_SECONDS)
         return answer
 
-    async def crypto_key(self, ring: Ring, ref: KeyRef) -> Read[CryptoKey | None]:
+    async def crypto_key(self, ring: Ring, ref: KeyRef) -> Result[CryptoKey | None]:
         """The key, from one list of its ring where that serves several keys."""
         kms = await kms_client(self.request.kms_block)
         if len(ring.refs) > 1:
             listed = await ring.once("keys", lambda: self._listed(kms, ring))
-            if isinstance(listed, Answer) and ref.key_name in listed.value:
-                return Answer(listed.value[ref.key_name])
-            if isinstance(listed, Refused) and listed.status != "PERMISSION_DENIED":
+            if isinstance(listed, Ok) and ref.key_name in listed.value:
+                return Ok(listed.value[ref.key_name])
+            if isinstance(listed, Failed) and listed.status != "PERMISSION_DENIED":
                 return listed
         return await self.paced(ref.location, lambda: kms.get_crypto_key(ref.key_name))
 
-    async def ring_policy(self, ring: Ring, ref: KeyRef) -> Read[PolicyView]:
+    async def ring_policy(self, ring: Ring, ref: KeyRef) -> Result[PolicyView]:
         """The ring's IAM policy, read once."""
         kms = await kms_client(self.request.kms_block)
         return await ring.once(
             "policy", lambda: self.paced(ref.location, lambda: policy_view(kms, ref.key_ring))
         )
 
-    async def project_policy(self, ref: KeyRef) -> Read[PolicyView]:
+    async def project_policy(self, ref: KeyRef) -> Result[PolicyView]:
         """The project's IAM policy, read once."""
         google = await google_client(self.request.kms_block)
         project = ref.location.partition("/locations/")[0]
@@ -124,7 +122,7 @@ class Sweep:
         async def read() -> PolicyView:
             return PolicyView.of(await google.iam_policy(project))
 
-        return await self.projects.once(project, lambda: attempt(read()))
+        return await self.projects.once(project, lambda: try_read(read()))
 
     async def previous(self, ring: Ring, ref: KeyRef) -> KeyRecord | None:
         """The key's last record; one request serves a ring."""
@@ -132,7 +130,7 @@ class Sweep:
         records = await ring.once("records", lambda: last_records(ids))
         return records.get(ref.external_key_id)
 
-    async def _listed(self, kms: CloudKms, ring: Ring) -> Read[dict[str, CryptoKey]]:
+    async def _listed(self, kms: CloudKms, ring: Ring) -> Result[dict[str, CryptoKey]]:
         wanted = {ref.key_name for ref in ring.refs}
         first = ring.refs[0]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from prefect import get_run_logger
 
-from cmek.admin_errors import AdminApiError
-from cmek.google_errors import GoogleApiError
-from cmek.request import OnboardingRequest
-from cmek.terraform.managed_key import NotManageableError
-from cmek.terraform.module import render_module
-from cmek.terraform.page import terraform_page
-from cmek.terraform.reading import read_workspace_keys
+from cmek.anthropic.errors import AdminApiError
+from cmek.gcp.errors import GoogleApiError
+from cmek.onboarding.request import OnboardingRequest
+from cmek.terraform.module import (
+    NotManageableError,
+    read_workspace_keys,
+    render_module,
+    terraform_page,
+)
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, kms_client
 from tasks.reports import publish

@@ -11,14 +11,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
-from cmek.discovery.earlier_runs import (
-    EarlierRun,
-    complete,
-    differences,
-    epoch,
-)
-from cmek.discovery.earlier_runs import idempotency_key as key_of_epoch
-from cmek.request import subject_in
+from cmek.discovery.rules import EarlierRun, complete, differences, epoch
+from cmek.discovery.rules import idempotency_key as key_of_epoch
+from cmek.onboarding.request import subject_in
 from cmek.tags import CMEK_TAG, workspace_tag
 from tasks.this_run import runs_that_fit
 

@@ -6,7 +6,7 @@ import time
 
 from prefect import get_run_logger
 
-from cmek.gate import ValidationProof
+from cmek.onboarding.gate import ValidationProof
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
 from tasks.retrying import SETTLING_SECONDS, NotYetError, not_yet

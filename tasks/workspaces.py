@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from cmek.admin_errors import NotFound
-from cmek.admin_models import ExternalKey, Organization, Workspace
-from cmek.admission import find_created
+from cmek.anthropic.errors import NotFoundError
+from cmek.anthropic.models import ExternalKey, Organization, Workspace
 from cmek.models import FrozenModel
-from cmek.new_workspace import born_of, namesakes
-from cmek.request import OnboardingRequest
+from cmek.onboarding.eligibility import find_created
+from cmek.onboarding.request import OnboardingRequest, born_of, namesakes
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
 from tasks.this_run import run_id
@@ -56,7 +55,7 @@ async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
     found = next((w for w in listed if w.id == workspace_id), None)
     try:
         workspace = found or await api.workspaces.retrieve(workspace_id)
-    except NotFound as error:
+    except NotFoundError as error:
         raise WorkspaceNotFoundError(
             f"workspace {workspace_id} is not in the organization of block {block!r}: check the "
             f"id in the Console, or use that organization's credential ({error})"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cmek.admin_models import ExternalKey
+from cmek.anthropic.models import ExternalKey
 from cmek.anthropic_identity import MEMBER, ROLES
-from cmek.evidence.entry import Event
 from cmek.evidence.events import ADMIN, KMS, wrote
+from cmek.evidence.record import Event
 from tasks.crypto_key import EnsuredKey
 
 

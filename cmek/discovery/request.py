@@ -1,16 +1,23 @@
-"""What a discovery looks for and asks for: the one parameter of the discovery flow."""
+"""What a discovery looks for and asks for: the one parameter of the discovery flow.
+
+An event that says that a workspace was made; pure.
+
+It may choose the key, but nothing that a person has to decide: adopting a key that exists, the
+default workspace, repairs, or who approves.
+"""
 
 from __future__ import annotations
 
+import json
 from copy import copy
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from cmek.models import FormModel
-from cmek.names import KMS_ID, PROJECT_ID
-from cmek.request import EMAIL, Location, OnboardingRequest, ProtectionLevel
+from cmek.models import FormModel, FrozenModel
+from cmek.names import KMS_ID_PATTERN, PROJECT_ID_PATTERN, WORKSPACE_ID
+from cmek.onboarding.request import EMAIL, Location, OnboardingRequest, ProtectionLevel
 from cmek.tags import OPT_IN_TAG
 
 REQUESTER: Final = "discovery@cmek.invalid"
@@ -19,7 +26,7 @@ REQUESTER: Final = "discovery@cmek.invalid"
 Pattern = Annotated[str, Field(min_length=1, max_length=255)]
 
 _OWN: Final = r"^[a-zA-Z0-9_-]*(\{workspace_name\}[a-zA-Z0-9_-]*)?\{workspace_id\}[a-zA-Z0-9_-]*$"
-_SHARED: Final = f"^{KMS_ID}$"
+_SHARED: Final = f"^{KMS_ID_PATTERN}$"
 
 
 def _same(name: str) -> Any:  # noqa: ANN401 - a field stands for its value
@@ -50,7 +57,7 @@ class DiscoveryRequest(FormModel):
         default="",
         title="Google Cloud project",
         description="Id (not number) of the project that holds the keys; empty: nothing is done.",
-        pattern=f"^(?:{PROJECT_ID})?$",
+        pattern=f"^(?:{PROJECT_ID_PATTERN})?$",
         examples=["acme-kms-prod"],
     )
     opt_in: Literal["tag", "name", "all"] = Field(
@@ -132,3 +139,48 @@ class DiscoveryRequest(FormModel):
         if self.key_policy == "shared" and "{" in self.key_template:
             raise ValueError("key_template must be a plain name when the key is shared")
         return self
+
+
+EVENT: Final = "anthropic.workspace.created"
+
+
+class MalformedEventError(Exception):
+    """The payload is not what the event should carry; names each field and rule."""
+
+
+class Announcement(FrozenModel):
+    """The payload of the event. Only `workspace_id` is needed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    workspace_id: str = Field(pattern=f"^{WORKSPACE_ID}$")
+    requested_by: str | None = Field(default=None, pattern=f"^{EMAIL}$")
+    project_id: str | None = Field(default=None, pattern=f"^{PROJECT_ID_PATTERN}$")
+    location: Location | None = None
+    key_ring: str | None = Field(default=None, pattern=f"^{KMS_ID_PATTERN}$")
+    crypto_key: str | None = Field(default=None, pattern=f"^{KMS_ID_PATTERN}$")
+    protection_level: ProtectionLevel | None = None
+    display_name: str | None = Field(default=None, min_length=1, max_length=255)
+
+    def given(self) -> dict[str, Any]:
+        """The fields of an onboarding request that it sets."""
+        return self.model_dump(exclude_none=True)
+
+
+def read_announcement(payload: str) -> Announcement:
+    """Read the payload's JSON.
+
+    Raises:
+        MalformedEventError: not JSON, or not these fields.
+    """
+    try:
+        return Announcement.model_validate(json.loads(payload))
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        what = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in found)
+    except (ValueError, RecursionError) as error:
+        what = f"not JSON ({type(error).__name__})"
+    raise MalformedEventError(
+        f"the payload of {EVENT} is not valid: {what}. Nothing was started; send it again with "
+        f"these fields: {', '.join(Announcement.model_fields)}; only workspace_id is needed"
+    )

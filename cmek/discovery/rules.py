@@ -1,11 +1,32 @@
-"""Which workspaces a discovery leaves out, and why; pure."""
+"""Which workspaces a discovery leaves out, and why; pure.
+
+The crypto key of a workspace that nobody has chosen one for, and the request for it.
+
+What a discovery has decided, and how that reads; pure.
+
+What earlier onboardings of a workspace mean for another one; pure.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
 from fnmatch import fnmatchcase
+from typing import Any, Final
+from uuid import UUID
 
-from cmek.admin_models import Workspace
+from pydantic import ValidationError
+
+from cmek.anthropic.models import Workspace
 from cmek.discovery.request import DiscoveryRequest
+from cmek.markdown import code, escape, table
+from cmek.models import FrozenModel
+from cmek.names import KMS_ID_PATTERN, slug
+from cmek.onboarding.request import OnboardingRequest
+from cmek.outcomes import CAME_TO_NOTHING, RunOutcome
 
 ONBOARD = "onboard"
 NEVER = "never"
@@ -42,3 +63,183 @@ def _excluded(workspace: Workspace, request: DiscoveryRequest) -> str | None:
         if workspace.id == pattern or fnmatchcase(workspace.name, pattern):
             return f"excluded by {pattern!r}"
     return None
+
+
+_MAX_LENGTH: Final = 63
+_NAME: Final = "{workspace_name}"
+_SHARED_FIELDS: Final = (
+    "project_id",
+    "requested_by",
+    "location",
+    "key_ring",
+    "protection_level",
+    "rotation_period_days",
+    "destroy_delay_days",
+    "approval_expires_hours",
+    "expected_organization",
+    "permitted_customer_id",
+    "anthropic_block",
+    "kms_block",
+)
+
+
+class UnnameableKeyError(Exception):
+    """The template gives no name that Cloud KMS takes; says which and what to change."""
+
+
+def key_for(workspace: Workspace, request: DiscoveryRequest) -> str:
+    """The id of the workspace's crypto key.
+
+    A workspace's name is cut to what Cloud KMS takes, its id never: own keys stay apart.
+
+    Raises:
+        UnnameableKeyError: it would be too long, or hold other characters.
+    """
+    with_id = request.key_template.replace("{workspace_id}", workspace.id)
+    room = _MAX_LENGTH - len(with_id.replace(_NAME, ""))
+    name = slug(workspace.name, max(room, 0), allowed="a-zA-Z0-9_-")
+    key = with_id.replace(_NAME, name)
+    if re.fullmatch(KMS_ID_PATTERN, key) is None:
+        raise UnnameableKeyError(
+            f"key_template {request.key_template!r} gives {key!r} for {workspace.id}: a crypto "
+            f"key's name has at most {_MAX_LENGTH} letters, digits, - and _; change the template"
+        )
+    return key
+
+
+def onboarding_for(
+    workspace: Workspace, request: DiscoveryRequest, given: Mapping[str, Any] | None = None
+) -> OnboardingRequest:
+    """What is asked for this workspace.
+
+    Args:
+        workspace: Without a key.
+        request: The discovery's.
+        given: Fields that were announced for this workspace; they win.
+
+    Raises:
+        UnnameableKeyError: see `key_for`.
+    """
+    given = dict(given or {})
+    fields = {name: getattr(request, name) for name in _SHARED_FIELDS}
+    fields["workspace_id"] = workspace.id
+    if "crypto_key" not in given:
+        fields["crypto_key"] = key_for(workspace, request)
+    return OnboardingRequest.model_validate(fields | given)
+
+
+class Course(StrEnum):
+    """What was done about a workspace."""
+
+    STARTED = "started"
+    FAILED = "could not be started"
+    LATER = "next time"
+    LEFT_OUT = "left out"
+
+
+class Decision(FrozenModel):
+    """About one workspace."""
+
+    workspace_id: str
+    workspace_name: str
+    course: Course
+    why: str
+    run_id: UUID | None = None
+
+
+def summary(decisions: Sequence[Decision]) -> str:
+    """`2 started, 5 left out`; without what there is none of."""
+    found = Counter(one.course for one in decisions)
+    parts = [f"{found[course]} {course}" for course in Course if found[course]]
+    return ", ".join(parts) or "no workspace"
+
+
+def page(decisions: Sequence[Decision]) -> str:
+    """The artifact: what matters most first."""
+    order = list(Course)
+    rows = [
+        (
+            escape(one.workspace_name),
+            code(one.workspace_id),
+            one.course,
+            f"[run](/runs/flow-run/{one.run_id})" if one.run_id else "",
+            escape(one.why),
+        )
+        for one in sorted(decisions, key=lambda one: order.index(one.course))
+    ]
+    head = ("workspace", "id", "onboarding", "run", "why")
+    return f"# Discovery\n\n{summary(decisions)}.\n\n{table(head, rows)}\n"
+
+
+class EarlierRun(FrozenModel):
+    """A run of the onboarding flow for the workspace."""
+
+    id: UUID
+    name: str
+    state: str
+    """The state's name, such as `Suspended` or `Rejected`."""
+    finished: bool
+    completed: bool
+    ended_at: datetime | None = None
+
+    def __str__(self) -> str:
+        return f"run {self.name} ({self.id})"
+
+
+def epoch(runs: Sequence[EarlierRun]) -> int:
+    """The number of earlier finished runs."""
+    return sum(1 for run in runs if run.finished)
+
+
+def idempotency_key(workspace_id: str, number: int) -> str:
+    """A repeated call is the same run; a new one is possible once that has ended.
+
+    Args:
+        workspace_id: The workspace.
+        number: Its epoch.
+    """
+    return f"onboard:{workspace_id}:{number}"
+
+
+def objection(
+    runs: Sequence[EarlierRun], *, now: datetime, try_again_after: timedelta
+) -> str | None:
+    """Why no machine starts another run now; None when it may.
+
+    A person may always: these rules are for discoveries and events.
+    """
+    for run in runs:
+        if run.finished and run.completed and run.state == RunOutcome.REJECTED:
+            return f"a person rejected {run}; only a person starts another"
+    for run in runs:
+        if not run.finished:
+            return f"{run} is {run.state}"
+    for run in runs:
+        if run.completed and run.state not in CAME_TO_NOTHING:
+            return f"{run} ended as {run.state}"
+    failed = [run for run in runs if not run.completed]
+    for run in failed:
+        due = (run.ended_at or now) + try_again_after
+        if due > now:
+            return f"{run} ended as {run.state}; not again before {due:%Y-%m-%d %H:%M} UTC"
+    return None
+
+
+def complete(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The request with its defaults, as JSON; what is no request stays as it is."""
+    try:
+        return OnboardingRequest.model_validate(request).model_dump(mode="json")
+    except ValidationError:
+        return dict(request)
+
+
+def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields in which a run is not what was asked for, as `name: found instead of asked`.
+
+    An idempotency key gives the run that it gave before, whatever the second call asks for.
+    """
+    return tuple(
+        f"{name}: {found.get(name)!r} instead of {value!r}"
+        for name, value in asked.items()
+        if found.get(name) != value
+    )

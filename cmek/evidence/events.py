@@ -1,18 +1,29 @@
-"""The events of an onboarding, each in one shape. Pure."""
+"""The events of an onboarding, each in one shape. Pure.
+
+Which software did it: the tool and what decides about its calls.
+
+Marks left outside: who depends on a key, and which record proves how that came about.
+
+Google's usage tracking can't see Anthropic, so an essential key looks unused there.
+"""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final, Literal
 
 from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
 
-from cmek.approval import Answer, Ask
-from cmek.checks.model import CheckReport
-from cmek.evidence.entry import Event
-from cmek.gate import Permit, Refusal, ValidationProof
-from cmek.request import OnboardingRequest
+from cmek.evidence.record import Event
+from cmek.keys.verdicts import CheckReport
+from cmek.names import short_hash
+from cmek.onboarding.approval import Answer, Ask
+from cmek.onboarding.gate import Permit, Refusal, ValidationProof
+from cmek.onboarding.request import OnboardingRequest
+from cmek.tags import EVIDENCE_TAG
 
 Service = Literal["cloud-kms", "anthropic-admin"]
 KMS: Final = "cloud-kms"
@@ -147,3 +158,47 @@ def attached(workspace_id: str, outcome: object, seen: object) -> Event:
 def _plain(value: object) -> JsonValue:
     plain: JsonValue = to_jsonable_python(value)
     return plain
+
+
+PACKAGES: Final = (
+    "cmek",
+    "prefect",
+    "prefect-gcp",
+    "google-cloud-kms",
+    "google-api-core",
+    "google-auth",
+    "grpcio",
+    "httpx",
+    "pydantic",
+    "stamina",
+)
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of Python and of the packages above; `absent` for one that is not installed."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def in_use_label(workspace_id: str) -> tuple[str, str]:
+    """The label that marks a key as used by a workspace, as (key, value).
+
+    A label holds lower case only and workspace ids differ in case, hence the hash.
+    """
+    return f"cmek-workspace-{short_hash(workspace_id, 12)}", "attached"
+
+
+def with_evidence_tag(tags: Mapping[str, str], entry_hash: str) -> dict[str, str] | None:
+    """All tags and ours, None when the workspace has one already: it is written once.
+
+    The others go along, since it is not documented whether an update replaces them.
+    """
+    if EVIDENCE_TAG in tags:
+        return None
+    return dict(tags) | {EVIDENCE_TAG: entry_hash}

@@ -2,21 +2,24 @@
 
 The bytes that were signed travel with the signature and are verified as they are; only then are
 they read, and what they say is compared with the ask by the gate.
+
+How to sign with OpenSSH alone, for an approver who answers in Prefect's form.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationError
 
-from cmek.approval import Ask
 from cmek.canonical import NotCanonicalError, canonical_json
 from cmek.models import FrozenModel
-from cmek.request import EMAIL
+from cmek.onboarding.approval import Ask
+from cmek.onboarding.request import EMAIL
 
 NAMESPACE: Final = "cmek-approval"
 """Of every signature; one made for git or for files is none here."""
@@ -151,4 +154,36 @@ def _brief(error: ValidationError | NotCanonicalError) -> str:
         return "characters that are none"
     return "; ".join(
         f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors()[:3]
+    )
+
+
+_APPROVER: Final = "you@example.com"
+_COMMENT: Final = "why you approve"
+_TIME: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def signing_text(ask: Ask) -> list[str]:
+    """Paragraphs for the text of an ask; none when nobody has to sign."""
+    if not ask.signatures:
+        return []
+    count = "One approver" if ask.signatures == 1 else f"{ask.signatures} different approvers"
+    how = (
+        f"{count} of this worker's `allowed_signers` must sign. Answer with `cmek approve "
+        f"{ask.run_id}`, which shows the plan that the digest is really of. In the form instead: "
+        "put your address and comment into the next line (as in the form, and no apostrophe), run "
+        "it, and paste all that it prints; several signed approvals stand one behind the other."
+    )
+    return ["### To sign", how, f"```sh\n{signing_command(ask)}\n```"]
+
+
+def signing_command(ask: Ask) -> str:
+    """One line of POSIX shell that prints a signed approval of this ask."""
+    statement = statement_for(
+        ask, approver=_APPROVER, decision="approve", comment=_COMMENT, at=_TIME
+    )
+    before, _, after = statement.text.partition("2000-01-01T00:00:00Z")
+    return (
+        f'm={shlex.quote(before)}"$(date -u +%Y-%m-%dT%H:%M:%SZ)"{shlex.quote(after)}; '
+        f"printf '%s\\n' \"$m\"; printf '%s' \"$m\" | "
+        f"ssh-keygen -Y sign -n {NAMESPACE} -f ~/.ssh/id_ed25519"
     )

@@ -1,17 +1,100 @@
-"""The files of a Terraform module for any number of keys."""
+"""One live key, as Terraform has to describe it.
+
+The files of a Terraform module for any number of keys.
+
+The module as a page for people.
+
+Read the live keys of workspaces: the external key names them, Cloud KMS describes them.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 
 from pydantic import JsonValue
 
+from cmek.anthropic.client import AdminApi
+from cmek.anthropic.models import ExternalKey
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, VIEWER
-from cmek.terraform.managed_key import ManagedKey
+from cmek.gcp.iam import unconditional_roles
+from cmek.gcp.kms import CloudKms
+from cmek.gcp.resources import SYMMETRIC, CryptoKey
+from cmek.markdown import code
+from cmek.models import FrozenModel
+from cmek.names import KeyName
+
+
+class NotManageableError(Exception):
+    """A key that the module can't describe; the message says which field and what to do."""
+
+
+class ManagedKey(FrozenModel):
+    """Everything as read: a value that only was asked for would make Terraform replace the key."""
+
+    name: str
+    protection_level: str
+    rotation_period: timedelta | None
+    destroy_scheduled_duration: timedelta
+    labels: dict[str, str]
+    granted_roles: frozenset[str]
+    """Of Anthropic's service account on the key itself, without a condition."""
+    workspaces: tuple[str, ...]
+
+    @property
+    def key_name(self) -> KeyName:
+        """The name in its parts."""
+        return KeyName.parse(self.name)
+
+    @property
+    def ring_address(self) -> str:
+        """Under what the key ring stands in the state."""
+        key = self.key_name
+        return f"{key.project}/{key.location}/{key.key_ring}"
+
+    @property
+    def address(self) -> str:
+        """Under what the key stands in the state, the same in every module that has it."""
+        return f"{self.ring_address}/{self.key_name.crypto_key}"
+
+    @classmethod
+    def of(
+        cls, key: CryptoKey, granted_roles: Iterable[str], workspaces: Iterable[str]
+    ) -> ManagedKey:
+        """From the live key.
+
+        Raises:
+            NotManageableError: Not a symmetric key that Cloud KMS made itself.
+        """
+        found = {
+            "purpose": (key.purpose, "ENCRYPT_DECRYPT"),
+            "algorithm": (key.algorithm, SYMMETRIC),
+            "import only": (key.import_only, False),
+            "external backend": (key.crypto_key_backend, None),
+        }
+        for field, (value, needed) in found.items():
+            if value != needed:
+                raise NotManageableError(
+                    f"{key.name}: {field} is {value}, the module is for {needed}: Anthropic can't "
+                    "use this key, so look at why a workspace has it"
+                )
+        if key.destroy_scheduled_duration is None:
+            raise NotManageableError(f"{key.name}: Cloud KMS gave no destroy_scheduled_duration")
+        return cls(
+            name=key.name,
+            protection_level=key.protection_level,
+            rotation_period=key.rotation_period,
+            destroy_scheduled_duration=key.destroy_scheduled_duration,
+            labels=dict(sorted(key.labels.items())),
+            granted_roles=frozenset(granted_roles),
+            workspaces=tuple(sorted(workspaces)),
+        )
+
 
 VARIABLES = "terraform.tfvars.json"
 IMPORTS = "imports.tf.json"
@@ -105,3 +188,91 @@ def _imports(keys: Sequence[ManagedKey]) -> Iterator[JsonValue]:
 
 def _import(resource: str, address: str, resource_id: str) -> JsonValue:
     return {"to": f'{resource}["{address}"]', "id": resource_id}
+
+
+_HOW = (
+    "Write these files with `cmek terraform WORKSPACE --out DIR`, then `terraform init` and "
+    "`terraform plan` there: it must show imports and nothing to destroy. With the provider's own "
+    "handling of labels the first plan may also show labels entering the state; applying that "
+    "changes nothing at Google."
+)
+
+
+def terraform_page(workspace_id: str, module: Mapping[str, str]) -> str:
+    """Markdown with every file; the two that hold live values come first."""
+    names = sorted(module, key=lambda name: (name not in {IMPORTS, VARIABLES}, name))
+    files = [f"## {code(name)}\n\n```{_language(name)}\n{module[name]}```" for name in names]
+    return "\n\n".join([f"# Terraform for the key of {code(workspace_id)}", _HOW, *files])
+
+
+def _language(name: str) -> str:
+    return "json" if name.endswith(".json") else "hcl"
+
+
+async def read_all_keys(admin: AdminApi, kms: CloudKms) -> tuple[ManagedKey, ...]:
+    """Every Google Cloud key that a workspace has, archived workspaces too: their data is there.
+
+    One that can't be read fails the whole: a module that left it out would ask for its removal.
+
+    Raises:
+        NotManageableError: A key is not found, or is not one that Anthropic can use.
+        AdminApiError, GoogleApiError: A read was refused.
+    """
+    users = await _workspaces_by_key(admin)
+    registered = [key async for key in admin.external_keys.list()]
+    return await _read(kms, registered, users)
+
+
+async def read_workspace_keys(
+    admin: AdminApi, kms: CloudKms, workspace_id: str
+) -> tuple[ManagedKey, ...]:
+    """The key of one workspace, with every workspace that shares it.
+
+    Raises:
+        NotManageableError: The workspace has no Google Cloud key, or one that can't be described.
+        AdminApiError, GoogleApiError: A read was refused.
+    """
+    workspace = await admin.workspaces.retrieve(workspace_id)
+    if workspace.external_key_id is None:
+        raise NotManageableError(
+            f"workspace {workspace.id} ({workspace.name}) has no key: onboard it first"
+        )
+    registered = await admin.external_keys.retrieve(workspace.external_key_id)
+    if registered.gcp_key_name is None:
+        raise NotManageableError(
+            f"workspace {workspace.id} has {registered.id}, a key of "
+            f"{registered.provider_config.type}, not of Google Cloud"
+        )
+    return await _read(kms, [registered], await _workspaces_by_key(admin))
+
+
+async def _workspaces_by_key(admin: AdminApi) -> dict[str, set[str]]:
+    users: dict[str, set[str]] = defaultdict(set)
+    async for workspace in admin.workspaces.list(include_archived=True, include_default=True):
+        if workspace.external_key_id is not None:
+            users[workspace.external_key_id].add(workspace.id)
+    return users
+
+
+async def _read(
+    kms: CloudKms, registered: list[ExternalKey], users: dict[str, set[str]]
+) -> tuple[ManagedKey, ...]:
+    """Keys by crypto key: one may be registered more than once."""
+    by_name: dict[str, set[str]] = defaultdict(set)
+    for external in registered:
+        if external.gcp_key_name and users.get(external.id):
+            by_name[external.gcp_key_name] |= users[external.id]
+    return tuple(
+        await asyncio.gather(*(_read_key(kms, name, ids) for name, ids in by_name.items()))
+    )
+
+
+async def _read_key(kms: CloudKms, name: str, workspaces: set[str]) -> ManagedKey:
+    key = await kms.get_crypto_key(name)
+    if key is None:
+        raise NotManageableError(
+            f"{name} is not found, but {', '.join(sorted(workspaces))} needs it: was it deleted? "
+            "Nothing was written"
+        )
+    policy = await kms.get_iam_policy(name)
+    return ManagedKey.of(key, unconditional_roles(policy, MEMBER), workspaces)

@@ -10,8 +10,8 @@ import pytest
 from prefect_gcp import GcpCredentials
 from pydantic import SecretStr, ValidationError
 
-from blocks import AnthropicAdmin
-from cmek.admin_errors import Authentication
+from blocks.anthropic_admin import AnthropicAdmin
+from cmek.anthropic.errors import AuthenticationError
 from sandbox import seed
 from tests.support.clients import Rig
 
@@ -43,7 +43,7 @@ async def test_the_check_says_whose_credential_it_is(rig: Rig) -> None:
 async def test_the_check_says_what_is_wrong(rig: Rig) -> None:
     """A wrong key: the error says what kind is needed, without showing this one."""
     block = AnthropicAdmin(admin_key=SecretStr(CANARY), base_url=rig.sandbox.http)
-    with pytest.raises(Authentication, match="AnthropicAdmin block") as caught:
+    with pytest.raises(AuthenticationError, match="AnthropicAdmin block") as caught:
         await block.check()
     assert CANARY not in f"{caught.value} {caught.value!r} {block} {block!r}"
 

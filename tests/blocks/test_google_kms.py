@@ -11,8 +11,8 @@ from google.auth.credentials import Credentials
 from prefect_gcp import GcpCredentials
 from pydantic import ValidationError
 
-from blocks import GoogleKms
-from cmek.google_errors import GoogleApiError
+from blocks.google_kms import GoogleKms
+from cmek.gcp.errors import GoogleApiError
 from tests.support.clients import Rig
 
 pytestmark = pytest.mark.anyio

@@ -15,7 +15,8 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 from pydantic import SecretStr
 
-from blocks import AnthropicAdmin, GoogleKms
+from blocks.anthropic_admin import AnthropicAdmin
+from blocks.google_kms import GoogleKms
 from tests.support.clients import Rig
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("prefect_server")]

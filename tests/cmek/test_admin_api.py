@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from cmek.admin_api import AdminApi
-from cmek.admin_credentials import AdminKey
-from cmek.admin_errors import BadRequest, NotFound
-from cmek.admin_models import ExternalKey, Workspace
-from cmek.endpoints import EndpointError
+from cmek._http import EndpointError
+from cmek.anthropic.auth import AdminKey
+from cmek.anthropic.client import AdminApi
+from cmek.anthropic.errors import BadRequestError, NotFoundError
+from cmek.anthropic.models import ExternalKey, Workspace
 from sandbox.admin_state import AdminState
 from tests.support.clients import Rig
 
@@ -109,7 +109,7 @@ async def test_a_key_is_attached_by_an_update_and_read_back(rig: Rig) -> None:
         assert (await api.external_keys.retrieve(key.id)).is_attached
         assert (await api.workspaces.retrieve(workspace)) == attached
         other = await api.external_keys.create(rig.key_name())
-        with pytest.raises(BadRequest):
+        with pytest.raises(BadRequestError):
             await api.workspaces.update(workspace, external_key_id=other.id)
 
 
@@ -137,7 +137,7 @@ async def test_a_failed_validation_is_an_answer(rig: Rig) -> None:
 async def test_an_id_cannot_reach_another_path(rig: Rig) -> None:
     """Characters that mean something in a URL are sent as part of the id."""
     async with rig.admin() as api:
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             await api.workspaces.retrieve("../external_keys?limit=1")
 
 

@@ -9,13 +9,13 @@ import pytest
 from google.auth.exceptions import RefreshError
 from pydantic import SecretStr
 
-from cmek.admin_credentials import AdminKey, WorkloadIdentity
-from cmek.admin_errors import (
+from cmek.anthropic.auth import AdminKey, WorkloadIdentity
+from cmek.anthropic.errors import (
     AdminApiError,
     AdminResponseError,
-    Authentication,
+    AuthenticationError,
     GoogleIdentityError,
-    PermissionDenied,
+    PermissionDeniedError,
 )
 from sandbox import seed
 from tests.support.clients import Rig
@@ -76,7 +76,7 @@ async def test_a_token_that_stays_refused_ends_in_an_error(rig: Rig) -> None:
     """No third try."""
     rig.control.fault("organization.me", status=401, times=9)
     async with rig.admin(identity(rig)) as api:
-        with pytest.raises(Authentication):
+        with pytest.raises(AuthenticationError):
             await api.organization.me()
     assert rig.calls().count("organization.me") == 2
 
@@ -87,7 +87,7 @@ async def test_attach_is_not_sent_again_with_a_new_token(rig: Rig) -> None:
         await api.organization.me()
         rig.control.clear_log()
         rig.control.fault("workspaces.update", status=401)
-        with pytest.raises(Authentication):
+        with pytest.raises(AuthenticationError):
             await api.workspaces.update(rig.fresh_workspace(), external_key_id="ekey_01Some")
         assert rig.calls() == ["workspaces.update"]
         await api.organization.me()
@@ -172,5 +172,5 @@ def test_the_repr_of_an_admin_key_keeps_it() -> None:
 async def test_a_workspace_key_is_the_wrong_kind(rig: Rig) -> None:
     """An ordinary key: the error says what kind is needed."""
     async with rig.admin(AdminKey(SecretStr(seed.WORKSPACE_KEY))) as api:
-        with pytest.raises((PermissionDenied, Authentication), match="Admin API key"):
+        with pytest.raises((PermissionDeniedError, AuthenticationError), match="Admin API key"):
             await api.organization.me()

@@ -10,9 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmek import admin_errors
-from cmek.admin_answers import error_from_response, retry_after
-from cmek.admin_errors import AdminApiError, AdminResponseError, AdminStatusError
+from cmek.anthropic import errors as admin_errors
+from cmek.anthropic.errors import (
+    AdminApiError,
+    AdminResponseError,
+    AdminStatusError,
+    error_from_response,
+    retry_after,
+)
 from tests.support.clients import Rig
 
 CANARY = "sk-ant-admin01-FAKE-CANARY"
@@ -46,26 +51,26 @@ def documented(status: int, code: str | None = None) -> AdminApiError:
 @pytest.mark.parametrize(
     ("status", "code", "name"),
     [
-        (400, None, "BadRequest"),
-        (401, None, "Authentication"),
-        (402, None, "Billing"),
-        (403, None, "PermissionDenied"),
-        (404, None, "NotFound"),
-        (409, None, "Conflict"),
+        (400, None, "BadRequestError"),
+        (401, None, "AuthenticationError"),
+        (402, None, "BillingError"),
+        (403, None, "PermissionDeniedError"),
+        (404, None, "NotFoundError"),
+        (409, None, "ConflictError"),
         (413, None, "AdminStatusError"),
-        (429, None, "RateLimited"),
-        (500, None, "ServerError"),
-        (503, None, "ServerError"),
-        (504, None, "ServerError"),
-        (529, None, "ServerError"),
-        (400, "external_key_validation_failed", "ExternalKeyValidationFailed"),
-        (400, "external_key_validation_timed_out", "ExternalKeyValidationTimedOut"),
-        (409, "external_key_changed", "ExternalKeyChanged"),
-        (400, "workspace_policy_violation", "WorkspacePolicyViolation"),
-        (400, "key_profile_mismatch", "KeyProfileMismatch"),
-        (400, "external_key_in_workspace_policy", "BadRequest"),
-        (403, "sandbox_egress_restricted", "PermissionDenied"),
-        (400, "a_code_of_next_year", "BadRequest"),
+        (429, None, "RateLimitError"),
+        (500, None, "InternalServerError"),
+        (503, None, "InternalServerError"),
+        (504, None, "InternalServerError"),
+        (529, None, "InternalServerError"),
+        (400, "external_key_validation_failed", "ExternalKeyValidationFailedError"),
+        (400, "external_key_validation_timed_out", "ExternalKeyValidationTimeoutError"),
+        (409, "external_key_changed", "ExternalKeyChangedError"),
+        (400, "workspace_policy_violation", "WorkspacePolicyViolationError"),
+        (400, "key_profile_mismatch", "KeyProfileMismatchError"),
+        (400, "external_key_in_workspace_policy", "BadRequestError"),
+        (403, "sandbox_egress_restricted", "PermissionDeniedError"),
+        (400, "a_code_of_next_year", "BadRequestError"),
     ],
 )
 def test_status_and_code_choose_the_class(status: int, code: str | None, name: str) -> None:
@@ -96,7 +101,7 @@ def test_every_status_has_advice(status: int) -> None:
 def test_a_lenient_body_is_enough() -> None:
     """The outer `type` and `request_id` may be missing."""
     error = answer(403, {"error": {"type": "permission_error", "message": "no"}})
-    assert isinstance(error, admin_errors.PermissionDenied)
+    assert isinstance(error, admin_errors.PermissionDeniedError)
 
 
 def test_errors_survive_pickling() -> None:

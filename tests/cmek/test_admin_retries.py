@@ -11,19 +11,19 @@ import pytest
 import stamina
 from pydantic import SecretStr
 
-from cmek.admin_api import AdminApi
-from cmek.admin_credentials import AdminKey
-from cmek.admin_errors import (
+from cmek.anthropic.auth import AdminKey
+from cmek.anthropic.client import AdminApi
+from cmek.anthropic.errors import (
     AdminApiError,
     AdminConnectionError,
     AdminResponseError,
     AdminTimeoutError,
-    Conflict,
-    ExternalKeyChanged,
-    ExternalKeyValidationTimedOut,
-    NotFound,
-    RateLimited,
-    ServerError,
+    ConflictError,
+    ExternalKeyChangedError,
+    ExternalKeyValidationTimeoutError,
+    InternalServerError,
+    NotFoundError,
+    RateLimitError,
 )
 from tests.support.clients import Rig
 
@@ -108,7 +108,7 @@ async def test_a_duplicate_registration_is_told_at_once(rig: Rig) -> None:
     name = rig.key_name()
     async with rig.admin() as api:
         await api.external_keys.create(name)
-        with pytest.raises(Conflict) as caught:
+        with pytest.raises(ConflictError) as caught:
             await api.external_keys.create(name)
     assert not caught.value.ambiguous
     assert len(rig.calls(write=True)) == 2
@@ -144,8 +144,8 @@ async def test_attach_and_workspace_creation_are_sent_once(
 @pytest.mark.parametrize(
     ("code", "status", "expected"),
     [
-        ("external_key_validation_timed_out", 400, ExternalKeyValidationTimedOut),
-        ("external_key_changed", 409, ExternalKeyChanged),
+        ("external_key_validation_timed_out", 400, ExternalKeyValidationTimeoutError),
+        ("external_key_changed", 409, ExternalKeyChangedError),
     ],
 )
 async def test_conditions_of_the_attach_task_are_left_to_it(
@@ -177,7 +177,7 @@ async def test_the_server_may_forbid_repeats(rig: Rig) -> None:
     """`x-should-retry: false` is obeyed."""
     rig.control.fault("organization.me", status=500, headers={"x-should-retry": "false"})
     async with rig.admin() as api:
-        with pytest.raises(ServerError):
+        with pytest.raises(InternalServerError):
             await api.organization.me()
     assert len(rig.calls()) == 1
 
@@ -197,7 +197,7 @@ async def test_a_wait_beyond_the_budget_ends_it_at_once(rig: Rig) -> None:
     """The error carries the seconds, so that a task can wait that long."""
     rig.control.fault("organization.me", status=429, headers={"retry-after": "61"}, times=9)
     async with rig.admin() as api:
-        with pytest.raises(RateLimited) as caught:
+        with pytest.raises(RateLimitError) as caught:
             await api.organization.me()
     assert caught.value.retry_after == 61
     assert len(rig.calls()) == 1
@@ -211,7 +211,7 @@ async def test_a_page_of_a_proxy_is_not_a_missing_resource(rig: Rig) -> None:
             await api.workspaces.retrieve(rig.fresh_workspace())
         assert len(rig.calls()) == 1
         rig.control.clear_faults()
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFoundError):
             await api.workspaces.retrieve("wrkspc_01NoSuchWorkspace")
 
 

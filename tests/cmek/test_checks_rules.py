@@ -10,20 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cmek._http import Failed, Ok
 from cmek.anthropic_identity import MEMBER, SERVICE_ACCOUNT
-from cmek.checks.findings import AnthropicFindings, Findings, GoogleFindings, KmsFindings
-from cmek.checks.google_models import OrgPolicy, PerimeterConfig, Project, ServicePerimeter
-from cmek.checks.markdown import checks_table, summary
-from cmek.checks.members import Kind, kind_of
-from cmek.checks.model import Check, CheckReport, Status
-from cmek.checks.outcome import Answer, Refused
-from cmek.checks.perimeters import check_perimeters
-from cmek.checks.reading import CONSTRAINTS
-from cmek.checks.run import judge
+from cmek.gcp.iam import Kind, kind_of
+from cmek.gcp.project_apis import OrgPolicy, PerimeterConfig, Project, ServicePerimeter
+from cmek.keys.prerequisites import judge
+from cmek.keys.reader import CONSTRAINTS
+from cmek.keys.rules_org import check_perimeters
+from cmek.keys.snapshot import AnthropicFindings, Findings, GoogleFindings, KmsFindings
+from cmek.keys.verdicts import Check, CheckReport, CheckStatus
+from cmek.onboarding.reports import checks_table, summary
 from tests.support.checking import request
 
 patient = settings(deadline=None)
-REFUSED = Refused("PERMISSION_DENIED", "denied")
+REFUSED = Failed("PERMISSION_DENIED", "denied")
 
 texts = st.text(max_size=12)
 values = st.lists(
@@ -95,7 +95,7 @@ def test_with_everything_refused_nothing_passes() -> None:
 @given(st.dictionaries(st.sampled_from(CONSTRAINTS), policies))
 def test_any_organization_policy_gets_a_verdict(found: dict[str, OrgPolicy]) -> None:
     """Whatever rules Google sends; a constraint that was not read never passes."""
-    read = {name: Answer(policy) for name, policy in found.items()}
+    read = {name: Ok(policy) for name, policy in found.items()}
     report = judge(request(), findings(org_policies=read))
     by_constraint = {
         "iam.allowedPolicyMemberDomains": "drs_legacy",
@@ -114,7 +114,7 @@ def test_any_organization_policy_gets_a_verdict(found: dict[str, OrgPolicy]) -> 
 @given(policies)
 def test_a_list_that_denies_all_or_lacks_ours_never_admits_anthropic(policy: OrgPolicy) -> None:
     """The legacy constraint passes only with the customer's id, or where nobody is restricted."""
-    read = {"iam.allowedPolicyMemberDomains": Answer(policy)}
+    read = {"iam.allowedPolicyMemberDomains": Ok(policy)}
     report = judge(request(permitted_customer_id="C0anthropic"), findings(org_policies=read))
     if _status(report, "drs_legacy") == "pass":
         for rule in policy.rules:
@@ -158,10 +158,10 @@ def test_a_perimeter_without_a_full_ingress_rule_never_passes(found: list[Perime
         for number, config in enumerate(found)
     )
     read = findings(
-        project=Answer(Project(name="projects/1", state="ACTIVE")),
-        ancestors=Answer(("organizations/9",)),
-        access_policies=Answer(()),
-        perimeters=(Answer(perimeters),),
+        project=Ok(Project(name="projects/1", state="ACTIVE")),
+        ancestors=Ok(("organizations/9",)),
+        access_policies=Ok(()),
+        perimeters=(Ok(perimeters),),
     )
     (check,) = check_perimeters(request(), read)
     restricted = any(
@@ -209,7 +209,7 @@ def test_a_failure_says_what_mends_it_and_an_unknown_who_can_tell() -> None:
 
 
 @patient
-@given(st.lists(st.sampled_from(get_args(Status)), max_size=5), texts)
+@given(st.lists(st.sampled_from(get_args(CheckStatus)), max_size=5), texts)
 def test_a_table_has_one_line_a_check_whatever_the_text(found: list[str], text: str) -> None:
     """Outside text can't break the table; the worst stands first."""
     checks = tuple(

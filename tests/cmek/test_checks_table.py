@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cmek.checks.run import CATALOGUE
+from cmek.keys.prerequisites import CATALOGUE
 from sandbox.server import Sandbox
 from tests.support.checking import check
 from tests.support.condition_setups import Blind, Condition

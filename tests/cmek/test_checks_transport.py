@@ -15,9 +15,9 @@ from google.auth.credentials import Credentials as AnyCredentials
 from google.oauth2.credentials import Credentials
 from google.oauth2.service_account import Credentials as ServiceAccount
 
-from cmek.checks.google_reads import GoogleReads
-from cmek.endpoints import EndpointError
-from cmek.google_errors import GoogleApiError
+from cmek._http import EndpointError
+from cmek.gcp.errors import GoogleApiError
+from cmek.gcp.project_apis import GoogleReads
 from tests.support.clients import Rig
 
 pytestmark = pytest.mark.anyio

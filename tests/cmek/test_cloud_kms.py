@@ -12,12 +12,12 @@ from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.oauth2.credentials import Credentials
 from google.type import expr_pb2
 
+from cmek._http import EndpointError
 from cmek.anthropic_identity import MEMBER, ROLES
-from cmek.cloud_kms import CloudKms
-from cmek.endpoints import EndpointError
-from cmek.google_errors import GoogleApiError
-from cmek.iam_policy import PolicyView, unconditional_roles
-from cmek.kms_models import MAX_LABELS, CryptoKey, KeySpec
+from cmek.gcp.errors import GoogleApiError
+from cmek.gcp.iam import PolicyView, unconditional_roles
+from cmek.gcp.kms import CloudKms
+from cmek.gcp.resources import MAX_LABELS, CryptoKey, KeySpec
 from sandbox import kms_policies
 from tests.support.clients import SOFTWARE, Rig
 

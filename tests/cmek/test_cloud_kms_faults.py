@@ -9,9 +9,9 @@ import pytest
 from google.oauth2 import service_account
 
 from cmek.anthropic_identity import MEMBER, ROLES
-from cmek.cloud_kms import CloudKms
-from cmek.google_errors import GoogleApiError
-from cmek.iam_policy import unconditional_roles
+from cmek.gcp.errors import GoogleApiError
+from cmek.gcp.iam import unconditional_roles
+from cmek.gcp.kms import CloudKms
 from tests.support.clients import SOFTWARE, Rig
 
 pytestmark = pytest.mark.anyio

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from google.cloud import kms_v1
 
-from cmek.diagnosis import Cause, diagnose, gather_facts
-from cmek.diagnosis.diagnose import TABLE
-from cmek.diagnosis.model import DiagnosisFacts
+from cmek.keys.diagnosis import CAUSES, diagnose, gather_facts
+from cmek.keys.rules import Cause, DiagnosisFacts
 from sandbox.server import Sandbox
 from tests.support.causes import FAILURES, Failing
 from tests.support.checking import clients, failure, request
@@ -127,6 +126,6 @@ async def test_a_key_of_an_external_key_manager_leaves_its_backend_open(
 
 def test_the_table_proves_every_cause_that_can_be_proved() -> None:
     """At least 14 causes; each of them comes first in some state of the table."""
-    known = {one.id for one, _ in TABLE}
-    assert len(known) == len(TABLE) >= 14
+    known = {one.id for one, _ in CAUSES}
+    assert len(known) == len(CAUSES) >= 14
     assert {one.cause for one in FAILURES} == known - {"wrong_location", "outside_backend"}

@@ -13,22 +13,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cmek.admin_models import Workspace
-from cmek.discovery.announcement import Announcement, MalformedEventError, read_announcement
-from cmek.discovery.decisions import Course, Decision, page
-from cmek.discovery.earlier_runs import (
+from cmek.anthropic.models import Workspace
+from cmek.discovery.request import (
+    Announcement,
+    DiscoveryRequest,
+    MalformedEventError,
+    read_announcement,
+)
+from cmek.discovery.rules import (
+    Course,
+    Decision,
     EarlierRun,
+    UnnameableKeyError,
     complete,
     differences,
     epoch,
     idempotency_key,
+    key_for,
+    not_wanted,
     objection,
+    onboarding_for,
+    page,
+    unfit,
 )
-from cmek.discovery.naming import UnnameableKeyError, key_for, onboarding_for
-from cmek.discovery.request import DiscoveryRequest
-from cmek.discovery.rules import not_wanted, unfit
-from cmek.names import KMS_ID, WORKSPACE_ID
-from cmek.request import OnboardingRequest
+from cmek.names import KMS_ID_PATTERN, WORKSPACE_ID
+from cmek.onboarding.request import OnboardingRequest
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -123,7 +132,7 @@ def test_own_keys_have_names_that_cloud_kms_takes_and_never_meet(
     except UnnameableKeyError:
         assert len(template.replace("{workspace_name}", "")) - 14 + len(workspace_id) > 63
     else:
-        assert re.fullmatch(KMS_ID, key)
+        assert re.fullmatch(KMS_ID_PATTERN, key)
         assert workspace_id in key
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmek.endpoints import EndpointError, check_endpoint, is_loopback
+from cmek._http import EndpointError, check_endpoint, is_loopback
 
 
 @pytest.mark.parametrize(

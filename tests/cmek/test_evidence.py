@@ -9,10 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmek.evidence.chain import Chain
-from cmek.evidence.entry import GENESIS, Event, EvidenceEntry
-from cmek.evidence.redaction import REMOVED
-from cmek.evidence.verify import Broken, BrokenEvidenceError, loads, verify
+from cmek.evidence.record import (
+    GENESIS,
+    REMOVED,
+    Broken,
+    BrokenEvidenceError,
+    Chain,
+    Event,
+    EvidenceEntry,
+    loads,
+    verify,
+)
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

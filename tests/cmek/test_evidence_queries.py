@@ -11,8 +11,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmek.evidence.marks import in_use_label, with_evidence_tag
-from cmek.evidence.queries import ACTIVITY_TYPES, key_pattern, queries, threats_filter
+from cmek.evidence.events import in_use_label, with_evidence_tag
+from cmek.evidence.report import ACTIVITY_TYPES, key_pattern, queries, threats_filter
 from cmek.names import KeyName
 from cmek.tags import EVIDENCE_TAG
 

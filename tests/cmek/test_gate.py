@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmek.anthropic_identity import VIEWER
-from cmek.gate import (
+from cmek.onboarding.gate import (
     FRESHNESS_SECONDS,
     Circumstances,
     Course,
@@ -21,10 +21,8 @@ from cmek.gate import (
     ValidationProof,
     decide,
 )
-from cmek.signatures.keygen import Verified
-from cmek.signatures.signers import FileFacts, Signers
 from cmek.signatures.statement import SignedApproval
-from cmek.signatures.weighing import Signatures
+from cmek.signatures.verification import FileFacts, Signatures, Signers, Verified
 from tests.support import facts as make
 
 MONOTONIC = make.LOADED_AT + 2

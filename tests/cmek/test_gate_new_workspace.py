@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cmek.gate import Course, Permit, Refusal, decide
-from cmek.live_facts import LiveFacts
-from cmek.request import OnboardingRequest
+from cmek.onboarding.gate import Course, Permit, Refusal, decide
+from cmek.onboarding.plan import LiveFacts
+from cmek.onboarding.request import OnboardingRequest
 from tests.support import facts as make
 
 NAME = "payments-prod"

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmek.anthropic_identity import MEMBER, ROLES, SERVICE_ACCOUNT
-from cmek.google_errors import GoogleApiError, GoogleProblem, classify
+from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
 from tests.support.clients import Rig
 from tests.support.google import Call, Client, by_grpc, by_http, by_rest, grpc_client
 

@@ -13,29 +13,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmek.admin_models import Validation
+from cmek._http import Failed, Ok
+from cmek.anthropic.models import Validation
 from cmek.anthropic_identity import MEMBER, ROLES
-from cmek.checks.outcome import Answer, Refused
-from cmek.health import unreachable
-from cmek.health.changes import change, event_id
-from cmek.health.fleet import DAYS, MARKS, FleetRow, merged, published, read_rows
-from cmek.health.model import KeyRecord, Look, Reason, Severity, Unreachability, Verdict
-from cmek.health.onboarding import onboarded
-from cmek.health.pacing import Pacer
-from cmek.health.page import key_page, read_page, shown_time
-from cmek.health.picture import SHOWN_KEYS, image_url, picture
-from cmek.health.reading import KeyReading
-from cmek.health.registered import KeyRef, by_ring
-from cmek.health.rules import RULES
-from cmek.health.verdict import judge, unfinished
-from cmek.iam_policy import PolicyBinding, PolicyView
+from cmek.gcp.iam import PolicyBinding, PolicyView
+from cmek.keys import health as unreachable
+from cmek.keys.health import HEALTH_RULES, change, event_id, judge, onboarded, unfinished
+from cmek.keys.snapshot import KeyReading
+from cmek.keys.verdicts import KeyRecord, Look, Reason, Severity, Unreachability, Verdict
+from cmek.revalidation.fleet import (
+    DAYS,
+    MARKS,
+    SHOWN_KEYS,
+    FleetRow,
+    image_url,
+    key_page,
+    merged,
+    picture,
+    published,
+    read_page,
+    read_rows,
+    shown_time,
+)
+from cmek.revalidation.request import KeyRef, Pacer, by_ring
 from tests.support.facts import KEY_NAME, NOW, ORGANIZATION, facts, key, version
 
 GRANTED = PolicyView(
     bindings=tuple(PolicyBinding(role=role, members=(MEMBER,)) for role in ROLES), etag="AA=="
 )
 NOBODY = PolicyView(bindings=(), etag="AA==")
-REFUSED = Refused("PERMISSION_DENIED", "not for you")
+REFUSED = Failed("PERMISSION_DENIED", "not for you")
 RUN = "3f1c9a52-0000-4000-8000-000000000001"
 
 
@@ -60,18 +67,18 @@ def reading(**changes: Any) -> KeyReading:
         "now": NOW,
         "depth": "full",
         "validation": validated(),
-        "key": Answer(healthy),
-        "versions": Answer((version(),)),
-        "policy": Answer(GRANTED),
-        "ring_policy": Answer(NOBODY),
+        "key": Ok(healthy),
+        "versions": Ok((version(),)),
+        "policy": Ok(GRANTED),
+        "ring_policy": Ok(NOBODY),
     }
     return KeyReading(**(values | changes))
 
 
-def validated(error: str | None = None) -> Answer[Validation]:
+def validated(error: str | None = None) -> Ok[Validation]:
     """Anthropic's answer."""
     status = "failure" if error else "success"
-    return Answer(Validation(status=status, error=error, request_id="req_01"))
+    return Ok(Validation(status=status, error=error, request_id="req_01"))
 
 
 def record(verdict: Verdict, **changes: Any) -> KeyRecord:
@@ -115,7 +122,7 @@ def test_a_look_that_could_not_read_everything_is_never_healthy(parts: set[str])
 @given(st.sampled_from(["validation", "versions", "policy", "ring_policy"]))
 def test_what_is_broken_is_broken_whatever_else_could_not_be_read(part: str) -> None:
     """A refusal does not soften a cause that was found."""
-    broken = Answer(key(primary=version(1, "DISABLED")))
+    broken = Ok(key(primary=version(1, "DISABLED")))
     found = judge(reading(key=broken, **{part: REFUSED}), None, look())
     assert found.verdict is Verdict.BROKEN
     assert found.unreachable is None
@@ -123,7 +130,7 @@ def test_what_is_broken_is_broken_whatever_else_could_not_be_read(part: str) -> 
 
 def test_a_grant_that_may_be_on_the_project_is_not_missing_while_nobody_can_tell() -> None:
     """Unless Anthropic can't use the key either: then what we see is the cause."""
-    nowhere_seen = {"policy": Answer(NOBODY), "project_policy": REFUSED}
+    nowhere_seen = {"policy": Ok(NOBODY), "project_policy": REFUSED}
     found = judge(reading(**nowhere_seen), None, look())
     assert found.verdict is Verdict.UNKNOWN
     assert [r.subject for r in found.reasons if r.who_can_tell] == ["the project's policy"]
@@ -135,7 +142,7 @@ def test_a_grant_that_may_be_on_the_project_is_not_missing_while_nobody_can_tell
 
 def test_a_second_look_keeps_every_date() -> None:
     """Since when it has a verdict and a reason does not move with each look."""
-    broken = reading(key=Answer(key(primary=version(1, "DISABLED"))))
+    broken = reading(key=Ok(key(primary=version(1, "DISABLED"))))
     first = judge(broken, None, look())
     second = judge(broken, first, look(60, run="another"))
     assert second.since == first.since
@@ -152,7 +159,7 @@ def test_a_foreign_decrypter_that_was_recorded_is_known_and_a_new_one_is_not() -
     first = judge(reading(), None, look())
     assert first.baseline is not None
     baseline = first.baseline.model_copy(update={"decrypters": ("user:old@example.com",)})
-    found = judge(reading(policy=Answer(policy), baseline=baseline), None, look())
+    found = judge(reading(policy=Ok(policy), baseline=baseline), None, look())
     subjects = [r.subject for r in found.reasons if r.rule == "foreign-decrypter"]
     assert subjects == [f"{KEY_NAME} roles/cloudkms.cryptoKeyDecrypter user:new@example.com"]
 
@@ -161,8 +168,8 @@ def test_a_version_that_was_disabled_at_onboarding_seals_nothing_of_ours() -> No
     """The same state found later is broken."""
     first = judge(reading(), None, look())
     assert first.baseline is not None
-    versions = Answer((version(1, "DISABLED"), version(2)))
-    rotated = Answer(key(primary=version(2), rotation_period=timedelta(days=90)))
+    versions = Ok((version(1, "DISABLED"), version(2)))
+    rotated = Ok(key(primary=version(2), rotation_period=timedelta(days=90)))
     known = {"source": "onboarding", "unusable_versions": ("1",)}
     for update, verdict in ((known, "healthy"), ({"source": "onboarding"}, "broken")):
         baseline = first.baseline.model_copy(update=update | {"destroy_scheduled_duration": None})
@@ -175,7 +182,7 @@ def test_a_grant_to_a_deleted_twin_is_named_as_such(role: str) -> None:
     """A binding for `deleted:` looks like a grant and is none."""
     gone = PolicyBinding(role=role, members=(f"deleted:{MEMBER}?uid=1",))
     kept = tuple(b for b in GRANTED.bindings if b.role != role)
-    found = judge(reading(policy=Answer(PolicyView(bindings=(*kept, gone), etag=""))), None, look())
+    found = judge(reading(policy=Ok(PolicyView(bindings=(*kept, gone), etag=""))), None, look())
     assert found.worst is not None
     assert found.worst.subject == role
     assert "deleted account" in found.worst.says
@@ -228,13 +235,13 @@ def test_people_hear_of_changes_only_and_of_all(verdicts: list[Verdict]) -> None
     readings = {
         Verdict.HEALTHY: {},
         Verdict.AT_RISK: {
-            "key": Answer(
+            "key": Ok(
                 key(
                     rotation_period=timedelta(days=90), destroy_scheduled_duration=timedelta(days=2)
                 )
             )
         },
-        Verdict.BROKEN: {"key": Answer(None)},
+        Verdict.BROKEN: {"key": Ok(None)},
         Verdict.UNKNOWN: {"versions": REFUSED},
     }
     told, previous = [], None
@@ -250,7 +257,7 @@ def test_people_hear_of_changes_only_and_of_all(verdicts: list[Verdict]) -> None
 
 def test_a_run_that_is_retried_tells_the_same_event() -> None:
     """By the same id, so that the server takes it once."""
-    gone = reading(key=Answer(None))
+    gone = reading(key=Ok(None))
     first = judge(gone, None, look())
     again = judge(gone, first, look(1))
     what = change(again)
@@ -261,7 +268,7 @@ def test_a_run_that_is_retried_tells_the_same_event() -> None:
 
 def test_an_unfinished_look_is_unknown_and_keeps_what_was_found() -> None:
     """With its baseline, its reasons, and what people were told."""
-    broken = judge(reading(key=Answer(key(primary=version(1, "DISABLED")))), None, look())
+    broken = judge(reading(key=Ok(key(primary=version(1, "DISABLED")))), None, look())
     nothing = reading(key=None, versions=None, policy=None, ring_policy=None)
     found = unfinished(nothing, broken, look(1, run="another"), "no time")
     assert (found.verdict, found.announced) == (Verdict.UNKNOWN, Verdict.BROKEN)
@@ -415,7 +422,7 @@ def test_what_was_true_at_the_attach_is_what_later_looks_compare_with() -> None:
 def test_the_page_about_revalidation_lists_every_rule_as_it_is() -> None:
     """Name, meaning, severity and benchmark; why is the rule's own first line."""
     page = (Path(__file__).parents[2] / "docs" / "revalidation.md").read_text()
-    for rule in RULES:
+    for rule in HEALTH_RULES:
         means = "a remark" if rule.means is Verdict.HEALTHY else rule.means.replace("_", " ")
         why = (rule.look.__doc__ or "").strip().splitlines()[0]
         line = f"| `{rule.id}` | {means} | {rule.severity} | {rule.benchmark or ''} | {why} |"

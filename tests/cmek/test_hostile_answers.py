@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from cmek.admin_api import AdminApi
-from cmek.admin_credentials import AdminKey
-from cmek.admin_errors import AdminApiError
-from cmek.bounded import MAX_BYTES
-from cmek.checks.google_reads import GoogleReads
-from cmek.google_errors import GoogleApiError
+from cmek._http import MAX_BYTES
+from cmek.anthropic.auth import AdminKey
+from cmek.anthropic.client import AdminApi
+from cmek.anthropic.errors import AdminApiError
+from cmek.gcp.errors import GoogleApiError
+from cmek.gcp.project_apis import GoogleReads
 
 pytestmark = pytest.mark.anyio
 

@@ -8,11 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmek.anthropic_identity import MEMBER, ROLES
-from cmek.iam_policy import (
-    PolicyView,
-    unconditional_roles,
-    with_grants,
-)
+from cmek.gcp.iam import PolicyView, unconditional_roles, with_grants
 
 members = st.sampled_from([MEMBER, "user:a@example.com", "group:b@example.com", "allUsers"])
 roles = st.sampled_from([*ROLES, "roles/owner", "roles/cloudkms.admin"])

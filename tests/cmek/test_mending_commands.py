@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cmek.diagnosis import diagnose, gather_facts
+from cmek.keys.diagnosis import diagnose, gather_facts
 from sandbox.server import Sandbox
 from tests.support.causes import FAILURES
 from tests.support.checking import check, clients, failure, request

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmek.names import (
-    KMS_ID,
-    PROJECT_ID,
+    KMS_ID_PATTERN,
+    PROJECT_ID_PATTERN,
     US_SINGLE_REGIONS,
     BadNameError,
     KeyName,
@@ -21,10 +21,10 @@ from cmek.names import (
 
 key_names = st.builds(
     KeyName,
-    project=st.from_regex(PROJECT_ID, fullmatch=True),
+    project=st.from_regex(PROJECT_ID_PATTERN, fullmatch=True),
     location=st.sampled_from(US_SINGLE_REGIONS),
-    key_ring=st.from_regex(re.compile(KMS_ID, re.ASCII), fullmatch=True),
-    crypto_key=st.from_regex(re.compile(KMS_ID, re.ASCII), fullmatch=True),
+    key_ring=st.from_regex(re.compile(KMS_ID_PATTERN, re.ASCII), fullmatch=True),
+    crypto_key=st.from_regex(re.compile(KMS_ID_PATTERN, re.ASCII), fullmatch=True),
 )
 
 
@@ -37,7 +37,9 @@ def test_a_key_name_parses_to_what_it_prints(name: KeyName) -> None:
 @given(st.text() | key_names.map(lambda name: f"{name}/cryptoKeyVersions/1"))
 def test_anything_else_is_a_typed_error_that_shows_what_was_given(text: str) -> None:
     """No other exception, and never a version's name."""
-    if re.fullmatch(rf"projects/.+/locations/.+/keyRings/{KMS_ID}/cryptoKeys/{KMS_ID}", text):
+    if re.fullmatch(
+        rf"projects/.+/locations/.+/keyRings/{KMS_ID_PATTERN}/cryptoKeys/{KMS_ID_PATTERN}", text
+    ):
         return
     with pytest.raises(BadNameError, match=re.escape(repr(text))):
         KeyName.parse(text)

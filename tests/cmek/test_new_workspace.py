@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
-from cmek.admin_models import ExternalKey, Workspace
-from cmek.admission import AdmissionRefusedError, find_created
-from cmek.approval import literally
+from cmek.anthropic.models import ExternalKey, Workspace
 from cmek.markdown import code
-from cmek.names import KMS_ID
-from cmek.new_workspace import NAME, check_name, key_id_for, namesakes
-from cmek.request import OnboardingRequest
+from cmek.names import KMS_ID_PATTERN
+from cmek.onboarding.approval import literally
+from cmek.onboarding.eligibility import AdmissionRefusedError, find_created
+from cmek.onboarding.request import NAME, OnboardingRequest, check_name, key_id_for, namesakes
 from cmek.tags import CREATED_BY_TAG
 from flows.onboard import onboard_workspace
 
@@ -108,7 +107,7 @@ def test_every_allowed_name_can_be_read_typed_and_matched(name: str) -> None:
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_every_name_has_a_key_id_of_its_own_that_cloud_kms_takes(one: str, other: str) -> None:
     """Also when nothing of the name can stand in it."""
-    assert re.fullmatch(KMS_ID, key_id_for(one))
+    assert re.fullmatch(KMS_ID_PATTERN, key_id_for(one))
     assert (key_id_for(one) == key_id_for(other)) is (one == other)
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, ROLES, VIEWER
 from cmek.names import organization_label
-from cmek.plan import Difference, Plan, differences
+from cmek.onboarding.plan import Difference, Plan, differences
 from tests.support import facts as make
 
 OTHER = UUID("00000000-0000-4000-8000-000000000000")

@@ -12,8 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmek.signatures.instructions import signing_command, signing_text
-from cmek.signatures.keygen import BadSignatureError, Verified, verify
 from cmek.signatures.statement import (
     MAX_SIGNATURES,
     MAX_TEXT,
@@ -21,7 +19,10 @@ from cmek.signatures.statement import (
     Statement,
     UnreadableApprovalError,
     parse_signed,
+    signing_command,
+    signing_text,
 )
+from cmek.signatures.verification import BadSignatureError, Verified, verify
 from tests.support import facts as make
 from tests.support.signing import GRACE, KATHERINE, Office, keygen, sign, statement
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from cmek.approval import Answer, Ask
-from cmek.gate import Course, Permit, Refusal, decide
-from cmek.request import OnboardingRequest
-from cmek.signatures.keygen import Verified
+from cmek.onboarding.approval import Answer, Ask
+from cmek.onboarding.gate import Course, Permit, Refusal, decide
+from cmek.onboarding.request import OnboardingRequest
 from cmek.signatures.statement import SignedApproval
-from cmek.signatures.weighing import CLOCK_SKEW, Signatures
+from cmek.signatures.verification import CLOCK_SKEW, Signatures, Verified
 from tests.support import facts as make
 from tests.support.signing import GRACE, KATHERINE, statement
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cmek.signatures.signers import (
+from cmek.signatures.verification import (
     DIRECTORY,
     FileFacts,
     Signers,

@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmek.anthropic_identity import MEMBER, ROLES
-from cmek.evidence.queries import THREATENING_METHODS
-from cmek.kms_models import CryptoKey
+from cmek.evidence.report import THREATENING_METHODS
+from cmek.gcp.resources import CryptoKey
 from cmek.names import US_SINGLE_REGIONS, BadNameError
-from cmek.terraform.managed_key import ManagedKey, NotManageableError
 from cmek.terraform.module import (
     IMPORTS,
     VARIABLES,
     FilesDifferError,
+    ManagedKey,
+    NotManageableError,
     render_module,
     seconds,
     write_module,

@@ -6,7 +6,7 @@ import pytest
 import stamina
 from stamina.instrumentation import RetryDetails, get_on_retry_hooks, set_on_retry_hooks
 
-from cmek.transport_retry import ATTEMPTS, BUDGET_SECONDS, Verdict, retrying
+from cmek._http import ATTEMPTS, BUDGET_SECONDS, RetryDecision, retrying
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +43,7 @@ async def test_there_are_at_most_four_attempts(failures: int, calls: int) -> Non
 @pytest.mark.parametrize(
     ("verdict", "calls"), [(False, 1), (BUDGET_SECONDS + 1, 1), (BUDGET_SECONDS - 1, 2), (0.0, 2)]
 )
-async def test_the_verdict_decides(verdict: Verdict, calls: int) -> None:
+async def test_the_verdict_decides(verdict: RetryDecision, calls: int) -> None:
     """Give up, or wait as told if that fits into the budget."""
     assert await attempts_until(lambda _: verdict, 1) == calls
 

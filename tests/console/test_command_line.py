@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
 
-from cmek.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingRequest
 from console.main import main
 from console.onboard_command import build_request, parse_settings
 from console.runs import RunError

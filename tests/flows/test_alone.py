@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
 import flows.alone
-from cmek.report import artifact_key
+from cmek.onboarding.reports import artifact_key
 from tests.support.onboarding import Onboardings
 
 

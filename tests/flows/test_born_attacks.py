@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prefect.states import Scheduled
 
-from cmek.approval import Ask
+from cmek.onboarding.approval import Ask
 from tests.support.born import NAME, asked_to_create, born, creates
 from tests.support.onboarding import APPROVER, Onboardings, Run
 from tests.support.signing import GRACE, Office

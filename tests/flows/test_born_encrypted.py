@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 from prefect.states import Scheduled
 
-from cmek.evidence.verify import loads
-from cmek.new_workspace import key_id_for
+from cmek.evidence.record import loads
+from cmek.onboarding.request import key_id_for
 from cmek.tags import CREATED_BY_TAG, EVIDENCE_TAG
 from console.evidence import read_record
 from console.history import history

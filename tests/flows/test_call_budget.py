@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-from blocks import AnthropicAdmin, GoogleKms
-from cmek.checks.google_reads import GoogleReads
-from cmek.checks.run import run_checks
-from cmek.request import OnboardingRequest
+from blocks.anthropic_admin import AnthropicAdmin
+from blocks.google_kms import GoogleKms
+from cmek.gcp.project_apis import GoogleReads
+from cmek.keys.prerequisites import run_checks
+from cmek.onboarding.request import OnboardingRequest
 from tests.support.born import creates, start_to_create
 from tests.support.onboarding import Onboardings
 

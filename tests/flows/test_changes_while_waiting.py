@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from blocks import AnthropicAdmin
+from blocks.anthropic_admin import AnthropicAdmin
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, VIEWER
 from cmek.names import organization_label
 from sandbox.admin_models import GcpConfig

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prefect.client.schemas.objects import State
 
-from cmek.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingRequest
 from console.main import main
 from flows.check import check_prerequisites_only
 from tests.support.onboarding import REQUESTER, Onboardings

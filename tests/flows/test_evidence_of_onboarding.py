@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cmek.cloud_kms import CloudKms
-from cmek.evidence.chain import Chain
-from cmek.evidence.marks import in_use_label
-from cmek.evidence.page import record_in
-from cmek.evidence.verify import loads
-from cmek.kms_models import KeySpec
+from cmek.evidence.events import in_use_label
+from cmek.evidence.record import Chain, loads
+from cmek.evidence.report import record_in
+from cmek.gcp.kms import CloudKms
+from cmek.gcp.resources import KeySpec
 from cmek.tags import EVIDENCE_TAG
 from cmek.terraform.module import VARIABLES, write_module
 from tasks.terraform import read_module

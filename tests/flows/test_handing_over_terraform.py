@@ -10,8 +10,8 @@ from prefect import flow
 from prefect.client.schemas.objects import Artifact
 from typer.testing import CliRunner
 
-from cmek.report import artifact_key
-from cmek.request import OnboardingRequest
+from cmek.onboarding.reports import artifact_key
+from cmek.onboarding.request import OnboardingRequest
 from cmek.terraform.module import IMPORTS, VARIABLES
 from console.terraform import terraform_command
 from tasks.clients import close_clients

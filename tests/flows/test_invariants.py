@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from blocks import AnthropicAdmin, GoogleKms
+from blocks.anthropic_admin import AnthropicAdmin
+from blocks.google_kms import GoogleKms
 from cmek import anthropic_identity
+from cmek._http import EndpointError
 from cmek.anthropic_identity import MEMBER, SERVICE_ACCOUNT
-from cmek.endpoints import EndpointError
-from cmek.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingRequest
 from console.prefect_server import client_environment
 from tests.support.kms import Level
 from tests.support.onboarding import Onboardings

@@ -12,13 +12,14 @@ import pytest
 import yaml
 from prefect_gcp import GcpCredentials
 
-from blocks import AnthropicAdmin, GoogleKms
-from cmek.checks.google_reads import GoogleReads
-from cmek.checks.model import CheckReport
-from cmek.checks.outcome import Answer, attempt
-from cmek.checks.run import run_checks
-from cmek.cloud_kms import CloudKms
-from cmek.request import OnboardingRequest
+from blocks.anthropic_admin import AnthropicAdmin
+from blocks.google_kms import GoogleKms
+from cmek._http import Ok, try_read
+from cmek.gcp.kms import CloudKms
+from cmek.gcp.project_apis import GoogleReads
+from cmek.keys.prerequisites import run_checks
+from cmek.keys.verdicts import CheckReport
+from cmek.onboarding.request import OnboardingRequest
 from tests.support.examples import DOCS
 from tests.support.onboarding import Onboardings
 from tests.support.revalidation import Revalidations
@@ -131,5 +132,5 @@ async def revalidation_reads(kms: CloudKms, key: str) -> list[bool]:
     async def keys() -> int:
         return len([one async for one in kms.list_crypto_keys(ring)])
 
-    reads = (attempt(keys()), attempt(kms.get_iam_policy(ring)))
-    return [isinstance(await one, Answer) for one in reads]
+    reads = (try_read(keys()), try_read(kms.get_iam_policy(ring)))
+    return [isinstance(await one, Ok) for one in reads]

@@ -14,13 +14,11 @@ from prefect.filesystems import LocalFileSystem
 from prefect.runtime import flow_run
 from typer.testing import CliRunner
 
-from cmek.evidence.chain import Chain
-from cmek.evidence.entry import Event, EvidenceEntry
-from cmek.evidence.marks import in_use_label
-from cmek.evidence.page import record_in
-from cmek.evidence.verify import loads
-from cmek.report import artifact_key
-from cmek.request import OnboardingRequest
+from cmek.evidence.events import in_use_label
+from cmek.evidence.record import Chain, Event, EvidenceEntry, loads
+from cmek.evidence.report import record_in
+from cmek.onboarding.reports import artifact_key
+from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import EVIDENCE_TAG
 from console.evidence import app as evidence_app
 from tasks.clients import admin_client, close_clients

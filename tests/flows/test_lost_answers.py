@@ -6,8 +6,8 @@ import pytest
 from prefect.states import Scheduled
 
 from cmek.anthropic_identity import MEMBER, ROLES
-from cmek.evidence.page import record_in
-from cmek.evidence.verify import loads
+from cmek.evidence.record import loads
+from cmek.evidence.report import record_in
 from tests.support.onboarding import Onboardings, Run
 
 MORE_KINDS = ("error", "truncate", "html")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cmek.anthropic_identity import MEMBER
-from cmek.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingRequest
 from flows.onboard import NoDeploymentError, onboard_workspace
 from tests.support.kms import Level, Purpose
 from tests.support.onboarding import Onboardings

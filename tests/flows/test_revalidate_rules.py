@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from cmek.health.model import KeyRecord, Reason
-from cmek.health.page import SIGNS
-from cmek.health.rules import RULES
+from cmek.keys.health import HEALTH_RULES
+from cmek.keys.verdicts import KeyRecord, Reason
+from cmek.revalidation.fleet import SIGNS
 from tests.support.ailments import AILMENTS, GRANTS, Ailment, days_ago
 from tests.support.fleet import Fleet
 from tests.support.onboarding import Onboardings
@@ -121,7 +121,7 @@ def test_a_reason_is_dated_by_the_resource_where_that_tells(ward: Ward, ailment:
 
 def test_every_rule_has_an_ailment() -> None:
     """A new rule needs a condition here; drift, which needs two looks, has its own test."""
-    assert {rule.id for rule in RULES} - {one.rule for one in AILMENTS} == {"drift"}
+    assert {rule.id for rule in HEALTH_RULES} - {one.rule for one in AILMENTS} == {"drift"}
 
 
 def test_a_version_that_was_gone_before_registration_is_no_loss(ward: Ward) -> None:

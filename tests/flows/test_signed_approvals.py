@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from prefect.states import Scheduled
 
-from blocks import AnthropicAdmin
-from cmek.approval import Ask
-from cmek.evidence.page import record_in
-from cmek.evidence.verify import loads
+from blocks.anthropic_admin import AnthropicAdmin
+from cmek.evidence.record import loads
+from cmek.evidence.report import record_in
+from cmek.onboarding.approval import Ask
 from tests.support.onboarding import APPROVER, Onboardings, Run
 from tests.support.signing import GRACE, KATHERINE, Office
 

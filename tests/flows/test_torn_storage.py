@@ -8,8 +8,8 @@ import pytest
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.states import Scheduled
 
-from cmek.evidence.page import record_in
-from cmek.evidence.verify import loads
+from cmek.evidence.record import loads
+from cmek.evidence.report import record_in
 from tests.support.onboarding import Onboardings, Run
 
 

@@ -21,9 +21,9 @@ def test_only_a_mutant_that_tests_noticed_counts_as_killed() -> None:
         "tried": 5,
         "killed": 2,
         "survivors": [
-            "cmek.gate.x_decide__mutmut_2 survived",
-            "cmek.plan.x_build_plan__mutmut_1 no tests",
-            "cmek.plan.x_build_plan__mutmut_2 suspicious",
+            "cmek.onboarding.gate.x_decide__mutmut_2 survived",
+            "cmek.onboarding.plan.x_build_plan__mutmut_1 no tests",
+            "cmek.onboarding.plan.x_build_plan__mutmut_2 suspicious",
         ],
     }
 

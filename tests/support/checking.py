@@ -9,15 +9,15 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from cmek.admin_api import AdminApi
-from cmek.admin_credentials import AdminKey
-from cmek.checks.google_reads import GoogleReads
-from cmek.checks.model import CheckReport
-from cmek.checks.reading import Clients
-from cmek.checks.run import run_checks
-from cmek.cloud_kms import CloudKms
-from cmek.diagnosis import Failure
-from cmek.request import OnboardingRequest
+from cmek.anthropic.auth import AdminKey
+from cmek.anthropic.client import AdminApi
+from cmek.gcp.kms import CloudKms
+from cmek.gcp.project_apis import GoogleReads
+from cmek.keys.diagnosis import Failure
+from cmek.keys.prerequisites import run_checks
+from cmek.keys.reader import Clients
+from cmek.keys.verdicts import CheckReport
+from cmek.onboarding.request import OnboardingRequest
 from sandbox.server import Sandbox
 from tests.support.sandbox import SandboxProcess
 from tests.support.staging import EXTERNAL_KEY, KEY, WORKSPACE

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from cmek.admin_api import AdminApi
-from cmek.admin_credentials import AdminKey, Credential
-from cmek.cloud_kms import CloudKms
-from cmek.kms_models import KeySpec
+from cmek.anthropic.auth import AdminKey, Credential
+from cmek.anthropic.client import AdminApi
+from cmek.gcp.kms import CloudKms
+from cmek.gcp.resources import KeySpec
 from sandbox.server import Sandbox
 from tests.support.sandbox import SandboxControl
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from cmek.anthropic_identity import MEMBER
-from cmek.checks.domain_sharing import LEGACY, MANAGED
+from cmek.keys.rules_org import LEGACY, MANAGED
 from sandbox.google_state import ACCESS_POLICY
 from tests.support.condition_setups import (
     Condition,

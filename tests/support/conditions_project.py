@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.condition_setups import (
-    Condition,
-    both,
-    google,
-    refusal,
-    switch,
-    with_key,
-)
+from tests.support.condition_setups import Condition, both, google, refusal, switch, with_key
 from tests.support.staging import KEY
 
 PROJECT_CONDITIONS: tuple[Condition, ...] = (

@@ -13,8 +13,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel
 
 from cmek.anthropic_identity import ROLES
-from cmek.evidence.chain import Chain
-from cmek.evidence.verify import loads
+from cmek.evidence.record import Chain, loads
 from sandbox.identities import PROJECT_ID
 from tests.support.driver import Driver, Hook
 from tests.support.runs import Killed, Run

@@ -23,7 +23,7 @@ from prefect.runtime import deployment
 from prefect.tasks import Task
 from pydantic import BaseModel, SecretStr, ValidationError
 
-import cmek.cloud_kms
+import cmek.gcp.kms
 import flows.alone
 import flows.approval
 import flows.gatekeeping
@@ -38,14 +38,14 @@ import tasks.reports
 import tasks.sent_creates
 import tasks.terraform
 import tasks.this_run
-from cmek.admin_api import AdminApi
-from cmek.admin_credentials import AdminKey
-from cmek.approval import Answer, Ask
-from cmek.checks import google_transport
-from cmek.checks.google_reads import GoogleReads
-from cmek.cloud_kms import CloudKms
-from cmek.evidence.chain import Chain
-from cmek.request import OnboardingRequest
+from cmek.anthropic.auth import AdminKey
+from cmek.anthropic.client import AdminApi
+from cmek.evidence.record import Chain
+from cmek.gcp import _transport as google_transport
+from cmek.gcp.kms import CloudKms
+from cmek.gcp.project_apis import GoogleReads
+from cmek.onboarding.approval import Answer, Ask
+from cmek.onboarding.request import OnboardingRequest
 from sandbox.server import Sandbox, http_app
 from tests.support.plain import Plain
 from tests.support.runs import AnyRun, Killed, Run, Suspended
@@ -254,7 +254,7 @@ def driving(*, sockets: bool = True, patience: float = 15.0, **options: Any) -> 
     with running(minimal=True, **options) as (sandbox, _), ExitStack() as stack:
         loop = asyncio.new_event_loop()
         driver = Driver(sandbox, loop, sockets=sockets, patience=patience)
-        stack.enter_context(patch.object(cmek.cloud_kms, "TIMEOUT_SECONDS", patience))
+        stack.enter_context(patch.object(cmek.gcp.kms, "TIMEOUT_SECONDS", patience))
         stack.enter_context(patch.object(google_transport, "TIMEOUT", httpx.Timeout(patience)))
         for module, name, value in _replacements(driver):
             stack.enter_context(patch.object(module, name, value))

@@ -7,14 +7,13 @@ from typing import Any
 from uuid import UUID
 
 from cmek.anthropic_identity import ROLES
-from cmek.approval import Answer, Ask
-from cmek.gate import Circumstances, ValidationProof
-from cmek.kms_models import CryptoKey, KeyVersion
-from cmek.live_facts import LiveFacts
+from cmek.gcp.resources import CryptoKey, KeyVersion
 from cmek.names import organization_label
-from cmek.plan import Plan, build_plan
-from cmek.request import OnboardingRequest
-from cmek.signatures.weighing import Signatures
+from cmek.onboarding.approval import Answer, Ask
+from cmek.onboarding.gate import Circumstances, ValidationProof
+from cmek.onboarding.plan import LiveFacts, Plan, build_plan
+from cmek.onboarding.request import OnboardingRequest
+from cmek.signatures.verification import Signatures
 
 ORGANIZATION = UUID("3f1c9a52-7d4e-4b8a-9c60-2e5d8f7a1b34")
 WORKSPACE = "wrkspc_01SandboxFreshOne"

@@ -25,9 +25,9 @@ from hypothesis.stateful import (
 )
 from pydantic import BaseModel
 
-from cmek.approval import Ask
-from cmek.evidence.verify import loads
-from cmek.request import OnboardingRequest
+from cmek.evidence.record import loads
+from cmek.onboarding.approval import Ask
+from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import CREATED_BY_TAG
 from sandbox.identities import PROJECT_ID
 from sandbox.request_log import Entry

@@ -21,8 +21,9 @@ from prefect.client.schemas.responses import OrchestrationResult
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow_async
 
-from blocks import AnthropicAdmin, GoogleKms
-from cmek.request import OnboardingRequest
+from blocks.anthropic_admin import AnthropicAdmin
+from blocks.google_kms import GoogleKms
+from cmek.onboarding.request import OnboardingRequest
 from flows.onboard import onboard_workspace
 from sandbox.server import Sandbox
 from tests.support.kms import Kms, grpc_client, rest_client

@@ -25,10 +25,9 @@ import tasks.fleet_reports
 import tasks.health
 import tasks.key_pages
 import tasks.sweep
-from cmek.health.fleet import FleetRow, read_rows
-from cmek.health.model import KeyRecord
-from cmek.health.page import read_page
-from cmek.health.request import RevalidationRequest
+from cmek.keys.verdicts import KeyRecord
+from cmek.revalidation.fleet import FleetRow, read_page, read_rows
+from cmek.revalidation.request import RevalidationRequest
 from tasks.fleet_reports import FLEET
 from tasks.key_pages import page_key
 from tests.support.driver import Driver

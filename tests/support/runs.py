@@ -9,8 +9,8 @@ from typing import Any
 
 import flows.gatekeeping
 import flows.onboard
-from cmek.approval import Ask
-from cmek.request import OnboardingRequest
+from cmek.onboarding.approval import Ask
+from cmek.onboarding.request import OnboardingRequest
 
 
 class Suspended(BaseException):

@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmek.approval import Ask
-from cmek.signatures.keygen import PROGRAM
-from cmek.signatures.signers import FileFacts, Signers, facts_of, find_signers
+from cmek.onboarding.approval import Ask
 from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement, statement_for
+from cmek.signatures.verification import PROGRAM, FileFacts, Signers, facts_of, find_signers
 from tests.support import facts as make
 
 GRACE, KATHERINE = "grace@example.com", "katherine@example.com"

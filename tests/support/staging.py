@@ -13,8 +13,7 @@ from cmek.names import KeyName, organization_label
 from sandbox import kms_key_rings, kms_keys, kms_versions, seed
 from sandbox.admin_models import ExternalKey, GcpConfig
 from sandbox.faults import Fault
-from sandbox.google_calls import Json
-from sandbox.google_state import ACCESS_POLICY
+from sandbox.google_state import ACCESS_POLICY, Json
 from sandbox.iam_policies import read_policy, write_policy
 from sandbox.world import World
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from cmek.admin_errors import AdminApiError
-from cmek.transport_retry import ATTEMPTS
+from cmek._http import ATTEMPTS
+from cmek.anthropic.errors import AdminApiError
 from tests.support.crashes import WHEN
 from tests.support.fault_combinations import PATIENCE
 from tests.support.fault_scripts import Script, faults_of

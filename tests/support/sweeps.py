@@ -15,8 +15,8 @@ from typing import Any, Final
 from google.iam.v1 import policy_pb2
 
 from cmek.anthropic_identity import MEMBER, ROLES
-from cmek.health.model import KeyRecord
-from cmek.health.verdict import UNFINISHED
+from cmek.keys.health import UNFINISHED
+from cmek.keys.verdicts import KeyRecord
 from sandbox import seed
 from sandbox.iam_policies import write_policy
 from sandbox.kms_state import Project

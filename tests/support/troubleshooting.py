@@ -11,11 +11,11 @@ import re
 from pathlib import Path
 from typing import Final
 
-from cmek.checks.markdown import SIGNS
-from cmek.checks.model import Check
-from cmek.checks.run import CATALOGUE
-from cmek.diagnosis import Cause, diagnose, gather_facts
-from cmek.diagnosis.diagnose import TABLE
+from cmek.keys.diagnosis import CAUSES, diagnose, gather_facts
+from cmek.keys.prerequisites import CATALOGUE
+from cmek.keys.rules import Cause
+from cmek.keys.verdicts import Check
+from cmek.onboarding.reports import STATUS_SIGNS
 from sandbox.server import Sandbox
 from tests.support.causes import FAILURES, Failing
 from tests.support.checking import check, clients, failure, request
@@ -95,12 +95,12 @@ def catalogue_rows() -> list[str]:
 def condition_row(condition: Condition, found: Check) -> str:
     """What was wrong and what the check really said."""
     remedy = found.remedy or (f"ask {found.who_can_tell}" if found.who_can_tell else "acknowledge")
-    return _row(condition.name, f"`{found.id}`", SIGNS[found.status], _code(remedy))
+    return _row(condition.name, f"`{found.id}`", STATUS_SIGNS[found.status], _code(remedy))
 
 
 def cause_rows() -> list[str]:
     """One row for each cause, in rank order."""
-    return [_row(f"`{one.id}`", one.title, one.reads) for one, _ in TABLE]
+    return [_row(f"`{one.id}`", one.title, one.reads) for one, _ in CAUSES]
 
 
 def failure_row(failing: Failing, first: Cause) -> str:

@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 
 from cmek.anthropic_identity import MEMBER, ROLES
-from cmek.kms_models import KeySpec
+from cmek.gcp.resources import KeySpec
 from cmek.names import organization_label
-from cmek.terraform.managed_key import ManagedKey
-from cmek.terraform.module import render_module, write_module
-from cmek.terraform.reading import read_all_keys, read_workspace_keys
+from cmek.terraform.module import (
+    ManagedKey,
+    read_all_keys,
+    read_workspace_keys,
+    render_module,
+    write_module,
+)
 from tests.support.clients import Rig
 from tests.support.sandbox import running
 from tests.terraform.command import Terraform

@@ -1,0 +1,239 @@
+"""The one layer that repeats a request whose transport failed.
+
+At most 4 attempts, none started later than 60 s after the first, exponential backoff with
+jitter, `Retry-After` honoured. Conditions that need a fresh look at the world (a failed
+validation, a concurrent policy change) are not transport errors and are not repeated here.
+
+Answers of a bounded size: what stands between here and a service may send anything.
+
+Which addresses a credential may be sent to: encrypted ones, and this machine.
+
+What a read gave: an answer, or a refusal that no check takes for good news.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final, Generic, TypeAlias, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+import httpx
+import stamina
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
+
+from cmek.anthropic.errors import AdminApiError
+from cmek.gcp.errors import GoogleApiError
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+ATTEMPTS: Final = 4
+BUDGET_SECONDS: Final = 60.0
+_FIRST_WAIT: Final = 0.5
+_LONGEST_WAIT: Final = 8.0
+
+RetryDecision = bool | float
+"""What to do after an error: give up, wait as usual, or wait the seconds that the server asked."""
+
+
+async def retrying(
+    send: Callable[[], Awaitable[T]],
+    judge: Callable[[Exception], RetryDecision],
+    *,
+    attempts: int = ATTEMPTS,
+) -> T:
+    """Call `send` until it answers, `judge` gives up, or attempts or time run out.
+
+    A server that asks for more seconds than are left ends it at once.
+
+    Raises:
+        Exception: whatever the last `send` raised.
+    """
+    deadline = time.monotonic() + BUDGET_SECONDS
+
+    def decide(error: Exception) -> RetryDecision:
+        verdict = judge(error)
+        if isinstance(verdict, bool):
+            return verdict
+        if verdict > deadline - time.monotonic():
+            return False
+        return verdict + random.uniform(0, 0.5)  # noqa: S311 - jitter, not a secret
+
+    async for attempt in stamina.retry_context(
+        on=decide,
+        attempts=attempts,
+        timeout=BUDGET_SECONDS - _LONGEST_WAIT,
+        wait_initial=_FIRST_WAIT,
+        wait_max=_LONGEST_WAIT,
+        wait_jitter=_FIRST_WAIT,
+    ):
+        with attempt:
+            return await send()
+    raise AssertionError("stamina ends with an answer or an error")
+
+
+def _tell(details: RetryDetails) -> None:
+    _log.warning(
+        "attempt %d failed, next in %.1f s: %s",
+        details.retry_num,
+        details.wait_for,
+        details.caused_by,
+    )
+
+
+set_on_retry_hooks([_tell])  # instead of stamina's own line, which says nothing of the cause
+
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""Of one answer, unpacked. The largest documented one is a page of 1,000 objects."""
+
+
+async def send_bounded(http: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """Send, and read the answer as long as it is not too long.
+
+    Raises:
+        httpx.DecodingError: It is longer than `MAX_BYTES`, packed or unpacked.
+        httpx.HTTPError: As `httpx.AsyncClient.send`.
+    """
+    answer = await http.send(request, stream=True)
+    content = bytearray()
+    try:
+        async for part in answer.aiter_bytes():
+            content += part
+            if len(content) > MAX_BYTES:
+                raise httpx.DecodingError(
+                    f"the answer is longer than {MAX_BYTES} bytes", request=request
+                )
+    finally:
+        await answer.aclose()
+    kept = [
+        (name, value)
+        for name, value in answer.headers.multi_items()
+        if name not in {"content-encoding", "content-length", "transfer-encoding"}
+    ]
+    return httpx.Response(answer.status_code, headers=kept, content=bytes(content), request=request)
+
+
+class EndpointError(ValueError):
+    """An address that no credential may be sent to: names it and says what is allowed."""
+
+
+def check_endpoint(url: str) -> str:
+    """Accept `https://host`, `http://` on loopback, or gRPC's `host:port`; drop a final slash.
+
+    A `host:port` beyond loopback is spoken to over TLS (see `CloudKms.connect`).
+
+    Raises:
+        EndpointError: plain text beyond loopback, another scheme, user information or a query.
+    """
+    parts = _split(url)
+    if parts.scheme not in {"", "http", "https"}:
+        raise EndpointError(f"endpoint {url!r}: use https://HOST, or HOST:PORT for gRPC")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise EndpointError(f"endpoint of {parts.hostname!r}: only scheme, host, port and path")
+    if parts.scheme == "http" and not is_loopback(url):
+        raise EndpointError(
+            f"endpoint {url!r} is plain text: use https, http is allowed on this machine only"
+        )
+    return url.rstrip("/")
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the address (URL or `host:port`) is this machine's own."""
+    host = _split(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url if "://" in url else f"//{url}")
+        known = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        known = False
+    if not known or any(character.isspace() for character in url):
+        raise EndpointError(f"endpoint {url!r} is not an address: use https://HOST or HOST:PORT")
+    return parts
+
+
+READ_SECONDS: Final = 25.0
+"""How long one read may take with all its attempts; a check then says `unknown`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ok(Generic[T]):
+    """The service answered."""
+
+    value: T
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The service refused, failed, or did not answer in time."""
+
+    status: str
+    """Google's canonical name (`PERMISSION_DENIED`), the Admin API's HTTP status, or `TIMEOUT`."""
+    text: str
+    reason: str | None = None
+    """Google's ErrorInfo reason, such as `SERVICE_DISABLED`."""
+    service: str | None = None
+    """The API that refused, where Google names it."""
+    consumer: str | None = None
+    """`projects/N`, in which that API has to be on: the caller's quota project, at times."""
+    remedy: str | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def is_api_off(self) -> bool:
+        """Whether the API is not enabled."""
+        return self.reason == "SERVICE_DISABLED"
+
+    @property
+    def is_perimeter(self) -> bool:
+        """Whether VPC Service Controls turned the read away."""
+        return self.reason == "SECURITY_POLICY_VIOLATED"
+
+
+Result: TypeAlias = Ok[T] | Failed
+
+
+async def try_read(read: Awaitable[T]) -> Result[T]:
+    """Wait for a read and catch what the clients raise.
+
+    Other exceptions are bugs and go through.
+    """
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            return Ok(await read)
+    except GoogleApiError as error:
+        return _google(error)
+    except AdminApiError as error:
+        return Failed(str(error.status or "CONNECTION"), str(error), remedy=error.advice or None)
+    except TimeoutError:
+        return Failed("TIMEOUT", f"no answer within {READ_SECONDS:.0f} s")
+
+
+def ok_value(read: Result[T] | None) -> T | None:
+    """The answer, or None when there is none."""
+    return read.value if isinstance(read, Ok) else None
+
+
+def _google(error: GoogleApiError) -> Failed:
+    problem = error.problem
+    return Failed(
+        problem.status,
+        str(error),
+        reason=problem.reason,
+        service=problem.metadata.get("service"),
+        consumer=problem.metadata.get("consumer"),
+        remedy=problem.advice or None,
+    )

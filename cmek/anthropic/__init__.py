@@ -1,0 +1,1 @@
+"""Client of the Anthropic Admin API: models, errors, credentials, transport."""

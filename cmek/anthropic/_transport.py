@@ -1,0 +1,178 @@
+"""One request of the Admin API: headers, timeouts, repeats, answer or typed error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from cmek._http import RetryDecision, check_endpoint, is_loopback, retrying, send_bounded
+from cmek.anthropic.auth import FEDERATION_BETA, AccessToken, Credential
+from cmek.anthropic.errors import (
+    TOKEN_PATH,
+    AdminApiError,
+    AdminConnectionError,
+    AdminResponseError,
+    AuthenticationError,
+    ExternalKeyChangedError,
+    ExternalKeyValidationTimeoutError,
+    InternalServerError,
+    RateLimitError,
+    error_from_exception,
+    error_from_response,
+    unreadable,
+)
+from cmek.anthropic.models import AdminObject
+
+Model = TypeVar("Model", bound=AdminObject)
+API_VERSION: Final = "2023-06-01"
+CONNECT_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How far a kind of call may be repeated."""
+
+    effect: bool
+    """Whether it changes anything, so that a lost answer leaves doubt."""
+    repeat: Literal["transient", "unambiguous", "never"]
+
+    def judge(self, error: Exception) -> RetryDecision:
+        """Give up, wait as usual, or wait as long as the server says."""
+        if not isinstance(error, AdminApiError) or self.repeat == "never":
+            return False
+        if error.ambiguous and self.repeat == "unambiguous":
+            return False
+        if isinstance(error, ExternalKeyChangedError | ExternalKeyValidationTimeoutError):
+            return False
+        if not self._transient(error):
+            return False
+        return True if error.retry_after is None else error.retry_after
+
+    def _transient(self, error: AdminApiError) -> bool:
+        if error.failure.should_retry is not None:
+            return error.failure.should_retry
+        if isinstance(error, AdminConnectionError | RateLimitError | InternalServerError):
+            return True
+        if isinstance(error, AdminResponseError):
+            return (error.status or 0) < 300  # cut short; a foreign refusal stays what it is
+        return error.status == 408 or (error.status == 409 and not self.effect)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds for a whole answer: `slow` where Anthropic itself waits for Cloud KMS."""
+
+    usual: float
+    slow: float
+
+
+READ: Final = Policy(effect=False, repeat="transient")
+IDEMPOTENT: Final = Policy(effect=True, repeat="transient")
+CREATE: Final = Policy(effect=True, repeat="unambiguous")
+ONCE: Final = Policy(effect=True, repeat="never")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request before it has a credential."""
+
+    method: str
+    path: str
+    policy: Policy
+    seconds: float
+    query: Mapping[str, Any] | None = None
+    body: Mapping[str, Any] | None = None
+
+
+class AdminTransport:
+    """The connection pool of one client, bound to the event loop that first uses it."""
+
+    def __init__(self, base_url: str, credential: Credential, timeouts: Timeouts) -> None:
+        self.base_url = check_endpoint(base_url)
+        self._credential = credential
+        self._timeouts = timeouts
+        self._http = httpx.AsyncClient(
+            base_url=self.base_url,
+            headers={"anthropic-version": API_VERSION},
+            trust_env=not is_loopback(self.base_url),  # a proxy for the internet, not for loopback
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def get(self, model: type[Model], path: str, query: Mapping[str, Any]) -> Model:
+        """Read an object or a page."""
+        return await self._run(model, Call("GET", path, READ, self._timeouts.usual, query=query))
+
+    async def post(
+        self, model: type[Model], path: str, policy: Policy, body: Mapping[str, Any]
+    ) -> Model:
+        """Send a body."""
+        return await self._run(model, Call("POST", path, policy, self._timeouts.usual, body=body))
+
+    async def post_slow(
+        self, model: type[Model], path: str, policy: Policy, body: Mapping[str, Any] | None
+    ) -> Model:
+        """Send a body, or none, to a call in which Anthropic talks to Cloud KMS."""
+        return await self._run(model, Call("POST", path, policy, self._timeouts.slow, body=body))
+
+    async def _run(self, model: type[Model], call: Call) -> Model:
+        try:
+            return await self._send_with_credential(model, call)
+        except AuthenticationError as error:
+            at_exchange = error.failure.url.endswith(TOKEN_PATH)
+            if at_exchange or not self._credential.refused() or call.policy.repeat == "never":
+                raise
+        return await self._send_with_credential(model, call)
+
+    async def _send_with_credential(self, model: type[Model], call: Call) -> Model:
+        headers = await self._credential.headers(self._exchange)
+        return await self._repeat(model, call, headers)
+
+    async def _exchange(self, form: dict[str, str]) -> AccessToken:
+        call = Call("POST", TOKEN_PATH, READ, self._timeouts.usual, body=form)
+        return await self._repeat(AccessToken, call, {"anthropic-beta": FEDERATION_BETA})
+
+    async def _repeat(self, model: type[Model], call: Call, headers: dict[str, str]) -> Model:
+        return await retrying(lambda: self._send(model, call, headers), call.policy.judge)
+
+    async def _send(self, model: type[Model], call: Call, headers: dict[str, str]) -> Model:
+        request = self._http.build_request(
+            call.method,
+            call.path,
+            params=call.query,
+            json=call.body,
+            headers=headers,
+            timeout=httpx.Timeout(call.seconds, connect=CONNECT_SECONDS),
+        )
+        try:
+            # httpx counts from byte to byte; this bounds the whole answer.
+            async with asyncio.timeout(call.seconds + CONNECT_SECONDS):
+                response = await send_bounded(self._http, request)
+        except (httpx.HTTPError, TimeoutError) as error:
+            problem = error_from_exception(error, request, effect=call.policy.effect)
+        else:
+            return _read(model, response, effect=call.policy.effect)
+        # Outside the handler: httpx's exception holds the request and so the credential.
+        raise problem
+
+
+def _read(model: type[Model], response: httpx.Response, *, effect: bool) -> Model:
+    if not response.is_success:
+        raise error_from_response(response, effect=effect)
+    request_id = response.headers.get("request-id")
+    try:
+        body = response.json()
+        return model.model_validate({**body, "request_id": request_id})
+    except ValidationError as error:
+        found = error.errors(include_input=False, include_url=False, include_context=False)
+        what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found)
+    except (ValueError, TypeError, RecursionError):
+        what = f"not JSON ({response.headers.get('content-type')}, {len(response.content)} bytes)"
+    raise unreadable(response, what, effect=effect)

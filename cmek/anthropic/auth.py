@@ -1,0 +1,144 @@
+"""The two credentials of the Admin API: a static admin key, or a Google identity exchanged.
+
+Source: https://platform.claude.com/docs/en/manage-claude/wif-reference
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Final, Protocol
+from uuid import UUID
+
+from google.auth.exceptions import GoogleAuthError
+from pydantic import AfterValidator, ConfigDict, Field, SecretStr
+
+from cmek.anthropic.errors import Failure, GoogleIdentityError
+from cmek.anthropic.models import AdminObject
+
+GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+FEDERATION_BETA: Final = "oauth-2025-04-20,oidc-federation-2026-04-01"
+TOKEN_BETA: Final = "oauth-2025-04-20"  # noqa: S105 - a header value
+_RENEW_BEFORE_SECONDS: Final = 60.0
+
+
+def usable_in_header(secret: SecretStr) -> SecretStr:
+    """Refuse what an HTTP library would refuse with the secret in its message.
+
+    Raises:
+        ValueError: empty, or not printable ASCII without blanks; the secret is not in the text.
+    """
+    value = secret.get_secret_value()
+    if not value or not all("!" <= character <= "~" for character in value):
+        raise ValueError(
+            "the credential is empty or has characters that no key has (a blank, a line break?): "
+            "copy it again"
+        )
+    return secret
+
+
+class AccessToken(AdminObject):
+    """The answer of a token request."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    access_token: Annotated[SecretStr, AfterValidator(usable_in_header)]
+    expires_in: float = Field(gt=0, allow_inf_nan=False)
+    """Seconds from now."""
+
+
+Exchange = Callable[[dict[str, str]], Awaitable[AccessToken]]
+"""Sends the form of a token request, with the assertion in it; given by the client, which owns
+connection, retries and errors."""
+
+
+class Credential(Protocol):
+    """What the client asks for the headers of a request."""
+
+    async def headers(self, exchange: Exchange) -> dict[str, str]:
+        """The headers that authenticate a request."""
+
+    def refused(self) -> bool:
+        """Take note of a 401; whether new headers would be different ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminKey:
+    """A static Admin API key (`sk-ant-admin01-…`).
+
+    Raises:
+        ValueError: it has characters that no key has, such as a line break.
+    """
+
+    secret: SecretStr
+
+    def __post_init__(self) -> None:
+        usable_in_header(self.secret)
+
+    async def headers(self, exchange: Exchange) -> dict[str, str]:  # noqa: ARG002 - a key needs none
+        """The key in the documented header."""
+        return {"x-api-key": self.secret.get_secret_value()}
+
+    def refused(self) -> bool:
+        """A key stays what it is."""
+        return False
+
+
+@dataclass(slots=True)
+class WorkloadIdentity:
+    """A Google ID token, exchanged for an `org:admin` token: no static secret exists.
+
+    The token is kept in memory until a minute (or half its life) before it expires.
+    """
+
+    federation_rule_id: str
+    organization_id: UUID
+    service_account_id: str
+    audience: str
+    id_token: Callable[[str], str]
+    """Blocking; given the audience, returns a Google ID token (see `google_id_token`)."""
+    _token: AccessToken | None = field(default=None, init=False, repr=False)
+    _renew_at: float = field(default=0.0, init=False, repr=False)
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
+
+    async def headers(self, exchange: Exchange) -> dict[str, str]:
+        """The access token as bearer, exchanged anew when needed.
+
+        Raises:
+            GoogleIdentityError: there is no Google ID token to exchange.
+            AdminApiError: the exchange was refused or had no answer.
+        """
+        async with self._lock:
+            if self._token is None or time.monotonic() >= self._renew_at:
+                await self._renew(exchange)
+            assert self._token is not None  # noqa: S101 - just set
+            bearer = f"Bearer {self._token.access_token.get_secret_value()}"
+            return {"authorization": bearer, "anthropic-beta": TOKEN_BETA}
+
+    def refused(self) -> bool:
+        """Forget the token: it was revoked, or the rule changed."""
+        self._token = None
+        return True
+
+    async def _renew(self, exchange: Exchange) -> None:
+        assertion = await self._assertion()
+        form = {
+            "grant_type": GRANT_TYPE,
+            "assertion": assertion,
+            "federation_rule_id": self.federation_rule_id,
+            "organization_id": str(self.organization_id),
+            "service_account_id": self.service_account_id,
+        }
+        token = await exchange(form)
+        early = min(_RENEW_BEFORE_SECONDS, token.expires_in / 2)
+        self._renew_at = time.monotonic() + token.expires_in - early
+        self._token = token
+
+    async def _assertion(self) -> str:
+        try:
+            return await asyncio.to_thread(self.id_token, self.audience)
+        except GoogleAuthError as error:
+            problem = f"no Google ID token for audience {self.audience}: {error}"
+        raise GoogleIdentityError(Failure("GET", "Google ID token", problem))

@@ -1,0 +1,186 @@
+"""The Admin API's endpoints that an onboarding needs, named as its documentation names them.
+
+Source: https://platform.claude.com/docs/en/manage-claude/cmek-admin-api and guide steps 5 to 7
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final
+from urllib.parse import quote
+
+from cmek.anthropic._transport import CREATE, IDEMPOTENT, ONCE, READ, AdminTransport, Timeouts
+from cmek.anthropic.auth import Credential
+from cmek.anthropic.errors import AdminResponseError, Failure
+from cmek.anthropic.models import (
+    ExternalKey,
+    ExternalKeyPage,
+    Organization,
+    Validation,
+    Workspace,
+    WorkspacePage,
+)
+
+TIMEOUT_SECONDS: Final = 20.0
+SLOW_TIMEOUT_SECONDS: Final = 75.0
+"""For validate and attach: Anthropic itself waits up to 30 s for Cloud KMS."""
+
+_EXTERNAL_KEYS: Final = "/v1/organizations/external_keys"
+_WORKSPACES: Final = "/v1/organizations/workspaces"
+
+
+Query = dict[str, str | int | list[str]]
+
+
+class AdminApi:
+    """An async client; use it in one event loop, and close it there.
+
+    Every method raises `AdminApiError` (see `cmek.admin_errors`) and nothing else.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        credential: Credential,
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        slow_timeout_seconds: float = SLOW_TIMEOUT_SECONDS,
+    ) -> None:
+        """Make a client without connecting.
+
+        Raises:
+            EndpointError: `base_url` is plain text and not on loopback.
+        """
+        timeouts = Timeouts(timeout_seconds, slow_timeout_seconds)
+        transport = AdminTransport(base_url, credential, timeouts)
+        self._transport = transport
+        self.base_url = transport.base_url
+        self.organization = OrganizationResource(transport)
+        self.external_keys = ExternalKeys(transport)
+        self.workspaces = Workspaces(transport)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._transport.aclose()
+
+
+class OrganizationResource:
+    """`organization`: whose credential it is."""
+
+    def __init__(self, transport: AdminTransport) -> None:
+        self._transport = transport
+
+    async def me(self) -> Organization:
+        """The credential's organization; also the check that the credential works."""
+        return await self._transport.get(Organization, "/v1/organizations/me", {})
+
+
+class ExternalKeys:
+    """`external_keys`: Anthropic's records of customer-managed keys."""
+
+    def __init__(self, transport: AdminTransport) -> None:
+        self._transport = transport
+
+    async def create(self, key_name: str, display_name: str | None = None) -> ExternalKey:
+        """Register a crypto key (guide step 5). Not repeated when its outcome is in doubt."""
+        body = {
+            "display_name": display_name,
+            "geo": "us",
+            "provider_config": {"type": "gcp", "key_name": key_name},
+        }
+        return await self._transport.post(ExternalKey, _EXTERNAL_KEYS, CREATE, body)
+
+    async def list(self) -> AsyncIterator[ExternalKey]:
+        """All external keys, newest first."""
+        query: Query = {"limit": 100}
+        while True:
+            page = await self._transport.get(ExternalKeyPage, _EXTERNAL_KEYS, query)
+            for key in page.data:
+                yield key.model_copy(update={"request_id": page.request_id})
+            if page.next_page is None:
+                return
+            _turn(query, "page", page.next_page)
+
+    async def retrieve(self, external_key_id: str) -> ExternalKey:
+        """One external key."""
+        return await self._transport.get(ExternalKey, _path(_EXTERNAL_KEYS, external_key_id), {})
+
+    async def validate(self, external_key_id: str) -> Validation:
+        """Let Anthropic try an encrypt and decrypt round trip (guide step 6); changes nothing.
+
+        A key that does not work is an answer (`failure`), not an error.
+        """
+        path = _path(_EXTERNAL_KEYS, external_key_id) + "/validate"
+        return await self._transport.post_slow(Validation, path, READ, None)
+
+
+class Workspaces:
+    """`workspaces`: what a key gets attached to."""
+
+    def __init__(self, transport: AdminTransport) -> None:
+        self._transport = transport
+
+    async def list(
+        self,
+        *,
+        ids: Sequence[str] = (),
+        include_archived: bool = False,
+        include_default: bool = False,
+    ) -> AsyncIterator[Workspace]:
+        """All workspaces, or those of `ids` (at most 100) that the two switches let through."""
+        query: Query = {"limit": 1000}
+        query |= {"include_archived": "true"} if include_archived else {}
+        query |= {"include_default": "true"} if include_default else {}
+        query |= {"ids[]": list(ids)} if ids else {}
+        while True:
+            page = await self._transport.get(WorkspacePage, _WORKSPACES, query)
+            for workspace in page.data:
+                yield workspace.model_copy(update={"request_id": page.request_id})
+            if not page.has_more or page.last_id is None:
+                return
+            _turn(query, "after_id", page.last_id)
+
+    async def retrieve(self, workspace_id: str) -> Workspace:
+        """One workspace; the default one too, by its id."""
+        return await self._transport.get(Workspace, _path(_WORKSPACES, workspace_id), {})
+
+    async def create(
+        self,
+        name: str,
+        external_key_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        data_residency: Mapping[str, object] | None = None,
+    ) -> Workspace:
+        """Make a workspace, with its key from the first request on. Sent once, never repeated."""
+        body: dict[str, object] = {"name": name}
+        body |= {"external_key_id": external_key_id} if external_key_id is not None else {}
+        body |= {"tags": dict(tags)} if tags else {}
+        body |= {"data_residency": dict(data_residency)} if data_residency else {}
+        return await self._transport.post_slow(Workspace, _WORKSPACES, ONCE, body)
+
+    async def update(
+        self,
+        workspace_id: str,
+        *,
+        external_key_id: str | None = None,
+        tags: Mapping[str, str | None] | None = None,
+    ) -> Workspace:
+        """Attach a key (guide step 7, irreversible, sent once) or change tags (null removes)."""
+        path = _path(_WORKSPACES, workspace_id)
+        body: dict[str, object] = {"tags": dict(tags)} if tags else {}
+        if external_key_id is None:
+            return await self._transport.post(Workspace, path, IDEMPOTENT, body)
+        body["external_key_id"] = external_key_id
+        return await self._transport.post_slow(Workspace, path, ONCE, body)
+
+
+def _turn(query: Query, name: str, cursor: str) -> None:
+    """To the next page; a service that stands still would otherwise be read for ever."""
+    if query.get(name) == cursor:
+        message = f"the list does not end: its next page is the same one again ({name}={cursor})"
+        raise AdminResponseError(Failure("GET", "list", message))
+    query[name] = cursor
+
+
+def _path(collection: str, resource_id: str) -> str:
+    return f"{collection}/{quote(resource_id, safe='')}"

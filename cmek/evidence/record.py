@@ -1,0 +1,250 @@
+"""One entry of the record, chained to the one before it by its hash.
+
+Credentials out of free text: answers of services and comments of people end up in evidence.
+
+The chain: append, write, read back.
+
+As text it is one canonical JSON object a line, and a last line that seals number and head, so
+that a file that lost its end is found out too.
+
+Is a record what was written? One changed byte is found, and the entry named.
+
+A chain proves that nothing inside it was changed. Somebody who can write the whole file can write
+a whole new chain, so compare the hash of the `attached` entry with the copies elsewhere: the
+workspace's tag and the run's report.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Final, Literal, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+
+from cmek.canonical import canonical_json, digest
+from cmek.models import FrozenModel
+
+GENESIS: Final = "0" * 64
+"""What the first entry is chained to."""
+
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Event(FrozenModel):
+    """Something that happened in a run; kind and subject name it, so a retry can't add it twice."""
+
+    kind: str
+    subject: str
+    body: JsonValue
+
+
+class EvidenceEntry(FrozenModel):
+    """An event in its place: `hash` covers every other field, `previous` is the last one's hash."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int = Field(ge=1)
+    at: AwareDatetime
+    run: str
+    """Id of the flow run that recorded it."""
+    kind: str
+    subject: str
+    body: JsonValue
+    previous: Hash
+    hash: Hash
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What makes it this entry and no other, whenever it is recorded."""
+        return self.run, self.kind, self.subject
+
+    @property
+    def computed_hash(self) -> str:
+        """What `hash` must be."""
+        return digest(self.model_dump(mode="json", exclude={"hash"}))
+
+    @classmethod
+    def seal(
+        cls, number: int, at: AwareDatetime, run: str, event: Event, previous: str
+    ) -> EvidenceEntry:
+        """The entry for an event, with its hash."""
+        open_entry = cls(
+            number=number,
+            at=at,
+            run=run,
+            kind=event.kind,
+            subject=event.subject,
+            body=event.body,
+            previous=previous,
+            hash=GENESIS,
+        )
+        return open_entry.model_copy(update={"hash": open_entry.computed_hash})
+
+
+_SECRET: Final = re.compile(
+    r"sk-ant-[A-Za-z0-9_-]{8,}"  # Anthropic keys
+    r"|ya29\.[A-Za-z0-9_-]{8,}"  # Google access tokens
+    r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"  # JSON web tokens
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
+)
+REMOVED: Final = "[credential removed]"
+
+
+def without_secrets(value: JsonValue) -> JsonValue:
+    """The same value with everything that looks like a credential replaced."""
+    if isinstance(value, str):
+        return _SECRET.sub(REMOVED, value)
+    if isinstance(value, list):
+        return [without_secrets(one) for one in value]
+    if isinstance(value, dict):
+        return {_SECRET.sub(REMOVED, name): without_secrets(one) for name, one in value.items()}
+    return value
+
+
+class Seal(FrozenModel):
+    """The last line of a record."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cmek_evidence: Literal[1] = 1
+    """Version of the format."""
+    entries: int
+    head: Hash
+
+
+class Chain:
+    """Entries in order. Appending the same event of the same run again changes nothing."""
+
+    def __init__(self, entries: Iterable[EvidenceEntry] = ()) -> None:
+        self._entries = list(entries)
+        self._known = {entry.identity: entry for entry in self._entries}
+
+    @property
+    def entries(self) -> tuple[EvidenceEntry, ...]:
+        """All entries, the oldest first."""
+        return tuple(self._entries)
+
+    @property
+    def head(self) -> str:
+        """Hash of the last entry."""
+        return self._entries[-1].hash if self._entries else GENESIS
+
+    def append(self, event: Event, *, run: str, at: datetime) -> EvidenceEntry:
+        """Add an event, or return the entry that it already has: the first telling stays.
+
+        Args:
+            event: What happened; what looks like a credential in it is left out.
+            run: Id of the flow run.
+            at: When, with a time zone.
+        """
+        known = self._known.get((run, event.kind, event.subject))
+        if known is not None:
+            return known
+        clean = event.model_copy(update={"body": without_secrets(event.body)})
+        entry = EvidenceEntry.seal(len(self._entries) + 1, at, run, clean, self.head)
+        self._entries.append(entry)
+        self._known[entry.identity] = entry
+        return entry
+
+    def dumps(self) -> str:
+        """The record as text."""
+        seal = Seal(entries=len(self._entries), head=self.head)
+        lines = [canonical_json(one).decode() for one in (*self._entries, seal)]
+        return "\n".join(lines) + "\n"
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Something was changed; this is the first place."""
+
+    line: int
+    """Counted from 1; it is the entry's number too."""
+    where: str
+    """`entry 3 (plan attach-1-1)`, `line 3` when that can't be read, or `the seal`."""
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}"
+
+
+class BrokenEvidenceError(Exception):
+    """A record that does not verify; the message names the place."""
+
+
+def verify(record: bytes | str) -> Chain | Broken:
+    """Check a whole record: its chain when nothing was changed, else the first broken place."""
+    data = record.encode("utf-8", "surrogatepass") if isinstance(record, str) else record
+    *lines, rest = data.split(b"\n")
+    if rest or not lines:
+        return Broken(len(lines) + 1, "the seal", "the record does not end with a sealed line")
+    *entry_lines, seal_line = lines
+    entries = _entries(entry_lines)
+    if isinstance(entries, Broken):
+        return entries
+    chain = Chain(entries)
+    problem = _seal_problem(seal_line, chain)
+    return Broken(len(lines), "the seal", problem) if problem else chain
+
+
+def loads(record: bytes | str) -> Chain:
+    """The chain of a record that verifies.
+
+    Raises:
+        BrokenEvidenceError: It does not.
+    """
+    verdict = verify(record)
+    if isinstance(verdict, Broken):
+        raise BrokenEvidenceError(str(verdict))
+    return verdict
+
+
+def _entries(lines: Sequence[bytes]) -> list[EvidenceEntry] | Broken:
+    entries: list[EvidenceEntry] = []
+    previous, seen = GENESIS, set[tuple[str, str, str]]()
+    for number, line in enumerate(lines, 1):
+        entry = _read(line, EvidenceEntry)
+        if isinstance(entry, str):
+            return Broken(number, f"line {number}", entry)
+        problem = _problem(entry, number, previous)
+        if not problem and entry.identity in seen:
+            problem = "the same event is recorded twice"
+        if problem:
+            return Broken(number, f"entry {number} ({entry.kind} {entry.subject})", problem)
+        entries.append(entry)
+        previous = entry.hash
+        seen.add(entry.identity)
+    return entries
+
+
+def _problem(entry: EvidenceEntry, number: int, previous: str) -> str | None:
+    if entry.computed_hash != entry.hash:
+        return "its hash does not fit its content"
+    if entry.number != number:
+        return f"number {entry.number} stands at place {number}"
+    if entry.previous != previous:
+        return "it is not chained to the entry before it"
+    return None
+
+
+def _seal_problem(line: bytes, chain: Chain) -> str | None:
+    seal = _read(line, Seal)
+    if isinstance(seal, str):
+        return seal
+    if seal != Seal(entries=len(chain.entries), head=chain.head):
+        return f"it seals {seal.entries} entries up to {seal.head[:12]}…, which is not what is here"
+    return None
+
+
+def _read(line: bytes, kind: type[T]) -> T | str:
+    try:
+        value = kind.model_validate_json(line)
+        written = canonical_json(value)
+    except ValueError:  # not that shape, or without a canonical form
+        return "it can't be read"
+    return value if written == line else "it is not written in the canonical form"

@@ -1,0 +1,237 @@
+"""Where else the truth stands: ready queries for Cloud Audit Logs and Anthropic's activity feed.
+
+Our record says what we did; these two say what everybody did, and we can't write to them.
+
+Source: https://docs.cloud.google.com/kms/docs/audit-logging and
+https://platform.claude.com/docs/en/manage-claude/compliance-activity-feed
+
+The record as a page for people, with the record itself inside, byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from pydantic import BaseModel
+
+from cmek.anthropic_identity import SERVICE_ACCOUNT
+from cmek.evidence.record import BrokenEvidenceError, Chain
+from cmek.markdown import code, escape, table
+from cmek.models import FrozenModel
+from cmek.names import KeyName
+
+THREATENING_METHODS: Final = (
+    "DestroyCryptoKeyVersion",
+    "UpdateCryptoKeyVersion",
+    "DeleteCryptoKeyVersion",
+    "DeleteCryptoKey",
+    "SetIamPolicy",
+)
+"""Destroying, disabling, deleting, and changes of who may use the key; they are always logged."""
+
+ACTIVITY_TYPES: Final = (
+    "org_external_key_created",
+    "org_external_key_updated",
+    "org_external_key_deleted",
+    "org_external_key_validated",
+    "platform_workspace_created",
+    "platform_workspace_updated",
+    "platform_workspace_archived",
+    "platform_workspace_inference_data_retention_enabled",
+    "platform_workspace_inference_data_retention_disabled",
+)
+"""An attach shows as `platform_workspace_updated` with `external_key_config_id` in its updates."""
+
+
+class Query(FrozenModel):
+    """One question to an outside source."""
+
+    title: str
+    command: str
+    link: str | None = None
+    """Page that asks the same, where there is one."""
+    needs: str
+    """What must hold for an answer to mean anything."""
+
+
+class _Planned(BaseModel):
+    """What a query needs of a recorded plan; other versions of this tool may have more in it."""
+
+    workspace_id: str | None
+    """None for one that was still to be created."""
+    key_name: str
+    external_key_id: str
+
+
+class _Asked(BaseModel):
+    plan: _Planned
+
+
+def key_pattern(key: KeyName) -> str:
+    """A regular expression for a key and its versions in a log's `resourceName`.
+
+    Without the project: a log may name it by id or by number.
+    """
+    return (
+        f"/locations/{key.location}/keyRings/{key.key_ring}/cryptoKeys/{key.crypto_key}"
+        "(/cryptoKeyVersions/[0-9]+)?$"
+    )
+
+
+def threats_filter(key: KeyName) -> str:
+    """Log filter: what could make the key unusable; the generated Terraform alerts on the same."""
+    return "\n".join(
+        (
+            f'logName="projects/{key.project}/logs/cloudaudit.googleapis.com%2Factivity"',
+            'protoPayload.serviceName="cloudkms.googleapis.com"',
+            f'protoPayload.methodName=~"(^|[.])({"|".join(THREATENING_METHODS)})$"',
+            f'protoPayload.resourceName=~"{key_pattern(key)}"',
+        )
+    )
+
+
+def uses_filter(key: KeyName) -> str:
+    """Log filter: everything that Anthropic's service account did with the key."""
+    return "\n".join(
+        (
+            f'logName="projects/{key.project}/logs/cloudaudit.googleapis.com%2Fdata_access"',
+            'protoPayload.serviceName="cloudkms.googleapis.com"',
+            f'protoPayload.authenticationInfo.principalEmail="{SERVICE_ACCOUNT}"',
+            f'protoPayload.resourceName=~"{key_pattern(key)}"',
+        )
+    )
+
+
+def queries(
+    key: KeyName, workspace_id: str | None, external_key_id: str, since: datetime
+) -> tuple[Query, ...]:
+    """Ready queries about one onboarding.
+
+    Args:
+        key: The attached key.
+        workspace_id: Whose key it is; None when it has not been created.
+        external_key_id: Anthropic's record of the key.
+        since: Time of the first event to look for, with a time zone.
+    """
+    return (
+        _log_query(
+            "Destruction, disabling and IAM changes of the key",
+            key,
+            threats_filter(key),
+            since,
+            "roles/logging.viewer on the project; Admin Activity logs are always on.",
+        ),
+        _log_query(
+            "Uses of the key by Anthropic's service account",
+            key,
+            uses_filter(key),
+            since,
+            "roles/logging.privateLogViewer on the project, and Data Access audit logs "
+            "(ADMIN_READ, DATA_READ, DATA_WRITE) of Cloud KMS switched on at the time.",
+        ),
+        _activity_query(workspace_id, external_key_id, since),
+    )
+
+
+def queries_of(chain: Chain) -> tuple[Query, ...]:
+    """Queries about what a record is about, from its first entry on; none before a plan exists."""
+    asks = [entry for entry in chain.entries if entry.kind == "ask"]
+    if not asks:
+        return ()
+    plan = _Asked.model_validate(asks[-1].body).plan
+    key = KeyName.parse(plan.key_name)
+    attached = [one for one in chain.entries if (one.run, one.kind) == (asks[-1].run, "attached")]
+    created = attached[-1].subject if attached else None
+    return queries(key, plan.workspace_id or created, plan.external_key_id, chain.entries[0].at)
+
+
+def _log_query(title: str, key: KeyName, log_filter: str, since: datetime, needs: str) -> Query:
+    limited = f'{log_filter}\ntimestamp>="{_zulu(since)}"'
+    one_line = " ".join(limited.splitlines())
+    return Query(
+        title=title,
+        command=f"gcloud logging read {shlex.quote(one_line)} --project={key.project} "
+        "--format=json",
+        link="https://console.cloud.google.com/logs/query;query="
+        f"{quote(limited, safe='')}?project={key.project}",
+        needs=needs,
+    )
+
+
+def _activity_query(workspace_id: str | None, external_key_id: str, since: datetime) -> Query:
+    asked = [("activity_types[]", one) for one in ACTIVITY_TYPES]
+    asked += [("created_at.gte", _zulu(since)), ("limit", "5000")]
+    url = f"https://api.anthropic.com/v1/compliance/activities?{urlencode(asked)}"
+    ours = f'.external_key_id == "{external_key_id}"'
+    if workspace_id is not None:
+        ours = f'.workspace_id == "{workspace_id}" or {ours}'
+    return Query(
+        title="Workspace and external key events at Anthropic",
+        command=f"curl -sS {shlex.quote(url)} "
+        '-H "x-api-key: $ANTHROPIC_ADMIN_KEY" -H "anthropic-version: 2023-06-01" '
+        f"| jq {shlex.quote(f'.data[] | select({ours})')}",
+        needs="The Compliance API enabled before the key in ANTHROPIC_ADMIN_KEY was made; nothing "
+        "is recorded while it is off. Newest first; while has_more, add after_id=<last_id>.",
+    )
+
+
+def _zulu(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+_HOW: Final = (
+    "Each entry carries the hash of the one before it. `cmek evidence export` writes the record to "
+    "a file, `cmek evidence verify` finds a changed byte."
+)
+# A line of the record starts with a brace, so nothing in it can end the fence.
+_RECORD: Final = re.compile(r"^```jsonl\n((?:\{.*\n)+)```$", re.MULTILINE)
+
+
+def evidence_page(workspace_id: str, chain: Chain) -> str:
+    """Markdown: the entries at a glance, where else to look, and the record."""
+    parts = [
+        f"# Evidence for {code(workspace_id)}",
+        _HOW,
+        table(
+            ("", "when", "what", "on", "hash"),
+            (
+                (
+                    str(entry.number),
+                    f"{entry.at:%Y-%m-%d %H:%M:%S %Z}",
+                    escape(entry.kind),
+                    escape(entry.subject),
+                    code(entry.hash[:12]),
+                )
+                for entry in chain.entries
+            ),
+        ),
+        *_outside(queries_of(chain)),
+        "## The record",
+        f"```jsonl\n{chain.dumps()}```",
+    ]
+    return "\n\n".join(parts)
+
+
+def record_in(page: str) -> str:
+    """The record out of a page.
+
+    Raises:
+        BrokenEvidenceError: There is none, or more than one.
+    """
+    found = _RECORD.findall(page)
+    if len(found) != 1:
+        raise BrokenEvidenceError("the page does not hold exactly one record")
+    return str(found[0])
+
+
+def _outside(queries: Sequence[Query]) -> list[str]:
+    parts = ["## Where else to look"] if queries else []
+    for query in queries:
+        linked = f" ([open]({query.link}))" if query.link else ""
+        parts += [f"**{query.title}**{linked}. {query.needs}", f"```sh\n{query.command}\n```"]
+    return parts

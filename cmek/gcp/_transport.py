@@ -1,0 +1,134 @@
+"""One transport for the Google APIs that only the checks read: httpx with google-auth.
+
+Google ships a client library for each of them; together they would be seven dependencies for a
+dozen reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import httpx
+from google.auth import exceptions as auth_errors
+from google.auth.credentials import (
+    AnonymousCredentials,
+    Credentials,
+    with_scopes_if_required,
+)
+from google.auth.transport.requests import Request
+from google.protobuf.json_format import ParseError
+
+from cmek._http import RetryDecision, check_endpoint, retrying, send_bounded
+from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
+from cmek.gcp.kms import SCOPES
+
+CONCURRENT: Final = 16
+"""Requests under way at once: a wave of the checks fits into it."""
+TIMEOUT: Final = httpx.Timeout(15.0, connect=5.0)
+
+T = TypeVar("T")
+Json = dict[str, Any]
+Parse = Callable[[Json], T]
+
+
+class GoogleTransport:
+    """JSON over HTTPS with the caller's token and quota project; use it in one event loop."""
+
+    def __init__(
+        self, credentials: Credentials | None, *, base_url: str | None, quota_project: str | None
+    ) -> None:
+        self._credentials = _scoped(credentials)
+        self._base_url = check_endpoint(base_url) if base_url else None
+        self._quota_project = quota_project or getattr(credentials, "quota_project_id", None)
+        self._http = httpx.AsyncClient(timeout=TIMEOUT)
+        self._slots = asyncio.Semaphore(CONCURRENT)
+        self._refreshing = asyncio.Lock()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def get(
+        self, parse: Parse[T], service: str, path: str, query: Mapping[str, str] | None = None
+    ) -> T:
+        """GET `https://SERVICE/PATH` and parse its JSON.
+
+        Raises:
+            GoogleApiError: refused, failed, not answered in time after all attempts, or answered
+                in a shape that Google's documentation does not have.
+        """
+        url = self._url(service, path)
+        return await self._send(parse, self._http.build_request("GET", url, params=query or {}))
+
+    async def post(self, parse: Parse[T], service: str, path: str, body: Json) -> T:
+        """POST a read, such as `:getIamPolicy`; errors as `get`."""
+        url = self._url(service, path)
+        return await self._send(parse, self._http.build_request("POST", url, json=body))
+
+    def _url(self, service: str, path: str) -> str:
+        return f"{self._base_url or f'https://{service}'}/{path}"
+
+    async def _send(self, parse: Parse[T], request: httpx.Request) -> T:
+        call = f"{request.method} {request.url.copy_with(query=None)}"
+
+        async def once() -> T:
+            try:
+                async with self._slots:
+                    request.headers.update(await self._headers())
+                    response = await send_bounded(self._http, request)
+            except (httpx.TransportError, auth_errors.GoogleAuthError) as error:
+                problem = classify(error, call=call)
+            except httpx.DecodingError:
+                problem = _odd(call)
+            else:
+                return _parsed(parse, response, call)
+            # Outside the handler: httpx's exception holds the request with its token.
+            raise GoogleApiError(problem)
+
+        return await retrying(once, _judge)
+
+    async def _headers(self) -> dict[str, str]:
+        headers = {"x-goog-user-project": self._quota_project} if self._quota_project else {}
+        if self._credentials is None:
+            return headers
+        async with self._refreshing:
+            if not self._credentials.valid:
+                await asyncio.to_thread(self._credentials.refresh, Request())
+        return headers | {"authorization": f"Bearer {self._credentials.token}"}
+
+
+def _scoped(credentials: Credentials | None) -> Credentials | None:
+    if credentials is None or isinstance(credentials, AnonymousCredentials):
+        return None
+    # google-auth has no annotations for this.
+    scoped: Credentials = with_scopes_if_required(credentials, SCOPES)  # type: ignore[no-untyped-call]
+    return scoped
+
+
+def _parsed(parse: Parse[T], response: httpx.Response, call: str) -> T:
+    if not response.is_success:
+        raise GoogleApiError(classify(response, call=call))
+    try:
+        return parse(response.json())
+    except (ParseError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        problem = _odd(call)
+    raise GoogleApiError(problem)
+
+
+def _odd(call: str) -> GoogleProblem:
+    return GoogleProblem(
+        status="UNKNOWN",
+        reason="NOT_GOOGLE",
+        message="an answer of a shape that Google's documentation does not have",
+        advice="Something between here and Google may have answered: check proxies.",
+        call=call,
+    )
+
+
+def _judge(error: Exception) -> RetryDecision:
+    if not isinstance(error, GoogleApiError) or not error.problem.transient:
+        return False
+    wait = error.problem.retry_after
+    return True if wait is None else wait

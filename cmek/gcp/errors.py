@@ -1,0 +1,462 @@
+"""What is known about a failed Google call, whatever carried it.
+
+One shape for what fails: gRPC exceptions, REST exceptions, JSON bodies, lost connections.
+
+What a person can do about a Google problem, by its reason and status.
+
+Source: guide, troubleshooting; https://docs.cloud.google.com/kms/docs/org-policy-constraints,
+https://docs.cloud.google.com/organization-policy/domain-restricted-sharing
+
+One `classify` for every way in which a Google call fails.
+
+The client library's exception class depends on the transport, and a REST exception has the
+canonical status only in its body; so nothing here looks at classes, only at status, details
+and documented texts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+import httpx
+import requests
+from google.api_core import exceptions as core
+from google.auth import exceptions as auth
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from pydantic import Field
+
+from cmek.anthropic.errors import retry_after
+from cmek.models import FrozenModel
+
+
+class Violation(FrozenModel):
+    """One line of a precondition or quota failure: which rule, about what."""
+
+    type: str = ""
+    subject: str = ""
+    description: str = ""
+
+
+class GoogleProblem(FrozenModel):
+    """A failed Google call, classified."""
+
+    status: str
+    """Canonical name, such as `PERMISSION_DENIED`."""
+    reason: str | None = None
+    """Google's own (`SERVICE_DISABLED`, `KEY_DISABLED`, `constraints/…`), or one of ours:
+    `MISROUTED_LOCATION`, `CONCURRENT_POLICY_CHANGE`, `CONNECTION`, `CREDENTIALS`, `NOT_GOOGLE`.
+    """
+    permission: str | None = None
+    resource: str | None = None
+    violations: tuple[Violation, ...] = ()
+    metadata: dict[str, str] = Field(default_factory=dict)
+    message: str = ""
+    request_id: str | None = None
+    retry_after: float | None = None
+    """Seconds that the server asked to wait."""
+    transient: bool = False
+    """Whether the same call may well succeed if sent again soon."""
+    advice: str = ""
+    """What a person can do."""
+    call: str = ""
+    """What was called, when the caller of `classify` said so."""
+
+
+class GoogleApiError(Exception):
+    """A Google call failed; `problem` says how. Holds no request and can be pickled."""
+
+    def __init__(self, problem: GoogleProblem) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        problem = self.problem
+        what = " ".join(part for part in (problem.call, problem.resource) if part)
+        reason = f" {problem.reason}" if problem.reason else ""
+        offenders = "; ".join(v.description for v in problem.violations if v.description)
+        parts = (
+            f"{what}: " if what else "",
+            f"{problem.status}{reason}: {problem.message}",
+            f" [{offenders}]" if offenders and offenders not in problem.message else "",
+            f" {problem.advice}" if problem.advice else "",
+        )
+        return "".join(parts)
+
+
+STATUS_OF_HTTP: Final = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    409: "ABORTED",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    500: "INTERNAL",
+    501: "UNIMPLEMENTED",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+CONNECTION: Final = "CONNECTION"
+CREDENTIALS: Final = "CREDENTIALS"
+NOT_GOOGLE: Final = "NOT_GOOGLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """Status, text and details, before anyone has read meaning into them."""
+
+    status: str
+    message: str
+    details: list[dict[str, Any]] = field(default_factory=list)
+    reason: str | None = None
+    """Ours, where Google did not answer."""
+    retry_after: float | None = None
+    transient: bool | None = None
+    """Known already; None: judge by the status."""
+
+
+def body_of(failure: Exception | httpx.Response) -> Body:
+    """Read a failure of any kind that a Google client lets out.
+
+    Raises:
+        Exception: `failure` itself, when it is none of them (a bug is not a Google problem).
+    """
+    if isinstance(failure, httpx.Response):
+        return _http_body(failure.status_code, _json(failure), retry_after(failure.headers))
+    if isinstance(failure, core.RetryError) and isinstance(failure.cause, Exception):
+        return body_of(failure.cause)
+    if isinstance(failure, core.GoogleAPICallError):
+        return _call_error(failure)
+    if isinstance(failure, grpc.aio.AioRpcError):
+        return _call_error(core.from_grpc_error(failure))  # type: ignore[no-untyped-call]
+    if isinstance(failure, auth.GoogleAuthError):
+        return _auth_error(failure)
+    lost = httpx.TransportError | requests.RequestException | core.RetryError | TimeoutError
+    if isinstance(failure, lost | ConnectionError):
+        message = f"no answer ({type(failure).__name__}: {failure})"
+        return Body("UNAVAILABLE", message, reason=CONNECTION)
+    raise failure
+
+
+def _call_error(error: core.GoogleAPICallError) -> Body:
+    code = error.grpc_status_code
+    if code is None:
+        payload = _json(error.response) if hasattr(error.response, "json") else None
+        status = int(error.code) if error.code else 500
+        return _http_body(status, payload, None)
+    message = error.message or ""
+    if message.startswith("Getting metadata from plugin failed"):
+        # The transport calls every failure to get a token UNAVAILABLE.
+        offline = "TransportError" in message or "Failed to establish" in message
+        return Body("UNAUTHENTICATED", message, reason=CREDENTIALS, transient=offline)
+    return Body(code.name, message, [_detail(detail) for detail in error.details])
+
+
+def _auth_error(error: auth.GoogleAuthError) -> Body:
+    offline = isinstance(error, auth.TransportError)
+    message = f"no Google credentials ({type(error).__name__}: {error})"
+    transient = offline or bool(getattr(error, "retryable", False))
+    return Body("UNAUTHENTICATED", message, reason=CREDENTIALS, transient=transient)
+
+
+def _http_body(code: int, payload: object, wait: float | None) -> Body:
+    """From a JSON error body; a 4xx without one comes from something that is not Google."""
+    payload = payload[0] if isinstance(payload, list) and payload else payload
+    error = payload.get("error") if isinstance(payload, dict) else None
+    status = STATUS_OF_HTTP.get(code, "UNKNOWN")
+    if not isinstance(error, dict):
+        foreign = code < 500 and code not in {408, 429}
+        text = f"HTTP {code} without an error body of Google's"
+        status = "UNKNOWN" if foreign else status
+        return Body(status, text, [], NOT_GOOGLE, wait, False if foreign else None)
+    details = error.get("details")
+    return Body(
+        status=str(error.get("status") or status),
+        message=str(error.get("message") or ""),
+        details=[d for d in details if isinstance(d, dict)] if isinstance(details, list) else [],
+        retry_after=wait,
+    )
+
+
+def _detail(detail: object) -> dict[str, Any]:
+    if isinstance(detail, dict):
+        return detail
+    if not isinstance(detail, Message) or detail.DESCRIPTOR.full_name == "google.protobuf.Any":
+        return {}
+    name = detail.DESCRIPTOR.full_name
+    return {"@type": f"type.googleapis.com/{name}", **MessageToDict(detail)}
+
+
+def _json(response: Any) -> object:  # noqa: ANN401 - of httpx or of requests
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        return None
+
+
+_MEMBER_CONSTRAINTS: Final = {
+    "constraints/iam.allowedPolicyMemberDomains",
+    "constraints/iam.managed.allowedPolicyMembers",
+}
+
+
+def advice_for(problem: GoogleProblem) -> str:
+    """A sentence or two for the person who reads the error."""
+    reason = problem.reason or ""
+    if reason in _BY_REASON:
+        return _BY_REASON[reason](problem)
+    if reason in _MEMBER_CONSTRAINTS:
+        return _members(problem)
+    if reason.startswith("constraints/"):
+        return _constraint(problem)
+    if reason.startswith("KEY_"):
+        return _version_state(problem)
+    if problem.status == "PERMISSION_DENIED":
+        return _denied(problem)
+    return _BY_STATUS.get(problem.status, "")
+
+
+def _service_disabled(problem: GoogleProblem) -> str:
+    service = problem.metadata.get("service", "cloudkms.googleapis.com")
+    project = _project(problem)
+    return (
+        f"Enable the API (gcloud services enable {service} --project={project}), wait a few "
+        "minutes and try again. The project named here may be the caller's quota project rather "
+        "than the key's."
+    )
+
+
+def _billing_disabled(problem: GoogleProblem) -> str:
+    return (
+        f"Link an active billing account to project {_project(problem)} (gcloud billing projects "
+        f"link {_project(problem)} --billing-account=ACCOUNT), wait a few minutes and try again."
+    )
+
+
+def _denied(problem: GoogleProblem) -> str:
+    if problem.permission is None:
+        return "Ask an administrator of the project for the missing right."
+    return (
+        f"Give the caller a role with {problem.permission} on {problem.resource} "
+        "(roles/cloudkms.admin covers the set-up), or check that the name is right: Google gives "
+        "the same answer for a resource that does not exist. A new grant takes minutes to work."
+    )
+
+
+def _perimeter(problem: GoogleProblem) -> str:
+    uid = problem.metadata.get("uid") or next((v.description for v in problem.violations), "")
+    return (
+        "VPC Service Controls refused the call: a perimeter administrator finds it by its unique "
+        f"id {uid} in the audit log and adds an ingress rule for the caller (and one for "
+        "Anthropic's service account, which calls from 160.79.104.0/21)."
+    )
+
+
+def _members(problem: GoogleProblem) -> str:
+    offenders = "; ".join(v.description for v in problem.violations if v.description)
+    return (
+        f"The organization policy {problem.reason} refuses a member of the key's IAM policy: "
+        f"{offenders or 'not named'}. Google checks all members again, so it may be an older one. "
+        "Allow Anthropic's service account in the policy (or take the older member out)."
+    )
+
+
+def _constraint(problem: GoogleProblem) -> str:
+    return (
+        f"The organization policy {problem.reason} on {problem.resource} forbids this: choose a "
+        "location or protection level that it allows, or ask its administrator for an exception."
+    )
+
+
+def _version_state(problem: GoogleProblem) -> str:
+    state = (problem.reason or "").removeprefix("KEY_")
+    name = problem.resource or "the key version"
+    if state == "DISABLED":
+        return f"Enable it: gcloud kms keys versions enable {name}."
+    if state == "DESTROY_SCHEDULED":
+        return (
+            f"Restore it before its destroy time (gcloud kms keys versions restore {name}), then "
+            f"enable it (gcloud kms keys versions enable {name}); a restored version is disabled."
+        )
+    if state.startswith("PENDING"):
+        return "The version is still being made: try again in a few seconds."
+    return "The version is gone for ever: make another one the primary; its data stays unreadable."
+
+
+def _misrouted(problem: GoogleProblem) -> str:
+    return (
+        f"Cloud KMS does not know {problem.resource}: correct the location, for example us-east5 "
+        "(gcloud kms locations list shows them all)."
+    )
+
+
+def _project(problem: GoogleProblem) -> str:
+    consumer = problem.metadata.get("consumer") or "PROJECT"
+    return consumer.removeprefix("projects/")
+
+
+_BY_REASON: Final[dict[str, Callable[[GoogleProblem], str]]] = {
+    "SERVICE_DISABLED": _service_disabled,
+    "BILLING_DISABLED": _billing_disabled,
+    "IAM_PERMISSION_DENIED": _denied,
+    "SECURITY_POLICY_VIOLATED": _perimeter,
+    "VPC_SERVICE_CONTROLS": _perimeter,
+    "MISROUTED_LOCATION": _misrouted,
+    "CONCURRENT_POLICY_CHANGE": lambda _: (
+        "Somebody else changed the policy at the same time: read it again and repeat the change."
+    ),
+    "CONNECTION": lambda _: "Check the endpoint, the network and proxies, then try again.",
+    "CREDENTIALS": lambda _: (
+        "Check the GcpCredentials of the GoogleKms block, or log in again "
+        "(gcloud auth application-default login)."
+    ),
+    "NOT_GOOGLE": lambda _: "Something between here and Google answered: check proxies.",
+}
+_BY_STATUS: Final = {
+    "UNAUTHENTICATED": (
+        "Google did not accept the credentials: check the GcpCredentials of the GoogleKms block "
+        "and that its key was not deleted."
+    ),
+    "NOT_FOUND": "Check project, location and name; the resource may have been deleted.",
+    "ALREADY_EXISTS": "The name is taken; Cloud KMS never frees the name of a deleted key.",
+    "RESOURCE_EXHAUSTED": (
+        "A Cloud KMS quota is used up: wait a minute, or raise it on the project's quota page."
+    ),
+    "ABORTED": "Somebody else changed it at the same time: read it again and repeat the change.",
+    "INVALID_ARGUMENT": "Correct the request; sending it again unchanged will not help.",
+    "UNAVAILABLE": "Google is not reachable or overloaded: try again later.",
+    "DEADLINE_EXCEEDED": "Google did not answer in time: try again later.",
+    "INTERNAL": "Google's side failed: try again later.",
+    "UNKNOWN": "Google's side failed: try again later.",
+}
+
+__all__ = ["GoogleApiError", "GoogleProblem", "Violation", "classify"]
+
+_TRANSIENT: Final = {
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "INTERNAL",
+    "UNKNOWN",
+}
+_DENIED: Final = re.compile(r"[Pp]ermission '([\w.]+)' denied (?:on|for) resource '?([^'\s]+)'?")
+_MISROUTED: Final = re.compile(r"request concerns location '([^']*)'")
+_NOT_FOUND: Final = re.compile(r"\b(projects/\S+?) (?:not found|does not exist|already exists)")
+_CONSTRAINT: Final = re.compile(r"constraints/[\w.]+")
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)s")
+
+
+def classify(
+    failure: Exception | httpx.Response, *, call: str = "", resource: str | None = None
+) -> GoogleProblem:
+    """Say what went wrong, with whom, and what a person can do.
+
+    Args:
+        failure: A `google.api_core` exception of either transport, a `google.auth` one, a lost
+            connection (requests, httpx), or an httpx response other than 2xx.
+        call: What was called, for the text.
+        resource: Whom the call was about, where the answer does not say.
+
+    Raises:
+        Exception: `failure` itself, when it is none of these.
+    """
+    body = body_of(failure)
+    info = next(_details(body, "ErrorInfo"), {})
+    metadata = info.get("metadata")
+    metadata = {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
+    denied = _DENIED.search(body.message)
+    violations = tuple(_violations(body))
+    reason = _reason(body, info, violations, denied is not None)
+    problem = GoogleProblem(
+        status=body.status,
+        reason=reason,
+        permission=denied[1] if denied else metadata.get("permission"),
+        resource=_resource(body, denied, metadata, violations) or resource,
+        violations=violations,
+        metadata=metadata,
+        message=body.message,
+        request_id=next((_text(d, "requestId") for d in _details(body, "RequestInfo")), None),
+        retry_after=_retry_after(body),
+        transient=_is_transient(body, reason),
+        call=call,
+    )
+    return problem.model_copy(update={"advice": advice_for(problem)})
+
+
+def _reason(
+    body: Body, info: dict[str, Any], violations: tuple[Violation, ...], denied: bool
+) -> str | None:
+    if _MISROUTED.search(body.message):
+        return "MISROUTED_LOCATION"
+    if given := body.reason or _text(info, "reason"):
+        return given
+    if kinds := [violation.type for violation in violations if violation.type]:
+        return kinds[0]
+    if body.status == "FAILED_PRECONDITION" and (named := _CONSTRAINT.search(body.message)):
+        return named[0]
+    if "concurrent policy changes" in body.message:
+        return "CONCURRENT_POLICY_CHANGE"
+    return "IAM_PERMISSION_DENIED" if denied else None
+
+
+def _resource(
+    body: Body,
+    denied: re.Match[str] | None,
+    metadata: dict[str, str],
+    violations: tuple[Violation, ...],
+) -> str | None:
+    if denied:
+        return denied[2]
+    if named := metadata.get("resource") or metadata.get("consumer"):
+        return named
+    if subjects := [violation.subject for violation in violations if violation.subject]:
+        return subjects[0]
+    if location := _MISROUTED.search(body.message):
+        return f"locations/{location[1]}"
+    missing = _NOT_FOUND.search(body.message)
+    return missing[1] if missing else None
+
+
+def _is_transient(body: Body, reason: str | None) -> bool:
+    if body.transient is not None:
+        return body.transient
+    return body.status in _TRANSIENT or reason == "KEY_PENDING_GENERATION"
+
+
+def _violations(body: Body) -> Iterator[Violation]:
+    for kind in ("PreconditionFailure", "QuotaFailure"):
+        for detail in _details(body, kind):
+            lines = detail.get("violations")
+            for line in lines if isinstance(lines, list) else []:
+                if isinstance(line, dict):
+                    yield Violation(
+                        type=_text(line, "type") or "",
+                        subject=_text(line, "subject") or "",
+                        description=_text(line, "description") or "",
+                    )
+
+
+def _retry_after(body: Body) -> float | None:
+    if body.retry_after is not None:
+        return body.retry_after
+    for detail in _details(body, "RetryInfo"):
+        if match := _DURATION.fullmatch(_text(detail, "retryDelay") or ""):
+            return float(match[1])
+    return None
+
+
+def _details(body: Body, kind: str) -> Iterator[dict[str, Any]]:
+    wanted = f"google.rpc.{kind}"
+    return (d for d in body.details if str(d.get("@type", "")).endswith(wanted))
+
+
+def _text(detail: dict[str, Any], name: str) -> str | None:
+    value = detail.get(name)
+    return value if isinstance(value, str) else None

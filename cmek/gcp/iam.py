@@ -1,0 +1,146 @@
+"""Pure reading and extending of an IAM policy; what others put there stays as it is.
+
+Source: https://docs.cloud.google.com/iam/docs/allow-policies and guide step 3
+
+Who a policy's member is: Anthropic's published account, the public, or an impostor.
+
+Source: guide step 3, which warns of identifiers received in any other way.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Final, Literal
+
+from google.iam.v1 import policy_pb2
+
+from cmek.anthropic_identity import MEMBER, SERVICE_ACCOUNT
+from cmek.models import FrozenModel
+
+POLICY_VERSION = 3
+"""The only version that carries conditions; a lower one would drop them."""
+
+
+class PolicyBinding(FrozenModel):
+    """Who holds a role, and under which condition (an expression), if any."""
+
+    role: str
+    members: tuple[str, ...]
+    condition: str | None = None
+
+
+class PolicyView(FrozenModel):
+    """A policy as a frozen, JSON-serialisable value."""
+
+    bindings: tuple[PolicyBinding, ...]
+    etag: str
+    """Base64, as REST shows it."""
+
+    @classmethod
+    def of(cls, policy: policy_pb2.Policy) -> PolicyView:
+        """From the client library's message."""
+        return cls(
+            bindings=tuple(
+                PolicyBinding(
+                    role=binding.role,
+                    members=tuple(binding.members),
+                    condition=binding.condition.expression if _conditional(binding) else None,
+                )
+                for binding in policy.bindings
+            ),
+            etag=b64encode(policy.etag).decode(),
+        )
+
+
+def unconditional_roles(policy: policy_pb2.Policy, member: str) -> frozenset[str]:
+    """Roles that `member` holds always."""
+    return frozenset(
+        binding.role
+        for binding in policy.bindings
+        if member in binding.members and not _conditional(binding)
+    )
+
+
+def with_grants(
+    policy: policy_pb2.Policy, member: str, roles: Iterable[str]
+) -> policy_pb2.Policy | None:
+    """The policy plus what `member` lacks of `roles` without condition; None: nothing is lacking.
+
+    Bindings and conditions of others, audit configs and the etag are kept.
+    """
+    missing = sorted(set(roles) - unconditional_roles(policy, member))
+    if not missing:
+        return None
+    extended = policy_pb2.Policy()
+    extended.CopyFrom(policy)
+    extended.version = POLICY_VERSION
+    for role in missing:
+        same = (b for b in extended.bindings if b.role == role and not _conditional(b))
+        binding = next(same, None) or extended.bindings.add(role=role)
+        binding.members.append(member)
+    return extended
+
+
+def members_with(policy: policy_pb2.Policy, roles: Iterable[str]) -> tuple[str, ...]:
+    """Everybody who holds one of `roles`, with or without a condition, sorted."""
+    wanted = set(roles)
+    return tuple(sorted({m for b in policy.bindings if b.role in wanted for m in b.members}))
+
+
+def _conditional(binding: policy_pb2.Binding) -> bool:
+    return bool(binding.HasField("condition"))
+
+
+Kind = Literal["anthropic", "public", "deleted", "look_alike", "other"]
+
+PUBLIC: Final = frozenset({"allUsers", "allAuthenticatedUsers"})
+_ACCOUNT, _, _DOMAIN = SERVICE_ACCOUNT.partition("@")
+_SIMILAR: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One member's role in one resource's policy."""
+
+    resource: str
+    role: str
+    member: str
+    condition: str | None
+    """The expression of the binding's condition; None = without condition."""
+
+
+def grants_in(resource: str, policy: policy_pb2.Policy) -> Iterator[Grant]:
+    """Every (role, member, condition) of a policy."""
+    for binding in policy.bindings:
+        condition = binding.condition.expression or None
+        for member in binding.members:
+            yield Grant(resource, binding.role, member, condition)
+
+
+def kind_of(member: str) -> Kind:
+    """Exact for Anthropic's account and the public, by likeness for impostors."""
+    if member == MEMBER:
+        return "anthropic"
+    if member in PUBLIC:
+        return "public"
+    email = member.partition("?")[0].rpartition(":")[2].casefold()
+    if member.startswith("deleted:"):
+        return "deleted" if email == SERVICE_ACCOUNT else "other"
+    account, _, domain = email.partition("@")
+    alike = account == _ACCOUNT or domain == _DOMAIN
+    if alike or SequenceMatcher(None, email, SERVICE_ACCOUNT).ratio() >= _SIMILAR:
+        return "look_alike"
+    return "other"
+
+
+def of_kind(grants: Iterable[Grant], kind: Kind) -> list[Grant]:
+    """Those grants whose member is of that kind."""
+    return [grant for grant in grants if kind_of(grant.member) == kind]
+
+
+def describe(grants: Iterable[Grant]) -> str:
+    """`role to member on resource`, one after the other."""
+    return "; ".join(f"{one.role} to {one.member} on {one.resource}" for one in grants)

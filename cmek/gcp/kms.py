@@ -1,0 +1,362 @@
+"""How to reach Cloud KMS: TLS to Google, or a local channel to this machine.
+
+What an onboarding needs of Cloud KMS, over the official async client.
+
+Get-first; ALREADY_EXISTS means "read it", since a lost answer looks just like it. Google's own
+retries are off (`cmek.transport_retry` repeats), every call has a timeout, and everything that
+fails is a `GoogleApiError`. Nothing here disables, destroys or deletes.
+
+Source: guide steps 1 to 4; https://docs.cloud.google.com/kms/docs/reference/rpc
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Final, TypeVar
+
+import grpc
+from google.api_core.client_options import ClientOptions
+from google.api_core.exceptions import GoogleAPIError
+from google.auth.credentials import (
+    AnonymousCredentials,
+    Credentials,
+    CredentialsWithQuotaProject,
+    with_scopes_if_required,
+)
+from google.auth.exceptions import GoogleAuthError
+from google.auth.transport.requests import Request
+from google.cloud import kms_v1
+from google.cloud.kms_v1.services.key_management_service.transports import (
+    KeyManagementServiceGrpcAsyncIOTransport,
+)
+from google.cloud.location import locations_pb2
+from google.iam.v1 import iam_policy_pb2, options_pb2, policy_pb2
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from cmek._http import EndpointError, RetryDecision, check_endpoint, is_loopback, retrying
+from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
+from cmek.gcp.iam import POLICY_VERSION, with_grants
+from cmek.gcp.resources import MAX_LABELS, CryptoKey, KeyRing, KeySpec, KeyVersion, Location
+
+GOOGLE = "cloudkms.googleapis.com"
+
+
+class _LocalToken(grpc.AuthMetadataPlugin):  # type: ignore[misc]  # grpc has no annotations
+    """A bearer token and nothing else.
+
+    google-auth's own plugin also asks a Google host about the account, which a sandbox must not.
+    """
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback
+    ) -> None:
+        del context
+        try:
+            with self._lock:
+                if not self._credentials.valid:
+                    self._credentials.refresh(Request())  # type: ignore[no-untyped-call]
+        except GoogleAuthError as error:
+            callback((), error)
+            return
+        callback((("authorization", f"Bearer {self._credentials.token}"),), None)
+
+
+SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+
+
+def connect(
+    endpoint: str | None, credentials: Credentials | None, quota_project: str | None
+) -> kms_v1.KeyManagementServiceAsyncClient:
+    """Make the official client without connecting.
+
+    Args:
+        endpoint: `host:port`, None for Google's own.
+        credentials: None means nobody, allowed on loopback only.
+        quota_project: Who is billed for the calls, where it is not the credentials' project.
+
+    Raises:
+        EndpointError: not `host:port`, or no credentials beyond loopback.
+    """
+    if endpoint is not None and ("://" in endpoint or check_endpoint(endpoint) != endpoint):
+        raise EndpointError(f"Cloud KMS endpoint {endpoint!r}: use HOST:PORT")
+    who = _prepared(credentials, quota_project)
+    if endpoint is not None and is_loopback(endpoint):
+        transport = KeyManagementServiceGrpcAsyncIOTransport(channel=_local(endpoint, who))
+        return kms_v1.KeyManagementServiceAsyncClient(transport=transport)
+    if who is None:
+        raise EndpointError("Cloud KMS beyond this machine needs credentials")
+    options = ClientOptions(api_endpoint=endpoint) if endpoint else None
+    return kms_v1.KeyManagementServiceAsyncClient(credentials=who, client_options=options)
+
+
+def _prepared(credentials: Credentials | None, quota_project: str | None) -> Credentials | None:
+    if credentials is None or isinstance(credentials, AnonymousCredentials):
+        return None
+    # google-auth has no annotations for these.
+    scoped: Credentials = with_scopes_if_required(credentials, SCOPES)  # type: ignore[no-untyped-call]
+    if quota_project and isinstance(scoped, CredentialsWithQuotaProject):
+        scoped = scoped.with_quota_project(quota_project)  # type: ignore[no-untyped-call]
+    return scoped
+
+
+def _local(endpoint: str, who: Credentials | None) -> grpc.aio.Channel:
+    """GRPC sends a bearer token only over a channel that counts as secure; this one does."""
+    channel = grpc.local_channel_credentials(grpc.LocalConnectionType.LOCAL_TCP)
+    if who is not None:
+        caller = grpc.metadata_call_credentials(_LocalToken(who))
+        channel = grpc.composite_channel_credentials(channel, caller)
+    return grpc.aio.secure_channel(endpoint, channel, options=[("grpc.enable_http_proxy", 0)])
+
+
+Answer = TypeVar("Answer")
+TIMEOUT_SECONDS: Final = 20.0
+POLICY_ATTEMPTS: Final = 6
+
+
+class CloudKms:
+    """An async client; use it in one event loop, and close it there."""
+
+    def __init__(
+        self, client: kms_v1.KeyManagementServiceAsyncClient, endpoint: str = GOOGLE
+    ) -> None:
+        self._client = client
+        self.endpoint = endpoint
+
+    @classmethod
+    def connect(
+        cls,
+        *,
+        endpoint: str | None = None,
+        credentials: Credentials | None = None,
+        quota_project: str | None = None,
+    ) -> CloudKms:
+        """Make a client without connecting: TLS, except to this machine.
+
+        Raises:
+            EndpointError: `endpoint` is not `host:port`, or has no credentials beyond loopback.
+        """
+        client = connect(endpoint, credentials, quota_project)
+        return cls(client, endpoint or GOOGLE)
+
+    async def aclose(self) -> None:
+        """Close the channel."""
+        await self._client.transport.close()  # type: ignore[no-untyped-call]
+
+    async def get_location(self, project: str, location: str) -> Location:
+        """A location and whether it has HSM; an unknown one raises `MISROUTED_LOCATION`."""
+        name = f"projects/{project}/locations/{location}"
+        request = locations_pb2.GetLocationRequest(name=name)
+        found = await self._call("GetLocation", name, self._client.get_location, request)
+        metadata = kms_v1.LocationMetadata()
+        found.metadata.Unpack(kms_v1.LocationMetadata.pb(metadata))
+        return Location(name=found.name or name, hsm_available=metadata.hsm_available)
+
+    async def get_key_ring(self, name: str) -> KeyRing | None:
+        """A key ring, None when there is none of that name."""
+        request = kms_v1.GetKeyRingRequest(name=name)
+        found = await self._find("GetKeyRing", name, self._client.get_key_ring, request)
+        return KeyRing(name=found.name) if found else None
+
+    async def create_key_ring(self, name: str) -> tuple[KeyRing, bool]:
+        """Make a key ring (guide step 1), or read the one that exists; whether it was made.
+
+        False is also the answer when this very call made it and the first answer was lost.
+        """
+        parent, _, ring_id = name.rpartition("/keyRings/")
+        request = kms_v1.CreateKeyRingRequest(parent=parent, key_ring_id=ring_id)
+        try:
+            made = await self._call("CreateKeyRing", name, self._client.create_key_ring, request)
+        except GoogleApiError as error:
+            return await _adopted(error, name, self.get_key_ring), False
+        return KeyRing(name=made.name), True
+
+    async def get_crypto_key(self, name: str) -> CryptoKey | None:
+        """A crypto key with its primary, None when there is none of that name."""
+        request = kms_v1.GetCryptoKeyRequest(name=name)
+        found = await self._find("GetCryptoKey", name, self._client.get_crypto_key, request)
+        return CryptoKey.of(found) if found else None
+
+    async def list_crypto_keys(self, key_ring: str) -> AsyncIterator[CryptoKey]:
+        """All keys of a ring, each with its primary; one read for up to 1000 of them."""
+        request = kms_v1.ListCryptoKeysRequest(parent=key_ring, page_size=1000)
+        while True:
+            page = await self._call(
+                "ListCryptoKeys", key_ring, self._client.list_crypto_keys, request
+            )
+            for key in page.crypto_keys:
+                yield CryptoKey.of(key)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def create_crypto_key(self, name: str, spec: KeySpec) -> tuple[CryptoKey, bool]:
+        """Make a key (guide step 2), or read the one that exists; whether it was made.
+
+        False says nothing about who made it: the caller compares and looks at the label.
+        """
+        parent, _, key_id = name.rpartition("/cryptoKeys/")
+        request = kms_v1.CreateCryptoKeyRequest(
+            parent=parent, crypto_key_id=key_id, crypto_key=spec.message()
+        )
+        try:
+            made = await self._call(
+                "CreateCryptoKey", name, self._client.create_crypto_key, request
+            )
+        except GoogleApiError as error:
+            return await _adopted(error, name, self.get_crypto_key), False
+        return CryptoKey.of(made), True
+
+    async def list_crypto_key_versions(self, name: str) -> list[KeyVersion]:
+        """All versions of a key."""
+        request = kms_v1.ListCryptoKeyVersionsRequest(parent=name, page_size=1000)
+        versions: list[KeyVersion] = []
+        while True:
+            page = await self._call(
+                "ListCryptoKeyVersions", name, self._client.list_crypto_key_versions, request
+            )
+            versions += [KeyVersion.of(version) for version in page.crypto_key_versions]
+            if not page.next_page_token:
+                return versions
+            request.page_token = page.next_page_token
+
+    async def add_label(self, name: str, key: str, value: str) -> CryptoKey:
+        """Add one label, keep the others, and return the key as read back.
+
+        Cloud KMS has no etag on keys and an update replaces all labels: a label that somebody
+        else writes between our read and our write is lost.
+
+        Raises:
+            GoogleApiError: also for a missing key and for a 65th label.
+        """
+        request = kms_v1.GetCryptoKeyRequest(name=name)
+        found = await self._call("GetCryptoKey", name, self._client.get_crypto_key, request)
+        if found.labels.get(key) == value:
+            return CryptoKey.of(found)
+        labels = dict(found.labels) | {key: value}
+        if len(labels) > MAX_LABELS:
+            raise GoogleApiError(_too_many_labels(name))
+        update = kms_v1.UpdateCryptoKeyRequest(
+            crypto_key=kms_v1.CryptoKey(name=name, labels=labels),
+            update_mask=FieldMask(paths=["labels"]),
+        )
+        await self._call("UpdateCryptoKey", name, self._client.update_crypto_key, update)
+        return CryptoKey.of(
+            await self._call("GetCryptoKey", name, self._client.get_crypto_key, request)
+        )
+
+    async def get_iam_policy(self, resource: str) -> policy_pb2.Policy:
+        """The policy of a key or key ring, with its conditions (version 3)."""
+        request = iam_policy_pb2.GetIamPolicyRequest(
+            resource=resource,
+            options=options_pb2.GetPolicyOptions(requested_policy_version=POLICY_VERSION),
+        )
+        return await self._call("GetIamPolicy", resource, self._client.get_iam_policy, request)
+
+    async def add_grants(
+        self, resource: str, member: str, roles: Iterable[str]
+    ) -> tuple[policy_pb2.Policy, bool]:
+        """Give `member` what it lacks of `roles`, others untouched (guide step 3); whether written.
+
+        The whole read-modify-write is repeated, at most 6 times, when somebody else was faster.
+        """
+        wanted = tuple(roles)
+        written = False
+
+        async def cycle() -> policy_pb2.Policy:
+            nonlocal written
+            policy = await self.get_iam_policy(resource)
+            extended = with_grants(policy, member, wanted)
+            if extended is None:
+                return policy
+            written = True
+            return await self._set_iam_policy(resource, extended)
+
+        return await retrying(cycle, _lost_race, attempts=POLICY_ATTEMPTS), written
+
+    async def test_iam_permissions(
+        self, resource: str, permissions: Iterable[str]
+    ) -> frozenset[str]:
+        """Which of `permissions` the caller holds on the resource."""
+        request = iam_policy_pb2.TestIamPermissionsRequest(
+            resource=resource, permissions=list(permissions)
+        )
+        call = self._client.test_iam_permissions
+        found = await self._call("TestIamPermissions", resource, call, request)
+        return frozenset(found.permissions)
+
+    async def _set_iam_policy(self, resource: str, policy: policy_pb2.Policy) -> policy_pb2.Policy:
+        if not policy.etag:
+            raise GoogleApiError(_no_etag(resource))
+        request = iam_policy_pb2.SetIamPolicyRequest(resource=resource, policy=policy)
+        return await self._call("SetIamPolicy", resource, self._client.set_iam_policy, request)
+
+    async def _find(
+        self, call: str, name: str, method: Callable[..., Awaitable[Answer]], request: object
+    ) -> Answer | None:
+        try:
+            return await self._call(call, name, method, request)
+        except GoogleApiError as error:
+            if error.problem.status == "NOT_FOUND" and error.problem.reason is None:
+                return None
+            raise
+
+    async def _call(
+        self, call: str, resource: str, method: Callable[..., Awaitable[Answer]], request: object
+    ) -> Answer:
+        async def send() -> Answer:
+            try:
+                return await method(request=request, retry=None, timeout=TIMEOUT_SECONDS)
+            except (GoogleAPIError, GoogleAuthError, grpc.RpcError) as error:
+                problem = classify(error, call=call, resource=resource)
+            # Outside the handler: the library's exception holds the call.
+            raise GoogleApiError(problem)
+
+        return await retrying(send, _transient)
+
+
+async def _adopted(
+    error: GoogleApiError, name: str, read: Callable[[str], Awaitable[Answer | None]]
+) -> Answer:
+    """What exists under the name that could not be made."""
+    found = await read(name) if error.problem.status == "ALREADY_EXISTS" else None
+    if found is None:
+        raise error
+    return found
+
+
+def _transient(error: Exception) -> RetryDecision:
+    if not isinstance(error, GoogleApiError) or not error.problem.transient:
+        return False
+    wait = error.problem.retry_after
+    return True if wait is None else wait
+
+
+def _lost_race(error: Exception) -> RetryDecision:
+    return isinstance(error, GoogleApiError) and error.problem.status == "ABORTED"
+
+
+def _too_many_labels(name: str) -> GoogleProblem:
+    return GoogleProblem(
+        status="FAILED_PRECONDITION",
+        reason="TOO_MANY_LABELS",
+        resource=name,
+        message=f"the key has {MAX_LABELS} labels already",
+        advice="Remove a label that nobody needs, then try again.",
+        call="UpdateCryptoKey",
+    )
+
+
+def _no_etag(resource: str) -> GoogleProblem:
+    return GoogleProblem(
+        status="FAILED_PRECONDITION",
+        reason="NO_ETAG",
+        resource=resource,
+        message="the policy came without an etag, so writing it could undo others' changes",
+        advice="Try again; if it stays so, check what stands between here and Google.",
+        call="SetIamPolicy",
+    )

@@ -1,0 +1,1 @@
+"""What is true about one key: snapshot, rules, prerequisites, diagnosis, health."""

@@ -1,0 +1,439 @@
+"""All rules, with what each means for the key.
+
+`broken` is what makes a key, or a part of the data under it, unusable now; `at_risk` is what may
+come to that, or lets others in. Names are the Security Command Center's where it has the check
+(https://docs.cloud.google.com/security-command-center/docs/concepts-vulnerabilities-findings);
+CIS numbers are of the CIS Google Cloud Platform Foundation Benchmark.
+
+Keys that can't be looked at: when to look again, and what they are after a day.
+
+Once a minute five times, then every five minutes for a day, as services that hold customers' keys
+publish it. Then a key is broken if Anthropic's own validation failed all along; if only our reads
+were refused, nobody knows.
+
+From a reading to a record: rules, what could not be read, and what the last look knew. Pure.
+
+The first record of a key: what was true when its workspace was attached. Pure.
+
+What people are told: only changes of what they were told before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+from uuid import UUID, uuid5
+
+from cmek._http import Failed, Ok
+from cmek.keys import rules_iam as access
+from cmek.keys import rules_key as key
+from cmek.keys import rules_key as rotation
+from cmek.keys import rules_key as version
+from cmek.keys.rules import HealthRule, Part
+from cmek.keys.rules_iam import hangs_on_project
+from cmek.keys.snapshot import UNUSABLE, KeyReading
+from cmek.keys.verdicts import Baseline, KeyRecord, Look, Reason, Severity, Unreachability, Verdict
+from cmek.onboarding.plan import LiveFacts
+
+BROKEN, AT_RISK = Verdict.BROKEN, Verdict.AT_RISK
+UNKNOWN, REMARK = Verdict.UNKNOWN, Verdict.HEALTHY
+CRITICAL, HIGH, MEDIUM, LOW = Severity.CRITICAL, Severity.HIGH, Severity.MEDIUM, Severity.LOW
+
+PUBLIC: Final = "CIS 1.9, KMS_PUBLIC_KEY"
+ROTATED: Final = "CIS 1.10, KMS_KEY_NOT_ROTATED"
+SEPARATION: Final = "CIS 1.11, KMS_ROLE_SEPARATION"
+
+HEALTH_RULES: Final = (
+    HealthRule("name-malformed", BROKEN, CRITICAL, "name", key.name_malformed),
+    HealthRule("wrong-location", BROKEN, CRITICAL, "name", key.wrong_location),
+    HealthRule("key-not-found", BROKEN, CRITICAL, "key", key.not_found),
+    HealthRule("wrong-kind", BROKEN, CRITICAL, "key", key.wrong_kind),
+    HealthRule(
+        "primary-destroy-scheduled", BROKEN, CRITICAL, "key", version.primary_destroy_scheduled
+    ),
+    HealthRule("primary-missing", BROKEN, CRITICAL, "key", version.primary_missing),
+    HealthRule("primary-disabled", BROKEN, CRITICAL, "key", version.primary_disabled),
+    HealthRule("primary-unusable", BROKEN, CRITICAL, "key", version.primary_unusable),
+    HealthRule("primary-pending", UNKNOWN, MEDIUM, "key", version.primary_pending),
+    HealthRule("organization-label-missing", BROKEN, CRITICAL, "key", key.label_missing),
+    HealthRule("justifications-deny", BROKEN, CRITICAL, "key", key.justifications_deny),
+    HealthRule(
+        "old-version-destroy-scheduled",
+        BROKEN,
+        CRITICAL,
+        "versions",
+        version.old_version_destroy_scheduled,
+    ),
+    HealthRule(
+        "old-version-destroyed", BROKEN, CRITICAL, "versions", version.old_version_destroyed
+    ),
+    HealthRule("old-version-disabled", BROKEN, HIGH, "versions", version.old_version_disabled),
+    HealthRule("grant-missing", BROKEN, CRITICAL, "policy", access.grant_missing),
+    HealthRule("kms-public-key", AT_RISK, CRITICAL, "policy", access.public_member, PUBLIC),
+    HealthRule("grant-conditional", AT_RISK, HIGH, "policy", access.grant_conditional),
+    HealthRule("grant-inherited", AT_RISK, HIGH, "policy", access.grant_inherited),
+    HealthRule("foreign-decrypter", AT_RISK, HIGH, "policy", access.foreign_decrypter),
+    HealthRule("broader-grant", AT_RISK, MEDIUM, "policy", access.broader_grant),
+    HealthRule(
+        "kms-role-separation", AT_RISK, MEDIUM, "policy", access.duties_not_separated, SEPARATION
+    ),
+    HealthRule("justifications-narrow", AT_RISK, HIGH, "key", key.justifications_narrow),
+    HealthRule(
+        "kms-key-not-rotated-overdue", AT_RISK, HIGH, "key", rotation.rotation_overdue, ROTATED
+    ),
+    HealthRule("kms-key-not-rotated-off", AT_RISK, MEDIUM, "key", rotation.rotation_off, ROTATED),
+    HealthRule("kms-key-not-rotated-slow", AT_RISK, MEDIUM, "key", rotation.rotation_slow, ROTATED),
+    HealthRule("destroy-delay-short", AT_RISK, MEDIUM, "key", key.destroy_delay_short),
+    HealthRule("protection-mixed", AT_RISK, MEDIUM, "versions", version.protection_mixed),
+    HealthRule("drift", AT_RISK, MEDIUM, "key", key.drift),
+    HealthRule("project-policy-unread", REMARK, LOW, "policy", access.project_unread),
+    HealthRule("software-protection", REMARK, LOW, "key", key.software_protection),
+)
+PART_OF: Final = {rule.id: rule.part for rule in HEALTH_RULES}
+
+SOON: Final = timedelta(minutes=1)
+SOON_LOOKS: Final = 5
+LATER: Final = timedelta(minutes=5)
+LONGEST: Final = timedelta(days=1)
+
+
+def looked(
+    before: Unreachability | None, look: Look, external_key_id: str, *, anthropic_failed: bool
+) -> Unreachability:
+    """What is known after one more look that found the key unreachable.
+
+    Only the follow-up that was scheduled for a key sees to its next look; another run that finds
+    it unreachable meanwhile leaves it to that follow-up, unless that one is late.
+
+    Args:
+        before: From the looks before; None at the first.
+        look: Time and flow run.
+        external_key_id: Whose.
+        anthropic_failed: Whether Anthropic's validation failed at this look.
+    """
+    now = look.now
+    if before is None:
+        before = Unreachability(
+            external_key_id=external_key_id, since=now, looks=-1, anthropic_failed=True
+        )
+    failed = before.anthropic_failed and anthropic_failed
+    waits_for_another = before.next_look is not None and before.next_look > now
+    if waits_for_another and not look.asked_to and before.scheduled_by != look.run_id:
+        return before.model_copy(update={"anthropic_failed": failed})
+    looks = before.looks + 1
+    return before.model_copy(
+        update={
+            "looks": looks,
+            "anthropic_failed": failed,
+            "next_look": _next_look(before.since, looks, now),
+            "scheduled_by": look.run_id,
+        }
+    )
+
+
+def is_over(unreachable: Unreachability, now: datetime) -> bool:
+    """Whether the day is over, so that the verdict falls."""
+    return now - unreachable.since >= LONGEST
+
+
+def _next_look(since: datetime, looks: int, now: datetime) -> datetime | None:
+    if now - since >= LONGEST:
+        return None
+    return min(now + (SOON if looks < SOON_LOOKS else LATER), since + LONGEST)
+
+
+VALIDATION_FAILED = "validation-failed"
+VALIDATION_UNEXPLAINED = "validation-unexplained"
+VALIDATION_UNANSWERED = "validation-unanswered"
+UNREAD = "unread"
+UNFINISHED = "unfinished"
+MAY_STOP_ANTHROPIC = frozenset({"justifications-narrow", "grant-conditional"})
+"""What is a risk while validation succeeds, and the cause once it fails."""
+
+
+def judge(reading: KeyReading, previous: KeyRecord | None, look: Look) -> KeyRecord:
+    """The verdict on what was read.
+
+    Args:
+        reading: From one look; its baseline and unreachability come from the looks before.
+        previous: The last record, None at the first look.
+        look: Time and flow run.
+    """
+    found = [one for rule in _rules(reading) for one in rule.judge(reading)]
+    found += _unread(reading)
+    explained = any(r.means is Verdict.BROKEN or r.rule in MAY_STOP_ANTHROPIC for r in found)
+    found += _validation(reading, explained=explained)
+    beyond_reach = _beyond_reach(reading, found, look)
+    if beyond_reach and beyond_reach.anthropic_failed and is_over(beyond_reach, look.now):
+        found = [_fallen(reason, beyond_reach) for reason in found]
+    carried = list(_carried(previous, _parts(reading)))
+    reasons = _ordered(_dated(found, previous, look.now), carried)
+    verdict = _verdict(found, carried)
+    return _record(reading, previous, look, verdict, reasons).model_copy(
+        update={"unreachable": beyond_reach, "baseline": _baseline(reading, look)}
+    )
+
+
+def unfinished(reading: KeyReading, previous: KeyRecord | None, look: Look, why: str) -> KeyRecord:
+    """The record of a key that nobody could look at, for example before the deadline."""
+    reason = Reason(
+        rule=UNFINISHED,
+        means=Verdict.UNKNOWN,
+        severity=Severity.MEDIUM,
+        says=why,
+        who_can_tell="the next revalidation",
+    )
+    reasons = _ordered(_dated([reason], previous, look.now), _carried(previous, frozenset()))
+    record = _record(reading, previous, look, Verdict.UNKNOWN, reasons)
+    kept = {"unreachable": reading.unreachable, "baseline": reading.baseline}
+    return record.model_copy(update=kept)
+
+
+def _record(
+    reading: KeyReading,
+    previous: KeyRecord | None,
+    look: Look,
+    verdict: Verdict,
+    reasons: tuple[Reason, ...],
+) -> KeyRecord:
+    told = previous.announced if previous else Verdict.HEALTHY
+    same_run = previous is not None and previous.run_id == look.run_id
+    return KeyRecord(
+        external_key_id=reading.external_key_id,
+        key_name=reading.registered_name,
+        workspaces=reading.workspaces,
+        verdict=verdict,
+        since=_since(verdict, reasons, previous, look.now),
+        checked_at=look.now,
+        depth=reading.depth,
+        run_id=look.run_id,
+        reasons=reasons,
+        announced=told if verdict is Verdict.UNKNOWN else verdict,
+        announced_before=previous.announced_before if previous and same_run else told,
+    )
+
+
+def _rules(reading: KeyReading) -> Iterator[HealthRule]:
+    parts = _parts(reading)
+    return (rule for rule in HEALTH_RULES if rule.part in parts)
+
+
+def _parts(reading: KeyReading) -> frozenset[Part]:
+    """What was read; of a key that does not exist there is nothing more to read."""
+    parts: set[Part] = {"name"}
+    if isinstance(reading.key, Ok):
+        parts.add("key")
+        if reading.key.value is None:
+            parts |= {"versions", "policy"}
+    if isinstance(reading.versions, Ok):
+        parts.add("versions")
+    if isinstance(reading.policy, Ok) and isinstance(reading.ring_policy, Ok):
+        parts.add("policy")
+    return frozenset(parts)
+
+
+def _unread(reading: KeyReading) -> Iterator[Reason]:
+    for what, read in (
+        ("the key", reading.key),
+        ("the versions", reading.versions),
+        ("the key's policy", reading.policy),
+        ("the key ring's policy", reading.ring_policy),
+        ("the project's policy", reading.project_policy if hangs_on_project(reading) else None),
+    ):
+        if isinstance(read, Failed):
+            yield Reason(
+                rule=UNREAD,
+                means=Verdict.UNKNOWN,
+                severity=Severity.HIGH,
+                subject=what,
+                says=f"{what} could not be read: {read.text}",
+                who_can_tell=_who(read),
+            )
+
+
+def _who(read: Failed) -> str:
+    if read.status in {"PERMISSION_DENIED", "403", "UNAUTHENTICATED", "401"}:
+        return "whoever administers the credential of the worker: it lacks the right to read this"
+    return "the next look; if it stays so, whoever runs the network between here and there"
+
+
+def _validation(reading: KeyReading, *, explained: bool) -> Iterator[Reason]:
+    answer = reading.validation
+    if isinstance(answer, Failed):
+        yield Reason(
+            rule=VALIDATION_UNANSWERED,
+            means=Verdict.UNKNOWN,
+            severity=Severity.HIGH,
+            says=f"Anthropic did not validate the key: {answer.text}",
+            who_can_tell=_who(answer),
+        )
+    elif not answer.value.succeeded:
+        request = f" (request {answer.value.request_id})" if answer.value.request_id else ""
+        yield Reason(
+            rule=VALIDATION_FAILED if explained else VALIDATION_UNEXPLAINED,
+            means=Verdict.BROKEN if explained else Verdict.UNKNOWN,
+            severity=Severity.HIGH,
+            says=f"Anthropic could not use the key: {answer.value.error or 'no reason given'}"
+            f"{request}"
+            + ("" if explained else ". Our reads show no cause; it counts as broken after a day"),
+            who_can_tell=None if explained else "Anthropic's support, by the request id",
+        )
+
+
+def _beyond_reach(
+    reading: KeyReading, found: Iterable[Reason], look: Look
+) -> Unreachability | None:
+    """None once everything could be read, or a cause was found."""
+    meanings = {reason.means for reason in found}
+    if Verdict.UNKNOWN not in meanings or Verdict.BROKEN in meanings:
+        return None
+    return looked(
+        reading.unreachable,
+        look,
+        reading.external_key_id,
+        anthropic_failed=reading.anthropic_failed,
+    )
+
+
+def _fallen(reason: Reason, beyond_reach: Unreachability) -> Reason:
+    """After a day of failed validations."""
+    if reason.rule != VALIDATION_UNEXPLAINED:
+        return reason
+    return reason.model_copy(
+        update={
+            "rule": VALIDATION_FAILED,
+            "means": Verdict.BROKEN,
+            "severity": Severity.CRITICAL,
+            "since": beyond_reach.since,
+            "says": reason.says.partition(". Our reads")[0]
+            + f". It failed at every look since {beyond_reach.since:%Y-%m-%d %H:%M %Z}",
+        }
+    )
+
+
+def _carried(previous: KeyRecord | None, parts: frozenset[Part]) -> Iterator[Reason]:
+    """What the last look found where this one did not look."""
+    for reason in previous.reasons if previous else ():
+        if reason.rule in PART_OF and PART_OF[reason.rule] not in parts:
+            seen_at = reason.seen_at or (previous.checked_at if previous else None)
+            yield reason.model_copy(update={"seen_at": seen_at})
+
+
+def _dated(found: Iterable[Reason], previous: KeyRecord | None, now: datetime) -> Iterator[Reason]:
+    """Since when: what the resource tells, else the first look that found it."""
+    known = {reason.identity: reason.since for reason in previous.reasons} if previous else {}
+    for reason in found:
+        since = reason.since or known.get(reason.identity) or now
+        yield reason.model_copy(update={"since": since})
+
+
+def _ordered(dated: Iterable[Reason], carried: Iterable[Reason]) -> tuple[Reason, ...]:
+    """Worst first, then the most urgent, then the one with the least time left."""
+
+    def order(reason: Reason) -> tuple[int, int, float, str, str]:
+        final = reason.final_at.timestamp() if reason.final_at else float("inf")
+        return (-reason.means.rank, -reason.severity.rank, final, *reason.identity)
+
+    return tuple(sorted([*dated, *carried], key=order))
+
+
+def _verdict(found: Iterable[Reason], carried: Iterable[Reason]) -> Verdict:
+    """What is broken is broken, whatever else could not be read; else unknown beats old news."""
+    fresh = {reason.means for reason in found} | {Verdict.HEALTHY}
+    worst = max(fresh, key=lambda verdict: verdict.rank)
+    if worst in (Verdict.BROKEN, Verdict.UNKNOWN):
+        return worst
+    return max(fresh | {reason.means for reason in carried}, key=lambda verdict: verdict.rank)
+
+
+def _since(
+    verdict: Verdict, reasons: Iterable[Reason], previous: KeyRecord | None, now: datetime
+) -> datetime:
+    if previous is not None and previous.verdict is verdict:
+        return previous.since
+    dates = [reason.since for reason in reasons if reason.means is verdict and reason.since]
+    return min(dates, default=now) if verdict is not Verdict.HEALTHY else now
+
+
+def _baseline(reading: KeyReading, look: Look) -> Baseline | None:
+    """The one that there is, else what this look found, if it was full and everything was read."""
+    key = reading.found_key
+    complete = key is not None and {"versions", "policy"} <= _parts(reading)
+    if reading.baseline is not None or key is None or not complete:
+        return reading.baseline
+    return Baseline.of(
+        key,
+        source="first look",
+        now=look.now,
+        decrypters=(),
+        unusable_versions=tuple(v.id for v in reading.all_versions if v.state in UNUSABLE),
+    )
+
+
+def onboarded(
+    facts: LiveFacts, *, users_before: Sequence[str], run_id: str, now: datetime
+) -> KeyRecord:
+    """The record that later looks compare with.
+
+    Args:
+        facts: Read behind the approval, right before the attach.
+        users_before: Who could decrypt with an adopted key already.
+        run_id: The onboarding run.
+        now: Time of the attach.
+    """
+    baseline = Baseline.of(
+        facts.key,
+        source="onboarding",
+        now=now,
+        decrypters=tuple(users_before),
+        unusable_versions=tuple(v.id for v in facts.versions if v.state in UNUSABLE),
+    )
+    return KeyRecord(
+        external_key_id=facts.external_key_id,
+        key_name=facts.key.name,
+        workspaces=(f"{facts.workspace_name} ({facts.workspace_id})",),
+        verdict=Verdict.HEALTHY,
+        since=now,
+        checked_at=now,
+        depth="full",
+        run_id=run_id,
+        reasons=(),
+        announced=Verdict.HEALTHY,
+        announced_before=Verdict.HEALTHY,
+        baseline=baseline,
+    )
+
+
+_NAMESPACE: Final = UUID("3c1c8a0e-6a5b-5a53-9d0f-7c8f6f1f8f57")
+
+
+class Change(StrEnum):
+    """The event to send."""
+
+    BROKEN = "cmek.key.broken"
+    AT_RISK = "cmek.key.at_risk"
+    RECOVERED = "cmek.key.recovered"
+
+
+_EVENTS: Final = {
+    Verdict.BROKEN: Change.BROKEN,
+    Verdict.AT_RISK: Change.AT_RISK,
+    Verdict.HEALTHY: Change.RECOVERED,
+}
+
+
+def change(record: KeyRecord) -> Change | None:
+    """The event for this look, None when people know already or nobody knows.
+
+    A key starts as healthy; `unknown` is neither a change nor forgets what was told.
+    """
+    if record.announced is record.announced_before:
+        return None
+    return _EVENTS[record.announced]
+
+
+def event_id(record: KeyRecord, what: Change) -> UUID:
+    """The same for a run that is retried, so that the server takes the event once."""
+    return uuid5(_NAMESPACE, f"{record.run_id} {record.external_key_id} {what}")

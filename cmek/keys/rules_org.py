@@ -1,0 +1,453 @@
+"""Will the organization let us name Anthropic's service account in a policy? Three kinds of rule.
+
+None of them is retroactive: a grant that stands already stays, but no policy that holds it can be
+written again. Source: guide, "Troubleshooting";
+https://docs.cloud.google.com/organization-policy/domain-restricted-sharing
+
+Organization policies that decide whether the key can be made as asked, and stay rotatable.
+
+Set after a key was made, the first two leave it working but make its automatic rotation fail.
+Source: https://docs.cloud.google.com/kms/docs/org-policy-constraints,
+https://docs.cloud.google.com/kms/docs/control-key-destruction,
+https://docs.cloud.google.com/resource-manager/docs/organization-policy/defining-locations
+
+Does a VPC Service Controls perimeter keep Anthropic away from Cloud KMS?
+
+Readable on the organization only; where we may not read it, Anthropic's validation has the last
+word. Source: guide, "Troubleshooting"; https://docs.cloud.google.com/vpc-service-controls/docs
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Final
+
+from cmek._http import Failed, Ok, ok_value
+from cmek.anthropic_identity import MEMBER, ROLES, SERVICE_ACCOUNT
+from cmek.gcp.gcloud import org_policy_page, perimeters_page
+from cmek.gcp.iam import unconditional_roles
+from cmek.gcp.project_apis import IngressPolicy, PerimeterConfig, PolicyRule, ServicePerimeter
+from cmek.keys.rules_project import KMS
+from cmek.keys.snapshot import Findings
+from cmek.keys.verdicts import Check, Prerequisite
+from cmek.onboarding.request import OnboardingRequest
+
+LEGACY: Final = "iam.allowedPolicyMemberDomains"
+MANAGED: Final = "iam.managed.allowedPolicyMembers"
+ALLOW_POLICY: Final = "iam.googleapis.com/AllowPolicy"
+WHO: Final = "whoever has orgpolicy.policy.get on the project (roles/orgpolicy.policyViewer)"
+
+DRS_LEGACY: Final = Prerequisite(
+    "drs_legacy",
+    "Domain restricted sharing (legacy constraint) admits Anthropic",
+    (f"orgpolicy.projects.policies.getEffectivePolicy ({LEGACY})",),
+    WHO,
+    "Google refuses the grant: the account does not belong to a permitted customer.",
+)
+DRS_MANAGED: Final = Prerequisite(
+    "drs_managed",
+    "Domain restricted sharing (managed constraint) admits Anthropic",
+    (f"orgpolicy.projects.policies.getEffectivePolicy ({MANAGED})",),
+    WHO,
+    "Google refuses the grant: the account is not among the allowed members.",
+)
+DRS_CUSTOM: Final = Prerequisite(
+    "drs_custom",
+    "No custom constraint on IAM policies stands in the way",
+    ("orgpolicy.organizations.customConstraints.list",),
+    "an organization policy administrator, who can read the constraint's CEL expression "
+    "(roles/orgpolicy.policyViewer on the organization)",
+    "A custom constraint may refuse the grant; its expression can only be judged by Google.",
+)
+
+Verdict = tuple[bool | None, str]
+"""Admitted, refused, or not decidable (None), and why."""
+
+
+def check_legacy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
+    """By customer id, which the operator supplies; it can't except a single member."""
+    read = findings.google.org_policies.get(LEGACY)
+    customer, own = request.permitted_customer_id, findings.google.organization
+    remedy = org_policy_page(LEGACY, request.key_name.project)
+    remedy += ": allow Anthropic's customer id (ask your Anthropic contact) in this project"
+    if not isinstance(read, Ok):
+        yield DRS_LEGACY.unknown(read or "not read")
+        return
+    verdict = _over_rules(read.value.rules, lambda rule: _legacy_rule(rule, customer, own))
+    yield _verdict(DRS_LEGACY, verdict, remedy, findings)
+
+
+def check_managed(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
+    """By member, so that Anthropic's account alone can be allowed."""
+    read = findings.google.org_policies.get(MANAGED)
+    remedy = org_policy_page(MANAGED, request.key_name.project)
+    remedy += f": add {MEMBER} to allowedMemberSubjects"
+    if not isinstance(read, Ok):
+        yield DRS_MANAGED.unknown(read or "not read")
+        return
+    own = findings.google.organization
+    verdict = _over_rules(read.value.rules, lambda rule: _managed_rule(rule, own))
+    yield _verdict(DRS_MANAGED, verdict, remedy, findings)
+
+
+def check_custom(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
+    """Reported, never judged."""
+    read = findings.google.custom_constraints
+    if read is None and isinstance(findings.google.ancestors, Ok):
+        yield DRS_CUSTOM.passed(f"project {request.key_name.project} is in no organization")
+    elif read is None:
+        yield DRS_CUSTOM.unknown("the project's organization could not be read")
+    elif isinstance(read, Failed):
+        yield DRS_CUSTOM.unknown(read)
+    else:
+        ours = [one for one in read.value if ALLOW_POLICY in one.resource_types]
+        if ours:
+            named = "; ".join(f"{one.id} ({one.action_type} {one.condition})" for one in ours)
+            yield DRS_CUSTOM.unknown(f"not evaluable here: {named}")
+        else:
+            yield DRS_CUSTOM.passed(f"no custom constraint on {ALLOW_POLICY}")
+
+
+def is_granted(findings: Findings) -> bool:
+    """Whether both grants stand on the key already."""
+    policy = ok_value(findings.kms.key_policy)
+    return policy is not None and unconditional_roles(policy, MEMBER).issuperset(ROLES)
+
+
+def _legacy_rule(rule: PolicyRule, customer: str | None, own: str | None) -> Verdict:
+    if rule.deny_all:
+        return False, f"{LEGACY} denies every member"
+    allowed = rule.values.allowed_values
+    if rule.allow_all or not (allowed or rule.values.denied_values):
+        return True, f"{LEGACY} restricts nobody"
+    listed = f"{LEGACY} allows {', '.join(allowed)}"
+    if customer and customer in {one.removeprefix("is:") for one in allowed}:
+        return True, f"{listed}, Anthropic's {customer} among them"
+    if _foreign(list(allowed), own):
+        return None, f"{listed}; whose members the foreign organization's are is not known"
+    if customer is None:
+        return False, f"{listed}; Anthropic's customer id was not given, so it is not among them"
+    return False, f"{listed}; Anthropic's {customer} is not among them"
+
+
+def _managed_rule(rule: PolicyRule, own_organization: str | None) -> Verdict:
+    if not rule.enforce:
+        return True, f"{MANAGED} is not enforced"
+    subjects = [str(one) for one in rule.parameters.get("allowedMemberSubjects", [])]
+    sets = [str(one) for one in rule.parameters.get("allowedPrincipalSets", [])]
+    if MEMBER in subjects:
+        return True, f"{MANAGED} lists {SERVICE_ACCOUNT}"
+    if MEMBER.casefold() in {one.casefold() for one in subjects}:
+        return None, f"{MANAGED} lists {SERVICE_ACCOUNT} in another spelling"
+    foreign = _foreign(sets, own_organization)
+    if foreign:
+        return None, f"{MANAGED} allows {', '.join(foreign)}; whose members those are is not known"
+    return False, f"{MANAGED} is enforced and does not list {MEMBER}"
+
+
+def _foreign(sets: list[str], own: str | None) -> list[str]:
+    """Principal sets of organizations other than our own; Anthropic's may be one of them."""
+    organizations = [one for one in sets if "organizations/" in one]
+    return [one for one in organizations if own is None or not one.endswith(f"/{own}")]
+
+
+def _over_rules(rules: tuple[PolicyRule, ...], judge: Callable[[PolicyRule], Verdict]) -> Verdict:
+    if not rules:
+        return True, "not set: the default restricts nobody"
+    verdicts = [judge(rule) for rule in rules if rule.condition is None]
+    if any(rule.condition is not None for rule in rules):
+        return None, "the policy depends on resource tags, which are not evaluated here"
+    refused = [verdict for verdict in verdicts if verdict[0] is not True]
+    return refused[0] if refused else verdicts[0]
+
+
+def _verdict(check: Prerequisite, verdict: Verdict, remedy: str, findings: Findings) -> Check:
+    admitted, why = verdict
+    if admitted:
+        return check.passed(why)
+    if admitted is None:
+        return check.unknown(why, remedy)
+    if is_granted(findings):
+        return check.warned(f"{why}; the grants stand already, but can't be renewed", remedy)
+    return check.failed(why, remedy)
+
+
+LOCATIONS: Final = "gcp.resourceLocations"
+PROTECTION: Final = "cloudkms.allowedProtectionLevels"
+MINIMUM_DELAY: Final = "cloudkms.minimumDestroyScheduledDuration"
+DISABLE_FIRST: Final = "cloudkms.disableBeforeDestroy"
+US_GROUPS: Final = ("in:us-locations", "in:northamerica-locations")
+
+
+def _effective(constraint: str) -> tuple[str, ...]:
+    return (f"orgpolicy.projects.policies.getEffectivePolicy ({constraint})",)
+
+
+LOCATION_POLICY: Final = Prerequisite(
+    "location_policy",
+    "Organization policy allows the location",
+    _effective(LOCATIONS),
+    WHO,
+    "Google refuses to make the ring there, or later to rotate the key.",
+)
+PROTECTION_POLICY: Final = Prerequisite(
+    "protection_policy",
+    "Organization policy allows the protection level",
+    _effective(PROTECTION),
+    WHO,
+    "Google refuses to make the key, or later to rotate it.",
+)
+DELAY_POLICY: Final = Prerequisite(
+    "destroy_delay_policy",
+    "Organization policy allows the destroy delay",
+    _effective(MINIMUM_DELAY),
+    WHO,
+    "Google refuses to make a key whose versions could be destroyed sooner.",
+)
+DISABLE_POLICY: Final = Prerequisite(
+    "disable_before_destroy",
+    "A version must be disabled before it can be destroyed",
+    _effective(DISABLE_FIRST),
+    WHO,
+    "Recommended: without it one command schedules the loss of all data under a version.",
+)
+
+
+def check_location_policy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
+    """Single locations and the value groups that surely hold a US region."""
+    location = request.key_name.location
+    read = findings.google.org_policies.get(LOCATIONS)
+    remedy = f"{org_policy_page(LOCATIONS, request.key_name.project)}: allow {location}"
+    if not isinstance(read, Ok):
+        yield LOCATION_POLICY.unknown(read or "not read")
+        return
+    allowed = _list_verdict(read.value.rules, lambda value: _covers(value, location))
+    yield _judge_org_policy(
+        LOCATION_POLICY, allowed, f"{LOCATIONS} and {location}", remedy, findings
+    )
+
+
+def check_protection_policy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
+    """The level that is asked for is among the allowed ones."""
+    level = request.protection_level
+    read = findings.google.org_policies.get(PROTECTION)
+    remedy = f"{org_policy_page(PROTECTION, request.key_name.project)}: allow {level}"
+    if not isinstance(read, Ok):
+        yield PROTECTION_POLICY.unknown(read or "not read")
+        return
+    allowed = _list_verdict(read.value.rules, lambda value: value.removeprefix("is:") == level)
+    yield _judge_org_policy(
+        PROTECTION_POLICY, allowed, f"{PROTECTION} and {level}", remedy, findings
+    )
+
+
+def check_delay_policy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
+    """The delay of a new key is not below the minimum; an existing key's can't change anyway."""
+    asked = timedelta(days=request.destroy_delay_days)
+    read = findings.google.org_policies.get(MINIMUM_DELAY)
+    if not isinstance(read, Ok):
+        yield DELAY_POLICY.unknown(read or "not read")
+        return
+    values = [value for rule in read.value.rules for value in rule.values.allowed_values]
+    days = [_days(value) for value in values]
+    known = [one for one in days if one is not None]
+    if None in days or any(rule.condition for rule in read.value.rules):
+        yield DELAY_POLICY.unknown(f"{MINIMUM_DELAY} is {values}, which is not understood here")
+    elif known and asked < min(known) and _makes_a_key(findings):
+        yield DELAY_POLICY.failed(
+            f"{MINIMUM_DELAY} is {min(known).days} days, asked for {asked.days}",
+            f"ask for a destroy delay of {min(known).days} days or more",
+        )
+    else:
+        minimum = f"{min(known).days} days" if known else "not set"
+        yield DELAY_POLICY.passed(f"{MINIMUM_DELAY} is {minimum}, asked for {asked.days} days")
+
+
+def check_disable_policy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
+    """A protection that Google offers; onboarding works without it."""
+    read = findings.google.org_policies.get(DISABLE_FIRST)
+    if not isinstance(read, Ok):
+        yield DISABLE_POLICY.unknown(read or "not read")
+    elif any(rule.enforce and rule.condition is None for rule in read.value.rules):
+        yield DISABLE_POLICY.passed(f"{DISABLE_FIRST} is enforced")
+    else:
+        yield DISABLE_POLICY.warned(
+            f"{DISABLE_FIRST} is not enforced",
+            f"{org_policy_page(DISABLE_FIRST, request.key_name.project)}: turn enforcement on",
+        )
+
+
+def _covers(value: str, location: str) -> bool | None:
+    """Whether a value names the location; None for a group whose members are not known here."""
+    plain = value.removeprefix("is:")
+    if plain in {location, f"in:{location}-locations"} or plain in US_GROUPS:
+        return True
+    if plain.startswith("in:") and not re.fullmatch(
+        r"in:(?:[a-z]+-[a-z]+[0-9]+|eu|europe|asia|africa|australia|southamerica|me|ca)-locations",
+        plain,
+    ):
+        return None
+    return False
+
+
+def _list_verdict(
+    rules: tuple[PolicyRule, ...], covers: Callable[[str], bool | None]
+) -> bool | None:
+    if any(rule.condition is not None for rule in rules):
+        return None
+    if any(rule.deny_all for rule in rules):
+        return False
+    denied = [covers(value) for rule in rules for value in rule.values.denied_values]
+    if True in denied:
+        return False
+    allowed = [covers(value) for rule in rules for value in rule.values.allowed_values]
+    if None in denied:
+        return None
+    if not allowed or True in allowed:
+        return True
+    return None if None in allowed else False
+
+
+def _judge_org_policy(
+    check: Prerequisite, allowed: bool | None, what: str, remedy: str, findings: Findings
+) -> Check:
+    if allowed is None:
+        return check.unknown(f"{what}: the policy's values can't be evaluated here", remedy)
+    if allowed:
+        return check.passed(f"{what}: allowed")
+    if _makes_a_key(findings):
+        return check.failed(f"{what}: not allowed", remedy)
+    return check.warned(f"{what}: not allowed; the key exists, but its rotation will fail", remedy)
+
+
+def _makes_a_key(findings: Findings) -> bool:
+    return ok_value(findings.kms.key) is None
+
+
+def _days(value: str) -> timedelta | None:
+    match = re.fullmatch(r"(?:in:|is:)?([0-9]+)d", value)
+    return timedelta(days=int(match[1])) if match else None
+
+
+PERIMETER: Final = Prerequisite(
+    "perimeter",
+    "VPC Service Controls lets Anthropic reach Cloud KMS",
+    (
+        "accesscontextmanager.accessPolicies.list",
+        "accesscontextmanager.accessPolicies.servicePerimeters.list",
+    ),
+    "an Access Context Manager reader on the organization "
+    "(roles/accesscontextmanager.policyReader); in the end Anthropic's validation",
+    "Google turns Anthropic's calls away at the perimeter, whatever IAM says.",
+)
+INGRESS: Final = (
+    f"add an ingress rule for {MEMBER} to {KMS} (all sources), or an access level for "
+    "Anthropic's outbound addresses 160.79.104.0/21"
+)
+
+Admission = bool | None
+"""Let in, kept out, or not decidable (None)."""
+
+
+def check_perimeters(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
+    """Every perimeter that encloses the project and restricts Cloud KMS, if not us too."""
+    organization, number = findings.google.organization, findings.google.project_number
+    turned_away = _turned_away(findings)
+    if turned_away is not None:
+        yield PERIMETER.failed(str(turned_away), f"perimeter administrator: {INGRESS}")
+    elif isinstance(findings.google.ancestors, Ok) and organization is None:
+        yield PERIMETER.passed(f"project {request.key_name.project} is in no organization")
+    elif (refused := _first_refusal(findings)) is not None:
+        yield PERIMETER.unknown(refused)
+    elif number is None or organization is None:
+        yield PERIMETER.unknown("the project's number or organization could not be read")
+    else:
+        page = perimeters_page(organization)
+        yield _judge_perimeter(_enclosing(findings, number), f"projects/{number}", page)
+
+
+def _turned_away(findings: Findings) -> Failed | None:
+    """A read of Cloud KMS that a perimeter refused: who keeps us out keeps Anthropic out."""
+    return next(
+        (one for one in findings.kms.answers if isinstance(one, Failed) and one.is_perimeter),
+        None,
+    )
+
+
+def _first_refusal(findings: Findings) -> Failed | None:
+    reads = (
+        findings.google.ancestors,
+        findings.google.access_policies,
+        *findings.google.perimeters,
+    )
+    return next((read for read in reads if isinstance(read, Failed)), None)
+
+
+def _enclosing(findings: Findings, number: str) -> list[ServicePerimeter]:
+    all_perimeters = [
+        one for read in findings.google.perimeters if isinstance(read, Ok) for one in read.value
+    ]
+    return [
+        one
+        for one in all_perimeters
+        if one.perimeter_type != "PERIMETER_TYPE_BRIDGE"
+        and (_restricts(one.status, number) or _dry_run(one, number))
+    ]
+
+
+def _judge_perimeter(enclosing: list[ServicePerimeter], resource: str, page: str) -> Check:
+    remedy = f"{page}: {INGRESS}"
+    enforced = [one for one in enclosing if _restricts(one.status, resource.partition("/")[2])]
+    admissions = {one.title or one.name: _admits(one.status, resource) for one in enforced}
+    shut = [name for name, admission in admissions.items() if admission is False]
+    unclear = [name for name, admission in admissions.items() if admission is None]
+    if shut:
+        return PERIMETER.failed(
+            f"perimeter {', '.join(shut)} restricts {KMS} and lets nobody in for it", remedy
+        )
+    if unclear:
+        return PERIMETER.unknown(
+            f"perimeter {', '.join(unclear)} restricts {KMS}; whether its access levels or "
+            "ingress rules admit Anthropic is not decidable here",
+            remedy,
+        )
+    if len(enforced) < len(enclosing):
+        names = ", ".join(one.title or one.name for one in enclosing if one not in enforced)
+        return PERIMETER.warned(f"dry run of perimeter {names} would restrict {KMS}", remedy)
+    if admissions:
+        return PERIMETER.passed(f"perimeter {', '.join(admissions)} lets Anthropic in")
+    return PERIMETER.passed(f"no perimeter around {resource} restricts {KMS}")
+
+
+def _restricts(config: PerimeterConfig, number: str) -> bool:
+    return f"projects/{number}" in config.resources and KMS in config.restricted_services
+
+
+def _dry_run(perimeter: ServicePerimeter, number: str) -> bool:
+    return perimeter.use_explicit_dry_run_spec and _restricts(perimeter.spec, number)
+
+
+def _admits(config: PerimeterConfig, resource: str) -> Admission:
+    rules = [_rule_admits(rule, resource) for rule in config.ingress_policies]
+    if True in rules:
+        return True
+    return None if None in rules or config.access_levels else False
+
+
+def _rule_admits(rule: IngressPolicy, resource: str) -> Admission:
+    source, target = rule.ingress_from, rule.ingress_to
+    if not {"*", resource}.intersection(target.resources):
+        return False
+    operations = [one for one in target.operations if one.service_name in {"*", KMS}]
+    if not operations:
+        return False
+    everybody = source.identity_type in {"ANY_IDENTITY", "ANY_SERVICE_ACCOUNT"}
+    if not everybody and MEMBER not in source.identities:
+        return False
+    from_anywhere = any(one.access_level == "*" for one in source.sources)
+    all_methods = any(
+        one.service_name == "*" or {"method": "*"} in one.method_selectors for one in operations
+    )
+    return True if from_anywhere and all_methods else None

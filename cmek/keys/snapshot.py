@@ -1,0 +1,219 @@
+"""Everything that the checks read, before anybody judges it.
+
+A field that may be None was not asked for, because there is nothing to ask about.
+
+Everything that one look read about a key, before anybody judges it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+from uuid import UUID
+
+from google.iam.v1 import policy_pb2
+
+from cmek._http import Failed, Result, ok_value
+from cmek.anthropic.models import ExternalKey, Organization, Validation, Workspace
+from cmek.gcp.iam import PolicyBinding, PolicyView
+from cmek.gcp.project_apis import (
+    AccessPolicy,
+    BillingInfo,
+    CustomConstraint,
+    OrgPolicy,
+    Project,
+    ProtectedResources,
+    Service,
+    ServicePerimeter,
+)
+from cmek.gcp.resources import CryptoKey, KeyRing, KeyVersion, Location
+from cmek.keys.verdicts import Baseline, Depth, Unreachability
+from cmek.names import BadNameError, KeyName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoogleFindings:
+    """What stands around the key: project, folders, organization."""
+
+    caller: str = "user:CALLER"
+    """The member that these credentials are, where they tell."""
+    project: Result[Project]
+    billing: Result[BillingInfo]
+    kms_service: Result[Service]
+    project_permissions: Result[frozenset[str]]
+    ancestors: Result[tuple[str, ...]]
+    """Folders and the organization above the project, nearest first."""
+    policies: Mapping[str, Result[policy_pb2.Policy]]
+    """IAM policies by resource name: the project and each ancestor."""
+    org_policies: Mapping[str, Result[OrgPolicy]]
+    """Effective organization policies by constraint."""
+    custom_constraints: Result[tuple[CustomConstraint, ...]] | None
+    access_policies: Result[tuple[AccessPolicy, ...]] | None
+    perimeters: tuple[Result[tuple[ServicePerimeter, ...]], ...]
+    """One entry for each access policy."""
+
+    @property
+    def project_number(self) -> str | None:
+        """The project's number, if it could be read."""
+        project = ok_value(self.project)
+        return project.number if project else None
+
+    @property
+    def organization(self) -> str | None:
+        """`organizations/N`, if the project stands in one and the ancestry could be read."""
+        return organization_in(ok_value(self.ancestors) or ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KmsFindings:
+    """What Cloud KMS says about location, ring and key."""
+
+    location: Result[Location]
+    key_ring: Result[KeyRing | None]
+    key: Result[CryptoKey | None]
+    ring_policy: Result[policy_pb2.Policy] | None
+    key_policy: Result[policy_pb2.Policy] | None
+    ring_permissions: Result[frozenset[str]] | None
+    key_permissions: Result[frozenset[str]] | None
+    protected: Result[ProtectedResources] | None
+
+    @property
+    def answers(self) -> tuple[Result[Any], ...]:
+        """The reads whose refusal tells of a disabled API, missing billing or a perimeter."""
+        return (self.location, self.key_ring, self.key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnthropicFindings:
+    """What the Admin API says about organization and workspace."""
+
+    organization: Result[Organization]
+    external_keys: Result[bool]
+    """Whether the first page of external keys could be listed."""
+    workspace: Result[Workspace] | None
+    """None when it is still to be created; then `workspaces` tells who has its name."""
+    workspace_key: Result[ExternalKey] | None
+    """The external key that the workspace already has."""
+    workspaces: Result[tuple[Workspace, ...]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Answers and refusals of all reads."""
+
+    google: GoogleFindings
+    kms: KmsFindings
+    anthropic: AnthropicFindings
+
+    @property
+    def refusals(self) -> tuple[Failed, ...]:
+        """Every read that was refused."""
+        parts = (self.google, self.kms, self.anthropic)
+        return tuple(one for part in parts for one in _reads(part) if isinstance(one, Failed))
+
+
+def organization_in(ancestors: tuple[str, ...]) -> str | None:
+    """The organization among a project's ancestors."""
+    return next((name for name in ancestors if name.startswith("organizations/")), None)
+
+
+def _reads(part: GoogleFindings | KmsFindings | AnthropicFindings) -> Iterator[object]:
+    for one in fields(part):
+        value = getattr(part, one.name)
+        if isinstance(value, Mapping):
+            yield from value.values()
+        elif isinstance(value, tuple):
+            yield from value
+        else:
+            yield value
+
+
+UNUSABLE = frozenset({"DISABLED", "DESTROY_SCHEDULED", "DESTROYED"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyReading:
+    """Answers and refusals; None = not asked, because the look was quick or there is no key."""
+
+    external_key_id: str
+    registered_name: str
+    """`provider_config.key_name` of the external key."""
+    registered_at: datetime | None
+    workspaces: tuple[str, ...]
+    organization_id: UUID
+    now: datetime
+    """When it was read."""
+    depth: Depth
+    validation: Result[Validation]
+    key: Result[CryptoKey | None] | None
+    """An answer of None: Cloud KMS says that there is no such key."""
+    versions: Result[tuple[KeyVersion, ...]] | None = None
+    policy: Result[PolicyView] | None = None
+    ring_policy: Result[PolicyView] | None = None
+    project_policy: Result[PolicyView] | None = None
+    baseline: Baseline | None = None
+    unreachable: Unreachability | None = None
+    """From the looks before."""
+
+    @cached_property
+    def name(self) -> KeyName | None:
+        """The registered name, if it is a crypto key's."""
+        try:
+            return KeyName.parse(self.registered_name)
+        except BadNameError:
+            return None
+
+    @property
+    def found_key(self) -> CryptoKey | None:
+        """The key, if it was read."""
+        return ok_value(self.key)
+
+    def found(self) -> Iterator[tuple[CryptoKey, KeyName]]:
+        """The key and its parsed name: once if both are there, else not at all."""
+        if self.found_key and self.name:
+            yield self.found_key, self.name
+
+    @property
+    def all_versions(self) -> tuple[KeyVersion, ...]:
+        """All versions, empty when they were not read."""
+        return ok_value(self.versions) or ()
+
+    @property
+    def old_versions(self) -> tuple[KeyVersion, ...]:
+        """All versions but the primary."""
+        key = self.found_key
+        primary = key.primary.name if key and key.primary else None
+        return tuple(version for version in self.all_versions if version.name != primary)
+
+    @property
+    def anthropic_failed(self) -> bool:
+        """Whether Anthropic answered that its round trip failed or timed out."""
+        validation = ok_value(self.validation)
+        return validation is not None and not validation.succeeded
+
+    def bindings(self) -> Iterator[tuple[str, PolicyBinding]]:
+        """Each binding on the key and its ring, with the resource that it is on."""
+        for where, read in ((self.registered_name, self.policy), (self._ring, self.ring_policy)):
+            for binding in (ok_value(read) or NO_POLICY).bindings:
+                yield where, binding
+
+    def bindings_above(self) -> Iterator[tuple[str, PolicyBinding]]:
+        """Each binding on the key, its ring and its project.
+
+        The project's owners and administrators are no news, so only rules about Anthropic's
+        account and about the public look this far.
+        """
+        yield from self.bindings()
+        if self.name:
+            for binding in (ok_value(self.project_policy) or NO_POLICY).bindings:
+                yield f"projects/{self.name.project}", binding
+
+    @property
+    def _ring(self) -> str:
+        return self.registered_name.rpartition("/cryptoKeys/")[0]
+
+
+NO_POLICY = PolicyView(bindings=(), etag="")

@@ -1,0 +1,1 @@
+"""One onboarding: request, eligibility, plan, approval, gate, reports."""

@@ -1,0 +1,68 @@
+"""An ask and its answer. Only an answer bound to one plan digest is an approval."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Final, Literal
+
+from pydantic import ConfigDict
+
+from cmek.models import FrozenModel
+from cmek.names import folded
+from cmek.onboarding.plan import Plan
+
+_SYNTAX: Final = re.compile(r"[\\^$.*+?()\[\]{}|/]")
+
+
+class Ask(FrozenModel):
+    """Ask number `number` of one attempt: what was shown, when, and until when it counts."""
+
+    run_id: str
+    attempt: int
+    number: int
+    nonce: str
+    """Unguessable, so that a signature over it can't be older than the ask or be for another."""
+    plan: Plan
+    digest: str
+    asked_at: datetime
+    expires_at: datetime
+    signatures: int = 0
+    """How many approvers must sign; 0 means that typing is enough."""
+    because: tuple[str, ...] = ()
+    """Why this is not the first ask."""
+
+    @property
+    def key(self) -> str:
+        """The key under which the run suspends; another attempt never meets this answer."""
+        return f"attach-{self.attempt}-{self.number}"
+
+
+class Answer(FrozenModel):
+    """What came back through the form; every field is a claim until the gate has looked at it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    decision: Literal["approve", "reject"]
+    workspace_id: str | None = None
+    workspace_name: str | None = None
+    """Typed instead of the id, for a workspace that does not exist yet."""
+    approver: str
+    comment: str
+    plan_digest: str
+    acknowledge_warnings: bool = False
+    signed_approvals: str = ""
+    """Statements with their SSH signatures, as `cmek.signatures.statement` reads them."""
+
+
+def same_person(one: str, other: str) -> bool:
+    """Whether two typed names mean one person, looking through case, width and invisible marks.
+
+    A comparison of claims, not a proof of identity.
+    """
+    return folded(one) == folded(other)
+
+
+def literally(text: str) -> str:
+    """The pattern that only this text fits, as JSON schema and browsers read patterns."""
+    return "^" + _SYNTAX.sub(r"\\\g<0>", text) + "$"

@@ -1,0 +1,118 @@
+"""May this workspace be onboarded at all, and is there anything left to do? Pure.
+
+Source: https://platform.claude.com/docs/en/manage-claude/workspaces (default workspace, archive)
+and …/cmek (a workspace's key is set once).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+from cmek.anthropic.models import ExternalKey, Organization, Workspace
+from cmek.onboarding.request import OnboardingRequest, born_of, named, namesakes
+
+
+class Standing(StrEnum):
+    """What the workspace needs."""
+
+    NEEDS_KEY = "needs a key"
+    HAS_OUR_KEY = "has this key"
+
+
+class AdmissionRefusedError(Exception):
+    """This workspace must not be onboarded by this request; the message says why and what to do."""
+
+
+def admit(
+    request: OnboardingRequest,
+    workspace: Workspace,
+    *,
+    is_default: bool,
+    current_key: ExternalKey | None,
+) -> Standing:
+    """Decide from the first reads, before anything is made.
+
+    Args:
+        request: The pinned request.
+        workspace: As read.
+        is_default: Whether it is, or may be, the default workspace.
+        current_key: The external key that the workspace already has, if any.
+
+    Raises:
+        AdmissionRefusedError: archived, the default workspace without
+            explicit permission, or attached to another key.
+    """
+    name = f"workspace {workspace.id} ({workspace.name})"
+    if workspace.is_archived:
+        raise AdmissionRefusedError(
+            f"{name} was archived at {workspace.archived_at}; an archived workspace can't be "
+            "restored: choose another one"
+        )
+    if current_key is not None and current_key.gcp_key_name != str(request.key_name):
+        raise AdmissionRefusedError(
+            f"{name} already has another key: {current_key.id}, "
+            f"{current_key.gcp_key_name or 'not a Google Cloud key'}. A workspace's key can never "
+            "be replaced: make a new workspace, or ask for that key"
+        )
+    if is_default and not request.allow_default_workspace and current_key is None:
+        raise AdmissionRefusedError(
+            f"{name} is the default workspace (or can't be told from it); it serves every API key "
+            "without a workspace: set allow_default_workspace to go on, or choose another one"
+        )
+    return Standing.HAS_OUR_KEY if current_key else Standing.NEEDS_KEY
+
+
+def admit_organization(request: OnboardingRequest, organization: Organization) -> None:
+    """Pass when the credential is of the organization that was named.
+
+    Raises:
+        AdmissionRefusedError: another organization.
+    """
+    expected = request.expected_organization
+    if expected is not None and organization.id != expected:
+        raise AdmissionRefusedError(
+            f"the credential in block {request.anthropic_block!r} belongs to organization "
+            f"{organization.id} ({organization.name}), expected {expected}: use that "
+            "organization's Admin API key, or correct expected_organization"
+        )
+
+
+def find_created(
+    request: OnboardingRequest,
+    workspaces: Sequence[Workspace],
+    keys: Mapping[str, ExternalKey],
+    run_id: str,
+) -> Workspace | None:
+    """The workspace that this request has created already; None when there is none of the name.
+
+    Args:
+        request: The pinned request, with the name of a new workspace.
+        workspaces: All of them, archived ones too.
+        keys: External keys by id.
+        run_id: Of this run, whose tag tells what it created before its answer was lost.
+
+    Raises:
+        AdmissionRefusedError: Others have the name; says which, and that they can be onboarded.
+    """
+    name = request.create_workspace or ""
+    born = born_of(workspaces, run_id)
+    if len(born) == 1 and born[0].external_key_id is not None:
+        return born[0]
+    if born:
+        raise AdmissionRefusedError(
+            f"this run created {named(born)}, twice or without its key; that must not be: look at "
+            "it in the Console, and onboard one by its id"
+        )
+    taken = namesakes(workspaces, name)
+    for one in taken:
+        key = keys.get(one.external_key_id or "")
+        if one.name == name and key and key.gcp_key_name == str(request.key_name):
+            return one
+    if taken:
+        raise AdmissionRefusedError(
+            f"a workspace named {name!r}, or so that it looks the same, exists: {named(taken)}. "
+            "Nothing was made: onboard that one with its id as workspace_id, or choose another "
+            "name"
+        )
+    return None

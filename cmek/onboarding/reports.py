@@ -1,0 +1,280 @@
+"""What attaching a key means for a workspace: told to the approver in every plan.
+
+Source: https://platform.claude.com/docs/en/manage-claude/cmek and
+…/cmek-coverage-claude-platform, …/cmek-key-lifecycle
+
+Checks and causes as Markdown tables that a person reads at a glance.
+
+What people read: the plan before the approval, the report after the attach. Pure Markdown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from cmek.keys.verdicts import Check, CheckReport
+from cmek.markdown import code, escape, table
+from cmek.names import short_hash, slug
+from cmek.onboarding.approval import Answer, Ask
+from cmek.onboarding.plan import LiveFacts, Plan
+from cmek.signatures.statement import signing_text
+
+CANNOT_BE_UNDONE: Final = (
+    "The key of this workspace can never be removed or replaced.",
+    "Data sealed under a destroyed key or version is lost for good: nobody keeps a copy.",
+    "Every version must stay enabled after a rotation: stored data is never re-encrypted.",
+    "The workspace must retain data, and its retention setting is locked from then on.",
+)
+
+CREATED_FOR_GOOD: Final = (
+    "A workspace can never be deleted, only archived; where it lives can't be changed.",
+)
+"""Of a new workspace, besides."""
+
+STOPS_WORKING: Final = (
+    "Console Playground is off in this workspace.",
+    "Structured outputs are off for some models.",
+    "Organization webhooks are off when the default workspace has a key.",
+)
+
+TAKES_EFFECT: Final = (
+    "A new workspace is covered from its first request; one in use may take up to a day.",
+    "Data stored before that stays under Anthropic's own keys.",
+)
+
+if TYPE_CHECKING:
+    from cmek.keys.rules import Cause
+
+STATUS_SIGNS: Final = {
+    "pass": "✅ pass",
+    "warn": "⚠️ warn",
+    "fail": "❌ **fail**",
+    "unknown": "❓ unknown",
+}
+CAUSE_SIGNS: Final = {"proved": "❌ **proved**", "open": "❓ open", "excluded": "✅ excluded"}
+_WORST_FIRST: Final = ("fail", "unknown", "warn", "pass")
+
+
+def checks_table(report: CheckReport) -> str:
+    """All checks, the worst first; outside text is disarmed."""
+    ordered = sorted(report.checks, key=lambda one: _WORST_FIRST.index(one.status))
+    rows = [[STATUS_SIGNS[one.status], escape(one.title), escape(one.evidence), _next(one)]
+            for one in ordered]  # fmt: skip
+    return table(("", "Check", "Found", "What to do"), rows)
+
+
+def checks_list(report: CheckReport) -> str:
+    """What is not a pass, the worst first, a line each: one of Prefect's UIs cuts wide tables."""
+    ordered = sorted(report.checks, key=lambda one: _WORST_FIRST.index(one.status))
+    lines = (
+        f"- {STATUS_SIGNS[one.status]}: **{escape(one.title)}.** {escape(one.evidence)} "
+        f"{_next(one)}"
+        for one in ordered
+        if one.status != "pass"
+    )
+    return "\n".join(lines)
+
+
+def summary(report: CheckReport) -> str:
+    """One line: how many of each."""
+    counts = {status: sum(one.status == status for one in report.checks) for status in _WORST_FIRST}
+    return ", ".join(f"{STATUS_SIGNS[status]} {count}" for status, count in counts.items() if count)
+
+
+def causes_table(causes: tuple[Cause, ...]) -> str:
+    """All causes in their order; outside text is disarmed."""
+    rows = [
+        [CAUSE_SIGNS[one.verdict], escape(one.title), escape(one.why), code(one.command)]
+        for one in causes
+    ]
+    return table(("", "Cause", "Why", "What to do"), rows)
+
+
+def _next(check: Check) -> str:
+    parts = [code(check.remedy)] if check.remedy else []
+    parts += [f"who can tell: {escape(check.who_can_tell)}"] if check.who_can_tell else []
+    return "; ".join(parts)
+
+
+def artifact_key(kind: str, subject: str) -> str:
+    """A key that Prefect accepts (`a-z0-9-`) and that no two subjects share.
+
+    Two ids may differ in case only, so a hash stands behind the readable part.
+    """
+    return f"cmek-{kind}-{slug(subject.lower(), 40)}-{short_hash(subject)}"
+
+
+def ask_text(ask: Ask, report: CheckReport) -> str:
+    """The plan as the approver sees it, with everything that the form asks for."""
+    plan = ask.plan
+    parts = [
+        f"## {_headline(plan)}",
+        (
+            f"**This can never be undone.** {escape(plan.request.requested_by)} asks (a claim that "
+            f"nothing verifies) to {_deed(plan)}."
+        ),
+        *_asked_again(ask),
+        "### Facts",
+        facts_table(plan),
+        "### What cannot be undone",
+        bullets(CANNOT_BE_UNDONE + (() if plan.workspace_id else CREATED_FOR_GOOD)),
+        "### What stops working",
+        bullets(STOPS_WORKING),
+        "### When it takes effect",
+        bullets(TAKES_EFFECT),
+        *_warnings(report),
+        "### To answer",
+        f"Type {_typed(plan)}, and copy the plan digest: {code(ask.digest)}",
+        *signing_text(ask),
+        f"The ask expires at {ask.expires_at:%Y-%m-%d %H:%M %Z}. An expired ask is never a yes.",
+    ]
+    return "\n\n".join(parts)
+
+
+def essence(ask: Ask) -> str:
+    """What is asked, in three sentences for the form itself.
+
+    Prefect's first UI squeezes the text above a form to nothing on a small screen; a field's
+    description always shows. Its second UI shows that without Markdown, so code spans are all.
+    """
+    plan = ask.plan
+    named = f", named {code(plan.workspace_name)}" if plan.workspace_id else ""
+    return (
+        f"{code(plan.request.requested_by)} (a claim) asks to {_deed(plan)}{named}. "
+        "This can never be undone. Read the whole plan first, among the Artifacts of this run. "
+        f"The ask expires at {ask.expires_at:%Y-%m-%d %H:%M %Z}."
+    )
+
+
+def facts_table(plan: Plan) -> str:
+    """Every fact that the digest covers, the request in rows of its own."""
+    fields = plan.model_dump(mode="json", exclude={"request", "warnings"})
+    rows = [(name.replace("_", " "), _value(value)) for name, value in fields.items()]
+    asked = plan.request.model_dump(mode="json")
+    rows += [(f"asked: {name.replace('_', ' ')}", _value(value)) for name, value in asked.items()]
+    return table(("fact", "value"), ((escape(name), value) for name, value in rows))
+
+
+def final_report(
+    ask: Ask,
+    answer: Answer,
+    signers: Sequence[str],
+    report: CheckReport,
+    attached: Sequence[tuple[str, str]],
+) -> str:
+    """The report of an onboarding that ended with the key attached.
+
+    Args:
+        ask: The ask that was answered.
+        answer: The approval.
+        signers: Whose signatures were verified.
+        report: The prerequisites at the attach.
+        attached: Rows (what, value) about the attach and its read-back; escaped here.
+    """
+    parts = [
+        f"# {escape(ask.plan.workspace_name)} has its key",
+        table(("attach", ""), ((escape(what), escape(value)) for what, value in attached)),
+        "## Approval",
+        table(
+            ("", ""),
+            (
+                ("approver" if signers else "approver (a claim)", escape(answer.approver)),
+                ("signed by", escape(", ".join(signers) or "nobody")),
+                ("comment", escape(answer.comment)),
+                ("plan digest", code(ask.digest)),
+                ("asked", f"{ask.asked_at:%Y-%m-%d %H:%M:%S %Z}, ask {ask.key}"),
+            ),
+        ),
+        "## What to do next",
+        bullets(NEXT_STEPS),
+        "## The approved plan",
+        facts_table(ask.plan),
+        "## Prerequisites at the attach",
+        checks_table(report),
+    ]
+    return "\n\n".join(parts)
+
+
+def refused_report(ask: Ask, report: CheckReport, headline: str, reasons: Iterable[str]) -> str:
+    """The report of an ask that ended without an attach."""
+    nothing = "nothing was attached" if ask.plan.workspace_id else "no workspace was created"
+    parts = [
+        f"# {escape(headline)}: {nothing}",
+        bullets(escape(reason) for reason in reasons),
+        "## The plan that was asked about",
+        facts_table(ask.plan),
+        "## Prerequisites at the ask",
+        checks_table(report),
+    ]
+    return "\n\n".join(parts)
+
+
+def standing_report(facts: LiveFacts, report: CheckReport, *, repaired: bool) -> str:
+    """The report of a run that found the key attached already."""
+    parts = [
+        f"# {escape(facts.workspace_name)} has its key already",
+        "Validated. " + ("Label or grants were put back." if repaired else "Nothing was written."),
+        table(
+            ("fact", "value"),
+            (
+                ("key", code(facts.key.name)),
+                ("external key", code(facts.external_key_id)),
+                ("primary", escape(facts.primary_state)),
+                ("organization label", "yes" if facts.has_organization_label else "no"),
+                ("grants", escape(", ".join(sorted(facts.granted_roles)) or "none")),
+            ),
+        ),
+        checks_table(report),
+    ]
+    return "\n\n".join(parts)
+
+
+NEXT_STEPS = (
+    "Send the first request only now: data from before is not covered.",
+    "Keep every key version enabled; never schedule one for destruction.",
+    "Let the revalidation deployment watch the key.",
+    "Put the key under Terraform with the import blocks of this run.",
+)
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """A Markdown list; outside text in it must be escaped already."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _headline(plan: Plan) -> str:
+    name = escape(plan.workspace_name)
+    return f"Attach a key to {name}" if plan.workspace_id else f"Create {name} with its key"
+
+
+def _typed(plan: Plan) -> str:
+    return "the workspace id" if plan.workspace_id else "the name of the new workspace"
+
+
+def _deed(plan: Plan) -> str:
+    """What an approval would do."""
+    if plan.workspace_id is None:
+        return f"create workspace {code(plan.workspace_name)} with {code(plan.key_name)}"
+    return f"attach {code(plan.key_name)} to workspace {code(plan.workspace_id)}"
+
+
+def _asked_again(ask: Ask) -> list[str]:
+    if not ask.because:
+        return []
+    return ["### Why you are asked again", bullets(escape(reason) for reason in ask.because)]
+
+
+def _warnings(report: CheckReport) -> list[str]:
+    if not report.warnings and not report.unknown:
+        return []
+    shown = CheckReport(
+        checks=(*report.warnings, *report.unknown), project_number=report.project_number
+    )
+    return ["### Warnings to acknowledge", checks_list(shown)]
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "–" if value is None else escape(value)

@@ -1,0 +1,1 @@
+"""Revalidation of all onboarded keys: request, fleet table."""

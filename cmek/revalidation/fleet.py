@@ -1,0 +1,349 @@
+"""A key's page: what people read, with the record for machines at its end. Pure Markdown.
+
+One table for all keys, worst first, each row with its last days. Pure.
+
+Verdicts over time as a picture: days from left to right, keys that had trouble below. Pure.
+
+A person should see in five seconds how many keys are in trouble, which, and since when; so keys
+that were healthy all along are one line of text.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from typing import Final, Self
+
+import svg
+from pydantic import ConfigDict, Field, ValidationError
+
+from cmek.keys.verdicts import KeyRecord, Reason, Verdict
+from cmek.markdown import code, escape, table
+from cmek.models import FrozenModel
+
+SIGNS: Final = {
+    Verdict.HEALTHY: "🟢 healthy",
+    Verdict.AT_RISK: "🟠 at risk",
+    Verdict.BROKEN: "🔴 broken",
+    Verdict.UNKNOWN: "❔ unknown",
+}
+_RECORD: Final = "```json\n"
+_END: Final = "\n```"
+
+
+def key_page(record: KeyRecord) -> str:
+    """The page of one look."""
+    users = escape(", ".join(record.workspaces) or "no workspace")
+    about = (
+        f"Key {code(record.key_name)}, external key {code(record.external_key_id)}, used by "
+        f"{users}. Looked at {_when(record.checked_at)}, {record.depth}."
+    )
+    parts = [
+        f"## {SIGNS[record.verdict]} since {_when(record.since)}",
+        about,
+        *_reasons(record),
+        *_unreachable(record),
+        "### Record",
+        _RECORD + record.model_dump_json().replace("`", "\\u0060") + _END,
+    ]
+    return "\n\n".join(parts)
+
+
+def read_page(page: str) -> KeyRecord | None:
+    """The record at the end of a page; None when it is not one of ours, or of an older make."""
+    _, found, rest = page.rpartition(_RECORD)
+    try:
+        return KeyRecord.model_validate_json(rest.removesuffix(_END)) if found else None
+    except ValidationError:
+        return None
+
+
+def shown_time(duration: timedelta) -> str:
+    """A duration in its two largest units, rounded down: `6 d 23 h`, `5 h 10 min`, `12 min`."""
+    minutes = max(0, int(duration.total_seconds() // 60))
+    hours, days = minutes // 60, minutes // (24 * 60)
+    if days:
+        return f"{days} d {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
+def _reasons(record: KeyRecord) -> Iterator[str]:
+    if not record.reasons:
+        yield "Nothing is wrong with it."
+        return
+    head = ("severity", "rule", "what", "since", "time left", "means")
+    yield table(head, (_row(reason, record.checked_at) for reason in record.reasons))
+    for reason in record.reasons:
+        if reason.commands:
+            subject = f" {escape(reason.subject)}" if reason.subject else ""
+            yield f"### What to do: {reason.rule}{subject}"
+            yield "```sh\n" + "\n".join(map(_one_line, reason.commands)) + "\n```"
+
+
+def _row(reason: Reason, now: datetime) -> tuple[str, ...]:
+    left = reason.time_left(now)
+    benchmark = f" ({reason.benchmark})" if reason.benchmark else ""
+    who = f" Who can tell: {reason.who_can_tell}." if reason.who_can_tell else ""
+    seen = f" Seen {_when(reason.seen_at)}, not looked at again since." if reason.seen_at else ""
+    return (
+        reason.severity,
+        escape(reason.rule + benchmark),
+        escape(f"{reason.says}.{who}{seen}"),
+        _when(reason.since) if reason.since else "",
+        shown_time(left) if left is not None else "",
+        SIGNS[reason.means] if reason.means is not Verdict.HEALTHY else "a remark",
+    )
+
+
+def _unreachable(record: KeyRecord) -> Iterator[str]:
+    beyond_reach = record.unreachable
+    if beyond_reach is None:
+        return
+    following = beyond_reach.next_look
+    then = f"the next look is at {_when(following)}" if following else "the day is over"
+    yield f"Unreachable since {_when(beyond_reach.since)}, {beyond_reach.looks} looks ago; {then}."
+
+
+def _when(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M %Z}"
+
+
+def _one_line(command: str) -> str:
+    return " ".join(command.split()).replace("`", "'")
+
+
+DAYS: Final = 30
+MARKS: Final = {
+    Verdict.HEALTHY: "·",
+    Verdict.AT_RISK: "▲",
+    Verdict.UNKNOWN: "?",
+    Verdict.BROKEN: "✖",
+}
+NOT_LOOKED: Final = "_"
+_BADNESS: Final = NOT_LOOKED + "".join(MARKS[verdict] for verdict in Verdict)
+_VERDICTS: Final = {sign: verdict for verdict, sign in SIGNS.items()}
+_FORMAT: Final = "%Y-%m-%d %H:%M"
+
+
+class FleetRow(FrozenModel):
+    """One key in the table; the aliases are the table's columns."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    verdict: str = Field(alias="Verdict")
+    why: str = Field(alias="Why")
+    time_left: str = Field(alias="Time left")
+    since: str = Field(alias="Since")
+    workspaces: str = Field(alias="Workspaces")
+    days: str = Field(alias=f"Last {DAYS} days")
+    checked: str = Field(alias="Checked")
+    key_name: str = Field(alias="Key")
+    external_key_id: str = Field(alias="External key")
+
+    @classmethod
+    def of(cls, record: KeyRecord, before: Self | None) -> Self:
+        """A row for a new look, with the days of the row before it."""
+        worst, more = record.worst, len(record.reasons) - 1
+        why = worst.rule + (f" {worst.subject}" if worst.subject else "") if worst else ""
+        left = record.final_at - record.checked_at if record.final_at else None
+        return cls(
+            verdict=SIGNS[record.verdict],
+            key_name=record.key_name,
+            workspaces=", ".join(record.workspaces),
+            why=f"{why} and {more} more" if more > 0 else why,
+            since=record.since.strftime(_FORMAT),
+            time_left=shown_time(max(left, timedelta(0))) if left is not None else "",
+            checked=record.checked_at.strftime(_FORMAT),
+            days=_extend_history(before, record.checked_at.date(), MARKS[record.verdict]),
+            external_key_id=record.external_key_id,
+        )
+
+    @property
+    def level(self) -> Verdict:
+        """The verdict as a value; `unknown` when the text is none of ours."""
+        return _VERDICTS.get(self.verdict, Verdict.UNKNOWN)
+
+    @property
+    def checked_on(self) -> date:
+        """The day of the last look, on which `days` ends."""
+        return datetime.strptime(self.checked, _FORMAT).date()  # noqa: DTZ007 - a day, in UTC
+
+    def marks_until(self, today: date) -> str:
+        """One mark a day, the last one for `today`."""
+        return _shifted(self.days, (today - self.checked_on).days)
+
+
+def read_rows(table: object) -> dict[str, FleetRow]:
+    """Rows by external key, from a table that was published; what is not a row is left out."""
+    rows: dict[str, FleetRow] = {}
+    for item in table if isinstance(table, list) else ():
+        try:
+            row = FleetRow.model_validate(item)
+            row.checked_on  # noqa: B018 - refuses a date that is none
+        except ValueError:
+            continue
+        rows[row.external_key_id] = row
+    return rows
+
+
+def merged(
+    before: Mapping[str, FleetRow], looked: Iterable[FleetRow], *, all_keys: bool
+) -> list[FleetRow]:
+    """Worst first. After a look at all keys, those that are registered no more drop out."""
+    new = {row.external_key_id: row for row in looked}
+    rows = new if all_keys else {**before, **new}
+    return sorted(rows.values(), key=lambda row: (-row.level.rank, row.since, row.key_name))
+
+
+def published(rows: Iterable[FleetRow]) -> list[dict[str, str]]:
+    """The table's data."""
+    return [row.model_dump(by_alias=True) for row in rows]
+
+
+def counts(rows: Iterable[FleetRow]) -> dict[Verdict, int]:
+    """How many keys have each verdict."""
+    found = Counter(row.level for row in rows)
+    return {verdict: found[verdict] for verdict in Verdict}
+
+
+def _extend_history(before: FleetRow | None, today: date, mark: str) -> str:
+    """The worst verdict of a day stays the day's mark."""
+    if before is None:
+        return (NOT_LOOKED * (DAYS - 1)) + mark
+    days = before.marks_until(today)
+    return days[:-1] + max(days[-1], mark, key=_badness)
+
+
+def _badness(mark: str) -> int:
+    return _BADNESS.find(mark)
+
+
+def _shifted(days: str, by: int) -> str:
+    kept = days[-DAYS:].rjust(DAYS, NOT_LOOKED)
+    return (kept + NOT_LOOKED * min(max(by, 0), DAYS))[-DAYS:]
+
+
+COLOURS: Final = {
+    Verdict.HEALTHY: "#2e9d5b",
+    Verdict.AT_RISK: "#f0a020",
+    Verdict.UNKNOWN: "#8a8f98",
+    Verdict.BROKEN: "#d42a2a",
+}
+WORDS: Final = {
+    Verdict.BROKEN: "broken",
+    Verdict.UNKNOWN: "unknown",
+    Verdict.AT_RISK: "at risk",
+    Verdict.HEALTHY: "healthy",
+}
+_BY_MARK: Final = {mark: COLOURS[verdict] for verdict, mark in MARKS.items()}
+_EMPTY: Final = "#e8eaed"
+SHOWN_KEYS: Final = 24
+_IDS: Final = re.compile(r" \(wrkspc_[^)]*\)")
+_CELL, _ROW, _LEFT, _TOP, _BARS = 18, 22, 300, 64, 90
+_WIDTH: Final = _LEFT + DAYS * _CELL + 24
+
+
+def picture(rows: Sequence[FleetRow], today: date) -> str:
+    """The picture as SVG text, for rows that are ordered worst first."""
+    troubled = [row for row in rows if _had_trouble(row, today)]
+    shown = troubled[:SHOWN_KEYS]
+    top = _TOP + _BARS + 24
+    height = top + len(shown) * _ROW + 64
+    elements: list[svg.Element] = [
+        svg.Style(text="text { font-family: sans-serif }"),
+        svg.Rect(width=_WIDTH, height=height, fill="#ffffff"),
+        *_headline(rows),
+        *_bars(rows, today),
+        *(part for at, row in enumerate(shown) for part in _key(row, today, top + at * _ROW)),
+        *_draw_days(today, top + len(shown) * _ROW + 14),
+        _text(12, height - 14, _rest(rows, troubled, shown), size=13, fill="#5f6368"),
+    ]
+    return str(svg.SVG(width=_WIDTH, height=height, elements=elements))
+
+
+def image_url(picture_text: str) -> str:
+    """The picture inside its own address, so that nothing has to serve it."""
+    return "data:image/svg+xml;base64," + b64encode(picture_text.encode()).decode()
+
+
+def _headline(rows: Sequence[FleetRow]) -> list[svg.Element]:
+    found = counts(rows)
+    parts: list[svg.Element] = []
+    x = 12
+    for verdict in sorted(Verdict, key=lambda one: -one.rank):
+        label = f"{found[verdict]} {WORDS[verdict]}"
+        grey = "#b4b8bd" if not found[verdict] else "#202124"
+        parts.append(svg.Rect(x=x, y=18, width=18, height=18, fill=COLOURS[verdict], rx=3))
+        parts += _sign(x + 9, 31, MARKS[verdict])
+        parts.append(_text(x + 26, 34, label, size=20, fill=grey))
+        x += 60 + 12 * len(label)
+    return parts
+
+
+def _bars(rows: Sequence[FleetRow], today: date) -> list[svg.Element]:
+    """For each day one bar of all keys, the worst on top."""
+    parts: list[svg.Element] = [_text(12, _TOP + 16, "all keys, by day", size=13, fill="#5f6368")]
+    columns = list(zip(*(row.marks_until(today) for row in rows), strict=True)) or []
+    for day, marks in enumerate(columns):
+        y = float(_TOP)
+        for mark in [*(MARKS[v] for v in sorted(Verdict, key=lambda v: -v.rank)), NOT_LOOKED]:
+            size = marks.count(mark) / len(marks) * _BARS
+            # one key in a thousand must still be seen
+            size = max(size, 3.0) if size and mark not in (NOT_LOOKED, "·") else size
+            size = min(size, _TOP + _BARS - y)
+            if size > 0:
+                fill = _BY_MARK.get(mark, _EMPTY)
+                x = _LEFT + day * _CELL
+                parts.append(svg.Rect(x=x, y=y, width=_CELL - 2, height=size, fill=fill))
+                y += size
+    return parts
+
+
+def _key(row: FleetRow, today: date, y: int) -> list[svg.Element]:
+    name = _IDS.sub("", row.workspaces) or row.key_name.rpartition("/")[2]
+    label = name if len(name) <= 38 else name[:37] + "…"
+    parts: list[svg.Element] = [_text(12, y + 14, label, size=13, fill="#202124")]
+    for day, mark in enumerate(row.marks_until(today)):
+        x, fill = _LEFT + day * _CELL, _BY_MARK.get(mark, _EMPTY)
+        parts.append(svg.Rect(x=x, y=y, width=_CELL - 2, height=_ROW - 4, fill=fill, rx=2))
+        parts += _sign(x + _CELL / 2 - 1, y + 13, mark)
+    return parts
+
+
+def _sign(x: float, y: float, mark: str) -> list[svg.Element]:
+    """The mark itself on what is not healthy, for whoever can't tell the colours apart."""
+    if mark in (MARKS[Verdict.HEALTHY], NOT_LOOKED):
+        return []
+    return [svg.Text(x=x, y=y, text=mark, font_size=11, fill="#ffffff", text_anchor="middle")]
+
+
+def _draw_days(today: date, y: int) -> list[svg.Element]:
+    """A date under each seventh day, today's last."""
+    return [
+        _text(
+            _LEFT + day * _CELL,
+            y,
+            "today" if day == DAYS - 1 else f"{today - timedelta(days=DAYS - 1 - day):%d %b}",
+            size=12,
+            fill="#5f6368",
+        )
+        for day in range((DAYS - 1) % 7, DAYS, 7)
+    ]
+
+
+def _rest(rows: Sequence[FleetRow], troubled: Sequence[FleetRow], shown: Sequence[FleetRow]) -> str:
+    fine = len(rows) - len(troubled)
+    hidden = len(troubled) - len(shown)
+    text = f"{fine} of {len(rows)} keys had no trouble in these {DAYS} days"
+    return f"{text}; {hidden} more with trouble are in the table" if hidden else text
+
+
+def _had_trouble(row: FleetRow, today: date) -> bool:
+    return bool(set(row.marks_until(today)) - {MARKS[Verdict.HEALTHY], NOT_LOOKED})
+
+
+def _text(x: float, y: float, text: str, *, size: int, fill: str) -> svg.Text:
+    return svg.Text(x=x, y=y, text=svg.escape(text), font_size=size, fill=fill)

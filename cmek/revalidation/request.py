@@ -1,0 +1,185 @@
+"""What to revalidate, and how: the one parameter of the revalidation flow.
+
+The keys that Anthropic has on record, with the workspaces that use them.
+
+Pacing of reads: so many a minute in each project and region, which is how Google counts them.
+
+Source: https://docs.cloud.google.com/kms/quotas (read requests, 600 a minute by default)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Final
+from uuid import UUID
+
+from pydantic import ConfigDict, Field
+
+from cmek.anthropic.models import ExternalKey, Workspace
+from cmek.keys.verdicts import Depth, Unreachability
+from cmek.models import FormModel, FrozenModel
+from cmek.names import EXTERNAL_KEY_ID
+from cmek.onboarding.request import BLOCK_NAME
+
+ExternalKeyId = Annotated[str, Field(pattern=f"^{EXTERNAL_KEY_ID}$")]
+
+
+class RevalidationRequest(FormModel):
+    """Look at all onboarded keys, or at some."""
+
+    model_config = ConfigDict(extra="forbid", title="Revalidation request")
+
+    external_keys: tuple[ExternalKeyId, ...] = Field(
+        default=(),
+        title="External keys",
+        description="Ids of the external keys to look at; empty for all Google Cloud keys.",
+        examples=[["ekey_01HxPv6KsDq9TnBzMw3YfLrE"]],
+    )
+    depth: Depth = Field(
+        default="full",
+        title="Depth",
+        description="quick: Anthropic's validation and the key with its primary version. full: "
+        "also all versions and who may use the key.",
+    )
+    deadline_seconds: int = Field(
+        default=3600,
+        title="Deadline in seconds",
+        description="Keys that could not be looked at by then count as unknown.",
+        ge=1,
+        le=86400,
+    )
+    concurrency: int = Field(
+        default=32,
+        title="Keys at once",
+        description="How many keys are looked at at the same time.",
+        ge=1,
+        le=96,
+    )
+    reads_per_minute: int = Field(
+        default=600,
+        title="Cloud KMS reads a minute",
+        description="In each project and region. Google's default quota is 600.",
+        ge=1,
+        le=1_000_000,
+    )
+    record_anew: bool = Field(
+        default=False,
+        title="Record anew",
+        description="Take what this (full) look finds as what was meant: later looks compare with "
+        "it instead of with what was recorded at onboarding.",
+    )
+    anthropic_block: str = Field(
+        default="anthropic-admin",
+        title="Anthropic Admin block",
+        description="Name of the AnthropicAdmin block with the credential.",
+        pattern=f"^{BLOCK_NAME}$",
+    )
+    kms_block: str = Field(
+        default="google-kms",
+        title="Google KMS block",
+        description="Name of the GoogleKms block with the credential.",
+        pattern=f"^{BLOCK_NAME}$",
+    )
+    look_again: tuple[Unreachability, ...] = Field(
+        default=(),
+        title="Look again",
+        description="Leave empty: a revalidation fills it in for the follow-up that looks again "
+        "at the keys that it could not reach.",
+    )
+
+    @property
+    def wanted(self) -> frozenset[str] | None:
+        """The external keys to look at, None for all."""
+        again = {one.external_key_id for one in self.look_again}
+        return frozenset({*self.external_keys, *again}) or None
+
+
+class KeyRef(FrozenModel):
+    """As little as is needed to look at one key."""
+
+    external_key_id: str
+    key_name: str
+    registered_at: datetime | None
+    workspaces: tuple[str, ...] = ()
+    """Name and id of each."""
+
+    @property
+    def key_ring(self) -> str:
+        """The ring's name, as far as the registered name has one."""
+        return self.key_name.rpartition("/cryptoKeys/")[0]
+
+    @property
+    def location(self) -> str:
+        """The location's name, in which reads are counted."""
+        return self.key_name.partition("/keyRings/")[0]
+
+
+class Registered(FrozenModel):
+    """The organization and its Google Cloud keys."""
+
+    organization_id: UUID
+    refs: tuple[KeyRef, ...]
+
+
+def key_ref(key: ExternalKey, users: Mapping[str, Sequence[str]]) -> KeyRef | None:
+    """The reference of an external key, None for another provider's."""
+    if key.gcp_key_name is None:
+        return None
+    return KeyRef(
+        external_key_id=key.id,
+        key_name=key.gcp_key_name,
+        registered_at=key.created_at,
+        workspaces=tuple(users.get(key.id, ())),
+    )
+
+
+def shown_workspace(workspace: Workspace) -> str:
+    """A workspace as tables and pages show it."""
+    archived = ", archived" if workspace.is_archived else ""
+    return f"{workspace.name} ({workspace.id}{archived})"
+
+
+def by_ring(keys: Iterable[KeyRef], seed: str) -> list[list[KeyRef]]:
+    """Keys grouped by ring, so that a list of a ring serves all its keys.
+
+    Shuffled, the same way for the same seed: when time runs out again and again, it must not
+    always be the same keys that nobody looks at.
+    """
+    rings: dict[str, list[KeyRef]] = defaultdict(list)
+    for key in keys:
+        rings[key.key_ring].append(key)
+    groups = [rings[name] for name in sorted(rings)]
+    order = random.Random(seed)  # noqa: S311 - not a secret
+    order.shuffle(groups)
+    for group in groups:
+        order.shuffle(group)
+    return groups
+
+
+BURST_SECONDS: Final = 1.0
+"""How much of the quota may be used at once."""
+
+
+class Pacer:
+    """Hands out turns at a steady pace; one for each event loop."""
+
+    def __init__(self, reads_per_minute: int) -> None:
+        self._interval = 60.0 / reads_per_minute
+        self._next: dict[str, float] = defaultdict(float)
+
+    async def turn(self, where: str) -> None:
+        """Wait for a turn in `where` (a location's name)."""
+        now = asyncio.get_running_loop().time()
+        at = max(self._next[where], now - BURST_SECONDS)
+        self._next[where] = at + self._interval
+        if at > now:
+            await asyncio.sleep(at - now)
+
+    def hold(self, where: str, seconds: float) -> None:
+        """Give no turn in `where` for some seconds: the service asked for it."""
+        now = asyncio.get_running_loop().time()
+        self._next[where] = max(self._next[where], now + seconds)

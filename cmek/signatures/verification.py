@@ -1,0 +1,331 @@
+"""Who may approve: files of the worker's administrator at a fixed path.
+
+No parameter, block or environment variable names another place, and the files count only while
+the worker's own user can't write them: whoever can make the worker run code must not be able to
+enrol an approver.
+
+| file in `/etc/cmek` | holds |
+|---|---|
+| `allowed_signers` | approvers, as in `ssh-keygen(1)` under ALLOWED SIGNERS; times in UTC |
+| `revoked_keys` | optional: public keys or a key revocation list |
+| `minimum_signatures` | optional: a digit, how many approvers each attach needs at least |
+
+OpenSSH's own `ssh-keygen -Y`: signing and verifying, with its rules for signers files.
+
+Whether verified statements answer this ask. Pure; the gate turns each flaw into a refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cmek.onboarding.approval import Answer, Ask, same_person
+from cmek.onboarding.plan import Plan
+from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement
+
+DIRECTORY: Final = Path("/etc/cmek")
+_ALLOWED: Final = "allowed_signers"
+_REVOKED: Final = "revoked_keys"
+_MINIMUM: Final = "minimum_signatures"
+
+
+class SignersRefusedError(Exception):
+    """The signers file can't be trusted or used; nothing is attached on its word, or without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What decides whether a file's content can be the worker's user's own."""
+
+    path: Path
+    owner: int
+    mode: int
+    """As `st_mode`."""
+    writable: bool
+    """By the user of this process, whatever gives that right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signers:
+    """The enrolled approvers of this worker."""
+
+    allowed: Path
+    revoked: Path | None
+    minimum: int
+    """How many signatures an attach needs at least; 1 or more."""
+
+
+def facts_of(path: Path) -> FileFacts:
+    """Look at a file or directory, not through a symbolic link.
+
+    Raises:
+        OSError: It is not there, or can't be looked at.
+    """
+    seen = path.lstat()
+    return FileFacts(path, seen.st_uid, seen.st_mode, os.access(path, os.W_OK))
+
+
+def weakness(facts: FileFacts) -> str | None:
+    """Why this file or directory does not count, or None. Pure."""
+    if stat.S_ISLNK(facts.mode):
+        return f"{facts.path} is a symbolic link; put the file itself there"
+    if facts.owner != 0:
+        return f"{facts.path} is not owned by root: chown root {facts.path}"
+    if facts.mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"{facts.path} can be written by others than root: chmod go-w {facts.path}"
+    if facts.writable:
+        return f"{facts.path} can be written by the worker's user: run the worker as another user"
+    return None
+
+
+def find_signers(
+    directory: Path = DIRECTORY, look: Callable[[Path], FileFacts] = facts_of
+) -> Signers | None:
+    """The approvers of this worker, or None when nobody has enrolled any.
+
+    Args:
+        directory: For tests only; no caller passes another.
+        look: How to look at a file; tests run as root, who can write everything.
+
+    Raises:
+        SignersRefusedError: There is such a file and it does not count; says why and what to do.
+    """
+    try:
+        there = {name for name in (_ALLOWED, _REVOKED, _MINIMUM) if _exists(directory / name, look)}
+        if not there:
+            return None
+        if _ALLOWED not in there:
+            raise SignersRefusedError(f"{directory / _ALLOWED} is missing beside {min(there)}")
+        for path in (*(directory / name for name in sorted(there)), directory, *directory.parents):
+            found = weakness(look(path))
+            if found is not None:
+                raise SignersRefusedError(f"approvals can't be verified: {found}")
+        allowed, revoked = directory / _ALLOWED, directory / _REVOKED
+        allowed.read_bytes()
+        return Signers(
+            allowed=allowed,
+            revoked=revoked if _REVOKED in there else None,
+            minimum=_minimum(directory / _MINIMUM) if _MINIMUM in there else 1,
+        )
+    except OSError as error:
+        raise SignersRefusedError(
+            f"{error.filename or directory}: {error.strerror or error}; the worker's user must be "
+            f"able to read {directory}"
+        ) from error
+
+
+def required_signatures(signers: Signers | None, asked_for: int) -> int:
+    """How many an attach needs: a request or an ask can raise the worker's minimum, not lower it.
+
+    Raises:
+        SignersRefusedError: Signatures are asked for and this worker knows no signers.
+    """
+    if signers is None and asked_for:
+        raise SignersRefusedError(
+            f"{asked_for} signatures are required, and this worker has no {DIRECTORY / _ALLOWED}: "
+            "enrol the approvers there"
+        )
+    return max(signers.minimum if signers else 0, asked_for)
+
+
+def _exists(path: Path, look: Callable[[Path], FileFacts]) -> bool:
+    try:
+        look(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _minimum(path: Path) -> int:
+    text = path.read_bytes()[:16].strip()
+    if text not in {b"%d" % number for number in range(1, 10)}:
+        raise SignersRefusedError(f"{path} must hold one digit from 1 to 9")
+    return int(text)
+
+
+PROGRAM: Final = "/usr/bin/ssh-keygen"
+"""By its full path: what stands first in PATH is not the administrator's choice."""
+_SECONDS: Final = 10.0
+_GOOD: Final = re.compile(
+    r'Good "cmek-approval" signature (?:for \S+ )?with (\S+) key (SHA256:\S+)'
+)
+
+
+class BadSignatureError(Exception):
+    """This signature does not count; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A signed approval whose signature is that of an enrolled approver."""
+
+    approval: SignedApproval
+    key_type: str
+    fingerprint: str
+
+    def __str__(self) -> str:
+        return f"{self.approval.statement.approver} ({self.key_type} key {self.fingerprint})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    code: int
+    text: str
+
+
+async def verify(approval: SignedApproval, signers: Signers, *, at: datetime) -> Verified:
+    """Check that the approver whom the statement names has signed it.
+
+    Args:
+        approval: Statement and signature.
+        signers: The enrolled approvers.
+        at: When the key must be valid, by the signers file.
+
+    Raises:
+        BadSignatureError: Altered, made by another key, for another purpose, or by a key that is
+            revoked, unknown, expired or not valid yet.
+        SignersRefusedError: OpenSSH is missing or hangs.
+    """
+    return await asyncio.to_thread(_verify, approval, signers, at)
+
+
+def _verify(approval: SignedApproval, signers: Signers, at: datetime) -> Verified:
+    approver = approval.statement.approver
+    message = approval.statement.text.encode()
+    time = f"verify-time={at.astimezone(UTC):%Y%m%d%H%M%S}"
+    known = ("-f", str(signers.allowed), "-I", approver, "-O", time)
+    revoked = ("-r", str(signers.revoked)) if signers.revoked else ()
+    with tempfile.TemporaryDirectory(prefix="cmek-") as scratch:
+        signature = Path(scratch) / "signature"
+        signature.write_text(approval.signature)
+        by = ("-n", NAMESPACE, "-s", str(signature))
+        found = _run(["-Y", "check-novalidate", *by], message)
+        good = _GOOD.match(found.text)
+        if found.code or not good:
+            raise BadSignatureError(
+                f"the signature in the name of {approver} does not fit its text or its purpose "
+                f"({NAMESPACE}): {found.text or 'no word from OpenSSH'}"
+            )
+        key = f"{good[1]} key {good[2]}"
+        said = _run(["-Y", "verify", *known, *by, *revoked], message)
+        if said.code == 0 and said.text.startswith(f'Good "{NAMESPACE}" signature for {approver} '):
+            return Verified(approval, good[1], good[2])
+        if revoked and _run(["-Y", "verify", *known, *by], message).code == 0:
+            raise BadSignatureError(f"{key} of {approver} is revoked by {signers.revoked}")
+    why = _validity(said.text) or f"is not enrolled for them in {signers.allowed}"
+    raise BadSignatureError(f"{key}, used in the name of {approver}, {why}")
+
+
+def _validity(said: str) -> str | None:
+    found = re.search(r"key (has expired|is not yet valid|is not permitted for use)[^\n]*", said)
+    return found[0].removeprefix("key ") if found else None
+
+
+def _run(arguments: Sequence[str], message: bytes) -> _Said:
+    try:
+        done = subprocess.run(  # noqa: S603 - a fixed program; arguments are never a shell's
+            [PROGRAM, *arguments],
+            input=message,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"TZ": "UTC", "LC_ALL": "C"},
+            timeout=_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SignersRefusedError(
+            f"{PROGRAM} is needed to verify signatures: {error}; install OpenSSH's client"
+        ) from error
+    return _Said(done.returncode, done.stdout.decode(errors="replace").strip())
+
+
+CLOCK_SKEW: Final = timedelta(minutes=5)
+"""How far an approver's clock may be from the worker's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signatures:
+    """What was found about the signatures of one answer."""
+
+    required: int
+    """0: a typed approval is enough on this worker."""
+    verified: tuple[Verified, ...] = ()
+    problems: tuple[str, ...] = ()
+    """Why others do not count."""
+
+
+def flaws(
+    ask: Ask, answer: Answer, live: Plan, signatures: Signatures, *, now: datetime
+) -> tuple[str, ...]:
+    """Why these signatures do not make the answer count; empty when they do.
+
+    One flawed signature spoils the answer, also when enough good ones are beside it: something
+    is going on that a person should look at.
+    """
+    signed = [one.approval.statement for one in signatures.verified]
+    found = [
+        *signatures.problems,
+        *(flaw for statement in signed for flaw in _of_one(ask, answer, live, statement, now)),
+        *_of_people(live, signatures),
+    ]
+    if signed and not any(_gives(statement, answer) for statement in signed):
+        found.append("no statement has the approver and the comment of the answer itself")
+    return tuple(found)
+
+
+def _gives(statement: Statement, answer: Answer) -> bool:
+    return statement.approver == answer.approver and statement.comment == answer.comment
+
+
+def _of_one(
+    ask: Ask, answer: Answer, live: Plan, signed: Statement, now: datetime
+) -> Iterator[str]:
+    compared = {
+        "run": (signed.run_id, ask.run_id),
+        "ask": (signed.ask, ask.key),
+        "ask (its nonce is not this one's)": (signed.nonce, ask.nonce),
+        "plan": (signed.plan_digest, live.digest),
+        "workspace": (
+            (signed.workspace_id, signed.workspace_name),
+            (live.request.workspace_id, live.request.create_workspace),
+        ),
+        "key": (signed.key_name, live.key_name),
+        "decision": (signed.decision, answer.decision),
+        "expiry": (signed.expires_at, ask.expires_at),
+    }
+    for what, (said, wanted) in compared.items():
+        if said != wanted:
+            yield f"{signed.approver} has signed for another {what}"
+    if now > signed.expires_at:
+        yield f"the signature of {signed.approver} expired at {signed.expires_at}"
+    if signed.issued_at > now + CLOCK_SKEW:
+        yield f"{signed.approver} signed in the future ({signed.issued_at}): set the clocks right"
+    if signed.issued_at < ask.asked_at - CLOCK_SKEW:
+        yield f"{signed.approver} signed before the ask was made ({signed.issued_at})"
+
+
+def _of_people(live: Plan, signatures: Signatures) -> Iterator[str]:
+    """Each approver and each key counts once; the requester never, where others must sign."""
+    people: list[str] = []
+    for one in signatures.verified:
+        name = one.approval.statement.approver
+        if any(same_person(name, other) for other in people):
+            yield f"{name} has signed more than once"
+        people.append(name)
+        excluded = live.request.four_eyes or signatures.required > 1
+        if excluded and same_person(name, live.request.requested_by):
+            yield f"{name} has asked for this, so somebody else must sign"
+    if len({one.fingerprint for one in signatures.verified}) < len(people):
+        yield "one key has signed in more than one name"
+    if len(people) < signatures.required:
+        yield f"{len(people)} of {signatures.required} required signatures"
