@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import FlowRun
 from cmek.outcomes import RunOutcome
 from cmek.tags import workspace_tag
 from console.prefect_client import every
-from tasks.triggering import ONBOARDING
+from tasks.runs import ONBOARDING
 from tests.support.stack import Stack, running_stack
 
 DISCOVERY = "discover-workspaces/hourly"

@@ -20,7 +20,7 @@ from console.onboard_command import (
 )
 from console.terminal import new_console, printable
 from tasks.clients import close_clients
-from tasks.prerequisites import check_prerequisites
+from tasks.reads import check_prerequisites
 
 STYLES = {"fail": "bold red", "unknown": "yellow", "warn": "yellow", "pass": "green"}
 

@@ -27,7 +27,7 @@ from console.prefect_client import connected, every
 from console.runs import RunError
 from console.status import read_fleet
 from console.terminal import new_console, printable
-from tasks.key_pages import page_key
+from tasks.artifacts import page_key
 
 PAGE = 200
 

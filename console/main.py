@@ -30,7 +30,7 @@ from console.terraform import terraform_command
 from console.up_command import up_command
 from sandbox.__main__ import sandbox_command
 from tasks.clients import BlockMissingError
-from tasks.triggering import NotStartedError
+from tasks.runs import NotStartedError
 
 app = typer.Typer(
     help="Put Cloud KMS keys under Anthropic workspaces, with a plan and an approval.",

@@ -12,7 +12,7 @@ from cmek.onboarding.request import OnboardingRequest
 from console.prefect_client import calling, connected, run_url
 from console.runs import RunError
 from console.terminal import new_console, printable
-from tasks.triggering import start_onboarding
+from tasks.runs import start_onboarding
 
 FIELDS_HELP: Final = "Fields for --set: " + ", ".join(
     name

@@ -19,7 +19,7 @@ from console.outcome import Calls
 from console.prefect_client import calling, local_async_client, run_url
 from console.progress import Steps
 from console.terminal import is_interactive, markdown, printable
-from tasks.triggering import start_onboarding
+from tasks.runs import start_onboarding
 
 REQUESTER = "requester@example.com"
 APPROVER = "approver@example.com"

@@ -15,7 +15,7 @@ from prefect.client.schemas.sorting import TaskRunSort
 from prefect.exceptions import ObjectNotFound
 
 from console.prefect_client import every
-from tasks.triggering import ONBOARDING
+from tasks.runs import ONBOARDING
 
 
 class RunError(RuntimeError):

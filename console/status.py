@@ -15,7 +15,7 @@ from cmek.revalidation.fleet import FleetRow, counts, merged, published, read_ro
 from console.prefect_client import connected
 from console.runs import RunError
 from console.terminal import new_console, printable
-from tasks.fleet_reports import FLEET
+from tasks.artifacts import FLEET
 
 STYLES: Final = {
     Verdict.BROKEN: "bold red",

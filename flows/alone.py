@@ -19,7 +19,7 @@ from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, conc
 
 from cmek.onboarding.reports import artifact_key
 from cmek.tags import claim_tag, workspace_tag
-from tasks.this_run import retag, run_id, runs_that_fit
+from tasks.runs import retag, run_id, runs_that_fit
 
 LEASE_SECONDS = 60.0
 """How long a killed run keeps its workspace's slot."""

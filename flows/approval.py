@@ -19,7 +19,7 @@ from cmek.onboarding.plan import Plan
 from cmek.onboarding.reports import essence
 from cmek.onboarding.request import EMAIL
 from cmek.signatures.statement import MAX_TEXT
-from tasks.this_run import run_id
+from tasks.runs import run_id
 
 MAX_ASKS: Final = 4
 """One ask, and at most three more after a difference."""

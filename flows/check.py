@@ -11,9 +11,9 @@ from prefect.states import Completed, Failed
 from cmek.onboarding.reports import checks_list, checks_table, summary
 from cmek.onboarding.request import OnboardingRequest
 from cmek.outcomes import RunOutcome
+from tasks.artifacts import publish
 from tasks.clients import close_clients
-from tasks.prerequisites import check_prerequisites
-from tasks.reports import publish
+from tasks.reads import check_prerequisites
 
 
 @flow(name="check-prerequisites", flow_run_name="check {request.subject}", retries=0)

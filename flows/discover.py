@@ -20,7 +20,7 @@ from cmek.discovery.rules import Course, Decision, not_wanted, summary, unfit
 from cmek.outcomes import RunOutcome
 from tasks.clients import close_clients
 from tasks.discovery import decided, find_workspaces, publish_discovery, start_once
-from tasks.workspaces import read_workspace
+from tasks.reads import read_workspace
 
 
 @flow(name="discover-workspaces", flow_run_name="discover workspaces", retries=0)

@@ -15,17 +15,20 @@ from cmek.outcomes import RunOutcome
 from flows.alone import belongs_to
 from flows.gatekeeping import Approved
 from flows.making_ready import Admission, validate_registered
+from tasks.artifacts import publish, publish_terraform
 from tasks.attachment import Attached, AttachOutcome, read_back
 from tasks.crypto_key import ensure_crypto_key
-from tasks.evidence import has_recorded, publish_evidence, record
+from tasks.evidence import (
+    grants_written,
+    has_recorded,
+    key_written,
+    leave_marks,
+    publish_evidence,
+    record,
+)
 from tasks.grants import ensure_grants
-from tasks.health import record_onboarding
-from tasks.live_facts import read_live_facts
-from tasks.marks import leave_marks
-from tasks.prerequisites import check_prerequisites
-from tasks.reports import publish
-from tasks.terraform import publish_terraform
-from tasks.written import grants_written, key_written
+from tasks.reads import check_prerequisites, read_live_facts
+from tasks.revalidation import record_onboarding
 
 
 async def attached_now(request: OnboardingRequest, done: Approved) -> State[Any]:

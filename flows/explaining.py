@@ -7,8 +7,8 @@ from cmek.keys.rules import Cause
 from cmek.markdown import escape
 from cmek.onboarding.reports import causes_table
 from cmek.onboarding.request import OnboardingRequest
-from tasks.diagnosis import find_causes
-from tasks.reports import publish
+from tasks.artifacts import publish
+from tasks.reads import find_causes
 
 
 class UnusableKeyError(Exception):

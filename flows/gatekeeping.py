@@ -24,14 +24,12 @@ from cmek.onboarding.request import OnboardingRequest
 from flows.approval import MAX_ASKS, AskLostError, asked_numbers, attempt, new_ask, wait_for_answer
 from flows.explaining import UnusableKeyError, explain
 from flows.making_ready import Ready
-from tasks.attachment import Attached, AttachOutcome, attach
-from tasks.creation import create
+from tasks.artifacts import publish
+from tasks.attachment import Attached, AttachOutcome, attach, create
 from tasks.evidence import publish_evidence
 from tasks.evidence import record as note
-from tasks.live_facts import read_live_facts
-from tasks.memory import recall, remember
-from tasks.prerequisites import check_prerequisites
-from tasks.reports import publish
+from tasks.reads import check_prerequisites, read_live_facts
+from tasks.runs import recall, remember
 from tasks.signatures import signatures_needed, verify_signatures
 from tasks.validation import validate
 

@@ -15,16 +15,20 @@ from cmek.onboarding.gate import ValidationProof
 from cmek.onboarding.request import OnboardingRequest
 from flows.approval import attempt
 from flows.explaining import UnusableKeyError, explain
+from tasks.attachment import nothing_in_doubt
 from tasks.crypto_key import EnsuredKey, ensure_crypto_key
-from tasks.evidence import record
+from tasks.evidence import grants_written, key_written, record, registration_written, ring_written
 from tasks.grants import ensure_grants
 from tasks.key_ring import ensure_key_ring
-from tasks.prerequisites import PrerequisitesFailedError, check_prerequisites
+from tasks.reads import (
+    PrerequisitesFailedError,
+    check_prerequisites,
+    read_organization,
+    read_workspace,
+    search_workspace,
+)
 from tasks.registration import ensure_external_key
-from tasks.sent_creates import nothing_in_doubt
 from tasks.validation import ValidationFailedError, validate_while_settling
-from tasks.workspaces import read_organization, read_workspace, search_workspace
-from tasks.written import grants_written, key_written, registration_written, ring_written
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,11 @@ from flows.approval import asked_numbers, attempt
 from flows.ending import attached_before, attached_now
 from flows.gatekeeping import Rejected, approve_and_attach
 from flows.making_ready import Admission, admit_workspace, check_first, make_ready
+from tasks.artifacts import publish
 from tasks.clients import close_clients
-from tasks.dry_plan import read_standings
 from tasks.evidence import publish_evidence, publish_failure, record
-from tasks.pin import pin_request
-from tasks.prerequisites import check_prerequisites
-from tasks.reports import publish
+from tasks.reads import check_prerequisites, read_standings
+from tasks.runs import pin_request
 from tasks.signatures import signatures_needed
 
 

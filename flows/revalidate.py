@@ -23,12 +23,17 @@ from cmek.keys.verdicts import KeyRecord, Unreachability, Verdict
 from cmek.outcomes import RunOutcome
 from cmek.revalidation.fleet import FleetRow
 from cmek.revalidation.request import KeyRef, Registered, RevalidationRequest, by_ring
+from tasks.artifacts import last_fleet, publish_fleet, schedule_follow_up
 from tasks.clients import close_clients
-from tasks.fleet_reports import last_fleet, publish_fleet, schedule_follow_up
-from tasks.health import UnfinishedError, read_registered_keys, record_unfinished, revalidate_key
-from tasks.memory import recall, remember
-from tasks.sweep import Ring, Sweep
-from tasks.this_run import run_id
+from tasks.revalidation import (
+    Ring,
+    Sweep,
+    UnfinishedError,
+    read_registered_keys,
+    record_unfinished,
+    revalidate_key,
+)
+from tasks.runs import recall, remember, run_id
 
 PROGRESS = "cmek-revalidation-progress"
 PROGRESS_SECONDS = 1.0

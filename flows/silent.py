@@ -11,7 +11,7 @@ from prefect.states import Completed, Crashed
 from pydantic import Field
 
 from cmek.outcomes import RunOutcome
-from tasks.silence import other_than_silent
+from tasks.runs import other_than_silent
 
 
 @flow(name="look-at-silent-run", flow_run_name="look at {flow_run_id}", retries=0)

@@ -1,13 +1,26 @@
-"""Guide step 7: attach the key to the workspace. It can never be undone."""
+"""Guide step 7: attach the key to the workspace. It can never be undone.
+
+Creates of workspaces whose answer may still be on its way, as tags of the runs that sent them.
+
+The Admin API has no idempotency key, so a create that nobody answered may take effect after the
+list was searched in vain. The tag is set before the request leaves and removed when it was
+refused; while one is young and its run has not completed, nobody sends another create for the name.
+
+Guide step 7 for a workspace that does not exist yet: create it with the key. Never undone.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
-from prefect import get_run_logger
+from prefect import get_client, get_run_logger
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun
 from pydantic import JsonValue
 
 from cmek.anthropic.client import AdminApi
@@ -16,10 +29,14 @@ from cmek.anthropic.errors import (
     ExternalKeyChangedError,
     ExternalKeyValidationTimeoutError,
 )
+from cmek.anthropic.models import Workspace
 from cmek.models import FrozenModel
 from cmek.onboarding.gate import Permit
+from cmek.onboarding.request import born_of, data_residency, named, namesakes
+from cmek.tags import CREATE_SENT_PREFIX, CREATED_BY_TAG, workspace_tag
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
+from tasks.runs import retag, run_id, runs_that_fit
 
 
 class Attached(StrEnum):
@@ -173,3 +190,163 @@ async def read_back(
         data_residency=workspace.data_residency,
         request_ids=(workspace.request_id, key.request_id),
     )
+
+
+LATE: Final = timedelta(minutes=10)
+"""How long a request may be under way: the official SDK gives up waiting then (600 s)."""
+
+
+class CreateInDoubtError(Exception):
+    """A create was sent, nobody knows its outcome, and it may still take effect."""
+
+
+async def mark_sent() -> None:
+    """Before a create is sent: note it where every later run sees it."""
+    async with get_client() as client:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        await retag(client, f"{CREATE_SENT_PREFIX}{now}", without=CREATE_SENT_PREFIX)
+
+
+async def unmark_sent() -> None:
+    """It was refused, or never left: nothing was created."""
+    async with get_client() as client:
+        await retag(client, without=CREATE_SENT_PREFIX)
+
+
+async def nothing_in_doubt(subject: str) -> None:
+    """Go on only when no create for this subject may still be under way.
+
+    Raises:
+        CreateInDoubtError: One may; says which run sent it and when it counts as lost.
+    """
+    now = datetime.now(UTC)
+    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(subject)]))
+    async with get_client() as client:
+        async for run in runs_that_fit(client, wanted):
+            if run.state is not None and run.state.is_completed():
+                continue  # it knew the outcome
+            for sent in _sent(run):
+                if now < sent + LATE:
+                    raise CreateInDoubtError(in_doubt(subject, f"run {run.name} ({run.id})", sent))
+
+
+def in_doubt(subject: str, sender: str, sent: datetime) -> str:
+    """The message that sends people away until the create counts as lost."""
+    return (
+        f"{sender} sent a create for {subject} at {sent:%Y-%m-%d %H:%M:%S} UTC and got no clear "
+        f"answer, and no workspace with its tag is there so far; it may still appear. Nothing else "
+        f"was sent. Retry after {sent + LATE:%H:%M:%S} UTC: the run looks again before it goes on"
+    )
+
+
+def _sent(run: FlowRun) -> list[datetime]:
+    marks = [
+        tag.removeprefix(CREATE_SENT_PREFIX)
+        for tag in run.tags
+        if tag.startswith(CREATE_SENT_PREFIX)
+    ]
+    return [datetime.fromisoformat(mark) for mark in marks]
+
+
+SEARCH_AFTER_SECONDS: Final = (0.0, 5.0, 15.0)
+"""Pauses before each search for a workspace whose create was not answered."""
+
+
+class NameTakenError(Exception):
+    """Somebody has made a workspace of this name since the plan was approved."""
+
+
+@uncached_task(
+    name="7 Create",
+    task_run_name="7 Create {permit.request.create_workspace} with {permit.external_key_id}",
+    retries=0,
+)
+async def create(block: str, permit: Permit) -> AttachOutcome:
+    """Search all workspaces for this run's tag, then decide; send at most one create.
+
+    Args:
+        block: Name of the AnthropicAdmin block.
+        permit: From `gate.decide`; looked at again right before the request is sent.
+
+    Raises:
+        NameTakenError: Another workspace has the name.
+        AttachedElsewhereError: This run's workspace has another key.
+        CreateInDoubtError: No clear answer, and no workspace with the tag so far.
+        AdminApiError: Refused for a reason that another try would not change.
+    """
+    api = await admin_client(block)
+    standing = await _existing_creation(api, permit)
+    if standing is not None:
+        return standing
+    await mark_sent()
+    if not permit.is_fresh(now=datetime.now(UTC), monotonic=time.monotonic()):
+        await unmark_sent()
+        return AttachOutcome(outcome=Attached.NOT_YET, why="the permit went stale before sending")
+    sent = datetime.now(UTC)
+    try:
+        workspace = await _send(api, permit)
+    except AdminApiError as error:
+        return await _after_failed_create(api, permit, error, sent)
+    get_run_logger().info("Created %s with %s", workspace.id, permit.external_key_id)
+    return _outcome(Attached.NOW, workspace, workspace.request_id)
+
+
+async def _send(api: AdminApi, permit: Permit) -> Workspace:
+    return await api.workspaces.create(
+        _name(permit),
+        permit.external_key_id,
+        tags={CREATED_BY_TAG: str(run_id())},
+        data_residency=data_residency(permit.request.data_residency),
+    )
+
+
+async def _after_failed_create(
+    api: AdminApi, permit: Permit, error: AdminApiError, sent: datetime
+) -> AttachOutcome:
+    """Only a search tells whether a request that failed took effect."""
+    heals = isinstance(error, ExternalKeyValidationTimeoutError | ExternalKeyChangedError)
+    if not (error.ambiguous or heals):
+        await unmark_sent()
+        raise error
+    get_run_logger().warning("The create answer is not clear (%s); searching all pages", error)
+    for pause in SEARCH_AFTER_SECONDS if error.ambiguous else (0.0,):
+        await asyncio.sleep(pause)
+        standing = await _existing_creation(api, permit)
+        if standing is not None:
+            found = {"outcome": Attached.NOW, "request_id": error.request_id}
+            return standing.model_copy(update=found)
+    if error.ambiguous:
+        raise CreateInDoubtError(in_doubt(permit.request.subject, "this run", sent)) from error
+    await unmark_sent()
+    return AttachOutcome(outcome=Attached.NOT_YET, request_id=error.request_id, why=str(error))
+
+
+async def _existing_creation(api: AdminApi, permit: Permit) -> AttachOutcome | None:
+    """What this run has created already, over all pages."""
+    listed = api.workspaces.list(include_archived=True, include_default=True)
+    everything = [one async for one in listed]
+    ours = born_of(everything, str(run_id()))
+    if not ours:
+        taken = namesakes(everything, _name(permit))
+        if taken:
+            raise NameTakenError(
+                f"{named(taken)} exists by now, so nothing was created: onboard it by its id"
+            )
+        return None
+    for one in ours:
+        if one.external_key_id != permit.external_key_id:
+            raise AttachedElsewhereError(
+                f"{named([one])}, which this run created, shows the key {one.external_key_id}, "
+                f"not {permit.external_key_id}; look at it in the Console"
+            )
+    return _outcome(Attached.BEFORE, ours[0], ours[0].request_id)
+
+
+def _name(permit: Permit) -> str:
+    name = permit.request.create_workspace
+    assert name is not None  # noqa: S101  # a permit for a workspace that exists goes to `attach`
+    return name
+
+
+def _outcome(outcome: Attached, workspace: Workspace, request_id: str | None) -> AttachOutcome:
+    return AttachOutcome(outcome=outcome, workspace_id=workspace.id, request_id=request_id)

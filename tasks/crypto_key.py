@@ -13,7 +13,7 @@ from cmek.models import FrozenModel
 from cmek.names import organization_label
 from cmek.onboarding.request import OnboardingRequest
 from tasks.clients import kms_client
-from tasks.retrying import NotYetError, not_yet
+from tasks.validation import NotYetError, not_yet
 
 
 class EnsuredKey(FrozenModel):

@@ -24,7 +24,7 @@ from cmek.discovery.rules import (
 )
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
-from tasks.triggering import NotStartedError, earlier_runs, start_onboarding
+from tasks.runs import NotStartedError, earlier_runs, start_onboarding
 
 PAGE_KEY: Final = "cmek-discovery"
 _NOT_STARTED = (

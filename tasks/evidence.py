@@ -3,6 +3,12 @@
 The record of a workspace goes on from run to run. While a run is on its way it lives in the run's
 own result storage, which only the worker writes; a new run takes up what the last one published,
 after having verified it.
+
+After the attach: marks on the workspace and on the key. Best effort, once.
+
+The onboarding stands without them, so what goes wrong here is recorded and never raised.
+
+What guide steps 1 to 5 wrote, as events; nothing for what was there already.
 """
 
 from __future__ import annotations
@@ -16,13 +22,29 @@ from prefect.results import get_result_store
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
-from cmek.evidence.events import failed
+from cmek.anthropic.errors import AdminApiError
+from cmek.anthropic.models import ExternalKey
+from cmek.anthropic_identity import MEMBER, ROLES
+from cmek.evidence.events import (
+    ADMIN,
+    KMS,
+    failed,
+    in_use_label,
+    not_written,
+    with_evidence_tag,
+    wrote,
+)
 from cmek.evidence.record import BrokenEvidenceError, Chain, Event, EvidenceEntry, loads
 from cmek.evidence.report import evidence_page, record_in
+from cmek.gcp.errors import GoogleApiError
 from cmek.onboarding.reports import artifact_key
-from tasks.memory import recall, remember
-from tasks.reports import publish
-from tasks.this_run import run_id
+from cmek.onboarding.request import OnboardingRequest
+from cmek.tags import EVIDENCE_TAG
+from tasks._uncached_task import uncached_task
+from tasks.artifacts import publish
+from tasks.clients import admin_client, kms_client
+from tasks.crypto_key import EnsuredKey
+from tasks.runs import recall, remember, run_id
 
 _MEMORY = "evidence"
 
@@ -109,3 +131,113 @@ def _storage_block() -> WritableFileSystem | None:
     """The run's result storage when somebody set it up; Prefect's default is a local folder."""
     store = get_result_store()
     return store.result_storage if store.result_storage_block_id else None
+
+
+async def leave_marks(
+    request: OnboardingRequest, key_name: str, attached: EvidenceEntry, *, label: bool = True
+) -> None:
+    """Both marks, and an entry about each.
+
+    Only for the run that attached the key, never for one that found it attached.
+
+    Args:
+        request: The pinned request.
+        key_name: Full resource name of the attached key.
+        attached: The entry of the attach, read back.
+        label: Whether the key is labelled as in use.
+    """
+    workspace_id = request.subject
+    tagged = await tag_workspace(request.anthropic_block, workspace_id, attached.hash)
+    await record(workspace_id, tagged)
+    if label:
+        await record(workspace_id, await label_key(request.kms_block, key_name, workspace_id))
+
+
+@uncached_task(
+    name="Mark the workspace",
+    task_run_name="Tag {workspace_id} with its evidence",
+)
+async def tag_workspace(block: str, workspace_id: str, entry_hash: str) -> Event:
+    """Tag the workspace with the hash of the `attached` entry; the event for the record."""
+    try:
+        api = await admin_client(block)
+        workspace = await api.workspaces.retrieve(workspace_id)
+        tags = with_evidence_tag(workspace.tags, entry_hash)
+        if tags is None:
+            return _skipped("workspaces.update", workspace_id, f"it has a tag {EVIDENCE_TAG}")
+        tagged = await api.workspaces.update(workspace_id, tags=tags)
+    except AdminApiError as error:
+        return _skipped("workspaces.update", workspace_id, str(error))
+    return wrote(
+        ADMIN,
+        "workspaces.update",
+        workspace_id,
+        before={"tags": workspace.tags},
+        after={"tags": tagged.tags},
+        request_id=tagged.request_id,
+    )
+
+
+@uncached_task(
+    name="Mark the key",
+    task_run_name="Label {key_name} as in use",
+)
+async def label_key(kms_block: str, key_name: str, workspace_id: str) -> Event:
+    """Label the key as used by this workspace, others' labels kept; the event for the record."""
+    label, value = in_use_label(workspace_id)
+    try:
+        kms = await kms_client(kms_block)
+        before = await kms.get_crypto_key(key_name)
+        if before is not None and label in before.labels:
+            return _skipped("UpdateCryptoKey", key_name, f"it has a label {label}")
+        after = await kms.add_label(key_name, label, value)
+    except GoogleApiError as error:
+        return _skipped("UpdateCryptoKey", key_name, str(error))
+    return wrote(
+        KMS,
+        "UpdateCryptoKey",
+        key_name,
+        before={"labels": before.labels if before else None},
+        after={"labels": after.labels},
+    )
+
+
+def _skipped(action: str, resource: str, why: str) -> Event:
+    get_run_logger().warning("%s of %s left out: %s", action, resource, why)
+    return not_written(action, resource, why)
+
+
+def ring_written(name: str, *, created: bool) -> tuple[Event, ...]:
+    """Step 1."""
+    if not created:
+        return ()
+    return (wrote(KMS, "CreateKeyRing", name, before=None, after={"name": name}),)
+
+
+def key_written(key: EnsuredKey) -> tuple[Event, ...]:
+    """Step 2: created, or an existing key labelled."""
+    name, after = key.key.name, key.key
+    if key.created:
+        return (wrote(KMS, "CreateCryptoKey", name, before=None, after=after),)
+    if key.label_added:
+        before = {"users": key.users_before}
+        return (wrote(KMS, "UpdateCryptoKey", name, before=before, after=after),)
+    return ()
+
+
+def grants_written(key_name: str, *, written: bool) -> tuple[Event, ...]:
+    """Step 3."""
+    if not written:
+        return ()
+    before = {"member": MEMBER, "lacked": "one or both of the roles"}
+    after = {"member": MEMBER, "roles": ROLES}
+    return (wrote(KMS, "SetIamPolicy", key_name, before=before, after=after),)
+
+
+def registration_written(key_name: str, key: ExternalKey, *, created: bool) -> tuple[Event, ...]:
+    """Step 5."""
+    if not created:
+        return ()
+    after = {"external_key_id": key.id, "key_name": key_name}
+    action, request_id = "external_keys.create", key.request_id
+    return (wrote(ADMIN, action, key.id, before=None, after=after, request_id=request_id),)

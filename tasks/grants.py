@@ -6,7 +6,7 @@ from prefect import get_run_logger, task
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from tasks.clients import kms_client
-from tasks.retrying import policy_race
+from tasks.validation import policy_race
 
 
 @task(

@@ -7,7 +7,7 @@ from prefect import get_run_logger, task
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.models import ExternalKey
 from tasks.clients import admin_client
-from tasks.retrying import answer_lost
+from tasks.validation import answer_lost
 
 
 @task(

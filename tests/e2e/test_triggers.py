@@ -13,7 +13,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling, Scheduled
 
 from console.deploying import PROJECT, deploy
-from tasks.triggering import ONBOARDING
+from tasks.runs import ONBOARDING
 from tests.support.busy_server import busy_server
 from tests.support.examples import run_example
 from tests.support.stack import REQUESTER, Stack

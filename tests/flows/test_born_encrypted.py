@@ -113,7 +113,7 @@ def test_a_create_that_takes_effect_late_is_never_doubled(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While its outcome is open neither a retry nor another run creates; then it is found."""
-    monkeypatch.setattr("tasks.creation.SEARCH_AFTER_SECONDS", (0.0,))
+    monkeypatch.setattr("tasks.attachment.SEARCH_AFTER_SECONDS", (0.0,))
     run = asked_to_create(bench, "late")
     bench.control.fault("workspaces.create", kind="late", seconds=LATE)
     run.approve()
@@ -138,12 +138,12 @@ def test_a_create_that_was_lost_is_sent_again_after_a_new_approval_only(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once it can't take effect any more, and all pages were searched."""
-    monkeypatch.setattr("tasks.creation.SEARCH_AFTER_SECONDS", (0.0,))
+    monkeypatch.setattr("tasks.attachment.SEARCH_AFTER_SECONDS", (0.0,))
     run = asked_to_create(bench, "lost")
     bench.control.fault("workspaces.create", kind="reset")
     run.approve()
     assert run.state == "Failed"
-    monkeypatch.setattr("tasks.sent_creates.LATE", timedelta(0))  # ten minutes have passed
+    monkeypatch.setattr("tasks.attachment.LATE", timedelta(0))  # ten minutes have passed
     run.force(Scheduled(name="AwaitingRetry"))
     run.execute()
     assert run.state == "Suspended", run.message

@@ -13,7 +13,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from cmek.tags import workspace_tag
 from console.prefect_client import calling
-from tasks.triggering import OtherRequestError, start_onboarding
+from tasks.runs import OtherRequestError, start_onboarding
 from tests.support.discovering import Discoveries
 from tests.support.onboarding import Onboardings
 

@@ -15,7 +15,7 @@ from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import KeySpec
 from cmek.tags import EVIDENCE_TAG
 from cmek.terraform.module import VARIABLES, write_module
-from tasks.terraform import read_module
+from tasks.artifacts import read_module
 from tests.support.onboarding import Onboardings, Run
 from tests.terraform.command import Terraform, needs_terraform
 from tests.terraform.provider import stand_in

@@ -14,8 +14,8 @@ from cmek.onboarding.reports import artifact_key
 from cmek.onboarding.request import OnboardingRequest
 from cmek.terraform.module import IMPORTS, VARIABLES
 from console.terraform import terraform_command
+from tasks.artifacts import publish_terraform
 from tasks.clients import close_clients
-from tasks.terraform import publish_terraform
 from tests.support.onboarding import Onboardings
 
 COMMAND = typer.Typer()

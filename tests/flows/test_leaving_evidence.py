@@ -22,8 +22,7 @@ from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import EVIDENCE_TAG
 from console.evidence import app as evidence_app
 from tasks.clients import admin_client, close_clients
-from tasks.evidence import publish_evidence, record
-from tasks.marks import leave_marks
+from tasks.evidence import leave_marks, publish_evidence, record
 from tests.support.onboarding import Onboardings
 
 STARTED = Event(kind="started", subject="w", body={"requested_by": "ada@example.com"})

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import stamina
 
-from tasks.key_pages import page_key
+from tasks.artifacts import page_key
 from tests.support.sweep_crashes import survive_in_sweep, sweep_points
 from tests.support.sweep_faults import survive_sweep_faults, sweep_scripts
 from tests.support.sweeps import Sweeps, sweeping

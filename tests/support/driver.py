@@ -28,16 +28,12 @@ import flows.alone
 import flows.approval
 import flows.gatekeeping
 import flows.onboard
+import tasks.artifacts
+import tasks.attachment
 import tasks.clients
-import tasks.creation
 import tasks.evidence
-import tasks.health
-import tasks.memory
-import tasks.pin
-import tasks.reports
-import tasks.sent_creates
-import tasks.terraform
-import tasks.this_run
+import tasks.revalidation
+import tasks.runs
 from cmek.anthropic.auth import AdminKey
 from cmek.anthropic.client import AdminApi
 from cmek.evidence.record import Chain
@@ -266,25 +262,25 @@ def driving(*, sockets: bool = True, patience: float = 15.0, **options: Any) -> 
 def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
     """Every name in flows and tasks behind which Prefect's engine or API would be."""
     exact: dict[int, Any] = {
-        id(tasks.memory.remember): driver._remember,
-        id(tasks.memory.recall): driver._recall,
-        id(tasks.this_run.run_id): lambda: driver.executing().id,
+        id(tasks.runs.remember): driver._remember,
+        id(tasks.runs.recall): driver._recall,
+        id(tasks.runs.run_id): lambda: driver.executing().id,
         id(flows.approval.attempt): lambda: driver._run().attempt,
         id(flows.approval.asked_numbers): driver._asked_numbers,
         id(flows.approval.wait_for_answer): driver._wait_for_answer,
         id(flows.alone.working_alone): driver._working_alone,
-        id(tasks.pin.pin_request): driver._pin,
+        id(tasks.runs.pin_request): driver._pin,
         id(tasks.clients.close_clients): _nothing,
-        id(tasks.reports.publish): _nothing,
+        id(tasks.artifacts.publish): _nothing,
         id(tasks.evidence.publish_evidence): _nothing,
         id(tasks.evidence.publish_failure): _nothing,
-        id(tasks.terraform.publish_terraform): _nothing,
-        id(tasks.health.record_onboarding): _nothing,
+        id(tasks.artifacts.publish_terraform): _nothing,
+        id(tasks.revalidation.record_onboarding): _nothing,
         id(deployment): _Deployment,
         id(tasks.evidence._earlier): _new_chain,
-        id(tasks.sent_creates.mark_sent): driver._mark_sent,
-        id(tasks.sent_creates.unmark_sent): driver._unmark_sent,
-        id(tasks.sent_creates.nothing_in_doubt): driver._nothing_in_doubt,
+        id(tasks.attachment.mark_sent): driver._mark_sent,
+        id(tasks.attachment.unmark_sent): driver._unmark_sent,
+        id(tasks.attachment.nothing_in_doubt): driver._nothing_in_doubt,
         id(flows.alone.belongs_to): _nothing,
         id(get_run_logger): lambda: logging.getLogger("driver"),
     }
@@ -298,7 +294,7 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
             elif isinstance(value, Task):
                 yield module, name, Plain(value)
     yield flows.gatekeeping, "ATTACH_PAUSE_SECONDS", 0.0
-    yield tasks.creation, "SEARCH_AFTER_SECONDS", (0.0,)
+    yield tasks.attachment, "SEARCH_AFTER_SECONDS", (0.0,)
     yield from _watched(driver)
 
 

@@ -21,15 +21,12 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter
 from pydantic import BaseModel
 
 import flows.revalidate
-import tasks.fleet_reports
-import tasks.health
-import tasks.key_pages
-import tasks.sweep
+import tasks.artifacts
+import tasks.revalidation
 from cmek.keys.verdicts import KeyRecord
 from cmek.revalidation.fleet import FleetRow, read_page, read_rows
 from cmek.revalidation.request import RevalidationRequest
-from tasks.fleet_reports import FLEET
-from tasks.key_pages import page_key
+from tasks.artifacts import FLEET, page_key
 from tests.support.driver import Driver
 from tests.support.plain import Plain
 from tests.support.runs import AnyRun
@@ -138,7 +135,7 @@ class Kept:
         return SimpleNamespace(name="follow-up")
 
     async def remember(self, name: str, value: BaseModel) -> None:
-        """`tasks.memory.remember`."""
+        """`tasks.runs.remember`."""
         memory = self.driver.executing().memory
         await self.write(f"memory {name}", memory.__setitem__, name, value.model_dump_json())
 
@@ -182,21 +179,21 @@ class WithResults(Plain):
 def revalidating(driver: Driver) -> Iterator[Kept]:
     """Prefect's side of revalidations that this driver executes."""
     kept = Kept(driver)
-    look = tasks.health.revalidate_key
+    look = tasks.revalidation.revalidate_key
     assert isinstance(look, Plain)
     replaced: list[tuple[Any, str, Any]] = [
         (flows.revalidate, "revalidate_key", WithResults(look.task, kept)),
         (flows.revalidate, "remember", kept.remember),
         (flows.revalidate, "acreate_progress_artifact", _nothing),
         (flows.revalidate, "aupdate_progress_artifact", _nothing),
-        (tasks.fleet_reports, "get_client", kept.get_client),
-        (tasks.fleet_reports, "acreate_table_artifact", kept.publish),
-        (tasks.fleet_reports, "acreate_image_artifact", kept.publish),
-        (tasks.fleet_reports, "emit_event", kept.emit_event),
-        (tasks.health, "emit_event", kept.emit_event),
-        (tasks.key_pages, "get_client", kept.get_client),
-        (tasks.key_pages, "acreate_markdown_artifact", kept.publish),
-        (tasks.sweep, "HOLD_SECONDS", 0.0),
+        (tasks.artifacts, "get_client", kept.get_client),
+        (tasks.artifacts, "acreate_table_artifact", kept.publish),
+        (tasks.artifacts, "acreate_image_artifact", kept.publish),
+        (tasks.artifacts, "emit_event", kept.emit_event),
+        (tasks.revalidation, "emit_event", kept.emit_event),
+        (tasks.artifacts, "get_client", kept.get_client),
+        (tasks.artifacts, "acreate_markdown_artifact", kept.publish),
+        (tasks.revalidation, "HOLD_SECONDS", 0.0),
     ]
     with ExitStack() as stack:
         for module, name, value in replaced:

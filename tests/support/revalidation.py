@@ -23,7 +23,7 @@ from cmek.keys.verdicts import KeyRecord
 from cmek.revalidation.fleet import FleetRow, read_page, read_rows
 from cmek.revalidation.request import RevalidationRequest
 from flows.revalidate import revalidate_keys
-from tasks.key_pages import page_key
+from tasks.artifacts import page_key
 
 
 @dataclass

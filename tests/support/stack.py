@@ -19,7 +19,7 @@ from prefect.client.schemas.responses import OrchestrationResult
 from console import approvals, local_stack, prefect_server, processes
 from console.deploying import PROJECT
 from console.prefect_client import calling, local_async_client, local_client
-from tasks.triggering import start_onboarding
+from tasks.runs import start_onboarding
 from tests.support.postgres import cluster
 from tests.support.sandbox import SandboxControl
 

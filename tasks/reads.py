@@ -1,0 +1,244 @@
+"""First reads: whose credential is it, and what does the workspace look like?
+
+Read everything that a plan rests on, now.
+
+All prerequisites at once, read anew each time.
+
+After a failed validation: which of the known causes is it?
+
+Read what a dry plan needs; writes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from cmek.anthropic.client import AdminApi
+from cmek.anthropic.errors import NotFoundError
+from cmek.anthropic.models import ExternalKey, Organization, Workspace
+from cmek.anthropic_identity import MEMBER
+from cmek.gcp.iam import unconditional_roles
+from cmek.keys.diagnosis import Failure, diagnose, gather_facts
+from cmek.keys.prerequisites import run_checks
+from cmek.keys.rules import Cause
+from cmek.keys.verdicts import CheckReport
+from cmek.models import FrozenModel
+from cmek.onboarding.eligibility import find_created
+from cmek.onboarding.plan import LiveFacts, Standings
+from cmek.onboarding.request import OnboardingRequest, born_of, namesakes
+from tasks._uncached_task import uncached_task
+from tasks.clients import admin_client, google_client, kms_client
+from tasks.registration import find_external_key
+from tasks.runs import run_id
+
+
+class WorkspaceNotFoundError(Exception):
+    """No such workspace in the organization of the credential."""
+
+
+class WorkspaceReading(FrozenModel):
+    """A workspace, whether it is (or may be) the default one, and its key."""
+
+    workspace: Workspace
+    is_default: bool
+    current_key: ExternalKey | None
+
+
+@uncached_task(
+    name="Read organization",
+    task_run_name="Read organization",
+)
+async def read_organization(block: str) -> Organization:
+    """The organization of the credential (prerequisite: the Admin API key works).
+
+    Raises:
+        AdminApiError: The credential does not work, or the service does not answer.
+    """
+    return await (await admin_client(block)).organization.me()
+
+
+@uncached_task(
+    name="Read workspace",
+    task_run_name="Read workspace {workspace_id}",
+)
+async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
+    """The workspace and the key that it has.
+
+    No field of the object says that it is the default one, but a list without `include_default`
+    leaves that one out. What can't be told counts as default.
+
+    Raises:
+        WorkspaceNotFoundError: Not in this organization.
+    """
+    api = await admin_client(block)
+    listed = [w async for w in api.workspaces.list(ids=[workspace_id], include_archived=True)]
+    found = next((w for w in listed if w.id == workspace_id), None)
+    try:
+        workspace = found or await api.workspaces.retrieve(workspace_id)
+    except NotFoundError as error:
+        raise WorkspaceNotFoundError(
+            f"workspace {workspace_id} is not in the organization of block {block!r}: check the "
+            f"id in the Console, or use that organization's credential ({error})"
+        ) from error
+    key_id = workspace.external_key_id
+    return WorkspaceReading(
+        workspace=workspace,
+        is_default=found is None or workspace.name == "Default",
+        current_key=await api.external_keys.retrieve(key_id) if key_id else None,
+    )
+
+
+@uncached_task(
+    name="Search workspaces",
+    task_run_name="Search workspaces for {request.create_workspace}",
+)
+async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | None:
+    """What this request has created already, over all pages; None when nothing has its name.
+
+    Raises:
+        AdmissionRefusedError: Another workspace has the name.
+    """
+    api, name = await admin_client(request.anthropic_block), request.create_workspace or ""
+    listed = api.workspaces.list(include_archived=True, include_default=True)
+    everything = [one async for one in listed]
+    close = (*born_of(everything, str(run_id())), *namesakes(everything, name))
+    ids = {one.external_key_id for one in close if one.external_key_id is not None}
+    keys = {one: await api.external_keys.retrieve(one) for one in sorted(ids)}
+    found = find_created(request, everything, keys, str(run_id()))
+    if found is None:
+        return None
+    return WorkspaceReading(
+        workspace=found,
+        is_default=found.name == "Default",
+        current_key=keys.get(found.external_key_id or ""),
+    )
+
+
+class KeyGoneError(Exception):
+    """The crypto key is not there (any more)."""
+
+
+@uncached_task(
+    name="4 Read live facts",
+    task_run_name="4 Read live facts of {request.subject}",
+)
+async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> LiveFacts:
+    """All reads at once, never cached: a run that was suspended must not see old answers.
+
+    The key's name (guide step 4) is the one that Cloud KMS returned.
+
+    Raises:
+        KeyGoneError: The crypto key is not found.
+        AdminApiError, GoogleApiError: A read was refused.
+    """
+    admin = await admin_client(request.anthropic_block)
+    kms = await kms_client(request.kms_block)
+    name = str(request.key_name)
+    organization, workspace, external_key, key, versions, policy = await asyncio.gather(
+        admin.organization.me(),
+        _workspace(admin, request),
+        admin.external_keys.retrieve(external_key_id),
+        kms.get_crypto_key(name),
+        kms.list_crypto_key_versions(name),
+        kms.get_iam_policy(name),
+    )
+    if key is None:
+        raise KeyGoneError(f"{name} is not found: was it deleted? Nothing was attached")
+    return LiveFacts(
+        organization_id=organization.id,
+        **workspace,
+        key=key,
+        versions=tuple(versions),
+        granted_roles=unconditional_roles(policy, MEMBER),
+        external_key_id=external_key.id,
+        external_key_name=external_key.gcp_key_name,
+        admin_base_url=admin.base_url,
+        kms_endpoint=kms.endpoint,
+    )
+
+
+async def _workspace(admin: AdminApi, request: OnboardingRequest) -> dict[str, Any]:
+    """The fields about the workspace, or about a new one, that nothing has its name."""
+    if request.workspace_id is None:
+        name = request.create_workspace or ""
+        listed = [one async for one in admin.workspaces.list(include_default=True)]
+        return {
+            "workspace_id": None,
+            "workspace_name": name,
+            "workspace_archived": False,
+            "workspace_external_key_id": None,
+            "namesakes": tuple(one.id for one in namesakes(listed, name)),
+        }
+    workspace = await admin.workspaces.retrieve(request.workspace_id)
+    return {
+        "workspace_id": workspace.id,
+        "workspace_name": workspace.name,
+        "workspace_archived": workspace.is_archived,
+        "workspace_external_key_id": workspace.external_key_id,
+    }
+
+
+class PrerequisitesFailedError(Exception):
+    """At least one check fails; nothing was made. The message names each with its remedy."""
+
+    def __init__(self, report: CheckReport) -> None:
+        lines = [f"{c.title}: {c.evidence} To mend it: {c.remedy}" for c in report.failed]
+        super().__init__("prerequisites fail, nothing was made. " + " | ".join(lines))
+        self.report = report
+
+
+@uncached_task(
+    name="Prerequisites",
+    task_run_name="Prerequisites",
+)
+async def check_prerequisites(request: OnboardingRequest) -> CheckReport:
+    """Every check; a read that is refused makes `unknown`, never an exception."""
+    return await run_checks(
+        request,
+        admin=await admin_client(request.anthropic_block),
+        kms=await kms_client(request.kms_block),
+        google=await google_client(request.kms_block),
+    )
+
+
+@uncached_task(
+    name="Diagnose",
+    task_run_name="Diagnose",
+)
+async def find_causes(request: OnboardingRequest, failure: Failure) -> tuple[Cause, ...]:
+    """Every known cause, the most likely first; each proved, excluded or open by our own reads."""
+    facts = await gather_facts(
+        request,
+        failure,
+        admin=await admin_client(request.anthropic_block),
+        kms=await kms_client(request.kms_block),
+        google=await google_client(request.kms_block),
+    )
+    return diagnose(facts)
+
+
+@uncached_task(
+    name="Look at what exists",
+    task_run_name="Look at what exists",
+)
+async def read_standings(request: OnboardingRequest) -> Standings:
+    """Ring, key, grants and external key as they are."""
+    kms = await kms_client(request.kms_block)
+    admin = await admin_client(request.anthropic_block)
+    name = str(request.key_name)
+    ring = await kms.get_key_ring(request.key_name.key_ring_name)
+    key = await kms.get_crypto_key(name) if ring else None
+    policy = await kms.get_iam_policy(name) if key else None
+    external_key = await find_external_key(admin, name)
+    attached = False
+    if external_key is not None and request.workspace_id is not None:
+        workspace = await admin.workspaces.retrieve(request.workspace_id)
+        attached = workspace.external_key_id == external_key.id
+    return Standings(
+        ring_exists=ring is not None,
+        key=key,
+        granted_roles=unconditional_roles(policy, MEMBER) if policy else frozenset(),
+        external_key_id=external_key.id if external_key else None,
+        attached=attached,
+    )
