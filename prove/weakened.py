@@ -14,7 +14,7 @@ from typing import Any, Final
 from unittest.mock import patch
 
 import cmek.onboarding.gate
-import flows.gatekeeping
+import flows._attach
 import flows.onboard
 from cmek.onboarding.approval import Answer, Ask
 from cmek.onboarding.gate import Circumstances, Permit, Refusal
@@ -47,14 +47,14 @@ def _deaf(rule: Callable[..., list[Any]], codes: tuple[str, ...]) -> Callable[..
 
 def _own_plan(stack: ExitStack) -> None:
     """The plan of the ask is weighed, not the one that was read behind the answer."""
-    real = flows.gatekeeping.decide
+    real = flows._attach.decide
 
     def stale(
         ask: Ask, answer: Answer, circumstances: Circumstances, **times: Any
     ) -> Permit | Refusal:
         return real(ask, answer, replace(circumstances, plan=ask.plan), **times)
 
-    stack.enter_context(patch.object(flows.gatekeeping, "decide", stale))
+    stack.enter_context(patch.object(flows._attach, "decide", stale))
 
 
 def _unpinned(stack: ExitStack) -> None:

@@ -11,7 +11,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
-import flows.alone
+import flows._workspace_lock
 from cmek.onboarding.reports import artifact_key
 from tests.support.onboarding import Onboardings
 
@@ -32,8 +32,8 @@ def test_a_slot_that_never_becomes_free_fails_the_run_with_the_way_out(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not wait for ever; after what the message says, a retry goes on."""
-    monkeypatch.setattr(flows.alone, "HELD_SECONDS", 1.0)
-    monkeypatch.setattr(flows.alone, "LOOK_AGAIN_SECONDS", 0.5)
+    monkeypatch.setattr(flows._workspace_lock, "HELD_SECONDS", 1.0)
+    monkeypatch.setattr(flows._workspace_lock, "LOOK_AGAIN_SECONDS", 0.5)
     limit = take_for_good(bench)
     bench.control.clear_log()
     run = bench.start().execute()
@@ -49,8 +49,8 @@ def test_a_run_that_waits_for_the_slot_sees_who_claims_the_workspace(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends as a duplicate at once, not when the other one has let go."""
-    monkeypatch.setattr(flows.alone, "LOOK_AGAIN_SECONDS", 0.5)
-    limit, denied, takes = take_for_good(bench), threading.Event(), flows.alone._takes
+    monkeypatch.setattr(flows._workspace_lock, "LOOK_AGAIN_SECONDS", 0.5)
+    limit, denied, takes = take_for_good(bench), threading.Event(), flows._workspace_lock._takes
 
     async def watched(name: str, held: AsyncExitStack) -> bool:
         got = await takes(name, held)
@@ -58,7 +58,7 @@ def test_a_run_that_waits_for_the_slot_sees_who_claims_the_workspace(
             denied.set()
         return got
 
-    monkeypatch.setattr(flows.alone, "_takes", watched)
+    monkeypatch.setattr(flows._workspace_lock, "_takes", watched)
     first, second = bench.start(), bench.start()
     with ThreadPoolExecutor() as pool:
         executed = pool.submit(contextvars.copy_context().run, second.execute)

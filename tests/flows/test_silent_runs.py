@@ -17,7 +17,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Paused, Pending, Running, Scheduled, Suspended
 
-from flows.silent import look_at_silent_run
+from flows.watchdog import look_at_silent_run
 from tests.support.onboarding import Onboardings
 
 LATER = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))

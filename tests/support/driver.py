@@ -24,9 +24,9 @@ from prefect.tasks import Task
 from pydantic import BaseModel, SecretStr, ValidationError
 
 import cmek.gcp.kms
-import flows.alone
-import flows.approval
-import flows.gatekeeping
+import flows._approval
+import flows._attach
+import flows._workspace_lock
 import flows.onboard
 import tasks.artifacts
 import tasks.attachment
@@ -176,10 +176,10 @@ class Driver:
             run.suspended_at.append(ask.key)
             raise Suspended
         try:
-            form = flows.approval.approval_form(ask, text)
+            form = flows._approval.approval_form(ask, text)
             return Answer.model_validate(form.model_validate(run.answers[ask.key]).model_dump())
         except (KeyError, ValidationError) as error:
-            raise flows.approval.AnswerMissingError(ask.key) from error
+            raise flows._approval.AnswerMissingError(ask.key) from error
 
     async def _remember(self, name: str, value: BaseModel) -> None:
         self.executing().memory[self._named(name)] = value.model_dump_json()
@@ -265,10 +265,10 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
         id(tasks.runs.remember): driver._remember,
         id(tasks.runs.recall): driver._recall,
         id(tasks.runs.run_id): lambda: driver.executing().id,
-        id(flows.approval.attempt): lambda: driver._run().attempt,
-        id(flows.approval.asked_numbers): driver._asked_numbers,
-        id(flows.approval.wait_for_answer): driver._wait_for_answer,
-        id(flows.alone.working_alone): driver._working_alone,
+        id(flows._approval.attempt): lambda: driver._run().attempt,
+        id(flows._approval.asked_numbers): driver._asked_numbers,
+        id(flows._approval.wait_for_answer): driver._wait_for_answer,
+        id(flows._workspace_lock.working_alone): driver._working_alone,
         id(tasks.runs.pin_request): driver._pin,
         id(tasks.clients.close_clients): _nothing,
         id(tasks.artifacts.publish): _nothing,
@@ -281,7 +281,7 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
         id(tasks.attachment.mark_sent): driver._mark_sent,
         id(tasks.attachment.unmark_sent): driver._unmark_sent,
         id(tasks.attachment.nothing_in_doubt): driver._nothing_in_doubt,
-        id(flows.alone.belongs_to): _nothing,
+        id(flows._workspace_lock.belongs_to): _nothing,
         id(get_run_logger): lambda: logging.getLogger("driver"),
     }
     for module_name in sorted(sys.modules):
@@ -293,7 +293,7 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
                 yield module, name, exact[id(value)]
             elif isinstance(value, Task):
                 yield module, name, Plain(value)
-    yield flows.gatekeeping, "ATTACH_PAUSE_SECONDS", 0.0
+    yield flows._attach, "ATTACH_PAUSE_SECONDS", 0.0
     yield tasks.attachment, "SEARCH_AFTER_SECONDS", (0.0,)
     yield from _watched(driver)
 

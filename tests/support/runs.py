@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-import flows.gatekeeping
+import flows._attach
 import flows.onboard
 from cmek.onboarding.approval import Ask
 from cmek.onboarding.request import OnboardingRequest
@@ -81,4 +81,4 @@ class Run(AnyRun):
         if not self.suspended_at:
             return None
         text = self.memory.get(self.suspended_at[-1].replace("attach-", "ask-", 1))
-        return flows.gatekeeping.AskRecord.model_validate_json(text).ask if text else None
+        return flows._attach.AskRecord.model_validate_json(text).ask if text else None

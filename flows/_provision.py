@@ -1,4 +1,7 @@
-"""Guide steps 1 to 6: everything before a person is asked. Each step is safe to run again."""
+"""A key that Anthropic can't use: say why, and what mends it.
+
+Guide steps 1 to 6: everything before a person is asked. Each step is safe to run again.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,15 @@ from uuid import UUID
 from cmek.anthropic.models import ExternalKey
 from cmek.evidence.events import validated
 from cmek.keys.diagnosis import Failure
+from cmek.keys.rules import Cause
 from cmek.keys.verdicts import CheckReport
+from cmek.markdown import escape
 from cmek.onboarding.eligibility import Standing, admit, admit_organization
 from cmek.onboarding.gate import ValidationProof
+from cmek.onboarding.reports import causes_table
 from cmek.onboarding.request import OnboardingRequest
-from flows.approval import attempt
-from flows.explaining import UnusableKeyError, explain
+from flows._approval import attempt
+from tasks.artifacts import publish
 from tasks.attachment import nothing_in_doubt
 from tasks.crypto_key import EnsuredKey, ensure_crypto_key
 from tasks.evidence import grants_written, key_written, record, registration_written, ring_written
@@ -23,12 +29,45 @@ from tasks.key_ring import ensure_key_ring
 from tasks.reads import (
     PrerequisitesFailedError,
     check_prerequisites,
+    find_causes,
     read_organization,
     read_workspace,
     search_workspace,
 )
 from tasks.registration import ensure_external_key
 from tasks.validation import ValidationFailedError, validate_while_settling
+
+
+class UnusableKeyError(Exception):
+    """Anthropic can't use the key; the message has the most likely cause and what mends it."""
+
+
+async def explain(request: OnboardingRequest, failure: Failure, said: str | None) -> str:
+    """Diagnose, publish the table of causes, and return the first cause as a sentence.
+
+    Args:
+        request: The pinned request.
+        failure: Which validation or attach failed.
+        said: Anthropic's free text; shown, never interpreted.
+    """
+    causes = await find_causes(request, failure)
+    await publish(
+        "diagnosis",
+        request.subject,
+        f"# Why Anthropic can't use {escape(request.key_name)}\n\n"
+        f"Anthropic said: {escape(said or 'nothing')} "
+        f"(request {escape(failure.request_id or 'unknown')})\n\n{causes_table(causes)}",
+        "causes, the most likely first",
+    )
+    return _first(causes)
+
+
+def _first(causes: tuple[Cause, ...]) -> str:
+    likely = [cause for cause in causes if cause.verdict != "excluded"]
+    if not likely:
+        return "every known cause is excluded; see the diagnosis artifact"
+    cause = likely[0]
+    return f"{cause.title} ({cause.verdict}): {cause.why} To mend it: {cause.command}"
 
 
 @dataclass(frozen=True, slots=True)

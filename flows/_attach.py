@@ -21,9 +21,8 @@ from cmek.onboarding.gate import Circumstances, Course, Permit, Refusal, Validat
 from cmek.onboarding.plan import LiveFacts, Plan, build_plan
 from cmek.onboarding.reports import ask_text, refused_report
 from cmek.onboarding.request import OnboardingRequest
-from flows.approval import MAX_ASKS, AskLostError, asked_numbers, attempt, new_ask, wait_for_answer
-from flows.explaining import UnusableKeyError, explain
-from flows.making_ready import Ready
+from flows._approval import MAX_ASKS, AskLostError, asked_numbers, attempt, new_ask, wait_for_answer
+from flows._provision import Ready, UnusableKeyError, explain
 from tasks.artifacts import publish
 from tasks.attachment import Attached, AttachOutcome, attach, create
 from tasks.evidence import publish_evidence
