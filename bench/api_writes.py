@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from console import runs
+from cli import client as runs
 from tests.support.stack import Stack, running_stack
 
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
 
+from cli.client import every
 from cmek.outcomes import RunOutcome
 from cmek.tags import workspace_tag
-from console.prefect_client import every
 from tasks.runs import ONBOARDING
 from tests.support.stack import Stack, running_stack
 

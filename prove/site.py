@@ -20,12 +20,12 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
+from cli.local.processes import Child, stop
+from cli.local.stack import client_environment, free_port, start_server, wait_for_server
 from cmek.anthropic_identity import ROLES
 from cmek.onboarding.reports import artifact_key
 from cmek.onboarding.request import subject_in
 from cmek.outcomes import HAS_ITS_KEY
-from console.prefect_server import client_environment, free_port, start_server, wait_for_server
-from console.processes import Child, stop
 from tests.support.onboarding import Onboardings, Run, onboardings
 from tests.support.postgres import new_database
 from tests.support.scene import Scene

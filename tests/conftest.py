@@ -34,9 +34,9 @@ settings.register_profile(
 )
 
 ON_THE_STACK = (
-    "tests/console/test_answering.py",
-    "tests/console/test_local_stack.py",
-    "tests/console/test_rehearse.py",
+    "tests/cli/test_answering.py",
+    "tests/cli/test_local_stack.py",
+    "tests/cli/test_rehearse.py",
     "tests/e2e/test_triggers.py",
     "tests/flows/test_revalidate_stack.py",
 )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from console.approvals import Ask
+from cli.approvals import Ask
 from tests.support.browser import CHROMIUM, NO_CHROMIUM, Browser, Form, chromium
 from tests.support.stack import APPROVER, REQUESTER, Stack, running_stack
 

@@ -11,9 +11,9 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Pending, Scheduled
 
-from console.automations import install
-from console.prefect_server import WORKER
-from console.runs import DEPLOYMENT
+from cli.client import DEPLOYMENT
+from cli.deploy import install
+from cli.local.stack import WORKER
 from tests.support.killing import executing, kill_worker
 from tests.support.stack import Stack, running_stack
 

@@ -17,9 +17,9 @@ import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 
-from console.prefect_client import local_client
-from console.prefect_server import LOOPBACK, free_port, start_worker, wait_for_server
-from console.processes import start, stop
+from cli.client import local_client
+from cli.local.processes import start, stop
+from cli.local.stack import LOOPBACK, free_port, start_worker, wait_for_server
 from tests.support.examples import DOCS, run_example
 from tests.support.postgres import cluster
 from tests.support.stack import REQUESTER, Stack, full_answer, running_stack

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from prefect.client.schemas.objects import TaskRun
 
-from console import runs
+from cli import client as runs
 from tests.support.bucket import running_bucket
 from tests.support.stack import Stack, running_stack
 

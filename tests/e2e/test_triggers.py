@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling, Scheduled
 
-from console.deploying import PROJECT, deploy
+from cli.deploy import PROJECT, deploy
 from tasks.runs import ONBOARDING
 from tests.support.busy_server import busy_server
 from tests.support.examples import run_example

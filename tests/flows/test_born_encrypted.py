@@ -8,11 +8,10 @@ from datetime import timedelta
 import pytest
 from prefect.states import Scheduled
 
+from cli.show import history, read_record
 from cmek.evidence.record import loads
 from cmek.onboarding.request import key_id_for
 from cmek.tags import CREATED_BY_TAG, EVIDENCE_TAG
-from console.evidence import read_record
-from console.history import history
 from tests.support.admin import wait_until
 from tests.support.born import NAME, asked_to_create, born, creates, start_to_create
 from tests.support.onboarding import Onboardings

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from prefect.client.schemas.objects import State
 
+from cli.main import main
 from cmek.onboarding.request import OnboardingRequest
-from console.main import main
 from flows.check import check_prerequisites_only
 from tests.support.onboarding import REQUESTER, Onboardings
 

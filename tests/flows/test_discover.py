@@ -11,8 +11,8 @@ from prefect import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
+from cli.client import calling
 from cmek.tags import workspace_tag
-from console.prefect_client import calling
 from tasks.runs import OtherRequestError, start_onboarding
 from tests.support.discovering import Discoveries
 from tests.support.onboarding import Onboardings

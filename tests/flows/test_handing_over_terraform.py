@@ -10,10 +10,10 @@ from prefect import flow
 from prefect.client.schemas.objects import Artifact
 from typer.testing import CliRunner
 
+from cli.show import terraform_command
 from cmek.onboarding.reports import artifact_key
 from cmek.onboarding.request import OnboardingRequest
 from cmek.terraform.module import IMPORTS, VARIABLES
-from console.terraform import terraform_command
 from tasks.artifacts import publish_terraform
 from tasks.clients import close_clients
 from tests.support.onboarding import Onboardings

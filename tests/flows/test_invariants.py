@@ -16,16 +16,16 @@ from pydantic import BaseModel, ValidationError
 
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
+from cli.local.stack import client_environment
 from cmek import anthropic_identity
 from cmek._http import EndpointError
 from cmek.anthropic_identity import MEMBER, SERVICE_ACCOUNT
 from cmek.onboarding.request import OnboardingRequest
-from console.prefect_server import client_environment
 from tests.support.kms import Level
 from tests.support.onboarding import Onboardings
 
 PROJECT = Path(__file__).parents[2]
-ROOMS = ("cmek", "blocks", "tasks", "flows", "console")
+ROOMS = ("cmek", "blocks", "tasks", "flows", "cli")
 HARMFUL = {
     "destroy_crypto_key_version",
     "delete_crypto_key",

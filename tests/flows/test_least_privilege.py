@@ -14,13 +14,13 @@ from prefect_gcp import GcpCredentials
 
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
+from cli.deploy import PROJECT
 from cmek._http import Ok, try_read
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
 from cmek.keys.prerequisites import run_checks
 from cmek.keys.verdicts import CheckReport
 from cmek.onboarding.request import OnboardingRequest
-from tests.support.examples import DOCS
 from tests.support.onboarding import Onboardings
 from tests.support.revalidation import Revalidations
 from tests.support.staging import FOLDER, ORGANIZATION
@@ -30,7 +30,8 @@ BLOCK = "google-kms-worker"
 
 def role(name: str) -> list[str]:
     """The permissions of a documented role."""
-    found: list[str] = yaml.safe_load((DOCS / "roles" / name).read_text())["includedPermissions"]
+    text = (PROJECT / "deploy" / "roles" / name).read_text()
+    found: list[str] = yaml.safe_load(text)["includedPermissions"]
     return found
 
 

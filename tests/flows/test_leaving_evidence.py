@@ -14,13 +14,13 @@ from prefect.filesystems import LocalFileSystem
 from prefect.runtime import flow_run
 from typer.testing import CliRunner
 
+from cli.show import app as evidence_app
 from cmek.evidence.events import in_use_label
 from cmek.evidence.record import Chain, Event, EvidenceEntry, loads
 from cmek.evidence.report import record_in
 from cmek.onboarding.reports import artifact_key
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import EVIDENCE_TAG
-from console.evidence import app as evidence_app
 from tasks.clients import admin_client, close_clients
 from tasks.evidence import leave_marks, publish_evidence, record
 from tests.support.onboarding import Onboardings

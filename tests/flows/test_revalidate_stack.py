@@ -21,10 +21,9 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymen
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
-from console.automations import install
-from console.history import history
-from console.prefect_server import PROJECT, WORKER
-from console.status import read_fleet
+from cli.deploy import install
+from cli.local.stack import PROJECT, WORKER
+from cli.show import history, read_fleet
 from tests.support.killing import kill_worker
 from tests.support.kms import NO_RETRY, State, grpc_client
 from tests.support.revalidation import Revalidations

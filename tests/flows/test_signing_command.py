@@ -11,11 +11,13 @@ from uuid import uuid4
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from console import approvals, dialogue, signing
-from console.approvals import ApprovalError, Ask, TamperedError
-from console.dialogue import Given
-from console.main import main
-from console.terminal import new_console
+from cli import approvals
+from cli import approvals as signing
+from cli import approve as dialogue
+from cli.approvals import ApprovalError, Ask, TamperedError
+from cli.approve import Given
+from cli.main import main
+from cli.terminal import new_console
 from tests.support.onboarding import APPROVER, Onboardings, Run
 from tests.support.signing import GRACE, KATHERINE, Office
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import psutil
 
-from console.processes import Child, processes_with
+from cli.local.processes import Child, processes_with
 from tests.support.stack import Stack
 
 

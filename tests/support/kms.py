@@ -15,8 +15,8 @@ from google.cloud.kms_v1.services.key_management_service.transports import (
 from google.iam.v1 import iam_policy_pb2, options_pb2, policy_pb2
 from google.oauth2.credentials import Credentials
 
+from cli.local.sandbox import SandboxAddress
 from cmek.anthropic_identity import MEMBER
-from console.sandbox_process import SandboxAddress
 from sandbox.server import Sandbox
 from sandbox.world import World
 

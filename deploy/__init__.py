@@ -1,0 +1,1 @@
+"""What production copies: work-pool templates, roles, automations."""

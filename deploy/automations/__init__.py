@@ -1,0 +1,1 @@
+"""Automations that `cmek automations install` puts on the server."""

@@ -1,0 +1,166 @@
+"""`cmek onboard`, `pending`, `approve` and `reject` against a running server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from cli.main import main
+from tests.support.command import clean_environment, cmek_in_terminal
+from tests.support.stack import Stack
+
+pytestmark = pytest.mark.e2e
+PERSON = ("--requested-by", "ada@example.com")
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def command(stack: Stack, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `cmek` against the stack without a terminal; exit code, and output on one line."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        with (
+            temporary_settings({PREFECT_API_URL: stack.local.api_url}),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main(arguments)
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), " ".join((output.out + output.err).split())
+
+    return run
+
+
+def onboard(stack: Stack, command: Command, *arguments: str) -> str:
+    """Start an onboarding with the command; the run's id."""
+    project = ("--project", stack.local.sandbox.project_id)
+    code, said = command("onboard", *arguments, *project, *PERSON)
+    found = re.search(r"runs/flow-run/([0-9a-f-]{36})", said)
+    assert code == 0, said
+    assert found, said
+    return found[1]
+
+
+def attach_calls(stack: Stack, workspace: str) -> list[str]:
+    """The attach requests for a workspace that reached the sandbox."""
+    return [
+        one["status"]
+        for one in stack.control.log(call="workspaces.update")
+        if one["request"].get("external_key_id") and workspace in one["resource"]
+    ]
+
+
+def typing(workspace: str, *, approver: str = "") -> list[tuple[str, str]]:
+    """What a person types who accepts the warnings."""
+    return [
+        ("accept the warnings", "y"),
+        ("Type the workspace id", workspace),
+        ("Your name", approver),
+        ("Comment", "as agreed"),
+    ]
+
+
+def test_a_person_approves_in_a_terminal_by_typing_the_workspace_id(
+    stack: Stack, command: Command, tmp_path: Path
+) -> None:
+    """Onboard, see it pending, approve; a wrong id answers nothing, the right one attaches."""
+    workspace = stack.new_workspace("approved-by-hand")
+    run_id = onboard(stack, command, workspace)
+    ask = stack.wait_for_ask(stack.run(run_id))
+    _, listed = command("pending")
+    assert f"{run_id} {workspace} {ask.plan_digest[:12]}" in listed
+
+    for typed, wanted in (("wrkspc_01Another11111", 1), (workspace, 0)):
+        code, screen = cmek_in_terminal(
+            ["approve", run_id],
+            typing(typed, approver="grace@example.com"),
+            environment=clean_environment(tmp_path, PREFECT_API_URL=stack.local.api_url),
+            directory=tmp_path,
+        )
+        assert code == wanted, screen
+        assert ask.plan_digest in screen
+        assert len(attach_calls(stack, workspace)) == 1 - wanted
+    assert "Attached" in screen
+
+
+@pytest.mark.prove
+def test_a_new_workspace_is_asked_for_once_and_approved_by_its_name(
+    stack: Stack, command: Command, tmp_path: Path
+) -> None:
+    """The same command gives the same run; a wrong name answers nothing, the right one creates."""
+    name = "Born by hand (1)"
+    run_id, again = (onboard(stack, command, "--create-workspace", name) for _ in range(2))
+    assert run_id == again
+    stack.wait_for_ask(stack.run(run_id))
+    _, listed = command("pending")
+    assert f"{run_id} {name}" in listed
+    code, said = command(
+        "check", "--create-workspace", name, "--json", "--project", "acme-kms-prod"
+    )
+    assert (code, f"the name '{name}' is free" in said) == (0, True), said
+
+    made = stack.control.log(call="workspaces.create")
+    for typed, wanted in ((name.lower(), 1), (name, 0)):
+        code, screen = cmek_in_terminal(
+            ["approve", run_id],
+            [("accept the warnings", "y"), ("Type the workspace name", typed), *typing("")[2:]],
+            environment=clean_environment(tmp_path, PREFECT_API_URL=stack.local.api_url),
+            directory=tmp_path,
+        )
+        assert code == wanted, screen
+        created = len(stack.control.log(call="workspaces.create")) - len(made)
+        assert created == 1 - wanted
+    assert "Attached" in screen
+
+
+def test_without_a_terminal_everything_must_be_given_and_fit_the_plan(
+    stack: Stack, command: Command
+) -> None:
+    """A script can neither approve blindly nor another plan; a complete rejection is taken."""
+    workspace = stack.new_workspace("rejected-by-script")
+    run_id = onboard(stack, command, workspace)
+    ask = stack.wait_for_ask(stack.run(run_id))
+    complete = (
+        *("--workspace-id", workspace, "--plan-digest", ask.plan_digest),
+        *("--approver", "grace@example.com", "--comment", "not this one"),
+    )
+    refused = [
+        (("approve", "--workspace-id", workspace), "give --plan-digest, --approver, --comment"),
+        (("approve", *complete, "--plan-digest", "0" * 64), "nothing was answered"),
+        (("approve", *complete), "--acknowledge-warnings"),
+        (("reject", *complete, "--approver", "no address"), "'approver'"),
+    ]
+    for (verb, *options), message in refused:
+        code, said = command(verb, run_id, *options)
+        assert (code, message in said) == (1, True), said
+
+    code, said = command("reject", run_id, *complete)
+    assert (code, "Rejected" in said) == (0, True), said
+    code, said = command("reject", run_id, *complete)
+    assert (code, "waits for no approval: it is Rejected" in said) == (1, True), said
+    assert attach_calls(stack, workspace) == []
+
+
+def test_an_idempotency_key_gives_the_same_run_and_never_another_requests(
+    stack: Stack, command: Command
+) -> None:
+    """The server returns the old run also for a changed request; the command says so."""
+    first, second = stack.new_workspace("once"), stack.new_workspace("other")
+    key = ("--idempotency-key", "ticket-4711", "--set", "plan_only=true")
+    started = [onboard(stack, command, first, *key) for _ in range(2)]
+    assert started[0] == started[1]
+    project = ("--project", stack.local.sandbox.project_id)
+    code, said = command("onboard", second, *project, *PERSON, *key)
+    assert code == 1
+    assert "belongs to run" in said
+    assert "started with another request" in said
+    assert "nothing was started now" in said
+
+
+def test_an_unknown_run_is_said_to_be_unknown(command: Command) -> None:
+    """A name that fits no run is not an empty answer."""
+    code, said = command("approve", "brave-otter")
+    assert (code, "no run of this id or name" in said) == (1, True), said

@@ -1,0 +1,87 @@
+"""What `cmek` refuses before any server is asked, and how it says so."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from rich.console import Console
+
+from cli.client import RunError
+from cli.main import main
+from cli.onboard import build_request, parse_settings
+from cli.terminal import markdown, printable
+from cmek.onboarding.request import OnboardingRequest
+
+GIVEN = {
+    "workspace_id": "wrkspc_01PaymentsProd1111111111",
+    "project_id": "acme-kms-prod",
+    "requested_by": "ada@example.com",
+}
+
+
+@pytest.mark.parametrize(
+    ("url", "arguments", "message"),
+    [
+        (None, ["pending"], "no Prefect server is configured: set PREFECT_API_URL"),
+        ("http://127.0.0.1:9/api", ["pending"], "http://127.0.0.1:9/api"),
+        ("http://prefect.example/api", ["pending"], "plain text: use https"),
+        (None, ["onboard", "wrkspc_x"], "workspace_id 'wrkspc_x'"),
+        (None, ["onboard"], "give either a workspace's id, or --create-workspace"),
+        (None, ["onboard", GIVEN["workspace_id"], "--create-workspace", "x"], "give either a"),
+        (None, ["onboard", "--create-workspace", "x "], "create_workspace 'x '"),
+        (None, ["onboard", GIVEN["workspace_id"], "--set", "color=red"], "no such field"),
+        (None, ["onboard", GIVEN["workspace_id"], "--set", "location"], "expected NAME=VALUE"),
+    ],
+)
+def test_what_cannot_be_done_is_one_message_that_names_the_cause(
+    url: str | None, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, the field or address with its value, no trace."""
+    if arguments[0] == "onboard":
+        arguments = [*arguments, "--project", "acme-kms-prod", "--requested-by", "ada@example.com"]
+    with temporary_settings({PREFECT_API_URL: url}), pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_settings_from_the_command_line_become_the_requests_types() -> None:
+    """Numbers, booleans and an emptied field; what was not given stays the server's default."""
+    settings = parse_settings(["plan_only=true", "destroy_delay_days=60", "rotation_period_days="])
+    assert build_request(GIVEN | settings) == GIVEN | {
+        "plan_only": True,
+        "destroy_delay_days": 60,
+        "rotation_period_days": None,
+    }
+
+
+@given(st.sampled_from(sorted(OnboardingRequest.model_fields)), st.text(max_size=20))
+def test_a_setting_is_either_valid_or_refused_by_its_name(name: str, value: str) -> None:
+    """No value makes anything else happen than a request or an error that names the field."""
+    problem = ""
+    try:
+        request = build_request(GIVEN | parse_settings([f"{name}={value}"]))
+    except RunError as error:
+        problem, request = str(error), {}
+    assert name in request or name in problem
+
+
+@given(st.text())
+def test_outside_text_cannot_steer_the_terminal(text: str) -> None:
+    """No control character gets through, neither in a line nor in a plan."""
+    console = Console(width=80, force_terminal=False)
+    with console.capture() as capture:
+        console.print(printable(text))
+        console.print(markdown(text))
+    assert all(c.isprintable() or c == "\n" for c in capture.get())
+
+
+def test_a_plan_is_shown_uncut_on_a_narrow_terminal() -> None:
+    """A long name in a table is folded; an approver can read all of it."""
+    name = "projects/acme-kms-prod/locations/us-east5/keyRings/anthropic-cmek/cryptoKeys/payments"
+    console = Console(width=60, force_terminal=False)
+    with console.capture() as capture:
+        console.print(markdown(f"| fact | value |\n| --- | --- |\n| key name | {name} |\n"))
+    assert name in "".join(capture.get().replace("key name", "").split())

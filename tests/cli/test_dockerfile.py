@@ -1,0 +1,84 @@
+"""The Dockerfile's commands, as far as they can run without building an image."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.deploy import PROJECT
+
+DOCKERFILE = (PROJECT / "Dockerfile").read_text()
+
+
+def instructions(word: str) -> list[str]:
+    """What stands behind this instruction, in order."""
+    return re.findall(rf"^{word} (.+)$", DOCKERFILE, re.MULTILINE)
+
+
+def test_the_images_user_is_a_number_and_owns_nothing_of_the_code() -> None:
+    """Kubernetes can tell then that it is not root; the code was copied before, by root."""
+    (user,) = instructions("USER")
+    assert user.isdecimal()
+    assert f"--uid {user} " in " ".join(instructions("RUN"))
+    assert DOCKERFILE.index("COPY . .") < DOCKERFILE.index("USER ")
+    assert "--chown" not in DOCKERFILE
+
+
+def test_the_image_has_the_python_of_the_tests() -> None:
+    """The lock is for this one."""
+    assert instructions("FROM") == [
+        f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
+    ]
+
+
+def ignored(directory: str, names: list[str]) -> set[str]:
+    """What .dockerignore keeps out of the build's context."""
+    patterns = [
+        line.removeprefix("**/") for line in (PROJECT / ".dockerignore").read_text().split()
+    ]
+    return {name for name in names if any(fnmatch.fnmatch(name, one) for one in patterns)}
+
+
+def test_the_image_has_the_production_lock_and_the_program_that_verifies_signatures() -> None:
+    """Neither tools nor the sandbox's packages; pip downloads nothing that is not hashed."""
+    requirements = [line for line in instructions("RUN") if "--requirement" in line]
+    assert [line.split()[-1] for line in requirements] == ["requirements.lock"]
+    assert "--require-hashes" in requirements[0]
+    assert all("--no-deps" in line for line in instructions("RUN") if line.startswith("pip "))
+    assert any("openssh-client" in line for line in instructions("RUN"))
+    assert DOCKERFILE.index("openssh-client") < DOCKERFILE.index("USER ")
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(900)
+def test_its_pip_commands_make_an_environment_in_which_its_command_starts(tmp_path: Path) -> None:
+    """In a virtual environment, from the files that the image would get, and from no others."""
+    context = tmp_path / "cmek"
+    shutil.copytree(PROJECT, context, ignore=ignored)
+    environment = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    home = tmp_path / "home"
+    home.mkdir()
+    variables = {
+        name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")
+    } | {"PATH": f"{environment / 'bin'}:{os.environ['PATH']}", "PREFECT_HOME": str(home)}
+    pip = [command for command in instructions("RUN") if command.startswith("pip ")]
+    assert len(pip) == 2
+    (command,) = instructions("CMD")
+    started = json.loads(command)
+    for line in [*map(shlex.split, pip), [*started, "--help"], ["cmek", "deploy", "--help"]]:
+        done = subprocess.run(
+            line, cwd=context, env=variables, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+    entrypoints = "import flows.onboard, flows.revalidate, flows.discover, flows.silent, blocks"
+    subprocess.run(["python", "-c", entrypoints], cwd=home, env=variables, check=True)

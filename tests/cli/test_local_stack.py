@@ -1,0 +1,90 @@
+"""The stack is private, its worker obeys no run, and it can lose its worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from cli.local.processes import StackError
+from cli.local.stack import local_stack
+from tasks.runs import ONBOARDING
+from tests.conftest import CANARIES
+from tests.support.stack import Stack
+
+pytestmark = pytest.mark.e2e
+
+PHASES = ("database", "sandbox", "server", "worker", "blocks", "deployments")
+
+
+def test_no_part_of_the_stack_sees_the_callers_credentials(stack: Stack) -> None:
+    """Children get a list of variables, not the caller's environment less some names."""
+    for child in stack.local.children:
+        environment = psutil.Process(child.process.pid).environ()
+        assert not [name for name in CANARIES if name in str(environment)], child.name
+        assert environment["DO_NOT_TRACK"] == "1"
+        assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+
+
+def test_the_home_is_private_to_its_user(stack: Stack) -> None:
+    """Database, results and logs are in a directory that only its owner can enter."""
+    assert stack.local.home.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_user_interface_talks_to_this_server(stack: Stack) -> None:
+    """The page that a browser loads names the stack's own API address."""
+    answer = httpx.get(f"{stack.local.ui_url}/ui-settings", trust_env=False)
+    assert answer.json()["api_url"] == stack.local.api_url
+
+
+def test_the_seconds_of_every_phase_are_known(stack: Stack) -> None:
+    """Whoever waits can see for what."""
+    assert set(stack.local.seconds) == set(PHASES)
+
+
+def test_a_run_has_no_say_about_its_environment_command_or_directory(stack: Stack) -> None:
+    """Whoever may start runs can't run code as the worker through job variables.
+
+    Any of these would make the run crash before it asks, were it obeyed.
+    """
+    deployment = stack.client.read_deployment_by_name(ONBOARDING)
+    parameters = {
+        "workspace_id": stack.workspace("fresh"),
+        "project_id": stack.local.sandbox.project_id,
+        "requested_by": "ada@example.com",
+        "plan_only": True,
+    }
+    run = stack.client.create_flow_run_from_deployment(
+        deployment.id,
+        parameters={"request": parameters},
+        job_variables={
+            "env": {"PREFECT_API_URL": "http://127.0.0.1:9/api"},
+            "command": "false",
+            "working_dir": "/nonexistent",
+        },
+    )
+    stack.wait_for_state(run, "Planned")
+
+
+def test_a_run_waits_for_a_worker_that_is_gone_and_goes_on_with_the_next(stack: Stack) -> None:
+    """Tests can take the worker away and bring it back."""
+    stack.stop_worker()
+    run = stack.start_onboarding(stack.workspace("fresh"), plan_only=True)
+    stack.wait_for_state(run, "Scheduled", "Late")
+    stack.local.start_worker()
+    stack.wait_for_state(run, "Planned")
+
+
+def test_a_part_that_does_not_start_is_named_with_its_log_and_nothing_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is enough to act on, and the home is gone."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with (
+        pytest.raises(StackError, match=r"sandbox: ended before ready(.|\n)*--no-such-option"),
+        local_stack(sandbox_arguments=["--no-such-option"]),
+    ):
+        pytest.fail("it started")
+    assert list(tmp_path.iterdir()) == []

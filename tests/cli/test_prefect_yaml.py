@@ -1,0 +1,131 @@
+"""prefect.yaml and the work pool hold what Prefect reads, and nothing that it drops silently."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.cli.deploy._models import (
+    ConcurrencyLimitSpec,
+    DeploymentConfig,
+    PrefectYamlModel,
+    RawScheduleConfig,
+    WorkPoolConfig,
+)
+from prefect.flows import Flow
+from prefect.workers.process import ProcessWorker
+from pydantic import BaseModel
+
+from cli.deploy import PROJECT
+from cli.local.stack import WORK_POOL
+
+PREFECT_YAML = PROJECT / "prefect.yaml"
+IGNORED = {"definitions"}
+"""Top-level keys that Prefect's documentation allows for YAML anchors."""
+
+
+def read(path: Path = PREFECT_YAML) -> dict[str, Any]:
+    """The file's content."""
+    content: dict[str, Any] = yaml.safe_load(path.read_text())
+    return content
+
+
+def unknown_keys(content: dict[str, Any]) -> list[str]:
+    """Keys that Prefect's own models do not have, and therefore drop without a word."""
+    return [*_unknown("", content, PrefectYamlModel, IGNORED), *_unknown_in_deployments(content)]
+
+
+def _unknown_in_deployments(content: dict[str, Any]) -> Iterator[str]:
+    for number, deployment in enumerate(content.get("deployments", [])):
+        place = f"deployments[{number}]."
+        yield from _unknown(place, deployment, DeploymentConfig)
+        yield from _unknown(f"{place}work_pool.", deployment.get("work_pool") or {}, WorkPoolConfig)
+        for schedule in deployment.get("schedules") or []:
+            yield from _unknown(f"{place}schedules.", schedule, RawScheduleConfig)
+        limit = deployment.get("concurrency_limit")
+        if isinstance(limit, dict):
+            yield from _unknown(f"{place}concurrency_limit.", limit, ConcurrencyLimitSpec)
+
+
+def _unknown(
+    place: str, given: dict[str, Any], model: type[BaseModel], known: set[str] | None = None
+) -> Iterator[str]:
+    fields = model.model_fields
+    names = set(fields) | {field.alias for field in fields.values() if field.alias}
+    yield from (f"{place}{key}" for key in given if key not in names | (known or set()))
+
+
+def deployments() -> list[dict[str, Any]]:
+    """The deployments of the file."""
+    found: list[dict[str, Any]] = read()["deployments"]
+    return found
+
+
+def test_prefect_accepts_the_file() -> None:
+    """Prefect's own model of the file takes it."""
+    assert PrefectYamlModel.model_validate(read()).deployments
+
+
+def test_no_key_is_dropped_silently() -> None:
+    """Every key is one that Prefect reads."""
+    assert unknown_keys(read()) == []
+
+
+def test_the_lint_sees_a_misspelt_key_at_every_level() -> None:
+    """The check above is able to fail."""
+    bad = {
+        "deployment": [],
+        "deployments": [
+            {
+                "name": "x",
+                "bogus_field": 1,
+                "work_pool": {"nam": "cmek"},
+                "schedules": [{"cron": "0 6 * * *", "max_scheduled_runs": 3}],
+                "concurrency_limit": {"limits": 1},
+            }
+        ],
+    }
+    assert unknown_keys(bad) == [
+        "deployment",
+        "deployments[0].bogus_field",
+        "deployments[0].work_pool.nam",
+        "deployments[0].schedules.max_scheduled_runs",
+        "deployments[0].concurrency_limit.limits",
+    ]
+
+
+@pytest.mark.parametrize("deployment", deployments(), ids=lambda one: one["name"])
+def test_every_entrypoint_is_a_flow_that_can_be_imported(deployment: dict[str, Any]) -> None:
+    """A module path, which works where the project is installed, whatever the directory."""
+    module, _, name = deployment["entrypoint"].partition(":")
+    assert isinstance(getattr(importlib.import_module(module), name), Flow)
+
+
+@pytest.mark.parametrize("deployment", deployments(), ids=lambda one: one["name"])
+def test_every_deployment_enforces_its_form_and_names_our_pool(deployment: dict[str, Any]) -> None:
+    """A wrong parameter is refused before a run exists."""
+    assert deployment["enforce_parameter_schema"] is True
+    queue = {"work_queue_name": "watch"} if deployment["name"] == "silent" else {}
+    assert deployment["work_pool"] == {"name": WORK_POOL} | queue
+
+
+def test_no_path_of_a_machine_is_in_the_file() -> None:
+    """The worker imports the installed project; an absent `pull` would store this directory."""
+    assert read()["pull"] == []
+    assert str(PROJECT) not in PREFECT_YAML.read_text()
+
+
+def test_the_work_pool_gives_a_run_no_say_about_environment_command_or_directory() -> None:
+    """Of Prefect's template everything is there but these three, in both halves."""
+    ours = json.loads((PROJECT / "deploy" / "work_pool.json").read_text())
+    default = ProcessWorker.get_default_base_job_template()
+    withheld = {"env", "command", "working_dir"}
+    assert set(ours["job_configuration"]) == set(default["job_configuration"]) - withheld
+    names = set(default["variables"]["properties"]) - withheld
+    assert set(ours["variables"]["properties"]) == names
+    assert "{{ env" not in json.dumps(ours)

@@ -1,0 +1,151 @@
+"""Children are always ended, and what went wrong is said with their log."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.local import processes
+from cli.local.processes import Child, StackError
+
+SLEEP = "import time; print('up', flush=True); time.sleep(60)"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
+PARENT = (
+    "import subprocess, sys;"
+    f" subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session={{apart}});"
+    f" {SLEEP}"
+)
+
+
+@pytest.fixture
+def children(tmp_path: Path) -> Iterator[list[Child]]:
+    """Children that a test starts, killed at its end whatever happened."""
+    started: list[Child] = []
+    yield started
+    processes.stop(started, seconds=0)
+    processes.kill_strays("STACK_TEST", str(tmp_path))
+
+
+def run(children: list[Child], tmp_path: Path, code: str) -> Child:
+    """Start Python code whose environment names the test's directory."""
+    child = processes.start(
+        "example",
+        [sys.executable, "-c", code],
+        environment={"STACK_TEST": str(tmp_path)},
+        directory=tmp_path,
+        log=tmp_path / "example.log",
+    )
+    children.append(child)
+    return child
+
+
+def wait_up(child: Child, times: int = 1) -> None:
+    """Wait until the log says `up` so often."""
+    processes.wait_for(
+        child,
+        lambda: True if child.log.read_text().count("up") >= times else None,
+        what="up",
+        seconds=10,
+    )
+
+
+def alive(tmp_path: Path) -> list[int]:
+    """The test's processes."""
+    return processes.processes_with("STACK_TEST", str(tmp_path))
+
+
+def test_stopping_ends_the_whole_group(children: list[Child], tmp_path: Path) -> None:
+    """A child's own children in its group do not outlive it."""
+    child = run(children, tmp_path, PARENT.format(apart=False))
+    wait_up(child, times=2)
+    assert len(alive(tmp_path)) == 2
+    processes.stop([child])
+    assert not child.is_running
+    assert alive(tmp_path) == []
+
+
+def test_a_child_that_ignores_term_is_killed_when_the_deadline_has_passed(
+    children: list[Child], tmp_path: Path
+) -> None:
+    """TERM first, KILL after the given seconds, and no later."""
+    child = run(children, tmp_path, STUBBORN)
+    wait_up(child)
+    before = time.monotonic()
+    processes.stop([child], seconds=0.3)
+    assert 0.3 <= time.monotonic() - before < 3
+    assert child.process.returncode == -signal.SIGKILL
+
+
+def test_a_stray_in_a_session_of_its_own_is_found_by_its_environment_and_killed(
+    children: list[Child], tmp_path: Path
+) -> None:
+    """A worker's flow runs leave its group; they still don't survive."""
+    child = run(children, tmp_path, PARENT.format(apart=True))
+    wait_up(child, times=2)
+    processes.stop([child])
+    assert len(alive(tmp_path)) == 1
+    processes.kill_strays("STACK_TEST", str(tmp_path))
+    assert alive(tmp_path) == []
+
+
+def test_a_child_gets_the_given_environment_and_nothing_else(
+    children: list[Child], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No variable of ours is inherited."""
+    monkeypatch.setenv("ANTHROPIC_ADMIN_KEY", "sk-ant-admin01-NOT-A-REAL-KEY")
+    child = run(children, tmp_path, "import os; print(sorted(os.environ))")
+    processes.wait_for_exit(child, seconds=10)
+    assert "ANTHROPIC" not in child.log.read_text()
+    assert "STACK_TEST" in child.log.read_text()
+
+
+def test_waiting_for_a_child_that_ends_says_its_code_and_shows_its_log(
+    children: list[Child], tmp_path: Path
+) -> None:
+    """The message is enough to act on."""
+    child = run(children, tmp_path, "print('port is taken'); raise SystemExit(3)")
+    with pytest.raises(StackError, match=r"example: ended before ready(.|\n)*3(.|\n)*port is tak"):
+        processes.wait_for(child, lambda: None, what="ready", seconds=10)
+
+
+def test_waiting_in_vain_ends_at_the_deadline_and_shows_the_log(
+    children: list[Child], tmp_path: Path
+) -> None:
+    """A hang is an error with a tail of the log."""
+    child = run(children, tmp_path, SLEEP)
+    wait_up(child)
+    with pytest.raises(StackError, match=r"not ready after 0 s(.|\n)*up"):
+        processes.wait_for(child, lambda: None, what="ready", seconds=0.1)
+
+
+def test_a_job_that_fails_is_an_error(children: list[Child], tmp_path: Path) -> None:
+    """Only exit code 0 is success."""
+    child = run(children, tmp_path, "raise SystemExit('bad block')")
+    with pytest.raises(StackError, match=r"failed(.|\n)*bad block"):
+        processes.wait_for_exit(child, seconds=10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_block_and_runs_its_clean_up(number: int, tmp_path: Path) -> None:
+    """Both signals become an exit through `finally`, and a second one does not cut that short."""
+    code = (
+        "import os, signal\nfrom cli.local import processes\n"
+        "try:\n"
+        "  with processes.ending_on_signals():\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    print('went on')\n"
+        "finally:\n"
+        "  with processes.undisturbed():\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    print('cleaned up')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=30
+    )
+    assert (ended.stdout, ended.returncode) == ("cleaned up\n", 128 + number)

@@ -1,0 +1,170 @@
+"""`cmek rehearse` and `cmek up` as a newcomer runs them: alone, and gone afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from cli.client import local_client
+from cli.local.rehearse import rehearse
+from tests.support.command import CMEK, clean_environment, cmek
+from tests.support.stack import Stack, start_run, wait_for_state
+
+pytestmark = pytest.mark.e2e
+SECONDS = 200
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """The temporary directory of the command, where a stack makes its home.
+
+    Not pytest's, which only its owner can enter: root's PostgreSQL is another user's.
+    """
+    with tempfile.TemporaryDirectory(prefix="cmek-scratch-") as made:
+        Path(made).chmod(0o711)
+        yield Path(made)
+
+
+@pytest.fixture
+def environment(tmp_path: Path, scratch: Path) -> dict[str, str]:
+    """A newcomer's environment, in which all that is started can be found again."""
+    return clean_environment(tmp_path, TMPDIR=str(scratch))
+
+
+def leftovers(scratch: Path) -> list[str]:
+    """Processes whose environment names the directory, and what is in it."""
+    found = [str(one) for one in scratch.iterdir()]
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(str(scratch) in value for value in process.environ().values()):
+                found.append(" ".join(process.cmdline()))
+    return found
+
+
+@contextlib.contextmanager
+def started(
+    arguments: list[str], environment: dict[str, str], directory: Path
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """`cmek` in the background, its output in a file; killed at the end if it still runs."""
+    output = directory / "output.txt"
+    with output.open("wb") as sink:
+        process = subprocess.Popen(
+            [CMEK, *arguments],
+            env=environment,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process, output
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
+
+
+def wait_for(probe: Callable[[], bool]) -> None:
+    """Wait until the probe holds."""
+    deadline = time.monotonic() + SECONDS
+    while not probe():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def wait_for_text(process: subprocess.Popen[bytes], output: Path, text: str) -> None:
+    """Wait until the command has printed something."""
+
+    def printed() -> bool:
+        shown = output.read_text()
+        assert text in shown or process.poll() is None, shown
+        return text in shown
+
+    wait_for(printed)
+
+
+def test_a_rehearsal_attaches_a_key_and_a_second_one_writes_nothing(
+    environment: dict[str, str], tmp_path: Path, scratch: Path
+) -> None:
+    """One JSON object on standard output, everything else on the other, nothing left behind."""
+    ended = cmek("rehearse", "--json", "--twice", environment=environment, directory=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(ended.stdout)
+    assert result["run_state"] == "Attached"
+    assert result["key_name"].startswith("projects/acme-kms-prod/locations/us-east5/")
+    assert result["external_key_id"].startswith("ekey_")
+    assert len(result["plan_digest"]) == 64
+    assert {"admin", "kms"} <= set(result["calls"])
+    assert {"server", "until the ask", "total"} <= set(result["seconds"])
+    assert (result["again"]["run_state"], result["again"]["writes"]) == ("Already attached", 0)
+    assert "approving, because this is the sandbox" in ended.stderr
+    assert leftovers(scratch) == []
+
+
+def test_a_rehearsal_that_is_stopped_while_it_starts_leaves_nothing(
+    environment: dict[str, str], tmp_path: Path, scratch: Path
+) -> None:
+    """SIGTERM ends it as a signal does, after the clean-up."""
+    with started(["rehearse"], environment, tmp_path) as (process, _):
+        wait_for(lambda: any(scratch.glob("*/server.log")))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert leftovers(scratch) == []
+
+
+def test_a_rehearsal_that_is_killed_is_cleaned_up_by_its_reaper(
+    environment: dict[str, str], tmp_path: Path, scratch: Path
+) -> None:
+    """No orphans even when nothing of ours could run at the end."""
+    with started(["rehearse"], environment, tmp_path) as (process, _):
+        wait_for(lambda: any(scratch.glob("*/server.log")))
+        process.kill()
+        process.wait()
+    wait_for(lambda: leftovers(scratch) == [])
+
+
+@pytest.mark.prove
+def test_up_says_what_to_click_and_ends_with_ctrl_c(
+    environment: dict[str, str], tmp_path: Path, scratch: Path
+) -> None:
+    """SIGINT stops and removes all of it, also a run's process, which had left its group."""
+    with started(["up"], environment, tmp_path) as (process, output):
+        wait_for_text(process, output, "Ctrl-C")
+        text = output.read_text()
+        logs = [line.rpartition(" ")[2] for line in text.splitlines() if "Log of the" in line]
+        assert [Path(log).exists() for log in logs] == [True] * 4
+        workspace, url = "wrkspc_01PaymentsProd1111111111", r"PREFECT_API_URL=(http://\S+)"
+        assert workspace in text
+        start_a_run(re.findall(url, text)[0], workspace)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 128 + signal.SIGINT
+    assert leftovers(scratch) == []
+
+
+def start_a_run(api_url: str, workspace: str) -> None:
+    """Start an onboarding and wait until its process works."""
+    with local_client(api_url) as client:
+        request = {"workspace_id": workspace, "project_id": "acme-kms-prod"}
+        run = start_run(api_url, {**request, "requested_by": "ada@example.com"})
+        wait_for_state(client, run.id, "Running", seconds=SECONDS)
+
+
+def test_a_workspace_that_cannot_be_onboarded_is_no_success(stack: Stack) -> None:
+    """The run's own words are shown, and nothing counts as attached."""
+    console = Console(width=200, record=True, quiet=False, file=io.StringIO())
+    archived = stack.workspace("archived")
+    ended = rehearse(stack.local, stack.client, archived, console)
+    assert (ended.is_attached, ended.writes, ended.external_key_id) == (False, 0, None)
+    assert "archived" in console.export_text()

@@ -1,0 +1,149 @@
+"""Pools beyond one machine: templates that server and worker accept, and that no run can bend."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
+from prefect.utilities.schema_tools.validation import validate
+from prefect.workers.base import BaseJobConfiguration
+from prefect_gcp.workers.cloud_run_v2 import CloudRunWorkerJobV2Configuration
+
+from cli.client import RunError
+from cli.deploy import PROJECT, deploy
+from sandbox.server import running_sandbox
+from tests.support.stack import running_stack
+
+PREFECT_YAML = PROJECT / "prefect.yaml"
+POOLS: dict[str, dict[str, Any]] = yaml.safe_load(PREFECT_YAML.read_text())["definitions"][
+    "work_pools"
+]
+TEMPLATES = {
+    "process": ("process", "work_pool.json"),
+    "cloud-run": ("cloud-run-v2", "work_pool_cloud_run.json"),
+    "kubernetes": ("kubernetes", "work_pool_kubernetes.json"),
+}
+"""Kind of pool and template of each variant."""
+BENT = {"env": {"PREFECT_API_URL": "http://evil.example"}, "image": "evil", "command": "evil"}
+"""What a caller of the API may put into a run's job variables."""
+
+
+def template(variant: str) -> dict[str, Any]:
+    """The base job template that docs/operations.md makes the variant's pool with."""
+    content: dict[str, Any] = json.loads((PROJECT / "deploy" / TEMPLATES[variant][1]).read_text())
+    return content
+
+
+def prepared(kind: type[BaseJobConfiguration], variant: str, **variables: Any) -> Any:
+    """The job that a worker would start for a run, with these job variables."""
+    values = POOLS[variant].get("job_variables", {}) | variables
+    run = FlowRun(id=uuid4(), flow_id=uuid4(), name="curious-key")
+    with temporary_settings({PREFECT_API_AUTH_STRING: "operator:fake"}):
+        configuration = asyncio.run(kind.from_template_and_values(template(variant), values))
+        configuration.prepare_for_flow_run(run)
+    return configuration
+
+
+def test_every_variant_has_a_template() -> None:
+    """And every template a variant."""
+    assert set(POOLS) == set(TEMPLATES)
+    assert len({pool["name"] for pool in POOLS.values()}) == len(POOLS)
+
+
+@pytest.mark.parametrize("variant", TEMPLATES)
+def test_the_variants_job_variables_fit_its_template(variant: str) -> None:
+    """None is misspelt, and each has the right kind of value."""
+    schema = template(variant)["variables"] | {"additionalProperties": False}
+    validate(POOLS[variant].get("job_variables", {}), schema, raise_on_error=True)
+
+
+@pytest.mark.parametrize("variant", TEMPLATES)
+def test_a_run_has_no_say_about_code_environment_or_identity(variant: str) -> None:
+    """Whoever may start a run could otherwise have any image executed with the worker's rights."""
+    names = set(template(variant)["variables"]["properties"])
+    assert names <= {"name", "labels", "stream_output", "cpu", "memory", "timeout"}
+    # Prefect merges a run's variables into an `env` that is a dictionary here, whatever the schema
+    assert "env" not in template(variant)["job_configuration"]
+
+
+def test_prefects_cloud_run_worker_makes_the_job(
+    prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With our image, account and result storage, and the secret instead of the shared string."""
+    with running_sandbox() as sandbox:  # else Google's library looks for a machine's account
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(sandbox.google_credentials_file))
+        job = prepared(CloudRunWorkerJobV2Configuration, "cloud-run", **BENT)
+    inner = job.job_body["template"]["template"]
+    (container,) = inner["containers"]
+    assert container["image"].startswith("us-docker.pkg.dev/PROJECT/cmek/cmek@sha256:")
+    assert container["command"] == ["prefect", "flow-run", "execute"]
+    assert container["resources"]["limits"] == {"cpu": "1000m", "memory": "1Gi"}
+    assert (inner["timeout"], inner["maxRetries"]) == ("3600s", 0)
+    names = [one["name"] for one in container["env"]]
+    assert len(names) == len(set(names))
+    environment = {one["name"]: one.get("value") for one in container["env"]}
+    assert environment["PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"] == "gcs-bucket/cmek-results"
+    assert environment["PREFECT__FLOW_RUN_ID"]
+    assert "PREFECT_API_AUTH_STRING" in environment
+    assert environment["PREFECT_API_AUTH_STRING"] is None
+    assert "evil" not in json.dumps(job.job_body)
+
+
+def test_prefects_kubernetes_worker_makes_the_job(prefect_server: None) -> None:
+    """Where its package is installed; it is not among the locked ones."""
+    worker = pytest.importorskip(
+        "prefect_kubernetes.worker",
+        reason="needs the package prefect-kubernetes, which is not locked: pip install it",
+    )
+    job = prepared(worker.KubernetesWorkerJobConfiguration, "kubernetes", **BENT)
+    spec = job.job_manifest["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    environment = {one["name"]: one.get("value") for one in container["env"]}
+    assert environment["PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"] == "gcs-bucket/cmek-results"
+    assert environment["PREFECT__FLOW_RUN_ID"]
+    assert container["args"] == ["prefect", "flow-run", "execute"]
+    assert spec["activeDeadlineSeconds"] == 3600
+    assert "evil" not in json.dumps(job.job_manifest)
+
+
+def make_pools(client: SyncPrefectClient, *variants: str) -> None:
+    """Make the variants' pools as docs/operations.md says."""
+    for variant in variants:
+        kind, _ = TEMPLATES[variant]
+        body = {
+            "name": POOLS[variant]["name"],
+            "type": kind,
+            "base_job_template": template(variant),
+        }
+        client.request("POST", "/work_pools/", json=body).raise_for_status()
+
+
+def test_a_server_takes_the_templates(prefect_server: None) -> None:
+    """It refuses one with a placeholder that no variable fills."""
+    with get_client(sync_client=True) as client:
+        make_pools(client, *TEMPLATES)
+        for pool in POOLS.values():
+            client.request("DELETE", "/work_pools/{name}", path_params={"name": pool["name"]})
+
+
+@pytest.mark.prove
+@pytest.mark.e2e
+def test_the_deployments_go_to_the_pool_that_is_asked_for() -> None:
+    """`cmek deploy --on cloud-run` puts each there, with its job variables and in its queue."""
+    with running_stack() as stack:
+        make_pools(stack.client, "cloud-run")
+        deploy(stack.client, PREFECT_YAML, "acme-kms-prod", on="cloud-run")
+        found = stack.client.read_deployments()
+        assert {one.work_pool_name for one in found} == {"cmek-cloud-run"}
+        assert all(one.job_variables == POOLS["cloud-run"]["job_variables"] for one in found)
+        queues = {one.name: one.work_queue_name for one in found}
+        assert (queues["silent"], queues["onboard"]) == ("watch", "default")
+        with pytest.raises(RunError, match="no work pool 'cloudrun': it has process, cloud-run"):
+            deploy(stack.client, PREFECT_YAML, None, on="cloudrun")
