@@ -29,7 +29,7 @@ test: lint
 # the variants that `make test` leaves out, then the long proofs with their table
 prove: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m prove
-	$(BIN)/python -m prove
+	$(BIN)/python -m tests.proofs
 
 # the pictures in docs/, taken anew by the browser tests
 screenshots: $(READY)
@@ -37,10 +37,10 @@ screenshots: $(READY)
 
 # seconds as ratios within one run; needs a quiet machine
 bench: $(READY)
-	$(BIN)/python -m bench.checks
-	$(BIN)/python -m bench.api_writes
-	$(BIN)/python -m bench.burst
-	$(BIN)/python -m bench.revalidation
+	$(BIN)/python -m benchmarks.checks
+	$(BIN)/python -m benchmarks.api_writes
+	$(BIN)/python -m benchmarks.burst
+	$(BIN)/python -m benchmarks.revalidation
 
 lint: $(READY)
 	$(BIN)/ruff check .

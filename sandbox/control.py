@@ -12,9 +12,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sandbox import seed
-from sandbox.faults import Fault
 from sandbox.identities import Identity
-from sandbox.world import World
+from sandbox.world import Fault, World
 
 Body = TypeVar("Body", bound=BaseModel)
 Given = dict[str, Any]

@@ -1,4 +1,7 @@
-"""The two services' errors, raised by handlers and rendered by the transports."""
+"""The two services' errors, raised by handlers and rendered by the transports.
+
+Cloud KMS errors with the documented texts and details.
+"""
 
 from __future__ import annotations
 
@@ -91,3 +94,126 @@ class AnthropicError(Exception):
         if self.details:
             error["details"] = self.details
         return {"type": "error", "error": error, "request_id": request_id}
+
+
+SERVICE = "cloudkms.googleapis.com"
+_TYPE = "type.googleapis.com/google.rpc."
+
+
+def error_info(reason: str, domain: str = "googleapis.com", **metadata: str) -> dict[str, Any]:
+    """A `google.rpc.ErrorInfo` detail."""
+    return {"@type": f"{_TYPE}ErrorInfo", "reason": reason, "domain": domain, "metadata": metadata}
+
+
+def precondition(kind: str, subject: str, description: str = "") -> dict[str, Any]:
+    """A `google.rpc.PreconditionFailure` detail with one violation."""
+    violation = {"type": kind, "subject": subject, "description": description}
+    return {"@type": f"{_TYPE}PreconditionFailure", "violations": [violation]}
+
+
+def _help(description: str, url: str) -> dict[str, Any]:
+    return {"@type": f"{_TYPE}Help", "links": [{"description": description, "url": url}]}
+
+
+def invalid(message: str) -> GoogleError:
+    """INVALID_ARGUMENT."""
+    return GoogleError("INVALID_ARGUMENT", message)
+
+
+def not_found(kind: str, name: str) -> GoogleError:
+    """NOT_FOUND: `KeyRing projects/… not found.`."""
+    return GoogleError("NOT_FOUND", f"{kind} {name} not found.")
+
+
+def already_exists(kind: str, name: str) -> GoogleError:
+    """ALREADY_EXISTS."""
+    return GoogleError("ALREADY_EXISTS", f"{kind} {name} already exists.")
+
+
+def misrouted(location: str) -> GoogleError:
+    """What a mistyped location gets: the request never reaches a regional server."""
+    return GoogleError(
+        "NOT_FOUND",
+        f"The request concerns location '{location}' but was sent to location 'global'. Either "
+        f"Cloud KMS is not available in '{location}' or the request was misrouted. Make sure that "
+        "the request carries its routing header.",
+    )
+
+
+def permission_denied(permission: str, resource: str) -> GoogleError:
+    """The caller lacks `permission`; says nothing about whether `resource` exists."""
+    return GoogleError(
+        "PERMISSION_DENIED",
+        f"Permission '{permission}' denied on resource '{resource}' (or it may not exist).",
+        [error_info("IAM_PERMISSION_DENIED", SERVICE, permission=permission, resource=resource)],
+    )
+
+
+def service_disabled(project_number: str) -> GoogleError:
+    """The Cloud KMS API is off in the project."""
+    url = (
+        "https://console.developers.google.com/apis/api/cloudkms.googleapis.com/overview"
+        f"?project={project_number}"
+    )
+    return GoogleError(
+        "PERMISSION_DENIED",
+        "Cloud Key Management Service (KMS) API has not been used in project "
+        f"{project_number} before or it is disabled. Enable it by visiting {url} then retry. If "
+        "you enabled this API recently, wait a few minutes for the action to propagate to our "
+        "systems and retry.",
+        [
+            error_info("SERVICE_DISABLED", service=SERVICE, consumer=f"projects/{project_number}"),
+            _help("Google developers console API activation", url),
+        ],
+    )
+
+
+def billing_disabled(project_number: str) -> GoogleError:
+    """The project has no active billing account."""
+    url = f"https://console.developers.google.com/billing/enable?project={project_number}"
+    return GoogleError(
+        "PERMISSION_DENIED",
+        "This API method requires billing to be enabled. Please enable billing on project "
+        f"#{project_number} by visiting {url} then retry.",
+        [
+            error_info("BILLING_DISABLED", service=SERVICE, consumer=f"projects/{project_number}"),
+            _help("Google developers console billing", url),
+        ],
+    )
+
+
+def perimeter_violation(project_number: str, unique_id: str) -> GoogleError:
+    """VPC Service Controls keeps the caller out."""
+    return GoogleError(
+        "PERMISSION_DENIED",
+        "Request is prohibited by organization's policy. "
+        f"vpcServiceControlsUniqueIdentifier: {unique_id}",
+        [
+            precondition("VPC_SERVICE_CONTROLS", "", unique_id),
+            error_info(
+                "SECURITY_POLICY_VIOLATED",
+                uid=unique_id,
+                service=SERVICE,
+                consumer=f"projects/{project_number}",
+            ),
+        ],
+    )
+
+
+def version_not_enabled(name: str, state: str) -> GoogleError:
+    """A version in `state` was asked to encrypt or decrypt."""
+    return GoogleError(
+        "FAILED_PRECONDITION",
+        f"{name} is not enabled, current state is: {state}.",
+        [precondition(f"KEY_{state}", name)],
+    )
+
+
+def concurrent_policy_change(given: str, current: str) -> GoogleError:
+    """SetIamPolicy carried an etag that is no longer the policy's."""
+    return GoogleError(
+        "ABORTED",
+        "There were concurrent policy changes. Please retry the whole read-modify-write with "
+        f"exponential backoff. The request's ETag '{given}' did not match the current policy's "
+        f"ETag '{current}'.",
+    )

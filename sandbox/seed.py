@@ -21,9 +21,8 @@ from google.protobuf import field_mask_pb2
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import organization_label
-from sandbox import kms_key_rings, kms_keys, kms_policies, kms_versions
-from sandbox.admin_ids import timestamp
-from sandbox.admin_models import (
+from sandbox.admin.state import (
+    AdminState,
     Credential,
     DataResidency,
     ExternalKey,
@@ -31,11 +30,15 @@ from sandbox.admin_models import (
     GcpConfig,
     Organization,
     Workspace,
+    timestamp,
 )
-from sandbox.admin_state import AdminState
 from sandbox.google_state import GoogleState
 from sandbox.identities import PROJECT_ID, Identities
-from sandbox.kms_state import KmsState
+from sandbox.kms import keys as kms_key_rings
+from sandbox.kms import keys as kms_keys
+from sandbox.kms import operations as kms_policies
+from sandbox.kms import versions as kms_versions
+from sandbox.kms.state import KmsState
 from sandbox.world import World
 
 State = Literal["fresh", "archived", "default", "attached", "broken"]

@@ -1,32 +1,153 @@
-"""The sandbox as a whole: one world behind an HTTP and a gRPC port."""
+"""The one HTTP listener: its socket, its thread, its end.
+
+Cloud KMS over gRPC, on loopback only, never sharing its port with another process.
+
+One port takes both kinds of clients, since the handshake of local credentials sends no bytes:
+`grpc.local_channel_credentials(LOCAL_TCP)` composed with call credentials (the only way in which
+call credentials send their token without TLS), and plain insecure channels, which may send an
+`authorization` header of their own. Without a token the caller is who the switch
+`anonymous_caller` says.
+
+The sandbox as a whole: one world behind an HTTP and a gRPC port.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import signal
+import socket
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any, Final
 
+import grpc
+import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
 from sandbox import seed
-from sandbox.admin_routes import admin_routes
+from sandbox.admin.routes import admin_routes
 from sandbox.control import control_routes
-from sandbox.google_rest import google_routes
-from sandbox.grpc_server import start_grpc
-from sandbox.http_server import listen, serving
+from sandbox.google_apis import google_routes
 from sandbox.identities import PROJECT_ID
-from sandbox.identity_routes import identity_routes
-from sandbox.kms_rest import kms_routes
-from sandbox.oauth import oauth_routes
+from sandbox.kms.operations import METHODS, Method
+from sandbox.kms.rest import kms_routes
+from sandbox.kms.state import raw
+from sandbox.tokens import identity_routes, oauth_routes
+from sandbox.transport import refuse_unserved, serve_call
 from sandbox.world import World
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; connections queue up until the server runs.
+
+    Raises:
+        OSError: the port is taken, naming it.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol left open asyncio does not set TCP_NODELAY: each answer takes 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(512)
+    except OSError as error:
+        listener.close()
+        message = f"cannot listen on {host}:{port} ({error.strerror}); choose another port, or 0"
+        raise OSError(error.errno, message) from error
+    return listener
+
+
+@contextmanager
+def serving(app: Starlette, listener: socket.socket) -> Iterator[None]:
+    """Serve in a thread of its own until the block ends; open answers get a second to finish."""
+    config = uvicorn.Config(
+        app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(
+        target=lambda: asyncio.run(server.serve(sockets=[listener])), name="sandbox-http"
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+_THREADS: Final = 32
+
+
+def start_grpc(
+    world: World,
+    port: int = 0,
+    host: str = "127.0.0.1",
+) -> tuple[grpc.Server, int]:
+    """Start serving; gives the server and the port that it is bound to.
+
+    Args:
+        world: the sandbox.
+        port: 0 for a free one.
+        host: a loopback address.
+
+    Raises:
+        RuntimeError: the port is taken.
+    """
+    server = grpc.server(
+        ThreadPoolExecutor(_THREADS, thread_name_prefix="sandbox-grpc"),
+        options=[("grpc.so_reuseport", 0)],
+    )
+    server.add_generic_rpc_handlers((*_handlers(world), _Unserved(world)))
+    credentials = grpc.local_server_credentials(grpc.LocalConnectionType.LOCAL_TCP)
+    bound = server.add_secure_port(f"{host}:{port}", credentials)
+    server.start()
+    return server, bound
+
+
+def _handlers(world: World) -> list[Any]:
+    return [
+        grpc.method_handlers_generic_handler(
+            service, {method.rpc: _handler(world, method) for method in methods}
+        )
+        for service, methods in groupby(METHODS, key=lambda method: method.service)
+    ]
+
+
+def _handler(world: World, method: Method) -> Any:  # noqa: ANN401
+    plus = hasattr(method.request, "deserialize")
+
+    def serve(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401
+        return serve_call(world, method, request, context)
+
+    return grpc.unary_unary_rpc_method_handler(
+        serve,
+        request_deserializer=method.request.deserialize if plus else method.request.FromString,
+        response_serializer=lambda response: raw(response).SerializeToString(),
+    )
+
+
+class _Unserved:
+    """Logs calls that the table lacks, deletions above all, and answers UNIMPLEMENTED."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:  # noqa: ANN401
+        def serve(_: bytes, context: grpc.ServicerContext) -> None:
+            refuse_unserved(self._world, details.method, context)
+
+        return grpc.unary_unary_rpc_method_handler(serve)
 
 
 @dataclass(frozen=True, slots=True)

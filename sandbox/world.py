@@ -1,20 +1,195 @@
-"""The sandbox's one state, shared by every surface that it serves."""
+"""A clock that tests can move.
+
+Open questions of the real services, as switches: the product copes with either answer.
+
+The fault script: which call goes wrong, when, how and how often.
+
+Every call that reached the sandbox, in order: what tests count and name.
+
+The sandbox's one state, shared by every surface that it serves.
+"""
 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal
 
-from sandbox.clock import Clock
-from sandbox.faults import Faults
+from pydantic import BaseModel, ConfigDict, Field
+
 from sandbox.google_state import GoogleState
-from sandbox.request_log import RequestLog
-from sandbox.switches import Switches
+
+
+class Clock:
+    """Real time plus an offset that only grows or shrinks when someone moves it."""
+
+    def __init__(self, offset: timedelta = timedelta(0)) -> None:
+        self.offset = offset
+
+    def now(self) -> datetime:
+        """The sandbox's time, with time zone."""
+        return datetime.now(UTC) + self.offset
+
+    def advance(self, by: timedelta) -> None:
+        """Move the clock; a negative `by` moves it back."""
+        self.offset += by
+
+
+class Switches(BaseModel):
+    """Each field is one thing that no public page settles, or a state of the world."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    anonymous_caller: Literal["administrator", "unauthenticated"] = "administrator"
+    cmek_enabled: bool = True
+    duplicate_external_key: Literal["allowed", "conflict"] = "allowed"
+    same_key_again: Literal["ok", "refused"] = "ok"
+    replace_key_status: Literal[400, 409] = 400
+    delete_attached_status: Literal[400, 409] = 409
+    attach_archived: Literal["refused", "allowed"] = "refused"
+    attach_validates: bool = True
+    attach_cmek_disabled_status: Literal[400, 403] = 400
+    create_checks_key_name: bool = True
+    default_workspace_listed: bool = False
+    kms_api_enabled: bool = True
+    billing_enabled: bool = True
+    initial_version_pending_seconds: float = 0.0
+    iam_propagation_seconds: float = 0.0
+    """How long a new grant stays without effect for Anthropic's service account."""
+    validate_seconds: float = 0.0
+    kms_latency_seconds: float = 0.0
+    create_cmek_disabled_status: Literal[400, 403] = 403
+    validation_times_out: bool = False
+    """Anthropic's round trip never finishes; `validate_seconds` still says how long that takes."""
+    workspace_policy_keys: list[str] | None = None
+    """External keys that the organization's Workspace Policy allows; None: no such policy."""
+    workspace_name_again: Literal["allowed", "refused"] = "allowed"
+    """Whether a second live workspace may have the name of another."""
+    workspace_name_again_status: Literal[400, 409] = 409
+    workspace_limit: int | None = None
+    """Live workspaces besides the default one; 100 unless Anthropic raised it; None: any."""
+    workspace_order: Literal["oldest_first", "newest_first"] = "oldest_first"
+
+
+class Fault(BaseModel):
+    """One line of the script.
+
+    Kinds: `error` answers with `status` (HTTP code or gRPC status name) and, when given, `body`
+    (HTTP JSON) or `details` (Google error details as JSON with `@type`); `delay` waits `seconds`
+    and goes on; `reset` breaks the connection in the middle of the answer (gRPC: UNAVAILABLE);
+    `truncate` sends half of the JSON with status 200; `html` answers as a proxy would; `late`
+    (HTTP, before) breaks the connection now, and the call takes effect `seconds` later.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    call: str = Field(
+        description="fnmatch pattern over the log's call name, e.g. `CreateCryptoKey`"
+    )
+    resource: str = Field(default="*", description="fnmatch pattern over the log's resource")
+    when: Literal["before", "after"] = "before"
+    kind: Literal["error", "delay", "reset", "truncate", "html", "late"] = "error"
+    status: int | str = 503
+    message: str = "injected fault"
+    error_code: str | None = Field(default=None, description="of the Admin API's typed errors")
+    body: dict[str, Any] | None = None
+    details: list[dict[str, Any]] = Field(default_factory=list)
+    headers: dict[str, str] = Field(default_factory=dict)
+    seconds: float = 0.0
+    times: int = Field(default=1, ge=1, description="how often it strikes")
+    skip: int = Field(default=0, ge=0, description="matching calls that pass unharmed first")
+
+
+class Faults:
+    """The script's state."""
+
+    def __init__(self) -> None:
+        self.script: list[Fault] = []
+
+    def add(self, fault: Fault) -> None:
+        """Append a line."""
+        self.script.append(fault)
+
+    def clear(self) -> None:
+        """Forget the script."""
+        self.script.clear()
+
+    def take(self, call: str, when: Literal["before", "after"], resource: str = "") -> Fault | None:
+        """The fault that strikes this call now, used up by one."""
+        for fault in self.script:
+            if fault.when != when or not fnmatchcase(call, fault.call):
+                continue
+            if not fnmatchcase(resource, fault.resource):
+                continue
+            if fault.skip:
+                fault.skip -= 1
+                continue
+            fault.times -= 1
+            if not fault.times:
+                self.script.remove(fault)
+            return fault
+        return None
+
+
+Service = Literal["kms", "admin", "oauth", "google"]
+
+
+@dataclass(slots=True)
+class Entry:
+    """One call. `call` is the same whatever the transport.
+
+    KMS and its mixins use the RPC name (`GetCryptoKey`, `SetIamPolicy`), the Admin API the name
+    in Anthropic's documentation (`external_keys.create`), the Google APIs of the checks their
+    discovery method id without the version (`cloudbilling.projects.getBillingInfo`).
+    """
+
+    number: int
+    time: str
+    service: Service
+    call: str
+    transport: Literal["grpc", "http"]
+    resource: str
+    caller: str
+    write: bool
+    """Create, update, setIamPolicy, attach, …; validate and reads by POST are not writes."""
+    effect: bool = False
+    """Whether the call reached the state: false when a fault or an error came first."""
+    status: str = "PENDING"
+    """`OK`, a gRPC status name, or an HTTP status code as text."""
+    request: dict[str, Any] = field(default_factory=dict)
+    """The request body as JSON; for HTTP also `{"_http": {"method", "path", "query"}}`."""
+    response: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return asdict(self)
+
+
+class RequestLog:
+    """Append-only, cleared only by a test."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self._number = 0
+
+    def begin(self, **facts: Any) -> Entry:  # noqa: ANN401
+        """Open an entry before anything happens to the call; the caller completes it."""
+        self._number += 1
+        entry = Entry(number=self._number, **facts)
+        self.entries.append(entry)
+        return entry
+
+    def clear(self) -> None:
+        """Forget what was logged; numbers go on."""
+        self.entries.clear()
+
 
 if TYPE_CHECKING:
-    from sandbox.admin_state import AdminState
+    from sandbox.admin.state import AdminState
     from sandbox.identities import Identities
-    from sandbox.kms_state import KmsState
+    from sandbox.kms.state import KmsState
 
 
 class World:

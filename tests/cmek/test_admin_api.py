@@ -14,7 +14,7 @@ from cmek.anthropic.auth import AdminKey
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.errors import BadRequestError, NotFoundError
 from cmek.anthropic.models import ExternalKey, Workspace
-from sandbox.admin_state import AdminState
+from sandbox.admin.state import AdminState
 from tests.support.clients import Rig
 
 pytestmark = pytest.mark.anyio

@@ -7,8 +7,8 @@ from datetime import datetime
 
 import pytest
 
-from sandbox.request_log import Entry
 from sandbox.server import Sandbox
+from sandbox.world import Entry
 from tests.support.checking import check
 from tests.support.sandbox import running
 from tests.support.staging import EXTERNAL_KEY, WORKSPACE, Stage

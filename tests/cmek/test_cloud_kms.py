@@ -18,7 +18,7 @@ from cmek.gcp.errors import GoogleApiError
 from cmek.gcp.iam import PolicyView, unconditional_roles
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import MAX_LABELS, CryptoKey, KeySpec
-from sandbox import kms_policies
+from sandbox.kms import operations as kms_policies
 from tests.support.clients import SOFTWARE, Rig
 
 pytestmark = pytest.mark.anyio

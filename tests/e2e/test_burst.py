@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.burst import burst
+from benchmarks.burst import burst
 from tests.support.stack import running_stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.prove, pytest.mark.timeout(600)]

@@ -11,7 +11,7 @@ import pytest
 from blocks.anthropic_admin import AnthropicAdmin
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, VIEWER
 from cmek.names import organization_label
-from sandbox.admin_models import GcpConfig
+from sandbox.admin.state import GcpConfig
 from tests.support.kms import State
 from tests.support.onboarding import Onboardings
 

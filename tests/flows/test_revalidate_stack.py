@@ -21,8 +21,8 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymen
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
-from cli.deploy import install
-from cli.local.stack import PROJECT, WORKER
+from cli.deploy import PROJECT, install
+from cli.local.stack import WORKER
 from cli.show import history, read_fleet
 from tests.support.killing import kill_worker
 from tests.support.kms import NO_RETRY, State, grpc_client

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from sandbox.kms_state import KmsState
+from sandbox.kms.state import KmsState
 from sandbox.server import Sandbox
-from sandbox.switches import Switches
+from sandbox.world import Switches
 from tests.support.admin import Admin, running_admin
 from tests.support.discovery import discovery
 from tests.support.kms import Client, Kms, grpc_client, rest_client

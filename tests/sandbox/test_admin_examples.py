@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from cmek.anthropic_identity import ROLES
-from sandbox.admin_models import (
+from sandbox.admin.state import (
     Credential,
     DataResidency,
     ExternalKey,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.kms_operations import METHODS
+from sandbox.kms.operations import METHODS
 from tests.support.discovery import discovery
 from tests.support.kms import LOCATION, Kms
 

@@ -14,8 +14,8 @@ from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.oauth2 import service_account
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, VIEWER
-from sandbox.iam_policies import write_policy
-from sandbox.org_constraints import ACME_CUSTOMER, ANTHROPIC_CUSTOMER
+from sandbox.iam import write_policy
+from sandbox.org_policy import ACME_CUSTOMER, ANTHROPIC_CUSTOMER
 from tests.support.kms import (
     LOCATION,
     NO_RETRY,

@@ -12,7 +12,7 @@ from google.cloud import kms_v1
 from google.cloud.location import locations_pb2
 
 from cmek.names import US_SINGLE_REGIONS
-from sandbox.grpc_server import start_grpc
+from sandbox.server import start_grpc
 from tests.support.kms import (
     LOCATION,
     NO_RETRY,

@@ -9,7 +9,7 @@ import requests
 from google.api_core import exceptions
 from google.protobuf import json_format
 
-from sandbox.faults import Fault
+from sandbox.world import Fault
 from tests.support.kms import LOCATION, NO_RETRY, Client, Kms
 
 BROKEN = (exceptions.GoogleAPICallError, requests.RequestException, json_format.Error)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.errors import GoogleError
-from sandbox.kms_lists import paginate
+from sandbox.kms.lists import paginate
 from tests.support.kms import LOCATION, NO_RETRY, Client, Kms, State
 
 names = st.lists(st.from_regex(r"[a-zA-Z0-9_-]{1,63}", fullmatch=True), unique=True, max_size=30)

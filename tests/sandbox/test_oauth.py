@@ -13,7 +13,7 @@ import httpx
 import pytest
 from google.oauth2 import service_account
 
-from sandbox.identity_tokens import GOOGLE_ISSUER, SigningKey
+from sandbox.identities import GOOGLE_ISSUER, SigningKey
 from sandbox.seed import AUDIENCE, FEDERATION_RULE, SERVICE_ACCOUNT
 from tests.support.admin import Admin, running_admin
 

@@ -11,9 +11,9 @@ from typing import Any
 from google.iam.v1 import policy_pb2
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, VIEWER
-from sandbox.faults import Fault
-from sandbox.iam_policies import write_policy
-from sandbox.kms_state import Project
+from sandbox.iam import write_policy
+from sandbox.kms.state import Project
+from sandbox.world import Fault
 from tests.support.fleet import LABEL, RING, VALUE, Fleet
 from tests.support.kms import LOCATION, PROJECT
 

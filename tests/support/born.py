@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sandbox.admin_models import Workspace
+from sandbox.admin.state import Workspace
 from tests.support.onboarding import Onboardings, Run
 
 NAME = "Payments (EU) - live"

@@ -7,8 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sandbox.faults import Fault
-from sandbox.world import World
+from sandbox.world import Fault, World
 from tests.support.crashes import answer, begin, check_end, converge, crash_points
 from tests.support.driver import Driver
 

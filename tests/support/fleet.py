@@ -12,8 +12,8 @@ from google.protobuf import field_mask_pb2
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import organization_label
-from sandbox import kms_operations as kms
-from sandbox.admin_models import DataResidency, ExternalKey, GcpConfig, Workspace
+from sandbox.admin.state import DataResidency, ExternalKey, GcpConfig, Workspace
+from sandbox.kms import operations as kms
 from sandbox.seed import ORGANIZATION_ID, fixed_id
 from sandbox.world import World
 from tests.support.kms import LOCATION

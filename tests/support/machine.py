@@ -30,7 +30,7 @@ from cmek.onboarding.approval import Ask
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import CREATED_BY_TAG
 from sandbox.identities import PROJECT_ID
-from sandbox.request_log import Entry
+from sandbox.world import Entry
 from tests.support.driver import Driver, driving
 from tests.support.runs import Killed, Run
 from tests.support.scene import EVENTS, HARMFUL, Scene, Sight

@@ -45,7 +45,7 @@ class SandboxControl:
         self._send("DELETE", "log")
 
     def fault(self, call: str, **fields: object) -> None:
-        """Add a line to the fault script; see `sandbox.faults.Fault` for the fields."""
+        """Add a line to the fault script; see `sandbox.world.Fault` for the fields."""
         self._send("POST", "faults", {"call": call, **fields})
 
     def faults(self) -> list[dict[str, Any]]:

@@ -18,12 +18,11 @@ from cmek.names import KeyName, organization_label
 from cmek.onboarding.request import key_id_for
 from cmek.tags import CREATED_BY_TAG
 from sandbox import seed
-from sandbox.admin_models import ExternalKey, GcpConfig, Workspace
-from sandbox.iam_policies import read_policy, write_policy
+from sandbox.admin.state import ExternalKey, GcpConfig, Workspace
+from sandbox.iam import read_policy, write_policy
 from sandbox.identities import PROJECT_ID
-from sandbox.kms_lifecycle import State, new_version
-from sandbox.request_log import Entry
-from sandbox.world import World
+from sandbox.kms.versions import State, new_version
+from sandbox.world import Entry, World
 
 WORKSPACE: Final = seed.fixed_id("wrkspc", "PaymentsProd")
 KEY: Final = str(KeyName(PROJECT_ID, "us-east5", "anthropic-cmek", WORKSPACE))

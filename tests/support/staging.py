@@ -10,12 +10,14 @@ from google.iam.v1 import policy_pb2
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import KeyName, organization_label
-from sandbox import kms_key_rings, kms_keys, kms_versions, seed
-from sandbox.admin_models import ExternalKey, GcpConfig
-from sandbox.faults import Fault
+from sandbox import seed
+from sandbox.admin.state import ExternalKey, GcpConfig
 from sandbox.google_state import ACCESS_POLICY, Json
-from sandbox.iam_policies import read_policy, write_policy
-from sandbox.world import World
+from sandbox.iam import read_policy, write_policy
+from sandbox.kms import keys as kms_key_rings
+from sandbox.kms import keys as kms_keys
+from sandbox.kms import versions as kms_versions
+from sandbox.world import Fault, World
 
 KEY = KeyName("acme-kms-prod", "us-east5", "anthropic-cmek", "payments-prod")
 PROJECT = "projects/acme-kms-prod"

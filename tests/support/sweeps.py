@@ -18,9 +18,9 @@ from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.keys.health import UNFINISHED
 from cmek.keys.verdicts import KeyRecord
 from sandbox import seed
-from sandbox.iam_policies import write_policy
-from sandbox.kms_state import Project
-from sandbox.request_log import Entry
+from sandbox.iam import write_policy
+from sandbox.kms.state import Project
+from sandbox.world import Entry
 from tests.support.driver import Driver, driving
 from tests.support.fleet import Fleet
 from tests.support.kms import LOCATION

@@ -1,0 +1,125 @@
+"""`python -m benchmarks.burst`: many workspaces at once; all wait, none twice, all are attached.
+
+Two discoveries start at the same moment and see all workspaces, so that each is found twice. Then
+every run that waits is approved. Exits with 1 when a run failed, a workspace has two, or one has
+no key at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.objects import FlowRun
+
+from cli.client import every
+from cmek.outcomes import RunOutcome
+from cmek.tags import workspace_tag
+from tasks.runs import ONBOARDING
+from tests.support.stack import Stack, running_stack
+
+DISCOVERY = "discover-workspaces/hourly"
+SECONDS_A_RUN = 30.0
+"""Patience: on two busy cores, for a start of a process and what it does."""
+_POLL_SECONDS = 2.0
+_LOST = ("503 Service Unavailable",)
+
+
+@dataclass
+class Outcome:
+    """What became of the workspaces."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def burst(stack: Stack, count: int) -> Outcome:
+    """Let the workspaces appear, approve all runs, and look at the end."""
+    outcome = Outcome()
+    workspaces = [stack.new_workspace(f"burst-{n}", cmek="onboard") for n in range(count)]
+    patience = 60 + SECONDS_A_RUN * count
+    started = time.monotonic()
+    _discover_twice(stack, count)
+    waiting = _until(lambda: _settled(stack, workspaces, "Suspended"), count, patience)
+    outcome.seconds["all wait"] = time.monotonic() - started
+    outcome.problems += _not_once(workspaces, waiting)
+    started = time.monotonic()
+    for run in waiting:
+        if run.state_name == "Suspended":
+            stack.answer(stack.wait_for_ask(run))
+    outcome.seconds["all are answered"] = time.monotonic() - started
+    ended = _until(lambda: _settled(stack, workspaces, RunOutcome.ATTACHED), count, patience)
+    outcome.seconds["all are attached"] = time.monotonic() - started
+    outcome.problems += [
+        f"run {run.name} ended as {run.state_name}: {run.state.message if run.state else ''}"
+        for run in ended
+        if run.state_name != RunOutcome.ATTACHED
+    ]
+    outcome.problems += [f"{one} has no key" for one in workspaces if not stack.is_attached(one)]
+    return outcome
+
+
+def _discover_twice(stack: Stack, count: int) -> None:
+    deployment = stack.client.read_deployment_by_name(DISCOVERY)
+    request = {"project_id": stack.local.sandbox.project_id, "max_new_runs": min(1000, count)}
+    for _ in range(2):
+        stack.client.create_flow_run_from_deployment(deployment.id, parameters={"request": request})
+
+
+def _until(settled: Callable[[], list[FlowRun]], count: int, seconds: float) -> list[FlowRun]:
+    """The runs that have come so far, once all have or patience ends."""
+    deadline = time.monotonic() + seconds
+    while len(found := settled()) < count and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    return found
+
+
+def _settled(stack: Stack, workspaces: list[str], name: str) -> list[FlowRun]:
+    """The workspaces' runs that are in the state of this name, or have ended."""
+    ours = {workspace_tag(one) for one in workspaces}
+    onboard = stack.client.read_deployment_by_name(ONBOARDING)
+    wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[onboard.id]))
+    return [
+        run
+        for run in every(stack.client.read_flow_runs, flow_run_filter=wanted)
+        if ours & set(run.tags)
+        and run.state is not None
+        and (run.state.name == name or run.state.is_final())
+    ]
+
+
+def _not_once(workspaces: list[str], found: list[FlowRun]) -> list[str]:
+    """Workspaces with no run, or more than one."""
+    tags = Counter(tag for run in found for tag in run.tags)
+    return [
+        f"{one} has {tags[workspace_tag(one)]} runs that wait or ended"
+        for one in workspaces
+        if tags[workspace_tag(one)] != 1
+    ]
+
+
+def main() -> int:
+    """Measure, print, judge."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workspaces", type=int, default=100)
+    options = parser.parse_args()
+    with running_stack() as stack:
+        outcome = burst(stack, options.workspaces)
+        told = "".join(stack.log_text(name) for name in stack.local.logs)
+    seconds = ", ".join(f"{what} after {took:.0f} s" for what, took in outcome.seconds.items())
+    busy = ", ".join(f"{told.count(text)} times {text!r}" for text in _LOST)
+    sys.stdout.write(
+        f"{options.workspaces} workspaces at once: {seconds} (from the answers on); "
+        f"in the logs {busy}; {len(outcome.problems)} problems\n"
+    )
+    sys.stdout.writelines(f"  {problem}\n" for problem in outcome.problems)
+    return int(bool(outcome.problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,0 @@
-"""The long proofs behind `make prove`; what is short of them runs with every test."""

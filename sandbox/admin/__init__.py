@@ -1,0 +1,1 @@
+"""The Anthropic Admin API of the sandbox."""

@@ -1,0 +1,283 @@
+"""One call of the Admin API on its way to a handler.
+
+Who calls the Admin API, and whether they may.
+
+Source: https://platform.claude.com/docs/en/manage-claude/admin-api-keys (both headers work with an
+Admin key; an ordinary key does not) and https://platform.claude.com/docs/en/api/versioning
+
+What a caller may send: bodies and query parameters, and the 400 that says what is wrong.
+
+The Admin API's two ways of paging.
+
+External keys page by an opaque `page` cursor, workspaces by the ids around a page.
+Source: https://platform.claude.com/docs/en/api/admin
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import Headers, QueryParams
+
+from sandbox.admin.state import (
+    AdminState,
+    DataResidency,
+    Geo,
+    InferenceGeo,
+    ProviderConfig,
+    timestamp,
+)
+from sandbox.errors import AnthropicError
+from sandbox.world import World
+
+
+@dataclass(slots=True)
+class AdminCall:
+    """A request that has been authenticated and parsed; handlers run under the world's lock."""
+
+    world: World
+    query: QueryParams
+    body: dict[str, Any] = field(default_factory=dict)
+    target: str = ""
+    """The identifier in the path."""
+    seen_version: str | None = None
+    """`updated_at` of the external key to attach, taken before the call began to wait."""
+
+    @property
+    def state(self) -> AdminState:
+        """The organization's data."""
+        return self.world.admin
+
+    def now(self) -> str:
+        """The sandbox's time as the API writes it."""
+        return timestamp(self.world.clock.now())
+
+
+AdminHandler = Callable[[AdminCall], dict[str, Any]]
+
+API_VERSIONS: Final = ("2023-06-01", "2026-10-21")
+
+
+def caller_name(world: World, headers: Headers) -> str:
+    """A name for the log that gives no secret away."""
+    credential = world.admin.credentials.get(_secret(headers) or "")
+    return f"{credential.kind}:{credential.id}" if credential else "unknown"
+
+
+def authenticate(world: World, headers: Headers) -> None:
+    """Refuse a caller that may not use the Admin API.
+
+    Raises:
+        AnthropicError: 401 for a missing, unknown or expired credential, 403 for an ordinary key,
+            400 for a missing or unknown `anthropic-version`.
+    """
+    secret = _secret(headers)
+    if secret is None:
+        raise AnthropicError(401, "x-api-key header is required")
+    credential = world.admin.credentials.get(secret)
+    if credential is None:
+        header = "x-api-key" if headers.get("x-api-key") else "bearer token"
+        raise AnthropicError(401, f"invalid {header}")
+    if credential.kind == "federated_token" and headers.get("x-api-key"):
+        raise AnthropicError(401, "invalid x-api-key")
+    if credential.expires_at and datetime.fromisoformat(credential.expires_at) <= world.clock.now():
+        raise AnthropicError(401, "The credential has expired.")
+    if credential.kind == "workspace_key":
+        raise AnthropicError(403, "The credential may not use this endpoint.")
+    version = headers.get("anthropic-version")
+    if version not in API_VERSIONS:
+        problem = "header is required" if version is None else f"{version!r} is not a version"
+        raise AnthropicError(400, f"anthropic-version: {problem}")
+
+
+def _secret(headers: Headers) -> str | None:
+    if key := headers.get("x-api-key"):
+        return key
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def _free(tag: str) -> str:
+    if tag.startswith("anthropic"):
+        raise ValueError("tags that start with anthropic are reserved")
+    return tag
+
+
+TagName = Annotated[str, AfterValidator(_free)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class CreateExternalKey(_Body):
+    """`external_keys.create`."""
+
+    provider_config: ProviderConfig
+    display_name: str | None = Field(default=None, min_length=1, max_length=255)
+    geo: Geo = "us"
+    user_profile_id: str | None = None
+
+
+class UpdateExternalKey(_Body):
+    """`external_keys.update`; omitted fields stay."""
+
+    provider_config: ProviderConfig | None = None
+    display_name: str | None = Field(default=None, min_length=1, max_length=255)
+    geo: Geo | None = None
+
+
+class CreateWorkspace(_Body):
+    """`workspaces.create`."""
+
+    name: str = Field(min_length=1, max_length=255)
+    external_key_id: str | None = None
+    data_residency: DataResidency | None = None
+    tags: dict[TagName, str] = Field(default_factory=dict)
+    user_profile_id: str | None = None
+
+
+class UpdateResidency(_Body):
+    """The two fields of the data residency that can change."""
+
+    allowed_inference_geos: str | list[InferenceGeo] | None = None
+    default_inference_geo: InferenceGeo | None = None
+
+
+class UpdateWorkspace(_Body):
+    """`workspaces.update`; a null tag is removed, a null key is refused: it cannot be cleared."""
+
+    name: str = Field(default="", min_length=1, max_length=255)
+    external_key_id: str = Field(default="", min_length=1)
+    data_residency: UpdateResidency | None = None
+    tags: dict[TagName, str | None] = Field(default_factory=dict)
+    user_profile_id: str | None = None
+
+
+def parse_json(raw: bytes) -> dict[str, Any]:
+    """The request body as an object; nothing at all counts as `{}`.
+
+    Raises:
+        AnthropicError: 400, not a JSON object.
+    """
+    try:
+        body = json.loads(raw or b"{}")
+    except ValueError as error:
+        raise AnthropicError(400, "The request body is not valid JSON.") from error
+    if not isinstance(body, dict):
+        raise AnthropicError(400, "The request body must be a JSON object.")
+    return body
+
+
+def parse_body(model: type[Body], body: dict[str, Any]) -> Body:
+    """The body as `model`.
+
+    Raises:
+        AnthropicError: 400, naming the first field that is wrong.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = [str(part) for part in first["loc"] if part not in {"gcp", "aws", "azure"}]
+        raise AnthropicError(400, f"{'.'.join(where)}: {_lower(first['msg'])}") from error
+
+
+def integer(query: QueryParams, name: str, default: int, largest: int) -> int:
+    """An integer parameter from 1 to `largest`.
+
+    Raises:
+        AnthropicError: 400, not a number or out of range.
+    """
+    text = query.get(name, str(default))
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= largest:
+        raise AnthropicError(400, f"{name}: must be a number from 1 to {largest}")
+    return int(text)
+
+
+def flag(query: QueryParams, name: str) -> bool:
+    """A boolean parameter, false when absent.
+
+    Raises:
+        AnthropicError: 400, neither `true` nor `false`.
+    """
+    text = query.get(name, "false")
+    if text not in {"true", "false"}:
+        raise AnthropicError(400, f"{name}: must be true or false")
+    return text == "true"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+Item = TypeVar("Item")
+
+
+def cursor(sequence: int) -> str:
+    """The opaque form of a place in the order of creation."""
+    return base64.urlsafe_b64encode(f"before:{sequence}".encode()).decode().rstrip("=")
+
+
+def read_cursor(text: str) -> int:
+    """The place that `cursor` wrote.
+
+    Raises:
+        AnthropicError: 400, no cursor of ours.
+    """
+    try:
+        plain = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        word, _, number = plain.decode("ascii").partition(":")
+        if word == "before" and cursor(int(number)) == text:
+            return int(number)
+    except (ValueError, binascii.Error):
+        pass
+    raise AnthropicError(400, "page: not a cursor that this API returned")
+
+
+def around(
+    ordered: Sequence[Item],
+    query: QueryParams,
+    limit: int,
+    *,
+    identity: Callable[[Item], str],
+    visible: Callable[[Item], bool] = lambda _: True,
+) -> tuple[list[Item], bool]:
+    """One page after `after_id` or before `before_id`, and whether more lies in that direction.
+
+    Raises:
+        AnthropicError: 400, both given, or an id that is not in the list.
+    """
+    after, before = query.get("after_id"), query.get("before_id")
+    if after and before:
+        raise AnthropicError(400, "after_id and before_id cannot be used together")
+    places = {identity(item): place for place, item in enumerate(ordered)}
+    for name, given in (("after_id", after), ("before_id", before)):
+        if given and given not in places:
+            raise AnthropicError(400, f"{name}: no such object")
+    if before:
+        found = [item for item in ordered[: places[before]] if visible(item)]
+        return found[-limit:], len(found) > limit
+    start = places[after] + 1 if after else 0
+    found = [item for item in ordered[start:] if visible(item)]
+    return found[:limit], len(found) > limit
+
+
+def page_of_ids(data: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    """The envelope with `has_more`, `first_id` and `last_id`."""
+    return {
+        "data": data,
+        "has_more": has_more,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+    }

@@ -1,0 +1,233 @@
+"""Anthropic's check of a key: what it reads, what it refuses, and a true round trip.
+
+Everything happens as Anthropic's service account, so a missing grant shows as it would there. The
+texts of failures are invented: no list of them is published.
+
+Source: https://platform.claude.com/docs/en/manage-claude/cmek-google-cloud-kms
+
+External keys: create, list, retrieve, update, delete, validate.
+
+Source: https://platform.claude.com/docs/en/api/admin
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.cloud import kms_v1
+
+from cmek.names import BadNameError, KeyName, is_us_single_region, organization_label
+from sandbox.admin.api import (
+    AdminCall,
+    CreateExternalKey,
+    UpdateExternalKey,
+    cursor,
+    integer,
+    parse_body,
+    read_cursor,
+)
+from sandbox.admin.state import ExternalKey, GcpConfig, new_id
+from sandbox.errors import AnthropicError, GoogleError
+from sandbox.kms import crypto as kms_crypto
+from sandbox.kms import keys as kms_keys
+from sandbox.world import World
+
+LONGEST_WAIT_SECONDS: Final = 30.0
+TIMED_OUT: Final = "Timed out waiting for the key management service."
+_TEXTS: Final = {
+    "PERMISSION_DENIED": "Permission denied on the Cloud KMS key.",
+    "NOT_FOUND": "The Cloud KMS key was not found.",
+    "FAILED_PRECONDITION": "The Cloud KMS key version is not enabled.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a key did not pass."""
+
+    text: str
+    timed_out: bool = False
+
+
+def waiting_seconds(world: World) -> float:
+    """How long a validation keeps its caller waiting; the server gives up after 30 s."""
+    return min(world.switches.validate_seconds, LONGEST_WAIT_SECONDS)
+
+
+def validate_key(world: World, key: ExternalKey) -> Failure | None:
+    """The failure, or None for a key that works."""
+    switches = world.switches
+    if switches.validation_times_out or switches.validate_seconds > LONGEST_WAIT_SECONDS:
+        return Failure(TIMED_OUT, timed_out=True)
+    if not isinstance(key.provider_config, GcpConfig):
+        return Failure(f"The sandbox has no key management service of {key.provider_config.type}.")
+    try:
+        return _check(world, key.provider_config.key_name)
+    except GoogleError as error:
+        return Failure(_TEXTS.get(error.status, f"Cloud KMS answered {error.status}."))
+
+
+def _check(world: World, key_name: str) -> Failure | None:
+    try:
+        name = KeyName.parse(key_name)
+    except BadNameError:
+        return Failure("The key name is not the resource name of a Cloud KMS key.")
+    if not is_us_single_region(name.location):
+        return Failure("The key must be in a single US region.")
+    anthropic = world.identities.anthropic
+    key = kms_keys.get_crypto_key(world, anthropic, kms_v1.GetCryptoKeyRequest(name=key_name))
+    return _metadata_failure(world, key) or _round_trip(world, key_name)
+
+
+def _metadata_failure(world: World, key: kms_v1.CryptoKey) -> Failure | None:
+    algorithms = kms_v1.CryptoKeyVersion.CryptoKeyVersionAlgorithm
+    if key.purpose != kms_v1.CryptoKey.CryptoKeyPurpose.ENCRYPT_DECRYPT or (
+        key.version_template.algorithm != algorithms.GOOGLE_SYMMETRIC_ENCRYPTION
+    ):
+        return Failure("The key must be for symmetric encryption and decryption.")
+    label, value = organization_label(world.admin.organization.id)
+    if key.labels.get(label) != value:
+        return Failure("The key does not carry this organization's label.")
+    return None
+
+
+def _round_trip(world: World, key_name: str) -> Failure | None:
+    anthropic, plaintext = world.identities.anthropic, secrets.token_bytes(32)
+    sealed = kms_crypto.encrypt(
+        world, anthropic, kms_v1.EncryptRequest(name=key_name, plaintext=plaintext)
+    )
+    opened = kms_crypto.decrypt(
+        world, anthropic, kms_v1.DecryptRequest(name=key_name, ciphertext=sealed.ciphertext)
+    )
+    if opened.plaintext != plaintext:
+        return Failure("The key does not decrypt what it encrypted.")
+    return None
+
+
+DISABLED = "Customer-managed encryption keys are not enabled for this organization."
+
+
+def create(call: AdminCall) -> dict[str, Any]:
+    """Register a key; the key itself is not touched."""
+    switches = call.world.switches
+    if not switches.cmek_enabled:
+        raise AnthropicError(switches.create_cmek_disabled_status, DISABLED)
+    body = parse_body(CreateExternalKey, call.body)
+    if isinstance(body.provider_config, GcpConfig):
+        _check_key_name(call, body.provider_config.key_name)
+    call.state.check_user_profile(body.user_profile_id)
+    now = call.now()
+    key = ExternalKey(
+        id=new_id("ekey"),
+        sequence=call.state.next_sequence(),
+        created_at=now,
+        updated_at=now,
+        display_name=body.display_name,
+        geo=body.geo,
+        provider_config=body.provider_config,
+        user_profile_id=body.user_profile_id,
+    )
+    call.state.external_keys[key.id] = key
+    return _rendered(call, key)
+
+
+def list_(call: AdminCall) -> dict[str, Any]:
+    """One page, newest first."""
+    limit = integer(call.query, "limit", 20, 100)
+    page = call.query.get("page")
+    before = read_cursor(page) if page else call.state.last_sequence + 1
+    newest_first = reversed(call.state.external_keys.values())
+    found = [key for key in newest_first if key.sequence < before]
+    shown = found[:limit]
+    return {
+        "data": [_rendered(call, key) for key in shown],
+        "next_page": cursor(shown[-1].sequence) if len(found) > limit else None,
+    }
+
+
+def retrieve(call: AdminCall) -> dict[str, Any]:
+    """One key."""
+    return _rendered(call, call.state.external_key(call.target))
+
+
+def update(call: AdminCall) -> dict[str, Any]:
+    """Change what may change: always the display name, the rest only while nothing uses the key."""
+    key = call.state.external_key(call.target)
+    body = parse_body(UpdateExternalKey, call.body)
+    given = {name: getattr(body, name) for name in body.model_fields_set}
+    changes = {name: value for name, value in given.items() if value != getattr(key, name)}
+    if changes.keys() & {"geo", "provider_config"}:
+        _check_reconfigurable(call, key, body)
+    for name, value in changes.items():
+        setattr(key, name, value)
+    if changes:
+        key.updated_at = call.now()
+    return _rendered(call, key)
+
+
+def delete(call: AdminCall) -> dict[str, Any]:
+    """Forget a key that no workspace uses."""
+    key = call.state.external_key(call.target)
+    _check_policy(call, key)
+    if call.state.is_attached(key.id):
+        status = call.world.switches.delete_attached_status
+        raise AnthropicError(status, "The external key is still referenced by a workspace.")
+    del call.state.external_keys[key.id]
+    return {"id": key.id, "type": "external_key_deleted"}
+
+
+def validate(call: AdminCall) -> dict[str, Any]:
+    """Encrypt and decrypt once; a failure is a result, not an error."""
+    key = call.state.external_key(call.target)
+    failure = validate_key(call.world, key)
+    return {
+        "type": "external_key_validation",
+        "status": "failure" if failure else "success",
+        "error": failure.text if failure else None,
+    }
+
+
+def _rendered(call: AdminCall, key: ExternalKey) -> dict[str, Any]:
+    return key.render(attached=call.state.is_attached(key.id))
+
+
+def _check_key_name(call: AdminCall, key_name: str) -> None:
+    if call.world.switches.create_checks_key_name:
+        try:
+            KeyName.parse(key_name)
+        except BadNameError as error:
+            raise AnthropicError(400, f"provider_config.key_name: {error}") from error
+    if call.world.switches.duplicate_external_key == "conflict" and any(
+        isinstance(one.provider_config, GcpConfig) and one.provider_config.key_name == key_name
+        for one in call.state.external_keys.values()
+    ):
+        raise AnthropicError(409, "An external key with this key name already exists.")
+
+
+def _check_reconfigurable(call: AdminCall, key: ExternalKey, body: UpdateExternalKey) -> None:
+    _check_policy(call, key)
+    if "geo" in body.model_fields_set and body.geo is None:
+        raise AnthropicError(400, "geo: input should be 'us'")
+    if "provider_config" in body.model_fields_set:
+        if body.provider_config is None:
+            raise AnthropicError(400, "provider_config: input should be an object")
+        if key.provider_config.type == "gcp" or body.provider_config.type == "gcp":
+            raise AnthropicError(400, "The key name of a Google Cloud key cannot be changed.")
+        if key.provider_config.type != body.provider_config.type:
+            raise AnthropicError(400, "The provider of an external key cannot be changed.")
+    if call.state.is_attached(key.id):
+        raise AnthropicError(
+            call.world.switches.replace_key_status,
+            "The configuration of an attached external key cannot be changed.",
+        )
+
+
+def _check_policy(call: AdminCall, key: ExternalKey) -> None:
+    if key.id in (call.world.switches.workspace_policy_keys or ()):
+        raise AnthropicError(
+            400,
+            "The external key is listed in the organization's Workspace Policy.",
+            "external_key_in_workspace_policy",
+        )

@@ -1,0 +1,209 @@
+"""What the Admin API stores: organization, external keys, workspaces, credentials.
+
+The organization's data and the look-ups on it.
+
+Identifiers and times in the form that the Admin API gives them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sandbox.errors import AnthropicError
+
+Geo = Literal["us"]
+InferenceGeo = Literal["global", "us"]
+
+
+class Organization(BaseModel):
+    """The organization; `id` is the bare UUID of `GET /v1/organizations/me`."""
+
+    id: str
+    name: str
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class GcpConfig(_Config):
+    """A crypto key of Cloud KMS."""
+
+    type: Literal["gcp"]
+    key_name: str = Field(min_length=1, max_length=2048)
+
+
+class AwsConfig(_Config):
+    """A key of AWS KMS; `region` comes out of the ARN and `role_arn` is ignored."""
+
+    type: Literal["aws"]
+    kms_arn: str = Field(min_length=1, max_length=2048)
+    region: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_region(cls, data: Any) -> Any:  # noqa: ANN401
+        """Drop the deprecated field and read the region from the ARN."""
+        if not isinstance(data, dict):
+            return data
+        data = {name: value for name, value in data.items() if name != "role_arn"}
+        parts = str(data.get("kms_arn", "")).split(":")
+        return data if data.get("region") or len(parts) < 4 else data | {"region": parts[3]}
+
+
+class AzureConfig(_Config):
+    """A key of Azure Key Vault or a managed HSM."""
+
+    type: Literal["azure"]
+    key_name: str
+    tenant_id: str
+    vault_uri: str = Field(
+        pattern=r"^https://[A-Za-z0-9-]+\.(vault\.azure\.net|managedhsm\.azure\.net)/?$"
+    )
+    client_id: str | None = None
+
+
+ProviderConfig = Annotated[GcpConfig | AwsConfig | AzureConfig, Field(discriminator="type")]
+
+
+class ExternalKey(BaseModel):
+    """Anthropic's record of a key; `sequence` orders keys by creation."""
+
+    id: str
+    sequence: int
+    created_at: str
+    updated_at: str
+    display_name: str | None
+    geo: Geo
+    provider_config: ProviderConfig
+    user_profile_id: str | None
+
+    def render(self, *, attached: bool) -> dict[str, Any]:
+        """The object as the API returns it."""
+        return {
+            "type": "external_key",
+            "id": self.id,
+            "attachment": {"type": "attached" if attached else "unattached"},
+            "created_at": self.created_at,
+            "display_name": self.display_name,
+            "geo": self.geo,
+            "provider_config": self.provider_config.model_dump(),
+            "updated_at": self.updated_at,
+            "user_profile_id": self.user_profile_id,
+        }
+
+
+class DataResidency(_Config):
+    """Where a workspace lives and where its inference may run; `workspace_geo` never changes."""
+
+    workspace_geo: Geo = "us"
+    allowed_inference_geos: Literal["unrestricted"] | list[InferenceGeo] = "unrestricted"
+    default_inference_geo: InferenceGeo = "global"
+
+
+class Workspace(BaseModel):
+    """A workspace; `is_default` is the sandbox's own and not in the API's object."""
+
+    id: str
+    name: str
+    created_at: str
+    archived_at: str | None = None
+    compartment_id: str
+    data_residency: DataResidency
+    display_color: str = "#2F7FB5"
+    external_key_id: str | None = None
+    tags: dict[str, str] = Field(default_factory=dict)
+    user_profile_id: str | None = None
+    is_default: bool = False
+
+    def render(self) -> dict[str, Any]:
+        """The object as the API returns it."""
+        return {"type": "workspace"} | self.model_dump(exclude={"is_default"})
+
+
+class Credential(BaseModel):
+    """Something a caller can present: an Admin key, an ordinary key or a federated token."""
+
+    kind: Literal["admin_key", "workspace_key", "federated_token"]
+    id: str
+    expires_at: str | None = None
+
+
+class FederationRule(BaseModel):
+    """Which Google identity may have an `org:admin` token; made in the Console only."""
+
+    id: str
+    service_account_id: str
+    audience: str
+    subject: str
+    email: str
+    lifetime_seconds: int = Field(default=3600, ge=60, le=86400)
+
+
+class AdminState(BaseModel):
+    """One organization. Dictionaries keep creation order."""
+
+    organization: Organization
+    credentials: dict[str, Credential] = Field(default_factory=dict)
+    federation_rules: list[FederationRule] = Field(default_factory=list)
+    user_profiles: list[str] = Field(default_factory=list)
+    external_keys: dict[str, ExternalKey] = Field(default_factory=dict)
+    workspaces: dict[str, Workspace] = Field(default_factory=dict)
+    last_sequence: int = 0
+
+    def external_key(self, external_key_id: str) -> ExternalKey:
+        """The external key.
+
+        Raises:
+            AnthropicError: 404, no such key in this organization.
+        """
+        key = self.external_keys.get(external_key_id)
+        if key is None:
+            raise AnthropicError(404, "External key not found.")
+        return key
+
+    def workspace(self, workspace_id: str) -> Workspace:
+        """The workspace, the default one included.
+
+        Raises:
+            AnthropicError: 404, no such workspace in this organization.
+        """
+        workspace = self.workspaces.get(workspace_id)
+        if workspace is None:
+            raise AnthropicError(404, "Workspace not found.")
+        return workspace
+
+    def is_attached(self, external_key_id: str) -> bool:
+        """Whether any workspace, live or archived, uses the key."""
+        return any(one.external_key_id == external_key_id for one in self.workspaces.values())
+
+    def next_sequence(self) -> int:
+        """The next place in the order of creation."""
+        self.last_sequence += 1
+        return self.last_sequence
+
+    def check_user_profile(self, user_profile_id: str | None) -> None:
+        """Accept none or a known profile.
+
+        Raises:
+            AnthropicError: 400 `user_profile_not_found`.
+        """
+        if user_profile_id is not None and user_profile_id not in self.user_profiles:
+            raise AnthropicError(400, "User profile not found.", "user_profile_not_found")
+
+
+BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+
+def new_id(prefix: str) -> str:
+    """A fresh tagged identifier, e.g. `ekey_01QmTz8VbHn4KfXyRw2PdLcJ`."""
+    return f"{prefix}_01" + "".join(secrets.choice(BASE58) for _ in range(22))
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with microseconds, e.g. `2026-11-20T14:02:11.305918Z`."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

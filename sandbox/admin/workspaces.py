@@ -1,0 +1,206 @@
+"""May this external key go onto this workspace? The rules of the one step that is never undone.
+
+Source: https://platform.claude.com/docs/en/manage-claude/cmek-admin-api; error codes from the types
+of the official Python SDK (`types/organization/*_error.py`).
+
+Workspaces: list, retrieve, create, update, archive.
+
+Source: https://platform.claude.com/docs/en/manage-claude/workspaces
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from sandbox.admin.api import (
+    AdminCall,
+    CreateWorkspace,
+    UpdateWorkspace,
+    around,
+    flag,
+    integer,
+    page_of_ids,
+    parse_body,
+)
+from sandbox.admin.external_keys import DISABLED, validate_key
+from sandbox.admin.state import DataResidency, Workspace, new_id
+from sandbox.errors import AnthropicError
+
+
+def check_attachable(
+    call: AdminCall, workspace: Workspace, external_key_id: str, current: str | None = None
+) -> None:
+    """Pass when the key may be written.
+
+    Raises:
+        AnthropicError: every documented refusal, with its code.
+    """
+    if _already_settled(call, external_key_id, current):
+        return
+    switches = call.world.switches
+    if not switches.cmek_enabled:
+        raise AnthropicError(switches.attach_cmek_disabled_status, DISABLED)
+    key = call.state.external_key(external_key_id)
+    if key.user_profile_id != workspace.user_profile_id:
+        raise AnthropicError(
+            400, "The key and the workspace have different user profiles.", "key_profile_mismatch"
+        )
+    allowed = switches.workspace_policy_keys
+    if allowed is not None and key.id not in allowed:
+        raise AnthropicError(
+            400,
+            "The Workspace Policy does not allow this external key.",
+            "workspace_policy_violation",
+            field="external_key_id",
+        )
+    if call.seen_version not in {None, key.updated_at}:
+        raise AnthropicError(
+            409, "The external key changed during validation.", "external_key_changed"
+        )
+    if switches.attach_validates:
+        _check_validation(call, external_key_id)
+
+
+def _already_settled(call: AdminCall, external_key_id: str, current: str | None) -> bool:
+    switches = call.world.switches
+    if current is None:
+        return False
+    if current == external_key_id and switches.same_key_again == "ok":
+        return True
+    raise AnthropicError(switches.replace_key_status, "external_key_id cannot be changed once set.")
+
+
+def _check_validation(call: AdminCall, external_key_id: str) -> None:
+    failure = validate_key(call.world, call.state.external_key(external_key_id))
+    if failure is None:
+        return
+    if failure.timed_out:
+        raise AnthropicError(
+            400,
+            "Validation of the external key did not finish in time.",
+            "external_key_validation_timed_out",
+        )
+    raise AnthropicError(
+        400,
+        f"The external key failed validation: {failure.text}",
+        "external_key_validation_failed",
+    )
+
+
+def list_(call: AdminCall) -> dict[str, Any]:
+    """One page; archived ones and the default one only when asked for."""
+    limit = integer(call.query, "limit", 20, 1000)
+    ids = call.query.getlist("ids[]")
+    if len(ids) > 100:
+        raise AnthropicError(400, "ids[]: at most 100 identifiers")
+    archived = flag(call.query, "include_archived")
+    default = flag(call.query, "include_default") or call.world.switches.default_workspace_listed
+
+    def visible(one: Workspace) -> bool:
+        listed = (archived or not one.archived_at) and (default or not one.is_default)
+        return listed and (not ids or one.id in ids)
+
+    ordered = list(call.state.workspaces.values())
+    if call.world.switches.workspace_order == "newest_first":
+        ordered.reverse()
+    shown, has_more = around(
+        ordered, call.query, limit, identity=lambda one: one.id, visible=visible
+    )
+    return page_of_ids([one.render() for one in shown], has_more=has_more)
+
+
+def retrieve(call: AdminCall) -> dict[str, Any]:
+    """One workspace, the default one included."""
+    return call.state.workspace(call.target).render()
+
+
+def create(call: AdminCall) -> dict[str, Any]:
+    """A new workspace, with a key when one is named."""
+    body = parse_body(CreateWorkspace, call.body)
+    _check_room(call, body.name)
+    call.state.check_user_profile(body.user_profile_id)
+    workspace = Workspace(
+        id=new_id("wrkspc"),
+        name=body.name,
+        created_at=call.now(),
+        compartment_id=str(uuid.uuid4()),
+        data_residency=body.data_residency or DataResidency(),
+        tags=body.tags,
+        user_profile_id=body.user_profile_id,
+    )
+    if body.external_key_id is not None:
+        check_attachable(call, workspace, body.external_key_id)
+        workspace.external_key_id = body.external_key_id
+    call.state.workspaces[workspace.id] = workspace
+    return workspace.render()
+
+
+def update(call: AdminCall) -> dict[str, Any]:
+    """Change what was sent, all of it or nothing."""
+    workspace = call.state.workspace(call.target)
+    body = parse_body(UpdateWorkspace, call.body)
+    sent = body.model_fields_set
+    _check_update(call, workspace, sent)
+    if "user_profile_id" in sent:
+        _check_profile(call, workspace, body.user_profile_id)
+    draft = _changed(workspace.model_copy(deep=True), body)
+    if "external_key_id" in sent:
+        check_attachable(call, draft, body.external_key_id, current=workspace.external_key_id)
+        draft.external_key_id = body.external_key_id
+    call.state.workspaces[workspace.id] = draft
+    return draft.render()
+
+
+def archive(call: AdminCall) -> dict[str, Any]:
+    """Archive for good; the second time changes nothing."""
+    workspace = call.state.workspace(call.target)
+    if workspace.is_default:
+        raise AnthropicError(400, "The default workspace cannot be archived.")
+    if workspace.archived_at is None:
+        workspace.archived_at = call.now()
+    return workspace.render()
+
+
+def _check_room(call: AdminCall, name: str) -> None:
+    """Name and number; how either is refused is not documented."""
+    switches = call.world.switches
+    live = [one for one in call.state.workspaces.values() if not one.archived_at]
+    if switches.workspace_name_again == "refused" and any(one.name == name for one in live):
+        raise AnthropicError(
+            switches.workspace_name_again_status, "A workspace with this name already exists."
+        )
+    limit = switches.workspace_limit
+    if limit is not None and sum(not one.is_default for one in live) >= limit:
+        raise AnthropicError(400, "The organization has reached its limit of workspaces.")
+
+
+def _check_update(call: AdminCall, workspace: Workspace, sent: set[str]) -> None:
+    if workspace.is_default and "name" in sent:
+        raise AnthropicError(400, "The default workspace cannot be renamed.")
+    attach_only = sent == {"external_key_id"} and call.world.switches.attach_archived == "allowed"
+    if workspace.archived_at and not attach_only:
+        raise AnthropicError(400, "An archived workspace cannot be updated.")
+
+
+def _check_profile(call: AdminCall, workspace: Workspace, user_profile_id: str | None) -> None:
+    call.state.check_user_profile(user_profile_id)
+    if workspace.user_profile_id not in {None, user_profile_id}:
+        raise AnthropicError(400, "user_profile_id cannot be changed once set.")
+
+
+def _changed(draft: Workspace, body: UpdateWorkspace) -> Workspace:
+    sent = body.model_fields_set
+    if "name" in sent:
+        draft.name = body.name
+    if "user_profile_id" in sent:
+        draft.user_profile_id = body.user_profile_id
+    for tag, value in body.tags.items():
+        if value is None:
+            draft.tags.pop(tag, None)
+        else:
+            draft.tags[tag] = value
+    if body.data_residency is not None:
+        changes = body.data_residency.model_dump(exclude_unset=True, exclude_none=True)
+        draft.data_residency = draft.data_residency.model_copy(update=changes)
+    return draft

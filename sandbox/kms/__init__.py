@@ -1,0 +1,1 @@
+"""The Cloud KMS API of the sandbox."""

@@ -1,0 +1,147 @@
+"""Lists: pages with opaque tokens, the useful part of `filter`, `order_by` on one field.
+
+Source: https://docs.cloud.google.com/kms/docs/sorting-and-filtering
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from sandbox.errors import invalid
+from sandbox.kms.state import to_json
+
+DEFAULT_PAGE: Final = 100
+LARGEST_PAGE: Final = 1000
+
+_TERM: Final = re.compile(r'([A-Za-z][\w.-]*)\s*(!=|=|:)\s*("[^"]*"|[^\s"()]+)')
+_AND: Final = re.compile(r"\s+(?:AND\s+)?(?=[A-Za-z][\w.-]*\s*(?:!=|=|:))")
+_FIELDS: Final = {
+    "name", "state", "algorithm", "protectionLevel", "purpose", "importOnly", "primary.state",
+    "versionTemplate.algorithm", "versionTemplate.protectionLevel",
+}  # fmt: skip
+_ORDERS: Final = {"": "name", "name": "name", "createTime": "createTime"}
+
+Item = TypeVar("Item")
+Key = tuple[str, int, str]
+
+
+class ListRequest(Protocol):
+    """What list requests have in common; `order_by` is missing in those for locations."""
+
+    page_size: int
+    page_token: str
+    filter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """One page; `total_size` is 0 when a filter is applied, as documented."""
+
+    items: list[Item]
+    next_page_token: str
+    total_size: int
+
+
+def paginate(items: Iterable[Item], parent: str, request: ListRequest) -> Page[Item]:
+    """Filter, sort and cut; a token remembers the last item, so that new ones shift nothing.
+
+    Raises:
+        GoogleError: INVALID_ARGUMENT for a negative size, a token of another list, a filter or
+            order that the sandbox does not understand.
+    """
+    if request.page_size < 0:
+        raise invalid(f"page_size {request.page_size} is negative.")
+    order_by = getattr(request, "order_by", "")
+    field, descending = _order(order_by)
+    terms = _terms(request.filter)
+    seen = [(to_json(item), item) for item in items]
+    found = sorted(
+        ((_key(data, field), item) for data, item in seen if _matches(data, terms)),
+        key=lambda pair: pair[0],
+        reverse=descending,
+    )
+    fingerprint = _fingerprint(parent, request.filter, order_by)
+    rest = found
+    if request.page_token:
+        last = _read_token(request.page_token, fingerprint)
+        rest = [pair for pair in found if (pair[0] < last if descending else pair[0] > last)]
+    size = min(request.page_size or DEFAULT_PAGE, LARGEST_PAGE)
+    token = _token(rest[size - 1][0], fingerprint) if len(rest) > size else ""
+    return Page([item for _, item in rest[:size]], token, 0 if request.filter else len(found))
+
+
+def _fingerprint(*parameters: str) -> str:
+    return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()[:16]
+
+
+def _order(order_by: str) -> tuple[str, bool]:
+    field, _, direction = order_by.strip().partition(" ")
+    order = _ORDERS.get(_camel(field))
+    if order is None or direction.strip() not in {"", "asc", "desc"}:
+        raise invalid(f"order_by '{order_by}' is not supported: use name or create_time.")
+    return order, direction.strip() == "desc"
+
+
+def _key(data: dict[str, Any], field: str) -> Key:
+    """Version names end in a number and sort by it; everything else by its text."""
+    name = data.get("name", data.get("locationId", ""))
+    head, _, tail = name.rpartition("/")
+    time = data.get("createTime", "") if field == "createTime" else ""
+    numbered = head.endswith("/cryptoKeyVersions")
+    return (time, int(tail), "") if numbered else (time, 0, name)
+
+
+def _token(key: Key, fingerprint: str) -> str:
+    return urlsafe_b64encode(json.dumps([fingerprint, *key]).encode()).decode()
+
+
+def _read_token(token: str, fingerprint: str) -> Key:
+    try:
+        owner, time, number, name = json.loads(urlsafe_b64decode(token))
+    except ValueError:
+        owner, time, number, name = None, "", 0, ""
+    if owner != fingerprint:
+        raise invalid("The page_token is invalid or belongs to a list with other parameters.")
+    return time, number, name
+
+
+def _terms(filter_: str) -> list[tuple[str, str, str]]:
+    terms = []
+    for text in _AND.split(filter_.strip()) if filter_.strip() else []:
+        match = _TERM.fullmatch(text.strip())
+        field = _camel(match[1]) if match else ""
+        if match is None or (field not in _FIELDS and not field.startswith("labels.")):
+            raise invalid(f"filter '{filter_}' is not supported at '{text}'.")
+        terms.append((field, match[2], match[3].strip('"')))
+    return terms
+
+
+def _matches(data: dict[str, Any], terms: list[tuple[str, str, str]]) -> bool:
+    return all(_holds(_value(data, field), operator, wanted) for field, operator, wanted in terms)
+
+
+def _value(data: dict[str, Any], field: str) -> str:
+    head, _, rest = field.partition(".")
+    value = data.get(head, "")
+    if rest:
+        return str(value.get(rest, "")) if isinstance(value, dict) else ""
+    return str(value)
+
+
+def _holds(value: str, operator: str, wanted: str) -> bool:
+    if operator == ":":
+        return wanted == "*" or wanted.lower() in value.lower() if value else False
+    return (value == wanted) == (operator == "=")
+
+
+def _camel(field: str) -> str:
+    if field.startswith("labels."):
+        return field
+    head, *rest = field.split("_")
+    return head + "".join(part[:1].upper() + part[1:] for part in rest)

@@ -1,0 +1,220 @@
+"""What happens to a key by itself as time passes: generation ends, rotation, destruction.
+
+Nothing runs in the background: each operation first settles the key that it touches up to now.
+Sources: https://docs.cloud.google.com/kms/docs/key-states,
+https://docs.cloud.google.com/kms/docs/org-policy-constraints (why a rotation can fail)
+
+Key versions: create, read, list, enable, disable, schedule destruction, restore.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime, timedelta
+
+from google.cloud import kms_v1
+
+from sandbox.errors import GoogleError, invalid, not_found, precondition
+from sandbox.iam import authorize
+from sandbox.identities import Identity
+from sandbox.kms.lists import paginate
+from sandbox.kms.rules import check_place
+from sandbox.kms.state import canonical, key_of, location_of
+from sandbox.world import World
+
+State = kms_v1.CryptoKeyVersion.CryptoKeyVersionState
+
+
+def find_key(world: World, name: str) -> kms_v1.CryptoKey:
+    """The stored key, settled up to now.
+
+    Raises:
+        GoogleError: NOT_FOUND.
+    """
+    key = world.kms.crypto_keys.get(name)
+    if key is None:
+        raise not_found("CryptoKey", name)
+    settle(world, key)
+    return key
+
+
+def find_version(world: World, name: str) -> kms_v1.CryptoKeyVersion:
+    """The stored version, its key settled up to now.
+
+    Raises:
+        GoogleError: NOT_FOUND.
+    """
+    key = world.kms.crypto_keys.get(key_of(name))
+    if key is None:
+        raise not_found("CryptoKeyVersion", name)
+    settle(world, key)
+    version = world.kms.versions[key.name].get(int(name.rsplit("/", 1)[1]))
+    if version is None:
+        raise not_found("CryptoKeyVersion", name)
+    return version
+
+
+def with_primary(world: World, key: kms_v1.CryptoKey) -> kms_v1.CryptoKey:
+    """A copy of the key as the API shows it, with its primary version filled in."""
+    shown = kms_v1.CryptoKey(key)
+    if "primary" in key:
+        shown.primary = find_version(world, key.primary.name)
+    return shown
+
+
+def new_version(world: World, key: kms_v1.CryptoKey, at: datetime) -> kms_v1.CryptoKeyVersion:
+    """Make the next version of `key` by its template, generated at once unless a switch waits."""
+    versions = world.kms.versions[key.name]
+    number = len(versions) + 1
+    wait = timedelta(seconds=world.switches.initial_version_pending_seconds)
+    version = kms_v1.CryptoKeyVersion(
+        name=f"{key.name}/cryptoKeyVersions/{number}",
+        state=State.PENDING_GENERATION,
+        protection_level=key.version_template.protection_level,
+        algorithm=key.version_template.algorithm,
+        create_time=at,
+    )
+    versions[number] = version
+    world.kms.material[version.name] = secrets.token_bytes(32)
+    world.kms.ready_at[version.name] = at + wait
+    _finish_generation(world, version)
+    return version
+
+
+def settle(world: World, key: kms_v1.CryptoKey) -> None:
+    """Let everything happen to `key` that was due by now."""
+    _rotate(world, key)
+    for version in world.kms.versions[key.name].values():
+        _finish_generation(world, version)
+        if version.state == State.DESTROY_SCHEDULED and version.destroy_time <= world.clock.now():
+            version.state = State(State.DESTROYED)
+            version.destroy_event_time = version.destroy_time
+            version.destroy_time = None
+            world.kms.material.pop(version.name, None)
+
+
+def _finish_generation(world: World, version: kms_v1.CryptoKeyVersion) -> None:
+    ready = world.kms.ready_at.get(version.name)
+    if ready is None or ready > world.clock.now():
+        return
+    del world.kms.ready_at[version.name]
+    version.state = State(State.ENABLED)
+    version.generate_time = ready
+
+
+def _rotate(world: World, key: kms_v1.CryptoKey) -> None:
+    """Make the new primary versions that were due; none while an organization policy forbids it."""
+    if not key.rotation_period or not _may_rotate(world, key):
+        return
+    while key.next_rotation_time <= world.clock.now():
+        version = new_version(world, key, key.next_rotation_time)
+        key.primary = kms_v1.CryptoKeyVersion(name=version.name)
+        key.next_rotation_time += key.rotation_period
+
+
+def _may_rotate(world: World, key: kms_v1.CryptoKey) -> bool:
+    level = kms_v1.ProtectionLevel(key.version_template.protection_level).name
+    constraints = world.kms.constraints
+    return constraints.allows_location(location_of(key.name)) and (
+        constraints.allows_protection_level(level)
+    )
+
+
+def create_crypto_key_version(
+    world: World, caller: Identity, request: kms_v1.CreateCryptoKeyVersionRequest
+) -> kms_v1.CryptoKeyVersion:
+    """Make the next version; it does not become the primary by itself."""
+    permission = "cloudkms.cryptoKeyVersions.create"
+    name = canonical(world, request.parent, "CryptoKey", permission)
+    authorize(world, caller, permission, name)
+    key = find_key(world, name)
+    if key.import_only:
+        raise GoogleError("FAILED_PRECONDITION", f"CryptoKey {name} takes imported versions only.")
+    check_place(world, key)
+    return kms_v1.CryptoKeyVersion(new_version(world, key, world.clock.now()))
+
+
+def get_crypto_key_version(
+    world: World, caller: Identity, request: kms_v1.GetCryptoKeyVersionRequest
+) -> kms_v1.CryptoKeyVersion:
+    """One version."""
+    permission = "cloudkms.cryptoKeyVersions.get"
+    return kms_v1.CryptoKeyVersion(_find(world, caller, request.name, permission))
+
+
+def list_crypto_key_versions(
+    world: World, caller: Identity, request: kms_v1.ListCryptoKeyVersionsRequest
+) -> kms_v1.ListCryptoKeyVersionsResponse:
+    """A page of the key's versions, by number."""
+    permission = "cloudkms.cryptoKeyVersions.list"
+    name = canonical(world, request.parent, "CryptoKey", permission)
+    authorize(world, caller, permission, name)
+    find_key(world, name)
+    page = paginate(
+        world.kms.versions[name].values(),
+        name,
+        request,
+    )
+    return kms_v1.ListCryptoKeyVersionsResponse(
+        crypto_key_versions=page.items,
+        next_page_token=page.next_page_token,
+        total_size=page.total_size,
+    )
+
+
+def update_crypto_key_version(
+    world: World, caller: Identity, request: kms_v1.UpdateCryptoKeyVersionRequest
+) -> kms_v1.CryptoKeyVersion:
+    """Enable or disable a version: the only change that the sandbox knows."""
+    asked = request.crypto_key_version
+    version = _find(world, caller, asked.name, "cloudkms.cryptoKeyVersions.update")
+    if list(request.update_mask.paths) != ["state"]:
+        raise invalid("The update_mask of a CryptoKeyVersion must be 'state'.")
+    if asked.state not in {State.ENABLED, State.DISABLED}:
+        raise invalid("A CryptoKeyVersion can be set to ENABLED or DISABLED only.")
+    if version.state not in {State.ENABLED, State.DISABLED}:
+        raise _wrong_state(version, "can not be enabled or disabled")
+    version.state = asked.state
+    return kms_v1.CryptoKeyVersion(version)
+
+
+def destroy_crypto_key_version(
+    world: World, caller: Identity, request: kms_v1.DestroyCryptoKeyVersionRequest
+) -> kms_v1.CryptoKeyVersion:
+    """Schedule the destruction of a version's key material."""
+    version = _find(world, caller, request.name, "cloudkms.cryptoKeyVersions.destroy")
+    if version.state not in {State.ENABLED, State.DISABLED}:
+        raise _wrong_state(version, "can not be destroyed")
+    if world.kms.constraints.disable_before_destroy and version.state == State.ENABLED:
+        raise _wrong_state(version, "must be disabled before it is destroyed")
+    delay = world.kms.crypto_keys[key_of(version.name)].destroy_scheduled_duration
+    version.state = State(State.DESTROY_SCHEDULED)
+    version.destroy_time = world.clock.now() + delay
+    return kms_v1.CryptoKeyVersion(version)
+
+
+def restore_crypto_key_version(
+    world: World, caller: Identity, request: kms_v1.RestoreCryptoKeyVersionRequest
+) -> kms_v1.CryptoKeyVersion:
+    """Call off a scheduled destruction; the version comes back disabled."""
+    version = _find(world, caller, request.name, "cloudkms.cryptoKeyVersions.restore")
+    if version.state != State.DESTROY_SCHEDULED:
+        raise _wrong_state(version, "is not scheduled for destruction")
+    version.state = State(State.DISABLED)
+    version.destroy_time = None
+    return kms_v1.CryptoKeyVersion(version)
+
+
+def _find(world: World, caller: Identity, name: str, permission: str) -> kms_v1.CryptoKeyVersion:
+    name = canonical(world, name, "CryptoKeyVersion", permission)
+    authorize(world, caller, permission, name)
+    return find_version(world, name)
+
+
+def _wrong_state(version: kms_v1.CryptoKeyVersion, why: str) -> GoogleError:
+    state = State(version.state).name
+    return GoogleError(
+        "FAILED_PRECONDITION",
+        f"{version.name} {why}, current state is: {state}.",
+        [precondition(f"KEY_{state}", version.name)],
+    )

@@ -1,0 +1,170 @@
+"""`make prove`: run all proofs and print one table.
+
+Each proof is a process of its own; two run at a time. Exit code 1 when one found something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from tests.proofs.table import HEAD, PAGE, PROOFS, Row, with_rows
+
+ATTACKS: Final = (
+    "tests/flows/test_approval_attacks.py",
+    "tests/flows/test_born_attacks.py",
+    "tests/flows/test_signed_approvals.py",
+    "tests/flows/test_changes_while_waiting.py",
+    "tests/flows/test_signing_command.py",
+    "tests/cmek/test_signatures.py",
+    "tests/cmek/test_signatures_gate.py",
+    "tests/cmek/test_signatures_signers.py",
+)
+KILLED_AT_LEAST: Final = 0.9
+
+
+class UnfinishedError(Exception):
+    """A proof's process ended without a result; its own words are on standard error."""
+
+
+def main() -> int:
+    """Run what was asked for; 0 when all of it holds."""
+    parser = argparse.ArgumentParser(prog="python -m tests.proofs", description=__doc__)
+    parser.add_argument("--schedules", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
+    parser.add_argument("--only", nargs="*", choices=PROOFS, default=PROOFS, metavar="PROOF")
+    parser.add_argument("--workers", type=int, default=2, help="processes at a time")
+    parser.add_argument("--write", action="store_true", help=f"the rows into {PAGE.name}, too")
+    options = parser.parse_args()
+    started, writing = time.monotonic(), threading.Lock()
+    when = f"{datetime.now(UTC):%Y-%m-%d}, seed {options.seed}"
+
+    def prove(name: str) -> Row:
+        try:
+            row = _RUN[name](options)
+        except UnfinishedError as error:
+            row = Row(name, 0, 0, "finished", (str(error),))
+        with writing:  # at once, so that nothing is lost of a run that is stopped
+            sys.stderr.write(f"{(time.monotonic() - started) / 60:.0f} min {row.line(when)}\n")
+            if options.write:
+                PAGE.write_text(with_rows(PAGE.read_text(), [row.line(when)]))
+        return row
+
+    with ThreadPoolExecutor(max_workers=options.workers) as pool:
+        rows = list(pool.map(prove, options.only))
+    write("\n".join([HEAD, *(row.line(when) for row in rows)]))
+    for row in rows:
+        for problem in row.problems:
+            write(f"\n{row.proof}: {problem}")
+    write(f"\n{(time.monotonic() - started) / 60:.0f} minutes")
+    return 0 if all(row.passed for row in rows) else 1
+
+
+def schedules(options: argparse.Namespace) -> Row:
+    """The model, in two processes with seeds of their own."""
+    half = options.schedules // 2
+    parts = ((half, options.seed), (options.schedules - half, options.seed + 1))
+    with ThreadPoolExecutor(max_workers=min(2, options.workers)) as pool:
+        tallies = list(
+            pool.map(lambda part: _json("tests.proofs.schedules", *map(str, part)), parts)
+        )
+    total = {name: sum(one.get(name, 0) for one in tallies) for name in tallies[0] | tallies[1]}
+    told = ", ".join(f"{total.get(name, 0)} {name}" for name in ("executions", "attach requests"))
+    tried, unsafe = total["schedules"], total["unsafe"]
+    enough = tried >= options.schedules
+    return Row("schedules", tried, (tried - unsafe) * enough, f"safe, {unsafe} unsafe ({told})")
+
+
+def attacks(options: argparse.Namespace) -> Row:
+    """Attack tests, each a case, with the variants that `make test` leaves out."""
+    del options
+    said = _run(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "prove or not prove", *ATTACKS
+    )
+    passed, failed, wrong = (_number(said, word) for word in ("passed", "failed", "error"))
+    problems = tuple(line for line in said.splitlines() if line.startswith(("FAILED", "ERROR")))
+    return Row("attacks", passed + failed + wrong, passed, "refused", problems)
+
+
+def mutants(options: argparse.Namespace) -> Row:
+    """Mutants of the gate, the plan and the signature check."""
+    found = _json("tests.proofs.mutants", str(options.workers))
+    left = tuple(found["survivors"])
+    return Row("mutants", found["tried"], found["killed"], "killed", left, KILLED_AT_LEAST)
+
+
+def _counted(proof: str, result: str, *modules: str) -> Callable[[argparse.Namespace], Row]:
+    """A proof whose modules say how many cases they tried and what was wrong with which of them."""
+
+    def prove(options: argparse.Namespace) -> Row:
+        with ThreadPoolExecutor(max_workers=min(2, options.workers)) as pool:
+            found = list(pool.map(lambda one: _json(*one.split(), str(options.seed)), modules))
+        tried = sum(one["tried"] for one in found)
+        problems = tuple(problem for one in found for problem in one["problems"])
+        return Row(proof, tried, tried - len(problems), result, problems)
+
+    return prove
+
+
+_IN_PROCESS: Final = "tests.proofs.crash_and_fault"
+_RUN: Final[dict[str, Callable[[argparse.Namespace], Row]]] = {
+    "crash points": _counted("crash points", "converged", f"{_IN_PROCESS} crashes"),
+    "fault scripts": _counted(
+        "fault scripts", "survived", f"{_IN_PROCESS} faults", f"{_IN_PROCESS} more-faults"
+    ),
+    "combinations of faults": _counted(
+        "combinations of faults", "survived", f"{_IN_PROCESS} combinations"
+    ),
+    "schedules": schedules,
+    "guards taken away": _counted(
+        "guards taken away", "noticed by the model", "tests.proofs.weakened"
+    ),
+    "processes killed": _counted("processes killed", "converged", "tests.proofs.kills"),
+    "outages": _counted("outages", "converged", "tests.proofs.outages"),
+    "attacks": attacks,
+    "mutants": mutants,
+}
+
+
+def _json(*arguments: str) -> dict[str, Any]:
+    last = _run("-m", *arguments).strip().splitlines()[-1:]
+    try:
+        found: dict[str, Any] = json.loads(last[0])
+    except (IndexError, ValueError):
+        raise UnfinishedError(f"{' '.join(arguments)} ended without a result") from None
+    return found
+
+
+def _run(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    return done.stdout
+
+
+def _number(said: str, word: str) -> int:
+    found = re.findall(rf"(\d+) {word}", said)
+    return int(found[-1]) if found else 0
+
+
+def write(text: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

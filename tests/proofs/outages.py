@@ -1,0 +1,119 @@
+"""What else can go away: the server, a waiting worker, the result storage, the disk; and a race."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+from cmek.outcomes import RunOutcome
+from tests.proofs.site import Site, ended, try_all
+from tests.support.onboarding import Run
+
+PHASES: Final = (
+    ("organization.me", 0, "before"),
+    ("CreateCryptoKey", 0, "after"),
+    ("external_keys.create", 0, "after"),
+    ("external_keys.validate", 1, "before"),
+    ("workspaces.update", 0, "before"),
+    ("workspaces.update", 0, "after"),
+)
+"""Around which call the server is killed: name, how many pass first, and when."""
+SIZES: Final = (0, 2_000, 6_000, 12_000, 20_000, 40_000)
+"""Bytes that still fit on the disk."""
+_PAUSE: Final = 4.0
+_SECONDS: Final = 60.0
+
+
+def cases() -> Iterator[tuple[str, Callable[[Site], None]]]:
+    """Name and proof of each."""
+    for call, skip, when in PHASES:
+        yield f"server killed {when} {call}", partial(_server_killed, call=(call, skip, when))
+    yield "server killed while a run waits", _server_killed_while_waiting
+    yield "results lost while a run waits", _results_lost
+    for size in SIZES:
+        yield f"disk full at {size} bytes, preparing", partial(_disk_full, size=size, behind=False)
+        yield f"disk full at {size} bytes, attaching", partial(_disk_full, size=size, behind=True)
+    yield "two processes prepare one run", partial(_race, behind=False)
+    yield "two processes go on with one run", partial(_race, behind=True)
+
+
+def _server_killed(place: Site, *, call: tuple[str, int, str]) -> None:
+    """The sandbox holds the call back meanwhile; the run ends somehow, and goes on later."""
+    name, skip, when = call
+    run = place.begin()
+    behind = name == "workspaces.update" or skip > 0
+    if behind:
+        place.execute(run)
+        assert run.state == "Suspended", f"{run.state} {run.message}"
+        run.answer()
+        place.bench.control.clear_log()
+        skip = 0
+    fault: dict[str, Any] = {"kind": "delay", "seconds": _PAUSE}
+    place.bench.control.fault(name, when=when, skip=skip, **fault)
+    with place.child(run) as child:
+        _reach(place, name, child)
+        place.kill_server()
+        place.start_server()
+        ended(child)
+    place.converge(run)
+
+
+def _reach(place: Site, call: str, child: Any) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while not place.bench.control.log(call=call):
+        assert child.poll() is None, f"the run ended before {call}"
+        assert time.monotonic() < deadline, f"{call} was never made"
+        time.sleep(0.05)
+
+
+def _server_killed_while_waiting(place: Site) -> None:
+    run = _asked(place)
+    place.kill_server()
+    place.start_server()
+    run.answer()
+    place.execute(run)
+    assert run.state == RunOutcome.ATTACHED, f"{run.state} {run.message}"
+    place.converge(run)
+
+
+def _results_lost(place: Site) -> None:
+    """The answer to what was forgotten does not count."""
+    run = _asked(place)
+    shutil.rmtree(place.storage)
+    run.answer()
+    place.execute(run)
+    assert place.bench.attaches() == [], run.state
+    place.converge(run)
+
+
+def _disk_full(place: Site, *, size: int, behind: bool) -> None:
+    """Whatever can't be kept, nothing is attached twice or without an answer."""
+    run = _asked(place) if behind else place.begin()
+    if behind:
+        run.answer()
+    place.execute(run, str(size))
+    place.converge(run)
+
+
+def _race(place: Site, *, behind: bool) -> None:
+    run = _asked(place) if behind else place.begin()
+    if behind:
+        run.answer()
+    with place.child(run) as one, place.child(run) as other:
+        ended(one)
+        ended(other)
+    place.converge(run)
+
+
+def _asked(place: Site) -> Run:
+    run = place.begin()
+    place.execute(run)
+    assert run.state == "Suspended", f"{run.state} {run.message}"
+    return run
+
+
+if __name__ == "__main__":
+    try_all(cases())

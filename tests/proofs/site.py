@@ -1,0 +1,210 @@
+"""A Prefect server that can be killed and started again, and runs executed by child processes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Scheduled
+
+from cli.local.processes import Child, stop
+from cli.local.stack import client_environment, free_port, start_server, wait_for_server
+from cmek.anthropic_identity import ROLES
+from cmek.onboarding.reports import artifact_key
+from cmek.onboarding.request import subject_in
+from cmek.outcomes import HAS_ITS_KEY
+from tests.support.onboarding import Onboardings, Run, onboardings
+from tests.support.postgres import new_database
+from tests.support.scene import Scene
+
+_SECONDS: Final = 120.0
+_MOST_EXECUTIONS: Final = 8
+_GOING_ON: Final = {
+    "Running",
+    "Pending",
+    "Failed",
+    "Crashed",
+    "Retrying",
+    "AwaitingConcurrencySlot",
+}
+
+
+@dataclass(frozen=True)
+class _Keeps:
+    """What a server that is started again must have kept."""
+
+    encryption_key: str
+    database_url: str
+
+
+@dataclass
+class Site:
+    """Server, sandbox, and the environment of those who talk to them."""
+
+    home: Path
+    port: int
+    environment: Mapping[str, str]
+    keeps: _Keeps
+    server: Child
+    bench: Onboardings
+
+    @property
+    def storage(self) -> Path:
+        """Where runs keep their results."""
+        return self.home / "prefect" / "storage"
+
+    def kill_server(self) -> None:
+        """At once, as by a lost machine."""
+        self.server.process.kill()
+        self.server.process.wait()
+
+    def start_server(self) -> None:
+        """Again, on the same database."""
+        self.server = _server(self.home, self.port, self.environment, self.keeps)
+        _wait(self.server, self.environment)
+
+    def begin(self, **request: Any) -> Run:
+        """A new sandbox and a run in it; what an earlier case has left claims nothing."""
+        self.bench.control.reset()
+        for run in self.bench.client.read_flow_runs():
+            if run.state is None or not run.state.is_final():
+                self.bench.client.delete_flow_run(run.id)
+        return self.bench.start(**request)
+
+    def child(self, run: Run | FlowRun, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start executing the run, as a worker does."""
+        return subprocess.Popen(
+            [sys.executable, "-Wignore", "-m", "tests.proofs.execute_run", str(run.id), *arguments],
+            env=self.environment,
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def execute(self, run: Run | FlowRun, *arguments: str) -> None:
+        """Execute until the child ends."""
+        with self.child(run, *arguments) as child:
+            ended(child)
+
+    def free(self, run: Run) -> None:
+        """Let go of what a process that is gone has held; its lease would end by itself."""
+        slot = artifact_key("workspace", subject_in(run.parameters["request"]))
+        with suppress(ObjectNotFound):
+            self.bench.client.delete_global_concurrency_limit_by_name(slot)
+
+    def converge(self, run: Run) -> None:
+        """Go on as people would: retry what has ended badly, approve what is asked.
+
+        Raises:
+            AssertionError: No end, or not the one end state.
+        """
+        for _ in range(_MOST_EXECUTIONS):
+            state = run.state
+            if state in HAS_ITS_KEY:
+                return check_end(self.bench, run)
+            if state == "Suspended":
+                run.answer()
+            elif state in _GOING_ON:
+                self.free(run)
+                run.force(Scheduled(name="AwaitingRetry"))
+            self.execute(run)
+        raise AssertionError(f"no end after {_MOST_EXECUTIONS} executions: {state} {run.message}")
+
+
+def ended(child: subprocess.Popen[bytes]) -> None:
+    """Wait for a child; kill one that hangs.
+
+    Raises:
+        AssertionError: It hung.
+    """
+    try:
+        child.wait(_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        raise AssertionError(f"an execution hangs for {_SECONDS:.0f} s") from None
+
+
+def check_end(bench: Onboardings, run: Run) -> None:
+    """One key with both grants, one external key, one attach that took effect.
+
+    Raises:
+        AssertionError: Says what else there is.
+    """
+    world = bench.sandbox.world
+    scene = Scene(world, creates=bool(run.parameters["request"].get("create_workspace")))
+    sight = scene.look()
+    assert len(scene.workspaces()) == 1
+    assert sum(one.effect for one in scene.attaches(world.log.entries)) == 1
+    assert sight.roles == frozenset(ROLES)
+    assert scene.external_keys() == [sight.attached]
+
+
+@contextmanager
+def site() -> Iterator[Site]:
+    """Start all of it; stop and remove it at the end."""
+    with tempfile.TemporaryDirectory(prefix="cmek-prove-") as scratch:
+        home = Path(scratch)
+        (home / "tmp").mkdir()
+        port = free_port()
+        keeps = _Keeps(base64.urlsafe_b64encode(os.urandom(32)).decode(), new_database())
+        environment = client_environment(home, port)
+        server = _server(home, port, environment, keeps)
+        try:
+            _wait(server, environment)
+            with (
+                temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}),
+                onboardings() as bench,
+            ):
+                made = Site(home, port, environment, keeps, server, bench)
+                try:
+                    yield made
+                finally:
+                    server = made.server
+        finally:
+            stop([server])
+
+
+def try_all(cases: Iterable[tuple[str, Callable[[Site], None]]]) -> None:
+    """Print how many were tried and what did not converge, as JSON.
+
+    Of the command's arguments the first is a seed, which nothing here needs; the others, if any,
+    must be in a case's name.
+    """
+    chosen = " ".join(sys.argv[2:])
+    tried, problems = 0, []
+    with site() as place:
+        for name, attempt in cases:
+            if chosen not in name:
+                continue
+            tried += 1
+            end = "converged"
+            try:
+                attempt(place)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+                end = f"{type(error).__name__}: {error}"
+                problems.append(f"{name}: {end}")
+            sys.stderr.write(f"{name}: {end}\n")
+    sys.stdout.write(json.dumps({"tried": tried, "problems": problems}) + "\n")
+
+
+def _server(home: Path, port: int, environment: Mapping[str, str], keeps: _Keeps) -> Child:
+    own = {**environment, "PREFECT_SERVER_ENCRYPTION_KEY": keeps.encryption_key}
+    return start_server(home, port, own, keeps.database_url)
+
+
+def _wait(server: Child, environment: Mapping[str, str]) -> None:
+    with httpx.Client(base_url=environment["PREFECT_API_URL"], trust_env=False) as api:
+        wait_for_server(server, api)

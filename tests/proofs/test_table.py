@@ -1,0 +1,35 @@
+"""The table of the proofs, and the page that keeps it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.proofs.table import BEGIN, END, PAGE, PROOFS, Row, rows_on, with_rows
+
+
+def test_the_page_has_every_proof_in_order() -> None:
+    """Also one that has not been run whole yet."""
+    assert tuple(rows_on(PAGE.read_text())) == PROOFS
+
+
+def test_a_new_row_takes_the_place_of_the_old_one_and_of_no_other() -> None:
+    """So that one proof can be repeated alone, each row having its own date and seed."""
+    page = PAGE.read_text()
+    line = Row("mutants", 10, 9, "killed", enough=0.9).line("2026-11-24, seed 1")
+    changed = with_rows(page, [line])
+    before, after = rows_on(page), rows_on(changed)
+    assert after == before | {"mutants": "| mutants | 10 | 9 killed | yes | 2026-11-24, seed 1 |"}
+    assert with_rows(changed, [before["mutants"]]) == page
+
+
+@pytest.mark.parametrize(("tried", "good", "holds"), [(10, 10, "yes"), (10, 9, "NO"), (0, 0, "NO")])
+def test_a_proof_that_tried_nothing_does_not_hold(tried: int, good: int, holds: str) -> None:
+    """Nor one in which a single case went wrong."""
+    assert f"| {holds} |" in Row("outages", tried, good, "converged").line("today")
+
+
+def test_a_page_without_the_table_is_told() -> None:
+    """It is not written at some other place."""
+    with pytest.raises(ValueError, match="no table"):
+        rows_on(f"{BEGIN} and no end")
+    assert END in PAGE.read_text()

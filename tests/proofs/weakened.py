@@ -1,0 +1,101 @@
+"""Take one guard away at a time: the model must then find an unsafe attach.
+
+A model that finds nothing proves nothing until it is seen to find something.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, Final
+from unittest.mock import patch
+
+import cmek.onboarding.gate
+import flows._attach
+import flows.onboard
+from cmek.onboarding.approval import Answer, Ask
+from cmek.onboarding.gate import Circumstances, Permit, Refusal
+from tests.proofs.schedules import modelled, unsafe_in
+
+SCHEDULES: Final = 400
+"""Tried at most until an unsafe attach is found."""
+_RULES: Final = ("_of_answer", "_of_signatures", "_of_time", "_of_plan", "_of_facts")
+
+Weakness = Callable[[ExitStack], None]
+
+
+def without(*codes: str) -> Weakness:
+    """A gate that does not give these reasons."""
+
+    def weaken(stack: ExitStack) -> None:
+        for name in _RULES:
+            rule = getattr(cmek.onboarding.gate, name)
+            stack.enter_context(patch.object(cmek.onboarding.gate, name, _deaf(rule, codes)))
+
+    return weaken
+
+
+def _deaf(rule: Callable[..., list[Any]], codes: tuple[str, ...]) -> Callable[..., list[Any]]:
+    def weakened(*arguments: Any) -> list[Any]:
+        return [reason for reason in rule(*arguments) if reason.code not in codes]
+
+    return weakened
+
+
+def _own_plan(stack: ExitStack) -> None:
+    """The plan of the ask is weighed, not the one that was read behind the answer."""
+    real = flows._attach.decide
+
+    def stale(
+        ask: Ask, answer: Answer, circumstances: Circumstances, **times: Any
+    ) -> Permit | Refusal:
+        return real(ask, answer, replace(circumstances, plan=ask.plan), **times)
+
+    stack.enter_context(patch.object(flows._attach, "decide", stale))
+
+
+def _unpinned(stack: ExitStack) -> None:
+    """The parameters count as they are now."""
+
+    async def unpinned(request: Any) -> Any:
+        return request
+
+    without("request")(stack)
+    stack.enter_context(patch.object(flows.onboard, "pin_request", unpinned))
+
+
+def _ever_fresh(stack: ExitStack) -> None:
+    """Nobody looks at the expiry, neither the gate nor the one who sends the request."""
+    without("expired")(stack)
+    stack.enter_context(patch.object(cmek.onboarding.gate.Permit, "is_fresh", return_value=True))
+
+
+WEAKNESSES: Final[dict[str, Weakness]] = {
+    **{code: without(code) for code in ("rejected", "signature", "plan")},
+    "expired": _ever_fresh,
+    "label": without("label", "plan"),
+    "the plan read behind the answer": _own_plan,
+    "the pinned request": _unpinned,
+}
+"""Not here: reasons that another guard gives too, such as the form's schema, Anthropic's own
+validation (which also sees that a grant is gone), or the last read of the workspace."""
+
+
+def found(name: str, seed: int) -> str | None:
+    """What the model says about this weakness, or None when it finds nothing."""
+    with ExitStack() as stack:
+        WEAKNESSES[name](stack)
+        said = unsafe_in(SCHEDULES, seed, shrink=False)
+    sys.stderr.write(f"without {name}: {said}\n")
+    return said
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[2:] or list(WEAKNESSES)
+    with modelled():
+        said = {name: found(name, int(sys.argv[1])) for name in chosen}
+    missed = [f"nothing noticed that this was taken away: {n}" for n in said if said[n] is None]
+    sys.stdout.write(json.dumps({"tried": len(said), "problems": missed}) + "\n")
