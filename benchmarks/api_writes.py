@@ -15,13 +15,13 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from cli import client as runs
+from tasks.runs import ONBOARDING
 from tests.support.stack import Stack, running_stack
 
 
 def write_runs(stack: Stack, count: int) -> tuple[Counter[str], list[float]]:
     """Create so many runs, which are due tomorrow; what answered, and the seconds of each."""
-    deployment = stack.client.read_deployment_by_name(runs.DEPLOYMENT)
+    deployment = stack.client.read_deployment_by_name(ONBOARDING)
     body = {
         "parameters": {"request": stack.request(stack.workspace("fresh"))},
         "state": {

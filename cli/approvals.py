@@ -1,6 +1,6 @@
 """The approval that a suspended run waits for: read the question, give an answer.
 
-What is asked is read from the ask that the form carries, checked against its digest and its run.
+The form carries the approval request; its digest and its run are checked.
 
 Signing an answer with the approver's own SSH key or agent.
 
@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from cli.terminal import markdown
-from cmek.onboarding.approval import Ask as AskedPlan
+from cmek.onboarding.approval import ApprovalRequest as AskedPlan
 from cmek.onboarding.reports import facts_table
 from cmek.signatures.statement import (
     NAMESPACE,
@@ -53,36 +53,36 @@ class TamperedError(ApprovalError):
 
 
 @dataclass(frozen=True)
-class Ask:
+class PendingApproval:
     """A question that a suspended run has stored: what it asks, and its text."""
 
     run: FlowRun
-    asked: AskedPlan
+    approval_request: AskedPlan
     description: str
     keyset: Mapping[str, str]
 
     @property
     def workspace_field(self) -> str:
         """What must be typed about the workspace: its id, or the name of a new one."""
-        return "workspace_id" if self.asked.plan.workspace_id else "workspace_name"
+        return "workspace_id" if self.approval_request.plan.workspace_id else "workspace_name"
 
     @property
     def workspace(self) -> str:
         """The workspace that is to be attached, or the name of the one to be created."""
-        return self.asked.plan.workspace_id or self.asked.plan.workspace_name
+        return self.approval_request.plan.workspace_id or self.approval_request.plan.workspace_name
 
     @property
     def plan_digest(self) -> str:
         """The digest of the plan that the answer is about."""
-        return self.asked.digest
+        return self.approval_request.digest
 
     @property
     def has_warnings(self) -> bool:
         """Whether the answer must acknowledge warnings."""
-        return bool(self.asked.plan.warnings)
+        return bool(self.approval_request.plan.warnings)
 
 
-def read_ask(client: SyncPrefectClient, run_id: UUID) -> Ask:
+def read_ask(client: SyncPrefectClient, run_id: UUID) -> PendingApproval:
     """Read what the run asks.
 
     Raises:
@@ -101,10 +101,10 @@ def read_ask(client: SyncPrefectClient, run_id: UUID) -> Ask:
         raise ApprovalError(
             f"run {run.name} is suspended, but its question is not stored yet: try again"
         ) from error
-    return Ask(run, carried_ask(run, schema), description, keyset)
+    return PendingApproval(run, read_approval_request(run, schema), description, keyset)
 
 
-def carried_ask(run: FlowRun, schema: Mapping[str, Any]) -> AskedPlan:
+def read_approval_request(run: FlowRun, schema: Mapping[str, Any]) -> AskedPlan:
     """The ask that the form of this run carries, its plan checked against the digest.
 
     Raises:
@@ -112,7 +112,7 @@ def carried_ask(run: FlowRun, schema: Mapping[str, Any]) -> AskedPlan:
     """
     field = schema.get("properties", {}).get("plan_digest", {})
     try:
-        asked = AskedPlan.model_validate(field.get("ask"))
+        asked = AskedPlan.model_validate(field.get("approval_request"))
     except ValidationError as error:
         raise TamperedError(f"run {run.name}: its question carries no plan to answer") from error
     if (asked.digest, asked.run_id) != (asked.plan.digest, str(run.id)):
@@ -125,8 +125,8 @@ def carried_ask(run: FlowRun, schema: Mapping[str, Any]) -> AskedPlan:
 
 
 def wait_for_ask(
-    client: SyncPrefectClient, run_id: UUID, *, after: Ask | None = None, seconds: float
-) -> Ask:
+    client: SyncPrefectClient, run_id: UUID, *, after: PendingApproval | None = None, seconds: float
+) -> PendingApproval:
     """Wait until the run asks, and something else than `after`.
 
     Raises:
@@ -136,10 +136,10 @@ def wait_for_ask(
     deadline = time.monotonic() + seconds
     while True:
         try:
-            ask = read_ask(client, run_id)
-            if after is None or ask.keyset != after.keyset:
-                return ask
-            problem = f"run {ask.run.name} has asked nothing new"
+            approval_request = read_ask(client, run_id)
+            if after is None or approval_request.keyset != after.keyset:
+                return approval_request
+            problem = f"run {approval_request.run.name} has asked nothing new"
         except TamperedError:
             raise
         except ApprovalError as error:
@@ -151,7 +151,9 @@ def wait_for_ask(
         time.sleep(_POLL_SECONDS)
 
 
-def answer(client: SyncPrefectClient, ask: Ask, fields: Mapping[str, Any]) -> None:
+def answer(
+    client: SyncPrefectClient, approval_request: PendingApproval, fields: Mapping[str, Any]
+) -> None:
     """Give the answer and make sure that it was taken.
 
     The server answers 200 also when it refuses, so its `status` is what counts. After a lost
@@ -161,19 +163,19 @@ def answer(client: SyncPrefectClient, ask: Ask, fields: Mapping[str, Any]) -> No
     Raises:
         ApprovalError: refused; names the field as the server does.
     """
-    result = client.resume_flow_run(ask.run.id, run_input=dict(fields))
+    result = client.resume_flow_run(approval_request.run.id, run_input=dict(fields))
     if result.status is SetStateStatus.ACCEPT:
         return
-    if result.status is SetStateStatus.ABORT and _stored(client, ask) == dict(fields):
+    if result.status is SetStateStatus.ABORT and _stored(client, approval_request) == dict(fields):
         return
     reason = getattr(result.details, "reason", None) or "no reason given"
-    raise ApprovalError(f"run {ask.run.name}: the server refused the answer: {reason}")
+    raise ApprovalError(f"run {approval_request.run.name}: the server refused the answer: {reason}")
 
 
-def _stored(client: SyncPrefectClient, ask: Ask) -> dict[str, Any] | None:
+def _stored(client: SyncPrefectClient, approval_request: PendingApproval) -> dict[str, Any] | None:
     try:
         stored: dict[str, Any] = json.loads(
-            client.read_flow_run_input(ask.run.id, ask.keyset["response"])
+            client.read_flow_run_input(approval_request.run.id, approval_request.keyset["response"])
         )
     except (ObjectNotFound, PrefectHTTPStatusError):
         return None
@@ -201,7 +203,7 @@ def show(asked: AskedPlan, console: Console) -> None:
 
 
 def signed_field(
-    asked: AskedPlan, answer: dict[str, Any], key: Path | None, others: Sequence[Path]
+    approval_request: AskedPlan, answer: dict[str, Any], key: Path | None, others: Sequence[Path]
 ) -> str:
     """The answer's own signed approval and those of others, for the form.
 
@@ -213,7 +215,9 @@ def signed_field(
     if answer["decision"] == "reject":
         return "-"
     read = [str(one) for path in others for one in _of_others(path)]
-    return "\n".join([str(sign(asked, answer["approver"], answer["comment"], key)), *read])
+    return "\n".join(
+        [str(sign(approval_request, answer["approver"], answer["comment"], key)), *read]
+    )
 
 
 def sign(asked: AskedPlan, approver: str, comment: str, key: Path | None) -> SignedApproval:

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from cli import approvals
 from cli import approvals as signing
-from cli.approvals import ApprovalError, Ask, Others, SigningKey, TamperedError
+from cli.approvals import ApprovalError, Others, PendingApproval, SigningKey, TamperedError
 from cli.client import connected, find_run, run_url, suspended_runs, task_runs
 from cli.terminal import is_interactive, markdown, new_console, printable, since, until
 from cmek.outcomes import HAS_ITS_KEY
@@ -36,7 +36,7 @@ Decision = Literal["approve", "reject"]
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class ResponseInput:
     """What the command line brought along; None is asked for in the terminal."""
 
     workspace_id: str | None = None
@@ -47,14 +47,16 @@ class Given:
     workspace_name: str | None = None
 
 
-def show(ask: Ask, console: Console) -> None:
+def show(approval_request: PendingApproval, console: Console) -> None:
     """Print the plan as the run describes it, and until when an answer counts."""
     console.rule("Plan")
-    console.print(markdown(ask.description))
-    console.rule(f"an answer counts for {until(ask.asked.expires_at)}")
+    console.print(markdown(approval_request.description))
+    console.rule(f"an answer counts for {until(approval_request.approval_request.expires_at)}")
 
 
-def compose(ask: Ask, decision: Decision, given: Given, console: Console) -> dict[str, Any]:
+def build_response(
+    approval_request: PendingApproval, decision: Decision, given: ResponseInput, console: Console
+) -> dict[str, Any]:
     """Complete the answer: from the command line, else by asking.
 
     Without a terminal everything must be given, the digest included, so that no script answers
@@ -64,58 +66,67 @@ def compose(ask: Ask, decision: Decision, given: Given, console: Console) -> dic
         ApprovalError: something is missing, or what was given is not what the run asks about.
     """
     if is_interactive(console):
-        given = _asked(ask, decision, given, console)
-    missing = [name for name in _required(ask) if not getattr(given, name)]
+        given = _asked(approval_request, decision, given, console)
+    missing = [name for name in _required(approval_request) if not getattr(given, name)]
     if missing:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise ApprovalError(f"no terminal to ask in: give {options}")
-    for name, asked in ((ask.workspace_field, ask.workspace), ("plan_digest", ask.plan_digest)):
-        _must_match(ask, name, getattr(given, name), asked)
-    return _fields(ask, decision, given)
+    for name, asked in (
+        (approval_request.workspace_field, approval_request.workspace),
+        ("plan_digest", approval_request.plan_digest),
+    ):
+        _must_match(approval_request, name, getattr(given, name), asked)
+    return _fields(approval_request, decision, given)
 
 
-def _required(ask: Ask) -> tuple[str, ...]:
-    return (ask.workspace_field, "plan_digest", "approver", "comment")
+def _required(approval_request: PendingApproval) -> tuple[str, ...]:
+    return (approval_request.workspace_field, "plan_digest", "approver", "comment")
 
 
-def _asked(ask: Ask, decision: Decision, given: Given, console: Console) -> Given:
+def _asked(
+    approval_request: PendingApproval, decision: Decision, given: ResponseInput, console: Console
+) -> ResponseInput:
     acknowledged = given.acknowledge_warnings
-    if ask.has_warnings and decision == "approve" and not acknowledged:
+    if approval_request.has_warnings and decision == "approve" and not acknowledged:
         acknowledged = Confirm.ask(
             "Do you accept the warnings above?", console=console, default=False
         )
-    typed = getattr(given, ask.workspace_field) or _typed(ask, decision, console)
+    typed = getattr(given, approval_request.workspace_field) or _typed(
+        approval_request, decision, console
+    )
     return replace(
         given,
-        **{ask.workspace_field: typed},
-        plan_digest=given.plan_digest or ask.plan_digest,
+        **{approval_request.workspace_field: typed},
+        plan_digest=given.plan_digest or approval_request.plan_digest,
         approver=given.approver or Prompt.ask("Your name", console=console, default=local_user()),
         comment=given.comment or Prompt.ask("Comment", console=console),
         acknowledge_warnings=acknowledged,
     )
 
 
-def _typed(ask: Ask, decision: Decision, console: Console) -> str:
-    what = ask.workspace_field.replace("_", " ")
+def _typed(approval_request: PendingApproval, decision: Decision, console: Console) -> str:
+    what = approval_request.workspace_field.replace("_", " ")
     verb = "reject the plan for it"
     if decision == "approve":
-        new = ask.workspace_field == "workspace_name"
+        new = approval_request.workspace_field == "workspace_name"
         verb = "approve creating it with its key" if new else "approve attaching a key to it"
     return Prompt.ask(f"Type the {what} to {verb}", console=console)
 
 
-def _must_match(ask: Ask, name: str, value: str, asked: str) -> None:
+def _must_match(approval_request: PendingApproval, name: str, value: str, asked: str) -> None:
     if value != asked:
         raise ApprovalError(
-            f"{name} {printable(value)!r}: run {ask.run.name} asks about {asked!r};"
+            f"{name} {printable(value)!r}: run {approval_request.run.name} asks about {asked!r};"
             " nothing was answered"
         )
 
 
-def _fields(ask: Ask, decision: Decision, given: Given) -> dict[str, Any]:
+def _fields(
+    approval_request: PendingApproval, decision: Decision, given: ResponseInput
+) -> dict[str, Any]:
     fields: dict[str, Any] = {"decision": decision}
-    fields |= {name: getattr(given, name) for name in _required(ask)}
-    if ask.has_warnings:
+    fields |= {name: getattr(given, name) for name in _required(approval_request)}
+    if approval_request.has_warnings:
         if decision == "approve" and not given.acknowledge_warnings:
             raise ApprovalError(
                 "the plan has warnings, which an approval must accept (--acknowledge-warnings)"
@@ -216,15 +227,25 @@ def pending_command() -> None:
     with connected() as client:
         for run in suspended_runs(client):
             try:
-                ask = approvals.read_ask(client, run.id)
+                approval_request = approvals.read_ask(client, run.id)
             except TamperedError:
                 table.add_row(str(run.id), "?", "not the one of its digest: answer nothing")
                 continue
             except ApprovalError:
                 continue
-            asked_at = ask.run.state.timestamp if ask.run.state else None
-            row = (ask.run.id, ask.workspace, ask.plan_digest[:12])
-            table.add_row(*map(printable, row), since(asked_at), until(ask.asked.expires_at))
+            requested_at = (
+                approval_request.run.state.timestamp if approval_request.run.state else None
+            )
+            row = (
+                approval_request.run.id,
+                approval_request.workspace,
+                approval_request.plan_digest[:12],
+            )
+            table.add_row(
+                *map(printable, row),
+                since(requested_at),
+                until(approval_request.approval_request.expires_at),
+            )
     console.print(table if table.row_count else "No run waits for an approval.")
 
 
@@ -246,7 +267,7 @@ def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
 
     Where the run wants signatures, yours is made with your SSH key.
     """
-    given = Given(
+    given = ResponseInput(
         workspace_id, plan_digest, approver, comment, acknowledge_warnings, workspace_name
     )
     _answer(run, "approve", given, signing_key, others or [])
@@ -262,7 +283,9 @@ def reject_command(  # noqa: PLR0913 - a parameter is an option of the command
     comment: Comment = None,
 ) -> None:
     """Show a run's plan and reject it; nothing is attached."""
-    given = Given(workspace_id, plan_digest, approver, comment, workspace_name=workspace_name)
+    given = ResponseInput(
+        workspace_id, plan_digest, approver, comment, workspace_name=workspace_name
+    )
     _answer(run, "reject", given)
 
 
@@ -277,7 +300,7 @@ def sign_command(
     """Print your signed approval, for whoever answers with `cmek approve --with FILE`."""
     console = new_console(stderr=True)
     with connected() as client:
-        asked = approvals.read_ask(client, find_run(client, run).id).asked
+        asked = approvals.read_ask(client, find_run(client, run).id).approval_request
     signing.show(asked, console)
     if plan_digest != asked.digest:
         raise ApprovalError(f"the run asks about plan {asked.digest}; nothing was signed")
@@ -287,27 +310,34 @@ def sign_command(
 def _answer(
     name_or_id: str,
     decision: Decision,
-    given: Given,
+    given: ResponseInput,
     signing_key: Path | None = None,
     others: Sequence[Path] = (),
 ) -> None:
     console = new_console()
     with connected() as client:
-        ask = approvals.read_ask(client, find_run(client, name_or_id).id)
-        console.print(run_url(client, ask.run.id), soft_wrap=True)
-        show(ask, console)
-        if ask.asked.signatures:
-            signing.show(ask.asked, console)
-        fields = compose(ask, decision, given, console)
-        if ask.asked.signatures:
-            fields[signing.FIELD] = signing.signed_field(ask.asked, fields, signing_key, others)
-        approvals.answer(client, ask, fields)
+        approval_request = approvals.read_ask(client, find_run(client, name_or_id).id)
+        console.print(run_url(client, approval_request.run.id), soft_wrap=True)
+        show(approval_request, console)
+        if approval_request.approval_request.signatures:
+            signing.show(approval_request.approval_request, console)
+        fields = build_response(approval_request, decision, given, console)
+        if approval_request.approval_request.signatures:
+            fields[signing.FIELD] = signing.signed_field(
+                approval_request.approval_request, fields, signing_key, others
+            )
+        approvals.answer(client, approval_request, fields)
         console.print(f"Answered: {decision}")
-        _follow(client, ask, decision, console)
+        _follow(client, approval_request, decision, console)
 
 
-def _follow(client: SyncPrefectClient, ask: Ask, decision: Decision, console: Console) -> None:
-    run = Steps(client, ask.run.id, console).follow(seconds=_FOLLOW_SECONDS)
+def _follow(
+    client: SyncPrefectClient,
+    approval_request: PendingApproval,
+    decision: Decision,
+    console: Console,
+) -> None:
+    run = Steps(client, approval_request.run.id, console).follow(seconds=_FOLLOW_SECONDS)
     state = run.state
     if state is None:
         return

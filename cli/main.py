@@ -21,7 +21,7 @@ from cli.show import history_command, status_command, terraform_command
 from cli.terminal import printable
 from cmek._http import EndpointError
 from cmek.anthropic.errors import AdminApiError
-from cmek.evidence.record import BrokenEvidenceError
+from cmek.evidence.record import EvidenceIntegrityError
 from cmek.gcp.errors import GoogleApiError
 from cmek.terraform.module import FilesDifferError, NotManageableError
 from sandbox.__main__ import sandbox_command
@@ -54,7 +54,7 @@ _EXPECTED = (
     AdminApiError,
     ApprovalError,
     BlockMissingError,
-    BrokenEvidenceError,
+    EvidenceIntegrityError,
     EndpointError,
     FilesDifferError,
     GoogleApiError,

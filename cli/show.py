@@ -35,7 +35,7 @@ from cli.client import RunError, connected, every
 from cli.terminal import new_console, printable
 from cmek.evidence.record import Chain, loads
 from cmek.evidence.report import queries_of, record_in
-from cmek.keys.verdicts import KeyRecord, Verdict
+from cmek.keys.verdicts import Health, KeyRecord
 from cmek.onboarding.reports import artifact_key
 from cmek.revalidation.fleet import SIGNS, FleetRow, counts, merged, published, read_page, read_rows
 from cmek.tags import workspace_tag
@@ -50,10 +50,10 @@ from tasks.artifacts import FLEET, page_key
 from tasks.clients import admin_client, close_clients, kms_client
 
 STYLES: Final = {
-    Verdict.BROKEN: "bold red",
-    Verdict.UNKNOWN: "bold",
-    Verdict.AT_RISK: "yellow",
-    Verdict.HEALTHY: "green",
+    Health.BROKEN: "bold red",
+    Health.UNKNOWN: "bold",
+    Health.AT_RISK: "yellow",
+    Health.HEALTHY: "green",
 }
 
 
@@ -69,11 +69,11 @@ def status_command(
     if as_json:
         typer.echo(json.dumps(published(rows), ensure_ascii=False))
     else:
-        console.print(_table([row for row in rows if everything or row.level != Verdict.HEALTHY]))
+        console.print(_table([row for row in rows if everything or row.level != Health.HEALTHY]))
         found = counts(rows)
-        console.print(", ".join(f"{found[v]} {v.replace('_', ' ')}" for v in reversed(Verdict)))
+        console.print(", ".join(f"{found[v]} {v.replace('_', ' ')}" for v in reversed(Health)))
         console.print(f"Last look at {max(row.checked for row in rows)} UTC")
-    if any(row.level is Verdict.BROKEN for row in rows):
+    if any(row.level is Health.BROKEN for row in rows):
         raise typer.Exit(1)
 
 

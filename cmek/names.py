@@ -84,7 +84,7 @@ class KeyName:
         return f"{self.key_ring_name}/cryptoKeys/{self.crypto_key}"
 
 
-def folded(name: str) -> str:
+def normalize_confusable(name: str) -> str:
     """A name as people see it: without case, width and invisible marks."""
     compatible = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return "".join(c for c in compatible if unicodedata.category(c) not in {"Cf", "Zs", "Cc"})

@@ -14,30 +14,30 @@ from prefect.runtime import flow_run
 from pydantic import Field, ValidationError, create_model
 
 from cmek.markdown import code
-from cmek.onboarding.approval import Answer, Ask, literally
+from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, exact_pattern
 from cmek.onboarding.plan import Plan
-from cmek.onboarding.reports import essence
+from cmek.onboarding.reports import approval_summary
 from cmek.onboarding.request import EMAIL
 from cmek.signatures.statement import MAX_TEXT
-from tasks.runs import run_id
+from tasks.runs import current_run_id
 
-MAX_ASKS: Final = 4
+MAX_APPROVAL_REQUESTS: Final = 4
 """One ask, and at most three more after a difference."""
 
 
-class AnswerMissingError(Exception):
+class ResponseMissingError(Exception):
     """The run went on without an answer that fits the form; nothing was attached."""
 
 
-class AskLostError(Exception):
+class ApprovalRequestLostError(Exception):
     """The record of the ask is gone with the result storage; nothing was attached."""
 
 
-async def asked_numbers() -> list[int]:
+async def approval_request_numbers() -> list[int]:
     """The numbers of this attempt's asks at which the run has suspended, by the server."""
     prefix = f"attach-{attempt()}-"
     async with get_client() as client:
-        run = await client.read_flow_run(run_id())
+        run = await client.read_flow_run(current_run_id())
     keys = run.empirical_policy.pause_keys or set()
     return sorted(int(key.removeprefix(prefix)) for key in keys if key.startswith(prefix))
 
@@ -48,46 +48,52 @@ def attempt() -> int:
     return count
 
 
-def new_ask(number: int, plan: Plan, signatures: int, because: tuple[str, ...]) -> Ask:
+def new_approval_request(
+    number: int, plan: Plan, signatures: int, reapproval_reasons: tuple[str, ...]
+) -> ApprovalRequest:
     """An ask for this plan, counted from now."""
     now = datetime.now(UTC)
-    return Ask(
-        run_id=str(run_id()),
+    return ApprovalRequest(
+        run_id=str(current_run_id()),
         attempt=attempt(),
         number=number,
         nonce=secrets.token_hex(16),
         signatures=signatures,
         plan=plan,
         digest=plan.digest,
-        asked_at=now,
+        requested_at=now,
         expires_at=now + timedelta(hours=plan.request.approval_expires_hours),
-        because=because,
+        reapproval_reasons=reapproval_reasons,
     )
 
 
-async def wait_for_answer(ask: Ask, text: str) -> Answer:
+async def wait_for_response(approval_request: ApprovalRequest, text: str) -> ApprovalResponse:
     """Suspend until somebody answers; in the process that goes on, load the answer.
 
     Raises:
         AnswerMissingError: Forced on, or answered past the form.
     """
-    left = (ask.expires_at - datetime.now(UTC)).total_seconds()
+    left = (approval_request.expires_at - datetime.now(UTC)).total_seconds()
     try:
         given = await asuspend_flow_run(
-            wait_for_input=approval_form(ask, text), timeout=max(1, int(left)), key=ask.key
+            wait_for_input=approval_form(approval_request, text),
+            timeout=max(1, int(left)),
+            key=approval_request.key,
         )
     except (ValidationError, ValueError, TypeError) as error:
-        raise AnswerMissingError(
-            f"ask {ask.key} was left without an answer that fits its form, so nothing was "
+        raise ResponseMissingError(
+            f"{approval_request.key}: no response that fits the form came back, so nothing was "
             f"attached. Retry the run to be asked again"
         ) from error
     if given is None:
-        raise AnswerMissingError(f"ask {ask.key} got no answer, so nothing was attached")
-    return Answer.model_validate(given.model_dump())
+        raise ResponseMissingError(
+            f"{approval_request.key}: no response came back, so nothing was attached"
+        )
+    return ApprovalResponse.model_validate(given.model_dump())
 
 
 @dataclass(frozen=True, slots=True)
-class _Typed:
+class _TypedWorkspace:
     """What the approver types to say which workspace is meant."""
 
     field: str
@@ -95,23 +101,23 @@ class _Typed:
     text: str
 
 
-def _typed(plan: Plan) -> _Typed:
+def _typed_workspace(plan: Plan) -> _TypedWorkspace:
     if plan.workspace_id is None:
-        return _Typed("workspace_name", "Workspace name, typed", plan.workspace_name)
-    return _Typed("workspace_id", "Workspace id, typed", plan.workspace_id)
+        return _TypedWorkspace("workspace_name", "Workspace name, typed", plan.workspace_name)
+    return _TypedWorkspace("workspace_id", "Workspace id, typed", plan.workspace_id)
 
 
 _Fields = dict[str, tuple[Any, dict[str, Any]]]
 """By name: its type, and what Pydantic's `Field` is told."""
 
 
-def approval_form(ask: Ask, text: str) -> type[RunInput]:
+def approval_form(approval_request: ApprovalRequest, text: str) -> type[RunInput]:
     """The form of one ask: required fields only, every rule in its JSON schema.
 
     Prefect checks an answer against the schema before it resumes the run; a validator of ours
     would only speak up after that.
     """
-    fields = _always_asked(ask) | _asked_when_needed(ask)
+    fields = _required_fields(approval_request) | _conditional_fields(approval_request)
     told: dict[str, Any] = {}
     for position, (name, (kind, rules)) in enumerate(fields.items()):
         extra = {"position": position} | rules.pop("json_schema_extra", {})
@@ -121,19 +127,19 @@ def approval_form(ask: Ask, text: str) -> type[RunInput]:
     return form
 
 
-def _always_asked(ask: Ask) -> _Fields:
-    typed, digest = _typed(ask.plan), ask.digest
+def _required_fields(approval_request: ApprovalRequest) -> _Fields:
+    typed, digest = _typed_workspace(approval_request.plan), approval_request.digest
     return {
         "decision": (
             Literal["approve", "reject"],
-            {"title": "Decision", "description": essence(ask)},
+            {"title": "Decision", "description": approval_summary(approval_request)},
         ),
         typed.field: (
             str,
             {
                 "title": typed.title,
                 "description": f"Type {code(typed.text)}",
-                "pattern": literally(typed.text),
+                "pattern": exact_pattern(typed.text),
             },
         ),
         "approver": (
@@ -160,23 +166,23 @@ def _always_asked(ask: Ask) -> _Fields:
                 "description": f"Copy {code(digest)}",
                 "pattern": f"^{digest}$",
                 # what `cmek approve` reads; it checks that the digest is of this plan
-                "json_schema_extra": {"ask": ask.model_dump(mode="json")},
+                "json_schema_extra": {"approval_request": approval_request.model_dump(mode="json")},
             },
         ),
     }
 
 
-def _asked_when_needed(ask: Ask) -> _Fields:
+def _conditional_fields(approval_request: ApprovalRequest) -> _Fields:
     fields: _Fields = {}
-    if ask.plan.warnings:
+    if approval_request.plan.warnings:
         fields["acknowledge_warnings"] = (
             bool,
             {
                 "title": "I have read the warnings",
-                "description": "Needed to approve: " + ", ".join(ask.plan.warnings),
+                "description": "Needed to approve: " + ", ".join(approval_request.plan.warnings),
             },
         )
-    if ask.signatures:
+    if approval_request.signatures:
         fields["signed_approvals"] = (
             str,
             {

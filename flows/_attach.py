@@ -12,23 +12,30 @@ from prefect import get_run_logger
 from pydantic import BaseModel
 
 from cmek.anthropic.errors import AdminStatusError
-from cmek.evidence.events import answered, weighed
-from cmek.evidence.events import asked as asked_event
+from cmek.evidence.events import approval_requested as asked_event
+from cmek.evidence.events import approval_response_received, gate_decision
 from cmek.keys.diagnosis import Failure
 from cmek.keys.verdicts import CheckReport
-from cmek.onboarding.approval import Answer, Ask
-from cmek.onboarding.gate import Circumstances, Course, Permit, Refusal, ValidationProof, decide
+from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
+from cmek.onboarding.gate import GateInput, Permit, Refusal, RefusalKind, ValidationProof, decide
 from cmek.onboarding.plan import LiveFacts, Plan, build_plan
-from cmek.onboarding.reports import ask_text, refused_report
+from cmek.onboarding.reports import approval_page, refused_report
 from cmek.onboarding.request import OnboardingRequest
-from flows._approval import MAX_ASKS, AskLostError, asked_numbers, attempt, new_ask, wait_for_answer
-from flows._provision import Ready, UnusableKeyError, explain
+from flows._approval import (
+    MAX_APPROVAL_REQUESTS,
+    ApprovalRequestLostError,
+    approval_request_numbers,
+    attempt,
+    new_approval_request,
+    wait_for_response,
+)
+from flows._provision import KeyValidationError, ProvisionedKey, diagnose_failure
 from tasks.artifacts import publish
-from tasks.attachment import Attached, AttachOutcome, attach, create
+from tasks.attachment import AttachOutcome, AttachResult, attach, create
 from tasks.evidence import publish_evidence
 from tasks.evidence import record as note
 from tasks.reads import check_prerequisites, read_live_facts
-from tasks.runs import recall, remember
+from tasks.runs import load_state, save_state
 from tasks.signatures import signatures_needed, verify_signatures
 from tasks.validation import validate
 
@@ -47,14 +54,14 @@ class AttachNotConfirmedError(Exception):
 class RefusalRecord(BaseModel):
     """A refusal, kept so that the same answer is not weighed again when facts flip back."""
 
-    course: Course
+    kind: RefusalKind
     reasons: tuple[str, ...]
 
 
-class AskRecord(BaseModel):
+class ApprovalRequestRecord(BaseModel):
     """An ask with the checks that its text showed."""
 
-    ask: Ask
+    approval_request: ApprovalRequest
     report: CheckReport
     users_before: tuple[str, ...]
     """Of an adopted key: who could use it before this onboarding."""
@@ -64,8 +71,8 @@ class AskRecord(BaseModel):
 class Approved:
     """An approval that led to the attach."""
 
-    ask: Ask
-    answer: Answer
+    approval_request: ApprovalRequest
+    answer: ApprovalResponse
     signers: tuple[str, ...]
     outcome: AttachOutcome
     report: CheckReport
@@ -83,12 +90,12 @@ class Approved:
 class Rejected:
     """A person said no."""
 
-    ask: Ask
+    approval_request: ApprovalRequest
     why: str
 
 
 async def approve_and_attach(
-    request: OnboardingRequest, asked: list[int], ready: Ready | None
+    request: OnboardingRequest, asked: list[int], ready: ProvisionedKey | None
 ) -> Approved | Rejected:
     """Ask until an answer leads to a permit, a rejection or a stop.
 
@@ -103,75 +110,84 @@ async def approve_and_attach(
         AnswerMissingError, AskLostError: No answer that counts.
     """
     if ready is None:
-        record = await _recalled(max(asked))
+        record = await _load_request(max(asked))
     else:
-        record = await _ask(request, 1, ready, ())
+        record = await _request_approval(request, 1, ready, ())
     while True:
-        number = record.ask.number
-        result = await _weighed(request, record)
+        number = record.approval_request.number
+        result = await _decided(request, record)
         if isinstance(result, Approved):
             return result
         get_run_logger().warning("Ask %d: %s", number, "; ".join(result.reasons))
-        if result.course is not Course.ASK_AGAIN or number == MAX_ASKS:
-            return await _ended(record, result)
-        ready = Ready(record.ask.plan.external_key_id, record.users_before)
-        record = await _ask(request, number + 1, ready, result.reasons)
+        if result.kind is not RefusalKind.REAPPROVAL_REQUIRED or number == MAX_APPROVAL_REQUESTS:
+            return await _finish(record, result)
+        ready = ProvisionedKey(record.approval_request.plan.external_key_id, record.users_before)
+        record = await _request_approval(request, number + 1, ready, result.reasons)
 
 
-async def _weighed(request: OnboardingRequest, record: AskRecord) -> Approved | RefusalRecord:
+async def _decided(
+    request: OnboardingRequest, record: ApprovalRequestRecord
+) -> Approved | RefusalRecord:
     """The answer's outcome; a refusal stays what it was, also when the facts flip back."""
-    name = f"refusal-{attempt()}-{record.ask.number}"
-    refusal = await recall(name, RefusalRecord)
+    name = f"refusal-{attempt()}-{record.approval_request.number}"
+    refusal = await load_state(name, RefusalRecord)
     if refusal is not None:
         return refusal
-    result = await _answered(request, record)
+    result = await _handle_response(request, record)
     if isinstance(result, RefusalRecord):
-        await remember(name, result)
+        await save_state(name, result)
     return result
 
 
-async def _ended(record: AskRecord, refusal: RefusalRecord) -> Rejected:
+async def _finish(record: ApprovalRequestRecord, refusal: RefusalRecord) -> Rejected:
     """Publish that nothing was attached, and why.
 
     Raises:
         RefusedError: Unless a person said no.
     """
-    text = refused_report(record.ask, record.report, refusal.course, refusal.reasons)
-    await publish("onboarding", record.ask.plan.request.subject, text, refusal.course)
+    text = refused_report(record.approval_request, record.report, refusal.kind, refusal.reasons)
+    await publish("onboarding", record.approval_request.plan.request.subject, text, refusal.kind)
     why = "; ".join(refusal.reasons)
-    if refusal.course is Course.REJECTED:
-        return Rejected(record.ask, why)
-    raise RefusedError(f"nothing was attached after ask {record.ask.number}: {why}")
+    if refusal.kind is RefusalKind.REJECTED:
+        return Rejected(record.approval_request, why)
+    raise RefusedError(f"nothing was attached after ask {record.approval_request.number}: {why}")
 
 
-async def _recalled(number: int) -> AskRecord:
-    record = await recall(f"ask-{attempt()}-{number}", AskRecord)
+async def _load_request(number: int) -> ApprovalRequestRecord:
+    record = await load_state(f"approval-request-{attempt()}-{number}", ApprovalRequestRecord)
     if record is None:
-        raise AskLostError(
+        raise ApprovalRequestLostError(
             f"what ask {number} showed is gone with the result storage, so its answer can't count "
             "and nothing was attached. Retry the run to be asked again"
         )
     return record
 
 
-async def _ask(
+async def _request_approval(
     request: OnboardingRequest,
     number: int,
-    ready: Ready,
-    because: tuple[str, ...],
-) -> AskRecord:
+    ready: ProvisionedKey,
+    reapproval_reasons: tuple[str, ...],
+) -> ApprovalRequestRecord:
     """Read, plan, keep and publish a new ask."""
     facts = await read_live_facts(request, ready.external_key_id)
     # what is checked on a key can only be known once there is one
     checks = await check_prerequisites(request)
     signatures = await signatures_needed(request)
-    ask = new_ask(number, plan_of(facts, request, checks), signatures, because)
-    record = AskRecord(ask=ask, report=checks, users_before=ready.users_before)
-    await remember(f"ask-{attempt()}-{number}", record)
-    await note(request.subject, asked_event(ask))
+    approval_request = new_approval_request(
+        number, plan_of(facts, request, checks), signatures, reapproval_reasons
+    )
+    record = ApprovalRequestRecord(
+        approval_request=approval_request, report=checks, users_before=ready.users_before
+    )
+    await save_state(f"approval-request-{attempt()}-{number}", record)
+    await note(request.subject, asked_event(approval_request))
     await publish_evidence(request.subject)
     await publish(
-        "onboarding", request.subject, ask_text(ask, checks), f"plan, waiting at {ask.key}"
+        "onboarding",
+        request.subject,
+        approval_page(approval_request, checks),
+        f"plan, waiting at {approval_request.key}",
     )
     return record
 
@@ -183,32 +199,42 @@ def plan_of(facts: LiveFacts, request: OnboardingRequest, report: CheckReport) -
     return build_plan(facts, request, project_number=report.project_number, warnings=warnings)
 
 
-async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved | RefusalRecord:
+async def _handle_response(
+    request: OnboardingRequest, record: ApprovalRequestRecord
+) -> Approved | RefusalRecord:
     """Wait for the answer; then look at everything again, and attach what passes the gate."""
-    answer = await wait_for_answer(record.ask, ask_text(record.ask, record.report))
+    answer = await wait_for_response(
+        record.approval_request, approval_page(record.approval_request, record.report)
+    )
     loaded_at = time.monotonic()
-    await note(request.subject, answered(record.ask, answer))
-    outcome = AttachOutcome(outcome=Attached.NOT_YET)
+    await note(request.subject, approval_response_received(record.approval_request, answer))
+    outcome = AttachOutcome(outcome=AttachResult.NOT_YET)
     for tried in range(1, ATTACH_TRIES + 1):
-        circumstances, report = await _look_again(request, record.ask, answer, loaded_at)
+        gate_input, report = await _read_again(request, record.approval_request, answer, loaded_at)
         verdict = decide(
-            record.ask, answer, circumstances, now=datetime.now(UTC), monotonic=time.monotonic()
+            record.approval_request,
+            answer,
+            gate_input,
+            now=datetime.now(UTC),
+            monotonic=time.monotonic(),
         )
-        proof = circumstances.validation
-        await note(request.subject, *weighed(record.ask, tried, proof, report, verdict))
+        proof = gate_input.validation
+        await note(
+            request.subject, *gate_decision(record.approval_request, tried, proof, report, verdict)
+        )
         if isinstance(verdict, Refusal):
-            if verdict.is_only_late and tried < ATTACH_TRIES:
+            if verdict.is_stale_validation_only and tried < ATTACH_TRIES:
                 continue
-            return await _refused(request, record.ask, verdict, circumstances.validation)
-        outcome = await _try_attach(request, record.ask, verdict)
-        if outcome.outcome is not Attached.NOT_YET:
+            return await _refused(request, record.approval_request, verdict, gate_input.validation)
+        outcome = await _try_attach(request, record.approval_request, verdict)
+        if outcome.outcome is not AttachResult.NOT_YET:
             return Approved(
-                record.ask,
+                record.approval_request,
                 answer,
                 verdict.signers,
                 outcome,
                 report,
-                circumstances.facts,
+                gate_input.facts,
                 record.users_before,
             )
         await asyncio.sleep(ATTACH_PAUSE_SECONDS)
@@ -219,56 +245,68 @@ async def _answered(request: OnboardingRequest, record: AskRecord) -> Approved |
 
 
 async def _refused(
-    request: OnboardingRequest, ask: Ask, refusal: Refusal, proof: ValidationProof
+    request: OnboardingRequest,
+    approval_request: ApprovalRequest,
+    refusal: Refusal,
+    proof: ValidationProof,
 ) -> RefusalRecord:
     """The refusal for keeping; with the cause when the validation is what failed."""
     reasons = [reason.text for reason in refusal.reasons]
-    if refusal.course is Course.STOP and not proof.succeeded:
-        failure = _failure(ask, request_id=proof.request_id)
-        reasons.append(f"most likely: {await explain(request, failure, proof.error)}")
-    return RefusalRecord(course=refusal.course, reasons=tuple(reasons))
+    if refusal.kind is RefusalKind.BLOCKED and not proof.succeeded:
+        failure = _failed_validation(approval_request, request_id=proof.request_id)
+        reasons.append(f"most likely: {await diagnose_failure(request, failure, proof.error)}")
+    return RefusalRecord(kind=refusal.kind, reasons=tuple(reasons))
 
 
-async def _try_attach(request: OnboardingRequest, ask: Ask, permit: Permit) -> AttachOutcome:
+async def _try_attach(
+    request: OnboardingRequest, approval_request: ApprovalRequest, permit: Permit
+) -> AttachOutcome:
     """Attach or create; a refusal that names the key's validation comes with its cause."""
     step = attach if request.create_workspace is None else create
     try:
         return await step(request.anthropic_block, permit)
     except AdminStatusError as error:
-        failure = _failure(ask, request_id=error.request_id, error_code=error.error_code)
-        cause = await explain(request, failure, str(error))
-        raise UnusableKeyError(f"nothing was attached: {error}. Most likely: {cause}") from error
+        failure = _failed_validation(
+            approval_request, request_id=error.request_id, error_code=error.error_code
+        )
+        cause = await diagnose_failure(request, failure, str(error))
+        raise KeyValidationError(f"nothing was attached: {error}. Most likely: {cause}") from error
 
 
-def _failure(ask: Ask, *, request_id: str | None, error_code: str | None = None) -> Failure:
+def _failed_validation(
+    approval_request: ApprovalRequest, *, request_id: str | None, error_code: str | None = None
+) -> Failure:
     # the plan was only shown with both grants in place
     return Failure(
-        external_key_id=ask.plan.external_key_id,
-        granted_at=ask.asked_at,
+        external_key_id=approval_request.plan.external_key_id,
+        granted_at=approval_request.requested_at,
         error_code=error_code,
         request_id=request_id,
     )
 
 
-async def _look_again(
-    request: OnboardingRequest, ask: Ask, answer: Answer, loaded_at: float
-) -> tuple[Circumstances, CheckReport]:
+async def _read_again(
+    request: OnboardingRequest,
+    approval_request: ApprovalRequest,
+    answer: ApprovalResponse,
+    loaded_at: float,
+) -> tuple[GateInput, CheckReport]:
     """Checks and validation at once, the facts last: they are what the gate compares."""
-    external_key_id = ask.plan.external_key_id
+    external_key_id = approval_request.plan.external_key_id
     proof, report = await asyncio.gather(
         validate(request.anthropic_block, external_key_id), check_prerequisites(request)
     )
     facts = await read_live_facts(request, external_key_id)
-    numbers = await asked_numbers()
-    signatures = await verify_signatures(ask, answer)
-    circumstances = Circumstances(
+    numbers = await approval_request_numbers()
+    signatures = await verify_signatures(approval_request, answer)
+    gate_input = GateInput(
         facts=facts,
         plan=plan_of(facts, request, report),
         validation=proof,
         failed_checks=tuple(check.title for check in report.failed),
-        answer_loaded_at=loaded_at,
-        latest_ask=max(numbers, default=0),
+        response_loaded_at=loaded_at,
+        latest_request_number=max(numbers, default=0),
         pinned=request,
         signatures=signatures,
     )
-    return circumstances, report
+    return gate_input, report

@@ -15,15 +15,21 @@ from cmek.keys.diagnosis import Failure
 from cmek.keys.rules import Cause
 from cmek.keys.verdicts import CheckReport
 from cmek.markdown import escape
-from cmek.onboarding.eligibility import Standing, admit, admit_organization
+from cmek.onboarding.eligibility import AttachmentStatus, check_eligibility, check_organization
 from cmek.onboarding.gate import ValidationProof
 from cmek.onboarding.reports import causes_table
 from cmek.onboarding.request import OnboardingRequest
 from flows._approval import attempt
 from tasks.artifacts import publish
-from tasks.attachment import nothing_in_doubt
+from tasks.attachment import ensure_no_pending_create
 from tasks.crypto_key import EnsuredKey, ensure_crypto_key
-from tasks.evidence import grants_written, key_written, record, registration_written, ring_written
+from tasks.evidence import (
+    crypto_key_event,
+    grants_event,
+    key_ring_event,
+    record,
+    registration_event,
+)
 from tasks.grants import ensure_grants
 from tasks.key_ring import ensure_key_ring
 from tasks.reads import (
@@ -38,11 +44,11 @@ from tasks.registration import ensure_external_key
 from tasks.validation import ValidationFailedError, validate_while_settling
 
 
-class UnusableKeyError(Exception):
+class KeyValidationError(Exception):
     """Anthropic can't use the key; the message has the most likely cause and what mends it."""
 
 
-async def explain(request: OnboardingRequest, failure: Failure, said: str | None) -> str:
+async def diagnose_failure(request: OnboardingRequest, failure: Failure, said: str | None) -> str:
     """Diagnose, publish the table of causes, and return the first cause as a sentence.
 
     Args:
@@ -71,25 +77,25 @@ def _first(causes: tuple[Cause, ...]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class EligibleWorkspace:
     """What the first reads say."""
 
     request: OnboardingRequest
     """To go on with: names the workspace by its id as soon as there is one."""
-    standing: Standing
+    standing: AttachmentStatus
     organization_id: UUID
     current_key: ExternalKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class ProvisionedKey:
     """A key that Anthropic can use, registered, and not yet attached."""
 
     external_key_id: str
     users_before: tuple[str, ...]
 
 
-async def admit_workspace(request: OnboardingRequest) -> Admission:
+async def read_and_check_workspace(request: OnboardingRequest) -> EligibleWorkspace:
     """Read organization and workspace, and refuse what must not be onboarded.
 
     Raises:
@@ -97,25 +103,25 @@ async def admit_workspace(request: OnboardingRequest) -> Admission:
         CreateInDoubtError: An earlier create of this workspace may still take effect.
     """
     organization = await read_organization(request.anthropic_block)
-    admit_organization(request, organization)
+    check_organization(request, organization)
     if request.workspace_id is not None:
         reading = await read_workspace(request.anthropic_block, request.workspace_id)
     else:
         found = await search_workspace(request)
         if found is None:
-            await nothing_in_doubt(request.subject)
-            return Admission(request, Standing.NEEDS_KEY, organization.id)
+            await ensure_no_pending_create(request.subject)
+            return EligibleWorkspace(request, AttachmentStatus.NEEDS_KEY, organization.id)
         request, reading = request.for_existing(found.workspace.id), found
-    standing = admit(
+    standing = check_eligibility(
         request,
         reading.workspace,
         is_default=reading.is_default,
         current_key=reading.current_key,
     )
-    return Admission(request, standing, organization.id, reading.current_key)
+    return EligibleWorkspace(request, standing, organization.id, reading.current_key)
 
 
-async def check_first(request: OnboardingRequest) -> CheckReport:
+async def require_prerequisites(request: OnboardingRequest) -> CheckReport:
     """All prerequisites; nothing is made while one fails.
 
     Raises:
@@ -127,31 +133,31 @@ async def check_first(request: OnboardingRequest) -> CheckReport:
     return report
 
 
-async def make_ready(request: OnboardingRequest, organization: UUID) -> Ready:
+async def provision(request: OnboardingRequest, organization: UUID) -> ProvisionedKey:
     """Key ring, key, grants, registration and a successful validation."""
     workspace = request.subject
     key = await _ensure_key(request, organization)
     name = key.key.name
     granted = await ensure_grants(request.kms_block, name)
-    await record(workspace, *grants_written(name, written=granted))
+    await record(workspace, *grants_event(name, written=granted))
     external_key, registered = await ensure_external_key(
         request.anthropic_block, name, request.display_name or request.key_name.crypto_key
     )
-    await record(workspace, *registration_written(name, external_key, created=registered))
+    await record(workspace, *registration_event(name, external_key, created=registered))
     changed = key.created or key.label_added or granted
     proof = await validate_registered(
         request, external_key.id, changed_at=datetime.now(UTC) if changed else None
     )
     await record(workspace, validated(external_key.id, f"attempt {attempt()}", proof))
-    return Ready(external_key.id, key.users_before)
+    return ProvisionedKey(external_key.id, key.users_before)
 
 
 async def _ensure_key(request: OnboardingRequest, organization: UUID) -> EnsuredKey:
     ring = request.key_name.key_ring_name
     ring_created = await ensure_key_ring(request.kms_block, ring)
-    await record(request.subject, *ring_written(ring, created=ring_created))
+    await record(request.subject, *key_ring_event(ring, created=ring_created))
     key = await ensure_crypto_key(request, organization, ring_is_new=ring_created)
-    await record(request.subject, *key_written(key))
+    await record(request.subject, *crypto_key_event(key))
     return key
 
 
@@ -180,5 +186,5 @@ async def validate_registered(
             granted_at=changed_at,
             request_id=error.proof.request_id,
         )
-        cause = await explain(request, failure, error.proof.error)
-        raise UnusableKeyError(f"{error}. Most likely: {cause}") from error
+        cause = await diagnose_failure(request, failure, error.proof.error)
+        raise KeyValidationError(f"{error}. Most likely: {cause}") from error

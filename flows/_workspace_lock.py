@@ -19,7 +19,7 @@ from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, conc
 
 from cmek.onboarding.reports import artifact_key
 from cmek.tags import claim_tag, workspace_tag
-from tasks.runs import retag, run_id, runs_that_fit
+from tasks.runs import current_run_id, find_runs, retag
 
 LEASE_SECONDS = 60.0
 """How long a killed run keeps its workspace's slot."""
@@ -37,12 +37,12 @@ _UNFINISHED = [
 ]
 
 
-class SlotHeldError(Exception):
+class WorkspaceLockedError(Exception):
     """The workspace's slot does not become free; nothing was read, made or attached."""
 
 
 @asynccontextmanager
-async def working_alone(subject: str, *, claimed: bool) -> AsyncIterator[FlowRun | None]:
+async def workspace_lock(subject: str, *, claimed: bool) -> AsyncIterator[FlowRun | None]:
     """Hold the workspace while this run executes.
 
     The claim (a tag) outlives a suspension; the slot (a strict global concurrency limit) is held
@@ -64,13 +64,13 @@ async def working_alone(subject: str, *, claimed: bool) -> AsyncIterator[FlowRun
     async with get_client() as client, AsyncExitStack() as held:
 
         async def claimant() -> FlowRun | None:
-            return None if claimed else await _claimant(client, claim)
+            return None if claimed else await _lock_holder(client, claim)
 
         await client.upsert_global_concurrency_limit_by_name(limit, 1)
         other = await claimant()
-        while other is None and not await _takes(limit, held):
+        while other is None and not await _acquire(limit, held):
             if time.monotonic() > deadline:
-                raise _held(limit)
+                raise _locked_error(limit)
             other = await claimant()
         other = other or await claimant()  # one that had the slot before may have claimed it
         if other is None:
@@ -78,7 +78,7 @@ async def working_alone(subject: str, *, claimed: bool) -> AsyncIterator[FlowRun
         yield other
 
 
-async def _takes(limit: str, held: AsyncExitStack) -> bool:
+async def _acquire(limit: str, held: AsyncExitStack) -> bool:
     slot = concurrency(
         limit, strict=True, lease_duration=LEASE_SECONDS, timeout_seconds=LOOK_AGAIN_SECONDS
     )
@@ -89,26 +89,26 @@ async def _takes(limit: str, held: AsyncExitStack) -> bool:
     return True
 
 
-def _held(limit: str) -> SlotHeldError:
-    return SlotHeldError(
+def _locked_error(limit: str) -> WorkspaceLockedError:
+    return WorkspaceLockedError(
         f"the concurrency limit {limit!r} has had no free slot for {HELD_SECONDS:.0f} s; nothing "
         f"was done. Another process works for this run; or the server was restarted meanwhile and "
         f"keeps its leases in memory only: then `prefect gcl delete {limit}`, and Retry"
     )
 
 
-async def belongs_to(subject: str) -> None:
+async def tag_run(subject: str) -> None:
     """Show this run among those of the workspace that it has created."""
     async with get_client() as client:
         await retag(client, workspace_tag(subject))
 
 
-async def _claimant(client: PrefectClient, claim: str) -> FlowRun | None:
+async def _lock_holder(client: PrefectClient, claim: str) -> FlowRun | None:
     wanted = FlowRunFilter(
         tags=FlowRunFilterTags(all_=[claim]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED)),
     )
-    async for run in runs_that_fit(client, wanted):
-        if run.id != run_id():
+    async for run in find_runs(client, wanted):
+        if run.id != current_run_id():
             return run
     return None

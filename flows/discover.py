@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed
 
 from cmek.anthropic.models import Workspace
 from cmek.discovery.request import DiscoveryRequest, read_announcement
-from cmek.discovery.rules import Course, Decision, not_wanted, summary, unfit
+from cmek.discovery.rules import Action, Decision, ineligible_reason, opt_in_missing_reason, summary
 from cmek.outcomes import RunOutcome
 from tasks.clients import close_clients
 from tasks.discovery import decided, find_workspaces, publish_discovery, start_once
@@ -72,9 +72,9 @@ async def workspace_created(
     try:
         reading = await read_workspace(request.anthropic_block, announced.workspace_id)
         workspace = reading.workspace
-        why = unfit(workspace, request, is_default=reading.is_default)
+        why = ineligible_reason(workspace, request, is_default=reading.is_default)
         if why is not None:
-            return _outcome([decided(workspace, Course.LEFT_OUT, why)])
+            return _outcome([decided(workspace, Action.LEFT_OUT, why)])
         return _outcome([await start_once(request, workspace, announced.given())])
     finally:
         await close_clients()
@@ -85,14 +85,16 @@ async def _decide(request: DiscoveryRequest, workspaces: Iterable[Workspace]) ->
     decisions: list[Decision] = []
     started = 0
     for workspace in sorted(workspaces, key=_age):
-        why = unfit(workspace, request, is_default=False) or not_wanted(workspace, request)
+        why = ineligible_reason(workspace, request, is_default=False) or opt_in_missing_reason(
+            workspace, request
+        )
         if why is not None:
-            decisions.append(decided(workspace, Course.LEFT_OUT, why))
+            decisions.append(decided(workspace, Action.LEFT_OUT, why))
         elif started >= request.max_new_runs:
-            decisions.append(decided(workspace, Course.LATER, f"{started} were started now"))
+            decisions.append(decided(workspace, Action.LATER, f"{started} were started now"))
         else:
             decisions.append(await start_once(request, workspace))
-            started += decisions[-1].course is Course.STARTED
+            started += decisions[-1].action is Action.STARTED
     return decisions
 
 
@@ -111,15 +113,15 @@ def _age(workspace: Workspace) -> tuple[str, str]:
 
 def _outcome(decisions: list[Decision]) -> State[Any]:
     """Red when a run could not be started; the message says which and why."""
-    failed = [one for one in decisions if one.course is Course.FAILED]
+    failed = [one for one in decisions if one.action is Action.FAILED]
     if failed:
         reasons = "; ".join(f"{one.workspace_id}: {one.why}" for one in failed)
         return Failed(message=f"{summary(decisions)}. {reasons}")
-    started = [one for one in decisions if one.course is Course.STARTED]
+    started = [one for one in decisions if one.action is Action.STARTED]
     if len(decisions) == 1:
         (one,) = decisions
         detail = f"run {one.run_id}, {one.why}" if one.run_id else one.why
-        message = f"{one.workspace_id} {one.course}: {detail}"
+        message = f"{one.workspace_id} {one.action}: {detail}"
     else:
         message = summary(decisions)
     name = RunOutcome.STARTED if started else RunOutcome.NOTHING_TO_START

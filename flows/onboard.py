@@ -18,30 +18,30 @@ from prefect.runtime import deployment
 from prefect.states import Completed
 
 from cmek.evidence.events import attached, checked, software_versions, started
-from cmek.onboarding.eligibility import Standing
-from cmek.onboarding.plan import dry_plan, dry_plan_text
-from cmek.onboarding.reports import checks_table, final_report, standing_report
+from cmek.onboarding.eligibility import AttachmentStatus
+from cmek.onboarding.plan import preview, preview_text
+from cmek.onboarding.reports import already_attached_report, checks_table, final_report
 from cmek.onboarding.request import OnboardingRequest, data_residency
 from cmek.outcomes import RunOutcome
-from flows._approval import asked_numbers, attempt
+from flows._approval import approval_request_numbers, attempt
 from flows._attach import Approved, Rejected, approve_and_attach
 from flows._provision import (
-    Admission,
-    admit_workspace,
-    check_first,
-    make_ready,
+    EligibleWorkspace,
+    provision,
+    read_and_check_workspace,
+    require_prerequisites,
     validate_registered,
 )
-from flows._workspace_lock import belongs_to, working_alone
+from flows._workspace_lock import tag_run, workspace_lock
 from tasks.artifacts import publish, publish_terraform
-from tasks.attachment import Attached, AttachOutcome, read_back
+from tasks.attachment import AttachOutcome, AttachResult, read_back
 from tasks.clients import close_clients
 from tasks.crypto_key import ensure_crypto_key
 from tasks.evidence import (
-    grants_written,
+    crypto_key_event,
+    grants_event,
     has_recorded,
-    key_written,
-    leave_marks,
+    label_attached_resources,
     publish_evidence,
     publish_failure,
     record,
@@ -49,19 +49,19 @@ from tasks.evidence import (
 from tasks.grants import ensure_grants
 from tasks.reads import check_prerequisites, read_live_facts, read_standings
 from tasks.revalidation import record_onboarding
-from tasks.runs import pin_request
+from tasks.runs import pin_parameters
 from tasks.signatures import signatures_needed
 
 
-async def attached_now(request: OnboardingRequest, done: Approved) -> State[Any]:
+async def report_attached(request: OnboardingRequest, done: Approved) -> State[Any]:
     """Read back, and publish what happened."""
-    plan, now = done.ask.plan, request.for_existing(done.workspace_id)
+    plan, now = done.approval_request.plan, request.for_existing(done.workspace_id)
     seen = await read_back(
         request.anthropic_block, done.workspace_id, plan.external_key_id, _residency(request)
     )
     (entry,) = await record(now.subject, attached(now.subject, done.outcome, seen))
     text = final_report(
-        done.ask,
+        done.approval_request,
         done.answer,
         done.signers,
         done.report,
@@ -76,8 +76,8 @@ async def attached_now(request: OnboardingRequest, done: Approved) -> State[Any]
         ),
     )
     await _publish(request, now, text, "attached")
-    if done.outcome.outcome is Attached.NOW:
-        await leave_marks(now, plan.key_name, entry, label=request.mark_key)
+    if done.outcome.outcome is AttachResult.NOW:
+        await label_attached_resources(now, plan.key_name, entry, label=request.mark_key)
     await _publish_evidence(request, now)
     facts = done.facts.model_copy(update={"workspace_id": done.workspace_id})
     await record_onboarding(facts, done.users_before)
@@ -91,7 +91,9 @@ async def attached_now(request: OnboardingRequest, done: Approved) -> State[Any]
     )
 
 
-async def attached_before(request: OnboardingRequest, admission: Admission) -> State[Any]:
+async def verify_existing_attachment(
+    request: OnboardingRequest, admission: EligibleWorkspace
+) -> State[Any]:
     """The workspace has this key: read, validate and report; repair only when asked."""
     now, key = admission.request, admission.current_key
     assert key is not None  # noqa: S101  # HAS_OUR_KEY means that there is one
@@ -101,7 +103,7 @@ async def attached_before(request: OnboardingRequest, admission: Admission) -> S
         ensured = await ensure_crypto_key(adopting, admission.organization_id, ring_is_new=False)
         granted = await ensure_grants(now.kms_block, ensured.key.name)
         repaired = ensured.label_added or granted
-        written = (*key_written(ensured), *grants_written(ensured.key.name, written=granted))
+        written = (*crypto_key_event(ensured), *grants_event(ensured.key.name, written=granted))
         if repaired:
             await record(now.subject, started(now, software_versions()), *written)
             await _publish_evidence(request, now)
@@ -110,11 +112,11 @@ async def attached_before(request: OnboardingRequest, admission: Admission) -> S
     await validate_registered(now, key.id, changed_at=datetime.now(UTC) if repaired else None)
     if interrupted:  # an earlier attempt of this run attached it, and ended before it could say so
         seen = await read_back(now.anthropic_block, now.subject, key.id, _residency(request))
-        outcome = AttachOutcome(outcome=Attached.BEFORE, workspace_id=now.workspace_id)
+        outcome = AttachOutcome(outcome=AttachResult.BEFORE, workspace_id=now.workspace_id)
         await record(now.subject, attached(now.subject, outcome, seen))
         await _publish_evidence(request, now)
     await _publish(
-        request, now, standing_report(facts, report, repaired=repaired), "already attached"
+        request, now, already_attached_report(facts, report, repaired=repaired), "already attached"
     )
     return Completed(
         name=RunOutcome.ALREADY_ATTACHED,
@@ -136,7 +138,7 @@ async def _publish(request: OnboardingRequest, now: OnboardingRequest, text: str
 async def _publish_evidence(request: OnboardingRequest, now: OnboardingRequest) -> None:
     """The record, under the name of a created workspace and under its id."""
     if request.subject != now.subject:
-        await belongs_to(now.subject)
+        await tag_run(now.subject)
     for subject in dict.fromkeys((request.subject, now.subject)):
         await publish_evidence(subject)
 
@@ -177,14 +179,14 @@ async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
             "onboard_workspace waits for an approval, so it needs a deployment: run `prefect "
             "deploy --all` and start onboard-workspace/onboard"
         )
-    pinned = await pin_request(request)
+    pinned = await pin_parameters(request)
     if pinned != request:
         raise ParametersChangedError(
             "the parameters of this run were changed after it had started; nothing was attached. "
             "Start a new run for another request"
         )
-    asked = await asked_numbers()
-    async with working_alone(request.subject, claimed=bool(asked)) as other:
+    asked = await approval_request_numbers()
+    async with workspace_lock(request.subject, claimed=bool(asked)) as other:
         if other is not None:
             return Completed(
                 name=RunOutcome.DUPLICATE,
@@ -202,34 +204,34 @@ async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
 async def _onboard(request: OnboardingRequest, asked: list[int]) -> State[Any]:
     ready = None
     if not asked:
-        admission = await admit_workspace(request)
-        if admission.standing is Standing.HAS_OUR_KEY:
-            return await attached_before(request, admission)
+        admission = await read_and_check_workspace(request)
+        if admission.standing is AttachmentStatus.HAS_OUR_KEY:
+            return await verify_existing_attachment(request, admission)
         if request.plan_only:
-            return await _plan_only(request, admission)
+            return await _preview(request, admission)
         await signatures_needed(request)  # before anything is made that could not be approved
-        report = await check_first(request)
+        report = await require_prerequisites(request)
         await record(
             request.subject,
             started(request, software_versions()),
             checked(report, f"attempt {attempt()}"),
         )
-        ready = await make_ready(request, admission.organization_id)
+        ready = await provision(request, admission.organization_id)
     result = await approve_and_attach(request, asked, ready)
     if isinstance(result, Rejected):
         await publish_evidence(request.subject)
         return Completed(name=RunOutcome.REJECTED, message=result.why)
-    return await attached_now(request, result)
+    return await report_attached(request, result)
 
 
-async def _plan_only(request: OnboardingRequest, admission: Admission) -> State[Any]:
+async def _preview(request: OnboardingRequest, admission: EligibleWorkspace) -> State[Any]:
     """Checks and a dry plan, without one write."""
     report = await check_prerequisites(request)
-    steps = dry_plan(request, admission.organization_id, await read_standings(request))
+    steps = preview(request, admission.organization_id, await read_standings(request))
     await publish(
         "plan",
         request.subject,
-        f"# Dry plan\n\n{dry_plan_text(steps)}\n\n## Prerequisites\n\n{checks_table(report)}",
+        f"# Dry plan\n\n{preview_text(steps)}\n\n## Prerequisites\n\n{checks_table(report)}",
         "dry plan, nothing was written",
     )
     name = RunOutcome.PREREQUISITES_FAIL if report.failed else RunOutcome.PLANNED

@@ -19,21 +19,21 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
-from cmek.keys.verdicts import KeyRecord, Unreachability, Verdict
+from cmek.keys.verdicts import Health, KeyRecord, UnreachableState
 from cmek.outcomes import RunOutcome
 from cmek.revalidation.fleet import FleetRow
-from cmek.revalidation.request import KeyRef, Registered, RevalidationRequest, by_ring
+from cmek.revalidation.request import KeyRef, RegisteredKeys, RevalidationRequest, by_ring
 from tasks.artifacts import last_fleet, publish_fleet, schedule_follow_up
 from tasks.clients import close_clients
 from tasks.revalidation import (
-    Ring,
-    Sweep,
-    UnfinishedError,
+    CheckUnfinishedError,
+    KeyRingBatch,
+    RevalidationContext,
     read_registered_keys,
-    record_unfinished,
+    record_unfinished_check,
     revalidate_key,
 )
-from tasks.runs import recall, remember, run_id
+from tasks.runs import current_run_id, load_state, save_state
 
 PROGRESS = "cmek-revalidation-progress"
 PROGRESS_SECONDS = 1.0
@@ -52,8 +52,8 @@ class Tally:
 
     before: dict[str, FleetRow]
     rows: list[FleetRow] = field(default_factory=list)
-    unreachable: list[Unreachability] = field(default_factory=list)
-    verdicts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
+    unreachable: list[UnreachableState] = field(default_factory=list)
+    verdicts: dict[Health, int] = field(default_factory=lambda: dict.fromkeys(Health, 0))
     changed: bool = False
 
     def add(self, record: KeyRecord) -> None:
@@ -92,42 +92,44 @@ async def revalidate_keys(
     started = datetime.now(UTC)
     try:
         registered = await read_registered_keys(request.anthropic_block)
-        sweep = await _sweep(request, registered, started)
+        sweep = await _context(request, registered, started)
         tally = Tally(await last_fleet())
-        await _look_at_all(sweep, tally)
+        await _check_all(sweep, tally)
         everything = request.wanted is None
         if everything or tally.changed:
             await publish_fleet(tally.rows, all_keys=everything)
         await schedule_follow_up(request, tally.unreachable)
-        await remember(_REPORTED, Reported(sweeps=sweep.attempt + 1))
+        await save_state(_REPORTED, Reported(sweeps=sweep.attempt + 1))
     finally:
         await close_clients()
     return _outcome(tally)
 
 
-async def _sweep(request: RevalidationRequest, registered: Registered, started: datetime) -> Sweep:
+async def _context(
+    request: RevalidationRequest, registered: RegisteredKeys, started: datetime
+) -> RevalidationContext:
     wanted = request.wanted
     keys = [k for k in registered.refs if wanted is None or k.external_key_id in wanted]
     for missing in sorted((wanted or set()) - {key.external_key_id for key in keys}):
         get_run_logger().warning("%s is not registered as a Google Cloud key (any more)", missing)
-    reported = await recall(_REPORTED, Reported)
-    return Sweep(
+    reported = await load_state(_REPORTED, Reported)
+    return RevalidationContext(
         request=request,
         organization_id=registered.organization_id,
-        run_id=str(run_id()),
+        run_id=str(current_run_id()),
         deadline=started + timedelta(seconds=request.deadline_seconds),
-        rings=[Ring(refs) for refs in by_ring(keys, str(run_id()))],
+        rings=[KeyRingBatch(refs) for refs in by_ring(keys, str(current_run_id()))],
         attempt=reported.sweeps if reported else 0,
     )
 
 
-async def _look_at_all(sweep: Sweep, tally: Tally) -> None:
+async def _check_all(sweep: RevalidationContext, tally: Tally) -> None:
     """So many looks at the same time, ring by ring."""
-    turns = _turns(sweep)
+    turns = _work_items(sweep)
 
     async def looker() -> None:
         for ring, ref in turns:
-            tally.add(await _look(sweep, ring, ref))
+            tally.add(await _check_one(sweep, ring, ref))
             ring.done_with_one()
 
     total = sum(len(ring.refs) for ring in sweep.rings)
@@ -140,21 +142,21 @@ async def _look_at_all(sweep: Sweep, tally: Tally) -> None:
         sweep.forget()
 
 
-def _turns(sweep: Sweep) -> Iterator[tuple[Ring, KeyRef]]:
+def _work_items(sweep: RevalidationContext) -> Iterator[tuple[KeyRingBatch, KeyRef]]:
     return ((ring, ref) for ring in sweep.rings for ref in ring.refs)
 
 
-async def _look(sweep: Sweep, ring: Ring, ref: KeyRef) -> KeyRecord:
+async def _check_one(sweep: RevalidationContext, ring: KeyRingBatch, ref: KeyRef) -> KeyRecord:
     """One key's record, whatever happens to the look."""
     why = f"not looked at before the deadline, {sweep.deadline:%Y-%m-%d %H:%M:%S %Z}"
     if datetime.now(UTC) < sweep.deadline:
         try:
             return await revalidate_key(sweep, ring, ref)
-        except UnfinishedError:
+        except CheckUnfinishedError:
             pass
         except Exception as error:  # noqa: BLE001 - one key's look never ends the others'
             why = f"the look failed: {error!r}; its task run tells more"
-    return await record_unfinished(sweep, ring, ref, why)
+    return await record_unfinished_check(sweep, ring, ref, why)
 
 
 @asynccontextmanager
@@ -185,12 +187,12 @@ async def _progress(tally: Tally, total: int) -> AsyncIterator[None]:
 def _outcome(tally: Tally) -> State[Any]:
     """Red when a key is broken; Prefect has no yellow, so the name carries the sign."""
     found = tally.verdicts
-    parts = [f"{found[verdict]} {verdict.replace('_', ' ')}" for verdict in reversed(Verdict)]
+    parts = [f"{found[verdict]} {verdict.replace('_', ' ')}" for verdict in reversed(Health)]
     message = f"{len(tally.rows)} keys: {', '.join(parts)}. See the artifact cmek-fleet"
-    if found[Verdict.BROKEN]:
+    if found[Health.BROKEN]:
         return Failed(message=message)
-    if found[Verdict.UNKNOWN]:
+    if found[Health.UNKNOWN]:
         return Completed(name=RunOutcome.KEY_UNKNOWN, message=message)
-    if found[Verdict.AT_RISK]:
+    if found[Health.AT_RISK]:
         return Completed(name=RunOutcome.KEY_AT_RISK, message=message)
     return Completed(message=message)

@@ -11,11 +11,11 @@ from prefect.states import Completed, Crashed
 from pydantic import Field
 
 from cmek.outcomes import RunOutcome
-from tasks.runs import other_than_silent
+from tasks.runs import wait_for_heartbeat
 
 
 @flow(name="look-at-silent-run", flow_run_name="look at {flow_run_id}", retries=0)
-async def look_at_silent_run(
+async def crash_stale_run(
     flow_run_id: UUID, watch_seconds: Annotated[float, Field(ge=0)] = 360
 ) -> State[Any]:
     """Mark a run as crashed when it claims to be running, or about to, and gives no sign of life.
@@ -30,7 +30,7 @@ async def look_at_silent_run(
             (`PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, 180 s unless set).
     """
     async with get_client() as client:
-        why_not = await other_than_silent(client, flow_run_id, watch_seconds)
+        why_not = await wait_for_heartbeat(client, flow_run_id, watch_seconds)
         if why_not is not None:
             return Completed(name=RunOutcome.LEFT_ALONE, message=f"run {flow_run_id}: {why_not}")
         message = (

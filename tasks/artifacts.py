@@ -31,7 +31,7 @@ from pydantic import BaseModel
 
 from cmek.anthropic.errors import AdminApiError
 from cmek.gcp.errors import GoogleApiError
-from cmek.keys.verdicts import KeyRecord, Unreachability
+from cmek.keys.verdicts import KeyRecord, UnreachableState
 from cmek.onboarding.reports import artifact_key
 from cmek.onboarding.request import OnboardingRequest
 from cmek.revalidation.fleet import (
@@ -56,7 +56,7 @@ from cmek.terraform.module import (
 )
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, kms_client
-from tasks.runs import recall, remember, run_id
+from tasks.runs import current_run_id, load_state, save_state
 
 
 class _Published(BaseModel):
@@ -74,11 +74,11 @@ async def publish(kind: str, subject: str, markdown: str, description: str) -> N
     creates gets one of its own besides the one of its name.
     """
     name = artifact_key(kind, subject)
-    known = await recall(name, _Published)
+    known = await load_state(name, _Published)
     if known is not None and await _updated(known.artifact_id, markdown, description):
         return
     made = await acreate_markdown_artifact(markdown=markdown, key=name, description=description)
-    await remember(name, _Published(artifact_id=made))
+    await save_state(name, _Published(artifact_id=made))
 
 
 async def _updated(artifact_id: UUID, markdown: str, description: str) -> bool:
@@ -203,13 +203,13 @@ async def publish_fleet(looked: Sequence[FleetRow], *, all_keys: bool) -> None:
     task_run_name="Schedule follow-up",
 )
 async def schedule_follow_up(
-    request: RevalidationRequest, unreachable: Sequence[Unreachability]
+    request: RevalidationRequest, unreachable: Sequence[UnreachableState]
 ) -> None:
     """One run that looks again at every key that could not be reached, at the time that is due.
 
     The idempotency key makes it one even when this run is retried.
     """
-    times = [one.next_look for one in unreachable if one.next_look is not None]
+    times = [one.next_check for one in unreachable if one.next_check is not None]
     if not times:
         return
     if deployment.id is None:
@@ -225,7 +225,7 @@ async def schedule_follow_up(
             deployment.id,
             parameters={"request": again.model_dump(mode="json")},
             state=Scheduled(scheduled_time=max(min(times), datetime.now(UTC) + _SOONEST)),
-            idempotency_key=f"cmek-look-again-{run_id()}",
+            idempotency_key=f"cmek-look-again-{current_run_id()}",
             tags=[CMEK_TAG, LOOK_AGAIN_TAG],
         )
     get_run_logger().info("%d keys are looked at again by %s", len(unreachable), run.name)

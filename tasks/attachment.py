@@ -32,14 +32,19 @@ from cmek.anthropic.errors import (
 from cmek.anthropic.models import Workspace
 from cmek.models import FrozenModel
 from cmek.onboarding.gate import Permit
-from cmek.onboarding.request import born_of, data_residency, named, namesakes
+from cmek.onboarding.request import (
+    created_by_run,
+    data_residency,
+    same_name_workspaces,
+    shown_workspaces,
+)
 from cmek.tags import CREATE_SENT_PREFIX, CREATED_BY_TAG, workspace_tag
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
-from tasks.runs import retag, run_id, runs_that_fit
+from tasks.runs import current_run_id, find_runs, retag
 
 
-class Attached(StrEnum):
+class AttachResult(StrEnum):
     """How an attach ended; anything that is not one of these is an exception."""
 
     NOW = "attached"
@@ -51,7 +56,7 @@ class Attached(StrEnum):
 class AttachOutcome(FrozenModel):
     """The outcome and, when there was one, the request id of the attach or create."""
 
-    outcome: Attached
+    outcome: AttachResult
     workspace_id: str | None = None
     """Which workspace has the key; None while none has."""
     request_id: str | None = None
@@ -79,36 +84,40 @@ async def attach(block: str, permit: Permit) -> AttachOutcome:
         AdminApiError: Refused for a reason that another try would not change.
     """
     api = await admin_client(block)
-    standing = await _standing(api, permit)
+    standing = await _existing_attachment(api, permit)
     if standing is not None:
         return standing
     if not permit.is_fresh(now=datetime.now(UTC), monotonic=time.monotonic()):
-        return AttachOutcome(outcome=Attached.NOT_YET, why="the permit went stale before sending")
+        return AttachOutcome(
+            outcome=AttachResult.NOT_YET, why="the permit went stale before sending"
+        )
     try:
         workspace = await api.workspaces.update(
             _workspace(permit), external_key_id=permit.external_key_id
         )
     except AdminApiError as error:
-        return await _after_failure(api, permit, error)
+        return await _settle_attach(api, permit, error)
     get_run_logger().info("Attached %s to %s", permit.external_key_id, workspace.id)
     return AttachOutcome(
-        outcome=Attached.NOW, workspace_id=workspace.id, request_id=workspace.request_id
+        outcome=AttachResult.NOW, workspace_id=workspace.id, request_id=workspace.request_id
     )
 
 
-async def _after_failure(api: AdminApi, permit: Permit, error: AdminApiError) -> AttachOutcome:
+async def _settle_attach(api: AdminApi, permit: Permit, error: AdminApiError) -> AttachOutcome:
     """Only a read tells whether a request that failed took effect."""
     heals = isinstance(error, ExternalKeyValidationTimeoutError | ExternalKeyChangedError)
     if not (error.ambiguous or heals):
         raise error
     get_run_logger().warning("The attach answer is not clear (%s); reading the workspace", error)
-    standing = await _standing(api, permit)
+    standing = await _existing_attachment(api, permit)
     if standing is not None:
-        return standing.model_copy(update={"outcome": Attached.NOW, "request_id": error.request_id})
-    return AttachOutcome(outcome=Attached.NOT_YET, request_id=error.request_id, why=str(error))
+        return standing.model_copy(
+            update={"outcome": AttachResult.NOW, "request_id": error.request_id}
+        )
+    return AttachOutcome(outcome=AttachResult.NOT_YET, request_id=error.request_id, why=str(error))
 
 
-async def _standing(api: AdminApi, permit: Permit) -> AttachOutcome | None:
+async def _existing_attachment(api: AdminApi, permit: Permit) -> AttachOutcome | None:
     workspace = await api.workspaces.retrieve(_workspace(permit))
     if workspace.external_key_id is None:
         return None
@@ -118,7 +127,7 @@ async def _standing(api: AdminApi, permit: Permit) -> AttachOutcome | None:
             f"{permit.external_key_id}; it was attached by someone else and can't be changed"
         )
     return AttachOutcome(
-        outcome=Attached.BEFORE, workspace_id=workspace.id, request_id=workspace.request_id
+        outcome=AttachResult.BEFORE, workspace_id=workspace.id, request_id=workspace.request_id
     )
 
 
@@ -192,28 +201,28 @@ async def read_back(
     )
 
 
-LATE: Final = timedelta(minutes=10)
+PENDING_CREATE_LIFETIME: Final = timedelta(minutes=10)
 """How long a request may be under way: the official SDK gives up waiting then (600 s)."""
 
 
-class CreateInDoubtError(Exception):
+class CreateOutcomeUnknownError(Exception):
     """A create was sent, nobody knows its outcome, and it may still take effect."""
 
 
-async def mark_sent() -> None:
+async def record_pending_create() -> None:
     """Before a create is sent: note it where every later run sees it."""
     async with get_client() as client:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         await retag(client, f"{CREATE_SENT_PREFIX}{now}", without=CREATE_SENT_PREFIX)
 
 
-async def unmark_sent() -> None:
+async def clear_pending_create() -> None:
     """It was refused, or never left: nothing was created."""
     async with get_client() as client:
         await retag(client, without=CREATE_SENT_PREFIX)
 
 
-async def nothing_in_doubt(subject: str) -> None:
+async def ensure_no_pending_create(subject: str) -> None:
     """Go on only when no create for this subject may still be under way.
 
     Raises:
@@ -222,24 +231,27 @@ async def nothing_in_doubt(subject: str) -> None:
     now = datetime.now(UTC)
     wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(subject)]))
     async with get_client() as client:
-        async for run in runs_that_fit(client, wanted):
+        async for run in find_runs(client, wanted):
             if run.state is not None and run.state.is_completed():
                 continue  # it knew the outcome
-            for sent in _sent(run):
-                if now < sent + LATE:
-                    raise CreateInDoubtError(in_doubt(subject, f"run {run.name} ({run.id})", sent))
+            for sent in _pending_creates(run):
+                if now < sent + PENDING_CREATE_LIFETIME:
+                    raise CreateOutcomeUnknownError(
+                        outcome_unknown(subject, f"run {run.name} ({run.id})", sent)
+                    )
 
 
-def in_doubt(subject: str, sender: str, sent: datetime) -> str:
+def outcome_unknown(subject: str, sender: str, sent: datetime) -> str:
     """The message that sends people away until the create counts as lost."""
     return (
         f"{sender} sent a create for {subject} at {sent:%Y-%m-%d %H:%M:%S} UTC and got no clear "
         f"answer, and no workspace with its tag is there so far; it may still appear. Nothing else "
-        f"was sent. Retry after {sent + LATE:%H:%M:%S} UTC: the run looks again before it goes on"
+        f"was sent. Retry after {sent + PENDING_CREATE_LIFETIME:%H:%M:%S} UTC: the run looks again "
+        "before it goes on"
     )
 
 
-def _sent(run: FlowRun) -> list[datetime]:
+def _pending_creates(run: FlowRun) -> list[datetime]:
     marks = [
         tag.removeprefix(CREATE_SENT_PREFIX)
         for tag in run.tags
@@ -278,68 +290,73 @@ async def create(block: str, permit: Permit) -> AttachOutcome:
     standing = await _existing_creation(api, permit)
     if standing is not None:
         return standing
-    await mark_sent()
+    await record_pending_create()
     if not permit.is_fresh(now=datetime.now(UTC), monotonic=time.monotonic()):
-        await unmark_sent()
-        return AttachOutcome(outcome=Attached.NOT_YET, why="the permit went stale before sending")
+        await clear_pending_create()
+        return AttachOutcome(
+            outcome=AttachResult.NOT_YET, why="the permit went stale before sending"
+        )
     sent = datetime.now(UTC)
     try:
         workspace = await _send(api, permit)
     except AdminApiError as error:
-        return await _after_failed_create(api, permit, error, sent)
+        return await _settle_create(api, permit, error, sent)
     get_run_logger().info("Created %s with %s", workspace.id, permit.external_key_id)
-    return _outcome(Attached.NOW, workspace, workspace.request_id)
+    return _outcome(AttachResult.NOW, workspace, workspace.request_id)
 
 
 async def _send(api: AdminApi, permit: Permit) -> Workspace:
     return await api.workspaces.create(
         _name(permit),
         permit.external_key_id,
-        tags={CREATED_BY_TAG: str(run_id())},
+        tags={CREATED_BY_TAG: str(current_run_id())},
         data_residency=data_residency(permit.request.data_residency),
     )
 
 
-async def _after_failed_create(
+async def _settle_create(
     api: AdminApi, permit: Permit, error: AdminApiError, sent: datetime
 ) -> AttachOutcome:
     """Only a search tells whether a request that failed took effect."""
     heals = isinstance(error, ExternalKeyValidationTimeoutError | ExternalKeyChangedError)
     if not (error.ambiguous or heals):
-        await unmark_sent()
+        await clear_pending_create()
         raise error
     get_run_logger().warning("The create answer is not clear (%s); searching all pages", error)
     for pause in SEARCH_AFTER_SECONDS if error.ambiguous else (0.0,):
         await asyncio.sleep(pause)
         standing = await _existing_creation(api, permit)
         if standing is not None:
-            found = {"outcome": Attached.NOW, "request_id": error.request_id}
+            found = {"outcome": AttachResult.NOW, "request_id": error.request_id}
             return standing.model_copy(update=found)
     if error.ambiguous:
-        raise CreateInDoubtError(in_doubt(permit.request.subject, "this run", sent)) from error
-    await unmark_sent()
-    return AttachOutcome(outcome=Attached.NOT_YET, request_id=error.request_id, why=str(error))
+        raise CreateOutcomeUnknownError(
+            outcome_unknown(permit.request.subject, "this run", sent)
+        ) from error
+    await clear_pending_create()
+    return AttachOutcome(outcome=AttachResult.NOT_YET, request_id=error.request_id, why=str(error))
 
 
 async def _existing_creation(api: AdminApi, permit: Permit) -> AttachOutcome | None:
     """What this run has created already, over all pages."""
     listed = api.workspaces.list(include_archived=True, include_default=True)
     everything = [one async for one in listed]
-    ours = born_of(everything, str(run_id()))
+    ours = created_by_run(everything, str(current_run_id()))
     if not ours:
-        taken = namesakes(everything, _name(permit))
+        taken = same_name_workspaces(everything, _name(permit))
         if taken:
             raise NameTakenError(
-                f"{named(taken)} exists by now, so nothing was created: onboard it by its id"
+                f"{shown_workspaces(taken)} exists by now, so nothing was created: onboard it by "
+                "its id"
             )
         return None
     for one in ours:
         if one.external_key_id != permit.external_key_id:
             raise AttachedElsewhereError(
-                f"{named([one])}, which this run created, shows the key {one.external_key_id}, "
-                f"not {permit.external_key_id}; look at it in the Console"
+                f"{shown_workspaces([one])}, which this run created, shows the key "
+                f"{one.external_key_id}, not {permit.external_key_id}; look at it in the Console"
             )
-    return _outcome(Attached.BEFORE, ours[0], ours[0].request_id)
+    return _outcome(AttachResult.BEFORE, ours[0], ours[0].request_id)
 
 
 def _name(permit: Permit) -> str:
@@ -348,5 +365,5 @@ def _name(permit: Permit) -> str:
     return name
 
 
-def _outcome(outcome: Attached, workspace: Workspace, request_id: str | None) -> AttachOutcome:
+def _outcome(outcome: AttachResult, workspace: Workspace, request_id: str | None) -> AttachOutcome:
     return AttachOutcome(outcome=outcome, workspace_id=workspace.id, request_id=request_id)

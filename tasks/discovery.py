@@ -14,10 +14,10 @@ from prefect.exceptions import PrefectHTTPStatusError
 from cmek.anthropic.models import Workspace
 from cmek.discovery.request import DiscoveryRequest
 from cmek.discovery.rules import (
-    Course,
+    Action,
     Decision,
     UnnameableKeyError,
-    objection,
+    blocking_run,
     onboarding_for,
     page,
     summary,
@@ -66,24 +66,24 @@ async def start_once(
     async with get_client() as client:
         runs = await earlier_runs(client, workspace.id)
         wait = timedelta(hours=request.try_again_after_hours)
-        why = objection(runs, now=datetime.now(UTC), try_again_after=wait)
+        why = blocking_run(runs, now=datetime.now(UTC), try_again_after=wait)
         if why is not None:
-            return decided(workspace, Course.LEFT_OUT, why)
+            return decided(workspace, Action.LEFT_OUT, why)
         try:
             asked = onboarding_for(workspace, request, given)
             run = await start_onboarding(client, asked.model_dump(mode="json"))
         except _NOT_STARTED as error:
             get_run_logger().error("%s: %s", workspace.id, error)
-            return decided(workspace, Course.FAILED, str(error))
-    return decided(workspace, Course.STARTED, f"key {asked.key_name}").model_copy(
+            return decided(workspace, Action.FAILED, str(error))
+    return decided(workspace, Action.STARTED, f"key {asked.key_name}").model_copy(
         update={"run_id": run.id}
     )
 
 
-def decided(workspace: Workspace, course: Course, why: str) -> Decision:
+def decided(workspace: Workspace, action: Action, why: str) -> Decision:
     """A decision about this workspace."""
     return Decision(
-        workspace_id=workspace.id, workspace_name=workspace.name, course=course, why=why
+        workspace_id=workspace.id, workspace_name=workspace.name, action=action, why=why
     )
 
 

@@ -34,7 +34,7 @@ from cmek.evidence.events import (
     with_evidence_tag,
     wrote,
 )
-from cmek.evidence.record import BrokenEvidenceError, Chain, Event, EvidenceEntry, loads
+from cmek.evidence.record import Chain, Event, EvidenceEntry, EvidenceIntegrityError, loads
 from cmek.evidence.report import evidence_page, record_in
 from cmek.gcp.errors import GoogleApiError
 from cmek.onboarding.reports import artifact_key
@@ -44,7 +44,7 @@ from tasks._uncached_task import uncached_task
 from tasks.artifacts import publish
 from tasks.clients import admin_client, kms_client
 from tasks.crypto_key import EnsuredKey
-from tasks.runs import recall, remember, run_id
+from tasks.runs import current_run_id, load_state, save_state
 
 _MEMORY = "evidence"
 
@@ -67,17 +67,17 @@ async def record(subject: str, *events: Event) -> tuple[EvidenceEntry, ...]:
     """
     if not events:
         return ()
-    kept = await recall(_MEMORY, _Record)
+    kept = await load_state(_MEMORY, _Record)
     chain = loads(kept.text) if kept else await _earlier(subject)
     now = datetime.now(UTC)
-    entries = tuple(chain.append(event, run=str(run_id()), at=now) for event in events)
-    await remember(_MEMORY, _Record(text=chain.dumps()))
+    entries = tuple(chain.append(event, run=str(current_run_id()), at=now) for event in events)
+    await save_state(_MEMORY, _Record(text=chain.dumps()))
     return entries
 
 
 async def has_recorded() -> bool:
     """Whether this run has recorded anything, also in an earlier attempt."""
-    return await recall(_MEMORY, _Record) is not None
+    return await load_state(_MEMORY, _Record) is not None
 
 
 async def publish_evidence(subject: str) -> None:
@@ -85,7 +85,7 @@ async def publish_evidence(subject: str) -> None:
 
     A run that has recorded nothing leaves the last record as it is.
     """
-    kept = await recall(_MEMORY, _Record)
+    kept = await load_state(_MEMORY, _Record)
     if kept is None:
         return
     chain = loads(kept.text)
@@ -93,14 +93,14 @@ async def publish_evidence(subject: str) -> None:
     await publish("evidence", subject, evidence_page(subject, chain), about)
     storage = _storage_block()
     if storage is not None:
-        path = f"cmek-evidence/{_folder(subject)}/{run_id()}.jsonl"
+        path = f"cmek-evidence/{_folder(subject)}/{current_run_id()}.jsonl"
         await storage.write_path(path, kept.text.encode())
         get_run_logger().info("Evidence copied to %s in %s", path, type(storage).__name__)
 
 
 async def publish_failure(subject: str, error: BaseException) -> None:
     """Add how the run ended, and publish; nothing when the run has recorded nothing."""
-    if await recall(_MEMORY, _Record) is not None:
+    if await load_state(_MEMORY, _Record) is not None:
         attempt = f"attempt {flow_run.run_count}"
         await record(subject, failed(error, attempt))
         await publish_evidence(subject)
@@ -113,12 +113,12 @@ async def _earlier(subject: str) -> Chain:
         return Chain()
     try:
         return loads(record_in(str(artifact.data)))
-    except BrokenEvidenceError as error:
+    except EvidenceIntegrityError as error:
         get_run_logger().warning("The published evidence does not verify: %s", error)
         found = {"artifact": str(artifact.id), "problem": str(error)}
         chain = Chain()
-        broken = Event(kind="broken record", subject=subject, body=dict(found))
-        chain.append(broken, run=str(run_id()), at=datetime.now(UTC))
+        broken = Event(kind="broken_record", subject=subject, body=dict(found))
+        chain.append(broken, run=str(current_run_id()), at=datetime.now(UTC))
         return chain
 
 
@@ -133,7 +133,7 @@ def _storage_block() -> WritableFileSystem | None:
     return store.result_storage if store.result_storage_block_id else None
 
 
-async def leave_marks(
+async def label_attached_resources(
     request: OnboardingRequest, key_name: str, attached: EvidenceEntry, *, label: bool = True
 ) -> None:
     """Both marks, and an entry about each.
@@ -207,14 +207,14 @@ def _skipped(action: str, resource: str, why: str) -> Event:
     return not_written(action, resource, why)
 
 
-def ring_written(name: str, *, created: bool) -> tuple[Event, ...]:
+def key_ring_event(name: str, *, created: bool) -> tuple[Event, ...]:
     """Step 1."""
     if not created:
         return ()
     return (wrote(KMS, "CreateKeyRing", name, before=None, after={"name": name}),)
 
 
-def key_written(key: EnsuredKey) -> tuple[Event, ...]:
+def crypto_key_event(key: EnsuredKey) -> tuple[Event, ...]:
     """Step 2: created, or an existing key labelled."""
     name, after = key.key.name, key.key
     if key.created:
@@ -225,7 +225,7 @@ def key_written(key: EnsuredKey) -> tuple[Event, ...]:
     return ()
 
 
-def grants_written(key_name: str, *, written: bool) -> tuple[Event, ...]:
+def grants_event(key_name: str, *, written: bool) -> tuple[Event, ...]:
     """Step 3."""
     if not written:
         return ()
@@ -234,7 +234,7 @@ def grants_written(key_name: str, *, written: bool) -> tuple[Event, ...]:
     return (wrote(KMS, "SetIamPolicy", key_name, before=before, after=after),)
 
 
-def registration_written(key_name: str, key: ExternalKey, *, created: bool) -> tuple[Event, ...]:
+def registration_event(key_name: str, key: ExternalKey, *, created: bool) -> tuple[Event, ...]:
     """Step 5."""
     if not created:
         return ()

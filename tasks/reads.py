@@ -25,12 +25,12 @@ from cmek.keys.rules import Cause
 from cmek.keys.verdicts import CheckReport
 from cmek.models import FrozenModel
 from cmek.onboarding.eligibility import find_created
-from cmek.onboarding.plan import LiveFacts, Standings
-from cmek.onboarding.request import OnboardingRequest, born_of, namesakes
+from cmek.onboarding.plan import ExistingResources, LiveFacts
+from cmek.onboarding.request import OnboardingRequest, created_by_run, same_name_workspaces
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, google_client, kms_client
 from tasks.registration import find_external_key
-from tasks.runs import run_id
+from tasks.runs import current_run_id
 
 
 class WorkspaceNotFoundError(Exception):
@@ -102,10 +102,13 @@ async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | Non
     api, name = await admin_client(request.anthropic_block), request.create_workspace or ""
     listed = api.workspaces.list(include_archived=True, include_default=True)
     everything = [one async for one in listed]
-    close = (*born_of(everything, str(run_id())), *namesakes(everything, name))
+    close = (
+        *created_by_run(everything, str(current_run_id())),
+        *same_name_workspaces(everything, name),
+    )
     ids = {one.external_key_id for one in close if one.external_key_id is not None}
     keys = {one: await api.external_keys.retrieve(one) for one in sorted(ids)}
-    found = find_created(request, everything, keys, str(run_id()))
+    found = find_created(request, everything, keys, str(current_run_id()))
     if found is None:
         return None
     return WorkspaceReading(
@@ -168,7 +171,7 @@ async def _workspace(admin: AdminApi, request: OnboardingRequest) -> dict[str, A
             "workspace_name": name,
             "workspace_archived": False,
             "workspace_external_key_id": None,
-            "namesakes": tuple(one.id for one in namesakes(listed, name)),
+            "namesakes": tuple(one.id for one in same_name_workspaces(listed, name)),
         }
     workspace = await admin.workspaces.retrieve(request.workspace_id)
     return {
@@ -222,7 +225,7 @@ async def find_causes(request: OnboardingRequest, failure: Failure) -> tuple[Cau
     name="Look at what exists",
     task_run_name="Look at what exists",
 )
-async def read_standings(request: OnboardingRequest) -> Standings:
+async def read_standings(request: OnboardingRequest) -> ExistingResources:
     """Ring, key, grants and external key as they are."""
     kms = await kms_client(request.kms_block)
     admin = await admin_client(request.anthropic_block)
@@ -235,7 +238,7 @@ async def read_standings(request: OnboardingRequest) -> Standings:
     if external_key is not None and request.workspace_id is not None:
         workspace = await admin.workspaces.retrieve(request.workspace_id)
         attached = workspace.external_key_id == external_key.id
-    return Standings(
+    return ExistingResources(
         ring_exists=ring is not None,
         key=key,
         granted_roles=unconditional_roles(policy, MEMBER) if policy else frozenset(),

@@ -23,15 +23,15 @@ from cmek.anthropic.models import Validation
 from cmek.gcp.iam import PolicyView
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import CryptoKey
-from cmek.keys.health import change, event_id, judge, onboarded, unfinished
-from cmek.keys.snapshot import KeyReading
-from cmek.keys.verdicts import KeyRecord, Look, Unreachability
+from cmek.keys.health import event_id, health_event, judge, onboarding_record, unfinished
+from cmek.keys.snapshot import KeySnapshot
+from cmek.keys.verdicts import CheckRun, KeyRecord, UnreachableState
 from cmek.onboarding.plan import LiveFacts
 from cmek.revalidation.fleet import SIGNS, shown_time
 from cmek.revalidation.request import (
     KeyRef,
-    Pacer,
-    Registered,
+    RateLimiter,
+    RegisteredKeys,
     RevalidationRequest,
     key_ref,
     shown_workspace,
@@ -39,7 +39,7 @@ from cmek.revalidation.request import (
 from tasks._uncached_task import uncached_task
 from tasks.artifacts import last_records, publish_page
 from tasks.clients import admin_client, google_client, kms_client
-from tasks.runs import run_id
+from tasks.runs import current_run_id
 
 T = TypeVar("T")
 WRITERS: Final = 4
@@ -48,7 +48,7 @@ HOLD_SECONDS: Final = 15.0
 """Pause of a location whose quota is used up, after the client's own tries."""
 
 
-class Shared:
+class SharedReads:
     """What is read once for several keys."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Shared:
         self._shared.clear()
 
 
-class Ring(Shared):
+class KeyRingBatch(SharedReads):
     """The keys to look at in one ring, and what is read once for all of them."""
 
     def __init__(self, refs: list[KeyRef]) -> None:
@@ -87,39 +87,39 @@ class Ring(Shared):
 
 
 @dataclass
-class Sweep:
+class RevalidationContext:
     """One revalidation."""
 
     request: RevalidationRequest
     organization_id: UUID
     run_id: str
     deadline: datetime
-    rings: list[Ring]
-    projects: Shared = field(default_factory=Shared)
+    rings: list[KeyRingBatch]
+    projects: SharedReads = field(default_factory=SharedReads)
     attempt: int = 0
     """Sweeps that this run has finished before: their looks don't count any more."""
-    pacer: Pacer = field(init=False)
+    pacer: RateLimiter = field(init=False)
     looking: asyncio.Semaphore = field(init=False)
     """Bounds the keys that are read at once."""
     writing: asyncio.Semaphore = field(init=False)
     """Bounds the records that are kept at once."""
-    asked_to: dict[str, Unreachability] = field(init=False)
+    is_scheduled_recheck: dict[str, UnreachableState] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pacer = Pacer(self.request.reads_per_minute)
+        self.pacer = RateLimiter(self.request.reads_per_minute)
         self.looking = asyncio.Semaphore(self.request.concurrency)
         self.writing = asyncio.Semaphore(WRITERS)
-        self.asked_to = {one.external_key_id: one for one in self.request.look_again}
+        self.is_scheduled_recheck = {one.external_key_id: one for one in self.request.look_again}
 
     async def paced(self, location: str, read: Callable[[], Awaitable[T]]) -> Result[T]:
         """One read of Cloud KMS, when it is its turn."""
-        await self.pacer.turn(location)
+        await self.pacer.acquire(location)
         answer = await try_read(read())
         if isinstance(answer, Failed) and answer.status == "RESOURCE_EXHAUSTED":
-            self.pacer.hold(location, HOLD_SECONDS)
+            self.pacer.pause(location, HOLD_SECONDS)
         return answer
 
-    async def crypto_key(self, ring: Ring, ref: KeyRef) -> Result[CryptoKey | None]:
+    async def crypto_key(self, ring: KeyRingBatch, ref: KeyRef) -> Result[CryptoKey | None]:
         """The key, from one list of its ring where that serves several keys."""
         kms = await kms_client(self.request.kms_block)
         if len(ring.refs) > 1:
@@ -130,7 +130,7 @@ class Sweep:
                 return listed
         return await self.paced(ref.location, lambda: kms.get_crypto_key(ref.key_name))
 
-    async def ring_policy(self, ring: Ring, ref: KeyRef) -> Result[PolicyView]:
+    async def ring_policy(self, ring: KeyRingBatch, ref: KeyRef) -> Result[PolicyView]:
         """The ring's IAM policy, read once."""
         kms = await kms_client(self.request.kms_block)
         return await ring.once(
@@ -147,13 +147,13 @@ class Sweep:
 
         return await self.projects.once(project, lambda: try_read(read()))
 
-    async def previous(self, ring: Ring, ref: KeyRef) -> KeyRecord | None:
+    async def previous(self, ring: KeyRingBatch, ref: KeyRef) -> KeyRecord | None:
         """The key's last record; one request serves a ring."""
         ids = [one.external_key_id for one in ring.refs]
         records = await ring.once("records", lambda: last_records(ids))
         return records.get(ref.external_key_id)
 
-    async def _listed(self, kms: CloudKms, ring: Ring) -> Result[dict[str, CryptoKey]]:
+    async def _listed(self, kms: CloudKms, ring: KeyRingBatch) -> Result[dict[str, CryptoKey]]:
         wanted = {ref.key_name for ref in ring.refs}
         first = ring.refs[0]
 
@@ -188,11 +188,11 @@ async def _as_coroutine(read: Awaitable[T]) -> T:
     return await read
 
 
-class UnfinishedError(Exception):
+class CheckUnfinishedError(Exception):
     """The deadline came before the look was done."""
 
 
-def _one_look(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+def _check_cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     """A run that was killed and is retried keeps the looks that it had finished."""
     sweep, ref = parameters["sweep"], parameters["ref"]
     return f"{context.task_run.flow_run_id}-{sweep.attempt}-look-{ref.external_key_id}"
@@ -202,7 +202,7 @@ def _one_look(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     name="Read registered keys",
     task_run_name="Read registered keys",
 )
-async def read_registered_keys(block: str) -> Registered:
+async def read_registered_keys(block: str) -> RegisteredKeys:
     """All external keys of Google Cloud (every page), and the workspaces that use them.
 
     Raises:
@@ -215,7 +215,7 @@ async def read_registered_keys(block: str) -> Registered:
         if workspace.external_key_id is not None:
             users.setdefault(workspace.external_key_id, []).append(shown_workspace(workspace))
     refs = [key_ref(key, users) async for key in api.external_keys.list()]
-    return Registered(
+    return RegisteredKeys(
         organization_id=organization.id, refs=tuple(ref for ref in refs if ref is not None)
     )
 
@@ -224,11 +224,11 @@ async def read_registered_keys(block: str) -> Registered:
     name="Revalidate key",
     task_run_name="Revalidate {ref.external_key_id}",
     persist_result=True,
-    cache_policy=CacheKeyFnPolicy(cache_key_fn=_one_look),
+    cache_policy=CacheKeyFnPolicy(cache_key_fn=_check_cache_key),
     cache_expiration=timedelta(hours=1),
     retries=0,
 )
-async def revalidate_key(sweep: Sweep, ring: Ring, ref: KeyRef) -> KeyRecord:
+async def revalidate_key(sweep: RevalidationContext, ring: KeyRingBatch, ref: KeyRef) -> KeyRecord:
     """One look: everything is read anew, judged by pure rules, and kept in the key's history.
 
     Raises:
@@ -240,8 +240,8 @@ async def revalidate_key(sweep: Sweep, ring: Ring, ref: KeyRef) -> KeyRecord:
             async with sweep.looking:
                 reading = await _read(sweep, ring, ref, previous)
     except TimeoutError:
-        raise UnfinishedError(f"{ref.external_key_id}: not done by {sweep.deadline}") from None
-    record = judge(reading, previous, _look(sweep, ref, reading.now))
+        raise CheckUnfinishedError(f"{ref.external_key_id}: not done by {sweep.deadline}") from None
+    record = judge(reading, previous, _check_run(sweep, ref, reading.now))
     _announce(record)
     async with sweep.writing:
         await publish_page(record)
@@ -261,31 +261,37 @@ async def record_onboarding(facts: LiveFacts, users_before: tuple[str, ...] = ()
     if await last_records([facts.external_key_id]):
         return
     now = datetime.now(UTC)
-    await publish_page(onboarded(facts, users_before=users_before, run_id=str(run_id()), now=now))
+    await publish_page(
+        onboarding_record(facts, users_before=users_before, run_id=str(current_run_id()), now=now)
+    )
 
 
-async def record_unfinished(sweep: Sweep, ring: Ring, ref: KeyRef, why: str) -> KeyRecord:
+async def record_unfinished_check(
+    sweep: RevalidationContext, ring: KeyRingBatch, ref: KeyRef, why: str
+) -> KeyRecord:
     """The record of a key that could not be looked at."""
     previous = await sweep.previous(ring, ref)
     now = datetime.now(UTC)
     record = unfinished(
-        _nothing_read(sweep, ref, previous, now), previous, _look(sweep, ref, now), why
+        _empty_snapshot(sweep, ref, previous, now), previous, _check_run(sweep, ref, now), why
     )
     async with sweep.writing:
         await publish_page(record)
     return record
 
 
-async def _read(sweep: Sweep, ring: Ring, ref: KeyRef, previous: KeyRecord | None) -> KeyReading:
+async def _read(
+    sweep: RevalidationContext, ring: KeyRingBatch, ref: KeyRef, previous: KeyRecord | None
+) -> KeySnapshot:
     """Anthropic's validation takes the longest, so the rest is read beside it."""
     async with asyncio.TaskGroup() as group:
         validation = group.create_task(_validation(sweep.request.anthropic_block, ref))
         parts = group.create_task(_kms_parts(sweep, ring, ref))
-    reading = _nothing_read(sweep, ref, previous, datetime.now(UTC))
+    reading = _empty_snapshot(sweep, ref, previous, datetime.now(UTC))
     return replace(reading, validation=validation.result(), **parts.result())
 
 
-async def _kms_parts(sweep: Sweep, ring: Ring, ref: KeyRef) -> dict[str, Any]:
+async def _kms_parts(sweep: RevalidationContext, ring: KeyRingBatch, ref: KeyRef) -> dict[str, Any]:
     if "/cryptoKeys/" not in ref.key_name:
         return {}
     key = await sweep.crypto_key(ring, ref)
@@ -321,11 +327,11 @@ async def _validation(block: str, ref: KeyRef) -> Result[Validation]:
         return Failed(str(error.status or "CONNECTION"), str(error), remedy=error.advice or None)
 
 
-def _nothing_read(
-    sweep: Sweep, ref: KeyRef, previous: KeyRecord | None, now: datetime
-) -> KeyReading:
-    asked = sweep.asked_to.get(ref.external_key_id)
-    return KeyReading(
+def _empty_snapshot(
+    sweep: RevalidationContext, ref: KeyRef, previous: KeyRecord | None, now: datetime
+) -> KeySnapshot:
+    asked = sweep.is_scheduled_recheck.get(ref.external_key_id)
+    return KeySnapshot(
         external_key_id=ref.external_key_id,
         registered_name=ref.key_name,
         registered_at=ref.registered_at,
@@ -341,13 +347,17 @@ def _nothing_read(
     )
 
 
-def _look(sweep: Sweep, ref: KeyRef, now: datetime) -> Look:
-    return Look(run_id=sweep.run_id, now=now, asked_to=ref.external_key_id in sweep.asked_to)
+def _check_run(sweep: RevalidationContext, ref: KeyRef, now: datetime) -> CheckRun:
+    return CheckRun(
+        run_id=sweep.run_id,
+        now=now,
+        is_scheduled_recheck=ref.external_key_id in sweep.is_scheduled_recheck,
+    )
 
 
 def _announce(record: KeyRecord) -> None:
     """Send the event of a change; the same event when the same run finds it again."""
-    what = change(record)
+    what = health_event(record)
     if what is None:
         return
     worst = record.worst

@@ -36,7 +36,7 @@ from prefect.results import ResultStore, get_result_store
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
-from cmek.discovery.rules import EarlierRun, complete, differences, epoch
+from cmek.discovery.rules import EarlierRun, complete, finished_run_count, request_differences
 from cmek.discovery.rules import idempotency_key as key_of_epoch
 from cmek.onboarding.request import OnboardingRequest, subject_in
 from cmek.tags import CMEK_TAG, workspace_tag
@@ -44,7 +44,7 @@ from cmek.tags import CMEK_TAG, workspace_tag
 _PAGE: Final = 200
 
 
-def run_id() -> UUID:
+def current_run_id() -> UUID:
     """Its id.
 
     Raises:
@@ -64,12 +64,12 @@ async def retag(client: PrefectClient, *tags: str, without: str | None = None) -
         tags: To add; one that is there stays.
         without: Tags with this prefix that the run has had are removed.
     """
-    run = await client.read_flow_run(run_id())
+    run = await client.read_flow_run(current_run_id())
     kept = {tag for tag in run.tags if without is None or not tag.startswith(without)}
     await client.update_flow_run(run.id, tags=sorted(kept.union(tags)))
 
 
-async def runs_that_fit(client: PrefectClient, wanted: FlowRunFilter) -> AsyncIterator[FlowRun]:
+async def find_runs(client: PrefectClient, wanted: FlowRunFilter) -> AsyncIterator[FlowRun]:
     """The runs that fit a filter, over all pages."""
     offset = 0
     while page := await client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE, offset=offset):
@@ -82,13 +82,13 @@ M = TypeVar("M", bound=BaseModel)
 _NEXT: Final = ".next"
 
 
-async def remember(name: str, value: BaseModel) -> None:
+async def save_state(name: str, value: BaseModel) -> None:
     """Keep `value` under this run and `name`; when that fails, what was kept before stays."""
     for key in (_key(name, _NEXT), _key(name)):
         await _store().awrite(value.model_dump_json(), key=key)
 
 
-async def recall(name: str, kind: type[M]) -> M | None:
+async def load_state(name: str, kind: type[M]) -> M | None:
     """What was kept under `name`; None when nothing was, or it was lost, or another release's."""
     return await _read(_key(name), kind) or await _read(_key(name, _NEXT), kind)
 
@@ -110,7 +110,7 @@ def _store() -> ResultStore:
 
 
 def _key(name: str, which: str = "") -> str:
-    return f"cmek-{run_id()}-{name}{which}"
+    return f"cmek-{current_run_id()}-{name}{which}"
 
 
 def _run_id_only(context: TaskRunContext, parameters: dict[str, Any]) -> str:  # noqa: ARG001
@@ -123,7 +123,7 @@ def _run_id_only(context: TaskRunContext, parameters: dict[str, Any]) -> str:  #
     persist_result=True,
     cache_policy=CacheKeyFnPolicy(cache_key_fn=_run_id_only),
 )
-async def pin_request(request: OnboardingRequest) -> OnboardingRequest:
+async def pin_parameters(request: OnboardingRequest) -> OnboardingRequest:
     """The request as this run first saw it, whatever its parameters say by now."""
     return request
 
@@ -143,14 +143,14 @@ class RequestRefusedError(NotStartedError):
     """The request does not fit the deployment's form."""
 
 
-class OtherRequestError(NotStartedError):
+class DifferentRequestError(NotStartedError):
     """The run that the key gives was started with another request."""
 
 
 async def earlier_runs(client: PrefectClient, workspace_id: str) -> list[EarlierRun]:
     """All onboarding runs for the workspace, in no order that matters."""
     wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(workspace_id)]))
-    return [_earlier(run) async for run in runs_that_fit(client, wanted)]
+    return [_earlier(run) async for run in find_runs(client, wanted)]
 
 
 async def start_onboarding(
@@ -176,12 +176,12 @@ async def start_onboarding(
         named = f"idempotency key {idempotency_key!r} belongs to run {run.name} ({run.id}), which"
         advice = "Give another key"
     else:
-        run = await _under_way(client, deployment, request)
+        run = await _active_run(client, deployment, request)
         named = f"run {run.name} ({run.id}) for {subject_in(request)}"
         advice = "Answer or cancel that run first"
-    differs = differences(complete(request), complete(run.parameters.get("request") or {}))
+    differs = request_differences(complete(request), complete(run.parameters.get("request") or {}))
     if differs:
-        raise OtherRequestError(
+        raise DifferentRequestError(
             f"{named} was started with another request ({'; '.join(differs)}); nothing was "
             f"started now. {advice}"
         )
@@ -198,12 +198,12 @@ async def _deployment(client: PrefectClient) -> DeploymentResponse:
         ) from None
 
 
-async def _under_way(
+async def _active_run(
     client: PrefectClient, deployment: DeploymentResponse, request: Mapping[str, Any]
 ) -> FlowRun:
     """The workspace's run that has not ended, or a new one."""
     workspace = subject_in(request)
-    number = epoch(await earlier_runs(client, workspace))
+    number = finished_run_count(await earlier_runs(client, workspace))
     while True:
         run = await _create(client, deployment, request, key_of_epoch(workspace, number))
         # a run that ended before anything could tag it is not among the counted ones
@@ -245,14 +245,14 @@ HEARTBEAT: Final = "prefect.flow-run.heartbeat"
 _POLL_SECONDS: Final = 2.0
 
 
-class Sign(NamedTuple):
+class Liveness(NamedTuple):
     """What the server knows of a run: a change of either field is a sign of life."""
 
     state_id: UUID | None
     last_heartbeat: UUID | None
 
 
-async def other_than_silent(client: PrefectClient, run_id: UUID, seconds: float) -> str | None:
+async def wait_for_heartbeat(client: PrefectClient, run_id: UUID, seconds: float) -> str | None:
     """Watch a run; what shows that it is not silent, or None when it stayed so.
 
     Args:
@@ -261,7 +261,7 @@ async def other_than_silent(client: PrefectClient, run_id: UUID, seconds: float)
         seconds: For how long; two heartbeats at least.
     """
     deadline = time.monotonic() + seconds
-    first: Sign | None = None
+    first: Liveness | None = None
     while True:
         try:
             run = await client.read_flow_run(run_id)
@@ -269,7 +269,7 @@ async def other_than_silent(client: PrefectClient, run_id: UUID, seconds: float)
             return "it was deleted"
         if run.state is None or not (run.state.is_running() or run.state.is_pending()):
             return f"it is {run.state_name or 'without a state'}"
-        sign = Sign(run.state_id, await _last_heartbeat(client, run_id))
+        sign = Liveness(run.state_id, await _last_heartbeat(client, run_id))
         first = first or sign
         if sign != first:
             return "it gave a sign of life"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from cmek.onboarding.approval import Answer, Ask
+from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.request import OnboardingRequest
 from cmek.signatures.statement import SignedApproval, UnreadableApprovalError, parse_signed
 from cmek.signatures.verification import (
@@ -36,14 +36,16 @@ async def signatures_needed(request: OnboardingRequest) -> int:
     name="Verify signatures",
     task_run_name="Verify signatures",
 )
-async def verify_signatures(ask: Ask, answer: Answer) -> Signatures:
+async def verify_signatures(
+    approval_request: ApprovalRequest, answer: ApprovalResponse
+) -> Signatures:
     """Look at the signers file again and verify each signature; one that is bad is a problem.
 
     Raises:
         SignersRefusedError: The signers file is gone, or does not count any more.
     """
     signers = find_signers()
-    required = required_signatures(signers, ask.signatures)
+    required = required_signatures(signers, approval_request.signatures)
     if not answer.signed_approvals or answer.decision == "reject":
         return Signatures(required)
     if signers is None:

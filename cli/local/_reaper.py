@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from cli.local import postgres
-from cli.local.processes import STOP_SECONDS, kill_strays
+from cli.local.processes import STOP_SECONDS, kill_orphans
 
 
 class Reaper:
@@ -41,7 +41,7 @@ def main(home: Path, database: Path | None = None) -> None:
     sys.stdin.buffer.read()
     if database is not None:
         postgres.stop(database)
-    kill_strays("PREFECT_HOME", str(home / "prefect"))
+    kill_orphans("PREFECT_HOME", str(home / "prefect"))
     for folder in (home, database):
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -148,7 +148,7 @@ def processes_with(variable: str, value: str) -> list[int]:
     return [pid for pid in found if pid != os.getpid()]
 
 
-def kill_strays(variable: str, value: str) -> None:
+def kill_orphans(variable: str, value: str) -> None:
     """Kill what `processes_with` finds, until it finds nothing."""
     deadline = time.monotonic() + STOP_SECONDS
     while (strays := processes_with(variable, value)) and time.monotonic() < deadline:
@@ -170,7 +170,7 @@ def ending_on_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def ignore_signals() -> Iterator[None]:
     """Hold SIGTERM and SIGINT off while cleaning up, which has its own deadlines."""
     with _handling(signal.SIG_IGN):
         yield

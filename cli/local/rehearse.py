@@ -29,8 +29,8 @@ from rich.table import Table
 
 from cli import approvals
 from cli import approve as dialogue
-from cli.approvals import Ask
-from cli.approve import Given, Steps
+from cli.approvals import PendingApproval
+from cli.approve import ResponseInput, Steps
 from cli.client import calling, local_async_client, local_client, run_url
 from cli.local.sandbox import SandboxAddress
 from cli.local.stack import LocalStack, local_stack
@@ -151,7 +151,7 @@ def rehearse(
     run = calling(local_async_client(stack.api_url), lambda api: start_onboarding(api, request))
     console.print(f"\nOnboarding [bold]{printable(workspace_id)}[/]")
     console.print(run_url(client, run.id), soft_wrap=True)
-    run, ask = _answer_all(client, run, console, seconds)
+    run, approval_request = _answer_all(client, run, console, seconds)
     calls = read_calls(stack.sandbox, after=before)
     attachment = asyncio.run(read_attachment(stack.sandbox, workspace_id))
     _print_end(client, run, calls, console)
@@ -160,7 +160,7 @@ def rehearse(
         key_name=attachment.key_name if attachment else None,
         external_key_id=attachment.external_key_id if attachment else None,
         run_state=(run.state.name if run.state else None) or "?",
-        plan_digest=ask.plan_digest if ask else None,
+        plan_digest=approval_request.plan_digest if approval_request else None,
         calls=calls.by_service,
         writes=calls.writes,
         seconds=seconds,
@@ -169,33 +169,45 @@ def rehearse(
 
 def _answer_all(
     client: SyncPrefectClient, run: FlowRun, console: Console, seconds: dict[str, float]
-) -> tuple[FlowRun, Ask | None]:
+) -> tuple[FlowRun, PendingApproval | None]:
     """Answer whatever the run asks until it has ended; the last ask, when there was one."""
     steps = Steps(client, run.id, console)
-    ask: Ask | None = None
+    approval_request: PendingApproval | None = None
     phase = "until the ask"
     while True:
         started = time.monotonic()
         run = steps.follow(seconds=_ONBOARD_SECONDS)
         seconds[phase] = round(seconds.get(phase, 0) + time.monotonic() - started, 2)
         if run.state and run.state.is_final():
-            return run, ask
+            return run, approval_request
         started = time.monotonic()
-        ask = approvals.wait_for_ask(client, run.id, after=ask, seconds=_ONBOARD_SECONDS)
-        dialogue.show(ask, console)
-        _answer(client, ask, console)
+        approval_request = approvals.wait_for_ask(
+            client, run.id, after=approval_request, seconds=_ONBOARD_SECONDS
+        )
+        dialogue.show(approval_request, console)
+        _answer(client, approval_request, console)
         seconds["answering"] = round(time.monotonic() - started, 2)
         phase = "after the answer"
 
 
-def _answer(client: SyncPrefectClient, ask: Ask, console: Console) -> None:
-    given = Given(approver=APPROVER, comment="rehearsal")
+def _answer(client: SyncPrefectClient, approval_request: PendingApproval, console: Console) -> None:
+    given = ResponseInput(approver=APPROVER, comment="rehearsal")
     if not is_interactive(console):
         console.print("[yellow]No terminal to ask in: approving, because this is the sandbox.[/]")
-        given = Given(ask.workspace, ask.plan_digest, APPROVER, "rehearsal", ask.has_warnings)
+        given = ResponseInput(
+            approval_request.workspace,
+            approval_request.plan_digest,
+            APPROVER,
+            "rehearsal",
+            approval_request.has_warnings,
+        )
     for left in reversed(range(_TRIES)):
         try:
-            approvals.answer(client, ask, dialogue.compose(ask, "approve", given, console))
+            approvals.answer(
+                client,
+                approval_request,
+                dialogue.build_response(approval_request, "approve", given, console),
+            )
         except approvals.ApprovalError as error:
             if not left:
                 raise

@@ -251,7 +251,7 @@ def local_stack(
             children.append(server)
             yield _set_up(home, environment, children, prefect_file, watch)
         finally:
-            with processes.undisturbed():
+            with processes.ignore_signals():
                 processes.stop(children)
                 reaper.finish()
 

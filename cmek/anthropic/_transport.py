@@ -34,7 +34,7 @@ CONNECT_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RetryPolicy:
     """How far a kind of call may be repeated."""
 
     effect: bool
@@ -71,10 +71,10 @@ class Timeouts:
     slow: float
 
 
-READ: Final = Policy(effect=False, repeat="transient")
-IDEMPOTENT: Final = Policy(effect=True, repeat="transient")
-CREATE: Final = Policy(effect=True, repeat="unambiguous")
-ONCE: Final = Policy(effect=True, repeat="never")
+READ: Final = RetryPolicy(effect=False, repeat="transient")
+IDEMPOTENT: Final = RetryPolicy(effect=True, repeat="transient")
+CREATE: Final = RetryPolicy(effect=True, repeat="unambiguous")
+ONCE: Final = RetryPolicy(effect=True, repeat="never")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Call:
 
     method: str
     path: str
-    policy: Policy
+    policy: RetryPolicy
     seconds: float
     query: Mapping[str, Any] | None = None
     body: Mapping[str, Any] | None = None
@@ -111,13 +111,13 @@ class AdminTransport:
         return await self._run(model, Call("GET", path, READ, self._timeouts.usual, query=query))
 
     async def post(
-        self, model: type[Model], path: str, policy: Policy, body: Mapping[str, Any]
+        self, model: type[Model], path: str, policy: RetryPolicy, body: Mapping[str, Any]
     ) -> Model:
         """Send a body."""
         return await self._run(model, Call("POST", path, policy, self._timeouts.usual, body=body))
 
     async def post_slow(
-        self, model: type[Model], path: str, policy: Policy, body: Mapping[str, Any] | None
+        self, model: type[Model], path: str, policy: RetryPolicy, body: Mapping[str, Any] | None
     ) -> Model:
         """Send a body, or none, to a call in which Anthropic talks to Cloud KMS."""
         return await self._run(model, Call("POST", path, policy, self._timeouts.slow, body=body))

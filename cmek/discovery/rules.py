@@ -34,7 +34,9 @@ DEFAULT_NAME = "Default"
 """A list may show the default workspace; by the documentation nothing but its name tells it."""
 
 
-def unfit(workspace: Workspace, request: DiscoveryRequest, *, is_default: bool) -> str | None:
+def ineligible_reason(
+    workspace: Workspace, request: DiscoveryRequest, *, is_default: bool
+) -> str | None:
     """Why the workspace gets no key by itself, whoever asks; None when it may."""
     if workspace.is_archived:
         return "archived"
@@ -47,7 +49,7 @@ def unfit(workspace: Workspace, request: DiscoveryRequest, *, is_default: bool) 
     return _excluded(workspace, request)
 
 
-def not_wanted(workspace: Workspace, request: DiscoveryRequest) -> str | None:
+def opt_in_missing_reason(workspace: Workspace, request: DiscoveryRequest) -> str | None:
     """Why nobody has opted in for the workspace; None when somebody has."""
     if request.opt_in == "all":
         return None
@@ -128,7 +130,7 @@ def onboarding_for(
     return OnboardingRequest.model_validate(fields | given)
 
 
-class Course(StrEnum):
+class Action(StrEnum):
     """What was done about a workspace."""
 
     STARTED = "started"
@@ -142,30 +144,30 @@ class Decision(FrozenModel):
 
     workspace_id: str
     workspace_name: str
-    course: Course
+    action: Action
     why: str
     run_id: UUID | None = None
 
 
 def summary(decisions: Sequence[Decision]) -> str:
     """`2 started, 5 left out`; without what there is none of."""
-    found = Counter(one.course for one in decisions)
-    parts = [f"{found[course]} {course}" for course in Course if found[course]]
+    found = Counter(one.action for one in decisions)
+    parts = [f"{found[action]} {action}" for action in Action if found[action]]
     return ", ".join(parts) or "no workspace"
 
 
 def page(decisions: Sequence[Decision]) -> str:
     """The artifact: what matters most first."""
-    order = list(Course)
+    order = list(Action)
     rows = [
         (
             escape(one.workspace_name),
             code(one.workspace_id),
-            one.course,
+            one.action,
             f"[run](/runs/flow-run/{one.run_id})" if one.run_id else "",
             escape(one.why),
         )
-        for one in sorted(decisions, key=lambda one: order.index(one.course))
+        for one in sorted(decisions, key=lambda one: order.index(one.action))
     ]
     head = ("workspace", "id", "onboarding", "run", "why")
     return f"# Discovery\n\n{summary(decisions)}.\n\n{table(head, rows)}\n"
@@ -186,7 +188,7 @@ class EarlierRun(FrozenModel):
         return f"run {self.name} ({self.id})"
 
 
-def epoch(runs: Sequence[EarlierRun]) -> int:
+def finished_run_count(runs: Sequence[EarlierRun]) -> int:
     """The number of earlier finished runs."""
     return sum(1 for run in runs if run.finished)
 
@@ -201,7 +203,7 @@ def idempotency_key(workspace_id: str, number: int) -> str:
     return f"onboard:{workspace_id}:{number}"
 
 
-def objection(
+def blocking_run(
     runs: Sequence[EarlierRun], *, now: datetime, try_again_after: timedelta
 ) -> str | None:
     """Why no machine starts another run now; None when it may.
@@ -233,7 +235,7 @@ def complete(request: Mapping[str, Any]) -> dict[str, Any]:
         return dict(request)
 
 
-def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, ...]:
+def request_differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, ...]:
     """Fields in which a run is not what was asked for, as `name: found instead of asked`.
 
     An idempotency key gives the run that it gave before, whatever the second call asks for.

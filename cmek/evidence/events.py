@@ -20,7 +20,7 @@ from pydantic_core import to_jsonable_python
 from cmek.evidence.record import Event
 from cmek.keys.verdicts import CheckReport
 from cmek.names import short_hash
-from cmek.onboarding.approval import Answer, Ask
+from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import Permit, Refusal, ValidationProof
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import EVIDENCE_TAG
@@ -45,17 +45,27 @@ def started(request: OnboardingRequest, versions: Mapping[str, str]) -> Event:
 
 def checked(report: CheckReport, stage: str) -> Event:
     """All prerequisites; `stage` says when, such as `before` or an ask's key."""
-    return Event(kind="checks", subject=stage, body=report.model_dump(mode="json"))
+    return Event(kind="prerequisites", subject=stage, body=report.model_dump(mode="json"))
 
 
-def asked(ask: Ask) -> Event:
+def approval_requested(approval_request: ApprovalRequest) -> Event:
     """The plan, its digest and until when an answer counts."""
-    return Event(kind="ask", subject=ask.key, body=ask.model_dump(mode="json"))
+    return Event(
+        kind="approval_request",
+        subject=approval_request.key,
+        body=approval_request.model_dump(mode="json"),
+    )
 
 
-def answered(ask: Ask, answer: Answer) -> Event:
+def approval_response_received(
+    approval_request: ApprovalRequest, answer: ApprovalResponse
+) -> Event:
     """Who said what to which digest; the name is a claim."""
-    return Event(kind="answer", subject=ask.key, body=answer.model_dump(mode="json"))
+    return Event(
+        kind="approval_response",
+        subject=approval_request.key,
+        body=answer.model_dump(mode="json"),
+    )
 
 
 def validated(external_key_id: str, stage: str, proof: ValidationProof) -> Event:
@@ -71,29 +81,33 @@ def validated(external_key_id: str, stage: str, proof: ValidationProof) -> Event
     )
 
 
-def weighed(
-    ask: Ask, attempt: int, proof: ValidationProof, report: CheckReport, verdict: Permit | Refusal
+def gate_decision(
+    approval_request: ApprovalRequest,
+    attempt: int,
+    proof: ValidationProof,
+    report: CheckReport,
+    verdict: Permit | Refusal,
 ) -> tuple[Event, ...]:
     """What was looked at again after an answer, and what the gate said to it.
 
     Args:
-        ask: The ask that was answered.
+        approval_request: The ask that was answered.
         attempt: 1 for the first try to attach on this answer.
         proof: The validation after the answer.
         report: The prerequisites after the answer.
         verdict: Of the gate.
     """
-    stage = f"{ask.key} try {attempt}"
+    stage = f"{approval_request.key} try {attempt}"
     refusal = verdict if isinstance(verdict, Refusal) else None
     said: dict[str, JsonValue] = {
-        "verdict": refusal.course if refusal else "permit",
+        "verdict": refusal.kind if refusal else "permit",
         "reasons": [reason.text for reason in refusal.reasons] if refusal else [],
         "signers": [] if isinstance(verdict, Refusal) else list(verdict.signers),
     }
     return (
         checked(report, stage),
-        validated(ask.plan.external_key_id, stage, proof),
-        Event(kind="gate", subject=stage, body=said),
+        validated(approval_request.plan.external_key_id, stage, proof),
+        Event(kind="gate_decision", subject=stage, body=said),
     )
 
 
@@ -140,7 +154,7 @@ def wrote(  # noqa: PLR0913 - one argument a fact that an auditor asks for
 def not_written(action: str, resource: str, why: str) -> Event:
     """A mark that could not be left; the onboarding stands without it."""
     return Event(
-        kind="not written",
+        kind="write_skipped",
         subject=f"{action} {resource}",
         body={"action": action, "resource": resource, "why": why},
     )

@@ -104,7 +104,7 @@ def without_secrets(value: JsonValue) -> JsonValue:
     return value
 
 
-class Seal(FrozenModel):
+class Footer(FrozenModel):
     """The last line of a record."""
 
     model_config = ConfigDict(extra="forbid")
@@ -151,7 +151,7 @@ class Chain:
 
     def dumps(self) -> str:
         """The record as text."""
-        seal = Seal(entries=len(self._entries), head=self.head)
+        seal = Footer(entries=len(self._entries), head=self.head)
         lines = [canonical_json(one).decode() for one in (*self._entries, seal)]
         return "\n".join(lines) + "\n"
 
@@ -160,7 +160,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class IntegrityError:
     """Something was changed; this is the first place."""
 
     line: int
@@ -173,23 +173,25 @@ class Broken:
         return f"{self.where}: {self.problem}"
 
 
-class BrokenEvidenceError(Exception):
+class EvidenceIntegrityError(Exception):
     """A record that does not verify; the message names the place."""
 
 
-def verify(record: bytes | str) -> Chain | Broken:
+def verify(record: bytes | str) -> Chain | IntegrityError:
     """Check a whole record: its chain when nothing was changed, else the first broken place."""
     data = record.encode("utf-8", "surrogatepass") if isinstance(record, str) else record
     *lines, rest = data.split(b"\n")
     if rest or not lines:
-        return Broken(len(lines) + 1, "the seal", "the record does not end with a sealed line")
+        return IntegrityError(
+            len(lines) + 1, "the seal", "the record does not end with a sealed line"
+        )
     *entry_lines, seal_line = lines
     entries = _entries(entry_lines)
-    if isinstance(entries, Broken):
+    if isinstance(entries, IntegrityError):
         return entries
     chain = Chain(entries)
-    problem = _seal_problem(seal_line, chain)
-    return Broken(len(lines), "the seal", problem) if problem else chain
+    problem = _footer_problem(seal_line, chain)
+    return IntegrityError(len(lines), "the seal", problem) if problem else chain
 
 
 def loads(record: bytes | str) -> Chain:
@@ -199,23 +201,23 @@ def loads(record: bytes | str) -> Chain:
         BrokenEvidenceError: It does not.
     """
     verdict = verify(record)
-    if isinstance(verdict, Broken):
-        raise BrokenEvidenceError(str(verdict))
+    if isinstance(verdict, IntegrityError):
+        raise EvidenceIntegrityError(str(verdict))
     return verdict
 
 
-def _entries(lines: Sequence[bytes]) -> list[EvidenceEntry] | Broken:
+def _entries(lines: Sequence[bytes]) -> list[EvidenceEntry] | IntegrityError:
     entries: list[EvidenceEntry] = []
     previous, seen = GENESIS, set[tuple[str, str, str]]()
     for number, line in enumerate(lines, 1):
         entry = _read(line, EvidenceEntry)
         if isinstance(entry, str):
-            return Broken(number, f"line {number}", entry)
+            return IntegrityError(number, f"line {number}", entry)
         problem = _problem(entry, number, previous)
         if not problem and entry.identity in seen:
             problem = "the same event is recorded twice"
         if problem:
-            return Broken(number, f"entry {number} ({entry.kind} {entry.subject})", problem)
+            return IntegrityError(number, f"entry {number} ({entry.kind} {entry.subject})", problem)
         entries.append(entry)
         previous = entry.hash
         seen.add(entry.identity)
@@ -232,11 +234,11 @@ def _problem(entry: EvidenceEntry, number: int, previous: str) -> str | None:
     return None
 
 
-def _seal_problem(line: bytes, chain: Chain) -> str | None:
-    seal = _read(line, Seal)
+def _footer_problem(line: bytes, chain: Chain) -> str | None:
+    seal = _read(line, Footer)
     if isinstance(seal, str):
         return seal
-    if seal != Seal(entries=len(chain.entries), head=chain.head):
+    if seal != Footer(entries=len(chain.entries), head=chain.head):
         return f"it seals {seal.entries} entries up to {seal.head[:12]}…, which is not what is here"
     return None
 

@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode
 from pydantic import BaseModel
 
 from cmek.anthropic_identity import SERVICE_ACCOUNT
-from cmek.evidence.record import BrokenEvidenceError, Chain
+from cmek.evidence.record import Chain, EvidenceIntegrityError
 from cmek.markdown import code, escape, table
 from cmek.models import FrozenModel
 from cmek.names import KeyName
@@ -140,7 +140,7 @@ def queries(
 
 def queries_of(chain: Chain) -> tuple[Query, ...]:
     """Queries about what a record is about, from its first entry on; none before a plan exists."""
-    asks = [entry for entry in chain.entries if entry.kind == "ask"]
+    asks = [entry for entry in chain.entries if entry.kind == "approval_request"]
     if not asks:
         return ()
     plan = _Asked.model_validate(asks[-1].body).plan
@@ -225,7 +225,7 @@ def record_in(page: str) -> str:
     """
     found = _RECORD.findall(page)
     if len(found) != 1:
-        raise BrokenEvidenceError("the page does not hold exactly one record")
+        raise EvidenceIntegrityError("the page does not hold exactly one record")
     return str(found[0])
 
 

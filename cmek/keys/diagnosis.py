@@ -45,9 +45,9 @@ CAUSES: Final[tuple[tuple[KnownCause, CauseRule], ...]] = (
     (grant_causes.VIEWER_MISSING, grant_causes.viewer_missing),
     (grant_causes.WRONG_LEVEL, grant_causes.grant_wrong_level),
     (key_causes.JUSTIFICATIONS_DENY, key_causes.justifications),
-    (grant_causes.UNSETTLED, grant_causes.iam_settling),
+    (grant_causes.IAM_PROPAGATION, grant_causes.iam_propagation),
     (outer_causes.PERIMETER, outer_causes.perimeter),
-    (key_causes.OUTSIDE, key_causes.outside_backend),
+    (key_causes.EXTERNAL_KEY_MANAGER, key_causes.external_key_manager),
     (outer_causes.DENY_POLICY, outer_causes.deny_policy),
     (outer_causes.ANTHROPIC, outer_causes.anthropic_side),
 )

@@ -32,13 +32,21 @@ from cmek.keys import rules_key as key
 from cmek.keys import rules_key as rotation
 from cmek.keys import rules_key as version
 from cmek.keys.rules import HealthRule, Part
-from cmek.keys.rules_iam import hangs_on_project
-from cmek.keys.snapshot import UNUSABLE, KeyReading
-from cmek.keys.verdicts import Baseline, KeyRecord, Look, Reason, Severity, Unreachability, Verdict
+from cmek.keys.rules_iam import grant_may_be_on_project
+from cmek.keys.snapshot import UNUSABLE, KeySnapshot
+from cmek.keys.verdicts import (
+    Baseline,
+    CheckRun,
+    Health,
+    HealthReason,
+    KeyRecord,
+    Severity,
+    UnreachableState,
+)
 from cmek.onboarding.plan import LiveFacts
 
-BROKEN, AT_RISK = Verdict.BROKEN, Verdict.AT_RISK
-UNKNOWN, REMARK = Verdict.UNKNOWN, Verdict.HEALTHY
+BROKEN, AT_RISK = Health.BROKEN, Health.AT_RISK
+UNKNOWN, REMARK = Health.UNKNOWN, Health.HEALTHY
 CRITICAL, HIGH, MEDIUM, LOW = Severity.CRITICAL, Severity.HIGH, Severity.MEDIUM, Severity.LOW
 
 PUBLIC: Final = "CIS 1.9, KMS_PUBLIC_KEY"
@@ -74,10 +82,10 @@ HEALTH_RULES: Final = (
     HealthRule("kms-public-key", AT_RISK, CRITICAL, "policy", access.public_member, PUBLIC),
     HealthRule("grant-conditional", AT_RISK, HIGH, "policy", access.grant_conditional),
     HealthRule("grant-inherited", AT_RISK, HIGH, "policy", access.grant_inherited),
-    HealthRule("foreign-decrypter", AT_RISK, HIGH, "policy", access.foreign_decrypter),
+    HealthRule("foreign-decrypter", AT_RISK, HIGH, "policy", access.unexpected_decrypter),
     HealthRule("broader-grant", AT_RISK, MEDIUM, "policy", access.broader_grant),
     HealthRule(
-        "kms-role-separation", AT_RISK, MEDIUM, "policy", access.duties_not_separated, SEPARATION
+        "kms-role-separation", AT_RISK, MEDIUM, "policy", access.separation_of_duties, SEPARATION
     ),
     HealthRule("justifications-narrow", AT_RISK, HIGH, "key", key.justifications_narrow),
     HealthRule(
@@ -99,9 +107,9 @@ LATER: Final = timedelta(minutes=5)
 LONGEST: Final = timedelta(days=1)
 
 
-def looked(
-    before: Unreachability | None, look: Look, external_key_id: str, *, anthropic_failed: bool
-) -> Unreachability:
+def record_failed_check(
+    before: UnreachableState | None, look: CheckRun, external_key_id: str, *, anthropic_failed: bool
+) -> UnreachableState:
     """What is known after one more look that found the key unreachable.
 
     Only the follow-up that was scheduled for a key sees to its next look; another run that finds
@@ -115,25 +123,25 @@ def looked(
     """
     now = look.now
     if before is None:
-        before = Unreachability(
+        before = UnreachableState(
             external_key_id=external_key_id, since=now, looks=-1, anthropic_failed=True
         )
     failed = before.anthropic_failed and anthropic_failed
-    waits_for_another = before.next_look is not None and before.next_look > now
-    if waits_for_another and not look.asked_to and before.scheduled_by != look.run_id:
+    waits_for_another = before.next_check is not None and before.next_check > now
+    if waits_for_another and not look.is_scheduled_recheck and before.scheduled_by != look.run_id:
         return before.model_copy(update={"anthropic_failed": failed})
     looks = before.looks + 1
     return before.model_copy(
         update={
             "looks": looks,
             "anthropic_failed": failed,
-            "next_look": _next_look(before.since, looks, now),
+            "next_check": _next_look(before.since, looks, now),
             "scheduled_by": look.run_id,
         }
     )
 
 
-def is_over(unreachable: Unreachability, now: datetime) -> bool:
+def grace_period_elapsed(unreachable: UnreachableState, now: datetime) -> bool:
     """Whether the day is over, so that the verdict falls."""
     return now - unreachable.since >= LONGEST
 
@@ -153,99 +161,108 @@ MAY_STOP_ANTHROPIC = frozenset({"justifications-narrow", "grant-conditional"})
 """What is a risk while validation succeeds, and the cause once it fails."""
 
 
-def judge(reading: KeyReading, previous: KeyRecord | None, look: Look) -> KeyRecord:
+def judge(snapshot: KeySnapshot, previous: KeyRecord | None, look: CheckRun) -> KeyRecord:
     """The verdict on what was read.
 
     Args:
-        reading: From one look; its baseline and unreachability come from the looks before.
+        snapshot: From one look; its baseline and unreachability come from the looks before.
         previous: The last record, None at the first look.
         look: Time and flow run.
     """
-    found = [one for rule in _rules(reading) for one in rule.judge(reading)]
-    found += _unread(reading)
-    explained = any(r.means is Verdict.BROKEN or r.rule in MAY_STOP_ANTHROPIC for r in found)
-    found += _validation(reading, explained=explained)
-    beyond_reach = _beyond_reach(reading, found, look)
-    if beyond_reach and beyond_reach.anthropic_failed and is_over(beyond_reach, look.now):
-        found = [_fallen(reason, beyond_reach) for reason in found]
-    carried = list(_carried(previous, _parts(reading)))
+    found = [one for rule in _rules(snapshot) for one in rule.judge(snapshot)]
+    found += _unread(snapshot)
+    explained = any(r.means is Health.BROKEN or r.rule in MAY_STOP_ANTHROPIC for r in found)
+    found += _validation(snapshot, explained=explained)
+    beyond_reach = _unreachable(snapshot, found, look)
+    if (
+        beyond_reach
+        and beyond_reach.anthropic_failed
+        and grace_period_elapsed(beyond_reach, look.now)
+    ):
+        found = [_escalated(reason, beyond_reach) for reason in found]
+    carried = list(_carried(previous, _parts(snapshot)))
     reasons = _ordered(_dated(found, previous, look.now), carried)
     verdict = _verdict(found, carried)
-    return _record(reading, previous, look, verdict, reasons).model_copy(
-        update={"unreachable": beyond_reach, "baseline": _baseline(reading, look)}
+    return _record(snapshot, previous, look, verdict, reasons).model_copy(
+        update={"unreachable": beyond_reach, "baseline": _baseline(snapshot, look)}
     )
 
 
-def unfinished(reading: KeyReading, previous: KeyRecord | None, look: Look, why: str) -> KeyRecord:
+def unfinished(
+    snapshot: KeySnapshot, previous: KeyRecord | None, look: CheckRun, why: str
+) -> KeyRecord:
     """The record of a key that nobody could look at, for example before the deadline."""
-    reason = Reason(
+    reason = HealthReason(
         rule=UNFINISHED,
-        means=Verdict.UNKNOWN,
+        means=Health.UNKNOWN,
         severity=Severity.MEDIUM,
         says=why,
         who_can_tell="the next revalidation",
     )
     reasons = _ordered(_dated([reason], previous, look.now), _carried(previous, frozenset()))
-    record = _record(reading, previous, look, Verdict.UNKNOWN, reasons)
-    kept = {"unreachable": reading.unreachable, "baseline": reading.baseline}
+    record = _record(snapshot, previous, look, Health.UNKNOWN, reasons)
+    kept = {"unreachable": snapshot.unreachable, "baseline": snapshot.baseline}
     return record.model_copy(update=kept)
 
 
 def _record(
-    reading: KeyReading,
+    snapshot: KeySnapshot,
     previous: KeyRecord | None,
-    look: Look,
-    verdict: Verdict,
-    reasons: tuple[Reason, ...],
+    look: CheckRun,
+    verdict: Health,
+    reasons: tuple[HealthReason, ...],
 ) -> KeyRecord:
-    told = previous.announced if previous else Verdict.HEALTHY
+    told = previous.announced if previous else Health.HEALTHY
     same_run = previous is not None and previous.run_id == look.run_id
     return KeyRecord(
-        external_key_id=reading.external_key_id,
-        key_name=reading.registered_name,
-        workspaces=reading.workspaces,
+        external_key_id=snapshot.external_key_id,
+        key_name=snapshot.registered_name,
+        workspaces=snapshot.workspaces,
         verdict=verdict,
         since=_since(verdict, reasons, previous, look.now),
         checked_at=look.now,
-        depth=reading.depth,
+        depth=snapshot.depth,
         run_id=look.run_id,
         reasons=reasons,
-        announced=told if verdict is Verdict.UNKNOWN else verdict,
+        announced=told if verdict is Health.UNKNOWN else verdict,
         announced_before=previous.announced_before if previous and same_run else told,
     )
 
 
-def _rules(reading: KeyReading) -> Iterator[HealthRule]:
-    parts = _parts(reading)
+def _rules(snapshot: KeySnapshot) -> Iterator[HealthRule]:
+    parts = _parts(snapshot)
     return (rule for rule in HEALTH_RULES if rule.part in parts)
 
 
-def _parts(reading: KeyReading) -> frozenset[Part]:
+def _parts(snapshot: KeySnapshot) -> frozenset[Part]:
     """What was read; of a key that does not exist there is nothing more to read."""
     parts: set[Part] = {"name"}
-    if isinstance(reading.key, Ok):
+    if isinstance(snapshot.key, Ok):
         parts.add("key")
-        if reading.key.value is None:
+        if snapshot.key.value is None:
             parts |= {"versions", "policy"}
-    if isinstance(reading.versions, Ok):
+    if isinstance(snapshot.versions, Ok):
         parts.add("versions")
-    if isinstance(reading.policy, Ok) and isinstance(reading.ring_policy, Ok):
+    if isinstance(snapshot.policy, Ok) and isinstance(snapshot.ring_policy, Ok):
         parts.add("policy")
     return frozenset(parts)
 
 
-def _unread(reading: KeyReading) -> Iterator[Reason]:
+def _unread(snapshot: KeySnapshot) -> Iterator[HealthReason]:
     for what, read in (
-        ("the key", reading.key),
-        ("the versions", reading.versions),
-        ("the key's policy", reading.policy),
-        ("the key ring's policy", reading.ring_policy),
-        ("the project's policy", reading.project_policy if hangs_on_project(reading) else None),
+        ("the key", snapshot.key),
+        ("the versions", snapshot.versions),
+        ("the key's policy", snapshot.policy),
+        ("the key ring's policy", snapshot.ring_policy),
+        (
+            "the project's policy",
+            snapshot.project_policy if grant_may_be_on_project(snapshot) else None,
+        ),
     ):
         if isinstance(read, Failed):
-            yield Reason(
+            yield HealthReason(
                 rule=UNREAD,
-                means=Verdict.UNKNOWN,
+                means=Health.UNKNOWN,
                 severity=Severity.HIGH,
                 subject=what,
                 says=f"{what} could not be read: {read.text}",
@@ -259,21 +276,21 @@ def _who(read: Failed) -> str:
     return "the next look; if it stays so, whoever runs the network between here and there"
 
 
-def _validation(reading: KeyReading, *, explained: bool) -> Iterator[Reason]:
-    answer = reading.validation
+def _validation(snapshot: KeySnapshot, *, explained: bool) -> Iterator[HealthReason]:
+    answer = snapshot.validation
     if isinstance(answer, Failed):
-        yield Reason(
+        yield HealthReason(
             rule=VALIDATION_UNANSWERED,
-            means=Verdict.UNKNOWN,
+            means=Health.UNKNOWN,
             severity=Severity.HIGH,
             says=f"Anthropic did not validate the key: {answer.text}",
             who_can_tell=_who(answer),
         )
     elif not answer.value.succeeded:
         request = f" (request {answer.value.request_id})" if answer.value.request_id else ""
-        yield Reason(
+        yield HealthReason(
             rule=VALIDATION_FAILED if explained else VALIDATION_UNEXPLAINED,
-            means=Verdict.BROKEN if explained else Verdict.UNKNOWN,
+            means=Health.BROKEN if explained else Health.UNKNOWN,
             severity=Severity.HIGH,
             says=f"Anthropic could not use the key: {answer.value.error or 'no reason given'}"
             f"{request}"
@@ -282,29 +299,29 @@ def _validation(reading: KeyReading, *, explained: bool) -> Iterator[Reason]:
         )
 
 
-def _beyond_reach(
-    reading: KeyReading, found: Iterable[Reason], look: Look
-) -> Unreachability | None:
+def _unreachable(
+    snapshot: KeySnapshot, found: Iterable[HealthReason], look: CheckRun
+) -> UnreachableState | None:
     """None once everything could be read, or a cause was found."""
     meanings = {reason.means for reason in found}
-    if Verdict.UNKNOWN not in meanings or Verdict.BROKEN in meanings:
+    if Health.UNKNOWN not in meanings or Health.BROKEN in meanings:
         return None
-    return looked(
-        reading.unreachable,
+    return record_failed_check(
+        snapshot.unreachable,
         look,
-        reading.external_key_id,
-        anthropic_failed=reading.anthropic_failed,
+        snapshot.external_key_id,
+        anthropic_failed=snapshot.anthropic_failed,
     )
 
 
-def _fallen(reason: Reason, beyond_reach: Unreachability) -> Reason:
+def _escalated(reason: HealthReason, beyond_reach: UnreachableState) -> HealthReason:
     """After a day of failed validations."""
     if reason.rule != VALIDATION_UNEXPLAINED:
         return reason
     return reason.model_copy(
         update={
             "rule": VALIDATION_FAILED,
-            "means": Verdict.BROKEN,
+            "means": Health.BROKEN,
             "severity": Severity.CRITICAL,
             "since": beyond_reach.since,
             "says": reason.says.partition(". Our reads")[0]
@@ -313,7 +330,7 @@ def _fallen(reason: Reason, beyond_reach: Unreachability) -> Reason:
     )
 
 
-def _carried(previous: KeyRecord | None, parts: frozenset[Part]) -> Iterator[Reason]:
+def _carried(previous: KeyRecord | None, parts: frozenset[Part]) -> Iterator[HealthReason]:
     """What the last look found where this one did not look."""
     for reason in previous.reasons if previous else ():
         if reason.rule in PART_OF and PART_OF[reason.rule] not in parts:
@@ -321,7 +338,9 @@ def _carried(previous: KeyRecord | None, parts: frozenset[Part]) -> Iterator[Rea
             yield reason.model_copy(update={"seen_at": seen_at})
 
 
-def _dated(found: Iterable[Reason], previous: KeyRecord | None, now: datetime) -> Iterator[Reason]:
+def _dated(
+    found: Iterable[HealthReason], previous: KeyRecord | None, now: datetime
+) -> Iterator[HealthReason]:
     """Since when: what the resource tells, else the first look that found it."""
     known = {reason.identity: reason.since for reason in previous.reasons} if previous else {}
     for reason in found:
@@ -329,50 +348,52 @@ def _dated(found: Iterable[Reason], previous: KeyRecord | None, now: datetime) -
         yield reason.model_copy(update={"since": since})
 
 
-def _ordered(dated: Iterable[Reason], carried: Iterable[Reason]) -> tuple[Reason, ...]:
+def _ordered(
+    dated: Iterable[HealthReason], carried: Iterable[HealthReason]
+) -> tuple[HealthReason, ...]:
     """Worst first, then the most urgent, then the one with the least time left."""
 
-    def order(reason: Reason) -> tuple[int, int, float, str, str]:
+    def order(reason: HealthReason) -> tuple[int, int, float, str, str]:
         final = reason.final_at.timestamp() if reason.final_at else float("inf")
         return (-reason.means.rank, -reason.severity.rank, final, *reason.identity)
 
     return tuple(sorted([*dated, *carried], key=order))
 
 
-def _verdict(found: Iterable[Reason], carried: Iterable[Reason]) -> Verdict:
+def _verdict(found: Iterable[HealthReason], carried: Iterable[HealthReason]) -> Health:
     """What is broken is broken, whatever else could not be read; else unknown beats old news."""
-    fresh = {reason.means for reason in found} | {Verdict.HEALTHY}
+    fresh = {reason.means for reason in found} | {Health.HEALTHY}
     worst = max(fresh, key=lambda verdict: verdict.rank)
-    if worst in (Verdict.BROKEN, Verdict.UNKNOWN):
+    if worst in (Health.BROKEN, Health.UNKNOWN):
         return worst
     return max(fresh | {reason.means for reason in carried}, key=lambda verdict: verdict.rank)
 
 
 def _since(
-    verdict: Verdict, reasons: Iterable[Reason], previous: KeyRecord | None, now: datetime
+    verdict: Health, reasons: Iterable[HealthReason], previous: KeyRecord | None, now: datetime
 ) -> datetime:
     if previous is not None and previous.verdict is verdict:
         return previous.since
     dates = [reason.since for reason in reasons if reason.means is verdict and reason.since]
-    return min(dates, default=now) if verdict is not Verdict.HEALTHY else now
+    return min(dates, default=now) if verdict is not Health.HEALTHY else now
 
 
-def _baseline(reading: KeyReading, look: Look) -> Baseline | None:
+def _baseline(snapshot: KeySnapshot, look: CheckRun) -> Baseline | None:
     """The one that there is, else what this look found, if it was full and everything was read."""
-    key = reading.found_key
-    complete = key is not None and {"versions", "policy"} <= _parts(reading)
-    if reading.baseline is not None or key is None or not complete:
-        return reading.baseline
+    key = snapshot.crypto_key
+    complete = key is not None and {"versions", "policy"} <= _parts(snapshot)
+    if snapshot.baseline is not None or key is None or not complete:
+        return snapshot.baseline
     return Baseline.of(
         key,
         source="first look",
         now=look.now,
         decrypters=(),
-        unusable_versions=tuple(v.id for v in reading.all_versions if v.state in UNUSABLE),
+        unusable_versions=tuple(v.id for v in snapshot.all_versions if v.state in UNUSABLE),
     )
 
 
-def onboarded(
+def onboarding_record(
     facts: LiveFacts, *, users_before: Sequence[str], run_id: str, now: datetime
 ) -> KeyRecord:
     """The record that later looks compare with.
@@ -394,14 +415,14 @@ def onboarded(
         external_key_id=facts.external_key_id,
         key_name=facts.key.name,
         workspaces=(f"{facts.workspace_name} ({facts.workspace_id})",),
-        verdict=Verdict.HEALTHY,
+        verdict=Health.HEALTHY,
         since=now,
         checked_at=now,
         depth="full",
         run_id=run_id,
         reasons=(),
-        announced=Verdict.HEALTHY,
-        announced_before=Verdict.HEALTHY,
+        announced=Health.HEALTHY,
+        announced_before=Health.HEALTHY,
         baseline=baseline,
     )
 
@@ -409,7 +430,7 @@ def onboarded(
 _NAMESPACE: Final = UUID("3c1c8a0e-6a5b-5a53-9d0f-7c8f6f1f8f57")
 
 
-class Change(StrEnum):
+class HealthEvent(StrEnum):
     """The event to send."""
 
     BROKEN = "cmek.key.broken"
@@ -418,13 +439,13 @@ class Change(StrEnum):
 
 
 _EVENTS: Final = {
-    Verdict.BROKEN: Change.BROKEN,
-    Verdict.AT_RISK: Change.AT_RISK,
-    Verdict.HEALTHY: Change.RECOVERED,
+    Health.BROKEN: HealthEvent.BROKEN,
+    Health.AT_RISK: HealthEvent.AT_RISK,
+    Health.HEALTHY: HealthEvent.RECOVERED,
 }
 
 
-def change(record: KeyRecord) -> Change | None:
+def health_event(record: KeyRecord) -> HealthEvent | None:
     """The event for this look, None when people know already or nobody knows.
 
     A key starts as healthy; `unknown` is neither a change nor forgets what was told.
@@ -434,6 +455,6 @@ def change(record: KeyRecord) -> Change | None:
     return _EVENTS[record.announced]
 
 
-def event_id(record: KeyRecord, what: Change) -> UUID:
+def event_id(record: KeyRecord, what: HealthEvent) -> UUID:
     """The same for a run that is retried, so that the server takes the event once."""
     return uuid5(_NAMESPACE, f"{record.run_id} {record.external_key_id} {what}")

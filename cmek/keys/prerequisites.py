@@ -45,7 +45,7 @@ PREREQUISITE_RULES: Final[dict[PrerequisiteRule, tuple[Prerequisite, ...]]] = {
     existing_key.check_existing_key: existing_key.PREREQUISITES,
     iam_scope.check_broader: (iam_scope.BROADER,),
     iam_scope.check_public: (iam_scope.PUBLIC,),
-    iam_scope.check_impostors: (iam_scope.IMPOSTORS,),
+    iam_scope.check_look_alikes: (iam_scope.LOOK_ALIKES,),
     anthropic.check_credential: (anthropic.CREDENTIAL,),
     anthropic.check_cmek: (anthropic.CMEK,),
     anthropic.check_workspace: (anthropic.WORKSPACE,),

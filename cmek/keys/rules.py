@@ -16,8 +16,8 @@ from pydantic import ConfigDict
 from cmek._http import Ok, Result, ok_value
 from cmek.anthropic.models import ExternalKey
 from cmek.gcp.resources import CryptoKey
-from cmek.keys.snapshot import Findings, KeyReading
-from cmek.keys.verdicts import Reason, Severity, Verdict
+from cmek.keys.snapshot import Findings, KeySnapshot
+from cmek.keys.verdicts import Health, HealthReason, Severity
 from cmek.models import FrozenModel
 from cmek.onboarding.request import OnboardingRequest
 
@@ -41,16 +41,16 @@ class HealthRule:
     """One rule, and the test that it runs on a reading whose part was read."""
 
     id: str
-    means: Verdict
+    means: Health
     severity: Severity
     part: Part
-    look: Callable[[KeyReading], Iterator[Finding]]
+    look: Callable[[KeySnapshot], Iterator[Finding]]
     benchmark: str | None = None
 
-    def judge(self, reading: KeyReading) -> Iterator[Reason]:
+    def judge(self, snapshot: KeySnapshot) -> Iterator[HealthReason]:
         """The reasons that this rule gives."""
-        for finding in self.look(reading):
-            yield Reason(
+        for finding in self.look(snapshot):
+            yield HealthReason(
                 rule=self.id,
                 means=self.means,
                 severity=self.severity,

@@ -18,7 +18,12 @@ from cmek.keys.rules_org import check_perimeters
 from cmek.keys.rules_project import check_billing, check_kms_api, check_project
 from cmek.keys.snapshot import Findings
 from cmek.keys.verdicts import Check, Prerequisite
-from cmek.onboarding.request import USUAL_LIMIT, OnboardingRequest, named, namesakes
+from cmek.onboarding.request import (
+    USUAL_LIMIT,
+    OnboardingRequest,
+    same_name_workspaces,
+    shown_workspaces,
+)
 
 KEYS_PAGE: Final = "https://platform.claude.com/settings/admin-keys"
 WHO: Final = "an admin of the Anthropic organization"
@@ -121,22 +126,24 @@ def check_workspace(request: OnboardingRequest, findings: Findings) -> Iterator[
             yield WORKSPACE.unknown(read)
         return
     workspace = read.value
-    named = f"{workspace.id} ({workspace.name})"
+    shown_workspaces = f"{workspace.id} ({workspace.name})"
     if workspace.is_archived:
-        yield WORKSPACE.failed(f"{named} was archived at {workspace.archived_at}", another)
+        yield WORKSPACE.failed(
+            f"{shown_workspaces} was archived at {workspace.archived_at}", another
+        )
     elif workspace.external_key_id is None:
-        yield WORKSPACE.passed(f"{named} is live and has no key")
+        yield WORKSPACE.passed(f"{shown_workspaces} is live and has no key")
     else:
-        yield _attached(request, findings, named, workspace.external_key_id)
+        yield _attached(request, findings, shown_workspaces, workspace.external_key_id)
 
 
 def _new(name: str, read: Result[tuple[Workspace, ...]] | None) -> Check:
     if not isinstance(read, Ok):
         return WORKSPACE.unknown(read or f"nobody has looked whether {name!r} is free")
-    taken = namesakes(read.value, name)
+    taken = same_name_workspaces(read.value, name)
     if taken:
         return WORKSPACE.failed(
-            f"{name!r} is taken, or looks like: {named(taken)}",
+            f"{name!r} is taken, or looks like: {shown_workspaces(taken)}",
             "onboard that one by its id, or choose another name",
         )
     live = f"the name {name!r} is free among {len(read.value)} live workspaces"

@@ -26,7 +26,7 @@ from cmek.gcp.iam import Grant, describe, grants_in, kind_of, of_kind
 from cmek.keys.rules import Cause, CauseRule, DiagnosisFacts, Finding, KnownCause
 from cmek.keys.rules_key import DECRYPTING_ROLES, without_key
 from cmek.keys.rules_org import check_legacy, check_managed
-from cmek.keys.snapshot import Findings, KeyReading
+from cmek.keys.snapshot import Findings, KeySnapshot
 from cmek.keys.verdicts import Check, Prerequisite
 from cmek.onboarding.request import OnboardingRequest
 
@@ -55,7 +55,7 @@ PUBLIC: Final = Prerequisite(
     WHO,
     "Anybody, or anybody with a Google account, could use or inspect the key.",
 )
-IMPOSTORS: Final = Prerequisite(
+LOOK_ALIKES: Final = Prerequisite(
     "look_alike_members",
     "Nobody only looks like Anthropic's account",
     READS,
@@ -89,16 +89,16 @@ def check_public(request: OnboardingRequest, findings: Findings) -> Iterator[Che
         yield _nothing_found(PUBLIC, unreadable)
 
 
-def check_impostors(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
+def check_look_alikes(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """Look-alikes fail, deleted accounts warn; both are named."""
     grants, unreadable = _grants(request, findings)
     alike, deleted = of_kind(grants, "look_alike"), of_kind(grants, "deleted")
     if alike:
-        yield IMPOSTORS.failed(describe(alike + deleted), _revoke_all(alike + deleted))
+        yield LOOK_ALIKES.failed(describe(alike + deleted), _revoke_all(alike + deleted))
     elif deleted:
-        yield IMPOSTORS.warned(describe(deleted), _revoke_all(deleted))
+        yield LOOK_ALIKES.warned(describe(deleted), _revoke_all(deleted))
     else:
-        yield _nothing_found(IMPOSTORS, unreadable)
+        yield _nothing_found(LOOK_ALIKES, unreadable)
 
 
 def _grants(request: OnboardingRequest, findings: Findings) -> tuple[list[Grant], list[str]]:
@@ -159,46 +159,46 @@ COVERING: Final = {
 ADMIN: Final = "roles/cloudkms.admin"
 
 
-def grant_missing(reading: KeyReading) -> Iterator[Finding]:
+def grant_missing(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Anthropic can't read or use the key without both roles."""
-    for role in () if hangs_on_project(reading) else _unheld(reading):
+    for role in () if grant_may_be_on_project(snapshot) else _unheld(snapshot):
         lost = any(
             binding.role == role and any(_is_deleted_twin(m) for m in binding.members)
-            for _, binding in reading.bindings()
+            for _, binding in snapshot.bindings()
         )
         why = " (there is one for a deleted account of that name)" if lost else ""
         yield Finding(
             f"the grant of {role} to Anthropic's service account is missing{why}",
-            (grant(reading.name, role),) if reading.name else (),
+            (grant(snapshot.name, role),) if snapshot.name else (),
             role,
         )
 
 
-def grant_conditional(reading: KeyReading) -> Iterator[Finding]:
+def grant_conditional(snapshot: KeySnapshot) -> Iterator[Finding]:
     """A grant under a condition may be refused at any moment."""
-    for role in _lacking(reading):
-        for condition in _conditions(reading, role):
+    for role in _lacking(snapshot):
+        for condition in _conditions(snapshot, role):
             yield Finding(
                 f"the grant of {role} holds only under the condition {condition}",
-                (grant(reading.name, role),) if reading.name else (),
+                (grant(snapshot.name, role),) if snapshot.name else (),
                 role,
             )
 
 
-def grant_inherited(reading: KeyReading) -> Iterator[Finding]:
+def grant_inherited(snapshot: KeySnapshot) -> Iterator[Finding]:
     """It works, but by a grant on ring or project, which somebody may clean up."""
-    for role in _lacking(reading):
-        if _inherited(reading, role) and not _conditions(reading, role):
+    for role in _lacking(snapshot):
+        if _inherited(snapshot, role) and not _conditions(snapshot, role):
             yield Finding(
                 f"the grant of {role} is on the key ring or project only, not on the key",
-                (grant(reading.name, role),) if reading.name else (),
+                (grant(snapshot.name, role),) if snapshot.name else (),
                 role,
             )
 
 
-def public_member(reading: KeyReading) -> Iterator[Finding]:
+def public_member(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Anybody may do with the key what this role allows."""
-    for where, binding in reading.bindings_above():
+    for where, binding in snapshot.all_bindings():
         for member in sorted(PUBLIC_MEMBERS & set(binding.members)):
             yield Finding(
                 f"{member} has {binding.role} on {where}",
@@ -207,10 +207,10 @@ def public_member(reading: KeyReading) -> Iterator[Finding]:
             )
 
 
-def foreign_decrypter(reading: KeyReading) -> Iterator[Finding]:
+def unexpected_decrypter(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Somebody else may decrypt; those who could when it was recorded are known."""
-    known = set(reading.baseline.decrypters) if reading.baseline else set()
-    for where, binding in reading.bindings():
+    known = set(snapshot.baseline.decrypters) if snapshot.baseline else set()
+    for where, binding in snapshot.bindings():
         if binding.role not in DECRYPTING_ROLES - {ENCRYPT_ONLY}:
             continue
         for member in binding.members:
@@ -228,10 +228,10 @@ def foreign_decrypter(reading: KeyReading) -> Iterator[Finding]:
             )
 
 
-def broader_grant(reading: KeyReading) -> Iterator[Finding]:
+def broader_grant(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Anthropic's service account holds more than the guide gives it."""
-    for where, binding in reading.bindings_above():
-        on_key_itself = where == reading.registered_name
+    for where, binding in snapshot.all_bindings():
+        on_key_itself = where == snapshot.registered_name
         if MEMBER in binding.members and not (on_key_itself and binding.role in ROLES):
             yield Finding(
                 f"Anthropic's service account has {binding.role} on {where}",
@@ -240,20 +240,20 @@ def broader_grant(reading: KeyReading) -> Iterator[Finding]:
             )
 
 
-def project_unread(reading: KeyReading) -> Iterator[Finding]:
+def project_unread(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Nothing hangs on it, but a grant above the ring would not be seen."""
-    if isinstance(reading.project_policy, Failed):
+    if isinstance(snapshot.project_policy, Failed):
         yield Finding(
             "the project's IAM policy could not be read, so grants there are not seen: "
-            f"{reading.project_policy.text}"
+            f"{snapshot.project_policy.text}"
         )
 
 
-def duties_not_separated(reading: KeyReading) -> Iterator[Finding]:
+def separation_of_duties(snapshot: KeySnapshot) -> Iterator[Finding]:
     """One person may both administer the key and use it."""
-    admins = _users(reading, {ADMIN})
-    for member in sorted(admins & _users(reading, set(DECRYPTING_ROLES) - {"roles/owner"})):
-        where = next(w for w, b in reading.bindings() if b.role == ADMIN and member in b.members)
+    admins = _users(snapshot, {ADMIN})
+    for member in sorted(admins & _users(snapshot, set(DECRYPTING_ROLES) - {"roles/owner"})):
+        where = next(w for w, b in snapshot.bindings() if b.role == ADMIN and member in b.members)
         yield Finding(
             f"{member} both administers the key and may use it",
             (revoke(where, member, ADMIN),),
@@ -261,56 +261,56 @@ def duties_not_separated(reading: KeyReading) -> Iterator[Finding]:
         )
 
 
-def hangs_on_project(reading: KeyReading) -> bool:
+def grant_may_be_on_project(snapshot: KeySnapshot) -> bool:
     """Whether only the project's policy could tell of a grant, and it was not read.
 
     What Anthropic can't use either is not in doubt.
     """
-    seen = isinstance(reading.policy, Ok) and isinstance(reading.ring_policy, Ok)
-    unseen = isinstance(reading.project_policy, Failed) and not reading.anthropic_failed
-    return seen and unseen and any(_unheld(reading))
+    seen = isinstance(snapshot.policy, Ok) and isinstance(snapshot.ring_policy, Ok)
+    unseen = isinstance(snapshot.project_policy, Failed) and not snapshot.anthropic_failed
+    return seen and unseen and any(_unheld(snapshot))
 
 
-def _unheld(reading: KeyReading) -> Iterator[str]:
+def _unheld(snapshot: KeySnapshot) -> Iterator[str]:
     """Roles that Anthropic has nowhere, as far as the policies were read."""
-    for role in _lacking(reading):
-        if not (_inherited(reading, role) or _conditions(reading, role)):
+    for role in _lacking(snapshot):
+        if not (_inherited(snapshot, role) or _conditions(snapshot, role)):
             yield role
 
 
-def _lacking(reading: KeyReading) -> Iterator[str]:
-    if reading.policy is None:
+def _lacking(snapshot: KeySnapshot) -> Iterator[str]:
+    if snapshot.policy is None:
         return
     held = {
         binding.role
-        for where, binding in reading.bindings()
-        if where == reading.registered_name
+        for where, binding in snapshot.bindings()
+        if where == snapshot.registered_name
         and MEMBER in binding.members
         and binding.condition is None
     }
     yield from (role for role in ROLES if role not in held)
 
 
-def _conditions(reading: KeyReading, role: str) -> list[str]:
+def _conditions(snapshot: KeySnapshot, role: str) -> list[str]:
     return [
         binding.condition
-        for _, binding in reading.bindings()
+        for _, binding in snapshot.bindings()
         if binding.role == role and MEMBER in binding.members and binding.condition
     ]
 
 
-def _inherited(reading: KeyReading, role: str) -> bool:
+def _inherited(snapshot: KeySnapshot, role: str) -> bool:
     return any(
         binding.role in COVERING[role] and MEMBER in binding.members and binding.condition is None
-        for where, binding in reading.bindings_above()
-        if where != reading.registered_name
+        for where, binding in snapshot.all_bindings()
+        if where != snapshot.registered_name
     )
 
 
-def _users(reading: KeyReading, roles: set[str]) -> set[str]:
+def _users(snapshot: KeySnapshot, roles: set[str]) -> set[str]:
     return {
         member
-        for _, binding in reading.bindings_above()
+        for _, binding in snapshot.all_bindings()
         if binding.role in roles
         for member in binding.members
         if member.startswith("user:")
@@ -327,7 +327,7 @@ def _is_deleted_twin(member: str) -> bool:
 
 ON_KEY: Final = "GetIamPolicy on the key"
 ABOVE: Final = "GetIamPolicy on key, ring, project and above"
-SETTLING: Final = timedelta(minutes=7)
+PROPAGATION_TIME: Final = timedelta(minutes=7)
 """Google: an IAM change works within 2 minutes as a rule, within 7 or more at times."""
 
 CONDITIONAL: Final = KnownCause("grant_conditional", "A grant has a condition", ON_KEY)
@@ -342,7 +342,7 @@ ENCRYPTER: Final = KnownCause(
     "encrypter_missing", "The encrypter/decrypter grant is missing", ON_KEY
 )
 VIEWER_MISSING: Final = KnownCause("viewer_missing", "The viewer grant is missing", ON_KEY)
-UNSETTLED: Final = KnownCause("iam_settling", "IAM is still settling", ON_KEY)
+IAM_PROPAGATION: Final = KnownCause("iam_settling", "IAM is still settling", ON_KEY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,23 +412,23 @@ encrypter_missing: Final = missing_rule(ENCRYPTER, ENCRYPTER_DECRYPTER)
 viewer_missing: Final = missing_rule(VIEWER_MISSING, VIEWER)
 
 
-def iam_settling(facts: DiagnosisFacts) -> Cause:
+def iam_propagation(facts: DiagnosisFacts) -> Cause:
     """Both grants stand, but were written too recently to have reached everywhere."""
     grants = _explained(facts)
     command = "wait a few minutes, then validate again"
     if grants is None:
-        return _unreadable(facts, UNSETTLED, command)
+        return _unreadable(facts, IAM_PROPAGATION, command)
     if grants.missing or grants.conditional or grants.wrong_member or grants.above:
-        return UNSETTLED.excluded("not both grants stand on the key")
+        return IAM_PROPAGATION.excluded("not both grants stand on the key")
     if facts.granted_at is None:
-        return UNSETTLED.open("both grants stand; since when is not known", command)
+        return IAM_PROPAGATION.open("both grants stand; since when is not known", command)
     age = facts.now - facts.granted_at
     minutes = age.total_seconds() // 60
     since = f"both grants stand since {facts.granted_at:%H:%M:%S} UTC, {minutes:.0f} min"
-    if age < SETTLING:
-        until = facts.granted_at + SETTLING
-        return UNSETTLED.open(since, f"wait until {until:%H:%M} UTC, then validate again")
-    return UNSETTLED.excluded(f"{since}: long enough")
+    if age < PROPAGATION_TIME:
+        until = facts.granted_at + PROPAGATION_TIME
+        return IAM_PROPAGATION.open(since, f"wait until {until:%H:%M} UTC, then validate again")
+    return IAM_PROPAGATION.excluded(f"{since}: long enough")
 
 
 def _of_grants(
@@ -474,7 +474,7 @@ def _explained(facts: DiagnosisFacts) -> _Grants | None:
         if role in held:
             continue
         conditional = [one for one in ours if one.role == role]
-        wrong = [one for one in on_key if one.role == role and _is_impostor(one.member)]
+        wrong = [one for one in on_key if one.role == role and _is_look_alike(one.member)]
         higher = [one for one in above if one.role == role and one.condition is None]
         if conditional:
             found.conditional.extend(conditional)
@@ -487,7 +487,7 @@ def _explained(facts: DiagnosisFacts) -> _Grants | None:
     return found
 
 
-def _is_impostor(member: str) -> bool:
+def _is_look_alike(member: str) -> bool:
     return kind_of(member) in {"look_alike", "deleted"}
 
 

@@ -36,7 +36,7 @@ from cmek._http import Failed, Ok, ok_value
 from cmek.gcp.gcloud import key_flags, new_primary, on_key, on_version
 from cmek.gcp.resources import CUSTOMER_INITIATED, SYMMETRIC, CryptoKey, KeySpec, KeyVersion
 from cmek.keys.rules import Cause, CauseRule, DiagnosisFacts, Finding, KnownCause
-from cmek.keys.snapshot import Findings, KeyReading
+from cmek.keys.snapshot import Findings, KeySnapshot
 from cmek.keys.verdicts import RECORDED_FIELDS, Check, Prerequisite
 from cmek.names import RECOMMENDED_REGIONS, KeyName, is_us_single_region, organization_label
 from cmek.onboarding.request import OnboardingRequest
@@ -131,10 +131,10 @@ def _primary(request: OnboardingRequest, _: Findings, key: CryptoKey) -> Check:
     found = f"primary version {version} is {state}"
     if state == "ENABLED":
         return PRIMARY.passed(found)
-    return PRIMARY.failed(found, mend_version(request, version, state))
+    return PRIMARY.failed(found, version_fix(request, version, state))
 
 
-def mend_version(request: OnboardingRequest, version: str, state: str) -> str:
+def version_fix(request: OnboardingRequest, version: str, state: str) -> str:
     """What brings a primary version back to work, or puts another one in its place."""
     key = request.key_name
     enable = on_version(key, "enable", version)
@@ -319,37 +319,37 @@ def check_adoption(key: CryptoKey, request: OnboardingRequest, users: Sequence[s
 SHORTEST_DESTROY_DELAY: Final = timedelta(days=30)
 
 
-def not_found(reading: KeyReading) -> Iterator[Finding]:
+def not_found(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Anthropic has the key on record, Cloud KMS has not: everything under it is unreadable."""
-    if reading.name and reading.found_key is None:
+    if snapshot.name and snapshot.crypto_key is None:
         yield Finding(
-            f"Cloud KMS has no key {reading.registered_name}: it was deleted, or its project was. "
+            f"Cloud KMS has no key {snapshot.registered_name}: it was deleted, or its project was. "
             "A deleted key can't be brought back; a deleted project can for 30 days",
-            (f"gcloud projects undelete {reading.name.project}",),
+            (f"gcloud projects undelete {snapshot.name.project}",),
         )
 
 
-def name_malformed(reading: KeyReading) -> Iterator[Finding]:
+def name_malformed(snapshot: KeySnapshot) -> Iterator[Finding]:
     """What is registered is not a crypto key's resource name, and can never be changed."""
-    if reading.name is None:
+    if snapshot.name is None:
         yield Finding(
-            f"{reading.registered_name} is not a crypto key's resource name; register the key "
+            f"{snapshot.registered_name} is not a crypto key's resource name; register the key "
             "again by its full name, and attach it to a new workspace"
         )
 
 
-def wrong_location(reading: KeyReading) -> Iterator[Finding]:
+def wrong_location(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Anthropic uses keys in one US region only; a key can't be moved."""
-    if reading.name and not is_us_single_region(reading.name.location):
+    if snapshot.name and not is_us_single_region(snapshot.name.location):
         yield Finding(
-            f"the key is in {reading.name.location}, not in one US region: make a key in one, "
+            f"the key is in {snapshot.name.location}, not in one US region: make a key in one, "
             "and a new workspace for it"
         )
 
 
-def wrong_kind(reading: KeyReading) -> Iterator[Finding]:
+def wrong_kind(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Anthropic needs a symmetric key for encryption and decryption."""
-    for key, _ in reading.found():
+    for key, _ in snapshot.found():
         if key.purpose != "ENCRYPT_DECRYPT" or key.algorithm != SYMMETRIC:
             yield Finding(
                 f"the key is for {key.purpose} with {key.algorithm}, which can't be changed: make "
@@ -357,10 +357,10 @@ def wrong_kind(reading: KeyReading) -> Iterator[Finding]:
             )
 
 
-def label_missing(reading: KeyReading) -> Iterator[Finding]:
+def label_missing(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Without the organization label validation fails."""
-    label, value = organization_label(reading.organization_id)
-    for key, name in reading.found():
+    label, value = organization_label(snapshot.organization_id)
+    for key, name in snapshot.found():
         if key.labels.get(label) != value:
             yield Finding(
                 f"the label {label}={value} is missing",
@@ -368,9 +368,9 @@ def label_missing(reading: KeyReading) -> Iterator[Finding]:
             )
 
 
-def justifications_deny(reading: KeyReading) -> Iterator[Finding]:
+def justifications_deny(snapshot: KeySnapshot) -> Iterator[Finding]:
     """An empty Key Access Justifications policy refuses every use."""
-    for key, name in reading.found():
+    for key, name in snapshot.found():
         if key.justifications_policy == ():
             yield Finding(
                 "the Key Access Justifications policy allows no reason, so every use is refused",
@@ -378,9 +378,9 @@ def justifications_deny(reading: KeyReading) -> Iterator[Finding]:
             )
 
 
-def justifications_narrow(reading: KeyReading) -> Iterator[Finding]:
+def justifications_narrow(snapshot: KeySnapshot) -> Iterator[Finding]:
     """A policy without customer-initiated access may refuse Anthropic's use."""
-    for key, name in reading.found():
+    for key, name in snapshot.found():
         allowed = key.justifications_policy
         if allowed and CUSTOMER_INITIATED not in allowed:
             reasons = [one.lower().replace("_", "-") for one in (*allowed, CUSTOMER_INITIATED)]
@@ -390,9 +390,9 @@ def justifications_narrow(reading: KeyReading) -> Iterator[Finding]:
             )
 
 
-def destroy_delay_short(reading: KeyReading) -> Iterator[Finding]:
+def destroy_delay_short(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Little time to notice a scheduled destruction; the delay of a key can't be changed."""
-    for key, name in reading.found():
+    for key, name in snapshot.found():
         delay = key.destroy_scheduled_duration
         if delay is None or delay >= SHORTEST_DESTROY_DELAY:
             continue
@@ -408,17 +408,17 @@ def destroy_delay_short(reading: KeyReading) -> Iterator[Finding]:
         )
 
 
-def software_protection(reading: KeyReading) -> Iterator[Finding]:
+def software_protection(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Allowed by the guide, HSM is recommended: a remark."""
-    for key, _ in reading.found():
+    for key, _ in snapshot.found():
         if key.protection_level == "SOFTWARE":
             yield Finding("the key is protected by software; the guide recommends HSM")
 
 
-def drift(reading: KeyReading) -> Iterator[Finding]:
+def drift(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Something is no longer as it was recorded at onboarding (or at the first look)."""
-    baseline = reading.baseline
-    for key, _ in reading.found():
+    baseline = snapshot.baseline
+    for key, _ in snapshot.found():
         for field in RECORDED_FIELDS if baseline else ():
             was, found = getattr(baseline, field), getattr(key, field)
             if baseline is None or was == found:
@@ -442,20 +442,20 @@ def _shown(value: object) -> str:
 HAVE_RULES: Final = {"ENABLED", "DISABLED", "DESTROY_SCHEDULED", "PENDING_GENERATION"}
 
 
-def primary_missing(reading: KeyReading) -> Iterator[Finding]:
+def primary_missing(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Nothing can be encrypted without a primary version."""
-    for key, name in reading.found():
+    for key, name in snapshot.found():
         if key.primary is not None:
             continue
-        enabled = [version.id for version in reading.all_versions if version.state == "ENABLED"]
+        enabled = [version.id for version in snapshot.all_versions if version.state == "ENABLED"]
         choose = f"--version={max(enabled, key=int)}" if enabled else ""
         mend = on_key(name, "set-primary-version", choose) if enabled else new_primary(name)
         yield Finding("the key has no primary version", (mend,))
 
 
-def primary_disabled(reading: KeyReading) -> Iterator[Finding]:
+def primary_disabled(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Nothing can be encrypted, and what this version sealed can't be read, until it is enabled."""
-    for version, name in _primary_in(reading, "DISABLED"):
+    for version, name in _primary_in(snapshot, "DISABLED"):
         yield Finding(
             f"the primary version {version.id} is disabled",
             (on_version(name, "enable", version.id),),
@@ -463,15 +463,15 @@ def primary_disabled(reading: KeyReading) -> Iterator[Finding]:
         )
 
 
-def primary_destroy_scheduled(reading: KeyReading) -> Iterator[Finding]:
+def primary_destroy_scheduled(snapshot: KeySnapshot) -> Iterator[Finding]:
     """The primary is unusable already, and lost for good at its destroy time."""
-    for version, name in _primary_in(reading, "DESTROY_SCHEDULED"):
-        yield _doomed(reading, version, name, "primary")
+    for version, name in _primary_in(snapshot, "DESTROY_SCHEDULED"):
+        yield _destruction_scheduled(snapshot, version, name, "primary")
 
 
-def primary_unusable(reading: KeyReading) -> Iterator[Finding]:
+def primary_unusable(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Destroyed, or never generated: only another version can become the primary."""
-    for key, name in reading.found():
+    for key, name in snapshot.found():
         primary = key.primary
         if primary and primary.state not in HAVE_RULES:
             yield Finding(
@@ -482,15 +482,15 @@ def primary_unusable(reading: KeyReading) -> Iterator[Finding]:
             )
 
 
-def primary_pending(reading: KeyReading) -> Iterator[Finding]:
+def primary_pending(snapshot: KeySnapshot) -> Iterator[Finding]:
     """It can't be used yet, and soon may be."""
-    for version, _ in _primary_in(reading, "PENDING_GENERATION"):
+    for version, _ in _primary_in(snapshot, "PENDING_GENERATION"):
         yield Finding(f"the primary version {version.id} is still being made", subject=version.id)
 
 
-def old_version_disabled(reading: KeyReading) -> Iterator[Finding]:
+def old_version_disabled(snapshot: KeySnapshot) -> Iterator[Finding]:
     """What it sealed can't be read until it is enabled again."""
-    for version, name in _old_in(reading, "DISABLED"):
+    for version, name in _old_in(snapshot, "DISABLED"):
         yield Finding(
             f"the older version {version.id} is disabled: data sealed under it can't be read",
             (on_version(name, "enable", version.id),),
@@ -498,16 +498,16 @@ def old_version_disabled(reading: KeyReading) -> Iterator[Finding]:
         )
 
 
-def old_version_destroy_scheduled(reading: KeyReading) -> Iterator[Finding]:
+def old_version_destroy_scheduled(snapshot: KeySnapshot) -> Iterator[Finding]:
     """What it sealed can't be read, and is lost for good at its destroy time."""
-    for version, name in _old_in(reading, "DESTROY_SCHEDULED"):
-        yield _doomed(reading, version, name, "older")
+    for version, name in _old_in(snapshot, "DESTROY_SCHEDULED"):
+        yield _destruction_scheduled(snapshot, version, name, "older")
 
 
-def old_version_destroyed(reading: KeyReading) -> Iterator[Finding]:
+def old_version_destroyed(snapshot: KeySnapshot) -> Iterator[Finding]:
     """What it sealed is lost; a version that was gone before registration sealed nothing."""
-    for version, name in _old_in(reading, "DESTROYED"):
-        gone, registered = version.destroy_event_time, reading.registered_at
+    for version, name in _old_in(snapshot, "DESTROYED"):
+        gone, registered = version.destroy_event_time, snapshot.registered_at
         if gone and registered and gone < registered:
             continue
         query = (
@@ -523,10 +523,10 @@ def old_version_destroyed(reading: KeyReading) -> Iterator[Finding]:
         )
 
 
-def protection_mixed(reading: KeyReading) -> Iterator[Finding]:
+def protection_mixed(snapshot: KeySnapshot) -> Iterator[Finding]:
     """A version that is protected in another way than the key says."""
-    for key, _ in reading.found():
-        for version in reading.all_versions:
+    for key, _ in snapshot.found():
+        for version in snapshot.all_versions:
             if version.protection_level != key.protection_level:
                 yield Finding(
                     f"version {version.id} is {version.protection_level}, the key says "
@@ -535,23 +535,25 @@ def protection_mixed(reading: KeyReading) -> Iterator[Finding]:
                 )
 
 
-def _primary_in(reading: KeyReading, state: str) -> Iterator[tuple[KeyVersion, KeyName]]:
-    for key, name in reading.found():
+def _primary_in(snapshot: KeySnapshot, state: str) -> Iterator[tuple[KeyVersion, KeyName]]:
+    for key, name in snapshot.found():
         if key.primary and key.primary.state == state:
             yield key.primary, name
 
 
-def _old_in(reading: KeyReading, state: str) -> Iterator[tuple[KeyVersion, KeyName]]:
+def _old_in(snapshot: KeySnapshot, state: str) -> Iterator[tuple[KeyVersion, KeyName]]:
     """Old versions in a state, without those that were unusable before we sealed anything."""
-    baseline = reading.baseline
+    baseline = snapshot.baseline
     before = baseline.unusable_versions if baseline and baseline.source == "onboarding" else ()
-    for version in reading.old_versions:
-        if version.state == state and version.id not in before and reading.name:
-            yield version, reading.name
+    for version in snapshot.old_versions:
+        if version.state == state and version.id not in before and snapshot.name:
+            yield version, snapshot.name
 
 
-def _doomed(reading: KeyReading, version: KeyVersion, name: KeyName, which: str) -> Finding:
-    key, when = reading.found_key, version.destroy_time
+def _destruction_scheduled(
+    snapshot: KeySnapshot, version: KeyVersion, name: KeyName, which: str
+) -> Finding:
+    key, when = snapshot.crypto_key, version.destroy_time
     delay = key.destroy_scheduled_duration if key else None
     lost = f"is lost for good at {when:%Y-%m-%d %H:%M %Z}" if when else "will be lost for good"
     return Finding(
@@ -568,28 +570,28 @@ LONGEST_ROTATION: Final = timedelta(days=90)
 GRACE: Final = timedelta(days=1)
 
 
-def rotation_off(reading: KeyReading) -> Iterator[Finding]:
+def rotation_off(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Without a rotation period one version seals everything for ever."""
-    for key, name in reading.found():
+    for key, name in snapshot.found():
         if key.rotation_period is None:
-            yield Finding("automatic rotation is off", (_rotate(reading, name),))
+            yield Finding("automatic rotation is off", (_rotate(snapshot, name),))
 
 
-def rotation_slow(reading: KeyReading) -> Iterator[Finding]:
+def rotation_slow(snapshot: KeySnapshot) -> Iterator[Finding]:
     """CIS asks for 90 days or less."""
-    for key, name in reading.found():
+    for key, name in snapshot.found():
         if key.rotation_period and key.rotation_period > LONGEST_ROTATION:
             yield Finding(
                 f"it rotates every {key.rotation_period.days} days, CIS asks for 90 or less",
-                (_rotate(reading, name),),
+                (_rotate(snapshot, name),),
             )
 
 
-def rotation_overdue(reading: KeyReading) -> Iterator[Finding]:
+def rotation_overdue(snapshot: KeySnapshot) -> Iterator[Finding]:
     """A rotation that did not happen: often an organization policy made after the key."""
-    for key, name in reading.found():
+    for key, name in snapshot.found():
         due = key.next_rotation_time
-        if due is None or due + GRACE >= reading.now:
+        if due is None or due + GRACE >= snapshot.now:
             continue
         describe = "gcloud resource-manager org-policies describe"
         where = f"--effective --project={name.project}"
@@ -605,8 +607,8 @@ def rotation_overdue(reading: KeyReading) -> Iterator[Finding]:
         )
 
 
-def _rotate(reading: KeyReading, name: KeyName) -> str:
-    first = reading.now + timedelta(days=1)
+def _rotate(snapshot: KeySnapshot, name: KeyName) -> str:
+    first = snapshot.now + timedelta(days=1)
     return on_key(
         name, "update", f"--rotation-period=90d --next-rotation-time={first:%Y-%m-%dT%H:%M:%SZ}"
     )
@@ -628,7 +630,7 @@ WRONG_LOCATION: Final = KnownCause(
 JUSTIFICATIONS_DENY: Final = KnownCause(
     "justifications", "Key Access Justifications refuse the access", KEY_READ
 )
-OUTSIDE: Final = KnownCause(
+EXTERNAL_KEY_MANAGER: Final = KnownCause(
     "outside_backend", "The key's backend outside Cloud KMS fails", KEY_READ
 )
 
@@ -716,16 +718,16 @@ def justifications(facts: DiagnosisFacts) -> Cause:
     return JUSTIFICATIONS_DENY.open(f"{found}; {CUSTOMER_INITIATED} is not", command)
 
 
-def outside_backend(facts: DiagnosisFacts) -> Cause:
+def external_key_manager(facts: DiagnosisFacts) -> Cause:
     """An external key manager may be down while everything in Cloud KMS looks well."""
     key = facts.key
     command = "check the external key manager's own health, or take a key made in Cloud KMS"
     if key is None:
-        return without_key(facts, OUTSIDE, command)
+        return without_key(facts, EXTERNAL_KEY_MANAGER, command)
     if key.protection_level.startswith("EXTERNAL") or key.crypto_key_backend:
         where = key.crypto_key_backend or key.protection_level
-        return OUTSIDE.open(f"the key's material lies in {where}", command)
-    return OUTSIDE.excluded(f"{key.protection_level}, made in Cloud KMS")
+        return EXTERNAL_KEY_MANAGER.open(f"the key's material lies in {where}", command)
+    return EXTERNAL_KEY_MANAGER.excluded(f"{key.protection_level}, made in Cloud KMS")
 
 
 def primary_rule(known: KnownCause, states: tuple[str, ...]) -> CauseRule:
@@ -744,7 +746,7 @@ def primary_rule(known: KnownCause, states: tuple[str, ...]) -> CauseRule:
             return known.excluded(why)
         if key.primary.state == "DESTROY_SCHEDULED" and key.primary.destroy_time:
             why += f"; it can be restored until {key.primary.destroy_time:%Y-%m-%d %H:%M} UTC"
-        return known.proved(why, mend_version(facts.request, key.primary.id, key.primary.state))
+        return known.proved(why, version_fix(facts.request, key.primary.id, key.primary.state))
 
     return rule
 

@@ -30,7 +30,7 @@ from cmek.gcp.project_apis import (
     ServicePerimeter,
 )
 from cmek.gcp.resources import CryptoKey, KeyRing, KeyVersion, Location
-from cmek.keys.verdicts import Baseline, Depth, Unreachability
+from cmek.keys.verdicts import Baseline, Depth, UnreachableState
 from cmek.names import BadNameError, KeyName
 
 
@@ -135,7 +135,7 @@ UNUSABLE = frozenset({"DISABLED", "DESTROY_SCHEDULED", "DESTROYED"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeyReading:
+class KeySnapshot:
     """Answers and refusals; None = not asked, because the look was quick or there is no key."""
 
     external_key_id: str
@@ -155,7 +155,7 @@ class KeyReading:
     ring_policy: Result[PolicyView] | None = None
     project_policy: Result[PolicyView] | None = None
     baseline: Baseline | None = None
-    unreachable: Unreachability | None = None
+    unreachable: UnreachableState | None = None
     """From the looks before."""
 
     @cached_property
@@ -167,14 +167,14 @@ class KeyReading:
             return None
 
     @property
-    def found_key(self) -> CryptoKey | None:
+    def crypto_key(self) -> CryptoKey | None:
         """The key, if it was read."""
         return ok_value(self.key)
 
     def found(self) -> Iterator[tuple[CryptoKey, KeyName]]:
         """The key and its parsed name: once if both are there, else not at all."""
-        if self.found_key and self.name:
-            yield self.found_key, self.name
+        if self.crypto_key and self.name:
+            yield self.crypto_key, self.name
 
     @property
     def all_versions(self) -> tuple[KeyVersion, ...]:
@@ -184,7 +184,7 @@ class KeyReading:
     @property
     def old_versions(self) -> tuple[KeyVersion, ...]:
         """All versions but the primary."""
-        key = self.found_key
+        key = self.crypto_key
         primary = key.primary.name if key and key.primary else None
         return tuple(version for version in self.all_versions if version.name != primary)
 
@@ -200,7 +200,7 @@ class KeyReading:
             for binding in (ok_value(read) or NO_POLICY).bindings:
                 yield where, binding
 
-    def bindings_above(self) -> Iterator[tuple[str, PolicyBinding]]:
+    def all_bindings(self) -> Iterator[tuple[str, PolicyBinding]]:
         """Each binding on the key, its ring and its project.
 
         The project's owners and administrators are no news, so only rules about Anthropic's

@@ -118,7 +118,7 @@ Depth = Literal["quick", "full"]
 """`quick` leaves out old versions and IAM policies; what a full look found there stays."""
 
 
-class Verdict(StrEnum):
+class Health(StrEnum):
     """How a key is. `unknown` is never shown as `healthy`."""
 
     HEALTHY = "healthy"
@@ -132,7 +132,7 @@ class Verdict(StrEnum):
     @property
     def rank(self) -> int:
         """0 for the best, 3 for the worst."""
-        return list(Verdict).index(self)
+        return list(Health).index(self)
 
 
 class Severity(StrEnum):
@@ -149,11 +149,11 @@ class Severity(StrEnum):
         return list(Severity).index(self)
 
 
-class Reason(FrozenModel):
+class HealthReason(FrozenModel):
     """One thing that a rule found."""
 
     rule: str
-    means: Verdict
+    means: Health
     """What the key is because of it; `healthy` for a remark."""
     severity: Severity
     says: str
@@ -183,16 +183,16 @@ class Reason(FrozenModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class CheckRun:
     """Who looks, when, and why."""
 
     run_id: str
     now: datetime
-    asked_to: bool = False
+    is_scheduled_recheck: bool = False
     """Whether this is the follow-up that was scheduled for the key."""
 
 
-class Unreachability(FrozenModel):
+class UnreachableState(FrozenModel):
     """Since when a key could not be looked at, or failed Anthropic's validation without a cause."""
 
     external_key_id: str
@@ -201,7 +201,7 @@ class Unreachability(FrozenModel):
     """Looks after the first one."""
     anthropic_failed: bool
     """Whether Anthropic's own validation failed at every look so far."""
-    next_look: datetime | None = None
+    next_check: datetime | None = None
     """None once the day is over."""
     scheduled_by: str = ""
     """The flow run that sees to the next look."""
@@ -264,23 +264,23 @@ class KeyRecord(FrozenModel):
     external_key_id: str
     key_name: str
     workspaces: tuple[str, ...]
-    verdict: Verdict
+    verdict: Health
     since: datetime
     """Since when it has this verdict."""
     checked_at: datetime
     depth: Depth
     run_id: str
     """The flow run that looked."""
-    reasons: tuple[Reason, ...]
-    announced: Verdict
+    reasons: tuple[HealthReason, ...]
+    announced: Health
     """The last verdict other than `unknown`: what people were told."""
-    announced_before: Verdict
+    announced_before: Health
     """The same before this run, so that a run that is retried announces what it had found."""
-    unreachable: Unreachability | None = None
+    unreachable: UnreachableState | None = None
     baseline: Baseline | None = None
 
     @property
-    def worst(self) -> Reason | None:
+    def worst(self) -> HealthReason | None:
         """The reason to read first."""
         return self.reasons[0] if self.reasons else None
 

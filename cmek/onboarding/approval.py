@@ -9,13 +9,13 @@ from typing import Final, Literal
 from pydantic import ConfigDict
 
 from cmek.models import FrozenModel
-from cmek.names import folded
+from cmek.names import normalize_confusable
 from cmek.onboarding.plan import Plan
 
 _SYNTAX: Final = re.compile(r"[\\^$.*+?()\[\]{}|/]")
 
 
-class Ask(FrozenModel):
+class ApprovalRequest(FrozenModel):
     """Ask number `number` of one attempt: what was shown, when, and until when it counts."""
 
     run_id: str
@@ -25,11 +25,11 @@ class Ask(FrozenModel):
     """Unguessable, so that a signature over it can't be older than the ask or be for another."""
     plan: Plan
     digest: str
-    asked_at: datetime
+    requested_at: datetime
     expires_at: datetime
     signatures: int = 0
     """How many approvers must sign; 0 means that typing is enough."""
-    because: tuple[str, ...] = ()
+    reapproval_reasons: tuple[str, ...] = ()
     """Why this is not the first ask."""
 
     @property
@@ -38,7 +38,7 @@ class Ask(FrozenModel):
         return f"attach-{self.attempt}-{self.number}"
 
 
-class Answer(FrozenModel):
+class ApprovalResponse(FrozenModel):
     """What came back through the form; every field is a claim until the gate has looked at it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -55,14 +55,14 @@ class Answer(FrozenModel):
     """Statements with their SSH signatures, as `cmek.signatures.statement` reads them."""
 
 
-def same_person(one: str, other: str) -> bool:
+def same_identity(one: str, other: str) -> bool:
     """Whether two typed names mean one person, looking through case, width and invisible marks.
 
     A comparison of claims, not a proof of identity.
     """
-    return folded(one) == folded(other)
+    return normalize_confusable(one) == normalize_confusable(other)
 
 
-def literally(text: str) -> str:
+def exact_pattern(text: str) -> str:
     """The pattern that only this text fits, as JSON schema and browsers read patterns."""
     return "^" + _SYNTAX.sub(r"\\\g<0>", text) + "$"

@@ -10,27 +10,32 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from cmek.anthropic.models import ExternalKey, Organization, Workspace
-from cmek.onboarding.request import OnboardingRequest, born_of, named, namesakes
+from cmek.onboarding.request import (
+    OnboardingRequest,
+    created_by_run,
+    same_name_workspaces,
+    shown_workspaces,
+)
 
 
-class Standing(StrEnum):
+class AttachmentStatus(StrEnum):
     """What the workspace needs."""
 
     NEEDS_KEY = "needs a key"
     HAS_OUR_KEY = "has this key"
 
 
-class AdmissionRefusedError(Exception):
+class WorkspaceNotEligibleError(Exception):
     """This workspace must not be onboarded by this request; the message says why and what to do."""
 
 
-def admit(
+def check_eligibility(
     request: OnboardingRequest,
     workspace: Workspace,
     *,
     is_default: bool,
     current_key: ExternalKey | None,
-) -> Standing:
+) -> AttachmentStatus:
     """Decide from the first reads, before anything is made.
 
     Args:
@@ -45,25 +50,25 @@ def admit(
     """
     name = f"workspace {workspace.id} ({workspace.name})"
     if workspace.is_archived:
-        raise AdmissionRefusedError(
+        raise WorkspaceNotEligibleError(
             f"{name} was archived at {workspace.archived_at}; an archived workspace can't be "
             "restored: choose another one"
         )
     if current_key is not None and current_key.gcp_key_name != str(request.key_name):
-        raise AdmissionRefusedError(
+        raise WorkspaceNotEligibleError(
             f"{name} already has another key: {current_key.id}, "
             f"{current_key.gcp_key_name or 'not a Google Cloud key'}. A workspace's key can never "
             "be replaced: make a new workspace, or ask for that key"
         )
     if is_default and not request.allow_default_workspace and current_key is None:
-        raise AdmissionRefusedError(
+        raise WorkspaceNotEligibleError(
             f"{name} is the default workspace (or can't be told from it); it serves every API key "
             "without a workspace: set allow_default_workspace to go on, or choose another one"
         )
-    return Standing.HAS_OUR_KEY if current_key else Standing.NEEDS_KEY
+    return AttachmentStatus.HAS_OUR_KEY if current_key else AttachmentStatus.NEEDS_KEY
 
 
-def admit_organization(request: OnboardingRequest, organization: Organization) -> None:
+def check_organization(request: OnboardingRequest, organization: Organization) -> None:
     """Pass when the credential is of the organization that was named.
 
     Raises:
@@ -71,7 +76,7 @@ def admit_organization(request: OnboardingRequest, organization: Organization) -
     """
     expected = request.expected_organization
     if expected is not None and organization.id != expected:
-        raise AdmissionRefusedError(
+        raise WorkspaceNotEligibleError(
             f"the credential in block {request.anthropic_block!r} belongs to organization "
             f"{organization.id} ({organization.name}), expected {expected}: use that "
             "organization's Admin API key, or correct expected_organization"
@@ -96,23 +101,23 @@ def find_created(
         AdmissionRefusedError: Others have the name; says which, and that they can be onboarded.
     """
     name = request.create_workspace or ""
-    born = born_of(workspaces, run_id)
+    born = created_by_run(workspaces, run_id)
     if len(born) == 1 and born[0].external_key_id is not None:
         return born[0]
     if born:
-        raise AdmissionRefusedError(
-            f"this run created {named(born)}, twice or without its key; that must not be: look at "
-            "it in the Console, and onboard one by its id"
+        raise WorkspaceNotEligibleError(
+            f"this run created {shown_workspaces(born)}, twice or without its key. Look at it in "
+            "the Console, and onboard one of them by its id"
         )
-    taken = namesakes(workspaces, name)
+    taken = same_name_workspaces(workspaces, name)
     for one in taken:
         key = keys.get(one.external_key_id or "")
         if one.name == name and key and key.gcp_key_name == str(request.key_name):
             return one
     if taken:
-        raise AdmissionRefusedError(
-            f"a workspace named {name!r}, or so that it looks the same, exists: {named(taken)}. "
-            "Nothing was made: onboard that one with its id as workspace_id, or choose another "
-            "name"
+        raise WorkspaceNotEligibleError(
+            f"a workspace named {name!r}, or so that it looks the same, exists: "
+            f"{shown_workspaces(taken)}. Nothing was made: onboard that one with its id as "
+            "workspace_id, or choose another name"
         )
     return None

@@ -63,7 +63,7 @@ class LiveFacts(FrozenModel):
         return self.key.primary.state if self.key.primary else "MISSING"
 
     @property
-    def doomed_versions(self) -> tuple[KeyVersion, ...]:
+    def versions_scheduled_for_destruction(self) -> tuple[KeyVersion, ...]:
         """Versions scheduled for destruction; one that is gone already blocks nothing."""
         return tuple(v for v in self.versions if v.state == DESTROY_SCHEDULED)
 
@@ -173,7 +173,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Standings:
+class ExistingResources:
     """What exists already."""
 
     ring_exists: bool
@@ -183,7 +183,9 @@ class Standings:
     attached: bool
 
 
-def dry_plan(request: OnboardingRequest, organization: UUID, found: Standings) -> tuple[Step, ...]:
+def preview(
+    request: OnboardingRequest, organization: UUID, found: ExistingResources
+) -> tuple[Step, ...]:
     """The writes that a run of this request would make now; `nothing` where none is needed."""
     name = str(request.key_name)
     adopted = found.key is not None and not is_ours(found.key, organization)
@@ -208,14 +210,14 @@ def dry_plan(request: OnboardingRequest, organization: UUID, found: Standings) -
     )
 
 
-def _last_step(request: OnboardingRequest, found: Standings) -> Step:
+def _last_step(request: OnboardingRequest, found: ExistingResources) -> Step:
     if request.create_workspace is not None:
         return Step(7, "New workspace", "approve and create", request.create_workspace)
     action: Action = "nothing" if found.attached else "approve and attach"
     return Step(7, "Attach", action, request.subject)
 
 
-def dry_plan_text(steps: tuple[Step, ...]) -> str:
+def preview_text(steps: tuple[Step, ...]) -> str:
     """The steps as a Markdown table."""
     return table(
         ("step", "", "would", "on"),

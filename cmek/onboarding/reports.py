@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Final
 from cmek.keys.verdicts import Check, CheckReport
 from cmek.markdown import code, escape, table
 from cmek.names import short_hash, slug
-from cmek.onboarding.approval import Answer, Ask
+from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.plan import LiveFacts, Plan
 from cmek.signatures.statement import signing_text
 
-CANNOT_BE_UNDONE: Final = (
+IRREVERSIBLE_EFFECTS: Final = (
     "The key of this workspace can never be removed or replaced.",
     "Data sealed under a destroyed key or version is lost for good: nobody keeps a copy.",
     "Every version must stay enabled after a rotation: stored data is never re-encrypted.",
     "The workspace must retain data, and its retention setting is locked from then on.",
 )
 
-CREATED_FOR_GOOD: Final = (
+IRREVERSIBLE_CREATE: Final = (
     "A workspace can never be deleted, only archived; where it lives can't be changed.",
 )
 """Of a new workspace, besides."""
@@ -105,45 +105,48 @@ def artifact_key(kind: str, subject: str) -> str:
     return f"cmek-{kind}-{slug(subject.lower(), 40)}-{short_hash(subject)}"
 
 
-def ask_text(ask: Ask, report: CheckReport) -> str:
+def approval_page(approval_request: ApprovalRequest, report: CheckReport) -> str:
     """The plan as the approver sees it, with everything that the form asks for."""
-    plan = ask.plan
+    plan = approval_request.plan
     parts = [
         f"## {_headline(plan)}",
         (
             f"**This can never be undone.** {escape(plan.request.requested_by)} asks (a claim that "
-            f"nothing verifies) to {_deed(plan)}."
+            f"nothing verifies) to {_action(plan)}."
         ),
-        *_asked_again(ask),
+        *_reapproval_reasons(approval_request),
         "### Facts",
         facts_table(plan),
         "### What cannot be undone",
-        bullets(CANNOT_BE_UNDONE + (() if plan.workspace_id else CREATED_FOR_GOOD)),
+        bullets(IRREVERSIBLE_EFFECTS + (() if plan.workspace_id else IRREVERSIBLE_CREATE)),
         "### What stops working",
         bullets(STOPS_WORKING),
         "### When it takes effect",
         bullets(TAKES_EFFECT),
         *_warnings(report),
         "### To answer",
-        f"Type {_typed(plan)}, and copy the plan digest: {code(ask.digest)}",
-        *signing_text(ask),
-        f"The ask expires at {ask.expires_at:%Y-%m-%d %H:%M %Z}. An expired ask is never a yes.",
+        f"Type {_typed(plan)}, and copy the plan digest: {code(approval_request.digest)}",
+        *signing_text(approval_request),
+        (
+            f"The approval request expires at {approval_request.expires_at:%Y-%m-%d %H:%M %Z}. "
+            "After that no approval counts."
+        ),
     ]
     return "\n\n".join(parts)
 
 
-def essence(ask: Ask) -> str:
+def approval_summary(approval_request: ApprovalRequest) -> str:
     """What is asked, in three sentences for the form itself.
 
     Prefect's first UI squeezes the text above a form to nothing on a small screen; a field's
     description always shows. Its second UI shows that without Markdown, so code spans are all.
     """
-    plan = ask.plan
+    plan = approval_request.plan
     named = f", named {code(plan.workspace_name)}" if plan.workspace_id else ""
     return (
-        f"{code(plan.request.requested_by)} (a claim) asks to {_deed(plan)}{named}. "
+        f"{code(plan.request.requested_by)} (a claim) asks to {_action(plan)}{named}. "
         "This can never be undone. Read the whole plan first, among the Artifacts of this run. "
-        f"The ask expires at {ask.expires_at:%Y-%m-%d %H:%M %Z}."
+        f"The ask expires at {approval_request.expires_at:%Y-%m-%d %H:%M %Z}."
     )
 
 
@@ -157,8 +160,8 @@ def facts_table(plan: Plan) -> str:
 
 
 def final_report(
-    ask: Ask,
-    answer: Answer,
+    approval_request: ApprovalRequest,
+    answer: ApprovalResponse,
     signers: Sequence[str],
     report: CheckReport,
     attached: Sequence[tuple[str, str]],
@@ -166,14 +169,14 @@ def final_report(
     """The report of an onboarding that ended with the key attached.
 
     Args:
-        ask: The ask that was answered.
+        approval_request: The ask that was answered.
         answer: The approval.
         signers: Whose signatures were verified.
         report: The prerequisites at the attach.
         attached: Rows (what, value) about the attach and its read-back; escaped here.
     """
     parts = [
-        f"# {escape(ask.plan.workspace_name)} has its key",
+        f"# {escape(approval_request.plan.workspace_name)} has its key",
         table(("attach", ""), ((escape(what), escape(value)) for what, value in attached)),
         "## Approval",
         table(
@@ -182,35 +185,42 @@ def final_report(
                 ("approver" if signers else "approver (a claim)", escape(answer.approver)),
                 ("signed by", escape(", ".join(signers) or "nobody")),
                 ("comment", escape(answer.comment)),
-                ("plan digest", code(ask.digest)),
-                ("asked", f"{ask.asked_at:%Y-%m-%d %H:%M:%S %Z}, ask {ask.key}"),
+                ("plan digest", code(approval_request.digest)),
+                (
+                    "requested",
+                    f"{approval_request.requested_at:%Y-%m-%d %H:%M:%S %Z}, {approval_request.key}",
+                ),
             ),
         ),
         "## What to do next",
         bullets(NEXT_STEPS),
         "## The approved plan",
-        facts_table(ask.plan),
+        facts_table(approval_request.plan),
         "## Prerequisites at the attach",
         checks_table(report),
     ]
     return "\n\n".join(parts)
 
 
-def refused_report(ask: Ask, report: CheckReport, headline: str, reasons: Iterable[str]) -> str:
+def refused_report(
+    approval_request: ApprovalRequest, report: CheckReport, headline: str, reasons: Iterable[str]
+) -> str:
     """The report of an ask that ended without an attach."""
-    nothing = "nothing was attached" if ask.plan.workspace_id else "no workspace was created"
+    nothing = (
+        "nothing was attached" if approval_request.plan.workspace_id else "no workspace was created"
+    )
     parts = [
         f"# {escape(headline)}: {nothing}",
         bullets(escape(reason) for reason in reasons),
         "## The plan that was asked about",
-        facts_table(ask.plan),
+        facts_table(approval_request.plan),
         "## Prerequisites at the ask",
         checks_table(report),
     ]
     return "\n\n".join(parts)
 
 
-def standing_report(facts: LiveFacts, report: CheckReport, *, repaired: bool) -> str:
+def already_attached_report(facts: LiveFacts, report: CheckReport, *, repaired: bool) -> str:
     """The report of a run that found the key attached already."""
     parts = [
         f"# {escape(facts.workspace_name)} has its key already",
@@ -252,17 +262,20 @@ def _typed(plan: Plan) -> str:
     return "the workspace id" if plan.workspace_id else "the name of the new workspace"
 
 
-def _deed(plan: Plan) -> str:
+def _action(plan: Plan) -> str:
     """What an approval would do."""
     if plan.workspace_id is None:
         return f"create workspace {code(plan.workspace_name)} with {code(plan.key_name)}"
     return f"attach {code(plan.key_name)} to workspace {code(plan.workspace_id)}"
 
 
-def _asked_again(ask: Ask) -> list[str]:
-    if not ask.because:
+def _reapproval_reasons(approval_request: ApprovalRequest) -> list[str]:
+    if not approval_request.reapproval_reasons:
         return []
-    return ["### Why you are asked again", bullets(escape(reason) for reason in ask.because)]
+    return [
+        "### Why you are asked again",
+        bullets(escape(reason) for reason in approval_request.reapproval_reasons),
+    ]
 
 
 def _warnings(report: CheckReport) -> list[str]:

@@ -25,7 +25,7 @@ from cmek.names import (
     PROJECT_ID_PATTERN,
     WORKSPACE_ID,
     KeyName,
-    folded,
+    normalize_confusable,
     short_hash,
     slug,
 )
@@ -73,21 +73,25 @@ def data_residency(residency: Residency) -> dict[str, object]:
     return {"workspace_geo": "us"} | _INFERENCE[residency]
 
 
-def born_of(workspaces: Iterable[Workspace], run_id: str) -> tuple[Workspace, ...]:
+def created_by_run(workspaces: Iterable[Workspace], run_id: str) -> tuple[Workspace, ...]:
     """Those that this run created, archived or renamed since or not."""
     return tuple(one for one in workspaces if one.tags.get(CREATED_BY_TAG) == run_id)
 
 
-def namesakes(workspaces: Iterable[Workspace], name: str) -> tuple[Workspace, ...]:
+def same_name_workspaces(workspaces: Iterable[Workspace], name: str) -> tuple[Workspace, ...]:
     """Live workspaces of this name, or of one that looks like it.
 
     An archived one does not count: it can't be mixed up with the new one in use.
     """
-    wanted = folded(name)
-    return tuple(one for one in workspaces if not one.is_archived and folded(one.name) == wanted)
+    wanted = normalize_confusable(name)
+    return tuple(
+        one
+        for one in workspaces
+        if not one.is_archived and normalize_confusable(one.name) == wanted
+    )
 
 
-def named(workspaces: Iterable[Workspace]) -> str:
+def shown_workspaces(workspaces: Iterable[Workspace]) -> str:
     """Ids and names for a message."""
     return ", ".join(f"{one.id} ({one.name})" for one in workspaces)
 

@@ -20,15 +20,15 @@ from typing import Final, Self
 import svg
 from pydantic import ConfigDict, Field, ValidationError
 
-from cmek.keys.verdicts import KeyRecord, Reason, Verdict
+from cmek.keys.verdicts import Health, HealthReason, KeyRecord
 from cmek.markdown import code, escape, table
 from cmek.models import FrozenModel
 
 SIGNS: Final = {
-    Verdict.HEALTHY: "🟢 healthy",
-    Verdict.AT_RISK: "🟠 at risk",
-    Verdict.BROKEN: "🔴 broken",
-    Verdict.UNKNOWN: "❔ unknown",
+    Health.HEALTHY: "🟢 healthy",
+    Health.AT_RISK: "🟠 at risk",
+    Health.BROKEN: "🔴 broken",
+    Health.UNKNOWN: "❔ unknown",
 }
 _RECORD: Final = "```json\n"
 _END: Final = "\n```"
@@ -83,7 +83,7 @@ def _reasons(record: KeyRecord) -> Iterator[str]:
             yield "```sh\n" + "\n".join(map(_one_line, reason.commands)) + "\n```"
 
 
-def _row(reason: Reason, now: datetime) -> tuple[str, ...]:
+def _row(reason: HealthReason, now: datetime) -> tuple[str, ...]:
     left = reason.time_left(now)
     benchmark = f" ({reason.benchmark})" if reason.benchmark else ""
     who = f" Who can tell: {reason.who_can_tell}." if reason.who_can_tell else ""
@@ -94,7 +94,7 @@ def _row(reason: Reason, now: datetime) -> tuple[str, ...]:
         escape(f"{reason.says}.{who}{seen}"),
         _when(reason.since) if reason.since else "",
         shown_time(left) if left is not None else "",
-        SIGNS[reason.means] if reason.means is not Verdict.HEALTHY else "a remark",
+        SIGNS[reason.means] if reason.means is not Health.HEALTHY else "a remark",
     )
 
 
@@ -102,7 +102,7 @@ def _unreachable(record: KeyRecord) -> Iterator[str]:
     beyond_reach = record.unreachable
     if beyond_reach is None:
         return
-    following = beyond_reach.next_look
+    following = beyond_reach.next_check
     then = f"the next look is at {_when(following)}" if following else "the day is over"
     yield f"Unreachable since {_when(beyond_reach.since)}, {beyond_reach.looks} looks ago; {then}."
 
@@ -117,13 +117,13 @@ def _one_line(command: str) -> str:
 
 DAYS: Final = 30
 MARKS: Final = {
-    Verdict.HEALTHY: "·",
-    Verdict.AT_RISK: "▲",
-    Verdict.UNKNOWN: "?",
-    Verdict.BROKEN: "✖",
+    Health.HEALTHY: "·",
+    Health.AT_RISK: "▲",
+    Health.UNKNOWN: "?",
+    Health.BROKEN: "✖",
 }
 NOT_LOOKED: Final = "_"
-_BADNESS: Final = NOT_LOOKED + "".join(MARKS[verdict] for verdict in Verdict)
+_BADNESS: Final = NOT_LOOKED + "".join(MARKS[verdict] for verdict in Health)
 _VERDICTS: Final = {sign: verdict for verdict, sign in SIGNS.items()}
 _FORMAT: Final = "%Y-%m-%d %H:%M"
 
@@ -162,9 +162,9 @@ class FleetRow(FrozenModel):
         )
 
     @property
-    def level(self) -> Verdict:
+    def level(self) -> Health:
         """The verdict as a value; `unknown` when the text is none of ours."""
-        return _VERDICTS.get(self.verdict, Verdict.UNKNOWN)
+        return _VERDICTS.get(self.verdict, Health.UNKNOWN)
 
     @property
     def checked_on(self) -> date:
@@ -203,10 +203,10 @@ def published(rows: Iterable[FleetRow]) -> list[dict[str, str]]:
     return [row.model_dump(by_alias=True) for row in rows]
 
 
-def counts(rows: Iterable[FleetRow]) -> dict[Verdict, int]:
+def counts(rows: Iterable[FleetRow]) -> dict[Health, int]:
     """How many keys have each verdict."""
     found = Counter(row.level for row in rows)
-    return {verdict: found[verdict] for verdict in Verdict}
+    return {verdict: found[verdict] for verdict in Health}
 
 
 def _extend_history(before: FleetRow | None, today: date, mark: str) -> str:
@@ -227,16 +227,16 @@ def _shifted(days: str, by: int) -> str:
 
 
 COLOURS: Final = {
-    Verdict.HEALTHY: "#2e9d5b",
-    Verdict.AT_RISK: "#f0a020",
-    Verdict.UNKNOWN: "#8a8f98",
-    Verdict.BROKEN: "#d42a2a",
+    Health.HEALTHY: "#2e9d5b",
+    Health.AT_RISK: "#f0a020",
+    Health.UNKNOWN: "#8a8f98",
+    Health.BROKEN: "#d42a2a",
 }
 WORDS: Final = {
-    Verdict.BROKEN: "broken",
-    Verdict.UNKNOWN: "unknown",
-    Verdict.AT_RISK: "at risk",
-    Verdict.HEALTHY: "healthy",
+    Health.BROKEN: "broken",
+    Health.UNKNOWN: "unknown",
+    Health.AT_RISK: "at risk",
+    Health.HEALTHY: "healthy",
 }
 _BY_MARK: Final = {mark: COLOURS[verdict] for verdict, mark in MARKS.items()}
 _EMPTY: Final = "#e8eaed"
@@ -273,7 +273,7 @@ def _headline(rows: Sequence[FleetRow]) -> list[svg.Element]:
     found = counts(rows)
     parts: list[svg.Element] = []
     x = 12
-    for verdict in sorted(Verdict, key=lambda one: -one.rank):
+    for verdict in sorted(Health, key=lambda one: -one.rank):
         label = f"{found[verdict]} {WORDS[verdict]}"
         grey = "#b4b8bd" if not found[verdict] else "#202124"
         parts.append(svg.Rect(x=x, y=18, width=18, height=18, fill=COLOURS[verdict], rx=3))
@@ -289,7 +289,7 @@ def _bars(rows: Sequence[FleetRow], today: date) -> list[svg.Element]:
     columns = list(zip(*(row.marks_until(today) for row in rows), strict=True)) or []
     for day, marks in enumerate(columns):
         y = float(_TOP)
-        for mark in [*(MARKS[v] for v in sorted(Verdict, key=lambda v: -v.rank)), NOT_LOOKED]:
+        for mark in [*(MARKS[v] for v in sorted(Health, key=lambda v: -v.rank)), NOT_LOOKED]:
             size = marks.count(mark) / len(marks) * _BARS
             # one key in a thousand must still be seen
             size = max(size, 3.0) if size and mark not in (NOT_LOOKED, "·") else size
@@ -315,7 +315,7 @@ def _key(row: FleetRow, today: date, y: int) -> list[svg.Element]:
 
 def _sign(x: float, y: float, mark: str) -> list[svg.Element]:
     """The mark itself on what is not healthy, for whoever can't tell the colours apart."""
-    if mark in (MARKS[Verdict.HEALTHY], NOT_LOOKED):
+    if mark in (MARKS[Health.HEALTHY], NOT_LOOKED):
         return []
     return [svg.Text(x=x, y=y, text=mark, font_size=11, fill="#ffffff", text_anchor="middle")]
 
@@ -342,7 +342,7 @@ def _rest(rows: Sequence[FleetRow], troubled: Sequence[FleetRow], shown: Sequenc
 
 
 def _had_trouble(row: FleetRow, today: date) -> bool:
-    return bool(set(row.marks_until(today)) - {MARKS[Verdict.HEALTHY], NOT_LOOKED})
+    return bool(set(row.marks_until(today)) - {MARKS[Health.HEALTHY], NOT_LOOKED})
 
 
 def _text(x: float, y: float, text: str, *, size: int, fill: str) -> svg.Text:

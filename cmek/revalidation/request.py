@@ -20,7 +20,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from cmek.anthropic.models import ExternalKey, Workspace
-from cmek.keys.verdicts import Depth, Unreachability
+from cmek.keys.verdicts import Depth, UnreachableState
 from cmek.models import FormModel, FrozenModel
 from cmek.names import EXTERNAL_KEY_ID
 from cmek.onboarding.request import BLOCK_NAME
@@ -84,7 +84,7 @@ class RevalidationRequest(FormModel):
         description="Name of the GoogleKms block with the credential.",
         pattern=f"^{BLOCK_NAME}$",
     )
-    look_again: tuple[Unreachability, ...] = Field(
+    look_again: tuple[UnreachableState, ...] = Field(
         default=(),
         title="Look again",
         description="Leave empty: a revalidation fills it in for the follow-up that looks again "
@@ -118,7 +118,7 @@ class KeyRef(FrozenModel):
         return self.key_name.partition("/keyRings/")[0]
 
 
-class Registered(FrozenModel):
+class RegisteredKeys(FrozenModel):
     """The organization and its Google Cloud keys."""
 
     organization_id: UUID
@@ -164,14 +164,14 @@ BURST_SECONDS: Final = 1.0
 """How much of the quota may be used at once."""
 
 
-class Pacer:
+class RateLimiter:
     """Hands out turns at a steady pace; one for each event loop."""
 
     def __init__(self, reads_per_minute: int) -> None:
         self._interval = 60.0 / reads_per_minute
         self._next: dict[str, float] = defaultdict(float)
 
-    async def turn(self, where: str) -> None:
+    async def acquire(self, where: str) -> None:
         """Wait for a turn in `where` (a location's name)."""
         now = asyncio.get_running_loop().time()
         at = max(self._next[where], now - BURST_SECONDS)
@@ -179,7 +179,7 @@ class Pacer:
         if at > now:
             await asyncio.sleep(at - now)
 
-    def hold(self, where: str, seconds: float) -> None:
+    def pause(self, where: str, seconds: float) -> None:
         """Give no turn in `where` for some seconds: the service asked for it."""
         now = asyncio.get_running_loop().time()
         self._next[where] = max(self._next[where], now + seconds)

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, Validatio
 
 from cmek.canonical import NotCanonicalError, canonical_json
 from cmek.models import FrozenModel
-from cmek.onboarding.approval import Ask
+from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.request import EMAIL
 
 NAMESPACE: Final = "cmek-approval"
@@ -56,7 +56,7 @@ class Statement(FrozenModel):
 
     approver: Annotated[str, Field(pattern=f"^{EMAIL}$"), AfterValidator(_printable)]
     """The principal in the signers file."""
-    ask: str
+    approval_request: str
     comment: Annotated[str, Field(min_length=1, max_length=2000)]
     decision: Literal["approve", "reject"]
     expires_at: Moment
@@ -76,7 +76,12 @@ class Statement(FrozenModel):
 
 
 def statement_for(
-    ask: Ask, *, approver: str, decision: Literal["approve", "reject"], comment: str, at: datetime
+    approval_request: ApprovalRequest,
+    *,
+    approver: str,
+    decision: Literal["approve", "reject"],
+    comment: str,
+    at: datetime,
 ) -> Statement:
     """The statement that this approver signs to answer this ask.
 
@@ -85,17 +90,17 @@ def statement_for(
     """
     return Statement(
         approver=approver,
-        ask=ask.key,
+        approval_request=approval_request.key,
         comment=comment,
         decision=decision,
-        expires_at=ask.expires_at,
+        expires_at=approval_request.expires_at,
         issued_at=at.replace(microsecond=0),
-        key_name=ask.plan.key_name,
-        nonce=ask.nonce,
-        plan_digest=ask.digest,
-        run_id=ask.run_id,
-        workspace_id=ask.plan.request.workspace_id,
-        workspace_name=ask.plan.request.create_workspace,
+        key_name=approval_request.plan.key_name,
+        nonce=approval_request.nonce,
+        plan_digest=approval_request.digest,
+        run_id=approval_request.run_id,
+        workspace_id=approval_request.plan.request.workspace_id,
+        workspace_name=approval_request.plan.request.create_workspace,
     )
 
 
@@ -162,24 +167,28 @@ _COMMENT: Final = "why you approve"
 _TIME: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def signing_text(ask: Ask) -> list[str]:
+def signing_text(approval_request: ApprovalRequest) -> list[str]:
     """Paragraphs for the text of an ask; none when nobody has to sign."""
-    if not ask.signatures:
+    if not approval_request.signatures:
         return []
-    count = "One approver" if ask.signatures == 1 else f"{ask.signatures} different approvers"
+    count = (
+        "One approver"
+        if approval_request.signatures == 1
+        else f"{approval_request.signatures} different approvers"
+    )
     how = (
         f"{count} of this worker's `allowed_signers` must sign. Answer with `cmek approve "
-        f"{ask.run_id}`, which shows the plan that the digest is really of. In the form instead: "
+        f"{approval_request.run_id}`, which shows the plan that has this digest. In the form: "
         "put your address and comment into the next line (as in the form, and no apostrophe), run "
         "it, and paste all that it prints; several signed approvals stand one behind the other."
     )
-    return ["### To sign", how, f"```sh\n{signing_command(ask)}\n```"]
+    return ["### To sign", how, f"```sh\n{signing_command(approval_request)}\n```"]
 
 
-def signing_command(ask: Ask) -> str:
+def signing_command(approval_request: ApprovalRequest) -> str:
     """One line of POSIX shell that prints a signed approval of this ask."""
     statement = statement_for(
-        ask, approver=_APPROVER, decision="approve", comment=_COMMENT, at=_TIME
+        approval_request, approver=_APPROVER, decision="approve", comment=_COMMENT, at=_TIME
     )
     before, _, after = statement.text.partition("2000-01-01T00:00:00Z")
     return (

@@ -29,7 +29,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from cmek.onboarding.approval import Answer, Ask, same_person
+from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, same_identity
 from cmek.onboarding.plan import Plan
 from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement
 
@@ -178,7 +178,7 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _CommandOutput:
     code: int
     text: str
 
@@ -231,7 +231,7 @@ def _validity(said: str) -> str | None:
     return found[0].removeprefix("key ") if found else None
 
 
-def _run(arguments: Sequence[str], message: bytes) -> _Said:
+def _run(arguments: Sequence[str], message: bytes) -> _CommandOutput:
     try:
         done = subprocess.run(  # noqa: S603 - a fixed program; arguments are never a shell's
             [PROGRAM, *arguments],
@@ -246,7 +246,7 @@ def _run(arguments: Sequence[str], message: bytes) -> _Said:
         raise SignersRefusedError(
             f"{PROGRAM} is needed to verify signatures: {error}; install OpenSSH's client"
         ) from error
-    return _Said(done.returncode, done.stdout.decode(errors="replace").strip())
+    return _CommandOutput(done.returncode, done.stdout.decode(errors="replace").strip())
 
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
@@ -264,8 +264,13 @@ class Signatures:
     """Why others do not count."""
 
 
-def flaws(
-    ask: Ask, answer: Answer, live: Plan, signatures: Signatures, *, now: datetime
+def signature_problems(
+    approval_request: ApprovalRequest,
+    answer: ApprovalResponse,
+    live: Plan,
+    signatures: Signatures,
+    *,
+    now: datetime,
 ) -> tuple[str, ...]:
     """Why these signatures do not make the answer count; empty when they do.
 
@@ -275,25 +280,33 @@ def flaws(
     signed = [one.approval.statement for one in signatures.verified]
     found = [
         *signatures.problems,
-        *(flaw for statement in signed for flaw in _of_one(ask, answer, live, statement, now)),
-        *_of_people(live, signatures),
+        *(
+            flaw
+            for statement in signed
+            for flaw in _problems_of_one(approval_request, answer, live, statement, now)
+        ),
+        *_problems_of_people(live, signatures),
     ]
     if signed and not any(_gives(statement, answer) for statement in signed):
         found.append("no statement has the approver and the comment of the answer itself")
     return tuple(found)
 
 
-def _gives(statement: Statement, answer: Answer) -> bool:
+def _gives(statement: Statement, answer: ApprovalResponse) -> bool:
     return statement.approver == answer.approver and statement.comment == answer.comment
 
 
-def _of_one(
-    ask: Ask, answer: Answer, live: Plan, signed: Statement, now: datetime
+def _problems_of_one(
+    approval_request: ApprovalRequest,
+    answer: ApprovalResponse,
+    live: Plan,
+    signed: Statement,
+    now: datetime,
 ) -> Iterator[str]:
     compared = {
-        "run": (signed.run_id, ask.run_id),
-        "ask": (signed.ask, ask.key),
-        "ask (its nonce is not this one's)": (signed.nonce, ask.nonce),
+        "run": (signed.run_id, approval_request.run_id),
+        "approval request": (signed.approval_request, approval_request.key),
+        "ask (its nonce is not this one's)": (signed.nonce, approval_request.nonce),
         "plan": (signed.plan_digest, live.digest),
         "workspace": (
             (signed.workspace_id, signed.workspace_name),
@@ -301,7 +314,7 @@ def _of_one(
         ),
         "key": (signed.key_name, live.key_name),
         "decision": (signed.decision, answer.decision),
-        "expiry": (signed.expires_at, ask.expires_at),
+        "expiry": (signed.expires_at, approval_request.expires_at),
     }
     for what, (said, wanted) in compared.items():
         if said != wanted:
@@ -310,20 +323,20 @@ def _of_one(
         yield f"the signature of {signed.approver} expired at {signed.expires_at}"
     if signed.issued_at > now + CLOCK_SKEW:
         yield f"{signed.approver} signed in the future ({signed.issued_at}): set the clocks right"
-    if signed.issued_at < ask.asked_at - CLOCK_SKEW:
+    if signed.issued_at < approval_request.requested_at - CLOCK_SKEW:
         yield f"{signed.approver} signed before the ask was made ({signed.issued_at})"
 
 
-def _of_people(live: Plan, signatures: Signatures) -> Iterator[str]:
+def _problems_of_people(live: Plan, signatures: Signatures) -> Iterator[str]:
     """Each approver and each key counts once; the requester never, where others must sign."""
     people: list[str] = []
     for one in signatures.verified:
         name = one.approval.statement.approver
-        if any(same_person(name, other) for other in people):
+        if any(same_identity(name, other) for other in people):
             yield f"{name} has signed more than once"
         people.append(name)
         excluded = live.request.four_eyes or signatures.required > 1
-        if excluded and same_person(name, live.request.requested_by):
+        if excluded and same_identity(name, live.request.requested_by):
             yield f"{name} has asked for this, so somebody else must sign"
     if len({one.fingerprint for one in signatures.verified}) < len(people):
         yield "one key has signed in more than one name"

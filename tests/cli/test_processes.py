@@ -29,7 +29,7 @@ def children(tmp_path: Path) -> Iterator[list[Child]]:
     started: list[Child] = []
     yield started
     processes.stop(started, seconds=0)
-    processes.kill_strays("STACK_TEST", str(tmp_path))
+    processes.kill_orphans("STACK_TEST", str(tmp_path))
 
 
 def run(children: list[Child], tmp_path: Path, code: str) -> Child:
@@ -90,7 +90,7 @@ def test_a_stray_in_a_session_of_its_own_is_found_by_its_environment_and_killed(
     wait_up(child, times=2)
     processes.stop([child])
     assert len(alive(tmp_path)) == 1
-    processes.kill_strays("STACK_TEST", str(tmp_path))
+    processes.kill_orphans("STACK_TEST", str(tmp_path))
     assert alive(tmp_path) == []
 
 

@@ -21,20 +21,20 @@ from cmek.discovery.request import (
     read_announcement,
 )
 from cmek.discovery.rules import (
-    Course,
+    Action,
     Decision,
     EarlierRun,
     UnnameableKeyError,
+    blocking_run,
     complete,
-    differences,
-    epoch,
+    finished_run_count,
     idempotency_key,
+    ineligible_reason,
     key_for,
-    not_wanted,
-    objection,
     onboarding_for,
+    opt_in_missing_reason,
     page,
-    unfit,
+    request_differences,
 )
 from cmek.names import KMS_ID_PATTERN, WORKSPACE_ID
 from cmek.onboarding.request import OnboardingRequest
@@ -89,7 +89,7 @@ def test_a_workspace_is_unfit_for_a_reason_that_is_said(
     one: Workspace, request_fields: dict[str, Any], why: str | None
 ) -> None:
     """Whoever asks."""
-    found = unfit(one, asked(**request_fields), is_default=False)
+    found = ineligible_reason(one, asked(**request_fields), is_default=False)
     assert found is None if why is None else why in str(found)
 
 
@@ -110,12 +110,12 @@ def test_opt_in_is_by_exactly_what_the_request_says(
     one: Workspace, request_fields: dict[str, Any], *, wanted: bool
 ) -> None:
     """A tag does not opt in for a name rule, nor the other way round."""
-    assert (not_wanted(one, asked(**request_fields)) is None) is wanted
+    assert (opt_in_missing_reason(one, asked(**request_fields)) is None) is wanted
 
 
 def test_what_cannot_be_told_from_the_default_workspace_is_unfit() -> None:
     """Whatever its name."""
-    assert "default" in str(unfit(workspace(), asked(), is_default=True))
+    assert "default" in str(ineligible_reason(workspace(), asked(), is_default=True))
 
 
 @given(
@@ -186,7 +186,7 @@ def test_what_is_announced_wins_over_what_the_deployment_says() -> None:
 def test_earlier_runs_speak_against_another_one(runs: list[EarlierRun], why: str | None) -> None:
     """In any order."""
     for order in (runs, runs[::-1]):
-        found = objection(order, now=NOW, try_again_after=DAY)
+        found = blocking_run(order, now=NOW, try_again_after=DAY)
         assert found is None if why is None else why in str(found)
 
 
@@ -194,7 +194,9 @@ def test_earlier_runs_speak_against_another_one(runs: list[EarlierRun], why: str
 def test_the_epoch_grows_with_each_end_and_with_nothing_else(ends: list[bool]) -> None:
     """So that a call is repeated while a run is under way, and new behind it."""
     runs = [run("Failed" if end else "Running", finished=end) for end in ends]
-    assert idempotency_key("wrkspc_01P", epoch(runs)) == f"onboard:wrkspc_01P:{sum(ends)}"
+    assert (
+        idempotency_key("wrkspc_01P", finished_run_count(runs)) == f"onboard:wrkspc_01P:{sum(ends)}"
+    )
 
 
 @given(st.dictionaries(st.text(), st.integers()), st.dictionaries(st.text(), st.integers()))
@@ -203,7 +205,7 @@ def test_a_difference_is_found_where_a_field_that_was_asked_for_is_not_so(
 ) -> None:
     """More fields on the other side are its defaults."""
     same = all(name in found and found[name] == value for name, value in wanted.items())
-    assert (differences(wanted, found) == ()) is same
+    assert (request_differences(wanted, found) == ()) is same
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_a_field_that_is_left_out_has_its_default_on_both_sides(
 ) -> None:
     """Two bodies that ask for the same are no difference, and one that asks for less is."""
     base = {"workspace_id": "wrkspc_01P000", "project_id": PROJECT, "requested_by": "a@example.com"}
-    assert list(differences(complete(base | second), complete(base | first))) == named
+    assert list(request_differences(complete(base | second), complete(base | first))) == named
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists) | st.text())
@@ -239,13 +241,13 @@ def test_an_event_that_asks_for_what_a_person_decides_is_refused(field: str) -> 
         read_announcement(payload)
 
 
-def decision(course: Course) -> Decision:
+def decision(action: Action) -> Decision:
     """About some workspace."""
-    return Decision(workspace_id="wrkspc_01P", workspace_name="a|<b>", course=course, why="|")
+    return Decision(workspace_id="wrkspc_01P", workspace_name="a|<b>", action=action, why="|")
 
 
 def test_names_of_workspaces_cannot_draw_in_the_page() -> None:
     """They come from outside."""
-    row = page([decision(Course.LEFT_OUT)]).splitlines()[-1]
+    row = page([decision(Action.LEFT_OUT)]).splitlines()[-1]
     assert "<b>" not in row
     assert len(re.findall(r"(?<!\\)\|", row)) == 6

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from cmek.evidence.record import (
     GENESIS,
     REMOVED,
-    Broken,
-    BrokenEvidenceError,
     Chain,
     Event,
     EvidenceEntry,
+    EvidenceIntegrityError,
+    IntegrityError,
     loads,
     verify,
 )
@@ -47,7 +47,7 @@ def sample() -> bytes:
     events = [
         Event(kind="started", subject="wrkspc_01abcdef", body={"requested_by": "ada@example.com"}),
         Event(kind="write", subject="CreateCryptoKey k", body={"before": None, "after": {"a": 1}}),
-        Event(kind="answer", subject="attach-1-1", body={"comment": "Zürich\nsagt ja"}),
+        Event(kind="approval_response", subject="attach-1-1", body={"comment": "Zürich\nsagt ja"}),
         Event(kind="attached", subject="wrkspc_01abcdef", body=[1, "two", None, True]),
     ]
     return told(events).dumps().encode()
@@ -71,7 +71,7 @@ def test_every_flipped_byte_is_found_in_the_entry_that_holds_it() -> None:
             changed = bytearray(record)
             changed[place] ^= bit
             verdict = verify(bytes(changed))
-            assert isinstance(verdict, Broken), (place, bit)
+            assert isinstance(verdict, IntegrityError), (place, bit)
             assert verdict.line == line, (place, bit, verdict)
 
 
@@ -83,7 +83,7 @@ def test_any_single_change_fails_verification(events: list[Event], data: st.Data
     end = data.draw(st.integers(start, min(len(record), start + 40)))
     changed = record[:start] + data.draw(st.binary(max_size=40)) + record[end:]
     if changed != record:
-        assert isinstance(verify(changed), Broken)
+        assert isinstance(verify(changed), IntegrityError)
 
 
 @given(STEPS, st.data())
@@ -94,7 +94,7 @@ def test_any_change_of_whole_lines_fails_verification(
     lines = [f"{line}\n" for line in told(events).dumps().split("\n")[:-1]]
     shuffled = data.draw(st.lists(st.sampled_from(lines), max_size=len(lines) + 2))
     if shuffled != lines:
-        assert isinstance(verify("".join(shuffled)), Broken)
+        assert isinstance(verify("".join(shuffled)), IntegrityError)
 
 
 @given(STEPS, st.lists(st.integers(0, 4), max_size=6))
@@ -134,8 +134,8 @@ def test_a_forged_entry_with_a_right_hash_still_breaks_the_chain() -> None:
     forged = forged.model_copy(update={"hash": forged.computed_hash})
     entries = (chain.entries[0], forged, *chain.entries[2:])
     verdict = verify(Chain(entries).dumps())
-    assert isinstance(verdict, Broken)
-    assert verdict.where == "entry 3 (answer attach-1-1)"
+    assert isinstance(verdict, IntegrityError)
+    assert verdict.where == "entry 3 (approval_response attach-1-1)"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_chain_of_right_hashes_must_make_sense_too(
         previous = entries[-1].hash if entries else GENESIS
         entries.append(EvidenceEntry.seal(number, NOON, "run-1", event, previous))
     verdict = verify(Chain(entries).dumps())
-    assert isinstance(verdict, Broken)
+    assert isinstance(verdict, IntegrityError)
     assert problem in verdict.problem
 
 
@@ -174,14 +174,14 @@ def test_the_same_content_in_other_bytes_is_a_change(written: bytes, rewritten: 
     record = sample()
     assert written in record
     verdict = verify(record.replace(written, rewritten, 1))
-    assert isinstance(verdict, Broken)
+    assert isinstance(verdict, IntegrityError)
     assert verdict.line == 1
 
 
 @pytest.mark.parametrize("text", ["", "\n", "{}\n", "[]", "\ud800\n", "[" * 100_000 + "\n"])
 def test_what_is_no_record_is_refused_in_words(text: str) -> None:
     """Any text gives a typed answer, never another exception."""
-    with pytest.raises(BrokenEvidenceError, match="seal"):
+    with pytest.raises(EvidenceIntegrityError, match="seal"):
         loads(text)
 
 
@@ -204,7 +204,7 @@ def test_an_empty_chain_is_a_record_too() -> None:
 def test_what_looks_like_a_credential_never_enters_the_record(secret: str) -> None:
     """Wherever it stands in an event's body, also inside a comment or as a name."""
     body = {"comment": f"I used {secret} for it", "deep": [{secret: secret}]}
-    record = told([Event(kind="answer", subject="a", body=body)]).dumps()
+    record = told([Event(kind="approval_response", subject="a", body=body)]).dumps()
     assert secret.splitlines()[0] not in record
     assert record.count(REMOVED) == 3
     assert "I used" in record

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from cmek.anthropic_identity import VIEWER
 from cmek.onboarding.gate import (
     FRESHNESS_SECONDS,
-    Circumstances,
-    Course,
+    GateInput,
     Permit,
-    Reason,
     Refusal,
+    RefusalKind,
+    RefusalReason,
     ValidationProof,
     decide,
 )
@@ -31,9 +31,9 @@ MONOTONIC = make.LOADED_AT + 2
 def verdict(**parts: Any) -> Permit | Refusal:
     """`decide` with everything in order but for `parts`."""
     return decide(
-        parts.get("ask", make.ask()),
+        parts.get("approval_request", make.approval_request()),
         parts.get("answer", make.answer()),
-        parts.get("circumstances", make.circumstances()),
+        parts.get("gate_input", make.gate_input()),
         now=parts.get("now", make.NOW),
         monotonic=parts.get("monotonic", MONOTONIC),
     )
@@ -44,19 +44,19 @@ def codes(outcome: Permit | Refusal) -> set[str]:
     return {reason.code for reason in outcome.reasons} if isinstance(outcome, Refusal) else set()
 
 
-def with_facts(**changes: Any) -> Circumstances:
+def with_facts(**changes: Any) -> GateInput:
     """Circumstances whose facts and plan have both changed."""
     facts = make.facts(**changes)
-    return make.circumstances(facts=facts, plan=make.plan(facts))
+    return make.gate_input(facts=facts, plan=make.plan(facts))
 
 
-def approved(circumstances: Circumstances, **parts: Any) -> Permit | Refusal:
+def approved(gate_input: GateInput, **parts: Any) -> Permit | Refusal:
     """The verdict when the approver saw exactly these circumstances."""
-    plan = circumstances.plan
+    plan = gate_input.plan
     return verdict(
-        ask=make.ask(plan),
+        approval_request=make.approval_request(plan),
         answer=make.answer(plan_digest=plan.digest),
-        circumstances=circumstances,
+        gate_input=gate_input,
         **parts,
     )
 
@@ -75,18 +75,18 @@ def test_a_permit_says_all_that_it_is_for() -> None:
     assert isinstance(permit, Permit)
     assert permit.external_key_id == make.facts().external_key_id
     assert permit.approver == make.answer().approver
-    assert permit.expires_at == make.ask().expires_at
-    assert permit.valid_until == make.circumstances().validation.started_at + 60.0
+    assert permit.expires_at == make.approval_request().expires_at
+    assert permit.valid_until == make.gate_input().validation.started_at + 60.0
 
 
 @pytest.mark.parametrize(
     "kind",
     [
         Permit,
-        Reason,
+        RefusalReason,
         Refusal,
         ValidationProof,
-        Circumstances,
+        GateInput,
         Signatures,
         Verified,
         FileFacts,
@@ -111,26 +111,30 @@ def test_a_permit_cannot_be_made_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "course"),
+    ("answer", "code", "kind"),
     [
-        ({"decision": "reject"}, "rejected", Course.REJECTED),
-        ({"workspace_id": "wrkspc_01SomethingElse"}, "workspace_id", Course.ASK_AGAIN),
-        ({"plan_digest": "0" * 64}, "plan", Course.ASK_AGAIN),
-        ({"approver": "ada@example.com"}, "four_eyes", Course.ASK_AGAIN),
-        ({"approver": "ADA@EXAMPLE.COM"}, "four_eyes", Course.ASK_AGAIN),
-        ({"approver": "ａda@example.com"}, "four_eyes", Course.ASK_AGAIN),
-        ({"approver": "a\u200bda@example.com"}, "four_eyes", Course.ASK_AGAIN),
-        ({"approver": "  "}, "approver", Course.ASK_AGAIN),
+        ({"decision": "reject"}, "rejected", RefusalKind.REJECTED),
+        (
+            {"workspace_id": "wrkspc_01SomethingElse"},
+            "workspace_id",
+            RefusalKind.REAPPROVAL_REQUIRED,
+        ),
+        ({"plan_digest": "0" * 64}, "plan", RefusalKind.REAPPROVAL_REQUIRED),
+        ({"approver": "ada@example.com"}, "four_eyes", RefusalKind.REAPPROVAL_REQUIRED),
+        ({"approver": "ADA@EXAMPLE.COM"}, "four_eyes", RefusalKind.REAPPROVAL_REQUIRED),
+        ({"approver": "ａda@example.com"}, "four_eyes", RefusalKind.REAPPROVAL_REQUIRED),
+        ({"approver": "a\u200bda@example.com"}, "four_eyes", RefusalKind.REAPPROVAL_REQUIRED),
+        ({"approver": "  "}, "approver", RefusalKind.REAPPROVAL_REQUIRED),
     ],
 )
 def test_an_answer_that_does_not_count_is_refused(
-    answer: dict[str, Any], code: str, course: Course
+    answer: dict[str, Any], code: str, kind: RefusalKind
 ) -> None:
     """Each flaw of an answer is named and leads to the right course."""
     outcome = verdict(answer=make.answer(**answer))
     assert code in codes(outcome)
     assert isinstance(outcome, Refusal)
-    assert outcome.course is course
+    assert outcome.kind is kind
 
 
 def test_without_four_eyes_the_requester_may_approve() -> None:
@@ -138,21 +142,21 @@ def test_without_four_eyes_the_requester_may_approve() -> None:
     request = make.REQUEST.model_copy(update={"four_eyes": False})
     plan = make.plan(request=request)
     outcome = verdict(
-        ask=make.ask(plan),
+        approval_request=make.approval_request(plan),
         answer=make.answer(plan_digest=plan.digest, approver="ada@example.com"),
-        circumstances=make.circumstances(plan=plan, pinned=request),
+        gate_input=make.gate_input(plan=plan, pinned=request),
     )
     assert isinstance(outcome, Permit)
 
 
 def test_warnings_must_be_acknowledged() -> None:
     """A plan with warnings needs the acknowledgement, one without does not."""
-    circumstances = make.circumstances(plan=make.plan(warnings=("billing (unknown)",)))
-    assert codes(approved(circumstances)) == {"warnings"}
-    digest = circumstances.plan.digest
+    gate_input = make.gate_input(plan=make.plan(warnings=("billing (unknown)",)))
+    assert codes(approved(gate_input)) == {"warnings"}
+    digest = gate_input.plan.digest
     outcome = verdict(
         answer=make.answer(plan_digest=digest, acknowledge_warnings=True),
-        circumstances=circumstances,
+        gate_input=gate_input,
     )
     assert isinstance(outcome, Permit)
 
@@ -179,7 +183,7 @@ def test_facts_that_must_not_be_attached_stop_even_when_approved(
     outcome = approved(with_facts(**changes))
     assert code in codes(outcome)
     assert isinstance(outcome, Refusal)
-    assert outcome.course is Course.STOP
+    assert outcome.kind is RefusalKind.BLOCKED
 
 
 def test_a_version_destroyed_long_ago_blocks_nothing() -> None:
@@ -190,23 +194,26 @@ def test_a_version_destroyed_long_ago_blocks_nothing() -> None:
 def test_only_a_look_that_took_too_long_is_worth_another() -> None:
     """Together with any other reason it is no matter of time."""
     late = MONOTONIC + FRESHNESS_SECONDS
-    outcome = approved(make.circumstances(), monotonic=late)
+    outcome = approved(make.gate_input(), monotonic=late)
     assert isinstance(outcome, Refusal)
-    assert (outcome.is_only_late, outcome.course) == (True, Course.ASK_AGAIN)
-    for circumstances in (make.circumstances(), with_facts(workspace_archived=True)):
+    assert (outcome.is_stale_validation_only, outcome.kind) == (
+        True,
+        RefusalKind.REAPPROVAL_REQUIRED,
+    )
+    for gate_input in (make.gate_input(), with_facts(workspace_archived=True)):
         outcome = verdict(
-            answer=make.answer(decision="reject"), circumstances=circumstances, monotonic=late
+            answer=make.answer(decision="reject"), gate_input=gate_input, monotonic=late
         )
         assert isinstance(outcome, Refusal)
-        assert not outcome.is_only_late
+        assert not outcome.is_stale_validation_only
     outcome = approved(with_facts(workspace_archived=True), monotonic=late)
     assert isinstance(outcome, Refusal)
-    assert (outcome.is_only_late, outcome.course) == (False, Course.STOP)
+    assert (outcome.is_stale_validation_only, outcome.kind) == (False, RefusalKind.BLOCKED)
 
 
 def test_a_prerequisite_that_newly_fails_stops() -> None:
     """The checks are read again after the answer."""
-    outcome = verdict(circumstances=make.circumstances(failed_checks=("Billing",)))
+    outcome = verdict(gate_input=make.gate_input(failed_checks=("Billing",)))
     assert codes(outcome) == {"checks"}
 
 
@@ -215,8 +222,11 @@ def test_a_prerequisite_that_newly_fails_stops() -> None:
 )
 def test_the_expiry_counts_at_the_moment_of_the_gate(seconds: float, refused: bool) -> None:
     """Not later than the expiry, to the second, whatever the answer's own time was."""
-    ask = make.ask()
-    outcome = verdict(ask=ask, now=ask.expires_at + timedelta(seconds=seconds))
+    approval_request = make.approval_request()
+    outcome = verdict(
+        approval_request=approval_request,
+        now=approval_request.expires_at + timedelta(seconds=seconds),
+    )
     assert (codes(outcome) == {"expired"}) is refused
 
 
@@ -228,47 +238,47 @@ def test_only_a_validation_from_after_the_answer_and_within_a_minute_counts(
     started = make.LOADED_AT + started_after
     monotonic = started + age
     proof = ValidationProof(succeeded=True, started_at=started, error=None, request_id=None)
-    outcome = verdict(circumstances=make.circumstances(validation=proof), monotonic=monotonic)
+    outcome = verdict(gate_input=make.gate_input(validation=proof), monotonic=monotonic)
     may = started >= make.LOADED_AT and 0 <= monotonic - started <= FRESHNESS_SECONDS
     assert isinstance(outcome, Permit) is may
 
 
 def test_a_failed_validation_stops() -> None:
     """However fresh it is."""
-    proof = replace(make.circumstances().validation, succeeded=False, error="no access")
-    assert "validation" in codes(verdict(circumstances=make.circumstances(validation=proof)))
+    proof = replace(make.gate_input().validation, succeeded=False, error="no access")
+    assert "validation" in codes(verdict(gate_input=make.gate_input(validation=proof)))
 
 
 def test_only_the_latest_ask_counts() -> None:
     """An answer to an earlier ask is stale."""
-    assert codes(verdict(circumstances=make.circumstances(latest_ask=2))) == {"stale_ask"}
+    assert codes(verdict(gate_input=make.gate_input(latest_request_number=2))) == {"stale_ask"}
 
 
 def test_a_request_that_is_not_the_pinned_one_stops() -> None:
     """Even when the digest of the changed plan was approved."""
     other = make.REQUEST.model_copy(update={"requested_by": "eve@example.com"})
     plan = make.plan(request=other)
-    circumstances = make.circumstances(plan=plan)
-    assert "request" in codes(approved(circumstances))
+    gate_input = make.gate_input(plan=plan)
+    assert "request" in codes(approved(gate_input))
 
 
 def test_a_difference_is_named() -> None:
     """The refusal says which fact was what and is what."""
-    outcome = verdict(circumstances=with_facts(workspace_name="Renamed"))
+    outcome = verdict(gate_input=with_facts(workspace_name="Renamed"))
     assert isinstance(outcome, Refusal)
     assert "workspace_name: was 'Fresh', is 'Renamed'" in str(outcome)
-    assert outcome.course is Course.ASK_AGAIN
+    assert outcome.kind is RefusalKind.REAPPROVAL_REQUIRED
 
 
 def test_a_no_outweighs_a_stop_and_a_stop_another_ask() -> None:
     """The course of many reasons is that of the gravest."""
     gone = with_facts(workspace_archived=True)
-    rejected = verdict(answer=make.answer(decision="reject"), circumstances=gone)
-    stopped = verdict(circumstances=gone)
+    rejected = verdict(answer=make.answer(decision="reject"), gate_input=gone)
+    stopped = verdict(gate_input=gone)
     assert isinstance(rejected, Refusal)
     assert isinstance(stopped, Refusal)
-    assert rejected.course is Course.REJECTED
-    assert stopped.course is Course.STOP
+    assert rejected.kind is RefusalKind.REJECTED
+    assert stopped.kind is RefusalKind.BLOCKED
 
 
 def test_a_permit_goes_stale() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cmek.onboarding.gate import Course, Permit, Refusal, decide
+from cmek.onboarding.gate import Permit, Refusal, RefusalKind, decide
 from cmek.onboarding.plan import LiveFacts
 from cmek.onboarding.request import OnboardingRequest
 from tests.support import facts as make
@@ -29,9 +29,9 @@ def verdict(live: LiveFacts | None = None, **answer: Any) -> Permit | Refusal:
     now = make.plan(live or facts(), REQUEST)
     given = {"workspace_id": None, "workspace_name": NAME, "plan_digest": plan.digest} | answer
     return decide(
-        make.ask(plan),
+        make.approval_request(plan),
         make.answer(**given),
-        make.circumstances(facts=live or facts(), plan=now, pinned=REQUEST),
+        make.gate_input(facts=live or facts(), plan=now, pinned=REQUEST),
         now=make.NOW,
         monotonic=make.LOADED_AT + 2,
     )
@@ -62,13 +62,13 @@ def test_anything_else_is_asked_again(answer: dict[str, Any]) -> None:
     refusal = verdict(**answer)
     assert isinstance(refusal, Refusal)
     assert [reason.code for reason in refusal.reasons] == ["workspace_id"]
-    assert refusal.course is Course.ASK_AGAIN
+    assert refusal.kind is RefusalKind.REAPPROVAL_REQUIRED
 
 
 def test_an_id_where_a_name_is_asked_for_does_not_count_the_other_way_round() -> None:
     """For a workspace that exists, a name besides its id is one answer too many."""
     refusal = decide(
-        make.ask(), make.answer(workspace_name="Fresh"), make.circumstances(),
+        make.approval_request(), make.answer(workspace_name="Fresh"), make.gate_input(),
         now=make.NOW, monotonic=make.LOADED_AT + 2,
     )  # fmt: skip
     assert isinstance(refusal, Refusal)
@@ -79,5 +79,5 @@ def test_a_workspace_of_the_name_stops_it_and_is_named() -> None:
     """Whoever approves: creating would make a second one."""
     refusal = verdict(facts(namesakes=("wrkspc_01Another",)))
     assert isinstance(refusal, Refusal)
-    assert refusal.course is Course.STOP
+    assert refusal.kind is RefusalKind.BLOCKED
     assert "wrkspc_01Another" in str(refusal)

@@ -18,9 +18,16 @@ from cmek.anthropic.models import Validation
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.gcp.iam import PolicyBinding, PolicyView
 from cmek.keys import health as unreachable
-from cmek.keys.health import HEALTH_RULES, change, event_id, judge, onboarded, unfinished
-from cmek.keys.snapshot import KeyReading
-from cmek.keys.verdicts import KeyRecord, Look, Reason, Severity, Unreachability, Verdict
+from cmek.keys.health import (
+    HEALTH_RULES,
+    event_id,
+    health_event,
+    judge,
+    onboarding_record,
+    unfinished,
+)
+from cmek.keys.snapshot import KeySnapshot
+from cmek.keys.verdicts import CheckRun, Health, HealthReason, KeyRecord, Severity, UnreachableState
 from cmek.revalidation.fleet import (
     DAYS,
     MARKS,
@@ -35,7 +42,7 @@ from cmek.revalidation.fleet import (
     read_rows,
     shown_time,
 )
-from cmek.revalidation.request import KeyRef, Pacer, by_ring
+from cmek.revalidation.request import KeyRef, RateLimiter, by_ring
 from tests.support.facts import KEY_NAME, NOW, ORGANIZATION, facts, key, version
 
 GRANTED = PolicyView(
@@ -46,12 +53,14 @@ REFUSED = Failed("PERMISSION_DENIED", "not for you")
 RUN = "3f1c9a52-0000-4000-8000-000000000001"
 
 
-def look(minutes: float = 0, *, run: str = RUN, asked_to: bool = False) -> Look:
+def look(minutes: float = 0, *, run: str = RUN, is_scheduled_recheck: bool = False) -> CheckRun:
     """A look so many minutes later."""
-    return Look(run_id=run, now=NOW + timedelta(minutes=minutes), asked_to=asked_to)
+    return CheckRun(
+        run_id=run, now=NOW + timedelta(minutes=minutes), is_scheduled_recheck=is_scheduled_recheck
+    )
 
 
-def reading(**changes: Any) -> KeyReading:
+def reading(**changes: Any) -> KeySnapshot:
     """Everything read, and in order."""
     healthy = key(
         rotation_period=timedelta(days=90),
@@ -72,7 +81,7 @@ def reading(**changes: Any) -> KeyReading:
         "policy": Ok(GRANTED),
         "ring_policy": Ok(NOBODY),
     }
-    return KeyReading(**(values | changes))
+    return KeySnapshot(**(values | changes))
 
 
 def validated(error: str | None = None) -> Ok[Validation]:
@@ -81,7 +90,7 @@ def validated(error: str | None = None) -> Ok[Validation]:
     return Ok(Validation(status=status, error=error, request_id="req_01"))
 
 
-def record(verdict: Verdict, **changes: Any) -> KeyRecord:
+def record(verdict: Health, **changes: Any) -> KeyRecord:
     """A record with this verdict."""
     values = {
         "external_key_id": "ekey_01TestKey",
@@ -94,7 +103,7 @@ def record(verdict: Verdict, **changes: Any) -> KeyRecord:
         "run_id": RUN,
         "reasons": (),
         "announced": verdict,
-        "announced_before": Verdict.HEALTHY,
+        "announced_before": Health.HEALTHY,
     }
     return KeyRecord(**(values | changes))
 
@@ -102,7 +111,7 @@ def record(verdict: Verdict, **changes: Any) -> KeyRecord:
 def test_a_key_in_order_is_healthy_and_recorded_for_later_looks() -> None:
     """The first full look becomes what later looks compare with."""
     found = judge(reading(), None, look())
-    assert (found.verdict, found.reasons) == (Verdict.HEALTHY, ())
+    assert (found.verdict, found.reasons) == (Health.HEALTHY, ())
     assert found.baseline is not None
     assert found.baseline.source == "first look"
 
@@ -113,8 +122,8 @@ def test_a_key_in_order_is_healthy_and_recorded_for_later_looks() -> None:
 def test_a_look_that_could_not_read_everything_is_never_healthy(parts: set[str]) -> None:
     """Whatever was refused, the verdict is unknown, and somebody is named who can tell."""
     found = judge(reading(**dict.fromkeys(parts, REFUSED)), None, look())
-    assert found.verdict is Verdict.UNKNOWN
-    assert all(r.who_can_tell for r in found.reasons if r.means is Verdict.UNKNOWN)
+    assert found.verdict is Health.UNKNOWN
+    assert all(r.who_can_tell for r in found.reasons if r.means is Health.UNKNOWN)
     assert found.unreachable is not None
     assert found.baseline is None or parts == {"validation"}
 
@@ -124,7 +133,7 @@ def test_what_is_broken_is_broken_whatever_else_could_not_be_read(part: str) -> 
     """A refusal does not soften a cause that was found."""
     broken = Ok(key(primary=version(1, "DISABLED")))
     found = judge(reading(key=broken, **{part: REFUSED}), None, look())
-    assert found.verdict is Verdict.BROKEN
+    assert found.verdict is Health.BROKEN
     assert found.unreachable is None
 
 
@@ -132,12 +141,12 @@ def test_a_grant_that_may_be_on_the_project_is_not_missing_while_nobody_can_tell
     """Unless Anthropic can't use the key either: then what we see is the cause."""
     nowhere_seen = {"policy": Ok(NOBODY), "project_policy": REFUSED}
     found = judge(reading(**nowhere_seen), None, look())
-    assert found.verdict is Verdict.UNKNOWN
+    assert found.verdict is Health.UNKNOWN
     assert [r.subject for r in found.reasons if r.who_can_tell] == ["the project's policy"]
     failed = judge(reading(**nowhere_seen, validation=validated("no permission")), None, look())
-    assert failed.verdict is Verdict.BROKEN
+    assert failed.verdict is Health.BROKEN
     on_key = judge(reading(project_policy=REFUSED), None, look())
-    assert on_key.verdict is Verdict.HEALTHY
+    assert on_key.verdict is Health.HEALTHY
 
 
 def test_a_second_look_keeps_every_date() -> None:
@@ -190,19 +199,21 @@ def test_a_grant_to_a_deleted_twin_is_named_as_such(role: str) -> None:
 
 def test_it_is_looked_at_again_each_minute_five_times_then_each_five_minutes_for_a_day() -> None:
     """As services publish that hold customers' keys."""
-    state: Unreachability | None = None
+    state: UnreachableState | None = None
     now, waits = NOW, []
     while True:
-        step = Look(run_id=RUN, now=now, asked_to=True)
-        state = unreachable.looked(state, step, "ekey_01TestKey", anthropic_failed=True)
-        if state.next_look is None:
+        step = CheckRun(run_id=RUN, now=now, is_scheduled_recheck=True)
+        state = unreachable.record_failed_check(
+            state, step, "ekey_01TestKey", anthropic_failed=True
+        )
+        if state.next_check is None:
             break
-        waits.append(state.next_look - now)
-        now = state.next_look
+        waits.append(state.next_check - now)
+        now = state.next_check
     assert waits[:5] == [timedelta(minutes=1)] * 5
     assert set(waits[5:]) == {timedelta(minutes=5)}
     assert now - NOW == timedelta(days=1)
-    assert unreachable.is_over(state, now)
+    assert unreachable.grace_period_elapsed(state, now)
 
 
 @given(st.lists(st.booleans(), min_size=2, max_size=6))
@@ -213,43 +224,43 @@ def test_after_a_day_only_failures_all_along_break_a_key(failures: list[bool]) -
     for number, failed in enumerate(failures):
         last = number == len(failures) - 1
         minutes = 60 * 24 + 1 if last else number
-        at = look(minutes, asked_to=True)
+        at = look(minutes, is_scheduled_recheck=True)
         answer = {"validation": validated("timed out")} if failed else {}
         before = previous.unreachable if previous else None
         found = judge(reading(now=at.now, unreachable=before, **unread, **answer), previous, at)
         previous = found
     assert previous is not None
-    assert (previous.verdict is Verdict.BROKEN) == all(failures)
+    assert (previous.verdict is Health.BROKEN) == all(failures)
 
 
 def test_a_key_that_is_reached_again_forgets_that_it_was_not() -> None:
     """The next time, a new day begins."""
     first = judge(reading(validation=validated("no")), None, look())
-    again = judge(reading(unreachable=first.unreachable), first, look(1, asked_to=True))
-    assert (again.verdict, again.unreachable) == (Verdict.HEALTHY, None)
+    again = judge(reading(unreachable=first.unreachable), first, look(1, is_scheduled_recheck=True))
+    assert (again.verdict, again.unreachable) == (Health.HEALTHY, None)
 
 
-@given(st.lists(st.sampled_from(list(Verdict)), min_size=1, max_size=8))
-def test_people_hear_of_changes_only_and_of_all(verdicts: list[Verdict]) -> None:
+@given(st.lists(st.sampled_from(list(Health)), min_size=1, max_size=8))
+def test_people_hear_of_changes_only_and_of_all(verdicts: list[Health]) -> None:
     """Leaving out the unknown ones, each verdict that differs from the one before is told."""
     readings = {
-        Verdict.HEALTHY: {},
-        Verdict.AT_RISK: {
+        Health.HEALTHY: {},
+        Health.AT_RISK: {
             "key": Ok(
                 key(
                     rotation_period=timedelta(days=90), destroy_scheduled_duration=timedelta(days=2)
                 )
             )
         },
-        Verdict.BROKEN: {"key": Ok(None)},
-        Verdict.UNKNOWN: {"versions": REFUSED},
+        Health.BROKEN: {"key": Ok(None)},
+        Health.UNKNOWN: {"versions": REFUSED},
     }
     told, previous = [], None
     for number, verdict in enumerate(verdicts):
         previous = judge(reading(**readings[verdict]), previous, look(number, run=str(number)))
         assert previous.verdict is verdict
-        told.append(change(previous))
-    known = [Verdict.HEALTHY, *(v for v in verdicts if v is not Verdict.UNKNOWN)]
+        told.append(health_event(previous))
+    known = [Health.HEALTHY, *(v for v in verdicts if v is not Health.UNKNOWN)]
     changes = [new for old, new in pairwise(known) if old is not new]
     words = {"healthy": "cmek.key.recovered"}
     assert [str(one) for one in told if one] == [words.get(v, f"cmek.key.{v}") for v in changes]
@@ -260,10 +271,10 @@ def test_a_run_that_is_retried_tells_the_same_event() -> None:
     gone = reading(key=Ok(None))
     first = judge(gone, None, look())
     again = judge(gone, first, look(1))
-    what = change(again)
+    what = health_event(again)
     assert what is not None
     assert event_id(first, what) == event_id(again, what)
-    assert change(judge(gone, again, look(2, run="another"))) is None
+    assert health_event(judge(gone, again, look(2, run="another"))) is None
 
 
 def test_an_unfinished_look_is_unknown_and_keeps_what_was_found() -> None:
@@ -271,7 +282,7 @@ def test_an_unfinished_look_is_unknown_and_keeps_what_was_found() -> None:
     broken = judge(reading(key=Ok(key(primary=version(1, "DISABLED")))), None, look())
     nothing = reading(key=None, versions=None, policy=None, ring_policy=None)
     found = unfinished(nothing, broken, look(1, run="another"), "no time")
-    assert (found.verdict, found.announced) == (Verdict.UNKNOWN, Verdict.BROKEN)
+    assert (found.verdict, found.announced) == (Health.UNKNOWN, Health.BROKEN)
     assert {"unfinished", "primary-disabled"} <= {r.rule for r in found.reasons}
 
 
@@ -283,15 +294,15 @@ def test_a_page_gives_back_the_record_whatever_texts_are_in_it(
     says: str, command: str, workspace: str
 ) -> None:
     """Outside text can't end the record's block, nor draw one of its own."""
-    reason = Reason(
+    reason = HealthReason(
         rule="drift",
-        means=Verdict.BROKEN,
+        means=Health.BROKEN,
         severity=Severity.HIGH,
         says=says,
         commands=(command,),
         final_at=NOW,
     )
-    kept = record(Verdict.BROKEN, reasons=(reason,), workspaces=(workspace,))
+    kept = record(Health.BROKEN, reasons=(reason,), workspaces=(workspace,))
     assert read_page(key_page(kept)) == kept
 
 
@@ -303,7 +314,7 @@ def test_a_page_of_somebody_else_is_no_record(text: str) -> None:
 
 
 def row(
-    number: int, verdict: Verdict, days_ago: int = 0, before: FleetRow | None = None
+    number: int, verdict: Health, days_ago: int = 0, before: FleetRow | None = None
 ) -> FleetRow:
     """A row of a look so many days ago."""
     at = NOW - timedelta(days=days_ago)
@@ -313,9 +324,9 @@ def row(
     return FleetRow.of(looked, before)
 
 
-@given(st.lists(st.sampled_from(list(Verdict)), max_size=12), st.booleans())
+@given(st.lists(st.sampled_from(list(Health)), max_size=12), st.booleans())
 def test_the_table_is_worst_first_and_survives_being_published(
-    verdicts: list[Verdict], all_keys: bool
+    verdicts: list[Health], all_keys: bool
 ) -> None:
     """What is read back is what was published."""
     rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=all_keys)
@@ -326,36 +337,36 @@ def test_the_table_is_worst_first_and_survives_being_published(
 
 def test_a_row_remembers_its_days_and_the_worst_of_each() -> None:
     """A key that was broken in the morning has a bad day, though it recovered."""
-    old = row(1, Verdict.AT_RISK, days_ago=2)
-    morning = row(1, Verdict.BROKEN, before=old)
-    evening = row(1, Verdict.HEALTHY, before=morning)
-    assert evening.days == "_" * (DAYS - 3) + MARKS[Verdict.AT_RISK] + "_" + MARKS[Verdict.BROKEN]
+    old = row(1, Health.AT_RISK, days_ago=2)
+    morning = row(1, Health.BROKEN, before=old)
+    evening = row(1, Health.HEALTHY, before=morning)
+    assert evening.days == "_" * (DAYS - 3) + MARKS[Health.AT_RISK] + "_" + MARKS[Health.BROKEN]
     assert evening.marks_until(NOW.date() + timedelta(days=40)) == "_" * DAYS
 
 
 def test_a_key_that_is_registered_no_more_drops_out_of_the_table() -> None:
     """But only a look at all keys can know that."""
-    before = {"ekey_000001": row(1, Verdict.HEALTHY)}
-    new = [row(2, Verdict.HEALTHY)]
+    before = {"ekey_000001": row(1, Health.HEALTHY)}
+    new = [row(2, Health.HEALTHY)]
     assert len(merged(before, new, all_keys=True)) == 1
     assert len(merged(before, new, all_keys=False)) == 2
 
 
-@given(st.lists(st.sampled_from(list(Verdict)), max_size=60))
-def test_the_picture_is_an_svg_that_names_each_verdict(verdicts: list[Verdict]) -> None:
+@given(st.lists(st.sampled_from(list(Health)), max_size=60))
+def test_the_picture_is_an_svg_that_names_each_verdict(verdicts: list[Health]) -> None:
     """At most so many keys are drawn, and the text says how many are not."""
     rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=True)
     drawn = ET.fromstring(picture(rows, NOW.date()))  # noqa: S314 - our own
     texts = [e.text or "" for e in drawn.iter() if e.tag.endswith("text")]
-    for verdict in Verdict:
+    for verdict in Health:
         assert f"{verdicts.count(verdict)} {verdict.replace('_', ' ')}" in texts
-    troubled = sum(verdict is not Verdict.HEALTHY for verdict in verdicts)
+    troubled = sum(verdict is not Health.HEALTHY for verdict in verdicts)
     assert any("more with trouble" in text for text in texts) == (troubled > SHOWN_KEYS)
 
 
 def test_the_picture_travels_in_its_own_address() -> None:
     """Nothing has to serve it, and a name can't break out of it."""
-    nasty = row(1, Verdict.BROKEN).model_copy(update={"workspaces": "</text><script>x</script>"})
+    nasty = row(1, Health.BROKEN).model_copy(update={"workspaces": "</text><script>x</script>"})
     text = picture([nasty], date(2026, 11, 24))
     assert "<script" not in text
     assert image_url(text).startswith("data:image/svg+xml;base64,")
@@ -386,11 +397,11 @@ def test_reads_are_paced_in_each_location_by_itself() -> None:
 
     async def turns() -> tuple[float, float]:
         loop = asyncio.get_running_loop()
-        pacer = Pacer(reads_per_minute=1200)
+        pacer = RateLimiter(reads_per_minute=1200)
         started = loop.time()
-        await asyncio.gather(*(pacer.turn("here") for _ in range(60)))
+        await asyncio.gather(*(pacer.acquire("here") for _ in range(60)))
         here = loop.time() - started
-        await pacer.turn("there")
+        await pacer.acquire("there")
         return here, loop.time() - started - here
 
     here, there = asyncio.run(turns())
@@ -409,7 +420,7 @@ def test_time_left_is_short_and_never_overstated() -> None:
 def test_what_was_true_at_the_attach_is_what_later_looks_compare_with() -> None:
     """Its users before and its unusable versions are no news; everything else that changes is."""
     read = facts(versions=(version(1, "DISABLED"), version(2)), key=key(primary=version(2)))
-    first = onboarded(read, users_before=("user:old@example.com",), run_id=RUN, now=NOW)
+    first = onboarding_record(read, users_before=("user:old@example.com",), run_id=RUN, now=NOW)
     assert first.baseline is not None
     assert first.baseline.source == "onboarding"
     assert first.baseline.unusable_versions == ("1",)
@@ -423,7 +434,7 @@ def test_the_page_about_revalidation_lists_every_rule_as_it_is() -> None:
     """Name, meaning, severity and benchmark; why is the rule's own first line."""
     page = (Path(__file__).parents[2] / "docs" / "revalidation.md").read_text()
     for rule in HEALTH_RULES:
-        means = "a remark" if rule.means is Verdict.HEALTHY else rule.means.replace("_", " ")
+        means = "a remark" if rule.means is Health.HEALTHY else rule.means.replace("_", " ")
         why = (rule.look.__doc__ or "").strip().splitlines()[0]
         line = f"| `{rule.id}` | {means} | {rule.severity} | {rule.benchmark or ''} | {why} |"
         assert line in page

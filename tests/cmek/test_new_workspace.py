@@ -16,9 +16,15 @@ from pydantic import ValidationError
 from cmek.anthropic.models import ExternalKey, Workspace
 from cmek.markdown import code
 from cmek.names import KMS_ID_PATTERN
-from cmek.onboarding.approval import literally
-from cmek.onboarding.eligibility import AdmissionRefusedError, find_created
-from cmek.onboarding.request import NAME, OnboardingRequest, check_name, key_id_for, namesakes
+from cmek.onboarding.approval import exact_pattern
+from cmek.onboarding.eligibility import WorkspaceNotEligibleError, find_created
+from cmek.onboarding.request import (
+    NAME,
+    OnboardingRequest,
+    check_name,
+    key_id_for,
+    same_name_workspaces,
+)
 from cmek.tags import CREATED_BY_TAG
 from flows.onboard import onboard_workspace
 
@@ -98,7 +104,7 @@ def test_every_allowed_name_can_be_read_typed_and_matched(name: str) -> None:
     except ValueError:
         return
     assert code(name) == f"`{name}`"
-    pattern = literally(name)
+    pattern = exact_pattern(name)
     assert re.search(pattern, name)
     assert not re.search(pattern, f"{name} ")
     assert not re.search(pattern, f"x{name}")
@@ -116,9 +122,9 @@ def test_every_name_has_a_key_id_of_its_own_that_cloud_kms_takes(one: str, other
 )
 def test_names_that_look_alike_count_as_one(name: str) -> None:
     """An archived workspace does not hold its name."""
-    assert namesakes([workspace(name=name)], "payments")
+    assert same_name_workspaces([workspace(name=name)], "payments")
     gone = workspace(name=name, archived_at=datetime.now(UTC).isoformat())
-    assert not namesakes([gone], "payments")
+    assert not same_name_workspaces([gone], "payments")
 
 
 def test_what_this_run_created_is_found_whatever_happened_to_it() -> None:
@@ -137,10 +143,10 @@ def test_what_this_run_created_is_found_whatever_happened_to_it() -> None:
 def test_two_that_this_run_created_or_one_without_a_key_stop_it() -> None:
     """Neither can come from this code; a person must look."""
     ours = {"name": "payments", "tags": {CREATED_BY_TAG: RUN}}
-    with pytest.raises(AdmissionRefusedError, match="without its key"):
+    with pytest.raises(WorkspaceNotEligibleError, match="without its key"):
         find_created(REQUEST, [workspace(**ours)], {}, RUN)
     keyed = ours | {"external_key_id": "ekey_01Some"}
-    with pytest.raises(AdmissionRefusedError, match="twice"):
+    with pytest.raises(WorkspaceNotEligibleError, match="twice"):
         find_created(REQUEST, [workspace(1, **keyed), workspace(2, **keyed)], {}, RUN)
 
 
@@ -149,9 +155,9 @@ def test_another_of_the_name_is_refused_unless_it_has_the_very_key() -> None:
     taken = workspace(name="payments", external_key_id="ekey_01Some")
     done = {"ekey_01Some": key(str(REQUEST.key_name))}
     assert find_created(REQUEST, [taken], done, RUN) == taken
-    with pytest.raises(AdmissionRefusedError, match=taken.id):
+    with pytest.raises(WorkspaceNotEligibleError, match=taken.id):
         find_created(REQUEST, [taken], {"ekey_01Some": key("another")}, RUN)
-    with pytest.raises(AdmissionRefusedError, match=taken.id):
+    with pytest.raises(WorkspaceNotEligibleError, match=taken.id):
         find_created(REQUEST, [workspace(name="Payments")], {}, RUN)
 
 

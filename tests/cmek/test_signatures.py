@@ -70,15 +70,15 @@ def test_what_an_answer_carries_is_verified_by_ssh_keygen_alone(
 
 def test_the_line_that_an_ask_prints_makes_a_signed_approval(office: Office) -> None:
     """The shell line with address and comment filled in; its whole output goes into the form."""
-    ask = make.ask(signatures=1)
-    line = signing_command(ask)
-    assert line in "\n".join(signing_text(ask))
+    approval_request = make.approval_request(signatures=1)
+    line = signing_command(approval_request)
+    assert line in "\n".join(signing_text(approval_request))
     line = line.replace("you@example.com", GRACE).replace("why you approve", "schön & gut")
     line = line.replace("~/.ssh/id_ed25519", shlex.quote(str(office.keys[GRACE])))
     printed = subprocess.run(["sh", "-c", line], capture_output=True, check=True, text=True).stdout
     (approval,) = parse_signed(printed)
     assert approval.statement.comment == "schön & gut"
-    assert approval.statement.nonce == ask.nonce
+    assert approval.statement.nonce == approval_request.nonce
     assert check(office, approval).approval is approval
 
 
@@ -86,7 +86,7 @@ def test_the_line_runs_nothing_that_a_plan_smuggles_in() -> None:
     """Names from an API are quoted for the approver's shell."""
     evil = "k'; touch /nonexistent/pwned; '$(false)`false`\n```\n"
     plan = make.plan(make.facts(key=make.key(name=evil)))
-    line = signing_command(make.ask(plan, signatures=1))
+    line = signing_command(make.approval_request(plan, signatures=1))
     assert "\n" not in line
     message = line.split("; printf", 1)[0]
     out = subprocess.run(
@@ -97,7 +97,7 @@ def test_the_line_runs_nothing_that_a_plan_smuggles_in() -> None:
 
 def test_nobody_signs_for_a_typed_approval() -> None:
     """An ask without required signatures has no such paragraph."""
-    assert signing_text(make.ask()) == []
+    assert signing_text(make.approval_request()) == []
 
 
 @pytest.mark.parametrize("field", sorted(Statement.model_fields))
@@ -184,7 +184,9 @@ NOT_SIGNED = "{}-----BEGIN SSH SIGNATURE-----QUJD-----END SSH SIGNATURE-----"
         NOT_SIGNED,
         NOT_SIGNED * (MAX_SIGNATURES + 1),
         "x" * (MAX_TEXT + 1),
-        NOT_SIGNED.replace("{}", statement().text.replace('{"approver"', '{ "approver"')),
+        NOT_SIGNED.replace(
+            "{}", statement().text.replace('{"approval_request"', '{ "approval_request"')
+        ),
         NOT_SIGNED.replace("{}", statement().text.replace("}", ',"workspace_id":"w"}')),
         NOT_SIGNED.replace("{}", statement().text.replace("fine", "\\ud800")),
         NOT_SIGNED.replace("{}", statement().text.replace("grace", "gr\\u0000ace")),

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cmek.onboarding.approval import Answer, Ask
-from cmek.onboarding.gate import Course, Permit, Refusal, decide
+from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
+from cmek.onboarding.gate import Permit, Refusal, RefusalKind, decide
 from cmek.onboarding.request import OnboardingRequest
 from cmek.signatures.statement import SignedApproval
 from cmek.signatures.verification import CLOCK_SKEW, Signatures, Verified
@@ -32,19 +32,23 @@ def verdict(
     """`decide` with all else in order."""
     request: OnboardingRequest = parts.get("request", make.REQUEST)
     plan = make.plan(request=request)
-    answer: Answer = parts.get("answer", make.answer(plan_digest=plan.digest))
-    ask: Ask = parts.get("ask", make.ask(plan, signatures=required))
-    circumstances = make.circumstances(
+    answer: ApprovalResponse = parts.get("answer", make.answer(plan_digest=plan.digest))
+    approval_request: ApprovalRequest = parts.get(
+        "approval_request", make.approval_request(plan, signatures=required)
+    )
+    gate_input = make.gate_input(
         plan=plan, pinned=request, signatures=Signatures(required, found, problems)
     )
-    return decide(ask, answer, circumstances, now=parts.get("now", make.NOW), monotonic=MONOTONIC)
+    return decide(
+        approval_request, answer, gate_input, now=parts.get("now", make.NOW), monotonic=MONOTONIC
+    )
 
 
 def why(outcome: Permit | Refusal) -> str:
     """The refusal's text; all of it for the signatures and leading to another ask."""
     assert isinstance(outcome, Refusal)
     assert {reason.code for reason in outcome.reasons} == {"signature"}
-    assert outcome.course is Course.ASK_AGAIN
+    assert outcome.kind is RefusalKind.REAPPROVAL_REQUIRED
     return str(outcome)
 
 
@@ -73,7 +77,7 @@ def test_nobody_has_to_sign_a_no() -> None:
     no = make.answer(plan_digest=make.plan().digest, decision="reject")
     outcome = verdict(answer=no)
     assert isinstance(outcome, Refusal)
-    assert outcome.course is Course.REJECTED
+    assert outcome.kind is RefusalKind.REJECTED
     assert [reason.code for reason in outcome.reasons] == ["rejected"]
 
 
@@ -81,7 +85,7 @@ def test_nobody_has_to_sign_a_no() -> None:
     ("change", "said"),
     [
         ({"run_id": "another"}, "for another run"),
-        ({"ask": "attach-1-2"}, "for another ask"),
+        ({"approval_request": "attach-1-2"}, "for another approval request"),
         ({"nonce": "0"}, "for another ask (its nonce"),
         ({"plan_digest": "0" * 64}, "for another plan"),
         ({"workspace_id": "wrkspc_01SomethingElse"}, "for another workspace"),
@@ -111,10 +115,12 @@ def test_clocks_may_differ_a_little(issued_at: Any) -> None:
 
 def test_an_expired_signature_is_refused() -> None:
     """The gate's clock decides, to the second."""
-    ask = make.ask(signatures=1)
+    approval_request = make.approval_request(signatures=1)
     one = verified()
-    assert isinstance(verdict(one, ask=ask, now=ask.expires_at), Permit)
-    late = verdict(one, ask=ask, now=ask.expires_at + SECOND)
+    assert isinstance(
+        verdict(one, approval_request=approval_request, now=approval_request.expires_at), Permit
+    )
+    late = verdict(one, approval_request=approval_request, now=approval_request.expires_at + SECOND)
     assert f"the signature of {GRACE} expired" in str(late)
 
 
@@ -173,15 +179,15 @@ def test_one_bad_signature_spoils_the_answer(required: int) -> None:
 def test_a_signature_must_be_for_the_plan_as_it_is_now() -> None:
     """Facts that changed after the signing void it, whatever digest the answer carries."""
     renamed = make.plan(make.facts(workspace_name="Renamed"))
-    circumstances = replace(
-        make.circumstances(signatures=Signatures(1, (verified(),))),
+    gate_input = replace(
+        make.gate_input(signatures=Signatures(1, (verified(),))),
         facts=make.facts(workspace_name="Renamed"),
         plan=renamed,
     )
     outcome = decide(
-        make.ask(signatures=1),
+        make.approval_request(signatures=1),
         make.answer(plan_digest=renamed.digest),
-        circumstances,
+        gate_input,
         now=make.NOW,
         monotonic=MONOTONIC,
     )

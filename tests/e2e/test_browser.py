@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from cli.approvals import Ask
+from cli.approvals import PendingApproval
 from tests.support.browser import CHROMIUM, NO_CHROMIUM, Browser, Form, chromium
 from tests.support.stack import APPROVER, REQUESTER, Stack, running_stack
 
@@ -54,7 +54,7 @@ def fill_in(form: Form, stack: Stack, workspace_id: str) -> None:
     form.answer("Requested by", REQUESTER)
 
 
-def answer(form: Form, ask: Ask, decision: str) -> None:
+def answer(form: Form, ask: PendingApproval, decision: str) -> None:
     """Everything that the ask's form wants, as the form itself says."""
     form.answer("Decision", decision)
     form.answer("Workspace id, typed", ask.workspace)
@@ -64,7 +64,7 @@ def answer(form: Form, ask: Ask, decision: str) -> None:
     form.switch_on("I have read the warnings")
 
 
-def start(stack: Stack, browser: Browser, form: Form, workspace_id: str) -> Ask:
+def start(stack: Stack, browser: Browser, form: Form, workspace_id: str) -> PendingApproval:
     """Send the form, and wait until its run asks; then the run is open."""
     run = started_by(stack, browser, form, "onboard")
     ask = stack.wait_for_ask(run, seconds=120)

@@ -11,9 +11,9 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Pending, Scheduled
 
-from cli.client import DEPLOYMENT
 from cli.deploy import install
 from cli.local.stack import WORKER
+from tasks.runs import ONBOARDING
 from tests.support.killing import executing, kill_worker
 from tests.support.stack import Stack, running_stack
 
@@ -80,7 +80,7 @@ def test_a_run_that_a_worker_took_and_never_started_is_found(stack: Stack) -> No
     """It died in between: nothing but the state shows it."""
     request = stack.request(stack.new_workspace("taken"))
     far = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
-    deployment = stack.client.read_deployment_by_name(DEPLOYMENT)
+    deployment = stack.client.read_deployment_by_name(ONBOARDING)
     run = stack.client.create_flow_run_from_deployment(
         deployment.id, parameters={"request": request}, state=far
     )

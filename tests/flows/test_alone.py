@@ -50,7 +50,7 @@ def test_a_run_that_waits_for_the_slot_sees_who_claims_the_workspace(
 ) -> None:
     """It ends as a duplicate at once, not when the other one has let go."""
     monkeypatch.setattr(flows._workspace_lock, "LOOK_AGAIN_SECONDS", 0.5)
-    limit, denied, takes = take_for_good(bench), threading.Event(), flows._workspace_lock._takes
+    limit, denied, takes = take_for_good(bench), threading.Event(), flows._workspace_lock._acquire
 
     async def watched(name: str, held: AsyncExitStack) -> bool:
         got = await takes(name, held)
@@ -58,7 +58,7 @@ def test_a_run_that_waits_for_the_slot_sees_who_claims_the_workspace(
             denied.set()
         return got
 
-    monkeypatch.setattr(flows._workspace_lock, "_takes", watched)
+    monkeypatch.setattr(flows._workspace_lock, "_acquire", watched)
     first, second = bench.start(), bench.start()
     with ThreadPoolExecutor() as pool:
         executed = pool.submit(contextvars.copy_context().run, second.execute)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prefect.states import Scheduled
 
-from cmek.onboarding.approval import Ask
+from cmek.onboarding.approval import ApprovalRequest
 from tests.support.born import NAME, asked_to_create, born, creates
 from tests.support.onboarding import APPROVER, Onboardings, Run
 from tests.support.signing import GRACE, Office
@@ -87,8 +87,10 @@ def test_a_signed_approval_says_the_name(
     monkeypatch.setattr("tasks.signatures.find_signers", office.finder)
     run = asked_to_create(bench)
     for changes in ({"workspace_name": "payments"}, {}):
-        ask = Ask.model_validate(run.form()["properties"]["plan_digest"]["ask"])
-        text = office.answer_text(ask, APPROVER, at=datetime.now(UTC), **changes)
+        approval_request = ApprovalRequest.model_validate(
+            run.form()["properties"]["plan_digest"]["approval_request"]
+        )
+        text = office.answer_text(approval_request, APPROVER, at=datetime.now(UTC), **changes)
         statement = json.loads(text.partition("\n")[0])
         assert "workspace_id" not in statement
         run.approve(signed_approvals=text, comment="fine")

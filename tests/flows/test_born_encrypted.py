@@ -142,7 +142,9 @@ def test_a_create_that_was_lost_is_sent_again_after_a_new_approval_only(
     bench.control.fault("workspaces.create", kind="reset")
     run.approve()
     assert run.state == "Failed"
-    monkeypatch.setattr("tasks.attachment.LATE", timedelta(0))  # ten minutes have passed
+    monkeypatch.setattr(
+        "tasks.attachment.PENDING_CREATE_LIFETIME", timedelta(0)
+    )  # ten minutes have passed
     run.force(Scheduled(name="AwaitingRetry"))
     run.execute()
     assert run.state == "Suspended", run.message

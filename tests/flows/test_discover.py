@@ -13,7 +13,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from cli.client import calling
 from cmek.tags import workspace_tag
-from tasks.runs import OtherRequestError, start_onboarding
+from tasks.runs import DifferentRequestError, start_onboarding
 from tests.support.discovering import Discoveries
 from tests.support.onboarding import Onboardings
 
@@ -246,7 +246,7 @@ def test_a_repeated_start_is_the_run_under_way_and_another_request_is_refused(
     first = start()
     assert start().id == first.id
     differs = f"{first.id}.*location: 'us-east5' instead of 'us-west1'"
-    with pytest.raises(OtherRequestError, match=differs):
+    with pytest.raises(DifferentRequestError, match=differs):
         start(location="us-west1")
     assert len(discoveries.runs_of(new)) == 1
 

@@ -41,17 +41,17 @@ def test_the_record_tells_the_whole_onboarding_in_order(bench: Onboardings) -> N
     chain = chain_of(bench, run)
     assert [entry.kind for entry in chain.entries] == [
         "started",
-        "checks",
+        "prerequisites",
         "write",
         "write",
         "write",
         "write",
         "validation",
-        "ask",
-        "answer",
-        "checks",
+        "approval_request",
+        "approval_response",
+        "prerequisites",
         "validation",
-        "gate",
+        "gate_decision",
         "attached",
         "write",
         "write",
@@ -59,8 +59,8 @@ def test_the_record_tells_the_whole_onboarding_in_order(bench: Onboardings) -> N
     bodies = {entry.kind: str(entry.body) for entry in chain.entries}
     assert "ada@example.com" in bodies["started"]
     assert "google-cloud-kms" in bodies["started"]
-    assert "change 4711" in bodies["answer"]
-    assert "permit" in bodies["gate"]
+    assert "change 4711" in bodies["approval_response"]
+    assert "permit" in bodies["gate_decision"]
     text = chain.dumps()
     assert bench.sandbox.admin_key not in text
 

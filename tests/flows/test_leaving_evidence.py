@@ -22,7 +22,7 @@ from cmek.onboarding.reports import artifact_key
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import EVIDENCE_TAG
 from tasks.clients import admin_client, close_clients
-from tasks.evidence import leave_marks, publish_evidence, record
+from tasks.evidence import label_attached_resources, publish_evidence, record
 from tests.support.onboarding import Onboardings
 
 STARTED = Event(kind="started", subject="w", body={"requested_by": "ada@example.com"})
@@ -155,7 +155,7 @@ def test_a_published_record_that_was_changed_is_not_continued(
     bench.client.create_artifact(forged)
     told(workspace, ATTACHED)
     broken, attached = chain_of(bench, workspace).entries
-    assert broken.kind == "broken record"
+    assert broken.kind == "broken_record"
     assert "entry 1 (started w)" in str(broken.body)
     assert attached.kind == "attached"
 
@@ -185,8 +185,8 @@ async def attach_and_mark(request: OnboardingRequest, key_name: str, label: bool
     external = await admin.external_keys.create(key_name)
     await admin.workspaces.update(workspace, external_key_id=external.id)
     (entry,) = await record(workspace, Event(kind="attached", subject=workspace, body=external.id))
-    await leave_marks(request, key_name, entry, label=label)
-    await leave_marks(request, key_name, entry, label=label)
+    await label_attached_resources(request, key_name, entry, label=label)
+    await label_attached_resources(request, key_name, entry, label=label)
     await publish_evidence(workspace)
     await close_clients()
     return entry.hash
@@ -256,6 +256,6 @@ def test_a_mark_that_is_refused_is_recorded_and_stops_nothing(
     marked(bench, request_, key_name)
     entries = of_last_run(bench, request_.workspace_id)
     (missing,) = [entry for entry in entries if "UpdateCryptoKey" in entry.subject]
-    assert missing.kind == "not written"
+    assert missing.kind == "write_skipped"
     assert "64 labels" in str(missing.body)
     assert len(bench.sandbox.world.kms.crypto_keys[key_name].labels) == 64

@@ -182,7 +182,7 @@ def test_after_a_day_a_key_is_broken_only_if_anthropic_failed_all_along(
         "since": since.isoformat(),
         "looks": 290,
         "anthropic_failed": anthropic_failed,
-        "next_look": datetime.now(UTC).isoformat(),
+        "next_check": datetime.now(UTC).isoformat(),
     }
     run = revalidations.run(look_again=[lost])
     record = revalidations.record(key)

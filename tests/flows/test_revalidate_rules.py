@@ -9,7 +9,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from cmek.keys.health import HEALTH_RULES
-from cmek.keys.verdicts import KeyRecord, Reason
+from cmek.keys.verdicts import HealthReason, KeyRecord
 from cmek.revalidation.fleet import SIGNS
 from tests.support.ailments import AILMENTS, GRANTS, Ailment, days_ago
 from tests.support.fleet import Fleet
@@ -33,7 +33,7 @@ class Ward:
         """What was recorded about the key with this ailment."""
         return self.revalidations.record(self.keys[ailment.key])
 
-    def reason(self, ailment: Ailment) -> Reason:
+    def reason(self, ailment: Ailment) -> HealthReason:
         """The reason that the ailment's rule gave."""
         found = [one for one in self.record(ailment).reasons if one.rule == ailment.rule]
         assert found, self.record(ailment).reasons

@@ -12,7 +12,7 @@ from prefect.states import Scheduled
 from blocks.anthropic_admin import AnthropicAdmin
 from cmek.evidence.record import loads
 from cmek.evidence.report import record_in
-from cmek.onboarding.approval import Ask
+from cmek.onboarding.approval import ApprovalRequest
 from tests.support.onboarding import APPROVER, Onboardings, Run
 from tests.support.signing import GRACE, KATHERINE, Office
 
@@ -34,9 +34,10 @@ def run(office: Office, bench: Onboardings) -> Run:
     return bench.asked()
 
 
-def ask_of(run: Run) -> Ask:
+def ask_of(run: Run) -> ApprovalRequest:
     """The ask, as the form carries it."""
-    return Ask.model_validate(run.form()["properties"]["plan_digest"]["ask"])
+    carried = run.form()["properties"]["plan_digest"]["approval_request"]
+    return ApprovalRequest.model_validate(carried)
 
 
 def signed(office: Office, run: Run, *approvers: str, **changes: object) -> dict[str, str]:
@@ -58,8 +59,8 @@ def test_a_signed_approval_attaches_and_names_its_signer(
     assert len(bench.attaches()) == 1
     (evidence,) = [a for a in bench.artifacts(run) if (a.key or "").startswith("cmek-evidence-")]
     entries = loads(record_in(str(evidence.data))).entries
-    (answered,) = [json.dumps(entry.body) for entry in entries if entry.kind == "answer"]
-    (gate,) = [json.dumps(entry.body) for entry in entries if entry.kind == "gate"]
+    (answered,) = [json.dumps(entry.body) for entry in entries if entry.kind == "approval_response"]
+    (gate,) = [json.dumps(entry.body) for entry in entries if entry.kind == "gate_decision"]
     assert "BEGIN SSH SIGNATURE" in answered
     assert "ED25519 key SHA256:" in gate
 

@@ -14,8 +14,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from cli import approvals
 from cli import approvals as signing
 from cli import approve as dialogue
-from cli.approvals import ApprovalError, Ask, TamperedError
-from cli.approve import Given
+from cli.approvals import ApprovalError, PendingApproval, TamperedError
+from cli.approve import ResponseInput
 from cli.main import main
 from cli.terminal import new_console
 from tests.support.onboarding import APPROVER, Onboardings, Run
@@ -42,16 +42,26 @@ def run(office: Office, bench: Onboardings) -> Run:
 
 
 @pytest.fixture
-def ask(bench: Onboardings, run: Run) -> Ask:
+def approval_request(bench: Onboardings, run: Run) -> PendingApproval:
     """What the command reads of it."""
     return approvals.read_ask(bench.client, run.id)
 
 
 def test_two_people_sign_and_one_of_them_answers(
-    office: Office, bench: Onboardings, run: Run, ask: Ask, capfd: pytest.CaptureFixture[str]
+    office: Office,
+    bench: Onboardings,
+    run: Run,
+    approval_request: PendingApproval,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The first hands over a file, the second answers with it and an own signature."""
-    arguments = ("--comment", "me too", "--plan-digest", ask.plan_digest, "--signing-key")
+    arguments = (
+        "--comment",
+        "me too",
+        "--plan-digest",
+        approval_request.plan_digest,
+        "--signing-key",
+    )
     with (
         temporary_settings({PREFECT_API_URL: str(bench.client.api_url)}),
         pytest.raises(SystemExit),
@@ -60,37 +70,50 @@ def test_two_people_sign_and_one_of_them_answers(
             ["sign", str(run.id), "--approver", KATHERINE, *arguments, str(office.keys[KATHERINE])]
         )
     printed = capfd.readouterr()
-    assert ask.workspace in printed.err
+    assert approval_request.workspace in printed.err
     first = office.home / "first"
     first.write_text(printed.out)
-    given = Given(ask.workspace, ask.plan_digest, APPROVER, "fine", acknowledge_warnings=True)
-    fields = dialogue.compose(ask, "approve", given, new_console())
-    fields[signing.FIELD] = signing.signed_field(ask.asked, fields, office.keys[GRACE], [first])
-    approvals.answer(bench.client, ask, fields)
+    given = ResponseInput(
+        approval_request.workspace,
+        approval_request.plan_digest,
+        APPROVER,
+        "fine",
+        acknowledge_warnings=True,
+    )
+    fields = dialogue.build_response(approval_request, "approve", given, new_console())
+    fields[signing.FIELD] = signing.signed_field(
+        approval_request.approval_request, fields, office.keys[GRACE], [first]
+    )
+    approvals.answer(bench.client, approval_request, fields)
     run.execute()
     assert run.state == "Attached", run.message
     assert GRACE in run.message
     assert KATHERINE in run.message
 
 
-def store_form(bench: Onboardings, run: Run, ask: Ask, form: dict[str, Any]) -> None:
+def store_form(
+    bench: Onboardings, run: Run, approval_request: PendingApproval, form: dict[str, Any]
+) -> None:
     """Change the stored question, as whoever can write to the server can."""
-    key = ask.keyset["schema"]
+    key = approval_request.keyset["schema"]
     bench.client.delete_flow_run_input(run.id, key)
     bench.client.create_flow_run_input(run.id, key, json.dumps(form))
 
 
 def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
-    bench: Onboardings, run: Run, ask: Ask, capfd: pytest.CaptureFixture[str]
+    bench: Onboardings,
+    run: Run,
+    approval_request: PendingApproval,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Whoever can write to the server could show one plan and have another signed."""
     form = run.form()
-    carried = form["properties"]["plan_digest"]["ask"]
+    carried = form["properties"]["plan_digest"]["approval_request"]
     plan, other = carried["plan"], str(uuid4())
     evil = plan | {"key_name": plan["key_name"].replace("acme", "evil")}
     for change in ({"plan": evil}, {"digest": "0" * 64}, {"run_id": other}):
-        form["properties"]["plan_digest"]["ask"] = carried | change
-        store_form(bench, run, ask, form)
+        form["properties"]["plan_digest"]["approval_request"] = carried | change
+        store_form(bench, run, approval_request, form)
         with pytest.raises(TamperedError, match="sign and answer nothing"):
             approvals.wait_for_ask(bench.client, run.id, seconds=60)
     with (
@@ -100,15 +123,15 @@ def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
         main(["pending"])
     listed = " ".join(capfd.readouterr().out.split())
     assert f"{run.id} ? not the one of its digest: answer nothing" in listed
-    del form["properties"]["plan_digest"]["ask"]
-    store_form(bench, run, ask, form)
+    del form["properties"]["plan_digest"]["approval_request"]
+    store_form(bench, run, approval_request, form)
     with pytest.raises(TamperedError, match="no plan to answer"):
         approvals.read_ask(bench.client, run.id)
 
 
-def test_what_can_not_be_signed_is_said(office: Office, ask: Ask) -> None:
+def test_what_can_not_be_signed_is_said(office: Office, approval_request: PendingApproval) -> None:
     """A missing key, an address that is none, a file of something else; a no needs none of it."""
-    asked = ask.asked
+    asked = approval_request.approval_request
     with pytest.raises(ApprovalError, match="did not sign"):
         signing.sign(asked, GRACE, "fine", office.home / "nothing")
     with pytest.raises(ApprovalError, match="can't be signed"):

@@ -17,7 +17,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Paused, Pending, Running, Scheduled, Suspended
 
-from flows.watchdog import look_at_silent_run
+from flows.watchdog import crash_stale_run
 from tests.support.onboarding import Onboardings
 
 LATER = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
@@ -38,7 +38,7 @@ def run_in(client: SyncPrefectClient, *states: State) -> UUID:
 
 
 async def _looked(run_id: UUID, seconds: float) -> State:
-    return await look_at_silent_run(run_id, seconds, return_state=True)
+    return await crash_stale_run(run_id, seconds, return_state=True)
 
 
 def look(run_id: UUID, seconds: float) -> tuple[str | None, str]:

@@ -37,14 +37,14 @@ def test_a_torn_record_of_the_evidence_is_made_good_by_its_twin(
     assert run.state == "Attached", run.message
     pages = [one for one in bench.artifacts(run) if (one.key or "").startswith("cmek-evidence-")]
     kinds = [entry.kind for entry in loads(record_in(str(pages[0].data))).entries]
-    assert {"ask", "answer", "attached"} <= set(kinds)
+    assert {"approval_request", "approval_response", "attached"} <= set(kinds)
 
 
 def test_an_ask_of_which_nothing_readable_is_left_does_not_count(
     bench: Onboardings, run: Run
 ) -> None:
     """As if it were lost: refused, and asked anew by a retry."""
-    for file in kept(run, "ask-1-1"):
+    for file in kept(run, "approval-request-1-1"):
         file.write_bytes(b"")
     run.approve()
     assert run.state == "Failed"

@@ -16,13 +16,19 @@ from unittest.mock import patch
 import cmek.onboarding.gate
 import flows._attach
 import flows.onboard
-from cmek.onboarding.approval import Answer, Ask
-from cmek.onboarding.gate import Circumstances, Permit, Refusal
+from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
+from cmek.onboarding.gate import GateInput, Permit, Refusal
 from tests.proofs.schedules import modelled, unsafe_in
 
 SCHEDULES: Final = 400
 """Tried at most until an unsafe attach is found."""
-_RULES: Final = ("_of_answer", "_of_signatures", "_of_time", "_of_plan", "_of_facts")
+_RULES: Final = (
+    "_check_response",
+    "_check_signatures",
+    "_check_time",
+    "_check_plan",
+    "_check_facts",
+)
 
 Weakness = Callable[[ExitStack], None]
 
@@ -50,9 +56,14 @@ def _own_plan(stack: ExitStack) -> None:
     real = flows._attach.decide
 
     def stale(
-        ask: Ask, answer: Answer, circumstances: Circumstances, **times: Any
+        approval_request: ApprovalRequest,
+        answer: ApprovalResponse,
+        gate_input: GateInput,
+        **times: Any,
     ) -> Permit | Refusal:
-        return real(ask, answer, replace(circumstances, plan=ask.plan), **times)
+        return real(
+            approval_request, answer, replace(gate_input, plan=approval_request.plan), **times
+        )
 
     stack.enter_context(patch.object(flows._attach, "decide", stale))
 

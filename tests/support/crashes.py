@@ -51,7 +51,7 @@ def never(number: int, when: str) -> None:
 
 def answer(run: Run) -> None:
     """An honest approval of what the run asks."""
-    ask = run.ask()
+    ask = run.approval_request()
     assert ask is not None, run
     given: dict[str, Any] = {
         "decision": "approve",

@@ -40,7 +40,7 @@ from cmek.evidence.record import Chain
 from cmek.gcp import _transport as google_transport
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
-from cmek.onboarding.approval import Answer, Ask
+from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.request import OnboardingRequest
 from sandbox.server import Sandbox, http_app
 from tests.support.plain import Plain
@@ -170,16 +170,20 @@ class Driver:
         keys = self._run().suspended_at
         return sorted(int(key.removeprefix(prefix)) for key in keys if key.startswith(prefix))
 
-    async def _wait_for_answer(self, ask: Ask, text: str) -> Answer:
+    async def _wait_for_answer(
+        self, approval_request: ApprovalRequest, text: str
+    ) -> ApprovalResponse:
         run = self._run()
-        if ask.key not in run.suspended_at:
-            run.suspended_at.append(ask.key)
+        if approval_request.key not in run.suspended_at:
+            run.suspended_at.append(approval_request.key)
             raise Suspended
         try:
-            form = flows._approval.approval_form(ask, text)
-            return Answer.model_validate(form.model_validate(run.answers[ask.key]).model_dump())
+            form = flows._approval.approval_form(approval_request, text)
+            return ApprovalResponse.model_validate(
+                form.model_validate(run.answers[approval_request.key]).model_dump()
+            )
         except (KeyError, ValidationError) as error:
-            raise flows._approval.AnswerMissingError(ask.key) from error
+            raise flows._approval.ResponseMissingError(approval_request.key) from error
 
     async def _remember(self, name: str, value: BaseModel) -> None:
         self.executing().memory[self._named(name)] = value.model_dump_json()
@@ -262,14 +266,14 @@ def driving(*, sockets: bool = True, patience: float = 15.0, **options: Any) -> 
 def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
     """Every name in flows and tasks behind which Prefect's engine or API would be."""
     exact: dict[int, Any] = {
-        id(tasks.runs.remember): driver._remember,
-        id(tasks.runs.recall): driver._recall,
-        id(tasks.runs.run_id): lambda: driver.executing().id,
+        id(tasks.runs.save_state): driver._remember,
+        id(tasks.runs.load_state): driver._recall,
+        id(tasks.runs.current_run_id): lambda: driver.executing().id,
         id(flows._approval.attempt): lambda: driver._run().attempt,
-        id(flows._approval.asked_numbers): driver._asked_numbers,
-        id(flows._approval.wait_for_answer): driver._wait_for_answer,
-        id(flows._workspace_lock.working_alone): driver._working_alone,
-        id(tasks.runs.pin_request): driver._pin,
+        id(flows._approval.approval_request_numbers): driver._asked_numbers,
+        id(flows._approval.wait_for_response): driver._wait_for_answer,
+        id(flows._workspace_lock.workspace_lock): driver._working_alone,
+        id(tasks.runs.pin_parameters): driver._pin,
         id(tasks.clients.close_clients): _nothing,
         id(tasks.artifacts.publish): _nothing,
         id(tasks.evidence.publish_evidence): _nothing,
@@ -278,10 +282,10 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
         id(tasks.revalidation.record_onboarding): _nothing,
         id(deployment): _Deployment,
         id(tasks.evidence._earlier): _new_chain,
-        id(tasks.attachment.mark_sent): driver._mark_sent,
-        id(tasks.attachment.unmark_sent): driver._unmark_sent,
-        id(tasks.attachment.nothing_in_doubt): driver._nothing_in_doubt,
-        id(flows._workspace_lock.belongs_to): _nothing,
+        id(tasks.attachment.record_pending_create): driver._mark_sent,
+        id(tasks.attachment.clear_pending_create): driver._unmark_sent,
+        id(tasks.attachment.ensure_no_pending_create): driver._nothing_in_doubt,
+        id(flows._workspace_lock.tag_run): _nothing,
         id(get_run_logger): lambda: logging.getLogger("driver"),
     }
     for module_name in sorted(sys.modules):

@@ -9,8 +9,8 @@ from uuid import UUID
 from cmek.anthropic_identity import ROLES
 from cmek.gcp.resources import CryptoKey, KeyVersion
 from cmek.names import organization_label
-from cmek.onboarding.approval import Answer, Ask
-from cmek.onboarding.gate import Circumstances, ValidationProof
+from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
+from cmek.onboarding.gate import GateInput, ValidationProof
 from cmek.onboarding.plan import LiveFacts, Plan, build_plan
 from cmek.onboarding.request import OnboardingRequest
 from cmek.signatures.verification import Signatures
@@ -77,7 +77,7 @@ def plan(of: LiveFacts | None = None, request: OnboardingRequest = REQUEST, **mo
     return build_plan(of or facts(), request, **extra)
 
 
-def ask(of: Plan | None = None, **changes: Any) -> Ask:
+def approval_request(of: Plan | None = None, **changes: Any) -> ApprovalRequest:
     """An open ask for the plan."""
     shown = of or plan()
     values = {
@@ -87,13 +87,13 @@ def ask(of: Plan | None = None, **changes: Any) -> Ask:
         "nonce": "0123456789abcdef",
         "plan": shown,
         "digest": shown.digest,
-        "asked_at": NOW - timedelta(hours=1),
+        "requested_at": NOW - timedelta(hours=1),
         "expires_at": NOW + timedelta(days=6),
     }
-    return Ask(**(values | changes))
+    return ApprovalRequest(**(values | changes))
 
 
-def answer(**changes: Any) -> Answer:
+def answer(**changes: Any) -> ApprovalResponse:
     """An approval of the ask."""
     values = {
         "decision": "approve",
@@ -103,10 +103,10 @@ def answer(**changes: Any) -> Answer:
         "plan_digest": plan().digest,
         "acknowledge_warnings": False,
     }
-    return Answer(**(values | changes))
+    return ApprovalResponse(**(values | changes))
 
 
-def circumstances(**changes: Any) -> Circumstances:
+def gate_input(**changes: Any) -> GateInput:
     """What was read after the answer: all in order."""
     values = {
         "facts": facts(),
@@ -115,9 +115,9 @@ def circumstances(**changes: Any) -> Circumstances:
             succeeded=True, started_at=LOADED_AT + 1, error=None, request_id="req_1"
         ),
         "failed_checks": (),
-        "answer_loaded_at": LOADED_AT,
-        "latest_ask": 1,
+        "response_loaded_at": LOADED_AT,
+        "latest_request_number": 1,
         "pinned": REQUEST,
         "signatures": Signatures(required=0),
     }
-    return Circumstances(**(values | changes))
+    return GateInput(**(values | changes))

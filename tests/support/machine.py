@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from pydantic import BaseModel
 
 from cmek.evidence.record import loads
-from cmek.onboarding.approval import Ask
+from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import CREATED_BY_TAG
 from sandbox.identities import PROJECT_ID
@@ -71,7 +71,7 @@ class Onboarding(RuleBasedStateMachine):
         self.scene.new()
         self.driver.runs.clear()
         self.offset = timedelta(0)
-        self.asked: dict[tuple[str, str], list[Sight]] = {}
+        self.approval_request: dict[tuple[str, str], list[Sight]] = {}
         self.honest: dict[tuple[str, str], bool] = {}
         self.first: dict[str, OnboardingRequest] = {}
         self.stolen: list[dict[str, Any]] = []
@@ -93,9 +93,11 @@ class Onboarding(RuleBasedStateMachine):
         for run in self._in("Scheduled")[:1] if self.sound else ():
             self._execute(run)
         for run in self._in("Suspended")[:1] if self.sound else ():
-            ask = run.ask()
-            assert ask is not None
-            self._give(run, ask, self._answer(ask), honest=True, at_once=True)
+            approval_request = run.approval_request()
+            assert approval_request is not None
+            self._give(
+                run, approval_request, self._answer(approval_request), honest=True, at_once=True
+            )
         self.tally["schedules"] += bool(self.executed)
 
     @precondition(lambda self: len(self.driver.runs) < MAX_RUNS)
@@ -150,16 +152,16 @@ class Onboarding(RuleBasedStateMachine):
     @rule(pick=st.integers(0, MAX_RUNS - 1))
     def approve(self, pick: int) -> None:
         """Somebody reads the plan and approves it, as it should be."""
-        run, ask = self._waiting(pick)
-        answer = self._answer(ask)
-        self._give(run, ask, answer, honest=True)
+        run, approval_request = self._waiting(pick)
+        answer = self._answer(approval_request)
+        self._give(run, approval_request, answer, honest=True)
 
     @precondition(lambda self: self._in("Suspended"))
     @rule(pick=st.integers(0, MAX_RUNS - 1), events=st.lists(st.sampled_from(EVENTS), max_size=2))
     def approve_and_execute(self, pick: int, events: list[str]) -> None:
         """The common way: approved, perhaps something happens, and the worker takes it up."""
-        run, ask = self._waiting(pick)
-        self._give(run, ask, self._answer(ask), honest=True)
+        run, approval_request = self._waiting(pick)
+        self._give(run, approval_request, self._answer(approval_request), honest=True)
         for event in events:
             getattr(self.scene, event)()
         self._execute(run)
@@ -172,13 +174,13 @@ class Onboarding(RuleBasedStateMachine):
     )
     def tamper(self, pick: int, how: str, at_once: bool) -> None:
         """An answer with one flaw, put where Prefect keeps answers."""
-        run, ask = self._waiting(pick)
-        if how == "warnings" and not ask.plan.warnings:
+        run, approval_request = self._waiting(pick)
+        if how == "warnings" and not approval_request.plan.warnings:
             return
-        answer = self._answer(ask) | TAMPERED[how]
+        answer = self._answer(approval_request) | TAMPERED[how]
         kept = {name: value for name, value in answer.items() if value is not None}
         allowed = how == "approver" and not run.parameters.four_eyes and not self.required
-        self._give(run, ask, kept, honest=allowed, at_once=at_once)
+        self._give(run, approval_request, kept, honest=allowed, at_once=at_once)
 
     @precondition(lambda self: self.required and self._in("Suspended"))
     @rule(
@@ -188,18 +190,18 @@ class Onboarding(RuleBasedStateMachine):
     )
     def missign(self, pick: int, how: str, at_once: bool) -> None:
         """An answer whose signatures are not what they should be."""
-        run, ask = self._waiting(pick)
-        answer = self._answer(ask)
+        run, approval_request = self._waiting(pick)
+        answer = self._answer(approval_request)
         text = answer["signed_approvals"]
         answer["signed_approvals"] = {
             "unsigned": "-",
-            "stranger": self._signed(ask, EVE),
-            "alone": self._signed(ask, GRACE),
+            "stranger": self._signed(approval_request, EVE),
+            "alone": self._signed(approval_request, GRACE),
             "altered": text.replace("fine", "fin"),
-            "twice": "\n".join([self._signed(ask, GRACE)] * 2),
+            "twice": "\n".join([self._signed(approval_request, GRACE)] * 2),
         }[how]
         good = how == "alone" and self.required == 1
-        self._give(run, ask, answer, honest=good, at_once=at_once)
+        self._give(run, approval_request, answer, honest=good, at_once=at_once)
 
     @precondition(lambda self: self.stolen and self._in("Suspended"))
     @rule(
@@ -210,14 +212,14 @@ class Onboarding(RuleBasedStateMachine):
     )
     def steal(self, pick: int, which: int, fit: bool, at_once: bool) -> None:
         """An old answer is used again, its digest made to fit or not."""
-        run, ask = self._waiting(pick)
+        run, approval_request = self._waiting(pick)
         answer = dict(self.stolen[which % len(self.stolen)])
         if fit:
-            answer["plan_digest"] = ask.digest
-        same = answer.get("plan_digest") == ask.digest and not self.required
+            answer["plan_digest"] = approval_request.digest
+        same = answer.get("plan_digest") == approval_request.digest and not self.required
         # typed approvals can't tell who typed: an old one for the very same plan counts
-        good = same and self._is_good(run, answer, ask)
-        self._give(run, ask, answer, honest=good, at_once=at_once)
+        good = same and self._is_good(run, answer, approval_request)
+        self._give(run, approval_request, answer, honest=good, at_once=at_once)
 
     @precondition(lambda self: self._in("Suspended"))
     @rule(pick=st.integers(0, MAX_RUNS - 1))
@@ -243,8 +245,8 @@ class Onboarding(RuleBasedStateMachine):
     @rule(pick=st.integers(0, MAX_RUNS - 1))
     def lose_memory(self, pick: int) -> None:
         """The result storage loses what an ask showed."""
-        run, ask = self._waiting(pick)
-        run.memory.pop(ask.key.replace("attach-", "ask-", 1), None)
+        run, approval_request = self._waiting(pick)
+        run.memory.pop(approval_request.key.replace("attach-", "ask-", 1), None)
         run.state = "Scheduled"
 
     @rule(days=st.sampled_from([1, 8]))
@@ -287,10 +289,10 @@ class Onboarding(RuleBasedStateMachine):
         self.tally[run.state] += 1
         entries = world.log.entries[done:]
         self._judge(run, answered, entries)
-        ask = run.ask()
-        if run.state == "Suspended" and ask is not None:
+        approval_request = run.approval_request()
+        if run.state == "Suspended" and approval_request is not None:
             self._seen.append(self.scene.look())
-            self.asked[str(run.id), ask.key] = self._seen
+            self.approval_request[str(run.id), approval_request.key] = self._seen
         if run.state == "Already attached" and attached_before and not run.parameters.repair:
             assert [one.call for one in entries if one.write] == []
         evidence = run.memory.get("evidence")
@@ -314,42 +316,52 @@ class Onboarding(RuleBasedStateMachine):
         assert answered[0].startswith(f"attach-{run.attempt}-"), "the ask is of another attempt"
         assert self.honest.get(key), "attached without an honest answer"
         assert run.parameters == self.first[str(run.id)], "the request is not the first one"
-        ask = run.ask()
-        assert ask is not None
-        assert self.now <= ask.expires_at, "expired"
-        shown = {one.covered for one in self.asked[key]}
+        approval_request = run.approval_request()
+        assert approval_request is not None
+        assert self.now <= approval_request.expires_at, "expired"
+        shown = {one.covered for one in self.approval_request[key]}
         assert any(one.attachable and one.covered in shown for one in self._seen), "other facts"
 
-    def _answer(self, ask: Ask) -> dict[str, Any]:
+    def _answer(self, approval_request: ApprovalRequest) -> dict[str, Any]:
         answer: dict[str, Any] = {
             "decision": "approve",
             **self.scene.typed,
             "approver": GRACE,
             "comment": "fine",
-            "plan_digest": ask.digest,
+            "plan_digest": approval_request.digest,
         }
-        if ask.plan.warnings:
+        if approval_request.plan.warnings:
             answer["acknowledge_warnings"] = True
-        if ask.signatures:
+        if approval_request.signatures:
             signers = (GRACE, KATHERINE)[: max(1, self.required)]
-            answer["signed_approvals"] = "\n".join(self._signed(ask, one) for one in signers)
+            answer["signed_approvals"] = "\n".join(
+                self._signed(approval_request, one) for one in signers
+            )
         return answer
 
-    def _signed(self, ask: Ask, approver: str) -> str:
-        return self.office.answer_text(ask, approver, at=datetime.now(UTC) + self.offset)
+    def _signed(self, approval_request: ApprovalRequest, approver: str) -> str:
+        return self.office.answer_text(
+            approval_request, approver, at=datetime.now(UTC) + self.offset
+        )
 
-    def _is_good(self, run: Run, answer: dict[str, Any], ask: Ask) -> bool:
-        wanted = self._answer(ask)
+    def _is_good(self, run: Run, answer: dict[str, Any], approval_request: ApprovalRequest) -> bool:
+        wanted = self._answer(approval_request)
         allowed = {GRACE} | (set() if run.parameters.four_eyes else {REQUESTER})
         return answer.get("approver") in allowed and wanted == answer | {"approver": GRACE}
 
     def _give(
-        self, run: Run, ask: Ask, answer: dict[str, Any], *, honest: bool, at_once: bool = False
+        self,
+        run: Run,
+        approval_request: ApprovalRequest,
+        answer: dict[str, Any],
+        *,
+        honest: bool,
+        at_once: bool = False,
     ) -> None:
         self.tally["answers"] += 1
         self.tally["honest answers"] += honest
-        run.answers[ask.key] = answer
-        self.honest[str(run.id), ask.key] = honest
+        run.answers[approval_request.key] = answer
+        self.honest[str(run.id), approval_request.key] = honest
         self.stolen.append(answer)
         run.state = "Scheduled"
         if at_once:
@@ -359,18 +371,19 @@ class Onboarding(RuleBasedStateMachine):
         return [
             run
             for run in self.driver.runs
-            if run.state in states and (run.state != "Suspended" or run.ask() is not None)
+            if run.state in states
+            and (run.state != "Suspended" or run.approval_request() is not None)
         ]
 
     def _pick(self, pick: int, *states: str) -> Run:
         found = self._in(*states)
         return found[pick % len(found)]
 
-    def _waiting(self, pick: int) -> tuple[Run, Ask]:
+    def _waiting(self, pick: int) -> tuple[Run, ApprovalRequest]:
         run = self._pick(pick, "Suspended")
-        ask = run.ask()
-        assert ask is not None
-        return run, ask
+        approval_request = run.approval_request()
+        assert approval_request is not None
+        return run, approval_request
 
 
 def stage(stack: ExitStack) -> None:

@@ -96,7 +96,7 @@ class Run:
             "workspace_name": self.parameters["request"].get("create_workspace"),
             "approver": APPROVER,
             "comment": "approved in a test",
-            "plan_digest": properties["plan_digest"]["ask"]["digest"],
+            "plan_digest": properties["plan_digest"]["approval_request"]["digest"],
         }
         if "acknowledge_warnings" in properties:
             fields["acknowledge_warnings"] = True

@@ -135,7 +135,7 @@ class Kept:
         return SimpleNamespace(name="follow-up")
 
     async def remember(self, name: str, value: BaseModel) -> None:
-        """`tasks.runs.remember`."""
+        """`tasks.runs.save_state`."""
         memory = self.driver.executing().memory
         await self.write(f"memory {name}", memory.__setitem__, name, value.model_dump_json())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import flows._attach
 import flows.onboard
-from cmek.onboarding.approval import Ask
+from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.request import OnboardingRequest
 
 
@@ -76,9 +76,13 @@ class Run(AnyRun):
         """Whether nothing but a retry makes it go on."""
         return self.state not in {"Scheduled", "Suspended", "Running"}
 
-    def ask(self) -> Ask | None:
+    def approval_request(self) -> ApprovalRequest | None:
         """What it waits for, or waited for last."""
         if not self.suspended_at:
             return None
-        text = self.memory.get(self.suspended_at[-1].replace("attach-", "ask-", 1))
-        return flows._attach.AskRecord.model_validate_json(text).ask if text else None
+        text = self.memory.get(self.suspended_at[-1].replace("attach-", "approval-request-", 1))
+        return (
+            flows._attach.ApprovalRequestRecord.model_validate_json(text).approval_request
+            if text
+            else None
+        )

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmek.onboarding.approval import Ask
+from cmek.onboarding.approval import ApprovalRequest
 from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement, statement_for
 from cmek.signatures.verification import PROGRAM, FileFacts, Signers, facts_of, find_signers
 from tests.support import facts as make
@@ -36,10 +36,16 @@ def sign(text: str, key: Path, namespace: str = NAMESPACE) -> str:
     return keygen("-Y", "sign", "-n", namespace, "-f", key, message=text)
 
 
-def statement(for_ask: Ask | None = None, /, approver: str = GRACE, **changes: Any) -> Statement:
+def statement(
+    for_ask: ApprovalRequest | None = None, /, approver: str = GRACE, **changes: Any
+) -> Statement:
     """A statement that answers the ready-made ask, with changes."""
     signed = statement_for(
-        for_ask or make.ask(), approver=approver, decision="approve", comment="fine", at=make.NOW
+        for_ask or make.approval_request(),
+        approver=approver,
+        decision="approve",
+        comment="fine",
+        at=make.NOW,
     )
     return signed.model_copy(update=changes)
 
@@ -90,10 +96,12 @@ class Office:
         """The statement with a signature of its approver's key, or of another's."""
         return SignedApproval(said, sign(said.text, self.keys[by or said.approver]))
 
-    def answer_text(self, ask: Ask, *approvers: str, at: datetime, **changes: Any) -> str:
+    def answer_text(
+        self, approval_request: ApprovalRequest, *approvers: str, at: datetime, **changes: Any
+    ) -> str:
         """Signed approvals of this ask for its form."""
         said = (
-            statement_for(ask, approver=one, decision="approve", comment="fine", at=at)
+            statement_for(approval_request, approver=one, decision="approve", comment="fine", at=at)
             for one in approvers
         )
         return "\n".join(str(self.signed(one.model_copy(update=changes))) for one in said)

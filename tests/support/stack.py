@@ -113,13 +113,17 @@ class Stack:
         return self.wait_for_runs(at_least=at_least, tags=tags)
 
     def wait_for_ask(
-        self, run: FlowRun | UUID, *, after: approvals.Ask | None = None, seconds: float = 60
-    ) -> approvals.Ask:
+        self,
+        run: FlowRun | UUID,
+        *,
+        after: approvals.PendingApproval | None = None,
+        seconds: float = 60,
+    ) -> approvals.PendingApproval:
         """Wait until the run has stored a question, other than `after`."""
         run_id = run if isinstance(run, UUID) else run.id
         return approvals.wait_for_ask(self.client, run_id, after=after, seconds=seconds)
 
-    def answer(self, ask: approvals.Ask, **fields: Any) -> OrchestrationResult[Any]:
+    def answer(self, ask: approvals.PendingApproval, **fields: Any) -> OrchestrationResult[Any]:
         """Resume with a complete approval, changed by `fields`; None leaves a field out."""
         return self.client.resume_flow_run(ask.run.id, run_input=full_answer(ask, **fields))
 
@@ -157,7 +161,7 @@ def wait_for_state(client: SyncPrefectClient, run_id: UUID, *names: str, seconds
         time.sleep(0.3)
 
 
-def full_answer(ask: approvals.Ask, **changes: Any) -> dict[str, Any]:
+def full_answer(ask: approvals.PendingApproval, **changes: Any) -> dict[str, Any]:
     """The approval that the form asks for, with changes; a change to None leaves the field out."""
     fields = {
         "decision": "approve",
