@@ -29,6 +29,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from cli.terminal import markdown
+from cmek.errors import CmekError
 from cmek.onboarding.approval import ApprovalRequest as AskedPlan
 from cmek.onboarding.reports import facts_table
 from cmek.signatures.statement import (
@@ -44,7 +45,7 @@ from cmek.signatures.verification import PROGRAM
 _POLL_SECONDS = 0.3
 
 
-class ApprovalError(RuntimeError):
+class ApprovalError(CmekError):
     """There is nothing to answer, or the server refused the answer: says why and what to do."""
 
 

@@ -24,6 +24,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 
 from cmek._http import check_endpoint
+from cmek.errors import CmekError
 from tasks.runs import ONBOARDING
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ _PAGE: Final = 200
 """The most that Prefect's API lists at once."""
 
 
-class NoServerError(RuntimeError):
+class NoServerError(CmekError):
     """No Prefect server is configured or reachable: says which and how to name one."""
 
 
@@ -95,7 +96,7 @@ def run_url(client: SyncPrefectClient, run_id: UUID) -> str:
     return f"{base.rstrip('/')}/runs/flow-run/{run_id}"
 
 
-class RunError(RuntimeError):
+class RunError(CmekError):
     """A run could not be found, or a command was given wrongly: says why and what to do."""
 
 

@@ -10,23 +10,14 @@ from rich.console import Console
 
 from cli import deploy as automations
 from cli import show as evidence
-from cli.approvals import ApprovalError
 from cli.approve import approve_command, pending_command, reject_command, sign_command
-from cli.client import NoServerError, RunError
 from cli.deploy import deploy_command
-from cli.local.processes import StackError
 from cli.local.rehearse import rehearse_command, up_command
 from cli.onboard import FIELDS_HELP, check_command, onboard_command
 from cli.show import history_command, status_command, terraform_command
 from cli.terminal import printable
-from cmek._http import EndpointError
-from cmek.anthropic.errors import AdminApiError
-from cmek.evidence.record import EvidenceIntegrityError
-from cmek.gcp.errors import GoogleApiError
-from cmek.terraform.module import FilesDifferError, NotManageableError
+from cmek.errors import CmekError
 from sandbox.__main__ import sandbox_command
-from tasks.clients import BlockMissingError
-from tasks.runs import NotStartedError
 
 app = typer.Typer(
     help="Put Cloud KMS keys under Anthropic workspaces, with a plan and an approval.",
@@ -50,24 +41,7 @@ app.command("sandbox")(sandbox_command)
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(automations.app, name="automations")
 
-_EXPECTED = (
-    AdminApiError,
-    ApprovalError,
-    BlockMissingError,
-    EvidenceIntegrityError,
-    EndpointError,
-    FilesDifferError,
-    GoogleApiError,
-    LookupError,
-    NoServerError,
-    NotManageableError,
-    NotStartedError,
-    OSError,
-    PrefectHTTPStatusError,
-    RunError,
-    StackError,
-    evidence.AnchorError,
-)
+_EXPECTED = (CmekError, OSError, PrefectHTTPStatusError)
 """What a person can act on by its text alone; anything else is a defect and shows its trace."""
 
 

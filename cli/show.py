@@ -33,6 +33,7 @@ from rich.table import Table
 
 from cli.client import RunError, connected, every
 from cli.terminal import new_console, printable
+from cmek.errors import CmekError
 from cmek.evidence.record import Chain, loads
 from cmek.evidence.report import queries_of, record_in
 from cmek.keys.verdicts import Health, KeyRecord
@@ -219,11 +220,11 @@ def _records(client: SyncPrefectClient, external_key_id: str) -> list[KeyRecord]
 app = typer.Typer(help="Export and verify what an onboarding left behind.", no_args_is_help=True)
 
 
-class NoEvidenceError(LookupError):
+class NoEvidenceError(CmekError, LookupError):
     """The server has no record of this workspace; the message says where else one may be."""
 
 
-class AnchorError(Exception):
+class AnchorError(CmekError):
     """A record that verifies by itself, but is not the one that a hash elsewhere speaks of."""
 
 

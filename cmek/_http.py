@@ -28,6 +28,7 @@ import stamina
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from cmek.anthropic.errors import AdminApiError
+from cmek.errors import CmekError
 from cmek.gcp.errors import GoogleApiError
 
 _log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ async def send_bounded(http: httpx.AsyncClient, request: httpx.Request) -> httpx
     return httpx.Response(answer.status_code, headers=kept, content=bytes(content), request=request)
 
 
-class EndpointError(ValueError):
+class EndpointError(CmekError, ValueError):
     """An address that no credential may be sent to: names it and says what is allowed."""
 
 

@@ -8,8 +8,10 @@ import json
 import rfc8785
 from pydantic import BaseModel, JsonValue
 
+from cmek.errors import CmekError
 
-class NotCanonicalError(ValueError):
+
+class NotCanonicalError(CmekError, ValueError):
     """A value that has no canonical JSON; the message says what in it and why."""
 
 

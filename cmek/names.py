@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from cmek.errors import CmekError
+
 PROJECT_ID_PATTERN: Final = r"(?:[a-z][a-z0-9.-]*:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
 KMS_ID_PATTERN: Final = r"[a-zA-Z0-9_-]{1,63}"
 WORKSPACE_ID: Final = r"wrkspc_[a-zA-Z0-9]{6,64}"
@@ -38,7 +40,7 @@ _KEY_NAME = re.compile(
 )
 
 
-class BadNameError(ValueError):
+class BadNameError(CmekError, ValueError):
     """A name that does not parse: says which, what was given and what it should look like."""
 
 

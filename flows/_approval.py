@@ -13,6 +13,7 @@ from prefect.input import RunInput
 from prefect.runtime import flow_run
 from pydantic import Field, ValidationError, create_model
 
+from cmek.errors import CmekError
 from cmek.markdown import code
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, exact_pattern
 from cmek.onboarding.plan import Plan
@@ -25,11 +26,11 @@ MAX_APPROVAL_REQUESTS: Final = 4
 """One ask, and at most three more after a difference."""
 
 
-class ResponseMissingError(Exception):
+class ResponseMissingError(CmekError):
     """The run went on without an answer that fits the form; nothing was attached."""
 
 
-class ApprovalRequestLostError(Exception):
+class ApprovalRequestLostError(CmekError):
     """The record of the ask is gone with the result storage; nothing was attached."""
 
 

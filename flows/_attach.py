@@ -12,6 +12,7 @@ from prefect import get_run_logger
 from pydantic import BaseModel
 
 from cmek.anthropic.errors import AdminStatusError
+from cmek.errors import CmekError
 from cmek.evidence.events import approval_requested as asked_event
 from cmek.evidence.events import approval_response_received, gate_decision
 from cmek.keys.diagnosis import Failure
@@ -43,11 +44,11 @@ ATTACH_TRIES: Final = 3
 ATTACH_PAUSE_SECONDS: Final = 5.0
 
 
-class RefusedError(Exception):
+class RefusedError(CmekError):
     """The gate said no for good; nothing was attached."""
 
 
-class AttachNotConfirmedError(Exception):
+class AttachNotConfirmedError(CmekError):
     """No try ended with the key on the workspace."""
 
 

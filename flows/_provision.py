@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from cmek.anthropic.models import ExternalKey
+from cmek.errors import CmekError
 from cmek.evidence.events import validated
 from cmek.keys.diagnosis import Failure
 from cmek.keys.rules import Cause
@@ -44,7 +45,7 @@ from tasks.registration import ensure_external_key
 from tasks.validation import ValidationFailedError, validate_while_settling
 
 
-class KeyValidationError(Exception):
+class KeyValidationError(CmekError):
     """Anthropic can't use the key; the message has the most likely cause and what mends it."""
 
 

@@ -17,6 +17,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
 
+from cmek.errors import CmekError
 from cmek.onboarding.reports import artifact_key
 from cmek.tags import claim_tag, workspace_tag
 from tasks.runs import current_run_id, find_runs, retag
@@ -37,7 +38,7 @@ _UNFINISHED = [
 ]
 
 
-class WorkspaceLockedError(Exception):
+class WorkspaceLockedError(CmekError):
     """The workspace's slot does not become free; nothing was read, made or attached."""
 
 

@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import deployment
 from prefect.states import Completed
 
+from cmek.errors import CmekError
 from cmek.evidence.events import attached, checked, software_versions, started
 from cmek.onboarding.eligibility import AttachmentStatus
 from cmek.onboarding.plan import preview, preview_text
@@ -143,11 +144,11 @@ async def _publish_evidence(request: OnboardingRequest, now: OnboardingRequest) 
         await publish_evidence(subject)
 
 
-class NoDeploymentError(Exception):
+class NoDeploymentError(CmekError):
     """The flow was called without a deployment, so it could not wait for an approval."""
 
 
-class ParametersChangedError(Exception):
+class ParametersChangedError(CmekError):
     """The run's parameters are no longer those that it started with."""
 
 

@@ -30,6 +30,7 @@ from cmek.anthropic.errors import (
     ExternalKeyValidationTimeoutError,
 )
 from cmek.anthropic.models import Workspace
+from cmek.errors import CmekError
 from cmek.models import FrozenModel
 from cmek.onboarding.gate import Permit
 from cmek.onboarding.request import (
@@ -63,7 +64,7 @@ class AttachOutcome(FrozenModel):
     why: str | None = None
 
 
-class AttachedElsewhereError(Exception):
+class AttachedElsewhereError(CmekError):
     """The workspace has another key. Nobody can change that any more."""
 
 
@@ -149,7 +150,7 @@ class ReadBack(FrozenModel):
     request_ids: tuple[str | None, str | None]
 
 
-class ReadBackMismatchError(Exception):
+class ReadBackMismatchError(CmekError):
     """The service does not show what was attached."""
 
 
@@ -205,7 +206,7 @@ PENDING_CREATE_LIFETIME: Final = timedelta(minutes=10)
 """How long a request may be under way: the official SDK gives up waiting then (600 s)."""
 
 
-class CreateOutcomeUnknownError(Exception):
+class CreateOutcomeUnknownError(CmekError):
     """A create was sent, nobody knows its outcome, and it may still take effect."""
 
 
@@ -264,7 +265,7 @@ SEARCH_AFTER_SECONDS: Final = (0.0, 5.0, 15.0)
 """Pauses before each search for a workspace whose create was not answered."""
 
 
-class NameTakenError(Exception):
+class NameTakenError(CmekError):
     """Somebody has made a workspace of this name since the plan was approved."""
 
 

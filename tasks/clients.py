@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from cmek.anthropic.client import AdminApi
+from cmek.errors import CmekError
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
 
@@ -30,7 +31,7 @@ _open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[type, str], _Clie
 )
 
 
-class BlockMissingError(Exception):
+class BlockMissingError(CmekError):
     """A block that a request names can't be loaded; the message says which and how to make it."""
 
 

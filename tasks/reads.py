@@ -18,6 +18,7 @@ from cmek.anthropic.client import AdminApi
 from cmek.anthropic.errors import NotFoundError
 from cmek.anthropic.models import ExternalKey, Organization, Workspace
 from cmek.anthropic_identity import MEMBER
+from cmek.errors import CmekError
 from cmek.gcp.iam import unconditional_roles
 from cmek.keys.diagnosis import Failure, diagnose, gather_facts
 from cmek.keys.prerequisites import run_checks
@@ -33,7 +34,7 @@ from tasks.registration import find_external_key
 from tasks.runs import current_run_id
 
 
-class WorkspaceNotFoundError(Exception):
+class WorkspaceNotFoundError(CmekError):
     """No such workspace in the organization of the credential."""
 
 
@@ -118,7 +119,7 @@ async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | Non
     )
 
 
-class KeyGoneError(Exception):
+class KeyGoneError(CmekError):
     """The crypto key is not there (any more)."""
 
 
@@ -182,7 +183,7 @@ async def _workspace(admin: AdminApi, request: OnboardingRequest) -> dict[str, A
     }
 
 
-class PrerequisitesFailedError(Exception):
+class PrerequisitesFailedError(CmekError):
     """At least one check fails; nothing was made. The message names each with its remedy."""
 
     def __init__(self, report: CheckReport) -> None:

@@ -20,6 +20,7 @@ from prefect.events import emit_event
 from cmek._http import Failed, Ok, Result, try_read
 from cmek.anthropic.errors import AdminApiError
 from cmek.anthropic.models import Validation
+from cmek.errors import CmekError
 from cmek.gcp.iam import PolicyView
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import CryptoKey
@@ -188,7 +189,7 @@ async def _as_coroutine(read: Awaitable[T]) -> T:
     return await read
 
 
-class CheckUnfinishedError(Exception):
+class CheckUnfinishedError(CmekError):
     """The deadline came before the look was done."""
 
 

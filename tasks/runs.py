@@ -38,6 +38,7 @@ from pydantic import BaseModel
 
 from cmek.discovery.rules import EarlierRun, complete, finished_run_count, request_differences
 from cmek.discovery.rules import idempotency_key as key_of_epoch
+from cmek.errors import CmekError
 from cmek.onboarding.request import OnboardingRequest, subject_in
 from cmek.tags import CMEK_TAG, workspace_tag
 
@@ -131,7 +132,7 @@ async def pin_parameters(request: OnboardingRequest) -> OnboardingRequest:
 ONBOARDING: Final = "onboard-workspace/onboard"
 
 
-class NotStartedError(Exception):
+class NotStartedError(CmekError):
     """No onboarding was started; says why and what to do."""
 
 

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from cmek.anthropic.errors import AdminApiError, ConflictError
+from cmek.errors import CmekError
 from cmek.gcp.errors import GoogleApiError
 from cmek.onboarding.gate import ValidationProof
 from tasks._uncached_task import uncached_task
@@ -25,7 +26,7 @@ SETTLING_SECONDS: Final = [2.0, 4.0, 8.0, 16.0, 30.0]
 """Google's IAM changes take seconds, sometimes minutes, to reach everybody."""
 
 
-class NotYetError(Exception):
+class NotYetError(CmekError):
     """Something that heals by itself with time: IAM settling, a version being generated."""
 
 

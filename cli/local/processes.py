@@ -19,6 +19,8 @@ from typing import TypeVar
 
 import psutil
 
+from cmek.errors import CmekError
+
 T = TypeVar("T")
 
 STOP_SECONDS = 8.0
@@ -28,7 +30,7 @@ _ENDED = frozenset({psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD})
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class StackError(RuntimeError):
+class StackError(CmekError):
     """The local stack could not be started: says which part, why, and shows its last log lines."""
 
 

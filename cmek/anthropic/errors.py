@@ -35,6 +35,8 @@ from typing import Any, Final
 
 import httpx
 
+from cmek.errors import CmekError
+
 TOKEN_PATH: Final = "/v1/oauth/token"  # noqa: S105 - a path
 
 _ADVICE_BY_CODE: Final = {
@@ -119,12 +121,17 @@ class Failure:
     """The server's own word (`x-should-retry`), where it gave one."""
 
 
-class AdminApiError(Exception):
+class AdminApiError(CmekError):
     """A call of the Admin API failed."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure)
         self.failure = failure
+
+    @property
+    def resource(self) -> str | None:
+        """The address of the call, without query."""
+        return self.failure.url
 
     @property
     def message(self) -> str:

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from cmek.errors import CmekError
 from cmek.models import FormModel, FrozenModel
 from cmek.names import KMS_ID_PATTERN, PROJECT_ID_PATTERN, WORKSPACE_ID
 from cmek.onboarding.request import EMAIL, Location, OnboardingRequest, ProtectionLevel
@@ -144,7 +145,7 @@ class DiscoveryRequest(FormModel):
 EVENT: Final = "anthropic.workspace.created"
 
 
-class MalformedEventError(Exception):
+class MalformedEventError(CmekError):
     """The payload is not what the event should carry; names each field and rule."""
 
 

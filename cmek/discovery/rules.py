@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from cmek.anthropic.models import Workspace
 from cmek.discovery.request import DiscoveryRequest
+from cmek.errors import CmekError
 from cmek.markdown import code, escape, table
 from cmek.models import FrozenModel
 from cmek.names import KMS_ID_PATTERN, slug
@@ -85,7 +86,7 @@ _SHARED_FIELDS: Final = (
 )
 
 
-class UnnameableKeyError(Exception):
+class UnnameableKeyError(CmekError):
     """The template gives no name that Cloud KMS takes; says which and what to change."""
 
 

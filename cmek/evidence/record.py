@@ -25,6 +25,7 @@ from typing import Annotated, Final, Literal, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from cmek.canonical import canonical_json, digest
+from cmek.errors import CmekError
 from cmek.models import FrozenModel
 
 GENESIS: Final = "0" * 64
@@ -173,7 +174,7 @@ class IntegrityError:
         return f"{self.where}: {self.problem}"
 
 
-class EvidenceIntegrityError(Exception):
+class EvidenceIntegrityError(CmekError):
     """A record that does not verify; the message names the place."""
 
 

@@ -31,6 +31,7 @@ from google.protobuf.message import Message
 from pydantic import Field
 
 from cmek.anthropic.errors import retry_after
+from cmek.errors import CmekError
 from cmek.models import FrozenModel
 
 
@@ -67,12 +68,22 @@ class GoogleProblem(FrozenModel):
     """What was called, when the caller of `classify` said so."""
 
 
-class GoogleApiError(Exception):
+class GoogleApiError(CmekError):
     """A Google call failed; `problem` says how. Holds no request and can be pickled."""
 
     def __init__(self, problem: GoogleProblem) -> None:
         super().__init__(problem)
         self.problem = problem
+
+    @property
+    def resource(self) -> str | None:
+        """The full name of the Google resource, where the call has one."""
+        return self.problem.resource or None
+
+    @property
+    def advice(self) -> str:
+        """What a person can do about it."""
+        return self.problem.advice
 
     def __str__(self) -> str:
         problem = self.problem

@@ -33,6 +33,7 @@ from typing import Final
 from uuid import UUID
 
 from cmek._http import Failed, Ok, ok_value
+from cmek.errors import CmekError
 from cmek.gcp.gcloud import key_flags, new_primary, on_key, on_version
 from cmek.gcp.resources import CUSTOMER_INITIATED, SYMMETRIC, CryptoKey, KeySpec, KeyVersion
 from cmek.keys.rules import Cause, CauseRule, DiagnosisFacts, Finding, KnownCause
@@ -236,7 +237,7 @@ DECRYPTING_ROLES = frozenset(
 """Roles by which somebody uses a key's material."""
 
 
-class KeyRefusedError(Exception):
+class KeyRefusedError(CmekError):
     """An existing key that can't serve; nothing about it is changed."""
 
 

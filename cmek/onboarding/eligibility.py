@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from cmek.anthropic.models import ExternalKey, Organization, Workspace
+from cmek.errors import CmekError
 from cmek.onboarding.request import (
     OnboardingRequest,
     created_by_run,
@@ -25,7 +26,7 @@ class AttachmentStatus(StrEnum):
     HAS_OUR_KEY = "has this key"
 
 
-class WorkspaceNotEligibleError(Exception):
+class WorkspaceNotEligibleError(CmekError):
     """This workspace must not be onboarded by this request; the message says why and what to do."""
 
 

@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationError
 
 from cmek.canonical import NotCanonicalError, canonical_json
+from cmek.errors import CmekError
 from cmek.models import FrozenModel
 from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.request import EMAIL
@@ -32,7 +33,7 @@ _END: Final = "-----END SSH SIGNATURE-----"
 _LINE: Final = 70
 
 
-class UnreadableApprovalError(Exception):
+class UnreadableApprovalError(CmekError):
     """The text holds no signed approvals in the shape that the ask describes."""
 
 

@@ -29,6 +29,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from cmek.errors import CmekError
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, same_identity
 from cmek.onboarding.plan import Plan
 from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement
@@ -39,7 +40,7 @@ _REVOKED: Final = "revoked_keys"
 _MINIMUM: Final = "minimum_signatures"
 
 
-class SignersRefusedError(Exception):
+class SignersRefusedError(CmekError):
     """The signers file can't be trusted or used; nothing is attached on its word, or without it."""
 
 
@@ -161,7 +162,7 @@ _GOOD: Final = re.compile(
 )
 
 
-class BadSignatureError(Exception):
+class BadSignatureError(CmekError):
     """This signature does not count; the message says why."""
 
 

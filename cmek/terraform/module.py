@@ -22,6 +22,7 @@ from pydantic import JsonValue
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.models import ExternalKey
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, VIEWER
+from cmek.errors import CmekError
 from cmek.gcp.iam import unconditional_roles
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import SYMMETRIC, CryptoKey
@@ -30,7 +31,7 @@ from cmek.models import FrozenModel
 from cmek.names import KeyName
 
 
-class NotManageableError(Exception):
+class NotManageableError(CmekError):
     """A key that the module can't describe; the message says which field and what to do."""
 
 
@@ -102,7 +103,7 @@ FIXED = ("versions.tf", "variables.tf", "main.tf", "options.tf", "outputs.tf")
 _GRANTS = {"encrypter_decrypter": ENCRYPTER_DECRYPTER, "viewer": VIEWER}
 
 
-class FilesDifferError(Exception):
+class FilesDifferError(CmekError):
     """Files stand there with other content; the message names them."""
 
 
