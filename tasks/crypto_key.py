@@ -8,7 +8,8 @@ from prefect import get_run_logger, task
 
 from cmek.gcp.iam import members_with
 from cmek.gcp.resources import CryptoKey
-from cmek.keys.rules_key import DECRYPTING_ROLES, check_adoption, check_key, is_ours, key_spec
+from cmek.keys.conditions import DECRYPTING_ROLES, has_organization_label
+from cmek.keys.rules_key import check_adoption, check_key, key_spec
 from cmek.models import FrozenModel
 from cmek.names import organization_label
 from cmek.onboarding.request import OnboardingRequest
@@ -57,7 +58,7 @@ async def ensure_crypto_key(
     check_key(key, request)
     users: tuple[str, ...] = ()
     label_added = False
-    if not is_ours(key, organization):
+    if not has_organization_label(key, organization):
         users = members_with(await kms.get_iam_policy(name), DECRYPTING_ROLES)
         check_adoption(key, request, users)
         key = await kms.add_label(name, *organization_label(organization))

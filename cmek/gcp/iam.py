@@ -96,6 +96,8 @@ def _conditional(binding: policy_pb2.Binding) -> bool:
 
 Kind = Literal["anthropic", "public", "deleted", "look_alike", "other"]
 
+KMS_ROLES: Final = ("roles/cloudkms.", "roles/owner", "roles/editor", "roles/viewer")
+"""Prefixes of the roles by which a binding above the ring reaches into Cloud KMS."""
 PUBLIC: Final = frozenset({"allUsers", "allAuthenticatedUsers"})
 _ACCOUNT, _, _DOMAIN = SERVICE_ACCOUNT.partition("@")
 _SIMILAR: Final = 0.9
@@ -142,5 +144,9 @@ def of_kind(grants: Iterable[Grant], kind: Kind) -> list[Grant]:
 
 
 def describe(grants: Iterable[Grant]) -> str:
-    """`role to member on resource`, one after the other."""
-    return "; ".join(f"{one.role} to {one.member} on {one.resource}" for one in grants)
+    """`role to member on resource if condition`, one after the other."""
+    return "; ".join(
+        f"{one.role} to {one.member} on {one.resource}"
+        + (f" if {one.condition}" if one.condition else "")
+        for one in grants
+    )

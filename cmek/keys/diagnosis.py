@@ -1,6 +1,6 @@
-"""The ranked list of causes. Pure.
+"""The diagnosis of a failed validation or attach: facts read anew, and the ranked list of causes.
 
-Read what the diagnosis needs: the checks' reads and the external key. Writes nothing.
+Source: https://platform.claude.com/docs/en/manage-claude/cmek-troubleshooting
 """
 
 from __future__ import annotations
@@ -14,42 +14,39 @@ from cmek._http import try_read
 from cmek.anthropic.client import AdminApi
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
-from cmek.keys import rules_anthropic as outer_causes
-from cmek.keys import rules_iam as grant_causes
-from cmek.keys import rules_key as key_causes
-from cmek.keys import rules_key as label_causes
+from cmek.keys import rules_anthropic, rules_iam, rules_key
 from cmek.keys.reader import Clients, read_findings
 from cmek.keys.rules import Cause, CauseRule, DiagnosisFacts, KnownCause
 from cmek.onboarding.request import OnboardingRequest
 
 CAUSES: Final[tuple[tuple[KnownCause, CauseRule], ...]] = (
-    (outer_causes.WORKSPACE_POLICY, outer_causes.workspace_policy),
-    (outer_causes.KEY_PROFILE, outer_causes.key_profile),
-    (outer_causes.KEY_CHANGED, outer_causes.external_key_changed),
-    (outer_causes.PROJECT, outer_causes.project_inactive),
-    (outer_causes.API_OFF, outer_causes.kms_api_off),
-    (outer_causes.BILLING_OFF, outer_causes.billing_off),
-    (key_causes.EXTERNAL_GONE, key_causes.external_key_gone),
-    (key_causes.OTHER_NAME, key_causes.other_key_name),
-    (key_causes.KEY_DELETED, key_causes.key_deleted),
-    (key_causes.WRONG_LOCATION, key_causes.location_cause),
-    (key_causes.WRONG_PURPOSE, key_causes.wrong_purpose),
-    *key_causes.PRIMARY_CAUSES,
-    (label_causes.MISSING, label_causes.label_missing_cause),
-    (label_causes.OTHER, label_causes.label_other_organization),
-    (label_causes.SPELLING, label_causes.label_spelling),
-    (grant_causes.CONDITIONAL, grant_causes.grant_conditional_cause),
-    (grant_causes.WRONG_MEMBER, grant_causes.grant_wrong_member),
-    (grant_causes.SHARING, grant_causes.domain_sharing),
-    (grant_causes.ENCRYPTER, grant_causes.encrypter_missing),
-    (grant_causes.VIEWER_MISSING, grant_causes.viewer_missing),
-    (grant_causes.WRONG_LEVEL, grant_causes.grant_wrong_level),
-    (key_causes.JUSTIFICATIONS_DENY, key_causes.justifications),
-    (grant_causes.IAM_PROPAGATION, grant_causes.iam_propagation),
-    (outer_causes.PERIMETER, outer_causes.perimeter),
-    (key_causes.EXTERNAL_KEY_MANAGER, key_causes.external_key_manager),
-    (outer_causes.DENY_POLICY, outer_causes.deny_policy),
-    (outer_causes.ANTHROPIC, outer_causes.anthropic_side),
+    (rules_anthropic.WORKSPACE_POLICY, rules_anthropic.workspace_policy),
+    (rules_anthropic.KEY_PROFILE, rules_anthropic.key_profile),
+    (rules_anthropic.KEY_CHANGED, rules_anthropic.external_key_changed),
+    (rules_anthropic.PROJECT, rules_anthropic.project_inactive),
+    (rules_anthropic.API_OFF, rules_anthropic.kms_api_off),
+    (rules_anthropic.BILLING_OFF, rules_anthropic.billing_off),
+    (rules_key.EXTERNAL_GONE, rules_key.external_key_gone),
+    (rules_key.OTHER_NAME, rules_key.other_key_name),
+    (rules_key.KEY_DELETED, rules_key.key_deleted),
+    (rules_key.WRONG_LOCATION, rules_key.location_cause),
+    (rules_key.WRONG_PURPOSE, rules_key.wrong_purpose),
+    *rules_key.PRIMARY_CAUSES,
+    (rules_key.MISSING, rules_key.label_missing_cause),
+    (rules_key.OTHER, rules_key.label_other_organization),
+    (rules_key.SPELLING, rules_key.label_spelling),
+    (rules_iam.CONDITIONAL, rules_iam.grant_conditional_cause),
+    (rules_iam.WRONG_MEMBER, rules_iam.grant_wrong_member),
+    (rules_iam.SHARING, rules_iam.domain_sharing),
+    (rules_iam.ENCRYPTER, rules_iam.encrypter_missing),
+    (rules_iam.VIEWER_MISSING, rules_iam.viewer_missing),
+    (rules_iam.WRONG_LEVEL, rules_iam.grant_wrong_level),
+    (rules_key.JUSTIFICATIONS_DENY, rules_key.justifications),
+    (rules_iam.IAM_PROPAGATION, rules_iam.iam_propagation),
+    (rules_anthropic.PERIMETER, rules_anthropic.perimeter),
+    (rules_key.EXTERNAL_KEY_MANAGER, rules_key.external_key_manager),
+    (rules_anthropic.DENY_POLICY, rules_anthropic.deny_policy),
+    (rules_anthropic.ANTHROPIC, rules_anthropic.anthropic_side),
 )
 """Most telling first: what explains the others stands before them."""
 
@@ -83,7 +80,7 @@ async def gather_facts(
     kms: CloudKms,
     google: GoogleReads,
 ) -> DiagnosisFacts:
-    """Ask everybody again, after a failure; what is refused leaves its causes open."""
+    """Read everything again after a failure; a refused read leaves its causes open."""
     key_id = failure.external_key_id
     async with asyncio.TaskGroup() as group:
         findings = group.create_task(read_findings(request, Clients(admin, kms, google)))

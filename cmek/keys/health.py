@@ -1,21 +1,13 @@
-"""All rules, with what each means for the key.
+"""The health of an onboarded key: the rules, the verdict over them, and what people are told.
 
-`broken` is what makes a key, or a part of the data under it, unusable now; `at_risk` is what may
-come to that, or lets others in. Names are the Security Command Center's where it has the check
+`broken`: the key, or a part of the data under it, is unusable now. `at_risk`: something may come to
+that, or lets others in. Rule names are those of Security Command Center where it has the check
 (https://docs.cloud.google.com/security-command-center/docs/concepts-vulnerabilities-findings);
 CIS numbers are of the CIS Google Cloud Platform Foundation Benchmark.
 
-Keys that can't be looked at: when to look again, and what they are after a day.
-
-Once a minute five times, then every five minutes for a day, as services that hold customers' keys
-publish it. Then a key is broken if Anthropic's own validation failed all along; if only our reads
-were refused, nobody knows.
-
-From a reading to a record: rules, what could not be read, and what the last look knew. Pure.
-
-The first record of a key: what was true when its workspace was attached. Pure.
-
-What people are told: only changes of what they were told before.
+A key that can't be read is checked again once a minute five times, then every five minutes for a
+day, as services that hold customers' keys publish it. Then it is broken if Anthropic's own
+validation failed all the time; if only our reads were refused, its health stays unknown. Pure.
 """
 
 from __future__ import annotations
@@ -27,10 +19,7 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from cmek._http import Failed, Ok
-from cmek.keys import rules_iam as access
-from cmek.keys import rules_key as key
-from cmek.keys import rules_key as rotation
-from cmek.keys import rules_key as version
+from cmek.keys import rules_iam, rules_key
 from cmek.keys.rules import HealthRule, Part
 from cmek.keys.rules_iam import grant_may_be_on_project
 from cmek.keys.snapshot import UNUSABLE, KeySnapshot
@@ -54,102 +43,104 @@ ROTATED: Final = "CIS 1.10, KMS_KEY_NOT_ROTATED"
 SEPARATION: Final = "CIS 1.11, KMS_ROLE_SEPARATION"
 
 HEALTH_RULES: Final = (
-    HealthRule("name-malformed", BROKEN, CRITICAL, "name", key.name_malformed),
-    HealthRule("wrong-location", BROKEN, CRITICAL, "name", key.wrong_location),
-    HealthRule("key-not-found", BROKEN, CRITICAL, "key", key.not_found),
-    HealthRule("wrong-kind", BROKEN, CRITICAL, "key", key.wrong_kind),
+    HealthRule("name-malformed", BROKEN, CRITICAL, "name", rules_key.name_malformed),
+    HealthRule("wrong-location", BROKEN, CRITICAL, "name", rules_key.wrong_location),
+    HealthRule("key-not-found", BROKEN, CRITICAL, "key", rules_key.not_found),
+    HealthRule("wrong-kind", BROKEN, CRITICAL, "key", rules_key.wrong_kind),
     HealthRule(
-        "primary-destroy-scheduled", BROKEN, CRITICAL, "key", version.primary_destroy_scheduled
+        "primary-destroy-scheduled", BROKEN, CRITICAL, "key", rules_key.primary_destroy_scheduled
     ),
-    HealthRule("primary-missing", BROKEN, CRITICAL, "key", version.primary_missing),
-    HealthRule("primary-disabled", BROKEN, CRITICAL, "key", version.primary_disabled),
-    HealthRule("primary-unusable", BROKEN, CRITICAL, "key", version.primary_unusable),
-    HealthRule("primary-pending", UNKNOWN, MEDIUM, "key", version.primary_pending),
-    HealthRule("organization-label-missing", BROKEN, CRITICAL, "key", key.label_missing),
-    HealthRule("justifications-deny", BROKEN, CRITICAL, "key", key.justifications_deny),
+    HealthRule("primary-missing", BROKEN, CRITICAL, "key", rules_key.primary_missing),
+    HealthRule("primary-disabled", BROKEN, CRITICAL, "key", rules_key.primary_disabled),
+    HealthRule("primary-unusable", BROKEN, CRITICAL, "key", rules_key.primary_unusable),
+    HealthRule("primary-pending", UNKNOWN, MEDIUM, "key", rules_key.primary_pending),
+    HealthRule("organization-label-missing", BROKEN, CRITICAL, "key", rules_key.label_missing),
+    HealthRule("justifications-deny", BROKEN, CRITICAL, "key", rules_key.justifications_deny),
     HealthRule(
         "old-version-destroy-scheduled",
         BROKEN,
         CRITICAL,
         "versions",
-        version.old_version_destroy_scheduled,
+        rules_key.old_version_destroy_scheduled,
     ),
     HealthRule(
-        "old-version-destroyed", BROKEN, CRITICAL, "versions", version.old_version_destroyed
+        "old-version-destroyed", BROKEN, CRITICAL, "versions", rules_key.old_version_destroyed
     ),
-    HealthRule("old-version-disabled", BROKEN, HIGH, "versions", version.old_version_disabled),
-    HealthRule("grant-missing", BROKEN, CRITICAL, "policy", access.grant_missing),
-    HealthRule("kms-public-key", AT_RISK, CRITICAL, "policy", access.public_member, PUBLIC),
-    HealthRule("grant-conditional", AT_RISK, HIGH, "policy", access.grant_conditional),
-    HealthRule("grant-inherited", AT_RISK, HIGH, "policy", access.grant_inherited),
-    HealthRule("foreign-decrypter", AT_RISK, HIGH, "policy", access.unexpected_decrypter),
-    HealthRule("broader-grant", AT_RISK, MEDIUM, "policy", access.broader_grant),
+    HealthRule("old-version-disabled", BROKEN, HIGH, "versions", rules_key.old_version_disabled),
+    HealthRule("grant-missing", BROKEN, CRITICAL, "policy", rules_iam.grant_missing),
+    HealthRule("kms-public-key", AT_RISK, CRITICAL, "policy", rules_iam.public_member, PUBLIC),
+    HealthRule("grant-conditional", AT_RISK, HIGH, "policy", rules_iam.grant_conditional),
+    HealthRule("grant-inherited", AT_RISK, HIGH, "policy", rules_iam.grant_inherited),
+    HealthRule("foreign-decrypter", AT_RISK, HIGH, "policy", rules_iam.unexpected_decrypter),
+    HealthRule("broader-grant", AT_RISK, MEDIUM, "policy", rules_iam.broader_grant),
     HealthRule(
-        "kms-role-separation", AT_RISK, MEDIUM, "policy", access.separation_of_duties, SEPARATION
+        "kms-role-separation", AT_RISK, MEDIUM, "policy", rules_iam.separation_of_duties, SEPARATION
     ),
-    HealthRule("justifications-narrow", AT_RISK, HIGH, "key", key.justifications_narrow),
+    HealthRule("justifications-narrow", AT_RISK, HIGH, "key", rules_key.justifications_narrow),
     HealthRule(
-        "kms-key-not-rotated-overdue", AT_RISK, HIGH, "key", rotation.rotation_overdue, ROTATED
+        "kms-key-not-rotated-overdue", AT_RISK, HIGH, "key", rules_key.rotation_overdue, ROTATED
     ),
-    HealthRule("kms-key-not-rotated-off", AT_RISK, MEDIUM, "key", rotation.rotation_off, ROTATED),
-    HealthRule("kms-key-not-rotated-slow", AT_RISK, MEDIUM, "key", rotation.rotation_slow, ROTATED),
-    HealthRule("destroy-delay-short", AT_RISK, MEDIUM, "key", key.destroy_delay_short),
-    HealthRule("protection-mixed", AT_RISK, MEDIUM, "versions", version.protection_mixed),
-    HealthRule("drift", AT_RISK, MEDIUM, "key", key.drift),
-    HealthRule("project-policy-unread", REMARK, LOW, "policy", access.project_unread),
-    HealthRule("software-protection", REMARK, LOW, "key", key.software_protection),
+    HealthRule("kms-key-not-rotated-off", AT_RISK, MEDIUM, "key", rules_key.rotation_off, ROTATED),
+    HealthRule(
+        "kms-key-not-rotated-slow", AT_RISK, MEDIUM, "key", rules_key.rotation_slow, ROTATED
+    ),
+    HealthRule("destroy-delay-short", AT_RISK, MEDIUM, "key", rules_key.destroy_delay_short),
+    HealthRule("protection-mixed", AT_RISK, MEDIUM, "versions", rules_key.protection_mixed),
+    HealthRule("drift", AT_RISK, MEDIUM, "key", rules_key.drift),
+    HealthRule("project-policy-unread", REMARK, LOW, "policy", rules_iam.project_unread),
+    HealthRule("software-protection", REMARK, LOW, "key", rules_key.software_protection),
 )
 PART_OF: Final = {rule.id: rule.part for rule in HEALTH_RULES}
 
 SOON: Final = timedelta(minutes=1)
-SOON_LOOKS: Final = 5
+SOON_CHECKS: Final = 5
 LATER: Final = timedelta(minutes=5)
 LONGEST: Final = timedelta(days=1)
 
 
 def record_failed_check(
-    before: UnreachableState | None, look: CheckRun, external_key_id: str, *, anthropic_failed: bool
+    before: UnreachableState | None, run: CheckRun, external_key_id: str, *, anthropic_failed: bool
 ) -> UnreachableState:
-    """What is known after one more look that found the key unreachable.
+    """What is known after one more check that found the key unreachable.
 
-    Only the follow-up that was scheduled for a key sees to its next look; another run that finds
-    it unreachable meanwhile leaves it to that follow-up, unless that one is late.
+    Only the follow-up that was scheduled for a key schedules the next check; another run that finds
+    the key unreachable meanwhile leaves it to that follow-up, unless that one is late.
 
     Args:
-        before: From the looks before; None at the first.
-        look: Time and flow run.
-        external_key_id: Whose.
-        anthropic_failed: Whether Anthropic's validation failed at this look.
+        before: From the checks before; None at the first.
+        run: Time and flow run.
+        external_key_id: The external key.
+        anthropic_failed: Whether Anthropic's validation failed at this check.
     """
-    now = look.now
+    now = run.now
     if before is None:
         before = UnreachableState(
-            external_key_id=external_key_id, since=now, looks=-1, anthropic_failed=True
+            external_key_id=external_key_id, since=now, rechecks=-1, anthropic_failed=True
         )
     failed = before.anthropic_failed and anthropic_failed
     waits_for_another = before.next_check is not None and before.next_check > now
-    if waits_for_another and not look.is_scheduled_recheck and before.scheduled_by != look.run_id:
+    if waits_for_another and not run.is_scheduled_recheck and before.scheduled_by != run.run_id:
         return before.model_copy(update={"anthropic_failed": failed})
-    looks = before.looks + 1
+    rechecks = before.rechecks + 1
     return before.model_copy(
         update={
-            "looks": looks,
+            "rechecks": rechecks,
             "anthropic_failed": failed,
-            "next_check": _next_look(before.since, looks, now),
-            "scheduled_by": look.run_id,
+            "next_check": _next_check(before.since, rechecks, now),
+            "scheduled_by": run.run_id,
         }
     )
 
 
 def grace_period_elapsed(unreachable: UnreachableState, now: datetime) -> bool:
-    """Whether the day is over, so that the verdict falls."""
+    """Whether the key has been unreachable for a day, so that its health is decided."""
     return now - unreachable.since >= LONGEST
 
 
-def _next_look(since: datetime, looks: int, now: datetime) -> datetime | None:
+def _next_check(since: datetime, rechecks: int, now: datetime) -> datetime | None:
     if now - since >= LONGEST:
         return None
-    return min(now + (SOON if looks < SOON_LOOKS else LATER), since + LONGEST)
+    return min(now + (SOON if rechecks < SOON_CHECKS else LATER), since + LONGEST)
 
 
 VALIDATION_FAILED = "validation-failed"
@@ -161,37 +152,33 @@ MAY_STOP_ANTHROPIC = frozenset({"justifications-narrow", "grant-conditional"})
 """What is a risk while validation succeeds, and the cause once it fails."""
 
 
-def judge(snapshot: KeySnapshot, previous: KeyRecord | None, look: CheckRun) -> KeyRecord:
-    """The verdict on what was read.
+def judge(snapshot: KeySnapshot, previous: KeyRecord | None, run: CheckRun) -> KeyRecord:
+    """The health of a key as it was read.
 
     Args:
-        snapshot: From one look; its baseline and unreachability come from the looks before.
-        previous: The last record, None at the first look.
-        look: Time and flow run.
+        snapshot: Of one check; its baseline and unreachability come from the checks before.
+        previous: The last record, None at the first check.
+        run: Time and flow run.
     """
     found = [one for rule in _rules(snapshot) for one in rule.judge(snapshot)]
     found += _unread(snapshot)
     explained = any(r.means is Health.BROKEN or r.rule in MAY_STOP_ANTHROPIC for r in found)
     found += _validation(snapshot, explained=explained)
-    beyond_reach = _unreachable(snapshot, found, look)
-    if (
-        beyond_reach
-        and beyond_reach.anthropic_failed
-        and grace_period_elapsed(beyond_reach, look.now)
-    ):
-        found = [_escalated(reason, beyond_reach) for reason in found]
+    unreachable = _unreachable(snapshot, found, run)
+    if unreachable and unreachable.anthropic_failed and grace_period_elapsed(unreachable, run.now):
+        found = [_escalated(reason, unreachable) for reason in found]
     carried = list(_carried(previous, _parts(snapshot)))
-    reasons = _ordered(_dated(found, previous, look.now), carried)
+    reasons = _ordered(_dated(found, previous, run.now), carried)
     verdict = _verdict(found, carried)
-    return _record(snapshot, previous, look, verdict, reasons).model_copy(
-        update={"unreachable": beyond_reach, "baseline": _baseline(snapshot, look)}
+    return _record(snapshot, previous, run, verdict, reasons).model_copy(
+        update={"unreachable": unreachable, "baseline": _baseline(snapshot, run)}
     )
 
 
 def unfinished(
-    snapshot: KeySnapshot, previous: KeyRecord | None, look: CheckRun, why: str
+    snapshot: KeySnapshot, previous: KeyRecord | None, run: CheckRun, why: str
 ) -> KeyRecord:
-    """The record of a key that nobody could look at, for example before the deadline."""
+    """The record of a key that could not be checked, for example before the deadline."""
     reason = HealthReason(
         rule=UNFINISHED,
         means=Health.UNKNOWN,
@@ -199,8 +186,8 @@ def unfinished(
         says=why,
         who_can_tell="the next revalidation",
     )
-    reasons = _ordered(_dated([reason], previous, look.now), _carried(previous, frozenset()))
-    record = _record(snapshot, previous, look, Health.UNKNOWN, reasons)
+    reasons = _ordered(_dated([reason], previous, run.now), _carried(previous, frozenset()))
+    record = _record(snapshot, previous, run, Health.UNKNOWN, reasons)
     kept = {"unreachable": snapshot.unreachable, "baseline": snapshot.baseline}
     return record.model_copy(update=kept)
 
@@ -208,24 +195,24 @@ def unfinished(
 def _record(
     snapshot: KeySnapshot,
     previous: KeyRecord | None,
-    look: CheckRun,
+    run: CheckRun,
     verdict: Health,
     reasons: tuple[HealthReason, ...],
 ) -> KeyRecord:
-    told = previous.announced if previous else Health.HEALTHY
-    same_run = previous is not None and previous.run_id == look.run_id
+    notified = previous.announced if previous else Health.HEALTHY
+    same_run = previous is not None and previous.run_id == run.run_id
     return KeyRecord(
         external_key_id=snapshot.external_key_id,
         key_name=snapshot.registered_name,
         workspaces=snapshot.workspaces,
         verdict=verdict,
-        since=_since(verdict, reasons, previous, look.now),
-        checked_at=look.now,
+        since=_since(verdict, reasons, previous, run.now),
+        checked_at=run.now,
         depth=snapshot.depth,
-        run_id=look.run_id,
+        run_id=run.run_id,
         reasons=reasons,
-        announced=told if verdict is Health.UNKNOWN else verdict,
-        announced_before=previous.announced_before if previous and same_run else told,
+        announced=notified if verdict is Health.UNKNOWN else verdict,
+        announced_before=previous.announced_before if previous and same_run else notified,
     )
 
 
@@ -273,7 +260,7 @@ def _unread(snapshot: KeySnapshot) -> Iterator[HealthReason]:
 def _who(read: Failed) -> str:
     if read.status in {"PERMISSION_DENIED", "403", "UNAUTHENTICATED", "401"}:
         return "whoever administers the credential of the worker: it lacks the right to read this"
-    return "the next look; if it stays so, whoever runs the network between here and there"
+    return "the next check; if it stays so, whoever runs the network between here and there"
 
 
 def _validation(snapshot: KeySnapshot, *, explained: bool) -> Iterator[HealthReason]:
@@ -300,7 +287,7 @@ def _validation(snapshot: KeySnapshot, *, explained: bool) -> Iterator[HealthRea
 
 
 def _unreachable(
-    snapshot: KeySnapshot, found: Iterable[HealthReason], look: CheckRun
+    snapshot: KeySnapshot, found: Iterable[HealthReason], run: CheckRun
 ) -> UnreachableState | None:
     """None once everything could be read, or a cause was found."""
     meanings = {reason.means for reason in found}
@@ -308,13 +295,13 @@ def _unreachable(
         return None
     return record_failed_check(
         snapshot.unreachable,
-        look,
+        run,
         snapshot.external_key_id,
         anthropic_failed=snapshot.anthropic_failed,
     )
 
 
-def _escalated(reason: HealthReason, beyond_reach: UnreachableState) -> HealthReason:
+def _escalated(reason: HealthReason, unreachable: UnreachableState) -> HealthReason:
     """After a day of failed validations."""
     if reason.rule != VALIDATION_UNEXPLAINED:
         return reason
@@ -323,15 +310,15 @@ def _escalated(reason: HealthReason, beyond_reach: UnreachableState) -> HealthRe
             "rule": VALIDATION_FAILED,
             "means": Health.BROKEN,
             "severity": Severity.CRITICAL,
-            "since": beyond_reach.since,
+            "since": unreachable.since,
             "says": reason.says.partition(". Our reads")[0]
-            + f". It failed at every look since {beyond_reach.since:%Y-%m-%d %H:%M %Z}",
+            + f". It failed at every check since {unreachable.since:%Y-%m-%d %H:%M %Z}",
         }
     )
 
 
 def _carried(previous: KeyRecord | None, parts: frozenset[Part]) -> Iterator[HealthReason]:
-    """What the last look found where this one did not look."""
+    """What the last check found in a part that this one did not read."""
     for reason in previous.reasons if previous else ():
         if reason.rule in PART_OF and PART_OF[reason.rule] not in parts:
             seen_at = reason.seen_at or (previous.checked_at if previous else None)
@@ -341,7 +328,7 @@ def _carried(previous: KeyRecord | None, parts: frozenset[Part]) -> Iterator[Hea
 def _dated(
     found: Iterable[HealthReason], previous: KeyRecord | None, now: datetime
 ) -> Iterator[HealthReason]:
-    """Since when: what the resource tells, else the first look that found it."""
+    """Since when: what the resource tells, else the first check that found it."""
     known = {reason.identity: reason.since for reason in previous.reasons} if previous else {}
     for reason in found:
         since = reason.since or known.get(reason.identity) or now
@@ -361,7 +348,7 @@ def _ordered(
 
 
 def _verdict(found: Iterable[HealthReason], carried: Iterable[HealthReason]) -> Health:
-    """What is broken is broken, whatever else could not be read; else unknown beats old news."""
+    """Broken wins over all that could not be read; unknown wins over what was found earlier."""
     fresh = {reason.means for reason in found} | {Health.HEALTHY}
     worst = max(fresh, key=lambda verdict: verdict.rank)
     if worst in (Health.BROKEN, Health.UNKNOWN):
@@ -378,8 +365,8 @@ def _since(
     return min(dates, default=now) if verdict is not Health.HEALTHY else now
 
 
-def _baseline(snapshot: KeySnapshot, look: CheckRun) -> Baseline | None:
-    """The one that there is, else what this look found, if it was full and everything was read."""
+def _baseline(snapshot: KeySnapshot, run: CheckRun) -> Baseline | None:
+    """The one that exists, else what this check found, if it was full and everything was read."""
     key = snapshot.crypto_key
     complete = key is not None and {"versions", "policy"} <= _parts(snapshot)
     if snapshot.baseline is not None or key is None or not complete:
@@ -387,7 +374,7 @@ def _baseline(snapshot: KeySnapshot, look: CheckRun) -> Baseline | None:
     return Baseline.of(
         key,
         source="first look",
-        now=look.now,
+        now=run.now,
         decrypters=(),
         unusable_versions=tuple(v.id for v in snapshot.all_versions if v.state in UNUSABLE),
     )
@@ -396,7 +383,7 @@ def _baseline(snapshot: KeySnapshot, look: CheckRun) -> Baseline | None:
 def onboarding_record(
     facts: LiveFacts, *, users_before: Sequence[str], run_id: str, now: datetime
 ) -> KeyRecord:
-    """The record that later looks compare with.
+    """The record that later rechecks compare with.
 
     Args:
         facts: Read behind the approval, right before the attach.
@@ -446,9 +433,9 @@ _EVENTS: Final = {
 
 
 def health_event(record: KeyRecord) -> HealthEvent | None:
-    """The event for this look, None when people know already or nobody knows.
+    """The event for this check; None when people know already, or when the health is unknown.
 
-    A key starts as healthy; `unknown` is neither a change nor forgets what was told.
+    A key starts as healthy; `unknown` is no change and keeps what was announced.
     """
     if record.announced is record.announced_before:
         return None

@@ -1,4 +1,7 @@
-"""All prerequisite checks at once."""
+"""The prerequisites of an onboarding: all checks, in the order in which a person reads them.
+
+Source: guide, "Before you begin".
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,7 @@ from typing import Final
 from cmek.anthropic.client import AdminApi
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
-from cmek.keys import rules_anthropic as anthropic
-from cmek.keys import rules_iam as iam_scope
-from cmek.keys import rules_key as existing_key
-from cmek.keys import rules_key as location
-from cmek.keys import rules_org as domain_sharing
-from cmek.keys import rules_org as org_policies
-from cmek.keys import rules_org as perimeters
-from cmek.keys import rules_project as audit_logs
-from cmek.keys import rules_project as permissions
-from cmek.keys import rules_project as project
+from cmek.keys import rules_anthropic, rules_iam, rules_key, rules_org, rules_project
 from cmek.keys.reader import Clients, read_findings
 from cmek.keys.snapshot import Findings
 from cmek.keys.verdicts import Check, CheckReport, Prerequisite
@@ -26,30 +20,34 @@ from cmek.onboarding.request import OnboardingRequest
 PrerequisiteRule = Callable[[OnboardingRequest, Findings], Iterator[Check]]
 
 PREREQUISITE_RULES: Final[dict[PrerequisiteRule, tuple[Prerequisite, ...]]] = {
-    project.check_project: (project.PROJECT,),
-    project.check_billing: (project.BILLING,),
-    project.check_kms_api: (project.KMS_API,),
-    project.check_check_apis: (project.CHECK_APIS,),
-    location.check_location: (location.LOCATION,),
-    permissions.check_caller_on_project: (permissions.CALLER_ON_PROJECT,),
-    permissions.check_caller_on_existing: (permissions.CALLER_ON_EXISTING,),
-    audit_logs.check_audit_logs: (audit_logs.AUDIT_LOGS,),
-    domain_sharing.check_legacy: (domain_sharing.DRS_LEGACY,),
-    domain_sharing.check_managed: (domain_sharing.DRS_MANAGED,),
-    domain_sharing.check_custom: (domain_sharing.DRS_CUSTOM,),
-    org_policies.check_location_policy: (org_policies.LOCATION_POLICY,),
-    org_policies.check_protection_policy: (org_policies.PROTECTION_POLICY,),
-    org_policies.check_delay_policy: (org_policies.DELAY_POLICY,),
-    org_policies.check_disable_policy: (org_policies.DISABLE_POLICY,),
-    perimeters.check_perimeters: (perimeters.PERIMETER,),
-    existing_key.check_existing_key: existing_key.PREREQUISITES,
-    iam_scope.check_broader: (iam_scope.BROADER,),
-    iam_scope.check_public: (iam_scope.PUBLIC,),
-    iam_scope.check_look_alikes: (iam_scope.LOOK_ALIKES,),
-    anthropic.check_credential: (anthropic.CREDENTIAL,),
-    anthropic.check_cmek: (anthropic.CMEK,),
-    anthropic.check_workspace: (anthropic.WORKSPACE,),
-    anthropic.check_eligibility: (anthropic.RETENTION, anthropic.FEATURES, anthropic.EFFECT),
+    rules_project.check_project: (rules_project.PROJECT,),
+    rules_project.check_billing: (rules_project.BILLING,),
+    rules_project.check_kms_api: (rules_project.KMS_API,),
+    rules_project.check_check_apis: (rules_project.CHECK_APIS,),
+    rules_key.check_location: (rules_key.LOCATION,),
+    rules_project.check_caller_on_project: (rules_project.CALLER_ON_PROJECT,),
+    rules_project.check_caller_on_existing: (rules_project.CALLER_ON_EXISTING,),
+    rules_project.check_audit_logs: (rules_project.AUDIT_LOGS,),
+    rules_org.check_legacy: (rules_org.DRS_LEGACY,),
+    rules_org.check_managed: (rules_org.DRS_MANAGED,),
+    rules_org.check_custom: (rules_org.DRS_CUSTOM,),
+    rules_org.check_location_policy: (rules_org.LOCATION_POLICY,),
+    rules_org.check_protection_policy: (rules_org.PROTECTION_POLICY,),
+    rules_org.check_delay_policy: (rules_org.DELAY_POLICY,),
+    rules_org.check_disable_policy: (rules_org.DISABLE_POLICY,),
+    rules_org.check_perimeters: (rules_org.PERIMETER,),
+    rules_key.check_existing_key: rules_key.PREREQUISITES,
+    rules_iam.check_broader: (rules_iam.BROADER,),
+    rules_iam.check_public: (rules_iam.PUBLIC_MEMBERS,),
+    rules_iam.check_look_alikes: (rules_iam.LOOK_ALIKES,),
+    rules_anthropic.check_credential: (rules_anthropic.CREDENTIAL,),
+    rules_anthropic.check_cmek: (rules_anthropic.CMEK,),
+    rules_anthropic.check_workspace: (rules_anthropic.WORKSPACE,),
+    rules_anthropic.check_eligibility: (
+        rules_anthropic.RETENTION,
+        rules_anthropic.FEATURES,
+        rules_anthropic.EFFECT,
+    ),
 }
 """What each rule judges, in the order in which a person reads the table."""
 

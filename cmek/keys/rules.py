@@ -1,7 +1,4 @@
-"""The shape of a rule: a pure function from a reading to the reasons that it finds.
-
-A cause and the facts that prove or exclude it.
-"""
+"""The shapes of rules: a health rule finds reasons in a snapshot, a cause rule judges a failure."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ from pydantic import ConfigDict
 from cmek._http import Ok, Result, ok_value
 from cmek.anthropic.models import ExternalKey
 from cmek.gcp.resources import CryptoKey
+from cmek.keys.conditions import Condition
 from cmek.keys.snapshot import Findings, KeySnapshot
 from cmek.keys.verdicts import Health, HealthReason, Severity
 from cmek.models import FrozenModel
@@ -27,7 +25,7 @@ Part = Literal["name", "key", "versions", "policy"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a rule's function says; the rule itself adds its name, level and benchmark."""
+    """What a rule's function found; the rule itself adds its name, severity and benchmark."""
 
     says: str
     commands: tuple[str, ...] = ()
@@ -35,21 +33,41 @@ class Finding:
     since: datetime | None = None
     final_at: datetime | None = None
 
+    @classmethod
+    def of(
+        cls, condition: Condition, *, subject: str | None = None, otherwise: str = ""
+    ) -> Iterator[Finding]:
+        """The finding of a condition that does not hold; nothing where it holds.
+
+        Args:
+            condition: With evidence and remedy.
+            subject: What it is about, where the condition's own subject is not meant.
+            otherwise: Added to the evidence where the condition has no remedy.
+        """
+        if not condition.holds:
+            yield cls(
+                condition.evidence + ("" if condition.remedy else otherwise),
+                condition.remedy,
+                condition.subject if subject is None else subject,
+                condition.since,
+                condition.final_at,
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class HealthRule:
-    """One rule, and the test that it runs on a reading whose part was read."""
+    """One health rule; `find` is called only when its part was read."""
 
     id: str
     means: Health
     severity: Severity
     part: Part
-    look: Callable[[KeySnapshot], Iterator[Finding]]
+    find: Callable[[KeySnapshot], Iterator[Finding]]
     benchmark: str | None = None
 
     def judge(self, snapshot: KeySnapshot) -> Iterator[HealthReason]:
         """The reasons that this rule gives."""
-        for finding in self.look(snapshot):
+        for finding in self.find(snapshot):
             yield HealthReason(
                 rule=self.id,
                 means=self.means,
@@ -77,7 +95,7 @@ class Cause(FrozenModel):
     """`open`: neither proved nor excluded by what we may read."""
     why: str
     command: str
-    """What mends it, or for an open cause also what would tell."""
+    """What fixes it, or for an open cause also what would tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,16 +143,28 @@ class KnownCause:
     """What proves or excludes it, for the documentation."""
 
     def proved(self, why: str, command: str) -> Cause:
-        """It is so."""
+        """The cause holds."""
         return self._cause("proved", why, command)
 
     def excluded(self, why: str, command: str = "none needed") -> Cause:
-        """It is not so."""
+        """The cause does not hold."""
         return self._cause("excluded", why, command)
 
     def open(self, why: str, command: str) -> Cause:
-        """We can't tell."""
+        """What we may read neither proves nor excludes it."""
         return self._cause("open", why, command)
+
+    def judge(self, condition: Condition, otherwise: str = "") -> Cause:
+        """Excluded by a condition that holds, open where it is doubtful, else proved.
+
+        Args:
+            condition: With evidence and remedy.
+            otherwise: What to do where the condition has no remedy.
+        """
+        if condition.holds:
+            return self.excluded(condition.evidence)
+        verdict: CauseVerdict = "open" if condition.doubtful else "proved"
+        return self._cause(verdict, condition.evidence, " && ".join(condition.remedy) or otherwise)
 
     def _cause(self, verdict: CauseVerdict, why: str, command: str) -> Cause:
         return Cause(id=self.id, title=self.title, verdict=verdict, why=why, command=command)

@@ -1,30 +1,32 @@
-"""Who else can use the key: broader grants of Anthropic's account, the public, impostors.
+"""Rules about IAM: the two grants on the key, and every other member who can use it.
 
-Source: guide step 3 (both roles on the key itself); CIS Google Cloud Foundations 1.9.
-
-Rules about who may use the key: both grants, and nobody who should not.
-
-Causes that lie in IAM: which of the two grants is not there, and what stands in its place.
-
-Each missing grant has one explanation, the most telling one: conditional, to a wrong member, on
-the wrong level, kept out by an organization policy, or simply missing. Source: guide step 3.
+Each missing grant has one explanation (`conditions.grant_statuses`). Source: guide step 3 (both
+roles on the key itself); CIS Google Cloud Foundations 1.9 and 1.11.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Final
 
 from google.iam.v1 import policy_pb2
 
-from cmek._http import Failed, Ok, Result, ok_value
-from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, SERVICE_ACCOUNT, VIEWER
+from cmek._http import Failed, Ok, Result
+from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, VIEWER
 from cmek.gcp.gcloud import grant, revoke
-from cmek.gcp.iam import Grant, describe, grants_in, kind_of, of_kind
+from cmek.gcp.iam import KMS_ROLES, PUBLIC, Grant, describe, grants_in, of_kind
+from cmek.keys.conditions import (
+    DECRYPTING_ROLES,
+    Condition,
+    GrantState,
+    GrantStatus,
+    exceeding_grants,
+    grant_statuses,
+    granted,
+)
 from cmek.keys.rules import Cause, CauseRule, DiagnosisFacts, Finding, KnownCause
-from cmek.keys.rules_key import DECRYPTING_ROLES, without_key
+from cmek.keys.rules_key import without_key
 from cmek.keys.rules_org import check_legacy, check_managed
 from cmek.keys.snapshot import Findings, KeySnapshot
 from cmek.keys.verdicts import Check, Prerequisite
@@ -38,9 +40,6 @@ WHO: Final = (
     "whoever has getIamPolicy on key ring, project, folders and organization "
     "(roles/iam.securityReviewer)"
 )
-KMS_ROLES: Final = ("roles/cloudkms.", "roles/owner", "roles/editor", "roles/viewer")
-"""Roles by which a binding above the ring reaches into Cloud KMS."""
-
 BROADER: Final = Prerequisite(
     "broader_grants",
     "Anthropic's account has the two roles on the key only",
@@ -48,7 +47,7 @@ BROADER: Final = Prerequisite(
     WHO,
     "A grant above the key lets Anthropic's account use every key below it.",
 )
-PUBLIC: Final = Prerequisite(
+PUBLIC_MEMBERS: Final = Prerequisite(
     "public_members",
     "The public has no access to key and ring",
     READS,
@@ -67,12 +66,7 @@ LOOK_ALIKES: Final = Prerequisite(
 def check_broader(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """Whatever Anthropic's account has beyond the two roles on the key."""
     grants, unreadable = _grants(request, findings)
-    key = str(request.key_name)
-    broader = [
-        one
-        for one in of_kind(grants, "anthropic")
-        if not (one.resource == key and one.role in ROLES)
-    ]
+    broader = list(exceeding_grants(str(request.key_name), grants))
     if broader:
         yield BROADER.warned(describe(broader), _revoke_all(broader))
     else:
@@ -84,9 +78,9 @@ def check_public(request: OnboardingRequest, findings: Findings) -> Iterator[Che
     grants, unreadable = _grants(request, findings)
     public = of_kind(grants, "public")
     if public:
-        yield PUBLIC.failed(describe(public), _revoke_all(public))
+        yield PUBLIC_MEMBERS.failed(describe(public), _revoke_all(public))
     else:
-        yield _nothing_found(PUBLIC, unreadable)
+        yield _nothing_found(PUBLIC_MEMBERS, unreadable)
 
 
 def check_look_alikes(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
@@ -145,99 +139,70 @@ def _list(names: list[str]) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def _revoke_all(grants: list[Grant]) -> str:
+def _revoke_all(grants: Iterable[Grant]) -> str:
     return " && ".join(revoke(one.resource, one.member, one.role) for one in grants)
 
 
-PUBLIC_MEMBERS: Final = frozenset({"allUsers", "allAuthenticatedUsers"})
 ENCRYPT_ONLY: Final = "roles/cloudkms.cryptoKeyEncrypter"
-COVERING: Final = {
-    ENCRYPTER_DECRYPTER: frozenset({ENCRYPTER_DECRYPTER, "roles/owner"}),
-    ROLES[1]: frozenset({ROLES[1], "roles/cloudkms.admin", "roles/owner", "roles/viewer"}),
-}
-"""Roles that hold at least what a grant holds."""
 ADMIN: Final = "roles/cloudkms.admin"
+
+
+def _statuses(snapshot: KeySnapshot) -> Iterator[GrantStatus]:
+    """Nothing where the key's policy was not asked for."""
+    if snapshot.policy is not None and snapshot.name is not None:
+        yield from grant_statuses(snapshot.name, snapshot.all_grants())
+
+
+def _grants_that_are(snapshot: KeySnapshot, *states: GrantState) -> Iterator[Finding]:
+    for status in _statuses(snapshot):
+        if status.state in states and snapshot.name is not None:
+            yield from Finding.of(granted(status, snapshot.name))
 
 
 def grant_missing(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Anthropic can't read or use the key without both roles."""
-    for role in () if grant_may_be_on_project(snapshot) else _unheld(snapshot):
-        lost = any(
-            binding.role == role and any(_is_deleted_twin(m) for m in binding.members)
-            for _, binding in snapshot.bindings()
-        )
-        why = " (there is one for a deleted account of that name)" if lost else ""
-        yield Finding(
-            f"the grant of {role} to Anthropic's service account is missing{why}",
-            (grant(snapshot.name, role),) if snapshot.name else (),
-            role,
-        )
+    if not grant_may_be_on_project(snapshot):
+        yield from _grants_that_are(snapshot, "missing", "wrong_member")
 
 
 def grant_conditional(snapshot: KeySnapshot) -> Iterator[Finding]:
     """A grant under a condition may be refused at any moment."""
-    for role in _lacking(snapshot):
-        for condition in _conditions(snapshot, role):
-            yield Finding(
-                f"the grant of {role} holds only under the condition {condition}",
-                (grant(snapshot.name, role),) if snapshot.name else (),
-                role,
-            )
+    return _grants_that_are(snapshot, "conditional")
 
 
 def grant_inherited(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """It works, but by a grant on ring or project, which somebody may clean up."""
-    for role in _lacking(snapshot):
-        if _inherited(snapshot, role) and not _conditions(snapshot, role):
-            yield Finding(
-                f"the grant of {role} is on the key ring or project only, not on the key",
-                (grant(snapshot.name, role),) if snapshot.name else (),
-                role,
-            )
+    """It works, but by a grant on ring or project, which may be removed with the others there."""
+    return _grants_that_are(snapshot, "inherited")
 
 
 def public_member(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Anybody may do with the key what this role allows."""
-    for where, binding in snapshot.all_bindings():
-        for member in sorted(PUBLIC_MEMBERS & set(binding.members)):
-            yield Finding(
-                f"{member} has {binding.role} on {where}",
-                (revoke(where, member, binding.role),),
-                f"{where} {binding.role} {member}",
-            )
+    return _each(of_kind(snapshot.all_grants(), "public"))
 
 
 def unexpected_decrypter(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """Somebody else may decrypt; those who could when it was recorded are known."""
+    """Another member may decrypt; those who could when it was recorded are known."""
     known = set(snapshot.baseline.decrypters) if snapshot.baseline else set()
-    for where, binding in snapshot.bindings():
-        if binding.role not in DECRYPTING_ROLES - {ENCRYPT_ONLY}:
-            continue
-        for member in binding.members:
-            if (
-                member == MEMBER
-                or member in known
-                or member in PUBLIC_MEMBERS
-                or _is_deleted(member)
-            ):
-                continue
-            yield Finding(
-                f"{member} may decrypt ({binding.role} on {where})",
-                (revoke(where, member, binding.role),),
-                f"{where} {binding.role} {member}",
-            )
+    expected = known | PUBLIC | {MEMBER}  # the public has a rule of its own
+    return _each(
+        one
+        for one in snapshot.grants()
+        if one.role in DECRYPTING_ROLES - {ENCRYPT_ONLY}
+        and one.member not in expected
+        and not one.member.startswith("deleted:")
+    )
 
 
 def broader_grant(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Anthropic's service account holds more than the guide gives it."""
-    for where, binding in snapshot.all_bindings():
-        on_key_itself = where == snapshot.registered_name
-        if MEMBER in binding.members and not (on_key_itself and binding.role in ROLES):
-            yield Finding(
-                f"Anthropic's service account has {binding.role} on {where}",
-                (revoke(where, MEMBER, binding.role),),
-                f"{where} {binding.role}",
-            )
+    return _each(exceeding_grants(snapshot.registered_name, snapshot.all_grants()))
+
+
+def _each(grants: Iterable[Grant]) -> Iterator[Finding]:
+    """A finding a grant that should not be there."""
+    for one in grants:
+        subject = f"{one.resource} {one.role} {one.member}"
+        yield Finding(describe((one,)), (revoke(one.resource, one.member, one.role),), subject)
 
 
 def project_unread(snapshot: KeySnapshot) -> Iterator[Finding]:
@@ -251,78 +216,27 @@ def project_unread(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 def separation_of_duties(snapshot: KeySnapshot) -> Iterator[Finding]:
     """One person may both administer the key and use it."""
-    admins = _users(snapshot, {ADMIN})
-    for member in sorted(admins & _users(snapshot, set(DECRYPTING_ROLES) - {"roles/owner"})):
-        where = next(w for w, b in snapshot.bindings() if b.role == ADMIN and member in b.members)
-        yield Finding(
-            f"{member} both administers the key and may use it",
-            (revoke(where, member, ADMIN),),
-            member,
-        )
+    admins = {one.member: one for one in snapshot.all_grants() if one.role == ADMIN}
+    using = DECRYPTING_ROLES - {"roles/owner"}
+    users = {one.member for one in snapshot.all_grants() if one.role in using}
+    for member in sorted(users.intersection(admins)):
+        if member.startswith("user:"):
+            yield Finding(
+                f"{member} both administers the key and may use it",
+                (revoke(admins[member].resource, member, ADMIN),),
+                member,
+            )
 
 
 def grant_may_be_on_project(snapshot: KeySnapshot) -> bool:
-    """Whether only the project's policy could tell of a grant, and it was not read.
+    """Whether a missing grant may be on the project, whose policy could not be read.
 
-    What Anthropic can't use either is not in doubt.
+    When Anthropic can't use the key either, the grant is missing beyond doubt.
     """
     seen = isinstance(snapshot.policy, Ok) and isinstance(snapshot.ring_policy, Ok)
     unseen = isinstance(snapshot.project_policy, Failed) and not snapshot.anthropic_failed
-    return seen and unseen and any(_unheld(snapshot))
-
-
-def _unheld(snapshot: KeySnapshot) -> Iterator[str]:
-    """Roles that Anthropic has nowhere, as far as the policies were read."""
-    for role in _lacking(snapshot):
-        if not (_inherited(snapshot, role) or _conditions(snapshot, role)):
-            yield role
-
-
-def _lacking(snapshot: KeySnapshot) -> Iterator[str]:
-    if snapshot.policy is None:
-        return
-    held = {
-        binding.role
-        for where, binding in snapshot.bindings()
-        if where == snapshot.registered_name
-        and MEMBER in binding.members
-        and binding.condition is None
-    }
-    yield from (role for role in ROLES if role not in held)
-
-
-def _conditions(snapshot: KeySnapshot, role: str) -> list[str]:
-    return [
-        binding.condition
-        for _, binding in snapshot.bindings()
-        if binding.role == role and MEMBER in binding.members and binding.condition
-    ]
-
-
-def _inherited(snapshot: KeySnapshot, role: str) -> bool:
-    return any(
-        binding.role in COVERING[role] and MEMBER in binding.members and binding.condition is None
-        for where, binding in snapshot.all_bindings()
-        if where != snapshot.registered_name
-    )
-
-
-def _users(snapshot: KeySnapshot, roles: set[str]) -> set[str]:
-    return {
-        member
-        for _, binding in snapshot.all_bindings()
-        if binding.role in roles
-        for member in binding.members
-        if member.startswith("user:")
-    }
-
-
-def _is_deleted(member: str) -> bool:
-    return member.startswith("deleted:")
-
-
-def _is_deleted_twin(member: str) -> bool:
-    return _is_deleted(member) and SERVICE_ACCOUNT in member
+    missing = any(one.state in {"missing", "wrong_member"} for one in _statuses(snapshot))
+    return seen and unseen and missing
 
 
 ON_KEY: Final = "GetIamPolicy on the key"
@@ -345,65 +259,68 @@ VIEWER_MISSING: Final = KnownCause("viewer_missing", "The viewer grant is missin
 IAM_PROPAGATION: Final = KnownCause("iam_settling", "IAM is still settling", ON_KEY)
 
 
-@dataclass(frozen=True, slots=True)
-class _Grants:
-    """The missing roles, each under its explanation."""
+def grant_in_state(known: KnownCause, state: GrantState) -> CauseRule:
+    """A cause that is proved by a role whose grant is in this state."""
 
-    conditional: list[Grant] = field(default_factory=list)
-    wrong_member: list[Grant] = field(default_factory=list)
-    above: list[Grant] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
-    """Roles on the key that Anthropic's account has beyond the two."""
+    def rule(facts: DiagnosisFacts) -> Cause:
+        statuses = _explained(facts)
+        if statuses is None:
+            return _unreadable(facts, known, _grant_both(facts, ROLES))
+        found = [granted(one, facts.request.key_name) for one in statuses if one.state == state]
+        if not found:
+            return known.excluded("no grant is of that kind")
+        return known.judge(_together(found))
 
-
-def grant_conditional_cause(facts: DiagnosisFacts) -> Cause:
-    """A condition is for Google to evaluate; Anthropic's calls may not meet it."""
-    return _of_grants(facts, CONDITIONAL, lambda grants: grants.conditional)
+    return rule
 
 
-def grant_wrong_member(facts: DiagnosisFacts) -> Cause:
-    """A look-alike, a deleted account, or the right address as another kind of member."""
-    return _of_grants(facts, WRONG_MEMBER, lambda grants: grants.wrong_member)
+def _together(conditions: list[Condition]) -> Condition:
+    """Both roles in one cause. A validation has failed, so nothing is doubtful any more."""
+    remedy = dict.fromkeys(command for one in conditions for command in one.remedy)
+    return Condition(False, "; ".join(one.evidence for one in conditions), tuple(remedy))
 
 
-def grant_wrong_level(facts: DiagnosisFacts) -> Cause:
-    """Inherited grants work for a while, and for every other key below too."""
-    return _of_grants(facts, WRONG_LEVEL, lambda grants: grants.above)
+grant_conditional_cause: Final = grant_in_state(CONDITIONAL, "conditional")
+grant_wrong_member: Final = grant_in_state(WRONG_MEMBER, "wrong_member")
+grant_wrong_level: Final = grant_in_state(WRONG_LEVEL, "inherited")
 
 
 def domain_sharing(facts: DiagnosisFacts) -> Cause:
-    """The grant is missing and the organization would not let it be written."""
-    verdicts = _sharing_checks(facts)
-    command = next((one.remedy for one in verdicts if one.remedy), None) or "none needed"
-    grants = _explained(facts)
-    if grants is None:
+    """The grant is missing and the organization policy would not let it be written."""
+    checks = [
+        *check_legacy(facts.request, facts.findings),
+        *check_managed(facts.request, facts.findings),
+    ]
+    command = next((one.remedy for one in checks if one.remedy), None) or "none needed"
+    missing = _missing(facts)
+    if missing is None:
         return _unreadable(facts, SHARING, command)
-    if not grants.missing:
+    if not missing:
         return SHARING.excluded("no grant is missing")
-    why = "; ".join(one.evidence for one in verdicts)
-    if any(one.status == "fail" for one in verdicts):
-        again = " && ".join(grant(facts.request.key_name, role) for role in grants.missing)
-        return SHARING.proved(why, f"{command}; then {again}")
-    if any(one.status == "unknown" for one in verdicts):
+    why = "; ".join(one.evidence for one in checks)
+    if any(one.status == "fail" for one in checks):
+        return SHARING.proved(why, f"{command}; then {_grant_both(facts, missing)}")
+    if any(one.status == "unknown" for one in checks):
         return SHARING.open(why, command)
     return SHARING.excluded(why)
 
 
 def missing_rule(known: KnownCause, role: str) -> CauseRule:
-    """The role is on the key for nobody of Anthropic's, and nothing else explains it."""
+    """The role is not granted to Anthropic's account, and nothing else explains it."""
 
     def rule(facts: DiagnosisFacts) -> Cause:
-        command = grant(facts.request.key_name, role)
-        grants = _explained(facts)
-        if grants is None:
-            return _unreadable(facts, known, command)
-        if role not in grants.missing:
+        statuses = _explained(facts)
+        if statuses is None:
+            return _unreadable(facts, known, grant(facts.request.key_name, role))
+        status = next(one for one in statuses if one.role == role)
+        if status.state != "missing":
             return known.excluded(f"{role} is on the key, or another cause explains it")
         if domain_sharing(facts).verdict == "proved":
             return known.excluded(f"{role} is missing because domain restricted sharing forbids it")
-        others = f"; it has {', '.join(grants.others)}" if grants.others else ""
-        return known.proved(f"{SERVICE_ACCOUNT} lacks {role} on the key{others}", command)
+        cause = known.judge(granted(status, facts.request.key_name))
+        others = sorted({one.role for one in _on_key(facts)}.difference(ROLES))
+        more = f"; it has {', '.join(others)}" if others else ""
+        return cause.model_copy(update={"why": cause.why + more})
 
     return rule
 
@@ -413,99 +330,48 @@ viewer_missing: Final = missing_rule(VIEWER_MISSING, VIEWER)
 
 
 def iam_propagation(facts: DiagnosisFacts) -> Cause:
-    """Both grants stand, but were written too recently to have reached everywhere."""
-    grants = _explained(facts)
+    """Both grants exist, but were written too recently to have reached every server of Google."""
+    statuses = _explained(facts)
     command = "wait a few minutes, then validate again"
-    if grants is None:
+    if statuses is None:
         return _unreadable(facts, IAM_PROPAGATION, command)
-    if grants.missing or grants.conditional or grants.wrong_member or grants.above:
-        return IAM_PROPAGATION.excluded("not both grants stand on the key")
+    if any(one.state != "on_key" for one in statuses):
+        return IAM_PROPAGATION.excluded("not both grants are on the key")
     if facts.granted_at is None:
-        return IAM_PROPAGATION.open("both grants stand; since when is not known", command)
+        return IAM_PROPAGATION.open("both grants exist; since when is not known", command)
     age = facts.now - facts.granted_at
     minutes = age.total_seconds() // 60
-    since = f"both grants stand since {facts.granted_at:%H:%M:%S} UTC, {minutes:.0f} min"
+    since = f"both grants exist since {facts.granted_at:%H:%M:%S} UTC, {minutes:.0f} min"
     if age < PROPAGATION_TIME:
         until = facts.granted_at + PROPAGATION_TIME
         return IAM_PROPAGATION.open(since, f"wait until {until:%H:%M} UTC, then validate again")
     return IAM_PROPAGATION.excluded(f"{since}: long enough")
 
 
-def _of_grants(
-    facts: DiagnosisFacts, known: KnownCause, pick: Callable[[_Grants], list[Grant]]
-) -> Cause:
-    name = facts.request.key_name
-    grants = _explained(facts)
-    if grants is None:
-        both = " && ".join(grant(name, role) for role in ROLES)
-        return _unreadable(facts, known, both)
-    found = pick(grants)
-    if not found:
-        return known.excluded("no grant is of that kind")
-    why = "; ".join(_describe(one) for one in found)
-    if known is WRONG_LEVEL:
-        why += "; Google inherits it, but the guide asks for the key itself"
-    take = [] if known is WRONG_LEVEL else [_revoke(one) for one in found]
-    put = [grant(name, role) for role in dict.fromkeys(one.role for one in found)]
-    return known.proved(why, " && ".join(dict.fromkeys(take + put)))
+def _grant_both(facts: DiagnosisFacts, roles: Iterable[str]) -> str:
+    return " && ".join(grant(facts.request.key_name, role) for role in roles)
 
 
-def _describe(one: Grant) -> str:
-    condition = f" if {one.condition}" if one.condition else ""
-    return f"{one.role} to {one.member} on {one.resource}{condition}"
-
-
-def _revoke(one: Grant) -> str:
-    return revoke(one.resource, one.member, one.role)
-
-
-def _explained(facts: DiagnosisFacts) -> _Grants | None:
-    """Sort the missing roles by explanation; None when the key's policy could not be read."""
-    policy = ok_value(facts.findings.kms.key_policy)
-    if policy is None:
+def _explained(facts: DiagnosisFacts) -> tuple[GrantStatus, ...] | None:
+    """Both roles; None when the key's policy could not be read."""
+    if not isinstance(facts.findings.kms.key_policy, Ok):
         return None
-    name = str(facts.request.key_name)
-    on_key = list(grants_in(name, policy))
-    ours = [one for one in on_key if one.member == MEMBER]
-    held = {one.role for one in ours if one.condition is None}
-    found = _Grants(others=sorted({one.role for one in ours}.difference(ROLES)))
-    above = list(_above(facts))
-    for role in ROLES:
-        if role in held:
-            continue
-        conditional = [one for one in ours if one.role == role]
-        wrong = [one for one in on_key if one.role == role and _is_look_alike(one.member)]
-        higher = [one for one in above if one.role == role and one.condition is None]
-        if conditional:
-            found.conditional.extend(conditional)
-        elif wrong:
-            found.wrong_member.extend(wrong)
-        elif higher:
-            found.above.extend(higher)
-        else:
-            found.missing.append(role)
-    return found
+    grants, _ = _grants(facts.request, facts.findings)
+    return grant_statuses(facts.request.key_name, grants)
 
 
-def _is_look_alike(member: str) -> bool:
-    return kind_of(member) in {"look_alike", "deleted"}
+def _missing(facts: DiagnosisFacts) -> list[str] | None:
+    statuses = _explained(facts)
+    if statuses is None:
+        return None
+    return [one.role for one in statuses if one.state == "missing"]
 
 
-def _above(facts: DiagnosisFacts) -> Iterator[Grant]:
-    levels: dict[str, Result[policy_pb2.Policy] | None] = {
-        facts.request.key_name.key_ring_name: facts.findings.kms.ring_policy,
-        **facts.findings.google.policies,
-    }
-    for resource, read in levels.items():
-        if isinstance(read, Ok):
-            yield from (one for one in grants_in(resource, read.value) if one.member == MEMBER)
-
-
-def _sharing_checks(facts: DiagnosisFacts) -> list[Check]:
-    return [
-        *check_legacy(facts.request, facts.findings),
-        *check_managed(facts.request, facts.findings),
-    ]
+def _on_key(facts: DiagnosisFacts) -> list[Grant]:
+    """What Anthropic's account has on the key itself."""
+    key = str(facts.request.key_name)
+    grants, _ = _grants(facts.request, facts.findings)
+    return [one for one in of_kind(grants, "anthropic") if one.resource == key]
 
 
 def _unreadable(facts: DiagnosisFacts, known: KnownCause, command: str) -> Cause:

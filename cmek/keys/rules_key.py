@@ -1,28 +1,11 @@
-"""Can a key that exists already serve? What can't be changed about it is refused, never changed.
+"""Rules about the crypto key itself: existing key, location, label, versions, rotation, drift.
 
-Source: guide step 2; https://docs.cloud.google.com/kms/docs/key-states,
-https://docs.cloud.google.com/assured-workloads/key-access-justifications/docs
+What can't be changed about a key is refused, never changed. Data is never re-encrypted, so every
+version that was primary is still needed.
 
-The location: one US region, known to Cloud KMS, with HSM when that is asked for.
-
-Source: guide step 1; https://docs.cloud.google.com/kms/docs/locations
-
-Is an existing crypto key the one that was asked for, and whose is it? Pure (guide step 2).
-
-Rules about the key itself: that it is there, what it is, and what was recorded.
-
-Rules about versions. Data is never re-encrypted, so every version that served is still needed.
-
-Source: https://docs.cloud.google.com/kms/docs/key-states and …/destroy-restore;
+Source: guide steps 1 and 2; https://docs.cloud.google.com/kms/docs/locations,
+https://docs.cloud.google.com/kms/docs/destroy-restore,
 https://platform.claude.com/docs/en/manage-claude/cmek-key-lifecycle
-
-Rules about rotation: Cloud KMS makes a new primary on a schedule, if nothing stops it.
-
-Causes that lie in the crypto key itself: its existence, name, label, state and kind.
-
-Causes that lie in the organization label.
-
-Source: https://platform.claude.com/docs/en/manage-claude/cmek-google-cloud-kms
 """
 
 from __future__ import annotations
@@ -35,11 +18,13 @@ from uuid import UUID
 from cmek._http import Failed, Ok, ok_value
 from cmek.errors import CmekError
 from cmek.gcp.gcloud import key_flags, new_primary, on_key, on_version
-from cmek.gcp.resources import CUSTOMER_INITIATED, SYMMETRIC, CryptoKey, KeySpec, KeyVersion
+from cmek.gcp.resources import CryptoKey, KeySpec, KeyVersion
+from cmek.keys import conditions
+from cmek.keys.conditions import Condition
 from cmek.keys.rules import Cause, CauseRule, DiagnosisFacts, Finding, KnownCause
 from cmek.keys.snapshot import Findings, KeySnapshot
 from cmek.keys.verdicts import RECORDED_FIELDS, Check, Prerequisite
-from cmek.names import RECOMMENDED_REGIONS, KeyName, is_us_single_region, organization_label
+from cmek.names import RECOMMENDED_REGIONS, KeyName, organization_label
 from cmek.onboarding.request import OnboardingRequest
 
 WHO: Final = "whoever has cloudkms.cryptoKeys.get on the key (roles/cloudkms.viewer)"
@@ -91,80 +76,20 @@ SHARED: Final = Prerequisite(
 
 
 def check_existing_key(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """Six checks of an existing key; with none, there is nothing that could be wrong."""
+    """Six checks of an existing key; without one there is nothing that could be wrong."""
     read = findings.kms.key
-    for prerequisite, judge in _RULES:
+    for prerequisite, condition in _CONDITIONS.items():
         if isinstance(read, Failed):
             yield prerequisite.unknown(read)
         elif read.value is None:
             yield prerequisite.passed(f"{request.key_name} does not exist yet")
+        elif condition is None:
+            yield _shared(findings)
         else:
-            yield judge(request, findings, read.value)
+            yield prerequisite.judge(condition(request, read.value), another_key(request))
 
 
-def _purpose(request: OnboardingRequest, _: Findings, key: CryptoKey) -> Check:
-    found = f"{key.purpose}, {key.algorithm}"
-    if (key.purpose, key.algorithm) == ("ENCRYPT_DECRYPT", SYMMETRIC):
-        return PURPOSE.passed(found)
-    return PURPOSE.failed(found, _another_key(request))
-
-
-def _protection(request: OnboardingRequest, _: Findings, key: CryptoKey) -> Check:
-    found = f"{key.protection_level}, asked for {request.protection_level}"
-    if key.protection_level == request.protection_level:
-        return PROTECTION.passed(found)
-    return PROTECTION.failed(found, _another_key(request))
-
-
-def _origin(request: OnboardingRequest, _: Findings, key: CryptoKey) -> Check:
-    if key.protection_level.startswith("EXTERNAL") or key.crypto_key_backend:
-        where = key.crypto_key_backend or "an external key manager"
-        return ORIGIN.failed(f"{key.protection_level}: lies in {where}", _another_key(request))
-    if key.import_only:
-        return ORIGIN.failed("import-only: its material comes from outside", _another_key(request))
-    return ORIGIN.passed("made in Cloud KMS")
-
-
-def _primary(request: OnboardingRequest, _: Findings, key: CryptoKey) -> Check:
-    if key.primary is None:
-        return PRIMARY.failed("there is no primary version", new_primary(request.key_name))
-    version, state = key.primary.id, key.primary.state
-    found = f"primary version {version} is {state}"
-    if state == "ENABLED":
-        return PRIMARY.passed(found)
-    return PRIMARY.failed(found, version_fix(request, version, state))
-
-
-def version_fix(request: OnboardingRequest, version: str, state: str) -> str:
-    """What brings a primary version back to work, or puts another one in its place."""
-    key = request.key_name
-    enable = on_version(key, "enable", version)
-    if state == "DISABLED":
-        return enable
-    if state == "DESTROY_SCHEDULED":
-        return f"{on_version(key, 'restore', version)} && {enable}"
-    if state.startswith("PENDING"):
-        return f"{on_version(key, 'describe', version)} (wait until it is ENABLED)"
-    create = new_primary(key)
-    return f"{create} (what version {version} sealed is lost)" if state == "DESTROYED" else create
-
-
-def _justifications(request: OnboardingRequest, _: Findings, key: CryptoKey) -> Check:
-    allowed = key.justifications_policy
-    remedy = on_key(
-        request.key_name, "update", "--allowed-access-reasons=customer-initiated-access"
-    )
-    if allowed is None:
-        return JUSTIFICATIONS.passed("no policy: every reason is allowed")
-    if not allowed:
-        return JUSTIFICATIONS.failed("the policy allows no reason: every call is refused", remedy)
-    found = f"allowed reasons: {', '.join(allowed)}"
-    if CUSTOMER_INITIATED in allowed:
-        return JUSTIFICATIONS.passed(found)
-    return JUSTIFICATIONS.warned(f"{found}; {CUSTOMER_INITIATED} is not among them", remedy)
-
-
-def _shared(_: OnboardingRequest, findings: Findings, __: CryptoKey) -> Check:
+def _shared(findings: Findings) -> Check:
     read = findings.kms.protected
     if not isinstance(read, Ok):
         return SHARED.unknown(read or "not read")
@@ -181,23 +106,26 @@ def _shared(_: OnboardingRequest, findings: Findings, __: CryptoKey) -> Check:
     return SHARED.passed("no Google Cloud resource is under it (Anthropic's data never shows)")
 
 
-def _another_key(request: OnboardingRequest) -> str:
-    return f"ask for another key name than {request.key_name.crypto_key}, so that one is made"
+def another_key(request: OnboardingRequest) -> str:
+    """Make a key that fits, where this one can't be changed; nothing is attached yet."""
+    return (
+        f"gcloud kms keys create NEW_NAME {key_flags(request.key_name)} --purpose=encryption "
+        f"--protection-level={request.protection_level.lower()}, and onboard that one"
+    )
 
 
-_RULES: Final[
-    tuple[tuple[Prerequisite, Callable[[OnboardingRequest, Findings, CryptoKey], Check]], ...]
-] = (
-    (PURPOSE, _purpose),
-    (PROTECTION, _protection),
-    (ORIGIN, _origin),
-    (PRIMARY, _primary),
-    (JUSTIFICATIONS, _justifications),
-    (SHARED, _shared),
-)
+KeyCondition = Callable[[OnboardingRequest, CryptoKey], Condition]
 
-PREREQUISITES: Final = tuple(prerequisite for prerequisite, _ in _RULES)
-"""All six."""
+_CONDITIONS: Final[Mapping[Prerequisite, KeyCondition | None]] = {
+    PURPOSE: lambda _, key: conditions.symmetric(key),
+    PROTECTION: lambda request, key: conditions.protection_level(key, request.protection_level),
+    ORIGIN: lambda _, key: conditions.cloud_kms_material(key),
+    PRIMARY: lambda request, key: conditions.primary_version(key, request.key_name),
+    JUSTIFICATIONS: lambda request, key: conditions.justifications(key, request.key_name),
+    SHARED: None,  # not a condition on the key: Google's inventory tells
+}
+PREREQUISITES: Final = tuple(_CONDITIONS)
+"""All six, in the order of the report."""
 
 LOCATION: Final = Prerequisite(
     "location",
@@ -209,32 +137,21 @@ LOCATION: Final = Prerequisite(
 
 
 def check_location(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """The name's shape first, then the live location's word."""
-    location, read = request.key_name.location, findings.kms.location
-    remedy = f"ask for one of {', '.join(RECOMMENDED_REGIONS)}"
-    if not is_us_single_region(location):
-        yield LOCATION.failed(f"{location} is not one US region", remedy)
+    """The name first, then what Cloud KMS says about the location."""
+    name, read = request.key_name, findings.kms.location
+    remedy = f"use one of {', '.join(RECOMMENDED_REGIONS)}"
+    region = conditions.single_us_region(name)
+    if not region.holds:
+        yield LOCATION.failed(region.evidence, remedy)
     elif isinstance(read, Failed) and read.status == "NOT_FOUND":
-        yield LOCATION.failed(f"Cloud KMS does not know {location}", remedy)
+        yield LOCATION.failed(f"Cloud KMS does not know {name.location}", remedy)
     elif isinstance(read, Failed):
         yield LOCATION.unknown(read)
     elif request.protection_level == "HSM" and not read.value.hsm_available:
-        yield LOCATION.failed(f"{location} has no HSM", remedy)
+        yield LOCATION.failed(f"{name.location} has no HSM", remedy)
     else:
-        hsm = "with HSM" if read.value.hsm_available else "without HSM, none is asked for"
-        yield LOCATION.passed(f"{location}, {hsm}")
-
-
-DECRYPTING_ROLES = frozenset(
-    {
-        "roles/owner",
-        "roles/cloudkms.cryptoKeyEncrypterDecrypter",
-        "roles/cloudkms.cryptoKeyDecrypter",
-        "roles/cloudkms.cryptoKeyEncrypter",
-        "roles/cloudkms.cryptoOperator",
-    }
-)
-"""Roles by which somebody uses a key's material."""
+        hsm = "with HSM" if read.value.hsm_available else "without HSM, none is requested"
+        yield LOCATION.passed(f"{region.evidence}, {hsm}")
 
 
 class KeyRefusedError(CmekError):
@@ -261,40 +178,27 @@ def key_spec(request: OnboardingRequest, organization: UUID) -> KeySpec:
     )
 
 
-def is_ours(key: CryptoKey, organization: UUID) -> bool:
-    """Whether the key carries this organization's label."""
-    label, value = organization_label(organization)
-    return key.labels.get(label) == value
-
-
 def check_key(key: CryptoKey, request: OnboardingRequest) -> None:
-    """Compare what can't be changed with what was asked for.
+    """Compare an existing key with the request.
 
     Raises:
-        KeyRefusedError: names the field, the value found and the way out.
+        KeyRefusedError: Names the condition, what was found and what to do.
     """
-    wanted = {
-        "purpose": (key.purpose, "ENCRYPT_DECRYPT"),
-        "algorithm": (key.algorithm, SYMMETRIC),
-        "protection level": (key.protection_level, request.protection_level),
-        "import only": (key.import_only, False),
-        "external backend": (key.crypto_key_backend or "none", "none"),
-    }
-    for field, (found, needed) in wanted.items():
-        if found != needed:
+    name = request.key_name
+    for condition in (
+        conditions.symmetric(key),
+        conditions.protection_level(key, request.protection_level),
+        conditions.cloud_kms_material(key),
+        conditions.single_us_region(name),
+    ):
+        if not condition.holds:
             raise KeyRefusedError(
-                f"{key.name}: {field} is {found}, needed {needed}, and it can't be changed: "
-                "ask for another key name or, where that suits you, for what the key has"
+                f"{key.name}: {condition.evidence}, and it can't be changed: use another key name, "
+                "or request what the key has"
             )
-    if not is_us_single_region(request.key_name.location):
-        raise KeyRefusedError(f"{key.name}: the location must be one US region")
-    if key.primary is None:
-        raise KeyRefusedError(
-            f"{key.name} has no primary version: create one and make it primary "
-            f"(gcloud kms keys versions create --primary --key={request.key_name.crypto_key} "
-            f"--keyring={request.key_name.key_ring} --location={request.location} "
-            f"--project={request.project_id})"
-        )
+    primary = conditions.primary_version(key, name)
+    if primary.subject == conditions.MISSING:
+        raise KeyRefusedError(f"{key.name}: {primary.evidence}: {primary.remedy[0]}")
 
 
 def check_adoption(key: CryptoKey, request: OnboardingRequest, users: Sequence[str]) -> None:
@@ -309,7 +213,7 @@ def check_adoption(key: CryptoKey, request: OnboardingRequest, users: Sequence[s
         ForeignKeyError: `adopt_existing_key` is off.
     """
     if not request.adopt_existing_key:
-        shown = ", ".join(users) or "nobody by a binding on the key itself"
+        shown = ", ".join(users) or "no member by a binding on the key itself"
         raise ForeignKeyError(
             f"{key.name} exists and does not carry this organization's label, so it may protect "
             f"other data. Its users: {shown}. Set adopt_existing_key to add the label and the two "
@@ -317,6 +221,7 @@ def check_adoption(key: CryptoKey, request: OnboardingRequest, users: Sequence[s
         )
 
 
+_NEW_WORKSPACE: Final = "; it can't be changed: make a key that fits, and a new workspace for it"
 SHORTEST_DESTROY_DELAY: Final = timedelta(days=30)
 
 
@@ -341,59 +246,42 @@ def name_malformed(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 def wrong_location(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Anthropic uses keys in one US region only; a key can't be moved."""
-    if snapshot.name and not is_us_single_region(snapshot.name.location):
-        yield Finding(
-            f"the key is in {snapshot.name.location}, not in one US region: make a key in one, "
-            "and a new workspace for it"
-        )
+    if snapshot.name:
+        yield from Finding.of(conditions.single_us_region(snapshot.name), otherwise=_NEW_WORKSPACE)
 
 
 def wrong_kind(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Anthropic needs a symmetric key for encryption and decryption."""
-    for key, _ in snapshot.found():
-        if key.purpose != "ENCRYPT_DECRYPT" or key.algorithm != SYMMETRIC:
-            yield Finding(
-                f"the key is for {key.purpose} with {key.algorithm}, which can't be changed: make "
-                "a symmetric key, and a new workspace for it"
-            )
+    for key, _ in snapshot.key_and_name():
+        yield from Finding.of(conditions.symmetric(key), otherwise=_NEW_WORKSPACE)
 
 
 def label_missing(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """Without the organization label validation fails."""
-    label, value = organization_label(snapshot.organization_id)
-    for key, name in snapshot.found():
-        if key.labels.get(label) != value:
-            yield Finding(
-                f"the label {label}={value} is missing",
-                (on_key(name, "update", f"--update-labels={label}={value}"),),
-            )
+    """Without the organization label a validation fails."""
+    for key, name in snapshot.key_and_name():
+        yield from Finding.of(conditions.labelled(key, name, snapshot.organization_id))
 
 
 def justifications_deny(snapshot: KeySnapshot) -> Iterator[Finding]:
     """An empty Key Access Justifications policy refuses every use."""
-    for key, name in snapshot.found():
-        if key.justifications_policy == ():
-            yield Finding(
-                "the Key Access Justifications policy allows no reason, so every use is refused",
-                (on_key(name, "update", "--allowed-access-reasons=customer-initiated-access"),),
-            )
+    return _justifications(snapshot, doubtful=False)
 
 
 def justifications_narrow(snapshot: KeySnapshot) -> Iterator[Finding]:
     """A policy without customer-initiated access may refuse Anthropic's use."""
-    for key, name in snapshot.found():
-        allowed = key.justifications_policy
-        if allowed and CUSTOMER_INITIATED not in allowed:
-            reasons = [one.lower().replace("_", "-") for one in (*allowed, CUSTOMER_INITIATED)]
-            yield Finding(
-                f"Key Access Justifications allow only {', '.join(allowed)}",
-                (on_key(name, "update", f"--allowed-access-reasons={','.join(reasons)}"),),
-            )
+    return _justifications(snapshot, doubtful=True)
+
+
+def _justifications(snapshot: KeySnapshot, *, doubtful: bool) -> Iterator[Finding]:
+    for key, name in snapshot.key_and_name():
+        condition = conditions.justifications(key, name)
+        if condition.doubtful is doubtful:
+            yield from Finding.of(condition)
 
 
 def destroy_delay_short(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Little time to notice a scheduled destruction; the delay of a key can't be changed."""
-    for key, name in snapshot.found():
+    for key, name in snapshot.key_and_name():
         delay = key.destroy_scheduled_duration
         if delay is None or delay >= SHORTEST_DESTROY_DELAY:
             continue
@@ -411,7 +299,7 @@ def destroy_delay_short(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 def software_protection(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Allowed by the guide, HSM is recommended: a remark."""
-    for key, _ in snapshot.found():
+    for key, _ in snapshot.key_and_name():
         if key.protection_level == "SOFTWARE":
             yield Finding("the key is protected by software; the guide recommends HSM")
 
@@ -419,7 +307,7 @@ def software_protection(snapshot: KeySnapshot) -> Iterator[Finding]:
 def drift(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Something is no longer as it was recorded at onboarding (or at the first look)."""
     baseline = snapshot.baseline
-    for key, _ in snapshot.found():
+    for key, _ in snapshot.key_and_name():
         for field in RECORDED_FIELDS if baseline else ():
             was, found = getattr(baseline, field), getattr(key, field)
             if baseline is None or was == found:
@@ -440,53 +328,45 @@ def _shown(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-HAVE_RULES: Final = {"ENABLED", "DISABLED", "DESTROY_SCHEDULED", "PENDING_GENERATION"}
+def primary_in(why: str, *states: str) -> Callable[[KeySnapshot], Iterator[Finding]]:
+    """A rule that finds a primary version in one of these states; none stands for all others.
 
+    Args:
+        why: What it means for the data, for the documentation.
+        states: Of the version, or `MISSING`.
+    """
 
-def primary_missing(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """Nothing can be encrypted without a primary version."""
-    for key, name in snapshot.found():
-        if key.primary is not None:
-            continue
-        enabled = [version.id for version in snapshot.all_versions if version.state == "ENABLED"]
-        choose = f"--version={max(enabled, key=int)}" if enabled else ""
-        mend = on_key(name, "set-primary-version", choose) if enabled else new_primary(name)
-        yield Finding("the key has no primary version", (mend,))
-
-
-def primary_disabled(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """Nothing can be encrypted, and what this version sealed can't be read, until it is enabled."""
-    for version, name in _primary_in(snapshot, "DISABLED"):
-        yield Finding(
-            f"the primary version {version.id} is disabled",
-            (on_version(name, "enable", version.id),),
-            version.id,
-        )
-
-
-def primary_destroy_scheduled(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """The primary is unusable already, and lost for good at its destroy time."""
-    for version, name in _primary_in(snapshot, "DESTROY_SCHEDULED"):
-        yield _destruction_scheduled(snapshot, version, name, "primary")
-
-
-def primary_unusable(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """Destroyed, or never generated: only another version can become the primary."""
-    for key, name in snapshot.found():
-        primary = key.primary
-        if primary and primary.state not in HAVE_RULES:
-            yield Finding(
-                f"the primary version {primary.id} is {primary.state}",
-                (new_primary(name),),
-                primary.id,
-                since=primary.destroy_event_time,
+    def find(snapshot: KeySnapshot) -> Iterator[Finding]:
+        for key, name in snapshot.key_and_name():
+            condition = conditions.primary_version(key, name, snapshot.all_versions)
+            wanted = condition.subject in states or (
+                not states and condition.subject not in _PRIMARY_STATES
             )
+            if wanted:
+                yield from Finding.of(condition, subject=key.primary.id if key.primary else "")
+
+    find.__doc__ = why
+    return find
 
 
-def primary_pending(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """It can't be used yet, and soon may be."""
-    for version, _ in _primary_in(snapshot, "PENDING_GENERATION"):
-        yield Finding(f"the primary version {version.id} is still being made", subject=version.id)
+primary_missing: Final = primary_in(
+    "Nothing can be encrypted without a primary version.", conditions.MISSING
+)
+primary_disabled: Final = primary_in(
+    "Nothing can be encrypted, and data under this version can't be read, until it is enabled.",
+    "DISABLED",
+)
+primary_destroy_scheduled: Final = primary_in(
+    "The primary is unusable already, and lost for good at its destroy time.", "DESTROY_SCHEDULED"
+)
+primary_pending: Final = primary_in("It can't be used yet, and soon may be.", "PENDING_GENERATION")
+primary_unusable: Final = primary_in(
+    "Destroyed, or never generated: only another version can become the primary."
+)
+_PRIMARY_STATES: Final = frozenset(
+    {conditions.MISSING, "ENABLED", "DISABLED", "DESTROY_SCHEDULED", "PENDING_GENERATION"}
+)
+"""States that have a rule of their own, or need none."""
 
 
 def old_version_disabled(snapshot: KeySnapshot) -> Iterator[Finding]:
@@ -502,7 +382,10 @@ def old_version_disabled(snapshot: KeySnapshot) -> Iterator[Finding]:
 def old_version_destroy_scheduled(snapshot: KeySnapshot) -> Iterator[Finding]:
     """What it sealed can't be read, and is lost for good at its destroy time."""
     for version, name in _old_in(snapshot, "DESTROY_SCHEDULED"):
-        yield _destruction_scheduled(snapshot, version, name, "older")
+        key = snapshot.crypto_key
+        if key is not None:
+            condition = conditions.destruction_scheduled(key, version, name, "older")
+            yield from Finding.of(condition, subject=version.id)
 
 
 def old_version_destroyed(snapshot: KeySnapshot) -> Iterator[Finding]:
@@ -526,7 +409,7 @@ def old_version_destroyed(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 def protection_mixed(snapshot: KeySnapshot) -> Iterator[Finding]:
     """A version that is protected in another way than the key says."""
-    for key, _ in snapshot.found():
+    for key, _ in snapshot.key_and_name():
         for version in snapshot.all_versions:
             if version.protection_level != key.protection_level:
                 yield Finding(
@@ -534,12 +417,6 @@ def protection_mixed(snapshot: KeySnapshot) -> Iterator[Finding]:
                     f"{key.protection_level}",
                     subject=version.id,
                 )
-
-
-def _primary_in(snapshot: KeySnapshot, state: str) -> Iterator[tuple[KeyVersion, KeyName]]:
-    for key, name in snapshot.found():
-        if key.primary and key.primary.state == state:
-            yield key.primary, name
 
 
 def _old_in(snapshot: KeySnapshot, state: str) -> Iterator[tuple[KeyVersion, KeyName]]:
@@ -551,36 +428,20 @@ def _old_in(snapshot: KeySnapshot, state: str) -> Iterator[tuple[KeyVersion, Key
             yield version, snapshot.name
 
 
-def _destruction_scheduled(
-    snapshot: KeySnapshot, version: KeyVersion, name: KeyName, which: str
-) -> Finding:
-    key, when = snapshot.crypto_key, version.destroy_time
-    delay = key.destroy_scheduled_duration if key else None
-    lost = f"is lost for good at {when:%Y-%m-%d %H:%M %Z}" if when else "will be lost for good"
-    return Finding(
-        f"the {which} version {version.id} is scheduled for destruction: data sealed under it "
-        f"can't be read now, and {lost}",
-        (on_version(name, "restore", version.id), on_version(name, "enable", version.id)),
-        version.id,
-        since=when - delay if when and delay else None,
-        final_at=when,
-    )
-
-
 LONGEST_ROTATION: Final = timedelta(days=90)
 GRACE: Final = timedelta(days=1)
 
 
 def rotation_off(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Without a rotation period one version seals everything for ever."""
-    for key, name in snapshot.found():
+    for key, name in snapshot.key_and_name():
         if key.rotation_period is None:
             yield Finding("automatic rotation is off", (_rotate(snapshot, name),))
 
 
 def rotation_slow(snapshot: KeySnapshot) -> Iterator[Finding]:
     """CIS asks for 90 days or less."""
-    for key, name in snapshot.found():
+    for key, name in snapshot.key_and_name():
         if key.rotation_period and key.rotation_period > LONGEST_ROTATION:
             yield Finding(
                 f"it rotates every {key.rotation_period.days} days, CIS asks for 90 or less",
@@ -590,7 +451,7 @@ def rotation_slow(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 def rotation_overdue(snapshot: KeySnapshot) -> Iterator[Finding]:
     """A rotation that did not happen: often an organization policy made after the key."""
-    for key, name in snapshot.found():
+    for key, name in snapshot.key_and_name():
         due = key.next_rotation_time
         if due is None or due + GRACE >= snapshot.now:
             continue
@@ -678,76 +539,54 @@ def external_key_gone(facts: DiagnosisFacts) -> Cause:
     )
 
 
-def wrong_purpose(facts: DiagnosisFacts) -> Cause:
-    """Anthropic needs symmetric encryption and decryption; neither can be changed."""
-    key, command = facts.key, _another_key_command(facts)
-    if key is None:
-        return without_key(facts, WRONG_PURPOSE, command)
-    found = f"{key.purpose}, {key.algorithm}"
-    if (key.purpose, key.algorithm) == ("ENCRYPT_DECRYPT", SYMMETRIC):
-        return WRONG_PURPOSE.excluded(found)
-    return WRONG_PURPOSE.proved(found, command)
+def of_key(known: KnownCause, condition: KeyCondition) -> CauseRule:
+    """A cause that one condition on the key proves or excludes."""
+
+    def rule(facts: DiagnosisFacts) -> Cause:
+        if facts.key is None:
+            return without_key(facts, known, another_key(facts.request))
+        return known.judge(condition(facts.request, facts.key), another_key(facts.request))
+
+    return rule
+
+
+wrong_purpose: Final = of_key(WRONG_PURPOSE, lambda _, key: conditions.symmetric(key))
+justifications: Final = of_key(
+    JUSTIFICATIONS_DENY, lambda request, key: conditions.justifications(key, request.key_name)
+)
 
 
 def location_cause(facts: DiagnosisFacts) -> Cause:
     """`us`, `global`, `nam4` and the rest of the world are not supported."""
-    location = facts.request.key_name.location
-    if is_us_single_region(location):
-        return WRONG_LOCATION.excluded(f"{location} is one US region")
     regions = ", ".join(RECOMMENDED_REGIONS)
-    return WRONG_LOCATION.proved(
-        f"{location} is not one US region", f"make a key in one of {regions}; none can be moved"
+    return WRONG_LOCATION.judge(
+        conditions.single_us_region(facts.request.key_name),
+        f"make a key in one of {regions}; a key can't be moved",
     )
-
-
-def justifications(facts: DiagnosisFacts) -> Cause:
-    """An empty policy refuses everybody; one without customer-initiated access is suspicious."""
-    key = facts.key
-    command = on_key(
-        facts.request.key_name, "update", "--allowed-access-reasons=customer-initiated-access"
-    )
-    if key is None:
-        return without_key(facts, JUSTIFICATIONS_DENY, command)
-    allowed = key.justifications_policy
-    if allowed is None:
-        return JUSTIFICATIONS_DENY.excluded("the key has no such policy")
-    if not allowed:
-        return JUSTIFICATIONS_DENY.proved("the key's policy allows no reason at all", command)
-    found = f"allowed: {', '.join(allowed)}"
-    if CUSTOMER_INITIATED in allowed:
-        return JUSTIFICATIONS_DENY.excluded(found)
-    return JUSTIFICATIONS_DENY.open(f"{found}; {CUSTOMER_INITIATED} is not", command)
 
 
 def external_key_manager(facts: DiagnosisFacts) -> Cause:
-    """An external key manager may be down while everything in Cloud KMS looks well."""
-    key = facts.key
-    command = "check the external key manager's own health, or take a key made in Cloud KMS"
-    if key is None:
+    """An external key manager may be down while everything in Cloud KMS looks right."""
+    command = "check the external key manager's own health, or use a key made in Cloud KMS"
+    if facts.key is None:
         return without_key(facts, EXTERNAL_KEY_MANAGER, command)
-    if key.protection_level.startswith("EXTERNAL") or key.crypto_key_backend:
-        where = key.crypto_key_backend or key.protection_level
-        return EXTERNAL_KEY_MANAGER.open(f"the key's material lies in {where}", command)
-    return EXTERNAL_KEY_MANAGER.excluded(f"{key.protection_level}, made in Cloud KMS")
+    material = conditions.cloud_kms_material(facts.key)
+    if material.holds or facts.key.import_only:
+        return EXTERNAL_KEY_MANAGER.excluded(material.evidence)
+    return EXTERNAL_KEY_MANAGER.open(material.evidence, command)
 
 
 def primary_rule(known: KnownCause, states: tuple[str, ...]) -> CauseRule:
-    """The primary version is in one of `states`; () means that there is none."""
+    """A cause that is proved by a primary version in one of `states`."""
 
     def rule(facts: DiagnosisFacts) -> Cause:
-        key, name = facts.key, facts.request.key_name
-        create = new_primary(name)
-        if key is None:
-            return without_key(facts, known, create)
-        if key.primary is None:
-            why = "the key has no primary version"
-            return known.excluded(why) if states else known.proved(why, create)
-        why = f"primary version {key.primary.id} is {key.primary.state}"
-        if key.primary.state not in states:
-            return known.excluded(why)
-        if key.primary.state == "DESTROY_SCHEDULED" and key.primary.destroy_time:
-            why += f"; it can be restored until {key.primary.destroy_time:%Y-%m-%d %H:%M} UTC"
-        return known.proved(why, version_fix(facts.request, key.primary.id, key.primary.state))
+        name = facts.request.key_name
+        if facts.key is None:
+            return without_key(facts, known, new_primary(name))
+        condition = conditions.primary_version(facts.key, name)
+        if condition.subject not in states:
+            return known.excluded(condition.evidence)
+        return known.judge(condition)
 
     return rule
 
@@ -779,7 +618,7 @@ PRIMARY_CAUSES: Final = (
         "PENDING_EXTERNAL_DESTRUCTION",
         "EXTERNAL_DESTRUCTION_FAILED",
     ),
-    _primary_cause("primary_missing", "The key has no primary version"),
+    _primary_cause("primary_missing", "The key has no primary version", conditions.MISSING),
 )
 
 
@@ -788,14 +627,6 @@ def without_key(facts: DiagnosisFacts, known: KnownCause, command: str) -> Cause
     if facts.key_is_gone:
         return known.excluded("there is no key")
     return known.open(f"the key could not be read: {facts.findings.kms.key}", command)
-
-
-def _another_key_command(facts: DiagnosisFacts) -> str:
-    name = facts.request.key_name
-    return (
-        f"gcloud kms keys create NEW_NAME {key_flags(name)} --purpose=encryption "
-        f"--protection-level={facts.request.protection_level.lower()}, and onboard that one"
-    )
 
 
 PREFIX: Final = "anthropic-org-"
@@ -833,15 +664,13 @@ def _judge(
     key, organization = facts.key, facts.organization_id
     if organization is None:
         return known.open("the organization's UUID could not be read", "try again later")
-    label, value = organization_label(organization)
-    command = on_key(facts.request.key_name, "update", f"--update-labels={label}={value}")
+    label, _ = organization_label(organization)
     if key is None:
-        return without_key(facts, known, command)
-    if key.labels.get(label) == value:
-        return known.excluded(f"the key has {label}={value}")
-    found = ", ".join(f"{name}={one}" for name, one in sorted(key.labels.items())) or "none"
-    why = f"the key's labels: {found}; needed: {label}={value}"
-    return known.proved(why, command) if proves(key.labels, label) else known.excluded(why)
+        return without_key(facts, known, "onboard a key that exists")
+    condition = conditions.labelled(key, facts.request.key_name, organization)
+    if not proves(key.labels, label):
+        return known.excluded(condition.evidence)
+    return known.judge(condition)
 
 
 def _organizations(labels: Mapping[str, str]) -> list[str]:

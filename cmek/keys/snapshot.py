@@ -18,7 +18,7 @@ from google.iam.v1 import policy_pb2
 
 from cmek._http import Failed, Result, ok_value
 from cmek.anthropic.models import ExternalKey, Organization, Validation, Workspace
-from cmek.gcp.iam import PolicyBinding, PolicyView
+from cmek.gcp.iam import KMS_ROLES, Grant, PolicyView
 from cmek.gcp.project_apis import (
     AccessPolicy,
     BillingInfo,
@@ -171,7 +171,7 @@ class KeySnapshot:
         """The key, if it was read."""
         return ok_value(self.key)
 
-    def found(self) -> Iterator[tuple[CryptoKey, KeyName]]:
+    def key_and_name(self) -> Iterator[tuple[CryptoKey, KeyName]]:
         """The key and its parsed name: once if both are there, else not at all."""
         if self.crypto_key and self.name:
             yield self.crypto_key, self.name
@@ -194,26 +194,25 @@ class KeySnapshot:
         validation = ok_value(self.validation)
         return validation is not None and not validation.succeeded
 
-    def bindings(self) -> Iterator[tuple[str, PolicyBinding]]:
-        """Each binding on the key and its ring, with the resource that it is on."""
-        for where, read in ((self.registered_name, self.policy), (self._ring, self.ring_policy)):
-            for binding in (ok_value(read) or NO_POLICY).bindings:
-                yield where, binding
+    def grants(self) -> Iterator[Grant]:
+        """Each grant on the key and on its ring."""
+        yield from _grants(self.registered_name, self.policy)
+        yield from _grants(self._ring, self.ring_policy)
 
-    def all_bindings(self) -> Iterator[tuple[str, PolicyBinding]]:
-        """Each binding on the key, its ring and its project.
-
-        The project's owners and administrators are no news, so only rules about Anthropic's
-        account and about the public look this far.
-        """
-        yield from self.bindings()
+    def all_grants(self) -> Iterator[Grant]:
+        """Each grant on the key, its ring and, as far as it reaches Cloud KMS, its project."""
+        yield from self.grants()
         if self.name:
-            for binding in (ok_value(self.project_policy) or NO_POLICY).bindings:
-                yield f"projects/{self.name.project}", binding
+            above = _grants(f"projects/{self.name.project}", self.project_policy)
+            yield from (one for one in above if one.role.startswith(KMS_ROLES))
 
     @property
     def _ring(self) -> str:
         return self.registered_name.rpartition("/cryptoKeys/")[0]
 
 
-NO_POLICY = PolicyView(bindings=(), etag="")
+def _grants(resource: str, read: Result[PolicyView] | None) -> Iterator[Grant]:
+    policy = ok_value(read)
+    for binding in policy.bindings if policy else ():
+        for member in binding.members:
+            yield Grant(resource, binding.role, member, binding.condition)

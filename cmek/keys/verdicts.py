@@ -14,6 +14,7 @@ from pydantic import ConfigDict, model_validator
 
 from cmek._http import Failed
 from cmek.gcp.resources import CryptoKey
+from cmek.keys.conditions import Condition
 from cmek.models import FrozenModel
 
 CheckStatus = Literal["pass", "warn", "fail", "unknown"]
@@ -82,6 +83,20 @@ class Prerequisite:
     who_can_tell: str
     why: str
     """What goes wrong when it does not hold."""
+
+    def judge(self, condition: Condition, otherwise: str) -> Check:
+        """Passed when the condition holds, a warning where it is doubtful, else failed.
+
+        Args:
+            condition: With evidence and remedy.
+            otherwise: What to do where the condition has no remedy.
+        """
+        if condition.holds:
+            return self.passed(condition.evidence)
+        remedy = " && ".join(condition.remedy) or otherwise
+        if condition.doubtful:
+            return self.warned(condition.evidence, remedy)
+        return self.failed(condition.evidence, remedy)
 
     def passed(self, evidence: str) -> Check:
         """It holds."""
@@ -197,8 +212,8 @@ class UnreachableState(FrozenModel):
 
     external_key_id: str
     since: datetime
-    looks: int = 0
-    """Looks after the first one."""
+    rechecks: int = 0
+    """Checks after the first one."""
     anthropic_failed: bool
     """Whether Anthropic's own validation failed at every look so far."""
     next_check: datetime | None = None

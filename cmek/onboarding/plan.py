@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, ROLES, VIEWER
 from cmek.canonical import digest
 from cmek.gcp.resources import CryptoKey, KeyVersion
-from cmek.keys.rules_key import is_ours
+from cmek.keys.conditions import has_organization_label
 from cmek.markdown import code, table
 from cmek.models import FrozenModel
 from cmek.names import organization_label
@@ -188,7 +188,7 @@ def preview(
 ) -> tuple[Step, ...]:
     """The writes that a run of this request would make now; `nothing` where none is needed."""
     name = str(request.key_name)
-    adopted = found.key is not None and not is_ours(found.key, organization)
+    adopted = found.key is not None and not has_organization_label(found.key, organization)
     key_action: Action = "adopt" if adopted else "nothing" if found.key else "create"
     registered = found.external_key_id is not None
     return (

@@ -104,7 +104,8 @@ def _unreachable(record: KeyRecord) -> Iterator[str]:
         return
     following = beyond_reach.next_check
     then = f"the next look is at {_when(following)}" if following else "the day is over"
-    yield f"Unreachable since {_when(beyond_reach.since)}, {beyond_reach.looks} looks ago; {then}."
+    since = f"{_when(beyond_reach.since)}, {beyond_reach.rechecks} checks ago"
+    yield f"Unreachable since {since}; {then}."
 
 
 def _when(moment: datetime) -> str:

@@ -152,7 +152,7 @@ PASSES: tuple[Harmless, ...] = (
         "software where no HSM is",
         "location",
         lambda stage: stage.world.kms.locations_without_hsm.add("us-east5"),
-        "none is asked for",
+        "none is requested",
         {"protection_level": "SOFTWARE"},
     ),
 )

@@ -194,7 +194,7 @@ def test_a_grant_to_a_deleted_twin_is_named_as_such(role: str) -> None:
     found = judge(reading(policy=Ok(PolicyView(bindings=(*kept, gone), etag=""))), None, look())
     assert found.worst is not None
     assert found.worst.subject == role
-    assert "deleted account" in found.worst.says
+    assert "deleted:" in found.worst.says
 
 
 def test_it_is_looked_at_again_each_minute_five_times_then_each_five_minutes_for_a_day() -> None:
@@ -435,6 +435,6 @@ def test_the_page_about_revalidation_lists_every_rule_as_it_is() -> None:
     page = (Path(__file__).parents[2] / "docs" / "revalidation.md").read_text()
     for rule in HEALTH_RULES:
         means = "a remark" if rule.means is Health.HEALTHY else rule.means.replace("_", " ")
-        why = (rule.look.__doc__ or "").strip().splitlines()[0]
+        why = (rule.find.__doc__ or "").strip().splitlines()[0]
         line = f"| `{rule.id}` | {means} | {rule.severity} | {rule.benchmark or ''} | {why} |"
         assert line in page

@@ -26,7 +26,7 @@ KEY_CONDITIONS: tuple[Condition, ...] = (
         "key_purpose",
         "fail",
         with_key(stored(purpose="MAC")),
-        "another key name than payments-prod",
+        "gcloud kms keys create NEW_NAME",
         evidence="MAC",
         also=frozenset(),
     ),
@@ -35,14 +35,14 @@ KEY_CONDITIONS: tuple[Condition, ...] = (
         "key_protection",
         "fail",
         with_key(protection("SOFTWARE")),
-        "another key name than payments-prod",
+        "gcloud kms keys create NEW_NAME",
     ),
     Condition(
         "existing key lies in an external key manager",
         "key_origin",
         "fail",
         with_key(protection("EXTERNAL")),
-        "another key name than payments-prod",
+        "gcloud kms keys create NEW_NAME",
         also=frozenset({"key_protection"}),
     ),
     Condition(
@@ -50,7 +50,7 @@ KEY_CONDITIONS: tuple[Condition, ...] = (
         "key_origin",
         "fail",
         with_key(stored(import_only=True)),
-        "another key name than payments-prod",
+        "gcloud kms keys create NEW_NAME",
     ),
     Condition(
         "existing key has no primary version",
@@ -71,7 +71,7 @@ KEY_CONDITIONS: tuple[Condition, ...] = (
         "key_justifications",
         "fail",
         with_key(stored(key_access_justifications_policy={"allowed_access_reasons": []})),
-        "--allowed-access-reasons=customer-initiated-access",
+        "customer-initiated-access",
     ),
     Condition(
         "existing key's justifications policy lacks customer-initiated access",
@@ -84,7 +84,7 @@ KEY_CONDITIONS: tuple[Condition, ...] = (
                 }
             )
         ),
-        "--allowed-access-reasons=customer-initiated-access",
+        "customer-initiated-access",
     ),
     Condition(
         "existing key protects other systems",

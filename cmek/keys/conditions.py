@@ -1,0 +1,255 @@
+"""The conditions that a key must meet, each written once, with its evidence and its remedy.
+
+Prerequisites, diagnosis, health, the gate's facts and the guide's step 2 are projections of these
+functions, so that they cannot disagree about a key. Pure.
+
+Source: guide steps 1 to 3; https://docs.cloud.google.com/kms/docs/key-states,
+https://docs.cloud.google.com/assured-workloads/key-access-justifications/docs and
+https://platform.claude.com/docs/en/manage-claude/cmek-google-cloud-kms
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+from uuid import UUID
+
+from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, SERVICE_ACCOUNT, VIEWER
+from cmek.gcp.gcloud import grant, new_primary, on_key, on_version, revoke
+from cmek.gcp.iam import Grant, describe, kind_of
+from cmek.gcp.resources import CUSTOMER_INITIATED, SYMMETRIC, CryptoKey, KeyVersion
+from cmek.names import KeyName, is_us_single_region, organization_label
+
+MISSING: Final = "MISSING"
+"""The state of a primary version that does not exist."""
+DECRYPTING_ROLES: Final = frozenset(
+    {
+        "roles/owner",
+        "roles/cloudkms.cryptoKeyEncrypterDecrypter",
+        "roles/cloudkms.cryptoKeyDecrypter",
+        "roles/cloudkms.cryptoKeyEncrypter",
+        "roles/cloudkms.cryptoOperator",
+    }
+)
+"""Roles that allow cryptographic use of a key's material."""
+COVERING: Final = {
+    ENCRYPTER_DECRYPTER: frozenset({ENCRYPTER_DECRYPTER, "roles/owner"}),
+    VIEWER: frozenset({VIEWER, "roles/cloudkms.admin", "roles/owner", "roles/viewer"}),
+}
+"""By role of the guide: the roles that hold at least the same permissions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Whether one condition holds, what was read, and what makes it hold."""
+
+    holds: bool
+    evidence: str
+    remedy: tuple[str, ...] = ()
+    """Commands, in this order; empty where it can't be changed on this key."""
+    doubtful: bool = False
+    """It does not hold, and Anthropic may be able to use the key all the same."""
+    subject: str = ""
+    """A version, role or state that it is about."""
+    since: datetime | None = None
+    final_at: datetime | None = None
+    """When it can no longer be undone."""
+
+
+def symmetric(key: CryptoKey) -> Condition:
+    """Purpose ENCRYPT_DECRYPT with Google's symmetric algorithm; neither can be changed."""
+    holds = (key.purpose, key.algorithm) == ("ENCRYPT_DECRYPT", SYMMETRIC)
+    return Condition(holds, f"the key is for {key.purpose} with {key.algorithm}")
+
+
+def protection_level(key: CryptoKey, requested: str) -> Condition:
+    """The level that the request names; it can't be changed."""
+    evidence = f"the key's protection level is {key.protection_level}, requested is {requested}"
+    return Condition(key.protection_level == requested, evidence)
+
+
+def cloud_kms_material(key: CryptoKey) -> Condition:
+    """Generated in Cloud KMS: not behind an external key manager, not import-only."""
+    if key.protection_level.startswith("EXTERNAL") or key.crypto_key_backend:
+        where = key.crypto_key_backend or "an external key manager"
+        return Condition(False, f"{key.protection_level}: the key's material is in {where}")
+    if key.import_only:
+        return Condition(False, "the key is import-only: its material comes from outside")
+    return Condition(True, f"{key.protection_level}, generated in Cloud KMS")
+
+
+def single_us_region(name: KeyName) -> Condition:
+    """Anthropic uses keys in one US region only; neither key nor ring can be moved."""
+    holds = is_us_single_region(name.location)
+    return Condition(holds, f"{name.location} is {'' if holds else 'not '}a single US region")
+
+
+def primary_version(
+    key: CryptoKey, name: KeyName, versions: Sequence[KeyVersion] = ()
+) -> Condition:
+    """The primary version is ENABLED; `subject` is its state.
+
+    Args:
+        key: As read.
+        name: Its name, for the commands.
+        versions: All versions, where they were read: an enabled one can become the primary.
+    """
+    primary = key.primary
+    if primary is None:
+        enabled = [version.id for version in versions if version.state == "ENABLED"]
+        choose = f"--version={max(enabled, key=int)}" if enabled else ""
+        fix = on_key(name, "set-primary-version", choose) if enabled else new_primary(name)
+        return Condition(False, "the key has no primary version", (fix,), subject=MISSING)
+    evidence = f"primary version {primary.id} is {primary.state}"
+    if primary.state == "ENABLED":
+        return Condition(True, evidence, subject=primary.state)
+    if primary.state == "DESTROY_SCHEDULED":
+        return destruction_scheduled(key, primary, name, "primary")
+    fix = {
+        "DISABLED": on_version(name, "enable", primary.id),
+        "PENDING_GENERATION": on_version(name, "describe", primary.id),
+        "PENDING_IMPORT": on_version(name, "describe", primary.id),
+    }.get(primary.state, new_primary(name))
+    if primary.state == "DESTROYED":
+        evidence += ": data encrypted with it is lost"
+    return Condition(
+        False, evidence, (fix,), subject=primary.state, since=primary.destroy_event_time
+    )
+
+
+def destruction_scheduled(
+    key: CryptoKey, version: KeyVersion, name: KeyName, which: str
+) -> Condition:
+    """A version that is scheduled for destruction: unusable now, lost at its destroy time."""
+    delay, when = key.destroy_scheduled_duration, version.destroy_time
+    lost = f"is lost for good at {when:%Y-%m-%d %H:%M %Z}" if when else "will be lost for good"
+    return Condition(
+        False,
+        f"{which} version {version.id} is {version.state}: data encrypted with it can't be read "
+        f"now and {lost}",
+        (on_version(name, "restore", version.id), on_version(name, "enable", version.id)),
+        subject=version.state,
+        since=when - delay if when and delay else None,
+        final_at=when,
+    )
+
+
+def justifications(key: CryptoKey, name: KeyName) -> Condition:
+    """A Key Access Justifications policy, where there is one, admits customer-initiated access."""
+    allowed = key.justifications_policy
+    if allowed is None:
+        return Condition(True, "no Key Access Justifications policy: every reason is allowed")
+    # the reasons that others rely on are kept
+    reasons = ",".join(one.lower().replace("_", "-") for one in (*allowed, CUSTOMER_INITIATED))
+    fix = on_key(name, "update", f"--allowed-access-reasons={reasons}")
+    if not allowed:
+        evidence = "the Key Access Justifications policy allows no reason: every use is refused"
+        return Condition(False, evidence, (fix,))
+    evidence = f"Key Access Justifications allow {', '.join(allowed)}"
+    if CUSTOMER_INITIATED in allowed:
+        return Condition(True, evidence)
+    return Condition(False, f"{evidence}; {CUSTOMER_INITIATED} is missing", (fix,), doubtful=True)
+
+
+def has_organization_label(key: CryptoKey, organization: UUID) -> bool:
+    """Whether the key has `anthropic-org-<uuid>=true` of this organization."""
+    label, value = organization_label(organization)
+    return key.labels.get(label) == value
+
+
+def labelled(key: CryptoKey, name: KeyName, organization: UUID) -> Condition:
+    """The organization label, without which a validation fails."""
+    label, value = organization_label(organization)
+    if has_organization_label(key, organization):
+        return Condition(True, f"the key has the label {label}={value}")
+    found = ", ".join(f"{one}={text}" for one, text in sorted(key.labels.items())) or "none"
+    return Condition(
+        False,
+        f"the label {label}={value} is missing; the key's labels: {found}",
+        (on_key(name, "update", f"--update-labels={label}={value}"),),
+    )
+
+
+GrantState = Literal["on_key", "conditional", "inherited", "wrong_member", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class GrantStatus:
+    """How Anthropic's service account holds one of the two roles, by its most telling grants."""
+
+    role: str
+    state: GrantState
+    grants: tuple[Grant, ...] = ()
+    """The grants that explain the state."""
+
+
+def grant_statuses(name: KeyName, grants: Iterable[Grant]) -> tuple[GrantStatus, ...]:
+    """One for each of the guide's two roles.
+
+    Args:
+        name: The key.
+        grants: Of the key, its ring and, as far as they could be read, everything above.
+    """
+    everything = tuple(grants)
+    return tuple(GrantStatus(role, *_state_of(str(name), role, everything)) for role in ROLES)
+
+
+def _state_of(
+    key: str, role: str, grants: tuple[Grant, ...]
+) -> tuple[GrantState, tuple[Grant, ...]]:
+    ours = [one for one in grants if one.member == MEMBER]
+    near = [one for one in ours if "/keyRings/" in one.resource and one.role == role]
+    explanations: dict[GrantState, tuple[Grant, ...]] = {
+        "on_key": tuple(one for one in near if one.resource == key and one.condition is None),
+        "conditional": tuple(one for one in near if one.condition is not None),
+        "inherited": tuple(
+            one
+            for one in ours
+            if one.resource != key and one.role in COVERING[role] and one.condition is None
+        ),
+        "wrong_member": tuple(
+            one
+            for one in grants
+            if one.resource == key
+            and one.role == role
+            and kind_of(one.member) in {"look_alike", "deleted"}
+        ),
+    }
+    found = next((state for state, explained in explanations.items() if explained), None)
+    return (found, explanations[found]) if found else ("missing", ())
+
+
+def granted(status: GrantStatus, name: KeyName) -> Condition:
+    """The role is granted to Anthropic's service account on the key itself, unconditionally.
+
+    The remedy adds the grant before anything else is taken away, so that a key in use stays usable.
+    """
+    role, found = status.role, describe(status.grants)
+    fix = (grant(name, role),)
+    match status.state:
+        case "on_key":
+            return Condition(True, found, subject=role)
+        case "conditional":
+            return Condition(False, f"{found}: under a condition only", fix, subject=role)
+        case "inherited":
+            return Condition(
+                False,
+                f"{found}, not on the key: Google inherits it, the guide asks for the key itself",
+                fix,
+                doubtful=True,
+                subject=role,
+            )
+        case "wrong_member":
+            wrong = tuple(revoke(one.resource, one.member, one.role) for one in status.grants)
+            return Condition(False, f"{found}, not to {MEMBER}", (*fix, *wrong), subject=role)
+        case "missing":
+            return Condition(False, f"{SERVICE_ACCOUNT} lacks {role} on the key", fix, subject=role)
+
+
+def exceeding_grants(key: str, grants: Iterable[Grant]) -> Iterator[Grant]:
+    """What Anthropic's service account holds beyond the two roles on the key itself."""
+    for one in grants:
+        if one.member == MEMBER and not (one.resource == key and one.role in ROLES):
+            yield one
