@@ -9,7 +9,7 @@ import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 from uuid import UUID
 
 from cmek.errors import CmekError
@@ -19,19 +19,19 @@ KMS_ID_PATTERN: Final = r"[a-zA-Z0-9_-]{1,63}"
 WORKSPACE_ID: Final = r"wrkspc_[a-zA-Z0-9]{6,64}"
 EXTERNAL_KEY_ID: Final = r"ekey_[a-zA-Z0-9]{6,64}"
 
-US_SINGLE_REGIONS: Final = (
+Region = Literal[
+    "us-east5",
     "us-central1",
     "us-east1",
     "us-east4",
-    "us-east5",
     "us-south1",
     "us-west1",
     "us-west2",
     "us-west3",
     "us-west4",
-)
+]
+US_SINGLE_REGIONS: Final[tuple[str, ...]] = get_args(Region)
 """Cloud KMS locations that are one US region and offer HSM; the live location has the last word."""
-
 RECOMMENDED_REGIONS: Final = ("us-east5", "us-central1")
 
 _KEY_NAME = re.compile(

@@ -172,7 +172,7 @@ async def _workspace(admin: AdminApi, request: OnboardingRequest) -> dict[str, A
             "workspace_name": name,
             "workspace_archived": False,
             "workspace_external_key_id": None,
-            "namesakes": tuple(one.id for one in same_name_workspaces(listed, name)),
+            "same_name_workspaces": tuple(one.id for one in same_name_workspaces(listed, name)),
         }
     workspace = await admin.workspaces.retrieve(request.workspace_id)
     return {

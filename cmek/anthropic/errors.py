@@ -1,29 +1,17 @@
-"""What a person can do about an error of the Admin API, by error code and status.
-
-Source: https://platform.claude.com/docs/en/api/errors and
-https://platform.claude.com/docs/en/manage-claude/cmek-troubleshooting
-
-Everything that a call of the Admin API can raise.
+"""Everything that a call of the Admin API can raise, and how a response becomes one of them.
 
     AdminApiError
-     ├─ AdminConnectionError        no answer: refused, reset, name not found
-     │   └─ AdminTimeoutError       no answer in time
+     ├─ AdminConnectionError        no response: refused, reset, name not found
+     │   └─ AdminTimeoutError       no response in time
      ├─ GoogleIdentityError         no Google ID token to exchange; nothing was sent
-     ├─ AdminResponseError          an answer that the Admin API does not give (a proxy's page, …)
+     ├─ AdminResponseError          a response that the Admin API does not give (a proxy's page, …)
      └─ AdminStatusError            the documented error body; one class a status or error code
-         ├─ BadRequest 400          ExternalKeyValidationFailed, ExternalKeyValidationTimedOut,
-         │                          WorkspacePolicyViolation, KeyProfileMismatch
-         ├─ Authentication 401, Billing 402, PermissionDenied 403, NotFound 404
-         ├─ Conflict 409            ExternalKeyChanged
-         ├─ RateLimited 429
-         └─ ServerError 5xx, 529
 
 Branch on the class or `error_code`, never on `message`. None of them holds the request or the
 credential, and all of them can be pickled.
 
-Source: https://platform.claude.com/docs/en/api/errors
-
-From what httpx gives to the typed errors of the Admin API.
+Source: https://platform.claude.com/docs/en/api/errors and
+https://platform.claude.com/docs/en/manage-claude/cmek-troubleshooting
 """
 
 from __future__ import annotations
@@ -31,73 +19,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import httpx
 
 from cmek.errors import CmekError
 
 TOKEN_PATH: Final = "/v1/oauth/token"  # noqa: S105 - a path
-
-_ADVICE_BY_CODE: Final = {
-    "external_key_validation_failed": (
-        "Anthropic could not use the Cloud KMS key: check the organization label, both grants on "
-        "the key, the state of its primary version and VPC Service Controls, then validate again."
-    ),
-    "external_key_validation_timed_out": "Nothing was attached. Wait a few minutes and try again.",
-    "external_key_changed": (
-        "Nothing was attached: someone edited the external key meanwhile. Read it and try again."
-    ),
-    "external_key_in_workspace_policy": (
-        "Take the key out of the organization's Workspace Policy in the Console first."
-    ),
-    "workspace_policy_violation": (
-        "The organization's Workspace Policy does not allow this key for this workspace: an "
-        "organization admin can change the policy in the Console."
-    ),
-    "key_profile_mismatch": (
-        "Use a key and a workspace of the same user profile, or of none: register the key anew."
-    ),
-    "sandbox_egress_restricted": "Make the call from outside Claude's own sandbox.",
-    "organization_on_hold": "Ask Anthropic's account team why the organization is on hold.",
-    "organization_type_not_supported": "This kind of organization cannot do this; ask Anthropic.",
-}
-_ADVICE_BY_STATUS: Final = {
-    400: "Correct the request; sending it again unchanged will not help.",
-    401: (
-        "The credential is missing, malformed, revoked or expired: put a current one into the "
-        "AnthropicAdmin block. Workspace keys (sk-ant-api…) do not work here."
-    ),
-    402: "Check the payment details in the Console.",
-    403: (
-        "The credential lacks the right: it must be an Admin API key or an org:admin token, and "
-        "customer-managed keys must be enabled for the organization by Anthropic's account team."
-    ),
-    404: "Check the id, and that the credential belongs to the same organization.",
-    409: "Read the resource: it is in another state than expected, or the value is in use.",
-    429: "Wait and try again; if it does not pass, look at the monthly spend limit.",
-}
-
-
 _FEDERATION: Final = (
     "Anthropic did not take the Google identity: compare issuer, sub, email and audience of the "
     "federation rule (Console, history of the rule) and the ids in the AnthropicAdmin block."
 )
-
-
-def advice_for(url: str, status: int | None, error_code: str | None) -> str:
-    """A sentence or two; the code knows more than the status."""
-    if url.endswith(TOKEN_PATH) and status in {400, 401, 403}:
-        return _FEDERATION
-    if error_code in _ADVICE_BY_CODE:
-        return _ADVICE_BY_CODE[error_code]
-    if status is None:
-        return "Check the base URL, the network, proxies and TLS inspection, then try again."
-    if status >= 500:
-        return "Anthropic's side failed or is overloaded: try again later."
-    return _ADVICE_BY_STATUS.get(
-        status, "Check the base URL and proxies between here and Anthropic."
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +50,25 @@ class Failure:
     retry_after: float | None = None
     """Seconds that the server asked to wait."""
     should_retry: bool | None = None
-    """The server's own word (`x-should-retry`), where it gave one."""
+    """The server's own decision (`x-should-retry`), where it gave one."""
 
 
 class AdminApiError(CmekError):
-    """A call of the Admin API failed."""
+    """A call of the Admin API failed; the attributes are those of `Failure`."""
+
+    _ADVICE: ClassVar = (
+        "Check the base URL, the network, proxies and TLS inspection, then try again."
+    )
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure)
         self.failure = failure
+        self.message = failure.message
+        self.status = failure.status
+        self.error_code = failure.error_code
+        self.request_id = failure.request_id
+        self.retry_after = failure.retry_after
+        self.ambiguous = failure.ambiguous
 
     @property
     def resource(self) -> str | None:
@@ -134,148 +76,153 @@ class AdminApiError(CmekError):
         return self.failure.url
 
     @property
-    def message(self) -> str:
-        """The service's text, or ours when it did not answer."""
-        return self.failure.message
-
-    @property
-    def status(self) -> int | None:
-        """The HTTP status, if there was an answer."""
-        return self.failure.status
-
-    @property
-    def error_code(self) -> str | None:
-        """The documented code inside `error.details`."""
-        return self.failure.error_code
-
-    @property
-    def request_id(self) -> str | None:
-        """What Anthropic's support asks for."""
-        return self.failure.request_id
-
-    @property
-    def retry_after(self) -> float | None:
-        """Seconds that the server asked to wait."""
-        return self.failure.retry_after
-
-    @property
-    def ambiguous(self) -> bool:
-        """Whether the call may have had its effect all the same."""
-        return self.failure.ambiguous
-
-    @property
     def advice(self) -> str:
         """What a person can do about it."""
-        return advice_for(self.failure.url, self.failure.status, self.failure.error_code)
+        failure = self.failure
+        if failure.url.endswith(TOKEN_PATH) and failure.status in {400, 401, 403}:
+            return _FEDERATION
+        by_code = _BY_CODE.get(failure.error_code or "")
+        return by_code if isinstance(by_code, str) else self._ADVICE
 
     def __str__(self) -> str:
         failure = self.failure
-        labels = [str(failure.status or ""), failure.error_type or "", failure.error_code or ""]
-        said = " ".join(label for label in labels if label)
+        parts = [str(failure.status or ""), failure.error_type or "", failure.error_code or ""]
+        labels = " ".join(part for part in parts if part)
         request = f" (request-id {failure.request_id})" if failure.request_id else ""
         effect = " It may have taken effect." if failure.ambiguous else ""
         return (
-            f"{failure.method} {failure.url}: {said + ': ' if said else ''}"
+            f"{failure.method} {failure.url}: {labels + ': ' if labels else ''}"
             f"{failure.message}{request}.{effect} {self.advice}"
         )
 
 
 class AdminConnectionError(AdminApiError):
-    """No answer: refused, reset, name not found, TLS."""
+    """No response: refused, reset, name not found, TLS."""
 
 
 class AdminTimeoutError(AdminConnectionError):
-    """No answer in time."""
+    """No response in time."""
 
 
 class GoogleIdentityError(AdminApiError):
     """Workload identity has no Google ID token to exchange; nothing was sent to Anthropic."""
 
-    @property
-    def advice(self) -> str:
-        """How to give this machine an identity."""
-        return (
-            "Run where a Google service account is attached, or give the AnthropicAdmin block a "
-            "service-account key; a user's own login cannot make an ID token for this audience."
-        )
+    _ADVICE = (
+        "Run where a Google service account is attached, or give the AnthropicAdmin block a "
+        "service-account key; a user's own login cannot make an ID token for this audience."
+    )
 
 
 class AdminResponseError(AdminApiError):
-    """An answer, but not one that the Admin API gives: not JSON, cut short, another shape."""
+    """A response that the Admin API does not give: not JSON, cut short, another shape."""
 
-    @property
-    def advice(self) -> str:
-        """Who may have answered instead."""
-        return (
-            "Something else may have answered: check the base URL, proxies and TLS inspection "
-            "between here and Anthropic."
-        )
+    _ADVICE = (
+        "Something else may have answered: check the base URL, proxies and TLS inspection "
+        "between here and Anthropic."
+    )
 
 
 class AdminStatusError(AdminApiError):
     """The documented error body with a status that has no class of its own."""
 
+    _ADVICE = "Check the base URL and proxies between here and Anthropic."
+
 
 class BadRequestError(AdminStatusError):
     """400: a field is wrong, or the state does not allow it."""
+
+    _ADVICE = "Correct the request; sending it again unchanged will not help."
 
 
 class AuthenticationError(AdminStatusError):
     """401: credential missing, malformed, revoked or expired."""
 
+    _ADVICE = (
+        "The credential is missing, malformed, revoked or expired: put a current one into the "
+        "AnthropicAdmin block. Workspace keys (sk-ant-api…) do not work here."
+    )
+
 
 class BillingError(AdminStatusError):
     """402: a payment problem."""
+
+    _ADVICE = "Check the payment details in the Console."
 
 
 class PermissionDeniedError(AdminStatusError):
     """403: the credential lacks the right or the scope."""
 
+    _ADVICE = (
+        "The credential lacks the right: it must be an Admin API key or an org:admin token, and "
+        "customer-managed keys must be enabled for the organization by Anthropic's account team."
+    )
+
 
 class NotFoundError(AdminStatusError):
     """404: unknown id, or of another organization."""
+
+    _ADVICE = "Check the id, and that the credential belongs to the same organization."
 
 
 class ConflictError(AdminStatusError):
     """409: a state conflict, or a unique value that is in use."""
 
+    _ADVICE = "Read the resource: it is in another state than expected, or the value is in use."
+
 
 class RateLimitError(AdminStatusError):
     """429: too many requests (`retry_after` given), or the monthly spend cap (not given)."""
+
+    _ADVICE = "Wait and try again; if it does not pass, look at the monthly spend limit."
 
 
 class InternalServerError(AdminStatusError):
     """5xx and 529: Anthropic's side failed or is overloaded."""
 
+    _ADVICE = "Anthropic's side failed or is overloaded: try again later."
+
 
 class ExternalKeyValidationFailedError(BadRequestError):
     """Attach refused: Anthropic could not use the key."""
+
+    _ADVICE = (
+        "Anthropic could not use the Cloud KMS key: check the organization label, both grants on "
+        "the key, the state of its primary version and VPC Service Controls, then validate again."
+    )
 
 
 class ExternalKeyValidationTimeoutError(BadRequestError):
     """Attach refused: the check of the key did not finish; wait and decide again."""
 
+    _ADVICE = "Nothing was attached. Wait a few minutes and try again."
+
 
 class ExternalKeyChangedError(ConflictError):
     """Attach refused: the external key was edited meanwhile; read it and decide again."""
+
+    _ADVICE = (
+        "Nothing was attached: someone edited the external key meanwhile. Read it and try again."
+    )
 
 
 class WorkspacePolicyViolationError(BadRequestError):
     """The organization's Workspace Policy forbids this key for this workspace."""
 
+    _ADVICE = (
+        "The organization's Workspace Policy does not allow this key for this workspace: an "
+        "organization admin can change the policy in the Console."
+    )
+
 
 class KeyProfileMismatchError(BadRequestError):
     """Key and workspace belong to different user profiles."""
 
+    _ADVICE = (
+        "Use a key and a workspace of the same user profile, or of none: register the key anew."
+    )
 
-_CLASS_BY_CODE: Final[dict[str, type[AdminStatusError]]] = {
-    "external_key_validation_failed": ExternalKeyValidationFailedError,
-    "external_key_validation_timed_out": ExternalKeyValidationTimeoutError,
-    "external_key_changed": ExternalKeyChangedError,
-    "workspace_policy_violation": WorkspacePolicyViolationError,
-    "key_profile_mismatch": KeyProfileMismatchError,
-}
-_CLASS_BY_STATUS: Final[dict[int, type[AdminStatusError]]] = {
+
+_BY_STATUS: Final[dict[int, type[AdminStatusError]]] = {
     400: BadRequestError,
     401: AuthenticationError,
     402: BillingError,
@@ -284,44 +231,26 @@ _CLASS_BY_STATUS: Final[dict[int, type[AdminStatusError]]] = {
     409: ConflictError,
     429: RateLimitError,
 }
-
-
-def status_error(failure: Failure) -> AdminStatusError:
-    """The error for an answer: by its code, else by its status."""
-    status = failure.status or 0
-    by_status = (
-        InternalServerError if status >= 500 else _CLASS_BY_STATUS.get(status, AdminStatusError)
-    )
-    return _CLASS_BY_CODE.get(failure.error_code or "", by_status)(failure)
-
-
-# The request was never sent, so it cannot have had an effect.
-_NOT_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-)
-
-
-def error_from_exception(
-    error: httpx.HTTPError | TimeoutError, request: httpx.Request, *, effect: bool
-) -> AdminConnectionError:
-    """No answer, or half of one."""
-    kind = type(error).__name__
-    failure = Failure(
-        method=request.method,
-        url=_url(request),
-        message=f"no answer ({kind}{': ' if str(error) else ''}{error})",
-        ambiguous=effect and not isinstance(error, _NOT_SENT),
-    )
-    late = isinstance(error, httpx.TimeoutException | TimeoutError)
-    return AdminTimeoutError(failure) if late else AdminConnectionError(failure)
+_BY_CODE: Final[dict[str, type[AdminStatusError] | str]] = {
+    "external_key_validation_failed": ExternalKeyValidationFailedError,
+    "external_key_validation_timed_out": ExternalKeyValidationTimeoutError,
+    "external_key_changed": ExternalKeyChangedError,
+    "workspace_policy_violation": WorkspacePolicyViolationError,
+    "key_profile_mismatch": KeyProfileMismatchError,
+    "external_key_in_workspace_policy": (
+        "Take the key out of the organization's Workspace Policy in the Console first."
+    ),
+    "sandbox_egress_restricted": "Make the call from outside Claude's own sandbox.",
+    "organization_on_hold": "Ask Anthropic's account team why the organization is on hold.",
+    "organization_type_not_supported": "This kind of organization cannot do this; ask Anthropic.",
+}
+"""The class of a documented `error.details.error_code`, or its advice where the class is that of
+the status."""
+_SHOULD_RETRY: Final = {"true": True, "false": False}
 
 
 def error_from_response(response: httpx.Response, *, effect: bool) -> AdminApiError:
-    """An answer other than 2xx.
+    """The error for a response other than 2xx.
 
     A 4xx without the documented body comes from a proxy or another service, so that its 404 says
     nothing about the resource; 429 and 5xx say enough by their status.
@@ -333,7 +262,10 @@ def error_from_response(response: httpx.Response, *, effect: bool) -> AdminApiEr
     error = body or {}
     details = error.get("details")
     details = details if isinstance(details, dict) else {}
-    return status_error(
+    code = _text(details.get("error_code"))
+    by_code = _BY_CODE.get(code or "")
+    by_status = InternalServerError if status >= 500 else _BY_STATUS.get(status, AdminStatusError)
+    return (by_code if isinstance(by_code, type) else by_status)(
         Failure(
             method=response.request.method,
             url=_url(response.request),
@@ -341,17 +273,17 @@ def error_from_response(response: httpx.Response, *, effect: bool) -> AdminApiEr
             ambiguous=effect and (status >= 500 or status == 408),
             status=status,
             error_type=_text(error.get("type")),
-            error_code=_text(details.get("error_code")),
+            error_code=code,
             details=details,
             request_id=response.headers.get("request-id"),
             retry_after=retry_after(response.headers),
-            should_retry=_should_retry(response.headers),
+            should_retry=_SHOULD_RETRY.get(response.headers.get("x-should-retry", "")),
         )
     )
 
 
 def unreadable(response: httpx.Response, what: str, *, effect: bool) -> AdminResponseError:
-    """An answer that the Admin API does not give; a write may have happened behind it."""
+    """The error for a response that the Admin API does not give; a write may have happened."""
     failure = Failure(
         method=response.request.method,
         url=_url(response.request),
@@ -361,6 +293,31 @@ def unreadable(response: httpx.Response, what: str, *, effect: bool) -> AdminRes
         request_id=response.headers.get("request-id"),
     )
     return AdminResponseError(failure)
+
+
+# The request was never sent, so it cannot have had an effect.
+_NOT_SENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+
+
+def error_from_exception(
+    error: httpx.HTTPError | TimeoutError, request: httpx.Request, *, effect: bool
+) -> AdminConnectionError:
+    """The error for no response, or half of one."""
+    kind = type(error).__name__
+    failure = Failure(
+        method=request.method,
+        url=_url(request),
+        message=f"no answer ({kind}{': ' if str(error) else ''}{error})",
+        ambiguous=effect and not isinstance(error, _NOT_SENT),
+    )
+    late = isinstance(error, httpx.TimeoutException | TimeoutError)
+    return AdminTimeoutError(failure) if late else AdminConnectionError(failure)
 
 
 def retry_after(headers: httpx.Headers) -> float | None:
@@ -394,10 +351,6 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return number if 0 <= number < float("inf") else None
-
-
-def _should_retry(headers: httpx.Headers) -> bool | None:
-    return {"true": True, "false": False}.get(headers.get("x-should-retry", ""))
 
 
 def _text(value: object) -> str | None:

@@ -1,15 +1,12 @@
-"""What a discovery looks for and asks for: the one parameter of the discovery flow.
+"""What starts an onboarding without a person: the discovery flow's parameter, and an event.
 
-An event that says that a workspace was made; pure.
-
-It may choose the key, but nothing that a person has to decide: adopting a key that exists, the
-default workspace, repairs, or who approves.
+Both may choose the key, but nothing that a person has to decide: adopting a key that exists, the
+default workspace, repairs, or who approves. Pure.
 """
 
 from __future__ import annotations
 
 import json
-from copy import copy
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -17,12 +14,12 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from cmek.errors import CmekError
 from cmek.models import FormModel, FrozenModel
-from cmek.names import KMS_ID_PATTERN, PROJECT_ID_PATTERN, WORKSPACE_ID
-from cmek.onboarding.request import EMAIL, Location, OnboardingRequest, ProtectionLevel
+from cmek.names import KMS_ID_PATTERN, PROJECT_ID_PATTERN, WORKSPACE_ID, Region
+from cmek.onboarding.request import EMAIL, ProtectionLevel, same_field
 from cmek.tags import OPT_IN_TAG
 
 REQUESTER: Final = "discovery@cmek.invalid"
-"""Who asks when nobody does; not a person, so any person may approve under four eyes."""
+"""The requester of a discovery: not a person, so any person may approve under four eyes."""
 
 Pattern = Annotated[str, Field(min_length=1, max_length=255)]
 
@@ -30,16 +27,8 @@ _OWN: Final = r"^[a-zA-Z0-9_-]*(\{workspace_name\}[a-zA-Z0-9_-]*)?\{workspace_id
 _SHARED: Final = f"^{KMS_ID_PATTERN}$"
 
 
-def _same(name: str) -> Any:  # noqa: ANN401 - a field stands for its value
-    """The field of this name of the onboarding request: one title, one rule, one default."""
-    return copy(OnboardingRequest.model_fields[name])
-
-
 class DiscoveryRequest(FormModel):
-    """Find workspaces without a key and start their onboarding, up to the approval.
-
-    What a person has to decide is not here: adopting a key that exists, the default workspace.
-    """
+    """Find workspaces without a key and start their onboarding, up to the approval."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -120,16 +109,16 @@ class DiscoveryRequest(FormModel):
         "refused.",
         pattern=f"^{EMAIL}$",
     )
-    location: Location = _same("location")
-    key_ring: str = _same("key_ring")
-    protection_level: ProtectionLevel = _same("protection_level")
-    rotation_period_days: int | None = _same("rotation_period_days")
-    destroy_delay_days: int = _same("destroy_delay_days")
-    approval_expires_hours: int = _same("approval_expires_hours")
-    expected_organization: UUID | None = _same("expected_organization")
-    permitted_customer_id: str | None = _same("permitted_customer_id")
-    anthropic_block: str = _same("anthropic_block")
-    kms_block: str = _same("kms_block")
+    location: Region = same_field("location")
+    key_ring: str = same_field("key_ring")
+    protection_level: ProtectionLevel = same_field("protection_level")
+    rotation_period_days: int | None = same_field("rotation_period_days")
+    destroy_delay_days: int = same_field("destroy_delay_days")
+    approval_expires_hours: int = same_field("approval_expires_hours")
+    expected_organization: UUID | None = same_field("expected_organization")
+    permitted_customer_id: str | None = same_field("permitted_customer_id")
+    anthropic_block: str = same_field("anthropic_block")
+    kms_block: str = same_field("kms_block")
 
     @model_validator(mode="after")
     def _template_fits_policy(self) -> DiscoveryRequest:
@@ -157,7 +146,7 @@ class Announcement(FrozenModel):
     workspace_id: str = Field(pattern=f"^{WORKSPACE_ID}$")
     requested_by: str | None = Field(default=None, pattern=f"^{EMAIL}$")
     project_id: str | None = Field(default=None, pattern=f"^{PROJECT_ID_PATTERN}$")
-    location: Location | None = None
+    location: Region | None = None
     key_ring: str | None = Field(default=None, pattern=f"^{KMS_ID_PATTERN}$")
     crypto_key: str | None = Field(default=None, pattern=f"^{KMS_ID_PATTERN}$")
     protection_level: ProtectionLevel | None = None

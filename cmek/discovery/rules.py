@@ -1,11 +1,4 @@
-"""Which workspaces a discovery leaves out, and why; pure.
-
-The crypto key of a workspace that nobody has chosen one for, and the request for it.
-
-What a discovery has decided, and how that reads; pure.
-
-What earlier onboardings of a workspace mean for another one; pure.
-"""
+"""Which workspaces get an onboarding by themselves, with which key, and when not again. Pure."""
 
 from __future__ import annotations
 
@@ -38,7 +31,7 @@ DEFAULT_NAME = "Default"
 def ineligible_reason(
     workspace: Workspace, request: DiscoveryRequest, *, is_default: bool
 ) -> str | None:
-    """Why the workspace gets no key by itself, whoever asks; None when it may."""
+    """Why the workspace gets no key without a person, tagged or not; None when it may."""
     if workspace.is_archived:
         return "archived"
     if workspace.external_key_id is not None:
@@ -47,11 +40,14 @@ def ineligible_reason(
         return "the default workspace, or can't be told from it; a person starts that one"
     if workspace.tags.get(request.opt_in_tag) == NEVER:
         return f"tagged {request.opt_in_tag}={NEVER}"
-    return _excluded(workspace, request)
+    for pattern in request.exclude:
+        if workspace.id == pattern or fnmatchcase(workspace.name, pattern):
+            return f"excluded by {pattern!r}"
+    return None
 
 
 def opt_in_missing_reason(workspace: Workspace, request: DiscoveryRequest) -> str | None:
-    """Why nobody has opted in for the workspace; None when somebody has."""
+    """Why the workspace is not opted in; None when it is."""
     if request.opt_in == "all":
         return None
     if request.opt_in == "tag":
@@ -61,29 +57,9 @@ def opt_in_missing_reason(workspace: Workspace, request: DiscoveryRequest) -> st
     return None if fits else "its name fits no pattern"
 
 
-def _excluded(workspace: Workspace, request: DiscoveryRequest) -> str | None:
-    for pattern in request.exclude:
-        if workspace.id == pattern or fnmatchcase(workspace.name, pattern):
-            return f"excluded by {pattern!r}"
-    return None
-
-
 _MAX_LENGTH: Final = 63
 _NAME: Final = "{workspace_name}"
-_SHARED_FIELDS: Final = (
-    "project_id",
-    "requested_by",
-    "location",
-    "key_ring",
-    "protection_level",
-    "rotation_period_days",
-    "destroy_delay_days",
-    "approval_expires_hours",
-    "expected_organization",
-    "permitted_customer_id",
-    "anthropic_block",
-    "kms_block",
-)
+_SHARED_FIELDS: Final = DiscoveryRequest.model_fields.keys() & OnboardingRequest.model_fields.keys()
 
 
 class UnnameableKeyError(CmekError):
@@ -113,7 +89,7 @@ def key_for(workspace: Workspace, request: DiscoveryRequest) -> str:
 def onboarding_for(
     workspace: Workspace, request: DiscoveryRequest, given: Mapping[str, Any] | None = None
 ) -> OnboardingRequest:
-    """What is asked for this workspace.
+    """The onboarding request for this workspace.
 
     Args:
         workspace: Without a key.
@@ -123,12 +99,11 @@ def onboarding_for(
     Raises:
         UnnameableKeyError: see `key_for`.
     """
-    given = dict(given or {})
     fields = {name: getattr(request, name) for name in _SHARED_FIELDS}
-    fields["workspace_id"] = workspace.id
-    if "crypto_key" not in given:
+    fields |= {"workspace_id": workspace.id, **(given or {})}
+    if "crypto_key" not in fields:
         fields["crypto_key"] = key_for(workspace, request)
-    return OnboardingRequest.model_validate(fields | given)
+    return OnboardingRequest.model_validate(fields)
 
 
 class Action(StrEnum):
@@ -190,17 +165,12 @@ class EarlierRun(FrozenModel):
 
 
 def finished_run_count(runs: Sequence[EarlierRun]) -> int:
-    """The number of earlier finished runs."""
+    """The `number` of an idempotency key: it grows with each run that ends."""
     return sum(1 for run in runs if run.finished)
 
 
 def idempotency_key(workspace_id: str, number: int) -> str:
-    """A repeated call is the same run; a new one is possible once that has ended.
-
-    Args:
-        workspace_id: The workspace.
-        number: Its epoch.
-    """
+    """A repeated call is the same run; a new one (another `number`) is possible once that ended."""
     return f"onboard:{workspace_id}:{number}"
 
 
@@ -220,29 +190,28 @@ def blocking_run(
     for run in runs:
         if run.completed and run.state not in CAME_TO_NOTHING:
             return f"{run} ended as {run.state}"
-    failed = [run for run in runs if not run.completed]
-    for run in failed:
+    for run in runs:
         due = (run.ended_at or now) + try_again_after
-        if due > now:
+        if not run.completed and due > now:
             return f"{run} ended as {run.state}; not again before {due:%Y-%m-%d %H:%M} UTC"
     return None
 
 
 def complete(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The request with its defaults, as JSON; what is no request stays as it is."""
+    """The request with its defaults, as JSON; an invalid one stays as it is."""
     try:
         return OnboardingRequest.model_validate(request).model_dump(mode="json")
     except ValidationError:
         return dict(request)
 
 
-def request_differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, ...]:
-    """Fields in which a run is not what was asked for, as `name: found instead of asked`.
+def request_differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields in which a run is not what was requested, as `name: found instead of wanted`.
 
-    An idempotency key gives the run that it gave before, whatever the second call asks for.
+    An idempotency key gives the run that it gave before, whatever the second call requests.
     """
     return tuple(
         f"{name}: {found.get(name)!r} instead of {value!r}"
-        for name, value in asked.items()
+        for name, value in wanted.items()
         if found.get(name) != value
     )

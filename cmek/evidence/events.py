@@ -1,10 +1,8 @@
-"""The events of an onboarding, each in one shape. Pure.
+"""The events of an onboarding, each in one shape, and what it leaves outside its record. Pure.
 
-Which software did it: the tool and what decides about its calls.
-
-Marks left outside: who depends on a key, and which record proves how that came about.
-
-Google's usage tracking can't see Anthropic, so an essential key looks unused there.
+A label on the key and a tag on the workspace say who depends on the key, and which record proves
+how that came about: Google's usage tracking can't see Anthropic, so an essential key looks unused
+there.
 """
 
 from __future__ import annotations
@@ -28,10 +26,22 @@ from cmek.tags import EVIDENCE_TAG
 Service = Literal["cloud-kms", "anthropic-admin"]
 KMS: Final = "cloud-kms"
 ADMIN: Final = "anthropic-admin"
+PACKAGES: Final = (
+    "cmek",
+    "prefect",
+    "prefect-gcp",
+    "google-cloud-kms",
+    "google-api-core",
+    "google-auth",
+    "grpcio",
+    "httpx",
+    "pydantic",
+    "stamina",
+)
 
 
 def started(request: OnboardingRequest, versions: Mapping[str, str]) -> Event:
-    """The pinned request, who asked, and what software works on it."""
+    """The pinned request, its requester, and what software works on it."""
     return Event(
         kind="started",
         subject=request.subject,
@@ -44,28 +54,22 @@ def started(request: OnboardingRequest, versions: Mapping[str, str]) -> Event:
 
 
 def checked(report: CheckReport, stage: str) -> Event:
-    """All prerequisites; `stage` says when, such as `before` or an ask's key."""
+    """All prerequisites; `stage` says when, such as `before` or an approval request's key."""
     return Event(kind="prerequisites", subject=stage, body=report.model_dump(mode="json"))
 
 
 def approval_requested(approval_request: ApprovalRequest) -> Event:
-    """The plan, its digest and until when an answer counts."""
-    return Event(
-        kind="approval_request",
-        subject=approval_request.key,
-        body=approval_request.model_dump(mode="json"),
-    )
+    """The plan, its digest and until when a response counts."""
+    body = approval_request.model_dump(mode="json")
+    return Event(kind="approval_request", subject=approval_request.key, body=body)
 
 
 def approval_response_received(
-    approval_request: ApprovalRequest, answer: ApprovalResponse
+    approval_request: ApprovalRequest, response: ApprovalResponse
 ) -> Event:
-    """Who said what to which digest; the name is a claim."""
-    return Event(
-        kind="approval_response",
-        subject=approval_request.key,
-        body=answer.model_dump(mode="json"),
-    )
+    """Who decided what about which digest; the name is unverified."""
+    body = response.model_dump(mode="json")
+    return Event(kind="approval_response", subject=approval_request.key, body=body)
 
 
 def validated(external_key_id: str, stage: str, proof: ValidationProof) -> Event:
@@ -73,11 +77,7 @@ def validated(external_key_id: str, stage: str, proof: ValidationProof) -> Event
     return Event(
         kind="validation",
         subject=f"{external_key_id} {stage}",
-        body={
-            "succeeded": proof.succeeded,
-            "error": proof.error,
-            "request_id": proof.request_id,
-        },
+        body={"succeeded": proof.succeeded, "error": proof.error, "request_id": proof.request_id},
     )
 
 
@@ -88,26 +88,26 @@ def gate_decision(
     report: CheckReport,
     verdict: Permit | Refusal,
 ) -> tuple[Event, ...]:
-    """What was looked at again after an answer, and what the gate said to it.
+    """What was read again after a response, and what the gate decided.
 
     Args:
-        approval_request: The ask that was answered.
-        attempt: 1 for the first try to attach on this answer.
-        proof: The validation after the answer.
-        report: The prerequisites after the answer.
+        approval_request: To which the response belongs.
+        attempt: 1 for the first try to attach on this response.
+        proof: The validation after the response.
+        report: The prerequisites after the response.
         verdict: Of the gate.
     """
     stage = f"{approval_request.key} try {attempt}"
-    refusal = verdict if isinstance(verdict, Refusal) else None
-    said: dict[str, JsonValue] = {
-        "verdict": refusal.kind if refusal else "permit",
-        "reasons": [reason.text for reason in refusal.reasons] if refusal else [],
-        "signers": [] if isinstance(verdict, Refusal) else list(verdict.signers),
-    }
+    body: dict[str, JsonValue] = {"verdict": "permit", "reasons": [], "signers": []}
+    if isinstance(verdict, Refusal):
+        reasons = [reason.text for reason in verdict.reasons]
+        body |= {"verdict": verdict.kind, "reasons": [*reasons]}
+    else:
+        body["signers"] = list(verdict.signers)
     return (
         checked(report, stage),
         validated(approval_request.plan.external_key_id, stage, proof),
-        Event(kind="gate_decision", subject=stage, body=said),
+        Event(kind="gate_decision", subject=stage, body=body),
     )
 
 
@@ -134,8 +134,8 @@ def wrote(  # noqa: PLR0913 - one argument a fact that an auditor asks for
         action: The API's method, such as `CreateCryptoKey`.
         resource: Full name or id.
         before: What was there; None for nothing.
-        after: What is there now, as answered or read back.
-        request_id: Of the answer; Cloud KMS over gRPC has none.
+        after: What is there now, as in the response or read back.
+        request_id: Of the response; Cloud KMS over gRPC has none.
     """
     return Event(
         kind="write",
@@ -145,14 +145,14 @@ def wrote(  # noqa: PLR0913 - one argument a fact that an auditor asks for
             "action": action,
             "resource": resource,
             "request_id": request_id,
-            "before": _plain(before),
-            "after": _plain(after),
+            "before": to_jsonable_python(before),
+            "after": to_jsonable_python(after),
         },
     )
 
 
 def not_written(action: str, resource: str, why: str) -> Event:
-    """A mark that could not be left; the onboarding stands without it."""
+    """A label or tag that could not be written; the onboarding is complete without it."""
     return Event(
         kind="write_skipped",
         subject=f"{action} {resource}",
@@ -161,35 +161,13 @@ def not_written(action: str, resource: str, why: str) -> Event:
 
 
 def attached(workspace_id: str, outcome: object, seen: object) -> Event:
-    """The attach, read back: the entry whose hash stands on the workspace and in the report."""
-    return Event(
-        kind="attached",
-        subject=workspace_id,
-        body={"attach": _plain(outcome), "read_back": _plain(seen)},
-    )
-
-
-def _plain(value: object) -> JsonValue:
-    plain: JsonValue = to_jsonable_python(value)
-    return plain
-
-
-PACKAGES: Final = (
-    "cmek",
-    "prefect",
-    "prefect-gcp",
-    "google-cloud-kms",
-    "google-api-core",
-    "google-auth",
-    "grpcio",
-    "httpx",
-    "pydantic",
-    "stamina",
-)
+    """The attach, read back: the entry whose hash is on the workspace and in the report."""
+    body = to_jsonable_python({"attach": outcome, "read_back": seen})
+    return Event(kind="attached", subject=workspace_id, body=body)
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of Python and of the packages above; `absent` for one that is not installed."""
+    """Versions of Python and of `PACKAGES`; `absent` for one that is not installed."""
     return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 

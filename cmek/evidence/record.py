@@ -1,16 +1,10 @@
-"""One entry of the record, chained to the one before it by its hash.
-
-Credentials out of free text: answers of services and comments of people end up in evidence.
-
-The chain: append, write, read back.
+"""The record of an onboarding: entries chained by their hashes, written as text and verified.
 
 As text it is one canonical JSON object a line, and a last line that seals number and head, so
-that a file that lost its end is found out too.
+that a file that lost its end is found out too. One changed byte is found, and the entry named.
 
-Is a record what was written? One changed byte is found, and the entry named.
-
-A chain proves that nothing inside it was changed. Somebody who can write the whole file can write
-a whole new chain, so compare the hash of the `attached` entry with the copies elsewhere: the
+A chain proves that nothing inside it was changed. Whoever can write the whole file can write a
+whole new chain, so compare the hash of the `attached` entry with the copies elsewhere: the
 workspace's tag and the run's report.
 """
 
@@ -31,6 +25,15 @@ from cmek.models import FrozenModel
 GENESIS: Final = "0" * 64
 """What the first entry is chained to."""
 
+_SECRET: Final = re.compile(
+    r"sk-ant-[A-Za-z0-9_-]{8,}"  # Anthropic keys
+    r"|ya29\.[A-Za-z0-9_-]{8,}"  # Google access tokens
+    r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"  # JSON web tokens
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
+)
+REMOVED: Final = "[credential removed]"
+
+T = TypeVar("T", bound=BaseModel)
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -72,37 +75,9 @@ class EvidenceEntry(FrozenModel):
         cls, number: int, at: AwareDatetime, run: str, event: Event, previous: str
     ) -> EvidenceEntry:
         """The entry for an event, with its hash."""
-        open_entry = cls(
-            number=number,
-            at=at,
-            run=run,
-            kind=event.kind,
-            subject=event.subject,
-            body=event.body,
-            previous=previous,
-            hash=GENESIS,
-        )
-        return open_entry.model_copy(update={"hash": open_entry.computed_hash})
-
-
-_SECRET: Final = re.compile(
-    r"sk-ant-[A-Za-z0-9_-]{8,}"  # Anthropic keys
-    r"|ya29\.[A-Za-z0-9_-]{8,}"  # Google access tokens
-    r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"  # JSON web tokens
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
-)
-REMOVED: Final = "[credential removed]"
-
-
-def without_secrets(value: JsonValue) -> JsonValue:
-    """The same value with everything that looks like a credential replaced."""
-    if isinstance(value, str):
-        return _SECRET.sub(REMOVED, value)
-    if isinstance(value, list):
-        return [without_secrets(one) for one in value]
-    if isinstance(value, dict):
-        return {_SECRET.sub(REMOVED, name): without_secrets(one) for name, one in value.items()}
-    return value
+        fields = {"number": number, "at": at, "run": run, "previous": previous, "hash": GENESIS}
+        unsealed = cls.model_validate(fields | event.model_dump())
+        return unsealed.model_copy(update={"hash": unsealed.computed_hash})
 
 
 class Footer(FrozenModel):
@@ -134,7 +109,7 @@ class Chain:
         return self._entries[-1].hash if self._entries else GENESIS
 
     def append(self, event: Event, *, run: str, at: datetime) -> EvidenceEntry:
-        """Add an event, or return the entry that it already has: the first telling stays.
+        """Add an event, or return the entry that it already has: the first body stays.
 
         Args:
             event: What happened; what looks like a credential in it is left out.
@@ -155,9 +130,6 @@ class Chain:
         seal = Footer(entries=len(self._entries), head=self.head)
         lines = [canonical_json(one).decode() for one in (*self._entries, seal)]
         return "\n".join(lines) + "\n"
-
-
-T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,23 +155,23 @@ def verify(record: bytes | str) -> Chain | IntegrityError:
     data = record.encode("utf-8", "surrogatepass") if isinstance(record, str) else record
     *lines, rest = data.split(b"\n")
     if rest or not lines:
-        return IntegrityError(
-            len(lines) + 1, "the seal", "the record does not end with a sealed line"
-        )
+        problem = "the record does not end with a sealed line"
+        return IntegrityError(len(lines) + 1, "the seal", problem)
     *entry_lines, seal_line = lines
     entries = _entries(entry_lines)
     if isinstance(entries, IntegrityError):
         return entries
     chain = Chain(entries)
-    problem = _footer_problem(seal_line, chain)
-    return IntegrityError(len(lines), "the seal", problem) if problem else chain
+    if found := _footer_problem(seal_line, chain):
+        return IntegrityError(len(lines), "the seal", found)
+    return chain
 
 
 def loads(record: bytes | str) -> Chain:
     """The chain of a record that verifies.
 
     Raises:
-        BrokenEvidenceError: It does not.
+        EvidenceIntegrityError: It does not.
     """
     verdict = verify(record)
     if isinstance(verdict, IntegrityError):
@@ -251,3 +223,14 @@ def _read(line: bytes, kind: type[T]) -> T | str:
     except ValueError:  # not that shape, or without a canonical form
         return "it can't be read"
     return value if written == line else "it is not written in the canonical form"
+
+
+def without_secrets(value: JsonValue) -> JsonValue:
+    """The same value with everything that looks like a credential replaced."""
+    if isinstance(value, str):
+        return _SECRET.sub(REMOVED, value)
+    if isinstance(value, list):
+        return [without_secrets(one) for one in value]
+    if isinstance(value, dict):
+        return {_SECRET.sub(REMOVED, name): without_secrets(one) for name, one in value.items()}
+    return value

@@ -1,11 +1,10 @@
-"""Where else the truth stands: ready queries for Cloud Audit Logs and Anthropic's activity feed.
+"""The record as a page for people, and ready queries for what others recorded of the same events.
 
-Our record says what we did; these two say what everybody did, and we can't write to them.
+Our record says what we did. Cloud Audit Logs and Anthropic's activity feed say what everyone did,
+and we can't write to them. The page holds the record itself, byte for byte.
 
 Source: https://docs.cloud.google.com/kms/docs/audit-logging and
 https://platform.claude.com/docs/en/manage-claude/compliance-activity-feed
-
-The record as a page for people, with the record itself inside, byte for byte.
 """
 
 from __future__ import annotations
@@ -46,17 +45,23 @@ ACTIVITY_TYPES: Final = (
     "platform_workspace_inference_data_retention_disabled",
 )
 """An attach shows as `platform_workspace_updated` with `external_key_config_id` in its updates."""
+_HOW: Final = (
+    "Each entry carries the hash of the one before it. `cmek evidence export` writes the record to "
+    "a file, `cmek evidence verify` finds a changed byte."
+)
+# A line of the record starts with a brace, so nothing in it can end the fence.
+_RECORD: Final = re.compile(r"^```jsonl\n((?:\{.*\n)+)```$", re.MULTILINE)
 
 
 class Query(FrozenModel):
-    """One question to an outside source."""
+    """One query of an outside source."""
 
     title: str
     command: str
     link: str | None = None
-    """Page that asks the same, where there is one."""
+    """Page that shows the same, where there is one."""
     needs: str
-    """What must hold for an answer to mean anything."""
+    """What must hold for a result to mean anything."""
 
 
 class _Planned(BaseModel):
@@ -68,7 +73,7 @@ class _Planned(BaseModel):
     external_key_id: str
 
 
-class _Asked(BaseModel):
+class _RecordedRequest(BaseModel):
     plan: _Planned
 
 
@@ -85,25 +90,21 @@ def key_pattern(key: KeyName) -> str:
 
 def threats_filter(key: KeyName) -> str:
     """Log filter: what could make the key unusable; the generated Terraform alerts on the same."""
-    return "\n".join(
-        (
-            f'logName="projects/{key.project}/logs/cloudaudit.googleapis.com%2Factivity"',
-            'protoPayload.serviceName="cloudkms.googleapis.com"',
-            f'protoPayload.methodName=~"(^|[.])({"|".join(THREATENING_METHODS)})$"',
-            f'protoPayload.resourceName=~"{key_pattern(key)}"',
-        )
-    )
+    methods = f'protoPayload.methodName=~"(^|[.])({"|".join(THREATENING_METHODS)})$"'
+    return _log_filter(key, "activity", methods)
 
 
 def uses_filter(key: KeyName) -> str:
     """Log filter: everything that Anthropic's service account did with the key."""
-    return "\n".join(
-        (
-            f'logName="projects/{key.project}/logs/cloudaudit.googleapis.com%2Fdata_access"',
-            'protoPayload.serviceName="cloudkms.googleapis.com"',
-            f'protoPayload.authenticationInfo.principalEmail="{SERVICE_ACCOUNT}"',
-            f'protoPayload.resourceName=~"{key_pattern(key)}"',
-        )
+    caller = f'protoPayload.authenticationInfo.principalEmail="{SERVICE_ACCOUNT}"'
+    return _log_filter(key, "data_access", caller)
+
+
+def _log_filter(key: KeyName, log: str, condition: str) -> str:
+    return (
+        f'logName="projects/{key.project}/logs/cloudaudit.googleapis.com%2F{log}"\n'
+        f'protoPayload.serviceName="cloudkms.googleapis.com"\n{condition}\n'
+        f'protoPayload.resourceName=~"{key_pattern(key)}"'
     )
 
 
@@ -140,12 +141,14 @@ def queries(
 
 def queries_of(chain: Chain) -> tuple[Query, ...]:
     """Queries about what a record is about, from its first entry on; none before a plan exists."""
-    asks = [entry for entry in chain.entries if entry.kind == "approval_request"]
-    if not asks:
+    requests = [entry for entry in chain.entries if entry.kind == "approval_request"]
+    if not requests:
         return ()
-    plan = _Asked.model_validate(asks[-1].body).plan
+    plan = _RecordedRequest.model_validate(requests[-1].body).plan
     key = KeyName.parse(plan.key_name)
-    attached = [one for one in chain.entries if (one.run, one.kind) == (asks[-1].run, "attached")]
+    attached = [
+        one for one in chain.entries if (one.run, one.kind) == (requests[-1].run, "attached")
+    ]
     created = attached[-1].subject if attached else None
     return queries(key, plan.workspace_id or created, plan.external_key_id, chain.entries[0].at)
 
@@ -164,9 +167,9 @@ def _log_query(title: str, key: KeyName, log_filter: str, since: datetime, needs
 
 
 def _activity_query(workspace_id: str | None, external_key_id: str, since: datetime) -> Query:
-    asked = [("activity_types[]", one) for one in ACTIVITY_TYPES]
-    asked += [("created_at.gte", _zulu(since)), ("limit", "5000")]
-    url = f"https://api.anthropic.com/v1/compliance/activities?{urlencode(asked)}"
+    parameters = [("activity_types[]", one) for one in ACTIVITY_TYPES]
+    parameters += [("created_at.gte", _zulu(since)), ("limit", "5000")]
+    url = f"https://api.anthropic.com/v1/compliance/activities?{urlencode(parameters)}"
     ours = f'.external_key_id == "{external_key_id}"'
     if workspace_id is not None:
         ours = f'.workspace_id == "{workspace_id}" or {ours}'
@@ -184,32 +187,22 @@ def _zulu(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-_HOW: Final = (
-    "Each entry carries the hash of the one before it. `cmek evidence export` writes the record to "
-    "a file, `cmek evidence verify` finds a changed byte."
-)
-# A line of the record starts with a brace, so nothing in it can end the fence.
-_RECORD: Final = re.compile(r"^```jsonl\n((?:\{.*\n)+)```$", re.MULTILINE)
-
-
 def evidence_page(workspace_id: str, chain: Chain) -> str:
-    """Markdown: the entries at a glance, where else to look, and the record."""
+    """Markdown: the entries at a glance, queries of outside sources, and the record."""
+    rows = (
+        (
+            str(entry.number),
+            f"{entry.at:%Y-%m-%d %H:%M:%S %Z}",
+            escape(entry.kind),
+            escape(entry.subject),
+            code(entry.hash[:12]),
+        )
+        for entry in chain.entries
+    )
     parts = [
         f"# Evidence for {code(workspace_id)}",
         _HOW,
-        table(
-            ("", "when", "what", "on", "hash"),
-            (
-                (
-                    str(entry.number),
-                    f"{entry.at:%Y-%m-%d %H:%M:%S %Z}",
-                    escape(entry.kind),
-                    escape(entry.subject),
-                    code(entry.hash[:12]),
-                )
-                for entry in chain.entries
-            ),
-        ),
+        table(("", "when", "what", "on", "hash"), rows),
         *_outside(queries_of(chain)),
         "## The record",
         f"```jsonl\n{chain.dumps()}```",
@@ -221,7 +214,7 @@ def record_in(page: str) -> str:
     """The record out of a page.
 
     Raises:
-        BrokenEvidenceError: There is none, or more than one.
+        EvidenceIntegrityError: There is none, or more than one.
     """
     found = _RECORD.findall(page)
     if len(found) != 1:

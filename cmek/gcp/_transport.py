@@ -1,7 +1,7 @@
-"""One transport for the Google APIs that only the checks read: httpx with google-auth.
+"""What every Google client here shares, and the transport of those that only the checks use.
 
-Google ships a client library for each of them; together they would be seven dependencies for a
-dozen reads.
+Google ships a client library for each API that the checks read; together they would be seven
+dependencies for a dozen reads, so these go over httpx with google-auth.
 """
 
 from __future__ import annotations
@@ -12,17 +12,12 @@ from typing import Any, Final, TypeVar
 
 import httpx
 from google.auth import exceptions as auth_errors
-from google.auth.credentials import (
-    AnonymousCredentials,
-    Credentials,
-    with_scopes_if_required,
-)
+from google.auth.credentials import AnonymousCredentials, Credentials, with_scopes_if_required
 from google.auth.transport.requests import Request
 from google.protobuf.json_format import ParseError
 
 from cmek._http import RetryDecision, check_endpoint, retrying, send_bounded
 from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
-from cmek.gcp.kms import SCOPES
 
 CONCURRENT: Final = 16
 """Requests under way at once: a wave of the checks fits into it."""
@@ -31,6 +26,24 @@ TIMEOUT: Final = httpx.Timeout(15.0, connect=5.0)
 T = TypeVar("T")
 Json = dict[str, Any]
 Parse = Callable[[Json], T]
+SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
+
+
+def scoped(credentials: Credentials | None) -> Credentials | None:
+    """The credentials with the scope that all calls need; None for an anonymous caller."""
+    if credentials is None or isinstance(credentials, AnonymousCredentials):
+        return None
+    # google-auth has no annotations for this.
+    result: Credentials = with_scopes_if_required(credentials, SCOPES)  # type: ignore[no-untyped-call]
+    return result
+
+
+def transient(error: Exception) -> RetryDecision:
+    """Repeat what may pass by itself, after the seconds that Google asked for, if it did."""
+    if not isinstance(error, GoogleApiError) or not error.problem.transient:
+        return False
+    wait = error.problem.retry_after
+    return True if wait is None else wait
 
 
 class GoogleTransport:
@@ -39,7 +52,7 @@ class GoogleTransport:
     def __init__(
         self, credentials: Credentials | None, *, base_url: str | None, quota_project: str | None
     ) -> None:
-        self._credentials = _scoped(credentials)
+        self._credentials = scoped(credentials)
         self._base_url = check_endpoint(base_url) if base_url else None
         self._quota_project = quota_project or getattr(credentials, "quota_project_id", None)
         self._http = httpx.AsyncClient(timeout=TIMEOUT)
@@ -87,7 +100,7 @@ class GoogleTransport:
             # Outside the handler: httpx's exception holds the request with its token.
             raise GoogleApiError(problem)
 
-        return await retrying(once, _judge)
+        return await retrying(once, transient)
 
     async def _headers(self) -> dict[str, str]:
         headers = {"x-goog-user-project": self._quota_project} if self._quota_project else {}
@@ -97,14 +110,6 @@ class GoogleTransport:
             if not self._credentials.valid:
                 await asyncio.to_thread(self._credentials.refresh, Request())
         return headers | {"authorization": f"Bearer {self._credentials.token}"}
-
-
-def _scoped(credentials: Credentials | None) -> Credentials | None:
-    if credentials is None or isinstance(credentials, AnonymousCredentials):
-        return None
-    # google-auth has no annotations for this.
-    scoped: Credentials = with_scopes_if_required(credentials, SCOPES)  # type: ignore[no-untyped-call]
-    return scoped
 
 
 def _parsed(parse: Parse[T], response: httpx.Response, call: str) -> T:
@@ -125,10 +130,3 @@ def _odd(call: str) -> GoogleProblem:
         advice="Something between here and Google may have answered: check proxies.",
         call=call,
     )
-
-
-def _judge(error: Exception) -> RetryDecision:
-    if not isinstance(error, GoogleApiError) or not error.problem.transient:
-        return False
-    wait = error.problem.retry_after
-    return True if wait is None else wait

@@ -1,23 +1,18 @@
-"""What is known about a failed Google call, whatever carried it.
+"""What is known about a failed Google call, whatever carried it, and what a person can do about it.
 
-One shape for what fails: gRPC exceptions, REST exceptions, JSON bodies, lost connections.
-
-What a person can do about a Google problem, by its reason and status.
-
-Source: guide, troubleshooting; https://docs.cloud.google.com/kms/docs/org-policy-constraints,
-https://docs.cloud.google.com/organization-policy/domain-restricted-sharing
-
-One `classify` for every way in which a Google call fails.
-
+`classify` has one result for gRPC exceptions, REST exceptions, JSON bodies and lost connections.
 The client library's exception class depends on the transport, and a REST exception has the
 canonical status only in its body; so nothing here looks at classes, only at status, details
 and documented texts.
+
+Source: guide, troubleshooting; https://docs.cloud.google.com/kms/docs/org-policy-constraints,
+https://docs.cloud.google.com/organization-policy/domain-restricted-sharing
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -33,6 +28,8 @@ from pydantic import Field
 from cmek.anthropic.errors import retry_after
 from cmek.errors import CmekError
 from cmek.models import FrozenModel
+
+__all__ = ["GoogleApiError", "GoogleProblem", "Violation", "classify"]
 
 
 class Violation(FrozenModel):
@@ -67,6 +64,11 @@ class GoogleProblem(FrozenModel):
     call: str = ""
     """What was called, when the caller of `classify` said so."""
 
+    @property
+    def offenders(self) -> str:
+        """What the violations say, one after the other."""
+        return "; ".join(one.description for one in self.violations if one.description)
+
 
 class GoogleApiError(CmekError):
     """A Google call failed; `problem` says how. Holds no request and can be pickled."""
@@ -89,7 +91,7 @@ class GoogleApiError(CmekError):
         problem = self.problem
         what = " ".join(part for part in (problem.call, problem.resource) if part)
         reason = f" {problem.reason}" if problem.reason else ""
-        offenders = "; ".join(v.description for v in problem.violations if v.description)
+        offenders = problem.offenders
         parts = (
             f"{what}: " if what else "",
             f"{problem.status}{reason}: {problem.message}",
@@ -98,257 +100,6 @@ class GoogleApiError(CmekError):
         )
         return "".join(parts)
 
-
-STATUS_OF_HTTP: Final = {
-    400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    408: "DEADLINE_EXCEEDED",
-    409: "ABORTED",
-    429: "RESOURCE_EXHAUSTED",
-    499: "CANCELLED",
-    500: "INTERNAL",
-    501: "UNIMPLEMENTED",
-    502: "UNAVAILABLE",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
-CONNECTION: Final = "CONNECTION"
-CREDENTIALS: Final = "CREDENTIALS"
-NOT_GOOGLE: Final = "NOT_GOOGLE"
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """Status, text and details, before anyone has read meaning into them."""
-
-    status: str
-    message: str
-    details: list[dict[str, Any]] = field(default_factory=list)
-    reason: str | None = None
-    """Ours, where Google did not answer."""
-    retry_after: float | None = None
-    transient: bool | None = None
-    """Known already; None: judge by the status."""
-
-
-def body_of(failure: Exception | httpx.Response) -> Body:
-    """Read a failure of any kind that a Google client lets out.
-
-    Raises:
-        Exception: `failure` itself, when it is none of them (a bug is not a Google problem).
-    """
-    if isinstance(failure, httpx.Response):
-        return _http_body(failure.status_code, _json(failure), retry_after(failure.headers))
-    if isinstance(failure, core.RetryError) and isinstance(failure.cause, Exception):
-        return body_of(failure.cause)
-    if isinstance(failure, core.GoogleAPICallError):
-        return _call_error(failure)
-    if isinstance(failure, grpc.aio.AioRpcError):
-        return _call_error(core.from_grpc_error(failure))  # type: ignore[no-untyped-call]
-    if isinstance(failure, auth.GoogleAuthError):
-        return _auth_error(failure)
-    lost = httpx.TransportError | requests.RequestException | core.RetryError | TimeoutError
-    if isinstance(failure, lost | ConnectionError):
-        message = f"no answer ({type(failure).__name__}: {failure})"
-        return Body("UNAVAILABLE", message, reason=CONNECTION)
-    raise failure
-
-
-def _call_error(error: core.GoogleAPICallError) -> Body:
-    code = error.grpc_status_code
-    if code is None:
-        payload = _json(error.response) if hasattr(error.response, "json") else None
-        status = int(error.code) if error.code else 500
-        return _http_body(status, payload, None)
-    message = error.message or ""
-    if message.startswith("Getting metadata from plugin failed"):
-        # The transport calls every failure to get a token UNAVAILABLE.
-        offline = "TransportError" in message or "Failed to establish" in message
-        return Body("UNAUTHENTICATED", message, reason=CREDENTIALS, transient=offline)
-    return Body(code.name, message, [_detail(detail) for detail in error.details])
-
-
-def _auth_error(error: auth.GoogleAuthError) -> Body:
-    offline = isinstance(error, auth.TransportError)
-    message = f"no Google credentials ({type(error).__name__}: {error})"
-    transient = offline or bool(getattr(error, "retryable", False))
-    return Body("UNAUTHENTICATED", message, reason=CREDENTIALS, transient=transient)
-
-
-def _http_body(code: int, payload: object, wait: float | None) -> Body:
-    """From a JSON error body; a 4xx without one comes from something that is not Google."""
-    payload = payload[0] if isinstance(payload, list) and payload else payload
-    error = payload.get("error") if isinstance(payload, dict) else None
-    status = STATUS_OF_HTTP.get(code, "UNKNOWN")
-    if not isinstance(error, dict):
-        foreign = code < 500 and code not in {408, 429}
-        text = f"HTTP {code} without an error body of Google's"
-        status = "UNKNOWN" if foreign else status
-        return Body(status, text, [], NOT_GOOGLE, wait, False if foreign else None)
-    details = error.get("details")
-    return Body(
-        status=str(error.get("status") or status),
-        message=str(error.get("message") or ""),
-        details=[d for d in details if isinstance(d, dict)] if isinstance(details, list) else [],
-        retry_after=wait,
-    )
-
-
-def _detail(detail: object) -> dict[str, Any]:
-    if isinstance(detail, dict):
-        return detail
-    if not isinstance(detail, Message) or detail.DESCRIPTOR.full_name == "google.protobuf.Any":
-        return {}
-    name = detail.DESCRIPTOR.full_name
-    return {"@type": f"type.googleapis.com/{name}", **MessageToDict(detail)}
-
-
-def _json(response: Any) -> object:  # noqa: ANN401 - of httpx or of requests
-    try:
-        return response.json()
-    except (ValueError, RecursionError):
-        return None
-
-
-_MEMBER_CONSTRAINTS: Final = {
-    "constraints/iam.allowedPolicyMemberDomains",
-    "constraints/iam.managed.allowedPolicyMembers",
-}
-
-
-def advice_for(problem: GoogleProblem) -> str:
-    """A sentence or two for the person who reads the error."""
-    reason = problem.reason or ""
-    if reason in _BY_REASON:
-        return _BY_REASON[reason](problem)
-    if reason in _MEMBER_CONSTRAINTS:
-        return _members(problem)
-    if reason.startswith("constraints/"):
-        return _constraint(problem)
-    if reason.startswith("KEY_"):
-        return _version_state(problem)
-    if problem.status == "PERMISSION_DENIED":
-        return _denied(problem)
-    return _BY_STATUS.get(problem.status, "")
-
-
-def _service_disabled(problem: GoogleProblem) -> str:
-    service = problem.metadata.get("service", "cloudkms.googleapis.com")
-    project = _project(problem)
-    return (
-        f"Enable the API (gcloud services enable {service} --project={project}), wait a few "
-        "minutes and try again. The project named here may be the caller's quota project rather "
-        "than the key's."
-    )
-
-
-def _billing_disabled(problem: GoogleProblem) -> str:
-    return (
-        f"Link an active billing account to project {_project(problem)} (gcloud billing projects "
-        f"link {_project(problem)} --billing-account=ACCOUNT), wait a few minutes and try again."
-    )
-
-
-def _denied(problem: GoogleProblem) -> str:
-    if problem.permission is None:
-        return "Ask an administrator of the project for the missing right."
-    return (
-        f"Give the caller a role with {problem.permission} on {problem.resource} "
-        "(roles/cloudkms.admin covers the set-up), or check that the name is right: Google gives "
-        "the same answer for a resource that does not exist. A new grant takes minutes to work."
-    )
-
-
-def _perimeter(problem: GoogleProblem) -> str:
-    uid = problem.metadata.get("uid") or next((v.description for v in problem.violations), "")
-    return (
-        "VPC Service Controls refused the call: a perimeter administrator finds it by its unique "
-        f"id {uid} in the audit log and adds an ingress rule for the caller (and one for "
-        "Anthropic's service account, which calls from 160.79.104.0/21)."
-    )
-
-
-def _members(problem: GoogleProblem) -> str:
-    offenders = "; ".join(v.description for v in problem.violations if v.description)
-    return (
-        f"The organization policy {problem.reason} refuses a member of the key's IAM policy: "
-        f"{offenders or 'not named'}. Google checks all members again, so it may be an older one. "
-        "Allow Anthropic's service account in the policy (or take the older member out)."
-    )
-
-
-def _constraint(problem: GoogleProblem) -> str:
-    return (
-        f"The organization policy {problem.reason} on {problem.resource} forbids this: choose a "
-        "location or protection level that it allows, or ask its administrator for an exception."
-    )
-
-
-def _version_state(problem: GoogleProblem) -> str:
-    state = (problem.reason or "").removeprefix("KEY_")
-    name = problem.resource or "the key version"
-    if state == "DISABLED":
-        return f"Enable it: gcloud kms keys versions enable {name}."
-    if state == "DESTROY_SCHEDULED":
-        return (
-            f"Restore it before its destroy time (gcloud kms keys versions restore {name}), then "
-            f"enable it (gcloud kms keys versions enable {name}); a restored version is disabled."
-        )
-    if state.startswith("PENDING"):
-        return "The version is still being made: try again in a few seconds."
-    return "The version is gone for ever: make another one the primary; its data stays unreadable."
-
-
-def _misrouted(problem: GoogleProblem) -> str:
-    return (
-        f"Cloud KMS does not know {problem.resource}: correct the location, for example us-east5 "
-        "(gcloud kms locations list shows them all)."
-    )
-
-
-def _project(problem: GoogleProblem) -> str:
-    consumer = problem.metadata.get("consumer") or "PROJECT"
-    return consumer.removeprefix("projects/")
-
-
-_BY_REASON: Final[dict[str, Callable[[GoogleProblem], str]]] = {
-    "SERVICE_DISABLED": _service_disabled,
-    "BILLING_DISABLED": _billing_disabled,
-    "IAM_PERMISSION_DENIED": _denied,
-    "SECURITY_POLICY_VIOLATED": _perimeter,
-    "VPC_SERVICE_CONTROLS": _perimeter,
-    "MISROUTED_LOCATION": _misrouted,
-    "CONCURRENT_POLICY_CHANGE": lambda _: (
-        "Somebody else changed the policy at the same time: read it again and repeat the change."
-    ),
-    "CONNECTION": lambda _: "Check the endpoint, the network and proxies, then try again.",
-    "CREDENTIALS": lambda _: (
-        "Check the GcpCredentials of the GoogleKms block, or log in again "
-        "(gcloud auth application-default login)."
-    ),
-    "NOT_GOOGLE": lambda _: "Something between here and Google answered: check proxies.",
-}
-_BY_STATUS: Final = {
-    "UNAUTHENTICATED": (
-        "Google did not accept the credentials: check the GcpCredentials of the GoogleKms block "
-        "and that its key was not deleted."
-    ),
-    "NOT_FOUND": "Check project, location and name; the resource may have been deleted.",
-    "ALREADY_EXISTS": "The name is taken; Cloud KMS never frees the name of a deleted key.",
-    "RESOURCE_EXHAUSTED": (
-        "A Cloud KMS quota is used up: wait a minute, or raise it on the project's quota page."
-    ),
-    "ABORTED": "Somebody else changed it at the same time: read it again and repeat the change.",
-    "INVALID_ARGUMENT": "Correct the request; sending it again unchanged will not help.",
-    "UNAVAILABLE": "Google is not reachable or overloaded: try again later.",
-    "DEADLINE_EXCEEDED": "Google did not answer in time: try again later.",
-    "INTERNAL": "Google's side failed: try again later.",
-    "UNKNOWN": "Google's side failed: try again later.",
-}
-
-__all__ = ["GoogleApiError", "GoogleProblem", "Violation", "classify"]
 
 _TRANSIENT: Final = {
     "UNAVAILABLE",
@@ -378,7 +129,7 @@ def classify(
     Raises:
         Exception: `failure` itself, when it is none of these.
     """
-    body = body_of(failure)
+    body = _body(failure)
     info = next(_details(body, "ErrorInfo"), {})
     metadata = info.get("metadata")
     metadata = {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
@@ -398,11 +149,11 @@ def classify(
         transient=_is_transient(body, reason),
         call=call,
     )
-    return problem.model_copy(update={"advice": advice_for(problem)})
+    return problem.model_copy(update={"advice": _advice(problem)})
 
 
 def _reason(
-    body: Body, info: dict[str, Any], violations: tuple[Violation, ...], denied: bool
+    body: _Body, info: dict[str, Any], violations: tuple[Violation, ...], denied: bool
 ) -> str | None:
     if _MISROUTED.search(body.message):
         return "MISROUTED_LOCATION"
@@ -418,7 +169,7 @@ def _reason(
 
 
 def _resource(
-    body: Body,
+    body: _Body,
     denied: re.Match[str] | None,
     metadata: dict[str, str],
     violations: tuple[Violation, ...],
@@ -435,13 +186,13 @@ def _resource(
     return missing[1] if missing else None
 
 
-def _is_transient(body: Body, reason: str | None) -> bool:
+def _is_transient(body: _Body, reason: str | None) -> bool:
     if body.transient is not None:
         return body.transient
     return body.status in _TRANSIENT or reason == "KEY_PENDING_GENERATION"
 
 
-def _violations(body: Body) -> Iterator[Violation]:
+def _violations(body: _Body) -> Iterator[Violation]:
     for kind in ("PreconditionFailure", "QuotaFailure"):
         for detail in _details(body, kind):
             lines = detail.get("violations")
@@ -454,7 +205,7 @@ def _violations(body: Body) -> Iterator[Violation]:
                     )
 
 
-def _retry_after(body: Body) -> float | None:
+def _retry_after(body: _Body) -> float | None:
     if body.retry_after is not None:
         return body.retry_after
     for detail in _details(body, "RetryInfo"):
@@ -463,7 +214,7 @@ def _retry_after(body: Body) -> float | None:
     return None
 
 
-def _details(body: Body, kind: str) -> Iterator[dict[str, Any]]:
+def _details(body: _Body, kind: str) -> Iterator[dict[str, Any]]:
     wanted = f"google.rpc.{kind}"
     return (d for d in body.details if str(d.get("@type", "")).endswith(wanted))
 
@@ -471,3 +222,216 @@ def _details(body: Body, kind: str) -> Iterator[dict[str, Any]]:
 def _text(detail: dict[str, Any], name: str) -> str | None:
     value = detail.get(name)
     return value if isinstance(value, str) else None
+
+
+_STATUS_OF_HTTP: Final = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    409: "ABORTED",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    500: "INTERNAL",
+    501: "UNIMPLEMENTED",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """Status, text and details, before anyone has read meaning into them."""
+
+    status: str
+    message: str
+    details: list[dict[str, Any]] = field(default_factory=list)
+    reason: str | None = None
+    """Ours, where Google did not answer."""
+    retry_after: float | None = None
+    transient: bool | None = None
+    """Known already; None: judge by the status."""
+
+
+def _body(failure: Exception | httpx.Response) -> _Body:
+    """Read a failure of any kind that a Google client lets out.
+
+    Raises:
+        Exception: `failure` itself, when it is none of them (a bug is not a Google problem).
+    """
+    if isinstance(failure, httpx.Response):
+        return _http_body(failure.status_code, _json(failure), retry_after(failure.headers))
+    if isinstance(failure, core.RetryError) and isinstance(failure.cause, Exception):
+        return _body(failure.cause)
+    if isinstance(failure, core.GoogleAPICallError):
+        return _call_error(failure)
+    if isinstance(failure, grpc.aio.AioRpcError):
+        return _call_error(core.from_grpc_error(failure))  # type: ignore[no-untyped-call]
+    if isinstance(failure, auth.GoogleAuthError):
+        return _auth_error(failure)
+    lost = httpx.TransportError | requests.RequestException | core.RetryError | TimeoutError
+    if isinstance(failure, lost | ConnectionError):
+        message = f"no answer ({type(failure).__name__}: {failure})"
+        return _Body("UNAVAILABLE", message, reason="CONNECTION")
+    raise failure
+
+
+def _call_error(error: core.GoogleAPICallError) -> _Body:
+    code = error.grpc_status_code
+    if code is None:
+        payload = _json(error.response) if hasattr(error.response, "json") else None
+        status = int(error.code) if error.code else 500
+        return _http_body(status, payload, None)
+    message = error.message or ""
+    if message.startswith("Getting metadata from plugin failed"):
+        # The transport calls every failure to get a token UNAVAILABLE.
+        offline = "TransportError" in message or "Failed to establish" in message
+        return _Body("UNAUTHENTICATED", message, reason="CREDENTIALS", transient=offline)
+    return _Body(code.name, message, [_detail(detail) for detail in error.details])
+
+
+def _auth_error(error: auth.GoogleAuthError) -> _Body:
+    offline = isinstance(error, auth.TransportError)
+    message = f"no Google credentials ({type(error).__name__}: {error})"
+    transient = offline or bool(getattr(error, "retryable", False))
+    return _Body("UNAUTHENTICATED", message, reason="CREDENTIALS", transient=transient)
+
+
+def _http_body(code: int, payload: object, wait: float | None) -> _Body:
+    """From a JSON error body; a 4xx without one comes from a proxy or another service."""
+    payload = payload[0] if isinstance(payload, list) and payload else payload
+    error = payload.get("error") if isinstance(payload, dict) else None
+    status = _STATUS_OF_HTTP.get(code, "UNKNOWN")
+    if not isinstance(error, dict):
+        refused = code < 500 and code not in {408, 429}
+        text = f"HTTP {code} without an error body of Google's"
+        status = "UNKNOWN" if refused else status
+        return _Body(status, text, [], "NOT_GOOGLE", wait, False if refused else None)
+    details = error.get("details")
+    return _Body(
+        status=str(error.get("status") or status),
+        message=str(error.get("message") or ""),
+        details=[d for d in details if isinstance(d, dict)] if isinstance(details, list) else [],
+        retry_after=wait,
+    )
+
+
+def _detail(detail: object) -> dict[str, Any]:
+    if isinstance(detail, dict):
+        return detail
+    if not isinstance(detail, Message) or detail.DESCRIPTOR.full_name == "google.protobuf.Any":
+        return {}
+    name = detail.DESCRIPTOR.full_name
+    return {"@type": f"type.googleapis.com/{name}", **MessageToDict(detail)}
+
+
+def _json(response: Any) -> object:  # noqa: ANN401 - of httpx or of requests
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        return None
+
+
+_MEMBERS: Final = (
+    "The organization policy {reason} refuses a member of the key's IAM policy: "
+    "{offenders}. Google checks all members again, so it may be an older one. "
+    "Allow Anthropic's service account in the policy (or take the older member out)."
+)
+_PERIMETER: Final = (
+    "VPC Service Controls refused the call: a perimeter administrator finds it by its unique "
+    "id {uid} in the audit log and adds an ingress rule for the caller (and one for "
+    "Anthropic's service account, which calls from 160.79.104.0/21)."
+)
+_DENIED_ADVICE: Final = (
+    "Give the caller a role with {permission} on {resource} "
+    "(roles/cloudkms.admin covers the set-up), or check that the name is right: Google gives "
+    "the same answer for a resource that does not exist. A new grant takes minutes to work."
+)
+_BY_REASON: Final = {
+    "SERVICE_DISABLED": (
+        "Enable the API (gcloud services enable {service} --project={project}), wait a few "
+        "minutes and try again. The project named here may be the caller's quota project rather "
+        "than the key's."
+    ),
+    "BILLING_DISABLED": (
+        "Link an active billing account to project {project} (gcloud billing projects "
+        "link {project} --billing-account=ACCOUNT), wait a few minutes and try again."
+    ),
+    "SECURITY_POLICY_VIOLATED": _PERIMETER,
+    "VPC_SERVICE_CONTROLS": _PERIMETER,
+    "constraints/iam.allowedPolicyMemberDomains": _MEMBERS,
+    "constraints/iam.managed.allowedPolicyMembers": _MEMBERS,
+    "KEY_DISABLED": "Enable it: gcloud kms keys versions enable {version}.",
+    "KEY_DESTROY_SCHEDULED": (
+        "Restore it before its destroy time (gcloud kms keys versions restore {version}), then "
+        "enable it (gcloud kms keys versions enable {version}); a restored version is disabled."
+    ),
+    "MISROUTED_LOCATION": (
+        "Cloud KMS does not know {resource}: correct the location, for example us-east5 "
+        "(gcloud kms locations list shows them all)."
+    ),
+    "CONCURRENT_POLICY_CHANGE": (
+        "Another caller changed the policy at the same time: read it again and repeat the change."
+    ),
+    "CONNECTION": "Check the endpoint, the network and proxies, then try again.",
+    "CREDENTIALS": (
+        "Check the GcpCredentials of the GoogleKms block, or log in again "
+        "(gcloud auth application-default login)."
+    ),
+    "NOT_GOOGLE": "Something between here and Google answered: check proxies.",
+}
+_BY_PREFIX: Final = {
+    "constraints/": (
+        "The organization policy {reason} on {resource} forbids this: choose a "
+        "location or protection level that it allows, or ask its administrator for an exception."
+    ),
+    "KEY_PENDING": "The version is still being made: try again in a few seconds.",
+    "KEY_": (
+        "The version is gone for ever: make another one the primary; its data stays unreadable."
+    ),
+}
+_BY_STATUS: Final = {
+    "UNAUTHENTICATED": (
+        "Google did not accept the credentials: check the GcpCredentials of the GoogleKms block "
+        "and that its key was not deleted."
+    ),
+    "NOT_FOUND": "Check project, location and name; the resource may have been deleted.",
+    "ALREADY_EXISTS": "The name is taken; Cloud KMS never frees the name of a deleted key.",
+    "RESOURCE_EXHAUSTED": (
+        "A Cloud KMS quota is used up: wait a minute, or raise it on the project's quota page."
+    ),
+    "ABORTED": "Another caller changed it at the same time: read it again and repeat the change.",
+    "INVALID_ARGUMENT": "Correct the request; sending it again unchanged will not help.",
+    "UNAVAILABLE": "Google is not reachable or overloaded: try again later.",
+    "DEADLINE_EXCEEDED": "Google did not answer in time: try again later.",
+    "INTERNAL": "Google's side failed: try again later.",
+    "UNKNOWN": "Google's side failed: try again later.",
+}
+
+
+def _advice(problem: GoogleProblem) -> str:
+    """A sentence or two: Google's reason knows more than the status."""
+    return _advice_template(problem).format(
+        reason=problem.reason,
+        resource=problem.resource,
+        version=problem.resource or "the key version",
+        permission=problem.permission,
+        project=(problem.metadata.get("consumer") or "PROJECT").removeprefix("projects/"),
+        service=problem.metadata.get("service", "cloudkms.googleapis.com"),
+        uid=problem.metadata.get("uid") or next((v.description for v in problem.violations), ""),
+        offenders=problem.offenders or "not named",
+    )
+
+
+def _advice_template(problem: GoogleProblem) -> str:
+    reason = problem.reason or ""
+    if reason in _BY_REASON:
+        return _BY_REASON[reason]
+    by_prefix = next((text for start, text in _BY_PREFIX.items() if reason.startswith(start)), None)
+    if by_prefix or (problem.status != "PERMISSION_DENIED" and reason != "IAM_PERMISSION_DENIED"):
+        return by_prefix or _BY_STATUS.get(problem.status, "")
+    if problem.permission is None:
+        return "Ask an administrator of the project for the missing right."
+    return _DENIED_ADVICE

@@ -1,10 +1,9 @@
-"""Pure reading and extending of an IAM policy; what others put there stays as it is.
+"""Reading and extending an IAM policy, whose other bindings stay as they are. Pure.
+
+A member is Anthropic's published account, the public, or a look-alike: guide step 3 warns of
+identifiers received in any other way.
 
 Source: https://docs.cloud.google.com/iam/docs/allow-policies and guide step 3
-
-Who a policy's member is: Anthropic's published account, the public, or an impostor.
-
-Source: guide step 3, which warns of identifiers received in any other way.
 """
 
 from __future__ import annotations
@@ -22,6 +21,13 @@ from cmek.models import FrozenModel
 
 POLICY_VERSION = 3
 """The only version that carries conditions; a lower one would drop them."""
+KMS_ROLES: Final = ("roles/cloudkms.", "roles/owner", "roles/editor", "roles/viewer")
+"""Prefixes of the roles by which a binding above the ring reaches into Cloud KMS."""
+PUBLIC: Final = frozenset({"allUsers", "allAuthenticatedUsers"})
+_ACCOUNT, _, _DOMAIN = SERVICE_ACCOUNT.partition("@")
+_SIMILAR: Final = 0.9
+
+Kind = Literal["anthropic", "public", "deleted", "look_alike", "other"]
 
 
 class PolicyBinding(FrozenModel):
@@ -85,22 +91,9 @@ def with_grants(
 
 
 def members_with(policy: policy_pb2.Policy, roles: Iterable[str]) -> tuple[str, ...]:
-    """Everybody who holds one of `roles`, with or without a condition, sorted."""
+    """Every member that holds one of `roles`, with or without a condition, sorted."""
     wanted = set(roles)
     return tuple(sorted({m for b in policy.bindings if b.role in wanted for m in b.members}))
-
-
-def _conditional(binding: policy_pb2.Binding) -> bool:
-    return bool(binding.HasField("condition"))
-
-
-Kind = Literal["anthropic", "public", "deleted", "look_alike", "other"]
-
-KMS_ROLES: Final = ("roles/cloudkms.", "roles/owner", "roles/editor", "roles/viewer")
-"""Prefixes of the roles by which a binding above the ring reaches into Cloud KMS."""
-PUBLIC: Final = frozenset({"allUsers", "allAuthenticatedUsers"})
-_ACCOUNT, _, _DOMAIN = SERVICE_ACCOUNT.partition("@")
-_SIMILAR: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +116,7 @@ def grants_in(resource: str, policy: policy_pb2.Policy) -> Iterator[Grant]:
 
 
 def kind_of(member: str) -> Kind:
-    """Exact for Anthropic's account and the public, by likeness for impostors."""
+    """Exact for Anthropic's account and the public, by similarity for look-alikes."""
     if member == MEMBER:
         return "anthropic"
     if member in PUBLIC:
@@ -150,3 +143,7 @@ def describe(grants: Iterable[Grant]) -> str:
         + (f" if {one.condition}" if one.condition else "")
         for one in grants
     )
+
+
+def _conditional(binding: policy_pb2.Binding) -> bool:
+    return bool(binding.HasField("condition"))

@@ -1,10 +1,8 @@
-"""How to reach Cloud KMS: TLS to Google, or a local channel to this machine.
+"""What an onboarding needs of Cloud KMS, over the official async client.
 
-What an onboarding needs of Cloud KMS, over the official async client.
-
-Get-first; ALREADY_EXISTS means "read it", since a lost answer looks just like it. Google's own
-retries are off (`cmek.transport_retry` repeats), every call has a timeout, and everything that
-fails is a `GoogleApiError`. Nothing here disables, destroys or deletes.
+Get-first; ALREADY_EXISTS means "read it", since a lost response looks just like it. Google's own
+retries are off (`cmek._http` repeats), every call has a timeout, and everything that fails is a
+`GoogleApiError`. Nothing here disables, destroys or deletes.
 
 Source: guide steps 1 to 4; https://docs.cloud.google.com/kms/docs/reference/rpc
 """
@@ -13,17 +11,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import grpc
 from google.api_core.client_options import ClientOptions
 from google.api_core.exceptions import GoogleAPIError
-from google.auth.credentials import (
-    AnonymousCredentials,
-    Credentials,
-    CredentialsWithQuotaProject,
-    with_scopes_if_required,
-)
+from google.auth.credentials import Credentials, CredentialsWithQuotaProject
 from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import Request
 from google.cloud import kms_v1
@@ -35,85 +28,16 @@ from google.iam.v1 import iam_policy_pb2, options_pb2, policy_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from cmek._http import EndpointError, RetryDecision, check_endpoint, is_loopback, retrying
+from cmek.gcp._transport import SCOPES, scoped, transient
 from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
 from cmek.gcp.iam import POLICY_VERSION, with_grants
 from cmek.gcp.resources import MAX_LABELS, CryptoKey, KeyRing, KeySpec, KeyVersion, Location
 
-GOOGLE = "cloudkms.googleapis.com"
+__all__ = ["SCOPES", "CloudKms"]
 
-
-class _LocalToken(grpc.AuthMetadataPlugin):  # type: ignore[misc]  # grpc has no annotations
-    """A bearer token and nothing else.
-
-    google-auth's own plugin also asks a Google host about the account, which a sandbox must not.
-    """
-
-    def __init__(self, credentials: Credentials) -> None:
-        self._credentials = credentials
-        self._lock = threading.Lock()
-
-    def __call__(
-        self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback
-    ) -> None:
-        del context
-        try:
-            with self._lock:
-                if not self._credentials.valid:
-                    self._credentials.refresh(Request())  # type: ignore[no-untyped-call]
-        except GoogleAuthError as error:
-            callback((), error)
-            return
-        callback((("authorization", f"Bearer {self._credentials.token}"),), None)
-
-
-SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
-
-
-def connect(
-    endpoint: str | None, credentials: Credentials | None, quota_project: str | None
-) -> kms_v1.KeyManagementServiceAsyncClient:
-    """Make the official client without connecting.
-
-    Args:
-        endpoint: `host:port`, None for Google's own.
-        credentials: None means nobody, allowed on loopback only.
-        quota_project: Who is billed for the calls, where it is not the credentials' project.
-
-    Raises:
-        EndpointError: not `host:port`, or no credentials beyond loopback.
-    """
-    if endpoint is not None and ("://" in endpoint or check_endpoint(endpoint) != endpoint):
-        raise EndpointError(f"Cloud KMS endpoint {endpoint!r}: use HOST:PORT")
-    who = _prepared(credentials, quota_project)
-    if endpoint is not None and is_loopback(endpoint):
-        transport = KeyManagementServiceGrpcAsyncIOTransport(channel=_local(endpoint, who))
-        return kms_v1.KeyManagementServiceAsyncClient(transport=transport)
-    if who is None:
-        raise EndpointError("Cloud KMS beyond this machine needs credentials")
-    options = ClientOptions(api_endpoint=endpoint) if endpoint else None
-    return kms_v1.KeyManagementServiceAsyncClient(credentials=who, client_options=options)
-
-
-def _prepared(credentials: Credentials | None, quota_project: str | None) -> Credentials | None:
-    if credentials is None or isinstance(credentials, AnonymousCredentials):
-        return None
-    # google-auth has no annotations for these.
-    scoped: Credentials = with_scopes_if_required(credentials, SCOPES)  # type: ignore[no-untyped-call]
-    if quota_project and isinstance(scoped, CredentialsWithQuotaProject):
-        scoped = scoped.with_quota_project(quota_project)  # type: ignore[no-untyped-call]
-    return scoped
-
-
-def _local(endpoint: str, who: Credentials | None) -> grpc.aio.Channel:
-    """GRPC sends a bearer token only over a channel that counts as secure; this one does."""
-    channel = grpc.local_channel_credentials(grpc.LocalConnectionType.LOCAL_TCP)
-    if who is not None:
-        caller = grpc.metadata_call_credentials(_LocalToken(who))
-        channel = grpc.composite_channel_credentials(channel, caller)
-    return grpc.aio.secure_channel(endpoint, channel, options=[("grpc.enable_http_proxy", 0)])
-
-
-Answer = TypeVar("Answer")
+T = TypeVar("T")
+ListRequest = kms_v1.ListCryptoKeysRequest | kms_v1.ListCryptoKeyVersionsRequest
+GOOGLE: Final = "cloudkms.googleapis.com"
 TIMEOUT_SECONDS: Final = 20.0
 POLICY_ATTEMPTS: Final = 6
 
@@ -137,10 +61,26 @@ class CloudKms:
     ) -> CloudKms:
         """Make a client without connecting: TLS, except to this machine.
 
+        Args:
+            endpoint: `host:port`, None for Google's own.
+            credentials: None means an anonymous caller, allowed on loopback only.
+            quota_project: Who is billed for the calls, where it is not the credentials' project.
+
         Raises:
             EndpointError: `endpoint` is not `host:port`, or has no credentials beyond loopback.
         """
-        client = connect(endpoint, credentials, quota_project)
+        if endpoint is not None and ("://" in endpoint or check_endpoint(endpoint) != endpoint):
+            raise EndpointError(f"Cloud KMS endpoint {endpoint!r}: use HOST:PORT")
+        caller = scoped(credentials)
+        if quota_project and isinstance(caller, CredentialsWithQuotaProject):
+            caller = caller.with_quota_project(quota_project)  # type: ignore[no-untyped-call]
+        if endpoint is not None and is_loopback(endpoint):
+            transport = KeyManagementServiceGrpcAsyncIOTransport(channel=_local(endpoint, caller))
+            return cls(kms_v1.KeyManagementServiceAsyncClient(transport=transport), endpoint)
+        if caller is None:
+            raise EndpointError("Cloud KMS beyond this machine needs credentials")
+        options = ClientOptions(api_endpoint=endpoint) if endpoint else None
+        client = kms_v1.KeyManagementServiceAsyncClient(credentials=caller, client_options=options)
         return cls(client, endpoint or GOOGLE)
 
     async def aclose(self) -> None:
@@ -165,7 +105,7 @@ class CloudKms:
     async def create_key_ring(self, name: str) -> tuple[KeyRing, bool]:
         """Make a key ring (guide step 1), or read the one that exists; whether it was made.
 
-        False is also the answer when this very call made it and the first answer was lost.
+        False is also returned when this very call made it and the first response was lost.
         """
         parent, _, ring_id = name.rpartition("/keyRings/")
         request = kms_v1.CreateKeyRingRequest(parent=parent, key_ring_id=ring_id)
@@ -184,29 +124,23 @@ class CloudKms:
     async def list_crypto_keys(self, key_ring: str) -> AsyncIterator[CryptoKey]:
         """All keys of a ring, each with its primary; one read for up to 1000 of them."""
         request = kms_v1.ListCryptoKeysRequest(parent=key_ring, page_size=1000)
-        while True:
-            page = await self._call(
-                "ListCryptoKeys", key_ring, self._client.list_crypto_keys, request
-            )
+        call = self._client.list_crypto_keys
+        async for page in self._pages("ListCryptoKeys", key_ring, call, request):
             for key in page.crypto_keys:
                 yield CryptoKey.of(key)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def create_crypto_key(self, name: str, spec: KeySpec) -> tuple[CryptoKey, bool]:
         """Make a key (guide step 2), or read the one that exists; whether it was made.
 
-        False says nothing about who made it: the caller compares and looks at the label.
+        False says nothing about who made it: the caller compares it and checks the label.
         """
         parent, _, key_id = name.rpartition("/cryptoKeys/")
         request = kms_v1.CreateCryptoKeyRequest(
             parent=parent, crypto_key_id=key_id, crypto_key=spec.message()
         )
+        call = self._client.create_crypto_key
         try:
-            made = await self._call(
-                "CreateCryptoKey", name, self._client.create_crypto_key, request
-            )
+            made = await self._call("CreateCryptoKey", name, call, request)
         except GoogleApiError as error:
             return await _adopted(error, name, self.get_crypto_key), False
         return CryptoKey.of(made), True
@@ -214,21 +148,15 @@ class CloudKms:
     async def list_crypto_key_versions(self, name: str) -> list[KeyVersion]:
         """All versions of a key."""
         request = kms_v1.ListCryptoKeyVersionsRequest(parent=name, page_size=1000)
-        versions: list[KeyVersion] = []
-        while True:
-            page = await self._call(
-                "ListCryptoKeyVersions", name, self._client.list_crypto_key_versions, request
-            )
-            versions += [KeyVersion.of(version) for version in page.crypto_key_versions]
-            if not page.next_page_token:
-                return versions
-            request.page_token = page.next_page_token
+        call = self._client.list_crypto_key_versions
+        pages = self._pages("ListCryptoKeyVersions", name, call, request)
+        return [KeyVersion.of(one) async for page in pages for one in page.crypto_key_versions]
 
     async def add_label(self, name: str, key: str, value: str) -> CryptoKey:
         """Add one label, keep the others, and return the key as read back.
 
-        Cloud KMS has no etag on keys and an update replaces all labels: a label that somebody
-        else writes between our read and our write is lost.
+        Cloud KMS has no etag on keys and an update replaces all labels: a label that another
+        caller writes between our read and our write is lost.
 
         Raises:
             GoogleApiError: also for a missing key and for a 65th label.
@@ -239,15 +167,20 @@ class CloudKms:
             return CryptoKey.of(found)
         labels = dict(found.labels) | {key: value}
         if len(labels) > MAX_LABELS:
-            raise GoogleApiError(_too_many_labels(name))
+            raise _refused(
+                "UpdateCryptoKey",
+                name,
+                "TOO_MANY_LABELS",
+                f"the key has {MAX_LABELS} labels already",
+                "Remove a label that nobody needs, then try again.",
+            )
         update = kms_v1.UpdateCryptoKeyRequest(
             crypto_key=kms_v1.CryptoKey(name=name, labels=labels),
             update_mask=FieldMask(paths=["labels"]),
         )
         await self._call("UpdateCryptoKey", name, self._client.update_crypto_key, update)
-        return CryptoKey.of(
-            await self._call("GetCryptoKey", name, self._client.get_crypto_key, request)
-        )
+        found = await self._call("GetCryptoKey", name, self._client.get_crypto_key, request)
+        return CryptoKey.of(found)
 
     async def get_iam_policy(self, resource: str) -> policy_pb2.Policy:
         """The policy of a key or key ring, with its conditions (version 3)."""
@@ -262,7 +195,7 @@ class CloudKms:
     ) -> tuple[policy_pb2.Policy, bool]:
         """Give `member` what it lacks of `roles`, others untouched (guide step 3); whether written.
 
-        The whole read-modify-write is repeated, at most 6 times, when somebody else was faster.
+        The whole read-modify-write is repeated, at most 6 times, when another caller was faster.
         """
         wanted = tuple(roles)
         written = False
@@ -291,13 +224,19 @@ class CloudKms:
 
     async def _set_iam_policy(self, resource: str, policy: policy_pb2.Policy) -> policy_pb2.Policy:
         if not policy.etag:
-            raise GoogleApiError(_no_etag(resource))
+            raise _refused(
+                "SetIamPolicy",
+                resource,
+                "NO_ETAG",
+                "the policy came without an etag, so writing it could undo others' changes",
+                "Try again; if it stays so, check what stands between here and Google.",
+            )
         request = iam_policy_pb2.SetIamPolicyRequest(resource=resource, policy=policy)
         return await self._call("SetIamPolicy", resource, self._client.set_iam_policy, request)
 
     async def _find(
-        self, call: str, name: str, method: Callable[..., Awaitable[Answer]], request: object
-    ) -> Answer | None:
+        self, call: str, name: str, method: Callable[..., Awaitable[T]], request: object
+    ) -> T | None:
         try:
             return await self._call(call, name, method, request)
         except GoogleApiError as error:
@@ -306,9 +245,9 @@ class CloudKms:
             raise
 
     async def _call(
-        self, call: str, resource: str, method: Callable[..., Awaitable[Answer]], request: object
-    ) -> Answer:
-        async def send() -> Answer:
+        self, call: str, resource: str, method: Callable[..., Awaitable[T]], request: object
+    ) -> T:
+        async def send() -> T:
             try:
                 return await method(request=request, retry=None, timeout=TIMEOUT_SECONDS)
             except (GoogleAPIError, GoogleAuthError, grpc.RpcError) as error:
@@ -316,12 +255,22 @@ class CloudKms:
             # Outside the handler: the library's exception holds the call.
             raise GoogleApiError(problem)
 
-        return await retrying(send, _transient)
+        return await retrying(send, transient)
+
+    async def _pages(
+        self, call: str, resource: str, method: Callable[..., Awaitable[Any]], request: ListRequest
+    ) -> AsyncIterator[Any]:
+        while True:
+            page = await self._call(call, resource, method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
 
 async def _adopted(
-    error: GoogleApiError, name: str, read: Callable[[str], Awaitable[Answer | None]]
-) -> Answer:
+    error: GoogleApiError, name: str, read: Callable[[str], Awaitable[T | None]]
+) -> T:
     """What exists under the name that could not be made."""
     found = await read(name) if error.problem.status == "ALREADY_EXISTS" else None
     if found is None:
@@ -329,34 +278,52 @@ async def _adopted(
     return found
 
 
-def _transient(error: Exception) -> RetryDecision:
-    if not isinstance(error, GoogleApiError) or not error.problem.transient:
-        return False
-    wait = error.problem.retry_after
-    return True if wait is None else wait
-
-
 def _lost_race(error: Exception) -> RetryDecision:
     return isinstance(error, GoogleApiError) and error.problem.status == "ABORTED"
 
 
-def _too_many_labels(name: str) -> GoogleProblem:
-    return GoogleProblem(
-        status="FAILED_PRECONDITION",
-        reason="TOO_MANY_LABELS",
-        resource=name,
-        message=f"the key has {MAX_LABELS} labels already",
-        advice="Remove a label that nobody needs, then try again.",
-        call="UpdateCryptoKey",
+def _refused(call: str, resource: str, reason: str, message: str, advice: str) -> GoogleApiError:
+    """A write that we do not send."""
+    return GoogleApiError(
+        GoogleProblem(
+            status="FAILED_PRECONDITION",
+            reason=reason,
+            resource=resource,
+            message=message,
+            advice=advice,
+            call=call,
+        )
     )
 
 
-def _no_etag(resource: str) -> GoogleProblem:
-    return GoogleProblem(
-        status="FAILED_PRECONDITION",
-        reason="NO_ETAG",
-        resource=resource,
-        message="the policy came without an etag, so writing it could undo others' changes",
-        advice="Try again; if it stays so, check what stands between here and Google.",
-        call="SetIamPolicy",
-    )
+def _local(endpoint: str, caller: Credentials | None) -> grpc.aio.Channel:
+    """GRPC sends a bearer token only over a channel that counts as secure; this one does."""
+    channel = grpc.local_channel_credentials(grpc.LocalConnectionType.LOCAL_TCP)
+    if caller is not None:
+        token = grpc.metadata_call_credentials(_LocalToken(caller))
+        channel = grpc.composite_channel_credentials(channel, token)
+    return grpc.aio.secure_channel(endpoint, channel, options=[("grpc.enable_http_proxy", 0)])
+
+
+class _LocalToken(grpc.AuthMetadataPlugin):  # type: ignore[misc]  # grpc has no annotations
+    """A bearer token and nothing else.
+
+    google-auth's own plugin also asks a Google host about the account, which a sandbox must not.
+    """
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, context: grpc.AuthMetadataContext, callback: grpc.AuthMetadataPluginCallback
+    ) -> None:
+        del context
+        try:
+            with self._lock:
+                if not self._credentials.valid:
+                    self._credentials.refresh(Request())  # type: ignore[no-untyped-call]
+        except GoogleAuthError as error:
+            callback((), error)
+            return
+        callback((("authorization", f"Bearer {self._credentials.token}"),), None)

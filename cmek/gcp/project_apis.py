@@ -1,9 +1,7 @@
-"""The few fields that the checks use of Google's answers; everything else is ignored.
+"""The Google APIs that only the checks read, and the few fields of their responses that they use.
 
 Source: the discovery documents of cloudresourcemanager v1/v3, cloudbilling v1, serviceusage v1,
 orgpolicy v2, accesscontextmanager v1 and kmsinventory v1.
-
-The reads of the checks, one method each, named after the discovery documents.
 """
 
 from __future__ import annotations
@@ -226,8 +224,7 @@ class GoogleReads:
 
     async def project(self, project: str) -> Project:
         """`cloudresourcemanager.projects.get` (v3): state and number."""
-        path = f"v3/projects/{project}"
-        return await self._http.get(Project.model_validate, RESOURCE_MANAGER, path)
+        return await self._get(Project, RESOURCE_MANAGER, f"v3/projects/{project}")
 
     async def ancestors(self, project: str) -> tuple[str, ...]:
         """`cloudresourcemanager.projects.getAncestry` (v1): folders and organization above it."""
@@ -248,71 +245,72 @@ class GoogleReads:
 
     async def billing(self, project: str) -> BillingInfo:
         """`cloudbilling.projects.getBillingInfo`."""
-        path = f"v1/projects/{project}/billingInfo"
-        return await self._http.get(BillingInfo.model_validate, BILLING, path)
+        return await self._get(BillingInfo, BILLING, f"v1/projects/{project}/billingInfo")
 
     async def service(self, project: str, service: str) -> Service:
         """`serviceusage.services.get`."""
-        path = f"v1/projects/{project}/services/{service}"
-        return await self._http.get(Service.model_validate, SERVICE_USAGE, path)
+        return await self._get(Service, SERVICE_USAGE, f"v1/projects/{project}/services/{service}")
 
     async def org_policy(self, project: str, constraint: str) -> OrgPolicy:
         """`orgpolicy.projects.policies.getEffectivePolicy`."""
         path = f"v2/projects/{project}/policies/{constraint}:getEffectivePolicy"
-        return await self._http.get(OrgPolicy.model_validate, ORG_POLICY, path)
+        return await self._get(OrgPolicy, ORG_POLICY, path)
 
     async def custom_constraints(self, organization: str) -> tuple[CustomConstraint, ...]:
         """`orgpolicy.organizations.customConstraints.list`, all pages."""
-        path = f"v2/{organization}/customConstraints"
-        return await self._pages(CustomConstraint, ORG_POLICY, path, "customConstraints", {})
+        return await self._pages(
+            CustomConstraint, ORG_POLICY, f"v2/{organization}/customConstraints"
+        )
 
     async def access_policies(self, organization: str) -> tuple[AccessPolicy, ...]:
         """`accesscontextmanager.accessPolicies.list`, all pages, scoped policies too."""
         query = {"parent": organization}
-        path = "v1/accessPolicies"
-        return await self._pages(AccessPolicy, ACCESS_CONTEXT, path, "accessPolicies", query)
+        return await self._pages(AccessPolicy, ACCESS_CONTEXT, "v1/accessPolicies", query)
 
     async def perimeters(self, access_policy: str) -> tuple[ServicePerimeter, ...]:
         """`accesscontextmanager.accessPolicies.servicePerimeters.list`, all pages."""
-        path = f"v1/{access_policy}/servicePerimeters"
-        return await self._pages(ServicePerimeter, ACCESS_CONTEXT, path, "servicePerimeters", {})
+        return await self._pages(
+            ServicePerimeter, ACCESS_CONTEXT, f"v1/{access_policy}/servicePerimeters"
+        )
 
     async def protected_resources(self, key_name: str, project: str) -> ProtectedResources:
         """`kmsinventory…getProtectedResourcesSummary`; looks in the project if it must."""
         query = {"fallbackScope": f"projects/{project}"}
         path = f"v1/{key_name}/protectedResourcesSummary"
-        return await self._http.get(ProtectedResources.model_validate, INVENTORY, path, query)
+        return await self._get(ProtectedResources, INVENTORY, path, query)
+
+    async def _get(
+        self, model: type[Model], service: str, path: str, query: Mapping[str, str] | None = None
+    ) -> Model:
+        return await self._http.get(model.model_validate, service, path, query)
 
     async def _pages(
-        self,
-        model: type[Model],
-        service: str,
-        path: str,
-        field: str,
-        query: Mapping[str, str],
+        self, model: type[Model], service: str, path: str, query: Mapping[str, str] | None = None
     ) -> tuple[Model, ...]:
-        def parse(answer: dict[str, Any]) -> tuple[list[Model], str | None]:
-            items = [model.model_validate(one) for one in answer.get(field, [])]
-            return items, answer.get("nextPageToken")
+        field = path.rpartition("/")[2]
+
+        def parse(response: dict[str, Any]) -> tuple[list[Model], str | None]:
+            items = [model.model_validate(one) for one in response.get(field, [])]
+            return items, response.get("nextPageToken")
 
         found: list[Model] = []
         token: str | None = None
         while True:
-            asked = dict(query) | ({"pageToken": token} if token else {})
-            items, token = await self._http.get(parse, service, path, asked)
+            page = dict(query or {}) | ({"pageToken": token} if token else {})
+            items, token = await self._http.get(parse, service, path, page)
             found += items
             if not token:
                 return tuple(found)
 
 
-def _ancestors(answer: dict[str, Any]) -> tuple[str, ...]:
-    ids = [one["resourceId"] for one in answer["ancestor"]]
+def _ancestors(response: dict[str, Any]) -> tuple[str, ...]:
+    ids = [one["resourceId"] for one in response["ancestor"]]
     return tuple(f"{one['type']}s/{one['id']}" for one in ids if one["type"] != "project")
 
 
-def _policy(answer: dict[str, Any]) -> policy_pb2.Policy:
-    return json_format.ParseDict(answer, policy_pb2.Policy(), ignore_unknown_fields=True)
+def _policy(response: dict[str, Any]) -> policy_pb2.Policy:
+    return json_format.ParseDict(response, policy_pb2.Policy(), ignore_unknown_fields=True)
 
 
-def _permissions(answer: dict[str, Any]) -> frozenset[str]:
-    return frozenset(answer.get("permissions", []))
+def _permissions(response: dict[str, Any]) -> frozenset[str]:
+    return frozenset(response.get("permissions", []))

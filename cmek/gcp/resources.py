@@ -13,9 +13,7 @@ from pydantic import Field
 
 from cmek.models import FrozenModel
 
-MAX_LABELS = 64
-
-
+MAX_LABELS: Final = 64
 SYMMETRIC: Final = "GOOGLE_SYMMETRIC_ENCRYPTION"
 """The only algorithm of purpose ENCRYPT_DECRYPT."""
 CUSTOMER_INITIATED: Final = "CUSTOMER_INITIATED_ACCESS"
@@ -91,7 +89,7 @@ class CryptoKey(FrozenModel):
     @classmethod
     def of(cls, key: kms_v1.CryptoKey) -> CryptoKey:
         """From the client library's message."""
-        policy = key.key_access_justifications_policy
+        reasons = tuple(map(_enum, key.key_access_justifications_policy.allowed_access_reasons))
         has_policy = "key_access_justifications_policy" in key
         return cls(
             name=key.name,
@@ -104,11 +102,7 @@ class CryptoKey(FrozenModel):
             rotation_period=key.rotation_period if "rotation_period" in key else None,
             next_rotation_time=_time(key.next_rotation_time),
             destroy_scheduled_duration=key.destroy_scheduled_duration,
-            justifications_policy=(
-                tuple(_enum(reason) for reason in policy.allowed_access_reasons)
-                if has_policy
-                else None
-            ),
+            justifications_policy=reasons if has_policy else None,
             crypto_key_backend=key.crypto_key_backend or None,
             create_time=_time(key.create_time),
         )
@@ -125,14 +119,11 @@ class KeySpec(FrozenModel):
 
     def message(self) -> kms_v1.CryptoKey:
         """For the client library; the first rotation is one period from now."""
-        algorithm = kms_v1.CryptoKeyVersion.CryptoKeyVersionAlgorithm.GOOGLE_SYMMETRIC_ENCRYPTION
+        template = kms_v1.CryptoKeyVersionTemplate(
+            algorithm=SYMMETRIC, protection_level=self.protection_level
+        )
         key = kms_v1.CryptoKey(
-            purpose=kms_v1.CryptoKey.CryptoKeyPurpose.ENCRYPT_DECRYPT,
-            version_template=kms_v1.CryptoKeyVersionTemplate(
-                algorithm=algorithm,
-                protection_level=getattr(kms_v1.ProtectionLevel, self.protection_level),
-            ),
-            labels=self.labels,
+            purpose="ENCRYPT_DECRYPT", version_template=template, labels=self.labels
         )
         if self.rotation_period is not None:
             key.rotation_period = self.rotation_period

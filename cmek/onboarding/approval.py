@@ -1,4 +1,4 @@
-"""An ask and its answer. Only an answer bound to one plan digest is an approval."""
+"""Approval request and response. Only a response bound to one plan digest is an approval."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SYNTAX: Final = re.compile(r"[\\^$.*+?()\[\]{}|/]")
 
 
 class ApprovalRequest(FrozenModel):
-    """Ask number `number` of one attempt: what was shown, when, and until when it counts."""
+    """Request `number` of one attempt: what was shown, when, and until when it counts."""
 
     run_id: str
     attempt: int
     number: int
     nonce: str
-    """Unguessable, so that a signature over it can't be older than the ask or be for another."""
+    """Unguessable: a signature over it can be neither older than the request nor for another."""
     plan: Plan
     digest: str
     requested_at: datetime
@@ -30,16 +30,16 @@ class ApprovalRequest(FrozenModel):
     signatures: int = 0
     """How many approvers must sign; 0 means that typing is enough."""
     reapproval_reasons: tuple[str, ...] = ()
-    """Why this is not the first ask."""
+    """Why this is not the first request of the run."""
 
     @property
     def key(self) -> str:
-        """The key under which the run suspends; another attempt never meets this answer."""
+        """The key under which the run suspends; another attempt never gets this response."""
         return f"attach-{self.attempt}-{self.number}"
 
 
 class ApprovalResponse(FrozenModel):
-    """What came back through the form; every field is a claim until the gate has looked at it."""
+    """What came back through the form; every field is unverified until the gate has checked it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -58,7 +58,7 @@ class ApprovalResponse(FrozenModel):
 def same_identity(one: str, other: str) -> bool:
     """Whether two typed names mean one person, looking through case, width and invisible marks.
 
-    A comparison of claims, not a proof of identity.
+    A comparison of unverified names, not a proof of identity.
     """
     return normalize_confusable(one) == normalize_confusable(other)
 

@@ -46,8 +46,8 @@ def check_eligibility(
         current_key: The external key that the workspace already has, if any.
 
     Raises:
-        AdmissionRefusedError: archived, the default workspace without
-            explicit permission, or attached to another key.
+        WorkspaceNotEligibleError: Archived, attached to another key, or the default workspace
+            without permission.
     """
     name = f"workspace {workspace.id} ({workspace.name})"
     if workspace.is_archived:
@@ -59,7 +59,7 @@ def check_eligibility(
         raise WorkspaceNotEligibleError(
             f"{name} already has another key: {current_key.id}, "
             f"{current_key.gcp_key_name or 'not a Google Cloud key'}. A workspace's key can never "
-            "be replaced: make a new workspace, or ask for that key"
+            "be replaced: make a new workspace, or request that key"
         )
     if is_default and not request.allow_default_workspace and current_key is None:
         raise WorkspaceNotEligibleError(
@@ -73,7 +73,7 @@ def check_organization(request: OnboardingRequest, organization: Organization) -
     """Pass when the credential is of the organization that was named.
 
     Raises:
-        AdmissionRefusedError: another organization.
+        WorkspaceNotEligibleError: The credential is of another organization.
     """
     expected = request.expected_organization
     if expected is not None and organization.id != expected:
@@ -96,18 +96,18 @@ def find_created(
         request: The pinned request, with the name of a new workspace.
         workspaces: All of them, archived ones too.
         keys: External keys by id.
-        run_id: Of this run, whose tag tells what it created before its answer was lost.
+        run_id: Of this run, whose tag marks what it created before the response was lost.
 
     Raises:
-        AdmissionRefusedError: Others have the name; says which, and that they can be onboarded.
+        WorkspaceNotEligibleError: Others have the name; says which, and that they can be onboarded.
     """
     name = request.create_workspace or ""
-    born = created_by_run(workspaces, run_id)
-    if len(born) == 1 and born[0].external_key_id is not None:
-        return born[0]
-    if born:
+    created = created_by_run(workspaces, run_id)
+    if len(created) == 1 and created[0].external_key_id is not None:
+        return created[0]
+    if created:
         raise WorkspaceNotEligibleError(
-            f"this run created {shown_workspaces(born)}, twice or without its key. Look at it in "
+            f"this run created {shown_workspaces(created)}, twice or without its key. Check it in "
             "the Console, and onboard one of them by its id"
         )
     taken = same_name_workspaces(workspaces, name)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -25,9 +26,9 @@ class RefusalKind(StrEnum):
     """What a refusal means for the run."""
 
     REJECTED = "Rejected"
-    """A person said no."""
+    """A person rejected."""
     REAPPROVAL_REQUIRED = "Not approved for this plan"
-    """Attachable facts, but not the approved ones or looked at too slowly; or no answer counts."""
+    """Attachable facts, but not the approved ones or read too slowly; or no response counts."""
     BLOCKED = "Refused"
     """These facts must not be attached, whoever approves."""
 
@@ -49,16 +50,14 @@ class Refusal:
 
     @property
     def kind(self) -> RefusalKind:
-        """A no outweighs everything; a stop outweighs another ask."""
+        """A rejection outweighs everything; a block outweighs another approval request."""
         kinds = {reason.kind for reason in self.reasons}
-        for kind in (RefusalKind.REJECTED, RefusalKind.BLOCKED):
-            if kind in kinds:
-                return kind
-        return RefusalKind.REAPPROVAL_REQUIRED
+        outweighing = (RefusalKind.REJECTED, RefusalKind.BLOCKED)
+        return next((one for one in outweighing if one in kinds), RefusalKind.REAPPROVAL_REQUIRED)
 
     @property
     def is_stale_validation_only(self) -> bool:
-        """Nothing is wrong but how long it took to look: another look may be quicker."""
+        """Nothing is wrong but how long the reads took: reading again may be quicker."""
         return {reason.code for reason in self.reasons} == {VALIDATION_AGE}
 
     def __str__(self) -> str:
@@ -78,7 +77,7 @@ class ValidationProof:
 
 @dataclass(frozen=True, slots=True)
 class GateInput:
-    """What was read and proved after the answer had been loaded."""
+    """What was read and proved after the response had been loaded."""
 
     facts: LiveFacts
     plan: Plan
@@ -126,26 +125,26 @@ class Permit:
 
 def decide(
     approval_request: ApprovalRequest,
-    answer: ApprovalResponse,
+    response: ApprovalResponse,
     gate_input: GateInput,
     *,
     now: datetime,
     monotonic: float,
 ) -> Permit | Refusal:
-    """Weigh one answer against the world as it is now.
+    """Compare one approval response with the live state.
 
     Args:
-        approval_request: The recorded ask that was answered.
-        answer: What came back; its digest is compared with the live plan.
-        gate_input: Read, validated and rebuilt after the answer was loaded.
+        approval_request: As recorded.
+        response: What came back; its digest is compared with the live plan.
+        gate_input: Read, validated and rebuilt after the response was loaded.
         now: Wall clock, with time zone, for the expiry.
         monotonic: `time.monotonic()` of this process, for the freshness of the validation.
     """
     reasons = (
-        *_check_response(approval_request, answer, gate_input),
-        *_check_signatures(approval_request, answer, gate_input, now),
+        *_check_response(approval_request, response, gate_input),
+        *_check_signatures(approval_request, response, gate_input, now),
         *_check_time(approval_request, gate_input, now, monotonic),
-        *_check_plan(approval_request, answer, gate_input.plan),
+        *_check_plan(approval_request, response, gate_input.plan),
         *_check_facts(gate_input),
     )
     if reasons:
@@ -154,7 +153,7 @@ def decide(
         request=gate_input.pinned,
         external_key_id=gate_input.plan.external_key_id,
         plan_digest=gate_input.plan.digest,
-        approver=answer.approver,
+        approver=response.approver,
         signers=tuple(str(one) for one in gate_input.signatures.verified),
         valid_until=gate_input.validation.started_at + FRESHNESS_SECONDS,
         expires_at=approval_request.expires_at,
@@ -163,51 +162,45 @@ def decide(
 
 
 def _check_response(
-    approval_request: ApprovalRequest, answer: ApprovalResponse, gate_input: GateInput
+    approval_request: ApprovalRequest, response: ApprovalResponse, gate_input: GateInput
 ) -> list[RefusalReason]:
     request = gate_input.pinned
-    reasons = []
-    if answer.decision == "reject":
-        reasons.append(
-            RefusalReason("rejected", f"rejected: {answer.comment}", RefusalKind.REJECTED)
-        )
-    typed = (answer.workspace_id, answer.workspace_name)
-    if typed != (request.workspace_id, request.create_workspace):
-        what = "name" if request.create_workspace else "id"
-        text = f"the typed workspace {what} is another one"
-        reasons.append(RefusalReason("workspace_id", text, RefusalKind.REAPPROVAL_REQUIRED))
-    if request.four_eyes and same_identity(answer.approver, request.requested_by):
-        text = "four eyes: the approver is the person who asked; somebody else must approve"
-        reasons.append(RefusalReason("four_eyes", text, RefusalKind.REAPPROVAL_REQUIRED))
-    if not answer.approver.strip():
-        reasons.append(
-            RefusalReason(
-                "approver", "the answer names no approver", RefusalKind.REAPPROVAL_REQUIRED
-            )
-        )
-    if gate_input.plan.warnings and not answer.acknowledge_warnings:
-        text = "the warnings were not acknowledged"
-        reasons.append(RefusalReason("warnings", text, RefusalKind.REAPPROVAL_REQUIRED))
-    if approval_request.number != gate_input.latest_request_number:
-        text = (
-            f"this responds to approval request {approval_request.number}, the latest is "
-            f"{gate_input.latest_request_number}"
-        )
-        reasons.append(RefusalReason("stale_ask", text, RefusalKind.BLOCKED))
-    return reasons
+    typed = (response.workspace_id, response.workspace_name)
+    what = "name" if request.create_workspace else "id"
+    rejected = response.decision == "reject" and f"rejected: {response.comment}"
+    reapproval: dict[str, object] = {
+        "workspace_id": typed != (request.workspace_id, request.create_workspace)
+        and f"the typed workspace {what} is another one",
+        "four_eyes": request.four_eyes
+        and same_identity(response.approver, request.requested_by)
+        and "four eyes: the approver is the requester; another person must approve",
+        "approver": not response.approver.strip() and "the response names no approver",
+        "warnings": gate_input.plan.warnings
+        and not response.acknowledge_warnings
+        and "the warnings were not acknowledged",
+    }
+    outdated = approval_request.number != gate_input.latest_request_number and (
+        f"this responds to approval request {approval_request.number}, the latest is "
+        f"{gate_input.latest_request_number}"
+    )
+    return [
+        *_reasons(RefusalKind.REJECTED, {"rejected": rejected}),
+        *_reasons(RefusalKind.REAPPROVAL_REQUIRED, reapproval),
+        *_reasons(RefusalKind.BLOCKED, {"stale_request": outdated}),
+    ]
 
 
 def _check_signatures(
     approval_request: ApprovalRequest,
-    answer: ApprovalResponse,
+    response: ApprovalResponse,
     gate_input: GateInput,
     now: datetime,
 ) -> list[RefusalReason]:
-    """Anybody may say no; a yes must be signed where the worker or the request says so."""
-    if answer.decision == "reject":
+    """Anyone may reject; an approval must be signed where the worker or the request says so."""
+    if response.decision == "reject":
         return []
     found = signature_problems(
-        approval_request, answer, gate_input.plan, gate_input.signatures, now=now
+        approval_request, response, gate_input.plan, gate_input.signatures, now=now
     )
     return [RefusalReason("signature", flaw, RefusalKind.REAPPROVAL_REQUIRED) for flaw in found]
 
@@ -216,46 +209,47 @@ def _check_time(
     approval_request: ApprovalRequest, gate_input: GateInput, now: datetime, monotonic: float
 ) -> list[RefusalReason]:
     proof = gate_input.validation
-    reasons = []
-    if now > approval_request.expires_at:
-        text = f"the ask expired at {approval_request.expires_at:%Y-%m-%d %H:%M:%S %Z}"
-        reasons.append(RefusalReason("expired", text, RefusalKind.REAPPROVAL_REQUIRED))
-    if not proof.succeeded:
-        text = f"Anthropic's validation of {gate_input.plan.key_name} failed: {proof.error}"
-        reasons.append(RefusalReason("validation", text, RefusalKind.BLOCKED))
-    if proof.started_at < gate_input.response_loaded_at:
-        text = "the validation was started before the answer was loaded"
-        reasons.append(RefusalReason("validation_order", text, RefusalKind.BLOCKED))
-    if not 0 <= monotonic - proof.started_at <= FRESHNESS_SECONDS:
-        text = f"the validation is older than {FRESHNESS_SECONDS:.0f} s"
-        reasons.append(RefusalReason(VALIDATION_AGE, text, RefusalKind.REAPPROVAL_REQUIRED))
-    return reasons
+    reapproval: dict[str, object] = {
+        "expired": now > approval_request.expires_at
+        and f"the approval request expired at {approval_request.expires_at:%Y-%m-%d %H:%M:%S %Z}",
+        # not `>`: a time that can't be compared, or lies in the future, must not count as fresh
+        VALIDATION_AGE: not 0 <= monotonic - proof.started_at <= FRESHNESS_SECONDS
+        and f"the validation is older than {FRESHNESS_SECONDS:.0f} s",
+    }
+    blocked: dict[str, object] = {
+        "validation": not proof.succeeded
+        and f"Anthropic's validation of {gate_input.plan.key_name} failed: {proof.error}",
+        "validation_order": proof.started_at < gate_input.response_loaded_at
+        and "the validation was started before the response was loaded",
+    }
+    return [
+        *_reasons(RefusalKind.REAPPROVAL_REQUIRED, reapproval),
+        *_reasons(RefusalKind.BLOCKED, blocked),
+    ]
 
 
 def _check_plan(
-    approval_request: ApprovalRequest, answer: ApprovalResponse, live: Plan
+    approval_request: ApprovalRequest, response: ApprovalResponse, live: Plan
 ) -> list[RefusalReason]:
-    if answer.plan_digest == live.digest:
+    if response.plan_digest == live.digest:
         return []
     named = differences(approval_request.plan, live)
-    text = "; ".join(str(one) for one in named) or "the answer is for another plan"
-    return [
-        RefusalReason("plan", f"not the approved plan: {text}", RefusalKind.REAPPROVAL_REQUIRED)
-    ]
+    text = "; ".join(map(str, named)) or "the response is for another plan"
+    return _reasons(RefusalKind.REAPPROVAL_REQUIRED, {"plan": f"not the approved plan: {text}"})
 
 
 def _check_facts(gate_input: GateInput) -> list[RefusalReason]:
     facts, plan = gate_input.facts, gate_input.plan
-    found = {
+    found: dict[str, object] = {
         "request": plan.request != gate_input.pinned and "the request is not the pinned one",
         "archived": facts.workspace_archived and "the workspace is archived",
         "attached": facts.workspace_external_key_id is not None
         and f"the workspace already has the key {facts.workspace_external_key_id}",
-        "namesakes": facts.namesakes
-        and f"a workspace of this name exists by now: {', '.join(facts.namesakes)}",
+        "same_name_workspaces": facts.same_name_workspaces
+        and f"a workspace of this name exists by now: {', '.join(facts.same_name_workspaces)}",
         "primary": facts.primary_state != ENABLED
         and f"the primary version of {facts.key.name} is {facts.primary_state}",
-        "doomed": facts.versions_scheduled_for_destruction
+        "scheduled_for_destruction": facts.versions_scheduled_for_destruction
         and "scheduled for destruction: "
         + ", ".join(version.name for version in facts.versions_scheduled_for_destruction),
         "label": not facts.has_organization_label
@@ -269,4 +263,9 @@ def _check_facts(gate_input: GateInput) -> list[RefusalReason]:
         "checks": gate_input.failed_checks
         and "prerequisites that fail now: " + ", ".join(gate_input.failed_checks),
     }
-    return [RefusalReason(code, text, RefusalKind.BLOCKED) for code, text in found.items() if text]
+    return _reasons(RefusalKind.BLOCKED, found)
+
+
+def _reasons(kind: RefusalKind, found: Mapping[str, object]) -> list[RefusalReason]:
+    """A reason for each code that has a text; what is in order has something false."""
+    return [RefusalReason(code, str(text), kind) for code, text in found.items() if text]

@@ -1,12 +1,9 @@
-"""What the outside world says right now about one workspace and its key, read in one go.
+"""The plan: the facts that an approver approves, and the digest that binds the approval to them.
 
-The plan: the facts that an approver approves, and the digest that binds the approval to them.
-
-It covers what must not change between the approval and the attach. It leaves out what may change
-by itself: the primary's number (a rotation does not void an approval), other labels and members,
-etags and times.
-
-What an onboarding would do, step by step, from reads alone. Pure.
+It is built from live facts only and covers what must not change between the approval and the
+attach. It leaves out what may change by itself: the primary's number (a rotation does not void an
+approval), other labels and members, etags and times. The preview says what an onboarding would
+write, from reads alone. Pure.
 """
 
 from __future__ import annotations
@@ -39,7 +36,7 @@ class LiveFacts(FrozenModel):
     workspace_name: str
     workspace_archived: bool
     workspace_external_key_id: str | None
-    namesakes: tuple[str, ...] = ()
+    same_name_workspaces: tuple[str, ...] = ()
     """Live workspaces that have, or seem to have, the name of the one to be created."""
     key: CryptoKey
     versions: tuple[KeyVersion, ...]
@@ -64,7 +61,7 @@ class LiveFacts(FrozenModel):
 
     @property
     def versions_scheduled_for_destruction(self) -> tuple[KeyVersion, ...]:
-        """Versions scheduled for destruction; one that is gone already blocks nothing."""
+        """Versions scheduled for destruction; a destroyed one blocks nothing."""
         return tuple(v for v in self.versions if v.state == DESTROY_SCHEDULED)
 
 
@@ -174,7 +171,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class ExistingResources:
-    """What exists already."""
+    """What a preview is computed from."""
 
     ring_exists: bool
     key: CryptoKey | None
@@ -187,34 +184,28 @@ def preview(
     request: OnboardingRequest, organization: UUID, found: ExistingResources
 ) -> tuple[Step, ...]:
     """The writes that a run of this request would make now; `nothing` where none is needed."""
-    name = str(request.key_name)
+    ring, name = request.key_name.key_ring_name, str(request.key_name)
     adopted = found.key is not None and not has_organization_label(found.key, organization)
     key_action: Action = "adopt" if adopted else "nothing" if found.key else "create"
+    granted = found.granted_roles.issuperset(ROLES)
     registered = found.external_key_id is not None
+    if request.create_workspace is not None:
+        last = Step(7, "New workspace", "approve and create", request.create_workspace)
+    else:
+        action: Action = "nothing" if found.attached else "approve and attach"
+        last = Step(7, "Attach", action, request.subject)
     return (
-        Step(
-            1,
-            "Key ring",
-            "nothing" if found.ring_exists else "create",
-            request.key_name.key_ring_name,
-        ),
+        Step(1, "Key ring", "nothing" if found.ring_exists else "create", ring),
         Step(2, "Crypto key", key_action, name),
-        Step(3, "Grants", "nothing" if found.granted_roles.issuperset(ROLES) else "grant", name),
+        Step(3, "Grants", "nothing" if granted else "grant", name),
         Step(
             5,
             "External key",
             "nothing" if registered else "register",
             found.external_key_id or name,
         ),
-        _last_step(request, found),
+        last,
     )
-
-
-def _last_step(request: OnboardingRequest, found: ExistingResources) -> Step:
-    if request.create_workspace is not None:
-        return Step(7, "New workspace", "approve and create", request.create_workspace)
-    action: Action = "nothing" if found.attached else "approve and attach"
-    return Step(7, "Attach", action, request.subject)
 
 
 def preview_text(steps: tuple[Step, ...]) -> str:

@@ -1,11 +1,9 @@
-"""What attaching a key means for a workspace: told to the approver in every plan.
+"""What people read: the plan before the approval, the report after the attach, tables of checks.
+
+What attaching a key means for a workspace is shown to the approver in every plan. Pure Markdown.
 
 Source: https://platform.claude.com/docs/en/manage-claude/cmek and
 …/cmek-coverage-claude-platform, …/cmek-key-lifecycle
-
-Checks and causes as Markdown tables that a person reads at a glance.
-
-What people read: the plan before the approval, the report after the attach. Pure Markdown.
 """
 
 from __future__ import annotations
@@ -19,6 +17,9 @@ from cmek.names import short_hash, slug
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.plan import LiveFacts, Plan
 from cmek.signatures.statement import signing_text
+
+if TYPE_CHECKING:
+    from cmek.keys.rules import Cause
 
 IRREVERSIBLE_EFFECTS: Final = (
     "The key of this workspace can never be removed or replaced.",
@@ -43,8 +44,12 @@ TAKES_EFFECT: Final = (
     "Data stored before that stays under Anthropic's own keys.",
 )
 
-if TYPE_CHECKING:
-    from cmek.keys.rules import Cause
+NEXT_STEPS: Final = (
+    "Send the first request only now: data from before is not covered.",
+    "Keep every key version enabled; never schedule one for destruction.",
+    "Let the revalidation deployment watch the key.",
+    "Put the key under Terraform with the import blocks of this run.",
+)
 
 STATUS_SIGNS: Final = {
     "pass": "✅ pass",
@@ -57,23 +62,21 @@ _WORST_FIRST: Final = ("fail", "unknown", "warn", "pass")
 
 
 def checks_table(report: CheckReport) -> str:
-    """All checks, the worst first; outside text is disarmed."""
-    ordered = sorted(report.checks, key=lambda one: _WORST_FIRST.index(one.status))
-    rows = [[STATUS_SIGNS[one.status], escape(one.title), escape(one.evidence), _next(one)]
-            for one in ordered]  # fmt: skip
+    """All checks, the worst first; outside text is escaped."""
+    rows = (
+        (STATUS_SIGNS[one.status], escape(one.title), escape(one.evidence), _next(one))
+        for one in _worst_first(report)
+    )
     return table(("", "Check", "Found", "What to do"), rows)
 
 
 def checks_list(report: CheckReport) -> str:
     """What is not a pass, the worst first, a line each: one of Prefect's UIs cuts wide tables."""
-    ordered = sorted(report.checks, key=lambda one: _WORST_FIRST.index(one.status))
-    lines = (
-        f"- {STATUS_SIGNS[one.status]}: **{escape(one.title)}.** {escape(one.evidence)} "
-        f"{_next(one)}"
-        for one in ordered
+    return bullets(
+        f"{STATUS_SIGNS[one.status]}: **{escape(one.title)}.** {escape(one.evidence)} {_next(one)}"
+        for one in _worst_first(report)
         if one.status != "pass"
     )
-    return "\n".join(lines)
 
 
 def summary(report: CheckReport) -> str:
@@ -82,12 +85,16 @@ def summary(report: CheckReport) -> str:
     return ", ".join(f"{STATUS_SIGNS[status]} {count}" for status, count in counts.items() if count)
 
 
+def _worst_first(report: CheckReport) -> list[Check]:
+    return sorted(report.checks, key=lambda one: _WORST_FIRST.index(one.status))
+
+
 def causes_table(causes: tuple[Cause, ...]) -> str:
-    """All causes in their order; outside text is disarmed."""
-    rows = [
-        [CAUSE_SIGNS[one.verdict], escape(one.title), escape(one.why), code(one.command)]
+    """All causes in their order; outside text is escaped."""
+    rows = (
+        (CAUSE_SIGNS[one.verdict], escape(one.title), escape(one.why), code(one.command))
         for one in causes
-    ]
+    )
     return table(("", "Cause", "Why", "What to do"), rows)
 
 
@@ -108,13 +115,17 @@ def artifact_key(kind: str, subject: str) -> str:
 def approval_page(approval_request: ApprovalRequest, report: CheckReport) -> str:
     """The plan as the approver sees it, with everything that the form asks for."""
     plan = approval_request.plan
+    name = escape(plan.workspace_name)
+    again, expires = approval_request.reapproval_reasons, approval_request.expires_at
+    shown = CheckReport(
+        checks=(*report.warnings, *report.unknown), project_number=report.project_number
+    )
+    requester = f"{escape(plan.request.requested_by)} (unverified)"
+    typed = "workspace id" if plan.workspace_id else "name of the new workspace"
     parts = [
-        f"## {_headline(plan)}",
-        (
-            f"**This can never be undone.** {escape(plan.request.requested_by)} asks (a claim that "
-            f"nothing verifies) to {_action(plan)}."
-        ),
-        *_reapproval_reasons(approval_request),
+        f"## Attach a key to {name}" if plan.workspace_id else f"## Create {name} with its key",
+        f"**This can never be undone.** {requester} requests to {_action(plan)}.",
+        *(["### Why you are asked again", bullets(map(escape, again))] if again else []),
         "### Facts",
         facts_table(plan),
         "### What cannot be undone",
@@ -123,20 +134,17 @@ def approval_page(approval_request: ApprovalRequest, report: CheckReport) -> str
         bullets(STOPS_WORKING),
         "### When it takes effect",
         bullets(TAKES_EFFECT),
-        *_warnings(report),
-        "### To answer",
-        f"Type {_typed(plan)}, and copy the plan digest: {code(approval_request.digest)}",
+        *(["### Warnings to acknowledge", checks_list(shown)] if shown.checks else []),
+        "### To respond",
+        f"Type the {typed}, and copy the plan digest: {code(approval_request.digest)}",
         *signing_text(approval_request),
-        (
-            f"The approval request expires at {approval_request.expires_at:%Y-%m-%d %H:%M %Z}. "
-            "After that no approval counts."
-        ),
+        f"It expires at {expires:%Y-%m-%d %H:%M %Z}. After that no approval counts.",
     ]
     return "\n\n".join(parts)
 
 
 def approval_summary(approval_request: ApprovalRequest) -> str:
-    """What is asked, in three sentences for the form itself.
+    """The request in three sentences for the form itself.
 
     Prefect's first UI squeezes the text above a form to nothing on a small screen; a field's
     description always shows. Its second UI shows that without Markdown, so code spans are all.
@@ -144,9 +152,9 @@ def approval_summary(approval_request: ApprovalRequest) -> str:
     plan = approval_request.plan
     named = f", named {code(plan.workspace_name)}" if plan.workspace_id else ""
     return (
-        f"{code(plan.request.requested_by)} (a claim) asks to {_action(plan)}{named}. "
+        f"{code(plan.request.requested_by)} (unverified) requests to {_action(plan)}{named}. "
         "This can never be undone. Read the whole plan first, among the Artifacts of this run. "
-        f"The ask expires at {approval_request.expires_at:%Y-%m-%d %H:%M %Z}."
+        f"The approval request expires at {approval_request.expires_at:%Y-%m-%d %H:%M %Z}."
     )
 
 
@@ -154,14 +162,16 @@ def facts_table(plan: Plan) -> str:
     """Every fact that the digest covers, the request in rows of its own."""
     fields = plan.model_dump(mode="json", exclude={"request", "warnings"})
     rows = [(name.replace("_", " "), _value(value)) for name, value in fields.items()]
-    asked = plan.request.model_dump(mode="json")
-    rows += [(f"asked: {name.replace('_', ' ')}", _value(value)) for name, value in asked.items()]
+    requested = plan.request.model_dump(mode="json")
+    rows += [
+        (f"asked: {name.replace('_', ' ')}", _value(value)) for name, value in requested.items()
+    ]
     return table(("fact", "value"), ((escape(name), value) for name, value in rows))
 
 
 def final_report(
     approval_request: ApprovalRequest,
-    answer: ApprovalResponse,
+    response: ApprovalResponse,
     signers: Sequence[str],
     report: CheckReport,
     attached: Sequence[tuple[str, str]],
@@ -169,29 +179,25 @@ def final_report(
     """The report of an onboarding that ended with the key attached.
 
     Args:
-        approval_request: The ask that was answered.
-        answer: The approval.
+        approval_request: The approved one.
+        response: The approval.
         signers: Whose signatures were verified.
         report: The prerequisites at the attach.
         attached: Rows (what, value) about the attach and its read-back; escaped here.
     """
+    requested = f"{approval_request.requested_at:%Y-%m-%d %H:%M:%S %Z}, {approval_request.key}"
+    approval = (
+        ("approver" if signers else "approver (unverified)", escape(response.approver)),
+        ("signed by", escape(", ".join(signers) or "nobody")),
+        ("comment", escape(response.comment)),
+        ("plan digest", code(approval_request.digest)),
+        ("requested", requested),
+    )
     parts = [
         f"# {escape(approval_request.plan.workspace_name)} has its key",
         table(("attach", ""), ((escape(what), escape(value)) for what, value in attached)),
         "## Approval",
-        table(
-            ("", ""),
-            (
-                ("approver" if signers else "approver (a claim)", escape(answer.approver)),
-                ("signed by", escape(", ".join(signers) or "nobody")),
-                ("comment", escape(answer.comment)),
-                ("plan digest", code(approval_request.digest)),
-                (
-                    "requested",
-                    f"{approval_request.requested_at:%Y-%m-%d %H:%M:%S %Z}, {approval_request.key}",
-                ),
-            ),
-        ),
+        table(("", ""), approval),
         "## What to do next",
         bullets(NEXT_STEPS),
         "## The approved plan",
@@ -205,16 +211,15 @@ def final_report(
 def refused_report(
     approval_request: ApprovalRequest, report: CheckReport, headline: str, reasons: Iterable[str]
 ) -> str:
-    """The report of an ask that ended without an attach."""
-    nothing = (
-        "nothing was attached" if approval_request.plan.workspace_id else "no workspace was created"
-    )
+    """The report of an approval request that ended without an attach."""
+    plan = approval_request.plan
+    nothing = "nothing was attached" if plan.workspace_id else "no workspace was created"
     parts = [
         f"# {escape(headline)}: {nothing}",
-        bullets(escape(reason) for reason in reasons),
-        "## The plan that was asked about",
-        facts_table(approval_request.plan),
-        "## Prerequisites at the ask",
+        bullets(map(escape, reasons)),
+        "## The plan of the approval request",
+        facts_table(plan),
+        "## Prerequisites at the approval request",
         checks_table(report),
     ]
     return "\n\n".join(parts)
@@ -222,30 +227,20 @@ def refused_report(
 
 def already_attached_report(facts: LiveFacts, report: CheckReport, *, repaired: bool) -> str:
     """The report of a run that found the key attached already."""
+    rows = (
+        ("key", code(facts.key.name)),
+        ("external key", code(facts.external_key_id)),
+        ("primary", escape(facts.primary_state)),
+        ("organization label", "yes" if facts.has_organization_label else "no"),
+        ("grants", escape(", ".join(sorted(facts.granted_roles)) or "none")),
+    )
     parts = [
         f"# {escape(facts.workspace_name)} has its key already",
         "Validated. " + ("Label or grants were put back." if repaired else "Nothing was written."),
-        table(
-            ("fact", "value"),
-            (
-                ("key", code(facts.key.name)),
-                ("external key", code(facts.external_key_id)),
-                ("primary", escape(facts.primary_state)),
-                ("organization label", "yes" if facts.has_organization_label else "no"),
-                ("grants", escape(", ".join(sorted(facts.granted_roles)) or "none")),
-            ),
-        ),
+        table(("fact", "value"), rows),
         checks_table(report),
     ]
     return "\n\n".join(parts)
-
-
-NEXT_STEPS = (
-    "Send the first request only now: data from before is not covered.",
-    "Keep every key version enabled; never schedule one for destruction.",
-    "Let the revalidation deployment watch the key.",
-    "Put the key under Terraform with the import blocks of this run.",
-)
 
 
 def bullets(lines: Iterable[str]) -> str:
@@ -253,38 +248,11 @@ def bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _headline(plan: Plan) -> str:
-    name = escape(plan.workspace_name)
-    return f"Attach a key to {name}" if plan.workspace_id else f"Create {name} with its key"
-
-
-def _typed(plan: Plan) -> str:
-    return "the workspace id" if plan.workspace_id else "the name of the new workspace"
-
-
 def _action(plan: Plan) -> str:
     """What an approval would do."""
     if plan.workspace_id is None:
         return f"create workspace {code(plan.workspace_name)} with {code(plan.key_name)}"
     return f"attach {code(plan.key_name)} to workspace {code(plan.workspace_id)}"
-
-
-def _reapproval_reasons(approval_request: ApprovalRequest) -> list[str]:
-    if not approval_request.reapproval_reasons:
-        return []
-    return [
-        "### Why you are asked again",
-        bullets(escape(reason) for reason in approval_request.reapproval_reasons),
-    ]
-
-
-def _warnings(report: CheckReport) -> list[str]:
-    if not report.warnings and not report.unknown:
-        return []
-    shown = CheckReport(
-        checks=(*report.warnings, *report.unknown), project_number=report.project_number
-    )
-    return ["### Warnings to acknowledge", checks_list(shown)]
 
 
 def _value(value: object) -> str:

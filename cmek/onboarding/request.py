@@ -1,18 +1,17 @@
-"""A workspace that an onboarding creates with its key in the create call: born encrypted. Pure.
-
-Source: https://platform.claude.com/docs/en/manage-claude/workspaces and …/cmek (a key that is set
-when the workspace is created covers it from its first request on).
-
-What a person or a caller asks for: the one parameter of the onboarding flow.
+"""What an onboarding is requested to do: the one parameter of the onboarding flow. Pure.
 
 Everything that JSON Schema can say is said there, since Prefect refuses a wrong value before a
-run exists only by the schema. Titles, descriptions and order make the form in the Prefect UI.
+run exists only by the schema. Titles, descriptions and order make the form in the Prefect UI. A
+new workspace gets its key in the create call, so that it is covered from its first request on.
+
+Source: https://platform.claude.com/docs/en/manage-claude/workspaces and …/cmek
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping
+from copy import copy
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -25,6 +24,7 @@ from cmek.names import (
     PROJECT_ID_PATTERN,
     WORKSPACE_ID,
     KeyName,
+    Region,
     normalize_confusable,
     short_hash,
     slug,
@@ -40,13 +40,268 @@ USUAL_LIMIT: Final = 100
 Residency = Literal["unrestricted", "us_default", "us_only"]
 
 _INFERENCE: Final[dict[Residency, dict[str, object]]] = {
-    "unrestricted": {
-        "allowed_inference_geos": "unrestricted",
-        "default_inference_geo": "global",
-    },
+    "unrestricted": {"allowed_inference_geos": "unrestricted", "default_inference_geo": "global"},
     "us_default": {"allowed_inference_geos": "unrestricted", "default_inference_geo": "us"},
     "us_only": {"allowed_inference_geos": ["us"], "default_inference_geo": "us"},
 }
+
+
+EMAIL = r"[^@\s<>]{1,64}@[^@\s<>]{1,190}"
+BLOCK_NAME = r"[a-z0-9][a-z0-9-]{0,62}"
+
+ProtectionLevel = Literal["HSM", "SOFTWARE"]
+
+Text = Annotated[str, Field(max_length=255)]
+
+_ONE_WORKSPACE: Final[dict[str, Any]] = {
+    "if": {
+        "required": ["create_workspace"],
+        "properties": {"create_workspace": {"type": "string"}},
+    },
+    "then": {"properties": {"workspace_id": {"type": "null"}}},
+    "else": {"required": ["workspace_id"], "properties": {"workspace_id": {"type": "string"}}},
+}
+"""Exactly one of the two, in a form in which the schema's error names the field."""
+
+
+def _plain_text(schema: dict[str, Any]) -> None:
+    """A plain text field in Prefect's form: a union with null would be drawn as a choice.
+
+    Prefect takes null in a field that is neither required nor has a default.
+    """
+    (text,) = [one for one in schema.pop("anyOf", []) if one.get("type") == "string"]
+    schema.pop("default", None)
+    schema.update(text)
+
+
+class OnboardingRequest(FormModel):
+    """Put one Cloud KMS key under one Anthropic workspace.
+
+    Immutable, without secrets: blocks are named, never carried.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", title="Onboarding request", json_schema_extra=_ONE_WORKSPACE
+    )
+
+    workspace_id: str | None = Field(
+        default=None,
+        title="Workspace",
+        description="Id of the Anthropic workspace. Its key can be set once and never changed.",
+        pattern=f"^{WORKSPACE_ID}$",
+        examples=["wrkspc_01HxPv6KsDq9TnBzMw3YfLrE"],
+        json_schema_extra=_plain_text,
+    )
+    create_workspace: str | None = Field(
+        default=None,
+        validate_default=True,
+        title="New workspace",
+        description="Instead of an id: the name of a workspace to create together with its key, "
+        "so that it is covered from its first request on.",
+        pattern=NAME,
+        max_length=MAX_NAME,
+        examples=["payments-prod"],
+        json_schema_extra=_plain_text,
+    )
+    project_id: str = Field(
+        title="Google Cloud project",
+        description="Id (not number) of the project that holds the key.",
+        pattern=f"^{PROJECT_ID_PATTERN}$",
+        examples=["acme-kms-prod"],
+    )
+    requested_by: str = Field(
+        title="Requested by",
+        description="Your e-mail address. It is unverified; with four eyes on, the approver must "
+        "be another person.",
+        pattern=f"^{EMAIL}$",
+        examples=["ada@example.com"],
+    )
+    data_residency: Residency = Field(
+        default="unrestricted",
+        title="Data residency",
+        description="Of a new workspace only. unrestricted: inference anywhere, global by default. "
+        "us_default: anywhere, US by default. us_only: nowhere but in the US.",
+    )
+    location: Region = Field(
+        default="us-east5",
+        title="Location",
+        description="One US region; `us`, `global` and other multi-regions are not supported. "
+        "us-east5 and us-central1 are recommended for latency.",
+    )
+    key_ring: str = Field(
+        default="anthropic-cmek",
+        title="Key ring",
+        description="Used when it exists, else created. The name stays taken.",
+        pattern=f"^{KMS_ID_PATTERN}$",
+    )
+    crypto_key: str | None = Field(
+        default=None,
+        title="Crypto key",
+        description="Used when it exists, else created. With None, the workspace gets a key of "
+        "its own, named after its id, or after the name of a new one.",
+        pattern=f"^{KMS_ID_PATTERN}$",
+    )
+    protection_level: ProtectionLevel = Field(
+        default="HSM",
+        title="Protection level",
+        description="HSM is strongly recommended. It can't be changed later.",
+    )
+    rotation_period_days: int | None = Field(
+        default=90,
+        title="Rotation period in days",
+        description="A new key's automatic rotation; None for no rotation. Old versions must stay "
+        "enabled: data sealed under them is never re-encrypted. An existing key's rotation is "
+        "left as it is.",
+        ge=1,
+        le=36500,
+    )
+    destroy_delay_days: int = Field(
+        default=30,
+        title="Destroy delay in days",
+        description="How long a version of a new key stays restorable after its destruction is "
+        "scheduled. It can't be changed later; under 30 days there is little time to notice.",
+        ge=1,
+        le=120,
+    )
+    adopt_existing_key: bool = Field(
+        default=False,
+        title="Adopt an existing key",
+        description="Allow adding the organization label and the two grants to a key that exists "
+        "already and does not carry this organization's label.",
+    )
+    allow_default_workspace: bool = Field(
+        default=False,
+        title="Allow the default workspace",
+        description="The default workspace serves every API key without a workspace. Its key can "
+        "never be removed either.",
+    )
+    repair: bool = Field(
+        default=False,
+        title="Repair",
+        description="When the workspace already has this key: put back a missing label or grant. "
+        "Off, such a run only reads, validates and reports.",
+    )
+    plan_only: bool = Field(
+        default=False,
+        title="Plan only",
+        description="Check everything and show what would be done, without one write. The plan is "
+        "the run's artifact.",
+    )
+    four_eyes: bool = Field(
+        default=True,
+        title="Four eyes",
+        description="The approver must not be the requester. Names are compared, not verified.",
+    )
+    approval_expires_hours: int = Field(
+        default=168,
+        title="Approval expires after hours",
+        description="An approval request without a response in time is never an approval.",
+        ge=1,
+        le=720,
+    )
+    expected_organization: UUID | None = Field(
+        default=None,
+        title="Expected organization",
+        description="UUID of the Anthropic organization; when given, a credential of any other "
+        "organization is refused.",
+    )
+    permitted_customer_id: str | None = Field(
+        default=None,
+        title="Anthropic's Google customer id",
+        description="Only for projects under the legacy domain restriction: the customer id that "
+        "Anthropic's account team gave you.",
+        pattern=r"^C[0-9a-z]{4,20}$",
+    )
+    display_name: Text | None = Field(
+        default=None,
+        min_length=1,
+        title="Display name",
+        description="Name of the external key in the Anthropic Console; None for the key's name.",
+    )
+    mark_key: bool = Field(
+        default=True,
+        title="Mark the key as in use",
+        description="After the attach, label the key with a hash of the workspace's id: Google "
+        "can't show that Anthropic's data depends on it.",
+    )
+    anthropic_block: str = Field(
+        default="anthropic-admin",
+        title="Anthropic Admin block",
+        description="Name of the AnthropicAdmin block with the credential. The page Blocks lists "
+        "them.",
+        pattern=f"^{BLOCK_NAME}$",
+    )
+    kms_block: str = Field(
+        default="google-kms",
+        title="Google KMS block",
+        description="Name of the GoogleKms block with the credential. The page Blocks lists them.",
+        pattern=f"^{BLOCK_NAME}$",
+    )
+    signatures: int = Field(
+        default=0,
+        title="Signatures",
+        description="How many approvers must sign the approval with their SSH keys. The worker's "
+        "own minimum holds when this is less; 0 leaves it to the worker.",
+        ge=0,
+        le=9,
+    )
+
+    @field_validator("create_workspace")
+    @classmethod
+    def _one_workspace(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if "workspace_id" not in info.data:  # it is invalid, which is an error already
+            return name
+        if (name is None) is (info.data["workspace_id"] is None):
+            given = "neither is given" if name is None else "both are given"
+            raise ValueError(
+                f"{given}: workspace_id takes the id of a workspace that exists, "
+                "create_workspace the name of a new one; give exactly one of them"
+            )
+        return name and check_name(name)
+
+    @field_validator("data_residency")
+    @classmethod
+    def _new_workspace_only(cls, residency: Residency, info: ValidationInfo) -> Residency:
+        if residency != "unrestricted" and info.data.get("workspace_id") is not None:
+            raise ValueError("only a new workspace can be given one; an existing one keeps its own")
+        return residency
+
+    @property
+    def subject(self) -> str:
+        """The workspace in tags, records and keys; an id has no colon, so the two never collide."""
+        return subject_in(self.model_dump(include={"workspace_id", "create_workspace"}))
+
+    @property
+    def workspace(self) -> str:
+        """The workspace in a sentence."""
+        return self.workspace_id or f"new workspace {self.create_workspace!r}"
+
+    @property
+    def key_name(self) -> KeyName:
+        """The requested crypto key, by its full resource name."""
+        key = self.crypto_key or self.workspace_id or key_id_for(self.create_workspace or "")
+        return KeyName(self.project_id, self.location, self.key_ring, key)
+
+    def for_existing(self, workspace_id: str) -> OnboardingRequest:
+        """The same key for the same workspace, now that this is its id."""
+        return self.model_copy(
+            update={
+                "workspace_id": workspace_id,
+                "create_workspace": None,
+                "data_residency": "unrestricted",
+                "crypto_key": self.key_name.crypto_key,
+            }
+        )
+
+
+def subject_in(request: Mapping[str, Any]) -> str:
+    """The subject of a request that is still JSON; see `OnboardingRequest.subject`."""
+    return request.get("workspace_id") or f"new:{request.get('create_workspace')}"
+
+
+def same_field(name: str) -> Any:  # noqa: ANN401 - a field stands for its value
+    """The field of this name of the onboarding request: one title, one rule, one default."""
+    return copy(OnboardingRequest.model_fields[name])
 
 
 def check_name(name: str) -> str:
@@ -94,271 +349,3 @@ def same_name_workspaces(workspaces: Iterable[Workspace], name: str) -> tuple[Wo
 def shown_workspaces(workspaces: Iterable[Workspace]) -> str:
     """Ids and names for a message."""
     return ", ".join(f"{one.id} ({one.name})" for one in workspaces)
-
-
-EMAIL = r"[^@\s<>]{1,64}@[^@\s<>]{1,190}"
-BLOCK_NAME = r"[a-z0-9][a-z0-9-]{0,62}"
-
-Location = Literal[
-    "us-east5",
-    "us-central1",
-    "us-east1",
-    "us-east4",
-    "us-south1",
-    "us-west1",
-    "us-west2",
-    "us-west3",
-    "us-west4",
-]
-ProtectionLevel = Literal["HSM", "SOFTWARE"]
-
-Text = Annotated[str, Field(max_length=255)]
-
-_ONE_WORKSPACE: Final[dict[str, Any]] = {
-    "if": {
-        "required": ["create_workspace"],
-        "properties": {"create_workspace": {"type": "string"}},
-    },
-    "then": {"properties": {"workspace_id": {"type": "null"}}},
-    "else": {"required": ["workspace_id"], "properties": {"workspace_id": {"type": "string"}}},
-}
-"""Exactly one of the two, in words in which a refusal names the field."""
-
-
-def _plain_text(schema: dict[str, Any]) -> None:
-    """A plain text field in Prefect's form: a union with null would be drawn as a choice.
-
-    Prefect takes null in a field that is neither required nor has a default.
-    """
-    (text,) = [one for one in schema.pop("anyOf", []) if one.get("type") == "string"]
-    schema.pop("default", None)
-    schema.update(text)
-
-
-class OnboardingRequest(FormModel):
-    """Put one Cloud KMS key under one Anthropic workspace.
-
-    Immutable, without secrets: blocks are named, never carried.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid",
-        title="Onboarding request",
-        json_schema_extra=_ONE_WORKSPACE,
-    )
-
-    workspace_id: str | None = Field(
-        default=None,
-        title="Workspace",
-        description="Id of the Anthropic workspace. Its key can be set once and never changed.",
-        pattern=f"^{WORKSPACE_ID}$",
-        examples=["wrkspc_01HxPv6KsDq9TnBzMw3YfLrE"],
-        json_schema_extra=_plain_text,
-    )
-    create_workspace: str | None = Field(
-        default=None,
-        validate_default=True,
-        title="New workspace",
-        description="Instead of an id: the name of a workspace to create together with its key, "
-        "so that it is covered from its first request on.",
-        pattern=NAME,
-        max_length=MAX_NAME,
-        examples=["payments-prod"],
-        json_schema_extra=_plain_text,
-    )
-    project_id: str = Field(
-        title="Google Cloud project",
-        description="Id (not number) of the project that holds the key.",
-        pattern=f"^{PROJECT_ID_PATTERN}$",
-        examples=["acme-kms-prod"],
-    )
-    requested_by: str = Field(
-        title="Requested by",
-        description="Your e-mail address. It is a claim that nothing verifies; with four eyes on, "
-        "the approver must be somebody else.",
-        pattern=f"^{EMAIL}$",
-        examples=["ada@example.com"],
-    )
-    data_residency: Residency = Field(
-        default="unrestricted",
-        title="Data residency",
-        description="Of a new workspace only. unrestricted: inference anywhere, global by default. "
-        "us_default: anywhere, US by default. us_only: nowhere but in the US.",
-    )
-    location: Location = Field(
-        default="us-east5",
-        title="Location",
-        description="One US region; `us`, `global` and other multi-regions are not supported. "
-        "us-east5 and us-central1 are recommended for latency.",
-    )
-    key_ring: str = Field(
-        default="anthropic-cmek",
-        title="Key ring",
-        description="Used when it exists, else created. The name stays taken.",
-        pattern=f"^{KMS_ID_PATTERN}$",
-    )
-    crypto_key: str | None = Field(
-        default=None,
-        title="Crypto key",
-        description="Used when it exists, else created. With None, the workspace gets a key of "
-        "its own, named after its id, or after the name of a new one.",
-        pattern=f"^{KMS_ID_PATTERN}$",
-    )
-    protection_level: ProtectionLevel = Field(
-        default="HSM",
-        title="Protection level",
-        description="HSM is strongly recommended. It can't be changed later.",
-    )
-    rotation_period_days: int | None = Field(
-        default=90,
-        title="Rotation period in days",
-        description="A new key's automatic rotation; None for no rotation. Old versions must stay "
-        "enabled: data sealed under them is never re-encrypted. An existing key's rotation is "
-        "left as it is.",
-        ge=1,
-        le=36500,
-    )
-    destroy_delay_days: int = Field(
-        default=30,
-        title="Destroy delay in days",
-        description="How long a version of a new key stays restorable after somebody schedules "
-        "its destruction. It can't be changed later; under 30 days there is little time to notice.",
-        ge=1,
-        le=120,
-    )
-    adopt_existing_key: bool = Field(
-        default=False,
-        title="Adopt an existing key",
-        description="Allow adding the organization label and the two grants to a key that exists "
-        "already and does not carry this organization's label.",
-    )
-    allow_default_workspace: bool = Field(
-        default=False,
-        title="Allow the default workspace",
-        description="The default workspace serves every API key without a workspace. Its key can "
-        "never be removed either.",
-    )
-    repair: bool = Field(
-        default=False,
-        title="Repair",
-        description="When the workspace already has this key: put back a missing label or grant. "
-        "Off, such a run only reads, validates and reports.",
-    )
-    plan_only: bool = Field(
-        default=False,
-        title="Plan only",
-        description="Check everything and show what would be done, without one write. The plan is "
-        "the run's artifact.",
-    )
-    four_eyes: bool = Field(
-        default=True,
-        title="Four eyes",
-        description="The approver must not be the person who asked. Names are compared, not "
-        "verified.",
-    )
-    approval_expires_hours: int = Field(
-        default=168,
-        title="Approval expires after hours",
-        description="An ask that nobody answers in time is never a yes.",
-        ge=1,
-        le=720,
-    )
-    expected_organization: UUID | None = Field(
-        default=None,
-        title="Expected organization",
-        description="UUID of the Anthropic organization; when given, a credential of any other "
-        "organization is refused.",
-    )
-    permitted_customer_id: str | None = Field(
-        default=None,
-        title="Anthropic's Google customer id",
-        description="Only for projects under the legacy domain restriction: the customer id that "
-        "Anthropic's account team gave you.",
-        pattern=r"^C[0-9a-z]{4,20}$",
-    )
-    display_name: Text | None = Field(
-        default=None,
-        min_length=1,
-        title="Display name",
-        description="Name of the external key in the Anthropic Console; None for the key's name.",
-    )
-    mark_key: bool = Field(
-        default=True,
-        title="Mark the key as in use",
-        description="After the attach, label the key with a hash of the workspace's id: Google "
-        "can't show that Anthropic's data depends on it.",
-    )
-    anthropic_block: str = Field(
-        default="anthropic-admin",
-        title="Anthropic Admin block",
-        description="Name of the AnthropicAdmin block with the credential. The page Blocks lists "
-        "them.",
-        pattern=f"^{BLOCK_NAME}$",
-    )
-    kms_block: str = Field(
-        default="google-kms",
-        title="Google KMS block",
-        description="Name of the GoogleKms block with the credential. The page Blocks lists them.",
-        pattern=f"^{BLOCK_NAME}$",
-    )
-
-    signatures: int = Field(
-        default=0,
-        title="Signatures",
-        description="How many approvers must sign the approval with their SSH keys. The worker's "
-        "own minimum holds when this is less; 0 leaves it to the worker.",
-        ge=0,
-        le=9,
-    )
-
-    @field_validator("create_workspace")
-    @classmethod
-    def _one_workspace(cls, name: str | None, info: ValidationInfo) -> str | None:
-        if "workspace_id" not in info.data:  # wrong, which is told already
-            return name
-        if (name is None) is (info.data["workspace_id"] is None):
-            given = "neither is given" if name is None else "both are given"
-            raise ValueError(
-                f"{given}: workspace_id takes the id of a workspace that exists, "
-                "create_workspace the name of a new one; give exactly one of them"
-            )
-        return name and check_name(name)
-
-    @field_validator("data_residency")
-    @classmethod
-    def _of_a_new_one(cls, residency: Residency, info: ValidationInfo) -> Residency:
-        if residency != "unrestricted" and info.data.get("workspace_id") is not None:
-            raise ValueError("only a new workspace can be given one; an existing one keeps its own")
-        return residency
-
-    @property
-    def subject(self) -> str:
-        """The workspace in tags, records and keys; an id has no colon, so the two never meet."""
-        return subject_in(self.model_dump(include={"workspace_id", "create_workspace"}))
-
-    @property
-    def workspace(self) -> str:
-        """The workspace in a sentence."""
-        return self.workspace_id or f"new workspace {self.create_workspace!r}"
-
-    @property
-    def key_name(self) -> KeyName:
-        """The crypto key that is asked for, by its full resource name."""
-        key = self.crypto_key or self.workspace_id or key_id_for(self.create_workspace or "")
-        return KeyName(self.project_id, self.location, self.key_ring, key)
-
-    def for_existing(self, workspace_id: str) -> OnboardingRequest:
-        """The same key for the same workspace, now that this is its id."""
-        return self.model_copy(
-            update={
-                "workspace_id": workspace_id,
-                "create_workspace": None,
-                "data_residency": "unrestricted",
-                "crypto_key": self.key_name.crypto_key,
-            }
-        )
-
-
-def subject_in(request: Mapping[str, Any]) -> str:
-    """The subject of a request that is still JSON; see `OnboardingRequest.subject`."""
-    return request.get("workspace_id") or f"new:{request.get('create_workspace')}"

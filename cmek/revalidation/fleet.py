@@ -1,11 +1,9 @@
-"""A key's page: what people read, with the record for machines at its end. Pure Markdown.
+"""What people read about revalidated keys: a page for each, one table, and a picture. Pure.
 
-One table for all keys, worst first, each row with its last days. Pure.
-
-Verdicts over time as a picture: days from left to right, keys that had trouble below. Pure.
-
-A person should see in five seconds how many keys are in trouble, which, and since when; so keys
-that were healthy all along are one line of text.
+The page ends with the record for machines. The table has the worst key first, each row with its
+last days. The picture has days from left to right; a person should see in five seconds how many
+keys are in trouble, which, and since when, so keys that were healthy all along are one line of
+text.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import svg
 from pydantic import ConfigDict, Field, ValidationError
@@ -24,22 +22,41 @@ from cmek.keys.verdicts import Health, HealthReason, KeyRecord
 from cmek.markdown import code, escape, table
 from cmek.models import FrozenModel
 
-SIGNS: Final = {
-    Health.HEALTHY: "🟢 healthy",
-    Health.AT_RISK: "🟠 at risk",
-    Health.BROKEN: "🔴 broken",
-    Health.UNKNOWN: "❔ unknown",
+DAYS: Final = 30
+
+
+class _Style(NamedTuple):
+    sign: str
+    word: str
+    mark: str
+    colour: str
+
+
+_STYLES: Final = {
+    Health.HEALTHY: _Style("🟢 healthy", "healthy", "·", "#2e9d5b"),
+    Health.AT_RISK: _Style("🟠 at risk", "at risk", "▲", "#f0a020"),
+    Health.UNKNOWN: _Style("❔ unknown", "unknown", "?", "#8a8f98"),
+    Health.BROKEN: _Style("🔴 broken", "broken", "✖", "#d42a2a"),
 }
+"""From the best to the worst, as `Health` is."""
+SIGNS: Final = {verdict: style.sign for verdict, style in _STYLES.items()}
+MARKS: Final = {verdict: style.mark for verdict, style in _STYLES.items()}
+_VERDICTS: Final = {style.sign: verdict for verdict, style in _STYLES.items()}
+_COLOUR: Final = {style.mark: style.colour for style in _STYLES.values()}
+_HEALTHY: Final = MARKS[Health.HEALTHY]
+_NOT_CHECKED: Final = "_"
+_BADNESS: Final = _NOT_CHECKED + "".join(MARKS.values())
+_TIME: Final = "%Y-%m-%d %H:%M"
 _RECORD: Final = "```json\n"
 _END: Final = "\n```"
 
 
 def key_page(record: KeyRecord) -> str:
-    """The page of one look."""
+    """The page of one key after a check."""
     users = escape(", ".join(record.workspaces) or "no workspace")
     about = (
         f"Key {code(record.key_name)}, external key {code(record.external_key_id)}, used by "
-        f"{users}. Looked at {_when(record.checked_at)}, {record.depth}."
+        f"{users}. Checked at {_when(record.checked_at)}, {record.depth}."
     )
     parts = [
         f"## {SIGNS[record.verdict]} since {_when(record.since)}",
@@ -53,7 +70,7 @@ def key_page(record: KeyRecord) -> str:
 
 
 def read_page(page: str) -> KeyRecord | None:
-    """The record at the end of a page; None when it is not one of ours, or of an older make."""
+    """The record at the end of a page; None when it is not one of ours, or of an older version."""
     _, found, rest = page.rpartition(_RECORD)
     try:
         return KeyRecord.model_validate_json(rest.removesuffix(_END)) if found else None
@@ -87,7 +104,7 @@ def _row(reason: HealthReason, now: datetime) -> tuple[str, ...]:
     left = reason.time_left(now)
     benchmark = f" ({reason.benchmark})" if reason.benchmark else ""
     who = f" Who can tell: {reason.who_can_tell}." if reason.who_can_tell else ""
-    seen = f" Seen {_when(reason.seen_at)}, not looked at again since." if reason.seen_at else ""
+    seen = f" Seen {_when(reason.seen_at)}, not checked again since." if reason.seen_at else ""
     return (
         reason.severity,
         escape(reason.rule + benchmark),
@@ -99,13 +116,10 @@ def _row(reason: HealthReason, now: datetime) -> tuple[str, ...]:
 
 
 def _unreachable(record: KeyRecord) -> Iterator[str]:
-    beyond_reach = record.unreachable
-    if beyond_reach is None:
-        return
-    following = beyond_reach.next_check
-    then = f"the next look is at {_when(following)}" if following else "the day is over"
-    since = f"{_when(beyond_reach.since)}, {beyond_reach.rechecks} checks ago"
-    yield f"Unreachable since {since}; {then}."
+    state = record.unreachable
+    if state is not None:
+        then = f"next check at {_when(state.next_check)}" if state.next_check else "the day is over"
+        yield f"Unreachable since {_when(state.since)}, {state.rechecks} checks ago; {then}."
 
 
 def _when(moment: datetime) -> str:
@@ -114,19 +128,6 @@ def _when(moment: datetime) -> str:
 
 def _one_line(command: str) -> str:
     return " ".join(command.split()).replace("`", "'")
-
-
-DAYS: Final = 30
-MARKS: Final = {
-    Health.HEALTHY: "·",
-    Health.AT_RISK: "▲",
-    Health.UNKNOWN: "?",
-    Health.BROKEN: "✖",
-}
-NOT_LOOKED: Final = "_"
-_BADNESS: Final = NOT_LOOKED + "".join(MARKS[verdict] for verdict in Health)
-_VERDICTS: Final = {sign: verdict for verdict, sign in SIGNS.items()}
-_FORMAT: Final = "%Y-%m-%d %H:%M"
 
 
 class FleetRow(FrozenModel):
@@ -146,7 +147,7 @@ class FleetRow(FrozenModel):
 
     @classmethod
     def of(cls, record: KeyRecord, before: Self | None) -> Self:
-        """A row for a new look, with the days of the row before it."""
+        """A row for a new check, with the days of the row before it."""
         worst, more = record.worst, len(record.reasons) - 1
         why = worst.rule + (f" {worst.subject}" if worst.subject else "") if worst else ""
         left = record.final_at - record.checked_at if record.final_at else None
@@ -155,9 +156,9 @@ class FleetRow(FrozenModel):
             key_name=record.key_name,
             workspaces=", ".join(record.workspaces),
             why=f"{why} and {more} more" if more > 0 else why,
-            since=record.since.strftime(_FORMAT),
+            since=record.since.strftime(_TIME),
             time_left=shown_time(max(left, timedelta(0))) if left is not None else "",
-            checked=record.checked_at.strftime(_FORMAT),
+            checked=record.checked_at.strftime(_TIME),
             days=_extend_history(before, record.checked_at.date(), MARKS[record.verdict]),
             external_key_id=record.external_key_id,
         )
@@ -169,8 +170,8 @@ class FleetRow(FrozenModel):
 
     @property
     def checked_on(self) -> date:
-        """The day of the last look, on which `days` ends."""
-        return datetime.strptime(self.checked, _FORMAT).date()  # noqa: DTZ007 - a day, in UTC
+        """The day of the last check, on which `days` ends."""
+        return datetime.strptime(self.checked, _TIME).date()  # noqa: DTZ007 - a day, in UTC
 
     def marks_until(self, today: date) -> str:
         """One mark a day, the last one for `today`."""
@@ -191,10 +192,10 @@ def read_rows(table: object) -> dict[str, FleetRow]:
 
 
 def merged(
-    before: Mapping[str, FleetRow], looked: Iterable[FleetRow], *, all_keys: bool
+    before: Mapping[str, FleetRow], checked: Iterable[FleetRow], *, all_keys: bool
 ) -> list[FleetRow]:
-    """Worst first. After a look at all keys, those that are registered no more drop out."""
-    new = {row.external_key_id: row for row in looked}
+    """Worst first. After a check of all keys, those that are no longer registered drop out."""
+    new = {row.external_key_id: row for row in checked}
     rows = new if all_keys else {**before, **new}
     return sorted(rows.values(), key=lambda row: (-row.level.rank, row.since, row.key_name))
 
@@ -213,33 +214,16 @@ def counts(rows: Iterable[FleetRow]) -> dict[Health, int]:
 def _extend_history(before: FleetRow | None, today: date, mark: str) -> str:
     """The worst verdict of a day stays the day's mark."""
     if before is None:
-        return (NOT_LOOKED * (DAYS - 1)) + mark
+        return (_NOT_CHECKED * (DAYS - 1)) + mark
     days = before.marks_until(today)
-    return days[:-1] + max(days[-1], mark, key=_badness)
-
-
-def _badness(mark: str) -> int:
-    return _BADNESS.find(mark)
+    return days[:-1] + max(days[-1], mark, key=_BADNESS.find)
 
 
 def _shifted(days: str, by: int) -> str:
-    kept = days[-DAYS:].rjust(DAYS, NOT_LOOKED)
-    return (kept + NOT_LOOKED * min(max(by, 0), DAYS))[-DAYS:]
+    kept = days[-DAYS:].rjust(DAYS, _NOT_CHECKED)
+    return (kept + _NOT_CHECKED * min(max(by, 0), DAYS))[-DAYS:]
 
 
-COLOURS: Final = {
-    Health.HEALTHY: "#2e9d5b",
-    Health.AT_RISK: "#f0a020",
-    Health.UNKNOWN: "#8a8f98",
-    Health.BROKEN: "#d42a2a",
-}
-WORDS: Final = {
-    Health.BROKEN: "broken",
-    Health.UNKNOWN: "unknown",
-    Health.AT_RISK: "at risk",
-    Health.HEALTHY: "healthy",
-}
-_BY_MARK: Final = {mark: COLOURS[verdict] for verdict, mark in MARKS.items()}
 _EMPTY: Final = "#e8eaed"
 SHOWN_KEYS: Final = 24
 _IDS: Final = re.compile(r" \(wrkspc_[^)]*\)")
@@ -274,12 +258,13 @@ def _headline(rows: Sequence[FleetRow]) -> list[svg.Element]:
     found = counts(rows)
     parts: list[svg.Element] = []
     x = 12
-    for verdict in sorted(Health, key=lambda one: -one.rank):
-        label = f"{found[verdict]} {WORDS[verdict]}"
-        grey = "#b4b8bd" if not found[verdict] else "#202124"
-        parts.append(svg.Rect(x=x, y=18, width=18, height=18, fill=COLOURS[verdict], rx=3))
-        parts += _sign(x + 9, 31, MARKS[verdict])
-        parts.append(_text(x + 26, 34, label, size=20, fill=grey))
+    for verdict in reversed(Health):
+        style = _STYLES[verdict]
+        label = f"{found[verdict]} {style.word}"
+        fill = "#202124" if found[verdict] else "#b4b8bd"
+        parts.append(svg.Rect(x=x, y=18, width=18, height=18, fill=style.colour, rx=3))
+        parts += _sign(x + 9, 31, style.mark)
+        parts.append(_text(x + 26, 34, label, size=20, fill=fill))
         x += 60 + 12 * len(label)
     return parts
 
@@ -287,16 +272,16 @@ def _headline(rows: Sequence[FleetRow]) -> list[svg.Element]:
 def _bars(rows: Sequence[FleetRow], today: date) -> list[svg.Element]:
     """For each day one bar of all keys, the worst on top."""
     parts: list[svg.Element] = [_text(12, _TOP + 16, "all keys, by day", size=13, fill="#5f6368")]
-    columns = list(zip(*(row.marks_until(today) for row in rows), strict=True)) or []
+    columns = zip(*(row.marks_until(today) for row in rows), strict=True)
     for day, marks in enumerate(columns):
         y = float(_TOP)
-        for mark in [*(MARKS[v] for v in sorted(Health, key=lambda v: -v.rank)), NOT_LOOKED]:
+        for mark in reversed(_BADNESS):
             size = marks.count(mark) / len(marks) * _BARS
             # one key in a thousand must still be seen
-            size = max(size, 3.0) if size and mark not in (NOT_LOOKED, "·") else size
+            size = max(size, 3.0) if size and mark not in (_NOT_CHECKED, _HEALTHY) else size
             size = min(size, _TOP + _BARS - y)
             if size > 0:
-                fill = _BY_MARK.get(mark, _EMPTY)
+                fill = _COLOUR.get(mark, _EMPTY)
                 x = _LEFT + day * _CELL
                 parts.append(svg.Rect(x=x, y=y, width=_CELL - 2, height=size, fill=fill))
                 y += size
@@ -308,7 +293,7 @@ def _key(row: FleetRow, today: date, y: int) -> list[svg.Element]:
     label = name if len(name) <= 38 else name[:37] + "…"
     parts: list[svg.Element] = [_text(12, y + 14, label, size=13, fill="#202124")]
     for day, mark in enumerate(row.marks_until(today)):
-        x, fill = _LEFT + day * _CELL, _BY_MARK.get(mark, _EMPTY)
+        x, fill = _LEFT + day * _CELL, _COLOUR.get(mark, _EMPTY)
         parts.append(svg.Rect(x=x, y=y, width=_CELL - 2, height=_ROW - 4, fill=fill, rx=2))
         parts += _sign(x + _CELL / 2 - 1, y + 13, mark)
     return parts
@@ -316,7 +301,7 @@ def _key(row: FleetRow, today: date, y: int) -> list[svg.Element]:
 
 def _sign(x: float, y: float, mark: str) -> list[svg.Element]:
     """The mark itself on what is not healthy, for whoever can't tell the colours apart."""
-    if mark in (MARKS[Health.HEALTHY], NOT_LOOKED):
+    if mark in (_HEALTHY, _NOT_CHECKED):
         return []
     return [svg.Text(x=x, y=y, text=mark, font_size=11, fill="#ffffff", text_anchor="middle")]
 
@@ -343,7 +328,7 @@ def _rest(rows: Sequence[FleetRow], troubled: Sequence[FleetRow], shown: Sequenc
 
 
 def _had_trouble(row: FleetRow, today: date) -> bool:
-    return bool(set(row.marks_until(today)) - {MARKS[Health.HEALTHY], NOT_LOOKED})
+    return bool(set(row.marks_until(today)) - {_HEALTHY, _NOT_CHECKED})
 
 
 def _text(x: float, y: float, text: str, *, size: int, fill: str) -> svg.Text:

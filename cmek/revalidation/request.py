@@ -1,10 +1,7 @@
-"""What to revalidate, and how: the one parameter of the revalidation flow.
+"""What to revalidate, and how: the flow's parameter, the registered keys, and the pace of reads.
 
-The keys that Anthropic has on record, with the workspaces that use them.
-
-Pacing of reads: so many a minute in each project and region, which is how Google counts them.
-
-Source: https://docs.cloud.google.com/kms/quotas (read requests, 600 a minute by default)
+Source: https://docs.cloud.google.com/kms/quotas (read requests, 600 a minute by default, counted
+in each project and region)
 """
 
 from __future__ import annotations
@@ -23,20 +20,20 @@ from cmek.anthropic.models import ExternalKey, Workspace
 from cmek.keys.verdicts import Depth, UnreachableState
 from cmek.models import FormModel, FrozenModel
 from cmek.names import EXTERNAL_KEY_ID
-from cmek.onboarding.request import BLOCK_NAME
+from cmek.onboarding.request import same_field
 
 ExternalKeyId = Annotated[str, Field(pattern=f"^{EXTERNAL_KEY_ID}$")]
 
 
 class RevalidationRequest(FormModel):
-    """Look at all onboarded keys, or at some."""
+    """Revalidate all onboarded keys, or some."""
 
     model_config = ConfigDict(extra="forbid", title="Revalidation request")
 
     external_keys: tuple[ExternalKeyId, ...] = Field(
         default=(),
         title="External keys",
-        description="Ids of the external keys to look at; empty for all Google Cloud keys.",
+        description="Ids of the external keys to check; empty for all Google Cloud keys.",
         examples=[["ekey_01HxPv6KsDq9TnBzMw3YfLrE"]],
     )
     depth: Depth = Field(
@@ -48,14 +45,14 @@ class RevalidationRequest(FormModel):
     deadline_seconds: int = Field(
         default=3600,
         title="Deadline in seconds",
-        description="Keys that could not be looked at by then count as unknown.",
+        description="Keys that could not be checked by then count as unknown.",
         ge=1,
         le=86400,
     )
     concurrency: int = Field(
         default=32,
         title="Keys at once",
-        description="How many keys are looked at at the same time.",
+        description="How many keys are checked at the same time.",
         ge=1,
         le=96,
     )
@@ -69,37 +66,27 @@ class RevalidationRequest(FormModel):
     record_anew: bool = Field(
         default=False,
         title="Record anew",
-        description="Take what this (full) look finds as what was meant: later looks compare with "
-        "it instead of with what was recorded at onboarding.",
+        description="Take what this (full) check finds as intended: later checks compare with it "
+        "instead of with what was recorded at onboarding.",
     )
-    anthropic_block: str = Field(
-        default="anthropic-admin",
-        title="Anthropic Admin block",
-        description="Name of the AnthropicAdmin block with the credential.",
-        pattern=f"^{BLOCK_NAME}$",
-    )
-    kms_block: str = Field(
-        default="google-kms",
-        title="Google KMS block",
-        description="Name of the GoogleKms block with the credential.",
-        pattern=f"^{BLOCK_NAME}$",
-    )
+    anthropic_block: str = same_field("anthropic_block")
+    kms_block: str = same_field("kms_block")
     look_again: tuple[UnreachableState, ...] = Field(
         default=(),
-        title="Look again",
-        description="Leave empty: a revalidation fills it in for the follow-up that looks again "
-        "at the keys that it could not reach.",
+        title="Check again",
+        description="Leave empty: a revalidation fills it in for the follow-up that checks the "
+        "keys again that it could not reach.",
     )
 
     @property
     def wanted(self) -> frozenset[str] | None:
-        """The external keys to look at, None for all."""
+        """The external keys to check, None for all."""
         again = {one.external_key_id for one in self.look_again}
         return frozenset({*self.external_keys, *again}) or None
 
 
 class KeyRef(FrozenModel):
-    """As little as is needed to look at one key."""
+    """As little as is needed to check one key."""
 
     external_key_id: str
     key_name: str
@@ -147,7 +134,7 @@ def by_ring(keys: Iterable[KeyRef], seed: str) -> list[list[KeyRef]]:
     """Keys grouped by ring, so that a list of a ring serves all its keys.
 
     Shuffled, the same way for the same seed: when time runs out again and again, it must not
-    always be the same keys that nobody looks at.
+    always be the same keys that are not checked.
     """
     rings: dict[str, list[KeyRef]] = defaultdict(list)
     for key in keys:

@@ -1,9 +1,8 @@
 """The signed approval: one line of JSON that says all that it approves, and its SSH signature.
 
 The bytes that were signed travel with the signature and are verified as they are; only then are
-they read, and what they say is compared with the ask by the gate.
-
-How to sign with OpenSSH alone, for an approver who answers in Prefect's form.
+they read, and what they say is compared with the approval request by the gate. OpenSSH alone is
+enough to sign, for an approver who responds in Prefect's form.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.request import EMAIL
 
 NAMESPACE: Final = "cmek-approval"
-"""Of every signature; one made for git or for files is none here."""
+"""Of every signature; one made for git or for files does not count."""
 MAX_TEXT: Final = 40_000
-"""Characters of all signed approvals of one answer."""
+"""Characters of all signed approvals of one response."""
 MAX_SIGNATURES: Final = 9
 
 _BEGIN: Final = "-----BEGIN SSH SIGNATURE-----"
 _END: Final = "-----END SSH SIGNATURE-----"
 _LINE: Final = 70
 
+_APPROVER: Final = "you@example.com"
+_COMMENT: Final = "why you approve"
+_TIME: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
 
 class UnreadableApprovalError(CmekError):
-    """The text holds no signed approvals in the shape that the ask describes."""
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC)
+    """The text holds no signed approvals in the shape that the approval request describes."""
 
 
 def _printable(name: str) -> str:
@@ -47,11 +46,11 @@ def _printable(name: str) -> str:
     return name
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
+Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 
 
 class Statement(FrozenModel):
-    """What an approver signs. `ask` and `nonce` make it count for one ask only."""
+    """What an approver signs. `approval_request` and `nonce` make it count for one request only."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -84,7 +83,7 @@ def statement_for(
     comment: str,
     at: datetime,
 ) -> Statement:
-    """The statement that this approver signs to answer this ask.
+    """The statement that this approver signs to respond to this request.
 
     Raises:
         ValidationError: The approver's address or the comment can't stand in a statement.
@@ -142,7 +141,7 @@ def _parse_block(number: int, block: str) -> SignedApproval:
         canonical = statement.text
     except (ValidationError, NotCanonicalError) as error:
         raise UnreadableApprovalError(
-            f"signed approval {number} is not the statement that the ask shows: {_brief(error)}"
+            f"signed approval {number} is not the requested statement: {_brief(error)}"
         ) from error
     if canonical != message:
         raise UnreadableApprovalError(
@@ -157,28 +156,20 @@ def _parse_block(number: int, block: str) -> SignedApproval:
 
 def _brief(error: ValidationError | NotCanonicalError) -> str:
     if isinstance(error, NotCanonicalError):
-        return "characters that are none"
+        return "invalid characters"
     return "; ".join(
         f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors()[:3]
     )
 
 
-_APPROVER: Final = "you@example.com"
-_COMMENT: Final = "why you approve"
-_TIME: Final = datetime(2000, 1, 1, tzinfo=UTC)
-
-
 def signing_text(approval_request: ApprovalRequest) -> list[str]:
-    """Paragraphs for the text of an ask; none when nobody has to sign."""
+    """Paragraphs for the text of an approval request; none when typing is enough."""
     if not approval_request.signatures:
         return []
-    count = (
-        "One approver"
-        if approval_request.signatures == 1
-        else f"{approval_request.signatures} different approvers"
-    )
+    number = approval_request.signatures
+    count = "One approver" if number == 1 else f"{number} different approvers"
     how = (
-        f"{count} of this worker's `allowed_signers` must sign. Answer with `cmek approve "
+        f"{count} of this worker's `allowed_signers` must sign. Respond with `cmek approve "
         f"{approval_request.run_id}`, which shows the plan that has this digest. In the form: "
         "put your address and comment into the next line (as in the form, and no apostrophe), run "
         "it, and paste all that it prints; several signed approvals stand one behind the other."
@@ -187,7 +178,7 @@ def signing_text(approval_request: ApprovalRequest) -> list[str]:
 
 
 def signing_command(approval_request: ApprovalRequest) -> str:
-    """One line of POSIX shell that prints a signed approval of this ask."""
+    """One line of POSIX shell that prints a signed approval of this request."""
     statement = statement_for(
         approval_request, approver=_APPROVER, decision="approve", comment=_COMMENT, at=_TIME
     )

@@ -1,18 +1,14 @@
-"""Who may approve: files of the worker's administrator at a fixed path.
+"""Who may approve, and whether signed statements count: OpenSSH verifies, the rules are here.
 
-No parameter, block or environment variable names another place, and the files count only while
-the worker's own user can't write them: whoever can make the worker run code must not be able to
-enrol an approver.
+The approvers stand in files of the worker's administrator at a fixed path. No parameter, block or
+environment variable names another place, and the files count only while the worker's own user
+can't write them: whoever can make the worker run code must not be able to enrol an approver.
 
 | file in `/etc/cmek` | holds |
 |---|---|
 | `allowed_signers` | approvers, as in `ssh-keygen(1)` under ALLOWED SIGNERS; times in UTC |
 | `revoked_keys` | optional: public keys or a key revocation list |
 | `minimum_signatures` | optional: a digit, how many approvers each attach needs at least |
-
-OpenSSH's own `ssh-keygen -Y`: signing and verifying, with its rules for signers files.
-
-Whether verified statements answer this ask. Pure; the gate turns each flaw into a refusal.
 """
 
 from __future__ import annotations
@@ -38,10 +34,19 @@ DIRECTORY: Final = Path("/etc/cmek")
 _ALLOWED: Final = "allowed_signers"
 _REVOKED: Final = "revoked_keys"
 _MINIMUM: Final = "minimum_signatures"
+CLOCK_SKEW: Final = timedelta(minutes=5)
+"""How far an approver's clock may be from the worker's."""
+PROGRAM: Final = "/usr/bin/ssh-keygen"
+"""By its full path: what stands first in PATH is not the administrator's choice."""
+_SECONDS: Final = 10.0
+_GOOD: Final = re.compile(
+    r'Good "cmek-approval" signature (?:for \S+ )?with (\S+) key (SHA256:\S+)'
+)
+_LIMIT: Final = re.compile(r"key (has expired|is not yet valid|is not permitted for use)[^\n]*")
 
 
 class SignersRefusedError(CmekError):
-    """The signers file can't be trusted or used; nothing is attached on its word, or without it."""
+    """The signers file can't be trusted or used; nothing is attached with it, nor without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +72,10 @@ class Signers:
 
 
 def facts_of(path: Path) -> FileFacts:
-    """Look at a file or directory, not through a symbolic link.
+    """Read the facts of a file or directory, not through a symbolic link.
 
     Raises:
-        OSError: It is not there, or can't be looked at.
+        OSError: It is not there, or can't be read.
     """
     seen = path.lstat()
     return FileFacts(path, seen.st_uid, seen.st_mode, os.access(path, os.W_OK))
@@ -92,11 +97,11 @@ def weakness(facts: FileFacts) -> str | None:
 def find_signers(
     directory: Path = DIRECTORY, look: Callable[[Path], FileFacts] = facts_of
 ) -> Signers | None:
-    """The approvers of this worker, or None when nobody has enrolled any.
+    """The approvers of this worker, or None when none are enrolled.
 
     Args:
         directory: For tests only; no caller passes another.
-        look: How to look at a file; tests run as root, who can write everything.
+        look: How to read the facts of a file; tests run as root, who can write everything.
 
     Raises:
         SignersRefusedError: There is such a file and it does not count; says why and what to do.
@@ -125,18 +130,18 @@ def find_signers(
         ) from error
 
 
-def required_signatures(signers: Signers | None, asked_for: int) -> int:
-    """How many an attach needs: a request or an ask can raise the worker's minimum, not lower it.
+def required_signatures(signers: Signers | None, requested: int) -> int:
+    """How many an attach needs: a request can raise the worker's minimum, not lower it.
 
     Raises:
-        SignersRefusedError: Signatures are asked for and this worker knows no signers.
+        SignersRefusedError: Signatures are requested and this worker has no signers.
     """
-    if signers is None and asked_for:
+    if signers is None and requested:
         raise SignersRefusedError(
-            f"{asked_for} signatures are required, and this worker has no {DIRECTORY / _ALLOWED}: "
+            f"{requested} signatures are required, and this worker has no {DIRECTORY / _ALLOWED}: "
             "enrol the approvers there"
         )
-    return max(signers.minimum if signers else 0, asked_for)
+    return max(signers.minimum if signers else 0, requested)
 
 
 def _exists(path: Path, look: Callable[[Path], FileFacts]) -> bool:
@@ -152,14 +157,6 @@ def _minimum(path: Path) -> int:
     if text not in {b"%d" % number for number in range(1, 10)}:
         raise SignersRefusedError(f"{path} must hold one digit from 1 to 9")
     return int(text)
-
-
-PROGRAM: Final = "/usr/bin/ssh-keygen"
-"""By its full path: what stands first in PATH is not the administrator's choice."""
-_SECONDS: Final = 10.0
-_GOOD: Final = re.compile(
-    r'Good "cmek-approval" signature (?:for \S+ )?with (\S+) key (SHA256:\S+)'
-)
 
 
 class BadSignatureError(CmekError):
@@ -215,21 +212,20 @@ def _verify(approval: SignedApproval, signers: Signers, at: datetime) -> Verifie
         if found.code or not good:
             raise BadSignatureError(
                 f"the signature in the name of {approver} does not fit its text or its purpose "
-                f"({NAMESPACE}): {found.text or 'no word from OpenSSH'}"
+                f"({NAMESPACE}): {found.text or 'no output of OpenSSH'}"
             )
         key = f"{good[1]} key {good[2]}"
-        said = _run(["-Y", "verify", *known, *by, *revoked], message)
-        if said.code == 0 and said.text.startswith(f'Good "{NAMESPACE}" signature for {approver} '):
+        output = _run(["-Y", "verify", *known, *by, *revoked], message)
+        valid = f'Good "{NAMESPACE}" signature for {approver} '
+        if output.code == 0 and output.text.startswith(valid):
             return Verified(approval, good[1], good[2])
         if revoked and _run(["-Y", "verify", *known, *by], message).code == 0:
             raise BadSignatureError(f"{key} of {approver} is revoked by {signers.revoked}")
-    why = _validity(said.text) or f"is not enrolled for them in {signers.allowed}"
+    limit = _LIMIT.search(output.text)
+    why = (
+        limit[0].removeprefix("key ") if limit else f"is not enrolled for them in {signers.allowed}"
+    )
     raise BadSignatureError(f"{key}, used in the name of {approver}, {why}")
-
-
-def _validity(said: str) -> str | None:
-    found = re.search(r"key (has expired|is not yet valid|is not permitted for use)[^\n]*", said)
-    return found[0].removeprefix("key ") if found else None
 
 
 def _run(arguments: Sequence[str], message: bytes) -> _CommandOutput:
@@ -250,13 +246,9 @@ def _run(arguments: Sequence[str], message: bytes) -> _CommandOutput:
     return _CommandOutput(done.returncode, done.stdout.decode(errors="replace").strip())
 
 
-CLOCK_SKEW: Final = timedelta(minutes=5)
-"""How far an approver's clock may be from the worker's."""
-
-
 @dataclass(frozen=True, slots=True)
 class Signatures:
-    """What was found about the signatures of one answer."""
+    """What was found about the signatures of one response."""
 
     required: int
     """0: a typed approval is enough on this worker."""
@@ -267,16 +259,16 @@ class Signatures:
 
 def signature_problems(
     approval_request: ApprovalRequest,
-    answer: ApprovalResponse,
+    response: ApprovalResponse,
     live: Plan,
     signatures: Signatures,
     *,
     now: datetime,
 ) -> tuple[str, ...]:
-    """Why these signatures do not make the answer count; empty when they do.
+    """Why these signatures do not make the response count; empty when they do.
 
-    One flawed signature spoils the answer, also when enough good ones are beside it: something
-    is going on that a person should look at.
+    One flawed signature spoils the response, also when enough good ones are beside it: a person
+    should find out how it came about.
     """
     signed = [one.approval.statement for one in signatures.verified]
     found = [
@@ -284,22 +276,19 @@ def signature_problems(
         *(
             flaw
             for statement in signed
-            for flaw in _problems_of_one(approval_request, answer, live, statement, now)
+            for flaw in _problems_of_one(approval_request, response, live, statement, now)
         ),
         *_problems_of_people(live, signatures),
     ]
-    if signed and not any(_gives(statement, answer) for statement in signed):
+    given = (response.approver, response.comment)
+    if signed and given not in {(one.approver, one.comment) for one in signed}:
         found.append("no statement has the approver and the comment of the answer itself")
     return tuple(found)
 
 
-def _gives(statement: Statement, answer: ApprovalResponse) -> bool:
-    return statement.approver == answer.approver and statement.comment == answer.comment
-
-
 def _problems_of_one(
     approval_request: ApprovalRequest,
-    answer: ApprovalResponse,
+    response: ApprovalResponse,
     live: Plan,
     signed: Statement,
     now: datetime,
@@ -307,25 +296,25 @@ def _problems_of_one(
     compared = {
         "run": (signed.run_id, approval_request.run_id),
         "approval request": (signed.approval_request, approval_request.key),
-        "ask (its nonce is not this one's)": (signed.nonce, approval_request.nonce),
+        "approval request (its nonce is not this one's)": (signed.nonce, approval_request.nonce),
         "plan": (signed.plan_digest, live.digest),
         "workspace": (
             (signed.workspace_id, signed.workspace_name),
             (live.request.workspace_id, live.request.create_workspace),
         ),
         "key": (signed.key_name, live.key_name),
-        "decision": (signed.decision, answer.decision),
+        "decision": (signed.decision, response.decision),
         "expiry": (signed.expires_at, approval_request.expires_at),
     }
-    for what, (said, wanted) in compared.items():
-        if said != wanted:
+    for what, (stated, wanted) in compared.items():
+        if stated != wanted:
             yield f"{signed.approver} has signed for another {what}"
     if now > signed.expires_at:
         yield f"the signature of {signed.approver} expired at {signed.expires_at}"
     if signed.issued_at > now + CLOCK_SKEW:
         yield f"{signed.approver} signed in the future ({signed.issued_at}): set the clocks right"
     if signed.issued_at < approval_request.requested_at - CLOCK_SKEW:
-        yield f"{signed.approver} signed before the ask was made ({signed.issued_at})"
+        yield f"{signed.approver} signed before the request was made ({signed.issued_at})"
 
 
 def _problems_of_people(live: Plan, signatures: Signatures) -> Iterator[str]:
@@ -338,7 +327,7 @@ def _problems_of_people(live: Plan, signatures: Signatures) -> Iterator[str]:
         people.append(name)
         excluded = live.request.four_eyes or signatures.required > 1
         if excluded and same_identity(name, live.request.requested_by):
-            yield f"{name} has asked for this, so somebody else must sign"
+            yield f"{name} is the requester, so another person must sign"
     if len({one.fingerprint for one in signatures.verified}) < len(people):
         yield "one key has signed in more than one name"
     if len(people) < signatures.required:

@@ -1,10 +1,7 @@
-"""One live key, as Terraform has to describe it.
+"""The files of a Terraform module for live keys: values as read, and import blocks for them.
 
-The files of a Terraform module for any number of keys.
-
-The module as a page for people.
-
-Read the live keys of workspaces: the external key names them, Cloud KMS describes them.
+An external key names the crypto key of a workspace, Cloud KMS describes it. Terraform must adopt
+what exists: a value that was only requested would make it replace the key.
 """
 
 from __future__ import annotations
@@ -12,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -30,13 +27,24 @@ from cmek.markdown import code
 from cmek.models import FrozenModel
 from cmek.names import KeyName
 
+VARIABLES = "terraform.tfvars.json"
+IMPORTS = "imports.tf.json"
+FIXED = ("versions.tf", "variables.tf", "main.tf", "options.tf", "outputs.tf")
+_GRANTS = {"encrypter_decrypter": ENCRYPTER_DECRYPTER, "viewer": VIEWER}
+_HOW = (
+    "Write these files with `cmek terraform WORKSPACE --out DIR`, then `terraform init` and "
+    "`terraform plan` there: it must show imports and nothing to destroy. With the provider's own "
+    "handling of labels the first plan may also show labels entering the state; applying that "
+    "changes nothing at Google."
+)
+
 
 class NotManageableError(CmekError):
     """A key that the module can't describe; the message says which field and what to do."""
 
 
 class ManagedKey(FrozenModel):
-    """Everything as read: a value that only was asked for would make Terraform replace the key."""
+    """One live key as Terraform has to describe it; everything as read."""
 
     name: str
     protection_level: str
@@ -82,7 +90,7 @@ class ManagedKey(FrozenModel):
             if value != needed:
                 raise NotManageableError(
                     f"{key.name}: {field} is {value}, the module is for {needed}: Anthropic can't "
-                    "use this key, so look at why a workspace has it"
+                    "use this key, so find out why a workspace has it"
                 )
         if key.destroy_scheduled_duration is None:
             raise NotManageableError(f"{key.name}: Cloud KMS gave no destroy_scheduled_duration")
@@ -95,12 +103,6 @@ class ManagedKey(FrozenModel):
             granted_roles=frozenset(granted_roles),
             workspaces=tuple(sorted(workspaces)),
         )
-
-
-VARIABLES = "terraform.tfvars.json"
-IMPORTS = "imports.tf.json"
-FIXED = ("versions.tf", "variables.tf", "main.tf", "options.tf", "outputs.tf")
-_GRANTS = {"encrypter_decrypter": ENCRYPTER_DECRYPTER, "viewer": VIEWER}
 
 
 class FilesDifferError(CmekError):
@@ -117,7 +119,7 @@ def render_module(keys: Iterable[ManagedKey]) -> dict[str, str]:
     return {
         **{name: (fixed / name).read_text() for name in FIXED},
         VARIABLES: _json({"keys": {key.address: _values(key) for key in ordered}}),
-        IMPORTS: _json({"import": list(_imports(ordered))}),
+        IMPORTS: _json({"import": _imports(ordered)}),
     }
 
 
@@ -135,8 +137,8 @@ def write_module(module: dict[str, str], folder: Path, *, replace: bool = False)
     ]
     if differing and not replace:
         raise FilesDifferError(
-            f"{folder} has other versions of {', '.join(differing)}: look at the difference, then "
-            "write to an empty folder and compare, or replace them"
+            f"{folder} has other versions of {', '.join(differing)}: write to an empty folder "
+            "and compare, or replace them"
         )
     for name, text in module.items():
         (folder / name).write_text(text)
@@ -171,43 +173,34 @@ def _values(key: ManagedKey) -> dict[str, JsonValue]:
     return values
 
 
-def _imports(keys: Sequence[ManagedKey]) -> Iterator[JsonValue]:
-    rings = {key.ring_address: key.key_name.key_ring_name for key in keys}
-    for address, name in rings.items():
-        yield _import("google_kms_key_ring.cmek", address, name)
+def _imports(keys: Sequence[ManagedKey]) -> list[JsonValue]:
+    resources = [
+        ("google_kms_key_ring.cmek", address, name)
+        for address, name in {key.ring_address: key.key_name.key_ring_name for key in keys}.items()
+    ]
     for key in keys:
-        yield _import("google_kms_crypto_key.cmek", key.address, key.name)
-        for resource, role in _GRANTS.items():
-            # what is not there can't be imported; the plan then shows it as to be added
-            if role in key.granted_roles:
-                yield _import(
-                    f"google_kms_crypto_key_iam_member.{resource}",
-                    key.address,
-                    f"{key.name} {role} {MEMBER}",
-                )
-
-
-def _import(resource: str, address: str, resource_id: str) -> JsonValue:
-    return {"to": f'{resource}["{address}"]', "id": resource_id}
-
-
-_HOW = (
-    "Write these files with `cmek terraform WORKSPACE --out DIR`, then `terraform init` and "
-    "`terraform plan` there: it must show imports and nothing to destroy. With the provider's own "
-    "handling of labels the first plan may also show labels entering the state; applying that "
-    "changes nothing at Google."
-)
+        resources.append(("google_kms_crypto_key.cmek", key.address, key.name))
+        # a grant that is not there can't be imported; the plan then shows it as to be added
+        resources += [
+            (
+                f"google_kms_crypto_key_iam_member.{grant}",
+                key.address,
+                f"{key.name} {role} {MEMBER}",
+            )
+            for grant, role in _GRANTS.items()
+            if role in key.granted_roles
+        ]
+    return [{"to": f'{kind}["{address}"]', "id": name} for kind, address, name in resources]
 
 
 def terraform_page(workspace_id: str, module: Mapping[str, str]) -> str:
     """Markdown with every file; the two that hold live values come first."""
     names = sorted(module, key=lambda name: (name not in {IMPORTS, VARIABLES}, name))
-    files = [f"## {code(name)}\n\n```{_language(name)}\n{module[name]}```" for name in names]
+    files = [
+        f"## {code(name)}\n\n```{'json' if name.endswith('.json') else 'hcl'}\n{module[name]}```"
+        for name in names
+    ]
     return "\n\n".join([f"# Terraform for the key of {code(workspace_id)}", _HOW, *files])
-
-
-def _language(name: str) -> str:
-    return "json" if name.endswith(".json") else "hcl"
 
 
 async def read_all_keys(admin: AdminApi, kms: CloudKms) -> tuple[ManagedKey, ...]:

@@ -169,7 +169,10 @@ def test_warnings_must_be_acknowledged() -> None:
         ({"workspace_external_key_id": "ekey_01SandboxKeyOne"}, "attached"),
         ({"key": make.key(primary=None)}, "primary"),
         ({"key": make.key(primary=make.version(state="DISABLED"))}, "primary"),
-        ({"versions": (make.version(), make.version(2, "DESTROY_SCHEDULED"))}, "doomed"),
+        (
+            {"versions": (make.version(), make.version(2, "DESTROY_SCHEDULED"))},
+            "scheduled_for_destruction",
+        ),
         ({"key": make.key(labels={})}, "label"),
         ({"granted_roles": frozenset({VIEWER})}, "grants"),
         ({"external_key_name": "projects/other"}, "external_key"),
@@ -251,7 +254,7 @@ def test_a_failed_validation_stops() -> None:
 
 def test_only_the_latest_ask_counts() -> None:
     """An answer to an earlier ask is stale."""
-    assert codes(verdict(gate_input=make.gate_input(latest_request_number=2))) == {"stale_ask"}
+    assert codes(verdict(gate_input=make.gate_input(latest_request_number=2))) == {"stale_request"}
 
 
 def test_a_request_that_is_not_the_pinned_one_stops() -> None:

@@ -77,7 +77,7 @@ def test_an_id_where_a_name_is_asked_for_does_not_count_the_other_way_round() ->
 
 def test_a_workspace_of_the_name_stops_it_and_is_named() -> None:
     """Whoever approves: creating would make a second one."""
-    refusal = verdict(facts(namesakes=("wrkspc_01Another",)))
+    refusal = verdict(facts(same_name_workspaces=("wrkspc_01Another",)))
     assert isinstance(refusal, Refusal)
     assert refusal.kind is RefusalKind.BLOCKED
     assert "wrkspc_01Another" in str(refusal)

@@ -86,7 +86,7 @@ def test_nobody_has_to_sign_a_no() -> None:
     [
         ({"run_id": "another"}, "for another run"),
         ({"approval_request": "attach-1-2"}, "for another approval request"),
-        ({"nonce": "0"}, "for another ask (its nonce"),
+        ({"nonce": "0"}, "for another approval request (its nonce"),
         ({"plan_digest": "0" * 64}, "for another plan"),
         ({"workspace_id": "wrkspc_01SomethingElse"}, "for another workspace"),
         ({"key_name": make.KEY_NAME + "x"}, "for another key"),
@@ -95,7 +95,7 @@ def test_nobody_has_to_sign_a_no() -> None:
         ({"issued_at": make.NOW + CLOCK_SKEW + SECOND}, "signed in the future"),
         (
             {"issued_at": make.NOW - timedelta(hours=1) - CLOCK_SKEW - SECOND},
-            "before the ask was made",
+            "before the request was made",
         ),
     ],
 )
@@ -158,7 +158,7 @@ def test_the_requester_does_not_count_among_many() -> None:
     digest = make.plan(request=request).digest
     signed = [verified(one, plan_digest=digest) for one in (GRACE, KATHERINE)]
     assert isinstance(verdict(signed[0], request=request), Permit)
-    assert "somebody else must sign" in why(verdict(*signed, required=2, request=request))
+    assert "another person must sign" in why(verdict(*signed, required=2, request=request))
 
 
 def test_four_eyes_look_at_signers_too() -> None:
@@ -166,7 +166,7 @@ def test_four_eyes_look_at_signers_too() -> None:
     request = make.REQUEST.model_copy(update={"requested_by": KATHERINE})
     digest = make.plan(request=request).digest
     signed = [verified(one, plan_digest=digest) for one in (GRACE, KATHERINE)]
-    assert "somebody else must sign" in why(verdict(*signed, request=request))
+    assert "another person must sign" in why(verdict(*signed, request=request))
 
 
 @pytest.mark.parametrize("required", [0, 1])
