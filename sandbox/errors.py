@@ -1,6 +1,6 @@
-"""The two services' errors, raised by handlers and rendered by the transports.
+"""Errors of Google's APIs and of the Admin API; handlers raise them, the transports render them.
 
-Cloud KMS errors with the documented texts and details.
+Those of Cloud KMS have the documented texts and details.
 """
 
 from __future__ import annotations
@@ -44,14 +44,9 @@ class GoogleError(Exception):
 
     def to_json(self) -> dict[str, Any]:
         """The body that Google's REST surface sends."""
-        error: dict[str, Any] = {
-            "code": self.http_status,
-            "message": self.message,
-            "status": self.status,
-        }
-        if self.details:
-            error["details"] = self.details
-        return {"error": error}
+        details = {"details": self.details} if self.details else {}
+        error = {"code": self.http_status, "message": self.message, "status": self.status}
+        return {"error": error | details}
 
 
 ANTHROPIC_TYPES = {
@@ -87,12 +82,9 @@ class AnthropicError(Exception):
 
     def to_json(self, request_id: str) -> dict[str, Any]:
         """The documented error body."""
-        error: dict[str, Any] = {
-            "type": ANTHROPIC_TYPES.get(self.http_status, "invalid_request_error"),
-            "message": self.message,
-        }
-        if self.details:
-            error["details"] = self.details
+        kind = ANTHROPIC_TYPES.get(self.http_status, "invalid_request_error")
+        details = {"details": self.details} if self.details else {}
+        error = {"type": kind, "message": self.message} | details
         return {"type": "error", "error": error, "request_id": request_id}
 
 
@@ -105,10 +97,12 @@ def error_info(reason: str, domain: str = "googleapis.com", **metadata: str) -> 
     return {"@type": f"{_TYPE}ErrorInfo", "reason": reason, "domain": domain, "metadata": metadata}
 
 
-def precondition(kind: str, subject: str, description: str = "") -> dict[str, Any]:
-    """A `google.rpc.PreconditionFailure` detail with one violation."""
-    violation = {"type": kind, "subject": subject, "description": description}
-    return {"@type": f"{_TYPE}PreconditionFailure", "violations": [violation]}
+def precondition(kind: str, subject: str, *descriptions: str) -> dict[str, Any]:
+    """A `google.rpc.PreconditionFailure` detail with one violation for each description."""
+    violations = [
+        {"type": kind, "subject": subject, "description": one} for one in descriptions or ("",)
+    ]
+    return {"@type": f"{_TYPE}PreconditionFailure", "violations": violations}
 
 
 def _help(description: str, url: str) -> dict[str, Any]:
@@ -140,50 +134,48 @@ def misrouted(location: str) -> GoogleError:
     )
 
 
-def permission_denied(permission: str, resource: str) -> GoogleError:
+def permission_denied(permission: str, resource: str, domain: str = SERVICE) -> GoogleError:
     """The caller lacks `permission`; says nothing about whether `resource` exists."""
     return GoogleError(
         "PERMISSION_DENIED",
         f"Permission '{permission}' denied on resource '{resource}' (or it may not exist).",
-        [error_info("IAM_PERMISSION_DENIED", SERVICE, permission=permission, resource=resource)],
+        [error_info("IAM_PERMISSION_DENIED", domain, permission=permission, resource=resource)],
     )
 
 
-def service_disabled(project_number: str) -> GoogleError:
-    """The Cloud KMS API is off in the project."""
-    url = (
-        "https://console.developers.google.com/apis/api/cloudkms.googleapis.com/overview"
-        f"?project={project_number}"
-    )
-    return GoogleError(
-        "PERMISSION_DENIED",
-        "Cloud Key Management Service (KMS) API has not been used in project "
-        f"{project_number} before or it is disabled. Enable it by visiting {url} then retry. If "
-        "you enabled this API recently, wait a few minutes for the action to propagate to our "
-        "systems and retry.",
-        [
-            error_info("SERVICE_DISABLED", service=SERVICE, consumer=f"projects/{project_number}"),
-            _help("Google developers console API activation", url),
-        ],
+def service_disabled(number: str) -> GoogleError:
+    """The Cloud KMS API is off in the project of that number."""
+    url = f"https://console.developers.google.com/apis/api/{SERVICE}/overview?project={number}"
+    return _not_ready(
+        "SERVICE_DISABLED",
+        f"Cloud Key Management Service (KMS) API has not been used in project {number} before or "
+        f"it is disabled. Enable it by visiting {url} then retry. If you enabled this API "
+        "recently, wait a few minutes for the action to propagate to our systems and retry.",
+        number,
+        _help("Google developers console API activation", url),
     )
 
 
-def billing_disabled(project_number: str) -> GoogleError:
-    """The project has no active billing account."""
-    url = f"https://console.developers.google.com/billing/enable?project={project_number}"
-    return GoogleError(
-        "PERMISSION_DENIED",
+def billing_disabled(number: str) -> GoogleError:
+    """The project of that number has no active billing account."""
+    url = f"https://console.developers.google.com/billing/enable?project={number}"
+    return _not_ready(
+        "BILLING_DISABLED",
         "This API method requires billing to be enabled. Please enable billing on project "
-        f"#{project_number} by visiting {url} then retry.",
-        [
-            error_info("BILLING_DISABLED", service=SERVICE, consumer=f"projects/{project_number}"),
-            _help("Google developers console billing", url),
-        ],
+        f"#{number} by visiting {url} then retry.",
+        number,
+        _help("Google developers console billing", url),
     )
 
 
-def perimeter_violation(project_number: str, unique_id: str) -> GoogleError:
-    """VPC Service Controls keeps the caller out."""
+def _not_ready(reason: str, message: str, number: str, help_: dict[str, Any]) -> GoogleError:
+    info = error_info(reason, service=SERVICE, consumer=f"projects/{number}")
+    return GoogleError("PERMISSION_DENIED", message, [info, help_])
+
+
+def perimeter_violation(number: str, unique_id: str) -> GoogleError:
+    """VPC Service Controls keeps the caller out of the project of that number."""
+    consumer = f"projects/{number}"
     return GoogleError(
         "PERMISSION_DENIED",
         "Request is prohibited by organization's policy. "
@@ -191,10 +183,7 @@ def perimeter_violation(project_number: str, unique_id: str) -> GoogleError:
         [
             precondition("VPC_SERVICE_CONTROLS", "", unique_id),
             error_info(
-                "SECURITY_POLICY_VIOLATED",
-                uid=unique_id,
-                service=SERVICE,
-                consumer=f"projects/{project_number}",
+                "SECURITY_POLICY_VIOLATED", uid=unique_id, service=SERVICE, consumer=consumer
             ),
         ],
     )

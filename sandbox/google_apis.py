@@ -1,26 +1,35 @@
-"""The Google APIs that only the checks read, all on the sandbox's one HTTP port."""
+"""The Google APIs that only the checks read, all on the sandbox's one HTTP port.
+
+Resource Manager, Cloud Billing, Service Usage, Organization Policy, Access Context Manager and KMS
+Inventory, as far as the checks read them. `served` enters a handler into `METHODS`.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
 
+from google.iam.v1 import policy_pb2
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sandbox import google_resources as google_organization
-from sandbox import google_resources as google_projects
-from sandbox.errors import GoogleError, invalid
-from sandbox.google_resources import Call, Method
-from sandbox.google_state import Json
-from sandbox.identities import bearer_of
-from sandbox.transport import HttpCall, answer
-from sandbox.world import World
+from sandbox.errors import GoogleError, error_info, invalid, not_found, permission_denied
+from sandbox.iam import EMPTY_ETAG, allows, read_policy, write_policy
+from sandbox.kms.state import GoogleProject, from_json, to_json
+from sandbox.org_policy import OrgConstraints
+from sandbox.transport import GoogleCall, google_endpoint
+from sandbox.world import ACCESS_POLICY, Json, World
 
-METHODS = (*google_projects.PROJECT_METHODS, *google_organization.ORGANIZATION_METHODS)
+KMS: Final = "cloudkms.googleapis.com"
+PROJECT: Final = "(?P<resource>projects/(?P<project>[^/:]+))"
+ORGANIZATION: Final = "(?P<resource>organizations/[0-9]+)"
 
-PATHS = (
+PATHS: Final = (
     "/v1/projects/{project}:getAncestry",
     "/v1/projects/{project}/billingInfo",
     "/v1/projects/{project}/services/{service}",
@@ -32,41 +41,64 @@ PATHS = (
 """Goes before the routes of Cloud KMS: one path lies below a crypto key."""
 
 
+GoogleHandler = Callable[[GoogleCall], Json]
+
+
+@dataclass(frozen=True, slots=True)
+class GoogleMethod:
+    """A method of a discovery document."""
+
+    id: str
+    """The discovery id, whose first part names the API."""
+    verb: str
+    path: re.Pattern[str]
+    run: GoogleHandler
+    permission: str | None
+    write: bool
+
+    def answer(self, call: GoogleCall) -> Json:
+        """Run it, if its API is on and the caller may.
+
+        Raises:
+            GoogleError: PERMISSION_DENIED with SERVICE_DISABLED, or naming the permission.
+        """
+        service = f"{self.id.partition('.')[0]}.googleapis.com"
+        if service in call.world.google.disabled_services:
+            first = next(iter(call.world.kms.projects.values()))
+            project = _project(call) if "project" in call.names else first
+            raise _service_disabled(project.number, service)
+        if self.permission is not None:
+            _require(call, self.permission)
+        return self.run(call)
+
+
+METHODS: Final[list[GoogleMethod]] = []
+
+
+def served(
+    id_: str, verb: str, path: str, permission: str | None = None
+) -> Callable[[GoogleHandler], GoogleHandler]:
+    """Enter a handler; the first group of `path` is the resource."""
+
+    def enter(run: GoogleHandler) -> GoogleHandler:
+        write = id_.endswith(".setIamPolicy")
+        METHODS.append(GoogleMethod(id_, verb, re.compile(path), run, permission, write))
+        return run
+
+    return enter
+
+
 def google_routes(world: World) -> list[Route]:
     """The APIs, and `/_sandbox/google` to set what they answer."""
-
-    async def serve(request: Request) -> Response:
-        return await _serve(world, request)
 
     async def state(request: Request) -> Response:
         return await _state(world, request)
 
+    serve = google_endpoint(
+        world, "google", METHODS, GoogleMethod.answer, lambda: world.google.latency_seconds
+    )
     routes = [Route(path, serve, methods=["GET", "POST"]) for path in PATHS]
     return [Route("/_sandbox/google", state, methods=["GET", "PATCH"]), *routes]
-
-
-async def _serve(world: World, request: Request) -> Response:
-    method, names = _route(request)
-    body, problem = _body(await request.body())
-    token = bearer_of(request.headers.get("authorization"))
-
-    def handler() -> Json:
-        caller = world.identities.resolve(token)
-        if problem or method is None:
-            raise problem or _unserved(request)
-        return method.answer(Call(world, caller, names, dict(request.query_params), body))
-
-    call = HttpCall(
-        service="google",
-        call=method.id if method else "Unserved",
-        resource=names.get("resource", request.url.path),
-        caller=world.identities.name_of(token),
-        write=method.write if method else request.method != "GET",
-        handler=handler,
-        body=body,
-        before=lambda: world.google.latency_seconds,
-    )
-    return await answer(world, request, call)
 
 
 async def _state(world: World, request: Request) -> Response:
@@ -81,23 +113,293 @@ async def _state(world: World, request: Request) -> Response:
         return JSONResponse(world.google.model_dump(mode="json"))
 
 
-def _route(request: Request) -> tuple[Method | None, dict[str, str]]:
-    for method in METHODS:
-        if method.verb == request.method and (match := method.path.fullmatch(request.url.path)):
-            return method, match.groupdict()
-    return None, {}
+def _project(call: GoogleCall) -> GoogleProject:
+    """The project in the path; Google denies access to a project that does not exist."""
+    given = call.names["project"]
+    project = call.world.kms.project(given)
+    if project is None:
+        raise _denied("resourcemanager.projects.get", f"projects/{given}")
+    return project
 
 
-def _body(content: bytes) -> tuple[Json, GoogleError | None]:
+def _require(call: GoogleCall, permission: str) -> None:
+    verdict = call.caller.verdict(permission)
+    if verdict is None and "project" in call.names:
+        verdict = allows(call.world, call.caller, permission, f"projects/{_project(call).id}")
+    if not verdict:
+        raise _denied(permission, call.names.get("resource", "the requested resource"))
+
+
+def _service_disabled(number: str, service: str) -> GoogleError:
+    message = (
+        f"{service} has not been used in project {number} before or it is disabled. Enable it by "
+        f"visiting https://console.developers.google.com/apis/api/{service}/overview?project="
+        f"{number} then retry."
+    )
+    info = error_info("SERVICE_DISABLED", service=service, consumer=f"projects/{number}")
+    return GoogleError("PERMISSION_DENIED", message, [info])
+
+
+def _denied(permission: str, resource: str) -> GoogleError:
+    return permission_denied(permission, resource, "iam.googleapis.com")
+
+
+def _page(call: GoogleCall, items: list[Json], field_name: str) -> Json:
+    """One page of a list.
+
+    Raises:
+        GoogleError: INVALID_ARGUMENT for a bad size or token.
+    """
     try:
-        body = json.loads(content or b"{}")
-    except ValueError:
-        body = None
-    if isinstance(body, dict):
-        return body, None
-    return {}, invalid("Invalid JSON payload received.")
+        start = int(call.query.get("pageToken") or 0)
+        size = int(call.query.get("pageSize") or 0) or call.world.google.page_size
+    except ValueError as error:
+        raise invalid("Request contains an invalid argument.") from error
+    if not 0 <= start <= len(items) or size < 0:
+        raise invalid("Request contains an invalid argument.")
+    answer: Json = {field_name: items[start : start + size]} if items else {}
+    if start + size < len(items):
+        answer["nextPageToken"] = str(start + size)
+    return answer
 
 
-def _unserved(request: Request) -> GoogleError:
-    text = f"The sandbox does not serve {request.method} {request.url.path}."
-    return GoogleError("UNIMPLEMENTED", text)
+@served(
+    "cloudresourcemanager.projects.get", "GET", f"/v3/{PROJECT}", "resourcemanager.projects.get"
+)
+def get_project(call: GoogleCall) -> Json:
+    """State and number, and the direct parent."""
+    project = _project(call)
+    state = call.world.google.project_states.get(project.id, "ACTIVE")
+    parent = {"parent": project.ancestors[0]} if project.ancestors else {}
+    return {
+        "name": f"projects/{project.number}",
+        "projectId": project.id,
+        "displayName": project.id,
+        "state": state,
+        **parent,
+    }
+
+
+@served(
+    "cloudresourcemanager.projects.getAncestry",
+    "POST",
+    f"/v1/{PROJECT}:getAncestry",
+    "resourcemanager.projects.get",
+)
+def get_ancestry(call: GoogleCall) -> Json:
+    """The project itself, then its folders and its organization."""
+    project = _project(call)
+    above = [name.split("/") for name in project.ancestors]
+    ids = [("project", project.id), *((kind.removesuffix("s"), number) for kind, number in above)]
+    return {"ancestor": [{"resourceId": {"type": kind, "id": one}} for kind, one in ids]}
+
+
+@served(
+    "cloudbilling.projects.getBillingInfo",
+    "GET",
+    f"/v1/{PROJECT}/billingInfo",
+    "resourcemanager.projects.get",
+)
+def get_billing_info(call: GoogleCall) -> Json:
+    """Enabled by the switch that Cloud KMS obeys too."""
+    name = f"projects/{_project(call).id}"
+    info: Json = {"name": f"{name}/billingInfo", "projectId": _project(call).id}
+    if call.world.switches.billing_enabled:
+        info |= {
+            "billingAccountName": "billingAccounts/000000-SANDBX-000000",
+            "billingEnabled": True,
+        }
+    return info
+
+
+@served(
+    "serviceusage.services.get",
+    "GET",
+    f"/v1/{PROJECT}/services/(?P<service>[a-z0-9.]+)",
+    "serviceusage.services.get",
+)
+def get_service(call: GoogleCall) -> Json:
+    """Cloud KMS by its switch, others unless they are listed as off."""
+    service = call.names["service"]
+    off = service in call.world.google.disabled_services
+    if service == KMS:
+        off = not call.world.switches.kms_api_enabled
+    return {
+        "name": f"projects/{_project(call).number}/services/{service}",
+        "parent": f"projects/{_project(call).number}",
+        "state": "DISABLED" if off else "ENABLED",
+    }
+
+
+def get_iam_policy(call: GoogleCall) -> Json:
+    """The policy set on project, folder or organization itself."""
+    resource, version = _resource(call), call.body.get("options", {})
+    policy = read_policy(call.world, resource, int(version.get("requestedPolicyVersion", 0)))
+    if resource.startswith("projects/") and policy.etag == EMPTY_ETAG:
+        policy.audit_configs.append(_default_audit_config(call))
+    return to_json(policy)
+
+
+def set_iam_policy(call: GoogleCall) -> Json:
+    """Replace it."""
+    asked = from_json(policy_pb2.Policy, call.body.get("policy", {}))
+    number = next(iter(call.world.kms.projects.values())).number
+    return to_json(write_policy(call.world, _resource(call), asked, number))
+
+
+@served(
+    "cloudresourcemanager.projects.testIamPermissions", "POST", f"/v3/{PROJECT}:testIamPermissions"
+)
+def test_iam_permissions(call: GoogleCall) -> Json:
+    """Which of the permissions the caller has on the project; needs none itself."""
+    project = f"projects/{_project(call).id}"
+    asked: list[str] = call.body.get("permissions", [])
+    if any("*" in one for one in asked):
+        raise invalid("Permission patterns are not supported.")
+    held = [one for one in asked if allows(call.world, call.caller, one, project)]
+    return {"permissions": held} if held else {}
+
+
+for _kind, _path in (
+    ("projects", PROJECT),
+    ("folders", "(?P<resource>folders/[0-9]+)"),
+    ("organizations", ORGANIZATION),
+):
+    for _verb, _handler in (("getIamPolicy", get_iam_policy), ("setIamPolicy", set_iam_policy)):
+        served(
+            f"cloudresourcemanager.{_kind}.{_verb}",
+            "POST",
+            f"/v3/{_path}:{_verb}",
+            f"resourcemanager.{_kind}.{_verb}",
+        )(_handler)
+
+
+def _resource(call: GoogleCall) -> str:
+    if "project" in call.names:
+        return f"projects/{_project(call).id}"
+    return call.names["resource"]
+
+
+def _default_audit_config(call: GoogleCall) -> policy_pb2.AuditConfig:
+    return policy_pb2.AuditConfig(
+        service=KMS,
+        audit_log_configs=[
+            policy_pb2.AuditLogConfig(log_type=policy_pb2.AuditLogConfig.LogType.Value(kind))
+            for kind in call.world.google.data_access_logs
+        ],
+    )
+
+
+@served(
+    "orgpolicy.projects.policies.getEffectivePolicy",
+    "GET",
+    f"/v2/{PROJECT}/policies/(?P<constraint>[A-Za-z0-9.]+):getEffectivePolicy",
+    "orgpolicy.policy.get",
+)
+def get_effective_policy(call: GoogleCall) -> Json:
+    """Set rules, or those that say what `OrgConstraints` enforces, or the constraint's default."""
+    constraint = call.names["constraint"]
+    rules = call.world.google.policy_rules.get(constraint)
+    if rules is None:
+        rules = _rules(call.world.kms.constraints, constraint)
+    name = f"projects/{_project(call).number}/policies/{constraint}"
+    return {"name": name, "spec": {"rules": rules}}
+
+
+def _rules(constraints: OrgConstraints, constraint: str) -> list[Json]:
+    minimum = constraints.minimum_destroy_scheduled_duration
+    lists: dict[str, list[str] | None] = {
+        "iam.allowedPolicyMemberDomains": constraints.allowed_policy_member_domains,
+        "gcp.resourceLocations": constraints.resource_locations,
+        "cloudkms.allowedProtectionLevels": constraints.allowed_protection_levels,
+        "cloudkms.minimumDestroyScheduledDuration": _duration(minimum),
+    }
+    if constraint in lists:
+        values = lists[constraint]
+        return [{"allowAll": True} if values is None else {"values": {"allowedValues": values}}]
+    if constraint == "cloudkms.disableBeforeDestroy":
+        return [{"enforce": constraints.disable_before_destroy}]
+    if constraint == "iam.managed.allowedPolicyMembers":
+        subjects = constraints.allowed_member_subjects
+        if subjects is None:
+            return [{"enforce": False}]
+        return [{"enforce": True, "parameters": {"allowedMemberSubjects": subjects}}]
+    raise not_found("Constraint", constraint)
+
+
+def _duration(minimum: timedelta | None) -> list[str] | None:
+    return None if minimum is None else [f"in:{minimum.days}d"]
+
+
+@served(
+    "orgpolicy.organizations.customConstraints.list",
+    "GET",
+    f"/v2/{ORGANIZATION}/customConstraints",
+    "orgpolicy.customConstraints.list",
+)
+def list_custom_constraints(call: GoogleCall) -> Json:
+    """The organization's own constraints."""
+    return _page(call, call.world.google.custom_constraints, "customConstraints")
+
+
+@served(
+    "accesscontextmanager.accessPolicies.list",
+    "GET",
+    "/v1/accessPolicies",
+    "accesscontextmanager.policies.list",
+)
+def list_access_policies(call: GoogleCall) -> Json:
+    """The organization's access policies."""
+    parent = call.query.get("parent", "")
+    if not re.fullmatch(r"organizations/[0-9]+", parent):
+        raise invalid("parent: expected organizations/{organization_id}.")
+    return _page(call, call.world.google.access_policies, "accessPolicies")
+
+
+@served(
+    "accesscontextmanager.accessPolicies.servicePerimeters.list",
+    "GET",
+    "/v1/(?P<resource>accessPolicies/[0-9]+)/servicePerimeters",
+    "accesscontextmanager.servicePerimeters.list",
+)
+def list_perimeters(call: GoogleCall) -> Json:
+    """Set perimeters and the one that `perimeter_blocks` stands for."""
+    policy = call.names["resource"]
+    known = {one["name"] for one in call.world.google.access_policies}
+    if policy not in known:
+        raise not_found("AccessPolicy", policy)
+    perimeters = list(call.world.google.perimeters.get(policy, []))
+    if policy == ACCESS_POLICY and call.world.kms.constraints.perimeter_blocks != "nobody":
+        perimeters.append(_blocking_perimeter(call))
+    return _page(call, perimeters, "servicePerimeters")
+
+
+def _blocking_perimeter(call: GoogleCall) -> Json:
+    numbers = [project.number for project in call.world.kms.projects.values()]
+    status: dict[str, Any] = {
+        "resources": [f"projects/{number}" for number in numbers],
+        "restrictedServices": [KMS],
+    }
+    return {
+        "name": f"{ACCESS_POLICY}/servicePerimeters/sandbox",
+        "title": "sandbox",
+        "perimeterType": "PERIMETER_TYPE_REGULAR",
+        "status": status,
+    }
+
+
+@served(
+    "kmsinventory.projects.locations.keyRings.cryptoKeys.getProtectedResourcesSummary",
+    "GET",
+    "/v1/(?P<resource>projects/(?P<project>[^/:]+)/locations/[^/]+/keyRings/[^/]+"
+    "/cryptoKeys/[^/]+)/protectedResourcesSummary",
+    "cloudkms.protectedResources.search",
+)
+def get_protected_resources(call: GoogleCall) -> Json:
+    """How many Google Cloud resources the key protects; none unless set."""
+    parts = call.names["resource"].split("/")
+    name = "/".join(["projects", _project(call).id, *parts[2:]])
+    if name not in call.world.kms.crypto_keys:
+        raise not_found("CryptoKey", name)
+    summary = call.world.google.protected_resources.get(name, {"resourceCount": "0"})
+    return {"name": f"{name}/protectedResourcesSummary", **summary}

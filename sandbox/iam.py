@@ -1,12 +1,9 @@
-"""Which Cloud KMS permissions a role carries: the roles that matter here, not Google's whole list.
+"""IAM: what a role grants, whether a caller may do something, policies read and written.
 
-Source: https://docs.cloud.google.com/iam/docs/roles-permissions/cloudkms
-
-May this caller do that? Policies of the resource and of everything above it, and conditions.
-
-IAM policies on any resource: read, write with etag, version 3, conditions, test permissions.
-
-Source: https://docs.cloud.google.com/iam/docs/policies and the `google.iam.v1` definitions.
+Roles carry only the permissions that matter here. A caller's permission comes from the policies of
+the resource and of everything above it, conditions included.
+Sources: https://docs.cloud.google.com/iam/docs/roles-permissions/cloudkms,
+https://docs.cloud.google.com/iam/docs/policies and the `google.iam.v1` definitions.
 """
 
 from __future__ import annotations

@@ -1,13 +1,10 @@
-"""RSA keys and signed tokens of the sandbox's Google: what `/token` gives and takes.
+"""Who calls: fake Google identities, what they may do, their keys and tokens.
 
-One key pair signs for both parties, the service account and Google itself; nothing but this
-process and its clients ever trusts it. google-auth has no annotations, hence the ignored calls.
-
-Who calls: fake Google identities, their bearer tokens and what they may do.
-
-Google tokens and assertions expire by the machine's time, not by the sandbox's movable clock:
-google-auth decides by the machine's time when to renew them, and would go on sending a token that
-only the sandbox thinks stale.
+One key pair signs for both parties, the service account and Google itself; only this process and
+its clients ever trust it. Tokens and assertions of Google expire by the machine's time, not by the
+sandbox's movable clock: google-auth decides by the machine's time when to renew them, and would go
+on sending a token that only the sandbox takes for expired. google-auth has no annotations, hence
+the ignored calls.
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ from google.auth import crypt, jwt
 from google.auth.exceptions import GoogleAuthError
 
 from cmek.anthropic_identity import MEMBER
-from sandbox.errors import GoogleError
+from sandbox.errors import SERVICE, GoogleError, error_info
 from sandbox.world import Switches
 
 JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -100,36 +97,9 @@ class SigningKey:
 
     def jwks(self) -> dict[str, Any]:
         """The public key as a JSON Web Key Set."""
-        return {
-            "keys": [
-                {
-                    "kty": "RSA",
-                    "alg": "RS256",
-                    "use": "sig",
-                    "kid": KEY_ID,
-                    "n": _base64url(self._numbers.n),
-                    "e": _base64url(self._numbers.e),
-                }
-            ]
-        }
-
-    def write_service_account_file(
-        self, path: Path, *, email: str, client_id: str, project_id: str, token_uri: str
-    ) -> None:
-        """A credentials file as the Google Cloud console hands it out, readable by its owner."""
-        info = {
-            "type": "service_account",
-            "project_id": project_id,
-            "private_key_id": KEY_ID,
-            "private_key": self.private_pem,
-            "client_email": email,
-            "client_id": client_id,
-            "auth_uri": GOOGLE_ISSUER,
-            "token_uri": token_uri,
-            "universe_domain": "googleapis.com",
-        }
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+        numbers = {"n": _base64url(self._numbers.n), "e": _base64url(self._numbers.e)}
+        facts = {"kty": "RSA", "alg": "RS256", "use": "sig", "kid": KEY_ID}
+        return {"keys": [facts | numbers]}
 
 
 def _new_key() -> str:
@@ -148,7 +118,6 @@ def _base64url(number: int) -> str:
 
 PROJECT_ID: Final = "acme-kms-prod"
 ADMINISTRATOR_TOKEN: Final = "sandbox-administrator-not-a-real-token"
-CREDENTIAL_HELP: Final = "https://cloud.google.com/docs/authentication"
 
 
 @dataclass(slots=True)
@@ -187,7 +156,7 @@ class Identity:
 class Identities:
     """Names, tokens, and who an anonymous caller is.
 
-    Three stand there from the start: `administrator` and `onboarding` (the service account of the
+    Three exist from the start: `administrator` and `onboarding` (the service account of the
     credentials file) may do everything; `anthropic` has what the IAM policies grant to Anthropic's
     published service account.
     """
@@ -280,13 +249,19 @@ class Identities:
 
     def service_account_file(self, path: Path, token_uri: str) -> None:
         """Write the `onboarding` identity's credentials file; its tokens come from `token_uri`."""
-        self.key.write_service_account_file(
-            path,
-            email=self.onboarding.email,
-            client_id=self.onboarding.subject,
-            project_id=self.project_id,
-            token_uri=token_uri,
-        )
+        info = {
+            "type": "service_account",
+            "project_id": self.project_id,
+            "private_key_id": KEY_ID,
+            "private_key": self.key.private_pem,
+            "client_email": self.onboarding.email,
+            "client_id": self.onboarding.subject,
+            "auth_uri": GOOGLE_ISSUER,
+            "token_uri": token_uri,
+            "universe_domain": "googleapis.com",
+        }
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
     def token_endpoint(self, form: dict[str, str]) -> dict[str, Any]:
         """Answer Google's `/token`: a signed assertion for an access or an identity token.
@@ -310,6 +285,10 @@ class Identities:
             )
         if audience := claims.get("target_audience"):
             return {"id_token": self.identity_token(identity, audience)}
+        return self.access_token(identity)
+
+    def access_token(self, identity: Identity) -> dict[str, Any]:
+        """A new bearer token in the form of Google's endpoints."""
         return {
             "access_token": self.issue_token(identity),
             "expires_in": LIFETIME_SECONDS,
@@ -330,22 +309,14 @@ def bearer_of(authorization: str | None) -> str | None:
 
 
 def _unauthenticated(*, missing: bool) -> GoogleError:
-    reason = "CREDENTIALS_MISSING" if missing else "ACCESS_TOKEN_INVALID"
-    message = (
-        "Request is missing required authentication credential."
+    problem, reason = (
+        ("is missing required authentication credential", "CREDENTIALS_MISSING")
         if missing
-        else "Request had invalid authentication credentials."
+        else ("had invalid authentication credentials", "ACCESS_TOKEN_INVALID")
     )
     return GoogleError(
         "UNAUTHENTICATED",
-        f"{message} Expected OAuth 2 access token, login cookie or other valid authentication "
-        f"credential. See {CREDENTIAL_HELP}.",
-        [
-            {
-                "@type": "type.googleapis.com/google.rpc.ErrorInfo",
-                "reason": reason,
-                "domain": "googleapis.com",
-                "metadata": {"service": "cloudkms.googleapis.com"},
-            }
-        ],
+        f"Request {problem}. Expected OAuth 2 access token, login cookie or other valid "
+        "authentication credential. See https://cloud.google.com/docs/authentication.",
+        [error_info(reason, service=SERVICE)],
     )

@@ -8,11 +8,11 @@ https://docs.cloud.google.com/kms/docs/org-policy-constraints
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sandbox.errors import GoogleError
+from sandbox.errors import GoogleError, precondition
 
 ACME_CUSTOMER = "C0sandbox"
 ANTHROPIC_CUSTOMER = "C0anthropic"
@@ -47,21 +47,21 @@ class OrgConstraints(BaseModel):
     """Which customer id a member's domain belongs to."""
 
     def check_members(self, members: set[str], project_number: str) -> None:
-        """Refuse a policy that names a stranger, old bindings included, as Google does.
+        """Refuse a policy that names a member of another organization, in old bindings too.
 
         Raises:
             GoogleError: FAILED_PRECONDITION naming the constraint and each offender.
         """
-        refused = sorted(member for member in members if self._is_foreign(member))
+        refused = sorted(member for member in members if self._is_outsider(member))
         if refused:
-            raise _strangers("constraints/iam.allowedPolicyMemberDomains", refused, project_number)
+            raise _outsiders("constraints/iam.allowedPolicyMemberDomains", refused, project_number)
         subjects = self.allowed_member_subjects
         if subjects is not None and (refused := sorted(members - set(subjects))):
-            raise _strangers(
+            raise _outsiders(
                 "constraints/iam.managed.allowedPolicyMembers", refused, project_number
             )
 
-    def _is_foreign(self, member: str) -> bool:
+    def _is_outsider(self, member: str) -> bool:
         if self.allowed_policy_member_domains is None:
             return False
         domain = member.rpartition("@")[2] or member
@@ -81,14 +81,9 @@ class OrgConstraints(BaseModel):
         Raises:
             GoogleError: FAILED_PRECONDITION with the constraint's violation.
         """
-        if self.allows_location(location):
-            return
-        raise _violation(
-            "constraints/gcp.resourceLocations",
-            f"Constraint constraints/gcp.resourceLocations violated for "
-            f"[orgpolicy:projects/{project_number}] attempting to create a {what} in [{location}].",
-            project_number,
-        )
+        if not self.allows_location(location):
+            problem = f" attempting to create a {what} in [{location}]."
+            raise _violation("gcp.resourceLocations", problem, project_number)
 
     def allows_protection_level(self, level: str) -> bool:
         """Whether `cloudkms.allowedProtectionLevels` lets a version of this level be made."""
@@ -100,14 +95,9 @@ class OrgConstraints(BaseModel):
         Raises:
             GoogleError: FAILED_PRECONDITION with the constraint's violation.
         """
-        if self.allows_protection_level(level):
-            return
-        raise _violation(
-            "constraints/cloudkms.allowedProtectionLevels",
-            f"Constraint constraints/cloudkms.allowedProtectionLevels violated for "
-            f"[orgpolicy:projects/{project_number}]: protection level {level} is not allowed.",
-            project_number,
-        )
+        if not self.allows_protection_level(level):
+            problem = f": protection level {level} is not allowed."
+            raise _violation("cloudkms.allowedProtectionLevels", problem, project_number)
 
     def check_destroy_duration(self, duration: timedelta, project_number: str) -> None:
         """Refuse a destruction delay below the organization's minimum.
@@ -117,47 +107,23 @@ class OrgConstraints(BaseModel):
         """
         minimum = self.minimum_destroy_scheduled_duration
         if minimum is not None and duration < minimum:
-            name = "constraints/cloudkms.minimumDestroyScheduledDuration"
-            raise _violation(
-                name,
-                f"Constraint {name} violated for [orgpolicy:projects/{project_number}]: "
-                f"the minimum is {minimum}, the request has {duration}.",
-                project_number,
-            )
+            problem = f": the minimum is {minimum}, the request has {duration}."
+            raise _violation("cloudkms.minimumDestroyScheduledDuration", problem, project_number)
 
 
-def _violation(constraint: str, message: str, project_number: str) -> GoogleError:
-    violation = {
-        "type": constraint,
-        "subject": f"orgpolicy:projects/{project_number}",
-        "description": message,
-    }
-    return GoogleError("FAILED_PRECONDITION", message, [_precondition([violation])])
+def _violation(name: str, problem: str, project_number: str) -> GoogleError:
+    constraint, subject = f"constraints/{name}", f"orgpolicy:projects/{project_number}"
+    message = f"Constraint {constraint} violated for [{subject}]{problem}"
+    detail = precondition(constraint, subject, message)
+    return GoogleError("FAILED_PRECONDITION", message, [detail])
 
 
-def _strangers(constraint: str, members: list[str], project_number: str) -> GoogleError:
+def _outsiders(constraint: str, members: list[str], project_number: str) -> GoogleError:
+    users = (member.partition(":")[2] or member for member in members)
+    texts = (f"User {user} is not in permitted organization." for user in users)
     return GoogleError(
         "FAILED_PRECONDITION",
         "One or more users named in the policy do not belong to a permitted customer, "
         "perhaps due to an organization policy.",
-        [
-            _precondition(
-                [
-                    {
-                        "type": constraint,
-                        "subject": f"orgpolicy:projects/{project_number}",
-                        "description": f"User {member.partition(':')[2] or member} "
-                        "is not in permitted organization.",
-                    }
-                    for member in members
-                ]
-            )
-        ],
+        [precondition(constraint, f"orgpolicy:projects/{project_number}", *texts)],
     )
-
-
-def _precondition(violations: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "@type": "type.googleapis.com/google.rpc.PreconditionFailure",
-        "violations": violations,
-    }

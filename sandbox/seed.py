@@ -23,23 +23,21 @@ from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import organization_label
 from sandbox.admin.state import (
     AdminState,
-    Credential,
     DataResidency,
-    ExternalKey,
     FederationRule,
     GcpConfig,
-    Organization,
-    Workspace,
+    StoredCredential,
+    StoredExternalKey,
+    StoredOrganization,
+    StoredWorkspace,
     timestamp,
 )
-from sandbox.google_state import GoogleState
 from sandbox.identities import PROJECT_ID, Identities
-from sandbox.kms import keys as kms_key_rings
-from sandbox.kms import keys as kms_keys
-from sandbox.kms import operations as kms_policies
-from sandbox.kms import versions as kms_versions
+from sandbox.kms.keys import create_crypto_key, create_key_ring, get_crypto_key
+from sandbox.kms.operations import set_iam_policy
 from sandbox.kms.state import KmsState
-from sandbox.world import World
+from sandbox.kms.versions import update_crypto_key_version
+from sandbox.world import GoogleState, World
 
 State = Literal["fresh", "archived", "default", "attached", "broken"]
 
@@ -83,17 +81,11 @@ def reset(world: World, *, minimal: bool = False) -> None:
 def _fill(world: World, *, minimal: bool) -> None:
     world.kms = KmsState()
     world.admin = AdminState(
-        organization=Organization(id=ORGANIZATION_ID, name="Acme"),
+        organization=StoredOrganization(id=ORGANIZATION_ID, name="Acme"),
         credentials={
-            ADMIN_KEY: Credential(kind="admin_key", id=fixed_id("apikey", "SandboxAdmin")),
-            EXPIRED_ADMIN_KEY: Credential(
-                kind="admin_key",
-                id=fixed_id("apikey", "SandboxExpired"),
-                expires_at="2026-01-01T00:00:00+00:00",
-            ),
-            WORKSPACE_KEY: Credential(
-                kind="workspace_key", id=fixed_id("apikey", "SandboxOrdinary")
-            ),
+            ADMIN_KEY: _api_key("admin_key", "SandboxAdmin"),
+            EXPIRED_ADMIN_KEY: _api_key("admin_key", "SandboxExpired", "2026-01-01T00:00:00+00:00"),
+            WORKSPACE_KEY: _api_key("workspace_key", "SandboxOrdinary"),
         },
         federation_rules=[
             FederationRule(
@@ -114,6 +106,12 @@ def _fill(world: World, *, minimal: bool) -> None:
         _attached_workspaces(world)
 
 
+def _api_key(
+    kind: Literal["admin_key", "workspace_key"], word: str, expires_at: str | None = None
+) -> StoredCredential:
+    return StoredCredential(kind=kind, id=fixed_id("apikey", word), expires_at=expires_at)
+
+
 def workspace_states(world: World) -> list[dict[str, str]]:
     """Each workspace's id, name and state, as the ready line lists them."""
     return [
@@ -122,7 +120,7 @@ def workspace_states(world: World) -> list[dict[str, str]]:
     ]
 
 
-def _state(world: World, workspace: Workspace) -> State:
+def _state(world: World, workspace: StoredWorkspace) -> State:
     if workspace.is_default:
         return "default"
     if workspace.archived_at:
@@ -130,7 +128,7 @@ def _state(world: World, workspace: Workspace) -> State:
     key = world.admin.external_keys.get(workspace.external_key_id or "")
     if key is None or not isinstance(key.provider_config, GcpConfig):
         return "fresh" if workspace.external_key_id is None else "attached"
-    crypto_key = kms_keys.get_crypto_key(
+    crypto_key = get_crypto_key(
         world,
         world.identities.administrator,
         kms_v1.GetCryptoKeyRequest(name=key.provider_config.key_name),
@@ -139,9 +137,9 @@ def _state(world: World, workspace: Workspace) -> State:
     return "attached" if enabled else "broken"
 
 
-def _workspace(world: World, name: str) -> Workspace:
+def _workspace(world: World, name: str) -> StoredWorkspace:
     word = name.title().replace("-", "")
-    workspace = Workspace(
+    workspace = StoredWorkspace(
         id=fixed_id("wrkspc", word),
         name=name,
         created_at=timestamp(world.clock.now()),
@@ -155,7 +153,7 @@ def _workspace(world: World, name: str) -> Workspace:
 def _attached_workspaces(world: World) -> None:
     administrator = world.identities.administrator
     location, _, ring_id = KEY_RING.rpartition("/keyRings/")
-    kms_key_rings.create_key_ring(
+    create_key_ring(
         world, administrator, kms_v1.CreateKeyRingRequest(parent=location, key_ring_id=ring_id)
     )
     for name in ("search-prod", "ledger-prod"):
@@ -168,7 +166,7 @@ def _attached_workspaces(world: World) -> None:
     request = kms_v1.UpdateCryptoKeyVersionRequest(
         crypto_key_version=version, update_mask=field_mask_pb2.FieldMask(paths=["state"])
     )
-    kms_versions.update_crypto_key_version(world, administrator, request)
+    update_crypto_key_version(world, administrator, request)
 
 
 def _crypto_key(world: World, name: str) -> None:
@@ -181,7 +179,7 @@ def _crypto_key(world: World, name: str) -> None:
         ),
         labels={label: value},
     )
-    kms_keys.create_crypto_key(
+    create_crypto_key(
         world,
         administrator,
         kms_v1.CreateCryptoKeyRequest(parent=KEY_RING, crypto_key_id=name, crypto_key=key),
@@ -191,12 +189,12 @@ def _crypto_key(world: World, name: str) -> None:
         resource=f"{KEY_RING}/cryptoKeys/{name}",
         policy=policy_pb2.Policy(version=3, bindings=bindings),
     )
-    kms_policies.set_iam_policy(world, administrator, request)
+    set_iam_policy(world, administrator, request)
 
 
-def _external_key(world: World, name: str) -> ExternalKey:
+def _external_key(world: World, name: str) -> StoredExternalKey:
     now = timestamp(world.clock.now())
-    key = ExternalKey(
+    key = StoredExternalKey(
         id=fixed_id("ekey", name.title().replace("-", "")),
         sequence=world.admin.next_sequence(),
         created_at=now,

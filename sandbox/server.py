@@ -1,14 +1,10 @@
-"""The one HTTP listener: its socket, its thread, its end.
+"""The sandbox as a whole: one world behind an HTTP and a gRPC port, on loopback only.
 
-Cloud KMS over gRPC, on loopback only, never sharing its port with another process.
-
-One port takes both kinds of clients, since the handshake of local credentials sends no bytes:
+The gRPC port takes both kinds of clients, since the handshake of local credentials sends no bytes:
 `grpc.local_channel_credentials(LOCAL_TCP)` composed with call credentials (the only way in which
 call credentials send their token without TLS), and plain insecure channels, which may send an
 `authorization` header of their own. Without a token the caller is who the switch
 `anonymous_caller` says.
-
-The sandbox as a whole: one world behind an HTTP and a gRPC port.
 """
 
 from __future__ import annotations
@@ -25,26 +21,31 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, NoReturn
 
 import grpc
 import uvicorn
 from starlette.applications import Starlette
-from starlette.routing import Route
 
 from sandbox import seed
-from sandbox.admin.routes import admin_routes
+from sandbox.admin import external_keys, workspaces
+from sandbox.admin.api import admin_routes
 from sandbox.control import control_routes
+from sandbox.errors import GoogleError
 from sandbox.google_apis import google_routes
 from sandbox.identities import PROJECT_ID
-from sandbox.kms.operations import METHODS, Method
-from sandbox.kms.rest import kms_routes
-from sandbox.kms.state import raw
-from sandbox.tokens import identity_routes, oauth_routes
-from sandbox.transport import refuse_unserved, serve_call
+from sandbox.kms import crypto, keys, versions
+from sandbox.kms.operations import METHODS, KmsMethod, kms_routes
+from sandbox.kms.state import raw, to_json
+from sandbox.tokens import token_routes
+from sandbox.transport import ServedCall, answer_grpc, token_in
 from sandbox.world import World
+
+# Importing these modules enters their calls into the tables that the routes are made from.
+HANDLERS = (external_keys, workspaces, crypto, keys, versions)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -86,14 +87,7 @@ def serving(app: Starlette, listener: socket.socket) -> Iterator[None]:
         listener.close()
 
 
-_THREADS: Final = 32
-
-
-def start_grpc(
-    world: World,
-    port: int = 0,
-    host: str = "127.0.0.1",
-) -> tuple[grpc.Server, int]:
+def start_grpc(world: World, port: int = 0, host: str = "127.0.0.1") -> tuple[grpc.Server, int]:
     """Start serving; gives the server and the port that it is bound to.
 
     Args:
@@ -105,49 +99,63 @@ def start_grpc(
         RuntimeError: the port is taken.
     """
     server = grpc.server(
-        ThreadPoolExecutor(_THREADS, thread_name_prefix="sandbox-grpc"),
+        ThreadPoolExecutor(32, thread_name_prefix="sandbox-grpc"),
         options=[("grpc.so_reuseport", 0)],
     )
-    server.add_generic_rpc_handlers((*_handlers(world), _Unserved(world)))
+    server.add_generic_rpc_handlers([_GrpcHandlers(world)])
     credentials = grpc.local_server_credentials(grpc.LocalConnectionType.LOCAL_TCP)
     bound = server.add_secure_port(f"{host}:{port}", credentials)
     server.start()
     return server, bound
 
 
-def _handlers(world: World) -> list[Any]:
-    return [
-        grpc.method_handlers_generic_handler(
-            service, {method.rpc: _handler(world, method) for method in methods}
-        )
-        for service, methods in groupby(METHODS, key=lambda method: method.service)
-    ]
-
-
-def _handler(world: World, method: Method) -> Any:  # noqa: ANN401
-    plus = hasattr(method.request, "deserialize")
-
-    def serve(request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401
-        return serve_call(world, method, request, context)
-
-    return grpc.unary_unary_rpc_method_handler(
-        serve,
-        request_deserializer=method.request.deserialize if plus else method.request.FromString,
-        response_serializer=lambda response: raw(response).SerializeToString(),
-    )
-
-
-class _Unserved:
-    """Logs calls that the table lacks, deletions above all, and answers UNIMPLEMENTED."""
+class _GrpcHandlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no annotations
+    """The table's calls; others, deletions above all, are logged and answer UNIMPLEMENTED."""
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._methods = {f"/{method.service}/{method.id}": method for method in METHODS}
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:  # noqa: ANN401
-        def serve(_: bytes, context: grpc.ServicerContext) -> None:
-            refuse_unserved(self._world, details.method, context)
+        path = details.method
+        method = self._methods.get(path)
+        if method is None:
+            return grpc.unary_unary_rpc_method_handler(partial(self._refuse, path))
+        # proto-plus classes have `deserialize`, plain protobuf classes `FromString`.
+        plus = hasattr(method.request, "deserialize")
+        return grpc.unary_unary_rpc_method_handler(
+            partial(self._serve, method),
+            request_deserializer=method.request.deserialize if plus else method.request.FromString,
+            response_serializer=lambda response: raw(response).SerializeToString(),
+        )
 
-        return grpc.unary_unary_rpc_method_handler(serve)
+    def _serve(self, method: KmsMethod, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401
+        world, token = self._world, token_in(context)
+        call = ServedCall(
+            service="kms",
+            name=method.id,
+            resource=attrgetter(method.field)(request),
+            caller=world.identities.name_of(token),
+            write=method.write,
+            handler=lambda: method.run(world, world.identities.resolve(token), request),
+            body=to_json(request),
+            latency=lambda: world.switches.kms_latency_seconds,
+        )
+        return answer_grpc(world, context, call)
+
+    def _refuse(self, path: str, _: bytes, context: grpc.ServicerContext) -> Any:  # noqa: ANN401
+        def refuse() -> NoReturn:
+            raise GoogleError("UNIMPLEMENTED", f"The sandbox does not serve {path}.")
+
+        call = ServedCall(
+            service="kms",
+            name=path.rsplit("/", 1)[-1],
+            resource=path,
+            caller=self._world.identities.name_of(token_in(context)),
+            write=True,
+            handler=refuse,
+        )
+        return answer_grpc(self._world, context, call)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +182,8 @@ class Sandbox:
 
 def http_app(world: World) -> Starlette:
     """Every HTTP surface; the first route that matches answers."""
-    surfaces: list[list[Route]] = [
-        control_routes(world),
-        identity_routes(world),
-        oauth_routes(world),
-        admin_routes(world),
-        google_routes(world),
-        kms_routes(world),
-    ]
-    return Starlette(routes=[route for surface in surfaces for route in surface])
+    surfaces = (control_routes, token_routes, admin_routes, google_routes, kms_routes)
+    return Starlette(routes=[route for surface in surfaces for route in surface(world)])
 
 
 @contextmanager
@@ -207,7 +208,9 @@ def running_sandbox(
         ValueError: `host` is not loopback.
         OSError: a port is taken.
     """
-    _check_loopback(host)
+    if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+        message = f"host {host}: the sandbox listens on loopback only, e.g. 127.0.0.1"
+        raise ValueError(message)
     world = world or seed.new_world(minimal=minimal)
     listener = listen(host, http_port)
     http = f"http://{host}:{listener.getsockname()[1]}"
@@ -241,12 +244,6 @@ def serve(
         sys.stdout.write(sandbox.ready_line() + "\n")
         sys.stdout.flush()
         stop.wait()
-
-
-def _check_loopback(host: str) -> None:
-    if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
-        message = f"host {host}: the sandbox listens on loopback only, e.g. 127.0.0.1"
-        raise ValueError(message)
 
 
 @contextmanager

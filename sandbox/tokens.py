@@ -1,14 +1,8 @@
-"""Google's side of tokens over HTTP: `/token`, its public keys, and a machine's metadata server.
+"""Token endpoints: Google's `/token` and keys, a machine's metadata server, Anthropic's exchange.
 
-Access and identity tokens of Google expire by the machine's time, as google-auth decides by that
-when to renew them.
-
-Workload identity: a Google identity token buys a token for the Admin API.
-
-The assertion expires by the machine's time, as all of Google's tokens here; the token that it buys
-expires by the sandbox's clock.
-
-Source: https://platform.claude.com/docs/en/manage-claude/wif-reference
+Tokens and assertions of Google expire by the machine's time, as google-auth decides by that when
+to renew them; the Admin API's token that an assertion buys expires by the sandbox's clock.
+Source of the exchange: https://platform.claude.com/docs/en/manage-claude/wif-reference
 """
 
 from __future__ import annotations
@@ -26,12 +20,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from sandbox.admin.api import parse_json
-from sandbox.admin.routes import response_headers
-from sandbox.admin.state import Credential, FederationRule
+from sandbox.admin.api import parse_json, response_headers
+from sandbox.admin.state import FederationRule, StoredCredential
 from sandbox.errors import AnthropicError
-from sandbox.identities import GOOGLE_ISSUER, JWT_BEARER, LIFETIME_SECONDS, TokenRefusedError
-from sandbox.transport import HttpCall, answer
+from sandbox.identities import GOOGLE_ISSUER, JWT_BEARER, TokenRefusedError
+from sandbox.transport import ServedCall, answer
 from sandbox.world import World
 
 METADATA_HEADER: Final = {"Metadata-Flavor": "Google"}
@@ -39,88 +32,88 @@ METADATA_ACCOUNTS: Final = "/computeMetadata/v1/instance/service-accounts"
 CLOUD_SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
 
 
-def identity_routes(world: World) -> list[Route]:
-    """What google-auth asks, by a credentials file's `token_uri` or by `GCE_METADATA_HOST`."""
+def token_routes(world: World) -> list[Route]:
+    """What google-auth asks by `token_uri` or `GCE_METADATA_HOST`, and Anthropic's endpoint."""
+
+    async def google_token(request: Request) -> Response:
+        return await _google_token(world, request)
+
+    async def google_keys(_: Request) -> Response:
+        return JSONResponse(world.identities.key.jwks())
+
+    async def ping(_: Request) -> Response:
+        return PlainTextResponse("computeMetadata/\n", headers=METADATA_HEADER)
+
+    async def metadata(request: Request) -> Response:
+        return _metadata(world, request)
+
+    async def anthropic_token(request: Request) -> Response:
+        return await _anthropic_token(world, request)
+
     return [
-        Route("/token", _google_token(world), methods=["POST"]),
-        Route("/oauth2/v3/certs", _google_keys(world), methods=["GET"]),
-        Route("/", _metadata_ping, methods=["GET"]),
-        Route(f"{METADATA_ACCOUNTS}/{{account}}/{{what:path}}", _metadata(world), methods=["GET"]),
+        Route("/token", google_token, methods=["POST"]),
+        Route("/oauth2/v3/certs", google_keys, methods=["GET"]),
+        Route("/", ping, methods=["GET"]),
+        Route(f"{METADATA_ACCOUNTS}/{{account}}/{{what:path}}", metadata, methods=["GET"]),
+        Route("/v1/oauth/token", anthropic_token, methods=["POST"]),
     ]
 
 
-def _google_token(world: World) -> Callable[[Request], Any]:
-    async def endpoint(request: Request) -> Response:
-        form = dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
-        refusals: list[TokenRefusedError] = []
+async def _google_token(world: World, request: Request) -> Response:
+    form = dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
+    refused = False
 
-        def handler() -> dict[str, Any]:
-            try:
-                return world.identities.token_endpoint(form)
-            except TokenRefusedError as error:
-                refusals.append(error)
-                return error.to_json()
+    def handler() -> dict[str, Any]:
+        nonlocal refused
+        try:
+            return world.identities.token_endpoint(form)
+        except TokenRefusedError as error:
+            refused = True
+            return error.to_json()
 
-        call = HttpCall(
-            service="oauth",
-            call="google.token",
-            resource="",
-            caller="unknown",
-            write=False,
-            handler=handler,
-            body={"grant_type": form.get("grant_type")},
-        )
-        response = await answer(world, request, call)
-        if refusals and response.status_code == 200:
-            response.status_code = 400
-        return response
-
-    return endpoint
+    body = {"grant_type": form.get("grant_type")}
+    response = await answer(world, request, _oauth_call("google.token", handler, body))
+    if refused and response.status_code == 200:
+        response.status_code = 400
+    return response
 
 
-def _google_keys(world: World) -> Callable[[Request], Any]:
-    async def endpoint(_: Request) -> Response:
-        return JSONResponse(world.identities.key.jwks())
+def _oauth_call(
+    name: str,
+    handler: Callable[[], dict[str, Any]],
+    body: dict[str, Any],
+    headers: dict[str, str] | None = None,
+) -> ServedCall:
+    return ServedCall(
+        service="oauth",
+        name=name,
+        resource="",
+        caller="unknown",
+        write=False,
+        handler=handler,
+        body=body,
+        headers=headers or {},
+    )
 
-    return endpoint
 
-
-async def _metadata_ping(_: Request) -> Response:
-    return PlainTextResponse("computeMetadata/\n", headers=METADATA_HEADER)
-
-
-def _metadata(world: World) -> Callable[[Request], Any]:
+def _metadata(world: World, request: Request) -> Response:
     """The metadata server of a machine that runs as the onboarding service account."""
-
-    async def endpoint(request: Request) -> Response:
-        if request.headers.get("metadata-flavor") != "Google":
-            return PlainTextResponse("Missing Metadata-Flavor:Google header.", status_code=403)
-        identity, audience = world.identities.onboarding, request.query_params.get("audience")
-        match request.path_params["what"]:
-            case "":
-                facts = {"aliases": ["default"], "email": identity.email, "scopes": [CLOUD_SCOPE]}
-                return JSONResponse(facts, headers=METADATA_HEADER)
-            case "token":
-                answer = {
-                    "access_token": world.identities.issue_token(identity),
-                    "expires_in": LIFETIME_SECONDS,
-                    "token_type": "Bearer",
-                }
-                return JSONResponse(answer, headers=METADATA_HEADER)
-            case "identity" if audience:
-                token = world.identities.identity_token(identity, audience)
-                return PlainTextResponse(token, headers=METADATA_HEADER)
-        return PlainTextResponse("Not Found", status_code=404, headers=METADATA_HEADER)
-
-    return endpoint
+    if request.headers.get("metadata-flavor") != "Google":
+        return PlainTextResponse("Missing Metadata-Flavor:Google header.", status_code=403)
+    identity, audience = world.identities.onboarding, request.query_params.get("audience")
+    match request.path_params["what"]:
+        case "":
+            facts = {"aliases": ["default"], "email": identity.email, "scopes": [CLOUD_SCOPE]}
+            return JSONResponse(facts, headers=METADATA_HEADER)
+        case "token":
+            return JSONResponse(world.identities.access_token(identity), headers=METADATA_HEADER)
+        case "identity" if audience:
+            token = world.identities.identity_token(identity, audience)
+            return PlainTextResponse(token, headers=METADATA_HEADER)
+    return PlainTextResponse("Not Found", status_code=404, headers=METADATA_HEADER)
 
 
 LARGEST_ASSERTION: Final = 16 * 1024
-
-
-def oauth_routes(world: World) -> list[Route]:
-    """Anthropic's token endpoint."""
-    return [Route("/v1/oauth/token", _anthropic_token(world), methods=["POST"])]
 
 
 def exchange(world: World, body: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +136,7 @@ def exchange(world: World, body: dict[str, Any]) -> dict[str, Any]:
     lifetime = max(60, min(rule.lifetime_seconds, 2 * remaining))
     token = f"sk-ant-oat01-SANDBOX-{secrets.token_urlsafe(24)}"
     expires = world.clock.now() + timedelta(seconds=lifetime)
-    world.admin.credentials[token] = Credential(
+    world.admin.credentials[token] = StoredCredential(
         kind="federated_token", id=rule.service_account_id, expires_at=expires.isoformat()
     )
     return {
@@ -188,31 +181,16 @@ def _refused() -> AnthropicError:
     return AnthropicError(401, "Authentication failed")
 
 
-def _anthropic_token(world: World) -> Callable[[Request], Any]:
-    async def endpoint(request: Request) -> Response:
-        raw = await request.body()
-
-        def handler() -> dict[str, Any]:
-            return exchange(world, parse_json(raw))
-
-        call = HttpCall(
-            service="oauth",
-            call="oauth.token",
-            resource="",
-            caller="unknown",
-            write=False,
-            handler=handler,
-            body=_without_assertion(raw),
-            headers=response_headers(world),
-        )
-        return await answer(world, request, call)
-
-    return endpoint
-
-
-def _without_assertion(raw: bytes) -> dict[str, Any]:
+async def _anthropic_token(world: World, request: Request) -> Response:
+    raw = await request.body()
     try:
-        body = parse_json(raw)
+        logged = parse_json(raw)
     except AnthropicError:
-        return {}
-    return {name: value for name, value in body.items() if name != "assertion"}
+        logged = {}
+    logged.pop("assertion", None)
+
+    def handler() -> dict[str, Any]:
+        return exchange(world, parse_json(raw))
+
+    call = _oauth_call("oauth.token", handler, logged, response_headers(world))
+    return await answer(world, request, call)

@@ -1,108 +1,134 @@
-"""One call over HTTP: log, fault script, handler, answer. Shared by every HTTP surface.
+"""One call, from a transport to its handler and back: log, fault script, handler, answer.
 
-One call over gRPC: log, fault script, handler, status with details.
+`_steps` is the order that all calls share. HTTP waits in its event loop, gRPC in the call's own
+thread, and each has its own way to send an answer, an error or a broken answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn, Protocol, TypeVar
 
 import grpc
 from google.protobuf import any_pb2, json_format
 from google.rpc import error_details_pb2, status_pb2
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from sandbox.errors import GOOGLE_HTTP, AnthropicError, GoogleError
-from sandbox.identities import bearer_of
-from sandbox.kms.operations import Method, resource_of
+from sandbox.errors import GOOGLE_HTTP, AnthropicError, GoogleError, invalid
+from sandbox.identities import Identity, bearer_of
 from sandbox.kms.state import to_json
 from sandbox.world import Entry, Fault, Service, World
 
 PROXY_PAGE = "<html><head><title>502 Bad Gateway</title></head><body>proxy</body></html>"
+# Parsing details by type name needs their descriptors, so the module must be loaded.
+_DETAILS: Final = error_details_pb2.DESCRIPTOR.name
+# Several names share a code: the first one counts, but a conflict is most often a stale etag.
+_BY_HTTP: Final = {code: status for status, code in reversed(GOOGLE_HTTP.items())} | {
+    409: "ABORTED"
+}
 
 
 @dataclass(slots=True)
-class HttpCall:
-    """What the routing has found out about a request before its handler runs."""
+class ServedCall:
+    """What the routing has found out about a call before its handler runs."""
 
     service: Service
-    call: str
+    name: str
     resource: str
     caller: str
     write: bool
-    handler: Callable[[], dict[str, Any]]
-    """Runs under the world's lock; returns the JSON body; raises GoogleError or AnthropicError."""
+    handler: Callable[[], Any]
+    """Runs under the world's lock; raises GoogleError or AnthropicError. JSON over HTTP."""
     body: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     """Response headers that the service always sends (`request-id`, …)."""
-    before: Callable[[], float] = lambda: 0.0
-    """Seconds to wait outside the lock before the handler (latency switches)."""
+    latency: Callable[[], float] = lambda: 0.0
+    """Seconds to wait outside the lock before the handler."""
+    fault: Fault | None = None
+    """What took the answer's place."""
 
 
-async def answer(world: World, request: Request, call: HttpCall) -> Response:
-    """Run one call with its log entry and its faults."""
-    http = {"method": request.method, "path": request.url.path, "query": request.url.query}
+def _begin(
+    world: World, call: ServedCall, transport: Literal["grpc", "http"], request: dict[str, Any]
+) -> Entry:
     with world.lock:
-        entry = world.log.begin(
+        return world.log.begin(
             time=world.clock.now().isoformat(),
             service=call.service,
-            call=call.call,
-            transport="http",
+            call=call.name,
+            transport=transport,
             resource=call.resource,
             caller=call.caller,
             write=call.write,
-            request=call.body | {"_http": http},
+            request=request,
         )
-        fault = world.faults.take(call.call, "before", entry.resource)
-    struck = await _strike_http(fault, entry, call, {})
-    if fault is not None and fault.kind == "late":
-        asyncio.get_running_loop().call_later(fault.seconds, _run, world, call, entry)
-    if struck is not None:
-        return struck
-    if (wait := call.before()) > 0:
-        await asyncio.sleep(wait)
-    status, body = _run(world, call, entry)
-    with world.lock:
-        fault = world.faults.take(call.call, "after", entry.resource)
-    struck = await _strike_http(fault, entry, call, body)
-    if struck is not None:
-        return struck
+
+
+def _steps(world: World, call: ServedCall, run: Callable[[], None]) -> Iterator[float]:
+    """Yield each wait, in seconds; a fault that ends the call is left in `call.fault`."""
+    moments: tuple[Literal["before", "after"], ...] = ("before", "after")
+    for when in moments:
+        with world.lock:
+            fault = world.faults.take(call.name, when, call.resource)
+        if fault is not None:
+            if fault.kind != "late":
+                yield fault.seconds
+            if fault.kind != "delay":
+                call.fault = fault
+                return
+        if when == "before":
+            yield call.latency()
+            run()
+
+
+def _google_fault(fault: Fault) -> GoogleError:
+    known = fault.status if isinstance(fault.status, str) else _BY_HTTP.get(fault.status)
+    return GoogleError(known or "UNKNOWN", fault.message, fault.details)
+
+
+async def answer(world: World, request: Request, call: ServedCall) -> Response:
+    """Run one call over HTTP with its log entry and its faults."""
+    http = {"method": request.method, "path": request.url.path, "query": request.url.query}
+    entry = _begin(world, call, "http", call.body | {"_http": http})
+    status, body = 200, {}
+
+    def run() -> None:
+        nonlocal status, body
+        with world.lock:
+            try:
+                body = call.handler()
+                entry.effect = True
+            except GoogleError as error:
+                status, body = error.http_status, error.to_json()
+            except AnthropicError as error:
+                request_id = call.headers.get("request-id", "req_unknown")
+                status, body = error.http_status, error.to_json(request_id)
+
+    for seconds in _steps(world, call, run):
+        if seconds > 0:
+            await asyncio.sleep(seconds)
+    if call.fault is not None:
+        if call.fault.kind == "late":
+            asyncio.get_running_loop().call_later(call.fault.seconds, run)
+        return _struck(call.fault, entry, call, body)
     entry.status = "OK" if status == 200 else str(status)
     entry.response = body
     return JSONResponse(body, status_code=status, headers=call.headers)
 
 
-def _run(world: World, call: HttpCall, entry: Entry) -> tuple[int, dict[str, Any]]:
-    with world.lock:
-        try:
-            body = call.handler()
-        except GoogleError as error:
-            return error.http_status, error.to_json()
-        except AnthropicError as error:
-            return error.http_status, error.to_json(call.headers.get("request-id", "req_unknown"))
-        entry.effect = True
-        return 200, body
-
-
-async def _strike_http(
-    fault: Fault | None, entry: Entry, call: HttpCall, body: dict[str, Any]
-) -> Response | None:
-    if fault is None:
-        return None
-    if fault.seconds and fault.kind != "late":
-        await asyncio.sleep(fault.seconds)
-    if fault.kind == "delay":
-        return None
+def _struck(fault: Fault, entry: Entry, call: ServedCall, body: dict[str, Any]) -> Response:
     entry.status = f"FAULT {fault.kind} {fault.status if fault.kind == 'error' else ''}".strip()
     headers = call.headers | fault.headers
+    code = fault.status if isinstance(fault.status, int) else GOOGLE_HTTP[fault.status]
     if fault.kind == "html":
-        return HTMLResponse(PROXY_PAGE, status_code=_http_code(fault), headers=headers)
+        return HTMLResponse(PROXY_PAGE, status_code=code, headers=headers)
     if fault.kind == "truncate":
         text = json.dumps(body or {"id": "truncated", "type": "truncated"})
         return Response(text[: len(text) // 2], media_type="application/json", headers=headers)
@@ -110,7 +136,15 @@ async def _strike_http(
         return StreamingResponse(
             _broken(), headers=headers | {"content-length": "4096"}, media_type="application/json"
         )
-    return JSONResponse(_error_body(fault, call), status_code=_http_code(fault), headers=headers)
+    if fault.body is not None:
+        body = fault.body
+    elif call.service in {"kms", "google"}:
+        body = _google_fault(fault).to_json()
+        body["error"]["code"] = code
+    else:
+        error = AnthropicError(code, fault.message, fault.error_code)
+        body = error.to_json(call.headers.get("request-id", "req_fault"))
+    return JSONResponse(body, status_code=code, headers=headers)
 
 
 async def _broken() -> AsyncIterator[bytes]:
@@ -118,105 +152,124 @@ async def _broken() -> AsyncIterator[bytes]:
     raise ConnectionResetError  # uvicorn drops the connection: fewer bytes than announced
 
 
-def _http_code(fault: Fault) -> int:
-    if isinstance(fault.status, int):
-        return fault.status
-    return GoogleError(fault.status, "").http_status
+class HttpMethod(Protocol):
+    """What the tables of Google's methods have in common."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+    @property
+    def verb(self) -> str: ...  # noqa: D102
+    @property
+    def path(self) -> re.Pattern[str]: ...  # noqa: D102
+    @property
+    def write(self) -> bool: ...  # noqa: D102
 
 
-def _error_body(fault: Fault, call: HttpCall) -> dict[str, Any]:
-    if fault.body is not None:
-        return fault.body
-    if call.service in {"kms", "google"}:
-        status = fault.status if isinstance(fault.status, str) else _google_status(fault.status)
-        body = GoogleError(status, fault.message, fault.details).to_json()
-        body["error"]["code"] = _http_code(fault)
-        return body
-    error = AnthropicError(_http_code(fault), fault.message, fault.error_code)
-    return error.to_json(call.headers.get("request-id", "req_fault"))
+MethodT = TypeVar("MethodT", bound=HttpMethod)
 
 
-def _google_status(code: int) -> str:
-    known = {
-        401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 409: "ABORTED",
-        429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
-    }  # fmt: skip
-    return known.get(code, "UNKNOWN")
+@dataclass(frozen=True, slots=True)
+class GoogleCall:
+    """A request over HTTP that found its method and its caller."""
+
+    world: World
+    caller: Identity
+    match: re.Match[str]
+    """Of the method's path; the first group is the resource that the log names."""
+    query: QueryParams
+    body: dict[str, Any]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The path's named parts."""
+        return self.match.groupdict()
 
 
-# Parsing details by type name needs their descriptors, so the module must be loaded.
-_DETAILS: Final = error_details_pb2.DESCRIPTOR.name
-_BY_HTTP: Final = {code: status for status, code in reversed(GOOGLE_HTTP.items())} | {
-    409: "ABORTED"
-}
-
-
-def serve_call(
+def google_endpoint(
     world: World,
-    method: Method,
-    request: Any,  # noqa: ANN401 - whatever the method takes
-    context: grpc.ServicerContext,
-) -> Any:  # noqa: ANN401
-    """Run one call and answer it, or abort it with its error."""
-    body = to_json(request)
-    resource = resource_of(body, method.field)
-    entry = _begin(world, context, method.rpc, resource=resource, write=method.write, request=body)
+    service: Service,
+    methods: Sequence[MethodT],
+    run: Callable[[MethodT, GoogleCall], dict[str, Any]],
+    latency: Callable[[], float],
+) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint of one of Google's HTTP surfaces: finds the method, the caller and the body."""
+
+    async def serve(request: Request) -> Response:
+        path, found = request.url.path, None
+        for method in methods:
+            if method.verb == request.method and (match := method.path.fullmatch(path)):
+                found = method, match
+                break
+        content, token = await request.body(), bearer_of(request.headers.get("authorization"))
+        body, problem = _object(content)
+
+        def handler() -> dict[str, Any]:
+            caller = world.identities.resolve(token)
+            if problem:
+                raise invalid(f"Invalid JSON payload received. {problem}")
+            if found is None:
+                text = f"The sandbox does not serve {request.method} {path}."
+                raise GoogleError("UNIMPLEMENTED", text)
+            method, match = found
+            return run(method, GoogleCall(world, caller, match, request.query_params, body))
+
+        call = ServedCall(
+            service=service,
+            name=found[0].id if found else "Unserved",
+            resource=found[1][1] if found and found[1].re.groups else path,
+            caller=world.identities.name_of(token),
+            write=found[0].write if found else request.method != "GET",
+            handler=handler,
+            body=body,
+            latency=latency,
+        )
+        return await answer(world, request, call)
+
+    return serve
+
+
+def _object(content: bytes) -> tuple[dict[str, Any], str]:
     try:
-        _strike_grpc(world, entry, context, "before")
-        _wait(context, world.switches.kms_latency_seconds)
+        body = json.loads(content or b"{}")
+    except ValueError as error:
+        return {}, str(error) or "Not JSON."
+    return (body, "") if isinstance(body, dict) else ({}, "Expected an object.")
+
+
+def answer_grpc(world: World, context: grpc.ServicerContext, call: ServedCall) -> Any:  # noqa: ANN401
+    """Run one call over gRPC and answer with its message, or abort it with its error."""
+    entry = _begin(world, call, "grpc", call.body)
+    response: Any = None
+
+    def run() -> None:
+        nonlocal response
         with world.lock:
-            response = method.run(world, world.identities.resolve(_bearer(context)), request)
+            response = call.handler()
             entry.effect = True
             entry.response = to_json(response)
-        _strike_grpc(world, entry, context, "after")
+
+    try:
+        for seconds in _steps(world, call, run):
+            _wait(context, seconds)
+        if call.fault is not None:
+            raise _grpc_fault(call.fault)
     except GoogleError as error:
         _abort(context, entry, error)
     entry.status = "OK"
     return response
 
 
-def refuse_unserved(world: World, path: str, context: grpc.ServicerContext) -> NoReturn:
-    """Log a call that the sandbox does not serve, and abort it with UNIMPLEMENTED."""
-    call = path.rsplit("/", 1)[-1]
-    entry = _begin(world, context, call, resource=path, write=True)
-    _abort(context, entry, GoogleError("UNIMPLEMENTED", f"The sandbox does not serve {path}."))
+def token_in(context: grpc.ServicerContext) -> str | None:
+    """The bearer token that the call's metadata carries."""
+    headers = {item.key: item.value for item in context.invocation_metadata()}
+    return bearer_of(headers.get("authorization"))
 
 
-def _begin(
-    world: World,
-    context: grpc.ServicerContext,
-    call: str,
-    **facts: Any,  # noqa: ANN401 - the entry's own types
-) -> Entry:
-    with world.lock:
-        return world.log.begin(
-            time=world.clock.now().isoformat(),
-            service="kms",
-            call=call,
-            transport="grpc",
-            caller=world.identities.name_of(_bearer(context)),
-            **facts,
-        )
-
-
-def _strike_grpc(
-    world: World, entry: Entry, context: grpc.ServicerContext, when: Literal["before", "after"]
-) -> None:
-    with world.lock:
-        fault = world.faults.take(entry.call, when, entry.resource)
-    if fault is None:
-        return
-    _wait(context, fault.seconds)
-    if fault.kind != "delay":
-        raise _error_of(fault)
-
-
-def _error_of(fault: Fault) -> GoogleError:
+def _grpc_fault(fault: Fault) -> GoogleError:
     if fault.kind == "error":
-        status = fault.status if isinstance(fault.status, str) else _BY_HTTP.get(fault.status)
-        return GoogleError(status or "UNKNOWN", fault.message, fault.details)
-    broken = {"reset": "UNAVAILABLE", "truncate": "INTERNAL", "html": "UNKNOWN"}
-    return GoogleError(broken[fault.kind], f"injected fault: {fault.kind}")
+        return _google_fault(fault)
+    broken = {"truncate": "INTERNAL", "html": "UNKNOWN"}
+    return GoogleError(broken.get(fault.kind, "UNAVAILABLE"), f"injected fault: {fault.kind}")
 
 
 def _wait(context: grpc.ServicerContext, seconds: float) -> None:
@@ -226,11 +279,6 @@ def _wait(context: grpc.ServicerContext, seconds: float) -> None:
     over = threading.Event()
     if context.add_callback(over.set):
         over.wait(seconds)
-
-
-def _bearer(context: grpc.ServicerContext) -> str | None:
-    headers = {item.key: item.value for item in context.invocation_metadata()}
-    return bearer_of(headers.get("authorization"))
 
 
 def _abort(context: grpc.ServicerContext, entry: Entry, error: GoogleError) -> NoReturn:

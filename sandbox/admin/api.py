@@ -1,16 +1,9 @@
-"""One call of the Admin API on its way to a handler.
-
-Who calls the Admin API, and whether they may.
-
-Source: https://platform.claude.com/docs/en/manage-claude/admin-api-keys (both headers work with an
-Admin key; an ordinary key does not) and https://platform.claude.com/docs/en/api/versioning
-
-What a caller may send: bodies and query parameters, and the 400 that says what is wrong.
-
-The Admin API's two ways of paging.
+"""The Admin API's calls: their table, who may make them, what they may carry, how lists are paged.
 
 External keys page by an opaque `page` cursor, workspaces by the ids around a page.
-Source: https://platform.claude.com/docs/en/api/admin
+Sources: https://platform.claude.com/docs/en/api/admin,
+https://platform.claude.com/docs/en/manage-claude/admin-api-keys (both headers work with an Admin
+key; an ordinary key does not) and https://platform.claude.com/docs/en/api/versioning
 """
 
 from __future__ import annotations
@@ -18,13 +11,16 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import Headers, QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from sandbox.admin.state import (
     AdminState,
@@ -32,9 +28,11 @@ from sandbox.admin.state import (
     Geo,
     InferenceGeo,
     ProviderConfig,
+    new_id,
     timestamp,
 )
 from sandbox.errors import AnthropicError
+from sandbox.transport import ServedCall, answer
 from sandbox.world import World
 
 
@@ -44,10 +42,10 @@ class AdminCall:
 
     world: World
     query: QueryParams
-    body: dict[str, Any] = field(default_factory=dict)
-    target: str = ""
+    body: dict[str, Any]
+    target: str
     """The identifier in the path."""
-    seen_version: str | None = None
+    seen_version: str | None
     """`updated_at` of the external key to attach, taken before the call began to wait."""
 
     @property
@@ -61,6 +59,115 @@ class AdminCall:
 
 
 AdminHandler = Callable[[AdminCall], dict[str, Any]]
+
+BASE: Final = "/v1/organizations"
+LONGEST_WAIT_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One documented call."""
+
+    name: str
+    method: str
+    path: str
+    handler: AdminHandler
+    write: bool
+    validates: bool
+    """Whether it may wait for the key management service."""
+
+
+OPERATIONS: Final[list[Operation]] = []
+
+
+def operation(
+    name: str, http: str, *, write: bool = False, validates: bool = False
+) -> Callable[[AdminHandler], AdminHandler]:
+    """Enter a handler under the name that the documentation gives the call."""
+
+    def enter(handler: AdminHandler) -> AdminHandler:
+        method, path = http.split()
+        OPERATIONS.append(Operation(name, method, BASE + path, handler, write, validates))
+        return handler
+
+    return enter
+
+
+@operation("organization.me", "GET /me")
+def me(call: AdminCall) -> dict[str, Any]:
+    """The organization of the credential."""
+    organization = call.state.organization
+    return {"id": organization.id, "type": "organization", "name": organization.name}
+
+
+def _unknown(_: AdminCall) -> dict[str, Any]:
+    raise AnthropicError(404, "Not found.")
+
+
+def admin_routes(world: World) -> list[Route]:
+    """All routes; what is under `/v1/organizations` and unknown answers 404 in the API's form."""
+    routes = [Route(one.path, _endpoint(world, one), methods=[one.method]) for one in OPERATIONS]
+    unknown = Operation("unknown", "", f"{BASE}/{{target:path}}", _unknown, False, False)
+    methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    return [*routes, Route(unknown.path, _endpoint(world, unknown), methods=methods)]
+
+
+def _endpoint(world: World, served: Operation) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        call = _served_call(world, served, request, await request.body())
+        return await answer(world, request, call)
+
+    return endpoint
+
+
+def _served_call(world: World, served: Operation, request: Request, raw: bytes) -> ServedCall:
+    try:
+        body, refusal = parse_json(raw), None
+    except AnthropicError as error:
+        body, refusal = {}, error
+    target = str(request.path_params.get("target", ""))
+    seen: str | None = None
+
+    def latency() -> float:
+        # The key's version is noted before the wait: an edit during the wait is a conflict.
+        nonlocal seen
+        key = world.admin.external_keys.get(str(body.get("external_key_id")))
+        seen = key.updated_at if key else None
+        attaches = "external_key_id" in body or served.name == "external_keys.validate"
+        if not (served.validates and attaches):
+            return 0.0
+        return min(world.switches.validate_seconds, LONGEST_WAIT_SECONDS)
+
+    def handler() -> dict[str, Any]:
+        authenticate(world, request.headers)
+        if refusal is not None:
+            raise refusal
+        return served.handler(AdminCall(world, request.query_params, body, target, seen))
+
+    return ServedCall(
+        service="admin",
+        name=served.name,
+        resource=target or _named(body),
+        caller=caller_name(world, request.headers),
+        write=served.write,
+        handler=handler,
+        body=body,
+        headers=response_headers(world),
+        latency=latency,
+    )
+
+
+def response_headers(world: World) -> dict[str, str]:
+    """What every answer carries."""
+    organization_id = world.admin.organization.id
+    return {"request-id": new_id("req"), "anthropic-organization-id": organization_id}
+
+
+def _named(body: dict[str, Any]) -> str:
+    config = body.get("provider_config")
+    key_name = config.get("key_name") if isinstance(config, dict) else None
+    return str(key_name or body.get("name") or "")
+
 
 API_VERSIONS: Final = ("2023-06-01", "2026-10-21")
 
@@ -107,13 +214,13 @@ def _secret(headers: Headers) -> str | None:
 Body = TypeVar("Body", bound=BaseModel)
 
 
-def _free(tag: str) -> str:
+def _unreserved(tag: str) -> str:
     if tag.startswith("anthropic"):
         raise ValueError("tags that start with anthropic are reserved")
     return tag
 
 
-TagName = Annotated[str, AfterValidator(_free)]
+TagName = Annotated[str, AfterValidator(_unreserved)]
 
 
 class _Body(BaseModel):
@@ -190,7 +297,9 @@ def parse_body(model: type[Body], body: dict[str, Any]) -> Body:
     except ValidationError as error:
         first = error.errors()[0]
         where = [str(part) for part in first["loc"] if part not in {"gcp", "aws", "azure"}]
-        raise AnthropicError(400, f"{'.'.join(where)}: {_lower(first['msg'])}") from error
+        raise AnthropicError(
+            400, f"{'.'.join(where)}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        ) from error
 
 
 def integer(query: QueryParams, name: str, default: int, largest: int) -> int:
@@ -217,10 +326,6 @@ def flag(query: QueryParams, name: str) -> bool:
     return text == "true"
 
 
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
 Item = TypeVar("Item")
 
 
@@ -233,7 +338,7 @@ def read_cursor(text: str) -> int:
     """The place that `cursor` wrote.
 
     Raises:
-        AnthropicError: 400, no cursor of ours.
+        AnthropicError: 400, not a cursor that this API made.
     """
     try:
         plain = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

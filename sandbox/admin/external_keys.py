@@ -1,40 +1,37 @@
-"""Anthropic's check of a key: what it reads, what it refuses, and a true round trip.
+"""External keys: create, list, retrieve, update, delete, and Anthropic's validation of a key.
 
-Everything happens as Anthropic's service account, so a missing grant shows as it would there. The
-texts of failures are invented: no list of them is published.
-
-Source: https://platform.claude.com/docs/en/manage-claude/cmek-google-cloud-kms
-
-External keys: create, list, retrieve, update, delete, validate.
-
-Source: https://platform.claude.com/docs/en/api/admin
+A validation acts as Anthropic's service account, reads the key and makes a real round trip, so a
+missing grant shows as it would there. The texts of its failures are invented: no list of them is
+published.
+Sources: https://platform.claude.com/docs/en/api/admin,
+https://platform.claude.com/docs/en/manage-claude/cmek-google-cloud-kms
 """
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from typing import Any, Final
 
 from google.cloud import kms_v1
 
 from cmek.names import BadNameError, KeyName, is_us_single_region, organization_label
 from sandbox.admin.api import (
+    LONGEST_WAIT_SECONDS,
     AdminCall,
     CreateExternalKey,
     UpdateExternalKey,
     cursor,
     integer,
+    operation,
     parse_body,
     read_cursor,
 )
-from sandbox.admin.state import ExternalKey, GcpConfig, new_id
+from sandbox.admin.state import GcpConfig, StoredExternalKey, new_id
 from sandbox.errors import AnthropicError, GoogleError
-from sandbox.kms import crypto as kms_crypto
-from sandbox.kms import keys as kms_keys
+from sandbox.kms.crypto import decrypt, encrypt
+from sandbox.kms.keys import get_crypto_key
 from sandbox.world import World
 
-LONGEST_WAIT_SECONDS: Final = 30.0
 TIMED_OUT: Final = "Timed out waiting for the key management service."
 _TEXTS: Final = {
     "PERMISSION_DENIED": "Permission denied on the Cloud KMS key.",
@@ -43,72 +40,58 @@ _TEXTS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a key did not pass."""
-
-    text: str
-    timed_out: bool = False
-
-
-def waiting_seconds(world: World) -> float:
-    """How long a validation keeps its caller waiting; the server gives up after 30 s."""
-    return min(world.switches.validate_seconds, LONGEST_WAIT_SECONDS)
-
-
-def validate_key(world: World, key: ExternalKey) -> Failure | None:
-    """The failure, or None for a key that works."""
+def validate_key(world: World, key: StoredExternalKey) -> str | None:
+    """Why the key does not work, or None."""
     switches = world.switches
     if switches.validation_times_out or switches.validate_seconds > LONGEST_WAIT_SECONDS:
-        return Failure(TIMED_OUT, timed_out=True)
+        return TIMED_OUT
     if not isinstance(key.provider_config, GcpConfig):
-        return Failure(f"The sandbox has no key management service of {key.provider_config.type}.")
+        return f"The sandbox has no key management service of {key.provider_config.type}."
     try:
         return _check(world, key.provider_config.key_name)
     except GoogleError as error:
-        return Failure(_TEXTS.get(error.status, f"Cloud KMS answered {error.status}."))
+        return _TEXTS.get(error.status, f"Cloud KMS answered {error.status}.")
 
 
-def _check(world: World, key_name: str) -> Failure | None:
+def _check(world: World, key_name: str) -> str | None:
     try:
         name = KeyName.parse(key_name)
     except BadNameError:
-        return Failure("The key name is not the resource name of a Cloud KMS key.")
+        return "The key name is not the resource name of a Cloud KMS key."
     if not is_us_single_region(name.location):
-        return Failure("The key must be in a single US region.")
+        return "The key must be in a single US region."
     anthropic = world.identities.anthropic
-    key = kms_keys.get_crypto_key(world, anthropic, kms_v1.GetCryptoKeyRequest(name=key_name))
+    key = get_crypto_key(world, anthropic, kms_v1.GetCryptoKeyRequest(name=key_name))
     return _metadata_failure(world, key) or _round_trip(world, key_name)
 
 
-def _metadata_failure(world: World, key: kms_v1.CryptoKey) -> Failure | None:
+def _metadata_failure(world: World, key: kms_v1.CryptoKey) -> str | None:
     algorithms = kms_v1.CryptoKeyVersion.CryptoKeyVersionAlgorithm
     if key.purpose != kms_v1.CryptoKey.CryptoKeyPurpose.ENCRYPT_DECRYPT or (
         key.version_template.algorithm != algorithms.GOOGLE_SYMMETRIC_ENCRYPTION
     ):
-        return Failure("The key must be for symmetric encryption and decryption.")
+        return "The key must be for symmetric encryption and decryption."
     label, value = organization_label(world.admin.organization.id)
     if key.labels.get(label) != value:
-        return Failure("The key does not carry this organization's label.")
+        return "The key does not carry this organization's label."
     return None
 
 
-def _round_trip(world: World, key_name: str) -> Failure | None:
+def _round_trip(world: World, key_name: str) -> str | None:
     anthropic, plaintext = world.identities.anthropic, secrets.token_bytes(32)
-    sealed = kms_crypto.encrypt(
-        world, anthropic, kms_v1.EncryptRequest(name=key_name, plaintext=plaintext)
-    )
-    opened = kms_crypto.decrypt(
+    sealed = encrypt(world, anthropic, kms_v1.EncryptRequest(name=key_name, plaintext=plaintext))
+    opened = decrypt(
         world, anthropic, kms_v1.DecryptRequest(name=key_name, ciphertext=sealed.ciphertext)
     )
     if opened.plaintext != plaintext:
-        return Failure("The key does not decrypt what it encrypted.")
+        return "The key does not decrypt what it encrypted."
     return None
 
 
 DISABLED = "Customer-managed encryption keys are not enabled for this organization."
 
 
+@operation("external_keys.create", "POST /external_keys", write=True)
 def create(call: AdminCall) -> dict[str, Any]:
     """Register a key; the key itself is not touched."""
     switches = call.world.switches
@@ -119,7 +102,7 @@ def create(call: AdminCall) -> dict[str, Any]:
         _check_key_name(call, body.provider_config.key_name)
     call.state.check_user_profile(body.user_profile_id)
     now = call.now()
-    key = ExternalKey(
+    key = StoredExternalKey(
         id=new_id("ekey"),
         sequence=call.state.next_sequence(),
         created_at=now,
@@ -133,6 +116,7 @@ def create(call: AdminCall) -> dict[str, Any]:
     return _rendered(call, key)
 
 
+@operation("external_keys.list", "GET /external_keys")
 def list_(call: AdminCall) -> dict[str, Any]:
     """One page, newest first."""
     limit = integer(call.query, "limit", 20, 100)
@@ -147,11 +131,13 @@ def list_(call: AdminCall) -> dict[str, Any]:
     }
 
 
+@operation("external_keys.retrieve", "GET /external_keys/{target}")
 def retrieve(call: AdminCall) -> dict[str, Any]:
     """One key."""
     return _rendered(call, call.state.external_key(call.target))
 
 
+@operation("external_keys.update", "POST /external_keys/{target}", write=True)
 def update(call: AdminCall) -> dict[str, Any]:
     """Change what may change: always the display name, the rest only while nothing uses the key."""
     key = call.state.external_key(call.target)
@@ -167,6 +153,7 @@ def update(call: AdminCall) -> dict[str, Any]:
     return _rendered(call, key)
 
 
+@operation("external_keys.delete", "DELETE /external_keys/{target}", write=True)
 def delete(call: AdminCall) -> dict[str, Any]:
     """Forget a key that no workspace uses."""
     key = call.state.external_key(call.target)
@@ -178,6 +165,7 @@ def delete(call: AdminCall) -> dict[str, Any]:
     return {"id": key.id, "type": "external_key_deleted"}
 
 
+@operation("external_keys.validate", "POST /external_keys/{target}/validate", validates=True)
 def validate(call: AdminCall) -> dict[str, Any]:
     """Encrypt and decrypt once; a failure is a result, not an error."""
     key = call.state.external_key(call.target)
@@ -185,11 +173,11 @@ def validate(call: AdminCall) -> dict[str, Any]:
     return {
         "type": "external_key_validation",
         "status": "failure" if failure else "success",
-        "error": failure.text if failure else None,
+        "error": failure,
     }
 
 
-def _rendered(call: AdminCall, key: ExternalKey) -> dict[str, Any]:
+def _rendered(call: AdminCall, key: StoredExternalKey) -> dict[str, Any]:
     return key.render(attached=call.state.is_attached(key.id))
 
 
@@ -206,7 +194,7 @@ def _check_key_name(call: AdminCall, key_name: str) -> None:
         raise AnthropicError(409, "An external key with this key name already exists.")
 
 
-def _check_reconfigurable(call: AdminCall, key: ExternalKey, body: UpdateExternalKey) -> None:
+def _check_reconfigurable(call: AdminCall, key: StoredExternalKey, body: UpdateExternalKey) -> None:
     _check_policy(call, key)
     if "geo" in body.model_fields_set and body.geo is None:
         raise AnthropicError(400, "geo: input should be 'us'")
@@ -224,7 +212,7 @@ def _check_reconfigurable(call: AdminCall, key: ExternalKey, body: UpdateExterna
         )
 
 
-def _check_policy(call: AdminCall, key: ExternalKey) -> None:
+def _check_policy(call: AdminCall, key: StoredExternalKey) -> None:
     if key.id in (call.world.switches.workspace_policy_keys or ()):
         raise AnthropicError(
             400,

@@ -1,8 +1,6 @@
 """What the Admin API stores: organization, external keys, workspaces, credentials.
 
-The organization's data and the look-ups on it.
-
-Identifiers and times in the form that the Admin API gives them.
+Identifiers and times have the form in which the Admin API gives them.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ Geo = Literal["us"]
 InferenceGeo = Literal["global", "us"]
 
 
-class Organization(BaseModel):
+class StoredOrganization(BaseModel):
     """The organization; `id` is the bare UUID of `GET /v1/organizations/me`."""
 
     id: str
@@ -70,7 +68,7 @@ class AzureConfig(_Config):
 ProviderConfig = Annotated[GcpConfig | AwsConfig | AzureConfig, Field(discriminator="type")]
 
 
-class ExternalKey(BaseModel):
+class StoredExternalKey(BaseModel):
     """Anthropic's record of a key; `sequence` orders keys by creation."""
 
     id: str
@@ -105,7 +103,7 @@ class DataResidency(_Config):
     default_inference_geo: InferenceGeo = "global"
 
 
-class Workspace(BaseModel):
+class StoredWorkspace(BaseModel):
     """A workspace; `is_default` is the sandbox's own and not in the API's object."""
 
     id: str
@@ -125,7 +123,7 @@ class Workspace(BaseModel):
         return {"type": "workspace"} | self.model_dump(exclude={"is_default"})
 
 
-class Credential(BaseModel):
+class StoredCredential(BaseModel):
     """Something a caller can present: an Admin key, an ordinary key or a federated token."""
 
     kind: Literal["admin_key", "workspace_key", "federated_token"]
@@ -147,15 +145,15 @@ class FederationRule(BaseModel):
 class AdminState(BaseModel):
     """One organization. Dictionaries keep creation order."""
 
-    organization: Organization
-    credentials: dict[str, Credential] = Field(default_factory=dict)
+    organization: StoredOrganization
+    credentials: dict[str, StoredCredential] = Field(default_factory=dict)
     federation_rules: list[FederationRule] = Field(default_factory=list)
     user_profiles: list[str] = Field(default_factory=list)
-    external_keys: dict[str, ExternalKey] = Field(default_factory=dict)
-    workspaces: dict[str, Workspace] = Field(default_factory=dict)
+    external_keys: dict[str, StoredExternalKey] = Field(default_factory=dict)
+    workspaces: dict[str, StoredWorkspace] = Field(default_factory=dict)
     last_sequence: int = 0
 
-    def external_key(self, external_key_id: str) -> ExternalKey:
+    def external_key(self, external_key_id: str) -> StoredExternalKey:
         """The external key.
 
         Raises:
@@ -166,7 +164,7 @@ class AdminState(BaseModel):
             raise AnthropicError(404, "External key not found.")
         return key
 
-    def workspace(self, workspace_id: str) -> Workspace:
+    def workspace(self, workspace_id: str) -> StoredWorkspace:
         """The workspace, the default one included.
 
         Raises:

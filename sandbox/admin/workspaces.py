@@ -1,11 +1,9 @@
-"""May this external key go onto this workspace? The rules of the one step that is never undone.
+"""Workspaces: list, retrieve, create, update, archive, and the rules of attaching a key.
 
-Source: https://platform.claude.com/docs/en/manage-claude/cmek-admin-api; error codes from the types
-of the official Python SDK (`types/organization/*_error.py`).
-
-Workspaces: list, retrieve, create, update, archive.
-
-Source: https://platform.claude.com/docs/en/manage-claude/workspaces
+A workspace's key is written once and never changed.
+Sources: https://platform.claude.com/docs/en/manage-claude/workspaces,
+https://platform.claude.com/docs/en/manage-claude/cmek-admin-api; error codes from the types of the
+official Python SDK (`types/organization/*_error.py`).
 """
 
 from __future__ import annotations
@@ -20,25 +18,29 @@ from sandbox.admin.api import (
     around,
     flag,
     integer,
+    operation,
     page_of_ids,
     parse_body,
 )
-from sandbox.admin.external_keys import DISABLED, validate_key
-from sandbox.admin.state import DataResidency, Workspace, new_id
+from sandbox.admin.external_keys import DISABLED, TIMED_OUT, validate_key
+from sandbox.admin.state import DataResidency, StoredWorkspace, new_id
 from sandbox.errors import AnthropicError
 
 
 def check_attachable(
-    call: AdminCall, workspace: Workspace, external_key_id: str, current: str | None = None
+    call: AdminCall, workspace: StoredWorkspace, external_key_id: str, current: str | None = None
 ) -> None:
     """Pass when the key may be written.
 
     Raises:
         AnthropicError: every documented refusal, with its code.
     """
-    if _already_settled(call, external_key_id, current):
-        return
     switches = call.world.switches
+    if current is not None:
+        if current == external_key_id and switches.same_key_again == "ok":
+            return
+        text = "external_key_id cannot be changed once set."
+        raise AnthropicError(switches.replace_key_status, text)
     if not switches.cmek_enabled:
         raise AnthropicError(switches.attach_cmek_disabled_status, DISABLED)
     key = call.state.external_key(external_key_id)
@@ -62,32 +64,17 @@ def check_attachable(
         _check_validation(call, external_key_id)
 
 
-def _already_settled(call: AdminCall, external_key_id: str, current: str | None) -> bool:
-    switches = call.world.switches
-    if current is None:
-        return False
-    if current == external_key_id and switches.same_key_again == "ok":
-        return True
-    raise AnthropicError(switches.replace_key_status, "external_key_id cannot be changed once set.")
-
-
 def _check_validation(call: AdminCall, external_key_id: str) -> None:
     failure = validate_key(call.world, call.state.external_key(external_key_id))
-    if failure is None:
-        return
-    if failure.timed_out:
-        raise AnthropicError(
-            400,
-            "Validation of the external key did not finish in time.",
-            "external_key_validation_timed_out",
-        )
-    raise AnthropicError(
-        400,
-        f"The external key failed validation: {failure.text}",
-        "external_key_validation_failed",
-    )
+    if failure == TIMED_OUT:
+        text = "Validation of the external key did not finish in time."
+        raise AnthropicError(400, text, "external_key_validation_timed_out")
+    if failure is not None:
+        text = f"The external key failed validation: {failure}"
+        raise AnthropicError(400, text, "external_key_validation_failed")
 
 
+@operation("workspaces.list", "GET /workspaces")
 def list_(call: AdminCall) -> dict[str, Any]:
     """One page; archived ones and the default one only when asked for."""
     limit = integer(call.query, "limit", 20, 1000)
@@ -97,7 +84,7 @@ def list_(call: AdminCall) -> dict[str, Any]:
     archived = flag(call.query, "include_archived")
     default = flag(call.query, "include_default") or call.world.switches.default_workspace_listed
 
-    def visible(one: Workspace) -> bool:
+    def visible(one: StoredWorkspace) -> bool:
         listed = (archived or not one.archived_at) and (default or not one.is_default)
         return listed and (not ids or one.id in ids)
 
@@ -110,17 +97,19 @@ def list_(call: AdminCall) -> dict[str, Any]:
     return page_of_ids([one.render() for one in shown], has_more=has_more)
 
 
+@operation("workspaces.retrieve", "GET /workspaces/{target}")
 def retrieve(call: AdminCall) -> dict[str, Any]:
     """One workspace, the default one included."""
     return call.state.workspace(call.target).render()
 
 
+@operation("workspaces.create", "POST /workspaces", write=True, validates=True)
 def create(call: AdminCall) -> dict[str, Any]:
     """A new workspace, with a key when one is named."""
     body = parse_body(CreateWorkspace, call.body)
     _check_room(call, body.name)
     call.state.check_user_profile(body.user_profile_id)
-    workspace = Workspace(
+    workspace = StoredWorkspace(
         id=new_id("wrkspc"),
         name=body.name,
         created_at=call.now(),
@@ -136,6 +125,7 @@ def create(call: AdminCall) -> dict[str, Any]:
     return workspace.render()
 
 
+@operation("workspaces.update", "POST /workspaces/{target}", write=True, validates=True)
 def update(call: AdminCall) -> dict[str, Any]:
     """Change what was sent, all of it or nothing."""
     workspace = call.state.workspace(call.target)
@@ -143,7 +133,9 @@ def update(call: AdminCall) -> dict[str, Any]:
     sent = body.model_fields_set
     _check_update(call, workspace, sent)
     if "user_profile_id" in sent:
-        _check_profile(call, workspace, body.user_profile_id)
+        call.state.check_user_profile(body.user_profile_id)
+        if workspace.user_profile_id not in {None, body.user_profile_id}:
+            raise AnthropicError(400, "user_profile_id cannot be changed once set.")
     draft = _changed(workspace.model_copy(deep=True), body)
     if "external_key_id" in sent:
         check_attachable(call, draft, body.external_key_id, current=workspace.external_key_id)
@@ -152,6 +144,7 @@ def update(call: AdminCall) -> dict[str, Any]:
     return draft.render()
 
 
+@operation("workspaces.archive", "POST /workspaces/{target}/archive", write=True)
 def archive(call: AdminCall) -> dict[str, Any]:
     """Archive for good; the second time changes nothing."""
     workspace = call.state.workspace(call.target)
@@ -175,7 +168,7 @@ def _check_room(call: AdminCall, name: str) -> None:
         raise AnthropicError(400, "The organization has reached its limit of workspaces.")
 
 
-def _check_update(call: AdminCall, workspace: Workspace, sent: set[str]) -> None:
+def _check_update(call: AdminCall, workspace: StoredWorkspace, sent: set[str]) -> None:
     if workspace.is_default and "name" in sent:
         raise AnthropicError(400, "The default workspace cannot be renamed.")
     attach_only = sent == {"external_key_id"} and call.world.switches.attach_archived == "allowed"
@@ -183,13 +176,7 @@ def _check_update(call: AdminCall, workspace: Workspace, sent: set[str]) -> None
         raise AnthropicError(400, "An archived workspace cannot be updated.")
 
 
-def _check_profile(call: AdminCall, workspace: Workspace, user_profile_id: str | None) -> None:
-    call.state.check_user_profile(user_profile_id)
-    if workspace.user_profile_id not in {None, user_profile_id}:
-        raise AnthropicError(400, "user_profile_id cannot be changed once set.")
-
-
-def _changed(draft: Workspace, body: UpdateWorkspace) -> Workspace:
+def _changed(draft: StoredWorkspace, body: UpdateWorkspace) -> StoredWorkspace:
     sent = body.model_fields_set
     if "name" in sent:
         draft.name = body.name

@@ -17,9 +17,10 @@ from google.cloud import kms_v1
 from sandbox.errors import GoogleError, error_info, invalid, version_not_enabled
 from sandbox.iam import authorize
 from sandbox.identities import Identity
-from sandbox.kms.rules import Level, Purpose
+from sandbox.kms.keys import Purpose
+from sandbox.kms.operations import permitted, served
 from sandbox.kms.state import canonical, key_of, kind_of
-from sandbox.kms.versions import State, find_key, find_version
+from sandbox.kms.versions import Level, State, find_key, find_version
 from sandbox.world import World
 
 _NONCE: Final = 12
@@ -27,6 +28,7 @@ _LARGEST: Final = {Level.SOFTWARE: 64 * 1024, Level.HSM: 8 * 1024}
 _REASON: Final = kms_v1.AccessReason(kms_v1.AccessReason.CUSTOMER_INITIATED_ACCESS)
 
 
+@served("POST /v1/{name=CryptoKey|CryptoKeyVersion}:encrypt", reads=True)
 def encrypt(
     world: World, caller: Identity, request: kms_v1.EncryptRequest
 ) -> kms_v1.EncryptResponse:
@@ -57,13 +59,11 @@ def encrypt(
     )
 
 
-def decrypt(
-    world: World, caller: Identity, request: kms_v1.DecryptRequest
-) -> kms_v1.DecryptResponse:
+@permitted(
+    "cloudkms.cryptoKeyVersions.useToDecrypt", "POST /v1/{name=CryptoKey}:decrypt", reads=True
+)
+def decrypt(world: World, name: str, request: kms_v1.DecryptRequest) -> kms_v1.DecryptResponse:
     """Open with whichever of the key's versions sealed it."""
-    permission = "cloudkms.cryptoKeyVersions.useToDecrypt"
-    name = canonical(world, request.name, "CryptoKey", permission)
-    authorize(world, caller, permission, name)
     key = _usable_key(world, name)
     _check_crc("ciphertext", request.ciphertext, request.ciphertext_crc32c)
     aad = request.additional_authenticated_data

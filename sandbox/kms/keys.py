@@ -1,23 +1,48 @@
-"""Locations and key rings: what holds the keys. Guide step 1.
+"""Locations, key rings and crypto keys: create, read, list, update, choose the primary version.
 
-Crypto keys: create, read, list, update, choose the primary version. Guide steps 2 and 4.
+What Cloud KMS accepts in a key and the defaults that it fills in come from the comments on
+`CryptoKey` in google-cloud-kms and https://docs.cloud.google.com/kms/docs/destroy-restore
+(destruction after 24 hours to 120 days, 30 days by default).
 """
 
 from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from typing import Final
 
 from google.cloud import kms_v1
 from google.cloud.location import locations_pb2
 
 from sandbox.errors import already_exists, invalid, not_found
-from sandbox.iam import authorize, check_service
+from sandbox.iam import check_service
 from sandbox.identities import Identity
 from sandbox.kms.lists import paginate
-from sandbox.kms.rules import Purpose, check_labels, new_key, set_rotation
+from sandbox.kms.operations import permitted, served
 from sandbox.kms.state import LOCATIONS, canonical, check_id, location_of, project_of
-from sandbox.kms.versions import State, find_key, new_version, settle, with_primary
+from sandbox.kms.versions import (
+    Level,
+    State,
+    check_place,
+    find_key,
+    new_version,
+    settle,
+    with_primary,
+)
 from sandbox.world import World
 
+Purpose = kms_v1.CryptoKey.CryptoKeyPurpose
+Algorithm = kms_v1.CryptoKeyVersion.CryptoKeyVersionAlgorithm
 
+DEFAULT_DESTROY_DELAY: Final = timedelta(days=30)
+_DESTROY_DELAY: Final = (timedelta(hours=24), timedelta(days=120))
+_ROTATION: Final = (timedelta(hours=24), timedelta(hours=876_000))
+_LABEL_KEY: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_LABEL_VALUE: Final = re.compile(r"[a-z0-9_-]{0,63}")
+_MOST_LABELS: Final = 64
+
+
+@served("GET /v1/{name=Project}/locations")
 def list_locations(
     world: World, caller: Identity, request: locations_pb2.ListLocationsRequest
 ) -> locations_pb2.ListLocationsResponse:
@@ -34,6 +59,7 @@ def list_locations(
     )
 
 
+@served("GET /v1/{name=Location}")
 def get_location(
     world: World, caller: Identity, request: locations_pb2.GetLocationRequest
 ) -> locations_pb2.Location:
@@ -54,13 +80,11 @@ def _location(world: World, name: str) -> locations_pb2.Location:
     return location
 
 
+@permitted("cloudkms.keyRings.create", "POST /v1/{parent=Location}/keyRings", body="key_ring")
 def create_key_ring(
-    world: World, caller: Identity, request: kms_v1.CreateKeyRingRequest
+    world: World, location: str, request: kms_v1.CreateKeyRingRequest
 ) -> kms_v1.KeyRing:
     """Make a key ring; its name stays taken for ever."""
-    permission = "cloudkms.keyRings.create"
-    location = canonical(world, request.parent, "Location", permission)
-    authorize(world, caller, permission, location)
     name = f"{location}/keyRings/{check_id(request.key_ring_id, 'key_ring_id')}"
     world.kms.constraints.check_location(
         location_of(location), "key ring", project_of(world, location).number
@@ -72,31 +96,23 @@ def create_key_ring(
     return ring
 
 
-def get_key_ring(
-    world: World, caller: Identity, request: kms_v1.GetKeyRingRequest
-) -> kms_v1.KeyRing:
+@permitted("cloudkms.keyRings.get", "GET /v1/{name=KeyRing}")
+def get_key_ring(world: World, name: str, _: kms_v1.GetKeyRingRequest) -> kms_v1.KeyRing:
     """One key ring."""
-    permission = "cloudkms.keyRings.get"
-    name = canonical(world, request.name, "KeyRing", permission)
-    authorize(world, caller, permission, name)
     return find_ring(world, name)
 
 
+@permitted("cloudkms.keyRings.list", "GET /v1/{parent=Location}/keyRings")
 def list_key_rings(
-    world: World, caller: Identity, request: kms_v1.ListKeyRingsRequest
+    world: World, location: str, request: kms_v1.ListKeyRingsRequest
 ) -> kms_v1.ListKeyRingsResponse:
     """A page of the location's key rings."""
-    permission = "cloudkms.keyRings.list"
-    location = canonical(world, request.parent, "Location", permission)
-    authorize(world, caller, permission, location)
     page = paginate(
         [ring for name, ring in world.kms.key_rings.items() if name.startswith(f"{location}/")],
         location,
         request,
     )
-    return kms_v1.ListKeyRingsResponse(
-        key_rings=page.items, next_page_token=page.next_page_token, total_size=page.total_size
-    )
+    return kms_v1.ListKeyRingsResponse(key_rings=page.items, **page.facts)
 
 
 def find_ring(world: World, name: str) -> kms_v1.KeyRing:
@@ -111,13 +127,11 @@ def find_ring(world: World, name: str) -> kms_v1.KeyRing:
     return ring
 
 
+@permitted("cloudkms.cryptoKeys.create", "POST /v1/{parent=KeyRing}/cryptoKeys", body="crypto_key")
 def create_crypto_key(
-    world: World, caller: Identity, request: kms_v1.CreateCryptoKeyRequest
+    world: World, ring: str, request: kms_v1.CreateCryptoKeyRequest
 ) -> kms_v1.CryptoKey:
     """Make a key and, unless told otherwise, its first version, which becomes the primary."""
-    permission = "cloudkms.cryptoKeys.create"
-    ring = canonical(world, request.parent, "KeyRing", permission)
-    authorize(world, caller, permission, ring)
     find_ring(world, ring)
     name = f"{ring}/cryptoKeys/{check_id(request.crypto_key_id, 'crypto_key_id')}"
     if name in world.kms.crypto_keys:
@@ -134,44 +148,30 @@ def create_crypto_key(
     return with_primary(world, key)
 
 
-def get_crypto_key(
-    world: World, caller: Identity, request: kms_v1.GetCryptoKeyRequest
-) -> kms_v1.CryptoKey:
+@permitted("cloudkms.cryptoKeys.get", "GET /v1/{name=CryptoKey}")
+def get_crypto_key(world: World, name: str, _: kms_v1.GetCryptoKeyRequest) -> kms_v1.CryptoKey:
     """One key with its primary version."""
-    permission = "cloudkms.cryptoKeys.get"
-    name = canonical(world, request.name, "CryptoKey", permission)
-    authorize(world, caller, permission, name)
     return with_primary(world, find_key(world, name))
 
 
+@permitted("cloudkms.cryptoKeys.list", "GET /v1/{parent=KeyRing}/cryptoKeys")
 def list_crypto_keys(
-    world: World, caller: Identity, request: kms_v1.ListCryptoKeysRequest
+    world: World, ring: str, request: kms_v1.ListCryptoKeysRequest
 ) -> kms_v1.ListCryptoKeysResponse:
     """A page of the ring's keys."""
-    permission = "cloudkms.cryptoKeys.list"
-    ring = canonical(world, request.parent, "KeyRing", permission)
-    authorize(world, caller, permission, ring)
     find_ring(world, ring)
     keys = [key for name, key in world.kms.crypto_keys.items() if name.startswith(f"{ring}/")]
     for key in keys:
         settle(world, key)
-    page = paginate(
-        [with_primary(world, key) for key in keys],
-        ring,
-        request,
-    )
-    return kms_v1.ListCryptoKeysResponse(
-        crypto_keys=page.items, next_page_token=page.next_page_token, total_size=page.total_size
-    )
+    page = paginate([with_primary(world, key) for key in keys], ring, request)
+    return kms_v1.ListCryptoKeysResponse(crypto_keys=page.items, **page.facts)
 
 
+@permitted("cloudkms.cryptoKeys.update", "PATCH /v1/{crypto_key.name=CryptoKey}", body="crypto_key")
 def update_crypto_key(
-    world: World, caller: Identity, request: kms_v1.UpdateCryptoKeyRequest
+    world: World, name: str, request: kms_v1.UpdateCryptoKeyRequest
 ) -> kms_v1.CryptoKey:
     """Change the fields in the mask; `labels` replaces all labels. There is no etag."""
-    permission = "cloudkms.cryptoKeys.update"
-    name = canonical(world, request.crypto_key.name, "CryptoKey", permission)
-    authorize(world, caller, permission, name)
     stored = find_key(world, name)
     changed = kms_v1.CryptoKey(stored)
     paths = set(request.update_mask.paths)
@@ -210,13 +210,11 @@ def _change_algorithm(key: kms_v1.CryptoKey, asked: kms_v1.CryptoKey) -> None:
     key.version_template.algorithm = wanted.algorithm
 
 
+@permitted("cloudkms.cryptoKeys.update", "POST /v1/{name=CryptoKey}:updatePrimaryVersion")
 def update_crypto_key_primary_version(
-    world: World, caller: Identity, request: kms_v1.UpdateCryptoKeyPrimaryVersionRequest
+    world: World, name: str, request: kms_v1.UpdateCryptoKeyPrimaryVersionRequest
 ) -> kms_v1.CryptoKey:
     """Encrypt with another version from now on."""
-    permission = "cloudkms.cryptoKeys.update"
-    name = canonical(world, request.name, "CryptoKey", permission)
-    authorize(world, caller, permission, name)
     key = find_key(world, name)
     if key.purpose != Purpose.ENCRYPT_DECRYPT:
         raise invalid(
@@ -230,3 +228,89 @@ def update_crypto_key_primary_version(
         raise invalid(f"{version.name} is not enabled, so it can not become the primary version.")
     key.primary = kms_v1.CryptoKeyVersion(name=version.name)
     return with_primary(world, key)
+
+
+def new_key(world: World, name: str, asked: kms_v1.CryptoKey) -> kms_v1.CryptoKey:
+    """The key to store for a create request: output-only fields dropped, defaults filled in.
+
+    Raises:
+        GoogleError: INVALID_ARGUMENT for a field that Cloud KMS refuses; FAILED_PRECONDITION by
+            an organization policy.
+    """
+    if asked.purpose == Purpose.CRYPTO_KEY_PURPOSE_UNSPECIFIED:
+        raise invalid("The purpose of a CryptoKey is required.")
+    delay = asked.destroy_scheduled_duration or DEFAULT_DESTROY_DELAY
+    key = kms_v1.CryptoKey(
+        name=name,
+        create_time=world.clock.now(),
+        purpose=asked.purpose,
+        version_template=_template(asked),
+        labels=dict(asked.labels),
+        import_only=asked.import_only,
+        destroy_scheduled_duration=delay,
+        crypto_key_backend=asked.crypto_key_backend,
+    )
+    if "key_access_justifications_policy" in asked:
+        key.key_access_justifications_policy = asked.key_access_justifications_policy
+    if not _DESTROY_DELAY[0] <= delay <= _DESTROY_DELAY[1]:
+        raise invalid(f"destroy_scheduled_duration {delay} is not between 24 hours and 120 days.")
+    check_labels(key)
+    set_rotation(key, asked.rotation_period, asked.next_rotation_time, world.clock.now())
+    check_place(world, key)
+    number = project_of(world, name).number
+    world.kms.constraints.check_destroy_duration(delay, number)
+    return key
+
+
+def _template(asked: kms_v1.CryptoKey) -> kms_v1.CryptoKeyVersionTemplate:
+    template = kms_v1.CryptoKeyVersionTemplate(asked.version_template)
+    if template.protection_level == Level.PROTECTION_LEVEL_UNSPECIFIED:
+        template.protection_level = Level(Level.SOFTWARE)
+    symmetric = asked.purpose == Purpose.ENCRYPT_DECRYPT
+    unset = template.algorithm == Algorithm.CRYPTO_KEY_VERSION_ALGORITHM_UNSPECIFIED
+    if unset and not symmetric:
+        raise invalid("version_template.algorithm is required for this purpose.")
+    if unset:
+        template.algorithm = Algorithm(Algorithm.GOOGLE_SYMMETRIC_ENCRYPTION)
+    if symmetric != (template.algorithm == Algorithm.GOOGLE_SYMMETRIC_ENCRYPTION):
+        raise invalid(
+            f"Algorithm {Algorithm(template.algorithm).name} does not fit the purpose "
+            f"{Purpose(asked.purpose).name}."
+        )
+    return template
+
+
+def check_labels(key: kms_v1.CryptoKey) -> None:
+    """At most 64 labels, lower-case keys that start with a letter, lower-case values.
+
+    Raises:
+        GoogleError: INVALID_ARGUMENT naming the label.
+    """
+    if len(key.labels) > _MOST_LABELS:
+        raise invalid(f"{len(key.labels)} labels are more than {_MOST_LABELS}.")
+    for label, value in key.labels.items():
+        if not _LABEL_KEY.fullmatch(label) or not _LABEL_VALUE.fullmatch(value):
+            raise invalid(f"Label '{label}'='{value}' is malformed.")
+
+
+def set_rotation(
+    key: kms_v1.CryptoKey, period: timedelta, first: datetime | None, now: datetime
+) -> None:
+    """Give the key a rotation schedule, or none.
+
+    Raises:
+        GoogleError: INVALID_ARGUMENT for a period outside 24 hours to 876 000 hours, a period
+            without a next time or the reverse, a time in the past, a key without a primary.
+    """
+    if not period and first is None:
+        key.rotation_period = key.next_rotation_time = None
+        return
+    if key.purpose != Purpose.ENCRYPT_DECRYPT:
+        raise invalid("Only a key of purpose ENCRYPT_DECRYPT can rotate by itself.")
+    if not period or first is None:
+        raise invalid("rotation_period and next_rotation_time must be set together.")
+    if not _ROTATION[0] <= period <= _ROTATION[1]:
+        raise invalid(f"rotation_period {period} is not between 24 hours and 876000 hours.")
+    if first <= now:
+        raise invalid(f"next_rotation_time {first.isoformat()} is not in the future.")
+    key.rotation_period, key.next_rotation_time = period, first

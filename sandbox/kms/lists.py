@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from sandbox.errors import invalid
-from sandbox.kms.state import to_json
+from sandbox.kms.state import camel, to_json
 
 DEFAULT_PAGE: Final = 100
 LARGEST_PAGE: Final = 1000
@@ -46,6 +46,11 @@ class Page(Generic[Item]):
     items: list[Item]
     next_page_token: str
     total_size: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The fields of a response besides its items."""
+        return {"next_page_token": self.next_page_token, "total_size": self.total_size}
 
 
 def paginate(items: Iterable[Item], parent: str, request: ListRequest) -> Page[Item]:
@@ -82,7 +87,7 @@ def _fingerprint(*parameters: str) -> str:
 
 def _order(order_by: str) -> tuple[str, bool]:
     field, _, direction = order_by.strip().partition(" ")
-    order = _ORDERS.get(_camel(field))
+    order = _ORDERS.get(camel(field))
     if order is None or direction.strip() not in {"", "asc", "desc"}:
         raise invalid(f"order_by '{order_by}' is not supported: use name or create_time.")
     return order, direction.strip() == "desc"
@@ -115,7 +120,9 @@ def _terms(filter_: str) -> list[tuple[str, str, str]]:
     terms = []
     for text in _AND.split(filter_.strip()) if filter_.strip() else []:
         match = _TERM.fullmatch(text.strip())
-        field = _camel(match[1]) if match else ""
+        field = match[1] if match else ""
+        # A label is named as it is stored; any other field as in protobuf or as in JSON.
+        field = field if field.startswith("labels.") else camel(field)
         if match is None or (field not in _FIELDS and not field.startswith("labels.")):
             raise invalid(f"filter '{filter_}' is not supported at '{text}'.")
         terms.append((field, match[2], match[3].strip('"')))
@@ -138,10 +145,3 @@ def _holds(value: str, operator: str, wanted: str) -> bool:
     if operator == ":":
         return wanted == "*" or wanted.lower() in value.lower() if value else False
     return (value == wanted) == (operator == "=")
-
-
-def _camel(field: str) -> str:
-    if field.startswith("labels."):
-        return field
-    head, *rest = field.split("_")
-    return head + "".join(part[:1].upper() + part[1:] for part in rest)

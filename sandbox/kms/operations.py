@@ -1,9 +1,8 @@
-"""The `google.iam.v1` methods on key rings and keys. Guide step 3.
+"""The calls of Cloud KMS: their table, their form over HTTP, and the IAM methods on rings and keys.
 
-The table of all Cloud KMS calls that are served; both transports read it.
-
-A call's name, service and types follow from the request type that its handler takes. HTTP paths
-are written as in the `google.api.http` annotations, with short names for the resources.
+`served` and `permitted` enter a handler into `METHODS`, which gRPC and HTTP both serve. A call's
+name, service and types follow from the request type that its handler takes. Paths are written as
+in the `google.api.http` annotations, with the kinds of resources in place of patterns.
 """
 
 from __future__ import annotations
@@ -11,26 +10,129 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Final, get_type_hints
+from functools import wraps
+from operator import attrgetter
+from typing import Any, Final, TypeVar, get_type_hints
 
 from google.iam.v1 import iam_policy_pb2, policy_pb2
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from starlette.routing import Route
 
-from sandbox.errors import invalid
+from sandbox.errors import invalid, not_found
 from sandbox.iam import allows, authorize, check_service, read_policy, write_policy
 from sandbox.identities import Identity
-from sandbox.kms import crypto as kms_crypto
-from sandbox.kms import keys as kms_key_rings
-from sandbox.kms import keys as kms_keys
-from sandbox.kms import versions as kms_versions
-from sandbox.kms.keys import find_ring
-from sandbox.kms.state import canonical, kind_of, project_of
-from sandbox.kms.versions import find_key
+from sandbox.kms.state import camel, canonical, from_json, kind_of, project_of, raw, to_json
+from sandbox.transport import GoogleCall, google_endpoint
 from sandbox.world import World
 
-_COLLECTIONS = {"KeyRing": "keyRings", "CryptoKey": "cryptoKeys"}
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
+Handler = Callable[[World, Identity, Asked], Answer]
+
+_SERVICES: Final = {
+    "google.cloud.kms_v1.types.service": "google.cloud.kms.v1.KeyManagementService",
+    "google.iam.v1.iam_policy_pb2": "google.iam.v1.IAMPolicy",
+    "google.cloud.location.locations_pb2": "google.cloud.location.Locations",
+}
+# Laxer than the names themselves: a malformed name must reach its handler, which says so.
+_PROJECT: Final = "projects/[^/]+"
+_LOCATION: Final = f"{_PROJECT}/locations/[^/:]+"
+_RING: Final = f"{_LOCATION}/keyRings/[^/:]+"
+_KEY: Final = f"{_RING}/cryptoKeys/[^/:]+"
+_PATHS: Final = {
+    "Project": _PROJECT,
+    "Location": _LOCATION,
+    "KeyRing": _RING,
+    "CryptoKey": _KEY,
+    "CryptoKeyVersion": f"{_KEY}/cryptoKeyVersions/[^/:]+",
+}
+_FIELD: Final = re.compile(r"\{([a-z_.]+)=([A-Za-z|]+)\}")
 
 
+@dataclass(frozen=True, slots=True)
+class KmsMethod:
+    """One call of Cloud KMS."""
+
+    id: str
+    """The RPC's name, on every transport and in the log."""
+    service: str
+    """The gRPC service's full name."""
+    request: type[Any]
+    """proto-plus for Cloud KMS itself, plain protobuf for its mixins."""
+    run: Handler[Any, Any]
+    http: str
+    field: str
+    """The request field that the path gives, dotted: `crypto_key.name`."""
+    path: re.Pattern[str]
+    body: str
+    """The request field that the HTTP body holds; `*`: all of them."""
+    write: bool
+
+    @property
+    def verb(self) -> str:
+        """The HTTP method."""
+        return self.http.partition(" ")[0]
+
+
+METHODS: Final[list[KmsMethod]] = []
+
+
+def served(
+    http: str, *, body: str = "", reads: bool = False
+) -> Callable[[Handler[Asked, Answer]], Handler[Asked, Answer]]:
+    """Enter a handler that checks its caller by itself.
+
+    `body` is needed where the URL names no method (`:destroy`); `reads` says that a call by POST
+    writes nothing.
+    """
+
+    def enter(run: Handler[Asked, Answer]) -> Handler[Asked, Answer]:
+        request: type[Any] = list(get_type_hints(run).values())[2]
+        (field, _), *_ = _FIELD.findall(http)
+        verb, _, path = http.partition(" ")
+        METHODS.append(
+            KmsMethod(
+                id=request.__name__.removesuffix("Request"),
+                service=_SERVICES[request.__module__],
+                request=request,
+                run=run,
+                http=http,
+                field=field,
+                path=re.compile(_FIELD.sub(_pattern, path)),
+                body="*" if verb == "POST" and "}:" in path else body,
+                write=verb != "GET" and not reads,
+            )
+        )
+        return run
+
+    return enter
+
+
+def permitted(
+    permission: str, http: str, *, body: str = "", reads: bool = False
+) -> Callable[[Callable[[World, str, Asked], Answer]], Handler[Asked, Answer]]:
+    """Enter a handler that gets the canonical name in the path once its caller may call it."""
+    (field, kind), *_ = _FIELD.findall(http)
+    name_in = attrgetter(field)
+
+    def enter(run: Callable[[World, str, Asked], Answer]) -> Handler[Asked, Answer]:
+        @wraps(run)
+        def checked(world: World, caller: Identity, request: Asked) -> Answer:
+            name = canonical(world, name_in(request), kind, permission)
+            authorize(world, caller, permission, name)
+            return run(world, name, request)
+
+        return served(http, body=body, reads=reads)(checked)
+
+    return enter
+
+
+def _pattern(match: re.Match[str]) -> str:
+    return f"({'|'.join(_PATHS[kind] for kind in match[2].split('|'))})"
+
+
+@served("GET /v1/{resource=KeyRing|CryptoKey}:getIamPolicy")
 def get_iam_policy(
     world: World, caller: Identity, request: iam_policy_pb2.GetIamPolicyRequest
 ) -> policy_pb2.Policy:
@@ -39,6 +141,7 @@ def get_iam_policy(
     return read_policy(world, name, request.options.requested_policy_version)
 
 
+@served("POST /v1/{resource=KeyRing|CryptoKey}:setIamPolicy")
 def set_iam_policy(
     world: World, caller: Identity, request: iam_policy_pb2.SetIamPolicyRequest
 ) -> policy_pb2.Policy:
@@ -47,16 +150,12 @@ def set_iam_policy(
     return write_policy(world, name, request.policy, project_of(world, name).number)
 
 
+@served("POST /v1/{resource=KeyRing|CryptoKey}:testIamPermissions", reads=True)
 def test_iam_permissions(
     world: World, caller: Identity, request: iam_policy_pb2.TestIamPermissionsRequest
 ) -> iam_policy_pb2.TestIamPermissionsResponse:
     """Which of the permissions the caller has; needs none itself."""
-    kind = kind_of(request.resource) or ""
-    if kind not in _COLLECTIONS:
-        raise invalid(f"'{request.resource}' has no IAM policy in Cloud KMS.")
-    name = canonical(world, request.resource, kind, "cloudkms.cryptoKeys.get")
-    check_service(world, caller, name)
-    _must_exist(world, kind, name)
+    name = _authorized(world, caller, request.resource, None)
     for permission in request.permissions:
         if "*" in permission or not permission.startswith("cloudkms."):
             raise invalid(f"Permission {permission} is not valid for this resource.")
@@ -64,146 +163,96 @@ def test_iam_permissions(
     return iam_policy_pb2.TestIamPermissionsResponse(permissions=held)
 
 
-def _authorized(world: World, caller: Identity, resource: str, verb: str) -> str:
+def _authorized(world: World, caller: Identity, resource: str, verb: str | None) -> str:
+    """The name of an existing ring or key; no `verb`: any caller may."""
     kind = kind_of(resource) or ""
-    if kind not in _COLLECTIONS:
+    places: dict[str, tuple[str, dict[str, Any]]] = {
+        "KeyRing": ("keyRings", world.kms.key_rings),
+        "CryptoKey": ("cryptoKeys", world.kms.crypto_keys),
+    }
+    if kind not in places:
         raise invalid(f"'{resource}' has no IAM policy in Cloud KMS.")
-    permission = f"cloudkms.{_COLLECTIONS[kind]}.{verb}"
+    collection, stored = places[kind]
+    permission = f"cloudkms.{collection}.{verb}" if verb else "cloudkms.cryptoKeys.get"
     name = canonical(world, resource, kind, permission)
-    authorize(world, caller, permission, name)
-    _must_exist(world, kind, name)
+    if verb:
+        authorize(world, caller, permission, name)
+    else:
+        check_service(world, caller, name)
+    if name not in stored:
+        raise not_found(kind, name)
     return name
 
 
-def _must_exist(world: World, kind: str, name: str) -> None:
-    if kind == "KeyRing":
-        find_ring(world, name)
-    else:
-        find_key(world, name)
+_ENUM_NUMBERS: Final = "json;enum-encoding=int"
+_SYSTEM: Final = {
+    "alt", "$alt", "$.xgafv", "callback", "fields", "key", "oauth_token", "prettyPrint",
+    "quotaUser", "upload_protocol", "uploadType", "access_token",
+}  # fmt: skip
 
 
-_SERVICES: Final = {
-    "google.cloud.kms_v1.types.service": "google.cloud.kms.v1.KeyManagementService",
-    "google.iam.v1.iam_policy_pb2": "google.iam.v1.IAMPolicy",
-    "google.cloud.location.locations_pb2": "google.cloud.location.Locations",
-}
-_ID: Final = "[^/:]+"
-_PROJECT: Final = "projects/[^/]+"
-_LOCATION: Final = f"{_PROJECT}/locations/{_ID}"
-_RING: Final = f"{_LOCATION}/keyRings/{_ID}"
-_KEY: Final = f"{_RING}/cryptoKeys/{_ID}"
-_VERSION: Final = f"{_KEY}/cryptoKeyVersions/{_ID}"
-_SHAPES: Final = {
-    "PROJECT": _PROJECT,
-    "LOCATION": _LOCATION,
-    "RING": _RING,
-    "KEY": _KEY,
-    "VERSION": _VERSION,
-    "KEY_OR_VERSION": f"{_KEY}(?:/cryptoKeyVersions/{_ID})?",
-    "RING_OR_KEY": f"{_RING}(?:/cryptoKeys/{_ID})?",
-}
-_FIELD: Final = re.compile(r"\{([a-z_.]+)=([A-Z_]+)\}")
+def kms_routes(world: World) -> list[Route]:
+    """Everything below `/v1/projects/…/locations`."""
+    serve = google_endpoint(
+        world, "kms", METHODS, _run_http, lambda: world.switches.kms_latency_seconds
+    )
+    paths = ("/v1/projects/{project}/locations", "/v1/projects/{project}/locations/{rest:path}")
+    return [Route(path, serve, methods=["GET", "POST", "PATCH", "PUT", "DELETE"]) for path in paths]
 
 
-@dataclass(frozen=True)
-class Method:
-    """One call: its handler, its HTTP verb and path, the request field in the body (`*`: all)."""
-
-    run: Callable[..., Any]
-    http: str
-    body: str = ""
-    write: bool = False
-
-    @cached_property
-    def request(self) -> type[Any]:
-        """The request type: proto-plus for Cloud KMS itself, plain protobuf for its mixins."""
-        kind: type[Any] = get_type_hints(self.run)["request"]
-        return kind
-
-    @property
-    def rpc(self) -> str:
-        """The call's name, on every transport and in the log."""
-        return self.request.__name__.removesuffix("Request")
-
-    @property
-    def service(self) -> str:
-        """The gRPC service's full name."""
-        return _SERVICES[self.request.__module__]
-
-    @property
-    def verb(self) -> str:
-        """The HTTP method."""
-        return self.http.partition(" ")[0]
-
-    @cached_property
-    def field(self) -> str:
-        """The request field that the path gives, dotted: `crypto_key.name`."""
-        return _FIELD.findall(self.http)[0][0]  # type: ignore[no-any-return]  # findall is untyped
-
-    @cached_property
-    def path(self) -> re.Pattern[str]:
-        """Matches the URL's path and captures the field's value."""
-        path = self.http.partition(" ")[2]
-        return re.compile(_FIELD.sub(lambda match: f"({_SHAPES[match[2]]})", path))
+def _run_http(method: KmsMethod, call: GoogleCall) -> dict[str, Any]:
+    alt = call.query.get("$alt") or call.query.get("alt", "json")
+    if alt not in {"json", _ENUM_NUMBERS}:
+        raise invalid(f"alt={alt} is not served.")
+    response = method.run(call.world, call.caller, _message(method, call))
+    return to_json(response, enums_as_ints=alt == _ENUM_NUMBERS)
 
 
-METHODS: Final = (
-    Method(kms_key_rings.list_locations, "GET /v1/{name=PROJECT}/locations"),
-    Method(kms_key_rings.get_location, "GET /v1/{name=LOCATION}"),
-    Method(kms_key_rings.list_key_rings, "GET /v1/{parent=LOCATION}/keyRings"),
-    Method(kms_key_rings.get_key_ring, "GET /v1/{name=RING}"),
-    Method(
-        kms_key_rings.create_key_ring, "POST /v1/{parent=LOCATION}/keyRings", "key_ring", write=True
-    ),
-    Method(kms_keys.list_crypto_keys, "GET /v1/{parent=RING}/cryptoKeys"),
-    Method(kms_keys.get_crypto_key, "GET /v1/{name=KEY}"),
-    Method(
-        kms_keys.create_crypto_key, "POST /v1/{parent=RING}/cryptoKeys", "crypto_key", write=True
-    ),
-    Method(kms_keys.update_crypto_key, "PATCH /v1/{crypto_key.name=KEY}", "crypto_key", write=True),
-    Method(
-        kms_keys.update_crypto_key_primary_version,
-        "POST /v1/{name=KEY}:updatePrimaryVersion",
-        "*",
-        write=True,
-    ),
-    Method(kms_crypto.encrypt, "POST /v1/{name=KEY_OR_VERSION}:encrypt", "*"),
-    Method(kms_crypto.decrypt, "POST /v1/{name=KEY}:decrypt", "*"),
-    Method(kms_versions.list_crypto_key_versions, "GET /v1/{parent=KEY}/cryptoKeyVersions"),
-    Method(kms_versions.get_crypto_key_version, "GET /v1/{name=VERSION}"),
-    Method(
-        kms_versions.create_crypto_key_version,
-        "POST /v1/{parent=KEY}/cryptoKeyVersions",
-        "crypto_key_version",
-        write=True,
-    ),
-    Method(
-        kms_versions.update_crypto_key_version,
-        "PATCH /v1/{crypto_key_version.name=VERSION}",
-        "crypto_key_version",
-        write=True,
-    ),
-    Method(
-        kms_versions.destroy_crypto_key_version, "POST /v1/{name=VERSION}:destroy", "*", write=True
-    ),
-    Method(
-        kms_versions.restore_crypto_key_version, "POST /v1/{name=VERSION}:restore", "*", write=True
-    ),
-    Method(get_iam_policy, "GET /v1/{resource=RING_OR_KEY}:getIamPolicy"),
-    Method(
-        set_iam_policy,
-        "POST /v1/{resource=RING_OR_KEY}:setIamPolicy",
-        "*",
-        write=True,
-    ),
-    Method(test_iam_permissions, "POST /v1/{resource=RING_OR_KEY}:testIamPermissions", "*"),
-)
+def _message(method: KmsMethod, call: GoogleCall) -> Any:  # noqa: ANN401
+    """The request message, from path, query and body as the annotations divide them."""
+    fields: dict[str, Any] = {}
+    if method.body == "*":
+        fields |= call.body
+    elif method.body:
+        fields[method.body] = dict(call.body)
+    elif call.body:
+        raise invalid(f"{method.id} takes no request body.")
+    descriptor = raw(method.request()).DESCRIPTOR
+    for name, text in call.query.multi_items():
+        if name not in _SYSTEM:
+            _put(fields, *_query_field(descriptor, name, text))
+    _put(fields, method.field.split("."), call.match[1])
+    try:
+        return from_json(method.request, fields)
+    except json_format.ParseError as error:
+        raise invalid(f"Invalid JSON payload received. {error}") from error
 
 
-def resource_of(message_json: dict[str, Any], field: str) -> str:
-    """The resource that a request is about, from its JSON and the path's field."""
-    value: Any = message_json
-    for part in field.split("."):
-        head, *rest = part.split("_")
-        value = value.get(head + "".join(word.title() for word in rest), {})
-    return value if isinstance(value, str) else ""
+def _query_field(descriptor: Descriptor | None, name: str, text: str) -> tuple[list[str], Any]:
+    """A query parameter's path of field names and its value as JSON."""
+    path: list[str] = []
+    field: FieldDescriptor | None = None
+    for part in name.split("."):
+        # Clients spell a field in either way: protobuf's or JSON's.
+        named = descriptor and (
+            descriptor.fields_by_camelcase_name.get(part) or descriptor.fields_by_name.get(part)
+        )
+        if not named:
+            raise invalid(
+                f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.'
+            )
+        field = named
+        path.append(field.name)
+        descriptor = field.message_type
+    if field is not None and field.type == FieldDescriptor.TYPE_BOOL:
+        return path, {"true": True, "false": False}.get(text, text)
+    if path[-1] == "update_mask":
+        return path, ",".join(camel(one) for one in text.split(","))
+    return path, text
+
+
+def _put(fields: dict[str, Any], path: list[str], value: Any) -> None:  # noqa: ANN401
+    *parents, last = path
+    for parent in parents:
+        fields = fields.setdefault(parent, {})
+    fields[last] = value

@@ -1,13 +1,7 @@
-"""What Cloud KMS remembers: projects, key rings, keys, versions, key material, policies.
+"""What Cloud KMS remembers, the names of its resources, and its messages as JSON.
 
-The locations of Cloud KMS: single regions, and the multi-regions that the guide refuses.
-
-HSM is offered everywhere unless `KmsState.locations_without_hsm` says otherwise.
-Source: https://docs.cloud.google.com/kms/docs/locations
-
-Resource names of requests: parsed, their project made canonical, their location known.
-
-Protocol messages to JSON and back: one way for the log, REST and gRPC.
+HSM is offered in every location unless `KmsState.locations_without_hsm` says otherwise.
+Source of the locations: https://docs.cloud.google.com/kms/docs/locations
 """
 
 from __future__ import annotations
@@ -33,7 +27,7 @@ ORGANIZATION: Final = "organizations/567890123456"
 
 
 @dataclass(slots=True)
-class Project:
+class GoogleProject:
     """A Google Cloud project; both its id and its number name it in requests."""
 
     id: str
@@ -44,7 +38,7 @@ class Project:
 
 @dataclass(slots=True)
 class StoredPolicy:
-    """A resource's IAM policy, and since when each of its grants has stood there."""
+    """A resource's IAM policy, and when each of its grants was first written."""
 
     policy: policy_pb2.Policy
     since: dict[str, datetime] = field(default_factory=dict)
@@ -55,7 +49,7 @@ class KmsState:
     """All resources by canonical name (project id, never number)."""
 
     def __init__(self) -> None:
-        self.projects = {PROJECT_ID: Project(PROJECT_ID, PROJECT_NUMBER)}
+        self.projects = {PROJECT_ID: GoogleProject(PROJECT_ID, PROJECT_NUMBER)}
         self.key_rings: dict[str, kms_v1.KeyRing] = {}
         self.crypto_keys: dict[str, kms_v1.CryptoKey] = {}
         """A key's `primary` holds only the version's name; readers fill in the rest."""
@@ -70,7 +64,7 @@ class KmsState:
         self.constraints = OrgConstraints()
         self.locations_without_hsm: set[str] = set()
 
-    def project(self, id_or_number: str) -> Project | None:
+    def project(self, id_or_number: str) -> GoogleProject | None:
         """The project of that id or number."""
         by_number = {project.number: project for project in self.projects.values()}
         return self.projects.get(id_or_number) or by_number.get(id_or_number)
@@ -134,17 +128,12 @@ def check_id(text: str, field: str) -> str:
     return text
 
 
-def parent(name: str) -> str:
-    """The containing resource: `projects/p/locations/l/keyRings/r` → `projects/p/locations/l`."""
-    return name.rsplit("/", 2)[0]
-
-
 def location_of(name: str) -> str:
     """The location's id in a resource name."""
     return name.split("/")[3]
 
 
-def project_of(world: World, name: str) -> Project:
+def project_of(world: World, name: str) -> GoogleProject:
     """The project that a canonical name lies in."""
     return world.kms.projects[name.split("/")[1]]
 
@@ -178,3 +167,9 @@ def from_json(kind: type[Any], data: dict[str, Any]) -> Any:  # noqa: ANN401
     message = kind()
     json_format.ParseDict(data, raw(message))
     return message
+
+
+def camel(path: str) -> str:
+    """`create_time` → `createTime`."""
+    head, *rest = path.split("_")
+    return head + "".join(word[:1].upper() + word[1:] for word in rest)

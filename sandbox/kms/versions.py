@@ -1,10 +1,9 @@
-"""What happens to a key by itself as time passes: generation ends, rotation, destruction.
+"""Key versions: create, read, list, enable, disable, schedule destruction, restore.
 
-Nothing runs in the background: each operation first settles the key that it touches up to now.
+Nothing runs in the background: each operation first settles the key that it touches, that is, lets
+everything happen that was due by now (the end of generation, rotation, destruction).
 Sources: https://docs.cloud.google.com/kms/docs/key-states,
 https://docs.cloud.google.com/kms/docs/org-policy-constraints (why a rotation can fail)
-
-Key versions: create, read, list, enable, disable, schedule destruction, restore.
 """
 
 from __future__ import annotations
@@ -15,14 +14,28 @@ from datetime import datetime, timedelta
 from google.cloud import kms_v1
 
 from sandbox.errors import GoogleError, invalid, not_found, precondition
-from sandbox.iam import authorize
-from sandbox.identities import Identity
 from sandbox.kms.lists import paginate
-from sandbox.kms.rules import check_place
-from sandbox.kms.state import canonical, key_of, location_of
+from sandbox.kms.operations import permitted
+from sandbox.kms.state import key_of, location_of, project_of
 from sandbox.world import World
 
 State = kms_v1.CryptoKeyVersion.CryptoKeyVersionState
+Level = kms_v1.ProtectionLevel
+
+
+def check_place(world: World, key: kms_v1.CryptoKey) -> None:
+    """Whether a version of this key may be made here and now.
+
+    Raises:
+        GoogleError: INVALID_ARGUMENT where HSM is not offered; FAILED_PRECONDITION by an
+            organization policy.
+    """
+    location, number = location_of(key.name), project_of(world, key.name).number
+    level = Level(key.version_template.protection_level)
+    if level == Level.HSM and location in world.kms.locations_without_hsm:
+        raise invalid(f"Protection level HSM is not available in location '{location}'.")
+    world.kms.constraints.check_location(location, "crypto key version", number)
+    world.kms.constraints.check_protection_level(level.name, number)
 
 
 def find_key(world: World, name: str) -> kms_v1.CryptoKey:
@@ -113,20 +126,22 @@ def _rotate(world: World, key: kms_v1.CryptoKey) -> None:
 
 
 def _may_rotate(world: World, key: kms_v1.CryptoKey) -> bool:
-    level = kms_v1.ProtectionLevel(key.version_template.protection_level).name
+    level = Level(key.version_template.protection_level).name
     constraints = world.kms.constraints
     return constraints.allows_location(location_of(key.name)) and (
         constraints.allows_protection_level(level)
     )
 
 
+@permitted(
+    "cloudkms.cryptoKeyVersions.create",
+    "POST /v1/{parent=CryptoKey}/cryptoKeyVersions",
+    body="crypto_key_version",
+)
 def create_crypto_key_version(
-    world: World, caller: Identity, request: kms_v1.CreateCryptoKeyVersionRequest
+    world: World, name: str, _: kms_v1.CreateCryptoKeyVersionRequest
 ) -> kms_v1.CryptoKeyVersion:
     """Make the next version; it does not become the primary by itself."""
-    permission = "cloudkms.cryptoKeyVersions.create"
-    name = canonical(world, request.parent, "CryptoKey", permission)
-    authorize(world, caller, permission, name)
     key = find_key(world, name)
     if key.import_only:
         raise GoogleError("FAILED_PRECONDITION", f"CryptoKey {name} takes imported versions only.")
@@ -134,40 +149,35 @@ def create_crypto_key_version(
     return kms_v1.CryptoKeyVersion(new_version(world, key, world.clock.now()))
 
 
+@permitted("cloudkms.cryptoKeyVersions.get", "GET /v1/{name=CryptoKeyVersion}")
 def get_crypto_key_version(
-    world: World, caller: Identity, request: kms_v1.GetCryptoKeyVersionRequest
+    world: World, name: str, _: kms_v1.GetCryptoKeyVersionRequest
 ) -> kms_v1.CryptoKeyVersion:
     """One version."""
-    permission = "cloudkms.cryptoKeyVersions.get"
-    return kms_v1.CryptoKeyVersion(_find(world, caller, request.name, permission))
+    return kms_v1.CryptoKeyVersion(find_version(world, name))
 
 
+@permitted("cloudkms.cryptoKeyVersions.list", "GET /v1/{parent=CryptoKey}/cryptoKeyVersions")
 def list_crypto_key_versions(
-    world: World, caller: Identity, request: kms_v1.ListCryptoKeyVersionsRequest
+    world: World, name: str, request: kms_v1.ListCryptoKeyVersionsRequest
 ) -> kms_v1.ListCryptoKeyVersionsResponse:
     """A page of the key's versions, by number."""
-    permission = "cloudkms.cryptoKeyVersions.list"
-    name = canonical(world, request.parent, "CryptoKey", permission)
-    authorize(world, caller, permission, name)
     find_key(world, name)
-    page = paginate(
-        world.kms.versions[name].values(),
-        name,
-        request,
-    )
-    return kms_v1.ListCryptoKeyVersionsResponse(
-        crypto_key_versions=page.items,
-        next_page_token=page.next_page_token,
-        total_size=page.total_size,
-    )
+    page = paginate(world.kms.versions[name].values(), name, request)
+    return kms_v1.ListCryptoKeyVersionsResponse(crypto_key_versions=page.items, **page.facts)
 
 
+@permitted(
+    "cloudkms.cryptoKeyVersions.update",
+    "PATCH /v1/{crypto_key_version.name=CryptoKeyVersion}",
+    body="crypto_key_version",
+)
 def update_crypto_key_version(
-    world: World, caller: Identity, request: kms_v1.UpdateCryptoKeyVersionRequest
+    world: World, name: str, request: kms_v1.UpdateCryptoKeyVersionRequest
 ) -> kms_v1.CryptoKeyVersion:
     """Enable or disable a version: the only change that the sandbox knows."""
     asked = request.crypto_key_version
-    version = _find(world, caller, asked.name, "cloudkms.cryptoKeyVersions.update")
+    version = find_version(world, name)
     if list(request.update_mask.paths) != ["state"]:
         raise invalid("The update_mask of a CryptoKeyVersion must be 'state'.")
     if asked.state not in {State.ENABLED, State.DISABLED}:
@@ -178,11 +188,12 @@ def update_crypto_key_version(
     return kms_v1.CryptoKeyVersion(version)
 
 
+@permitted("cloudkms.cryptoKeyVersions.destroy", "POST /v1/{name=CryptoKeyVersion}:destroy")
 def destroy_crypto_key_version(
-    world: World, caller: Identity, request: kms_v1.DestroyCryptoKeyVersionRequest
+    world: World, name: str, _: kms_v1.DestroyCryptoKeyVersionRequest
 ) -> kms_v1.CryptoKeyVersion:
     """Schedule the destruction of a version's key material."""
-    version = _find(world, caller, request.name, "cloudkms.cryptoKeyVersions.destroy")
+    version = find_version(world, name)
     if version.state not in {State.ENABLED, State.DISABLED}:
         raise _wrong_state(version, "can not be destroyed")
     if world.kms.constraints.disable_before_destroy and version.state == State.ENABLED:
@@ -193,22 +204,17 @@ def destroy_crypto_key_version(
     return kms_v1.CryptoKeyVersion(version)
 
 
+@permitted("cloudkms.cryptoKeyVersions.restore", "POST /v1/{name=CryptoKeyVersion}:restore")
 def restore_crypto_key_version(
-    world: World, caller: Identity, request: kms_v1.RestoreCryptoKeyVersionRequest
+    world: World, name: str, _: kms_v1.RestoreCryptoKeyVersionRequest
 ) -> kms_v1.CryptoKeyVersion:
     """Call off a scheduled destruction; the version comes back disabled."""
-    version = _find(world, caller, request.name, "cloudkms.cryptoKeyVersions.restore")
+    version = find_version(world, name)
     if version.state != State.DESTROY_SCHEDULED:
         raise _wrong_state(version, "is not scheduled for destruction")
     version.state = State(State.DISABLED)
     version.destroy_time = None
     return kms_v1.CryptoKeyVersion(version)
-
-
-def _find(world: World, caller: Identity, name: str, permission: str) -> kms_v1.CryptoKeyVersion:
-    name = canonical(world, name, "CryptoKeyVersion", permission)
-    authorize(world, caller, permission, name)
-    return find_version(world, name)
 
 
 def _wrong_state(version: kms_v1.CryptoKeyVersion, why: str) -> GoogleError:

@@ -12,12 +12,12 @@ import pytest
 
 from cmek.anthropic_identity import ROLES
 from sandbox.admin.state import (
-    Credential,
     DataResidency,
-    ExternalKey,
     FederationRule,
     GcpConfig,
-    Workspace,
+    StoredCredential,
+    StoredExternalKey,
+    StoredWorkspace,
 )
 from sandbox.seed import AUDIENCE
 from tests.support.admin import KEY_RING, Admin, running_admin
@@ -55,7 +55,7 @@ def admin(sandbox: Admin) -> Admin:
         setattr(world.switches, name, field.default)
     world.faults.clear()
     sandbox.bind(KEY_NAME, ROLES)
-    state.credentials["sk-ant-admin01-EXAMPLE-NOT-A-REAL-KEY"] = Credential(
+    state.credentials["sk-ant-admin01-EXAMPLE-NOT-A-REAL-KEY"] = StoredCredential(
         kind="admin_key", id="apikey_01ExampleAdminKey"
     )
     state.external_keys.clear()
@@ -82,9 +82,9 @@ KEY_NAME = (
 GRANTED = ("roles/cloudkms.cryptoKeyEncrypterDecrypter", "roles/cloudkms.viewer")
 
 
-def _external_key(key: str, sequence: int, name: str) -> ExternalKey:
+def _external_key(key: str, sequence: int, name: str) -> StoredExternalKey:
     ring = KEY_NAME.rpartition("/")[0]
-    return ExternalKey(
+    return StoredExternalKey(
         id=key,
         sequence=sequence,
         created_at="2026-11-20T14:02:11.305918Z",
@@ -96,8 +96,8 @@ def _external_key(key: str, sequence: int, name: str) -> ExternalKey:
     )
 
 
-def _workspace(into: dict[str, Workspace], key: str, name: str, **fields: Any) -> None:
-    into[key] = Workspace(
+def _workspace(into: dict[str, StoredWorkspace], key: str, name: str, **fields: Any) -> None:
+    into[key] = StoredWorkspace(
         id=key,
         name=name,
         created_at="2026-11-18T09:15:42.118204Z",

@@ -68,19 +68,19 @@ def test_numbers_stand_for_enums_only_when_asked_for() -> None:
 
 def test_every_served_path_is_in_the_document(kms: Kms) -> None:
     """Each method's path, filled in, leads to a method of the same verb."""
-    shapes = {
-        "PROJECT": "projects/p",
-        "LOCATION": LOCATION,
-        "RING": f"{LOCATION}/keyRings/r",
-        "KEY": f"{LOCATION}/keyRings/r/cryptoKeys/k",
-        "VERSION": f"{LOCATION}/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1",
-        "RING_OR_KEY": f"{LOCATION}/keyRings/r/cryptoKeys/k",
-        "KEY_OR_VERSION": f"{LOCATION}/keyRings/r/cryptoKeys/k",
+    names = {
+        "Project": "projects/p",
+        "Location": LOCATION,
+        "KeyRing": f"{LOCATION}/keyRings/r",
+        "CryptoKey": f"{LOCATION}/keyRings/r/cryptoKeys/k",
+        "CryptoKeyVersion": f"{LOCATION}/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1",
     }
+    assert len(METHODS) == 21
     for method in METHODS:
         verb, _, path = method.http.partition(" ")
         head, _, rest = path.partition("{")
-        shape, _, tail = rest.partition("=")[2].partition("}")
-        url = head + shapes[shape] + tail
-        assert method.path.fullmatch(url), url
-        assert discovery("cloudkms.v1").method(verb, url), url
+        kinds, _, tail = rest.partition("=")[2].partition("}")
+        for kind in kinds.split("|"):
+            url = head + names[kind] + tail
+            assert method.path.fullmatch(url), url
+            assert discovery("cloudkms.v1").method(verb, url), url

@@ -12,7 +12,7 @@ from google.iam.v1 import policy_pb2
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, VIEWER
 from sandbox.iam import write_policy
-from sandbox.kms.state import Project
+from sandbox.kms.state import GoogleProject
 from sandbox.world import Fault
 from tests.support.fleet import LABEL, RING, VALUE, Fleet
 from tests.support.kms import LOCATION, PROJECT
@@ -135,7 +135,7 @@ def _overdue(fleet: Fleet, name: str) -> str:
 def _in_other_project(fleet: Fleet, name: str) -> str:
     """A healthy key in a project of its own, named after it."""
     projects = fleet.world.kms.projects
-    projects[name] = Project(name, str(200000000000 + len(projects)))
+    projects[name] = GoogleProject(name, str(200000000000 + len(projects)))
     ring = f"projects/{name}/locations/us-east5/keyRings/ring"
     fleet.make_ring(ring)
     return fleet.onboard(name, ring=ring)

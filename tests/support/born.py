@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sandbox.admin.state import Workspace
+from sandbox.admin.state import StoredWorkspace
 from tests.support.onboarding import Onboardings, Run
 
 NAME = "Payments (EU) - live"
 
 
-def born(bench: Onboardings, name: str = NAME) -> list[Workspace]:
+def born(bench: Onboardings, name: str = NAME) -> list[StoredWorkspace]:
     """The workspaces of the name."""
     return [one for one in bench.sandbox.world.admin.workspaces.values() if one.name == name]
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from cmek.anthropic_identity import MEMBER
 from cmek.keys.rules_org import LEGACY, MANAGED
-from sandbox.google_state import ACCESS_POLICY
+from sandbox.world import ACCESS_POLICY
 from tests.support.condition_setups import (
     Condition,
     constraint,

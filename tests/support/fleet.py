@@ -12,7 +12,7 @@ from google.protobuf import field_mask_pb2
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import organization_label
-from sandbox.admin.state import DataResidency, ExternalKey, GcpConfig, Workspace
+from sandbox.admin.state import DataResidency, GcpConfig, StoredExternalKey, StoredWorkspace
 from sandbox.kms import operations as kms
 from sandbox.seed import ORGANIZATION_ID, fixed_id
 from sandbox.world import World
@@ -71,7 +71,7 @@ class Fleet:
         admin, now = self.world.admin, self.world.clock.now().isoformat()
         external_key_id = fixed_id("ekey", name.title().replace("-", ""))
         with self.world.lock:
-            admin.external_keys[external_key_id] = ExternalKey(
+            admin.external_keys[external_key_id] = StoredExternalKey(
                 id=external_key_id,
                 sequence=admin.next_sequence(),
                 created_at=now,
@@ -81,7 +81,7 @@ class Fleet:
                 provider_config=GcpConfig(type="gcp", key_name=key_name),
                 user_profile_id=None,
             )
-            workspace = Workspace(
+            workspace = StoredWorkspace(
                 id=fixed_id("wrkspc", name.title().replace("-", "")),
                 name=name,
                 created_at=now,

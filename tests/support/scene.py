@@ -18,7 +18,7 @@ from cmek.names import KeyName, organization_label
 from cmek.onboarding.request import key_id_for
 from cmek.tags import CREATED_BY_TAG
 from sandbox import seed
-from sandbox.admin.state import ExternalKey, GcpConfig, Workspace
+from sandbox.admin.state import GcpConfig, StoredExternalKey, StoredWorkspace
 from sandbox.iam import read_policy, write_policy
 from sandbox.identities import PROJECT_ID
 from sandbox.kms.versions import State, new_version
@@ -98,7 +98,7 @@ class Scene:
         """The field of an answer that says it again."""
         return {"workspace_name": NEW} if self.creates else {"workspace_id": WORKSPACE}
 
-    def workspaces(self) -> list[Workspace]:
+    def workspaces(self) -> list[StoredWorkspace]:
         """Ours; before it is created there is none, and there must never be two."""
         if not self.creates:
             return [self.world.admin.workspaces[WORKSPACE]]
@@ -168,7 +168,7 @@ class Scene:
         workspace = self.world.admin.workspaces[WORKSPACE]
         if workspace.external_key_id is not None:
             return
-        other = ExternalKey(
+        other = StoredExternalKey(
             id=seed.fixed_id("ekey", "Another"),
             sequence=self.world.admin.next_sequence(),
             created_at="2026-11-01T00:00:00+00:00",

@@ -11,13 +11,12 @@ from google.iam.v1 import policy_pb2
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import KeyName, organization_label
 from sandbox import seed
-from sandbox.admin.state import ExternalKey, GcpConfig
-from sandbox.google_state import ACCESS_POLICY, Json
+from sandbox.admin.state import GcpConfig, StoredExternalKey
 from sandbox.iam import read_policy, write_policy
 from sandbox.kms import keys as kms_key_rings
 from sandbox.kms import keys as kms_keys
 from sandbox.kms import versions as kms_versions
-from sandbox.world import Fault, World
+from sandbox.world import ACCESS_POLICY, Fault, Json, World
 
 KEY = KeyName("acme-kms-prod", "us-east5", "anthropic-cmek", "payments-prod")
 PROJECT = "projects/acme-kms-prod"
@@ -66,7 +65,7 @@ class Stage:
 
     def register(self, key_name: str) -> None:
         """Anthropic's record, naming this key."""
-        self.world.admin.external_keys[EXTERNAL_KEY] = ExternalKey(
+        self.world.admin.external_keys[EXTERNAL_KEY] = StoredExternalKey(
             id=EXTERNAL_KEY,
             sequence=self.world.admin.next_sequence(),
             created_at="2026-11-01T00:00:00+00:00",

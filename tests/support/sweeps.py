@@ -19,7 +19,7 @@ from cmek.keys.health import UNFINISHED
 from cmek.keys.verdicts import KeyRecord
 from sandbox import seed
 from sandbox.iam import write_policy
-from sandbox.kms.state import Project
+from sandbox.kms.state import GoogleProject
 from sandbox.world import Entry
 from tests.support.driver import Driver, driving
 from tests.support.fleet import Fleet
@@ -85,7 +85,7 @@ class Sweeps:
         self.ids = {name: fleet.onboard(name) for name in plain}
         self.ids["risky"] = fleet.onboard("risky", destroy_scheduled_duration=timedelta(days=2))
         self.ids["lone"] = self._in_ring(fleet, f"{LOCATION}/keyRings/lone", "lone")
-        world.kms.projects[BEYOND] = Project(BEYOND, "200000000001")
+        world.kms.projects[BEYOND] = GoogleProject(BEYOND, "200000000001")
         ring = f"projects/{BEYOND}/locations/us-east5/keyRings/ring"
         self.ids["inherited"] = self._in_ring(fleet, ring, "inherited")
         fleet.set_policy(f"{ring}/cryptoKeys/inherited", {})
