@@ -35,9 +35,13 @@ from tasks.artifacts import publish
 from tasks.attachment import AttachOutcome, AttachResult, attach, create
 from tasks.evidence import publish_evidence
 from tasks.evidence import record as note
-from tasks.reads import check_prerequisites, read_live_facts
+from tasks.reads import (
+    check_prerequisites,
+    read_live_facts,
+    signatures_needed,
+    verify_signatures,
+)
 from tasks.runs import load_state, save_state
-from tasks.signatures import signatures_needed, verify_signatures
 from tasks.validation import validate
 
 ATTACH_TRIES: Final = 3

@@ -34,7 +34,7 @@ from flows._provision import (
     validate_registered,
 )
 from flows._workspace_lock import tag_run, workspace_lock
-from tasks.artifacts import publish, publish_terraform
+from tasks.artifacts import publish, publish_terraform, record_onboarding
 from tasks.attachment import AttachOutcome, AttachResult, read_back
 from tasks.clients import close_clients
 from tasks.crypto_key import ensure_crypto_key
@@ -48,10 +48,13 @@ from tasks.evidence import (
     record,
 )
 from tasks.grants import ensure_grants
-from tasks.reads import check_prerequisites, read_live_facts, read_standings
-from tasks.revalidation import record_onboarding
+from tasks.reads import (
+    check_prerequisites,
+    read_live_facts,
+    read_standings,
+    signatures_needed,
+)
 from tasks.runs import pin_parameters
-from tasks.signatures import signatures_needed
 
 
 async def report_attached(request: OnboardingRequest, done: Approved) -> State[Any]:

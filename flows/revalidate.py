@@ -23,15 +23,17 @@ from cmek.keys.verdicts import Health, KeyRecord, UnreachableState
 from cmek.outcomes import RunOutcome
 from cmek.revalidation.fleet import FleetRow
 from cmek.revalidation.request import KeyRef, RegisteredKeys, RevalidationRequest, by_ring
-from tasks.artifacts import last_fleet, publish_fleet, schedule_follow_up
 from tasks.clients import close_clients
 from tasks.revalidation import (
     CheckUnfinishedError,
     KeyRingBatch,
     RevalidationContext,
+    last_fleet,
+    publish_fleet,
     read_registered_keys,
     record_unfinished_check,
     revalidate_key,
+    schedule_follow_up,
 )
 from tasks.runs import current_run_id, load_state, save_state
 

@@ -1,21 +1,26 @@
-"""What the looks of one revalidation share: pace, lists of rings, ring policies, last records.
+"""Revalidate onboarded keys: shared reads, the check of one key, the fleet table, the follow-up.
 
-Look at one onboarded key: read, judge, tell, keep.
+The keys of one run share the rate limit, the lists and IAM policies of key rings, and the last
+records, so that a large fleet costs few requests.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from prefect import get_run_logger, task
+from prefect import get_client, get_run_logger, task
+from prefect.artifacts import acreate_image_artifact, acreate_table_artifact
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
 from prefect.events import emit_event
+from prefect.runtime import deployment
+from prefect.states import Scheduled
 
 from cmek._http import Failed, Ok, Result, try_read
 from cmek.anthropic.errors import AdminApiError
@@ -24,11 +29,19 @@ from cmek.errors import CmekError
 from cmek.gcp.iam import PolicyView
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import CryptoKey
-from cmek.keys.health import event_id, health_event, judge, onboarding_record, unfinished
+from cmek.keys.health import event_id, health_event, judge, unfinished
+from cmek.keys.history import SIGNS, shown_time
 from cmek.keys.snapshot import KeySnapshot
 from cmek.keys.verdicts import CheckRun, KeyRecord, UnreachableState
-from cmek.onboarding.plan import LiveFacts
-from cmek.revalidation.fleet import SIGNS, shown_time
+from cmek.revalidation.fleet import (
+    FleetRow,
+    counts,
+    image_url,
+    merged,
+    picture,
+    published,
+    read_rows,
+)
 from cmek.revalidation.request import (
     KeyRef,
     RateLimiter,
@@ -37,8 +50,9 @@ from cmek.revalidation.request import (
     key_ref,
     shown_workspace,
 )
+from cmek.tags import CMEK_TAG, LOOK_AGAIN_TAG
 from tasks._uncached_task import uncached_task
-from tasks.artifacts import last_records, publish_page
+from tasks.artifacts import FLEET, last_records, latest_data, publish_page
 from tasks.clients import admin_client, google_client, kms_client
 from tasks.runs import current_run_id
 
@@ -199,10 +213,7 @@ def _check_cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str
     return f"{context.task_run.flow_run_id}-{sweep.attempt}-look-{ref.external_key_id}"
 
 
-@uncached_task(
-    name="Read registered keys",
-    task_run_name="Read registered keys",
-)
+@uncached_task(name="Read registered keys", task_run_name="Read registered keys")
 async def read_registered_keys(block: str) -> RegisteredKeys:
     """All external keys of Google Cloud (every page), and the workspaces that use them.
 
@@ -248,23 +259,6 @@ async def revalidate_key(sweep: RevalidationContext, ring: KeyRingBatch, ref: Ke
         await publish_page(record)
     get_run_logger().info("%s: %s", ref.key_name, SIGNS[record.verdict])
     return record
-
-
-@uncached_task(
-    name="Record for later looks",
-    task_run_name="Record {facts.external_key_id} for later looks",
-)
-async def record_onboarding(facts: LiveFacts, users_before: tuple[str, ...] = ()) -> None:
-    """Begin the key's history with what was true when it was attached.
-
-    A key that other workspaces use has a history already, which stays as it is.
-    """
-    if await last_records([facts.external_key_id]):
-        return
-    now = datetime.now(UTC)
-    await publish_page(
-        onboarding_record(facts, users_before=users_before, run_id=str(current_run_id()), now=now)
-    )
 
 
 async def record_unfinished_check(
@@ -383,3 +377,66 @@ def _announce(record: KeyRecord) -> None:
             "commands": list(worst.commands) if worst else [],
         },
     )
+
+
+PICTURE = "cmek-fleet-picture"
+ENDED = "cmek.revalidation.ended"
+"""The event of each look at all keys; its absence means that nobody watches."""
+_SOONEST = timedelta(seconds=1)
+
+
+async def last_fleet() -> dict[str, FleetRow]:
+    """The rows of the last table, by external key."""
+    for data in await latest_data(FLEET):
+        # Prefect keeps a table as text or as JSON
+        return read_rows(json.loads(data) if isinstance(data, str) else data)
+    return {}
+
+
+@uncached_task(name="Publish fleet", task_run_name="Publish fleet")
+async def publish_fleet(looked: Sequence[FleetRow], *, all_keys: bool) -> None:
+    """One table for all keys, worst first, and the picture of their last days.
+
+    The last table is read again here, so that a look at some keys that ended meanwhile is kept.
+    """
+    rows = merged(await last_fleet(), looked, all_keys=all_keys)
+    found = counts(rows)
+    summary = ", ".join(f"{count} {verdict.replace('_', ' ')}" for verdict, count in found.items())
+    await acreate_table_artifact(table=published(rows), key=FLEET, description=summary)
+    today = datetime.now(UTC).date()
+    await acreate_image_artifact(
+        image_url=image_url(picture(rows, today)), key=PICTURE, description=summary
+    )
+    if all_keys:
+        payload = {str(verdict): count for verdict, count in found.items()}
+        emit_event(ENDED, {"prefect.resource.id": "cmek.fleet"}, payload=payload)
+
+
+@uncached_task(name="Schedule follow-up", task_run_name="Schedule follow-up")
+async def schedule_follow_up(
+    request: RevalidationRequest, unreachable: Sequence[UnreachableState]
+) -> None:
+    """One run that looks again at every key that could not be reached, at the time that is due.
+
+    The idempotency key makes it one even when this run is retried.
+    """
+    times = [one.next_check for one in unreachable if one.next_check is not None]
+    if not times:
+        return
+    if deployment.id is None:
+        get_run_logger().warning(
+            "%d keys could not be reached, and nobody looks again: without a deployment this run "
+            "can't schedule another",
+            len(times),
+        )
+        return
+    again = request.model_copy(update={"external_keys": (), "look_again": tuple(unreachable)})
+    async with get_client() as client:
+        run = await client.create_flow_run_from_deployment(
+            deployment.id,
+            parameters={"request": again.model_dump(mode="json")},
+            state=Scheduled(scheduled_time=max(min(times), datetime.now(UTC) + _SOONEST)),
+            idempotency_key=f"cmek-look-again-{current_run_id()}",
+            tags=[CMEK_TAG, LOOK_AGAIN_TAG],
+        )
+    get_run_logger().info("%d keys are looked at again by %s", len(unreachable), run.name)

@@ -65,10 +65,7 @@ class ValidationFailedError(NotYetError):
         self.proof = proof
 
 
-@uncached_task(
-    name="6 Validate",
-    task_run_name="6 Validate {external_key_id}",
-)
+@uncached_task(name="6 Validate", task_run_name="6 Validate {external_key_id}")
 async def validate(block: str, external_key_id: str) -> ValidationProof:
     """One validation, whatever its outcome; timed from before it was sent."""
     started = time.monotonic()

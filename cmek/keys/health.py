@@ -13,14 +13,12 @@ were refused, nobody knows.
 
 From a reading to a record: rules, what could not be read, and what the last look knew. Pure.
 
-The first record of a key: what was true when its workspace was attached. Pure.
-
 What people are told: only changes of what they were told before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -43,7 +41,6 @@ from cmek.keys.verdicts import (
     Severity,
     UnreachableState,
 )
-from cmek.onboarding.plan import LiveFacts
 
 BROKEN, AT_RISK = Health.BROKEN, Health.AT_RISK
 UNKNOWN, REMARK = Health.UNKNOWN, Health.HEALTHY
@@ -390,40 +387,6 @@ def _baseline(snapshot: KeySnapshot, look: CheckRun) -> Baseline | None:
         now=look.now,
         decrypters=(),
         unusable_versions=tuple(v.id for v in snapshot.all_versions if v.state in UNUSABLE),
-    )
-
-
-def onboarding_record(
-    facts: LiveFacts, *, users_before: Sequence[str], run_id: str, now: datetime
-) -> KeyRecord:
-    """The record that later looks compare with.
-
-    Args:
-        facts: Read behind the approval, right before the attach.
-        users_before: Who could decrypt with an adopted key already.
-        run_id: The onboarding run.
-        now: Time of the attach.
-    """
-    baseline = Baseline.of(
-        facts.key,
-        source="onboarding",
-        now=now,
-        decrypters=tuple(users_before),
-        unusable_versions=tuple(v.id for v in facts.versions if v.state in UNUSABLE),
-    )
-    return KeyRecord(
-        external_key_id=facts.external_key_id,
-        key_name=facts.key.name,
-        workspaces=(f"{facts.workspace_name} ({facts.workspace_id})",),
-        verdict=Health.HEALTHY,
-        since=now,
-        checked_at=now,
-        depth="full",
-        run_id=run_id,
-        reasons=(),
-        announced=Health.HEALTHY,
-        announced_before=Health.HEALTHY,
-        baseline=baseline,
     )
 
 

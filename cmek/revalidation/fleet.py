@@ -1,6 +1,4 @@
-"""A key's page: what people read, with the record for machines at its end. Pure Markdown.
-
-One table for all keys, worst first, each row with its last days. Pure.
+"""One table for all keys, worst first, each row with its last days. Pure.
 
 Verdicts over time as a picture: days from left to right, keys that had trouble below. Pure.
 
@@ -13,107 +11,16 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Final, Self
 
 import svg
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
-from cmek.keys.verdicts import Health, HealthReason, KeyRecord
-from cmek.markdown import code, escape, table
+from cmek.keys.history import SIGNS, shown_time
+from cmek.keys.verdicts import Health, KeyRecord
 from cmek.models import FrozenModel
-
-SIGNS: Final = {
-    Health.HEALTHY: "🟢 healthy",
-    Health.AT_RISK: "🟠 at risk",
-    Health.BROKEN: "🔴 broken",
-    Health.UNKNOWN: "❔ unknown",
-}
-_RECORD: Final = "```json\n"
-_END: Final = "\n```"
-
-
-def key_page(record: KeyRecord) -> str:
-    """The page of one look."""
-    users = escape(", ".join(record.workspaces) or "no workspace")
-    about = (
-        f"Key {code(record.key_name)}, external key {code(record.external_key_id)}, used by "
-        f"{users}. Looked at {_when(record.checked_at)}, {record.depth}."
-    )
-    parts = [
-        f"## {SIGNS[record.verdict]} since {_when(record.since)}",
-        about,
-        *_reasons(record),
-        *_unreachable(record),
-        "### Record",
-        _RECORD + record.model_dump_json().replace("`", "\\u0060") + _END,
-    ]
-    return "\n\n".join(parts)
-
-
-def read_page(page: str) -> KeyRecord | None:
-    """The record at the end of a page; None when it is not one of ours, or of an older make."""
-    _, found, rest = page.rpartition(_RECORD)
-    try:
-        return KeyRecord.model_validate_json(rest.removesuffix(_END)) if found else None
-    except ValidationError:
-        return None
-
-
-def shown_time(duration: timedelta) -> str:
-    """A duration in its two largest units, rounded down: `6 d 23 h`, `5 h 10 min`, `12 min`."""
-    minutes = max(0, int(duration.total_seconds() // 60))
-    hours, days = minutes // 60, minutes // (24 * 60)
-    if days:
-        return f"{days} d {hours % 24} h"
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
-
-
-def _reasons(record: KeyRecord) -> Iterator[str]:
-    if not record.reasons:
-        yield "Nothing is wrong with it."
-        return
-    head = ("severity", "rule", "what", "since", "time left", "means")
-    yield table(head, (_row(reason, record.checked_at) for reason in record.reasons))
-    for reason in record.reasons:
-        if reason.commands:
-            subject = f" {escape(reason.subject)}" if reason.subject else ""
-            yield f"### What to do: {reason.rule}{subject}"
-            yield "```sh\n" + "\n".join(map(_one_line, reason.commands)) + "\n```"
-
-
-def _row(reason: HealthReason, now: datetime) -> tuple[str, ...]:
-    left = reason.time_left(now)
-    benchmark = f" ({reason.benchmark})" if reason.benchmark else ""
-    who = f" Who can tell: {reason.who_can_tell}." if reason.who_can_tell else ""
-    seen = f" Seen {_when(reason.seen_at)}, not looked at again since." if reason.seen_at else ""
-    return (
-        reason.severity,
-        escape(reason.rule + benchmark),
-        escape(f"{reason.says}.{who}{seen}"),
-        _when(reason.since) if reason.since else "",
-        shown_time(left) if left is not None else "",
-        SIGNS[reason.means] if reason.means is not Health.HEALTHY else "a remark",
-    )
-
-
-def _unreachable(record: KeyRecord) -> Iterator[str]:
-    beyond_reach = record.unreachable
-    if beyond_reach is None:
-        return
-    following = beyond_reach.next_check
-    then = f"the next look is at {_when(following)}" if following else "the day is over"
-    yield f"Unreachable since {_when(beyond_reach.since)}, {beyond_reach.looks} looks ago; {then}."
-
-
-def _when(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M %Z}"
-
-
-def _one_line(command: str) -> str:
-    return " ".join(command.split()).replace("`", "'")
-
 
 DAYS: Final = 30
 MARKS: Final = {
