@@ -99,7 +99,7 @@ async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | Non
     """What this request has created already, over all pages; None when nothing has its name.
 
     Raises:
-        AdmissionRefusedError: Another workspace has the name.
+        WorkspaceNotEligibleError: Another workspace has the name.
     """
     api, name = await admin_client(request.anthropic_block), request.create_workspace or ""
     listed = api.workspaces.list(include_archived=True, include_default=True)
@@ -120,18 +120,16 @@ async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | Non
     )
 
 
-class KeyGoneError(CmekError):
+class KeyNotFoundError(CmekError):
     """The crypto key is not there (any more)."""
 
 
-@uncached_task(name="4 Read live facts", task_run_name="4 Read live facts of {request.subject}")
+@uncached_task(name="Read live facts", task_run_name="Read live facts of {request.subject}")
 async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> LiveFacts:
-    """All reads at once, never cached: a run that was suspended must not see old answers.
-
-    The key's name (guide step 4) is the one that Cloud KMS returned.
+    """All reads at once, never cached: a run that was suspended must not see old responses.
 
     Raises:
-        KeyGoneError: The crypto key is not found.
+        KeyNotFoundError: The crypto key is not found.
         AdminApiError, GoogleApiError: A read was refused.
     """
     admin = await admin_client(request.anthropic_block)
@@ -146,7 +144,7 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
         kms.get_iam_policy(name),
     )
     if key is None:
-        raise KeyGoneError(f"{name} is not found: was it deleted? Nothing was attached")
+        raise KeyNotFoundError(f"{name} is not found: was it deleted? Nothing was attached")
     return LiveFacts(
         organization_id=organization.id,
         **workspace,
@@ -185,7 +183,7 @@ class PrerequisitesFailedError(CmekError):
     """At least one check fails; nothing was made. The message names each with its remedy."""
 
     def __init__(self, report: CheckReport) -> None:
-        lines = [f"{c.title}: {c.evidence} To mend it: {c.remedy}" for c in report.failed]
+        lines = [f"{c.title}: {c.evidence} To fix it: {c.remedy}" for c in report.failed]
         super().__init__("prerequisites fail, nothing was made. " + " | ".join(lines))
         self.report = report
 
@@ -214,8 +212,8 @@ async def find_causes(request: OnboardingRequest, failure: Failure) -> tuple[Cau
     return diagnose(facts)
 
 
-@uncached_task(name="Look at what exists", task_run_name="Look at what exists")
-async def read_standings(request: OnboardingRequest) -> ExistingResources:
+@uncached_task(name="Read existing resources", task_run_name="Read existing resources")
+async def read_existing_resources(request: OnboardingRequest) -> ExistingResources:
     """Ring, key, grants and external key as they are."""
     kms = await kms_client(request.kms_block)
     admin = await admin_client(request.anthropic_block)
