@@ -93,6 +93,6 @@ async def _load(kind: type[B], name: str) -> B:
         # Prefect hides what a validator said behind its own error
         said = error.__cause__ or error
         raise BlockMissingError(
-            f"block {kind.get_block_type_slug()}/{name} can't be loaded: {said}. Make or mend it "
+            f"block {kind.get_block_type_slug()}/{name} can't be loaded: {said}. Make or fix it "
             "in the Prefect UI under Blocks, or name another one in the request"
         ) from error
