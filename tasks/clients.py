@@ -1,7 +1,7 @@
 """The clients that tasks share: one a block and event loop, closed at the end of the flow.
 
 httpx and grpc.aio bind a client to the loop that it was made in, so a cache that ignored the loop
-would hand out clients that hang. Clients are never inputs or results of a task.
+would return clients that hang. Clients are never inputs or results of a task.
 """
 
 from __future__ import annotations

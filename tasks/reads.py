@@ -58,7 +58,7 @@ async def read_organization(block: str) -> Organization:
     """The organization of the credential (prerequisite: the Admin API key works).
 
     Raises:
-        AdminApiError: The credential does not work, or the service does not answer.
+        AdminApiError: The credential does not work, or the service does not respond.
     """
     return await (await admin_client(block)).organization.me()
 
@@ -247,21 +247,21 @@ async def signatures_needed(request: OnboardingRequest) -> int:
 
 @uncached_task(name="Verify signatures", task_run_name="Verify signatures")
 async def verify_signatures(
-    approval_request: ApprovalRequest, answer: ApprovalResponse
+    approval_request: ApprovalRequest, response: ApprovalResponse
 ) -> Signatures:
-    """Look at the signers file again and verify each signature; one that is bad is a problem.
+    """Read the signers file again and verify each signature; a bad one is reported as a problem.
 
     Raises:
         SignersRefusedError: The signers file is gone, or does not count any more.
     """
     signers = find_signers()
     required = required_signatures(signers, approval_request.signatures)
-    if not answer.signed_approvals or answer.decision == "reject":
+    if not response.signed_approvals or response.decision == "reject":
         return Signatures(required)
     if signers is None:
         return Signatures(required, problems=("this worker has no signers to verify it with",))
     try:
-        given = parse_signed(answer.signed_approvals)
+        given = parse_signed(response.signed_approvals)
     except UnreadableApprovalError as error:
         return Signatures(required, problems=(str(error),))
     now = datetime.now(UTC)
