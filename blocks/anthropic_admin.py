@@ -8,7 +8,7 @@ from prefect.blocks.abstract import CredentialsBlock
 from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
-from blocks.google_identity import id_token_provider
+from blocks.google_kms import id_token_provider
 from cmek._http import check_endpoint
 from cmek.anthropic.auth import AdminKey, Credential, WorkloadIdentity
 from cmek.anthropic.client import AdminApi

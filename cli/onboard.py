@@ -19,8 +19,8 @@ from cmek.keys.verdicts import Check, CheckReport
 from cmek.onboarding.reports import summary
 from cmek.onboarding.request import OnboardingRequest
 from tasks.clients import close_clients
+from tasks.discovery import start_onboarding
 from tasks.reads import check_prerequisites
-from tasks.runs import start_onboarding
 
 FIELDS_HELP: Final = "Fields for --set: " + ", ".join(
     name

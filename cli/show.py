@@ -36,9 +36,10 @@ from cli.terminal import new_console, printable
 from cmek.errors import CmekError
 from cmek.evidence.record import Chain, loads
 from cmek.evidence.report import queries_of, record_in
+from cmek.keys.history import SIGNS, read_page
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.onboarding.reports import artifact_key
-from cmek.revalidation.fleet import SIGNS, FleetRow, counts, merged, published, read_page, read_rows
+from cmek.revalidation.fleet import FleetRow, counts, merged, published, read_rows
 from cmek.tags import workspace_tag
 from cmek.terraform.module import (
     ManagedKey,

@@ -11,7 +11,7 @@ from rich.markdown import Markdown, MarkdownElement, TableElement
 from rich.markup import escape
 from rich.table import Table
 
-from cmek.revalidation.fleet import shown_time
+from cmek.keys.history import shown_time
 
 _FILE_WIDTH = 120
 

@@ -1,4 +1,4 @@
-"""The ask: a suspended run with a form, and the answer that comes back through it."""
+"""Approval requests: a suspended run with a form, and the response that comes back through it."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from cmek.signatures.statement import MAX_TEXT
 from tasks.runs import current_run_id
 
 MAX_APPROVAL_REQUESTS: Final = 4
-"""One ask, and at most three more after a difference."""
+"""The first, and at most three more after a difference."""
 
 
 class ResponseMissingError(CmekError):
-    """The run went on without an answer that fits the form; nothing was attached."""
+    """The run went on without a response that fits the form; nothing was attached."""
 
 
 class ApprovalRequestLostError(CmekError):
-    """The record of the ask is gone with the result storage; nothing was attached."""
+    """The record of the request is gone with the result storage; nothing was attached."""
 
 
 async def approval_request_numbers() -> list[int]:
-    """The numbers of this attempt's asks at which the run has suspended, by the server."""
+    """Numbers of this attempt's approval requests at which the run has suspended, by the server."""
     prefix = f"attach-{attempt()}-"
     async with get_client() as client:
         run = await client.read_flow_run(current_run_id())
@@ -44,7 +44,7 @@ async def approval_request_numbers() -> list[int]:
 
 
 def attempt() -> int:
-    """1 for a fresh run, also after a suspension; one more after each Retry."""
+    """1 for a new run, also after a suspension; one more after each Retry."""
     count: int = flow_run.run_count
     return count
 
@@ -52,7 +52,7 @@ def attempt() -> int:
 def new_approval_request(
     number: int, plan: Plan, signatures: int, reapproval_reasons: tuple[str, ...]
 ) -> ApprovalRequest:
-    """An ask for this plan, counted from now."""
+    """An approval request for this plan, which expires as the request says, counted from now."""
     now = datetime.now(UTC)
     return ApprovalRequest(
         run_id=str(current_run_id()),
@@ -69,10 +69,10 @@ def new_approval_request(
 
 
 async def wait_for_response(approval_request: ApprovalRequest, text: str) -> ApprovalResponse:
-    """Suspend until somebody answers; in the process that goes on, load the answer.
+    """Suspend until there is a response; in the process that goes on, load it.
 
     Raises:
-        AnswerMissingError: Forced on, or answered past the form.
+        ResponseMissingError: The run was resumed without one, or with one beside the form.
     """
     left = (approval_request.expires_at - datetime.now(UTC)).total_seconds()
     try:
@@ -84,7 +84,7 @@ async def wait_for_response(approval_request: ApprovalRequest, text: str) -> App
     except (ValidationError, ValueError, TypeError) as error:
         raise ResponseMissingError(
             f"{approval_request.key}: no response that fits the form came back, so nothing was "
-            f"attached. Retry the run to be asked again"
+            f"attached. Retry the run for a new approval request"
         ) from error
     if given is None:
         raise ResponseMissingError(
@@ -109,21 +109,21 @@ def _typed_workspace(plan: Plan) -> _TypedWorkspace:
 
 
 _Fields = dict[str, tuple[Any, dict[str, Any]]]
-"""By name: its type, and what Pydantic's `Field` is told."""
+"""By name: its type, and the arguments of Pydantic's `Field`."""
 
 
 def approval_form(approval_request: ApprovalRequest, text: str) -> type[RunInput]:
-    """The form of one ask: required fields only, every rule in its JSON schema.
+    """The form of one approval request: required fields only, every rule in its JSON schema.
 
-    Prefect checks an answer against the schema before it resumes the run; a validator of ours
-    would only speak up after that.
+    Prefect checks a response against the schema before it resumes the run; a validator of ours
+    would run only after that.
     """
     fields = _required_fields(approval_request) | _conditional_fields(approval_request)
-    told: dict[str, Any] = {}
+    defined: dict[str, Any] = {}
     for position, (name, (kind, rules)) in enumerate(fields.items()):
         extra = {"position": position} | rules.pop("json_schema_extra", {})
-        told[name] = (kind, Field(**rules, json_schema_extra=extra))
-    form: type[RunInput] = create_model("AttachApproval", __base__=RunInput, **told)
+        defined[name] = (kind, Field(**rules, json_schema_extra=extra))
+    form: type[RunInput] = create_model("AttachApproval", __base__=RunInput, **defined)
     form._description = text  # noqa: SLF001  # where Prefect keeps a form's text
     return form
 

@@ -1,4 +1,4 @@
-"""Guide step 7: ask, look again after the answer, pass the gate, attach or create."""
+"""Guide step 7: request an approval, read everything again after the response, pass the gate."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from pydantic import BaseModel
 
 from cmek.anthropic.errors import AdminStatusError
 from cmek.errors import CmekError
-from cmek.evidence.events import approval_requested as asked_event
-from cmek.evidence.events import approval_response_received, gate_decision
+from cmek.evidence import events
 from cmek.keys.diagnosis import Failure
 from cmek.keys.verdicts import CheckReport
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
@@ -33,11 +32,14 @@ from flows._approval import (
 from flows._provision import KeyValidationError, ProvisionedKey, diagnose_failure
 from tasks.artifacts import publish
 from tasks.attachment import AttachOutcome, AttachResult, attach, create
-from tasks.evidence import publish_evidence
-from tasks.evidence import record as note
-from tasks.reads import check_prerequisites, read_live_facts
+from tasks.evidence import publish_evidence, record
+from tasks.reads import (
+    check_prerequisites,
+    read_live_facts,
+    signatures_needed,
+    verify_signatures,
+)
 from tasks.runs import load_state, save_state
-from tasks.signatures import signatures_needed, verify_signatures
 from tasks.validation import validate
 
 ATTACH_TRIES: Final = 3
@@ -45,7 +47,7 @@ ATTACH_PAUSE_SECONDS: Final = 5.0
 
 
 class RefusedError(CmekError):
-    """The gate said no for good; nothing was attached."""
+    """The gate refused for good; nothing was attached."""
 
 
 class AttachNotConfirmedError(CmekError):
@@ -53,14 +55,14 @@ class AttachNotConfirmedError(CmekError):
 
 
 class RefusalRecord(BaseModel):
-    """A refusal, kept so that the same answer is not weighed again when facts flip back."""
+    """A refusal, kept so that the same response is not judged again when facts change back."""
 
     kind: RefusalKind
     reasons: tuple[str, ...]
 
 
 class ApprovalRequestRecord(BaseModel):
-    """An ask with the checks that its text showed."""
+    """An approval request with the checks that its text showed."""
 
     approval_request: ApprovalRequest
     report: CheckReport
@@ -73,7 +75,7 @@ class Approved:
     """An approval that led to the attach."""
 
     approval_request: ApprovalRequest
-    answer: ApprovalResponse
+    response: ApprovalResponse
     signers: tuple[str, ...]
     outcome: AttachOutcome
     report: CheckReport
@@ -82,115 +84,117 @@ class Approved:
 
     @property
     def workspace_id(self) -> str:
-        """What has the key now."""
+        """The workspace that has the key now."""
         assert self.outcome.workspace_id is not None  # noqa: S101  # it is not NOT_YET
         return self.outcome.workspace_id
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A person said no."""
+    """The approver rejected."""
 
-    approval_request: ApprovalRequest
     why: str
 
 
 async def approve_and_attach(
-    request: OnboardingRequest, asked: list[int], ready: ProvisionedKey | None
+    request: OnboardingRequest, numbers: list[int], provisioned: ProvisionedKey | None
 ) -> Approved | Rejected:
-    """Ask until an answer leads to a permit, a rejection or a stop.
+    """Request approvals until a response leads to a permit, a rejection or a stop.
 
     Args:
         request: The pinned request.
-        asked: Numbers of the asks of this attempt; only the highest counts.
-        ready: From `make_ready`; None in an execution that goes on behind an ask.
+        numbers: Of this attempt's approval requests so far; only the highest counts.
+        provisioned: From `provision`; None in an execution that goes on after a suspension.
 
     Raises:
-        RefusedError: These facts must not be attached, or too many asks.
-        UnusableKeyError: Anthropic refused the attach because of the key.
-        AnswerMissingError, AskLostError: No answer that counts.
+        RefusedError: These facts must not be attached, or too many approval requests.
+        KeyValidationError: Anthropic refused the attach because of the key.
+        ResponseMissingError, ApprovalRequestLostError: No response that counts.
     """
-    if ready is None:
-        record = await _load_request(max(asked))
+    if provisioned is None:
+        pending = await _load_request(max(numbers))
     else:
-        record = await _request_approval(request, 1, ready, ())
+        pending = await _request_approval(request, 1, provisioned, ())
     while True:
-        number = record.approval_request.number
-        result = await _decided(request, record)
+        number = pending.approval_request.number
+        result = await _decided(request, pending)
         if isinstance(result, Approved):
             return result
-        get_run_logger().warning("Ask %d: %s", number, "; ".join(result.reasons))
+        get_run_logger().warning("Approval request %d: %s", number, "; ".join(result.reasons))
         if result.kind is not RefusalKind.REAPPROVAL_REQUIRED or number == MAX_APPROVAL_REQUESTS:
-            return await _finish(record, result)
-        ready = ProvisionedKey(record.approval_request.plan.external_key_id, record.users_before)
-        record = await _request_approval(request, number + 1, ready, result.reasons)
+            return await _finish(pending, result)
+        key = ProvisionedKey(pending.approval_request.plan.external_key_id, pending.users_before)
+        pending = await _request_approval(request, number + 1, key, result.reasons)
 
 
 async def _decided(
-    request: OnboardingRequest, record: ApprovalRequestRecord
+    request: OnboardingRequest, pending: ApprovalRequestRecord
 ) -> Approved | RefusalRecord:
-    """The answer's outcome; a refusal stays what it was, also when the facts flip back."""
-    name = f"refusal-{attempt()}-{record.approval_request.number}"
+    """The outcome of the response; a refusal stays what it was, also when facts change back."""
+    name = f"refusal-{attempt()}-{pending.approval_request.number}"
     refusal = await load_state(name, RefusalRecord)
     if refusal is not None:
         return refusal
-    result = await _handle_response(request, record)
+    result = await _handle_response(request, pending)
     if isinstance(result, RefusalRecord):
         await save_state(name, result)
     return result
 
 
-async def _finish(record: ApprovalRequestRecord, refusal: RefusalRecord) -> Rejected:
+async def _finish(pending: ApprovalRequestRecord, refusal: RefusalRecord) -> Rejected:
     """Publish that nothing was attached, and why.
 
     Raises:
-        RefusedError: Unless a person said no.
+        RefusedError: Unless the approver rejected.
     """
-    text = refused_report(record.approval_request, record.report, refusal.kind, refusal.reasons)
-    await publish("onboarding", record.approval_request.plan.request.subject, text, refusal.kind)
-    why = "; ".join(refusal.reasons)
+    approval_request, why = pending.approval_request, "; ".join(refusal.reasons)
+    text = refused_report(approval_request, pending.report, refusal.kind, refusal.reasons)
+    await publish("onboarding", approval_request.plan.request.subject, text, refusal.kind)
     if refusal.kind is RefusalKind.REJECTED:
-        return Rejected(record.approval_request, why)
-    raise RefusedError(f"nothing was attached after ask {record.approval_request.number}: {why}")
+        return Rejected(why)
+    raise RefusedError(
+        f"nothing was attached after approval request {approval_request.number}: {why}"
+    )
 
 
 async def _load_request(number: int) -> ApprovalRequestRecord:
-    record = await load_state(f"approval-request-{attempt()}-{number}", ApprovalRequestRecord)
-    if record is None:
+    pending = await load_state(f"approval-request-{attempt()}-{number}", ApprovalRequestRecord)
+    if pending is None:
         raise ApprovalRequestLostError(
-            f"what ask {number} showed is gone with the result storage, so its answer can't count "
-            "and nothing was attached. Retry the run to be asked again"
+            f"what approval request {number} showed is gone with the result storage, so its "
+            "response can't count and nothing was attached. Retry the run for a new approval "
+            "request"
         )
-    return record
+    return pending
 
 
 async def _request_approval(
     request: OnboardingRequest,
     number: int,
-    ready: ProvisionedKey,
+    provisioned: ProvisionedKey,
     reapproval_reasons: tuple[str, ...],
 ) -> ApprovalRequestRecord:
-    """Read, plan, keep and publish a new ask."""
-    facts = await read_live_facts(request, ready.external_key_id)
-    # what is checked on a key can only be known once there is one
-    checks = await check_prerequisites(request)
+    """Read, plan, keep and publish a new approval request."""
+    facts = await read_live_facts(request, provisioned.external_key_id)
+    # some checks on a key are possible only once it exists, so all are made again
+    report = await check_prerequisites(request)
     signatures = await signatures_needed(request)
     approval_request = new_approval_request(
-        number, plan_of(facts, request, checks), signatures, reapproval_reasons
+        number, plan_of(facts, request, report), signatures, reapproval_reasons
     )
-    record = ApprovalRequestRecord(
-        approval_request=approval_request, report=checks, users_before=ready.users_before
+    pending = ApprovalRequestRecord(
+        approval_request=approval_request, report=report, users_before=provisioned.users_before
     )
-    await save_state(f"approval-request-{attempt()}-{number}", record)
-    await note(request.subject, asked_event(approval_request))
+    await save_state(f"approval-request-{attempt()}-{number}", pending)
+    await record(request.subject, events.approval_requested(approval_request))
     await publish_evidence(request.subject)
     await publish(
         "onboarding",
         request.subject,
-        approval_page(approval_request, checks),
+        approval_page(approval_request, report),
         f"plan, waiting at {approval_request.key}",
     )
-    return record
+    return pending
 
 
 def plan_of(facts: LiveFacts, request: OnboardingRequest, report: CheckReport) -> Plan:
@@ -201,47 +205,49 @@ def plan_of(facts: LiveFacts, request: OnboardingRequest, report: CheckReport) -
 
 
 async def _handle_response(
-    request: OnboardingRequest, record: ApprovalRequestRecord
+    request: OnboardingRequest, pending: ApprovalRequestRecord
 ) -> Approved | RefusalRecord:
-    """Wait for the answer; then look at everything again, and attach what passes the gate."""
-    answer = await wait_for_response(
-        record.approval_request, approval_page(record.approval_request, record.report)
+    """Wait for the response; then read everything again, and attach what passes the gate."""
+    approval_request = pending.approval_request
+    response = await wait_for_response(
+        approval_request, approval_page(approval_request, pending.report)
     )
     loaded_at = time.monotonic()
-    await note(request.subject, approval_response_received(record.approval_request, answer))
+    await record(request.subject, events.approval_response_received(approval_request, response))
     outcome = AttachOutcome(outcome=AttachResult.NOT_YET)
+    # a permit lives for a minute, so each try reads, validates and passes the gate anew
     for tried in range(1, ATTACH_TRIES + 1):
-        gate_input, report = await _read_again(request, record.approval_request, answer, loaded_at)
+        gate_input, report = await _read_again(request, approval_request, response, loaded_at)
         verdict = decide(
-            record.approval_request,
-            answer,
+            approval_request,
+            response,
             gate_input,
             now=datetime.now(UTC),
             monotonic=time.monotonic(),
         )
         proof = gate_input.validation
-        await note(
-            request.subject, *gate_decision(record.approval_request, tried, proof, report, verdict)
+        await record(
+            request.subject, *events.gate_decision(approval_request, tried, proof, report, verdict)
         )
         if isinstance(verdict, Refusal):
             if verdict.is_stale_validation_only and tried < ATTACH_TRIES:
                 continue
-            return await _refused(request, record.approval_request, verdict, gate_input.validation)
-        outcome = await _try_attach(request, record.approval_request, verdict)
+            return await _refused(request, approval_request, verdict, proof)
+        outcome = await _try_attach(request, approval_request, verdict)
         if outcome.outcome is not AttachResult.NOT_YET:
             return Approved(
-                record.approval_request,
-                answer,
+                approval_request,
+                response,
                 verdict.signers,
                 outcome,
                 report,
                 gate_input.facts,
-                record.users_before,
+                pending.users_before,
             )
         await asyncio.sleep(ATTACH_PAUSE_SECONDS)
     raise AttachNotConfirmedError(
         f"{ATTACH_TRIES} tries ended without the key on {request.subject} ({outcome.why}); "
-        "the workspace was read after each. Retry the run to be asked again"
+        "the workspace was read after each. Retry the run for a new approval request"
     )
 
 
@@ -289,7 +295,7 @@ def _failed_validation(
 async def _read_again(
     request: OnboardingRequest,
     approval_request: ApprovalRequest,
-    answer: ApprovalResponse,
+    response: ApprovalResponse,
     loaded_at: float,
 ) -> tuple[GateInput, CheckReport]:
     """Checks and validation at once, the facts last: they are what the gate compares."""
@@ -299,7 +305,7 @@ async def _read_again(
     )
     facts = await read_live_facts(request, external_key_id)
     numbers = await approval_request_numbers()
-    signatures = await verify_signatures(approval_request, answer)
+    signatures = await verify_signatures(approval_request, response)
     gate_input = GateInput(
         facts=facts,
         plan=plan_of(facts, request, report),

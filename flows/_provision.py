@@ -1,6 +1,6 @@
-"""A key that Anthropic can't use: say why, and what mends it.
+"""Guide steps 1 to 6: everything before an approval is requested. Each step is safe to run again.
 
-Guide steps 1 to 6: everything before a person is asked. Each step is safe to run again.
+A key that Anthropic can't use is diagnosed here as well.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from cmek.anthropic.models import ExternalKey
 from cmek.errors import CmekError
 from cmek.evidence.events import validated
 from cmek.keys.diagnosis import Failure
-from cmek.keys.rules import Cause
 from cmek.keys.verdicts import CheckReport
 from cmek.markdown import escape
 from cmek.onboarding.eligibility import AttachmentStatus, check_eligibility, check_organization
@@ -23,7 +22,7 @@ from cmek.onboarding.request import OnboardingRequest
 from flows._approval import attempt
 from tasks.artifacts import publish
 from tasks.attachment import ensure_no_pending_create
-from tasks.crypto_key import EnsuredKey, ensure_crypto_key
+from tasks.crypto_key import ensure_crypto_key
 from tasks.evidence import (
     crypto_key_event,
     grants_event,
@@ -32,6 +31,7 @@ from tasks.evidence import (
     registration_event,
 )
 from tasks.grants import ensure_grants
+from tasks.key_name import read_key_name
 from tasks.key_ring import ensure_key_ring
 from tasks.reads import (
     PrerequisitesFailedError,
@@ -46,7 +46,7 @@ from tasks.validation import ValidationFailedError, validate_while_settling
 
 
 class KeyValidationError(CmekError):
-    """Anthropic can't use the key; the message has the most likely cause and what mends it."""
+    """Anthropic can't use the key; the message has the most likely cause and its remedy."""
 
 
 async def diagnose_failure(request: OnboardingRequest, failure: Failure, said: str | None) -> str:
@@ -66,24 +66,19 @@ async def diagnose_failure(request: OnboardingRequest, failure: Failure, said: s
         f"(request {escape(failure.request_id or 'unknown')})\n\n{causes_table(causes)}",
         "causes, the most likely first",
     )
-    return _first(causes)
-
-
-def _first(causes: tuple[Cause, ...]) -> str:
-    likely = [cause for cause in causes if cause.verdict != "excluded"]
-    if not likely:
+    cause = next((cause for cause in causes if cause.verdict != "excluded"), None)
+    if cause is None:
         return "every known cause is excluded; see the diagnosis artifact"
-    cause = likely[0]
-    return f"{cause.title} ({cause.verdict}): {cause.why} To mend it: {cause.command}"
+    return f"{cause.title} ({cause.verdict}): {cause.why} To fix it: {cause.command}"
 
 
 @dataclass(frozen=True, slots=True)
 class EligibleWorkspace:
-    """What the first reads say."""
+    """A workspace that may be onboarded, by the first reads."""
 
     request: OnboardingRequest
-    """To go on with: names the workspace by its id as soon as there is one."""
-    standing: AttachmentStatus
+    """Names the workspace by its id as soon as there is one."""
+    status: AttachmentStatus
     organization_id: UUID
     current_key: ExternalKey | None = None
 
@@ -100,8 +95,8 @@ async def read_and_check_workspace(request: OnboardingRequest) -> EligibleWorksp
     """Read organization and workspace, and refuse what must not be onboarded.
 
     Raises:
-        AdmissionRefusedError: Says why and what to do.
-        CreateInDoubtError: An earlier create of this workspace may still take effect.
+        WorkspaceNotEligibleError: Says why and what to do.
+        CreateOutcomeUnknownError: An earlier create of this workspace may still take effect.
     """
     organization = await read_organization(request.anthropic_block)
     check_organization(request, organization)
@@ -113,13 +108,13 @@ async def read_and_check_workspace(request: OnboardingRequest) -> EligibleWorksp
             await ensure_no_pending_create(request.subject)
             return EligibleWorkspace(request, AttachmentStatus.NEEDS_KEY, organization.id)
         request, reading = request.for_existing(found.workspace.id), found
-    standing = check_eligibility(
+    status = check_eligibility(
         request,
         reading.workspace,
         is_default=reading.is_default,
         current_key=reading.current_key,
     )
-    return EligibleWorkspace(request, standing, organization.id, reading.current_key)
+    return EligibleWorkspace(request, status, organization.id, reading.current_key)
 
 
 async def require_prerequisites(request: OnboardingRequest) -> CheckReport:
@@ -135,12 +130,17 @@ async def require_prerequisites(request: OnboardingRequest) -> CheckReport:
 
 
 async def provision(request: OnboardingRequest, organization: UUID) -> ProvisionedKey:
-    """Key ring, key, grants, registration and a successful validation."""
+    """Key ring, key, grants, key name, registration and a successful validation."""
     workspace = request.subject
-    key = await _ensure_key(request, organization)
+    ring = request.key_name.key_ring_name
+    ring_created = await ensure_key_ring(request.kms_block, ring)
+    await record(workspace, *key_ring_event(ring, created=ring_created))
+    key = await ensure_crypto_key(request, organization, ring_is_new=ring_created)
+    await record(workspace, *crypto_key_event(key))
     name = key.key.name
     granted = await ensure_grants(request.kms_block, name)
     await record(workspace, *grants_event(name, written=granted))
+    name = await read_key_name(key.key)
     external_key, registered = await ensure_external_key(
         request.anthropic_block, name, request.display_name or request.key_name.crypto_key
     )
@@ -151,15 +151,6 @@ async def provision(request: OnboardingRequest, organization: UUID) -> Provision
     )
     await record(workspace, validated(external_key.id, f"attempt {attempt()}", proof))
     return ProvisionedKey(external_key.id, key.users_before)
-
-
-async def _ensure_key(request: OnboardingRequest, organization: UUID) -> EnsuredKey:
-    ring = request.key_name.key_ring_name
-    ring_created = await ensure_key_ring(request.kms_block, ring)
-    await record(request.subject, *key_ring_event(ring, created=ring_created))
-    key = await ensure_crypto_key(request, organization, ring_is_new=ring_created)
-    await record(request.subject, *crypto_key_event(key))
-    return key
 
 
 async def validate_registered(
@@ -174,7 +165,7 @@ async def validate_registered(
             for IAM to settle would not help.
 
     Raises:
-        UnusableKeyError: With its cause as far as our own reads show it.
+        KeyValidationError: With its cause as far as our own reads show it.
     """
     task = validate_while_settling
     if changed_at is None:

@@ -25,9 +25,9 @@ from tasks.runs import current_run_id, find_runs, retag
 LEASE_SECONDS = 60.0
 """How long a killed run keeps its workspace's slot."""
 HELD_SECONDS = 3 * LEASE_SECONDS
-"""After so long whoever holds the slot is alive, or the server has lost count of it."""
+"""After this time the slot's holder is alive, or the server has lost the lease."""
 LOOK_AGAIN_SECONDS = 20.0
-"""How often a run that waits for the slot looks whether another has claimed the workspace."""
+"""How often a run that waits for the slot checks whether another has claimed the workspace."""
 
 _UNFINISHED = [
     StateType.SCHEDULED,
@@ -47,17 +47,17 @@ async def workspace_lock(subject: str, *, claimed: bool) -> AsyncIterator[FlowRu
     """Hold the workspace while this run executes.
 
     The claim (a tag) outlives a suspension; the slot (a strict global concurrency limit) is held
-    while executing only, and makes looking for other claims and claiming one step.
+    while executing only, and makes checking for other claims and claiming one atomic step.
 
     Args:
-        subject: Whose key is at stake: the id of a workspace, or what stands for a new one.
+        subject: The id of a workspace, or what stands for a new one.
         claimed: Whether this attempt of the run has claimed the workspace before.
 
     Yields:
         None when this run goes on, else the run that has the workspace.
 
     Raises:
-        SlotHeldError: No other run has the workspace, and yet its slot is held.
+        WorkspaceLockedError: No other run has the workspace, and yet its slot is held.
     """
     claim = claim_tag(subject)
     limit = artifact_key("workspace", subject)  # not every character may be in its name
@@ -71,7 +71,12 @@ async def workspace_lock(subject: str, *, claimed: bool) -> AsyncIterator[FlowRu
         other = await claimant()
         while other is None and not await _acquire(limit, held):
             if time.monotonic() > deadline:
-                raise _locked_error(limit)
+                raise WorkspaceLockedError(
+                    f"the concurrency limit {limit!r} has had no free slot for {HELD_SECONDS:.0f} "
+                    "s; nothing was done. Another process works for this run; or the server was "
+                    "restarted meanwhile and keeps its leases in memory only: then "
+                    f"`prefect gcl delete {limit}`, and Retry"
+                )
             other = await claimant()
         other = other or await claimant()  # one that had the slot before may have claimed it
         if other is None:
@@ -88,14 +93,6 @@ async def _acquire(limit: str, held: AsyncExitStack) -> bool:
     except AcquireConcurrencySlotTimeoutError:
         return False
     return True
-
-
-def _locked_error(limit: str) -> WorkspaceLockedError:
-    return WorkspaceLockedError(
-        f"the concurrency limit {limit!r} has had no free slot for {HELD_SECONDS:.0f} s; nothing "
-        f"was done. Another process works for this run; or the server was restarted meanwhile and "
-        f"keeps its leases in memory only: then `prefect gcl delete {limit}`, and Retry"
-    )
 
 
 async def tag_run(subject: str) -> None:

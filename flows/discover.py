@@ -1,7 +1,7 @@
-"""Workspaces onboard themselves up to the approval: found every hour, or announced by an event.
+"""Start onboardings up to the approval: for workspaces found hourly, or announced by an event.
 
-Neither decides what a person has to: no run that is started here adopts a key that exists,
-repairs, takes the default workspace, or goes on after a rejection.
+Neither decides what needs a person: no run that is started here adopts an existing key, repairs,
+takes the default workspace, or starts again after a rejection.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ async def discover_workspaces(
 ) -> State[Any]:
     """Start the onboarding of workspaces that have no key.
 
-    Each gets one run, which waits for a person's approval. The table `cmek-discovery` says what
+    Each gets one run, which waits for an approval. The table `cmek-discovery` says what
     was decided about each workspace, and why.
 
     Args:
@@ -84,7 +84,7 @@ async def _decide(request: DiscoveryRequest, workspaces: Iterable[Workspace]) ->
     """About every workspace, the oldest first; starts no more than the cap."""
     decisions: list[Decision] = []
     started = 0
-    for workspace in sorted(workspaces, key=_age):
+    for workspace in sorted(workspaces, key=_created):
         why = ineligible_reason(workspace, request, is_default=False) or opt_in_missing_reason(
             workspace, request
         )
@@ -106,7 +106,7 @@ def _not_set_up() -> State[Any]:
     )
 
 
-def _age(workspace: Workspace) -> tuple[str, str]:
+def _created(workspace: Workspace) -> tuple[str, str]:
     created = workspace.created_at
     return (created.astimezone(UTC).isoformat() if created else "", workspace.id)
 

@@ -1,10 +1,9 @@
-"""How an onboarding ends well: the key is on its workspace, now or from before.
+"""Onboard one workspace: the guide's seven steps, with an approval before the last.
 
-Onboard one workspace: the guide's seven steps, with a person before the last.
-
-A run suspends at the ask and is executed again from the top when it is answered, maybe days later
-in another process. What must not happen twice is behind `asked_numbers`: once an ask exists, no
-step that writes runs again, so that a stripped grant is refused and not silently repaired.
+A run suspends at the approval request and is executed again from the top after the response,
+perhaps days later in another process. What must not happen twice depends on the numbers of the
+approval requests: once there is one, no step that writes runs again, so that a grant that was
+removed meanwhile is refused and not silently repaired.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from flows._provision import (
     validate_registered,
 )
 from flows._workspace_lock import tag_run, workspace_lock
-from tasks.artifacts import publish, publish_terraform
+from tasks.artifacts import publish, publish_terraform, record_onboarding
 from tasks.attachment import AttachOutcome, AttachResult, read_back
 from tasks.clients import close_clients
 from tasks.crypto_key import ensure_crypto_key
@@ -48,60 +47,161 @@ from tasks.evidence import (
     record,
 )
 from tasks.grants import ensure_grants
-from tasks.reads import check_prerequisites, read_live_facts, read_standings
-from tasks.revalidation import record_onboarding
+from tasks.reads import (
+    check_prerequisites,
+    read_existing_resources,
+    read_live_facts,
+    signatures_needed,
+)
 from tasks.runs import pin_parameters
-from tasks.signatures import signatures_needed
 
 
-async def report_attached(request: OnboardingRequest, done: Approved) -> State[Any]:
-    """Read back, and publish what happened."""
-    plan, now = done.approval_request.plan, request.for_existing(done.workspace_id)
-    seen = await read_back(
-        request.anthropic_block, done.workspace_id, plan.external_key_id, _residency(request)
+class NoDeploymentError(CmekError):
+    """The flow was called without a deployment, so it could not wait for an approval."""
+
+
+class ParametersChangedError(CmekError):
+    """The run's parameters are no longer those that it started with."""
+
+
+@flow(
+    name="onboard-workspace",
+    flow_run_name="onboard {request.subject}",
+    persist_result=True,
+    result_serializer="json",
+    retries=0,
+)
+async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
+    """Put a Google Cloud KMS key under an Anthropic workspace, or under a new one.
+
+    Checks first, makes what is missing (key ring, key, grants, external key), validates, then
+    waits for an approval: attaching a key can never be undone. Approve or reject under "Resume" of
+    the waiting run, or with `cmek approve`.
+
+    Args:
+        request: A workspace or the name of a new one, project and requester are enough; the others
+            have the recommended values.
+
+    Raises:
+        NoDeploymentError: Called without a deployment; nothing was read or made.
+        ParametersChangedError: The run's parameters were changed; nothing was attached.
+        Exception: Any refusal, each with a message that says what to do.
+    """
+    if deployment.id is None:
+        raise NoDeploymentError(
+            "onboard_workspace waits for an approval, so it needs a deployment: run `prefect "
+            "deploy --all` and start onboard-workspace/onboard"
+        )
+    pinned = await pin_parameters(request)
+    if pinned != request:
+        raise ParametersChangedError(
+            "the parameters of this run were changed after it had started; nothing was attached. "
+            "Start a new run for another request"
+        )
+    numbers = await approval_request_numbers()
+    async with workspace_lock(request.subject, claimed=bool(numbers)) as other:
+        if other is not None:
+            return Completed(
+                name=RunOutcome.DUPLICATE,
+                message=f"run {other.name} ({other.id}) has {request.subject} already",
+            )
+        try:
+            return await _onboard(pinned, numbers)
+        except Exception as error:
+            await publish_failure(request.subject, error)
+            raise
+        finally:
+            await close_clients()
+
+
+async def _onboard(request: OnboardingRequest, numbers: list[int]) -> State[Any]:
+    provisioned = None
+    if not numbers:
+        eligible = await read_and_check_workspace(request)
+        if eligible.status is AttachmentStatus.HAS_OUR_KEY:
+            return await _verify_existing_attachment(request, eligible)
+        if request.plan_only:
+            return await _preview(request, eligible)
+        await signatures_needed(request)  # before anything is made that could not be approved
+        report = await require_prerequisites(request)
+        await record(
+            request.subject,
+            started(request, software_versions()),
+            checked(report, f"attempt {attempt()}"),
+        )
+        provisioned = await provision(request, eligible.organization_id)
+    result = await approve_and_attach(request, numbers, provisioned)
+    if isinstance(result, Rejected):
+        await publish_evidence(request.subject)
+        return Completed(name=RunOutcome.REJECTED, message=result.why)
+    return await _report_attached(request, result)
+
+
+async def _preview(request: OnboardingRequest, eligible: EligibleWorkspace) -> State[Any]:
+    """Checks and a dry plan, without one write."""
+    report = await check_prerequisites(request)
+    existing = await read_existing_resources(request)
+    steps = preview(request, eligible.organization_id, existing)
+    await publish(
+        "plan",
+        request.subject,
+        f"# Dry plan\n\n{preview_text(steps)}\n\n## Prerequisites\n\n{checks_table(report)}",
+        "dry plan, nothing was written",
     )
-    (entry,) = await record(now.subject, attached(now.subject, done.outcome, seen))
+    name = RunOutcome.PREREQUISITES_FAIL if report.failed else RunOutcome.PLANNED
+    writes = [step.title for step in steps if step.action != "nothing"]
+    return Completed(name=name, message="would do: " + (", ".join(writes) or "nothing"))
+
+
+async def _report_attached(request: OnboardingRequest, approved: Approved) -> State[Any]:
+    """Read back, and publish what happened."""
+    plan, outcome = approved.approval_request.plan, approved.outcome
+    now = request.for_existing(approved.workspace_id)
+    shown = await read_back(
+        request.anthropic_block, approved.workspace_id, plan.external_key_id, _residency(request)
+    )
+    (entry,) = await record(now.subject, attached(now.subject, outcome, shown))
     text = final_report(
-        done.approval_request,
-        done.answer,
-        done.signers,
-        done.report,
+        approved.approval_request,
+        approved.response,
+        approved.signers,
+        approved.report,
         (
-            ("outcome", done.outcome.outcome),
-            ("workspace", f"{seen.workspace_id} ({seen.workspace_name})"),
-            ("request id", done.outcome.request_id or "none"),
-            ("workspace shows", seen.external_key_id),
-            ("external key shows", seen.key_name or "none"),
+            ("outcome", outcome.outcome),
+            ("workspace", f"{shown.workspace_id} ({shown.workspace_name})"),
+            ("request id", outcome.request_id or "none"),
+            ("workspace shows", shown.external_key_id),
+            ("external key shows", shown.key_name or "none"),
             ("evidence", entry.hash),
-            ("read back by", ", ".join(str(one) for one in seen.request_ids)),
+            ("read back by", ", ".join(str(one) for one in shown.request_ids)),
         ),
     )
     await _publish(request, now, text, "attached")
-    if done.outcome.outcome is AttachResult.NOW:
+    if outcome.outcome is AttachResult.NOW:
         await label_attached_resources(now, plan.key_name, entry, label=request.mark_key)
     await _publish_evidence(request, now)
-    facts = done.facts.model_copy(update={"workspace_id": done.workspace_id})
-    await record_onboarding(facts, done.users_before)
+    facts = approved.facts.model_copy(update={"workspace_id": approved.workspace_id})
+    await record_onboarding(facts, approved.users_before)
     await publish_terraform(now)
-    born = "" if plan.workspace_id else f" ({plan.workspace_name}), created with it"
+    created = "" if plan.workspace_id else f" ({plan.workspace_name}), created with it"
     return Completed(
         name=RunOutcome.ATTACHED,
-        message=f"{plan.external_key_id} ({plan.key_name}) {done.outcome.outcome} to "
-        f"{done.workspace_id}{born}, approved by "
-        + (", ".join(done.signers) or f"{done.answer.approver} (a claim)"),
+        message=f"{plan.external_key_id} ({plan.key_name}) {outcome.outcome} to "
+        f"{approved.workspace_id}{created}, approved by "
+        + (", ".join(approved.signers) or f"{approved.response.approver} (unverified)"),
     )
 
 
-async def verify_existing_attachment(
-    request: OnboardingRequest, admission: EligibleWorkspace
+async def _verify_existing_attachment(
+    request: OnboardingRequest, eligible: EligibleWorkspace
 ) -> State[Any]:
-    """The workspace has this key: read, validate and report; repair only when asked."""
-    now, key = admission.request, admission.current_key
+    """The workspace has this key: read, validate and report; repair only when requested."""
+    now, key = eligible.request, eligible.current_key
     assert key is not None  # noqa: S101  # HAS_OUR_KEY means that there is one
     interrupted, repaired = await has_recorded(), False
     if now.repair:
         adopting = now.model_copy(update={"adopt_existing_key": True})
-        ensured = await ensure_crypto_key(adopting, admission.organization_id, ring_is_new=False)
+        ensured = await ensure_crypto_key(adopting, eligible.organization_id, ring_is_new=False)
         granted = await ensure_grants(now.kms_block, ensured.key.name)
         repaired = ensured.label_added or granted
         written = (*crypto_key_event(ensured), *grants_event(ensured.key.name, written=granted))
@@ -111,14 +211,13 @@ async def verify_existing_attachment(
     facts = await read_live_facts(now, key.id)
     report = await check_prerequisites(now)
     await validate_registered(now, key.id, changed_at=datetime.now(UTC) if repaired else None)
-    if interrupted:  # an earlier attempt of this run attached it, and ended before it could say so
-        seen = await read_back(now.anthropic_block, now.subject, key.id, _residency(request))
+    if interrupted:  # an earlier attempt of this run attached it, and ended before recording that
+        shown = await read_back(now.anthropic_block, now.subject, key.id, _residency(request))
         outcome = AttachOutcome(outcome=AttachResult.BEFORE, workspace_id=now.workspace_id)
-        await record(now.subject, attached(now.subject, outcome, seen))
+        await record(now.subject, attached(now.subject, outcome, shown))
         await _publish_evidence(request, now)
-    await _publish(
-        request, now, already_attached_report(facts, report, repaired=repaired), "already attached"
-    )
+    text = already_attached_report(facts, report, repaired=repaired)
+    await _publish(request, now, text, "already attached")
     return Completed(
         name=RunOutcome.ALREADY_ATTACHED,
         message=f"{now.subject} has {key.id} ({facts.key.name}); it validates, "
@@ -142,99 +241,3 @@ async def _publish_evidence(request: OnboardingRequest, now: OnboardingRequest) 
         await tag_run(now.subject)
     for subject in dict.fromkeys((request.subject, now.subject)):
         await publish_evidence(subject)
-
-
-class NoDeploymentError(CmekError):
-    """The flow was called without a deployment, so it could not wait for an approval."""
-
-
-class ParametersChangedError(CmekError):
-    """The run's parameters are no longer those that it started with."""
-
-
-@flow(
-    name="onboard-workspace",
-    flow_run_name="onboard {request.subject}",
-    persist_result=True,
-    result_serializer="json",
-    retries=0,
-)
-async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
-    """Put a Google Cloud KMS key under an Anthropic workspace, or under a new one.
-
-    Checks first, makes what is missing (key ring, key, grants, external key), validates, then
-    waits for a person: attaching a key can never be undone. Answer under "Resume" of the waiting
-    run, or with `cmek approve`.
-
-    Args:
-        request: A workspace or the name of a new one, project and requester are enough; the others
-            have the recommended values.
-
-    Raises:
-        NoDeploymentError: Called without a deployment; nothing was read or made.
-        ParametersChangedError: Somebody changed the run's parameters; nothing was attached.
-        Exception: Any refusal, each with a message that says what to do.
-    """
-    if deployment.id is None:
-        raise NoDeploymentError(
-            "onboard_workspace waits for an approval, so it needs a deployment: run `prefect "
-            "deploy --all` and start onboard-workspace/onboard"
-        )
-    pinned = await pin_parameters(request)
-    if pinned != request:
-        raise ParametersChangedError(
-            "the parameters of this run were changed after it had started; nothing was attached. "
-            "Start a new run for another request"
-        )
-    asked = await approval_request_numbers()
-    async with workspace_lock(request.subject, claimed=bool(asked)) as other:
-        if other is not None:
-            return Completed(
-                name=RunOutcome.DUPLICATE,
-                message=f"run {other.name} ({other.id}) has {request.subject} already",
-            )
-        try:
-            return await _onboard(pinned, asked)
-        except Exception as error:
-            await publish_failure(request.subject, error)
-            raise
-        finally:
-            await close_clients()
-
-
-async def _onboard(request: OnboardingRequest, asked: list[int]) -> State[Any]:
-    ready = None
-    if not asked:
-        admission = await read_and_check_workspace(request)
-        if admission.standing is AttachmentStatus.HAS_OUR_KEY:
-            return await verify_existing_attachment(request, admission)
-        if request.plan_only:
-            return await _preview(request, admission)
-        await signatures_needed(request)  # before anything is made that could not be approved
-        report = await require_prerequisites(request)
-        await record(
-            request.subject,
-            started(request, software_versions()),
-            checked(report, f"attempt {attempt()}"),
-        )
-        ready = await provision(request, admission.organization_id)
-    result = await approve_and_attach(request, asked, ready)
-    if isinstance(result, Rejected):
-        await publish_evidence(request.subject)
-        return Completed(name=RunOutcome.REJECTED, message=result.why)
-    return await report_attached(request, result)
-
-
-async def _preview(request: OnboardingRequest, admission: EligibleWorkspace) -> State[Any]:
-    """Checks and a dry plan, without one write."""
-    report = await check_prerequisites(request)
-    steps = preview(request, admission.organization_id, await read_standings(request))
-    await publish(
-        "plan",
-        request.subject,
-        f"# Dry plan\n\n{preview_text(steps)}\n\n## Prerequisites\n\n{checks_table(report)}",
-        "dry plan, nothing was written",
-    )
-    name = RunOutcome.PREREQUISITES_FAIL if report.failed else RunOutcome.PLANNED
-    writes = [step.title for step in steps if step.action != "nothing"]
-    return Completed(name=name, message="would do: " + (", ".join(writes) or "nothing"))

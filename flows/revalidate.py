@@ -1,13 +1,13 @@
-"""Look at every onboarded key: on a schedule, or at once from the UI.
+"""Revalidate every onboarded key: on a schedule, or at once from the UI.
 
-One task a key, so many at the same time; each key's verdict is told and kept as soon as it is
-known, so that a run that is killed loses nothing and goes on where it was when it is retried.
+Each key is one task, so many are checked at the same time. Its verdict is published as soon as it
+is known, so that a run that is killed loses nothing and continues where it was when it is retried.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,15 +23,17 @@ from cmek.keys.verdicts import Health, KeyRecord, UnreachableState
 from cmek.outcomes import RunOutcome
 from cmek.revalidation.fleet import FleetRow
 from cmek.revalidation.request import KeyRef, RegisteredKeys, RevalidationRequest, by_ring
-from tasks.artifacts import last_fleet, publish_fleet, schedule_follow_up
 from tasks.clients import close_clients
 from tasks.revalidation import (
     CheckUnfinishedError,
     KeyRingBatch,
     RevalidationContext,
+    last_fleet,
+    publish_fleet,
     read_registered_keys,
     record_unfinished_check,
     revalidate_key,
+    schedule_follow_up,
 )
 from tasks.runs import current_run_id, load_state, save_state
 
@@ -41,14 +43,14 @@ _REPORTED = "reported"
 
 
 class Reported(BaseModel):
-    """How many sweeps this run has finished: a retry behind one looks at all keys anew."""
+    """How many times this run has checked all keys: a retry after one checks all of them anew."""
 
     sweeps: int
 
 
 @dataclass
 class Tally:
-    """What is kept of the looks: rows, not records."""
+    """What is kept in memory of the checks: rows, not records."""
 
     before: dict[str, FleetRow]
     rows: list[FleetRow] = field(default_factory=list)
@@ -57,15 +59,14 @@ class Tally:
     changed: bool = False
 
     def add(self, record: KeyRecord) -> None:
-        """Count one look."""
+        """Count one check."""
         before = self.before.pop(record.external_key_id, None)
         row = FleetRow.of(record, before)
         self.rows.append(row)
         self.verdicts[record.verdict] += 1
         self.changed |= before is None or before.level is not row.level
-        beyond_reach = record.unreachable
-        if beyond_reach and beyond_reach.scheduled_by == record.run_id:
-            self.unreachable.append(beyond_reach)
+        if record.unreachable and record.unreachable.scheduled_by == record.run_id:
+            self.unreachable.append(record.unreachable)
 
 
 @flow(
@@ -81,7 +82,7 @@ async def revalidate_keys(
     """Revalidate the onboarded keys.
 
     Ends as failed when a key is broken, as "At risk" when one is at risk, as "Unknown" when one
-    could not be looked at, else as completed. The table `cmek-fleet` shows all keys, worst first.
+    could not be checked, else as completed. The table `cmek-fleet` shows all keys, worst first.
 
     Args:
         request: Which keys, how deep, and until when.
@@ -92,14 +93,14 @@ async def revalidate_keys(
     started = datetime.now(UTC)
     try:
         registered = await read_registered_keys(request.anthropic_block)
-        sweep = await _context(request, registered, started)
+        context = await _context(request, registered, started)
         tally = Tally(await last_fleet())
-        await _check_all(sweep, tally)
-        everything = request.wanted is None
-        if everything or tally.changed:
-            await publish_fleet(tally.rows, all_keys=everything)
+        await _check_all(context, tally)
+        all_keys = request.wanted is None
+        if all_keys or tally.changed:
+            await publish_fleet(tally.rows, all_keys=all_keys)
         await schedule_follow_up(request, tally.unreachable)
-        await save_state(_REPORTED, Reported(sweeps=sweep.attempt + 1))
+        await save_state(_REPORTED, Reported(sweeps=context.attempt + 1))
     finally:
         await close_clients()
     return _outcome(tally)
@@ -123,45 +124,41 @@ async def _context(
     )
 
 
-async def _check_all(sweep: RevalidationContext, tally: Tally) -> None:
-    """So many looks at the same time, ring by ring."""
-    turns = _work_items(sweep)
+async def _check_all(context: RevalidationContext, tally: Tally) -> None:
+    """A bounded number of checks at the same time, ring by ring."""
+    remaining = ((ring, ref) for ring in context.rings for ref in ring.refs)
 
-    async def looker() -> None:
-        for ring, ref in turns:
-            tally.add(await _check_one(sweep, ring, ref))
+    async def work() -> None:
+        for ring, ref in remaining:
+            tally.add(await _check_one(context, ring, ref))
             ring.done_with_one()
 
-    total = sum(len(ring.refs) for ring in sweep.rings)
+    total = sum(len(ring.refs) for ring in context.rings)
     try:
         async with _progress(tally, total), asyncio.TaskGroup() as group:
-            # as many again get ready or write down meanwhile; `sweep.looking` bounds the reads
-            for _ in range(min(2 * sweep.request.concurrency, total)):
-                group.create_task(looker())
+            # `context.reading` bounds the reads; as many keys again are prepared or published
+            for _ in range(min(2 * context.request.concurrency, total)):
+                group.create_task(work())
     finally:
-        sweep.forget()
+        context.forget()
 
 
-def _work_items(sweep: RevalidationContext) -> Iterator[tuple[KeyRingBatch, KeyRef]]:
-    return ((ring, ref) for ring in sweep.rings for ref in ring.refs)
-
-
-async def _check_one(sweep: RevalidationContext, ring: KeyRingBatch, ref: KeyRef) -> KeyRecord:
-    """One key's record, whatever happens to the look."""
-    why = f"not looked at before the deadline, {sweep.deadline:%Y-%m-%d %H:%M:%S %Z}"
-    if datetime.now(UTC) < sweep.deadline:
+async def _check_one(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef) -> KeyRecord:
+    """One key's record, whatever happens to its check."""
+    why = f"not checked before the deadline, {context.deadline:%Y-%m-%d %H:%M:%S %Z}"
+    if datetime.now(UTC) < context.deadline:
         try:
-            return await revalidate_key(sweep, ring, ref)
+            return await revalidate_key(context, ring, ref)
         except CheckUnfinishedError:
             pass
-        except Exception as error:  # noqa: BLE001 - one key's look never ends the others'
-            why = f"the look failed: {error!r}; its task run tells more"
-    return await record_unfinished_check(sweep, ring, ref, why)
+        except Exception as error:  # noqa: BLE001 - one key's failure never ends the others' checks
+            why = f"the check failed: {error!r}; its task run has the details"
+    return await record_unfinished_check(context, ring, ref, why)
 
 
 @asynccontextmanager
 async def _progress(tally: Tally, total: int) -> AsyncIterator[None]:
-    """A progress artifact that moves once a second."""
+    """A progress artifact that is updated once a second."""
     artifact = await acreate_progress_artifact(0.0, key=PROGRESS, description=f"{total} keys")
 
     async def show() -> None:
@@ -174,18 +171,18 @@ async def _progress(tally: Tally, total: int) -> AsyncIterator[None]:
             await asyncio.sleep(PROGRESS_SECONDS)
             await show()
 
-    shower = asyncio.ensure_future(keep_showing())
+    updates = asyncio.ensure_future(keep_showing())
     try:
         yield
     finally:
-        shower.cancel()
+        updates.cancel()
         with suppress(asyncio.CancelledError):
-            await shower
+            await updates
         await show()
 
 
 def _outcome(tally: Tally) -> State[Any]:
-    """Red when a key is broken; Prefect has no yellow, so the name carries the sign."""
+    """Failed (red) when a key is broken; Prefect has no yellow, so the name says the rest."""
     found = tally.verdicts
     parts = [f"{found[verdict]} {verdict.replace('_', ' ')}" for verdict in reversed(Health)]
     message = f"{len(tally.rows)} keys: {', '.join(parts)}. See the artifact cmek-fleet"

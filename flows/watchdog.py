@@ -1,4 +1,4 @@
-"""A run whose worker died without a word stays Running or Pending, and keeps its workspace."""
+"""A run whose worker died stays Running or Pending and keeps its workspace: mark it as crashed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tasks.runs import wait_for_heartbeat
 async def crash_stale_run(
     flow_run_id: UUID, watch_seconds: Annotated[float, Field(ge=0)] = 360
 ) -> State[Any]:
-    """Mark a run as crashed when it claims to be running, or about to, and gives no sign of life.
+    """Mark a run as crashed when it is Running or Pending and gives no sign of life.
 
-    The automation `cmek: run is silent` starts this. Prefect's own action would believe the
-    events alone: one that is late or lost ("database is locked") would crash a run that waits for
-    an approval. This one asks the server, and crashes nothing but a run that is Running or Pending.
+    The automation `cmek: run is silent` starts this. Prefect's own action would rely on events
+    alone: one that is late or lost ("database is locked") would crash a run that waits for an
+    approval. This one reads the run's state, and crashes only what is Running or Pending.
 
     Args:
-        flow_run_id: The run to look at.
+        flow_run_id: The run to check.
         watch_seconds: How long it must stay silent while it is watched. Two heartbeats at least
             (`PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, 180 s unless set).
     """

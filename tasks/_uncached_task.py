@@ -18,7 +18,7 @@ def uncached_task(
     task_run_name: str,
     **options: Any,  # noqa: ANN401 - those of Prefect's own decorator, which checks them
 ) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Prefect's `task`, run anew each time: after a suspension or Retry no old answer counts.
+    """Prefect's `task`, run anew each time: after a suspension or Retry no old result counts.
 
     Args:
         name: Of the task.

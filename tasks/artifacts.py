@@ -1,53 +1,29 @@
-"""Publish what people read as artifacts of the run.
+"""Artifacts of an onboarding: reports, the Terraform module, and the key's history.
 
-Terraform from the live key, as an artifact of the run.
-
-Each key's history: artifacts under one key, the newest of which is the last record.
-
-What a revalidation leaves for people: the table, the picture, and the next look.
+A key's history is the versions under one artifact key; the newest holds the last record.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from prefect import get_client, get_run_logger
-from prefect.artifacts import (
-    acreate_image_artifact,
-    acreate_markdown_artifact,
-    acreate_table_artifact,
-)
+from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
-from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
-from prefect.runtime import deployment
-from prefect.states import Scheduled
 from pydantic import BaseModel
 
 from cmek.anthropic.errors import AdminApiError
 from cmek.gcp.errors import GoogleApiError
-from cmek.keys.verdicts import KeyRecord, UnreachableState
+from cmek.keys.history import SIGNS, key_page, onboarding_record, read_page
+from cmek.keys.verdicts import KeyRecord
+from cmek.onboarding.plan import LiveFacts
 from cmek.onboarding.reports import artifact_key
 from cmek.onboarding.request import OnboardingRequest
-from cmek.revalidation.fleet import (
-    SIGNS,
-    FleetRow,
-    counts,
-    image_url,
-    key_page,
-    merged,
-    picture,
-    published,
-    read_page,
-    read_rows,
-)
-from cmek.revalidation.request import RevalidationRequest
-from cmek.tags import CMEK_TAG, LOOK_AGAIN_TAG
 from cmek.terraform.module import (
     NotManageableError,
     read_workspace_keys,
@@ -63,10 +39,7 @@ class _Published(BaseModel):
     artifact_id: UUID
 
 
-@uncached_task(
-    name="Publish report",
-    task_run_name="Publish {kind} of {subject}: {description}",
-)
+@uncached_task(name="Publish report", task_run_name="Publish {kind} of {subject}: {description}")
 async def publish(kind: str, subject: str, markdown: str, description: str) -> None:
     """One Markdown artifact of this kind a run, brought up to date when there is more to say.
 
@@ -107,10 +80,7 @@ async def publish_terraform(request: OnboardingRequest) -> None:
     await publish("terraform", workspace_id, page, "adopts the key as it is now")
 
 
-@uncached_task(
-    name="Terraform",
-    task_run_name="Terraform for {workspace_id}",
-)
+@uncached_task(name="Terraform", task_run_name="Terraform for {workspace_id}")
 async def read_module(anthropic_block: str, kms_block: str, workspace_id: str) -> dict[str, str]:
     """The module of the workspace's live key, text by file name.
 
@@ -122,18 +92,19 @@ async def read_module(anthropic_block: str, kms_block: str, workspace_id: str) -
     return render_module(await read_workspace_keys(admin, kms, workspace_id))
 
 
-KIND = "key"
+FLEET = "cmek-fleet"
+"""The artifact key of the table of all keys."""
 PAGE = 200
 """The most that Prefect's API lists at once."""
 
 
 def page_key(external_key_id: str) -> str:
     """The artifact key of a key's history."""
-    return artifact_key(KIND, external_key_id)
+    return artifact_key("key", external_key_id)
 
 
 async def publish_page(record: KeyRecord) -> None:
-    """Add a look to a key's history."""
+    """Add a record to a key's history."""
     await acreate_markdown_artifact(
         markdown=key_page(record),
         key=page_key(record.external_key_id),
@@ -142,94 +113,36 @@ async def publish_page(record: KeyRecord) -> None:
 
 
 async def last_records(external_key_ids: Sequence[str]) -> dict[str, KeyRecord]:
-    """The last record of each of these keys; one that nobody can read is left out."""
-    records: dict[str, KeyRecord] = {}
-    for ids in _batches(external_key_ids):
-        wanted = ArtifactCollectionFilterKey(any_=[page_key(one) for one in ids])
-        async with get_client() as client:
-            found = await client.read_latest_artifacts(
-                artifact_filter=ArtifactCollectionFilter(key=wanted), limit=PAGE
-            )
-        for artifact in found:
-            record = read_page(str(artifact.data))
-            if record is not None:
-                records[record.external_key_id] = record
-    return records
+    """The last record of each of these keys; an unreadable one is left out."""
+    keys = [page_key(one) for one in external_key_ids]
+    records = [
+        read_page(str(data))
+        for start in range(0, len(keys), PAGE)
+        for data in await latest_data(*keys[start : start + PAGE])
+    ]
+    return {record.external_key_id: record for record in records if record is not None}
 
 
-def _batches(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (ids[start : start + PAGE] for start in range(0, len(ids), PAGE))
-
-
-FLEET = "cmek-fleet"
-PICTURE = "cmek-fleet-picture"
-ENDED = "cmek.revalidation.ended"
-"""The event of each look at all keys; its absence means that nobody watches."""
-_SOONEST = timedelta(seconds=1)
-
-
-async def last_fleet() -> dict[str, FleetRow]:
-    """The rows of the last table, by external key."""
-    wanted = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=[FLEET]))
+async def latest_data(*keys: str) -> list[Any]:
+    """The data of the newest artifact under each of at most `PAGE` keys."""
+    wanted = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=list(keys)))
     async with get_client() as client:
-        found = await client.read_latest_artifacts(artifact_filter=wanted, limit=1)
-    return read_rows(_table(found[0].data)) if found else {}
+        found = await client.read_latest_artifacts(artifact_filter=wanted, limit=PAGE)
+    return [artifact.data for artifact in found]
 
 
 @uncached_task(
-    name="Publish fleet",
-    task_run_name="Publish fleet",
+    name="Record for later looks",
+    task_run_name="Record {facts.external_key_id} for later looks",
 )
-async def publish_fleet(looked: Sequence[FleetRow], *, all_keys: bool) -> None:
-    """One table for all keys, worst first, and the picture of their last days.
+async def record_onboarding(facts: LiveFacts, users_before: tuple[str, ...] = ()) -> None:
+    """Begin the key's history with what was true when it was attached.
 
-    The last table is read again here, so that a look at some keys that ended meanwhile is kept.
+    A key that other workspaces use has a history already, which stays as it is.
     """
-    rows = merged(await last_fleet(), looked, all_keys=all_keys)
-    found = counts(rows)
-    summary = ", ".join(f"{count} {verdict.replace('_', ' ')}" for verdict, count in found.items())
-    await acreate_table_artifact(table=published(rows), key=FLEET, description=summary)
-    today = datetime.now(UTC).date()
-    await acreate_image_artifact(
-        image_url=image_url(picture(rows, today)), key=PICTURE, description=summary
+    if await last_records([facts.external_key_id]):
+        return
+    now = datetime.now(UTC)
+    await publish_page(
+        onboarding_record(facts, users_before=users_before, run_id=str(current_run_id()), now=now)
     )
-    if all_keys:
-        payload = {str(verdict): count for verdict, count in found.items()}
-        emit_event(ENDED, {"prefect.resource.id": "cmek.fleet"}, payload=payload)
-
-
-@uncached_task(
-    name="Schedule follow-up",
-    task_run_name="Schedule follow-up",
-)
-async def schedule_follow_up(
-    request: RevalidationRequest, unreachable: Sequence[UnreachableState]
-) -> None:
-    """One run that looks again at every key that could not be reached, at the time that is due.
-
-    The idempotency key makes it one even when this run is retried.
-    """
-    times = [one.next_check for one in unreachable if one.next_check is not None]
-    if not times:
-        return
-    if deployment.id is None:
-        get_run_logger().warning(
-            "%d keys could not be reached, and nobody looks again: without a deployment this run "
-            "can't schedule another",
-            len(times),
-        )
-        return
-    again = request.model_copy(update={"external_keys": (), "look_again": tuple(unreachable)})
-    async with get_client() as client:
-        run = await client.create_flow_run_from_deployment(
-            deployment.id,
-            parameters={"request": again.model_dump(mode="json")},
-            state=Scheduled(scheduled_time=max(min(times), datetime.now(UTC) + _SOONEST)),
-            idempotency_key=f"cmek-look-again-{current_run_id()}",
-            tags=[CMEK_TAG, LOOK_AGAIN_TAG],
-        )
-    get_run_logger().info("%d keys are looked at again by %s", len(unreachable), run.name)
-
-
-def _table(data: Any) -> Any:  # noqa: ANN401 - Prefect keeps a table as text or as JSON
-    return json.loads(data) if isinstance(data, str) else data

@@ -1,7 +1,7 @@
 """The clients that tasks share: one a block and event loop, closed at the end of the flow.
 
 httpx and grpc.aio bind a client to the loop that it was made in, so a cache that ignored the loop
-would hand out clients that hang. Clients are never inputs or results of a task.
+would return clients that hang. Clients are never inputs or results of a task.
 """
 
 from __future__ import annotations
@@ -93,6 +93,6 @@ async def _load(kind: type[B], name: str) -> B:
         # Prefect hides what a validator said behind its own error
         said = error.__cause__ or error
         raise BlockMissingError(
-            f"block {kind.get_block_type_slug()}/{name} can't be loaded: {said}. Make or mend it "
+            f"block {kind.get_block_type_slug()}/{name} can't be loaded: {said}. Make or fix it "
             "in the Prefect UI under Blocks, or name another one in the request"
         ) from error

@@ -44,7 +44,7 @@ async def ensure_crypto_key(
     """Use the key when it exists and fits, else create it; label an adopted one.
 
     Raises:
-        KeyRefusedError: An existing key does not fit, or is foreign and may not be adopted.
+        KeyRefusedError: An existing key does not fit, or is not ours and may not be adopted.
         VersionPendingError: Retried; the primary is not there yet.
         GoogleApiError: Refused by Google.
     """

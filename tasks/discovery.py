@@ -1,4 +1,4 @@
-"""Find workspaces, and start the onboarding of those that may have one."""
+"""Find workspaces and start onboarding runs: for people, for discoveries and for API callers."""
 
 from __future__ import annotations
 
@@ -9,36 +9,55 @@ from typing import Any, Final
 import httpx
 from prefect import get_client, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from cmek.anthropic.models import Workspace
 from cmek.discovery.request import DiscoveryRequest
 from cmek.discovery.rules import (
     Action,
     Decision,
+    EarlierRun,
     UnnameableKeyError,
     blocking_run,
+    complete,
+    finished_run_count,
     onboarding_for,
     page,
+    request_differences,
     summary,
 )
+from cmek.discovery.rules import idempotency_key as numbered_key
+from cmek.errors import CmekError
+from cmek.onboarding.request import subject_in
+from cmek.tags import CMEK_TAG, workspace_tag
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
-from tasks.runs import NotStartedError, earlier_runs, start_onboarding
+from tasks.runs import ONBOARDING, find_runs
 
 PAGE_KEY: Final = "cmek-discovery"
-_NOT_STARTED = (
-    httpx.TransportError,
-    NotStartedError,
-    PrefectHTTPStatusError,
-    UnnameableKeyError,
-)
 
 
-@uncached_task(
-    name="Find workspaces",
-    task_run_name="Find workspaces",
-)
+class NotStartedError(CmekError):
+    """No onboarding was started; says why and what to do."""
+
+
+class OnboardingMissingError(NotStartedError):
+    """The onboarding deployment is not on this server."""
+
+
+class RequestRefusedError(NotStartedError):
+    """The request does not fit the deployment's form."""
+
+
+class DifferentRequestError(NotStartedError):
+    """The run that the key gives was started with another request."""
+
+
+@uncached_task(name="Find workspaces", task_run_name="Find workspaces")
 async def find_workspaces(request: DiscoveryRequest) -> tuple[Workspace, ...]:
     """All workspaces that are not archived.
 
@@ -49,10 +68,7 @@ async def find_workspaces(request: DiscoveryRequest) -> tuple[Workspace, ...]:
     return tuple([one async for one in api.workspaces.list()])
 
 
-@uncached_task(
-    name="Start onboarding",
-    task_run_name="Start onboarding {workspace.id}",
-)
+@uncached_task(name="Start onboarding", task_run_name="Start onboarding {workspace.id}")
 async def start_once(
     request: DiscoveryRequest, workspace: Workspace, given: Mapping[str, Any] | None = None
 ) -> Decision:
@@ -60,22 +76,27 @@ async def start_once(
 
     Args:
         request: The discovery's.
-        workspace: Fit and wanted.
+        workspace: Eligible and opted in.
         given: Fields that were announced for this workspace.
     """
     async with get_client() as client:
-        runs = await earlier_runs(client, workspace.id)
+        runs = await _earlier_runs(client, workspace.id)
         wait = timedelta(hours=request.try_again_after_hours)
         why = blocking_run(runs, now=datetime.now(UTC), try_again_after=wait)
         if why is not None:
             return decided(workspace, Action.LEFT_OUT, why)
         try:
-            asked = onboarding_for(workspace, request, given)
-            run = await start_onboarding(client, asked.model_dump(mode="json"))
-        except _NOT_STARTED as error:
+            onboarding = onboarding_for(workspace, request, given)
+            run = await start_onboarding(client, onboarding.model_dump(mode="json"))
+        except (
+            httpx.TransportError,
+            NotStartedError,
+            PrefectHTTPStatusError,
+            UnnameableKeyError,
+        ) as error:
             get_run_logger().error("%s: %s", workspace.id, error)
             return decided(workspace, Action.FAILED, str(error))
-    return decided(workspace, Action.STARTED, f"key {asked.key_name}").model_copy(
+    return decided(workspace, Action.STARTED, f"key {onboarding.key_name}").model_copy(
         update={"run_id": run.id}
     )
 
@@ -87,12 +108,97 @@ def decided(workspace: Workspace, action: Action, why: str) -> Decision:
     )
 
 
-@uncached_task(
-    name="Publish discovery",
-    task_run_name="Publish discovery",
-)
+@uncached_task(name="Publish discovery", task_run_name="Publish discovery")
 async def publish_discovery(decisions: list[Decision]) -> None:
     """The table of what was decided; its versions are the history."""
     await acreate_markdown_artifact(
         markdown=page(decisions), key=PAGE_KEY, description=summary(decisions)
     )
+
+
+async def start_onboarding(
+    client: PrefectClient, request: Mapping[str, Any], *, idempotency_key: str | None = None
+) -> FlowRun:
+    """Start a run for the request's workspace, or give the one that is under way.
+
+    Args:
+        client: Of the Prefect server.
+        request: JSON of an `OnboardingRequest`; fields that are left out have their defaults.
+        idempotency_key: The same key gives the same run, also when that has ended. Without one,
+            the key is the workspace's next free one.
+
+    Raises:
+        OnboardingMissingError: `prefect deploy` has not been run.
+        RequestRefusedError: The request does not fit the deployment's form.
+        DifferentRequestError: The key's run, or the run under way, has another request.
+        PrefectHTTPStatusError: Any other error response of the server.
+    """
+    try:
+        deployment = await client.read_deployment_by_name(ONBOARDING)
+    except ObjectNotFound:
+        raise OnboardingMissingError(
+            f"deployment {ONBOARDING!r} is not on this server: deploy it with `cmek deploy`, or "
+            "check PREFECT_API_URL"
+        ) from None
+    if idempotency_key is not None:
+        run = await _create(client, deployment, request, idempotency_key)
+        named = f"idempotency key {idempotency_key!r} belongs to run {run.name} ({run.id}), which"
+        advice = "Give another key"
+    else:
+        run = await _active_run(client, deployment, request)
+        named = f"run {run.name} ({run.id}) for {subject_in(request)}"
+        advice = "Approve, reject or cancel that run first"
+    differs = request_differences(complete(request), complete(run.parameters.get("request") or {}))
+    if differs:
+        raise DifferentRequestError(
+            f"{named} was started with another request ({'; '.join(differs)}); nothing was "
+            f"started now. {advice}"
+        )
+    return run
+
+
+async def _active_run(
+    client: PrefectClient, deployment: DeploymentResponse, request: Mapping[str, Any]
+) -> FlowRun:
+    """The workspace's run that has not ended, or a new one."""
+    workspace = subject_in(request)
+    number = finished_run_count(await _earlier_runs(client, workspace))
+    while True:
+        run = await _create(client, deployment, request, numbered_key(workspace, number))
+        # a run that ended before anything could tag it is not among the counted ones
+        if run.state is None or not run.state.is_final():
+            return run
+        number += 1
+
+
+async def _create(
+    client: PrefectClient, deployment: DeploymentResponse, request: Mapping[str, Any], key: str
+) -> FlowRun:
+    try:
+        return await client.create_flow_run_from_deployment(
+            deployment.id,
+            parameters={"request": dict(request)},
+            idempotency_key=key,
+            tags=[CMEK_TAG, workspace_tag(subject_in(request))],
+        )
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != 409:
+            raise
+        reason = error.response.json().get("detail", error.response.text)
+        raise RequestRefusedError(f"the server refused the request: {reason}") from error
+
+
+async def _earlier_runs(client: PrefectClient, workspace_id: str) -> list[EarlierRun]:
+    """All onboarding runs for the workspace, in no particular order."""
+    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(workspace_id)]))
+    return [
+        EarlierRun(
+            id=run.id,
+            name=run.name,
+            state=(run.state.name if run.state else None) or "without a state",
+            finished=run.state is not None and run.state.is_final(),
+            completed=run.state is not None and run.state.is_completed(),
+            ended_at=run.end_time,
+        )
+        async for run in find_runs(client, wanted)
+    ]

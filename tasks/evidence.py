@@ -1,14 +1,9 @@
-"""Evidence of an onboarding: kept with the run at every step, published as an artifact.
+"""Evidence of an onboarding: recorded at every step, published as an artifact.
 
-The record of a workspace goes on from run to run. While a run is on its way it lives in the run's
-own result storage, which only the worker writes; a new run takes up what the last one published,
-after having verified it.
-
-After the attach: marks on the workspace and on the key. Best effort, once.
-
-The onboarding stands without them, so what goes wrong here is recorded and never raised.
-
-What guide steps 1 to 5 wrote, as events; nothing for what was there already.
+The record of a workspace continues from run to run. During a run it is kept in the run's own
+result storage, which only the worker writes; a new run continues what the last one published,
+after having verified it. After the attach, workspace and key are marked with it: best effort,
+once. The onboarding is complete without the marks, so a failure there is recorded, never raised.
 """
 
 from __future__ import annotations
@@ -17,7 +12,6 @@ from datetime import UTC, datetime
 
 from prefect import get_run_logger
 from prefect.artifacts import Artifact
-from prefect.filesystems import WritableFileSystem
 from prefect.results import get_result_store
 from prefect.runtime import flow_run
 from pydantic import BaseModel
@@ -59,7 +53,7 @@ async def record(subject: str, *events: Event) -> tuple[EvidenceEntry, ...]:
     To be awaited by the flow, one call after another.
 
     Args:
-        subject: Whose record: the id of a workspace, or what stands for a new one.
+        subject: The id of a workspace, or what stands for a new one.
         events: From `cmek.evidence.events`.
 
     Returns:
@@ -91,9 +85,13 @@ async def publish_evidence(subject: str) -> None:
     chain = loads(kept.text)
     about = f"{len(chain.entries)} entries, head {chain.head}"
     await publish("evidence", subject, evidence_page(subject, chain), about)
-    storage = _storage_block()
-    if storage is not None:
-        path = f"cmek-evidence/{_folder(subject)}/{current_run_id()}.jsonl"
+    store = get_result_store()
+    storage = store.result_storage
+    # Prefect's default, without a block, is a local folder: no copy for it
+    if storage is not None and store.result_storage_block_id:
+        # the name of a new workspace may be unfit for a folder
+        folder = subject if subject.isidentifier() else artifact_key("workspace", subject)
+        path = f"cmek-evidence/{folder}/{current_run_id()}.jsonl"
         await storage.write_path(path, kept.text.encode())
         get_run_logger().info("Evidence copied to %s in %s", path, type(storage).__name__)
 
@@ -101,8 +99,7 @@ async def publish_evidence(subject: str) -> None:
 async def publish_failure(subject: str, error: BaseException) -> None:
     """Add how the run ended, and publish; nothing when the run has recorded nothing."""
     if await load_state(_MEMORY, _Record) is not None:
-        attempt = f"attempt {flow_run.run_count}"
-        await record(subject, failed(error, attempt))
+        await record(subject, failed(error, f"attempt {flow_run.run_count}"))
         await publish_evidence(subject)
 
 
@@ -120,17 +117,6 @@ async def _earlier(subject: str) -> Chain:
         broken = Event(kind="broken_record", subject=subject, body=dict(found))
         chain.append(broken, run=str(current_run_id()), at=datetime.now(UTC))
         return chain
-
-
-def _folder(subject: str) -> str:
-    """A new workspace's name may be no name for a folder."""
-    return subject if subject.isidentifier() else artifact_key("workspace", subject)
-
-
-def _storage_block() -> WritableFileSystem | None:
-    """The run's result storage when somebody set it up; Prefect's default is a local folder."""
-    store = get_result_store()
-    return store.result_storage if store.result_storage_block_id else None
 
 
 async def label_attached_resources(
@@ -153,10 +139,7 @@ async def label_attached_resources(
         await record(workspace_id, await label_key(request.kms_block, key_name, workspace_id))
 
 
-@uncached_task(
-    name="Mark the workspace",
-    task_run_name="Tag {workspace_id} with its evidence",
-)
+@uncached_task(name="Mark the workspace", task_run_name="Tag {workspace_id} with its evidence")
 async def tag_workspace(block: str, workspace_id: str, entry_hash: str) -> Event:
     """Tag the workspace with the hash of the `attached` entry; the event for the record."""
     try:
@@ -178,10 +161,7 @@ async def tag_workspace(block: str, workspace_id: str, entry_hash: str) -> Event
     )
 
 
-@uncached_task(
-    name="Mark the key",
-    task_run_name="Label {key_name} as in use",
-)
+@uncached_task(name="Mark the key", task_run_name="Label {key_name} as in use")
 async def label_key(kms_block: str, key_name: str, workspace_id: str) -> Event:
     """Label the key as used by this workspace, others' labels kept; the event for the record."""
     label, value = in_use_label(workspace_id)
@@ -208,14 +188,13 @@ def _skipped(action: str, resource: str, why: str) -> Event:
 
 
 def key_ring_event(name: str, *, created: bool) -> tuple[Event, ...]:
-    """Step 1."""
-    if not created:
-        return ()
-    return (wrote(KMS, "CreateKeyRing", name, before=None, after={"name": name}),)
+    """What guide step 1 wrote; nothing for a ring that existed."""
+    event = wrote(KMS, "CreateKeyRing", name, before=None, after={"name": name})
+    return (event,) if created else ()
 
 
 def crypto_key_event(key: EnsuredKey) -> tuple[Event, ...]:
-    """Step 2: created, or an existing key labelled."""
+    """What guide step 2 wrote: a new key, or the label of an existing one."""
     name, after = key.key.name, key.key
     if key.created:
         return (wrote(KMS, "CreateCryptoKey", name, before=None, after=after),)
@@ -226,18 +205,16 @@ def crypto_key_event(key: EnsuredKey) -> tuple[Event, ...]:
 
 
 def grants_event(key_name: str, *, written: bool) -> tuple[Event, ...]:
-    """Step 3."""
-    if not written:
-        return ()
+    """What guide step 3 wrote; nothing for grants that existed."""
     before = {"member": MEMBER, "lacked": "one or both of the roles"}
     after = {"member": MEMBER, "roles": ROLES}
-    return (wrote(KMS, "SetIamPolicy", key_name, before=before, after=after),)
+    event = wrote(KMS, "SetIamPolicy", key_name, before=before, after=after)
+    return (event,) if written else ()
 
 
 def registration_event(key_name: str, key: ExternalKey, *, created: bool) -> tuple[Event, ...]:
-    """Step 5."""
-    if not created:
-        return ()
+    """What guide step 5 wrote; nothing for a key that was registered."""
     after = {"external_key_id": key.id, "key_name": key_name}
     action, request_id = "external_keys.create", key.request_id
-    return (wrote(ADMIN, action, key.id, before=None, after=after, request_id=request_id),)
+    event = wrote(ADMIN, action, key.id, before=None, after=after, request_id=request_id)
+    return (event,) if created else ()

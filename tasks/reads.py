@@ -1,17 +1,13 @@
-"""First reads: whose credential is it, and what does the workspace look like?
+"""Reads that an onboarding decides from, each made anew every time.
 
-Read everything that a plan rests on, now.
-
-All prerequisites at once, read anew each time.
-
-After a failed validation: which of the known causes is it?
-
-Read what a dry plan needs; writes nothing.
+The workspace and its organization, the live facts of a plan, all prerequisites, the causes of a
+failed validation, what exists already, and the signatures of an approval.
 """
 
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 from cmek.anthropic.client import AdminApi
@@ -25,9 +21,20 @@ from cmek.keys.prerequisites import run_checks
 from cmek.keys.rules import Cause
 from cmek.keys.verdicts import CheckReport
 from cmek.models import FrozenModel
+from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.eligibility import find_created
 from cmek.onboarding.plan import ExistingResources, LiveFacts
 from cmek.onboarding.request import OnboardingRequest, created_by_run, same_name_workspaces
+from cmek.signatures.statement import SignedApproval, UnreadableApprovalError, parse_signed
+from cmek.signatures.verification import (
+    BadSignatureError,
+    Signatures,
+    Signers,
+    Verified,
+    find_signers,
+    required_signatures,
+    verify,
+)
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, google_client, kms_client
 from tasks.registration import find_external_key
@@ -46,23 +53,17 @@ class WorkspaceReading(FrozenModel):
     current_key: ExternalKey | None
 
 
-@uncached_task(
-    name="Read organization",
-    task_run_name="Read organization",
-)
+@uncached_task(name="Read organization", task_run_name="Read organization")
 async def read_organization(block: str) -> Organization:
     """The organization of the credential (prerequisite: the Admin API key works).
 
     Raises:
-        AdminApiError: The credential does not work, or the service does not answer.
+        AdminApiError: The credential does not work, or the service does not respond.
     """
     return await (await admin_client(block)).organization.me()
 
 
-@uncached_task(
-    name="Read workspace",
-    task_run_name="Read workspace {workspace_id}",
-)
+@uncached_task(name="Read workspace", task_run_name="Read workspace {workspace_id}")
 async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
     """The workspace and the key that it has.
 
@@ -98,7 +99,7 @@ async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | Non
     """What this request has created already, over all pages; None when nothing has its name.
 
     Raises:
-        AdmissionRefusedError: Another workspace has the name.
+        WorkspaceNotEligibleError: Another workspace has the name.
     """
     api, name = await admin_client(request.anthropic_block), request.create_workspace or ""
     listed = api.workspaces.list(include_archived=True, include_default=True)
@@ -119,21 +120,16 @@ async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | Non
     )
 
 
-class KeyGoneError(CmekError):
+class KeyNotFoundError(CmekError):
     """The crypto key is not there (any more)."""
 
 
-@uncached_task(
-    name="4 Read live facts",
-    task_run_name="4 Read live facts of {request.subject}",
-)
+@uncached_task(name="Read live facts", task_run_name="Read live facts of {request.subject}")
 async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> LiveFacts:
-    """All reads at once, never cached: a run that was suspended must not see old answers.
-
-    The key's name (guide step 4) is the one that Cloud KMS returned.
+    """All reads at once, never cached: a run that was suspended must not see old responses.
 
     Raises:
-        KeyGoneError: The crypto key is not found.
+        KeyNotFoundError: The crypto key is not found.
         AdminApiError, GoogleApiError: A read was refused.
     """
     admin = await admin_client(request.anthropic_block)
@@ -148,7 +144,7 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
         kms.get_iam_policy(name),
     )
     if key is None:
-        raise KeyGoneError(f"{name} is not found: was it deleted? Nothing was attached")
+        raise KeyNotFoundError(f"{name} is not found: was it deleted? Nothing was attached")
     return LiveFacts(
         organization_id=organization.id,
         **workspace,
@@ -187,15 +183,12 @@ class PrerequisitesFailedError(CmekError):
     """At least one check fails; nothing was made. The message names each with its remedy."""
 
     def __init__(self, report: CheckReport) -> None:
-        lines = [f"{c.title}: {c.evidence} To mend it: {c.remedy}" for c in report.failed]
+        lines = [f"{c.title}: {c.evidence} To fix it: {c.remedy}" for c in report.failed]
         super().__init__("prerequisites fail, nothing was made. " + " | ".join(lines))
         self.report = report
 
 
-@uncached_task(
-    name="Prerequisites",
-    task_run_name="Prerequisites",
-)
+@uncached_task(name="Prerequisites", task_run_name="Prerequisites")
 async def check_prerequisites(request: OnboardingRequest) -> CheckReport:
     """Every check; a read that is refused makes `unknown`, never an exception."""
     return await run_checks(
@@ -206,10 +199,7 @@ async def check_prerequisites(request: OnboardingRequest) -> CheckReport:
     )
 
 
-@uncached_task(
-    name="Diagnose",
-    task_run_name="Diagnose",
-)
+@uncached_task(name="Diagnose", task_run_name="Diagnose")
 async def find_causes(request: OnboardingRequest, failure: Failure) -> tuple[Cause, ...]:
     """Every known cause, the most likely first; each proved, excluded or open by our own reads."""
     facts = await gather_facts(
@@ -222,11 +212,8 @@ async def find_causes(request: OnboardingRequest, failure: Failure) -> tuple[Cau
     return diagnose(facts)
 
 
-@uncached_task(
-    name="Look at what exists",
-    task_run_name="Look at what exists",
-)
-async def read_standings(request: OnboardingRequest) -> ExistingResources:
+@uncached_task(name="Read existing resources", task_run_name="Read existing resources")
+async def read_existing_resources(request: OnboardingRequest) -> ExistingResources:
     """Ring, key, grants and external key as they are."""
     kms = await kms_client(request.kms_block)
     admin = await admin_client(request.anthropic_block)
@@ -246,3 +233,48 @@ async def read_standings(request: OnboardingRequest) -> ExistingResources:
         external_key_id=external_key.id if external_key else None,
         attached=attached,
     )
+
+
+@uncached_task(name="Who must sign", task_run_name="Who must sign")
+async def signatures_needed(request: OnboardingRequest) -> int:
+    """How many approvers must sign; 0 on a worker without signers.
+
+    Raises:
+        SignersRefusedError: Signatures are wanted and can't be verified here.
+    """
+    return required_signatures(find_signers(), request.signatures)
+
+
+@uncached_task(name="Verify signatures", task_run_name="Verify signatures")
+async def verify_signatures(
+    approval_request: ApprovalRequest, response: ApprovalResponse
+) -> Signatures:
+    """Read the signers file again and verify each signature; a bad one is reported as a problem.
+
+    Raises:
+        SignersRefusedError: The signers file is gone, or does not count any more.
+    """
+    signers = find_signers()
+    required = required_signatures(signers, approval_request.signatures)
+    if not response.signed_approvals or response.decision == "reject":
+        return Signatures(required)
+    if signers is None:
+        return Signatures(required, problems=("this worker has no signers to verify it with",))
+    try:
+        given = parse_signed(response.signed_approvals)
+    except UnreadableApprovalError as error:
+        return Signatures(required, problems=(str(error),))
+    now = datetime.now(UTC)
+    found = [await _verified(one, signers, now) for one in given]
+    return Signatures(
+        required,
+        verified=tuple(one for one in found if isinstance(one, Verified)),
+        problems=tuple(one for one in found if isinstance(one, str)),
+    )
+
+
+async def _verified(one: SignedApproval, signers: Signers, now: datetime) -> Verified | str:
+    try:
+        return await verify(one, signers, at=now)
+    except BadSignatureError as error:
+        return str(error)

@@ -7,7 +7,7 @@ from prefect import get_run_logger, task
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.models import ExternalKey
 from tasks.clients import admin_client
-from tasks.validation import answer_lost
+from tasks.validation import response_lost
 
 
 @task(
@@ -16,20 +16,21 @@ from tasks.validation import answer_lost
     retries=3,
     retry_delay_seconds=[1, 3, 9],
     retry_jitter_factor=0.5,
-    retry_condition_fn=answer_lost,
+    retry_condition_fn=response_lost,
 )
 async def ensure_external_key(
     block: str, key_name: str, display_name: str | None
 ) -> tuple[ExternalKey, bool]:
     """Use the external key of this crypto key when there is one on any page, else create it.
 
-    No idempotency key exists, so a lost answer is met by looking again before another create.
+    The API has no idempotency key, so after a lost response the keys are listed again before
+    another create.
 
     Returns:
         The external key, and whether this run created it.
 
     Raises:
-        AdminApiError: Refused, or the answer stayed lost.
+        AdminApiError: Refused, or the response stayed lost.
     """
     api = await admin_client(block)
     known = await find_external_key(api, key_name)

@@ -1,34 +1,46 @@
-"""What the looks of one revalidation share: pace, lists of rings, ring policies, last records.
+"""Revalidate onboarded keys: shared reads, the check of one key, the fleet table, the follow-up.
 
-Look at one onboarded key: read, judge, tell, keep.
+The keys of one run share the rate limit, the lists and IAM policies of key rings, and the last
+records, so that a large fleet costs few requests.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import json
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from prefect import get_run_logger, task
+from prefect import get_client, get_run_logger, task
+from prefect.artifacts import acreate_image_artifact, acreate_table_artifact
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.context import TaskRunContext
 from prefect.events import emit_event
+from prefect.runtime import deployment
+from prefect.states import Scheduled
 
 from cmek._http import Failed, Ok, Result, try_read
 from cmek.anthropic.errors import AdminApiError
 from cmek.anthropic.models import Validation
 from cmek.errors import CmekError
 from cmek.gcp.iam import PolicyView
-from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import CryptoKey
-from cmek.keys.health import event_id, health_event, judge, onboarding_record, unfinished
+from cmek.keys.health import event_id, health_event, judge, unfinished
+from cmek.keys.history import SIGNS, shown_time
 from cmek.keys.snapshot import KeySnapshot
 from cmek.keys.verdicts import CheckRun, KeyRecord, UnreachableState
-from cmek.onboarding.plan import LiveFacts
-from cmek.revalidation.fleet import SIGNS, shown_time
+from cmek.revalidation.fleet import (
+    FleetRow,
+    counts,
+    image_url,
+    merged,
+    picture,
+    published,
+    read_rows,
+)
 from cmek.revalidation.request import (
     KeyRef,
     RateLimiter,
@@ -37,14 +49,18 @@ from cmek.revalidation.request import (
     key_ref,
     shown_workspace,
 )
+from cmek.tags import CMEK_TAG, LOOK_AGAIN_TAG
 from tasks._uncached_task import uncached_task
-from tasks.artifacts import last_records, publish_page
+from tasks.artifacts import FLEET, last_records, latest_data, publish_page
 from tasks.clients import admin_client, google_client, kms_client
 from tasks.runs import current_run_id
 
 T = TypeVar("T")
+PICTURE = "cmek-fleet-picture"
+ENDED = "cmek.revalidation.ended"
+"""The event of each check of all keys; its absence means that keys are not watched."""
 WRITERS: Final = 4
-"""Records that are kept at once: a server has 15 connections to its database, for all clients."""
+"""Records published at once: a server has 15 connections to its database, for all clients."""
 HOLD_SECONDS: Final = 15.0
 """Pause of a location whose quota is used up, after the client's own tries."""
 
@@ -55,15 +71,13 @@ class SharedReads:
     def __init__(self) -> None:
         self._shared: dict[str, asyncio.Task[Any]] = {}
 
-    async def once(self, what: str, read: Callable[[], Awaitable[T]]) -> T:
-        """Read it for the first key that asks, and hand it to the others."""
-        task = self._shared.get(what)
-        if task is None:
-            task = asyncio.ensure_future(_as_coroutine(read()))
-            self._shared[what] = task
-        # a look that runs out of time must not take the others' read with it
-        answer: T = await asyncio.shield(task)
-        return answer
+    async def once(self, what: str, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Read it for the first key that needs it, and give it to the others."""
+        if what not in self._shared:
+            self._shared[what] = asyncio.create_task(read())
+        # a check that runs out of time must not cancel the read for the others
+        result: T = await asyncio.shield(self._shared[what])
+        return result
 
     def forget(self) -> None:
         """Drop what was read, and stop what is being read."""
@@ -73,7 +87,7 @@ class SharedReads:
 
 
 class KeyRingBatch(SharedReads):
-    """The keys to look at in one ring, and what is read once for all of them."""
+    """The keys to check in one ring, and what is read once for all of them."""
 
     def __init__(self, refs: list[KeyRef]) -> None:
         super().__init__()
@@ -81,7 +95,7 @@ class KeyRingBatch(SharedReads):
         self._left = len(refs)
 
     def done_with_one(self) -> None:
-        """Forget what was read once nobody needs it any more."""
+        """Forget what was read once no key needs it any more."""
         self._left -= 1
         if self._left <= 0:
             self.forget()
@@ -98,45 +112,37 @@ class RevalidationContext:
     rings: list[KeyRingBatch]
     projects: SharedReads = field(default_factory=SharedReads)
     attempt: int = 0
-    """Sweeps that this run has finished before: their looks don't count any more."""
-    pacer: RateLimiter = field(init=False)
-    looking: asyncio.Semaphore = field(init=False)
+    """How often this run has checked all keys before: results of those checks don't count."""
+    rate_limiter: RateLimiter = field(init=False)
+    reading: asyncio.Semaphore = field(init=False)
     """Bounds the keys that are read at once."""
     writing: asyncio.Semaphore = field(init=False)
-    """Bounds the records that are kept at once."""
-    is_scheduled_recheck: dict[str, UnreachableState] = field(init=False)
+    """Bounds the records that are published at once."""
+    rechecks: dict[str, UnreachableState] = field(init=False)
+    """Of a follow-up: the keys that could not be reached, by external key."""
 
     def __post_init__(self) -> None:
-        self.pacer = RateLimiter(self.request.reads_per_minute)
-        self.looking = asyncio.Semaphore(self.request.concurrency)
+        self.rate_limiter = RateLimiter(self.request.reads_per_minute)
+        self.reading = asyncio.Semaphore(self.request.concurrency)
         self.writing = asyncio.Semaphore(WRITERS)
-        self.is_scheduled_recheck = {one.external_key_id: one for one in self.request.look_again}
+        self.rechecks = {one.external_key_id: one for one in self.request.look_again}
 
-    async def paced(self, location: str, read: Callable[[], Awaitable[T]]) -> Result[T]:
-        """One read of Cloud KMS, when it is its turn."""
-        await self.pacer.acquire(location)
-        answer = await try_read(read())
-        if isinstance(answer, Failed) and answer.status == "RESOURCE_EXHAUSTED":
-            self.pacer.pause(location, HOLD_SECONDS)
-        return answer
+    async def limited(self, location: str, read: Callable[[], Awaitable[T]]) -> Result[T]:
+        """One read of Cloud KMS within the location's rate limit."""
+        await self.rate_limiter.acquire(location)
+        result = await try_read(read())
+        if isinstance(result, Failed) and result.status == "RESOURCE_EXHAUSTED":
+            self.rate_limiter.pause(location, HOLD_SECONDS)
+        return result
 
-    async def crypto_key(self, ring: KeyRingBatch, ref: KeyRef) -> Result[CryptoKey | None]:
-        """The key, from one list of its ring where that serves several keys."""
+    async def policy(self, ref: KeyRef, resource: str) -> Result[PolicyView]:
+        """The IAM policy of the key or of its ring."""
         kms = await kms_client(self.request.kms_block)
-        if len(ring.refs) > 1:
-            listed = await ring.once("keys", lambda: self._listed(kms, ring))
-            if isinstance(listed, Ok) and ref.key_name in listed.value:
-                return Ok(listed.value[ref.key_name])
-            if isinstance(listed, Failed) and listed.status != "PERMISSION_DENIED":
-                return listed
-        return await self.paced(ref.location, lambda: kms.get_crypto_key(ref.key_name))
 
-    async def ring_policy(self, ring: KeyRingBatch, ref: KeyRef) -> Result[PolicyView]:
-        """The ring's IAM policy, read once."""
-        kms = await kms_client(self.request.kms_block)
-        return await ring.once(
-            "policy", lambda: self.paced(ref.location, lambda: policy_view(kms, ref.key_ring))
-        )
+        async def read() -> PolicyView:
+            return PolicyView.of(await kms.get_iam_policy(resource))
+
+        return await self.limited(ref.location, read)
 
     async def project_policy(self, ref: KeyRef) -> Result[PolicyView]:
         """The project's IAM policy, read once."""
@@ -148,21 +154,62 @@ class RevalidationContext:
 
         return await self.projects.once(project, lambda: try_read(read()))
 
+    async def crypto_key(self, ring: KeyRingBatch, ref: KeyRef) -> Result[CryptoKey | None]:
+        """The key, from one list of its ring where that serves several keys."""
+        kms = await kms_client(self.request.kms_block)
+        if len(ring.refs) > 1:
+            listed = await ring.once("keys", lambda: self._listed(ring))
+            if isinstance(listed, Ok) and ref.key_name in listed.value:
+                return Ok(listed.value[ref.key_name])
+            if isinstance(listed, Failed) and listed.status != "PERMISSION_DENIED":
+                return listed
+        return await self.limited(ref.location, lambda: kms.get_crypto_key(ref.key_name))
+
+    async def _listed(self, ring: KeyRingBatch) -> Result[dict[str, CryptoKey]]:
+        kms = await kms_client(self.request.kms_block)
+        wanted = {ref.key_name for ref in ring.refs}
+        first = ring.refs[0]
+
+        async def read() -> dict[str, CryptoKey]:
+            found: dict[str, CryptoKey] = {}
+            async for key in kms.list_crypto_keys(first.key_ring):
+                if key.name in wanted:
+                    found[key.name] = key
+                if len(found) == len(wanted):  # further pages would cost quota for nothing
+                    break
+            return found
+
+        return await self.limited(first.location, read)
+
     async def previous(self, ring: KeyRingBatch, ref: KeyRef) -> KeyRecord | None:
         """The key's last record; one request serves a ring."""
         ids = [one.external_key_id for one in ring.refs]
         records = await ring.once("records", lambda: last_records(ids))
         return records.get(ref.external_key_id)
 
-    async def _listed(self, kms: CloudKms, ring: KeyRingBatch) -> Result[dict[str, CryptoKey]]:
-        wanted = {ref.key_name for ref in ring.refs}
-        first = ring.refs[0]
+    def check_run(self, ref: KeyRef, now: datetime) -> CheckRun:
+        """This check, for the rules."""
+        is_recheck = ref.external_key_id in self.rechecks
+        return CheckRun(run_id=self.run_id, now=now, is_scheduled_recheck=is_recheck)
 
-        async def read() -> dict[str, CryptoKey]:
-            keys = kms.list_crypto_keys(first.key_ring)
-            return {key.name: key async for key in _until(keys, wanted) if key.name in wanted}
-
-        return await self.paced(first.location, read)
+    def empty_snapshot(self, ref: KeyRef, previous: KeyRecord | None, now: datetime) -> KeySnapshot:
+        """The snapshot of a key of which nothing has been read."""
+        return KeySnapshot(
+            external_key_id=ref.external_key_id,
+            registered_name=ref.key_name,
+            registered_at=ref.registered_at,
+            workspaces=ref.workspaces,
+            organization_id=self.organization_id,
+            now=now,
+            depth=self.request.depth,
+            validation=Failed("NOT_ASKED", "not asked"),
+            key=None,
+            baseline=previous.baseline if previous and not self.request.record_anew else None,
+            # what the follow-up carries counts when the key's own history was lost
+            unreachable=previous.unreachable
+            if previous
+            else self.rechecks.get(ref.external_key_id),
+        )
 
     def forget(self) -> None:
         """Stop and drop everything that is shared."""
@@ -170,39 +217,18 @@ class RevalidationContext:
             shared.forget()
 
 
-async def policy_view(kms: CloudKms, resource: str) -> PolicyView:
-    """The IAM policy of a key or ring, as a value."""
-    return PolicyView.of(await kms.get_iam_policy(resource))
-
-
-async def _until(keys: AsyncIterator[CryptoKey], wanted: set[str]) -> AsyncIterator[CryptoKey]:
-    """No more pages once everything that is wanted was there."""
-    missing = set(wanted)
-    async for key in keys:
-        yield key
-        missing.discard(key.name)
-        if not missing:
-            return
-
-
-async def _as_coroutine(read: Awaitable[T]) -> T:
-    return await read
-
-
 class CheckUnfinishedError(CmekError):
-    """The deadline came before the look was done."""
+    """The deadline came before the check was done."""
 
 
 def _check_cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
-    """A run that was killed and is retried keeps the looks that it had finished."""
-    sweep, ref = parameters["sweep"], parameters["ref"]
-    return f"{context.task_run.flow_run_id}-{sweep.attempt}-look-{ref.external_key_id}"
+    """A run that was killed and is retried keeps the checks that it had finished."""
+    revalidation, ref = parameters["context"], parameters["ref"]
+    run_id = context.task_run.flow_run_id
+    return f"{run_id}-{revalidation.attempt}-look-{ref.external_key_id}"
 
 
-@uncached_task(
-    name="Read registered keys",
-    task_run_name="Read registered keys",
-)
+@uncached_task(name="Read registered keys", task_run_name="Read registered keys")
 async def read_registered_keys(block: str) -> RegisteredKeys:
     """All external keys of Google Cloud (every page), and the workspaces that use them.
 
@@ -229,87 +255,74 @@ async def read_registered_keys(block: str) -> RegisteredKeys:
     cache_expiration=timedelta(hours=1),
     retries=0,
 )
-async def revalidate_key(sweep: RevalidationContext, ring: KeyRingBatch, ref: KeyRef) -> KeyRecord:
-    """One look: everything is read anew, judged by pure rules, and kept in the key's history.
+async def revalidate_key(
+    context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef
+) -> KeyRecord:
+    """One check: everything is read anew, judged by pure rules, and added to the key's history.
 
     Raises:
-        UnfinishedError: The deadline came first.
+        CheckUnfinishedError: The deadline came first.
     """
     try:
-        async with asyncio.timeout((sweep.deadline - datetime.now(UTC)).total_seconds()):
-            previous = await sweep.previous(ring, ref)
-            async with sweep.looking:
-                reading = await _read(sweep, ring, ref, previous)
+        async with asyncio.timeout((context.deadline - datetime.now(UTC)).total_seconds()):
+            previous = await context.previous(ring, ref)
+            async with context.reading:
+                snapshot = await _read(context, ring, ref, previous)
     except TimeoutError:
-        raise CheckUnfinishedError(f"{ref.external_key_id}: not done by {sweep.deadline}") from None
-    record = judge(reading, previous, _check_run(sweep, ref, reading.now))
+        raise CheckUnfinishedError(
+            f"{ref.external_key_id}: not done by {context.deadline}"
+        ) from None
+    record = judge(snapshot, previous, context.check_run(ref, snapshot.now))
     _announce(record)
-    async with sweep.writing:
+    async with context.writing:
         await publish_page(record)
     get_run_logger().info("%s: %s", ref.key_name, SIGNS[record.verdict])
     return record
 
 
-@uncached_task(
-    name="Record for later looks",
-    task_run_name="Record {facts.external_key_id} for later looks",
-)
-async def record_onboarding(facts: LiveFacts, users_before: tuple[str, ...] = ()) -> None:
-    """Begin the key's history with what was true when it was attached.
-
-    A key that other workspaces use has a history already, which stays as it is.
-    """
-    if await last_records([facts.external_key_id]):
-        return
-    now = datetime.now(UTC)
-    await publish_page(
-        onboarding_record(facts, users_before=users_before, run_id=str(current_run_id()), now=now)
-    )
-
-
 async def record_unfinished_check(
-    sweep: RevalidationContext, ring: KeyRingBatch, ref: KeyRef, why: str
+    context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef, why: str
 ) -> KeyRecord:
-    """The record of a key that could not be looked at."""
-    previous = await sweep.previous(ring, ref)
+    """The record of a key that could not be checked."""
+    previous = await context.previous(ring, ref)
     now = datetime.now(UTC)
-    record = unfinished(
-        _empty_snapshot(sweep, ref, previous, now), previous, _check_run(sweep, ref, now), why
-    )
-    async with sweep.writing:
+    snapshot = context.empty_snapshot(ref, previous, now)
+    record = unfinished(snapshot, previous, context.check_run(ref, now), why)
+    async with context.writing:
         await publish_page(record)
     return record
 
 
 async def _read(
-    sweep: RevalidationContext, ring: KeyRingBatch, ref: KeyRef, previous: KeyRecord | None
+    context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef, previous: KeyRecord | None
 ) -> KeySnapshot:
-    """Anthropic's validation takes the longest, so the rest is read beside it."""
+    # Anthropic's validation takes the longest, so the rest is read at the same time
     async with asyncio.TaskGroup() as group:
-        validation = group.create_task(_validation(sweep.request.anthropic_block, ref))
-        parts = group.create_task(_kms_parts(sweep, ring, ref))
-    reading = _empty_snapshot(sweep, ref, previous, datetime.now(UTC))
-    return replace(reading, validation=validation.result(), **parts.result())
+        validation = group.create_task(_validation(context.request.anthropic_block, ref))
+        parts = group.create_task(_kms_parts(context, ring, ref))
+    snapshot = context.empty_snapshot(ref, previous, datetime.now(UTC))
+    return replace(snapshot, validation=validation.result(), **parts.result())
 
 
-async def _kms_parts(sweep: RevalidationContext, ring: KeyRingBatch, ref: KeyRef) -> dict[str, Any]:
+async def _kms_parts(
+    context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef
+) -> dict[str, Any]:
     if "/cryptoKeys/" not in ref.key_name:
         return {}
-    key = await sweep.crypto_key(ring, ref)
+    key = await context.crypto_key(ring, ref)
     found = isinstance(key, Ok) and key.value is not None
-    if not found or sweep.request.depth == "quick":
+    if not found or context.request.depth == "quick":
         return {"key": key}
-    kms = await kms_client(sweep.request.kms_block)
+    kms = await kms_client(context.request.kms_block)
 
     async def versions() -> tuple[Any, ...]:
         return tuple(await kms.list_crypto_key_versions(ref.key_name))
 
-    at = ref.location
     all_versions, policy, ring_policy, project_policy = await asyncio.gather(
-        sweep.paced(at, versions),
-        sweep.paced(at, lambda: policy_view(kms, ref.key_name)),
-        sweep.ring_policy(ring, ref),
-        sweep.project_policy(ref),
+        context.limited(ref.location, versions),
+        context.policy(ref, ref.key_name),
+        ring.once("policy", lambda: context.policy(ref, ref.key_ring)),
+        context.project_policy(ref),
     )
     return {
         "key": key,
@@ -326,34 +339,6 @@ async def _validation(block: str, ref: KeyRef) -> Result[Validation]:
         return Ok(await api.external_keys.validate(ref.external_key_id))
     except AdminApiError as error:
         return Failed(str(error.status or "CONNECTION"), str(error), remedy=error.advice or None)
-
-
-def _empty_snapshot(
-    sweep: RevalidationContext, ref: KeyRef, previous: KeyRecord | None, now: datetime
-) -> KeySnapshot:
-    asked = sweep.is_scheduled_recheck.get(ref.external_key_id)
-    return KeySnapshot(
-        external_key_id=ref.external_key_id,
-        registered_name=ref.key_name,
-        registered_at=ref.registered_at,
-        workspaces=ref.workspaces,
-        organization_id=sweep.organization_id,
-        now=now,
-        depth=sweep.request.depth,
-        validation=Failed("NOT_ASKED", "not asked"),
-        key=None,
-        baseline=previous.baseline if previous and not sweep.request.record_anew else None,
-        # what the follow-up carries counts when the key's own history was lost
-        unreachable=previous.unreachable if previous else asked,
-    )
-
-
-def _check_run(sweep: RevalidationContext, ref: KeyRef, now: datetime) -> CheckRun:
-    return CheckRun(
-        run_id=sweep.run_id,
-        now=now,
-        is_scheduled_recheck=ref.external_key_id in sweep.is_scheduled_recheck,
-    )
 
 
 def _announce(record: KeyRecord) -> None:
@@ -383,3 +368,61 @@ def _announce(record: KeyRecord) -> None:
             "commands": list(worst.commands) if worst else [],
         },
     )
+
+
+async def last_fleet() -> dict[str, FleetRow]:
+    """The rows of the last table, by external key."""
+    for data in await latest_data(FLEET):
+        # Prefect keeps a table as text or as JSON
+        return read_rows(json.loads(data) if isinstance(data, str) else data)
+    return {}
+
+
+@uncached_task(name="Publish fleet", task_run_name="Publish fleet")
+async def publish_fleet(checked: Sequence[FleetRow], *, all_keys: bool) -> None:
+    """One table for all keys, worst first, and the picture of their last days.
+
+    The last table is read again here, so that a check of some keys that ended meanwhile is kept.
+    """
+    rows = merged(await last_fleet(), checked, all_keys=all_keys)
+    found = counts(rows)
+    summary = ", ".join(f"{count} {verdict.replace('_', ' ')}" for verdict, count in found.items())
+    await acreate_table_artifact(table=published(rows), key=FLEET, description=summary)
+    today = datetime.now(UTC).date()
+    await acreate_image_artifact(
+        image_url=image_url(picture(rows, today)), key=PICTURE, description=summary
+    )
+    if all_keys:
+        payload = {str(verdict): count for verdict, count in found.items()}
+        emit_event(ENDED, {"prefect.resource.id": "cmek.fleet"}, payload=payload)
+
+
+@uncached_task(name="Schedule follow-up", task_run_name="Schedule follow-up")
+async def schedule_follow_up(
+    request: RevalidationRequest, unreachable: Sequence[UnreachableState]
+) -> None:
+    """One run that checks every key that could not be reached again, when the first is due.
+
+    The idempotency key makes it one even when this run is retried.
+    """
+    times = [one.next_check for one in unreachable if one.next_check is not None]
+    if not times:
+        return
+    if deployment.id is None:
+        get_run_logger().warning(
+            "%d keys could not be reached, and no run checks them again: without a deployment this "
+            "run can't schedule another",
+            len(times),
+        )
+        return
+    soonest = datetime.now(UTC) + timedelta(seconds=1)
+    again = request.model_copy(update={"external_keys": (), "look_again": tuple(unreachable)})
+    async with get_client() as client:
+        run = await client.create_flow_run_from_deployment(
+            deployment.id,
+            parameters={"request": again.model_dump(mode="json")},
+            state=Scheduled(scheduled_time=max(min(times), soonest)),
+            idempotency_key=f"cmek-look-again-{current_run_id()}",
+            tags=[CMEK_TAG, LOOK_AGAIN_TAG],
+        )
+    get_run_logger().info("%d keys are checked again by %s", len(unreachable), run.name)

@@ -1,52 +1,43 @@
-"""Flow runs: the one that is executing, and those that fit a filter.
+"""The flow run that is executing, other runs by filter, and the state that a run keeps.
 
-What one run must remember across its suspensions, in the run's own result storage.
-
-Only the worker writes there. A task's cached result would do for this, but a look that finds
+A run's state is what it must remember across suspensions. It is kept in the run's own result
+storage, where only the worker writes. A cached task result would not do: a read that finds
 nothing would be cached as well.
-
-A file is emptied before it is written, so a full disk or a kill can leave a torn one. Everything
-is therefore written twice, one after the other: one of the two is whole at any moment.
-
-Pin the request, so that parameters changed later are noticed.
-
-Start an onboarding run once: for people, for discoveries and for callers that retry.
-
-Whether a run that should be executing still gives a sign of life.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from prefect import task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
-from prefect.client.schemas.responses import DeploymentResponse
 from prefect.context import TaskRunContext
 from prefect.events.filters import EventFilter, EventNameFilter, EventOrder, EventResourceFilter
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound
 from prefect.results import ResultStore, get_result_store
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
-from cmek.discovery.rules import EarlierRun, complete, finished_run_count, request_differences
-from cmek.discovery.rules import idempotency_key as key_of_epoch
-from cmek.errors import CmekError
-from cmek.onboarding.request import OnboardingRequest, subject_in
-from cmek.tags import CMEK_TAG, workspace_tag
+from cmek.onboarding.request import OnboardingRequest
 
+ONBOARDING: Final = "onboard-workspace/onboard"
+"""The onboarding's deployment."""
+HEARTBEAT: Final = "prefect.flow-run.heartbeat"
+_POLL_SECONDS: Final = 2.0
 _PAGE: Final = 200
+_NEXT: Final = ".next"
+M = TypeVar("M", bound=BaseModel)
 
 
 def current_run_id() -> UUID:
-    """Its id.
+    """The id of the flow run that is executing.
 
     Raises:
         RuntimeError: Outside a flow run.
@@ -58,13 +49,7 @@ def current_run_id() -> UUID:
 
 
 async def retag(client: PrefectClient, *tags: str, without: str | None = None) -> None:
-    """Add tags to this run.
-
-    Args:
-        client: Of the Prefect server.
-        tags: To add; one that is there stays.
-        without: Tags with this prefix that the run has had are removed.
-    """
+    """Add tags to this run, and remove those that start with `without`."""
     run = await client.read_flow_run(current_run_id())
     kept = {tag for tag in run.tags if without is None or not tag.startswith(without)}
     await client.update_flow_run(run.id, tags=sorted(kept.union(tags)))
@@ -79,12 +64,10 @@ async def find_runs(client: PrefectClient, wanted: FlowRunFilter) -> AsyncIterat
             yield run
 
 
-M = TypeVar("M", bound=BaseModel)
-_NEXT: Final = ".next"
-
-
 async def save_state(name: str, value: BaseModel) -> None:
     """Keep `value` under this run and `name`; when that fails, what was kept before stays."""
+    # A file is emptied before it is written, so a full disk or a kill can leave it incomplete.
+    # Of two copies that are written one after the other, one is complete at any moment.
     for key in (_key(name, _NEXT), _key(name)):
         await _store().awrite(value.model_dump_json(), key=key)
 
@@ -101,7 +84,7 @@ async def _read(key: str, kind: type[M]) -> M | None:
     try:
         record = await store.aread(key)
         return kind.model_validate_json(record.result)
-    except (ValueError, TypeError):  # torn, or not ours: pydantic's errors are ValueErrors
+    except (ValueError, TypeError):  # incomplete, or not ours: pydantic's errors are ValueErrors
         return None
 
 
@@ -129,132 +112,8 @@ async def pin_parameters(request: OnboardingRequest) -> OnboardingRequest:
     return request
 
 
-ONBOARDING: Final = "onboard-workspace/onboard"
-
-
-class NotStartedError(CmekError):
-    """No onboarding was started; says why and what to do."""
-
-
-class OnboardingMissingError(NotStartedError):
-    """The onboarding deployment is not on this server."""
-
-
-class RequestRefusedError(NotStartedError):
-    """The request does not fit the deployment's form."""
-
-
-class DifferentRequestError(NotStartedError):
-    """The run that the key gives was started with another request."""
-
-
-async def earlier_runs(client: PrefectClient, workspace_id: str) -> list[EarlierRun]:
-    """All onboarding runs for the workspace, in no order that matters."""
-    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(workspace_id)]))
-    return [_earlier(run) async for run in find_runs(client, wanted)]
-
-
-async def start_onboarding(
-    client: PrefectClient, request: Mapping[str, Any], *, idempotency_key: str | None = None
-) -> FlowRun:
-    """Start a run for the request's workspace, or give the one that is under way.
-
-    Args:
-        client: Of the Prefect server.
-        request: JSON of an `OnboardingRequest`; fields that are left out have their defaults.
-        idempotency_key: The same key gives the same run, also when that has ended. Without one,
-            the key is the workspace's next free one.
-
-    Raises:
-        OnboardingMissingError: `prefect deploy` has not been run.
-        RequestRefusedError: The request does not fit the deployment's form.
-        OtherRequestError: The key's run, or the run under way, was started with something else.
-        PrefectHTTPStatusError: Any other answer of the server that is an error.
-    """
-    deployment = await _deployment(client)
-    if idempotency_key is not None:
-        run = await _create(client, deployment, request, idempotency_key)
-        named = f"idempotency key {idempotency_key!r} belongs to run {run.name} ({run.id}), which"
-        advice = "Give another key"
-    else:
-        run = await _active_run(client, deployment, request)
-        named = f"run {run.name} ({run.id}) for {subject_in(request)}"
-        advice = "Answer or cancel that run first"
-    differs = request_differences(complete(request), complete(run.parameters.get("request") or {}))
-    if differs:
-        raise DifferentRequestError(
-            f"{named} was started with another request ({'; '.join(differs)}); nothing was "
-            f"started now. {advice}"
-        )
-    return run
-
-
-async def _deployment(client: PrefectClient) -> DeploymentResponse:
-    try:
-        return await client.read_deployment_by_name(ONBOARDING)
-    except ObjectNotFound:
-        raise OnboardingMissingError(
-            f"deployment {ONBOARDING!r} is not on this server: deploy it with `cmek deploy`, or "
-            "check PREFECT_API_URL"
-        ) from None
-
-
-async def _active_run(
-    client: PrefectClient, deployment: DeploymentResponse, request: Mapping[str, Any]
-) -> FlowRun:
-    """The workspace's run that has not ended, or a new one."""
-    workspace = subject_in(request)
-    number = finished_run_count(await earlier_runs(client, workspace))
-    while True:
-        run = await _create(client, deployment, request, key_of_epoch(workspace, number))
-        # a run that ended before anything could tag it is not among the counted ones
-        if run.state is None or not run.state.is_final():
-            return run
-        number += 1
-
-
-async def _create(
-    client: PrefectClient, deployment: DeploymentResponse, request: Mapping[str, Any], key: str
-) -> FlowRun:
-    try:
-        return await client.create_flow_run_from_deployment(
-            deployment.id,
-            parameters={"request": dict(request)},
-            idempotency_key=key,
-            tags=[CMEK_TAG, workspace_tag(subject_in(request))],
-        )
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code != 409:
-            raise
-        reason = error.response.json().get("detail", error.response.text)
-        raise RequestRefusedError(f"the server refused the request: {reason}") from error
-
-
-def _earlier(run: FlowRun) -> EarlierRun:
-    state = run.state
-    return EarlierRun(
-        id=run.id,
-        name=run.name,
-        state=(state.name if state else None) or "without a state",
-        finished=state is not None and state.is_final(),
-        completed=state is not None and state.is_completed(),
-        ended_at=run.end_time,
-    )
-
-
-HEARTBEAT: Final = "prefect.flow-run.heartbeat"
-_POLL_SECONDS: Final = 2.0
-
-
-class Liveness(NamedTuple):
-    """What the server knows of a run: a change of either field is a sign of life."""
-
-    state_id: UUID | None
-    last_heartbeat: UUID | None
-
-
 async def wait_for_heartbeat(client: PrefectClient, run_id: UUID, seconds: float) -> str | None:
-    """Watch a run; what shows that it is not silent, or None when it stayed so.
+    """Watch a run; what shows that it is alive or over, or None when it stayed silent.
 
     Args:
         client: Of the Prefect server.
@@ -262,7 +121,7 @@ async def wait_for_heartbeat(client: PrefectClient, run_id: UUID, seconds: float
         seconds: For how long; two heartbeats at least.
     """
     deadline = time.monotonic() + seconds
-    first: Liveness | None = None
+    first: tuple[UUID | None, UUID | None] | None = None
     while True:
         try:
             run = await client.read_flow_run(run_id)
@@ -270,7 +129,8 @@ async def wait_for_heartbeat(client: PrefectClient, run_id: UUID, seconds: float
             return "it was deleted"
         if run.state is None or not (run.state.is_running() or run.state.is_pending()):
             return f"it is {run.state_name or 'without a state'}"
-        sign = Liveness(run.state_id, await _last_heartbeat(client, run_id))
+        # a new state or a new heartbeat is a sign of life
+        sign = (run.state_id, await _last_heartbeat(client, run_id))
         first = first or sign
         if sign != first:
             return "it gave a sign of life"

@@ -1,9 +1,7 @@
-"""Which failures a task run may try again: typed conditions that the clients never retry.
+"""Guide step 6: Anthropic's validation of the key; and which failures a task run may retry.
 
-Transport errors are retried in one layer only, the `cmek` clients; retrying them here as well
-would multiply the attempts.
-
-Guide step 6: Anthropic's own round trip through the key.
+Those are typed conditions that the clients never retry. Transport errors are retried in one layer
+only, the `cmek` clients; retrying them here as well would multiply the attempts.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
 
 SETTLING_SECONDS: Final = [2.0, 4.0, 8.0, 16.0, 30.0]
-"""Google's IAM changes take seconds, sometimes minutes, to reach everybody."""
+"""Google's IAM changes take seconds, sometimes minutes, to take effect everywhere."""
 
 
 class NotYetError(CmekError):
@@ -46,8 +44,8 @@ async def policy_race(task: Task[..., Any], task_run: TaskRun, state: State[Any]
     return isinstance(failure, GoogleApiError) and failure.problem.status == "ABORTED"
 
 
-async def answer_lost(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
-    """Retry a create whose answer was lost: the next attempt looks before it creates."""
+async def response_lost(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
+    """Retry a create whose response was lost: the next attempt lists before it creates."""
     failure = await _failure(state)
     return isinstance(failure, ConflictError) or (
         isinstance(failure, AdminApiError) and failure.ambiguous
@@ -65,10 +63,7 @@ class ValidationFailedError(NotYetError):
         self.proof = proof
 
 
-@uncached_task(
-    name="6 Validate",
-    task_run_name="6 Validate {external_key_id}",
-)
+@uncached_task(name="6 Validate", task_run_name="6 Validate {external_key_id}")
 async def validate(block: str, external_key_id: str) -> ValidationProof:
     """One validation, whatever its outcome; timed from before it was sent."""
     started = time.monotonic()

@@ -39,7 +39,7 @@ from cmek.anthropic.auth import AdminKey
 from cmek.anthropic.client import AdminApi
 from cmek.models import FrozenModel
 from cmek.outcomes import HAS_ITS_KEY
-from tasks.runs import start_onboarding
+from tasks.discovery import start_onboarding
 
 
 class Attachment(FrozenModel):

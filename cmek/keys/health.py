@@ -12,7 +12,7 @@ validation failed all the time; if only our reads were refused, its health stays
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -32,7 +32,6 @@ from cmek.keys.verdicts import (
     Severity,
     UnreachableState,
 )
-from cmek.onboarding.plan import LiveFacts
 
 BROKEN, AT_RISK = Health.BROKEN, Health.AT_RISK
 UNKNOWN, REMARK = Health.UNKNOWN, Health.HEALTHY
@@ -377,40 +376,6 @@ def _baseline(snapshot: KeySnapshot, run: CheckRun) -> Baseline | None:
         now=run.now,
         decrypters=(),
         unusable_versions=tuple(v.id for v in snapshot.all_versions if v.state in UNUSABLE),
-    )
-
-
-def onboarding_record(
-    facts: LiveFacts, *, users_before: Sequence[str], run_id: str, now: datetime
-) -> KeyRecord:
-    """The record that later rechecks compare with.
-
-    Args:
-        facts: Read behind the approval, right before the attach.
-        users_before: Who could decrypt with an adopted key already.
-        run_id: The onboarding run.
-        now: Time of the attach.
-    """
-    baseline = Baseline.of(
-        facts.key,
-        source="onboarding",
-        now=now,
-        decrypters=tuple(users_before),
-        unusable_versions=tuple(v.id for v in facts.versions if v.state in UNUSABLE),
-    )
-    return KeyRecord(
-        external_key_id=facts.external_key_id,
-        key_name=facts.key.name,
-        workspaces=(f"{facts.workspace_name} ({facts.workspace_id})",),
-        verdict=Health.HEALTHY,
-        since=now,
-        checked_at=now,
-        depth="full",
-        run_id=run_id,
-        reasons=(),
-        announced=Health.HEALTHY,
-        announced_before=Health.HEALTHY,
-        baseline=baseline,
     )
 
 

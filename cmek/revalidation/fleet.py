@@ -1,9 +1,8 @@
-"""What people read about revalidated keys: a page for each, one table, and a picture. Pure.
+"""What people read about all keys: one table and a picture. Pure.
 
-The page ends with the record for machines. The table has the worst key first, each row with its
-last days. The picture has days from left to right; a person should see in five seconds how many
-keys are in trouble, which, and since when, so keys that were healthy all along are one line of
-text.
+The table has the worst key first, each row with its last days. The picture has days from left to
+right; a person should see in five seconds how many keys are in trouble, which, and since when, so
+keys that were healthy all along are one line of text.
 """
 
 from __future__ import annotations
@@ -11,123 +10,40 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Final, NamedTuple, Self
 
 import svg
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
-from cmek.keys.verdicts import Health, HealthReason, KeyRecord
-from cmek.markdown import code, escape, table
+from cmek.keys.history import SIGNS, shown_time
+from cmek.keys.verdicts import Health, KeyRecord
 from cmek.models import FrozenModel
 
 DAYS: Final = 30
 
 
 class _Style(NamedTuple):
-    sign: str
     word: str
     mark: str
     colour: str
 
 
 _STYLES: Final = {
-    Health.HEALTHY: _Style("🟢 healthy", "healthy", "·", "#2e9d5b"),
-    Health.AT_RISK: _Style("🟠 at risk", "at risk", "▲", "#f0a020"),
-    Health.UNKNOWN: _Style("❔ unknown", "unknown", "?", "#8a8f98"),
-    Health.BROKEN: _Style("🔴 broken", "broken", "✖", "#d42a2a"),
+    Health.HEALTHY: _Style("healthy", "·", "#2e9d5b"),
+    Health.AT_RISK: _Style("at risk", "▲", "#f0a020"),
+    Health.UNKNOWN: _Style("unknown", "?", "#8a8f98"),
+    Health.BROKEN: _Style("broken", "✖", "#d42a2a"),
 }
 """From the best to the worst, as `Health` is."""
-SIGNS: Final = {verdict: style.sign for verdict, style in _STYLES.items()}
 MARKS: Final = {verdict: style.mark for verdict, style in _STYLES.items()}
-_VERDICTS: Final = {style.sign: verdict for verdict, style in _STYLES.items()}
+_VERDICTS: Final = {sign: verdict for verdict, sign in SIGNS.items()}
 _COLOUR: Final = {style.mark: style.colour for style in _STYLES.values()}
 _HEALTHY: Final = MARKS[Health.HEALTHY]
 _NOT_CHECKED: Final = "_"
 _BADNESS: Final = _NOT_CHECKED + "".join(MARKS.values())
 _TIME: Final = "%Y-%m-%d %H:%M"
-_RECORD: Final = "```json\n"
-_END: Final = "\n```"
-
-
-def key_page(record: KeyRecord) -> str:
-    """The page of one key after a check."""
-    users = escape(", ".join(record.workspaces) or "no workspace")
-    about = (
-        f"Key {code(record.key_name)}, external key {code(record.external_key_id)}, used by "
-        f"{users}. Checked at {_when(record.checked_at)}, {record.depth}."
-    )
-    parts = [
-        f"## {SIGNS[record.verdict]} since {_when(record.since)}",
-        about,
-        *_reasons(record),
-        *_unreachable(record),
-        "### Record",
-        _RECORD + record.model_dump_json().replace("`", "\\u0060") + _END,
-    ]
-    return "\n\n".join(parts)
-
-
-def read_page(page: str) -> KeyRecord | None:
-    """The record at the end of a page; None when it is not one of ours, or of an older version."""
-    _, found, rest = page.rpartition(_RECORD)
-    try:
-        return KeyRecord.model_validate_json(rest.removesuffix(_END)) if found else None
-    except ValidationError:
-        return None
-
-
-def shown_time(duration: timedelta) -> str:
-    """A duration in its two largest units, rounded down: `6 d 23 h`, `5 h 10 min`, `12 min`."""
-    minutes = max(0, int(duration.total_seconds() // 60))
-    hours, days = minutes // 60, minutes // (24 * 60)
-    if days:
-        return f"{days} d {hours % 24} h"
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
-
-
-def _reasons(record: KeyRecord) -> Iterator[str]:
-    if not record.reasons:
-        yield "Nothing is wrong with it."
-        return
-    head = ("severity", "rule", "what", "since", "time left", "means")
-    yield table(head, (_row(reason, record.checked_at) for reason in record.reasons))
-    for reason in record.reasons:
-        if reason.commands:
-            subject = f" {escape(reason.subject)}" if reason.subject else ""
-            yield f"### What to do: {reason.rule}{subject}"
-            yield "```sh\n" + "\n".join(map(_one_line, reason.commands)) + "\n```"
-
-
-def _row(reason: HealthReason, now: datetime) -> tuple[str, ...]:
-    left = reason.time_left(now)
-    benchmark = f" ({reason.benchmark})" if reason.benchmark else ""
-    who = f" Who can tell: {reason.who_can_tell}." if reason.who_can_tell else ""
-    seen = f" Seen {_when(reason.seen_at)}, not checked again since." if reason.seen_at else ""
-    return (
-        reason.severity,
-        escape(reason.rule + benchmark),
-        escape(f"{reason.says}.{who}{seen}"),
-        _when(reason.since) if reason.since else "",
-        shown_time(left) if left is not None else "",
-        SIGNS[reason.means] if reason.means is not Health.HEALTHY else "a remark",
-    )
-
-
-def _unreachable(record: KeyRecord) -> Iterator[str]:
-    state = record.unreachable
-    if state is not None:
-        then = f"next check at {_when(state.next_check)}" if state.next_check else "the day is over"
-        yield f"Unreachable since {_when(state.since)}, {state.rechecks} checks ago; {then}."
-
-
-def _when(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M %Z}"
-
-
-def _one_line(command: str) -> str:
-    return " ".join(command.split()).replace("`", "'")
 
 
 class FleetRow(FrozenModel):

@@ -18,14 +18,8 @@ from cmek.anthropic.models import Validation
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.gcp.iam import PolicyBinding, PolicyView
 from cmek.keys import health as unreachable
-from cmek.keys.health import (
-    HEALTH_RULES,
-    event_id,
-    health_event,
-    judge,
-    onboarding_record,
-    unfinished,
-)
+from cmek.keys.health import HEALTH_RULES, event_id, health_event, judge, unfinished
+from cmek.keys.history import key_page, onboarding_record, read_page, shown_time
 from cmek.keys.snapshot import KeySnapshot
 from cmek.keys.verdicts import CheckRun, Health, HealthReason, KeyRecord, Severity, UnreachableState
 from cmek.revalidation.fleet import (
@@ -34,13 +28,10 @@ from cmek.revalidation.fleet import (
     SHOWN_KEYS,
     FleetRow,
     image_url,
-    key_page,
     merged,
     picture,
     published,
-    read_page,
     read_rows,
-    shown_time,
 )
 from cmek.revalidation.request import KeyRef, RateLimiter, by_ring
 from tests.support.facts import KEY_NAME, NOW, ORGANIZATION, facts, key, version

@@ -184,7 +184,7 @@ def test_differences_are_asked_about_three_more_times_at_most(bench: Onboardings
         workspace.name = f"name {number}"
         run.approve()
     assert run.state == "Failed"
-    assert "after ask 4" in run.message
+    assert "after approval request 4" in run.message
     assert bench.attaches() == []
 
 
@@ -215,7 +215,7 @@ def test_the_loss_of_the_recorded_ask_is_not_an_approval(bench: Onboardings, run
         kept.unlink()
     run.approve()
     assert run.state == "Failed"
-    assert "Retry the run to be asked again" in run.message
+    assert "Retry the run for a new approval request" in run.message
     assert bench.attaches() == []
 
 

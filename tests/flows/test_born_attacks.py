@@ -84,7 +84,7 @@ def test_a_signed_approval_says_the_name(
     """The statement has the name and no id; signed for another name it does not count."""
     office = Office(tmp_path)
     office.enrol(GRACE)
-    monkeypatch.setattr("tasks.signatures.find_signers", office.finder)
+    monkeypatch.setattr("tasks.reads.find_signers", office.finder)
     run = asked_to_create(bench)
     for changes in ({"workspace_name": "payments"}, {}):
         approval_request = ApprovalRequest.model_validate(

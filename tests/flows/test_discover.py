@@ -13,7 +13,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from cli.client import calling
 from cmek.tags import workspace_tag
-from tasks.runs import DifferentRequestError, start_onboarding
+from tasks.discovery import DifferentRequestError, start_onboarding
 from tests.support.discovering import Discoveries
 from tests.support.onboarding import Onboardings
 

@@ -9,8 +9,8 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from cmek.keys.health import HEALTH_RULES
+from cmek.keys.history import SIGNS
 from cmek.keys.verdicts import HealthReason, KeyRecord
-from cmek.revalidation.fleet import SIGNS
 from tests.support.ailments import AILMENTS, GRANTS, Ailment, days_ago
 from tests.support.fleet import Fleet
 from tests.support.onboarding import Onboardings

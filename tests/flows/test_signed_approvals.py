@@ -24,7 +24,7 @@ def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
     office.enrol(GRACE)
     office.enrol(KATHERINE)
     office.new_key("eve@example.com")
-    monkeypatch.setattr("tasks.signatures.find_signers", office.finder)
+    monkeypatch.setattr("tasks.reads.find_signers", office.finder)
     return office
 
 

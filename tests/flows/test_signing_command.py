@@ -31,7 +31,7 @@ def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
     office.enrol(GRACE)
     office.enrol(KATHERINE)
     (office.directory / "minimum_signatures").write_text("2")
-    monkeypatch.setattr("tasks.signatures.find_signers", office.finder)
+    monkeypatch.setattr("tasks.reads.find_signers", office.finder)
     return office
 
 

@@ -48,7 +48,7 @@ def test_an_ask_of_which_nothing_readable_is_left_does_not_count(
         file.write_bytes(b"")
     run.approve()
     assert run.state == "Failed"
-    assert "Retry the run to be asked again" in run.message
+    assert "Retry the run for a new approval request" in run.message
     assert bench.attaches() == []
     run.force(Scheduled(name="AwaitingRetry"))
     run.execute()

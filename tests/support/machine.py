@@ -396,7 +396,7 @@ def stage(stack: ExitStack) -> None:
     Onboarding.office = office
     stack.enter_context(
         patch(
-            "tasks.signatures.find_signers",
+            "tasks.reads.find_signers",
             lambda: office.signers() if Onboarding.required else None,
         )
     )

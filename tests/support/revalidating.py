@@ -23,8 +23,9 @@ from pydantic import BaseModel
 import flows.revalidate
 import tasks.artifacts
 import tasks.revalidation
+from cmek.keys.history import read_page
 from cmek.keys.verdicts import KeyRecord
-from cmek.revalidation.fleet import FleetRow, read_page, read_rows
+from cmek.revalidation.fleet import FleetRow, read_rows
 from cmek.revalidation.request import RevalidationRequest
 from tasks.artifacts import FLEET, page_key
 from tests.support.driver import Driver
@@ -183,15 +184,14 @@ def revalidating(driver: Driver) -> Iterator[Kept]:
     assert isinstance(look, Plain)
     replaced: list[tuple[Any, str, Any]] = [
         (flows.revalidate, "revalidate_key", WithResults(look.task, kept)),
-        (flows.revalidate, "remember", kept.remember),
+        (flows.revalidate, "save_state", kept.remember),
         (flows.revalidate, "acreate_progress_artifact", _nothing),
         (flows.revalidate, "aupdate_progress_artifact", _nothing),
         (tasks.artifacts, "get_client", kept.get_client),
-        (tasks.artifacts, "acreate_table_artifact", kept.publish),
-        (tasks.artifacts, "acreate_image_artifact", kept.publish),
-        (tasks.artifacts, "emit_event", kept.emit_event),
+        (tasks.revalidation, "acreate_table_artifact", kept.publish),
+        (tasks.revalidation, "acreate_image_artifact", kept.publish),
         (tasks.revalidation, "emit_event", kept.emit_event),
-        (tasks.artifacts, "get_client", kept.get_client),
+        (tasks.revalidation, "get_client", kept.get_client),
         (tasks.artifacts, "acreate_markdown_artifact", kept.publish),
         (tasks.revalidation, "HOLD_SECONDS", 0.0),
     ]

@@ -19,8 +19,9 @@ from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.flow_engine import run_flow_async
 from prefect.states import Scheduled
 
+from cmek.keys.history import read_page
 from cmek.keys.verdicts import KeyRecord
-from cmek.revalidation.fleet import FleetRow, read_page, read_rows
+from cmek.revalidation.fleet import FleetRow, read_rows
 from cmek.revalidation.request import RevalidationRequest
 from flows.revalidate import revalidate_keys
 from tasks.artifacts import page_key

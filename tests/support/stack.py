@@ -22,7 +22,7 @@ from cli.deploy import PROJECT
 from cli.local import processes
 from cli.local import stack as local_stack
 from cli.local import stack as prefect_server
-from tasks.runs import start_onboarding
+from tasks.discovery import start_onboarding
 from tests.support.postgres import cluster
 from tests.support.sandbox import SandboxControl
 
