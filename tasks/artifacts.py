@@ -35,6 +35,7 @@ from cmek.keys.verdicts import KeyRecord, UnreachableState
 from cmek.onboarding.reports import artifact_key
 from cmek.onboarding.request import OnboardingRequest
 from cmek.revalidation.fleet import (
+    FLEET,
     SIGNS,
     FleetRow,
     counts,
@@ -161,7 +162,6 @@ def _batches(ids: Sequence[str]) -> Iterable[Sequence[str]]:
     return (ids[start : start + PAGE] for start in range(0, len(ids), PAGE))
 
 
-FLEET = "cmek-fleet"
 PICTURE = "cmek-fleet-picture"
 ENDED = "cmek.revalidation.ended"
 """The event of each look at all keys; its absence means that nobody watches."""

@@ -30,6 +30,8 @@ SIGNS: Final = {
     Health.BROKEN: "🔴 broken",
     Health.UNKNOWN: "❔ unknown",
 }
+FLEET: Final = "cmek-fleet"
+"""Key of the artifact that holds the table of all keys."""
 _RECORD: Final = "```json\n"
 _END: Final = "\n```"
 
