@@ -158,14 +158,14 @@ _FILES: Final = "deploy.automations"
 _NOTIFIES: Final = "notify"
 """The capability of Prefect's notification blocks."""
 
-automations_app = typer.Typer(
-    help="Notify people with Prefect's notification blocks; notice runs whose process has died.",
+automations_command = typer.Typer(
+    help="Install notifications, and a watch on runs whose process has died.",
     no_args_is_help=True,
     add_completion=False,
 )
 
 
-@automations_app.command("install")
+@automations_command.command("install")
 def install_command(
     block: Annotated[
         list[str] | None,
@@ -201,7 +201,7 @@ def install_command(
             console.print(f"{'installed' if made else 'updated'} {printable(name)}")
 
 
-@automations_app.command("show")
+@automations_command.command("show")
 def show_command() -> None:
     """Print the files, for `prefect automation create --from-file` or for reading."""
     for path in _paths():

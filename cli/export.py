@@ -26,7 +26,7 @@ from cmek.terraform.module import (
 )
 from tasks.clients import admin_client, close_clients, kms_client
 
-evidence_app = typer.Typer(
+evidence_command = typer.Typer(
     help="Export and verify what an onboarding left behind.",
     no_args_is_help=True,
     add_completion=False,
@@ -41,7 +41,7 @@ class AnchorError(CmekError):
     """A record that verifies by itself, but is not the one that a hash elsewhere speaks of."""
 
 
-@evidence_app.command("export")
+@evidence_command.command("export")
 def export_command(
     workspace_id: Annotated[str, typer.Argument(metavar="WORKSPACE", help="wrkspc_….")],
     *,
@@ -64,7 +64,7 @@ def export_command(
         console.print(printable(query.command), soft_wrap=True)
 
 
-@evidence_app.command("verify")
+@evidence_command.command("verify")
 def verify_command(
     file: Annotated[Path, typer.Argument(help="A record, as `export` wrote it.")],
     *,
@@ -140,7 +140,7 @@ def terraform_command(  # noqa: PLR0913 - a parameter is an option of the comman
     ] = "anthropic-admin",
     kms_block: Annotated[str, typer.Option(help="Name of the GoogleKms block.")] = "google-kms",
 ) -> None:
-    """Write Terraform that adopts the key of a workspace, or of all, exactly as it is now.
+    """Write Terraform that adopts the keys of one or all workspaces as they are.
 
     It reads the live keys with the blocks of the configured Prefect server and writes nothing
     but the files.

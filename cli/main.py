@@ -17,62 +17,35 @@ from cli.terminal import printable
 from cmek.errors import CmekError
 
 COMMANDS: Final = {
-    "rehearse": (
-        "cli.local.rehearse:rehearse_command",
-        "Onboard a sample workspace on a private server, worker and sandbox, then clean up.",
-    ),
-    "up": (
-        "cli.local.rehearse:up_command",
-        "Run a private Prefect server, a worker and the sandbox until Ctrl-C.",
-    ),
-    "deploy": (
-        "cli.deploy:deploy_command",
-        "Deploy everything to the configured Prefect server; safe to repeat.",
-    ),
-    "onboard": (
-        "cli.onboard:onboard_command",
-        "Start onboarding a workspace; the run asks for an approval before the last step.",
-    ),
-    "pending": ("cli.approve:pending_command", "List the runs that wait for an approval."),
-    "approve": (
-        "cli.approve:approve_command",
-        "Show a run's plan, approve it, and follow the run until it ends or asks again.",
-    ),
-    "reject": (
-        "cli.approve:reject_command",
-        "Show a run's plan and reject it; nothing is attached.",
-    ),
-    "sign": (
-        "cli.approve:sign_command",
-        "Print your signed approval, for whoever answers with `cmek approve --with FILE`.",
-    ),
-    "check": (
-        "cli.onboard:check_command",
-        "Check everything that an onboarding needs, without one write; exit code 1 on a failure.",
-    ),
-    "status": (
-        "cli.show:status_command",
-        "Show the verdicts of the last revalidation; exit code 1 when a key is broken.",
-    ),
-    "history": (
-        "cli.show:history_command",
-        "Show what happened to one workspace's key, oldest first; equal verdicts in a row as one.",
-    ),
-    "terraform": (
-        "cli.export:terraform_command",
-        "Write Terraform that adopts the key of a workspace, or of all, exactly as it is now.",
-    ),
-    "sandbox": (
-        "sandbox.__main__:sandbox_command",
-        "Run the sandbox on loopback until SIGTERM or Ctrl-C.",
-    ),
-    "evidence": ("cli.export:evidence_app", "Export and verify what an onboarding left behind."),
-    "automations": (
-        "cli.deploy:automations_app",
-        "Notify people with Prefect's notification blocks; notice runs whose process has died.",
-    ),
+    "cli.local.rehearse": {
+        "rehearse": "Onboard a sample workspace on a private stack, then clean up.",
+        "up": "Run a private Prefect server, a worker and the sandbox until Ctrl-C.",
+    },
+    "cli.deploy": {
+        "deploy": "Deploy everything to the configured Prefect server; safe to repeat.",
+        "automations": "Install notifications, and a watch on runs whose process has died.",
+    },
+    "cli.onboard": {
+        "onboard": "Start onboarding a workspace; the run waits for approval before the last step.",
+        "check": "Check all that an onboarding needs, without one write; exit code 1 on a failure.",
+    },
+    "cli.approve": {
+        "pending": "List the runs that wait for an approval.",
+        "approve": "Show a run's plan, approve it, and follow the run until it ends or asks again.",
+        "reject": "Show a run's plan and reject it; nothing is attached.",
+        "sign": "Print your signed approval, for whoever answers with `cmek approve --with FILE`.",
+    },
+    "cli.show": {
+        "status": "Show the verdicts of the last revalidation; exit code 1 when a key is broken.",
+        "history": "Show what happened to one workspace's key, oldest first.",
+    },
+    "cli.export": {
+        "evidence": "Export and verify what an onboarding left behind.",
+        "terraform": "Write Terraform that adopts the keys of one or all workspaces as they are.",
+    },
+    "sandbox.__main__": {"sandbox": "Run the sandbox on loopback until SIGTERM or Ctrl-C."},
 }
-"""Where each command is, as `module:name`, and its line in the list of commands.
+"""By module: each command `NAME_command` and its line in the list of commands.
 
 The line stands here too, so that the list needs neither Prefect nor Google's libraries, which
 take seconds to import. A test compares it with the command's own help.
@@ -91,9 +64,9 @@ class MissingExtraError(CmekError):
 class LazyCommand(TyperCommand):
     """A command, or a group of them, that is imported when it runs."""
 
-    def __init__(self, name: str, target: str, summary: str) -> None:
+    def __init__(self, name: str, module: str, summary: str) -> None:
         super().__init__(name, help=summary)
-        self._target = target
+        self._module = module
 
     def load(self) -> Any:  # noqa: ANN401 - typer keeps the name of its base class private
         """Import the command.
@@ -101,11 +74,10 @@ class LazyCommand(TyperCommand):
         Raises:
             MissingExtraError: it needs the extra `local`, which is not installed.
         """
-        module, _, attribute = self._target.partition(":")
         try:
-            found = getattr(import_module(module), attribute)
+            found = getattr(import_module(self._module), f"{self.name}_command")
         except ModuleNotFoundError as error:
-            if not module.startswith(_LOCAL):
+            if not self._module.startswith(_LOCAL):
                 raise
             raise MissingExtraError(
                 f"`cmek {self.name}` needs the extra `local` ({error.name} is not installed): "
@@ -155,8 +127,9 @@ def _root(
 
 
 command = get_group(app)
-for _name, _place in COMMANDS.items():
-    command.add_command(LazyCommand(_name, *_place))
+for _module, _summaries in COMMANDS.items():
+    for _name, _summary in _summaries.items():
+        command.add_command(LazyCommand(_name, _module, _summary))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

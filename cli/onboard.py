@@ -53,7 +53,7 @@ def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
         ),
     ] = None,
 ) -> None:
-    """Start onboarding a workspace; the run asks for an approval before the last step.
+    """Start onboarding a workspace; the run waits for approval before the last step.
 
     The server is Prefect's: PREFECT_API_URL, or the active profile.
     """
@@ -128,7 +128,7 @@ def check_command(  # noqa: PLR0913 - a parameter is an option of the command
     everything: Annotated[bool, typer.Option("--all", help="Checks that pass, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Check everything that an onboarding needs, without one write; exit code 1 on a failure.
+    """Check all that an onboarding needs, without one write; exit code 1 on a failure.
 
     Credentials come from the blocks of the configured Prefect server.
     """

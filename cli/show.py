@@ -114,7 +114,10 @@ def history_command(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
 ) -> None:
-    """Show what happened to one workspace's key, oldest first; equal verdicts in a row as one."""
+    """Show what happened to one workspace's key, oldest first.
+
+    Equal verdicts in a row are one line.
+    """
     with connected() as client:
         entries = history(client, workspace_id)
     if not entries:
