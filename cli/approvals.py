@@ -1,11 +1,7 @@
-"""The approval that a suspended run waits for: read the question, give an answer.
+"""Approval requests and responses: reading, responding, and signing with the approver's SSH key.
 
-The form carries the approval request; its digest and its run are checked.
-
-Signing an answer with the approver's own SSH key or agent.
-
-The plan that is shown for signing is the one that the digest is of: what else the server says about
-it is a text like any other.
+The request that counts is the one whose plan fits its digest and its run. Any other text on the
+server may have been written by somebody else.
 """
 
 from __future__ import annotations
@@ -30,7 +26,7 @@ from rich.console import Console
 
 from cli.terminal import markdown
 from cmek.errors import CmekError
-from cmek.onboarding.approval import ApprovalRequest as AskedPlan
+from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.reports import facts_table
 from cmek.signatures.statement import (
     NAMESPACE,
@@ -42,23 +38,34 @@ from cmek.signatures.statement import (
 )
 from cmek.signatures.verification import PROGRAM
 
-_POLL_SECONDS = 0.3
+FIELD: Final = "signed_approvals"
+_KEYS: Final = ("id_ed25519", "id_ecdsa", "id_rsa")
+_POLL_SECONDS: Final = 0.3
+
+SigningKey = Annotated[
+    Path | None,
+    typer.Option(help="SSH key to sign with; a .pub file when an agent holds the private one."),
+]
+Others = Annotated[
+    list[Path] | None,
+    typer.Option("--with", help="File with another approver's `cmek sign` output; repeatable."),
+]
 
 
 class ApprovalError(CmekError):
-    """There is nothing to answer, or the server refused the answer: says why and what to do."""
+    """There is nothing to respond to, or the response was refused: says why and what to do."""
 
 
 class TamperedError(ApprovalError):
-    """The stored question is not what the run has asked: answer nothing."""
+    """The stored request is not the run's own: do not respond to it."""
 
 
 @dataclass(frozen=True)
 class PendingApproval:
-    """A question that a suspended run has stored: what it asks, and its text."""
+    """The approval request that a suspended run has stored, and its text."""
 
     run: FlowRun
-    approval_request: AskedPlan
+    approval_request: ApprovalRequest
     description: str
     keyset: Mapping[str, str]
 
@@ -74,162 +81,135 @@ class PendingApproval:
 
     @property
     def plan_digest(self) -> str:
-        """The digest of the plan that the answer is about."""
+        """The digest of the plan that is to be approved."""
         return self.approval_request.digest
 
     @property
     def has_warnings(self) -> bool:
-        """Whether the answer must acknowledge warnings."""
+        """Whether an approval must accept warnings."""
         return bool(self.approval_request.plan.warnings)
 
 
 def read_ask(client: SyncPrefectClient, run_id: UUID) -> PendingApproval:
-    """Read what the run asks.
+    """Read the run's approval request.
 
     Raises:
         TamperedError: What is stored does not fit its digest or its run.
-        ApprovalError: the run does not wait for an answer, or has not stored its question yet.
+        ApprovalError: the run does not wait for an approval, or has not stored its request yet.
     """
     run = client.read_flow_run(run_id)
     keyset = run.state.state_details.run_input_keyset if run.state else None
     if run.state is None or not run.state.is_paused() or not keyset:
         state = run.state.name if run.state else "in no state"
         raise ApprovalError(f"run {run.name} waits for no approval: it is {state}")
-    try:
-        schema = json.loads(client.read_flow_run_input(run.id, keyset["schema"]))
-        description = json.loads(client.read_flow_run_input(run.id, keyset["description"]))
-    except (ObjectNotFound, PrefectHTTPStatusError) as error:
+    # Prefect suspends the run before it stores the form.
+    schema, description = (_stored(client, run, keyset[part]) for part in ("schema", "description"))
+    if schema is None or description is None:
         raise ApprovalError(
-            f"run {run.name} is suspended, but its question is not stored yet: try again"
-        ) from error
-    return PendingApproval(run, read_approval_request(run, schema), description, keyset)
+            f"run {run.name} is suspended, but its approval request is not stored yet: try again"
+        )
+    return PendingApproval(run, _checked_request(run, schema), description, keyset)
 
 
-def read_approval_request(run: FlowRun, schema: Mapping[str, Any]) -> AskedPlan:
-    """The ask that the form of this run carries, its plan checked against the digest.
+def _stored(client: SyncPrefectClient, run: FlowRun, key: str) -> Any:  # noqa: ANN401 - any JSON
+    try:
+        return json.loads(client.read_flow_run_input(run.id, key))
+    except (ObjectNotFound, PrefectHTTPStatusError):
+        return None
 
-    Raises:
-        TamperedError: None that can be read, another plan than the digest's, or another run's.
-    """
+
+def _checked_request(run: FlowRun, schema: Mapping[str, Any]) -> ApprovalRequest:
     field = schema.get("properties", {}).get("plan_digest", {})
     try:
-        asked = AskedPlan.model_validate(field.get("approval_request"))
+        request = ApprovalRequest.model_validate(field.get("approval_request"))
     except ValidationError as error:
         raise TamperedError(f"run {run.name}: its question carries no plan to answer") from error
-    if (asked.digest, asked.run_id) != (asked.plan.digest, str(run.id)):
+    if (request.digest, request.run_id) != (request.plan.digest, str(run.id)):
         raise TamperedError(
-            f"run {run.name}: the plan in its question is not the one of its digest or not of "
-            "this run. Somebody may have tampered with the server: sign and answer nothing, and "
+            f"run {run.name}: the plan in its approval request is not the one of its digest or not "
+            "of this run. Somebody may have tampered with the server: sign and answer nothing, and "
             "tell its administrator"
         )
-    return asked
+    return request
 
 
 def wait_for_ask(
     client: SyncPrefectClient, run_id: UUID, *, after: PendingApproval | None = None, seconds: float
 ) -> PendingApproval:
-    """Wait until the run asks, and something else than `after`.
+    """Wait until the run has an approval request, and another one than `after`.
 
     Raises:
         TamperedError: See `read_ask`.
-        ApprovalError: the run ended without a (further) question, or `seconds` passed.
+        ApprovalError: the run ended without a (further) request, or `seconds` passed.
     """
     deadline = time.monotonic() + seconds
     while True:
         try:
-            approval_request = read_ask(client, run_id)
-            if after is None or approval_request.keyset != after.keyset:
-                return approval_request
-            problem = f"run {approval_request.run.name} has asked nothing new"
+            pending = read_ask(client, run_id)
+            if after is None or pending.keyset != after.keyset:
+                return pending
+            problem = f"run {pending.run.name} has no new approval request"
         except TamperedError:
             raise
         except ApprovalError as error:
             problem = str(error)
-        run = client.read_flow_run(run_id)
-        if (run.state and run.state.is_final()) or time.monotonic() > deadline:
-            message = run.state.message if run.state else None
-            raise ApprovalError(f"{problem} ({message or 'no message'})")
+        state = client.read_flow_run(run_id).state
+        if (state and state.is_final()) or time.monotonic() > deadline:
+            raise ApprovalError(f"{problem} ({(state and state.message) or 'no message'})")
         time.sleep(_POLL_SECONDS)
 
 
-def answer(
-    client: SyncPrefectClient, approval_request: PendingApproval, fields: Mapping[str, Any]
-) -> None:
-    """Give the answer and make sure that it was taken.
-
-    The server answers 200 also when it refuses, so its `status` is what counts. After a lost
-    answer the client asks again and hears that the run no longer waits; then the stored answer
-    tells whether it is ours.
+def answer(client: SyncPrefectClient, pending: PendingApproval, fields: Mapping[str, Any]) -> None:
+    """Send the approval response and make sure that it was taken.
 
     Raises:
         ApprovalError: refused; names the field as the server does.
     """
-    result = client.resume_flow_run(approval_request.run.id, run_input=dict(fields))
+    result = client.resume_flow_run(pending.run.id, run_input=dict(fields))
+    # The server responds with 200 also when it refuses, so its `status` is what counts.
     if result.status is SetStateStatus.ACCEPT:
         return
-    if result.status is SetStateStatus.ABORT and _stored(client, approval_request) == dict(fields):
+    # The client repeats a request whose reply was lost, and then reads that the run no longer
+    # waits. Whether our own response was taken is seen from the stored one.
+    stored = _stored(client, pending.run, pending.keyset["response"])
+    if result.status is SetStateStatus.ABORT and stored == dict(fields):
         return
     reason = getattr(result.details, "reason", None) or "no reason given"
-    raise ApprovalError(f"run {approval_request.run.name}: the server refused the answer: {reason}")
+    raise ApprovalError(f"run {pending.run.name}: the server refused the answer: {reason}")
 
 
-def _stored(client: SyncPrefectClient, approval_request: PendingApproval) -> dict[str, Any] | None:
-    try:
-        stored: dict[str, Any] = json.loads(
-            client.read_flow_run_input(approval_request.run.id, approval_request.keyset["response"])
-        )
-    except (ObjectNotFound, PrefectHTTPStatusError):
-        return None
-    return stored
-
-
-FIELD: Final = "signed_approvals"
-_KEYS: Final = ("id_ed25519", "id_ecdsa", "id_rsa")
-
-SigningKey = Annotated[
-    Path | None,
-    typer.Option(help="SSH key to sign with; a .pub file when an agent holds the private one."),
-]
-Others = Annotated[
-    list[Path] | None,
-    typer.Option("--with", help="File with another approver's `cmek sign` output; repeatable."),
-]
-
-
-def show(asked: AskedPlan, console: Console) -> None:
+def show_statement(request: ApprovalRequest, console: Console) -> None:
     """Print what is about to be signed."""
     console.rule("What you sign, worked out from its digest")
-    console.print(markdown(facts_table(asked.plan)))
-    console.print(f"plan digest {asked.plan.digest}", soft_wrap=True)
+    console.print(markdown(facts_table(request.plan)))
+    console.print(f"plan digest {request.plan.digest}", soft_wrap=True)
 
 
 def signed_field(
-    approval_request: AskedPlan, answer: dict[str, Any], key: Path | None, others: Sequence[Path]
+    request: ApprovalRequest, response: dict[str, Any], key: Path | None, others: Sequence[Path]
 ) -> str:
-    """The answer's own signed approval and those of others, for the form.
+    """The approver's own signed approval and those of others, for the form.
 
-    Nobody has to sign a rejection.
+    A rejection needs no signature.
 
     Raises:
         ApprovalError: no key, the key did not sign, or a file holds no signed approval.
     """
-    if answer["decision"] == "reject":
+    if response["decision"] == "reject":
         return "-"
     read = [str(one) for path in others for one in _of_others(path)]
-    return "\n".join(
-        [str(sign(approval_request, answer["approver"], answer["comment"], key)), *read]
-    )
+    return "\n".join([str(sign(request, response["approver"], response["comment"], key)), *read])
 
 
-def sign(asked: AskedPlan, approver: str, comment: str, key: Path | None) -> SignedApproval:
-    """Sign an approval of this ask.
+def sign(request: ApprovalRequest, approver: str, comment: str, key: Path | None) -> SignedApproval:
+    """Sign an approval of this request.
 
     Raises:
         ApprovalError: the statement can't be made, or OpenSSH did not sign it.
     """
     try:
         statement = statement_for(
-            asked, approver=approver, decision="approve", comment=comment, at=datetime.now(UTC)
+            request, approver=approver, decision="approve", comment=comment, at=datetime.now(UTC)
         )
     except ValidationError as error:
         raise ApprovalError(f"approver or comment can't be signed: {error}") from error
@@ -237,12 +217,10 @@ def sign(asked: AskedPlan, approver: str, comment: str, key: Path | None) -> Sig
 
 
 def _signature(statement: Statement, key: Path) -> str:
+    command = [PROGRAM, "-Y", "sign", "-n", NAMESPACE, "-f", str(key.expanduser())]
     try:
         done = subprocess.run(
-            [PROGRAM, "-Y", "sign", "-n", NAMESPACE, "-f", str(key.expanduser())],
-            input=statement.text.encode(),
-            capture_output=True,
-            check=False,
+            command, input=statement.text.encode(), capture_output=True, check=False
         )
     except OSError as error:
         raise ApprovalError(f"{PROGRAM}: {error.strerror}; install OpenSSH's client") from error

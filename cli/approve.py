@@ -1,8 +1,6 @@
-"""Showing a plan to a person and asking for the answer.
+"""`cmek pending`, `approve`, `reject` and `sign`: the approvals of the configured server.
 
-A run's steps, one line each, while it goes.
-
-`cmek pending`, `cmek approve`, `cmek reject`: the approvals of the configured server.
+A plan is shown before anything is typed, and a run's steps are shown while it goes on.
 """
 
 from __future__ import annotations
@@ -13,26 +11,32 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import typer
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.exceptions import ObjectNotFound
 from rich import box
 from rich.console import Console
 from rich.prompt import Confirm, Prompt
 from rich.table import Table
 
 from cli import approvals
-from cli import approvals as signing
 from cli.approvals import ApprovalError, Others, PendingApproval, SigningKey, TamperedError
-from cli.client import connected, find_run, run_url, suspended_runs, task_runs
-from cli.terminal import is_interactive, markdown, new_console, printable, since, until
+from cli.client import RunError, connected, every, find_run, run_url, task_runs
+from cli.terminal import is_interactive, markdown, new_console, printable
+from cmek.keys.history import shown_time
 from cmek.outcomes import HAS_ITS_KEY
+from tasks.runs import ONBOARDING
 
 Decision = Literal["approve", "reject"]
+_WAITING: Final = 3
+"""Exit code when the run waits for another approval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,101 +51,81 @@ class ResponseInput:
     workspace_name: str | None = None
 
 
-def show(approval_request: PendingApproval, console: Console) -> None:
-    """Print the plan as the run describes it, and until when an answer counts."""
+def show(pending: PendingApproval, console: Console) -> None:
+    """Print the plan as the run describes it, until when a response counts, and what is signed."""
+    request = pending.approval_request
     console.rule("Plan")
-    console.print(markdown(approval_request.description))
-    console.rule(f"an answer counts for {until(approval_request.approval_request.expires_at)}")
+    console.print(markdown(pending.description))
+    console.rule(f"a response counts for {shown_time(request.expires_at - datetime.now(UTC))}")
+    if request.signatures:
+        approvals.show_statement(request, console)
 
 
 def build_response(
-    approval_request: PendingApproval, decision: Decision, given: ResponseInput, console: Console
+    pending: PendingApproval, decision: Decision, given: ResponseInput, console: Console
 ) -> dict[str, Any]:
-    """Complete the answer: from the command line, else by asking.
+    """Complete the response: from the command line, else by asking.
 
-    Without a terminal everything must be given, the digest included, so that no script answers
-    for a plan that nobody has read.
+    Without a terminal everything must be given, the digest included, so that no script responds
+    to a plan that nobody has read.
 
     Raises:
-        ApprovalError: something is missing, or what was given is not what the run asks about.
+        ApprovalError: something is missing, or does not fit the approval request.
     """
     if is_interactive(console):
-        given = _asked(approval_request, decision, given, console)
-    missing = [name for name in _required(approval_request) if not getattr(given, name)]
+        given = _completed(pending, decision, given, console)
+    required = (pending.workspace_field, "plan_digest", "approver", "comment")
+    missing = [name for name in required if not getattr(given, name)]
     if missing:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise ApprovalError(f"no terminal to ask in: give {options}")
-    for name, asked in (
-        (approval_request.workspace_field, approval_request.workspace),
-        ("plan_digest", approval_request.plan_digest),
-    ):
-        _must_match(approval_request, name, getattr(given, name), asked)
-    return _fields(approval_request, decision, given)
-
-
-def _required(approval_request: PendingApproval) -> tuple[str, ...]:
-    return (approval_request.workspace_field, "plan_digest", "approver", "comment")
-
-
-def _asked(
-    approval_request: PendingApproval, decision: Decision, given: ResponseInput, console: Console
-) -> ResponseInput:
-    acknowledged = given.acknowledge_warnings
-    if approval_request.has_warnings and decision == "approve" and not acknowledged:
-        acknowledged = Confirm.ask(
-            "Do you accept the warnings above?", console=console, default=False
-        )
-    typed = getattr(given, approval_request.workspace_field) or _typed(
-        approval_request, decision, console
-    )
-    return replace(
-        given,
-        **{approval_request.workspace_field: typed},
-        plan_digest=given.plan_digest or approval_request.plan_digest,
-        approver=given.approver or Prompt.ask("Your name", console=console, default=local_user()),
-        comment=given.comment or Prompt.ask("Comment", console=console),
-        acknowledge_warnings=acknowledged,
-    )
-
-
-def _typed(approval_request: PendingApproval, decision: Decision, console: Console) -> str:
-    what = approval_request.workspace_field.replace("_", " ")
-    verb = "reject the plan for it"
-    if decision == "approve":
-        new = approval_request.workspace_field == "workspace_name"
-        verb = "approve creating it with its key" if new else "approve attaching a key to it"
-    return Prompt.ask(f"Type the {what} to {verb}", console=console)
-
-
-def _must_match(approval_request: PendingApproval, name: str, value: str, asked: str) -> None:
-    if value != asked:
-        raise ApprovalError(
-            f"{name} {printable(value)!r}: run {approval_request.run.name} asks about {asked!r};"
-            " nothing was answered"
-        )
-
-
-def _fields(
-    approval_request: PendingApproval, decision: Decision, given: ResponseInput
-) -> dict[str, Any]:
-    fields: dict[str, Any] = {"decision": decision}
-    fields |= {name: getattr(given, name) for name in _required(approval_request)}
-    if approval_request.has_warnings:
+    fields = {name: getattr(given, name) for name in required}
+    wanted = {pending.workspace_field: pending.workspace, "plan_digest": pending.plan_digest}
+    for name, value in wanted.items():
+        if fields[name] != value:
+            raise ApprovalError(
+                f"{name} {printable(fields[name])!r}: run {pending.run.name} asks about {value!r};"
+                " nothing was answered"
+            )
+    if pending.has_warnings:
         if decision == "approve" and not given.acknowledge_warnings:
             raise ApprovalError(
                 "the plan has warnings, which an approval must accept (--acknowledge-warnings)"
             )
         fields["acknowledge_warnings"] = given.acknowledge_warnings
-    return fields
+    return {"decision": decision} | fields
 
 
-def local_user() -> str:
-    """Who runs this command, in the shape of an e-mail address; a claim like any other."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+def _completed(
+    pending: PendingApproval, decision: Decision, given: ResponseInput, console: Console
+) -> ResponseInput:
+    field = pending.workspace_field
+    acknowledged = given.acknowledge_warnings
+    if pending.has_warnings and decision == "approve" and not acknowledged:
+        acknowledged = Confirm.ask(
+            "Do you accept the warnings above?", console=console, default=False
+        )
+    verb = "reject the plan for it"
+    if decision == "approve":
+        new = field == "workspace_name"
+        verb = "approve creating it with its key" if new else "approve attaching a key to it"
+    # The workspace is typed, never taken over: it shows that the right plan was read.
+    typed = getattr(given, field) or Prompt.ask(
+        f"Type the {field.replace('_', ' ')} to {verb}", console=console
+    )
+    user = f"{getpass.getuser()}@{socket.gethostname()}"
+    return replace(
+        given,
+        **{field: typed},
+        plan_digest=given.plan_digest or pending.plan_digest,
+        approver=given.approver or Prompt.ask("Your name", console=console, default=user),
+        comment=given.comment or Prompt.ask("Comment", console=console),
+        acknowledge_warnings=acknowledged,
+    )
 
 
-_POLL_SECONDS = 0.3
-_SUFFIX = re.compile(r"-[0-9a-f]{1,3}$")
+_POLL_SECONDS: Final = 0.3
+_SUFFIX: Final = re.compile(r"-[0-9a-f]{1,3}$")
 
 
 class Steps:
@@ -154,7 +138,7 @@ class Steps:
         self._shown: set[UUID] = set()
 
     def follow(self, *, seconds: float) -> FlowRun:
-        """Show steps until the run waits for an answer or has ended.
+        """Show steps until the run waits for an approval or has ended.
 
         Raises:
             TimeoutError: neither happened in time; names the state and the step.
@@ -188,11 +172,9 @@ class Steps:
         if state is None or state.name == "Cached":
             return
         mark = "[green]✓[/]" if state.is_completed() else "[red]✗[/]"
-        seconds = task.total_run_time.total_seconds()
         tries = f", {task.run_count} tries" if task.run_count > 1 else ""
-        self._console.print(
-            f"  {mark} {_title(task)} [dim]{seconds:.1f} s{tries}[/]", soft_wrap=True
-        )
+        seconds = f"{task.total_run_time.total_seconds():.1f} s"
+        self._console.print(f"  {mark} {_title(task)} [dim]{seconds}{tries}[/]", soft_wrap=True)
         if not state.is_completed() and state.message:
             self._console.print(f"    {printable(state.message)}")
 
@@ -201,7 +183,7 @@ def _title(task: TaskRun) -> str:
     return printable(_SUFFIX.sub("", task.name))
 
 
-_FOLLOW_SECONDS = 300.0
+_FOLLOW_SECONDS: Final = 300.0
 
 Run = Annotated[str, typer.Argument(help="The run's id or name; `cmek pending` lists them.")]
 WorkspaceId = Annotated[
@@ -219,34 +201,37 @@ Comment = Annotated[str | None, typer.Option(help="Why; asked for if missing.")]
 
 def pending_command() -> None:
     """List the runs that wait for an approval."""
-    console = new_console()
     table = Table(box=box.SIMPLE)
     table.add_column("run", no_wrap=True)
     for column in ("workspace", "plan", "waits", "expires in"):
         table.add_column(column, overflow="fold")
+    now = datetime.now(UTC)
     with connected() as client:
-        for run in suspended_runs(client):
+        for run in _suspended_runs(client):
             try:
-                approval_request = approvals.read_ask(client, run.id)
+                pending = approvals.read_ask(client, run.id)
             except TamperedError:
                 table.add_row(str(run.id), "?", "not the one of its digest: answer nothing")
                 continue
             except ApprovalError:
                 continue
-            requested_at = (
-                approval_request.run.state.timestamp if approval_request.run.state else None
-            )
-            row = (
-                approval_request.run.id,
-                approval_request.workspace,
-                approval_request.plan_digest[:12],
-            )
+            since = pending.run.state.timestamp if pending.run.state else now
             table.add_row(
-                *map(printable, row),
-                since(requested_at),
-                until(approval_request.approval_request.expires_at),
+                *map(printable, (run.id, pending.workspace, pending.plan_digest[:12])),
+                shown_time(now - since),
+                shown_time(pending.approval_request.expires_at - now),
             )
-    console.print(table if table.row_count else "No run waits for an approval.")
+    new_console().print(table if table.row_count else "No run waits for an approval.")
+
+
+def _suspended_runs(client: SyncPrefectClient) -> list[FlowRun]:
+    try:
+        found = client.read_deployment_by_name(ONBOARDING)
+    except ObjectNotFound:
+        raise RunError(f"deployment {ONBOARDING!r} is not on this server") from None
+    wanted = {"deployment_id": {"any_": [found.id]}, "state": {"type": {"any_": ["PAUSED"]}}}
+    only = FlowRunFilter.model_validate(wanted)
+    return list(every(client.read_flow_runs, flow_run_filter=only))
 
 
 def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
@@ -270,7 +255,7 @@ def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
     given = ResponseInput(
         workspace_id, plan_digest, approver, comment, acknowledge_warnings, workspace_name
     )
-    _answer(run, "approve", given, signing_key, others or [])
+    _respond(run, "approve", given, signing_key, others or [])
 
 
 def reject_command(  # noqa: PLR0913 - a parameter is an option of the command
@@ -286,7 +271,7 @@ def reject_command(  # noqa: PLR0913 - a parameter is an option of the command
     given = ResponseInput(
         workspace_id, plan_digest, approver, comment, workspace_name=workspace_name
     )
-    _answer(run, "reject", given)
+    _respond(run, "reject", given)
 
 
 def sign_command(
@@ -298,16 +283,15 @@ def sign_command(
     signing_key: SigningKey = None,
 ) -> None:
     """Print your signed approval, for whoever answers with `cmek approve --with FILE`."""
-    console = new_console(stderr=True)
     with connected() as client:
-        asked = approvals.read_ask(client, find_run(client, run).id).approval_request
-    signing.show(asked, console)
-    if plan_digest != asked.digest:
-        raise ApprovalError(f"the run asks about plan {asked.digest}; nothing was signed")
-    typer.echo(str(signing.sign(asked, approver, comment, signing_key)))
+        request = approvals.read_ask(client, find_run(client, run).id).approval_request
+    approvals.show_statement(request, new_console(stderr=True))
+    if plan_digest != request.digest:
+        raise ApprovalError(f"the run asks about plan {request.digest}; nothing was signed")
+    typer.echo(str(approvals.sign(request, approver, comment, signing_key)))
 
 
-def _answer(
+def _respond(
     name_or_id: str,
     decision: Decision,
     given: ResponseInput,
@@ -316,34 +300,21 @@ def _answer(
 ) -> None:
     console = new_console()
     with connected() as client:
-        approval_request = approvals.read_ask(client, find_run(client, name_or_id).id)
-        console.print(run_url(client, approval_request.run.id), soft_wrap=True)
-        show(approval_request, console)
-        if approval_request.approval_request.signatures:
-            signing.show(approval_request.approval_request, console)
-        fields = build_response(approval_request, decision, given, console)
-        if approval_request.approval_request.signatures:
-            fields[signing.FIELD] = signing.signed_field(
-                approval_request.approval_request, fields, signing_key, others
-            )
-        approvals.answer(client, approval_request, fields)
+        pending = approvals.read_ask(client, find_run(client, name_or_id).id)
+        request = pending.approval_request
+        console.print(run_url(client, pending.run.id), soft_wrap=True)
+        show(pending, console)
+        fields = build_response(pending, decision, given, console)
+        if request.signatures:
+            fields[approvals.FIELD] = approvals.signed_field(request, fields, signing_key, others)
+        approvals.answer(client, pending, fields)
         console.print(f"Answered: {decision}")
-        _follow(client, approval_request, decision, console)
-
-
-def _follow(
-    client: SyncPrefectClient,
-    approval_request: PendingApproval,
-    decision: Decision,
-    console: Console,
-) -> None:
-    run = Steps(client, approval_request.run.id, console).follow(seconds=_FOLLOW_SECONDS)
-    state = run.state
+        state = Steps(client, pending.run.id, console).follow(seconds=_FOLLOW_SECONDS).state
     if state is None:
         return
     console.print(f"[bold]{state.name}[/] {printable(state.message or '')}")
     if state.is_paused():
         console.print("It asks again, for what has changed: read the new plan, then answer that.")
-        raise typer.Exit(1)
+        raise typer.Exit(_WAITING)
     if decision == "approve" and state.name not in HAS_ITS_KEY:
         raise typer.Exit(1)

@@ -1,7 +1,4 @@
-"""Prefect's synchronous client, for a server of our own or for the configured one.
-
-Runs of the onboarding deployment, over Prefect's client.
-"""
+"""Prefect's clients, for a server of our own or for the configured one, and reading runs."""
 
 from __future__ import annotations
 
@@ -15,20 +12,17 @@ import httpx
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
-    FlowRunFilterDeploymentId,
     FlowRunFilterId,
 )
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.client.schemas.sorting import TaskRunSort
-from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 
 from cmek._http import check_endpoint
 from cmek.errors import CmekError
-from tasks.runs import ONBOARDING
 
 T = TypeVar("T")
-_PAGE: Final = 200
+PAGE: Final = 200
 """The most that Prefect's API lists at once."""
 
 
@@ -83,7 +77,7 @@ def calling(client: PrefectClient, call: Callable[[PrefectClient], Awaitable[T]]
 def every(read: Callable[..., list[T]], **wanted: object) -> Iterator[T]:
     """What a reading method of a client lists, over all pages."""
     offset = 0
-    while page := read(**wanted, limit=_PAGE, offset=offset):
+    while page := read(**wanted, limit=PAGE, offset=offset):
         offset += len(page)
         yield from page
 
@@ -117,29 +111,10 @@ def find_run(client: SyncPrefectClient, name_or_id: str) -> FlowRun:
     return runs[0]
 
 
-def suspended_runs(client: SyncPrefectClient) -> list[FlowRun]:
-    """All suspended runs of the deployment, over all pages.
-
-    Raises:
-        RunError: the deployment is missing.
-    """
-    try:
-        found = client.read_deployment_by_name(ONBOARDING)
-    except ObjectNotFound:
-        raise RunError(f"deployment {ONBOARDING!r} is not on this server") from None
-    wanted = FlowRunFilter(
-        deployment_id=FlowRunFilterDeploymentId(any_=[found.id]),
-        **FlowRunFilter.model_validate({"state": {"type": {"any_": ["PAUSED"]}}}).model_dump(
-            include={"state"}
-        ),
-    )
-    return list(every(client.read_flow_runs, flow_run_filter=wanted))
-
-
 def task_runs(client: SyncPrefectClient, run_id: UUID) -> list[TaskRun]:
     """The run's tasks so far, in the order in which they were expected to start."""
     return client.read_task_runs(
         flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])),
         sort=TaskRunSort.EXPECTED_START_TIME_ASC,
-        limit=200,
+        limit=PAGE,
     )

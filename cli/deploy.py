@@ -1,6 +1,6 @@
 """`cmek deploy`: `prefect deploy --all`, and what Prefect leaves open behind it.
 
-`cmek automations`: install what tells people, from the files that come with the project.
+`cmek automations`: notifications and actions of the server, from the files of the project.
 """
 
 from __future__ import annotations
@@ -67,24 +67,21 @@ def deploy_command(
 
 
 def deploy(
-    client: SyncPrefectClient,
-    prefect_file: Path,
-    project_id: str | None,
-    *,
-    on: str | None = None,
+    client: SyncPrefectClient, prefect_file: Path, project_id: str | None, *, on: str | None = None
 ) -> list[str]:
     """Deploy, keep paused schedules paused, close the forms; the deployments' names.
 
-    Args:
-        client: Of the server.
-        prefect_file: The deployments.
-        project_id: Google Cloud project of the keys that discovered workspaces get.
-        on: Which of the file's `work_pools` takes the place of what its deployments name.
+    `on` names one of the file's `work_pools`, to use instead of those that the deployments name.
 
     Raises:
         RunError: Prefect refused the file; its output says why. Or the file has no such pool.
     """
-    paused = _paused_schedules(client)
+    paused = {
+        (deployment.name, schedule.slug)
+        for deployment in _deployments(client)
+        for schedule in deployment.schedules
+        if schedule.slug and not schedule.active
+    }
     with tempfile.TemporaryDirectory(prefix="cmek-deploy-") as scratch:
         if on is not None:
             prefect_file = _on_pool(prefect_file, on, Path(scratch) / "prefect.yaml")
@@ -125,11 +122,8 @@ def _prefect_deploy(client: SyncPrefectClient, prefect_file: Path, project_id: s
 
 
 def _close_form(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
-    """Refuse top-level parameters that the flow does not have.
-
-    Prefect's own schema leaves them open, and such a run crashes with its reason in the worker's
-    log only. Each deploy writes the schema anew.
-    """
+    # Prefect's schema accepts parameters that the flow does not have; such a run crashes with its
+    # reason in the worker's log only. Each deploy writes the schema anew.
     schema: dict[str, Any] = dict(deployment.parameter_openapi_schema or {})
     if schema.get("additionalProperties") is False:
         return
@@ -141,19 +135,10 @@ def _close_form(client: SyncPrefectClient, deployment: DeploymentResponse) -> No
     )
 
 
-def _paused_schedules(client: SyncPrefectClient) -> set[tuple[str, str]]:
-    """Deployment and slug of the schedules that are off; a deploy switches them on again."""
-    return {
-        (deployment.name, schedule.slug)
-        for deployment in _deployments(client)
-        for schedule in deployment.schedules
-        if schedule.slug and not schedule.active
-    }
-
-
 def _pause_again(
     client: SyncPrefectClient, deployment: DeploymentResponse, paused: set[tuple[str, str]]
 ) -> None:
+    # A deploy switches every schedule of the file on.
     for schedule in deployment.schedules:
         if schedule.active and (deployment.name, schedule.slug) in paused:
             client.request(
@@ -169,23 +154,24 @@ def _deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
     return list(every(client.read_deployments, deployment_filter=wanted))
 
 
-FILES: Final = "deploy.automations"
-NOTIFIES: Final = "notify"
+_FILES: Final = "deploy.automations"
+_NOTIFIES: Final = "notify"
 """The capability of Prefect's notification blocks."""
 
-app = typer.Typer(
-    help="Tell people by Prefect's notification blocks; notice runs that died without a word.",
+automations_command = typer.Typer(
+    help="Install notifications, and a watch on runs whose process has died.",
     no_args_is_help=True,
+    add_completion=False,
 )
 
 
-@app.command("install")
+@automations_command.command("install")
 def install_command(
     block: Annotated[
         list[str] | None,
         typer.Option(
             help="Notification block as TYPE/NAME, e.g. slack-webhook/ops; may be given again. "
-            "Without one nobody is told."
+            "Without one, no notification is sent."
         ),
     ] = None,
     approval_hours: Annotated[
@@ -205,8 +191,8 @@ def install_command(
 ) -> None:
     """Install or update the automations; those of other names are left alone."""
     within = {
-        "approval-waits": _seconds(approval_hours),
-        "revalidation-missed": _seconds(revalidation_hours),
+        "approval-waits": approval_hours and approval_hours * 3600,
+        "revalidation-missed": revalidation_hours and revalidation_hours * 3600,
         "run-silent": silent_seconds,
     }
     console = new_console()
@@ -215,7 +201,7 @@ def install_command(
             console.print(f"{'installed' if made else 'updated'} {printable(name)}")
 
 
-@app.command("show")
+@automations_command.command("show")
 def show_command() -> None:
     """Print the files, for `prefect automation create --from-file` or for reading."""
     for path in _paths():
@@ -231,12 +217,8 @@ def install(
 ) -> dict[str, bool]:
     """Install every file, notifying once for each block; whether it was new, by name.
 
-    Without a block the files that only notify are left out.
-
-    Args:
-        client: Of the server.
-        blocks: Notification blocks as `TYPE/NAME`.
-        within: Seconds to wait, by file name, in place of the file's own.
+    Without a block (`TYPE/NAME`) the files that only notify are left out. `within` has seconds to
+    wait, by file name, in place of the file's own.
 
     Raises:
         RunError: A block is missing, or is none that notifies, or a deployment is missing.
@@ -249,7 +231,12 @@ def install(
         actions = _actions(client, content["actions"], ids, seconds)
         if not actions:
             continue
-        automation = build(content | {"actions": actions}, seconds)
+        # Prefect checks a proactive trigger's time before it converts numbers.
+        wait = timedelta(seconds=seconds or content["trigger"]["within"])
+        trigger = content["trigger"] | {"within": wait}
+        automation = AutomationCore.model_validate(
+            content | {"actions": actions, "trigger": trigger}
+        )
         known = client.read_automations_by_name(automation.name)
         if known:
             client.update_automation(known[0].id, automation)
@@ -259,21 +246,12 @@ def install(
     return outcome
 
 
-def build(content: dict[str, Any], seconds: float | None) -> AutomationCore:
-    """An automation from a file's content, with another time to wait where one is given."""
-    trigger = dict(content["trigger"])
-    # Prefect checks a proactive trigger's time before it converts numbers
-    trigger["within"] = timedelta(seconds=seconds or trigger["within"])
-    return AutomationCore.model_validate(content | {"trigger": trigger})
-
-
 def _actions(
     client: SyncPrefectClient,
     actions: Sequence[dict[str, Any]],
     block_ids: Sequence[str],
     seconds: float | None,
 ) -> list[dict[str, Any]]:
-    """The file's actions, aimed at what this server has: each block, the deployment by its id."""
     aimed: list[dict[str, Any]] = []
     for action in actions:
         if action["type"] == "run-deployment":
@@ -308,18 +286,14 @@ def _block_id(client: SyncPrefectClient, block: str) -> str:
             "as TYPE/NAME, for example slack-webhook/ops"
         ) from None
     schema = document.block_schema
-    if schema is None or NOTIFIES not in schema.capabilities:
+    if schema is None or _NOTIFIES not in schema.capabilities:
         raise RunError(f"block {block!r} can't notify: name a Slack, e-mail or webhook block")
     return str(document.id)
 
 
 def _paths() -> list[Any]:
-    found = [path for path in files(FILES).iterdir() if path.name.endswith(".yaml")]
+    found = [path for path in files(_FILES).iterdir() if path.name.endswith(".yaml")]
     return sorted(found, key=lambda path: path.name)
-
-
-def _seconds(hours: float | None) -> float | None:
-    return None if hours is None else hours * 3600
 
 
 if __name__ == "__main__":

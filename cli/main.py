@@ -1,54 +1,148 @@
-"""The `cmek` command line."""
+"""The `cmek` command line: the commands by name, each imported when it runs."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated, Any, Final
 
 import typer
-from prefect.exceptions import PrefectHTTPStatusError
 from rich.console import Console
+from typer.core import TyperCommand
+from typer.main import get_command, get_group
 
-from cli import deploy as automations
-from cli import show as evidence
-from cli.approve import approve_command, pending_command, reject_command, sign_command
-from cli.deploy import deploy_command
-from cli.local.rehearse import rehearse_command, up_command
-from cli.onboard import FIELDS_HELP, check_command, onboard_command
-from cli.show import history_command, status_command, terraform_command
 from cli.terminal import printable
 from cmek.errors import CmekError
-from sandbox.__main__ import sandbox_command
+
+COMMANDS: Final = {
+    "cli.local.rehearse": {
+        "rehearse": "Onboard a sample workspace on a private stack, then clean up.",
+        "up": "Run a private Prefect server, a worker and the sandbox until Ctrl-C.",
+    },
+    "cli.deploy": {
+        "deploy": "Deploy everything to the configured Prefect server; safe to repeat.",
+        "automations": "Install notifications, and a watch on runs whose process has died.",
+    },
+    "cli.onboard": {
+        "onboard": "Start onboarding a workspace; the run waits for approval before the last step.",
+        "check": "Check all that an onboarding needs, without one write; exit code 1 on a failure.",
+    },
+    "cli.approve": {
+        "pending": "List the runs that wait for an approval.",
+        "approve": "Show a run's plan, approve it, and follow the run until it ends or asks again.",
+        "reject": "Show a run's plan and reject it; nothing is attached.",
+        "sign": "Print your signed approval, for whoever answers with `cmek approve --with FILE`.",
+    },
+    "cli.show": {
+        "status": "Show the verdicts of the last revalidation; exit code 1 when a key is broken.",
+        "history": "Show what happened to one workspace's key, oldest first.",
+    },
+    "cli.export": {
+        "evidence": "Export and verify what an onboarding left behind.",
+        "terraform": "Write Terraform that adopts the keys of one or all workspaces as they are.",
+    },
+    "sandbox.__main__": {"sandbox": "Run the sandbox on loopback until SIGTERM or Ctrl-C."},
+}
+"""By module: each command `NAME_command` and its line in the list of commands.
+
+The line stands here too, so that the list needs neither Prefect nor Google's libraries, which
+take seconds to import. A test compares it with the command's own help.
+"""
+_LOCAL: Final = ("cli.local.", "sandbox.")
+_EXIT_CODES: Final = (
+    "Exit codes: 0 done; 1 refused, failed, or a key is broken; 2 wrong usage; "
+    "3 the run waits for another approval."
+)
+
+
+class MissingExtraError(CmekError):
+    """A command of the local stack, where only what production needs is installed."""
+
+
+class LazyCommand(TyperCommand):
+    """A command, or a group of them, that is imported when it runs."""
+
+    def __init__(self, name: str, module: str, summary: str) -> None:
+        super().__init__(name, help=summary)
+        self._module = module
+
+    def load(self) -> Any:  # noqa: ANN401 - typer keeps the name of its base class private
+        """Import the command.
+
+        Raises:
+            MissingExtraError: it needs the extra `local`, which is not installed.
+        """
+        try:
+            found = getattr(import_module(self._module), f"{self.name}_command")
+        except ModuleNotFoundError as error:
+            if not self._module.startswith(_LOCAL):
+                raise
+            raise MissingExtraError(
+                f"`cmek {self.name}` needs the extra `local` ({error.name} is not installed): "
+                "pip install 'cmek[local]'"
+            ) from error
+        if isinstance(found, typer.Typer):
+            return get_command(found)
+        single = typer.Typer(add_completion=False)
+        single.command(self.name)(found)
+        return get_command(single)
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: object = None,
+        **extra: object,
+    ) -> Any:  # noqa: ANN401
+        """The loaded command's context: typer parses and runs what the context names."""
+        return self.load().make_context(info_name, args, parent, **extra)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cmek {version('cmek')}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     help="Put Cloud KMS keys under Anthropic workspaces, with a plan and an approval.",
+    epilog=_EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,
 )
-app.command("rehearse")(rehearse_command)
-app.command("up")(up_command)
-app.command("deploy")(deploy_command)
-app.command("onboard", epilog=FIELDS_HELP)(onboard_command)
-app.command("pending")(pending_command)
-app.command("approve")(approve_command)
-app.command("reject")(reject_command)
-app.command("sign")(sign_command)
-app.command("check", epilog=FIELDS_HELP)(check_command)
-app.command("status")(status_command)
-app.command("history")(history_command)
-app.command("terraform")(terraform_command)
-app.command("sandbox")(sandbox_command)
-app.add_typer(evidence.app, name="evidence")
-app.add_typer(automations.app, name="automations")
 
-_EXPECTED = (CmekError, OSError, PrefectHTTPStatusError)
-"""What a person can act on by its text alone; anything else is a defect and shows its trace."""
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+command = get_group(app)
+for _module, _summaries in COMMANDS.items():
+    for _name, _summary in _summaries.items():
+        command.add_command(LazyCommand(_name, _module, _summary))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; 1 and one message on standard error when something was refused."""
     try:
-        app(args=arguments)
-    except _EXPECTED as error:
+        command(args=arguments)
+    except _expected() as error:
         Console(stderr=True).print(f"[red]error:[/] {printable(error)}", soft_wrap=True)
         raise SystemExit(1) from None
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """What a person can act on by its text alone; anything else is a defect and keeps its trace."""
+    # Nothing has raised Prefect's error where Prefect was not imported.
+    prefect = sys.modules.get("prefect.exceptions")
+    return (CmekError, OSError, *([prefect.PrefectHTTPStatusError] if prefect else []))

@@ -1,7 +1,4 @@
-"""`cmek onboard`: start an onboarding on the configured Prefect server.
-
-`cmek check`: the prerequisites in the terminal, straight from here.
-"""
+"""`cmek onboard`: start an onboarding. `cmek check`: its prerequisites, without a run."""
 
 from __future__ import annotations
 
@@ -22,12 +19,8 @@ from tasks.clients import close_clients
 from tasks.discovery import start_onboarding
 from tasks.reads import check_prerequisites
 
-FIELDS_HELP: Final = "Fields for --set: " + ", ".join(
-    name
-    for name in OnboardingRequest.model_fields
-    if name not in {"workspace_id", "create_workspace", "project_id", "requested_by"}
-)
-
+_OWN_OPTIONS: Final = {"workspace_id", "create_workspace", "project_id", "requested_by"}
+_FIELDS: Final = ", ".join(n for n in OnboardingRequest.model_fields if n not in _OWN_OPTIONS)
 
 WorkspaceId = Annotated[str | None, typer.Argument(help="The workspace, wrkspc_….")]
 CreateWorkspace = Annotated[
@@ -36,18 +29,22 @@ CreateWorkspace = Annotated[
         metavar="NAME", help="Instead of an id: make a new workspace, with the key from the start."
     ),
 ]
+Project = Annotated[str, typer.Option("--project", help="Google Cloud project id.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help=f"Another field of the request: {_FIELDS}; repeatable."
+    ),
+]
 
 
 def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
     workspace_id: WorkspaceId = None,
     *,
     create_workspace: CreateWorkspace = None,
-    project_id: Annotated[str, typer.Option("--project", help="Google Cloud project id.")],
+    project_id: Project,
     requested_by: Annotated[str, typer.Option(help="Your e-mail address.")],
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Another field of the request."),
-    ] = None,
+    setting: Settings = None,
     idempotency_key: Annotated[
         str | None,
         typer.Option(
@@ -56,17 +53,16 @@ def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
         ),
     ] = None,
 ) -> None:
-    """Start onboarding a workspace; the run asks for an approval before the last step.
+    """Start onboarding a workspace; the run waits for approval before the last step.
 
     The server is Prefect's: PREFECT_API_URL, or the active profile.
     """
     console = new_console()
-    given = parse_settings(setting or []) | {
-        **one_workspace(workspace_id, create_workspace),
-        "project_id": project_id,
-        "requested_by": requested_by,
-    }
-    request = build_request(given)
+    request = build_request(
+        parse_settings(setting or [])
+        | _one_workspace(workspace_id, create_workspace)
+        | {"project_id": project_id, "requested_by": requested_by}
+    )
     with connected() as client:
         run = calling(
             get_client(),
@@ -77,12 +73,7 @@ def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
         console.print(f"When it waits: cmek approve {run.id}", soft_wrap=True)
 
 
-def one_workspace(workspace_id: str | None, create_workspace: str | None) -> dict[str, str]:
-    """The field of the request that says which workspace.
-
-    Raises:
-        RunError: none, or both.
-    """
+def _one_workspace(workspace_id: str | None, create_workspace: str | None) -> dict[str, str]:
     given = {"workspace_id": workspace_id, "create_workspace": create_workspace}
     named = {name: value for name, value in given.items() if value is not None}
     if len(named) != 1:
@@ -125,31 +116,28 @@ def build_request(given: dict[str, Any]) -> dict[str, Any]:
     return request.model_dump(mode="json", include=set(given))
 
 
-STYLES = {"fail": "bold red", "unknown": "yellow", "warn": "yellow", "pass": "green"}
+_STYLES: Final = {"fail": "bold red", "unknown": "yellow", "warn": "yellow", "pass": "green"}
 
 
 def check_command(  # noqa: PLR0913 - a parameter is an option of the command
     workspace_id: WorkspaceId = None,
     *,
     create_workspace: CreateWorkspace = None,
-    project_id: Annotated[str, typer.Option("--project", help="Google Cloud project id.")],
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Another field of the request."),
-    ] = None,
+    project_id: Project,
+    setting: Settings = None,
     everything: Annotated[bool, typer.Option("--all", help="Checks that pass, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Check everything that an onboarding needs, without one write; exit code 1 on a failure.
+    """Check all that an onboarding needs, without one write; exit code 1 on a failure.
 
     Credentials come from the blocks of the configured Prefect server.
     """
-    given = parse_settings(setting or []) | {
-        **one_workspace(workspace_id, create_workspace),
-        "project_id": project_id,
-        "requested_by": "nobody@localhost",
-    }
-    report = asyncio.run(_check(OnboardingRequest.model_validate(build_request(given))))
+    request = build_request(
+        parse_settings(setting or [])
+        | _one_workspace(workspace_id, create_workspace)
+        | {"project_id": project_id, "requested_by": "nobody@localhost"}
+    )
+    report = asyncio.run(_check(OnboardingRequest.model_validate(request)))
     if as_json:
         typer.echo(report.model_dump_json())
     else:
@@ -170,11 +158,11 @@ async def _check(request: OnboardingRequest) -> CheckReport:
 
 def _table(checks: list[Check]) -> Table:
     table = Table("", "check", "found", "what to do", show_lines=True)
-    order = list(STYLES)
+    order = list(_STYLES)
     for check in sorted(checks, key=lambda one: order.index(one.status)):
         who = f"who can tell: {check.who_can_tell}" if check.who_can_tell else None
         table.add_row(
-            f"[{STYLES[check.status]}]{check.status}[/]",
+            f"[{_STYLES[check.status]}]{check.status}[/]",
             printable(check.title),
             printable(check.evidence),
             printable("\n".join(filter(None, (check.remedy, who)))),

@@ -1,17 +1,14 @@
-"""What the commands share when they talk to a person."""
+"""What the commands share when they print: consoles, and outside text made harmless."""
 
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from typing import ClassVar
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import Markdown, MarkdownElement, TableElement
 from rich.markup import escape
 from rich.table import Table
-
-from cmek.keys.history import shown_time
 
 _FILE_WIDTH = 120
 
@@ -20,6 +17,11 @@ def new_console(*, stderr: bool = False) -> Console:
     """A console of the terminal's width, or of a fixed one when it is written to a file."""
     console = Console(stderr=stderr)
     return console if console.is_terminal else Console(stderr=stderr, width=_FILE_WIDTH)
+
+
+def is_interactive(console: Console) -> bool:
+    """Whether a person can be asked: both the input and this console are a terminal."""
+    return console.is_terminal and sys.stdin.isatty()
 
 
 def plain(text: object) -> str:
@@ -53,18 +55,3 @@ class _FoldingMarkdown(Markdown):
         **Markdown.elements,
         "table_open": _FoldingTable,
     }
-
-
-def is_interactive(console: Console) -> bool:
-    """Whether a person can be asked: both the input and this console are a terminal."""
-    return console.is_terminal and sys.stdin.isatty()
-
-
-def until(moment: datetime | None) -> str:
-    """How long it is until a moment."""
-    return "never" if moment is None else shown_time(moment - datetime.now(UTC))
-
-
-def since(moment: datetime | None) -> str:
-    """How long ago a moment was."""
-    return "?" if moment is None else shown_time(datetime.now(UTC) - moment)

@@ -92,8 +92,6 @@ async def read_module(anthropic_block: str, kms_block: str, workspace_id: str) -
     return render_module(await read_workspace_keys(admin, kms, workspace_id))
 
 
-FLEET = "cmek-fleet"
-"""The artifact key of the table of all keys."""
 PAGE = 200
 """The most that Prefect's API lists at once."""
 

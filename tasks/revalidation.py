@@ -33,6 +33,7 @@ from cmek.keys.history import SIGNS, shown_time
 from cmek.keys.snapshot import KeySnapshot
 from cmek.keys.verdicts import CheckRun, KeyRecord, UnreachableState
 from cmek.revalidation.fleet import (
+    FLEET,
     FleetRow,
     counts,
     image_url,
@@ -51,7 +52,7 @@ from cmek.revalidation.request import (
 )
 from cmek.tags import CMEK_TAG, LOOK_AGAIN_TAG
 from tasks._uncached_task import uncached_task
-from tasks.artifacts import FLEET, last_records, latest_data, publish_page
+from tasks.artifacts import last_records, latest_data, publish_page
 from tasks.clients import admin_client, google_client, kms_client
 from tasks.runs import current_run_id
 

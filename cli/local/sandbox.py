@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from cli.local.processes import Child, start, wait_for
+from cli.local.processes import Child, start_module, wait_for
 from cmek.models import FrozenModel
 
 _SANDBOX_START_SECONDS = 30.0
@@ -40,25 +39,20 @@ class SandboxAddress(FrozenModel):
         Raises:
             LookupError: there is none; names the states that there are.
         """
-        for workspace in self.workspaces:
-            if workspace.state == state:
-                return workspace.id
-        states = sorted({workspace.state for workspace in self.workspaces})
-        raise LookupError(f"no sample workspace is {state!r}; there are {', '.join(states)}")
+        ids = {one.state: one.id for one in reversed(self.workspaces)}
+        if state not in ids:
+            raise LookupError(
+                f"no sample workspace is {state!r}; there are {', '.join(sorted(ids))}"
+            )
+        return ids[state]
 
 
 def start_sandbox(
     home: Path, environment: Mapping[str, str], arguments: Sequence[str] = ()
 ) -> Child:
     """Start the sandbox on ports of its own choice."""
-    ports = ("--http-port", "0", "--grpc-port", "0")
-    return start(
-        "sandbox",
-        [sys.executable, "-m", "sandbox", *ports, *arguments],
-        environment=environment,
-        directory=home,
-        log=home / "sandbox.log",
-    )
+    command = ["sandbox", "--http-port", "0", "--grpc-port", "0", *arguments]
+    return start_module("sandbox", command, home, environment, log="sandbox.log")
 
 
 def wait_for_sandbox(sandbox: Child) -> SandboxAddress:
@@ -75,8 +69,6 @@ def wait_for_sandbox(sandbox: Child) -> SandboxAddress:
 def _ready_line(log: Path) -> SandboxAddress | None:
     for line in log.read_text(errors="replace").splitlines(keepends=True):
         if line.startswith("{") and line.endswith("\n"):
-            try:
-                return SandboxAddress.model_validate(json.loads(line))
-            except (ValidationError, ValueError):
-                continue
+            with contextlib.suppress(ValidationError):
+                return SandboxAddress.model_validate_json(line)
     return None

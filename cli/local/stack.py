@@ -1,6 +1,4 @@
-"""A Prefect server and worker of our own, as child processes, and what is set up on the server.
-
-Database, server, worker and sandbox, in a private home that is removed again.
+"""The local stack: PostgreSQL, Prefect server, worker and sandbox, in a home that is removed again.
 
 The database is behind a Unix socket, the others are on free loopback ports.
 """
@@ -12,7 +10,6 @@ import contextlib
 import json
 import os
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +22,7 @@ import httpx
 from cli.deploy import PROJECT, PROJECT_VARIABLE
 from cli.local import postgres, processes
 from cli.local._reaper import Reaper
-from cli.local.processes import Child, start, wait_for
+from cli.local.processes import Child, start_module, wait_for
 from cli.local.sandbox import SandboxAddress, start_sandbox, wait_for_sandbox
 
 WORKER: Final = "Prefect worker"
@@ -34,8 +31,8 @@ AT_ONCE: Final = 8
 """Runs that execute at the same time: each takes a core and 200 MB. Those that wait don't count."""
 LOOPBACK: Final = "127.0.0.1"
 
-_SERVER_START_SECONDS = 120.0
-_ANSWER_SECONDS = 60.0
+_START_SECONDS: Final = 120.0
+_ANSWER_SECONDS: Final = 60.0
 _KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 
 
@@ -68,10 +65,7 @@ def client_environment(home: Path, port: int) -> dict[str, str]:
 
 
 def start_server(home: Path, port: int, environment: Mapping[str, str], database_url: str) -> Child:
-    """Start the server; its user interface is told the port too, or it would ask another one.
-
-    What the environment says outweighs what is chosen here.
-    """
+    """Start the server; what the environment says outweighs what is chosen here."""
     own = {
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
         "PREFECT_SERVER_API_HOST": LOOPBACK,
@@ -83,13 +77,8 @@ def start_server(home: Path, port: int, environment: Mapping[str, str], database
             "prefect.server.concurrency.lease_storage.filesystem"
         ),
     }
-    return start(
-        "Prefect server",
-        [sys.executable, "-m", "prefect", "server", "start"],
-        environment={**own, **environment},
-        directory=home,
-        log=home / "server.log",
-    )
+    command = ["prefect", "server", "start"]
+    return start_module("Prefect server", command, home, {**own, **environment}, log="server.log")
 
 
 def patient_client(api_url: str) -> httpx.Client:
@@ -99,79 +88,32 @@ def patient_client(api_url: str) -> httpx.Client:
 
 def wait_for_server(server: Child, api: httpx.Client) -> None:
     """Wait until the server says that it is healthy."""
-    wait_for(server, lambda: _healthy(api), what="healthy", seconds=_SERVER_START_SECONDS)
+
+    def healthy() -> bool | None:
+        with contextlib.suppress(httpx.TransportError):
+            return True if api.get("/health").status_code == 200 else None
+        return None
+
+    wait_for(server, healthy, what="healthy", seconds=_START_SECONDS)
 
 
 def start_worker(home: Path, environment: Mapping[str, str], name: str) -> Child:
     """Start a worker for the pool, which must exist: a worker would make one from the default."""
-    return start(
-        WORKER,
-        [
-            *(sys.executable, "-m", "prefect", "worker", "start"),
-            *("--pool", WORK_POOL, "--type", "process", "--name", name),
-        ],
-        environment=environment,
-        directory=home,
-        log=home / f"worker-{name}.log",
-    )
+    command = ["prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"]
+    log = f"worker-{name}.log"
+    return start_module(WORKER, [*command, "--name", name], home, environment, log=log)
 
 
-def wait_for_worker(worker: Child, api: httpx.Client, name: str) -> None:
-    """Wait until the server knows the worker as online."""
-    wait_for(
-        worker, lambda: _worker_online(api, name), what="online", seconds=_SERVER_START_SECONDS
-    )
-
-
-def create_work_pool(api: httpx.Client) -> None:
-    """Create the process pool whose jobs get no environment, command or directory from a run.
-
-    Raises:
-        httpx.HTTPStatusError: the server refused.
-    """
+def _create_work_pool(api: httpx.Client) -> None:
+    """Create the process pool whose jobs get no environment, command or directory from a run."""
     template: dict[str, Any] = json.loads((PROJECT / "deploy" / "work_pool.json").read_text())
     body = {"name": WORK_POOL, "type": "process", "base_job_template": template}
     api.post("/work_pools/", json=body).raise_for_status()
-    _limit_queue(api)
-
-
-def _limit_queue(api: httpx.Client) -> None:
-    """Let a burst of runs wait its turn.
-
-    Not by the worker's --limit: a run that is resumed before its process has ended kills the worker
-    then ("this borrower is already holding one of this CapacityLimiter's tokens").
-    """
+    # A burst of runs waits in the queue. Not by the worker's --limit: a run that is resumed before
+    # its process has ended kills the worker then ("this borrower is already holding one of this
+    # CapacityLimiter's tokens").
     limit = {"concurrency_limit": AT_ONCE}
     api.patch(f"/work_pools/{WORK_POOL}/queues/default", json=limit).raise_for_status()
-
-
-def start_deploy(home: Path, environment: Mapping[str, str], prefect_file: Path) -> Child:
-    """Start what `cmek deploy` does, on a prefect.yaml."""
-    return start(
-        "deployments",
-        [sys.executable, "-m", "cli.deploy", str(prefect_file)],
-        environment=environment,
-        directory=home,
-        log=home / "deploy.log",
-    )
-
-
-def _healthy(api: httpx.Client) -> bool | None:
-    try:
-        return True if api.get("/health").status_code == 200 else None
-    except httpx.TransportError:
-        return None
-
-
-def _worker_online(api: httpx.Client, name: str) -> bool | None:
-    answer = api.post(f"/work_pools/{WORK_POOL}/workers/filter", json={})
-    online = answer.status_code == 200 and any(
-        w["name"] == name and w["status"] == "ONLINE" for w in answer.json()
-    )
-    return online or None
-
-
-_SET_UP_SECONDS = 120.0
 
 
 @dataclass
@@ -210,7 +152,13 @@ class LocalStack:
         worker = start_worker(self.home, self.environment, name)
         self.children.append(worker)
         with patient_client(self.api_url) as api:
-            wait_for_worker(worker, api, name)
+
+            def online() -> bool | None:
+                found = api.post(f"/work_pools/{WORK_POOL}/workers/filter", json={})
+                known = found.json() if found.status_code == 200 else []
+                return (name, "ONLINE") in {(one["name"], one["status"]) for one in known} or None
+
+            wait_for(worker, online, what="online", seconds=_START_SECONDS)
         return worker
 
 
@@ -239,16 +187,14 @@ def local_stack(
         try:
             (home / "tmp").mkdir()
             port = free_port()
-            environment = client_environment(home, port)
-            environment |= extra_environment or {}
+            environment = {**client_environment(home, port), **(extra_environment or {})}
             children.append(start_sandbox(home, environment, sandbox_arguments))
             if database is not None:
                 own = postgres.start(database, environment)
                 children.append(own.child)
                 database_url = own.url()
             watch.lap("database")
-            server = start_server(home, port, environment, str(database_url))
-            children.append(server)
+            children.append(start_server(home, port, environment, str(database_url)))
             yield _set_up(home, environment, children, prefect_file, watch)
         finally:
             with processes.ignore_signals():
@@ -266,42 +212,33 @@ def _set_up(
     sandbox, server = children[0], children[-1]
     address = wait_for_sandbox(sandbox)
     watch.lap("sandbox")
-    set_up = _start_set_up(home, environment, address)
-    children.append(set_up)
+    address_file = home / "sandbox.json"
+    address_file.touch(mode=0o600)
+    address_file.write_text(address.model_dump_json())
+    command = ["cli.local._register_blocks", str(address_file)]
+    blocks = start_module("blocks", command, home, environment, log="blocks.log")
+    children.append(blocks)
     api_url = environment["PREFECT_API_URL"]
     with patient_client(api_url) as api:
         wait_for_server(server, api)
         watch.lap("server")
-        create_work_pool(api)
+        _create_work_pool(api)
     stack = LocalStack(home, api_url, environment, address, watch.seconds, children)
+    # Blocks, deployments and worker start at the same time: most of it is Prefect's import.
     deploying = {**environment, PROJECT_VARIABLE: address.project_id}
-    deploy = start_deploy(home, deploying, prefect_file)
+    command = ["cli.deploy", str(prefect_file)]
+    deploy = start_module("deployments", command, home, deploying, log="deploy.log")
     children.append(deploy)
     stack.start_worker()
     watch.lap("worker")
-    for job in (set_up, deploy):
-        processes.wait_for_exit(job, seconds=_SET_UP_SECONDS)
+    for job in (blocks, deploy):
+        processes.wait_for_exit(job, seconds=_START_SECONDS)
         children.remove(job)
         watch.lap(job.name)
     return stack
 
 
-def _start_set_up(home: Path, environment: Mapping[str, str], address: SandboxAddress) -> Child:
-    address_file = home / "sandbox.json"
-    address_file.touch(mode=0o600)
-    address_file.write_text(address.model_dump_json())
-    return processes.start(
-        "blocks",
-        [sys.executable, "-m", "cli.local._register_blocks", str(address_file)],
-        environment=environment,
-        directory=home,
-        log=home / "blocks.log",
-    )
-
-
 class _Stopwatch:
-    """Seconds between laps."""
-
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.monotonic()

@@ -21,6 +21,8 @@ from cmek.keys.history import SIGNS, shown_time
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.models import FrozenModel
 
+FLEET: Final = "cmek-fleet"
+"""Key of the artifact that holds the table of all keys."""
 DAYS: Final = 30
 
 

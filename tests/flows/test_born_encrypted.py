@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 from prefect.states import Scheduled
 
-from cli.show import history, read_record
+from cli.export import read_record
+from cli.show import history
 from cmek.evidence.record import loads
 from cmek.onboarding.request import key_id_for
 from cmek.tags import CREATED_BY_TAG, EVIDENCE_TAG

@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.client.schemas.objects import Artifact
 from typer.testing import CliRunner
 
-from cli.show import terraform_command
+from cli.export import terraform_command
 from cmek.onboarding.reports import artifact_key
 from cmek.onboarding.request import OnboardingRequest
 from cmek.terraform.module import IMPORTS, VARIABLES

@@ -14,7 +14,7 @@ from prefect.filesystems import LocalFileSystem
 from prefect.runtime import flow_run
 from typer.testing import CliRunner
 
-from cli.show import app as evidence_app
+from cli.export import evidence_command as evidence_app
 from cmek.evidence.events import in_use_label
 from cmek.evidence.record import Chain, Event, EvidenceEntry, loads
 from cmek.evidence.report import record_in

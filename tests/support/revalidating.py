@@ -25,9 +25,9 @@ import tasks.artifacts
 import tasks.revalidation
 from cmek.keys.history import read_page
 from cmek.keys.verdicts import KeyRecord
-from cmek.revalidation.fleet import FleetRow, read_rows
+from cmek.revalidation.fleet import FLEET, FleetRow, read_rows
 from cmek.revalidation.request import RevalidationRequest
-from tasks.artifacts import FLEET, page_key
+from tasks.artifacts import page_key
 from tests.support.driver import Driver
 from tests.support.plain import Plain
 from tests.support.runs import AnyRun

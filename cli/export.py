@@ -1,0 +1,173 @@
+"""`cmek evidence`: the record of an onboarding. `cmek terraform`: the live keys as a module."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
+
+from cli.client import connected
+from cli.terminal import new_console, printable
+from cmek.errors import CmekError
+from cmek.evidence.record import Chain, loads
+from cmek.evidence.report import queries_of, record_in
+from cmek.onboarding.reports import artifact_key
+from cmek.terraform.module import (
+    ManagedKey,
+    read_all_keys,
+    read_workspace_keys,
+    render_module,
+    write_module,
+)
+from tasks.clients import admin_client, close_clients, kms_client
+
+evidence_command = typer.Typer(
+    help="Export and verify what an onboarding left behind.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+class NoEvidenceError(CmekError, LookupError):
+    """The server has no record of this workspace; the message says where else one may be."""
+
+
+class AnchorError(CmekError):
+    """A record that verifies by itself, but is not the one that a hash elsewhere speaks of."""
+
+
+@evidence_command.command("export")
+def export_command(
+    workspace_id: Annotated[str, typer.Argument(metavar="WORKSPACE", help="wrkspc_….")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; standard output without it.")
+    ] = None,
+) -> None:
+    """Write the verified record of a workspace; where else to look goes to standard error."""
+    with connected() as client:
+        record = read_record(client, workspace_id)
+    chain = loads(record)
+    if out is None:
+        typer.echo(record, nl=False)
+    else:
+        out.write_bytes(record.encode())
+    console = new_console(stderr=True)
+    console.print(f"{len(chain.entries)} entries, head {chain.head}", soft_wrap=True)
+    for query in queries_of(chain):
+        console.print(f"\n[bold]{printable(query.title)}[/] {printable(query.needs)}")
+        console.print(printable(query.command), soft_wrap=True)
+
+
+@evidence_command.command("verify")
+def verify_command(
+    file: Annotated[Path, typer.Argument(help="A record, as `export` wrote it.")],
+    *,
+    anchor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HASH",
+            help="Hash that stands elsewhere: the workspace's tag cmek-evidence, or a report.",
+        ),
+    ] = None,
+) -> None:
+    """Check every entry; the first one that was changed is named, and the exit code is 1.
+
+    A record proves nothing about who wrote it: compare it with a hash that stands elsewhere.
+    """
+    chain = loads(file.read_bytes())
+    if anchor is not None:
+        _check_anchor(chain, anchor)
+    console = new_console()
+    console.print(f"Verified: {len(chain.entries)} entries, head {chain.head}", soft_wrap=True)
+    for entry in chain.entries:
+        if entry.kind == "attached":
+            told = f"Attached: {entry.subject}, {entry.at:%Y-%m-%d %H:%M:%S %Z}, hash {entry.hash}"
+            console.print(printable(told), soft_wrap=True)
+    if anchor is None:
+        console.print("Not compared with a hash from elsewhere; --anchor does that.")
+
+
+def read_record(client: SyncPrefectClient, workspace_id: str) -> str:
+    """The record that was published last.
+
+    Raises:
+        NoEvidenceError: None was.
+        BrokenEvidenceError: The artifact holds no record.
+    """
+    key = artifact_key("evidence", workspace_id)
+    found = client.read_artifacts(
+        artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])),
+        sort=ArtifactSort.UPDATED_DESC,
+        limit=1,
+    )
+    if not found:
+        raise NoEvidenceError(
+            f"the server has no artifact {key}: was {workspace_id} onboarded on another server, or "
+            "has this one dropped its history? A result-storage block keeps copies under "
+            f"cmek-evidence/{workspace_id}/"
+        )
+    return record_in(str(found[0].data))
+
+
+def _check_anchor(chain: Chain, anchor: str) -> None:
+    if anchor not in {entry.hash for entry in chain.entries}:
+        raise AnchorError(
+            f"no entry has the hash {anchor}: this record is whole, but it is not the one that the "
+            "hash was taken from"
+        )
+
+
+def terraform_command(  # noqa: PLR0913 - a parameter is an option of the command
+    workspace_id: Annotated[
+        str | None, typer.Argument(metavar="WORKSPACE", help="The workspace, wrkspc_….")
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the module.")],
+    every: Annotated[
+        bool, typer.Option("--all", help="One module for all workspaces that have a key.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Overwrite files that say something else.")
+    ] = False,
+    anthropic_block: Annotated[
+        str, typer.Option(help="Name of the AnthropicAdmin block.")
+    ] = "anthropic-admin",
+    kms_block: Annotated[str, typer.Option(help="Name of the GoogleKms block.")] = "google-kms",
+) -> None:
+    """Write Terraform that adopts the keys of one or all workspaces as they are.
+
+    It reads the live keys with the blocks of the configured Prefect server and writes nothing
+    but the files.
+    """
+    if (workspace_id is None) is not every:
+        raise typer.BadParameter("name one workspace, or give --all")
+    with connected():
+        keys = asyncio.run(_read(anthropic_block, kms_block, workspace_id))
+    write_module(render_module(keys), out, replace=replace)
+    console = new_console()
+    for key in keys:
+        users = ", ".join(key.workspaces)
+        console.print(printable(f"{key.name} ({users})"), soft_wrap=True)
+    console.print(
+        f"Wrote {printable(out)}. Next: terraform -chdir={printable(out)} init, then plan: it "
+        "must show imports, and nothing to add or destroy.",
+        soft_wrap=True,
+    )
+
+
+async def _read(
+    anthropic_block: str, kms_block: str, workspace_id: str | None
+) -> tuple[ManagedKey, ...]:
+    try:
+        admin, kms = await admin_client(anthropic_block), await kms_client(kms_block)
+        if workspace_id is None:
+            return await read_all_keys(admin, kms)
+        return await read_workspace_keys(admin, kms, workspace_id)
+    finally:
+        await close_clients()
