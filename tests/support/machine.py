@@ -246,7 +246,7 @@ class Onboarding(RuleBasedStateMachine):
     def lose_memory(self, pick: int) -> None:
         """The result storage loses what an ask showed."""
         run, approval_request = self._waiting(pick)
-        run.memory.pop(approval_request.key.replace("attach-", "ask-", 1), None)
+        run.memory.pop(approval_request.key.replace("attach-", "approval-request-", 1), None)
         run.state = "Scheduled"
 
     @rule(days=st.sampled_from([1, 8]))
