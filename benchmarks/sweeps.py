@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -102,7 +103,7 @@ def _fastest_minute(times: list[str]) -> int:
     return most
 
 
-def _sweep_in_child(sandbox: SandboxProcess, conditions: Conditions) -> dict[str, float]:
+def _sweep_in_child(sandbox: SandboxProcess, conditions: Conditions) -> dict[str, Any]:
     order = {"http": sandbox.http, "grpc": sandbox.grpc, "admin_key": sandbox.admin_key}
     result = subprocess.run(  # noqa: S603 - this very module
         [sys.executable, "-m", "benchmarks.sweeps", json.dumps(order | asdict(conditions))],
@@ -110,7 +111,7 @@ def _sweep_in_child(sandbox: SandboxProcess, conditions: Conditions) -> dict[str
         check=True,
         text=True,
     )
-    answer: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return answer
 
 

@@ -14,7 +14,7 @@ from prefect.settings import (
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     temporary_settings,
 )
-from xdist.scheduler import LoadFileScheduling
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from tests.support.server import lone_server
 from tests.support.stack import Stack, running_stack
@@ -43,7 +43,7 @@ ON_THE_STACK = (
 """Files whose tests share one stack, which takes long to start: so one process runs them all."""
 
 
-class _Files(LoadFileScheduling):
+class _Files(LoadFileScheduling):  # type: ignore[misc]
     """A process takes a file, or all those on the stack."""
 
     def _split_scope(self, nodeid: str) -> str:

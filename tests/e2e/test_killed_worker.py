@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Pending, Scheduled
 
 from cli.deploy import install
@@ -79,7 +79,7 @@ def test_a_killed_worker_costs_no_run(stack: Stack) -> None:
 def test_a_run_that_a_worker_took_and_never_started_is_found(stack: Stack) -> None:
     """It died in between: nothing but the state shows it."""
     request = stack.request(stack.new_workspace("taken"))
-    far = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
+    far: State[None] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
     deployment = stack.client.read_deployment_by_name(ONBOARDING)
     run = stack.client.create_flow_run_from_deployment(
         deployment.id, parameters={"request": request}, state=far

@@ -52,7 +52,9 @@ def test_a_waiting_run_goes_on_where_nothing_is_left_of_the_first_worker() -> No
             save_bucket_block(stack)
             run = stack.start_onboarding(stack.workspace("fresh"))
             ask = stack.wait_for_ask(run)
-            assert any(name.startswith(f"acme-results/cmek-{run.id}-ask") for name in objects)
+            assert any(
+                name.startswith(f"acme-results/cmek-{run.id}-approval-request") for name in objects
+            )
             stack.stop_worker()
             home = Path(stack.local.environment["PREFECT_HOME"])
             shutil.rmtree(home / "storage", ignore_errors=True)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling, Scheduled
 
@@ -150,7 +150,7 @@ def test_a_discovery_ends_in_an_attached_workspace(stack: Stack) -> None:
 def test_of_runs_that_start_at_the_same_moment_one_attaches(stack: Stack) -> None:
     """Two by hand, without a key, and one by an event; the others end, and name the first."""
     workspace = stack.new_workspace("wanted by many")
-    at = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(seconds=2))
+    at: State[None] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(seconds=2))
     onboard = stack.client.read_deployment_by_name(ONBOARDING)
     request = {
         "workspace_id": workspace,

@@ -1,6 +1,7 @@
 """`make prove`: run all proofs and print one table.
 
-Each proof is a process of its own; two run at a time. Exit code 1 when one found something.
+Each proof is a process of its own; two run at a time. A proof that fails stops no other. Seed,
+rows and seconds also go into `.cmek/proofs.json`. Exit code 1 when a row does not hold.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from tests.proofs.table import HEAD, PAGE, PROOFS, Row, with_rows
@@ -31,14 +34,15 @@ ATTACKS: Final = (
     "tests/cmek/test_signatures_signers.py",
 )
 KILLED_AT_LEAST: Final = 0.9
+RESULTS: Final = Path(__file__).parents[2] / ".cmek/proofs.json"
 
 
 class UnfinishedError(Exception):
-    """A proof's process ended without a result; its own words are on standard error."""
+    """A proof's process ended without a result; its error output is on standard error."""
 
 
 def main() -> int:
-    """Run what was asked for; 0 when all of it holds."""
+    """Run what was asked for, each proof whatever becomes of the others; 0 when all of it holds."""
     parser = argparse.ArgumentParser(prog="python -m tests.proofs", description=__doc__)
     parser.add_argument("--schedules", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
@@ -46,16 +50,22 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes at a time")
     parser.add_argument("--write", action="store_true", help=f"the rows into {PAGE.name}, too")
     options = parser.parse_args()
+    write(f"seed {options.seed}")
     started, writing = time.monotonic(), threading.Lock()
     when = f"{datetime.now(UTC):%Y-%m-%d}, seed {options.seed}"
+    results: dict[str, dict[str, Any]] = {}
 
     def prove(name: str) -> Row:
+        begun = time.monotonic()
         try:
             row = _RUN[name](options)
-        except UnfinishedError as error:
-            row = Row(name, 0, 0, "finished", (str(error),))
+        except Exception as error:  # noqa: BLE001 - a proof that breaks must not stop the others
+            row = Row(name, 0, 0, "finished", (f"{type(error).__name__}: {error}",))
+        seconds = round(time.monotonic() - begun)
         with writing:  # at once, so that nothing is lost of a run that is stopped
-            sys.stderr.write(f"{(time.monotonic() - started) / 60:.0f} min {row.line(when)}\n")
+            results[name] = asdict(row) | {"passed": row.passed, "seconds": seconds}
+            keep(options.seed, results)
+            sys.stderr.write(f"{seconds} s: {row.line(when)}\n")
             if options.write:
                 PAGE.write_text(with_rows(PAGE.read_text(), [row.line(when)]))
         return row
@@ -66,8 +76,15 @@ def main() -> int:
     for row in rows:
         for problem in row.problems:
             write(f"\n{row.proof}: {problem}")
-    write(f"\n{(time.monotonic() - started) / 60:.0f} minutes")
+    took = ", ".join(f"{row.proof} {results[row.proof]['seconds']} s" for row in rows)
+    write(f"\nseed {options.seed}; {(time.monotonic() - started) / 60:.0f} minutes: {took}")
     return 0 if all(row.passed for row in rows) else 1
+
+
+def keep(seed: int, results: Mapping[str, Mapping[str, Any]], file: Path = RESULTS) -> None:
+    """Write the results so far, with the seed that repeats them."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"seed": seed, "proofs": results}, indent=2) + "\n")
 
 
 def schedules(options: argparse.Namespace) -> Row:

@@ -6,19 +6,17 @@ import asyncio
 import resource
 import signal
 import sys
-from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.exceptions import Pause
-from prefect.flow_engine import run_flow_async
 from pydantic import BaseModel
 
 from cmek.onboarding.request import OnboardingRequest
 from cmek.revalidation.request import RevalidationRequest
 from flows.onboard import onboard_workspace
 from flows.revalidate import revalidate_keys
+from tests.support.execution import execute_flow
 
 _FLOWS: Final[dict[str, tuple[Any, type[BaseModel]]]] = {
     flow.name: (flow, model)
@@ -35,10 +33,7 @@ async def execute(run_id: UUID) -> None:
         run = await client.read_flow_run(run_id)
         flow, model = _FLOWS[(await client.read_flow(run.flow_id)).name]
     request = model.model_validate(run.parameters["request"])
-    with suppress(Pause):
-        await run_flow_async(
-            flow, flow_run=run, parameters={"request": request}, return_type="state"
-        )
+    await execute_flow(flow, run, {"request": request})
 
 
 def limit_files(size: int) -> None:

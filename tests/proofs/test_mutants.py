@@ -7,11 +7,11 @@ import tomllib
 from tests.proofs.mutants import ROOT, summary
 
 RESULTS = """
-    cmek.gate.x_decide__mutmut_1: killed
-    cmek.gate.x_decide__mutmut_2: survived
-    cmek.gate.x_decide__mutmut_3: timeout
-    cmek.plan.x_build_plan__mutmut_1: no tests
-    cmek.plan.x_build_plan__mutmut_2: suspicious
+    cmek.onboarding.gate.x_decide__mutmut_1: killed
+    cmek.onboarding.gate.x_decide__mutmut_2: survived
+    cmek.onboarding.gate.x_decide__mutmut_3: timeout
+    cmek.onboarding.plan.x_build_plan__mutmut_1: no tests
+    cmek.onboarding.plan.x_build_plan__mutmut_2: suspicious
 """
 
 

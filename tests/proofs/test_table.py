@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+
 import pytest
 
+import tests.proofs.__main__ as proofs
 from tests.proofs.table import BEGIN, END, PAGE, PROOFS, Row, rows_on, with_rows
 
 
@@ -33,3 +39,34 @@ def test_a_page_without_the_table_is_told() -> None:
     with pytest.raises(ValueError, match="no table"):
         rows_on(f"{BEGIN} and no end")
     assert END in PAGE.read_text()
+
+
+def test_a_proof_that_breaks_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its row does not hold, the others are there, and so are the seed and the seconds."""
+
+    def breaks(options: Namespace) -> Row:
+        raise RuntimeError(f"seed {options.seed}")
+
+    monkeypatch.setitem(proofs._RUN, "outages", breaks)
+    monkeypatch.setitem(proofs._RUN, "mutants", lambda options: Row("mutants", 1, 1, "killed"))
+    results = tmp_path / "proofs.json"
+    monkeypatch.setattr(proofs, "keep", partial(proofs.keep, file=results))
+    monkeypatch.setattr("sys.argv", ["proofs", "--seed", "7", "--only", "outages", "mutants"])
+    assert proofs.main() == 1
+    printed = capsys.readouterr().out
+    assert "seed 7" in printed
+    assert "outages: RuntimeError: seed 7" in printed
+    kept = json.loads(results.read_text())
+    assert kept["seed"] == 7
+    assert {name: one["passed"] for name, one in kept["proofs"].items()} == {
+        "outages": False,
+        "mutants": True,
+    }
+    assert all(one["seconds"] == 0 for one in kept["proofs"].values())
+
+
+def test_every_attack_test_is_there() -> None:
+    """A file that was moved without its name in the list would make the row empty."""
+    assert [one for one in proofs.ATTACKS if not (PAGE.parents[1] / one).is_file()] == []

@@ -53,7 +53,7 @@ def _deaf(rule: Callable[..., list[Any]], codes: tuple[str, ...]) -> Callable[..
 
 def _own_plan(stack: ExitStack) -> None:
     """The plan of the ask is weighed, not the one that was read behind the answer."""
-    real = flows._attach.decide
+    real = cmek.onboarding.gate.decide
 
     def stale(
         approval_request: ApprovalRequest,

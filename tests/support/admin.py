@@ -39,9 +39,7 @@ class Admin:
 
     def ok(self, method: str, path: str, body: object = None, **query: Any) -> dict[str, Any]:
         """The JSON of a call that must succeed."""
-        response = self.call(method, path, body, **query)
-        assert response.status_code == 200, response.text
-        return response.json()
+        return _successful(self.call(method, path, body, **query))
 
     def fresh(self) -> str:
         """A workspace without a key."""
@@ -54,13 +52,11 @@ class Admin:
     def register(self, key_name: str | None = None, **fields: Any) -> str:
         """Create an external key; its id."""
         config = {"type": "gcp", "key_name": key_name or f"{KEY_RING}/cryptoKeys/claude-prod"}
-        return self.ok("POST", "external_keys", {"provider_config": config, **fields})["id"]
+        return str(self.ok("POST", "external_keys", {"provider_config": config, **fields})["id"])
 
     def google(self, method: str, path: str, body: object = None, **query: str) -> dict[str, Any]:
         """The JSON of a Cloud KMS call that must succeed."""
-        response = self.http.request(method, f"/v1/{path}", json=body, params=query)
-        assert response.status_code == 200, response.text
-        return response.json()
+        return _successful(self.http.request(method, f"/v1/{path}", json=body, params=query))
 
     def crypto_key(
         self,
@@ -78,7 +74,7 @@ class Admin:
         if ring not in {one["name"] for one in rings}:
             self.google("POST", f"{parent}/keyRings", {}, keyRingId="anthropic-cmek")
         body = {"purpose": "ENCRYPT_DECRYPT", "labels": {label: value}} | fields
-        name = self.google("POST", f"{ring}/cryptoKeys", body, cryptoKeyId=key_id)["name"]
+        name = str(self.google("POST", f"{ring}/cryptoKeys", body, cryptoKeyId=key_id)["name"])
         if roles:
             self.bind(name, roles)
         return name
@@ -97,6 +93,12 @@ class Admin:
         """Try to attach."""
         body = {"external_key_id": external_key_id, **fields}
         return self.call("POST", f"workspaces/{workspace_id}", body)
+
+
+def _successful(response: httpx.Response) -> dict[str, Any]:
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
+    return found
 
 
 def error_code(response: httpx.Response) -> str | None:

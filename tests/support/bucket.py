@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.parser import BytesParser
+from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -36,10 +37,10 @@ def running_bucket() -> Iterator[tuple[str, Objects]]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             head = f"content-type: {self.headers['content-type']}\r\n\r\n".encode()
-            about, content = BytesParser().parsebytes(head + body).get_payload()
-            name = json.loads(about.get_payload(decode=True))["name"]
+            about, content = BytesParser(policy=HTTP).parsebytes(head + body).iter_parts()
+            name = json.loads(about.get_content())["name"]
             bucket = urlsplit(self.path).path.partition("/b/")[2].partition("/")[0]
-            objects[f"{bucket}/{name}"] = content.get_payload(decode=True)
+            objects[f"{bucket}/{name}"] = content.get_content()
             self._answer(200, _json({"name": name, "bucket": bucket}))
 
         def _answer(self, status: int, content: bytes, kind: str = "application/json") -> None:

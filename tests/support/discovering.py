@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +10,12 @@ from uuid import UUID
 import httpx
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
-from prefect.flow_engine import run_flow_async
 from prefect.flows import Flow
 
 from cmek.discovery.request import DiscoveryRequest
 from flows.discover import discover_workspaces, workspace_created
 from tasks.discovery import PAGE_KEY
+from tests.support.execution import deploy, execute
 from tests.support.onboarding import Onboardings, Run
 
 
@@ -33,8 +32,8 @@ class Discoveries:
         """Make the deployments."""
         return cls(
             bench,
-            UUID(str(discover_workspaces.to_deployment("hourly").apply())),
-            UUID(str(workspace_created.to_deployment("announced").apply())),
+            deploy(discover_workspaces, "hourly"),
+            deploy(workspace_created, "announced"),
         )
 
     def workspace(self, name: str, **tags: str) -> str:
@@ -71,7 +70,9 @@ class Discoveries:
 
     def page(self) -> str:
         """The last discovery's table."""
-        answer = self.bench.client.request("GET", f"/artifacts/{PAGE_KEY}/latest")
+        answer = self.bench.client.request(
+            "GET", "/artifacts/{key}/latest", path_params={"key": PAGE_KEY}
+        )
         return str(answer.json()["data"])
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -88,5 +89,5 @@ class Discoveries:
         client = self.bench.client
         run = client.create_flow_run_from_deployment(deployment, parameters=given)
         parameters = given | {"request": DiscoveryRequest.model_validate(given["request"])}
-        asyncio.run(run_flow_async(flow, flow_run=run, parameters=parameters, return_type="state"))
+        execute(flow, run, parameters)
         return client.read_flow_run(run.id)

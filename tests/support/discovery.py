@@ -16,7 +16,7 @@ import googleapiclient
 
 DOCUMENTS = Path(googleapiclient.__file__).parent / "discovery_cache" / "documents"
 SYSTEM_PARAMETERS = {"alt", "$alt", "$.xgafv", "fields", "key", "prettyPrint", "quotaUser"}
-KINDS: dict[str, type | tuple[type, ...]] = {
+KINDS: dict[str, Any] = {
     "boolean": bool, "string": str, "integer": int, "number": (int, float), "object": dict,
     "array": list,
 }  # fmt: skip
@@ -64,12 +64,13 @@ class Discovery:
         schema = self.document["schemas"][schema["$ref"]] if "$ref" in schema else schema
         if schema["type"] == "any" or ("enum" in schema and numbers and isinstance(value, int)):
             return
-        if not isinstance(value, KINDS[schema["type"]]):
-            yield f"{at} is {value!r}, not {schema['type']}"
-        elif schema["type"] == "array":
+        kind: str = schema["type"]
+        if not isinstance(value, KINDS[kind]):
+            yield f"{at} is {value!r}, not {kind}"
+        elif kind == "array":
             for index, item in enumerate(value):
                 yield from self._check(schema["items"], item, f"{at}[{index}]", numbers)
-        elif schema["type"] == "object":
+        elif kind == "object":
             yield from self._check_fields(schema, value, at, numbers)
         elif not _fits(value, schema):
             yield f"{at} is {value!r}, not {schema.get('enum') or schema['format']}"
@@ -104,8 +105,8 @@ def _pattern(method: dict[str, Any]) -> re.Pattern[str]:
     """
 
     def variable(match: re.Match[str]) -> str:
-        allowed = method["parameters"][match[1]].get("pattern", "[^/]+").strip("^$")
-        return allowed.replace("[^/]", "[^/:]").replace(".*", "[^:]*")
+        pattern: str = method["parameters"][match[1]].get("pattern", "[^/]+")
+        return pattern.strip("^$").replace("[^/]", "[^/:]").replace(".*", "[^:]*")
 
     return re.compile("/" + re.sub(r"\{\+?(.+?)\}", variable, method["path"]))
 

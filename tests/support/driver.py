@@ -12,7 +12,7 @@ import logging
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -64,7 +64,11 @@ class Driver:
     hook: Hook = lambda number, when: None
     """Called before and after every outside call; it may raise `Killed`."""
     sockets: bool = True
-    """Whether HTTP goes over real connections; a schedule costs half as much without."""
+    """Whether HTTP goes over real connections, and outside calls run concurrently.
+
+    Without, a schedule costs half as much, and the same schedule always makes the same calls in the
+    same order: each waits for the one before it, and no call has a deadline by the real clock.
+    """
     patience: float = 15.0
     """Seconds that a client waits for an answer."""
     refused: Callable[[int], bool] = lambda number: False
@@ -106,7 +110,7 @@ class Driver:
                 await asyncio.wait_for(client.aclose(), timeout=1)
 
     async def _until_killed(self, run: AnyRun) -> Any:
-        self._killed = asyncio.Event()
+        self._killed, self._turn = asyncio.Event(), asyncio.Lock()
         working = asyncio.create_task(run.work())
         killing = asyncio.create_task(self._killed.wait())
         await asyncio.wait({working, killing}, return_when=asyncio.FIRST_COMPLETED)
@@ -120,12 +124,14 @@ class Driver:
         """Make one outside call, with the hook before it and after its answer or error."""
         self.calls += 1
         number = self.calls
-        await self._reach(number, name, "before")
-        try:
-            return await call()
-        finally:
-            if not self.is_killed:
-                await self._reach(number, name, "after")
+        # asyncio's lock is fair: calls of one gather get their turn in the order of their start
+        async with nullcontext() if self.sockets else self._turn:
+            await self._reach(number, name, "before")
+            try:
+                return await call()
+            finally:
+                if not self.is_killed:
+                    await self._reach(number, name, "after")
 
     @property
     def is_this_loop(self) -> bool:
@@ -321,7 +327,9 @@ def _watched(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
         self: CloudKms, name: str, resource: str, method: Any, request: Any
     ) -> Any:
         async def watched_method(**kwargs: Any) -> Any:
-            return await driver.watch(f"{name} {resource}", lambda: method(**kwargs))
+            # gRPC counts a deadline from the wall clock, which a model may have frozen in the past
+            given = kwargs if driver.sockets else kwargs | {"timeout": None}
+            return await driver.watch(f"{name} {resource}", lambda: method(**given))
 
         return await call(self, name, resource, watched_method, request)
 

@@ -108,7 +108,7 @@ def answer(**changes: Any) -> ApprovalResponse:
 
 def gate_input(**changes: Any) -> GateInput:
     """What was read after the answer: all in order."""
-    values = {
+    values: dict[str, Any] = {
         "facts": facts(),
         "plan": plan(),
         "validation": ValidationProof(

@@ -43,11 +43,10 @@ def grpc_client(sandbox: Sandbox | SandboxAddress, token: str | None = None) -> 
 
 def rest_client(sandbox: Sandbox, token: str | None = None) -> Client:
     """Over HTTP and JSON."""
-    return Client(
-        credentials=Credentials(token) if token else AnonymousCredentials(),
-        transport="rest",
-        client_options={"api_endpoint": sandbox.http},
-    )
+    # google-auth's constructors have no types
+    credentials = Credentials(token) if token else AnonymousCredentials()  # type: ignore[no-untyped-call]
+    options = {"api_endpoint": sandbox.http}
+    return Client(credentials=credentials, transport="rest", client_options=options)
 
 
 def async_client(sandbox: Sandbox) -> kms_v1.KeyManagementServiceAsyncClient:
@@ -72,7 +71,8 @@ class Kms:
 
     def ring(self, ring_id: str = "ring", parent: str = LOCATION) -> str:
         """A new key ring; its name."""
-        return self.grpc.create_key_ring(parent=parent, key_ring_id=ring_id, key_ring={}).name
+        request = kms_v1.CreateKeyRingRequest(parent=parent, key_ring_id=ring_id)
+        return self.grpc.create_key_ring(request).name
 
     def key(
         self, key_id: str = "key", *, ring: str | None = None, **fields: Any

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import patch
 
-import time_machine
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -31,6 +30,7 @@ from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import CREATED_BY_TAG
 from sandbox.identities import PROJECT_ID
 from sandbox.world import Entry
+from tests.support.determinism import deterministic
 from tests.support.driver import Driver, driving
 from tests.support.runs import Killed, Run
 from tests.support.scene import EVENTS, HARMFUL, Scene, Sight
@@ -67,10 +67,11 @@ class Onboarding(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.surroundings = ExitStack()
+        self.clock = self.surroundings.enter_context(deterministic())
         self.scene = Scene(self.driver.sandbox.world)
         self.scene.new()
         self.driver.runs.clear()
-        self.offset = timedelta(0)
         self.approval_request: dict[tuple[str, str], list[Sight]] = {}
         self.honest: dict[tuple[str, str], bool] = {}
         self.first: dict[str, OnboardingRequest] = {}
@@ -90,6 +91,11 @@ class Onboarding(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever has happened, somebody honest goes on; then count what was really executed."""
+        with self.surroundings:
+            self._go_on()
+        self.tally["schedules"] += bool(self.executed)
+
+    def _go_on(self) -> None:
         for run in self._in("Scheduled")[:1] if self.sound else ():
             self._execute(run)
         for run in self._in("Suspended")[:1] if self.sound else ():
@@ -98,7 +104,6 @@ class Onboarding(RuleBasedStateMachine):
             self._give(
                 run, approval_request, self._answer(approval_request), honest=True, at_once=True
             )
-        self.tally["schedules"] += bool(self.executed)
 
     @precondition(lambda self: len(self.driver.runs) < MAX_RUNS)
     @rule(four_eyes=st.booleans())
@@ -246,13 +251,13 @@ class Onboarding(RuleBasedStateMachine):
     def lose_memory(self, pick: int) -> None:
         """The result storage loses what an ask showed."""
         run, approval_request = self._waiting(pick)
-        run.memory.pop(approval_request.key.replace("attach-", "ask-", 1), None)
+        run.memory.pop(approval_request.key.replace("attach-", "approval-request-", 1), None)
         run.state = "Scheduled"
 
     @rule(days=st.sampled_from([1, 8]))
     def wait(self, days: int) -> None:
         """Time passes; a week is what an ask waits."""
-        self.offset += timedelta(days=days)
+        self.clock.shift(timedelta(days=days))
 
     @invariant()
     def nothing_harmful(self) -> None:
@@ -280,9 +285,8 @@ class Onboarding(RuleBasedStateMachine):
         done, answered = len(world.log.entries), run.suspended_at[-1:] if not run.is_over else []
         self._seen = [self.scene.look()]
         attached_before = self._seen[0].attached
-        with time_machine.travel(datetime.now(UTC) + self.offset):
-            self.now = datetime.now(UTC)
-            self.driver.execute(run, hook)
+        self.now = datetime.now(UTC)
+        self.driver.execute(run, hook)
         self.executed += 1
         self.sound = False
         self.tally["executions"] += 1
@@ -340,9 +344,7 @@ class Onboarding(RuleBasedStateMachine):
         return answer
 
     def _signed(self, approval_request: ApprovalRequest, approver: str) -> str:
-        return self.office.answer_text(
-            approval_request, approver, at=datetime.now(UTC) + self.offset
-        )
+        return self.office.answer_text(approval_request, approver, at=datetime.now(UTC))
 
     def _is_good(self, run: Run, answer: dict[str, Any], approval_request: ApprovalRequest) -> bool:
         wanted = self._answer(approval_request)

@@ -6,10 +6,9 @@ do to server, sandbox and clocks what it likes. That takes a fraction of a worke
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -18,14 +17,13 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import Artifact, FlowRun, State
 from prefect.client.schemas.responses import OrchestrationResult
-from prefect.exceptions import Pause
-from prefect.flow_engine import run_flow_async
 
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from cmek.onboarding.request import OnboardingRequest
 from flows.onboard import onboard_workspace
 from sandbox.server import Sandbox
+from tests.support.execution import deploy, execute
 from tests.support.kms import Kms, grpc_client, rest_client
 from tests.support.sandbox import SandboxControl, running
 
@@ -61,15 +59,7 @@ class Run:
         """Do what a worker does: execute the run until it suspends or ends."""
         run = self.read()
         request = OnboardingRequest.model_validate(run.parameters["request"])
-        with suppress(Pause):
-            asyncio.run(
-                run_flow_async(
-                    onboard_workspace,
-                    flow_run=run,
-                    parameters={"request": request},
-                    return_type="state",
-                )
-            )
+        execute(onboard_workspace, run, {"request": request})
         return self
 
     def form(self) -> dict[str, Any]:
@@ -204,5 +194,4 @@ def onboardings() -> Iterator[Onboardings]:
         admin.save("anthropic-admin", overwrite=True)
         kms = GoogleKms(endpoint=sandbox.grpc, checks_endpoint=sandbox.http)
         kms.save("google-kms", overwrite=True)
-        deployment = onboard_workspace.to_deployment("onboard")
-        yield Onboardings(client, sandbox, control, UUID(str(deployment.apply())))
+        yield Onboardings(client, sandbox, control, deploy(onboard_workspace, "onboard"))

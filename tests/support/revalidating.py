@@ -135,7 +135,7 @@ class Kept:
         await self.write("follow-up", self.follow_ups.setdefault, idempotency_key, request)
         return SimpleNamespace(name="follow-up")
 
-    async def remember(self, name: str, value: BaseModel) -> None:
+    async def save_state(self, name: str, value: BaseModel) -> None:
         """`tasks.runs.save_state`."""
         memory = self.driver.executing().memory
         await self.write(f"memory {name}", memory.__setitem__, name, value.model_dump_json())
@@ -184,7 +184,7 @@ def revalidating(driver: Driver) -> Iterator[Kept]:
     assert isinstance(look, Plain)
     replaced: list[tuple[Any, str, Any]] = [
         (flows.revalidate, "revalidate_key", WithResults(look.task, kept)),
-        (flows.revalidate, "save_state", kept.remember),
+        (flows.revalidate, "save_state", kept.save_state),
         (flows.revalidate, "acreate_progress_artifact", _nothing),
         (flows.revalidate, "aupdate_progress_artifact", _nothing),
         (tasks.artifacts, "get_client", kept.get_client),

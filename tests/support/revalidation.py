@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
 )
 from prefect.client.schemas.objects import Artifact, FlowRun
-from prefect.flow_engine import run_flow_async
 from prefect.states import Scheduled
 
 from cmek.keys.history import read_page
@@ -25,6 +23,7 @@ from cmek.revalidation.fleet import FleetRow, read_rows
 from cmek.revalidation.request import RevalidationRequest
 from flows.revalidate import revalidate_keys
 from tasks.artifacts import page_key
+from tests.support.execution import deploy, execute
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Revalidations:
     @classmethod
     def deployed(cls, client: SyncPrefectClient) -> Revalidations:
         """Make the deployment."""
-        return cls(client, UUID(str(revalidate_keys.to_deployment("daily").apply())))
+        return cls(client, deploy(revalidate_keys, "daily"))
 
     def start(self, **request: Any) -> FlowRun:
         """Create a run; nothing of it is executed yet."""
@@ -49,14 +48,7 @@ class Revalidations:
         """Do what a worker does."""
         run = self.client.read_flow_run(run.id)
         request = RevalidationRequest.model_validate(run.parameters.get("request", {}))
-        asyncio.run(
-            run_flow_async(
-                revalidate_keys,
-                flow_run=run,
-                parameters={"request": request},
-                return_type="state",
-            )
-        )
+        execute(revalidate_keys, run, {"request": request})
         return self.client.read_flow_run(run.id)
 
     def execute_now(self, run: FlowRun) -> FlowRun:

@@ -163,7 +163,7 @@ def wait_for_state(client: SyncPrefectClient, run_id: UUID, *names: str, seconds
 
 def full_answer(ask: approvals.PendingApproval, **changes: Any) -> dict[str, Any]:
     """The approval that the form asks for, with changes; a change to None leaves the field out."""
-    fields = {
+    fields: dict[str, Any] = {
         "decision": "approve",
         "workspace_id": ask.workspace,
         "approver": APPROVER,

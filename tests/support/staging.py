@@ -81,7 +81,7 @@ class Stage:
         """The key as stored, to change what no API call could."""
         return self.world.kms.crypto_keys[str(KEY)]
 
-    def version_state(self, state: int) -> None:
+    def version_state(self, state: State) -> None:
         """The state of the primary version."""
         self.world.kms.versions[str(KEY)][1].state = state
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,11 +34,11 @@ class Bench:
     rig: Rig
     terraform: Terraform
 
-    def onboard(self, *workspaces: str, key: str = "claude", **spec: object) -> str:
+    def onboard(self, *workspaces: str, key: str = "claude", **spec: Any) -> str:
         """A key with label and grants, attached to these workspaces; its full name."""
         return asyncio.run(self._onboard(workspaces, key, spec))
 
-    async def _onboard(self, workspaces: tuple[str, ...], key: str, spec: object) -> str:
+    async def _onboard(self, workspaces: tuple[str, ...], key: str, spec: dict[str, Any]) -> str:
         sandbox = self.rig.sandbox
         ring = f"projects/{sandbox.project_id}/locations/us-east5/keyRings/anthropic-cmek"
         asked = {
@@ -45,7 +46,7 @@ class Bench:
             "rotation_period": timedelta(days=90),
             "destroy_scheduled_duration": timedelta(days=30),
             "labels": dict([organization_label(sandbox.organization_id)]),
-        } | dict(spec)
+        } | spec
         async with self.rig.kms() as kms, self.rig.admin() as admin:
             await kms.create_key_ring(ring)
             made, _ = await kms.create_crypto_key(

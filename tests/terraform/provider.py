@@ -143,7 +143,7 @@ def _empty(resource: Resource) -> State:
 
 
 def _with_unknowns(resource: Resource, planned: State) -> State:
-    filled = {name: UNKNOWN for name in resource.computed if planned[name] is None}
+    filled: State = {name: UNKNOWN for name in resource.computed if planned[name] is None}
     for name, (inner, _) in resource.blocks.items():
         filled[name] = [_with_unknowns(inner, one) for one in planned[name]]
     return planned | filled
