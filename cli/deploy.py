@@ -14,6 +14,7 @@ from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final
+from uuid import UUID
 
 import typer
 import yaml
@@ -92,7 +93,7 @@ def deploy(
     for deployment in _deployments(client):
         _close_form(client, deployment)
         _pause_again(client, deployment, paused)
-    return [one.name for one in _deployments(client)]
+    return [f"{client.read_flow(one.flow_id).name}/{one.name}" for one in _deployments(client)]
 
 
 def _on_pool(prefect_file: Path, on: str, target: Path) -> Path:
@@ -141,10 +142,10 @@ def _close_form(client: SyncPrefectClient, deployment: DeploymentResponse) -> No
     )
 
 
-def _paused_schedules(client: SyncPrefectClient) -> set[tuple[str, str]]:
+def _paused_schedules(client: SyncPrefectClient) -> set[tuple[UUID, str]]:
     """Deployment and slug of the schedules that are off; a deploy switches them on again."""
     return {
-        (deployment.name, schedule.slug)
+        (deployment.id, schedule.slug)
         for deployment in _deployments(client)
         for schedule in deployment.schedules
         if schedule.slug and not schedule.active
@@ -152,10 +153,10 @@ def _paused_schedules(client: SyncPrefectClient) -> set[tuple[str, str]]:
 
 
 def _pause_again(
-    client: SyncPrefectClient, deployment: DeploymentResponse, paused: set[tuple[str, str]]
+    client: SyncPrefectClient, deployment: DeploymentResponse, paused: set[tuple[UUID, str]]
 ) -> None:
     for schedule in deployment.schedules:
-        if schedule.active and (deployment.name, schedule.slug) in paused:
+        if schedule.active and (deployment.id, schedule.slug) in paused:
             client.request(
                 "PATCH",
                 "/deployments/{id}/schedules/{schedule_id}",

@@ -285,10 +285,10 @@ _EXPECT: Final = {
     "fresh": "waits for your approval",
     "default": "is refused (unless allowed)",
     "archived": "is refused",
-    "attached": "is refused; daily: at risk",
-    "broken": "is refused; daily: broken",
+    "attached": "is refused; revalidation: at risk",
+    "broken": "is refused; revalidation: broken",
 }
-"""What an onboarding does, and how the daily look finds the key, by a sample's state."""
+"""What an onboarding does, and what a revalidation says about its key, by a sample's state."""
 
 
 def up_command() -> None:
@@ -341,6 +341,6 @@ def _tour(stack: LocalStack) -> Iterator[str]:
     )
     yield "When it is Attached: Artifacts → the report, the evidence, the Terraform module"
     yield (
-        "Deployments → [bold]daily[/] → Run → Quick run: red, since a sample key is broken; "
-        "the artifact [bold]cmek-fleet[/] says which, and what rescues it"
+        "Deployments → [bold]scheduled[/] of [bold]revalidate-keys[/] → Run → Quick run: red, "
+        "since a sample key is broken; the artifact [bold]cmek-fleet[/] says which, and the fix"
     )

@@ -33,8 +33,8 @@ class Discoveries:
         """Make the deployments."""
         return cls(
             bench,
-            UUID(str(discover_workspaces.to_deployment("hourly").apply())),
-            UUID(str(workspace_created.to_deployment("announced").apply())),
+            UUID(str(discover_workspaces.to_deployment("scheduled").apply())),
+            UUID(str(workspace_created.to_deployment("event").apply())),
         )
 
     def workspace(self, name: str, **tags: str) -> str:

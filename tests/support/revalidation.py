@@ -36,7 +36,7 @@ class Revalidations:
     @classmethod
     def deployed(cls, client: SyncPrefectClient) -> Revalidations:
         """Make the deployment."""
-        return cls(client, UUID(str(revalidate_keys.to_deployment("daily").apply())))
+        return cls(client, UUID(str(revalidate_keys.to_deployment("scheduled").apply())))
 
     def start(self, **request: Any) -> FlowRun:
         """Create a run; nothing of it is executed yet."""
