@@ -23,7 +23,7 @@ from cmek.tags import workspace_tag
 from tasks.runs import ONBOARDING
 from tests.support.stack import Stack, running_stack
 
-DISCOVERY = "discover-workspaces/hourly"
+DISCOVERY = "discover-workspaces/scheduled"
 SECONDS_A_RUN = 30.0
 """Patience: on two busy cores, for a start of a process and what it does."""
 _POLL_SECONDS = 2.0

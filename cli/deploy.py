@@ -14,6 +14,7 @@ from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final
+from uuid import UUID
 
 import typer
 import yaml
@@ -77,7 +78,7 @@ def deploy(
         RunError: Prefect refused the file; its output says why. Or the file has no such pool.
     """
     paused = {
-        (deployment.name, schedule.slug)
+        (deployment.id, schedule.slug)
         for deployment in _deployments(client)
         for schedule in deployment.schedules
         if schedule.slug and not schedule.active
@@ -89,7 +90,7 @@ def deploy(
     for deployment in _deployments(client):
         _close_form(client, deployment)
         _pause_again(client, deployment, paused)
-    return [one.name for one in _deployments(client)]
+    return [f"{client.read_flow(one.flow_id).name}/{one.name}" for one in _deployments(client)]
 
 
 def _on_pool(prefect_file: Path, on: str, target: Path) -> Path:
@@ -136,11 +137,11 @@ def _close_form(client: SyncPrefectClient, deployment: DeploymentResponse) -> No
 
 
 def _pause_again(
-    client: SyncPrefectClient, deployment: DeploymentResponse, paused: set[tuple[str, str]]
+    client: SyncPrefectClient, deployment: DeploymentResponse, paused: set[tuple[UUID, str]]
 ) -> None:
     # A deploy switches every schedule of the file on.
     for schedule in deployment.schedules:
-        if schedule.active and (deployment.name, schedule.slug) in paused:
+        if schedule.active and (deployment.id, schedule.slug) in paused:
             client.request(
                 "PATCH",
                 "/deployments/{id}/schedules/{schedule_id}",

@@ -82,8 +82,8 @@ def read_fleet(client: SyncPrefectClient) -> list[FleetRow]:
     rows = merged({}, latest.values(), all_keys=True)
     if not rows:
         raise RunError(
-            "no revalidation has ended on this server yet: start revalidate-keys/daily, or wait "
-            "for its schedule"
+            "no revalidation has ended on this server yet: start revalidate-keys/scheduled, or "
+            "wait for its schedule"
         )
     return rows
 

@@ -225,10 +225,10 @@ _EXPECT: Final = {
     "fresh": "waits for your approval",
     "default": "is refused (unless allowed)",
     "archived": "is refused",
-    "attached": "is refused; daily: at risk",
-    "broken": "is refused; daily: broken",
+    "attached": "is refused; revalidation: at risk",
+    "broken": "is refused; revalidation: broken",
 }
-"""What an onboarding does, and the verdict of the daily revalidation, by a sample's state."""
+"""What an onboarding does, and what a revalidation says about its key, by a sample's state."""
 
 
 def up_command() -> None:
@@ -281,6 +281,6 @@ def _tour(stack: LocalStack) -> Iterator[str]:
     )
     yield "When it is Attached: Artifacts → the report, the evidence, the Terraform module"
     yield (
-        "Deployments → [bold]daily[/] → Run → Quick run: red, since a sample key is broken; "
-        "the artifact [bold]cmek-fleet[/] says which, and what fixes it"
+        "Deployments → [bold]scheduled[/] of [bold]revalidate-keys[/] → Run → Quick run: red, "
+        "since a sample key is broken; the artifact [bold]cmek-fleet[/] says which, and the fix"
     )

@@ -99,18 +99,18 @@ def test_the_lint_sees_a_misspelt_key_at_every_level() -> None:
     ]
 
 
-@pytest.mark.parametrize("deployment", deployments(), ids=lambda one: one["name"])
+@pytest.mark.parametrize("deployment", deployments(), ids=lambda one: one["entrypoint"])
 def test_every_entrypoint_is_a_flow_that_can_be_imported(deployment: dict[str, Any]) -> None:
     """A module path, which works where the project is installed, whatever the directory."""
     module, _, name = deployment["entrypoint"].partition(":")
     assert isinstance(getattr(importlib.import_module(module), name), Flow)
 
 
-@pytest.mark.parametrize("deployment", deployments(), ids=lambda one: one["name"])
+@pytest.mark.parametrize("deployment", deployments(), ids=lambda one: one["entrypoint"])
 def test_every_deployment_enforces_its_form_and_names_our_pool(deployment: dict[str, Any]) -> None:
     """A wrong parameter is refused before a run exists."""
     assert deployment["enforce_parameter_schema"] is True
-    queue = {"work_queue_name": "watch"} if deployment["name"] == "silent" else {}
+    queue = {"work_queue_name": "watch"} if deployment["name"] == "watchdog" else {}
     assert deployment["work_pool"] == {"name": WORK_POOL} | queue
 
 

@@ -144,6 +144,6 @@ def test_the_deployments_go_to_the_pool_that_is_asked_for() -> None:
         assert {one.work_pool_name for one in found} == {"cmek-cloud-run"}
         assert all(one.job_variables == POOLS["cloud-run"]["job_variables"] for one in found)
         queues = {one.name: one.work_queue_name for one in found}
-        assert (queues["silent"], queues["onboard"]) == ("watch", "default")
+        assert (queues["watchdog"], queues["onboard"]) == ("watch", "default")
         with pytest.raises(RunError, match="no work pool 'cloudrun': it has process, cloud-run"):
             deploy(stack.client, PREFECT_YAML, None, on="cloudrun")

@@ -11,6 +11,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from cli.approvals import PendingApproval
+from tasks.runs import ONBOARDING
 from tests.support.browser import CHROMIUM, NO_CHROMIUM, Browser, Form, chromium
 from tests.support.stack import APPROVER, REQUESTER, Stack, running_stack
 
@@ -66,7 +67,7 @@ def answer(form: Form, ask: PendingApproval, decision: str) -> None:
 
 def start(stack: Stack, browser: Browser, form: Form, workspace_id: str) -> PendingApproval:
     """Send the form, and wait until its run asks; then the run is open."""
-    run = started_by(stack, browser, form, "onboard")
+    run = started_by(stack, browser, form, ONBOARDING)
     ask = stack.wait_for_ask(run, seconds=120)
     browser.open_run(f"onboard {workspace_id}")
     return ask
@@ -75,7 +76,7 @@ def start(stack: Stack, browser: Browser, form: Form, workspace_id: str) -> Pend
 def test_an_onboarding_from_the_form_to_the_report(stack: Stack, browser: Browser) -> None:
     """A wrong id is refused with its reason, and the form stays; the right one attaches."""
     workspace_id = stack.workspace("fresh")
-    form = browser.custom_run("onboard")
+    form = browser.custom_run(ONBOARDING)
     fill_in(form, stack, workspace_id)
     browser.picture("run-form", top=True)
     ask = start(stack, browser, form, workspace_id)
@@ -104,7 +105,7 @@ def test_an_onboarding_from_the_form_to_the_report(stack: Stack, browser: Browse
 def test_a_rejection_attaches_nothing(stack: Stack, browser: Browser) -> None:
     """From the form to the report that says so."""
     workspace_id = stack.new_workspace("reject-me")
-    form = browser.custom_run("onboard")
+    form = browser.custom_run(ONBOARDING)
     fill_in(form, stack, workspace_id)
     ask = start(stack, browser, form, workspace_id)
     form = browser.resume()
@@ -119,7 +120,7 @@ def test_a_rejection_attaches_nothing(stack: Stack, browser: Browser) -> None:
 @pytest.mark.prove
 def test_a_revalidation_by_two_clicks_shows_the_broken_key(stack: Stack, browser: Browser) -> None:
     """The run is red since a sample key is broken, and the fleet's table says which."""
-    run = started_by(stack, browser, None, "daily")
+    run = started_by(stack, browser, None, "revalidate-keys/scheduled")
     stack.wait_for_state(run, "Failed", seconds=120)
     browser.open_run("revalidate full")
     browser.open_artifact("cmek-fleet")

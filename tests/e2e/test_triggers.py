@@ -90,7 +90,7 @@ def test_the_documented_call_says_which_field_is_wrong(
 @pytest.mark.prove
 def test_an_unknown_parameter_is_refused_also_after_another_deploy(stack: Stack) -> None:
     """Each deploy opens the form again, and `cmek deploy` closes it; paused stays paused."""
-    hourly = stack.client.read_deployment_by_name("discover-workspaces/hourly")
+    hourly = stack.client.read_deployment_by_name("discover-workspaces/scheduled")
     stack.client.request(
         "PATCH",
         "/deployments/{id}/schedules/{schedule_id}",
@@ -98,12 +98,12 @@ def test_an_unknown_parameter_is_refused_also_after_another_deploy(stack: Stack)
         json={"active": False},
     )
     names = deploy(stack.client, PROJECT / "prefect.yaml", stack.local.sandbox.project_id)
-    assert {"onboard", "hourly", "announced"} <= set(names)
+    assert {ONBOARDING, "discover-workspaces/scheduled", "workspace-created/event"} <= set(names)
     for deployment in stack.client.read_deployments():
         with pytest.raises(PrefectHTTPStatusError) as refused:
             stack.client.create_flow_run_from_deployment(deployment.id, parameters={"bogus": 1})
         assert refused.value.response.status_code == 409, deployment.name
-    hourly = stack.client.read_deployment_by_name("discover-workspaces/hourly")
+    hourly = stack.client.read_deployment_by_name("discover-workspaces/scheduled")
     assert [one.active for one in hourly.schedules] == [False]
 
 
@@ -139,7 +139,7 @@ def test_a_malformed_event_shows_as_a_failed_run(stack: Stack) -> None:
 def test_a_discovery_ends_in_an_attached_workspace(stack: Stack) -> None:
     """Started by the API as its schedule would."""
     workspace = stack.new_workspace("found", cmek="onboard")
-    hourly = stack.client.read_deployment_by_name("discover-workspaces/hourly")
+    hourly = stack.client.read_deployment_by_name("discover-workspaces/scheduled")
     run = stack.client.create_flow_run_from_deployment(hourly.id)
     stack.wait_for_state(run.id, "Started")
     (onboarding,) = stack.runs_of(workspace)

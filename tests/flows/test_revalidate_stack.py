@@ -33,7 +33,7 @@ from tests.support.web_server import serving
 pytestmark = pytest.mark.e2e
 T = TypeVar("T")
 PREFECT_FILE = PROJECT / "prefect.yaml"
-DEPLOYMENT = "revalidate-keys/daily"
+DEPLOYMENT = "revalidate-keys/scheduled"
 
 
 def wait_until(probe: Callable[[], T | None], what: str, seconds: float = 60) -> T:
@@ -224,7 +224,7 @@ def _every_few_seconds(scratch: Path) -> Path:
     """prefect.yaml with a schedule that a test can wait for."""
     content = yaml.safe_load(PREFECT_FILE.read_text())
     for deployment in content["deployments"]:
-        if deployment["name"] == "daily":
+        if deployment["entrypoint"].startswith("flows.revalidate:"):
             deployment["schedules"] = [{"slug": "daily", "interval": 20}]
         else:
             deployment.pop("schedules", None)

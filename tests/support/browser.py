@@ -75,26 +75,28 @@ class Browser:
     page: Page
     url: str
 
-    def open_deployment(self, name: str) -> None:
-        """From the list of deployments to one of them."""
+    def open_deployment(self, deployment: str) -> None:
+        """From the list of deployments to one of them, given as FLOW/NAME."""
+        flow, _, name = deployment.partition("/")
         self.page.goto(f"{self.url}/deployments")
-        self.page.get_by_role("link", name=name, exact=True).click()
+        row = self.page.locator("tr", has_text=flow)
+        row.get_by_role("link", name=name, exact=True).click()
         self.page.get_by_role("button", name="Run", exact=True).wait_for()
 
     def open_tab(self, name: str) -> None:
         """One of the open page's tabs."""
         self.page.locator(".p-tab", has_text=name).click()
 
-    def custom_run(self, name: str) -> Form:
+    def custom_run(self, deployment: str) -> Form:
         """The form of a deployment's custom run."""
-        self.open_deployment(name)
+        self.open_deployment(deployment)
         self._run_menu("Custom run")
         self.page.get_by_role("button", name="Submit", exact=True).wait_for()
         return Form(self.page)
 
-    def quick_run(self, name: str) -> None:
+    def quick_run(self, deployment: str) -> None:
         """Start a deployment with its defaults."""
-        self.open_deployment(name)
+        self.open_deployment(deployment)
         self._run_menu("Quick run")
 
     def open_run(self, name: str) -> None:

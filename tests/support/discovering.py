@@ -32,8 +32,8 @@ class Discoveries:
         """Make the deployments."""
         return cls(
             bench,
-            deploy(discover_workspaces, "hourly"),
-            deploy(workspace_created, "announced"),
+            deploy(discover_workspaces, "scheduled"),
+            deploy(workspace_created, "event"),
         )
 
     def workspace(self, name: str, **tags: str) -> str:

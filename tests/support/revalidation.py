@@ -36,7 +36,7 @@ class Revalidations:
     @classmethod
     def deployed(cls, client: SyncPrefectClient) -> Revalidations:
         """Make the deployment."""
-        return cls(client, deploy(revalidate_keys, "daily"))
+        return cls(client, deploy(revalidate_keys, "scheduled"))
 
     def start(self, **request: Any) -> FlowRun:
         """Create a run; nothing of it is executed yet."""
