@@ -106,8 +106,8 @@ class GoogleKms(CredentialsBlock):
             EndpointError: the key would be sent to a plain-text address.
         """
         try:
-            if self.gcp_credentials is not None:
-                service_account_key(self.gcp_credentials)
+            # Credentials without a key are none: google-auth would put this machine's own in place.
+            if self.gcp_credentials is not None and service_account_key(self.gcp_credentials):
                 found: Credentials = self.gcp_credentials.get_credentials_from_service_account()
                 return found
             if self._is_local():

@@ -199,7 +199,7 @@ async def _verify_existing_attachment(
     now, key = eligible.request, eligible.current_key
     assert key is not None  # noqa: S101  # HAS_OUR_KEY means that there is one
     interrupted, repaired = await has_recorded(), False
-    if now.repair:
+    if now.repair and not now.plan_only:
         adopting = now.model_copy(update={"adopt_existing_key": True})
         ensured = await ensure_crypto_key(adopting, eligible.organization_id, ring_is_new=False)
         granted = await ensure_grants(now.kms_block, ensured.key.name)

@@ -52,12 +52,13 @@ async def test_a_revoked_key_is_told_by_the_check(rig: Rig) -> None:
         await block_for(rig).check()
 
 
+@pytest.mark.parametrize("empty", [None, GcpCredentials.model_construct()], ids=["none", "empty"])
 async def test_a_sandbox_never_sees_application_default_credentials(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, empty: GcpCredentials | None
 ) -> None:
-    """On loopback a block without credentials is nobody, whatever the environment offers."""
+    """On loopback a block without a key has no caller, whatever the environment offers."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", rig.sandbox.google_credentials_file)
-    block = block_for(rig, gcp_credentials=None, quota_project=rig.sandbox.project_id)
+    block = block_for(rig, gcp_credentials=empty, quota_project=rig.sandbox.project_id)
     assert block.credentials() is None
     await block.check()
     assert rig.control.log(service="kms")[0]["caller"] == "administrator"

@@ -160,6 +160,9 @@ def test_a_repair_puts_back_what_was_stripped(bench: Onboardings) -> None:
     assert plain.state == "Failed"
     assert "label" in plain.message
     assert bench.writes() == []
+    planned = bench.start(repair=True, plan_only=True).execute()
+    assert planned.state == "Failed"
+    assert bench.writes() == []  # a plan writes nothing, whatever else is requested
     repaired = bench.start(repair=True).execute()
     assert repaired.state == "Already attached", repaired.message
     assert bench.writes() == ["UpdateCryptoKey"]
