@@ -1,4 +1,4 @@
-"""One request of the Admin API: headers, timeouts, repeats, answer or typed error."""
+"""One request of the Admin API: headers, timeouts, repeats, then the object or a typed error."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RetryPolicy:
     """How far a kind of call may be repeated."""
 
     effect: bool
-    """Whether it changes anything, so that a lost answer leaves doubt."""
+    """Whether it changes anything, so that a lost response leaves doubt."""
     repeat: Literal["transient", "unambiguous", "never"]
 
     def judge(self, error: Exception) -> RetryDecision:
@@ -59,13 +59,13 @@ class RetryPolicy:
         if isinstance(error, AdminConnectionError | RateLimitError | InternalServerError):
             return True
         if isinstance(error, AdminResponseError):
-            return (error.status or 0) < 300  # cut short; a foreign refusal stays what it is
+            return (error.status or 0) < 300  # cut short; a refusal of a proxy is final
         return error.status == 408 or (error.status == 409 and not self.effect)
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds for a whole answer: `slow` where Anthropic itself waits for Cloud KMS."""
+    """Seconds for a whole response: `slow` where Anthropic itself waits for Cloud KMS."""
 
     usual: float
     slow: float
@@ -152,7 +152,7 @@ class AdminTransport:
             timeout=httpx.Timeout(call.seconds, connect=CONNECT_SECONDS),
         )
         try:
-            # httpx counts from byte to byte; this bounds the whole answer.
+            # httpx counts from byte to byte; this bounds the whole response.
             async with asyncio.timeout(call.seconds + CONNECT_SECONDS):
                 response = await send_bounded(self._http, request)
         except (httpx.HTTPError, TimeoutError) as error:

@@ -40,7 +40,7 @@ def usable_in_header(secret: SecretStr) -> SecretStr:
 
 
 class AccessToken(AdminObject):
-    """The answer of a token request."""
+    """The response to a token request."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -55,7 +55,7 @@ connection, retries and errors."""
 
 
 class Credential(Protocol):
-    """What the client asks for the headers of a request."""
+    """Where the client gets the headers of a request."""
 
     async def headers(self, exchange: Exchange) -> dict[str, str]:
         """The headers that authenticate a request."""

@@ -22,7 +22,7 @@ class AdminObject(FrozenModel):
 
     model_config = ConfigDict(extra="allow")
 
-    request_id: str | None = Field(default=None, description="of the answer that it came with")
+    request_id: str | None = Field(default=None, description="of the response that it came with")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AdminObject) and self._content() == other._content()
