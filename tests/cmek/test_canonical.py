@@ -66,7 +66,6 @@ def _shuffled(value: Any, chance: random.Random) -> Any:
 
 @given(JSON, st.randoms(use_true_random=False))
 def test_the_order_of_keys_does_not_matter(value: Any, chance: random.Random) -> None:
-    """At any depth."""
     assert digest(_shuffled(value, chance)) == digest(value)
 
 

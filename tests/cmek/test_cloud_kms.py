@@ -25,7 +25,6 @@ pytestmark = pytest.mark.anyio
 
 
 def bindings(*rows: tuple[str, str, str | None]) -> list[policy_pb2.Binding]:
-    """Bindings of (role, member, condition)."""
     return [
         policy_pb2.Binding(
             role=role,
@@ -37,7 +36,6 @@ def bindings(*rows: tuple[str, str, str | None]) -> list[policy_pb2.Binding]:
 
 
 def set_policy(rig: Rig, resource: str, *rows: tuple[str, str, str | None]) -> None:
-    """Somebody else sets the policy of a key."""
     world = rig.sandbox.world
     policy = policy_pb2.Policy(version=3, bindings=bindings(*rows))
     request = iam_policy_pb2.SetIamPolicyRequest(resource=resource, policy=policy)
@@ -45,7 +43,6 @@ def set_policy(rig: Rig, resource: str, *rows: tuple[str, str, str | None]) -> N
 
 
 async def test_a_location_tells_whether_it_has_hsm(rig: Rig) -> None:
-    """From the location's metadata."""
     async with rig.kms() as kms:
         location = await kms.get_location(rig.sandbox.project_id, "us-east5")
     assert location.hsm_available
@@ -121,7 +118,6 @@ async def test_a_key_without_rotation_or_primary_says_none(rig: Rig) -> None:
 
 
 async def test_every_page_of_versions_is_read(rig: Rig) -> None:
-    """More versions than a page holds."""
     async with rig.kms() as kms:
         name = await rig.make_key(kms)
         stored = rig.sandbox.world.kms.versions[name]
@@ -158,7 +154,6 @@ async def test_a_65th_label_is_refused_before_any_write(rig: Rig) -> None:
 
 
 async def test_grants_are_added_in_one_write_and_then_in_none(rig: Rig) -> None:
-    """One read and one write; a re-run only reads."""
     async with rig.kms() as kms:
         name = await rig.make_key(kms)
         rig.control.clear_log()
@@ -230,7 +225,6 @@ async def test_a_policy_without_an_etag_is_never_written(rig: Rig) -> None:
 
 
 async def test_the_callers_own_permissions_can_be_asked(rig: Rig) -> None:
-    """Of those asked, those that the caller holds."""
     token = rig.control.identity(
         "reader", member="user:r@example.com", permissions=["cloudkms.cryptoKeys.get"]
     )
@@ -267,6 +261,5 @@ async def test_credentials_reach_a_local_endpoint(rig: Rig) -> None:
 async def test_an_endpoint_is_host_and_port_and_has_credentials_beyond_loopback(
     connect: Callable[[], CloudKms],
 ) -> None:
-    """Nobody calls Google without saying who."""
     with pytest.raises(EndpointError):
         connect()

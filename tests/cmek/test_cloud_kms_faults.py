@@ -67,7 +67,6 @@ async def test_a_call_gives_up_after_four_attempts(rig: Rig, fault: Any) -> None
     "status", ["PERMISSION_DENIED", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNAUTHENTICATED"]
 )
 async def test_what_a_repeat_cannot_mend_is_told_at_once(rig: Rig, status: str) -> None:
-    """One request."""
     rig.control.fault("GetCryptoKey", status=status, times=9)
     async with rig.kms() as kms:
         with pytest.raises(GoogleApiError) as caught:

@@ -29,7 +29,6 @@ MONOTONIC = make.LOADED_AT + 2
 
 
 def verdict(**parts: Any) -> Permit | Refusal:
-    """`decide` with everything in order but for `parts`."""
     return decide(
         parts.get("approval_request", make.approval_request()),
         parts.get("answer", make.answer()),
@@ -40,7 +39,6 @@ def verdict(**parts: Any) -> Permit | Refusal:
 
 
 def codes(outcome: Permit | Refusal) -> set[str]:
-    """The reasons' codes; a permit has none."""
     return {reason.code for reason in outcome.reasons} if isinstance(outcome, Refusal) else set()
 
 
@@ -100,7 +98,6 @@ def test_what_is_weighed_and_what_comes_out_can_not_be_changed(kind: Any) -> Non
 
 
 def test_a_permit_cannot_be_made_by_hand() -> None:
-    """Only `decide` can seal one."""
     permit = verdict()
     assert isinstance(permit, Permit)
     with pytest.raises(TypeError, match=r"gate\.decide only"):
@@ -182,7 +179,6 @@ def test_warnings_must_be_acknowledged() -> None:
 def test_facts_that_must_not_be_attached_stop_even_when_approved(
     changes: dict[str, Any], code: str
 ) -> None:
-    """No approval makes up for a key that is not in order."""
     outcome = approved(with_facts(**changes))
     assert code in codes(outcome)
     assert isinstance(outcome, Refusal)
@@ -215,7 +211,6 @@ def test_only_a_look_that_took_too_long_is_worth_another() -> None:
 
 
 def test_a_prerequisite_that_newly_fails_stops() -> None:
-    """The checks are read again after the answer."""
     outcome = verdict(gate_input=make.gate_input(failed_checks=("Billing",)))
     assert codes(outcome) == {"checks"}
 
@@ -237,7 +232,6 @@ def test_the_expiry_counts_at_the_moment_of_the_gate(seconds: float, refused: bo
 def test_only_a_validation_from_after_the_answer_and_within_a_minute_counts(
     started_after: float, age: float
 ) -> None:
-    """Both bounds hold for any pair of monotonic times."""
     started = make.LOADED_AT + started_after
     monotonic = started + age
     proof = ValidationProof(succeeded=True, started_at=started, error=None, request_id=None)
@@ -247,13 +241,11 @@ def test_only_a_validation_from_after_the_answer_and_within_a_minute_counts(
 
 
 def test_a_failed_validation_stops() -> None:
-    """However fresh it is."""
     proof = replace(make.gate_input().validation, succeeded=False, error="no access")
     assert "validation" in codes(verdict(gate_input=make.gate_input(validation=proof)))
 
 
 def test_only_the_latest_ask_counts() -> None:
-    """An answer to an earlier ask is stale."""
     assert codes(verdict(gate_input=make.gate_input(latest_request_number=2))) == {"stale_request"}
 
 
@@ -266,7 +258,6 @@ def test_a_request_that_is_not_the_pinned_one_stops() -> None:
 
 
 def test_a_difference_is_named() -> None:
-    """The refusal says which fact was what and is what."""
     outcome = verdict(gate_input=with_facts(workspace_name="Renamed"))
     assert isinstance(outcome, Refusal)
     assert "workspace_name: was 'Fresh', is 'Renamed'" in str(outcome)
@@ -274,7 +265,6 @@ def test_a_difference_is_named() -> None:
 
 
 def test_a_no_outweighs_a_stop_and_a_stop_another_ask() -> None:
-    """The course of many reasons is that of the gravest."""
     gone = with_facts(workspace_archived=True)
     rejected = verdict(answer=make.answer(decision="reject"), gate_input=gone)
     stopped = verdict(gate_input=gone)

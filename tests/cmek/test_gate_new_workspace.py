@@ -19,7 +19,6 @@ REQUEST = OnboardingRequest(
 
 
 def facts(**changes: Any) -> LiveFacts:
-    """Everything in order, no workspace of the name."""
     return make.facts(workspace_id=None, workspace_name=NAME, **changes)
 
 

@@ -32,45 +32,37 @@ Raised = Callable[[Rig, Call], Exception | httpx.Response]
 
 
 def get_ring(client: Client) -> object:
-    """Any call."""
     return client.get_key_ring(name=RING, **OPTIONS)
 
 
 def get_missing(client: Client) -> object:
-    """Something that does not exist."""
     return client.get_crypto_key(name=f"{KEY}-missing", **OPTIONS)
 
 
 def get_elsewhere(client: Client) -> object:
-    """A mistyped location."""
     return client.get_key_ring(name=RING.replace("us-east5", "us-east55"), **OPTIONS)
 
 
 def create_ring(client: Client) -> object:
-    """A ring that exists."""
     parent = f"{PROJECT}/locations/us-east5"
     return client.create_key_ring(parent=parent, key_ring_id="classified", **OPTIONS)
 
 
 def create_key(client: Client, key_id: str = "key") -> object:
-    """A software key."""
     template = kms_v1.CryptoKeyVersionTemplate(protection_level="SOFTWARE")
     key = kms_v1.CryptoKey(purpose="ENCRYPT_DECRYPT", version_template=template)
     return client.create_crypto_key(parent=RING, crypto_key_id=key_id, crypto_key=key, **OPTIONS)
 
 
 def create_another_key(client: Client) -> object:
-    """A software key of a name that never comes to exist."""
     return create_key(client, "another")
 
 
 def encrypt(client: Client) -> object:
-    """Use the primary version."""
     return client.encrypt(name=KEY, plaintext=b"x", **OPTIONS)
 
 
 def grant(client: Client, etag: bytes = b"") -> object:
-    """Set the key's policy."""
     bindings = [policy_pb2.Binding(role=role, members=[MEMBER]) for role in ROLES]
     policy = policy_pb2.Policy(version=3, bindings=bindings, etag=etag)
     request = iam_policy_pb2.SetIamPolicyRequest(resource=KEY, policy=policy)
@@ -78,13 +70,11 @@ def grant(client: Client, etag: bytes = b"") -> object:
 
 
 def grant_late(client: Client) -> object:
-    """Set it with an etag of the past."""
     return grant(client, b"stale")
 
 
 @pytest.fixture
 def state(rig: Rig) -> Rig:
-    """The ring and the key that the calls are about."""
     if RING not in rig.sandbox.world.kms.key_rings:
         client = grpc_client(rig)
         create_ring(client)
@@ -108,7 +98,6 @@ def test_a_disabled_api_is_named_with_the_command_that_enables_it(
 
 @each_transport
 def test_missing_billing_is_named(state: Rig, raised: Raised) -> None:
-    """With the project that needs it."""
     state.control.switches(billing_enabled=False)
     problem = classify(raised(state, get_ring))
     assert problem.reason == "BILLING_DISABLED"
@@ -164,7 +153,6 @@ def test_domain_restricted_sharing_names_the_offender(state: Rig, raised: Raised
 def test_an_organization_policy_is_named(
     state: Rig, raised: Raised, constraint: dict[str, Any], name: str
 ) -> None:
-    """Which one, on which project."""
     state.control.constraints(**constraint)
     problem = classify(raised(state, create_another_key))
     assert (problem.status, problem.reason) == ("FAILED_PRECONDITION", name)
@@ -196,7 +184,6 @@ def test_a_perimeter_is_named_with_its_unique_id(state: Rig, raised: Raised) -> 
 def test_an_unusable_version_is_named_with_its_way_back(
     state: Rig, raised: Raised, version_state: str, command: str
 ) -> None:
-    """`KEY_<STATE>`, the version, and the command."""
     violation = {"type": f"KEY_{version_state}", "subject": VERSION, "description": ""}
     detail = {
         "@type": "type.googleapis.com/google.rpc.PreconditionFailure",
@@ -226,7 +213,6 @@ def test_a_lost_race_is_told_apart_from_an_existing_name(state: Rig, raised: Rai
 def test_a_missing_resource_is_told_apart_from_a_mistyped_location(
     state: Rig, raised: Raised
 ) -> None:
-    """Both are NOT_FOUND."""
     missing = classify(raised(state, get_missing))
     assert (missing.status, missing.reason) == ("NOT_FOUND", None)
     elsewhere = classify(raised(state, get_elsewhere))
@@ -258,7 +244,6 @@ def test_a_quota_says_how_long_to_wait(state: Rig, raised: Raised) -> None:
 @each_transport
 @pytest.mark.parametrize("status", ["UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED"])
 def test_what_may_pass_is_transient(state: Rig, raised: Raised, status: str) -> None:
-    """The canonical status survives every transport."""
     state.control.fault("GetKeyRing", status=status)
     problem = classify(raised(state, get_ring))
     assert (problem.status, problem.transient) == (status, True)
@@ -277,7 +262,6 @@ def test_what_may_pass_is_transient(state: Rig, raised: Raised, status: str) -> 
     ids=lambda lost: type(lost).__name__,
 )
 def test_a_lost_connection_is_transient_whoever_lost_it(lost: Exception) -> None:
-    """httpx, requests, the client library or the socket."""
     problem = classify(lost)
     assert (problem.status, problem.reason, problem.transient) == (
         "UNAVAILABLE",
@@ -308,7 +292,6 @@ def test_missing_credentials_say_how_to_log_in(failure: Exception, transient: bo
     ("code", "transient"), [(404, False), (403, False), (502, True), (429, True)]
 )
 def test_a_page_of_a_proxy_is_not_google(code: int, transient: bool) -> None:
-    """Its 404 says nothing about the key."""
     problem = classify(httpx.Response(code, html="<html>proxy</html>"))
     assert problem.reason == "NOT_GOOGLE"
     assert problem.status != "NOT_FOUND"
@@ -316,7 +299,6 @@ def test_a_page_of_a_proxy_is_not_google(code: int, transient: bool) -> None:
 
 
 def test_a_bug_is_not_a_google_problem() -> None:
-    """What Google cannot have caused comes out again."""
     with pytest.raises(KeyError):
         classify(KeyError("x"))
 
@@ -375,7 +357,6 @@ def test_any_answer_is_classified(code: int, content: bytes) -> None:
 
 
 def body(code: int, status: str, message: str) -> httpx.Response:
-    """A JSON error body."""
     return httpx.Response(
         code, json={"error": {"code": code, "status": status, "message": message}}
     )

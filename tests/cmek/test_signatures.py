@@ -29,7 +29,6 @@ from tests.support.signing import GRACE, KATHERINE, Office, keygen, sign, statem
 
 @pytest.fixture(scope="module")
 def office(tmp_path_factory: pytest.TempPathFactory) -> Office:
-    """Two enrolled approvers and a stranger with a key."""
     office = Office(tmp_path_factory.mktemp("office"))
     office.enrol(GRACE)
     office.enrol(KATHERINE)
@@ -38,7 +37,6 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Office:
 
 
 def check(office: Office, approval: SignedApproval) -> Verified:
-    """Verify it now, as a worker does."""
     signers = office.signers()
     assert signers is not None
     return asyncio.run(verify(approval, signers, at=make.NOW))
@@ -114,7 +112,6 @@ def test_no_field_can_be_altered(office: Office, field: str) -> None:
 
 
 def test_a_stranger_is_refused(office: Office) -> None:
-    """In somebody's name, and in one that is not enrolled."""
     with pytest.raises(BadSignatureError, match=r"in the name of grace.* is not enrolled"):
         check(office, office.signed(statement(), by="eve@example.com"))
     with pytest.raises(BadSignatureError, match="is not enrolled"):
@@ -122,13 +119,11 @@ def test_a_stranger_is_refused(office: Office) -> None:
 
 
 def test_one_approver_can_not_sign_in_the_name_of_another(office: Office) -> None:
-    """The key must be that of the name in the statement."""
     with pytest.raises(BadSignatureError, match="is not enrolled for them"):
         check(office, office.signed(statement(), by=KATHERINE))
 
 
 def test_a_signature_for_another_purpose_is_refused(office: Office) -> None:
-    """Made for git or for files: whatever text it is over."""
     said = statement()
     with pytest.raises(BadSignatureError, match="purpose"):
         check(office, SignedApproval(said, sign(said.text, office.keys[GRACE], "git")))
@@ -241,5 +236,4 @@ def test_the_bounds_hold_for_what_is_well_formed_too() -> None:
 
 
 def sign_like(encoded: str) -> str:
-    """What has the shape of a signature."""
     return f"-----BEGIN SSH SIGNATURE-----\n{encoded}\n-----END SSH SIGNATURE-----\n"

@@ -21,7 +21,6 @@ SECOND = timedelta(seconds=1)
 
 
 def verified(approver: str = GRACE, key: str | None = None, **changes: Any) -> Verified:
-    """A statement whose signature has been found good."""
     said = statement(approver=approver, **changes)
     return Verified(SignedApproval(said, "signature"), "ED25519", key or f"SHA256:{approver}")
 
@@ -29,7 +28,6 @@ def verified(approver: str = GRACE, key: str | None = None, **changes: Any) -> V
 def verdict(
     *found: Verified, required: int = 1, problems: tuple[str, ...] = (), **parts: Any
 ) -> Permit | Refusal:
-    """`decide` with all else in order."""
     request: OnboardingRequest = parts.get("request", make.REQUEST)
     plan = make.plan(request=request)
     answer: ApprovalResponse = parts.get("answer", make.answer(plan_digest=plan.digest))
@@ -61,19 +59,16 @@ def test_a_signed_answer_gets_a_permit_that_names_its_signer() -> None:
 
 @pytest.mark.parametrize("required", [1, 2])
 def test_an_unsigned_answer_is_refused_where_signatures_are_required(required: int) -> None:
-    """However well it is typed."""
     assert f"0 of {required} required" in why(verdict(required=required))
 
 
 def test_a_typed_answer_is_enough_where_none_is_required() -> None:
-    """A worker without signers."""
     permit = verdict(required=0)
     assert isinstance(permit, Permit)
     assert permit.signers == ()
 
 
 def test_nobody_has_to_sign_a_no() -> None:
-    """It is a rejection, with its own reason and no other."""
     no = make.answer(plan_digest=make.plan().digest, decision="reject")
     outcome = verdict(answer=no)
     assert isinstance(outcome, Refusal)
@@ -109,12 +104,10 @@ def test_a_good_signature_over_something_else_is_refused(change: dict[str, Any],
     [make.NOW + CLOCK_SKEW, make.NOW - timedelta(hours=1) - CLOCK_SKEW],
 )
 def test_clocks_may_differ_a_little(issued_at: Any) -> None:
-    """Five minutes either way, to the second."""
     assert isinstance(verdict(verified(issued_at=issued_at)), Permit)
 
 
 def test_an_expired_signature_is_refused() -> None:
-    """The gate's clock decides, to the second."""
     approval_request = make.approval_request(signatures=1)
     one = verified()
     assert isinstance(
@@ -126,7 +119,6 @@ def test_an_expired_signature_is_refused() -> None:
 
 @pytest.mark.parametrize("change", [{"comment": "altered"}, {"approver": KATHERINE}])
 def test_the_answer_must_be_the_signers_own(change: dict[str, str]) -> None:
-    """Its comment and its name are those that were signed."""
     answer = make.answer(plan_digest=make.plan().digest, **change)
     assert "the approver and the comment of the answer" in why(verdict(verified(), answer=answer))
 
