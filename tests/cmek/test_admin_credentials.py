@@ -128,7 +128,7 @@ async def test_no_google_identity_is_an_error_of_its_own(rig: Rig) -> None:
     """google-auth's exception does not come out; the text says how to give an identity."""
 
     def fail(_: str) -> str:
-        raise RefreshError("no metadata server")
+        raise RefreshError("no metadata server")  # type: ignore[no-untyped-call]
 
     async with rig.admin(identity(rig, id_token=fail)) as api:
         with pytest.raises(GoogleIdentityError, match=r"no metadata server.*service account"):

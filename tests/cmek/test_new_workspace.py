@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,7 +137,7 @@ def test_what_this_run_created_is_found_whatever_happened_to_it() -> None:
 
 def test_two_that_this_run_created_or_one_without_a_key_stop_it() -> None:
     """Neither can come from this code; a person must look."""
-    ours = {"name": "payments", "tags": {CREATED_BY_TAG: RUN}}
+    ours: dict[str, Any] = {"name": "payments", "tags": {CREATED_BY_TAG: RUN}}
     with pytest.raises(WorkspaceNotEligibleError, match="without its key"):
         find_created(REQUEST, [workspace(**ours)], {}, RUN)
     keyed = ours | {"external_key_id": "ekey_01Some"}

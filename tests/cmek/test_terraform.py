@@ -6,6 +6,7 @@ import json
 import re
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -144,7 +145,7 @@ def test_the_same_keys_give_the_same_module_in_any_order() -> None:
         ("destroy_scheduled_duration", None),
     ],
 )
-def test_a_key_that_the_module_can_not_describe_is_refused(field: str, value: object) -> None:
+def test_a_key_that_the_module_can_not_describe_is_refused(field: str, value: Any) -> None:
     """With its name and the field; writing it down wrongly would replace it."""
     with pytest.raises(NotManageableError, match=f"{RING}/cryptoKeys/payments: .*"):
         managed(**{field: value})
