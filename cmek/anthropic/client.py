@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from cmek.anthropic._transport import CREATE, IDEMPOTENT, ONCE, READ, AdminTransport, Timeouts
 from cmek.anthropic.auth import Credential
-from cmek.anthropic.errors import AdminResponseError, Failure
+from cmek.anthropic.errors import AdminResponseError, CallFailure
 from cmek.anthropic.models import (
     ExternalKey,
     ExternalKeyPage,
@@ -178,7 +178,7 @@ def _advance(query: Query, name: str, cursor: str) -> None:
     """To the next page; the same cursor again would otherwise be read for ever."""
     if query.get(name) == cursor:
         message = f"the list does not end: its next page is the same one again ({name}={cursor})"
-        raise AdminResponseError(Failure("GET", "list", message))
+        raise AdminResponseError(CallFailure("GET", "list", message))
     query[name] = cursor
 
 
