@@ -1,14 +1,9 @@
-"""The one layer that repeats a request whose transport failed.
+"""What every client here shares: repeats, bounded responses, allowed addresses, caught reads.
 
-At most 4 attempts, none started later than 60 s after the first, exponential backoff with
-jitter, `Retry-After` honoured. Conditions that need a fresh look at the world (a failed
-validation, a concurrent policy change) are not transport errors and are not repeated here.
-
-Answers of a bounded size: what stands between here and a service may send anything.
-
-Which addresses a credential may be sent to: encrypted ones, and this machine.
-
-What a read gave: an answer, or a refusal that no check takes for good news.
+One layer repeats a request whose transport failed: at most 4 attempts, none started later than
+60 s after the first, exponential backoff with jitter, `Retry-After` honoured. Conditions that need
+new reads (a failed validation, a concurrent policy change) are not transport errors and are not
+repeated here.
 """
 
 from __future__ import annotations
@@ -38,9 +33,13 @@ ATTEMPTS: Final = 4
 BUDGET_SECONDS: Final = 60.0
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 8.0
+READ_SECONDS: Final = 25.0
+"""How long one read may take with all its attempts; a check then says `unknown`."""
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""Of one response, unpacked. The largest documented one is a page of 1,000 objects."""
 
 RetryDecision = bool | float
-"""What to do after an error: give up, wait as usual, or wait the seconds that the server asked."""
+"""After an error: give up (False), wait as usual (True), or the seconds that the server asked."""
 
 
 async def retrying(
@@ -49,7 +48,7 @@ async def retrying(
     *,
     attempts: int = ATTEMPTS,
 ) -> T:
-    """Call `send` until it answers, `judge` gives up, or attempts or time run out.
+    """Call `send` until it returns, `judge` gives up, or attempts or time run out.
 
     A server that asks for more seconds than are left ends it at once.
 
@@ -76,10 +75,10 @@ async def retrying(
     ):
         with attempt:
             return await send()
-    raise AssertionError("stamina ends with an answer or an error")
+    raise AssertionError("stamina ends with a result or an error")
 
 
-def _tell(details: RetryDetails) -> None:
+def _log_retry(details: RetryDetails) -> None:
     _log.warning(
         "attempt %d failed, next in %.1f s: %s",
         details.retry_num,
@@ -88,36 +87,34 @@ def _tell(details: RetryDetails) -> None:
     )
 
 
-set_on_retry_hooks([_tell])  # instead of stamina's own line, which says nothing of the cause
-
-MAX_BYTES: Final = 16 * 1024 * 1024
-"""Of one answer, unpacked. The largest documented one is a page of 1,000 objects."""
+set_on_retry_hooks([_log_retry])  # stamina's own line does not name the cause
 
 
 async def send_bounded(http: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-    """Send, and read the answer as long as it is not too long.
+    """Send, and read the response as long as it is not too long.
 
     Raises:
         httpx.DecodingError: It is longer than `MAX_BYTES`, packed or unpacked.
         httpx.HTTPError: As `httpx.AsyncClient.send`.
     """
-    answer = await http.send(request, stream=True)
+    response = await http.send(request, stream=True)
     content = bytearray()
     try:
-        async for part in answer.aiter_bytes():
+        async for part in response.aiter_bytes():
             content += part
             if len(content) > MAX_BYTES:
-                raise httpx.DecodingError(
-                    f"the answer is longer than {MAX_BYTES} bytes", request=request
-                )
+                message = f"the response is longer than {MAX_BYTES} bytes"
+                raise httpx.DecodingError(message, request=request)
     finally:
-        await answer.aclose()
+        await response.aclose()
     kept = [
         (name, value)
-        for name, value in answer.headers.multi_items()
+        for name, value in response.headers.multi_items()
         if name not in {"content-encoding", "content-length", "transfer-encoding"}
     ]
-    return httpx.Response(answer.status_code, headers=kept, content=bytes(content), request=request)
+    return httpx.Response(
+        response.status_code, headers=kept, content=bytes(content), request=request
+    )
 
 
 class EndpointError(CmekError, ValueError):
@@ -164,20 +161,16 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-READ_SECONDS: Final = 25.0
-"""How long one read may take with all its attempts; a check then says `unknown`."""
-
-
 @dataclass(frozen=True, slots=True)
 class Ok(Generic[T]):
-    """The service answered."""
+    """The read gave a value."""
 
     value: T
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The service refused, failed, or did not answer in time."""
+    """The service refused, failed, or did not respond in time."""
 
     status: str
     """Google's canonical name (`PERMISSION_DENIED`), the Admin API's HTTP status, or `TIMEOUT`."""
@@ -200,7 +193,7 @@ class Failed:
 
     @property
     def is_perimeter(self) -> bool:
-        """Whether VPC Service Controls turned the read away."""
+        """Whether VPC Service Controls refused the read."""
         return self.reason == "SECURITY_POLICY_VIOLATED"
 
 
@@ -216,7 +209,15 @@ async def try_read(read: Awaitable[T]) -> Result[T]:
         async with asyncio.timeout(READ_SECONDS):
             return Ok(await read)
     except GoogleApiError as error:
-        return _google(error)
+        problem = error.problem
+        return Failed(
+            problem.status,
+            str(error),
+            reason=problem.reason,
+            service=problem.metadata.get("service"),
+            consumer=problem.metadata.get("consumer"),
+            remedy=problem.advice or None,
+        )
     except AdminApiError as error:
         return Failed(str(error.status or "CONNECTION"), str(error), remedy=error.advice or None)
     except TimeoutError:
@@ -224,17 +225,5 @@ async def try_read(read: Awaitable[T]) -> Result[T]:
 
 
 def ok_value(read: Result[T] | None) -> T | None:
-    """The answer, or None when there is none."""
+    """The value, or None when there is none."""
     return read.value if isinstance(read, Ok) else None
-
-
-def _google(error: GoogleApiError) -> Failed:
-    problem = error.problem
-    return Failed(
-        problem.status,
-        str(error),
-        reason=problem.reason,
-        service=problem.metadata.get("service"),
-        consumer=problem.metadata.get("consumer"),
-        remedy=problem.advice or None,
-    )

@@ -25,7 +25,7 @@ def canonical_json(value: BaseModel | JsonValue) -> bytes:
     data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     try:
         text = rfc8785.dumps(data)
-        # 1e20 is written as an integer, which is then beyond the limit for whoever reads it
+        # 1e20 is written as an integer, which is then beyond the limit for its readers
         rfc8785.dumps(json.loads(text))
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise NotCanonicalError(f"no canonical JSON (RFC 8785): {error}") from error

@@ -10,12 +10,12 @@ from typing import Final
 CMEK_TAG: Final = "cmek"
 """Of every deployment of ours (`prefect.yaml` says so) and of the runs that we start."""
 LOOK_AGAIN_TAG: Final = "look-again"
-"""Of a revalidation that looks again at keys that could not be reached."""
+"""Of a revalidation of the keys that could not be reached before."""
 CREATE_SENT_PREFIX: Final = "cmek-create-sent:"
 """Of a run, followed by when it sent a create, in ISO 8601."""
 
 CREATED_BY_TAG: Final = "cmek-run"
-"""Of a workspace: the id of the run that created it, by which a lost answer is found again."""
+"""Of a workspace: the id of the run that created it, by which it is found after a lost response."""
 EVIDENCE_TAG: Final = "cmek-evidence"
 """Of a workspace: the hash of the `attached` entry."""
 OPT_IN_TAG: Final = "cmek"
@@ -23,7 +23,7 @@ OPT_IN_TAG: Final = "cmek"
 
 
 def workspace_tag(subject: str) -> str:
-    """Of every onboarding run for the workspace, or for what stands for a new one."""
+    """Of every onboarding run for the workspace; `subject` is the request's."""
     return f"workspace:{subject}"
 
 

@@ -1,4 +1,4 @@
-"""One request of the Admin API: headers, timeouts, repeats, answer or typed error."""
+"""One request of the Admin API: headers, timeouts, repeats, then the object or a typed error."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RetryPolicy:
     """How far a kind of call may be repeated."""
 
     effect: bool
-    """Whether it changes anything, so that a lost answer leaves doubt."""
+    """Whether it changes anything, so that a lost response leaves doubt."""
     repeat: Literal["transient", "unambiguous", "never"]
 
     def judge(self, error: Exception) -> RetryDecision:
@@ -59,13 +59,13 @@ class RetryPolicy:
         if isinstance(error, AdminConnectionError | RateLimitError | InternalServerError):
             return True
         if isinstance(error, AdminResponseError):
-            return (error.status or 0) < 300  # cut short; a foreign refusal stays what it is
+            return (error.status or 0) < 300  # cut short; a refusal of a proxy is final
         return error.status == 408 or (error.status == 409 and not self.effect)
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds for a whole answer: `slow` where Anthropic itself waits for Cloud KMS."""
+    """Seconds for a whole response: `slow` where Anthropic itself waits for Cloud KMS."""
 
     usual: float
     slow: float
@@ -78,7 +78,7 @@ ONCE: Final = RetryPolicy(effect=True, repeat="never")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class AdminCall:
     """One request before it has a credential."""
 
     method: str
@@ -108,21 +108,27 @@ class AdminTransport:
 
     async def get(self, model: type[Model], path: str, query: Mapping[str, Any]) -> Model:
         """Read an object or a page."""
-        return await self._run(model, Call("GET", path, READ, self._timeouts.usual, query=query))
+        return await self._run(
+            model, AdminCall("GET", path, READ, self._timeouts.usual, query=query)
+        )
 
     async def post(
         self, model: type[Model], path: str, policy: RetryPolicy, body: Mapping[str, Any]
     ) -> Model:
         """Send a body."""
-        return await self._run(model, Call("POST", path, policy, self._timeouts.usual, body=body))
+        return await self._run(
+            model, AdminCall("POST", path, policy, self._timeouts.usual, body=body)
+        )
 
     async def post_slow(
         self, model: type[Model], path: str, policy: RetryPolicy, body: Mapping[str, Any] | None
     ) -> Model:
         """Send a body, or none, to a call in which Anthropic talks to Cloud KMS."""
-        return await self._run(model, Call("POST", path, policy, self._timeouts.slow, body=body))
+        return await self._run(
+            model, AdminCall("POST", path, policy, self._timeouts.slow, body=body)
+        )
 
-    async def _run(self, model: type[Model], call: Call) -> Model:
+    async def _run(self, model: type[Model], call: AdminCall) -> Model:
         try:
             return await self._send_with_credential(model, call)
         except AuthenticationError as error:
@@ -131,18 +137,18 @@ class AdminTransport:
                 raise
         return await self._send_with_credential(model, call)
 
-    async def _send_with_credential(self, model: type[Model], call: Call) -> Model:
+    async def _send_with_credential(self, model: type[Model], call: AdminCall) -> Model:
         headers = await self._credential.headers(self._exchange)
         return await self._repeat(model, call, headers)
 
     async def _exchange(self, form: dict[str, str]) -> AccessToken:
-        call = Call("POST", TOKEN_PATH, READ, self._timeouts.usual, body=form)
+        call = AdminCall("POST", TOKEN_PATH, READ, self._timeouts.usual, body=form)
         return await self._repeat(AccessToken, call, {"anthropic-beta": FEDERATION_BETA})
 
-    async def _repeat(self, model: type[Model], call: Call, headers: dict[str, str]) -> Model:
+    async def _repeat(self, model: type[Model], call: AdminCall, headers: dict[str, str]) -> Model:
         return await retrying(lambda: self._send(model, call, headers), call.policy.judge)
 
-    async def _send(self, model: type[Model], call: Call, headers: dict[str, str]) -> Model:
+    async def _send(self, model: type[Model], call: AdminCall, headers: dict[str, str]) -> Model:
         request = self._http.build_request(
             call.method,
             call.path,
@@ -152,7 +158,7 @@ class AdminTransport:
             timeout=httpx.Timeout(call.seconds, connect=CONNECT_SECONDS),
         )
         try:
-            # httpx counts from byte to byte; this bounds the whole answer.
+            # httpx counts from byte to byte; this bounds the whole response.
             async with asyncio.timeout(call.seconds + CONNECT_SECONDS):
                 response = await send_bounded(self._http, request)
         except (httpx.HTTPError, TimeoutError) as error:

@@ -15,7 +15,7 @@ from uuid import UUID
 from google.auth.exceptions import GoogleAuthError
 from pydantic import AfterValidator, ConfigDict, Field, SecretStr
 
-from cmek.anthropic.errors import Failure, GoogleIdentityError
+from cmek.anthropic.errors import CallFailure, GoogleIdentityError
 from cmek.anthropic.models import AdminObject
 
 GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -40,7 +40,7 @@ def usable_in_header(secret: SecretStr) -> SecretStr:
 
 
 class AccessToken(AdminObject):
-    """The answer of a token request."""
+    """The response to a token request."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -55,7 +55,7 @@ connection, retries and errors."""
 
 
 class Credential(Protocol):
-    """What the client asks for the headers of a request."""
+    """Where the client gets the headers of a request."""
 
     async def headers(self, exchange: Exchange) -> dict[str, str]:
         """The headers that authenticate a request."""
@@ -141,4 +141,4 @@ class WorkloadIdentity:
             return await asyncio.to_thread(self.id_token, self.audience)
         except GoogleAuthError as error:
             problem = f"no Google ID token for audience {self.audience}: {error}"
-        raise GoogleIdentityError(Failure("GET", "Google ID token", problem))
+        raise GoogleIdentityError(CallFailure("GET", "Google ID token", problem))

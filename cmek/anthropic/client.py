@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from cmek.anthropic._transport import CREATE, IDEMPOTENT, ONCE, READ, AdminTransport, Timeouts
 from cmek.anthropic.auth import Credential
-from cmek.anthropic.errors import AdminResponseError, Failure
+from cmek.anthropic.errors import AdminResponseError, CallFailure
 from cmek.anthropic.models import (
     ExternalKey,
     ExternalKeyPage,
@@ -35,7 +35,7 @@ Query = dict[str, str | int | list[str]]
 class AdminApi:
     """An async client; use it in one event loop, and close it there.
 
-    Every method raises `AdminApiError` (see `cmek.admin_errors`) and nothing else.
+    Every method raises `AdminApiError` (see `cmek.anthropic.errors`) and nothing else.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class ExternalKeys:
                 yield key.model_copy(update={"request_id": page.request_id})
             if page.next_page is None:
                 return
-            _turn(query, "page", page.next_page)
+            _advance(query, "page", page.next_page)
 
     async def retrieve(self, external_key_id: str) -> ExternalKey:
         """One external key."""
@@ -108,7 +108,7 @@ class ExternalKeys:
     async def validate(self, external_key_id: str) -> Validation:
         """Let Anthropic try an encrypt and decrypt round trip (guide step 6); changes nothing.
 
-        A key that does not work is an answer (`failure`), not an error.
+        A key that does not work is a result (`failure`), not an error.
         """
         path = _path(_EXTERNAL_KEYS, external_key_id) + "/validate"
         return await self._transport.post_slow(Validation, path, READ, None)
@@ -138,7 +138,7 @@ class Workspaces:
                 yield workspace.model_copy(update={"request_id": page.request_id})
             if not page.has_more or page.last_id is None:
                 return
-            _turn(query, "after_id", page.last_id)
+            _advance(query, "after_id", page.last_id)
 
     async def retrieve(self, workspace_id: str) -> Workspace:
         """One workspace; the default one too, by its id."""
@@ -174,11 +174,11 @@ class Workspaces:
         return await self._transport.post_slow(Workspace, path, ONCE, body)
 
 
-def _turn(query: Query, name: str, cursor: str) -> None:
-    """To the next page; a service that stands still would otherwise be read for ever."""
+def _advance(query: Query, name: str, cursor: str) -> None:
+    """To the next page; the same cursor again would otherwise be read for ever."""
     if query.get(name) == cursor:
         message = f"the list does not end: its next page is the same one again ({name}={cursor})"
-        raise AdminResponseError(Failure("GET", "list", message))
+        raise AdminResponseError(CallFailure("GET", "list", message))
     query[name] = cursor
 
 

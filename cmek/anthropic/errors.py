@@ -33,7 +33,7 @@ _FEDERATION: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class CallFailure:
     """What is known about a failed call; the one argument of every error here."""
 
     method: str
@@ -54,13 +54,13 @@ class Failure:
 
 
 class AdminApiError(CmekError):
-    """A call of the Admin API failed; the attributes are those of `Failure`."""
+    """A call of the Admin API failed; the attributes are those of `CallFailure`."""
 
     _ADVICE: ClassVar = (
         "Check the base URL, the network, proxies and TLS inspection, then try again."
     )
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: CallFailure) -> None:
         super().__init__(failure)
         self.failure = failure
         self.message = failure.message
@@ -266,7 +266,7 @@ def error_from_response(response: httpx.Response, *, effect: bool) -> AdminApiEr
     by_code = _BY_CODE.get(code or "")
     by_status = InternalServerError if status >= 500 else _BY_STATUS.get(status, AdminStatusError)
     return (by_code if isinstance(by_code, type) else by_status)(
-        Failure(
+        CallFailure(
             method=response.request.method,
             url=_url(response.request),
             message=str(error.get("message") or "no text from the Admin API"),
@@ -284,7 +284,7 @@ def error_from_response(response: httpx.Response, *, effect: bool) -> AdminApiEr
 
 def unreadable(response: httpx.Response, what: str, *, effect: bool) -> AdminResponseError:
     """The error for a response that the Admin API does not give; a write may have happened."""
-    failure = Failure(
+    failure = CallFailure(
         method=response.request.method,
         url=_url(response.request),
         message=f"unexpected answer: {what}",
@@ -310,7 +310,7 @@ def error_from_exception(
 ) -> AdminConnectionError:
     """The error for no response, or half of one."""
     kind = type(error).__name__
-    failure = Failure(
+    failure = CallFailure(
         method=request.method,
         url=_url(request),
         message=f"no answer ({kind}{': ' if str(error) else ''}{error})",

@@ -17,12 +17,14 @@ from pydantic import ConfigDict, Field
 from cmek.models import FrozenModel
 
 
-class AdminObject(FrozenModel):
-    """Frozen, keeps unknown fields, and is equal to another with the same content."""
-
+class _OpenModel(FrozenModel):
     model_config = ConfigDict(extra="allow")
 
-    request_id: str | None = Field(default=None, description="of the answer that it came with")
+
+class AdminObject(_OpenModel):
+    """Frozen, keeps unknown fields, and is equal to another with the same content."""
+
+    request_id: str | None = Field(default=None, description="of the response that it came with")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AdminObject) and self._content() == other._content()
@@ -41,27 +43,21 @@ class Organization(AdminObject):
     name: str
 
 
-class GcpProvider(FrozenModel):
+class GcpProvider(_OpenModel):
     """A Cloud KMS key by its full resource name; it can never be changed."""
-
-    model_config = ConfigDict(extra="allow")
 
     type: Literal["gcp"]
     key_name: str
 
 
-class OtherProvider(FrozenModel):
+class OtherProvider(_OpenModel):
     """A key elsewhere (`aws`, `azure`, …): only its kind matters here."""
-
-    model_config = ConfigDict(extra="allow")
 
     type: str
 
 
-class Attachment(FrozenModel):
+class KeyAttachment(_OpenModel):
     """Whether a live or archived workspace uses the key: `attached` or `unattached`."""
-
-    model_config = ConfigDict(extra="allow")
 
     type: str
 
@@ -70,7 +66,7 @@ class ExternalKey(AdminObject):
     """Anthropic's record of a key, `ekey_…`."""
 
     id: str
-    attachment: Attachment
+    attachment: KeyAttachment
     provider_config: Annotated[GcpProvider | OtherProvider, Field(union_mode="left_to_right")]
     display_name: str | None = None
     geo: str | None = None

@@ -15,7 +15,6 @@ from tests.support.staging import Stage
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """The clients run on asyncio."""
     return "asyncio"
 
 
@@ -28,7 +27,6 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def stage(sandbox: Sandbox) -> Stage:
-    """Everything in order, nothing made yet."""
     stage = Stage(sandbox.world)
     stage.reset()
     return stage
@@ -43,7 +41,6 @@ def no_waiting() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def shared_rig() -> Iterator[Rig]:
-    """One sandbox for a file."""
     with running(minimal=True) as (sandbox, control):
         yield Rig(sandbox, control)
 

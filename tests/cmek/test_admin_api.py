@@ -142,7 +142,6 @@ async def test_an_id_cannot_reach_another_path(rig: Rig) -> None:
 
 
 async def test_a_plain_text_base_url_is_refused_beyond_loopback() -> None:
-    """The client does not come into being."""
     with pytest.raises(EndpointError, match="plain text"):
         AdminApi("http://api.example.com", AdminKey(SecretStr("sk-ant-admin01-FAKE")))
 

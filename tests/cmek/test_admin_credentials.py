@@ -73,7 +73,6 @@ async def test_a_refused_token_is_renewed_once(rig: Rig) -> None:
 
 
 async def test_a_token_that_stays_refused_ends_in_an_error(rig: Rig) -> None:
-    """No third try."""
     rig.control.fault("organization.me", status=401, times=9)
     async with rig.admin(identity(rig)) as api:
         with pytest.raises(AuthenticationError):
@@ -129,7 +128,7 @@ async def test_no_google_identity_is_an_error_of_its_own(rig: Rig) -> None:
     """google-auth's exception does not come out; the text says how to give an identity."""
 
     def fail(_: str) -> str:
-        raise RefreshError("no metadata server")
+        raise RefreshError("no metadata server")  # type: ignore[no-untyped-call]
 
     async with rig.admin(identity(rig, id_token=fail)) as api:
         with pytest.raises(GoogleIdentityError, match=r"no metadata server.*service account"):
@@ -139,7 +138,6 @@ async def test_no_google_identity_is_an_error_of_its_own(rig: Rig) -> None:
 
 @pytest.mark.parametrize("kind", ["reset", "truncate", "error", "html"])
 async def test_a_lost_exchange_is_repeated(rig: Rig, kind: str) -> None:
-    """Nothing is bound to a token that nobody received."""
     rig.control.fault("oauth.token", kind=kind, when="after", times=2)
     async with rig.admin(identity(rig)) as api:
         await api.organization.me()
@@ -147,7 +145,6 @@ async def test_a_lost_exchange_is_repeated(rig: Rig, kind: str) -> None:
 
 
 async def test_a_strange_token_answer_does_not_show_the_token(rig: Rig) -> None:
-    """The error names the field and not what was in it."""
     body = {"access_token": CANARY + "\n", "expires_in": "soon"}
     rig.control.fault("oauth.token", status=200, body=body, times=9)
     async with rig.admin(identity(rig)) as api:
@@ -170,7 +167,6 @@ def test_the_repr_of_an_admin_key_keeps_it() -> None:
 
 
 async def test_a_workspace_key_is_the_wrong_kind(rig: Rig) -> None:
-    """An ordinary key: the error says what kind is needed."""
     async with rig.admin(AdminKey(SecretStr(seed.WORKSPACE_KEY))) as api:
         with pytest.raises((PermissionDeniedError, AuthenticationError), match="Admin API key"):
             await api.organization.me()

@@ -34,7 +34,6 @@ json_values = st.recursive(
 
 
 def answer(status: int, body: object, **headers: str) -> AdminApiError:
-    """The error for an answer to a write."""
     response = httpx.Response(
         status, json=body, headers={"request-id": "req_1"} | headers, request=REQUEST
     )
@@ -42,7 +41,6 @@ def answer(status: int, body: object, **headers: str) -> AdminApiError:
 
 
 def documented(status: int, code: str | None = None) -> AdminApiError:
-    """The error for the documented body."""
     details = {"details": {"error_code": code}} if code else {}
     error = {"type": "some_error", "message": "some text", **details}
     return answer(status, {"type": "error", "error": error, "request_id": "req_1"})
@@ -94,12 +92,10 @@ def test_the_text_says_what_to_whom_and_what_to_do() -> None:
 
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 500, 529])
 def test_every_status_has_advice(status: int) -> None:
-    """No error leaves a person without a next step."""
     assert len(documented(status).advice) > 20
 
 
 def test_a_lenient_body_is_enough() -> None:
-    """The outer `type` and `request_id` may be missing."""
     error = answer(403, {"error": {"type": "permission_error", "message": "no"}})
     assert isinstance(error, admin_errors.PermissionDeniedError)
 
@@ -128,7 +124,6 @@ def test_any_other_answer_is_a_typed_error_too(status: int, body: bytes) -> None
 
 @given(error=json_values, status=st.integers(400, 599))
 def test_any_error_object_is_read_leniently(error: object, status: int) -> None:
-    """Fields of the wrong type do no harm."""
     for body in ({"error": error}, {"error": {"message": error, "type": error, "details": error}}):
         assert str(answer(status, body))
 
@@ -153,7 +148,6 @@ def test_retry_after_is_seconds_or_a_date(headers: dict[str, str], seconds: floa
 
 @given(text=st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=40))
 def test_retry_after_never_fails(text: str) -> None:
-    """No header can break the reading."""
     found = retry_after(httpx.Headers({"retry-after": text}))
     assert found is None or found >= 0
 

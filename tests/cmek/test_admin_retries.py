@@ -95,7 +95,6 @@ async def test_a_lost_registration_is_not_repeated(rig: Rig, fault: Any, when: s
 
 
 async def test_a_registration_that_surely_had_no_effect_is_repeated(rig: Rig) -> None:
-    """Too many requests is such a case."""
     rig.control.fault("external_keys.create", status=429, times=2)
     async with rig.admin() as api:
         await api.external_keys.create(rig.key_name())
@@ -166,7 +165,6 @@ async def test_conditions_of_the_attach_task_are_left_to_it(
 
 
 async def test_tags_are_set_again_after_a_loss(rig: Rig) -> None:
-    """Writing the same value twice is harmless."""
     rig.control.fault("workspaces.update", when="after", kind="reset")
     async with rig.admin() as api:
         workspace = await api.workspaces.update(rig.fresh_workspace(), tags={"a": "b"})

@@ -66,7 +66,6 @@ def _shuffled(value: Any, chance: random.Random) -> Any:
 
 @given(JSON, st.randoms(use_true_random=False))
 def test_the_order_of_keys_does_not_matter(value: Any, chance: random.Random) -> None:
-    """At any depth."""
     assert digest(_shuffled(value, chance)) == digest(value)
 
 
@@ -92,13 +91,12 @@ def test_another_implementation_recomputes_texts_and_digests() -> None:
     chance = random.Random(8785)  # noqa: S311 - the same values every time
     values: list[JsonValue] = [
         {"\u20ac": "Euro", "\r": "CR", "\ufb33": 1, "1": "One", "\U0001f600": 2, "\x80": 3, "ö": 4},
-        [None, True, False, "", {}, [], "\x00\x1f\x7f\u2028\"\\/\b\f\n\r\t", "é\U0001f600"],
+        [None, True, False, "", {}, [], '\x00\x1f\x7f\u2028"\\/\b\f\n\r\t', "é\U0001f600"],
         [0.0, -0.0, 1e-7, 1e-6, 1.5, -1e21, 1e23, 5e-324, sys.float_info.max, MAX_INTEGER],
         *(chance.randrange(-MAX_INTEGER, MAX_INTEGER) for _ in range(500)),
         *(_any_float(chance) for _ in range(2000)),
-        *({chr(chance.randrange(0xD800)): 1, chr(chance.randrange(0xE000, 0x110000)): 2}
-          for _ in range(500)),
-    ]  # fmt: skip
+        *(_two_names(chance) for _ in range(500)),
+    ]
     node, _ = compute_driver_executable()
     done = subprocess.run(
         [node, "-e", RECOMPUTE],
@@ -112,6 +110,10 @@ def test_another_implementation_recomputes_texts_and_digests() -> None:
     recomputed = json.loads(done.stdout)
     assert recomputed["texts"] == [canonical_json(one).decode() for one in values]
     assert recomputed["digests"] == [digest(one) for one in values]
+
+
+def _two_names(chance: random.Random) -> JsonValue:
+    return {chr(chance.randrange(0xD800)): 1, chr(chance.randrange(0xE000, 0x110000)): 2}
 
 
 def _any_float(chance: random.Random) -> float:
@@ -137,7 +139,8 @@ def _any_float(chance: random.Random) -> float:
 )
 def test_what_others_would_read_differently_is_refused(value: JsonValue) -> None:
     """Numbers beyond what every reader holds exactly, and half characters; the error says what."""
-    for placed in (value, [value], {"deep": [{"er": value}]}):
+    places: list[JsonValue] = [value, [value], {"deep": [{"er": value}]}]
+    for placed in places:
         with pytest.raises(NotCanonicalError, match=r"RFC 8785.*: \S"):
             canonical_json(placed)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -24,28 +24,18 @@ from tests.support.clients import SOFTWARE, Rig
 pytestmark = pytest.mark.anyio
 
 
-def bindings(*rows: tuple[str, str, str | None]) -> list[policy_pb2.Binding]:
-    """Bindings of (role, member, condition)."""
-    return [
-        policy_pb2.Binding(
-            role=role,
-            members=[member],
-            condition=expr_pb2.Expr(title="t", expression=when) if when else None,
-        )
-        for role, member, when in rows
-    ]
-
-
 def set_policy(rig: Rig, resource: str, *rows: tuple[str, str, str | None]) -> None:
-    """Somebody else sets the policy of a key."""
+    """Another caller sets the policy of a key to these (role, member, condition)."""
     world = rig.sandbox.world
-    policy = policy_pb2.Policy(version=3, bindings=bindings(*rows))
+    policy = policy_pb2.Policy(version=3)
+    for role, member, when in rows:
+        condition = expr_pb2.Expr(title="t", expression=when) if when else None
+        policy.bindings.add(role=role, members=[member], condition=condition)
     request = iam_policy_pb2.SetIamPolicyRequest(resource=resource, policy=policy)
     kms_policies.set_iam_policy(world, world.identities.administrator, request)
 
 
 async def test_a_location_tells_whether_it_has_hsm(rig: Rig) -> None:
-    """From the location's metadata."""
     async with rig.kms() as kms:
         location = await kms.get_location(rig.sandbox.project_id, "us-east5")
     assert location.hsm_available
@@ -57,7 +47,7 @@ async def test_a_mistyped_location_is_an_error_not_an_absence(rig: Rig, what: st
     """NOT_FOUND of the location must not read as "create it"."""
     ring = rig.ring_name("us-east55")
     async with rig.kms() as kms:
-        reads = {
+        reads: dict[str, Callable[[], Awaitable[object]]] = {
             "location": lambda: kms.get_location(rig.sandbox.project_id, "us-east55"),
             "ring": lambda: kms.get_key_ring(ring),
             "key": lambda: kms.get_crypto_key(f"{ring}/cryptoKeys/key"),
@@ -114,14 +104,13 @@ async def test_a_key_without_rotation_or_primary_says_none(rig: Rig) -> None:
     key = CryptoKey.of(message)
     assert (key.primary, key.rotation_period, key.next_rotation_time) == (None, None, None)
     assert (key.justifications_policy, key.crypto_key_backend, key.create_time) == (None,) * 3
-    message.key_access_justifications_policy = kms_v1.KeyAccessJustificationsPolicy()
-    assert CryptoKey.of(message).justifications_policy == ()
-    message.key_access_justifications_policy.allowed_access_reasons = ["CUSTOMER_INITIATED_ACCESS"]
-    assert CryptoKey.of(message).justifications_policy == ("CUSTOMER_INITIATED_ACCESS",)
+    for reasons in ((), ("CUSTOMER_INITIATED_ACCESS",)):
+        policy = kms_v1.KeyAccessJustificationsPolicy(allowed_access_reasons=reasons)
+        message.key_access_justifications_policy = policy
+        assert CryptoKey.of(message).justifications_policy == reasons
 
 
 async def test_every_page_of_versions_is_read(rig: Rig) -> None:
-    """More versions than a page holds."""
     async with rig.kms() as kms:
         name = await rig.make_key(kms)
         stored = rig.sandbox.world.kms.versions[name]
@@ -158,7 +147,6 @@ async def test_a_65th_label_is_refused_before_any_write(rig: Rig) -> None:
 
 
 async def test_grants_are_added_in_one_write_and_then_in_none(rig: Rig) -> None:
-    """One read and one write; a re-run only reads."""
     async with rig.kms() as kms:
         name = await rig.make_key(kms)
         rig.control.clear_log()
@@ -230,13 +218,12 @@ async def test_a_policy_without_an_etag_is_never_written(rig: Rig) -> None:
 
 
 async def test_the_callers_own_permissions_can_be_asked(rig: Rig) -> None:
-    """Of those asked, those that the caller holds."""
     token = rig.control.identity(
         "reader", member="user:r@example.com", permissions=["cloudkms.cryptoKeys.get"]
     )
     async with rig.kms() as kms:
         name = await rig.make_key(kms)
-    async with rig.kms(credentials=Credentials(token)) as kms:
+    async with rig.kms(credentials=Credentials(token)) as kms:  # type: ignore[no-untyped-call]
         asked = ["cloudkms.cryptoKeys.get", "cloudkms.cryptoKeys.setIamPolicy"]
         assert await kms.test_iam_permissions(name, asked) == {"cloudkms.cryptoKeys.get"}
 
@@ -245,7 +232,7 @@ async def test_credentials_reach_a_local_endpoint(rig: Rig) -> None:
     """The bearer token travels, so that the sandbox knows who calls and can refuse."""
     ring = rig.ring_name()
     token = rig.control.identity("nobody", member="user:n@example.com", permissions=[])
-    async with rig.kms(credentials=Credentials(token)) as kms:
+    async with rig.kms(credentials=Credentials(token)) as kms:  # type: ignore[no-untyped-call]
         with pytest.raises(GoogleApiError) as caught:
             await kms.get_key_ring(ring)
     problem = caught.value.problem
@@ -267,6 +254,5 @@ async def test_credentials_reach_a_local_endpoint(rig: Rig) -> None:
 async def test_an_endpoint_is_host_and_port_and_has_credentials_beyond_loopback(
     connect: Callable[[], CloudKms],
 ) -> None:
-    """Nobody calls Google without saying who."""
     with pytest.raises(EndpointError):
         connect()

@@ -67,7 +67,6 @@ async def test_a_call_gives_up_after_four_attempts(rig: Rig, fault: Any) -> None
     "status", ["PERMISSION_DENIED", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNAUTHENTICATED"]
 )
 async def test_what_a_repeat_cannot_mend_is_told_at_once(rig: Rig, status: str) -> None:
-    """One request."""
     rig.control.fault("GetCryptoKey", status=status, times=9)
     async with rig.kms() as kms:
         with pytest.raises(GoogleApiError) as caught:
@@ -105,7 +104,7 @@ async def test_credentials_that_get_no_token_are_told_apart(
     """The transport calls both UNAVAILABLE; only the unreachable one is worth a repeat."""
     from_file = service_account.Credentials.from_service_account_file
     host = rig.sandbox.http if path else "http://127.0.0.1:9"
-    credentials = from_file(rig.sandbox.google_credentials_file)
+    credentials = from_file(rig.sandbox.google_credentials_file)  # type: ignore[no-untyped-call]
     credentials._token_uri = f"{host}{path}"
     async with rig.kms(credentials=credentials) as kms:
         with pytest.raises(GoogleApiError, match="GcpCredentials") as caught:

@@ -53,18 +53,15 @@ A_PERSON_DECIDES = {
 
 
 def workspace(name: str = "payments", **fields: Any) -> Workspace:
-    """A workspace without a key."""
     base = {"id": "wrkspc_01Payments", "archived_at": None, "external_key_id": None}
     return Workspace.model_validate(base | {"name": name} | fields)
 
 
 def asked(**fields: Any) -> DiscoveryRequest:
-    """A discovery."""
     return DiscoveryRequest.model_validate({"project_id": PROJECT} | fields)
 
 
 def run(state: str, *, finished: bool = True, ended: datetime | None = NOW) -> EarlierRun:
-    """An earlier run in this state."""
     completed = finished and state not in {"Failed", "Crashed", "Cancelled"}
     return EarlierRun(
         id=uuid4(), name="one", state=state, finished=finished, completed=completed, ended_at=ended
@@ -88,7 +85,6 @@ def run(state: str, *, finished: bool = True, ended: datetime | None = NOW) -> E
 def test_a_workspace_is_unfit_for_a_reason_that_is_said(
     one: Workspace, request_fields: dict[str, Any], why: str | None
 ) -> None:
-    """Whoever asks."""
     found = ineligible_reason(one, asked(**request_fields), is_default=False)
     assert found is None if why is None else why in str(found)
 
@@ -114,7 +110,6 @@ def test_opt_in_is_by_exactly_what_the_request_says(
 
 
 def test_what_cannot_be_told_from_the_default_workspace_is_unfit() -> None:
-    """Whatever its name."""
     assert "default" in str(ineligible_reason(workspace(), asked(), is_default=True))
 
 
@@ -147,7 +142,6 @@ def test_a_template_that_defeats_its_policy_is_refused(policy: str, template: st
 
 
 def test_a_discovery_never_asks_for_what_a_person_decides() -> None:
-    """Neither by itself nor through a payload."""
     left_alone = OnboardingRequest(
         workspace_id="wrkspc_01Payments", project_id=PROJECT, requested_by="ada@example.com"
     )
@@ -184,7 +178,6 @@ def test_what_is_announced_wins_over_what_the_deployment_says() -> None:
     ],
 )
 def test_earlier_runs_speak_against_another_one(runs: list[EarlierRun], why: str | None) -> None:
-    """In any order."""
     for order in (runs, runs[::-1]):
         found = blocking_run(order, now=NOW, try_again_after=DAY)
         assert found is None if why is None else why in str(found)
@@ -203,7 +196,6 @@ def test_the_epoch_grows_with_each_end_and_with_nothing_else(ends: list[bool]) -
 def test_a_difference_is_found_where_a_field_that_was_asked_for_is_not_so(
     wanted: dict[str, int], found: dict[str, int]
 ) -> None:
-    """More fields on the other side are its defaults."""
     same = all(name in found and found[name] == value for name, value in wanted.items())
     assert (request_differences(wanted, found) == ()) is same
 
@@ -227,7 +219,6 @@ def test_a_field_that_is_left_out_has_its_default_on_both_sides(
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists) | st.text())
 def test_whatever_is_no_announcement_is_refused_as_one(value: object) -> None:
-    """One typed error, also for what is not JSON."""
     for payload in (json.dumps(value), str(value)):
         with pytest.raises(MalformedEventError):
             read_announcement(payload)
@@ -235,19 +226,16 @@ def test_whatever_is_no_announcement_is_refused_as_one(value: object) -> None:
 
 @given(st.sampled_from(sorted(A_PERSON_DECIDES)))
 def test_an_event_that_asks_for_what_a_person_decides_is_refused(field: str) -> None:
-    """The message names the field and what is taken."""
     payload = json.dumps({"workspace_id": "wrkspc_01Payments", field: True})
     with pytest.raises(MalformedEventError, match=f"{field}.*workspace_id"):
         read_announcement(payload)
 
 
 def decision(action: Action) -> Decision:
-    """About some workspace."""
     return Decision(workspace_id="wrkspc_01P", workspace_name="a|<b>", action=action, why="|")
 
 
 def test_names_of_workspaces_cannot_draw_in_the_page() -> None:
-    """They come from outside."""
     row = page([decision(Action.LEFT_OUT)]).splitlines()[-1]
     assert "<b>" not in row
     assert len(re.findall(r"(?<!\\)\|", row)) == 6

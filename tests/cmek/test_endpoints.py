@@ -52,7 +52,6 @@ def test_encrypted_and_local_addresses_are_accepted(url: str) -> None:
     ],
 )
 def test_everything_else_is_refused_by_name(url: str) -> None:
-    """A typed error, which never shows a password."""
     with pytest.raises(EndpointError) as caught:
         check_endpoint(url)
     assert "pw" not in str(caught.value)

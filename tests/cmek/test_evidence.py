@@ -35,7 +35,6 @@ STEPS = st.lists(EVENTS, min_size=1, max_size=5, unique_by=lambda e: (e.kind, e.
 
 
 def told(events: list[Event], run: str = "run-1") -> Chain:
-    """The chain of these events, one a minute."""
     chain = Chain()
     for minute, event in enumerate(events):
         chain.append(event, run=run, at=NOON + timedelta(minutes=minute))
@@ -43,7 +42,6 @@ def told(events: list[Event], run: str = "run-1") -> Chain:
 
 
 def sample() -> bytes:
-    """A record of four entries."""
     events = [
         Event(kind="started", subject="wrkspc_01abcdef", body={"requested_by": "ada@example.com"}),
         Event(kind="write", subject="CreateCryptoKey k", body={"before": None, "after": {"a": 1}}),
@@ -186,7 +184,6 @@ def test_what_is_no_record_is_refused_in_words(text: str) -> None:
 
 
 def test_an_empty_chain_is_a_record_too() -> None:
-    """Nothing happened: sealed at the beginning."""
     assert loads(Chain().dumps()).head == GENESIS
 
 

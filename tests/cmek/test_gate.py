@@ -21,6 +21,7 @@ from cmek.onboarding.gate import (
     ValidationProof,
     decide,
 )
+from cmek.onboarding.request import OnboardingRequest
 from cmek.signatures.statement import SignedApproval
 from cmek.signatures.verification import FileFacts, Signatures, Signers, Verified
 from tests.support import facts as make
@@ -29,7 +30,6 @@ MONOTONIC = make.LOADED_AT + 2
 
 
 def verdict(**parts: Any) -> Permit | Refusal:
-    """`decide` with everything in order but for `parts`."""
     return decide(
         parts.get("approval_request", make.approval_request()),
         parts.get("answer", make.answer()),
@@ -40,8 +40,18 @@ def verdict(**parts: Any) -> Permit | Refusal:
 
 
 def codes(outcome: Permit | Refusal) -> set[str]:
-    """The reasons' codes; a permit has none."""
     return {reason.code for reason in outcome.reasons} if isinstance(outcome, Refusal) else set()
+
+
+def refused(outcome: Permit | Refusal, kind: RefusalKind) -> Refusal:
+    assert isinstance(outcome, Refusal)
+    assert outcome.kind is kind
+    return outcome
+
+
+def permitted(outcome: Permit | Refusal) -> Permit:
+    assert isinstance(outcome, Permit)
+    return outcome
 
 
 def with_facts(**changes: Any) -> GateInput:
@@ -61,18 +71,11 @@ def approved(gate_input: GateInput, **parts: Any) -> Permit | Refusal:
     )
 
 
-def test_an_approval_of_the_live_plan_gets_a_permit() -> None:
+def test_an_approval_of_the_live_plan_gets_a_permit_that_says_all_that_it_is_for() -> None:
     """The one way through, so that the other tests refuse for their own reason only."""
-    permit = verdict()
-    assert isinstance(permit, Permit)
+    permit = permitted(verdict())
     assert permit.workspace_id == make.WORKSPACE
     assert permit.plan_digest == make.plan().digest
-
-
-def test_a_permit_says_all_that_it_is_for() -> None:
-    """Each field from where it must come, so that the attach needs nothing else."""
-    permit = verdict()
-    assert isinstance(permit, Permit)
     assert permit.external_key_id == make.facts().external_key_id
     assert permit.approver == make.answer().approver
     assert permit.expires_at == make.approval_request().expires_at
@@ -82,27 +85,16 @@ def test_a_permit_says_all_that_it_is_for() -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        Permit,
-        RefusalReason,
-        Refusal,
-        ValidationProof,
-        GateInput,
-        Signatures,
-        Verified,
-        FileFacts,
-        Signers,
-        SignedApproval,
+        *(Permit, RefusalReason, Refusal, ValidationProof, GateInput),
+        *(Signatures, Verified, FileFacts, Signers, SignedApproval),
     ],
 )
-def test_what_is_weighed_and_what_comes_out_can_not_be_changed(kind: Any) -> None:
+def test_what_is_compared_and_what_comes_out_can_not_be_changed(kind: Any) -> None:
     """A permit whose workspace could be replaced would be a permit for any workspace."""
     assert kind.__dataclass_params__.frozen
 
 
 def test_a_permit_cannot_be_made_by_hand() -> None:
-    """Only `decide` can seal one."""
-    permit = verdict()
-    assert isinstance(permit, Permit)
     with pytest.raises(TypeError, match=r"gate\.decide only"):
         Permit(
             request=make.REQUEST, external_key_id="e", plan_digest="d", approver="a", signers=(),
@@ -111,42 +103,36 @@ def test_a_permit_cannot_be_made_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "kind"),
+    ("answer", "code"),
     [
-        ({"decision": "reject"}, "rejected", RefusalKind.REJECTED),
-        (
-            {"workspace_id": "wrkspc_01SomethingElse"},
-            "workspace_id",
-            RefusalKind.REAPPROVAL_REQUIRED,
-        ),
-        ({"plan_digest": "0" * 64}, "plan", RefusalKind.REAPPROVAL_REQUIRED),
-        ({"approver": "ada@example.com"}, "four_eyes", RefusalKind.REAPPROVAL_REQUIRED),
-        ({"approver": "ADA@EXAMPLE.COM"}, "four_eyes", RefusalKind.REAPPROVAL_REQUIRED),
-        ({"approver": "ａda@example.com"}, "four_eyes", RefusalKind.REAPPROVAL_REQUIRED),
-        ({"approver": "a\u200bda@example.com"}, "four_eyes", RefusalKind.REAPPROVAL_REQUIRED),
-        ({"approver": "  "}, "approver", RefusalKind.REAPPROVAL_REQUIRED),
+        ({"decision": "reject"}, "rejected"),
+        ({"workspace_id": "wrkspc_01SomethingElse"}, "workspace_id"),
+        # a name beside the id of a workspace that exists is one too many
+        ({"workspace_name": "Fresh"}, "workspace_id"),
+        ({"plan_digest": "0" * 64}, "plan"),
+        ({"approver": "ada@example.com"}, "four_eyes"),
+        ({"approver": "ADA@EXAMPLE.COM"}, "four_eyes"),
+        ({"approver": "ａda@example.com"}, "four_eyes"),
+        ({"approver": "a\u200bda@example.com"}, "four_eyes"),
+        ({"approver": "  "}, "approver"),
     ],
 )
-def test_an_answer_that_does_not_count_is_refused(
-    answer: dict[str, Any], code: str, kind: RefusalKind
-) -> None:
-    """Each flaw of an answer is named and leads to the right course."""
-    outcome = verdict(answer=make.answer(**answer))
-    assert code in codes(outcome)
-    assert isinstance(outcome, Refusal)
-    assert outcome.kind is kind
+def test_a_response_that_does_not_count_is_refused(answer: dict[str, Any], code: str) -> None:
+    """Each flaw is named alone, and all but a rejection lead to another approval request."""
+    rejected = code == "rejected"
+    kind = RefusalKind.REJECTED if rejected else RefusalKind.REAPPROVAL_REQUIRED
+    assert codes(refused(verdict(answer=make.answer(**answer)), kind)) == {code}
 
 
 def test_without_four_eyes_the_requester_may_approve() -> None:
     """The comparison is made only when the request asks for it."""
     request = make.REQUEST.model_copy(update={"four_eyes": False})
     plan = make.plan(request=request)
-    outcome = verdict(
-        approval_request=make.approval_request(plan),
-        answer=make.answer(plan_digest=plan.digest, approver="ada@example.com"),
-        gate_input=make.gate_input(plan=plan, pinned=request),
+    answer = make.answer(plan_digest=plan.digest, approver="ada@example.com")
+    gate_input = make.gate_input(plan=plan, pinned=request)
+    permitted(
+        verdict(approval_request=make.approval_request(plan), answer=answer, gate_input=gate_input)
     )
-    assert isinstance(outcome, Permit)
 
 
 def test_warnings_must_be_acknowledged() -> None:
@@ -154,11 +140,8 @@ def test_warnings_must_be_acknowledged() -> None:
     gate_input = make.gate_input(plan=make.plan(warnings=("billing (unknown)",)))
     assert codes(approved(gate_input)) == {"warnings"}
     digest = gate_input.plan.digest
-    outcome = verdict(
-        answer=make.answer(plan_digest=digest, acknowledge_warnings=True),
-        gate_input=gate_input,
-    )
-    assert isinstance(outcome, Permit)
+    answer = make.answer(plan_digest=digest, acknowledge_warnings=True)
+    permitted(verdict(answer=answer, gate_input=gate_input))
 
 
 @pytest.mark.parametrize(
@@ -182,11 +165,7 @@ def test_warnings_must_be_acknowledged() -> None:
 def test_facts_that_must_not_be_attached_stop_even_when_approved(
     changes: dict[str, Any], code: str
 ) -> None:
-    """No approval makes up for a key that is not in order."""
-    outcome = approved(with_facts(**changes))
-    assert code in codes(outcome)
-    assert isinstance(outcome, Refusal)
-    assert outcome.kind is RefusalKind.BLOCKED
+    assert code in codes(refused(approved(with_facts(**changes)), RefusalKind.BLOCKED))
 
 
 def test_a_version_destroyed_long_ago_blocks_nothing() -> None:
@@ -197,27 +176,22 @@ def test_a_version_destroyed_long_ago_blocks_nothing() -> None:
 def test_only_a_look_that_took_too_long_is_worth_another() -> None:
     """Together with any other reason it is no matter of time."""
     late = MONOTONIC + FRESHNESS_SECONDS
-    outcome = approved(make.gate_input(), monotonic=late)
-    assert isinstance(outcome, Refusal)
-    assert (outcome.is_stale_validation_only, outcome.kind) == (
-        True,
-        RefusalKind.REAPPROVAL_REQUIRED,
-    )
-    for gate_input in (make.gate_input(), with_facts(workspace_archived=True)):
-        outcome = verdict(
-            answer=make.answer(decision="reject"), gate_input=gate_input, monotonic=late
+    archived = with_facts(workspace_archived=True)
+    outcome = refused(approved(make.gate_input(), monotonic=late), RefusalKind.REAPPROVAL_REQUIRED)
+    assert outcome.is_stale_validation_only
+    for gate_input in (make.gate_input(), archived):
+        rejected = make.answer(decision="reject")
+        outcome = refused(
+            verdict(answer=rejected, gate_input=gate_input, monotonic=late), RefusalKind.REJECTED
         )
-        assert isinstance(outcome, Refusal)
         assert not outcome.is_stale_validation_only
-    outcome = approved(with_facts(workspace_archived=True), monotonic=late)
-    assert isinstance(outcome, Refusal)
-    assert (outcome.is_stale_validation_only, outcome.kind) == (False, RefusalKind.BLOCKED)
+    outcome = refused(approved(archived, monotonic=late), RefusalKind.BLOCKED)
+    assert not outcome.is_stale_validation_only
 
 
 def test_a_prerequisite_that_newly_fails_stops() -> None:
-    """The checks are read again after the answer."""
-    outcome = verdict(gate_input=make.gate_input(failed_checks=("Billing",)))
-    assert codes(outcome) == {"checks"}
+    """The checks are read again after the response."""
+    assert codes(verdict(gate_input=make.gate_input(failed_checks=("Billing",)))) == {"checks"}
 
 
 @pytest.mark.parametrize(
@@ -237,7 +211,6 @@ def test_the_expiry_counts_at_the_moment_of_the_gate(seconds: float, refused: bo
 def test_only_a_validation_from_after_the_answer_and_within_a_minute_counts(
     started_after: float, age: float
 ) -> None:
-    """Both bounds hold for any pair of monotonic times."""
     started = make.LOADED_AT + started_after
     monotonic = started + age
     proof = ValidationProof(succeeded=True, started_at=started, error=None, request_id=None)
@@ -247,49 +220,91 @@ def test_only_a_validation_from_after_the_answer_and_within_a_minute_counts(
 
 
 def test_a_failed_validation_stops() -> None:
-    """However fresh it is."""
     proof = replace(make.gate_input().validation, succeeded=False, error="no access")
     assert "validation" in codes(verdict(gate_input=make.gate_input(validation=proof)))
 
 
-def test_only_the_latest_ask_counts() -> None:
-    """An answer to an earlier ask is stale."""
+def test_only_the_latest_approval_request_counts() -> None:
     assert codes(verdict(gate_input=make.gate_input(latest_request_number=2))) == {"stale_request"}
 
 
 def test_a_request_that_is_not_the_pinned_one_stops() -> None:
     """Even when the digest of the changed plan was approved."""
     other = make.REQUEST.model_copy(update={"requested_by": "eve@example.com"})
-    plan = make.plan(request=other)
-    gate_input = make.gate_input(plan=plan)
-    assert "request" in codes(approved(gate_input))
+    assert "request" in codes(approved(make.gate_input(plan=make.plan(request=other))))
 
 
 def test_a_difference_is_named() -> None:
-    """The refusal says which fact was what and is what."""
     outcome = verdict(gate_input=with_facts(workspace_name="Renamed"))
-    assert isinstance(outcome, Refusal)
-    assert "workspace_name: was 'Fresh', is 'Renamed'" in str(outcome)
-    assert outcome.kind is RefusalKind.REAPPROVAL_REQUIRED
+    refusal = refused(outcome, RefusalKind.REAPPROVAL_REQUIRED)
+    assert "workspace_name: was 'Fresh', is 'Renamed'" in str(refusal)
 
 
-def test_a_no_outweighs_a_stop_and_a_stop_another_ask() -> None:
-    """The course of many reasons is that of the gravest."""
-    gone = with_facts(workspace_archived=True)
-    rejected = verdict(answer=make.answer(decision="reject"), gate_input=gone)
-    stopped = verdict(gate_input=gone)
-    assert isinstance(rejected, Refusal)
-    assert isinstance(stopped, Refusal)
-    assert rejected.kind is RefusalKind.REJECTED
-    assert stopped.kind is RefusalKind.BLOCKED
+def test_a_rejection_outweighs_a_block_and_a_block_another_request() -> None:
+    archived = with_facts(workspace_archived=True)
+    rejected = make.answer(decision="reject")
+    refused(verdict(answer=rejected, gate_input=archived), RefusalKind.REJECTED)
+    refused(verdict(gate_input=archived), RefusalKind.BLOCKED)
 
 
 def test_a_permit_goes_stale() -> None:
-    """A minute after the validation started, or at the ask's expiry."""
-    permit = verdict()
-    assert isinstance(permit, Permit)
+    """A minute after the validation started, or at the request's expiry."""
+    permit = permitted(verdict())
     until = make.LOADED_AT + 1 + FRESHNESS_SECONDS
     assert permit.is_fresh(now=make.NOW, monotonic=until)
     assert not permit.is_fresh(now=make.NOW, monotonic=until + 0.1)
     assert permit.is_fresh(now=permit.expires_at, monotonic=until)
     assert not permit.is_fresh(now=permit.expires_at + timedelta(seconds=1), monotonic=until)
+
+
+NAME = "payments-prod"
+NEW = OnboardingRequest(
+    create_workspace=NAME,
+    project_id="acme-kms-prod",
+    requested_by="ada@example.com",
+    crypto_key=make.WORKSPACE,
+)
+
+
+def creating(*, others: tuple[str, ...] = (), **answer: Any) -> Permit | Refusal:
+    """What the gate says to an approval to create a workspace, with changes of the response."""
+    facts = make.facts(workspace_id=None, workspace_name=NAME)
+    live = make.facts(workspace_id=None, workspace_name=NAME, same_name_workspaces=others)
+    plan = make.plan(facts, NEW)
+    given = {"workspace_id": None, "workspace_name": NAME, "plan_digest": plan.digest} | answer
+    return verdict(
+        approval_request=make.approval_request(plan),
+        answer=make.answer(**given),
+        gate_input=make.gate_input(facts=live, plan=make.plan(live, NEW), pinned=NEW),
+    )
+
+
+def test_the_very_name_gets_a_permit_to_create() -> None:
+    """It names the new workspace by the pinned request, and no id."""
+    permit = permitted(creating())
+    assert (permit.workspace_id, permit.request.create_workspace) == (None, NAME)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"workspace_name": None},
+        {"workspace_name": "payments"},
+        {"workspace_name": f"{NAME} "},
+        {"workspace_name": f"{NAME}\n"},
+        {"workspace_name": NAME.upper()},
+        {"workspace_name": NAME.replace("a", "а", 1)},
+        {"workspace_id": make.WORKSPACE},
+        {"workspace_name": None, "workspace_id": NAME},
+    ],
+)
+def test_anything_but_the_very_name_does_not_count(answer: dict[str, Any]) -> None:
+    """A homoglyph, a space, a line break, an id instead or besides."""
+    refusal = refused(creating(**answer), RefusalKind.REAPPROVAL_REQUIRED)
+    assert [reason.code for reason in refusal.reasons] == ["workspace_id"]
+
+
+def test_a_workspace_of_the_name_blocks_it_and_is_named() -> None:
+    """Whoever approves: creating would make a second one."""
+    refusal = refused(creating(others=("wrkspc_01Another",)), RefusalKind.BLOCKED)
+    assert "wrkspc_01Another" in str(refusal)

@@ -61,7 +61,6 @@ class _Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """Its address."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as serving:
         thread = threading.Thread(target=serving.serve_forever)
         thread.start()
@@ -72,13 +71,11 @@ def server() -> Iterator[str]:
 
 @contextmanager
 def answering(status: int, body: bytes, headers: dict[str, str]) -> Iterator[None]:
-    """Until the block ends, this is what everybody gets."""
     _Answers.status, _Answers.body, _Answers.headers_given = status, body, headers
     yield
 
 
 async def ask_both(server: str) -> None:
-    """Each client refuses in its own way only."""
     admin = AdminApi(server, AdminKey(SecretStr("sk-ant-admin01-not-a-real-key")))
     google = GoogleReads(None, base_url=server)
     try:
@@ -98,7 +95,6 @@ async def ask_both(server: str) -> None:
 @pytest.mark.parametrize("status", [200, pytest.param(400, marks=pytest.mark.prove)])
 @pytest.mark.parametrize("case", HOSTILE)
 async def test_an_answer_made_to_hurt_is_a_typed_error(server: str, case: str, status: int) -> None:
-    """Of any status, packed or not."""
     body, headers = HOSTILE[case]
     admin = AdminApi(server, AdminKey(SecretStr("sk-ant-admin01-not-a-real-key")))
     google = GoogleReads(None, base_url=server)

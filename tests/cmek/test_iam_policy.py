@@ -33,7 +33,6 @@ Grant = tuple[str, str, str | None]
 
 
 def grants(policy: policy_pb2.Policy) -> set[Grant]:
-    """Who holds what under which condition."""
     return {
         (binding.role, member, binding.condition)
         for binding in PolicyView.of(policy).bindings
@@ -57,7 +56,6 @@ def test_both_roles_are_held_afterwards_and_nothing_else_is_new(policy: policy_p
 
 @given(policies)
 def test_a_second_time_there_is_nothing_to_do(policy: policy_pb2.Policy) -> None:
-    """So that a re-run makes no write."""
     assert with_grants(extended(policy), MEMBER, ROLES) is None
 
 
@@ -73,7 +71,6 @@ def test_etag_and_audit_configs_travel_and_the_version_is_3(policy: policy_pb2.P
 
 @given(policies)
 def test_the_policy_that_was_read_is_not_changed(policy: policy_pb2.Policy) -> None:
-    """The function is pure."""
     before = policy.SerializeToString(deterministic=True)
     with_grants(policy, MEMBER, ROLES)
     assert policy.SerializeToString(deterministic=True) == before
@@ -90,6 +87,5 @@ def test_a_conditional_grant_does_not_count_as_one(policy: policy_pb2.Policy) ->
 
 @given(policies)
 def test_the_view_is_json(policy: policy_pb2.Policy) -> None:
-    """It survives a round trip, as results of tasks do."""
     view = PolicyView.of(policy)
     assert PolicyView.model_validate_json(view.model_dump_json()) == view

@@ -13,7 +13,6 @@ from cmek.onboarding.reports import artifact_key
 
 @given(st.text())
 def test_escaped_text_has_nothing_that_markdown_or_html_interprets(text: str) -> None:
-    """One line, and every active character is an entity."""
     bare = re.sub(r"&(amp|lt|gt);|\\[\\`*_{}\[\]()#+!|~$-]", "", escape(text))
     assert not set(bare) & set("\\`*_{}[]()<>#+!|~$-&\n\r")
     assert not re.search(r"://\S|www\.\S", bare.replace("\u200b", " "))
@@ -21,7 +20,6 @@ def test_escaped_text_has_nothing_that_markdown_or_html_interprets(text: str) ->
 
 @given(st.text())
 def test_a_code_span_can_not_be_left(text: str) -> None:
-    """No backtick, cell border or line end inside."""
     inner = code(text)[1:-1]
     assert not set(inner) & set("`|<\n\r")
 

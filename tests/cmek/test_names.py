@@ -30,13 +30,11 @@ key_names = st.builds(
 
 @given(key_names)
 def test_a_key_name_parses_to_what_it_prints(name: KeyName) -> None:
-    """Parsing and printing are inverse."""
     assert KeyName.parse(str(name)) == name
 
 
 @given(st.text() | key_names.map(lambda name: f"{name}/cryptoKeyVersions/1"))
 def test_anything_else_is_a_typed_error_that_shows_what_was_given(text: str) -> None:
-    """No other exception, and never a version's name."""
     if re.fullmatch(
         rf"projects/.+/locations/.+/keyRings/{KMS_ID_PATTERN}/cryptoKeys/{KMS_ID_PATTERN}", text
     ):
@@ -61,6 +59,5 @@ def test_the_organization_label_is_lower_case_and_fits(organization: UUID) -> No
 
 
 def test_an_organization_that_is_not_a_uuid_has_no_label() -> None:
-    """The `org_…` form is another thing."""
     with pytest.raises(ValueError, match="badly formed"):
         organization_label("org_01Acme")

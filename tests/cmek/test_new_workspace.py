@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,13 +35,11 @@ REQUEST = OnboardingRequest.model_validate(GIVEN | {"create_workspace": "payment
 
 
 def workspace(number: int = 1, **changes: Any) -> Workspace:
-    """A live workspace without a key."""
     facts = {"id": f"wrkspc_0{number}Some", "name": "other", "archived_at": None}
     return Workspace.model_validate(facts | {"external_key_id": None} | changes)
 
 
 def key(name: str) -> ExternalKey:
-    """The record of a crypto key."""
     config = {"type": "gcp", "key_name": name}
     return ExternalKey.model_validate(
         {"id": "ekey_01Some", "attachment": {"type": "attached"}, "provider_config": config}
@@ -65,7 +63,6 @@ def refusals(request: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize("request_", [{"workspace_id": ID}, {"create_workspace": "payments"}])
 def test_a_request_names_one_workspace(request_: dict[str, Any]) -> None:
-    """The other field may be left out."""
     assert refusals(request_) == []
 
 
@@ -96,7 +93,6 @@ def test_a_request_that_does_not_is_refused_by_the_field(
 
 @given(st.text(max_size=80))
 def test_every_allowed_name_can_be_read_typed_and_matched(name: str) -> None:
-    """Shown as it is, and taken by its own pattern only."""
     if len(name) == 0 or re.match(NAME, name) is None or not name.isprintable():
         return
     try:
@@ -112,7 +108,6 @@ def test_every_allowed_name_can_be_read_typed_and_matched(name: str) -> None:
 
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_every_name_has_a_key_id_of_its_own_that_cloud_kms_takes(one: str, other: str) -> None:
-    """Also when nothing of the name can stand in it."""
     assert re.fullmatch(KMS_ID_PATTERN, key_id_for(one))
     assert (key_id_for(one) == key_id_for(other)) is (one == other)
 
@@ -142,7 +137,7 @@ def test_what_this_run_created_is_found_whatever_happened_to_it() -> None:
 
 def test_two_that_this_run_created_or_one_without_a_key_stop_it() -> None:
     """Neither can come from this code; a person must look."""
-    ours = {"name": "payments", "tags": {CREATED_BY_TAG: RUN}}
+    ours: dict[str, Any] = {"name": "payments", "tags": {CREATED_BY_TAG: RUN}}
     with pytest.raises(WorkspaceNotEligibleError, match="without its key"):
         find_created(REQUEST, [workspace(**ours)], {}, RUN)
     keyed = ours | {"external_key_id": "ekey_01Some"}
@@ -162,7 +157,6 @@ def test_another_of_the_name_is_refused_unless_it_has_the_very_key() -> None:
 
 
 def test_with_its_id_the_request_is_for_the_same_key() -> None:
-    """So that everything behind the creation goes one way."""
     now = REQUEST.for_existing(ID)
     assert OnboardingRequest.model_validate(now.model_dump()) == now
     assert now.key_name == REQUEST.key_name

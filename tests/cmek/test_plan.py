@@ -47,7 +47,6 @@ def test_each_covered_fact_changes_the_digest_and_is_named(field: str) -> None:
 
 @pytest.mark.parametrize("held", [frozenset(), {VIEWER}, {ENCRYPTER_DECRYPTER}, frozenset(ROLES)])
 def test_a_grant_is_said_to_be_there_when_it_is(held: frozenset[str]) -> None:
-    """Each of the two by itself."""
     plan = make.plan(make.facts(granted_roles=frozenset(held)))
     shown = (plan.viewer_grant, plan.encrypter_decrypter_grant)
     assert shown == (VIEWER in held, ENCRYPTER_DECRYPTER in held)
@@ -55,12 +54,10 @@ def test_a_grant_is_said_to_be_there_when_it_is(held: frozenset[str]) -> None:
 
 @pytest.mark.parametrize("kind", [Plan, Difference])
 def test_what_is_under_a_digest_can_not_be_changed(kind: type[BaseModel]) -> None:
-    """Or the digest would be one of something else."""
     assert kind.model_config["frozen"]
 
 
 def test_every_field_of_a_plan_is_tried_here() -> None:
-    """A new field can't be forgotten in this table."""
     elsewhere = {"request", "warnings", "project_number", "workspace_id"}
     assert set(Plan.model_fields) == COVERED.keys() | elsewhere
 
@@ -69,7 +66,6 @@ def test_every_field_of_a_plan_is_tried_here() -> None:
     "change", [{"project_number": None}, {"project_number": "1"}, {"warnings": ("a",)}]
 )
 def test_project_number_and_warnings_are_covered(change: dict[str, Any]) -> None:
-    """The two facts that come from the checks."""
     assert make.plan(**change).digest != make.plan().digest
 
 
@@ -102,6 +98,5 @@ def test_what_may_change_by_itself_does_not_void_an_approval(change: dict[str, A
 
 
 def test_a_plan_survives_being_stored() -> None:
-    """JSON and back gives the same digest."""
     plan = make.plan(warnings=("ä (unknown)",))
     assert Plan.model_validate_json(plan.model_dump_json()).digest == plan.digest

@@ -26,20 +26,13 @@ GOOD = FileFacts(Path("/etc/cmek/allowed_signers"), 0, stat.S_IFREG | 0o644, wri
 
 @pytest.fixture
 def office(tmp_path: Path) -> Office:
-    """A directory in order, with one approver."""
     office = Office(tmp_path)
     office.enrol(GRACE)
     return office
 
 
 def test_the_place_is_fixed() -> None:
-    """Nothing but a change of this code moves it."""
     assert Path("/etc/cmek") == DIRECTORY
-
-
-def test_roots_file_that_nobody_else_can_write_counts() -> None:
-    """The one way through."""
-    assert weakness(GOOD) is None
 
 
 @pytest.mark.parametrize(
@@ -55,7 +48,7 @@ def test_roots_file_that_nobody_else_can_write_counts() -> None:
 def test_a_file_that_somebody_else_may_have_written_does_not(
     change: dict[str, int], why: str
 ) -> None:
-    """Each way to write it is a weakness with a name."""
+    assert weakness(GOOD) is None
     assert why in (weakness(replace(GOOD, **change)) or "")  # type: ignore[arg-type]
 
 
@@ -82,23 +75,18 @@ def test_no_directory_means_no_signers(tmp_path: Path) -> None:
         required_signatures(None, 1)
 
 
-def test_one_signature_is_the_default_once_a_signers_file_is_there(office: Office) -> None:
-    """A request can ask for more of them and never for none."""
+def test_one_signature_is_the_default_and_the_administrator_can_want_more(office: Office) -> None:
+    """A request can ask for more of them and never for less."""
     signers = office.signers()
     assert signers == Signers(office.directory / "allowed_signers", None, 1)
-    assert [required_signatures(signers, asked) for asked in (0, 1, 2)] == [1, 1, 2]
-
-
-def test_the_administrator_can_want_more(office: Office) -> None:
-    """A minimum for every attach of this worker."""
+    assert [required_signatures(signers, requested) for requested in (0, 1, 2)] == [1, 1, 2]
     (office.directory / "minimum_signatures").write_text("2\n")
     signers = office.signers()
-    assert [required_signatures(signers, asked) for asked in (0, 1, 3)] == [2, 2, 3]
+    assert [required_signatures(signers, requested) for requested in (0, 1, 3)] == [2, 2, 3]
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "2 or so", "10"])
 def test_a_minimum_that_is_none_is_refused(office: Office, text: str) -> None:
-    """It is not taken for the usual one."""
     (office.directory / "minimum_signatures").write_text(text)
     with pytest.raises(SignersRefusedError, match="one digit from 1 to 9"):
         office.signers()
@@ -134,8 +122,6 @@ def test_every_file_and_every_directory_above_is_looked_at(office: Office) -> No
 
 
 def test_a_file_that_can_not_be_read_is_refused(office: Office) -> None:
-    """It is not the same as none."""
-
     def look(path: Path) -> FileFacts:
         raise PermissionError(13, "Permission denied", str(path))
 

@@ -6,6 +6,7 @@ import json
 import re
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -45,7 +46,6 @@ def crypto_key(name: str = "payments", **changes: object) -> CryptoKey:
 
 
 def managed(name: str = "payments", **changes: object) -> ManagedKey:
-    """The same key, described for Terraform."""
     return ManagedKey.of(crypto_key(name, **changes), ROLES, ["wrkspc_01abcdef"])
 
 
@@ -61,7 +61,6 @@ def test_the_module_names_the_published_service_account_and_only_additive_grants
 
 
 def test_ring_and_key_can_not_be_destroyed() -> None:
-    """Both resources carry prevent_destroy."""
     main = render_module([managed()])["main.tf"]
     for kind in ("google_kms_key_ring", "google_kms_crypto_key"):
         block = main.split(f'resource "{kind}" "cmek"')[1].split("\n}\n")[0]
@@ -69,7 +68,6 @@ def test_ring_and_key_can_not_be_destroyed() -> None:
 
 
 def test_the_alert_watches_the_methods_that_the_evidence_asks_for() -> None:
-    """One list in two languages."""
     options = render_module([])["options.tf"]
     listed = options.split("threatening_methods = [")[1].split("]")[0]
     assert tuple(re.findall(r'"(\w+)"', listed)) == THREATENING_METHODS
@@ -133,7 +131,6 @@ def test_no_name_in_an_import_can_be_a_template(name: str) -> None:
 
 
 def test_the_same_keys_give_the_same_module_in_any_order() -> None:
-    """A second export shows no difference that is none."""
     keys = [managed("b"), managed("a")]
     assert render_module(keys) == render_module(reversed(keys))
 
@@ -148,7 +145,7 @@ def test_the_same_keys_give_the_same_module_in_any_order() -> None:
         ("destroy_scheduled_duration", None),
     ],
 )
-def test_a_key_that_the_module_can_not_describe_is_refused(field: str, value: object) -> None:
+def test_a_key_that_the_module_can_not_describe_is_refused(field: str, value: Any) -> None:
     """With its name and the field; writing it down wrongly would replace it."""
     with pytest.raises(NotManageableError, match=f"{RING}/cryptoKeys/payments: .*"):
         managed(**{field: value})

@@ -36,7 +36,6 @@ async def attempts_until(judge: object, failures: int) -> int:
     ("failures", "calls"), [(0, 1), (1, 2), (3, 4), (4, ATTEMPTS), (99, ATTEMPTS)]
 )
 async def test_there_are_at_most_four_attempts(failures: int, calls: int) -> None:
-    """The answer ends it, or the fourth failure."""
     assert await attempts_until(lambda _: True, failures) == calls
 
 
@@ -49,8 +48,6 @@ async def test_the_verdict_decides(verdict: RetryDecision, calls: int) -> None:
 
 
 async def test_the_last_error_comes_out() -> None:
-    """Not the first one, and not wrapped."""
-
     async def send() -> None:
         raise FlakyError(next(numbers))
 
