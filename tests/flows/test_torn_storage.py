@@ -15,7 +15,6 @@ from tests.support.onboarding import Onboardings, Run
 
 @pytest.fixture
 def run(bench: Onboardings) -> Run:
-    """A run that waits for its first answer."""
     return bench.asked()
 
 
