@@ -12,6 +12,7 @@ from cli.show import history, read_record
 from cmek.evidence.record import loads
 from cmek.onboarding.request import key_id_for
 from cmek.tags import CREATED_BY_TAG, EVIDENCE_TAG
+from tests.flows.outcomes import assert_stopped
 from tests.support.admin import wait_until
 from tests.support.born import NAME, asked_to_create, born, creates, start_to_create
 from tests.support.onboarding import Onboardings
@@ -57,10 +58,7 @@ def test_a_name_that_exists_stops_the_run_before_anything_is_made(bench: Onboard
     """The message has the id and the way out; a name that looks the same counts as well."""
     bench.sandbox.world.admin.workspaces[bench.fresh].name = "Ｐayments (eu) - live"
     run = start_to_create(bench).execute()
-    assert run.state == "Failed"
-    assert bench.fresh in run.message
-    assert "onboard that one with its id as workspace_id" in run.message
-    assert bench.writes() == []
+    assert_stopped(run, bench.fresh, "onboard that one with its id as workspace_id")
 
 
 def test_a_second_run_for_a_created_workspace_writes_nothing(bench: Onboardings) -> None:

@@ -11,6 +11,7 @@ from google.cloud.kms_v1 import CryptoKey
 from cmek.anthropic_identity import MEMBER
 from cmek.onboarding.request import OnboardingRequest
 from flows.onboard import NoDeploymentError, onboard_workspace
+from tests.flows.outcomes import assert_stopped
 from tests.support.kms import Level, Purpose
 from tests.support.onboarding import Onboardings
 
@@ -29,10 +30,7 @@ def test_a_workspace_that_can_not_get_this_key_is_refused(
     bench: Onboardings, state: str, says: str
 ) -> None:
     run = bench.start(bench.workspace(state)).execute()
-    assert run.state == "Failed"
-    assert says in run.message
-    assert bench.workspace(state) in run.message
-    assert bench.writes() == []
+    assert_stopped(run, says, bench.workspace(state))
 
 
 def test_the_default_workspace_can_be_allowed(bench: Onboardings) -> None:
@@ -42,25 +40,19 @@ def test_the_default_workspace_can_be_allowed(bench: Onboardings) -> None:
 
 def test_an_unknown_workspace_is_named(bench: Onboardings) -> None:
     run = bench.start("wrkspc_01NoSuchWorkspace11111111").execute()
-    assert run.state == "Failed"
-    assert "anthropic-admin" in run.message
-    assert bench.writes() == []
+    assert_stopped(run, "anthropic-admin")
 
 
 def test_another_organization_than_expected_is_refused(bench: Onboardings) -> None:
     """A credential of the wrong organization is found by the first call."""
     other = "00000000-0000-4000-8000-000000000001"
     run = bench.start(expected_organization=other).execute()
-    assert run.state == "Failed"
-    assert other in run.message
-    assert bench.writes() == []
+    assert_stopped(run, other)
 
 
 def test_a_missing_block_is_named(bench: Onboardings) -> None:
     run = bench.start(kms_block="nowhere").execute()
-    assert run.state == "Failed"
-    assert "google-kms/nowhere" in run.message
-    assert bench.writes() == []
+    assert_stopped(run, "google-kms/nowhere")
 
 
 @pytest.mark.parametrize(
@@ -97,10 +89,7 @@ def test_a_foreign_key_is_not_touched(bench: Onboardings) -> None:
     """A key without our label may protect other data: its users are named."""
     _foreign_key(bench)
     run = bench.start().execute()
-    assert run.state == "Failed"
-    assert "user:someone@example.com" in run.message
-    assert "adopt_existing_key" in run.message
-    assert bench.writes() == []
+    assert_stopped(run, "user:someone@example.com", "adopt_existing_key")
 
 
 def test_a_foreign_key_is_adopted_when_a_person_says_so(bench: Onboardings) -> None:
@@ -143,9 +132,7 @@ def test_a_repair_puts_back_what_was_stripped(bench: Onboardings) -> None:
     )
     bench.control.clear_log()
     plain = bench.start().execute()
-    assert plain.state == "Failed"
-    assert "label" in plain.message
-    assert bench.writes() == []
+    assert_stopped(plain, "label")
     repaired = bench.start(repair=True).execute()
     assert repaired.state == "Already attached", repaired.message
     assert bench.writes() == ["UpdateCryptoKey"]

@@ -13,6 +13,7 @@ from blocks.anthropic_admin import AnthropicAdmin
 from cmek.evidence.record import loads
 from cmek.evidence.report import record_in
 from cmek.onboarding.approval import ApprovalRequest
+from tests.flows.outcomes import assert_not_attached, assert_stopped, assert_waiting
 from tests.support.onboarding import APPROVER, Onboardings, Run
 from tests.support.signing import GRACE, KATHERINE, Office
 
@@ -87,9 +88,7 @@ def test_an_unsigned_answer_in_the_form_is_asked_again(
 ) -> None:
     """The form can't tell a signature from a dash; the gate can, and says what was wrong."""
     run.approve(signed_approvals=text)
-    assert run.state == "Suspended"
-    assert why in run.text()
-    assert bench.attaches() == []
+    assert_waiting(run, why)
 
 
 def test_a_stolen_signature_of_an_earlier_run_is_refused(
@@ -102,9 +101,7 @@ def test_a_stolen_signature_of_an_earlier_run_is_refused(
     assert run.state == "Rejected"
     again = bench.asked()
     again.approve(**old)
-    assert again.state == "Suspended"
-    assert "signed for another run" in again.text()
-    assert bench.attaches() == []
+    assert_waiting(again, "signed for another run")
 
 
 def test_a_signature_of_an_earlier_ask_is_refused_when_the_facts_flip_back(
@@ -134,9 +131,7 @@ def test_a_signature_that_does_not_fit_is_refused_with_its_reason(
 ) -> None:
     fields = signed(office, run, signer, **change)
     run.approve(approver=signer, **fields)
-    assert run.state == "Suspended"
-    assert why in run.text()
-    assert run.bench.attaches() == []
+    assert_waiting(run, why)
 
 
 def test_the_requester_can_not_lower_what_the_worker_wants(
@@ -158,9 +153,7 @@ def test_taking_the_signers_away_does_not_bring_typed_approvals_back(
     fields = signed(office, run, APPROVER)
     (office.directory / "allowed_signers").unlink()
     run.approve(**fields)
-    assert run.state == "Failed"
-    assert "enrol the approvers" in run.message
-    assert bench.attaches() == []
+    assert_not_attached(run, "enrol the approvers")
 
 
 def test_signers_enrolled_while_a_run_waits_count_at_once(
@@ -196,9 +189,7 @@ def test_a_signature_does_not_carry_over_to_patched_parameters(
     ).raise_for_status()
     bench.client.resume_flow_run(run.id, run_input=answer)
     run.execute()
-    assert run.state == "Failed"
-    assert "parameters of this run were changed" in run.message
-    assert bench.attaches() == []
+    assert_not_attached(run, "parameters of this run were changed")
 
 
 @pytest.mark.prove
@@ -226,15 +217,11 @@ def test_an_approver_who_is_revoked_before_the_run_goes_on_approves_nothing(
     run.answer(**signed(office, run, APPROVER))
     office.revoke(GRACE)
     run.execute()
-    assert run.state == "Suspended"
-    assert "revoked" in run.text()
-    assert bench.attaches() == []
+    assert_waiting(run, "revoked")
 
 
 def test_a_worker_that_can_not_verify_makes_nothing(office: Office, bench: Onboardings) -> None:
     """Signatures are required and no approver is enrolled: refused before the first write."""
     (office.directory / "allowed_signers").unlink()
     run = bench.start(signatures=1).execute()
-    assert run.state == "Failed"
-    assert "enrol the approvers" in run.message
-    assert bench.writes() == []
+    assert_stopped(run, "enrol the approvers")
