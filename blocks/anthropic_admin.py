@@ -8,8 +8,7 @@ from prefect.blocks.abstract import CredentialsBlock
 from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
-from blocks.google_kms import id_token_provider
-from cmek._http import check_endpoint
+from blocks.google_kms import checked_url, id_token_provider
 from cmek.anthropic.auth import AdminKey, Credential, WorkloadIdentity
 from cmek.anthropic.client import AdminApi
 
@@ -83,9 +82,7 @@ class AnthropicAdmin(CredentialsBlock):
     @field_validator("base_url")
     @classmethod
     def _encrypted(cls, url: str) -> str:
-        if "://" not in url:
-            raise ValueError(f"base URL {url!r}: start it with https://")
-        return check_endpoint(url)
+        return checked_url(url)
 
     @model_validator(mode="after")
     def _one_credential(self) -> AnthropicAdmin:

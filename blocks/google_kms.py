@@ -85,13 +85,11 @@ class GoogleKms(CredentialsBlock):
     @field_validator("checks_endpoint")
     @classmethod
     def _encrypted(cls, url: str | None) -> str | None:
-        if url and "://" not in url:
-            raise ValueError(f"base URL {url!r}: start it with https://")
-        return check_endpoint(url) if url else None
+        return checked_url(url) if url else None
 
     @model_validator(mode="after")
     def _one_world(self) -> GoogleKms:
-        if self._is_local() != _local(self.checks_endpoint):
+        if _local(self.endpoint) != _local(self.checks_endpoint):
             raise ValueError(
                 "endpoint and checks_endpoint: both on this machine (a sandbox) or neither, so "
                 "that credentials for the one are never sent to the other"
@@ -99,7 +97,7 @@ class GoogleKms(CredentialsBlock):
         return self
 
     def credentials(self) -> Credentials | None:
-        """Who calls; None (nobody) only on loopback, where the sandbox decides what that means.
+        """The caller's credentials; None only on loopback, where the sandbox decides the caller.
 
         Raises:
             GoogleApiError: there are no credentials; says how to get them.
@@ -110,7 +108,7 @@ class GoogleKms(CredentialsBlock):
             if self.gcp_credentials is not None and service_account_key(self.gcp_credentials):
                 found: Credentials = self.gcp_credentials.get_credentials_from_service_account()
                 return found
-            if self._is_local():
+            if _local(self.endpoint):
                 return None
             default: Credentials = google.auth.default(scopes=list(SCOPES))[0]
         except GoogleAuthError as error:
@@ -144,7 +142,7 @@ class GoogleKms(CredentialsBlock):
         project = self.quota_project or getattr(self.gcp_credentials, "project", None)
         if project is None:
             return (
-                f"Google gives {who} a token; no project is known here, so Cloud KMS was not asked"
+                f"Google gives {who} a token; no project is known here, so Cloud KMS was not called"
             )
         client = self.get_client()
         try:
@@ -153,8 +151,16 @@ class GoogleKms(CredentialsBlock):
             await client.aclose()
         return f"Cloud KMS answers {who} in project {project}"
 
-    def _is_local(self) -> bool:
-        return _local(self.endpoint)
+
+def checked_url(url: str) -> str:
+    """The base URL, when it is https, or http on this machine.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if "://" not in url:
+        raise ValueError(f"base URL {url!r}: start it with https://")
+    return check_endpoint(url)
 
 
 def _local(endpoint: str | None) -> bool:
@@ -168,6 +174,7 @@ def _get_token(credentials: Credentials) -> None:
         problem = classify(error, call="google credentials")
     else:
         return
+    # outside the handler, so that google-auth's error with what it quotes is not its context
     raise GoogleApiError(problem)
 
 

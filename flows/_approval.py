@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -93,23 +93,8 @@ async def wait_for_response(approval_request: ApprovalRequest, text: str) -> App
     return ApprovalResponse.model_validate(given.model_dump())
 
 
-@dataclass(frozen=True, slots=True)
-class _TypedWorkspace:
-    """What the approver types to say which workspace is meant."""
-
-    field: str
-    title: str
-    text: str
-
-
-def _typed_workspace(plan: Plan) -> _TypedWorkspace:
-    if plan.workspace_id is None:
-        return _TypedWorkspace("workspace_name", "Workspace name, typed", plan.workspace_name)
-    return _TypedWorkspace("workspace_id", "Workspace id, typed", plan.workspace_id)
-
-
-_Fields = dict[str, tuple[Any, dict[str, Any]]]
-"""By name: its type, and the arguments of Pydantic's `Field`."""
+_Field = tuple[Any, dict[str, Any]]
+"""The type of a form's field, and the arguments of Pydantic's `Field`."""
 
 
 def approval_form(approval_request: ApprovalRequest, text: str) -> type[RunInput]:
@@ -118,9 +103,8 @@ def approval_form(approval_request: ApprovalRequest, text: str) -> type[RunInput
     Prefect checks a response against the schema before it resumes the run; a validator of ours
     would run only after that.
     """
-    fields = _required_fields(approval_request) | _conditional_fields(approval_request)
     defined: dict[str, Any] = {}
-    for position, (name, (kind, rules)) in enumerate(fields.items()):
+    for position, (name, (kind, rules)) in enumerate(_fields(approval_request)):
         extra = {"position": position} | rules.pop("json_schema_extra", {})
         defined[name] = (kind, Field(**rules, json_schema_extra=extra))
     form: type[RunInput] = create_model("AttachApproval", __base__=RunInput, **defined)
@@ -128,69 +112,35 @@ def approval_form(approval_request: ApprovalRequest, text: str) -> type[RunInput
     return form
 
 
-def _required_fields(approval_request: ApprovalRequest) -> _Fields:
-    typed, digest = _typed_workspace(approval_request.plan), approval_request.digest
-    return {
-        "decision": (
-            Literal["approve", "reject"],
-            {"title": "Decision", "description": approval_summary(approval_request)},
-        ),
-        typed.field: (
-            str,
-            {
-                "title": typed.title,
-                "description": f"Type {code(typed.text)}",
-                "pattern": exact_pattern(typed.text),
-            },
-        ),
-        "approver": (
-            str,
-            {
-                "title": "Your e-mail address",
-                "description": "A claim: open-source Prefect can't verify it.",
-                "pattern": f"^{EMAIL}$",
-            },
-        ),
-        "comment": (
-            str,
-            {
-                "title": "Comment",
-                "description": "Why you approve or reject.",
-                "min_length": 1,
-                "max_length": 2000,
-            },
-        ),
-        "plan_digest": (
-            str,
-            {
-                "title": "Plan digest",
-                "description": f"Copy {code(digest)}",
-                "pattern": f"^{digest}$",
-                # what `cmek approve` reads; it checks that the digest is of this plan
-                "json_schema_extra": {"approval_request": approval_request.model_dump(mode="json")},
-            },
-        ),
-    }
-
-
-def _conditional_fields(approval_request: ApprovalRequest) -> _Fields:
-    fields: _Fields = {}
-    if approval_request.plan.warnings:
-        fields["acknowledge_warnings"] = (
-            bool,
-            {
-                "title": "I have read the warnings",
-                "description": "Needed to approve: " + ", ".join(approval_request.plan.warnings),
-            },
-        )
+def _fields(approval_request: ApprovalRequest) -> Iterator[tuple[str, _Field]]:
+    plan, digest = approval_request.plan, approval_request.digest
+    summary = approval_summary(approval_request)
+    yield "decision", _field(Literal["approve", "reject"], "Decision", summary)
+    if plan.workspace_id is None:
+        yield "workspace_name", _typed("Workspace name, typed", "Type", plan.workspace_name)
+    else:
+        yield "workspace_id", _typed("Workspace id, typed", "Type", plan.workspace_id)
+    unverified = "Unverified: open-source Prefect can't check it."
+    yield "approver", _field(str, "Your e-mail address", unverified, pattern=f"^{EMAIL}$")
+    why = "Why you approve or reject."
+    yield "comment", _field(str, "Comment", why, min_length=1, max_length=2000)
+    kind, rules = _typed("Plan digest", "Copy", digest)
+    # what `cmek approve` reads; it checks that the digest is of this plan
+    carried = {"approval_request": approval_request.model_dump(mode="json")}
+    yield "plan_digest", (kind, rules | {"json_schema_extra": carried})
+    if plan.warnings:
+        needed = "Needed to approve: " + ", ".join(plan.warnings)
+        yield "acknowledge_warnings", _field(bool, "I have read the warnings", needed)
     if approval_request.signatures:
-        fields["signed_approvals"] = (
-            str,
-            {
-                "title": "Signed approval",
-                "description": "What the command above prints. To reject, a dash is enough.",
-                "min_length": 1,
-                "max_length": MAX_TEXT,
-            },
-        )
-    return fields
+        signed = "What the command above prints. To reject, a dash is enough."
+        limits = {"min_length": 1, "max_length": MAX_TEXT}
+        yield "signed_approvals", _field(str, "Signed approval", signed, **limits)
+
+
+def _field(kind: Any, title: str, description: str, **rules: Any) -> _Field:  # noqa: ANN401 - a type
+    return kind, {"title": title, "description": description} | rules
+
+
+def _typed(title: str, verb: str, text: str) -> _Field:
+    """A field that takes exactly this text."""
+    return _field(str, title, f"{verb} {code(text)}", pattern=exact_pattern(text))

@@ -13,7 +13,6 @@ from tests.support.sandbox import running
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """The clients run on asyncio."""
     return "asyncio"
 
 
@@ -26,7 +25,6 @@ def no_waiting() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def shared_rig() -> Iterator[Rig]:
-    """One sandbox for a file."""
     with running(minimal=True) as (sandbox, control):
         yield Rig(sandbox, control)
 

@@ -26,13 +26,11 @@ FEDERATION: dict[str, Any] = {
 
 
 def google_key(rig: Rig) -> GcpCredentials:
-    """The sandbox's service-account key in prefect-gcp's block."""
     key = json.loads(Path(rig.sandbox.google_credentials_file).read_text())
     return GcpCredentials(service_account_info=key)
 
 
 async def test_the_check_says_whose_credential_it_is(rig: Rig) -> None:
-    """Organization and external keys are read, nothing is written."""
     block = AnthropicAdmin(admin_key=SecretStr(rig.sandbox.admin_key), base_url=rig.sandbox.http)
     said = await block.check()
     assert "Acme" in said
@@ -41,7 +39,6 @@ async def test_the_check_says_whose_credential_it_is(rig: Rig) -> None:
 
 
 async def test_the_check_says_what_is_wrong(rig: Rig) -> None:
-    """A wrong key: the error says what kind is needed, without showing this one."""
     block = AnthropicAdmin(admin_key=SecretStr(CANARY), base_url=rig.sandbox.http)
     with pytest.raises(AuthenticationError, match="AnthropicAdmin block") as caught:
         await block.check()

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.anyio
 
 
 def block_for(rig: Rig, **fields: Any) -> GoogleKms:
-    """A block for the sandbox, with its service-account key."""
     key = json.loads(Path(rig.sandbox.google_credentials_file).read_text())
     nested = GcpCredentials(service_account_info=key)
     local = {"endpoint": rig.sandbox.grpc, "checks_endpoint": rig.sandbox.http}
@@ -36,7 +35,6 @@ async def test_the_check_reads_a_location_as_the_nested_service_account(rig: Rig
 
 
 async def test_the_check_says_what_is_wrong(rig: Rig) -> None:
-    """An API that is off: the error has the command that enables it."""
     rig.control.switches(kms_api_enabled=False)
     try:
         with pytest.raises(GoogleApiError, match="gcloud services enable"):
@@ -67,7 +65,6 @@ async def test_a_sandbox_never_sees_application_default_credentials(
 async def test_application_default_credentials_are_used_for_google(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the scope that Cloud KMS needs."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", rig.sandbox.google_credentials_file)
     credentials = GoogleKms().credentials()
     assert isinstance(credentials, Credentials)
@@ -78,7 +75,6 @@ async def test_application_default_credentials_are_used_for_google(
 async def test_no_credentials_at_all_say_how_to_get_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A typed error instead of google-auth's."""
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)

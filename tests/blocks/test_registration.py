@@ -44,17 +44,8 @@ def test_prefect_registers_both(installed: bool, tmp_path: Path) -> None:
     home = REPOSITORY
     if installed:
         home = tmp_path / "site"
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--target",
-            str(home),
-        ]
-        options = ["--no-build-isolation", "--disable-pip-version-check", str(copied(tmp_path))]
+        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        options = ("--no-deps", "--no-build-isolation", "--target", home, copied(tmp_path))
         subprocess.run([*pip, *options], check=True, timeout=120)
     environment = os.environ | {
         "PYTHONPATH": str(home),
@@ -92,9 +83,10 @@ async def test_blocks_are_saved_and_loaded_with_their_secrets(rig: Rig) -> None:
     block = AnthropicAdmin(admin_key=SecretStr(rig.sandbox.admin_key), base_url=rig.sandbox.http)
     await block.save(name)
     await GoogleKms(endpoint=rig.sandbox.grpc, checks_endpoint=rig.sandbox.http).save(name)
-    loaded = await AnthropicAdmin.aload(name)
+    loaded: Any = await AnthropicAdmin.aload(name)
     assert "Acme" in await loaded.check()
-    kms = (await GoogleKms.aload(name)).get_client()
+    loaded = await GoogleKms.aload(name)
+    kms = loaded.get_client()
     assert await kms.get_key_ring(rig.ring_name()) is None
     await kms.aclose()
     async with get_client() as client:
@@ -105,7 +97,7 @@ async def test_blocks_are_saved_and_loaded_with_their_secrets(rig: Rig) -> None:
 
 
 async def test_a_wrong_block_is_refused_when_it_is_loaded() -> None:
-    """The server does not run validators; loading does, and the cause says what to mend."""
+    """The server does not run validators; loading does, and the cause says what to fix."""
     name = f"test-{uuid4().hex[:8]}"
     await AnthropicAdmin(admin_key=SecretStr(CANARY)).save(name)
     async with get_client() as client:

@@ -17,7 +17,6 @@ from tests.support.onboarding import Onboardings
 
 
 def take_for_good(bench: Onboardings) -> str:
-    """Take the slot as a holder does of whose lease the server knows nothing any more."""
     limit = artifact_key("workspace", bench.fresh)
     bench.client.upsert_global_concurrency_limit_by_name(limit, 1)
     bench.client.request(
@@ -73,4 +72,6 @@ def test_a_run_that_waits_for_the_slot_sees_who_claims_the_workspace(
 
 def _claim(bench: Onboardings, run: FlowRun) -> None:
     tags = [*run.tags, f"cmek-claim:{bench.fresh}"]
-    bench.client.request("PATCH", f"/flow_runs/{run.id}", json={"tags": tags}).raise_for_status()
+    bench.client.request(
+        "PATCH", "/flow_runs/{id}", path_params={"id": run.id}, json={"tags": tags}
+    ).raise_for_status()

@@ -33,12 +33,10 @@ PAST_THE_FORM = {"a line break at the end"}
 
 @pytest.fixture
 def run(bench: Onboardings) -> Run:
-    """A run that waits for the approval of a new workspace."""
     return asked_to_create(bench)
 
 
 def test_the_form_takes_only_the_very_name(bench: Onboardings, run: Run) -> None:
-    """The server refuses every other answer, and the run goes on waiting."""
     for how, fields in MISNAMED.items():
         if how not in PAST_THE_FORM:
             assert run.answer(**fields).status.value == "REJECT", how
@@ -66,7 +64,6 @@ def test_past_the_form_the_gate_takes_only_the_very_name(
 
 @pytest.mark.prove
 def test_another_name_patched_while_waiting_ends_the_run(bench: Onboardings, run: Run) -> None:
-    """The pinned request counts."""
     answer = run.full_answer()
     parameters = {"request": run.parameters["request"] | {"create_workspace": "another"}}
     bench.client._client.patch(f"/flow_runs/{run.id}", json={"parameters": parameters})

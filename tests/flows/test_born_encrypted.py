@@ -13,6 +13,7 @@ from cli.show import history
 from cmek.evidence.record import loads
 from cmek.onboarding.request import key_id_for
 from cmek.tags import CREATED_BY_TAG, EVIDENCE_TAG
+from tests.flows.outcomes import assert_stopped
 from tests.support.admin import wait_until
 from tests.support.born import NAME, asked_to_create, born, creates, start_to_create
 from tests.support.onboarding import Onboardings
@@ -58,14 +59,10 @@ def test_a_name_that_exists_stops_the_run_before_anything_is_made(bench: Onboard
     """The message has the id and the way out; a name that looks the same counts as well."""
     bench.sandbox.world.admin.workspaces[bench.fresh].name = "Ｐayments (eu) - live"
     run = start_to_create(bench).execute()
-    assert run.state == "Failed"
-    assert bench.fresh in run.message
-    assert "onboard that one with its id as workspace_id" in run.message
-    assert bench.writes() == []
+    assert_stopped(run, bench.fresh, "onboard that one with its id as workspace_id")
 
 
 def test_a_second_run_for_a_created_workspace_writes_nothing(bench: Onboardings) -> None:
-    """By its name or by its id: it has the key that is asked for."""
     asked_to_create(bench).approve()
     (workspace,) = born(bench)
     bench.control.clear_log()
@@ -80,7 +77,6 @@ def test_a_second_run_for_a_created_workspace_writes_nothing(bench: Onboardings)
 
 @pytest.mark.prove
 def test_two_runs_for_one_name_never_work_at_once(bench: Onboardings) -> None:
-    """The second ends as a duplicate that names the first."""
     first = asked_to_create(bench)
     second = start_to_create(bench).execute()
     assert second.state == "Duplicate"
@@ -137,7 +133,6 @@ def test_a_create_that_takes_effect_late_is_never_doubled(
 def test_a_create_that_was_lost_is_sent_again_after_a_new_approval_only(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once it can't take effect any more, and all pages were searched."""
     monkeypatch.setattr("tasks.attachment.SEARCH_AFTER_SECONDS", (0.0,))
     run = asked_to_create(bench, "lost")
     bench.control.fault("workspaces.create", kind="reset")
@@ -184,7 +179,6 @@ def test_the_record_is_found_by_the_name_and_by_the_id(bench: Onboardings) -> No
 
 
 def test_the_plan_of_a_new_workspace_says_what_will_be_made(bench: Onboardings) -> None:
-    """What the approver reads, and what a dry plan shows without one write."""
     text = asked_to_create(bench).text()
     assert f"create workspace `{NAME}` with" in text
     assert "Type the name of the new workspace" in text

@@ -95,7 +95,6 @@ def test_a_fresh_onboarding_makes_18_calls_before_the_ask_and_11_after(
 
 
 def test_a_new_workspace_costs_no_call_more(bench: Onboardings) -> None:
-    """Lists of all workspaces stand where the workspace was read."""
     run = start_to_create(bench)
     request = OnboardingRequest.model_validate(run.parameters["request"])
     checks = of_checks(bench, request)

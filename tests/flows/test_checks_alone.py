@@ -14,14 +14,18 @@ from cmek.onboarding.request import OnboardingRequest
 from flows.check import check_prerequisites_only
 from tests.support.onboarding import REQUESTER, Onboardings
 
-MENDS_BILLING = "gcloud billing projects link"
+BILLING_REMEDY = "gcloud billing projects link"
 
 
 def _checked(bench: Onboardings) -> State[Any]:
     request = OnboardingRequest(
         workspace_id=bench.fresh, project_id="acme-kms-prod", requested_by=REQUESTER
     )
-    return asyncio.run(check_prerequisites_only(request, return_state=True))
+
+    async def check() -> State[Any]:
+        return await check_prerequisites_only(request, return_state=True)
+
+    return asyncio.run(check())
 
 
 def _command(bench: Onboardings, *more: str) -> int:
@@ -42,31 +46,29 @@ def test_a_healthy_project_is_checked(bench: Onboardings) -> None:
 
 
 def test_a_failing_check_makes_the_run_red(bench: Onboardings) -> None:
-    """Its artifact has the command that mends it."""
     bench.control.switches(billing_enabled=False)
     state = _checked(bench)
     assert (state.name, state.is_failed()) == ("Prerequisites fail", True)
     (artifact,) = bench.client.read_artifacts()
-    assert MENDS_BILLING in str(artifact.data)
+    assert BILLING_REMEDY in str(artifact.data)
     assert bench.writes() == []
 
 
 def test_the_command_exits_with_one_when_a_check_fails(
     bench: Onboardings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the failed check first and its mending command; 0 when nothing fails."""
+    """With the failed check first and its remedy; 0 when nothing fails."""
     assert _command(bench) == 0
     assert "fail" not in capsys.readouterr().out.split("checks")[0]
     bench.control.switches(billing_enabled=False)
     assert _command(bench) == 1
     shown = capsys.readouterr().out
     assert shown.index("fail") < shown.index("warn")
-    assert MENDS_BILLING in " ".join(shown.replace("│", " ").split())
+    assert BILLING_REMEDY in " ".join(shown.replace("│", " ").split())
     assert bench.writes() == []
 
 
 def test_the_command_speaks_json(bench: Onboardings, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every check with its status, for other programs."""
     assert _command(bench, "--json") == 0
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert {one["status"] for one in checks} == {"pass", "warn", "unknown"}

@@ -20,18 +20,15 @@ from tests.support.onboarding import Onboardings
 
 @pytest.fixture
 def discoveries(bench: Onboardings) -> Discoveries:
-    """Server, sandbox and deployments; nothing discovered yet."""
     return Discoveries.deployed(bench)
 
 
 def end_of(run: FlowRun) -> tuple[str | None, str]:
-    """Name and message of a run's state."""
     assert run.state is not None
     return run.state.name, run.state.message or ""
 
 
 def test_a_tagged_workspace_gets_one_run_that_waits_for_a_person(discoveries: Discoveries) -> None:
-    """With a key of its own, and without what only a person may ask for."""
     new = discoveries.workspace("new-team", cmek="onboard")
     assert end_of(discoveries.discover())[0] == "Started"
     (run,) = discoveries.runs_of(new)
@@ -46,7 +43,6 @@ def test_a_tagged_workspace_gets_one_run_that_waits_for_a_person(discoveries: Di
 
 
 def test_without_a_project_nothing_is_looked_for(discoveries: Discoveries) -> None:
-    """A deployment that nobody has set up says so and makes no call."""
     assert end_of(discoveries.discover(project_id=""))[0] == "Not set up"
     assert discoveries.bench.control.calls() == []
 
@@ -77,7 +73,6 @@ def test_what_is_left_out_is_said_with_its_reason(discoveries: Discoveries) -> N
 def test_the_cap_puts_the_rest_off_and_the_next_discovery_goes_on(
     discoveries: Discoveries,
 ) -> None:
-    """Every workspace gets its run in the end, and only one."""
     new = [discoveries.workspace(f"team-{n}", cmek="onboard") for n in range(5)]
     counts = []
     for _ in range(4):
@@ -135,7 +130,6 @@ def test_a_plan_or_a_duplicate_keeps_no_workspace_out(discoveries: Discoveries) 
 
 
 def test_all_can_share_one_key(discoveries: Discoveries) -> None:
-    """The first run makes it, the others find it as ours."""
     new = [discoveries.workspace(f"sharing-{n}", cmek="onboard") for n in range(2)]
     discoveries.discover(key_policy="shared", key_template="anthropic")
     runs = [run for one in new for run in discoveries.runs_of(one)]
@@ -186,7 +180,6 @@ def test_an_event_starts_the_onboarding_of_an_untagged_workspace(
 def test_a_malformed_payload_is_a_failed_run_that_names_the_field(
     discoveries: Discoveries, payload: object, named: str
 ) -> None:
-    """Not an entry in a log that nobody reads; and no call is made."""
     name, message = end_of(discoveries.announce(payload))
     assert name == "Failed"
     assert named in message
@@ -194,7 +187,6 @@ def test_a_malformed_payload_is_a_failed_run_that_names_the_field(
 
 
 def test_an_event_about_an_unknown_workspace_fails(discoveries: Discoveries) -> None:
-    """The message says which workspace and where it was looked for."""
     name, message = end_of(discoveries.announce({"workspace_id": f"wrkspc_01{uuid4().hex}"}))
     assert name == "Failed"
     assert "is not in the organization" in message
@@ -206,13 +198,7 @@ def test_an_ended_run_that_nothing_has_tagged_locks_nobody_out(discoveries: Disc
     client = discoveries.bench.client
     taken = client.create_flow_run_from_deployment(
         discoveries.bench.deployment,
-        parameters={
-            "request": {
-                "workspace_id": new,
-                "project_id": "acme-kms-prod",
-                "requested_by": "ada@example.com",
-            }
-        },
+        parameters={"request": asked_by_hand(discoveries.bench, new)},
         idempotency_key=f"onboard:{new}:0",
     )
     client.set_flow_run_state(taken.id, Cancelled(), force=True)
@@ -223,7 +209,6 @@ def test_an_ended_run_that_nothing_has_tagged_locks_nobody_out(discoveries: Disc
 
 
 def asked_by_hand(bench: Onboardings, workspace: str, **more: Any) -> dict[str, Any]:
-    """What a person asks for."""
     given = {
         "workspace_id": workspace,
         "project_id": bench.sandbox.project_id,
@@ -235,7 +220,6 @@ def asked_by_hand(bench: Onboardings, workspace: str, **more: Any) -> dict[str, 
 def test_a_repeated_start_is_the_run_under_way_and_another_request_is_refused(
     discoveries: Discoveries,
 ) -> None:
-    """The message names the run and the fields; nothing is started."""
     bench = discoveries.bench
     new = discoveries.workspace("by-command")
 
@@ -252,7 +236,6 @@ def test_a_repeated_start_is_the_run_under_way_and_another_request_is_refused(
 
 
 def test_starts_at_the_same_moment_are_one_run(discoveries: Discoveries) -> None:
-    """Whoever they are from."""
     new = discoveries.workspace("raced-team")
     request = asked_by_hand(discoveries.bench, new)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.flows.outcomes import assert_stopped
 from tests.support.onboarding import Onboardings
 
 Setup = Callable[[Onboardings], object]
@@ -103,13 +104,10 @@ ON_THE_WAY: dict[str, tuple[Setup, str, list[str]]] = {
 
 @pytest.mark.parametrize("name", BEFOREHAND)
 def test_what_the_checks_find_stops_before_anything_is_made(bench: Onboardings, name: str) -> None:
-    """The run's message has the way out; no call wrote."""
     setup, says = BEFOREHAND[name]
     setup(bench)
     run = bench.start().execute()
-    assert run.state == "Failed"
-    assert says in run.message
-    assert bench.writes() == []
+    assert_stopped(run, says)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +115,6 @@ def test_what_the_checks_find_stops_before_anything_is_made(bench: Onboardings, 
     [pytest.param(name, marks=() if name == "quota" else pytest.mark.prove) for name in ON_THE_WAY],
 )
 def test_what_a_write_finds_ends_the_run_with_its_class(bench: Onboardings, name: str) -> None:
-    """The run's message has the way out, and no write follows the refused one."""
     setup, says, written = ON_THE_WAY[name]
     setup(bench)
     run = bench.start().execute()
@@ -149,6 +146,7 @@ def test_a_refused_attach_comes_with_its_cause(bench: Onboardings, code: str, ca
     run.approve()
     assert run.state == "Failed"
     assert "nothing was attached" in run.message
+    assert len(bench.attaches()) == 1, "a refusal that stays is not tried again"
     assert code in run.message
     likely = run.message.split("Most likely:")[1]
     assert cause in likely

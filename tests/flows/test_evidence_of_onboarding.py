@@ -22,7 +22,6 @@ from tests.terraform.provider import stand_in
 
 
 def page(bench: Onboardings, run: Run, kind: str) -> str:
-    """The run's artifact of this kind."""
     (found,) = [
         one for one in bench.artifacts(run) if one.key and one.key.startswith(f"cmek-{kind}-")
     ]
@@ -30,7 +29,6 @@ def page(bench: Onboardings, run: Run, kind: str) -> str:
 
 
 def chain_of(bench: Onboardings, run: Run) -> Chain:
-    """The verified record that the run has published, its own part."""
     chain = loads(record_in(page(bench, run, "evidence")))
     return Chain(entry for entry in chain.entries if entry.run == str(run.id))
 
@@ -66,7 +64,6 @@ def test_the_record_tells_the_whole_onboarding_in_order(bench: Onboardings) -> N
 
 
 def test_the_hash_of_the_attach_stands_in_report_and_tag(bench: Onboardings) -> None:
-    """So that a whole new chain would be found out."""
     run = bench.asked().approve()
     (attached,) = [one for one in chain_of(bench, run).entries if one.kind == "attached"]
     workspace = run.parameters["request"]["workspace_id"]
@@ -78,18 +75,7 @@ def test_the_hash_of_the_attach_stands_in_report_and_tag(bench: Onboardings) -> 
     assert len(marked) == 1
 
 
-def test_a_second_run_leaves_record_tag_and_label_alone(bench: Onboardings) -> None:
-    """Nothing is written outside, and the first run's record stays the newest."""
-    bench.asked().approve()
-    bench.control.clear_log()
-    again = bench.start().execute()
-    assert bench.writes() == []
-    kinds = [one.key for one in bench.artifacts(again) if one.key]
-    assert not [key for key in kinds if key.startswith("cmek-evidence-")]
-
-
 def test_a_run_that_fails_after_writing_leaves_its_record(bench: Onboardings) -> None:
-    """What was made before the failure is published too, and the next run goes on with it."""
     bench.control.fault("external_keys.create", when="before", status=403)
     failed = bench.start().execute()
     assert failed.state == "Failed", failed.message
@@ -107,7 +93,6 @@ def test_a_run_that_fails_after_writing_leaves_its_record(bench: Onboardings) ->
 def test_terraform_adopts_it_with_zero_changes(
     bench: Onboardings, case: str, tmp_path: Path
 ) -> None:
-    """Fresh, an existing key adopted, and one key for two workspaces."""
     request: dict[str, object] = {}
     if case == "adopted":
         request = adoptable(bench)
@@ -153,7 +138,6 @@ def adoptable(bench: Onboardings) -> dict[str, object]:
 
 
 def shared(bench: Onboardings) -> dict[str, object]:
-    """The key of another workspace."""
     first, second = (w["id"] for w in bench.sandbox.workspaces if w["state"] == "fresh")
     bench.start(first, crypto_key="shared").execute().approve()
     return {"workspace": second, "crypto_key": "shared"}

@@ -25,13 +25,11 @@ COMMANDS = CliRunner()
 
 @flow
 async def hand_over(request: OnboardingRequest) -> None:
-    """What the end of an onboarding does."""
     await publish_terraform(request)
     await close_clients()
 
 
 def handed_over(bench: Onboardings, workspace: str) -> None:
-    """Run it for that workspace."""
     project = bench.sandbox.project_id
     asyncio.run(
         hand_over(
@@ -43,13 +41,11 @@ def handed_over(bench: Onboardings, workspace: str) -> None:
 
 
 def published(bench: Onboardings, workspace: str) -> list[Artifact]:
-    """The workspace's Terraform artifacts."""
     key = artifact_key("terraform", workspace)
     return [one for one in bench.client.read_artifacts() if one.key == key]
 
 
 def test_the_artifact_holds_the_module_of_the_live_key(bench: Onboardings) -> None:
-    """With import blocks and the key's own values; nothing outside is written."""
     workspace = bench.workspace("attached")
     bench.control.clear_log()
     handed_over(bench, workspace)
@@ -67,7 +63,6 @@ def test_what_can_not_be_read_leaves_no_artifact_and_fails_nothing(bench: Onboar
 
 
 def test_the_command_writes_the_module_of_one_workspace(bench: Onboardings, tmp_path: Path) -> None:
-    """And refuses to overwrite files that say something else, unless told to."""
     out = tmp_path / "module"
     arguments = [bench.workspace("attached"), "--out", str(out)]
     done = COMMANDS.invoke(COMMAND, arguments)
@@ -83,7 +78,6 @@ def test_the_command_writes_the_module_of_one_workspace(bench: Onboardings, tmp_
 
 
 def test_all_workspaces_go_into_one_module(bench: Onboardings, tmp_path: Path) -> None:
-    """Every attached key, the one with a disabled version too."""
     done = COMMANDS.invoke(COMMAND, ["--all", "--out", str(tmp_path)])
     assert done.exit_code == 0, done.exception
     text = (tmp_path / VARIABLES).read_text()
@@ -103,7 +97,6 @@ def test_a_key_that_can_not_be_read_fails_the_whole(bench: Onboardings, tmp_path
 
 
 def test_it_is_one_workspace_or_all(bench: Onboardings, tmp_path: Path) -> None:
-    """Neither and both are errors of use."""
     neither = COMMANDS.invoke(COMMAND, ["--out", str(tmp_path)])
     both = COMMANDS.invoke(COMMAND, [bench.fresh, "--all", "--out", str(tmp_path)])
     assert neither.exit_code == both.exit_code == 2

@@ -1,7 +1,7 @@
 """The rules that outrank every feature, one test or more each.
 
 Invariant 1 (what an attach needs) has `tests/cmek/test_gate.py` and the attacks beside this file;
-invariant 5 (convergence) has `test_lost_answers.py`.
+invariant 5 (convergence) has `test_onboard.py` and `test_lost_answers.py`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,6 @@ def test_invariant_2_no_code_destroys_disables_or_deletes() -> None:
 
 
 def test_invariant_2_the_request_log_has_nothing_of_that_kind(bench: Onboardings) -> None:
-    """Over success, rejection and refusal."""
     bench.asked().approve()
     bench.start(repair=True).execute()
     bench.start("wrkspc_01ResearchDev11111111111").execute().approve(decision="reject")
@@ -128,17 +127,6 @@ def test_invariant_4_bindings_of_others_stay_and_no_policy_is_written_without_et
     assert policy["etag"]
 
 
-def test_invariant_5_a_rerun_of_a_finished_onboarding_makes_zero_writes(
-    bench: Onboardings,
-) -> None:
-    """However often."""
-    bench.asked().approve()
-    bench.control.clear_log()
-    for _ in range(2):
-        assert bench.start().execute().state == "Already attached"
-    assert bench.writes() == []
-
-
 def test_invariant_6_a_service_that_stays_down_is_given_up_after_bounded_attempts(
     bench: Onboardings,
 ) -> None:
@@ -152,7 +140,6 @@ def test_invariant_6_a_service_that_stays_down_is_given_up_after_bounded_attempt
 def test_invariant_7_a_check_that_could_not_run_is_shown_as_unknown_with_who_can(
     bench: Onboardings,
 ) -> None:
-    """The approver sees it among the warnings, and must acknowledge it."""
     bench.control.fault("cloudbilling.*", status="PERMISSION_DENIED", times=50)
     run = bench.asked()
     warnings = run.text().partition("Warnings to acknowledge")[2]
@@ -168,15 +155,13 @@ PLAIN = ["http://api.anthropic.com", "http://10.0.0.1:8080", "http://localhost.e
 
 @pytest.mark.parametrize("url", PLAIN)
 def test_invariant_8_plain_text_is_for_loopback_only(url: str) -> None:
-    """Neither block takes such an address."""
     with pytest.raises((ValidationError, EndpointError)):
         AnthropicAdmin(base_url=url, admin_key="sk-ant-admin01-NOT-A-REAL-KEY").get_client()
     with pytest.raises((ValidationError, EndpointError)):
         GoogleKms(endpoint="127.0.0.1:1", checks_endpoint=url).get_client()
 
 
-def test_invariant_8_everything_that_we_start_is_told_not_to_track(tmp_path: Path) -> None:
-    """Server, worker and runs alike."""
+def test_invariant_8_everything_that_we_start_sets_do_not_track(tmp_path: Path) -> None:
     environment = client_environment(tmp_path, 4200)
     assert environment["DO_NOT_TRACK"] == "1"
     assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"].lower() == "false"

@@ -21,6 +21,7 @@ from cmek.gcp.project_apis import GoogleReads
 from cmek.keys.prerequisites import run_checks
 from cmek.keys.verdicts import CheckReport
 from cmek.onboarding.request import OnboardingRequest
+from sandbox.admin.state import GcpConfig
 from tests.support.onboarding import Onboardings
 from tests.support.revalidation import Revalidations
 from tests.support.staging import FOLDER, ORGANIZATION
@@ -29,7 +30,6 @@ BLOCK = "google-kms-worker"
 
 
 def role(name: str) -> list[str]:
-    """The permissions of a documented role."""
     text = (PROJECT / "deploy" / "roles" / name).read_text()
     found: list[str] = yaml.safe_load(text)["includedPermissions"]
     return found
@@ -92,8 +92,9 @@ def test_no_permission_can_be_left_out(
 
 async def seen(bench: Onboardings, block: GoogleKms) -> dict[str, Any]:
     """What the worker learns about a key that does not exist yet, and about one that does."""
-    attached = next(iter(bench.sandbox.world.admin.external_keys.values()))
-    name = attached.provider_config.key_name
+    config = next(iter(bench.sandbox.world.admin.external_keys.values())).provider_config
+    assert isinstance(config, GcpConfig)
+    name = config.key_name
     project, location, ring, key = name.split("/")[1::2]
     admin = AnthropicAdmin(base_url=bench.sandbox.http, admin_key=bench.sandbox.admin_key)
     clients = (
@@ -122,12 +123,10 @@ async def seen(bench: Onboardings, block: GoogleKms) -> dict[str, Any]:
 
 
 def statuses(report: CheckReport) -> dict[str, str]:
-    """Each check's outcome and what it saw."""
     return {one.id: f"{one.status} {one.evidence}" for one in report.checks}
 
 
 async def revalidation_reads(kms: CloudKms, key: str) -> list[bool]:
-    """Whether the reads that only the revalidation makes are answered."""
     ring = key.partition("/cryptoKeys/")[0]
 
     async def keys() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,6 @@ numbers = iter(range(1000))
 
 @pytest.fixture
 def workspace() -> str:
-    """An id that no other test has evidence for."""
     return f"wrkspc_01evidence{next(numbers):03}"
 
 
@@ -48,24 +46,20 @@ async def tell(workspace: str, events: list[Event]) -> str:
 
 
 def told(workspace: str, *events: Event) -> str:
-    """Run that flow."""
     return asyncio.run(tell(workspace, list(events)))
 
 
 def published(bench: Onboardings, workspace: str) -> list[Artifact]:
-    """The workspace's evidence artifacts, the newest last."""
     found = bench.client.read_artifacts()
     ours = [one for one in found if one.key == artifact_key("evidence", workspace)]
     return sorted(ours, key=lambda one: str(one.created))
 
 
 def chain_of(bench: Onboardings, workspace: str) -> Chain:
-    """The chain in the newest of them."""
     return loads(record_in(str(published(bench, workspace)[-1].data)))
 
 
 def of_last_run(bench: Onboardings, workspace: str) -> list[EvidenceEntry]:
-    """The chain goes on from test to test where they share a workspace."""
     entries = chain_of(bench, workspace).entries
     return [entry for entry in entries if entry.run == entries[-1].run]
 
@@ -90,7 +84,7 @@ def test_what_is_exported_verifies_and_a_flipped_byte_is_named(
 def test_a_whole_forged_record_is_found_by_its_anchor(
     bench: Onboardings, workspace: str, tmp_path: Path
 ) -> None:
-    """A chain that somebody wrote anew verifies by itself, but lacks the hash kept elsewhere."""
+    """A chain that was written anew verifies by itself, but lacks the hash kept elsewhere."""
     told(workspace, STARTED, ATTACHED)
     anchor = chain_of(bench, workspace).head
     told(f"{workspace}x", STARTED, ATTACHED)
@@ -103,7 +97,6 @@ def test_a_whole_forged_record_is_found_by_its_anchor(
 
 
 def test_without_a_record_export_says_where_one_may_be(bench: Onboardings, workspace: str) -> None:
-    """An unknown workspace, or a server that has dropped its history."""
     done = COMMANDS.invoke(evidence_app, ["export", workspace])
     assert done.exit_code == 1
     assert f"cmek-evidence/{workspace}/" in str(done.exception)
@@ -128,15 +121,12 @@ def test_an_execution_from_the_top_adds_only_what_is_new(
 ) -> None:
     """After a crash in the middle the record holds every event once, in one chain."""
     asyncio.run(breaks_once(workspace))
-    assert [entry.kind for entry in chain_of(bench, workspace).entries] == [
-        "started",
-        "write",
-        "attached",
-    ]
+    kinds = [entry.kind for entry in chain_of(bench, workspace).entries]
+    assert kinds == ["started", "write", "attached"]
 
 
 def test_the_next_run_goes_on_with_the_chain(bench: Onboardings, workspace: str) -> None:
-    """A run that failed after writing is part of the same story as the one that attached."""
+    """A run that failed after writing is part of the same record as the one that attached."""
     first = told(workspace, STARTED, WROTE)
     second = told(workspace, STARTED, ATTACHED)
     entries = chain_of(bench, workspace).entries
@@ -164,7 +154,7 @@ def test_with_a_result_storage_block_a_copy_is_kept_there(
     bench: Onboardings, workspace: str, tmp_path: Path
 ) -> None:
     """A file of its own for each run, so that no run overwrites another's record."""
-    LocalFileSystem(basepath=str(tmp_path)).save("evidence-store", overwrite=True, _sync=True)
+    LocalFileSystem(basepath=str(tmp_path)).save("evidence-store", overwrite=True)
     stored = tell.with_options(result_storage="local-file-system/evidence-store")
     run = asyncio.run(stored(workspace, [STARTED, WROTE]))
     copy = (tmp_path / "cmek-evidence" / workspace / f"{run}.jsonl").read_bytes()
@@ -172,21 +162,20 @@ def test_with_a_result_storage_block_a_copy_is_kept_there(
 
 
 def test_a_run_that_recorded_nothing_publishes_nothing(bench: Onboardings, workspace: str) -> None:
-    """A run that only looked leaves the last record as the newest."""
     told(workspace)
     assert published(bench, workspace) == []
 
 
 @flow(persist_result=True, result_serializer="json")
-async def attach_and_mark(request: OnboardingRequest, key_name: str, label: bool) -> str:
-    """What the end of an onboarding does, twice as after a lost answer; the entry's hash."""
-    workspace = request.workspace_id
+async def attach_and_mark(request: OnboardingRequest, key_name: str) -> str:
+    """The end of an onboarding, marks twice as after a lost response; the entry's hash."""
+    workspace = request.subject
     admin = await admin_client(request.anthropic_block)
     external = await admin.external_keys.create(key_name)
     await admin.workspaces.update(workspace, external_key_id=external.id)
     (entry,) = await record(workspace, Event(kind="attached", subject=workspace, body=external.id))
-    await label_attached_resources(request, key_name, entry, label=label)
-    await label_attached_resources(request, key_name, entry, label=label)
+    for _ in range(2):
+        await label_attached_resources(request, key_name, entry)
     await publish_evidence(workspace)
     await close_clients()
     return entry.hash
@@ -194,26 +183,22 @@ async def attach_and_mark(request: OnboardingRequest, key_name: str, label: bool
 
 @pytest.fixture
 def request_(bench: Onboardings) -> OnboardingRequest:
-    """For a workspace without a key."""
+    project = bench.sandbox.project_id
     return OnboardingRequest(
-        workspace_id=bench.fresh,
-        project_id=bench.sandbox.project_id,
-        requested_by="ada@example.com",
+        workspace_id=bench.fresh, project_id=project, requested_by="ada@example.com"
     )
 
 
 @pytest.fixture
-def key_name(bench: Onboardings) -> Iterator[str]:
-    """The key of the workspace that the sandbox has attached."""
+def key_name(bench: Onboardings) -> str:
     return next(
         name for name, key in bench.sandbox.world.kms.crypto_keys.items() if "search" in name
     )
 
 
-def marked(bench: Onboardings, request: OnboardingRequest, key: str, *, label: bool = True) -> str:
-    """Run it, with only its own calls in the log."""
+def marked(bench: Onboardings, request: OnboardingRequest, key: str) -> str:
     bench.control.clear_log()
-    return asyncio.run(attach_and_mark(request, key, label))
+    return asyncio.run(attach_and_mark(request, key))
 
 
 def test_workspace_and_key_are_marked_once(
@@ -225,25 +210,14 @@ def test_workspace_and_key_are_marked_once(
     """
     entry_hash = marked(bench, request_, key_name)
     world = bench.sandbox.world
-    assert world.admin.workspaces[request_.workspace_id].tags[EVIDENCE_TAG] == entry_hash
-    label, value = in_use_label(request_.workspace_id)
+    assert world.admin.workspaces[request_.subject].tags[EVIDENCE_TAG] == entry_hash
+    label, value = in_use_label(request_.subject)
     assert world.kms.crypto_keys[key_name].labels[label] == value
     assert bench.writes().count("workspaces.update") == 2
     assert bench.writes().count("UpdateCryptoKey") == 1
-    entries = of_last_run(bench, request_.workspace_id)
+    entries = of_last_run(bench, request_.subject)
     writes = [entry.subject for entry in entries if entry.kind == "write"]
-    assert writes == [
-        f"workspaces.update {request_.workspace_id}",
-        f"UpdateCryptoKey {key_name}",
-    ]
-
-
-def test_the_label_can_be_left_out(
-    bench: Onboardings, request_: OnboardingRequest, key_name: str
-) -> None:
-    """Opted out, the key is not written at all."""
-    marked(bench, request_, key_name, label=False)
-    assert "UpdateCryptoKey" not in bench.writes()
+    assert writes == [f"workspaces.update {request_.subject}", f"UpdateCryptoKey {key_name}"]
 
 
 def test_a_mark_that_is_refused_is_recorded_and_stops_nothing(
@@ -254,7 +228,7 @@ def test_a_mark_that_is_refused_is_recorded_and_stops_nothing(
     for number in range(64 - len(labels)):
         labels[f"label-{number}"] = "x"
     marked(bench, request_, key_name)
-    entries = of_last_run(bench, request_.workspace_id)
+    entries = of_last_run(bench, request_.subject)
     (missing,) = [entry for entry in entries if "UpdateCryptoKey" in entry.subject]
     assert missing.kind == "write_skipped"
     assert "64 labels" in str(missing.body)

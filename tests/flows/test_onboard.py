@@ -24,23 +24,23 @@ def test_a_fresh_workspace_ends_with_its_key(bench: Onboardings) -> None:
 
 
 def test_without_marks_the_key_is_left_alone(bench: Onboardings) -> None:
-    """The label can be declined."""
     bench.asked(mark_key=False).approve()
     assert "UpdateCryptoKey" not in bench.writes()
 
 
-def test_a_second_run_writes_nothing(bench: Onboardings) -> None:
-    """A re-run of a finished onboarding reads, validates and reports."""
+def test_invariant_5_a_rerun_reads_validates_and_writes_nothing(bench: Onboardings) -> None:
+    """However often; the evidence of the first run stays the newest."""
     bench.asked().approve()
-    bench.control.clear_log()
-    again = bench.start().execute()
-    assert again.state == "Already attached", again.message
-    assert bench.writes() == []
-    assert "external_keys.validate" in bench.control.calls()
+    for _ in range(2):
+        bench.control.clear_log()
+        again = bench.start().execute()
+        assert again.state == "Already attached", again.message
+        assert bench.writes() == []
+        assert "external_keys.validate" in bench.control.calls()
+        assert not [one for one in bench.artifacts(again) if "evidence" in (one.key or "")]
 
 
 def test_a_rejection_ends_the_run_as_rejected(bench: Onboardings) -> None:
-    """The state says so and keeps the comment; nothing is attached."""
     run = bench.asked().approve(decision="reject", comment="not this week")
     assert run.state == "Rejected"
     assert "not this week" in run.message

@@ -15,18 +15,15 @@ from tests.support.revalidation import Revalidations
 
 @pytest.fixture
 def fleet(bench: Onboardings) -> Fleet:
-    """An empty ring in a new sandbox."""
     return Fleet(bench.sandbox.world)
 
 
 @pytest.fixture
 def revalidations(bench: Onboardings) -> Revalidations:
-    """The deployment."""
     return Revalidations.deployed(bench.client)
 
 
 def follow_ups(bench: Onboardings) -> list[FlowRun]:
-    """The runs that are to look again and have not begun."""
     runs = bench.client.read_flow_runs(
         flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=["look-again"]))
     )
@@ -141,7 +138,6 @@ def test_a_failed_validation_without_a_cause_is_looked_at_again_in_a_minute(
 def test_a_follow_up_that_reaches_the_keys_ends_the_looking(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations
 ) -> None:
-    """The key is healthy again, and no further run is scheduled."""
     key = fleet.onboard("flaky")
     bench.control.constraints(perimeter_blocks="anthropic")
     revalidations.run(external_keys=[key])
@@ -197,7 +193,6 @@ def test_after_a_day_a_key_is_broken_only_if_anthropic_failed_all_along(
 def test_a_refused_read_says_who_can_tell(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations
 ) -> None:
-    """Unknown, never healthy, with the refusal's own words."""
     key = fleet.onboard("hidden")
     bench.control.fault("GetIamPolicy", status="PERMISSION_DENIED", message="not for you", times=9)
     revalidations.run(external_keys=[key])

@@ -48,7 +48,6 @@ def test_a_thousand_keys_get_their_verdicts_in_two_reads_each(bench: Onboardings
 
 
 def _break_five(world: object, keys: list[str]) -> dict[str, str]:
-    """Five keys in a ring, each with its reason."""
     fleet = Fleet(world, f"{LOCATION}/keyRings/ring-003")  # type: ignore[arg-type]
     fleet.delete("key-00300")
     fleet.set_state("key-00301", 1, "DISABLED")

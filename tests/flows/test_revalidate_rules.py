@@ -30,7 +30,7 @@ class Ward:
     writes: list[str]
 
     def record(self, ailment: Ailment) -> KeyRecord:
-        """What was recorded about the key with this ailment."""
+        """The last record of the key with this ailment."""
         return self.revalidations.record(self.keys[ailment.key])
 
     def reason(self, ailment: Ailment) -> HealthReason:
@@ -81,7 +81,6 @@ def test_a_condition_gives_its_verdict_and_the_rule_says_so_first(
 
 @pytest.mark.parametrize("ailment", [a for a in AILMENTS if a.commands], ids=lambda one: one.key)
 def test_the_page_gives_the_exact_commands_in_their_order(ward: Ward, ailment: Ailment) -> None:
-    """What rescues the key can be copied as it stands."""
     found = ward.reason(ailment).commands
     page = ward.revalidations.page(ward.keys[ailment.key])
     for command, expected in zip(found, ailment.expected_commands(), strict=True):
@@ -93,7 +92,6 @@ def test_the_page_gives_the_exact_commands_in_their_order(ward: Ward, ailment: A
     "ailment", [a for a in AILMENTS if a.days_left is not None], ids=lambda one: one.key
 )
 def test_a_scheduled_destruction_says_how_long_there_is_left(ward: Ward, ailment: Ailment) -> None:
-    """Time left is the destroy time minus now."""
     record, reason = ward.record(ailment), ward.reason(ailment)
     left = reason.time_left(record.checked_at)
     assert left is not None
@@ -130,7 +128,6 @@ def test_a_version_that_was_gone_before_registration_is_no_loss(ward: Ward) -> N
 
 
 def test_the_run_is_red_and_the_table_shows_the_worst_first(ward: Ward) -> None:
-    """One broken key fails the run; rows are ordered by verdict."""
     assert ward.run.state is not None
     assert ward.run.state.name == "Failed"
     rows = ward.revalidations.rows(ward.run)
@@ -140,5 +137,4 @@ def test_the_run_is_red_and_the_table_shows_the_worst_first(ward: Ward) -> None:
 
 
 def test_a_revalidation_writes_nothing(ward: Ward) -> None:
-    """It only reads and validates."""
     assert ward.writes == []

@@ -1,4 +1,4 @@
-"""The revalidation on a real server and worker: schedule, kill and retry, people told."""
+"""The revalidation on a real server and worker: schedule, kill and retry, notifications."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 import yaml
+from google.cloud import kms_v1
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
@@ -37,11 +38,10 @@ DEPLOYMENT = "revalidate-keys/scheduled"
 
 
 def wait_until(probe: Callable[[], T | None], what: str, seconds: float = 60) -> T:
-    """The probe's answer, once there is one."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if answer := probe():
-            return answer
+        if found := probe():
+            return found
         time.sleep(0.2)
     raise AssertionError(f"not {what} after {seconds:.0f} s")
 
@@ -57,7 +57,7 @@ class Sink:
         """The first message whose subject has this word."""
         return wait_until(
             lambda: next((m for m in self.messages if word in m["subject"]), None),
-            f"told of {word!r}",
+            f"notified of {word!r}",
             seconds,
         )
 
@@ -83,12 +83,10 @@ def webhook_sink() -> Iterator[Sink]:
 
 @pytest.fixture
 def daily(stack: Stack) -> Revalidations:
-    """The deployment as prefect.yaml makes it."""
     return Revalidations(stack.client, stack.client.read_deployment_by_name(DEPLOYMENT).id)
 
 
 def finished(stack: Stack, run: FlowRun, seconds: float = 60) -> FlowRun:
-    """The run once it has ended."""
 
     def ended() -> FlowRun | None:
         found = stack.client.read_flow_run(run.id)
@@ -98,22 +96,21 @@ def finished(stack: Stack, run: FlowRun, seconds: float = 60) -> FlowRun:
 
 
 def schedule(stack: Stack, daily: Revalidations) -> dict[str, Any]:
-    """The deployment's one schedule."""
-    answer = stack.client.request("GET", f"/deployments/{daily.deployment}")
-    (only,) = answer.json()["schedules"]
+    ids = {"id": daily.deployment}
+    response = stack.client.request("GET", "/deployments/{id}", path_params=ids)
+    (only,) = response.json()["schedules"]
     return dict(only)
 
 
 def set_schedule(stack: Stack, daily: Revalidations, **fields: Any) -> None:
-    """Change it as the UI does."""
-    schedule_id = schedule(stack, daily)["id"]
-    path = f"/deployments/{daily.deployment}/schedules/{schedule_id}"
-    stack.client.request("PATCH", path, json=fields).raise_for_status()
+    ids = {"id": daily.deployment, "schedule_id": schedule(stack, daily)["id"]}
+    stack.client.request(
+        "PATCH", "/deployments/{id}/schedules/{schedule_id}", path_params=ids, json=fields
+    ).raise_for_status()
 
 
 def deploy_again(stack: Stack, prefect_file: Path = PREFECT_FILE) -> None:
-    """What an operator does after an upgrade."""
-    command = ("-m", "prefect", "deploy", "--all", "--prefect-file", str(prefect_file))
+    command = ["-m", "prefect", "deploy", "--all", "--prefect-file", str(prefect_file)]
     subprocess.run(
         [sys.executable, *command],
         env=dict(stack.local.environment),
@@ -126,7 +123,7 @@ def deploy_again(stack: Stack, prefect_file: Path = PREFECT_FILE) -> None:
 def test_the_schedule_names_its_time_zone_and_fires(
     stack: Stack, daily: Revalidations, tmp_path: Path
 ) -> None:
-    """A run that nobody started, by the server's scheduler and the worker."""
+    """A run of the server's scheduler, executed by the worker."""
     planned = schedule(stack, daily)
     assert planned["active"]
     assert planned["schedule"]["timezone"]
@@ -162,7 +159,7 @@ def test_a_paused_schedule_stays_paused_when_it_is_deployed_again(
 def test_a_killed_worker_loses_nothing_once_the_run_is_retried(
     stack: Stack, daily: Revalidations
 ) -> None:
-    """What was looked at before the kill is not looked at again; the rest is."""
+    """What was checked before the kill is not checked again; the rest is."""
     keys = _more_external_keys(stack, 6)
     stack.control.switches(validate_seconds=1.5)
     stack.control.clear_log()
@@ -185,11 +182,11 @@ def test_a_killed_worker_loses_nothing_once_the_run_is_retried(
 
 
 @pytest.mark.prove
-def test_people_are_told_through_a_notification_block(stack: Stack, daily: Revalidations) -> None:
+def test_notification_blocks_get_every_alert(stack: Stack, daily: Revalidations) -> None:
     """Broken, recovered, an approval that waits, a revalidation that did not run."""
     with webhook_sink() as sink:
         block = _webhook_block(stack, sink)
-        within = {"approval-waits": 10.0, "revalidation-missed": 10.0}
+        within: dict[str, float | None] = {"approval-waits": 10.0, "revalidation-missed": 10.0}
         assert set(install(stack.client, [block], within=within).values()) == {True}
         assert set(install(stack.client, [block], within=within).values()) == {False}
         stack.wait_for_ask(stack.start_onboarding(stack.workspace()))
@@ -209,15 +206,13 @@ def test_people_are_told_through_a_notification_block(stack: Stack, daily: Reval
 
 
 def test_status_and_history_show_what_prefect_has(stack: Stack, daily: Revalidations) -> None:
-    """The worst first; a workspace's verdicts with their reasons."""
     finished(stack, daily.start())
     rows = read_fleet(stack.client)
     assert rows[0].level == "broken"
-    told = [
-        one for one in history(stack.client, stack.workspace("broken")) if "verdict" in one.what
-    ]
-    assert "broken" in told[-1].what
-    assert "primary version 1 is disabled" in told[-1].outcome
+    entries = history(stack.client, stack.workspace("broken"))
+    last = [one for one in entries if "verdict" in one.what][-1]
+    assert "broken" in last.what
+    assert "primary version 1 is disabled" in last.outcome
 
 
 def _every_few_seconds(scratch: Path) -> Path:
@@ -234,7 +229,6 @@ def _every_few_seconds(scratch: Path) -> Path:
 
 
 def _more_external_keys(stack: Stack, count: int) -> list[str]:
-    """More registrations of the sample workspace's working key."""
     sandbox = stack.local.sandbox
     headers = {"x-api-key": sandbox.admin_key, "anthropic-version": "2023-06-01"}
     with httpx.Client(base_url=sandbox.http, headers=headers, trust_env=False) as api:
@@ -253,21 +247,23 @@ def _key_name(stack: Stack, external_key_id: str) -> str:
 
 
 def _change_key(stack: Stack, name: str, *, enabled: bool) -> None:
-    """Switch the primary version off, or mend all that is wrong with the sample key."""
+    """Disable the primary version, or fix all that is wrong with the sample key."""
     kms = grpc_client(stack.local.sandbox)
     state = State.ENABLED if enabled else State.DISABLED
-    version = {"name": f"{name}/cryptoKeyVersions/1", "state": state}
+    version = kms_v1.CryptoKeyVersion(name=f"{name}/cryptoKeyVersions/1", state=state)
     kms.update_crypto_key_version(
         crypto_key_version=version, update_mask={"paths": ["state"]}, **NO_RETRY
     )
-    rotation = {"name": name, "rotation_period": {"seconds": 90 * 86400}}
-    rotation["next_rotation_time"] = datetime.now(UTC) + timedelta(days=80)
+    rotation = kms_v1.CryptoKey(
+        name=name,
+        rotation_period=timedelta(days=90),
+        next_rotation_time=datetime.now(UTC) + timedelta(days=80),
+    )
     paths = ["rotation_period", "next_rotation_time"]
     kms.update_crypto_key(crypto_key=rotation, update_mask={"paths": paths}, **NO_RETRY)
 
 
 def _validated(stack: Stack) -> list[str]:
-    """The external keys of finished validations, in order."""
     return [
         one["resource"].rpartition("/")[2]
         for one in stack.control.log(call="external_keys.validate")

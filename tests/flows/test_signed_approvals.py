@@ -1,4 +1,4 @@
-"""Whole runs on a worker with signers: who can write to Prefect's API is no approver any more."""
+"""Whole runs on a worker with signers: write access to Prefect's API does not make an approver."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from blocks.anthropic_admin import AnthropicAdmin
 from cmek.evidence.record import loads
 from cmek.evidence.report import record_in
 from cmek.onboarding.approval import ApprovalRequest
+from tests.flows.outcomes import assert_not_attached, assert_stopped, assert_waiting
 from tests.support.onboarding import APPROVER, Onboardings, Run
 from tests.support.signing import GRACE, KATHERINE, Office
 
 
 @pytest.fixture
 def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
-    """Signers that this process takes for its worker's; the fixed path leaves no other way."""
+    """Signers of this process; a worker reads them from a fixed path, so they are patched in."""
     office = Office(tmp_path)
     office.enrol(GRACE)
     office.enrol(KATHERINE)
@@ -30,18 +31,15 @@ def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
 
 @pytest.fixture
 def run(office: Office, bench: Onboardings) -> Run:
-    """A run that waits for its first answer."""
     return bench.asked()
 
 
 def ask_of(run: Run) -> ApprovalRequest:
-    """The ask, as the form carries it."""
     carried = run.form()["properties"]["plan_digest"]["approval_request"]
     return ApprovalRequest.model_validate(carried)
 
 
 def signed(office: Office, run: Run, *approvers: str, **changes: object) -> dict[str, str]:
-    """The fields of a signed answer, comment included."""
     text = office.answer_text(ask_of(run), *approvers, at=datetime.now(UTC), **changes)
     return {"signed_approvals": text, "comment": "fine"}
 
@@ -49,13 +47,12 @@ def signed(office: Office, run: Run, *approvers: str, **changes: object) -> dict
 def test_a_signed_approval_attaches_and_names_its_signer(
     office: Office, bench: Onboardings, run: Run
 ) -> None:
-    """Form, text, verification, gate, report: the whole way."""
     assert "signed_approvals" in run.form()["required"]
     assert "ssh-keygen -Y sign" in run.text()
     run.approve(**signed(office, run, APPROVER))
     assert run.state == "Attached", run.message
     assert f"{GRACE} (ED25519 key SHA256:" in run.message
-    assert "a claim" not in run.message
+    assert "unverified" not in run.message
     assert len(bench.attaches()) == 1
     (evidence,) = [a for a in bench.artifacts(run) if (a.key or "").startswith("cmek-evidence-")]
     entries = loads(record_in(str(evidence.data))).entries
@@ -91,9 +88,7 @@ def test_an_unsigned_answer_in_the_form_is_asked_again(
 ) -> None:
     """The form can't tell a signature from a dash; the gate can, and says what was wrong."""
     run.approve(signed_approvals=text)
-    assert run.state == "Suspended"
-    assert why in run.text()
-    assert bench.attaches() == []
+    assert_waiting(run, why)
 
 
 def test_a_stolen_signature_of_an_earlier_run_is_refused(
@@ -106,9 +101,7 @@ def test_a_stolen_signature_of_an_earlier_run_is_refused(
     assert run.state == "Rejected"
     again = bench.asked()
     again.approve(**old)
-    assert again.state == "Suspended"
-    assert "signed for another run" in again.text()
-    assert bench.attaches() == []
+    assert_waiting(again, "signed for another run")
 
 
 def test_a_signature_of_an_earlier_ask_is_refused_when_the_facts_flip_back(
@@ -126,7 +119,7 @@ def test_a_signature_of_an_earlier_ask_is_refused_when_the_facts_flip_back(
 
 @pytest.mark.parametrize(
     ("signer", "change", "why"),
-    [  # who signs, what their statement says instead, what the next ask says
+    [  # who signs, what their statement says instead, what the next request says
         ("eve@example.com", {}, "is not enrolled"),
         (GRACE, {"comment": "another"}, "the approver and the comment of the answer"),
         (GRACE, {"plan_digest": "0" * 64}, "signed for another plan"),
@@ -136,12 +129,9 @@ def test_a_signature_of_an_earlier_ask_is_refused_when_the_facts_flip_back(
 def test_a_signature_that_does_not_fit_is_refused_with_its_reason(
     office: Office, run: Run, signer: str, change: dict[str, str], why: str
 ) -> None:
-    """By a stranger, or over something else than the answer says."""
     fields = signed(office, run, signer, **change)
     run.approve(approver=signer, **fields)
-    assert run.state == "Suspended"
-    assert why in run.text()
-    assert run.bench.attaches() == []
+    assert_waiting(run, why)
 
 
 def test_the_requester_can_not_lower_what_the_worker_wants(
@@ -159,19 +149,17 @@ def test_the_requester_can_not_lower_what_the_worker_wants(
 def test_taking_the_signers_away_does_not_bring_typed_approvals_back(
     office: Office, bench: Onboardings, run: Run
 ) -> None:
-    """The ask remembers that it wants a signature."""
+    """The approval request records that it needs a signature."""
     fields = signed(office, run, APPROVER)
     (office.directory / "allowed_signers").unlink()
     run.approve(**fields)
-    assert run.state == "Failed"
-    assert "enrol the approvers" in run.message
-    assert bench.attaches() == []
+    assert_not_attached(run, "enrol the approvers")
 
 
 def test_signers_enrolled_while_a_run_waits_count_at_once(
     office: Office, bench: Onboardings
 ) -> None:
-    """A typed answer to an ask from before is not enough any more."""
+    """A typed response to an earlier approval request is not enough any more."""
     signers = office.directory / "allowed_signers"
     kept = signers.read_text()
     signers.unlink()
@@ -193,24 +181,22 @@ def test_signers_enrolled_while_a_run_waits_count_at_once(
 def test_a_signature_does_not_carry_over_to_patched_parameters(
     office: Office, bench: Onboardings, run: Run, change: dict[str, object]
 ) -> None:
-    """Patched after an honest signature was given for what was asked."""
+    """Patched after a signature was given for the original request."""
     answer = run.full_answer(**signed(office, run, APPROVER))
     parameters = {"request": run.parameters["request"] | change}
     bench.client.request(
-        "PATCH", f"/flow_runs/{run.id}", json={"parameters": parameters}
+        "PATCH", "/flow_runs/{id}", path_params={"id": run.id}, json={"parameters": parameters}
     ).raise_for_status()
     bench.client.resume_flow_run(run.id, run_input=answer)
     run.execute()
-    assert run.state == "Failed"
-    assert "parameters of this run were changed" in run.message
-    assert bench.attaches() == []
+    assert_not_attached(run, "parameters of this run were changed")
 
 
 @pytest.mark.prove
 def test_a_signature_does_not_carry_over_to_a_changed_block(
     office: Office, bench: Onboardings, run: Run
 ) -> None:
-    """Another address of the Admin API: another plan, which nobody has signed."""
+    """Another address of the Admin API is another plan, which has no signature."""
     fields = signed(office, run, APPROVER)
     sandbox = bench.sandbox
     elsewhere = sandbox.http.replace("127.0.0.1", "localhost")
@@ -219,7 +205,7 @@ def test_a_signature_does_not_carry_over_to_a_changed_block(
             "anthropic-admin", overwrite=True
         )
         run.approve(**fields)
-        assert run.state == "Suspended", url  # back again, the signature is of an earlier ask
+        assert run.state == "Suspended", url  # back again, the signature is of an earlier request
         assert bench.attaches() == []
 
 
@@ -231,15 +217,11 @@ def test_an_approver_who_is_revoked_before_the_run_goes_on_approves_nothing(
     run.answer(**signed(office, run, APPROVER))
     office.revoke(GRACE)
     run.execute()
-    assert run.state == "Suspended"
-    assert "revoked" in run.text()
-    assert bench.attaches() == []
+    assert_waiting(run, "revoked")
 
 
 def test_a_worker_that_can_not_verify_makes_nothing(office: Office, bench: Onboardings) -> None:
-    """Signatures are asked for where nobody is enrolled: refused before the first write."""
+    """Signatures are required and no approver is enrolled: refused before the first write."""
     (office.directory / "allowed_signers").unlink()
     run = bench.start(signatures=1).execute()
-    assert run.state == "Failed"
-    assert "enrol the approvers" in run.message
-    assert bench.writes() == []
+    assert_stopped(run, "enrol the approvers")

@@ -12,7 +12,6 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cli import approvals
-from cli import approvals as signing
 from cli import approve as dialogue
 from cli.approvals import ApprovalError, PendingApproval, TamperedError
 from cli.approve import ResponseInput
@@ -37,14 +36,18 @@ def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
 
 @pytest.fixture
 def run(office: Office, bench: Onboardings) -> Run:
-    """A run that waits for its first answer."""
     return bench.asked()
 
 
 @pytest.fixture
 def approval_request(bench: Onboardings, run: Run) -> PendingApproval:
-    """What the command reads of it."""
     return approvals.read_ask(bench.client, run.id)
+
+
+def command(bench: Onboardings, *arguments: str) -> None:
+    url = {PREFECT_API_URL: str(bench.client.api_url)}
+    with temporary_settings(url), pytest.raises(SystemExit):
+        main(list(arguments))
 
 
 def test_two_people_sign_and_one_of_them_answers(
@@ -54,34 +57,20 @@ def test_two_people_sign_and_one_of_them_answers(
     approval_request: PendingApproval,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The first hands over a file, the second answers with it and an own signature."""
-    arguments = (
-        "--comment",
-        "me too",
-        "--plan-digest",
-        approval_request.plan_digest,
-        "--signing-key",
-    )
-    with (
-        temporary_settings({PREFECT_API_URL: str(bench.client.api_url)}),
-        pytest.raises(SystemExit),
-    ):
-        main(
-            ["sign", str(run.id), "--approver", KATHERINE, *arguments, str(office.keys[KATHERINE])]
-        )
+    """The first passes on a file, the second responds with it and an own signature."""
+    who = ["--approver", KATHERINE, "--signing-key", str(office.keys[KATHERINE])]
+    what = ["--comment", "me too", "--plan-digest", approval_request.plan_digest]
+    command(bench, "sign", str(run.id), *who, *what)
     printed = capfd.readouterr()
     assert approval_request.workspace in printed.err
     first = office.home / "first"
     first.write_text(printed.out)
+    pending = approval_request
     given = ResponseInput(
-        approval_request.workspace,
-        approval_request.plan_digest,
-        APPROVER,
-        "fine",
-        acknowledge_warnings=True,
+        pending.workspace, pending.plan_digest, APPROVER, "fine", acknowledge_warnings=True
     )
     fields = dialogue.build_response(approval_request, "approve", given, new_console())
-    fields[signing.FIELD] = signing.signed_field(
+    fields[approvals.FIELD] = approvals.signed_field(
         approval_request.approval_request, fields, office.keys[GRACE], [first]
     )
     approvals.answer(bench.client, approval_request, fields)
@@ -94,7 +83,7 @@ def test_two_people_sign_and_one_of_them_answers(
 def store_form(
     bench: Onboardings, run: Run, approval_request: PendingApproval, form: dict[str, Any]
 ) -> None:
-    """Change the stored question, as whoever can write to the server can."""
+    """Change the stored form, as anyone with write access to the server can."""
     key = approval_request.keyset["schema"]
     bench.client.delete_flow_run_input(run.id, key)
     bench.client.create_flow_run_input(run.id, key, json.dumps(form))
@@ -106,7 +95,7 @@ def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
     approval_request: PendingApproval,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Whoever can write to the server could show one plan and have another signed."""
+    """With write access to the server one could show one plan and have another signed."""
     form = run.form()
     carried = form["properties"]["plan_digest"]["approval_request"]
     plan, other = carried["plan"], str(uuid4())
@@ -116,11 +105,7 @@ def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
         store_form(bench, run, approval_request, form)
         with pytest.raises(TamperedError, match="sign and answer nothing"):
             approvals.wait_for_ask(bench.client, run.id, seconds=60)
-    with (
-        temporary_settings({PREFECT_API_URL: str(bench.client.api_url)}),
-        pytest.raises(SystemExit),
-    ):
-        main(["pending"])
+    command(bench, "pending")
     listed = " ".join(capfd.readouterr().out.split())
     assert f"{run.id} ? not the one of its digest: answer nothing" in listed
     del form["properties"]["plan_digest"]["approval_request"]
@@ -133,12 +118,12 @@ def test_what_can_not_be_signed_is_said(office: Office, approval_request: Pendin
     """A missing key, an address that is none, a file of something else; a no needs none of it."""
     asked = approval_request.approval_request
     with pytest.raises(ApprovalError, match="did not sign"):
-        signing.sign(asked, GRACE, "fine", office.home / "nothing")
+        approvals.sign(asked, GRACE, "fine", office.home / "nothing")
     with pytest.raises(ApprovalError, match="can't be signed"):
-        signing.sign(asked, "grace", "fine", office.keys[GRACE])
+        approvals.sign(asked, "grace", "fine", office.keys[GRACE])
     other = office.home / "other"
     other.write_text("hello")
     answer = {"decision": "approve", "approver": GRACE, "comment": "fine"}
     with pytest.raises(ApprovalError, match="must end with"):
-        signing.signed_field(asked, answer, office.keys[GRACE], [other])
-    assert signing.signed_field(asked, {"decision": "reject"}, None, []) == "-"
+        approvals.signed_field(asked, answer, office.keys[GRACE], [other])
+    assert approvals.signed_field(asked, {"decision": "reject"}, None, []) == "-"
