@@ -80,5 +80,5 @@ def test_its_pip_commands_make_an_environment_in_which_its_command_starts(tmp_pa
             line, cwd=context, env=variables, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, (line, done.stdout, done.stderr)
-    entrypoints = "import flows.onboard, flows.revalidate, flows.discover, flows.silent, blocks"
+    entrypoints = "import flows.onboard, flows.revalidate, flows.discover, flows.watchdog, blocks"
     subprocess.run(["python", "-c", entrypoints], cwd=home, env=variables, check=True)

@@ -46,7 +46,7 @@ def prepared(kind: type[BaseJobConfiguration], variant: str, **variables: Any) -
     values = POOLS[variant].get("job_variables", {}) | variables
     run = FlowRun(id=uuid4(), flow_id=uuid4(), name="curious-key")
     with temporary_settings({PREFECT_API_AUTH_STRING: "operator:fake"}):
-        configuration = asyncio.run(kind.from_template_and_values(template(variant), values))
+        configuration: Any = asyncio.run(kind.from_template_and_values(template(variant), values))
         configuration.prepare_for_flow_run(run)
     return configuration
 
