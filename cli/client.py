@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-)
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.client.schemas.sorting import TaskRunSort
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
@@ -101,10 +98,10 @@ def find_run(client: SyncPrefectClient, name_or_id: str) -> FlowRun:
         RunError: none or several fit.
     """
     try:
-        wanted = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(name_or_id)]))
+        wanted: dict[str, Any] = {"id": {"any_": [UUID(name_or_id)]}}
     except ValueError:
-        wanted = FlowRunFilter.model_validate({"name": {"any_": [name_or_id]}})
-    runs = client.read_flow_runs(flow_run_filter=wanted, limit=2)
+        wanted = {"name": {"any_": [name_or_id]}}
+    runs = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(wanted), limit=2)
     if len(runs) != 1:
         many = "no run" if not runs else "more than one run"
         raise RunError(f"run {name_or_id!r}: {many} of this id or name; `cmek pending` lists ids")
@@ -114,7 +111,7 @@ def find_run(client: SyncPrefectClient, name_or_id: str) -> FlowRun:
 def task_runs(client: SyncPrefectClient, run_id: UUID) -> list[TaskRun]:
     """The run's tasks so far, in the order in which they were expected to start."""
     return client.read_task_runs(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])),
+        flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run_id]}}),
         sort=TaskRunSort.EXPECTED_START_TIME_ASC,
         limit=PAGE,
     )

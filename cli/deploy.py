@@ -58,7 +58,7 @@ def deploy_command(
 ) -> None:
     """Deploy everything to the configured Prefect server; safe to repeat.
 
-    A schedule that somebody has paused stays paused. Parameters with unknown names are refused
+    A paused schedule stays paused. Parameters with unknown names are refused
     from then on; plain `prefect deploy` opens that again.
     """
     console = new_console()
@@ -128,12 +128,8 @@ def _close_form(client: SyncPrefectClient, deployment: DeploymentResponse) -> No
     schema: dict[str, Any] = dict(deployment.parameter_openapi_schema or {})
     if schema.get("additionalProperties") is False:
         return
-    client.request(
-        "PATCH",
-        "/deployments/{id}",
-        path_params={"id": deployment.id},
-        json={"parameter_openapi_schema": schema | {"additionalProperties": False}},
-    )
+    closed = {"parameter_openapi_schema": schema | {"additionalProperties": False}}
+    client.request("PATCH", "/deployments/{id}", path_params={"id": deployment.id}, json=closed)
 
 
 def _pause_again(
@@ -142,10 +138,11 @@ def _pause_again(
     # A deploy switches every schedule of the file on.
     for schedule in deployment.schedules:
         if schedule.active and (deployment.id, schedule.slug) in paused:
+            ids = {"id": deployment.id, "schedule_id": schedule.id}
             client.request(
                 "PATCH",
                 "/deployments/{id}/schedules/{schedule_id}",
-                path_params={"id": deployment.id, "schedule_id": schedule.id},
+                path_params=ids,
                 json={"active": False},
             )
 
@@ -253,16 +250,16 @@ def _actions(
     block_ids: Sequence[str],
     seconds: float | None,
 ) -> list[dict[str, Any]]:
-    aimed: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for action in actions:
         if action["type"] == "run-deployment":
-            aimed.append(_running(client, dict(action), seconds))
+            found.append(_run_deployment(client, dict(action), seconds))
         else:
-            aimed += [action | {"block_document_id": block_id} for block_id in block_ids]
-    return aimed
+            found += [action | {"block_document_id": block_id} for block_id in block_ids]
+    return found
 
 
-def _running(
+def _run_deployment(
     client: SyncPrefectClient, action: dict[str, Any], seconds: float | None
 ) -> dict[str, Any]:
     name = action.pop("deployment")

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.filters import ArtifactFilter
 from prefect.client.schemas.sorting import ArtifactSort
 
 from cli.client import connected
 from cli.terminal import new_console, printable
 from cmek.errors import CmekError
-from cmek.evidence.record import Chain, loads
+from cmek.evidence.record import loads
 from cmek.evidence.report import queries_of, record_in
 from cmek.onboarding.reports import artifact_key
 from cmek.terraform.module import (
@@ -81,14 +81,17 @@ def verify_command(
     A record proves nothing about who wrote it: compare it with a hash that stands elsewhere.
     """
     chain = loads(file.read_bytes())
-    if anchor is not None:
-        _check_anchor(chain, anchor)
+    if anchor is not None and anchor not in {entry.hash for entry in chain.entries}:
+        raise AnchorError(
+            f"no entry has the hash {anchor}: this record is whole, but it is not the one that the "
+            "hash was taken from"
+        )
     console = new_console()
     console.print(f"Verified: {len(chain.entries)} entries, head {chain.head}", soft_wrap=True)
     for entry in chain.entries:
         if entry.kind == "attached":
-            told = f"Attached: {entry.subject}, {entry.at:%Y-%m-%d %H:%M:%S %Z}, hash {entry.hash}"
-            console.print(printable(told), soft_wrap=True)
+            text = f"Attached: {entry.subject}, {entry.at:%Y-%m-%d %H:%M:%S %Z}, hash {entry.hash}"
+            console.print(printable(text), soft_wrap=True)
     if anchor is None:
         console.print("Not compared with a hash from elsewhere; --anchor does that.")
 
@@ -102,7 +105,7 @@ def read_record(client: SyncPrefectClient, workspace_id: str) -> str:
     """
     key = artifact_key("evidence", workspace_id)
     found = client.read_artifacts(
-        artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])),
+        artifact_filter=ArtifactFilter.model_validate({"key": {"any_": [key]}}),
         sort=ArtifactSort.UPDATED_DESC,
         limit=1,
     )
@@ -113,14 +116,6 @@ def read_record(client: SyncPrefectClient, workspace_id: str) -> str:
             f"cmek-evidence/{workspace_id}/"
         )
     return record_in(str(found[0].data))
-
-
-def _check_anchor(chain: Chain, anchor: str) -> None:
-    if anchor not in {entry.hash for entry in chain.entries}:
-        raise AnchorError(
-            f"no entry has the hash {anchor}: this record is whole, but it is not the one that the "
-            "hash was taken from"
-        )
 
 
 def terraform_command(  # noqa: PLR0913 - a parameter is an option of the command

@@ -14,14 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import (
-    ArtifactCollectionFilter,
-    ArtifactCollectionFilterKey,
-    ArtifactFilter,
-    ArtifactFilterKey,
-    FlowRunFilter,
-    FlowRunFilterTags,
-)
+from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
 from rich.table import Table
@@ -75,7 +68,7 @@ def read_fleet(client: SyncPrefectClient) -> list[FleetRow]:
     Raises:
         RunError: There is none yet.
     """
-    wanted = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=[FLEET]))
+    wanted = ArtifactCollectionFilter.model_validate({"key": {"any_": [FLEET]}})
     found = client.read_latest_artifacts(artifact_filter=wanted, limit=1)
     data = found[0].data if found else []
     latest = read_rows(json.loads(data) if isinstance(data, str) else data)
@@ -138,7 +131,7 @@ def history(client: SyncPrefectClient, workspace_id: str) -> list[HistoryEntry]:
 
 
 def _onboardings(client: SyncPrefectClient, workspace_id: str) -> Iterator[HistoryEntry]:
-    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(workspace_id)]))
+    wanted = FlowRunFilter.model_validate({"tags": {"all_": [workspace_tag(workspace_id)]}})
     for run in every(client.read_flow_runs, flow_run_filter=wanted):
         asked = str(run.parameters.get("request", {}).get("requested_by", ""))
         if run.created:
@@ -170,7 +163,11 @@ def _response(text: str) -> dict[str, Any] | None:
 
 def _verdicts(client: SyncPrefectClient, workspace_id: str) -> Iterator[HistoryEntry]:
     """Each change of verdict, from the history of the workspace's key."""
-    for external_key_id in _keys_of(client, workspace_id):
+    try:
+        rows = read_fleet(client)
+    except RunError:
+        return
+    for external_key_id in (r.external_key_id for r in rows if f"({workspace_id}" in r.workspaces):
         last = None
         for record in _records(client, external_key_id):
             if record.verdict is not last:
@@ -180,17 +177,10 @@ def _verdicts(client: SyncPrefectClient, workspace_id: str) -> Iterator[HistoryE
             last = record.verdict
 
 
-def _keys_of(client: SyncPrefectClient, workspace_id: str) -> list[str]:
-    try:
-        rows = read_fleet(client)
-    except RunError:
-        return []
-    return [row.external_key_id for row in rows if f"({workspace_id}" in row.workspaces]
-
-
 def _records(client: SyncPrefectClient, external_key_id: str) -> list[KeyRecord]:
     """The records of a key's checks, oldest first."""
-    wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[artifact_key("key", external_key_id)]))
+    key = artifact_key("key", external_key_id)
+    wanted = ArtifactFilter.model_validate({"key": {"any_": [key]}})
     pages = every(client.read_artifacts, artifact_filter=wanted, sort=ArtifactSort.CREATED_DESC)
     records = filter(None, (read_page(str(artifact.data)) for artifact in pages))
     return sorted(records, key=lambda record: record.checked_at)

@@ -15,11 +15,7 @@ from typing import Annotated, Any, Final
 import httpx
 import typer
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
-    ArtifactFilterType,
-)
+from prefect.client.schemas.filters import ArtifactFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
 from pydantic import SecretStr
@@ -166,15 +162,11 @@ def _respond(client: SyncPrefectClient, pending: PendingApproval, console: Conso
 def _print_end(
     client: SyncPrefectClient, run: FlowRun, rehearsal: Rehearsal, console: Console
 ) -> None:
-    reports = client.read_artifacts(
-        artifact_filter=ArtifactFilter(
-            flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]),
-            type=ArtifactFilterType(any_=["markdown"]),
-        ),
-        sort=ArtifactSort.CREATED_DESC,
-        limit=1,
+    wanted = ArtifactFilter.model_validate(
+        {"flow_run_id": {"any_": [run.id]}, "type": {"any_": ["markdown"]}}
     )
-    for report in reports:
+    newest = ArtifactSort.CREATED_DESC
+    for report in client.read_artifacts(artifact_filter=wanted, sort=newest, limit=1):
         console.rule("Report")
         console.print(markdown(str(report.data)))
     console.rule(rehearsal.run_state)

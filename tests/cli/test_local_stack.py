@@ -28,19 +28,11 @@ def test_no_part_of_the_stack_sees_the_callers_credentials(stack: Stack) -> None
         assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
 
 
-def test_the_home_is_private_to_its_user(stack: Stack) -> None:
-    """Database, results and logs are in a directory that only its owner can enter."""
+def test_the_stack_is_private_and_its_parts_are_known(stack: Stack) -> None:
+    """Only the owner can enter the home; the UI talks to this server; each phase is timed."""
     assert stack.local.home.stat().st_mode & 0o777 == 0o700
-
-
-def test_the_user_interface_talks_to_this_server(stack: Stack) -> None:
-    """The page that a browser loads names the stack's own API address."""
-    answer = httpx.get(f"{stack.local.ui_url}/ui-settings", trust_env=False)
-    assert answer.json()["api_url"] == stack.local.api_url
-
-
-def test_the_seconds_of_every_phase_are_known(stack: Stack) -> None:
-    """Whoever waits can see for what."""
+    settings = httpx.get(f"{stack.local.ui_url}/ui-settings", trust_env=False).json()
+    assert settings["api_url"] == stack.local.api_url
     assert set(stack.local.seconds) == set(PHASES)
 
 
@@ -50,20 +42,13 @@ def test_a_run_has_no_say_about_its_environment_command_or_directory(stack: Stac
     Any of these would make the run crash before it asks, were it obeyed.
     """
     deployment = stack.client.read_deployment_by_name(ONBOARDING)
-    parameters = {
-        "workspace_id": stack.workspace("fresh"),
-        "project_id": stack.local.sandbox.project_id,
-        "requested_by": "ada@example.com",
-        "plan_only": True,
-    }
+    workspace, project = stack.workspace("fresh"), stack.local.sandbox.project_id
+    request = {"workspace_id": workspace, "project_id": project, "plan_only": True}
+    environment = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
     run = stack.client.create_flow_run_from_deployment(
         deployment.id,
-        parameters={"request": parameters},
-        job_variables={
-            "env": {"PREFECT_API_URL": "http://127.0.0.1:9/api"},
-            "command": "false",
-            "working_dir": "/nonexistent",
-        },
+        parameters={"request": request | {"requested_by": "ada@example.com"}},
+        job_variables={"env": environment, "command": "false", "working_dir": "/nonexistent"},
     )
     stack.wait_for_state(run, "Planned")
 

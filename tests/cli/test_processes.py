@@ -14,7 +14,7 @@ import pytest
 from cli.local import processes
 from cli.local.processes import Child, StackError
 
-SLEEP = "import time; print('up', flush=True); time.sleep(60)"
+SLEEP = "import signal; print('up', flush=True); signal.pause()"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
 PARENT = (
     "import subprocess, sys;"
@@ -105,23 +105,20 @@ def test_a_child_gets_the_given_environment_and_nothing_else(
     assert "STACK_TEST" in child.log.read_text()
 
 
-def test_waiting_for_a_child_that_ends_says_its_code_and_shows_its_log(
-    children: list[Child], tmp_path: Path
+@pytest.mark.parametrize(
+    ("code", "seconds", "message"),
+    [
+        ("print('port is taken'); raise SystemExit(3)", 10, r"ended before ready.* 3\..*port is"),
+        (SLEEP, 0.1, r"not ready after 0 s\..*Last lines"),
+    ],
+)
+def test_waiting_in_vain_says_why_and_shows_the_log(
+    children: list[Child], tmp_path: Path, code: str, seconds: float, message: str
 ) -> None:
-    """The message is enough to act on."""
-    child = run(children, tmp_path, "print('port is taken'); raise SystemExit(3)")
-    with pytest.raises(StackError, match=r"example: ended before ready(.|\n)*3(.|\n)*port is tak"):
-        processes.wait_for(child, lambda: None, what="ready", seconds=10)
-
-
-def test_waiting_in_vain_ends_at_the_deadline_and_shows_the_log(
-    children: list[Child], tmp_path: Path
-) -> None:
-    """A hang is an error with a tail of the log."""
-    child = run(children, tmp_path, SLEEP)
-    wait_up(child)
-    with pytest.raises(StackError, match=r"not ready after 0 s(.|\n)*up"):
-        processes.wait_for(child, lambda: None, what="ready", seconds=0.1)
+    """The child has ended, with its exit code; or it hangs."""
+    child = run(children, tmp_path, code)
+    with pytest.raises(StackError, match=rf"(?s)example: {message}"):
+        processes.wait_for(child, lambda: None, what="ready", seconds=seconds)
 
 
 def test_a_job_that_fails_is_an_error(children: list[Child], tmp_path: Path) -> None:
@@ -141,7 +138,7 @@ def test_a_signal_ends_the_block_and_runs_its_clean_up(number: int, tmp_path: Pa
         f"    os.kill(os.getpid(), {int(number)})\n"
         "    print('went on')\n"
         "finally:\n"
-        "  with processes.undisturbed():\n"
+        "  with processes.ignore_signals():\n"
         f"    os.kill(os.getpid(), {int(number)})\n"
         "    print('cleaned up')\n"
     )

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from cli.client import local_client
+from cli.local.processes import poll
 from cli.local.rehearse import rehearse
 from tests.support.command import CMEK, clean_environment, cmek
 from tests.support.stack import Stack, start_run, wait_for_state
@@ -78,21 +78,17 @@ def started(
 
 def wait_for(probe: Callable[[], bool]) -> None:
     """Wait until the probe holds."""
-    deadline = time.monotonic() + SECONDS
-    while not probe():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert poll(lambda: probe() or None, seconds=SECONDS)
 
 
-def wait_for_text(process: subprocess.Popen[bytes], output: Path, text: str) -> None:
-    """Wait until the command has printed something."""
-
-    def printed() -> bool:
-        shown = output.read_text()
-        assert text in shown or process.poll() is None, shown
-        return text in shown
-
-    wait_for(printed)
+def end_while_it_starts(
+    environment: dict[str, str], directory: Path, scratch: Path, number: int
+) -> int:
+    """Send a rehearsal this signal when its server starts; its exit code."""
+    with started(["rehearse"], environment, directory) as (process, _):
+        wait_for(lambda: any(scratch.glob("*/server.log")))
+        process.send_signal(number)
+        return process.wait(30)
 
 
 def test_a_rehearsal_attaches_a_key_and_a_second_one_writes_nothing(
@@ -117,10 +113,8 @@ def test_a_rehearsal_that_is_stopped_while_it_starts_leaves_nothing(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:
     """SIGTERM ends it as a signal does, after the clean-up."""
-    with started(["rehearse"], environment, tmp_path) as (process, _):
-        wait_for(lambda: any(scratch.glob("*/server.log")))
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 128 + signal.SIGTERM
+    code = end_while_it_starts(environment, tmp_path, scratch, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
     assert leftovers(scratch) == []
 
 
@@ -128,10 +122,7 @@ def test_a_rehearsal_that_is_killed_is_cleaned_up_by_its_reaper(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:
     """No orphans even when nothing of ours could run at the end."""
-    with started(["rehearse"], environment, tmp_path) as (process, _):
-        wait_for(lambda: any(scratch.glob("*/server.log")))
-        process.kill()
-        process.wait()
+    end_while_it_starts(environment, tmp_path, scratch, signal.SIGKILL)
     wait_for(lambda: leftovers(scratch) == [])
 
 
@@ -141,7 +132,7 @@ def test_up_says_what_to_click_and_ends_with_ctrl_c(
 ) -> None:
     """SIGINT stops and removes all of it, also a run's process, which had left its group."""
     with started(["up"], environment, tmp_path) as (process, output):
-        wait_for_text(process, output, "Ctrl-C")
+        wait_for(lambda: "Ctrl-C" in output.read_text() or process.poll() is not None)
         text = output.read_text()
         logs = [line.rpartition(" ")[2] for line in text.splitlines() if "Log of the" in line]
         assert [Path(log).exists() for log in logs] == [True] * 4

@@ -22,9 +22,8 @@ from sandbox.server import running_sandbox
 from tests.support.stack import running_stack
 
 PREFECT_YAML = PROJECT / "prefect.yaml"
-POOLS: dict[str, dict[str, Any]] = yaml.safe_load(PREFECT_YAML.read_text())["definitions"][
-    "work_pools"
-]
+DEFINITIONS = yaml.safe_load(PREFECT_YAML.read_text())["definitions"]
+POOLS: dict[str, dict[str, Any]] = DEFINITIONS["work_pools"]
 TEMPLATES = {
     "process": ("process", "work_pool.json"),
     "cloud-run": ("cloud-run-v2", "work_pool_cloud_run.json"),
@@ -46,7 +45,7 @@ def prepared(kind: type[BaseJobConfiguration], variant: str, **variables: Any) -
     values = POOLS[variant].get("job_variables", {}) | variables
     run = FlowRun(id=uuid4(), flow_id=uuid4(), name="curious-key")
     with temporary_settings({PREFECT_API_AUTH_STRING: "operator:fake"}):
-        configuration = asyncio.run(kind.from_template_and_values(template(variant), values))
+        configuration: Any = asyncio.run(kind.from_template_and_values(template(variant), values))
         configuration.prepare_for_flow_run(run)
     return configuration
 
@@ -116,12 +115,8 @@ def test_prefects_kubernetes_worker_makes_the_job(prefect_server: None) -> None:
 def make_pools(client: SyncPrefectClient, *variants: str) -> None:
     """Make the variants' pools as docs/operations.md says."""
     for variant in variants:
-        kind, _ = TEMPLATES[variant]
-        body = {
-            "name": POOLS[variant]["name"],
-            "type": kind,
-            "base_job_template": template(variant),
-        }
+        name, (kind, _) = POOLS[variant]["name"], TEMPLATES[variant]
+        body = {"name": name, "type": kind, "base_job_template": template(variant)}
         client.request("POST", "/work_pools/", json=body).raise_for_status()
 
 
