@@ -75,7 +75,7 @@ def _unpinned(stack: ExitStack) -> None:
         return request
 
     without("request")(stack)
-    stack.enter_context(patch.object(flows.onboard, "pin_request", unpinned))
+    stack.enter_context(patch.object(flows.onboard, "pin_parameters", unpinned))
 
 
 def _ever_fresh(stack: ExitStack) -> None:

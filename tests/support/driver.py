@@ -72,7 +72,7 @@ class Driver:
     patience: float = 15.0
     """Seconds that a client waits for an answer."""
     refused: Callable[[int], bool] = lambda number: False
-    """Which HTTP calls of an execution find nobody listening."""
+    """Which HTTP calls of an execution find nothing listening."""
 
     def start(self, **request: Any) -> Run:
         """A new run; nothing of it is executed yet."""
@@ -97,6 +97,15 @@ class Driver:
             run.error = error
         finally:
             self.current = None
+
+    @contextmanager
+    def refusing(self, refused: Callable[[int], bool]) -> Iterator[None]:
+        """Nothing listens at these HTTP calls of the executions in the block."""
+        self.refused = refused
+        try:
+            yield
+        finally:
+            self.refused = lambda number: False
 
     async def renew_clients(self) -> None:
         """New clients, as a new process has; those of a killed one have requests half sent."""

@@ -1,8 +1,9 @@
-"""Faults that need an impatient client, nobody listening or a wrong clock, and several at once."""
+"""Silent services, refused connections, wrong clocks, and several faults at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -29,27 +30,31 @@ def silences(driver: Driver) -> list[Script]:
 
 
 @dataclass(frozen=True, slots=True)
-class Deaf:
-    """Nobody listens at one HTTP call of an execution, or from there on."""
+class RefusedCalls:
+    """Nothing listens at one HTTP call of an execution, or from there on."""
 
     execution: int
     number: int
     lasting: bool
 
-    def refuses(self, number: int) -> bool:
+    def __str__(self) -> str:
+        calls = f"call {self.number}{' and later ones' if self.lasting else ''}"
+        return f"execution {self.execution}: {calls} refused"
+
+    def __call__(self, number: int) -> bool:
         """Whether this call is refused."""
         return number == self.number or (self.lasting and number > self.number)
 
 
-def refusals(driver: Driver) -> Iterator[Deaf]:
+def refusals(driver: Driver) -> Iterator[RefusedCalls]:
     """Around each outside call of both executions."""
     for point in crash_points(driver):
         if point.when == "before":
-            yield Deaf(point.execution, point.number, lasting=False)
-            yield Deaf(point.execution, point.number, lasting=True)
+            yield RefusedCalls(point.execution, point.number, lasting=False)
+            yield RefusedCalls(point.execution, point.number, lasting=True)
 
 
-def survive_refusal(driver: Driver, deaf: Deaf) -> None:
+def survive_refusal(driver: Driver, refused: RefusedCalls) -> None:
     """Execute with that call refused by the operating system, then go on.
 
     Raises:
@@ -57,12 +62,9 @@ def survive_refusal(driver: Driver, deaf: Deaf) -> None:
     """
     scene, run = begin(driver, creates=False)
     for execution in (1, 2):
-        driver.refused = deaf.refuses if execution == deaf.execution else lambda number: False
-        try:
+        with driver.refusing(refused) if execution == refused.execution else nullcontext():
             driver.execute(run)
-        finally:
-            driver.refused = lambda number: False
-        run.check_error(str(deaf))
+        run.check_error(str(refused))
         if run.state != "Suspended":
             break
         answer(run)
@@ -70,7 +72,7 @@ def survive_refusal(driver: Driver, deaf: Deaf) -> None:
         run.retry()
     if run.state not in {"Attached", "Already attached"}:
         converge(driver, run)
-    check_end(scene, run, str(deaf))
+    check_end(scene, run, str(refused))
 
 
 @dataclass(frozen=True, slots=True)

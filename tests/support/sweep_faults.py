@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from cmek._http import ATTEMPTS
 from cmek.anthropic.errors import AdminApiError
 from tests.support.crashes import WHEN
-from tests.support.fault_combinations import PATIENCE
+from tests.support.fault_combinations import PATIENCE, RefusedCalls
 from tests.support.fault_scripts import Script, faults_of
 from tests.support.revalidating import Revalidation
 from tests.support.sweep_crashes import sweep_points
@@ -40,21 +39,10 @@ def sweep_silences(sweeps: Sweeps) -> list[Script]:
     return [Script(call, fault, when, lasting=False) for call in calls for when in WHEN]
 
 
-def sweep_refusals(sweeps: Sweeps) -> list[SweepRefusal]:
+def sweep_refusals(sweeps: Sweeps) -> list[RefusedCalls]:
     """By number, since that may last: those of other calls included, since the order differs."""
     numbers = range(1, len(sweep_points(sweeps)) // len(WHEN) + 1)
-    return [SweepRefusal(number, lasting) for number in numbers for lasting in (False, True)]
-
-
-@dataclass(frozen=True, slots=True)
-class SweepRefusal:
-    """Nobody listens at one HTTP call, or from there on."""
-
-    number: int
-    lasting: bool
-
-    def __str__(self) -> str:
-        return f"revalidating: call {self.number} refused {'for long' if self.lasting else 'once'}"
+    return [RefusedCalls(1, number, lasting) for number in numbers for lasting in (False, True)]
 
 
 def survive_sweep_faults(sweeps: Sweeps, script: Script) -> None:
@@ -71,22 +59,17 @@ def survive_sweep_faults(sweeps: Sweeps, script: Script) -> None:
     _look_later(sweeps, run, f"revalidating: {script}")
 
 
-def survive_sweep_refusal(sweeps: Sweeps, deaf: SweepRefusal) -> None:
+def survive_sweep_refusal(sweeps: Sweeps, refused: RefusedCalls) -> None:
     """Execute with those calls refused by the operating system, then look again.
 
     Raises:
         AssertionError: As with a fault.
     """
     run = sweeps.begin()
-    sweeps.driver.refused = lambda number: (
-        number == deaf.number or (deaf.lasting and number > deaf.number)
-    )
-    try:
+    with sweeps.driver.refusing(refused):
         sweeps.driver.execute(run)
-    finally:
-        sweeps.driver.refused = lambda number: False
-    _check_meanwhile(sweeps, run, str(deaf), VERDICTS)
-    _look_later(sweeps, run, str(deaf))
+    _check_meanwhile(sweeps, run, f"revalidating: {refused}", VERDICTS)
+    _look_later(sweeps, run, f"revalidating: {refused}")
 
 
 def _touched(sweeps: Sweeps, script: Script) -> Iterable[str]:
