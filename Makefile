@@ -26,12 +26,15 @@ up: $(READY)
 test: lint
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-# the variants that `make test` leaves out, then the long proofs with their table
+# The variants that `make test` leaves out, then the long proofs with their table: each part runs,
+# also when the other fails, and a failure of either fails the target.
 prove: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m prove
-	$(BIN)/python -m tests.proofs
+	failed=0; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m prove || failed=1; \
+	$(BIN)/python -m tests.proofs || failed=1; \
+	exit $$failed
 
-# the pictures in docs/, taken anew by the browser tests
+# the pictures in docs/, taken again by the browser tests
 screenshots: $(READY)
 	CMEK_SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/e2e/test_browser.py -m e2e
 
@@ -47,7 +50,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-# one name of a secret, which is none
+# the one excluded text is the name of a secret, not a secret
 	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --no-verify --disable-plugin Base64HighEntropyString --disable-plugin HexHighEntropyString --exclude-secrets '^prefect-api-auth-string$$'
 	@if $(BIN)/python -c 'import socket; socket.create_connection(("api.osv.dev", 443), 3)' 2>/dev/null; then $(MAKE) audit; else echo "dependencies not audited: api.osv.dev, which knows their vulnerabilities, can't be reached"; fi
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cli.deploy import PROJECT
 from tests.test_names_golden import deployment_names
@@ -72,6 +73,18 @@ def test_what_a_page_links_to_or_names_is_there(page: Path) -> None:
     targets = re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE)
     for target in re.findall(r"`make ([a-z-]+)", text):
         assert target in targets, f"{page.name}: make {target}"
+
+
+def test_the_workflow_runs_what_every_ci_runs_with_pinned_actions_and_no_rights() -> None:
+    """Each action by its full commit, with the version beside it."""
+    path = PROJECT / ".github" / "workflows" / "ci.yml"
+    workflow = yaml.safe_load(path.read_text())
+    assert workflow["permissions"] == {}
+    for job in workflow["jobs"].values():
+        assert job["permissions"] == {"contents": "read"}
+        assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    for used in re.findall(r"uses: (.+)", path.read_text()):
+        assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used), used
 
 
 _TOP = {path.name for path in PROJECT.iterdir() if path.is_dir()}
