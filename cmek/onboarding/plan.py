@@ -17,10 +17,9 @@ from pydantic import JsonValue
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, ROLES, VIEWER
 from cmek.canonical import digest
 from cmek.gcp.resources import CryptoKey, KeyVersion
-from cmek.keys.conditions import has_organization_label
+from cmek.keys.conditions import MISSING, has_organization_label
 from cmek.markdown import code, table
 from cmek.models import FrozenModel
-from cmek.names import organization_label
 from cmek.onboarding.request import OnboardingRequest
 
 ENABLED = "ENABLED"
@@ -51,13 +50,12 @@ class LiveFacts(FrozenModel):
     @property
     def has_organization_label(self) -> bool:
         """Whether the key carries this organization's label with the right value."""
-        name, value = organization_label(self.organization_id)
-        return self.key.labels.get(name) == value
+        return has_organization_label(self.key, self.organization_id)
 
     @property
     def primary_state(self) -> str:
         """State of the primary version, `MISSING` when there is none."""
-        return self.key.primary.state if self.key.primary else "MISSING"
+        return self.key.primary.state if self.key.primary else MISSING
 
     @property
     def versions_scheduled_for_destruction(self) -> tuple[KeyVersion, ...]:

@@ -22,7 +22,8 @@ from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, VIEWER
 from cmek.errors import CmekError
 from cmek.gcp.iam import unconditional_roles
 from cmek.gcp.kms import CloudKms
-from cmek.gcp.resources import SYMMETRIC, CryptoKey
+from cmek.gcp.resources import CryptoKey
+from cmek.keys.conditions import cloud_kms_material, symmetric
 from cmek.markdown import code
 from cmek.models import FrozenModel
 from cmek.names import KeyName
@@ -80,17 +81,11 @@ class ManagedKey(FrozenModel):
         Raises:
             NotManageableError: Not a symmetric key that Cloud KMS made itself.
         """
-        found = {
-            "purpose": (key.purpose, "ENCRYPT_DECRYPT"),
-            "algorithm": (key.algorithm, SYMMETRIC),
-            "import only": (key.import_only, False),
-            "external backend": (key.crypto_key_backend, None),
-        }
-        for field, (value, needed) in found.items():
-            if value != needed:
+        for condition in (symmetric(key), cloud_kms_material(key)):
+            if not condition.holds:
                 raise NotManageableError(
-                    f"{key.name}: {field} is {value}, the module is for {needed}: Anthropic can't "
-                    "use this key, so find out why a workspace has it"
+                    f"{key.name}: {condition.evidence}, which the module does not describe: "
+                    "Anthropic can't use this key, so find out why a workspace has it"
                 )
         if key.destroy_scheduled_duration is None:
             raise NotManageableError(f"{key.name}: Cloud KMS gave no destroy_scheduled_duration")

@@ -30,7 +30,7 @@ IGNORED = {"definitions"}
 
 CONTENT: dict[str, Any] = yaml.safe_load(PREFECT_YAML.read_text())
 each_deployment = pytest.mark.parametrize(
-    "deployment", CONTENT["deployments"], ids=lambda one: one["name"]
+    "deployment", CONTENT["deployments"], ids=lambda one: one["entrypoint"]
 )
 
 
