@@ -62,6 +62,11 @@ def _no_organization(stage: Stage) -> None:
     stage.world.kms.projects[KEY.project].ancestors = []
 
 
+def _colleague(stage: Stage) -> None:
+    stage.key()
+    stage.grant(str(KEY), ROLES[0], "user:ada@example.com")
+
+
 @dataclass(frozen=True, slots=True)
 class Harmless:
     """A state, the check that could take it for a fault, and what it should say."""
@@ -145,7 +150,7 @@ PASSES: tuple[Harmless, ...] = (
     Harmless(
         "a colleague on the key",
         "look_alike_members",
-        lambda stage: (stage.key(), stage.grant(str(KEY), ROLES[0], "user:ada@example.com")),
+        _colleague,
         "nothing found",
     ),
     Harmless(

@@ -205,7 +205,7 @@ def test_a_failure_says_what_mends_it_and_an_unknown_who_can_tell() -> None:
     """A check without the way out can't even be made."""
     for status in ("fail", "unknown"):
         with pytest.raises(ValidationError):
-            Check(id="x", title="x", status=status, evidence="x")  # type: ignore[arg-type]
+            Check(id="x", title="x", status=status, evidence="x")
 
 
 @patient
@@ -213,7 +213,7 @@ def test_a_failure_says_what_mends_it_and_an_unknown_who_can_tell() -> None:
 def test_a_table_has_one_line_a_check_whatever_the_text(found: list[str], text: str) -> None:
     """Outside text can't break the table; the worst stands first."""
     checks = tuple(
-        Check(id=str(i), title=text, status=one, evidence=text, remedy="do", who_can_tell="ada")  # type: ignore[arg-type]
+        Check(id=str(i), title=text, status=one, evidence=text, remedy="do", who_can_tell="ada")
         for i, one in enumerate(found)
     )
     report = CheckReport(checks=checks)

@@ -88,7 +88,9 @@ async def test_an_answer_that_is_none_of_googles_is_a_typed_error(
 
 async def test_the_service_account_of_a_credentials_file_is_the_caller(rig: Rig) -> None:
     """Its token is fetched once, outside the loop, and sent with each read."""
-    credentials = ServiceAccount.from_service_account_file(rig.sandbox.google_credentials_file)
+    credentials = ServiceAccount.from_service_account_file(  # type: ignore[no-untyped-call]
+        rig.sandbox.google_credentials_file
+    )
     reads = GoogleReads(credentials, base_url=rig.sandbox.http)
     await reads.project(PROJECT)
     await reads.billing(PROJECT)
@@ -100,7 +102,7 @@ async def test_the_service_account_of_a_credentials_file_is_the_caller(rig: Rig)
 async def test_a_refused_token_is_an_error_that_names_no_token(rig: Rig) -> None:
     """Neither the text nor anything that hangs on the exception holds the credential."""
     with pytest.raises(GoogleApiError) as error:
-        await _project(rig.sandbox.http, Credentials(CANARY))
+        await _project(rig.sandbox.http, google_token(CANARY))
     assert error.value.problem.status == "UNAUTHENTICATED"
     _holds_no_canary(error.value)
 
@@ -108,20 +110,31 @@ async def test_a_refused_token_is_an_error_that_names_no_token(rig: Rig) -> None
 async def test_a_lost_connection_names_no_token() -> None:
     """Httpx's own exception would hold the request with its header."""
     with pytest.raises(GoogleApiError) as error:
-        await _project("http://127.0.0.1:9", Credentials(CANARY))
+        await _project("http://127.0.0.1:9", google_token(CANARY))
     assert error.value.problem.reason == "CONNECTION"
     _holds_no_canary(error.value)
 
 
 class _NoToken(Credentials):
     def refresh(self, request: object) -> None:
-        raise auth_errors.RefreshError("the account was deleted")
+        raise auth_errors.RefreshError(  # type: ignore[no-untyped-call]
+            "the account was deleted"
+        )
+
+
+def _no_token() -> Credentials:
+    return _NoToken(None)  # type: ignore[no-untyped-call]
+
+
+def google_token(token: str) -> Credentials:
+    """Credentials that hold this access token."""
+    return Credentials(token)  # type: ignore[no-untyped-call]
 
 
 async def test_credentials_that_give_no_token_are_a_typed_error(rig: Rig) -> None:
     """A refused refresh is reported as a problem of the credentials, without a read."""
     with pytest.raises(GoogleApiError) as error:
-        await _project(rig.sandbox.http, _NoToken(None))
+        await _project(rig.sandbox.http, _no_token())
     assert error.value.problem.reason == "CREDENTIALS"
     assert rig.calls(service="google") == []
 
@@ -129,14 +142,14 @@ async def test_credentials_that_give_no_token_are_a_typed_error(rig: Rig) -> Non
 async def test_the_quota_project_goes_with_each_read() -> None:
     """Whose APIs and quota count is the operator's choice, sent as Google's own libraries do."""
     with _recorder() as (url, seen):
-        await _project(url, Credentials(CANARY), quota_project="acme-billing")
+        await _project(url, google_token(CANARY), quota_project="acme-billing")
     assert seen == [("acme-billing", f"Bearer {CANARY}")]
 
 
 async def test_plain_text_beyond_this_machine_is_refused() -> None:
     """No token leaves this machine unencrypted."""
     with pytest.raises(EndpointError):
-        GoogleReads(Credentials(CANARY), base_url="http://example.com")
+        GoogleReads(google_token(CANARY), base_url="http://example.com")
 
 
 def _holds_no_canary(error: BaseException) -> None:

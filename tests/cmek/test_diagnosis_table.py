@@ -119,7 +119,9 @@ async def test_a_key_of_an_external_key_manager_leaves_its_backend_open(
     sandbox: Sandbox, stage: Stage
 ) -> None:
     """Cloud KMS can't tell us whether what lies outside works."""
-    stage.stored_key.version_template.protection_level = kms_v1.ProtectionLevel.EXTERNAL_VPC
+    stage.stored_key.version_template.protection_level = kms_v1.ProtectionLevel(
+        kms_v1.ProtectionLevel.EXTERNAL_VPC
+    )
     (cause,) = [one for one in await diagnosed(sandbox) if one.id == "outside_backend"]
     assert (cause.verdict, "EXTERNAL_VPC" in cause.why) == ("open", True)
 

@@ -58,7 +58,7 @@ def reading(**changes: Any) -> KeySnapshot:
         next_rotation_time=NOW + timedelta(days=30),
         destroy_scheduled_duration=timedelta(days=30),
     )
-    values = {
+    values: dict[str, Any] = {
         "external_key_id": "ekey_01TestKey",
         "registered_name": KEY_NAME,
         "registered_at": NOW - timedelta(days=60),
@@ -234,7 +234,7 @@ def test_a_key_that_is_reached_again_forgets_that_it_was_not() -> None:
 @given(st.lists(st.sampled_from(list(Health)), min_size=1, max_size=8))
 def test_people_hear_of_changes_only_and_of_all(verdicts: list[Health]) -> None:
     """Leaving out the unknown ones, each verdict that differs from the one before is told."""
-    readings = {
+    readings: dict[Health, dict[str, Any]] = {
         Health.HEALTHY: {},
         Health.AT_RISK: {
             "key": Ok(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from google.cloud import kms_v1
 from google.iam.v1 import policy_pb2
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, VIEWER
@@ -174,7 +175,7 @@ def _signing(fleet: Fleet, name: str) -> str:
 
 
 def _mixed(fleet: Fleet, name: str) -> None:
-    fleet.world.kms.versions[fleet.key(name)][1].protection_level = 1
+    fleet.world.kms.versions[fleet.key(name)][1].protection_level = kms_v1.ProtectionLevel(1)
 
 
 _ENABLE = "gcloud kms keys versions enable 1 --key={key} {flags}"

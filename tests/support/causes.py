@@ -48,7 +48,7 @@ def _labels(**labels: str) -> Callable[[Stage], None]:
     return setup
 
 
-def _version(state: int) -> Callable[[Stage], None]:
+def _version(state: Any) -> Callable[[Stage], None]:
     return lambda stage: stage.version_state(state)
 
 
@@ -72,7 +72,7 @@ def _set(where: str, **changes: Any) -> Callable[[Stage], None]:
 
 
 def _no_primary(stage: Stage) -> None:
-    stage.stored_key.primary = None
+    stage.stored_key.primary = None  # type: ignore[assignment]  # as protobuf allows
 
 
 def _key_gone(stage: Stage) -> None:

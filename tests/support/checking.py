@@ -60,10 +60,9 @@ async def check(sandbox: Sandbox | SandboxProcess, **changes: Any) -> CheckRepor
 
 def failure(**known: Any) -> Failure:
     """A failed validation of the staged key; times in `known` are relative to now."""
-    usual = {"external_key_id": EXTERNAL_KEY, "granted_at": timedelta(days=-1)}
-    return Failure(
-        **{
-            name: datetime.now(UTC) + value if isinstance(value, timedelta) else value
-            for name, value in (usual | known).items()
-        }
-    )
+    usual: dict[str, Any] = {"external_key_id": EXTERNAL_KEY, "granted_at": timedelta(days=-1)}
+    values: dict[str, Any] = {
+        name: datetime.now(UTC) + value if isinstance(value, timedelta) else value
+        for name, value in (usual | known).items()
+    }
+    return Failure(**values)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from google.cloud import kms_v1
+
 from cmek.anthropic_identity import MEMBER
 from sandbox import seed
 from tests.support.staging import EXTERNAL_KEY, ORGANIZATION, PROJECT, Stage
@@ -95,7 +97,7 @@ def protection(level: str) -> Setup:
     """The stored key's protection level."""
 
     def setup(stage: Stage) -> None:
-        stage.stored_key.version_template.protection_level = level
+        stage.stored_key.version_template.protection_level = getattr(kms_v1.ProtectionLevel, level)
 
     return setup
 

@@ -63,7 +63,7 @@ KEY_CONDITIONS: tuple[Condition, ...] = (
         "existing key's primary version is disabled",
         "key_primary",
         "fail",
-        with_key(lambda stage: stage.version_state(State.DISABLED)),
+        with_key(lambda stage: stage.version_state(State(State.DISABLED))),
         "gcloud kms keys versions enable 1 --key=payments-prod",
     ),
     Condition(
