@@ -82,17 +82,9 @@ class StoredExternalKey(BaseModel):
 
     def render(self, *, attached: bool) -> dict[str, Any]:
         """The object as the API returns it."""
-        return {
-            "type": "external_key",
-            "id": self.id,
-            "attachment": {"type": "attached" if attached else "unattached"},
-            "created_at": self.created_at,
-            "display_name": self.display_name,
-            "geo": self.geo,
-            "provider_config": self.provider_config.model_dump(),
-            "updated_at": self.updated_at,
-            "user_profile_id": self.user_profile_id,
-        }
+        attachment = {"type": "attached" if attached else "unattached"}
+        own = {"type": "external_key", "attachment": attachment}
+        return own | self.model_dump(exclude={"sequence"})
 
 
 class DataResidency(_Config):
@@ -154,22 +146,14 @@ class AdminState(BaseModel):
     last_sequence: int = 0
 
     def external_key(self, external_key_id: str) -> StoredExternalKey:
-        """The external key.
-
-        Raises:
-            AnthropicError: 404, no such key in this organization.
-        """
+        """The external key. Raises 404, no such key in this organization."""
         key = self.external_keys.get(external_key_id)
         if key is None:
             raise AnthropicError(404, "External key not found.")
         return key
 
     def workspace(self, workspace_id: str) -> StoredWorkspace:
-        """The workspace, the default one included.
-
-        Raises:
-            AnthropicError: 404, no such workspace in this organization.
-        """
+        """The workspace, the default one included. Raises 404, no such workspace."""
         workspace = self.workspaces.get(workspace_id)
         if workspace is None:
             raise AnthropicError(404, "Workspace not found.")
@@ -185,11 +169,7 @@ class AdminState(BaseModel):
         return self.last_sequence
 
     def check_user_profile(self, user_profile_id: str | None) -> None:
-        """Accept none or a known profile.
-
-        Raises:
-            AnthropicError: 400 `user_profile_not_found`.
-        """
+        """Accept none or a known profile. Raises 400 `user_profile_not_found`."""
         if user_profile_id is not None and user_profile_id not in self.user_profiles:
             raise AnthropicError(400, "User profile not found.", "user_profile_not_found")
 

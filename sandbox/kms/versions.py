@@ -24,12 +24,7 @@ Level = kms_v1.ProtectionLevel
 
 
 def check_place(world: World, key: kms_v1.CryptoKey) -> None:
-    """Whether a version of this key may be made here and now.
-
-    Raises:
-        GoogleError: INVALID_ARGUMENT where HSM is not offered; FAILED_PRECONDITION by an
-            organization policy.
-    """
+    """Raise INVALID_ARGUMENT without HSM here, FAILED_PRECONDITION by an organization policy."""
     location, number = location_of(key.name), project_of(world, key.name).number
     level = Level(key.version_template.protection_level)
     if level == Level.HSM and location in world.kms.locations_without_hsm:
@@ -39,11 +34,7 @@ def check_place(world: World, key: kms_v1.CryptoKey) -> None:
 
 
 def find_key(world: World, name: str) -> kms_v1.CryptoKey:
-    """The stored key, settled up to now.
-
-    Raises:
-        GoogleError: NOT_FOUND.
-    """
+    """The stored key, settled up to now. Raises NOT_FOUND."""
     key = world.kms.crypto_keys.get(name)
     if key is None:
         raise not_found("CryptoKey", name)
@@ -52,11 +43,7 @@ def find_key(world: World, name: str) -> kms_v1.CryptoKey:
 
 
 def find_version(world: World, name: str) -> kms_v1.CryptoKeyVersion:
-    """The stored version, its key settled up to now.
-
-    Raises:
-        GoogleError: NOT_FOUND.
-    """
+    """The stored version, its key settled up to now. Raises NOT_FOUND."""
     key = world.kms.crypto_keys.get(key_of(name))
     if key is None:
         raise not_found("CryptoKeyVersion", name)

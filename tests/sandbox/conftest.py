@@ -70,3 +70,10 @@ def admin(admin_sandbox: Admin) -> Admin:
     """A new organization with fresh workspaces only."""
     admin_sandbox.control.reset(minimal=True)
     return admin_sandbox
+
+
+@pytest.fixture
+def full(admin_sandbox: Admin) -> Admin:
+    """A new organization with every sample workspace."""
+    admin_sandbox.control.reset()
+    return admin_sandbox

@@ -168,7 +168,6 @@ PREPARE: dict[str, Callable[[Admin], None]] = {
 def test_an_answer_has_the_shape_of_the_documented_example(
     admin: Admin, example: dict[str, Any]
 ) -> None:
-    """Status, headers, keys and types of every answer are those of the written example."""
     PREPARE.get(example["name"], lambda _: None)(admin)
     if example["name"] in CODED_FAULTS:
         _script(admin, example)

@@ -27,7 +27,6 @@ from tests.support.kms import (
 
 
 def test_the_guides_steps_work_on_both_transports(kms: Kms, client: Client) -> None:
-    """Ring, key with every field, policy, and the values come back as they were sent."""
     first = datetime.now(UTC).replace(microsecond=0) + timedelta(days=90)
     ring = client.create_key_ring(parent=LOCATION, key_ring_id="anthropic-cmek", key_ring={})
     key = client.create_crypto_key(
@@ -55,7 +54,6 @@ def test_the_guides_steps_work_on_both_transports(kms: Kms, client: Client) -> N
 
 
 def test_versions_live_and_die_on_both_transports(kms: Kms, client: Client) -> None:
-    """Create, make primary, disable, enable, destroy and restore, seen through the client."""
     key = kms.key()
     second = client.create_crypto_key_version(parent=key.name, crypto_key_version={})
     assert client.get_crypto_key(name=key.name).primary.name == key.primary.name
@@ -77,7 +75,6 @@ def test_versions_live_and_die_on_both_transports(kms: Kms, client: Client) -> N
 
 
 def test_locations_say_what_they_offer(kms: Kms, client: Client) -> None:
-    """The nine US single regions have HSM; multi-regions are there to be refused."""
     kms.world.kms.locations_without_hsm = {"us-west4"}
     listed = client.list_locations(locations_pb2.ListLocationsRequest(name=PROJECT), timeout=10)
     ids = {location.location_id for location in listed.locations}
@@ -93,7 +90,6 @@ def _has_hsm(client: Client, location_id: str) -> bool:
 
 
 def test_the_async_client_works_too(kms: Kms) -> None:
-    """Thirty-two reads at once through grpc.aio."""
     key = kms.key()
 
     async def read() -> set[str]:
@@ -108,13 +104,11 @@ def test_the_async_client_works_too(kms: Kms) -> None:
 
 
 def test_a_mistyped_location_gets_the_misrouting_text(kms: Kms, client: Client) -> None:
-    """The answer names the location, as the true service does."""
     with pytest.raises(exceptions.NotFound, match="concerns location 'us-east55' but was sent"):
         client.create_key_ring(parent=f"{LOCATION}5", key_ring_id="r", key_ring={}, **NO_RETRY)
 
 
 def test_the_projects_number_names_it_too(kms: Kms, client: Client) -> None:
-    """Answers carry the project's id whichever way it was named."""
     key = kms.key()
     by_number = key.name.replace("acme-kms-prod", "123456789012")
     assert client.get_crypto_key(name=by_number) == key
@@ -123,7 +117,6 @@ def test_the_projects_number_names_it_too(kms: Kms, client: Client) -> None:
 
 
 def test_missing_and_existing_names_have_the_recorded_texts(kms: Kms, client: Client) -> None:
-    """NOT_FOUND and ALREADY_EXISTS read as in recordings of the true service."""
     key = kms.key()
     ring = key.name.partition("/cryptoKeys")[0]
     with pytest.raises(exceptions.NotFound, match=f"CryptoKey {key.name}x not found."):
@@ -135,7 +128,6 @@ def test_missing_and_existing_names_have_the_recorded_texts(kms: Kms, client: Cl
 
 
 def test_every_call_is_logged_with_its_name_and_kind(kms: Kms, client: Client) -> None:
-    """The log has the RPC's name, the resource and whether it was a write, on each transport."""
     key = kms.key()
     kms.world.log.clear()
     client.get_crypto_key(name=key.name)
@@ -175,7 +167,6 @@ def test_a_second_server_can_not_share_the_port(kms: Kms) -> None:
 
 
 def test_an_insecure_channel_may_send_its_own_token(kms: Kms) -> None:
-    """The one port takes plain channels as well, and reads their authorization header."""
     kms.world.switches.anonymous_caller = "unauthenticated"
     token = kms.world.identities.issue_token(kms.world.identities.administrator)
     call = grpc.insecure_channel(kms.sandbox.grpc).unary_unary(
