@@ -27,6 +27,7 @@ PROJECT: Final = "(?P<resource>projects/(?P<project>[^/:]+))"
 KEY: Final = (
     "(?P<resource>projects/(?P<project>[^/:]+)/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+)"
 )
+SERVICE_PATH: Final = f"{PROJECT}/services/(?P<service>[a-z0-9.]+)"
 ORGANIZATION: Final = "(?P<resource>organizations/[0-9]+)"
 
 PATHS: Final = (
@@ -167,11 +168,7 @@ def get_billing_info(call: GoogleCall) -> Json:
     return info
 
 
-@served(
-    "serviceusage.services.get",
-    f"GET /v1/{PROJECT}/services/(?P<service>[a-z0-9.]+)",
-    "serviceusage.services.get",
-)
+@served("serviceusage.services.get", f"GET /v1/{SERVICE_PATH}", "serviceusage.services.get")
 def get_service(call: GoogleCall) -> Json:
     """Cloud KMS by its switch, others unless they are listed as off."""
     service = call.names["service"]

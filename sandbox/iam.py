@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -95,20 +94,15 @@ def allows(world: World, caller: Identity, permission: str, resource: str) -> bo
     wait = timedelta(0)
     if caller is world.identities.anthropic:
         wait = timedelta(seconds=world.switches.iam_propagation_seconds)
-    now = world.clock.now()
-    return any(
-        _policy_grants(stored, caller.member, permission, now=now, wait=wait)
-        for stored in _policies_over(world, resource)
-    )
-
-
-def _policies_over(world: World, resource: str) -> Iterator[StoredPolicy]:
-    project = project_of(world, resource)
-    parts = key_of(resource).split("/")
+    now, parts = world.clock.now(), key_of(resource).split("/")
+    # The key, its ring and its project, as far as the resource has them, then what is above.
     chain = ["/".join(parts[:end]) for end in (8, 6, 2) if end <= len(parts)]
-    for name in dict.fromkeys([*chain, *project.ancestors]):
-        if stored := world.kms.policies.get(name):
-            yield stored
+    names = dict.fromkeys([*chain, *project_of(world, resource).ancestors])
+    return any(
+        _policy_grants(world.kms.policies[name], caller.member, permission, now=now, wait=wait)
+        for name in names
+        if name in world.kms.policies
+    )
 
 
 def _policy_grants(

@@ -135,20 +135,14 @@ class Identities:
     published service account.
     """
 
-    def __init__(
-        self, switches: Switches, project_id: str = PROJECT_ID, key: SigningKey | None = None
-    ) -> None:
+    def __init__(self, switches: Switches, key: SigningKey | None = None) -> None:
         self.switches = switches
-        self.project_id = project_id
         self.key = key or SigningKey()
         self.by_name: dict[str, Identity] = {}
-        self.tokens: dict[str, str] = {}
-        self.administrator = self.add(
-            "administrator", "user:administrator@example.com", "all", token=ADMINISTRATOR_TOKEN
-        )
-        self.onboarding = self.add(
-            "onboarding", f"serviceAccount:cmek@{project_id}.iam.gserviceaccount.com", "all"
-        )
+        self.administrator = self.add("administrator", "user:administrator@example.com", "all")
+        self.tokens = {ADMINISTRATOR_TOKEN: "administrator"}
+        account = f"serviceAccount:cmek@{PROJECT_ID}.iam.gserviceaccount.com"
+        self.onboarding = self.add("onboarding", account, "all")
         self.anthropic = self.add("anthropic", MEMBER)
 
     def add(
@@ -156,17 +150,13 @@ class Identities:
         name: str,
         member: str,
         permissions: frozenset[str] | set[str] | Literal["all"] | None = None,
-        *,
-        token: str | None = None,
     ) -> Identity:
-        """Make or replace an identity; with `token`, that bearer token names it."""
+        """Make or replace an identity."""
         held = frozenset(permissions) if isinstance(permissions, set) else permissions
         known = self.by_name.get(name)
         subject = known.subject if known else f"1{len(self.by_name):020d}"
         identity = Identity(name, member, held, subject=subject)
         self.by_name[name] = identity
-        if token is not None:
-            self.tokens[token] = name
         return identity
 
     def issue_token(self, identity: Identity) -> str:
@@ -211,7 +201,7 @@ class Identities:
         """Write the `onboarding` identity's credentials file; its tokens come from `token_uri`."""
         info = {
             "type": "service_account",
-            "project_id": self.project_id,
+            "project_id": PROJECT_ID,
             "private_key_id": KEY_ID,
             "private_key": self.key.private_pem,
             "client_email": self.onboarding.email,

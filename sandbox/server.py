@@ -221,7 +221,6 @@ def serve(
 ) -> None:
     """Run until SIGTERM or SIGINT; print the ready line once both ports answer."""
     stop = threading.Event()
-
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with running_sandbox(

@@ -147,17 +147,15 @@ class AdminState(BaseModel):
 
     def external_key(self, external_key_id: str) -> StoredExternalKey:
         """The external key. Raises 404, no such key in this organization."""
-        key = self.external_keys.get(external_key_id)
-        if key is None:
+        if external_key_id not in self.external_keys:
             raise AnthropicError(404, "External key not found.")
-        return key
+        return self.external_keys[external_key_id]
 
     def workspace(self, workspace_id: str) -> StoredWorkspace:
         """The workspace, the default one included. Raises 404, no such workspace."""
-        workspace = self.workspaces.get(workspace_id)
-        if workspace is None:
+        if workspace_id not in self.workspaces:
             raise AnthropicError(404, "Workspace not found.")
-        return workspace
+        return self.workspaces[workspace_id]
 
     def is_attached(self, external_key_id: str) -> bool:
         """Whether any workspace, live or archived, uses the key."""

@@ -24,6 +24,7 @@ from sandbox.kms.versions import Level, State, find_key, find_version
 from sandbox.world import World
 
 _NONCE: Final = 12
+_UNDECIPHERABLE: Final = "Decryption failed: verify that 'name' refers to the correct CryptoKey."
 _AAD: Final = "additional_authenticated_data"
 _LARGEST: Final = {Level.SOFTWARE: 64 * 1024, Level.HSM: 8 * 1024}
 _REASON: Final = kms_v1.AccessReason(kms_v1.AccessReason.CUSTOMER_INITIATED_ACCESS)
@@ -77,7 +78,7 @@ def decrypt(world: World, name: str, request: kms_v1.DecryptRequest) -> kms_v1.D
     try:
         opened = AESGCM(world.kms.material[version.name]).decrypt(body[:_NONCE], body[_NONCE:], aad)
     except (InvalidTag, ValueError):
-        raise _undecipherable() from None
+        raise invalid(_UNDECIPHERABLE) from None
     return kms_v1.DecryptResponse(
         plaintext=opened,
         plaintext_crc32c=google_crc32c.value(opened),
@@ -124,8 +125,4 @@ def _sealed_by(world: World, key: str, ciphertext: bytes) -> kms_v1.CryptoKeyVer
     for version in world.kms.versions[key].values():
         if ciphertext.startswith(_prefix(version.name)):
             return version
-    raise _undecipherable()
-
-
-def _undecipherable() -> GoogleError:
-    return invalid("Decryption failed: verify that 'name' refers to the correct CryptoKey.")
+    raise invalid(_UNDECIPHERABLE)

@@ -107,17 +107,16 @@ def list_key_rings(
 
 def find_ring(world: World, name: str) -> kms_v1.KeyRing:
     """The stored key ring. Raises NOT_FOUND."""
-    ring = world.kms.key_rings.get(name)
-    if ring is None:
+    if name not in world.kms.key_rings:
         raise not_found("KeyRing", name)
-    return ring
+    return world.kms.key_rings[name]
 
 
 @permitted("cloudkms.cryptoKeys.create", "POST /v1/{parent=KeyRing}/cryptoKeys", body="crypto_key")
 def create_crypto_key(
     world: World, ring: str, request: kms_v1.CreateCryptoKeyRequest
 ) -> kms_v1.CryptoKey:
-    """Make a key and, unless told otherwise, its first version, which becomes the primary."""
+    """Make a key and, unless the request skips it, its first version, which becomes the primary."""
     find_ring(world, ring)
     name = f"{ring}/cryptoKeys/{check_id(request.crypto_key_id, 'crypto_key_id')}"
     if name in world.kms.crypto_keys:

@@ -104,20 +104,17 @@ def _finish_generation(world: World, version: kms_v1.CryptoKeyVersion) -> None:
 
 def _rotate(world: World, key: kms_v1.CryptoKey) -> None:
     """Make the new primary versions that were due; none while an organization policy forbids it."""
-    if not key.rotation_period or not _may_rotate(world, key):
+    constraints, level = world.kms.constraints, Level(key.version_template.protection_level).name
+    if not (
+        key.rotation_period
+        and constraints.allows_location(location_of(key.name))
+        and constraints.allows_protection_level(level)
+    ):
         return
     while key.next_rotation_time <= world.clock.now():
         version = new_version(world, key, key.next_rotation_time)
         key.primary = kms_v1.CryptoKeyVersion(name=version.name)
         key.next_rotation_time += key.rotation_period
-
-
-def _may_rotate(world: World, key: kms_v1.CryptoKey) -> bool:
-    level = Level(key.version_template.protection_level).name
-    constraints = world.kms.constraints
-    return constraints.allows_location(location_of(key.name)) and (
-        constraints.allows_protection_level(level)
-    )
 
 
 @permitted(

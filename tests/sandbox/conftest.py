@@ -55,7 +55,7 @@ def kms(room: tuple[Sandbox, Client, Client]) -> Iterator[Kms]:
 @pytest.fixture(params=["grpc", "rest"])
 def client(request: pytest.FixtureRequest, kms: Kms) -> Client:
     """The official client on each of its transports."""
-    return getattr(kms, request.param)
+    return kms.grpc if request.param == "grpc" else kms.rest
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,7 @@ def many() -> Iterator[Admin]:
         yield one
 
 
-def _ids(page: dict[str, object]) -> list[str]:
+def _ids(page: dict[str, Any]) -> list[str]:
     return [one["id"] for one in page["data"]]
 
 

@@ -49,7 +49,7 @@ def http(module_sandbox: Sandbox) -> Iterator[httpx.Client]:
 def _get(http: httpx.Client, path: str, **query: str) -> dict[str, Any]:
     response = http.get(path, params=query)
     assert response.status_code == 200, response.text
-    return response.json()
+    return dict(response.json())
 
 
 @pytest.mark.anyio

@@ -42,7 +42,8 @@ def _forbidden(call: Callable[..., Any], **fields: Any) -> exceptions.Forbidden:
 def anthropic(request: pytest.FixtureRequest, kms: Kms) -> Client:
     """A client that acts as Anthropic's service account, on each transport."""
     identities = kms.world.identities
-    return request.param(kms.sandbox, identities.issue_token(identities.anthropic))
+    client: Client = request.param(kms.sandbox, identities.issue_token(identities.anthropic))
+    return client
 
 
 def test_anthropic_has_what_the_two_grants_give(kms: Kms, anthropic: Client) -> None:
@@ -147,7 +148,7 @@ def test_a_project_that_is_not_ready_says_what_is_missing(
     kms: Kms, client: Client, switch: str, reason: str
 ) -> None:
     setattr(kms.world.switches, switch, False)
-    refused = _forbidden(client.create_key_ring, parent=LOCATION, key_ring_id="r", key_ring={})
+    refused = _forbidden(client.create_key_ring, parent=LOCATION, key_ring_id="r")
     assert (refused.reason, refused.domain) == (reason, "googleapis.com")
     consumer = "projects/123456789012"
     assert refused.metadata == {"service": "cloudkms.googleapis.com", "consumer": consumer}
@@ -183,17 +184,17 @@ def test_the_credentials_file_works_with_google_auth(kms: Kms) -> None:
     locations that the account is allowed in.
     """
     kms.world.switches.anonymous_caller = "unauthenticated"
-    credentials = service_account.Credentials.from_service_account_file(
+    credentials = service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]
         kms.sandbox.google_credentials_file, scopes=["https://www.googleapis.com/auth/cloudkms"]
     )
     credentials.refresh(google.auth.transport.requests.Request())
     _calls_as_onboarding(kms, credentials.token)
-    signed = google.auth.jwt.Credentials.from_signing_credentials(
+    signed = google.auth.jwt.Credentials.from_signing_credentials(  # type: ignore[no-untyped-call]
         credentials, "https://cloudkms.googleapis.com/"
     )
     signed.refresh(None)
     _calls_as_onboarding(kms, signed.token.decode())
-    assertion = google.auth.jwt.Credentials.from_signing_credentials(
+    assertion = google.auth.jwt.Credentials.from_signing_credentials(  # type: ignore[no-untyped-call]
         credentials, f"{kms.sandbox.http}/token"
     )
     assertion.refresh(None)
@@ -254,10 +255,10 @@ def test_organization_policies_stop_creation(kms: Kms, client: Client) -> None:
             )
     constraints.resource_locations = ["in:europe-locations"]
     with pytest.raises(exceptions.BadRequest, match=r"in \[us-east5\]") as refused:
-        client.create_key_ring(parent=LOCATION, key_ring_id="r", key_ring={}, **NO_RETRY)
+        client.create_key_ring(parent=LOCATION, key_ring_id="r", **NO_RETRY)
     assert "orgpolicy:projects/123456789012" in str(refused.value.details)
     constraints.resource_locations = ["in:us-locations"]
-    assert client.create_key_ring(parent=LOCATION, key_ring_id="r", key_ring={}).name
+    assert client.create_key_ring(parent=LOCATION, key_ring_id="r").name
 
 
 def test_enabled_versions_can_be_protected_from_destruction(kms: Kms, client: Client) -> None:

@@ -28,7 +28,7 @@ from tests.support.kms import (
 
 def test_the_guides_steps_work_on_both_transports(kms: Kms, client: Client) -> None:
     first = datetime.now(UTC).replace(microsecond=0) + timedelta(days=90)
-    ring = client.create_key_ring(parent=LOCATION, key_ring_id="anthropic-cmek", key_ring={})
+    ring = client.create_key_ring(parent=LOCATION, key_ring_id="anthropic-cmek")
     key = client.create_crypto_key(
         request={
             "parent": ring.name,
@@ -55,7 +55,7 @@ def test_the_guides_steps_work_on_both_transports(kms: Kms, client: Client) -> N
 
 def test_versions_live_and_die_on_both_transports(kms: Kms, client: Client) -> None:
     key = kms.key()
-    second = client.create_crypto_key_version(parent=key.name, crypto_key_version={})
+    second = client.create_crypto_key_version(parent=key.name)
     assert client.get_crypto_key(name=key.name).primary.name == key.primary.name
     changed = client.update_crypto_key_primary_version(name=key.name, crypto_key_version_id="2")
     assert changed.primary.name == second.name
@@ -97,7 +97,7 @@ def test_the_async_client_works_too(kms: Kms) -> None:
         keys = await asyncio.gather(
             *(client.get_crypto_key(name=key.name, **NO_RETRY) for _ in range(32))
         )
-        await client.transport.close()
+        await client.transport.close()  # type: ignore[no-untyped-call]
         return {one.name for one in keys}
 
     assert asyncio.run(read()) == {key.name}
@@ -105,7 +105,7 @@ def test_the_async_client_works_too(kms: Kms) -> None:
 
 def test_a_mistyped_location_gets_the_misrouting_text(kms: Kms, client: Client) -> None:
     with pytest.raises(exceptions.NotFound, match="concerns location 'us-east55' but was sent"):
-        client.create_key_ring(parent=f"{LOCATION}5", key_ring_id="r", key_ring={}, **NO_RETRY)
+        client.create_key_ring(parent=f"{LOCATION}5", key_ring_id="r", **NO_RETRY)
 
 
 def test_the_projects_number_names_it_too(kms: Kms, client: Client) -> None:
@@ -124,7 +124,7 @@ def test_missing_and_existing_names_have_the_recorded_texts(kms: Kms, client: Cl
     with pytest.raises(exceptions.NotFound, match=f"KeyRing {ring}x not found."):
         client.get_key_ring(name=f"{ring}x", **NO_RETRY)
     with pytest.raises(exceptions.Conflict, match=f"KeyRing {ring} already exists."):
-        client.create_key_ring(parent=LOCATION, key_ring_id="ring", key_ring={}, **NO_RETRY)
+        client.create_key_ring(parent=LOCATION, key_ring_id="ring", **NO_RETRY)
 
 
 def test_every_call_is_logged_with_its_name_and_kind(kms: Kms, client: Client) -> None:
@@ -132,7 +132,7 @@ def test_every_call_is_logged_with_its_name_and_kind(kms: Kms, client: Client) -
     kms.world.log.clear()
     client.get_crypto_key(name=key.name)
     client.encrypt(name=key.name, plaintext=b"x")
-    client.create_crypto_key_version(parent=key.name, crypto_key_version={})
+    client.create_crypto_key_version(parent=key.name)
     with pytest.raises(exceptions.NotFound):
         client.destroy_crypto_key_version(name=f"{key.name}/cryptoKeyVersions/9", **NO_RETRY)
     entries = kms.world.log.entries

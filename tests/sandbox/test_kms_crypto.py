@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import google_crc32c
 import pytest
 from google.api_core import exceptions
@@ -54,8 +57,8 @@ def test_unasked_checks_are_not_claimed(kms: Kms, client: Client) -> None:
 def test_a_wrong_checksum_is_refused(kms: Kms, client: Client, field: str) -> None:
     """INVALID_ARGUMENT names the field, the sign of data corrupted on the way."""
     key = kms.key()
-    request = {"name": key.name, "plaintext": TEXT}
-    call = client.encrypt
+    request: dict[str, Any] = {"name": key.name, "plaintext": TEXT}
+    call: Callable[..., Any] = client.encrypt
     if field == "ciphertext_crc32c":
         sealed = client.encrypt(name=key.name, plaintext=TEXT).ciphertext
         request, call = {"name": key.name, "ciphertext": sealed}, client.decrypt
@@ -94,10 +97,11 @@ def test_a_version_that_is_not_enabled_neither_seals_nor_opens(
         kms.set_state(key.primary.name, State.DISABLED)
     else:
         client.destroy_crypto_key_version(name=key.primary.name)
-    for call, fields in (
+    calls: tuple[tuple[Callable[..., Any], dict[str, Any]], ...] = (
         (client.encrypt, {"plaintext": TEXT}),
         (client.decrypt, {"ciphertext": sealed}),
-    ):
+    )
+    for call, fields in calls:
         with pytest.raises(exceptions.BadRequest) as refused:
             call(name=key.name, **fields, **NO_RETRY)
         text = f"{key.primary.name} is not enabled, current state is: {state}."
@@ -107,7 +111,7 @@ def test_a_version_that_is_not_enabled_neither_seals_nor_opens(
 
 def test_an_older_version_can_be_named_for_encryption(kms: Kms, client: Client) -> None:
     key = kms.key()
-    second = client.create_crypto_key_version(parent=key.name, crypto_key_version={})
+    second = client.create_crypto_key_version(parent=key.name)
     sealed = client.encrypt(name=second.name, plaintext=TEXT)
     assert sealed.name == second.name
     assert not client.decrypt(name=key.name, ciphertext=sealed.ciphertext).used_primary

@@ -21,7 +21,7 @@ QUOTA = {
 
 
 def _create(client: Client) -> str:
-    return client.create_key_ring(parent=LOCATION, key_ring_id="ring", key_ring={}, **NO_RETRY).name
+    return client.create_key_ring(parent=LOCATION, key_ring_id="ring", **NO_RETRY).name
 
 
 def _exists(kms: Kms) -> bool:

@@ -97,7 +97,7 @@ def test_the_pager_walks_all_rings(kms: Kms, client: Client) -> None:
 def test_filters_narrow_versions(kms: Kms, client: Client, filter_: str, found: set[int]) -> None:
     key = kms.key()
     for _ in range(2):
-        kms.grpc.create_crypto_key_version(parent=key.name, crypto_key_version={})
+        kms.grpc.create_crypto_key_version(parent=key.name)
     kms.set_state(f"{key.name}/cryptoKeyVersions/2", State.DISABLED)
     pager = client.list_crypto_key_versions(request={"parent": key.name, "filter": filter_})
     assert pager.total_size == 0
@@ -131,7 +131,7 @@ def test_versions_sort_by_number(kms: Kms, client: Client) -> None:
     key = kms.key()
     for _ in range(10):
         kms.world.clock.advance(timedelta(seconds=1))
-        kms.grpc.create_crypto_key_version(parent=key.name, crypto_key_version={})
+        kms.grpc.create_crypto_key_version(parent=key.name)
     numbers = [
         [int(one.name.rsplit("/", 1)[1]) for one in client.list_crypto_key_versions(request=query)]
         for query in ({"parent": key.name, "page_size": 4},

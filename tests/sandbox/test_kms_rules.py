@@ -19,7 +19,9 @@ PERIOD = timedelta(days=90)
 
 def test_a_new_key_gets_googles_defaults(kms: Kms, client: Client) -> None:
     key = client.create_crypto_key(
-        parent=kms.ring(), crypto_key_id="k", crypto_key={"purpose": Purpose.ENCRYPT_DECRYPT}
+        parent=kms.ring(),
+        crypto_key_id="k",
+        crypto_key=kms_v1.CryptoKey(purpose=Purpose.ENCRYPT_DECRYPT),
     )
     assert key.version_template.protection_level == Level.SOFTWARE
     assert key.version_template.algorithm == 1
@@ -64,10 +66,10 @@ def test_a_malformed_key_is_refused(
 @pytest.mark.parametrize("bad", ["", "a b", "ä", "x" * 64, "a/b", "a.b"])
 def test_ids_follow_the_documented_pattern(kms: Kms, client: Client, bad: str) -> None:
     with pytest.raises(exceptions.BadRequest):
-        client.create_key_ring(parent=LOCATION, key_ring_id=bad, key_ring={}, **NO_RETRY)
+        client.create_key_ring(parent=LOCATION, key_ring_id=bad, **NO_RETRY)
     with pytest.raises(exceptions.BadRequest):
         client.create_crypto_key(
-            parent=kms.ring(), crypto_key_id=bad, crypto_key={"purpose": 1}, **NO_RETRY
+            parent=kms.ring(), crypto_key_id=bad, crypto_key=kms_v1.CryptoKey(purpose=1), **NO_RETRY
         )
 
 
@@ -114,7 +116,9 @@ def test_hsm_is_refused_where_the_location_has_none(kms: Kms, client: Client) ->
         client.create_crypto_key(
             parent=kms.ring(),
             crypto_key_id="k",
-            crypto_key={"purpose": 1, "version_template": {"protection_level": Level.HSM}},
+            crypto_key=kms_v1.CryptoKey(
+                {"purpose": 1, "version_template": {"protection_level": Level.HSM}}
+            ),
             **NO_RETRY,
         )
 

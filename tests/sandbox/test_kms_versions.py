@@ -94,14 +94,14 @@ def test_a_key_may_have_no_primary(kms: Kms, client: Client) -> None:
     assert "primary" not in client.get_crypto_key(name=key.name)
     with pytest.raises(exceptions.BadRequest, match="no primary"):
         client.encrypt(name=key.name, plaintext=b"x", **NO_RETRY)
-    client.create_crypto_key_version(parent=key.name, crypto_key_version={})
+    client.create_crypto_key_version(parent=key.name)
     client.update_crypto_key_primary_version(name=key.name, crypto_key_version_id="1")
     assert client.encrypt(name=key.name, plaintext=b"x").name.endswith("/1")
 
 
 def test_only_an_enabled_version_of_the_key_becomes_primary(kms: Kms, client: Client) -> None:
     key = kms.key()
-    second = client.create_crypto_key_version(parent=key.name, crypto_key_version={})
+    second = client.create_crypto_key_version(parent=key.name)
     kms.set_state(second.name, State.DISABLED)
     for number in ("2", "7", "first"):
         with pytest.raises(exceptions.BadRequest):

@@ -27,7 +27,7 @@ JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
 def _identity_token(admin: Admin, audience: str = AUDIENCE) -> str:
-    credentials = service_account.IDTokenCredentials.from_service_account_file(
+    credentials = service_account.IDTokenCredentials.from_service_account_file(  # type: ignore[no-untyped-call]
         admin.sandbox.google_credentials_file, target_audience=audience
     )
     credentials.refresh(google.auth.transport.requests.Request())
@@ -146,7 +146,7 @@ def test_malformed_identifiers_are_named(admin: Admin, changes: dict[str, Any]) 
 
 
 def test_the_credentials_file_buys_access_tokens_that_name_its_account(admin: Admin) -> None:
-    credentials = service_account.Credentials.from_service_account_file(
+    credentials = service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]
         admin.sandbox.google_credentials_file,
         scopes=["https://www.googleapis.com/auth/cloudkms"],
     )
