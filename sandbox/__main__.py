@@ -1,4 +1,4 @@
-"""`python -m sandbox` and `cmek sandbox`: run the sandbox until it is told to stop."""
+"""`python -m sandbox` and `cmek sandbox`: run the sandbox until SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 

@@ -5,25 +5,18 @@ Those of Cloud KMS have the documented texts and details.
 
 from __future__ import annotations
 
-from typing import Any
+from base64 import b64encode
+from typing import Any, Final
 
-GOOGLE_HTTP = {
-    "INVALID_ARGUMENT": 400,
-    "FAILED_PRECONDITION": 400,
-    "OUT_OF_RANGE": 400,
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
-    "ALREADY_EXISTS": 409,
-    "ABORTED": 409,
-    "RESOURCE_EXHAUSTED": 429,
-    "CANCELLED": 499,
-    "INTERNAL": 500,
-    "UNKNOWN": 500,
-    "UNIMPLEMENTED": 501,
-    "UNAVAILABLE": 503,
-    "DEADLINE_EXCEEDED": 504,
+import grpc
+from google.api_core import exceptions
+
+GOOGLE_HTTP: Final = {
+    status.name: int(exceptions.from_grpc_status(status, "").code or 500)  # type: ignore[no-untyped-call]
+    for status in grpc.StatusCode
+    if status is not grpc.StatusCode.OK
 }
+"""The HTTP code of each canonical status."""
 
 
 class GoogleError(Exception):
@@ -97,16 +90,17 @@ def error_info(reason: str, domain: str = "googleapis.com", **metadata: str) -> 
     return {"@type": f"{_TYPE}ErrorInfo", "reason": reason, "domain": domain, "metadata": metadata}
 
 
+def disabled_info(service: str, number: str, reason: str = "SERVICE_DISABLED") -> dict[str, Any]:
+    """The detail about a service that the project of that number cannot use."""
+    return error_info(reason, service=service, consumer=f"projects/{number}")
+
+
 def precondition(kind: str, subject: str, *descriptions: str) -> dict[str, Any]:
     """A `google.rpc.PreconditionFailure` detail with one violation for each description."""
     violations = [
         {"type": kind, "subject": subject, "description": one} for one in descriptions or ("",)
     ]
     return {"@type": f"{_TYPE}PreconditionFailure", "violations": violations}
-
-
-def _help(description: str, url: str) -> dict[str, Any]:
-    return {"@type": f"{_TYPE}Help", "links": [{"description": description, "url": url}]}
 
 
 def invalid(message: str) -> GoogleError:
@@ -152,7 +146,7 @@ def service_disabled(number: str) -> GoogleError:
         f"it is disabled. Enable it by visiting {url} then retry. If you enabled this API "
         "recently, wait a few minutes for the action to propagate to our systems and retry.",
         number,
-        _help("Google developers console API activation", url),
+        {"description": "Google developers console API activation", "url": url},
     )
 
 
@@ -164,12 +158,13 @@ def billing_disabled(number: str) -> GoogleError:
         "This API method requires billing to be enabled. Please enable billing on project "
         f"#{number} by visiting {url} then retry.",
         number,
-        _help("Google developers console billing", url),
+        {"description": "Google developers console billing", "url": url},
     )
 
 
-def _not_ready(reason: str, message: str, number: str, help_: dict[str, Any]) -> GoogleError:
-    info = error_info(reason, service=SERVICE, consumer=f"projects/{number}")
+def _not_ready(reason: str, message: str, number: str, link: dict[str, str]) -> GoogleError:
+    info = disabled_info(SERVICE, number, reason)
+    help_ = {"@type": f"{_TYPE}Help", "links": [link]}
     return GoogleError("PERMISSION_DENIED", message, [info, help_])
 
 
@@ -198,11 +193,12 @@ def version_not_enabled(name: str, state: str) -> GoogleError:
     )
 
 
-def concurrent_policy_change(given: str, current: str) -> GoogleError:
+def concurrent_policy_change(given: bytes, current: bytes) -> GoogleError:
     """SetIamPolicy carried an etag that is no longer the policy's."""
+    asked, stored = (b64encode(etag).decode() for etag in (given, current))
     return GoogleError(
         "ABORTED",
         "There were concurrent policy changes. Please retry the whole read-modify-write with "
-        f"exponential backoff. The request's ETag '{given}' did not match the current policy's "
-        f"ETag '{current}'.",
+        f"exponential backoff. The request's ETag '{asked}' did not match the current policy's "
+        f"ETag '{stored}'.",
     )

@@ -6,27 +6,28 @@ Inventory, as far as the checks read them. `served` enters a handler into `METHO
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from google.iam.v1 import policy_pb2
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sandbox.errors import GoogleError, error_info, invalid, not_found, permission_denied
+from sandbox.errors import GoogleError, disabled_info, invalid, not_found, permission_denied
 from sandbox.iam import EMPTY_ETAG, allows, read_policy, write_policy
 from sandbox.kms.state import GoogleProject, from_json, to_json
 from sandbox.org_policy import OrgConstraints
-from sandbox.transport import GoogleCall, google_endpoint
+from sandbox.transport import GoogleCall, HttpMethod, google_endpoint
 from sandbox.world import ACCESS_POLICY, Json, World
 
 KMS: Final = "cloudkms.googleapis.com"
+GET_PROJECT: Final = "resourcemanager.projects.get"
 PROJECT: Final = "(?P<resource>projects/(?P<project>[^/:]+))"
+KEY: Final = (
+    "(?P<resource>projects/(?P<project>[^/:]+)/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+)"
+)
+SERVICE_PATH: Final = f"{PROJECT}/services/(?P<service>[a-z0-9.]+)"
 ORGANIZATION: Final = "(?P<resource>organizations/[0-9]+)"
 
 PATHS: Final = (
@@ -38,35 +39,29 @@ PATHS: Final = (
     "/v2/{rest:path}",
     "/v3/{rest:path}",
 )
-"""Goes before the routes of Cloud KMS: one path lies below a crypto key."""
-
-
 GoogleHandler = Callable[[GoogleCall], Json]
 
 
-@dataclass(frozen=True, slots=True)
-class GoogleMethod:
-    """A method of a discovery document."""
+@dataclass(frozen=True, kw_only=True)
+class GoogleMethod(HttpMethod):
+    """A method of a discovery document; the first part of its id names the API."""
 
-    id: str
-    """The discovery id, whose first part names the API."""
-    verb: str
-    path: re.Pattern[str]
     run: GoogleHandler
     permission: str | None
-    write: bool
 
     def answer(self, call: GoogleCall) -> Json:
-        """Run it, if its API is on and the caller may.
-
-        Raises:
-            GoogleError: PERMISSION_DENIED with SERVICE_DISABLED, or naming the permission.
-        """
+        """Run it, if its API is on and the caller may; PERMISSION_DENIED otherwise."""
         service = f"{self.id.partition('.')[0]}.googleapis.com"
         if service in call.world.google.disabled_services:
             first = next(iter(call.world.kms.projects.values()))
             project = _project(call) if "project" in call.names else first
-            raise _service_disabled(project.number, service)
+            url = f"https://console.developers.google.com/apis/api/{service}/overview"
+            raise GoogleError(
+                "PERMISSION_DENIED",
+                f"{service} has not been used in project {project.number} before or it is "
+                f"disabled. Enable it by visiting {url}?project={project.number} then retry.",
+                [disabled_info(service, project.number)],
+            )
         if self.permission is not None:
             _require(call, self.permission)
         return self.run(call)
@@ -76,41 +71,32 @@ METHODS: Final[list[GoogleMethod]] = []
 
 
 def served(
-    id_: str, verb: str, path: str, permission: str | None = None
+    id_: str, http: str, permission: str | None = None
 ) -> Callable[[GoogleHandler], GoogleHandler]:
     """Enter a handler; the first group of `path` is the resource."""
 
     def enter(run: GoogleHandler) -> GoogleHandler:
-        write = id_.endswith(".setIamPolicy")
-        METHODS.append(GoogleMethod(id_, verb, re.compile(path), run, permission, write))
+        verb, path = http.split()
+        method = GoogleMethod(
+            id=id_,
+            verb=verb,
+            path=re.compile(path),
+            write=id_.endswith(".setIamPolicy"),
+            run=run,
+            permission=permission,
+        )
+        METHODS.append(method)
         return run
 
     return enter
 
 
 def google_routes(world: World) -> list[Route]:
-    """The APIs, and `/_sandbox/google` to set what they answer."""
-
-    async def state(request: Request) -> Response:
-        return await _state(world, request)
-
+    """The paths of these APIs; they go before those of Cloud KMS, which they overlap."""
     serve = google_endpoint(
         world, "google", METHODS, GoogleMethod.answer, lambda: world.google.latency_seconds
     )
-    routes = [Route(path, serve, methods=["GET", "POST"]) for path in PATHS]
-    return [Route("/_sandbox/google", state, methods=["GET", "PATCH"]), *routes]
-
-
-async def _state(world: World, request: Request) -> Response:
-    changes: dict[str, Any] = json.loads(await request.body() or b"{}")
-    with world.lock:
-        try:
-            merged = type(world.google).model_validate(world.google.model_dump() | changes)
-        except ValueError as error:
-            return JSONResponse({"error": str(error)}, status_code=400)
-        if changes:
-            world.google = merged
-        return JSONResponse(world.google.model_dump(mode="json"))
+    return [Route(path, serve, methods=["GET", "POST"]) for path in PATHS]
 
 
 def _project(call: GoogleCall) -> GoogleProject:
@@ -118,7 +104,7 @@ def _project(call: GoogleCall) -> GoogleProject:
     given = call.names["project"]
     project = call.world.kms.project(given)
     if project is None:
-        raise _denied("resourcemanager.projects.get", f"projects/{given}")
+        raise _denied(GET_PROJECT, f"projects/{given}")
     return project
 
 
@@ -130,26 +116,11 @@ def _require(call: GoogleCall, permission: str) -> None:
         raise _denied(permission, call.names.get("resource", "the requested resource"))
 
 
-def _service_disabled(number: str, service: str) -> GoogleError:
-    message = (
-        f"{service} has not been used in project {number} before or it is disabled. Enable it by "
-        f"visiting https://console.developers.google.com/apis/api/{service}/overview?project="
-        f"{number} then retry."
-    )
-    info = error_info("SERVICE_DISABLED", service=service, consumer=f"projects/{number}")
-    return GoogleError("PERMISSION_DENIED", message, [info])
-
-
 def _denied(permission: str, resource: str) -> GoogleError:
     return permission_denied(permission, resource, "iam.googleapis.com")
 
 
 def _page(call: GoogleCall, items: list[Json], field_name: str) -> Json:
-    """One page of a list.
-
-    Raises:
-        GoogleError: INVALID_ARGUMENT for a bad size or token.
-    """
     try:
         start = int(call.query.get("pageToken") or 0)
         size = int(call.query.get("pageSize") or 0) or call.world.google.page_size
@@ -163,9 +134,7 @@ def _page(call: GoogleCall, items: list[Json], field_name: str) -> Json:
     return answer
 
 
-@served(
-    "cloudresourcemanager.projects.get", "GET", f"/v3/{PROJECT}", "resourcemanager.projects.get"
-)
+@served("cloudresourcemanager.projects.get", f"GET /v3/{PROJECT}", GET_PROJECT)
 def get_project(call: GoogleCall) -> Json:
     """State and number, and the direct parent."""
     project = _project(call)
@@ -176,16 +145,10 @@ def get_project(call: GoogleCall) -> Json:
         "projectId": project.id,
         "displayName": project.id,
         "state": state,
-        **parent,
-    }
+    } | parent
 
 
-@served(
-    "cloudresourcemanager.projects.getAncestry",
-    "POST",
-    f"/v1/{PROJECT}:getAncestry",
-    "resourcemanager.projects.get",
-)
+@served("cloudresourcemanager.projects.getAncestry", f"POST /v1/{PROJECT}:getAncestry", GET_PROJECT)
 def get_ancestry(call: GoogleCall) -> Json:
     """The project itself, then its folders and its organization."""
     project = _project(call)
@@ -194,41 +157,26 @@ def get_ancestry(call: GoogleCall) -> Json:
     return {"ancestor": [{"resourceId": {"type": kind, "id": one}} for kind, one in ids]}
 
 
-@served(
-    "cloudbilling.projects.getBillingInfo",
-    "GET",
-    f"/v1/{PROJECT}/billingInfo",
-    "resourcemanager.projects.get",
-)
+@served("cloudbilling.projects.getBillingInfo", f"GET /v1/{PROJECT}/billingInfo", GET_PROJECT)
 def get_billing_info(call: GoogleCall) -> Json:
     """Enabled by the switch that Cloud KMS obeys too."""
-    name = f"projects/{_project(call).id}"
-    info: Json = {"name": f"{name}/billingInfo", "projectId": _project(call).id}
+    project = _project(call).id
+    info: Json = {"name": f"projects/{project}/billingInfo", "projectId": project}
     if call.world.switches.billing_enabled:
-        info |= {
-            "billingAccountName": "billingAccounts/000000-SANDBX-000000",
-            "billingEnabled": True,
-        }
+        account = "billingAccounts/000000-SANDBX-000000"
+        info |= {"billingAccountName": account, "billingEnabled": True}
     return info
 
 
-@served(
-    "serviceusage.services.get",
-    "GET",
-    f"/v1/{PROJECT}/services/(?P<service>[a-z0-9.]+)",
-    "serviceusage.services.get",
-)
+@served("serviceusage.services.get", f"GET /v1/{SERVICE_PATH}", "serviceusage.services.get")
 def get_service(call: GoogleCall) -> Json:
     """Cloud KMS by its switch, others unless they are listed as off."""
     service = call.names["service"]
     off = service in call.world.google.disabled_services
     if service == KMS:
         off = not call.world.switches.kms_api_enabled
-    return {
-        "name": f"projects/{_project(call).number}/services/{service}",
-        "parent": f"projects/{_project(call).number}",
-        "state": "DISABLED" if off else "ENABLED",
-    }
+    parent, state = f"projects/{_project(call).number}", "DISABLED" if off else "ENABLED"
+    return {"name": f"{parent}/services/{service}", "parent": parent, "state": state}
 
 
 def get_iam_policy(call: GoogleCall) -> Json:
@@ -236,7 +184,9 @@ def get_iam_policy(call: GoogleCall) -> Json:
     resource, version = _resource(call), call.body.get("options", {})
     policy = read_policy(call.world, resource, int(version.get("requestedPolicyVersion", 0)))
     if resource.startswith("projects/") and policy.etag == EMPTY_ETAG:
-        policy.audit_configs.append(_default_audit_config(call))
+        logs = [{"logType": kind} for kind in call.world.google.data_access_logs]
+        audited = {"service": KMS, "auditLogConfigs": logs}
+        policy.audit_configs.append(from_json(policy_pb2.AuditConfig, audited))
     return to_json(policy)
 
 
@@ -248,7 +198,7 @@ def set_iam_policy(call: GoogleCall) -> Json:
 
 
 @served(
-    "cloudresourcemanager.projects.testIamPermissions", "POST", f"/v3/{PROJECT}:testIamPermissions"
+    "cloudresourcemanager.projects.testIamPermissions", f"POST /v3/{PROJECT}:testIamPermissions"
 )
 def test_iam_permissions(call: GoogleCall) -> Json:
     """Which of the permissions the caller has on the project; needs none itself."""
@@ -268,8 +218,7 @@ for _kind, _path in (
     for _verb, _handler in (("getIamPolicy", get_iam_policy), ("setIamPolicy", set_iam_policy)):
         served(
             f"cloudresourcemanager.{_kind}.{_verb}",
-            "POST",
-            f"/v3/{_path}:{_verb}",
+            f"POST /v3/{_path}:{_verb}",
             f"resourcemanager.{_kind}.{_verb}",
         )(_handler)
 
@@ -280,20 +229,9 @@ def _resource(call: GoogleCall) -> str:
     return call.names["resource"]
 
 
-def _default_audit_config(call: GoogleCall) -> policy_pb2.AuditConfig:
-    return policy_pb2.AuditConfig(
-        service=KMS,
-        audit_log_configs=[
-            policy_pb2.AuditLogConfig(log_type=policy_pb2.AuditLogConfig.LogType.Value(kind))
-            for kind in call.world.google.data_access_logs
-        ],
-    )
-
-
 @served(
     "orgpolicy.projects.policies.getEffectivePolicy",
-    "GET",
-    f"/v2/{PROJECT}/policies/(?P<constraint>[A-Za-z0-9.]+):getEffectivePolicy",
+    f"GET /v2/{PROJECT}/policies/(?P<constraint>[A-Za-z0-9.]+):getEffectivePolicy",
     "orgpolicy.policy.get",
 )
 def get_effective_policy(call: GoogleCall) -> Json:
@@ -312,7 +250,7 @@ def _rules(constraints: OrgConstraints, constraint: str) -> list[Json]:
         "iam.allowedPolicyMemberDomains": constraints.allowed_policy_member_domains,
         "gcp.resourceLocations": constraints.resource_locations,
         "cloudkms.allowedProtectionLevels": constraints.allowed_protection_levels,
-        "cloudkms.minimumDestroyScheduledDuration": _duration(minimum),
+        "cloudkms.minimumDestroyScheduledDuration": [f"in:{minimum.days}d"] if minimum else None,
     }
     if constraint in lists:
         values = lists[constraint]
@@ -327,14 +265,9 @@ def _rules(constraints: OrgConstraints, constraint: str) -> list[Json]:
     raise not_found("Constraint", constraint)
 
 
-def _duration(minimum: timedelta | None) -> list[str] | None:
-    return None if minimum is None else [f"in:{minimum.days}d"]
-
-
 @served(
     "orgpolicy.organizations.customConstraints.list",
-    "GET",
-    f"/v2/{ORGANIZATION}/customConstraints",
+    f"GET /v2/{ORGANIZATION}/customConstraints",
     "orgpolicy.customConstraints.list",
 )
 def list_custom_constraints(call: GoogleCall) -> Json:
@@ -344,8 +277,7 @@ def list_custom_constraints(call: GoogleCall) -> Json:
 
 @served(
     "accesscontextmanager.accessPolicies.list",
-    "GET",
-    "/v1/accessPolicies",
+    "GET /v1/accessPolicies",
     "accesscontextmanager.policies.list",
 )
 def list_access_policies(call: GoogleCall) -> Json:
@@ -358,8 +290,7 @@ def list_access_policies(call: GoogleCall) -> Json:
 
 @served(
     "accesscontextmanager.accessPolicies.servicePerimeters.list",
-    "GET",
-    "/v1/(?P<resource>accessPolicies/[0-9]+)/servicePerimeters",
+    "GET /v1/(?P<resource>accessPolicies/[0-9]+)/servicePerimeters",
     "accesscontextmanager.servicePerimeters.list",
 )
 def list_perimeters(call: GoogleCall) -> Json:
@@ -370,29 +301,21 @@ def list_perimeters(call: GoogleCall) -> Json:
         raise not_found("AccessPolicy", policy)
     perimeters = list(call.world.google.perimeters.get(policy, []))
     if policy == ACCESS_POLICY and call.world.kms.constraints.perimeter_blocks != "nobody":
-        perimeters.append(_blocking_perimeter(call))
+        numbers = [project.number for project in call.world.kms.projects.values()]
+        resources = [f"projects/{number}" for number in numbers]
+        blocking = {
+            "name": f"{ACCESS_POLICY}/servicePerimeters/sandbox",
+            "title": "sandbox",
+            "perimeterType": "PERIMETER_TYPE_REGULAR",
+            "status": {"resources": resources, "restrictedServices": [KMS]},
+        }
+        perimeters.append(blocking)
     return _page(call, perimeters, "servicePerimeters")
-
-
-def _blocking_perimeter(call: GoogleCall) -> Json:
-    numbers = [project.number for project in call.world.kms.projects.values()]
-    status: dict[str, Any] = {
-        "resources": [f"projects/{number}" for number in numbers],
-        "restrictedServices": [KMS],
-    }
-    return {
-        "name": f"{ACCESS_POLICY}/servicePerimeters/sandbox",
-        "title": "sandbox",
-        "perimeterType": "PERIMETER_TYPE_REGULAR",
-        "status": status,
-    }
 
 
 @served(
     "kmsinventory.projects.locations.keyRings.cryptoKeys.getProtectedResourcesSummary",
-    "GET",
-    "/v1/(?P<resource>projects/(?P<project>[^/:]+)/locations/[^/]+/keyRings/[^/]+"
-    "/cryptoKeys/[^/]+)/protectedResourcesSummary",
+    f"GET /v1/{KEY}/protectedResourcesSummary",
     "cloudkms.protectedResources.search",
 )
 def get_protected_resources(call: GoogleCall) -> Json:

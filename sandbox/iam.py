@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from base64 import b64encode
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -70,22 +68,14 @@ _EXPIRY = re.compile(r"""\s*request\.time\s*<\s*timestamp\(\s*["'](?P<time>[^"']
 
 
 def authorize(world: World, caller: Identity, permission: str, resource: str) -> None:
-    """Let the call pass or say why not, in Google's order: API, billing, perimeter, IAM.
-
-    Raises:
-        GoogleError: PERMISSION_DENIED with the reason that applies.
-    """
+    """Raise PERMISSION_DENIED for what applies first: API, billing, perimeter, IAM."""
     check_service(world, caller, resource)
     if not allows(world, caller, permission, resource):
         raise permission_denied(permission, resource)
 
 
 def check_service(world: World, caller: Identity, resource: str) -> None:
-    """Refuse what no permission can help: API off, billing off, outside the perimeter.
-
-    Raises:
-        GoogleError: PERMISSION_DENIED.
-    """
+    """Raise PERMISSION_DENIED for what no permission helps: API off, billing off, perimeter."""
     number = project_of(world, resource).number
     if not world.switches.kms_api_enabled:
         raise service_disabled(number)
@@ -104,20 +94,15 @@ def allows(world: World, caller: Identity, permission: str, resource: str) -> bo
     wait = timedelta(0)
     if caller is world.identities.anthropic:
         wait = timedelta(seconds=world.switches.iam_propagation_seconds)
-    now = world.clock.now()
-    return any(
-        _policy_grants(stored, caller.member, permission, now=now, wait=wait)
-        for stored in _policies_over(world, resource)
-    )
-
-
-def _policies_over(world: World, resource: str) -> Iterator[StoredPolicy]:
-    project = project_of(world, resource)
-    parts = key_of(resource).split("/")
+    now, parts = world.clock.now(), key_of(resource).split("/")
+    # The key, its ring and its project, as far as the resource has them, then what is above.
     chain = ["/".join(parts[:end]) for end in (8, 6, 2) if end <= len(parts)]
-    for name in dict.fromkeys([*chain, *project.ancestors]):
-        if stored := world.kms.policies.get(name):
-            yield stored
+    names = dict.fromkeys([*chain, *project_of(world, resource).ancestors])
+    return any(
+        _policy_grants(world.kms.policies[name], caller.member, permission, now=now, wait=wait)
+        for name in names
+        if name in world.kms.policies
+    )
 
 
 def _policy_grants(
@@ -165,10 +150,7 @@ def read_policy(world: World, resource: str, requested_version: int) -> policy_p
     """The policy as a reader of `requested_version` sees it.
 
     Below version 3 a conditional binding shows up under a made-up role name and without its
-    condition, so that nobody mistakes it for the unconditional one.
-
-    Raises:
-        GoogleError: INVALID_ARGUMENT for a version other than 0, 1 and 3.
+    condition, so that it is not mistaken for the unconditional one.
     """
     if requested_version not in {0, 1, 3}:
         raise invalid(f"Invalid requested policy version {requested_version}: use 0, 1 or 3.")
@@ -177,7 +159,10 @@ def read_policy(world: World, resource: str, requested_version: int) -> policy_p
         shown.CopyFrom(stored.policy)
     if requested_version < 3:
         for binding in shown.bindings:
-            _hide_condition(binding)
+            if binding.HasField("condition"):
+                condition = binding.condition.SerializeToString(deterministic=True)
+                binding.role += f"_withcond_{hashlib.sha256(condition).hexdigest()[:20]}"
+                binding.ClearField("condition")
         shown.version = 1
     return shown
 
@@ -187,24 +172,25 @@ def write_policy(
 ) -> policy_pb2.Policy:
     """Replace the policy of `resource`, and give back what was stored.
 
-    Without an etag the write is blind and loses whatever others wrote, as at Google.
-
-    Raises:
-        GoogleError: ABORTED for a stale etag; INVALID_ARGUMENT for a malformed binding or a
-            condition below version 3; FAILED_PRECONDITION by an organization policy.
+    Without an etag the write is blind and loses whatever others wrote, as at Google. Raises ABORTED
+    for a stale etag, INVALID_ARGUMENT for a malformed binding or a condition below version 3,
+    FAILED_PRECONDITION by an organization policy.
     """
     stored = world.kms.policies.get(resource)
     current = stored.policy if stored else policy_pb2.Policy(etag=EMPTY_ETAG)
     if asked.etag and asked.etag != current.etag:
-        raise concurrent_policy_change(_text(asked.etag), _text(current.etag))
+        raise concurrent_policy_change(asked.etag, current.etag)
     _check_version(asked, current)
     _check_bindings(asked)
     members = {member for binding in asked.bindings for member in binding.members}
     world.kms.constraints.check_members(members, project_number)
     world.kms.policy_writes += 1
     policy = _tidy(asked)
-    policy.etag = _new_etag(resource, world.kms.policy_writes)
-    since = _since(policy, stored.since if stored else {}, world.clock.now())
+    written = f"{resource} {world.kms.policy_writes}"
+    policy.etag = hashlib.sha256(written.encode()).digest()[:8]
+    grants = [grant_id(binding, one) for binding in policy.bindings for one in binding.members]
+    before, now = stored.since if stored else {}, world.clock.now()
+    since = {grant: before.get(grant, now) for grant in grants}
     world.kms.policies[resource] = StoredPolicy(policy, since)
     return read_policy(world, resource, 3)
 
@@ -249,26 +235,3 @@ def _tidy(asked: policy_pb2.Policy) -> policy_pb2.Policy:
         bindings=[binding for binding in merged.values() if binding.members],
         audit_configs=asked.audit_configs,
     )
-
-
-def _since(
-    policy: policy_pb2.Policy, before: dict[str, datetime], now: datetime
-) -> dict[str, datetime]:
-    grants = (grant_id(binding, m) for binding in policy.bindings for m in binding.members)
-    return {grant: before.get(grant, now) for grant in grants}
-
-
-def _hide_condition(binding: policy_pb2.Binding) -> None:
-    if not binding.HasField("condition"):
-        return
-    digest = hashlib.sha256(binding.condition.SerializeToString(deterministic=True)).hexdigest()
-    binding.role = f"{binding.role}_withcond_{digest[:20]}"
-    binding.ClearField("condition")
-
-
-def _new_etag(resource: str, number: int) -> bytes:
-    return hashlib.sha256(f"{resource} {number}".encode()).digest()[:8]
-
-
-def _text(etag: bytes) -> str:
-    return b64encode(etag).decode()

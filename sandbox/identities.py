@@ -49,16 +49,15 @@ class SigningKey:
     """An RSA key made at start."""
 
     def __init__(self) -> None:
-        self.private_pem = _new_key()
-        key = serialization.load_pem_private_key(self.private_pem.encode(), password=None)
-        self._numbers = cast("rsa.RSAPrivateKey", key).public_key().public_numbers()
-        self.public_pem = (
-            key.public_key()
-            .public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            )
-            .decode()
-        )
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        pem, public = serialization.Encoding.PEM, key.public_key()
+        self._numbers = public.public_numbers()
+        self.private_pem = key.private_bytes(
+            pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ).decode()
+        self.public_pem = public.public_bytes(
+            pem, serialization.PublicFormat.SubjectPublicKeyInfo
+        ).decode()
 
     def sign(self, claims: dict[str, Any]) -> str:
         """A compact RS256 JWT."""
@@ -66,10 +65,10 @@ class SigningKey:
         return cast("bytes", jwt.encode(signer, claims)).decode()  # type: ignore[no-untyped-call]
 
     def verify(self, token: str, audience: str | list[str] | None = None) -> dict[str, Any]:
-        """The claims of a JWT that this key signed and that is valid now (machine's time).
+        """The claims of a JWT that this key signed and that is valid by the machine's time.
 
         Raises:
-            ValueError: bad signature, expired, not yet valid, malformed or for someone else.
+            ValueError: in any other case, or for another audience.
         """
         try:
             claims = jwt.decode(  # type: ignore[no-untyped-call]
@@ -79,36 +78,11 @@ class SigningKey:
             raise ValueError(str(error)) from error
         return dict(claims)
 
-    def identity_token(self, email: str, subject: str, audience: str) -> str:
-        """What Google's metadata server or token endpoint would mint for `audience`."""
-        now = int(time.time())
-        return self.sign(
-            {
-                "iss": GOOGLE_ISSUER,
-                "aud": audience,
-                "azp": subject,
-                "sub": subject,
-                "email": email,
-                "email_verified": True,
-                "iat": now,
-                "exp": now + LIFETIME_SECONDS,
-            }
-        )
-
     def jwks(self) -> dict[str, Any]:
         """The public key as a JSON Web Key Set."""
         numbers = {"n": _base64url(self._numbers.n), "e": _base64url(self._numbers.e)}
         facts = {"kty": "RSA", "alg": "RS256", "use": "sig", "kid": KEY_ID}
         return {"keys": [facts | numbers]}
-
-
-def _new_key() -> str:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    ).decode()
 
 
 def _base64url(number: int) -> str:
@@ -161,20 +135,14 @@ class Identities:
     published service account.
     """
 
-    def __init__(
-        self, switches: Switches, project_id: str = PROJECT_ID, key: SigningKey | None = None
-    ) -> None:
+    def __init__(self, switches: Switches, key: SigningKey | None = None) -> None:
         self.switches = switches
-        self.project_id = project_id
         self.key = key or SigningKey()
         self.by_name: dict[str, Identity] = {}
-        self.tokens: dict[str, str] = {}
-        self.administrator = self.add(
-            "administrator", "user:administrator@example.com", "all", token=ADMINISTRATOR_TOKEN
-        )
-        self.onboarding = self.add(
-            "onboarding", f"serviceAccount:cmek@{project_id}.iam.gserviceaccount.com", "all"
-        )
+        self.administrator = self.add("administrator", "user:administrator@example.com", "all")
+        self.tokens = {ADMINISTRATOR_TOKEN: "administrator"}
+        account = f"serviceAccount:cmek@{PROJECT_ID}.iam.gserviceaccount.com"
+        self.onboarding = self.add("onboarding", account, "all")
         self.anthropic = self.add("anthropic", MEMBER)
 
     def add(
@@ -182,21 +150,13 @@ class Identities:
         name: str,
         member: str,
         permissions: frozenset[str] | set[str] | Literal["all"] | None = None,
-        *,
-        token: str | None = None,
     ) -> Identity:
-        """Make or replace an identity; with `token`, that bearer token names it."""
-        exact = permissions if permissions is None or permissions == "all" else set(permissions)
+        """Make or replace an identity."""
+        held = frozenset(permissions) if isinstance(permissions, set) else permissions
         known = self.by_name.get(name)
-        identity = Identity(
-            name,
-            member,
-            frozenset(exact) if isinstance(exact, set) else exact,
-            subject=known.subject if known else f"1{len(self.by_name):020d}",
-        )
+        subject = known.subject if known else f"1{len(self.by_name):020d}"
+        identity = Identity(name, member, held, subject=subject)
         self.by_name[name] = identity
-        if token is not None:
-            self.tokens[token] = name
         return identity
 
     def issue_token(self, identity: Identity) -> str:
@@ -206,12 +166,7 @@ class Identities:
         return token
 
     def resolve(self, bearer: str | None) -> Identity:
-        """Whose bearer token this is; without one, who the switch says.
-
-        Raises:
-            GoogleError: UNAUTHENTICATED, for an unknown token, or none while the switch
-                `anonymous_caller` refuses callers without credentials.
-        """
+        """Whose bearer token this is, or UNAUTHENTICATED; without one, who the switch says."""
         if bearer is None and self.switches.anonymous_caller == "administrator":
             return self.administrator
         name = self.tokens.get(bearer or "")
@@ -221,24 +176,19 @@ class Identities:
         return identity
 
     def _signed_by(self, bearer: str) -> Identity | None:
-        """The service account that signed itself a token, as the client libraries do.
-
-        Source: https://google.aip.dev/auth/4111
-        """
+        """The service account that signed itself a token: https://google.aip.dev/auth/4111."""
         try:
             claims = self.key.verify(bearer)
         except ValueError:
             return None
-        if str(claims.get("aud", "")).endswith("/token"):
-            return None  # an assertion for the token endpoint is no token
-        return self._service_account(claims.get("iss"))
+        # An assertion for the token endpoint is no token.
+        assertion = str(claims.get("aud", "")).endswith("/token")
+        return None if assertion else self._service_account(claims.get("iss"))
 
     def _service_account(self, email: object) -> Identity | None:
         """Who may use the credentials file's key: every service account but Anthropic's."""
-        for identity in self.by_name.values():
-            if identity.email == email and identity is not self.anthropic:
-                return identity
-        return None
+        others = (one for one in self.by_name.values() if one is not self.anthropic)
+        return next((one for one in others if one.email == email), None)
 
     def name_of(self, bearer: str | None) -> str:
         """The caller's name for the log, also when `resolve` would refuse it."""
@@ -251,7 +201,7 @@ class Identities:
         """Write the `onboarding` identity's credentials file; its tokens come from `token_uri`."""
         info = {
             "type": "service_account",
-            "project_id": self.project_id,
+            "project_id": PROJECT_ID,
             "private_key_id": KEY_ID,
             "private_key": self.key.private_pem,
             "client_email": self.onboarding.email,
@@ -296,8 +246,20 @@ class Identities:
         }
 
     def identity_token(self, identity: Identity, audience: str) -> str:
-        """A signed Google identity token of `identity` for `audience`."""
-        return self.key.identity_token(identity.email, identity.subject, audience)
+        """What Google's metadata server or token endpoint would mint for `audience`."""
+        now = int(time.time())
+        return self.key.sign(
+            {
+                "iss": GOOGLE_ISSUER,
+                "aud": audience,
+                "azp": identity.subject,
+                "sub": identity.subject,
+                "email": identity.email,
+                "email_verified": True,
+                "iat": now,
+                "exp": now + LIFETIME_SECONDS,
+            }
+        )
 
 
 def bearer_of(authorization: str | None) -> str | None:

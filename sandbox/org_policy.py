@@ -47,11 +47,7 @@ class OrgConstraints(BaseModel):
     """Which customer id a member's domain belongs to."""
 
     def check_members(self, members: set[str], project_number: str) -> None:
-        """Refuse a policy that names a member of another organization, in old bindings too.
-
-        Raises:
-            GoogleError: FAILED_PRECONDITION naming the constraint and each offender.
-        """
+        """Raise FAILED_PRECONDITION that names each member of another organization, old or new."""
         refused = sorted(member for member in members if self._is_outsider(member))
         if refused:
             raise _outsiders("constraints/iam.allowedPolicyMemberDomains", refused, project_number)
@@ -76,11 +72,7 @@ class OrgConstraints(BaseModel):
         return not names.isdisjoint(self.resource_locations)
 
     def check_location(self, location: str, what: str, project_number: str) -> None:
-        """Refuse a resource in a forbidden location.
-
-        Raises:
-            GoogleError: FAILED_PRECONDITION with the constraint's violation.
-        """
+        """Raise FAILED_PRECONDITION for a resource in a forbidden location."""
         if not self.allows_location(location):
             problem = f" attempting to create a {what} in [{location}]."
             raise _violation("gcp.resourceLocations", problem, project_number)
@@ -90,21 +82,13 @@ class OrgConstraints(BaseModel):
         return self.allowed_protection_levels is None or level in self.allowed_protection_levels
 
     def check_protection_level(self, level: str, project_number: str) -> None:
-        """Refuse a forbidden protection level.
-
-        Raises:
-            GoogleError: FAILED_PRECONDITION with the constraint's violation.
-        """
+        """Raise FAILED_PRECONDITION for a forbidden protection level."""
         if not self.allows_protection_level(level):
             problem = f": protection level {level} is not allowed."
             raise _violation("cloudkms.allowedProtectionLevels", problem, project_number)
 
     def check_destroy_duration(self, duration: timedelta, project_number: str) -> None:
-        """Refuse a destruction delay below the organization's minimum.
-
-        Raises:
-            GoogleError: FAILED_PRECONDITION with the constraint's violation.
-        """
+        """Raise FAILED_PRECONDITION for a destruction delay below the organization's minimum."""
         minimum = self.minimum_destroy_scheduled_duration
         if minimum is not None and duration < minimum:
             problem = f": the minimum is {minimum}, the request has {duration}."

@@ -128,11 +128,8 @@ def _state(world: World, workspace: StoredWorkspace) -> State:
     key = world.admin.external_keys.get(workspace.external_key_id or "")
     if key is None or not isinstance(key.provider_config, GcpConfig):
         return "fresh" if workspace.external_key_id is None else "attached"
-    crypto_key = get_crypto_key(
-        world,
-        world.identities.administrator,
-        kms_v1.GetCryptoKeyRequest(name=key.provider_config.key_name),
-    )
+    request = kms_v1.GetCryptoKeyRequest(name=key.provider_config.key_name)
+    crypto_key = get_crypto_key(world, world.identities.administrator, request)
     enabled = crypto_key.primary.state == kms_v1.CryptoKeyVersion.CryptoKeyVersionState.ENABLED
     return "attached" if enabled else "broken"
 
@@ -153,13 +150,11 @@ def _workspace(world: World, name: str) -> StoredWorkspace:
 def _attached_workspaces(world: World) -> None:
     administrator = world.identities.administrator
     location, _, ring_id = KEY_RING.rpartition("/keyRings/")
-    create_key_ring(
-        world, administrator, kms_v1.CreateKeyRingRequest(parent=location, key_ring_id=ring_id)
-    )
+    ring = kms_v1.CreateKeyRingRequest(parent=location, key_ring_id=ring_id)
+    create_key_ring(world, administrator, ring)
     for name in ("search-prod", "ledger-prod"):
         _crypto_key(world, name)
-        workspace = _workspace(world, name)
-        workspace.external_key_id = _external_key(world, name).id
+        _workspace(world, name).external_key_id = _external_key(world, name).id
     version = kms_v1.CryptoKeyVersion(
         name=f"{KEY_RING}/cryptoKeys/ledger-prod/cryptoKeyVersions/1", state="DISABLED"
     )
@@ -179,11 +174,8 @@ def _crypto_key(world: World, name: str) -> None:
         ),
         labels={label: value},
     )
-    create_crypto_key(
-        world,
-        administrator,
-        kms_v1.CreateCryptoKeyRequest(parent=KEY_RING, crypto_key_id=name, crypto_key=key),
-    )
+    creation = kms_v1.CreateCryptoKeyRequest(parent=KEY_RING, crypto_key_id=name, crypto_key=key)
+    create_crypto_key(world, administrator, creation)
     bindings = [policy_pb2.Binding(role=role, members=[MEMBER]) for role in ROLES]
     request = iam_policy_pb2.SetIamPolicyRequest(
         resource=f"{KEY_RING}/cryptoKeys/{name}",

@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -88,12 +88,7 @@ def serving(app: Starlette, listener: socket.socket) -> Iterator[None]:
 
 
 def start_grpc(world: World, port: int = 0, host: str = "127.0.0.1") -> tuple[grpc.Server, int]:
-    """Start serving; gives the server and the port that it is bound to.
-
-    Args:
-        world: the sandbox.
-        port: 0 for a free one.
-        host: a loopback address.
+    """The server, already serving, and its port; a `port` of 0 takes a free one.
 
     Raises:
         RuntimeError: the port is taken.
@@ -147,14 +142,8 @@ class _GrpcHandlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has n
         def refuse() -> NoReturn:
             raise GoogleError("UNIMPLEMENTED", f"The sandbox does not serve {path}.")
 
-        call = ServedCall(
-            service="kms",
-            name=path.rsplit("/", 1)[-1],
-            resource=path,
-            caller=self._world.identities.name_of(token_in(context)),
-            write=True,
-            handler=refuse,
-        )
+        name, caller = path.rsplit("/", 1)[-1], self._world.identities.name_of(token_in(context))
+        call = ServedCall("kms", name, refuse, resource=path, caller=caller, write=True)
         return answer_grpc(self._world, context, call)
 
 
@@ -197,12 +186,7 @@ def running_sandbox(
 ) -> Iterator[Sandbox]:
     """Run a sandbox in this process, in threads, until the block ends.
 
-    Args:
-        http_port: 0 for a free one.
-        grpc_port: 0 for a free one.
-        host: A loopback address.
-        minimal: Only two fresh workspaces.
-        world: What it contains, instead of a new world.
+    A port of 0 takes a free one; `world` is served instead of a new one.
 
     Raises:
         ValueError: `host` is not loopback.
@@ -217,10 +201,12 @@ def running_sandbox(
     with tempfile.TemporaryDirectory(prefix="cmek-sandbox-") as scratch:
         credentials = Path(scratch) / "google-credentials.json"
         world.identities.service_account_file(credentials, f"{http}/token")
-        with serving(http_app(world), listener), _grpc(world, grpc_port) as grpc:
+        with serving(http_app(world), listener), ExitStack() as stack:
+            server, bound = start_grpc(world, grpc_port)
+            stack.callback(lambda: server.stop(grace=None).wait())
             yield Sandbox(
                 http=http,
-                grpc=grpc,
+                grpc=f"127.0.0.1:{bound}",
                 world=world,
                 organization_id=world.admin.organization.id,
                 admin_key=seed.ADMIN_KEY,
@@ -235,7 +221,6 @@ def serve(
 ) -> None:
     """Run until SIGTERM or SIGINT; print the ready line once both ports answer."""
     stop = threading.Event()
-
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with running_sandbox(
@@ -244,12 +229,3 @@ def serve(
         sys.stdout.write(sandbox.ready_line() + "\n")
         sys.stdout.flush()
         stop.wait()
-
-
-@contextmanager
-def _grpc(world: World, port: int) -> Iterator[str]:
-    server, bound = start_grpc(world, port)
-    try:
-        yield f"127.0.0.1:{bound}"
-    finally:
-        server.stop(grace=None).wait()

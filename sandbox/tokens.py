@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from sandbox.admin.api import parse_json, response_headers
-from sandbox.admin.state import FederationRule, StoredCredential
+from sandbox.admin.state import StoredCredential
 from sandbox.errors import AnthropicError
 from sandbox.identities import GOOGLE_ISSUER, JWT_BEARER, TokenRefusedError
 from sandbox.transport import ServedCall, answer
@@ -34,29 +34,22 @@ CLOUD_SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
 
 def token_routes(world: World) -> list[Route]:
     """What google-auth asks by `token_uri` or `GCE_METADATA_HOST`, and Anthropic's endpoint."""
-
-    async def google_token(request: Request) -> Response:
-        return await _google_token(world, request)
-
-    async def google_keys(_: Request) -> Response:
-        return JSONResponse(world.identities.key.jwks())
-
-    async def ping(_: Request) -> Response:
-        return PlainTextResponse("computeMetadata/\n", headers=METADATA_HEADER)
-
-    async def metadata(request: Request) -> Response:
-        return _metadata(world, request)
-
-    async def anthropic_token(request: Request) -> Response:
-        return await _anthropic_token(world, request)
-
+    account = f"{METADATA_ACCOUNTS}/{{account}}/{{what:path}}"
     return [
-        Route("/token", google_token, methods=["POST"]),
-        Route("/oauth2/v3/certs", google_keys, methods=["GET"]),
-        Route("/", ping, methods=["GET"]),
-        Route(f"{METADATA_ACCOUNTS}/{{account}}/{{what:path}}", metadata, methods=["GET"]),
-        Route("/v1/oauth/token", anthropic_token, methods=["POST"]),
+        Route("/token", partial(_google_token, world), methods=["POST"]),
+        Route("/oauth2/v3/certs", partial(_google_keys, world), methods=["GET"]),
+        Route("/", _ping, methods=["GET"]),
+        Route(account, partial(_metadata, world), methods=["GET"]),
+        Route("/v1/oauth/token", partial(_anthropic_token, world), methods=["POST"]),
     ]
+
+
+async def _google_keys(world: World, _: Request) -> Response:
+    return JSONResponse(world.identities.key.jwks())
+
+
+async def _ping(_: Request) -> Response:
+    return PlainTextResponse("computeMetadata/\n", headers=METADATA_HEADER)
 
 
 async def _google_token(world: World, request: Request) -> Response:
@@ -72,31 +65,14 @@ async def _google_token(world: World, request: Request) -> Response:
             return error.to_json()
 
     body = {"grant_type": form.get("grant_type")}
-    response = await answer(world, request, _oauth_call("google.token", handler, body))
+    call = ServedCall("oauth", "google.token", handler, body=body)
+    response = await answer(world, request, call)
     if refused and response.status_code == 200:
         response.status_code = 400
     return response
 
 
-def _oauth_call(
-    name: str,
-    handler: Callable[[], dict[str, Any]],
-    body: dict[str, Any],
-    headers: dict[str, str] | None = None,
-) -> ServedCall:
-    return ServedCall(
-        service="oauth",
-        name=name,
-        resource="",
-        caller="unknown",
-        write=False,
-        handler=handler,
-        body=body,
-        headers=headers or {},
-    )
-
-
-def _metadata(world: World, request: Request) -> Response:
+async def _metadata(world: World, request: Request) -> Response:
     """The metadata server of a machine that runs as the onboarding service account."""
     if request.headers.get("metadata-flavor") != "Google":
         return PlainTextResponse("Missing Metadata-Flavor:Google header.", status_code=403)
@@ -114,13 +90,13 @@ def _metadata(world: World, request: Request) -> Response:
 
 
 LARGEST_ASSERTION: Final = 16 * 1024
+REFUSED: Final = "Authentication failed"
 
 
 def exchange(world: World, body: dict[str, Any]) -> dict[str, Any]:
     """An `org:admin` token for a Google identity token that a federation rule matches.
 
-    Raises:
-        AnthropicError: 400 for malformed identifiers, one and the same 401 for every refusal.
+    Raises 400 for malformed identifiers, one and the same 401 for every refusal.
     """
     _check_form(body)
     rule = next(
@@ -131,8 +107,16 @@ def exchange(world: World, body: dict[str, Any]) -> dict[str, Any]:
         or rule.service_account_id != body["service_account_id"]
         or UUID(body["organization_id"]) != UUID(world.admin.organization.id)
     ):
-        raise _refused()
-    remaining = _verified_seconds(world, rule, body["assertion"])
+        raise AnthropicError(401, REFUSED)
+    try:
+        claims = world.identities.key.verify(body["assertion"], audience=rule.audience)
+    except ValueError as error:
+        raise AnthropicError(401, REFUSED) from error
+    facts = (claims.get("iss"), claims.get("sub"), claims.get("email"))
+    if facts != (GOOGLE_ISSUER, rule.subject, rule.email) or not claims.get("email_verified"):
+        raise AnthropicError(401, REFUSED)
+    # Twice the assertion's remaining validity, but a minute at least.
+    remaining = int(claims["exp"] - time.time())
     lifetime = max(60, min(rule.lifetime_seconds, 2 * remaining))
     token = f"sk-ant-oat01-SANDBOX-{secrets.token_urlsafe(24)}"
     expires = world.clock.now() + timedelta(seconds=lifetime)
@@ -165,22 +149,6 @@ def _check_form(body: dict[str, Any]) -> None:
         raise AnthropicError(400, "assertion: larger than 16 KiB")
 
 
-def _verified_seconds(world: World, rule: FederationRule, assertion: str) -> int:
-    """How long the assertion is still valid, once everything about it has been checked."""
-    try:
-        claims = world.identities.key.verify(assertion, audience=rule.audience)
-    except ValueError as error:
-        raise _refused() from error
-    facts = (claims.get("iss"), claims.get("sub"), claims.get("email"))
-    if facts != (GOOGLE_ISSUER, rule.subject, rule.email) or not claims.get("email_verified"):
-        raise _refused()
-    return int(claims["exp"] - time.time())
-
-
-def _refused() -> AnthropicError:
-    return AnthropicError(401, "Authentication failed")
-
-
 async def _anthropic_token(world: World, request: Request) -> Response:
     raw = await request.body()
     try:
@@ -192,5 +160,6 @@ async def _anthropic_token(world: World, request: Request) -> Response:
     def handler() -> dict[str, Any]:
         return exchange(world, parse_json(raw))
 
-    call = _oauth_call("oauth.token", handler, logged, response_headers(world))
+    headers = response_headers(world)
+    call = ServedCall("oauth", "oauth.token", handler, body=logged, headers=headers)
     return await answer(world, request, call)

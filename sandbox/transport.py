@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NoReturn, Protocol, TypeVar
+from typing import Any, Final, Literal, NoReturn, TypeVar
 
 import grpc
 from google.protobuf import any_pb2, json_format
@@ -29,9 +29,10 @@ from sandbox.world import Entry, Fault, Service, World
 PROXY_PAGE = "<html><head><title>502 Bad Gateway</title></head><body>proxy</body></html>"
 # Parsing details by type name needs their descriptors, so the module must be loaded.
 _DETAILS: Final = error_details_pb2.DESCRIPTOR.name
-# Several names share a code: the first one counts, but a conflict is most often a stale etag.
+# Several names share a code: the first one counts, except for the two that are more likely.
 _BY_HTTP: Final = {code: status for status, code in reversed(GOOGLE_HTTP.items())} | {
-    409: "ABORTED"
+    409: "ABORTED",
+    500: "INTERNAL",
 }
 
 
@@ -41,11 +42,11 @@ class ServedCall:
 
     service: Service
     name: str
-    resource: str
-    caller: str
-    write: bool
     handler: Callable[[], Any]
     """Runs under the world's lock; raises GoogleError or AnthropicError. JSON over HTTP."""
+    resource: str = ""
+    caller: str = "unknown"
+    write: bool = False
     body: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     """Response headers that the service always sends (`request-id`, …)."""
@@ -152,17 +153,16 @@ async def _broken() -> AsyncIterator[bytes]:
     raise ConnectionResetError  # uvicorn drops the connection: fewer bytes than announced
 
 
-class HttpMethod(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class HttpMethod:
     """What the tables of Google's methods have in common."""
 
-    @property
-    def id(self) -> str: ...  # noqa: D102
-    @property
-    def verb(self) -> str: ...  # noqa: D102
-    @property
-    def path(self) -> re.Pattern[str]: ...  # noqa: D102
-    @property
-    def write(self) -> bool: ...  # noqa: D102
+    id: str
+    """The method's name in the log: the RPC's, or the discovery document's id."""
+    verb: str
+    path: re.Pattern[str]
+    """The first group is the resource that the log names."""
+    write: bool
 
 
 MethodT = TypeVar("MethodT", bound=HttpMethod)
@@ -175,7 +175,6 @@ class GoogleCall:
     world: World
     caller: Identity
     match: re.Match[str]
-    """Of the method's path; the first group is the resource that the log names."""
     query: QueryParams
     body: dict[str, Any]
 

@@ -88,7 +88,7 @@ class GoogleState(BaseModel):
         "DATA_READ",
         "DATA_WRITE",
     ]
-    """Audit logs of Cloud KMS in a project whose IAM policy nobody has written yet."""
+    """Audit logs of Cloud KMS in a project whose IAM policy was never written."""
     policy_rules: dict[str, list[Json]] = Field(default_factory=dict)
     """Constraint → the effective policy's rules, in place of those made from `OrgConstraints`."""
     custom_constraints: list[Json] = Field(default_factory=list)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -28,6 +29,7 @@ from sandbox.admin.state import (
     Geo,
     InferenceGeo,
     ProviderConfig,
+    StoredWorkspace,
     new_id,
     timestamp,
 )
@@ -61,6 +63,7 @@ class AdminCall:
 AdminHandler = Callable[[AdminCall], dict[str, Any]]
 
 BASE: Final = "/v1/organizations"
+ANY: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 LONGEST_WAIT_SECONDS: Final = 30.0
 
 
@@ -72,8 +75,8 @@ class Operation:
     method: str
     path: str
     handler: AdminHandler
-    write: bool
-    validates: bool
+    write: bool = False
+    validates: bool = False
     """Whether it may wait for the key management service."""
 
 
@@ -106,18 +109,16 @@ def _unknown(_: AdminCall) -> dict[str, Any]:
 
 def admin_routes(world: World) -> list[Route]:
     """All routes; what is under `/v1/organizations` and unknown answers 404 in the API's form."""
-    routes = [Route(one.path, _endpoint(world, one), methods=[one.method]) for one in OPERATIONS]
-    unknown = Operation("unknown", "", f"{BASE}/{{target:path}}", _unknown, False, False)
-    methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-    return [*routes, Route(unknown.path, _endpoint(world, unknown), methods=methods)]
+    unknown = Operation("unknown", "", f"{BASE}/{{target:path}}", _unknown)
+    return [
+        Route(one.path, partial(_serve, world, one), methods=[one.method] if one.method else ANY)
+        for one in (*OPERATIONS, unknown)
+    ]
 
 
-def _endpoint(world: World, served: Operation) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        call = _served_call(world, served, request, await request.body())
-        return await answer(world, request, call)
-
-    return endpoint
+async def _serve(world: World, served: Operation, request: Request) -> Response:
+    call = _served_call(world, served, request, await request.body())
+    return await answer(world, request, call)
 
 
 def _served_call(world: World, served: Operation, request: Request, raw: bytes) -> ServedCall:
@@ -179,12 +180,7 @@ def caller_name(world: World, headers: Headers) -> str:
 
 
 def authenticate(world: World, headers: Headers) -> None:
-    """Refuse a caller that may not use the Admin API.
-
-    Raises:
-        AnthropicError: 401 for a missing, unknown or expired credential, 403 for an ordinary key,
-            400 for a missing or unknown `anthropic-version`.
-    """
+    """Raise 401 for who a caller is not, 403 for an ordinary key, 400 for the version header."""
     secret = _secret(headers)
     if secret is None:
         raise AnthropicError(401, "x-api-key header is required")
@@ -272,11 +268,7 @@ class UpdateWorkspace(_Body):
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
-    """The request body as an object; nothing at all counts as `{}`.
-
-    Raises:
-        AnthropicError: 400, not a JSON object.
-    """
+    """The request body as an object (nothing: `{}`). Raises 400 for anything else."""
     try:
         body = json.loads(raw or b"{}")
     except ValueError as error:
@@ -287,27 +279,18 @@ def parse_json(raw: bytes) -> dict[str, Any]:
 
 
 def parse_body(model: type[Body], body: dict[str, Any]) -> Body:
-    """The body as `model`.
-
-    Raises:
-        AnthropicError: 400, naming the first field that is wrong.
-    """
+    """The body as `model`. Raises 400, naming the first field that is wrong."""
     try:
         return model.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
         where = [str(part) for part in first["loc"] if part not in {"gcp", "aws", "azure"}]
-        raise AnthropicError(
-            400, f"{'.'.join(where)}: {first['msg'][:1].lower()}{first['msg'][1:]}"
-        ) from error
+        text = first["msg"][:1].lower() + first["msg"][1:]
+        raise AnthropicError(400, f"{'.'.join(where)}: {text}") from error
 
 
 def integer(query: QueryParams, name: str, default: int, largest: int) -> int:
-    """An integer parameter from 1 to `largest`.
-
-    Raises:
-        AnthropicError: 400, not a number or out of range.
-    """
+    """An integer parameter from 1 to `largest`. Raises 400, not a number or out of range."""
     text = query.get(name, str(default))
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= largest:
         raise AnthropicError(400, f"{name}: must be a number from 1 to {largest}")
@@ -315,18 +298,11 @@ def integer(query: QueryParams, name: str, default: int, largest: int) -> int:
 
 
 def flag(query: QueryParams, name: str) -> bool:
-    """A boolean parameter, false when absent.
-
-    Raises:
-        AnthropicError: 400, neither `true` nor `false`.
-    """
+    """A boolean parameter, false when absent. Raises 400, neither `true` nor `false`."""
     text = query.get(name, "false")
     if text not in {"true", "false"}:
         raise AnthropicError(400, f"{name}: must be true or false")
     return text == "true"
-
-
-Item = TypeVar("Item")
 
 
 def cursor(sequence: int) -> str:
@@ -335,11 +311,7 @@ def cursor(sequence: int) -> str:
 
 
 def read_cursor(text: str) -> int:
-    """The place that `cursor` wrote.
-
-    Raises:
-        AnthropicError: 400, not a cursor that this API made.
-    """
+    """The place that `cursor` wrote. Raises 400, not a cursor that this API made."""
     try:
         plain = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         word, _, number = plain.decode("ascii").partition(":")
@@ -350,39 +322,26 @@ def read_cursor(text: str) -> int:
     raise AnthropicError(400, "page: not a cursor that this API returned")
 
 
-def around(
-    ordered: Sequence[Item],
+def page_of_workspaces(
+    ordered: list[StoredWorkspace],
     query: QueryParams,
     limit: int,
-    *,
-    identity: Callable[[Item], str],
-    visible: Callable[[Item], bool] = lambda _: True,
-) -> tuple[list[Item], bool]:
-    """One page after `after_id` or before `before_id`, and whether more lies in that direction.
-
-    Raises:
-        AnthropicError: 400, both given, or an id that is not in the list.
-    """
+    visible: Callable[[StoredWorkspace], bool],
+) -> dict[str, Any]:
+    """One page after `after_id` or before `before_id`. Raises 400 for both or an unknown id."""
     after, before = query.get("after_id"), query.get("before_id")
     if after and before:
         raise AnthropicError(400, "after_id and before_id cannot be used together")
-    places = {identity(item): place for place, item in enumerate(ordered)}
+    places = {item.id: place for place, item in enumerate(ordered)}
     for name, given in (("after_id", after), ("before_id", before)):
         if given and given not in places:
             raise AnthropicError(400, f"{name}: no such object")
-    if before:
-        found = [item for item in ordered[: places[before]] if visible(item)]
-        return found[-limit:], len(found) > limit
-    start = places[after] + 1 if after else 0
-    found = [item for item in ordered[start:] if visible(item)]
-    return found[:limit], len(found) > limit
-
-
-def page_of_ids(data: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
-    """The envelope with `has_more`, `first_id` and `last_id`."""
+    part = ordered[: places[before]] if before else ordered[places[after] + 1 if after else 0 :]
+    found = [item for item in part if visible(item)]
+    data = [item.render() for item in (found[-limit:] if before else found[:limit])]
     return {
         "data": data,
-        "has_more": has_more,
+        "has_more": len(found) > limit,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
     }

@@ -60,12 +60,8 @@ def _check(world: World, key_name: str) -> str | None:
         return "The key name is not the resource name of a Cloud KMS key."
     if not is_us_single_region(name.location):
         return "The key must be in a single US region."
-    anthropic = world.identities.anthropic
+    anthropic, plaintext = world.identities.anthropic, secrets.token_bytes(32)
     key = get_crypto_key(world, anthropic, kms_v1.GetCryptoKeyRequest(name=key_name))
-    return _metadata_failure(world, key) or _round_trip(world, key_name)
-
-
-def _metadata_failure(world: World, key: kms_v1.CryptoKey) -> str | None:
     algorithms = kms_v1.CryptoKeyVersion.CryptoKeyVersionAlgorithm
     if key.purpose != kms_v1.CryptoKey.CryptoKeyPurpose.ENCRYPT_DECRYPT or (
         key.version_template.algorithm != algorithms.GOOGLE_SYMMETRIC_ENCRYPTION
@@ -74,21 +70,14 @@ def _metadata_failure(world: World, key: kms_v1.CryptoKey) -> str | None:
     label, value = organization_label(world.admin.organization.id)
     if key.labels.get(label) != value:
         return "The key does not carry this organization's label."
-    return None
+    sealing = kms_v1.EncryptRequest(name=key_name, plaintext=plaintext)
+    ciphertext = encrypt(world, anthropic, sealing).ciphertext
+    opening = kms_v1.DecryptRequest(name=key_name, ciphertext=ciphertext)
+    opened = decrypt(world, anthropic, opening).plaintext
+    return None if opened == plaintext else "The key does not decrypt what it encrypted."
 
 
-def _round_trip(world: World, key_name: str) -> str | None:
-    anthropic, plaintext = world.identities.anthropic, secrets.token_bytes(32)
-    sealed = encrypt(world, anthropic, kms_v1.EncryptRequest(name=key_name, plaintext=plaintext))
-    opened = decrypt(
-        world, anthropic, kms_v1.DecryptRequest(name=key_name, ciphertext=sealed.ciphertext)
-    )
-    if opened.plaintext != plaintext:
-        return "The key does not decrypt what it encrypted."
-    return None
-
-
-DISABLED = "Customer-managed encryption keys are not enabled for this organization."
+DISABLED: Final = "Customer-managed encryption keys are not enabled for this organization."
 
 
 @operation("external_keys.create", "POST /external_keys", write=True)
@@ -107,10 +96,7 @@ def create(call: AdminCall) -> dict[str, Any]:
         sequence=call.state.next_sequence(),
         created_at=now,
         updated_at=now,
-        display_name=body.display_name,
-        geo=body.geo,
-        provider_config=body.provider_config,
-        user_profile_id=body.user_profile_id,
+        **{name: getattr(body, name) for name in CreateExternalKey.model_fields},
     )
     call.state.external_keys[key.id] = key
     return _rendered(call, key)
@@ -168,13 +154,9 @@ def delete(call: AdminCall) -> dict[str, Any]:
 @operation("external_keys.validate", "POST /external_keys/{target}/validate", validates=True)
 def validate(call: AdminCall) -> dict[str, Any]:
     """Encrypt and decrypt once; a failure is a result, not an error."""
-    key = call.state.external_key(call.target)
-    failure = validate_key(call.world, key)
-    return {
-        "type": "external_key_validation",
-        "status": "failure" if failure else "success",
-        "error": failure,
-    }
+    failure = validate_key(call.world, call.state.external_key(call.target))
+    status = "failure" if failure else "success"
+    return {"type": "external_key_validation", "status": status, "error": failure}
 
 
 def _rendered(call: AdminCall, key: StoredExternalKey) -> dict[str, Any]:
@@ -206,16 +188,11 @@ def _check_reconfigurable(call: AdminCall, key: StoredExternalKey, body: UpdateE
         if key.provider_config.type != body.provider_config.type:
             raise AnthropicError(400, "The provider of an external key cannot be changed.")
     if call.state.is_attached(key.id):
-        raise AnthropicError(
-            call.world.switches.replace_key_status,
-            "The configuration of an attached external key cannot be changed.",
-        )
+        text = "The configuration of an attached external key cannot be changed."
+        raise AnthropicError(call.world.switches.replace_key_status, text)
 
 
 def _check_policy(call: AdminCall, key: StoredExternalKey) -> None:
     if key.id in (call.world.switches.workspace_policy_keys or ()):
-        raise AnthropicError(
-            400,
-            "The external key is listed in the organization's Workspace Policy.",
-            "external_key_in_workspace_policy",
-        )
+        text = "The external key is listed in the organization's Workspace Policy."
+        raise AnthropicError(400, text, "external_key_in_workspace_policy")

@@ -82,17 +82,9 @@ class StoredExternalKey(BaseModel):
 
     def render(self, *, attached: bool) -> dict[str, Any]:
         """The object as the API returns it."""
-        return {
-            "type": "external_key",
-            "id": self.id,
-            "attachment": {"type": "attached" if attached else "unattached"},
-            "created_at": self.created_at,
-            "display_name": self.display_name,
-            "geo": self.geo,
-            "provider_config": self.provider_config.model_dump(),
-            "updated_at": self.updated_at,
-            "user_profile_id": self.user_profile_id,
-        }
+        attachment = {"type": "attached" if attached else "unattached"}
+        own = {"type": "external_key", "attachment": attachment}
+        return own | self.model_dump(exclude={"sequence"})
 
 
 class DataResidency(_Config):
@@ -154,26 +146,16 @@ class AdminState(BaseModel):
     last_sequence: int = 0
 
     def external_key(self, external_key_id: str) -> StoredExternalKey:
-        """The external key.
-
-        Raises:
-            AnthropicError: 404, no such key in this organization.
-        """
-        key = self.external_keys.get(external_key_id)
-        if key is None:
+        """The external key. Raises 404, no such key in this organization."""
+        if external_key_id not in self.external_keys:
             raise AnthropicError(404, "External key not found.")
-        return key
+        return self.external_keys[external_key_id]
 
     def workspace(self, workspace_id: str) -> StoredWorkspace:
-        """The workspace, the default one included.
-
-        Raises:
-            AnthropicError: 404, no such workspace in this organization.
-        """
-        workspace = self.workspaces.get(workspace_id)
-        if workspace is None:
+        """The workspace, the default one included. Raises 404, no such workspace."""
+        if workspace_id not in self.workspaces:
             raise AnthropicError(404, "Workspace not found.")
-        return workspace
+        return self.workspaces[workspace_id]
 
     def is_attached(self, external_key_id: str) -> bool:
         """Whether any workspace, live or archived, uses the key."""
@@ -185,11 +167,7 @@ class AdminState(BaseModel):
         return self.last_sequence
 
     def check_user_profile(self, user_profile_id: str | None) -> None:
-        """Accept none or a known profile.
-
-        Raises:
-            AnthropicError: 400 `user_profile_not_found`.
-        """
+        """Accept none or a known profile. Raises 400 `user_profile_not_found`."""
         if user_profile_id is not None and user_profile_id not in self.user_profiles:
             raise AnthropicError(400, "User profile not found.", "user_profile_not_found")
 

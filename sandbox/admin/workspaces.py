@@ -15,11 +15,10 @@ from sandbox.admin.api import (
     AdminCall,
     CreateWorkspace,
     UpdateWorkspace,
-    around,
     flag,
     integer,
     operation,
-    page_of_ids,
+    page_of_workspaces,
     parse_body,
 )
 from sandbox.admin.external_keys import DISABLED, TIMED_OUT, validate_key
@@ -30,11 +29,7 @@ from sandbox.errors import AnthropicError
 def check_attachable(
     call: AdminCall, workspace: StoredWorkspace, external_key_id: str, current: str | None = None
 ) -> None:
-    """Pass when the key may be written.
-
-    Raises:
-        AnthropicError: every documented refusal, with its code.
-    """
+    """Pass when the key may be written. Raises every documented refusal, with its code."""
     switches = call.world.switches
     if current is not None:
         if current == external_key_id and switches.same_key_again == "ok":
@@ -45,27 +40,16 @@ def check_attachable(
         raise AnthropicError(switches.attach_cmek_disabled_status, DISABLED)
     key = call.state.external_key(external_key_id)
     if key.user_profile_id != workspace.user_profile_id:
-        raise AnthropicError(
-            400, "The key and the workspace have different user profiles.", "key_profile_mismatch"
-        )
+        text = "The key and the workspace have different user profiles."
+        raise AnthropicError(400, text, "key_profile_mismatch")
     allowed = switches.workspace_policy_keys
     if allowed is not None and key.id not in allowed:
-        raise AnthropicError(
-            400,
-            "The Workspace Policy does not allow this external key.",
-            "workspace_policy_violation",
-            field="external_key_id",
-        )
+        text = "The Workspace Policy does not allow this external key."
+        raise AnthropicError(400, text, "workspace_policy_violation", field="external_key_id")
     if call.seen_version not in {None, key.updated_at}:
-        raise AnthropicError(
-            409, "The external key changed during validation.", "external_key_changed"
-        )
-    if switches.attach_validates:
-        _check_validation(call, external_key_id)
-
-
-def _check_validation(call: AdminCall, external_key_id: str) -> None:
-    failure = validate_key(call.world, call.state.external_key(external_key_id))
+        text = "The external key changed during validation."
+        raise AnthropicError(409, text, "external_key_changed")
+    failure = validate_key(call.world, key) if switches.attach_validates else None
     if failure == TIMED_OUT:
         text = "Validation of the external key did not finish in time."
         raise AnthropicError(400, text, "external_key_validation_timed_out")
@@ -91,10 +75,7 @@ def list_(call: AdminCall) -> dict[str, Any]:
     ordered = list(call.state.workspaces.values())
     if call.world.switches.workspace_order == "newest_first":
         ordered.reverse()
-    shown, has_more = around(
-        ordered, call.query, limit, identity=lambda one: one.id, visible=visible
-    )
-    return page_of_ids([one.render() for one in shown], has_more=has_more)
+    return page_of_workspaces(ordered, call.query, limit, visible)
 
 
 @operation("workspaces.retrieve", "GET /workspaces/{target}")
@@ -131,7 +112,11 @@ def update(call: AdminCall) -> dict[str, Any]:
     workspace = call.state.workspace(call.target)
     body = parse_body(UpdateWorkspace, call.body)
     sent = body.model_fields_set
-    _check_update(call, workspace, sent)
+    if workspace.is_default and "name" in sent:
+        raise AnthropicError(400, "The default workspace cannot be renamed.")
+    attach_only = sent == {"external_key_id"} and call.world.switches.attach_archived == "allowed"
+    if workspace.archived_at and not attach_only:
+        raise AnthropicError(400, "An archived workspace cannot be updated.")
     if "user_profile_id" in sent:
         call.state.check_user_profile(body.user_profile_id)
         if workspace.user_profile_id not in {None, body.user_profile_id}:
@@ -160,20 +145,11 @@ def _check_room(call: AdminCall, name: str) -> None:
     switches = call.world.switches
     live = [one for one in call.state.workspaces.values() if not one.archived_at]
     if switches.workspace_name_again == "refused" and any(one.name == name for one in live):
-        raise AnthropicError(
-            switches.workspace_name_again_status, "A workspace with this name already exists."
-        )
+        text = "A workspace with this name already exists."
+        raise AnthropicError(switches.workspace_name_again_status, text)
     limit = switches.workspace_limit
     if limit is not None and sum(not one.is_default for one in live) >= limit:
         raise AnthropicError(400, "The organization has reached its limit of workspaces.")
-
-
-def _check_update(call: AdminCall, workspace: StoredWorkspace, sent: set[str]) -> None:
-    if workspace.is_default and "name" in sent:
-        raise AnthropicError(400, "The default workspace cannot be renamed.")
-    attach_only = sent == {"external_key_id"} and call.world.switches.attach_archived == "allowed"
-    if workspace.archived_at and not attach_only:
-        raise AnthropicError(400, "An archived workspace cannot be updated.")
 
 
 def _changed(draft: StoredWorkspace, body: UpdateWorkspace) -> StoredWorkspace:

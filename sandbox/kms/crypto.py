@@ -24,6 +24,8 @@ from sandbox.kms.versions import Level, State, find_key, find_version
 from sandbox.world import World
 
 _NONCE: Final = 12
+_UNDECIPHERABLE: Final = "Decryption failed: verify that 'name' refers to the correct CryptoKey."
+_AAD: Final = "additional_authenticated_data"
 _LARGEST: Final = {Level.SOFTWARE: 64 * 1024, Level.HSM: 8 * 1024}
 _REASON: Final = kms_v1.AccessReason(kms_v1.AccessReason.CUSTOMER_INITIATED_ACCESS)
 
@@ -42,10 +44,12 @@ def encrypt(
         raise GoogleError("FAILED_PRECONDITION", f"CryptoKey {name} has no primary version.")
     version = find_version(world, key.primary.name if kind == "CryptoKey" else name)
     _check_enabled(version)
-    _check_sizes(version, request.plaintext, request.additional_authenticated_data)
-    verified = _check_crc("plaintext", request.plaintext, request.plaintext_crc32c)
     aad = request.additional_authenticated_data
-    verified_aad = _check_aad(aad, request.additional_authenticated_data_crc32c)
+    largest = _LARGEST.get(Level(version.protection_level), 64 * 1024)
+    if len(request.plaintext) > largest or len(aad) > largest:
+        raise invalid(f"Plaintext and additional authenticated data: at most {largest} bytes each.")
+    verified = _check_crc("plaintext", request.plaintext, request.plaintext_crc32c)
+    verified_aad = _check_crc(_AAD, aad, request.additional_authenticated_data_crc32c)
     nonce = secrets.token_bytes(_NONCE)
     secret = world.kms.material[version.name]
     sealed = _prefix(version.name) + nonce + AESGCM(secret).encrypt(nonce, request.plaintext, aad)
@@ -67,14 +71,14 @@ def decrypt(world: World, name: str, request: kms_v1.DecryptRequest) -> kms_v1.D
     key = _usable_key(world, name)
     _check_crc("ciphertext", request.ciphertext, request.ciphertext_crc32c)
     aad = request.additional_authenticated_data
-    _check_aad(aad, request.additional_authenticated_data_crc32c)
+    _check_crc(_AAD, aad, request.additional_authenticated_data_crc32c)
     version = _sealed_by(world, name, request.ciphertext)
     _check_enabled(version)
     body = request.ciphertext[len(_prefix(version.name)) :]
     try:
         opened = AESGCM(world.kms.material[version.name]).decrypt(body[:_NONCE], body[_NONCE:], aad)
     except (InvalidTag, ValueError):
-        raise _undecipherable() from None
+        raise invalid(_UNDECIPHERABLE) from None
     return kms_v1.DecryptResponse(
         plaintext=opened,
         plaintext_crc32c=google_crc32c.value(opened),
@@ -103,22 +107,12 @@ def _check_enabled(version: kms_v1.CryptoKeyVersion) -> None:
         raise version_not_enabled(version.name, State(version.state).name)
 
 
-def _check_sizes(version: kms_v1.CryptoKeyVersion, plaintext: bytes, aad: bytes) -> None:
-    largest = _LARGEST.get(Level(version.protection_level), 64 * 1024)
-    if len(plaintext) > largest or len(aad) > largest:
-        raise invalid(f"Plaintext and additional authenticated data: at most {largest} bytes each.")
-
-
 def _check_crc(field: str, data: bytes, given: int | None) -> bool:
     if given is None:
         return False
     if given != google_crc32c.value(data):
         raise invalid(f"The checksum in field {field}_crc32c did not match the data in {field}.")
     return True
-
-
-def _check_aad(aad: bytes, given: int | None) -> bool:
-    return _check_crc("additional_authenticated_data", aad, given)
 
 
 def _prefix(version: str) -> bytes:
@@ -131,8 +125,4 @@ def _sealed_by(world: World, key: str, ciphertext: bytes) -> kms_v1.CryptoKeyVer
     for version in world.kms.versions[key].values():
         if ciphertext.startswith(_prefix(version.name)):
             return version
-    raise _undecipherable()
-
-
-def _undecipherable() -> GoogleError:
-    return invalid("Decryption failed: verify that 'name' refers to the correct CryptoKey.")
+    raise invalid(_UNDECIPHERABLE)

@@ -15,11 +15,9 @@ from google.cloud import kms_v1
 from google.cloud.location import locations_pb2
 
 from sandbox.errors import already_exists, invalid, not_found
-from sandbox.iam import check_service
-from sandbox.identities import Identity
 from sandbox.kms.lists import paginate
-from sandbox.kms.operations import permitted, served
-from sandbox.kms.state import LOCATIONS, canonical, check_id, location_of, project_of
+from sandbox.kms.operations import permitted
+from sandbox.kms.state import LOCATIONS, check_id, location_of, project_of
 from sandbox.kms.versions import (
     Level,
     State,
@@ -42,30 +40,22 @@ _LABEL_VALUE: Final = re.compile(r"[a-z0-9_-]{0,63}")
 _MOST_LABELS: Final = 64
 
 
-@served("GET /v1/{name=Project}/locations")
+@permitted("cloudkms.locations.list", "GET /v1/{name=Project}/locations", anyone=True)
 def list_locations(
-    world: World, caller: Identity, request: locations_pb2.ListLocationsRequest
+    world: World, project: str, request: locations_pb2.ListLocationsRequest
 ) -> locations_pb2.ListLocationsResponse:
-    """All locations of Cloud KMS; needs no permission."""
-    project = canonical(world, request.name, "Project", "cloudkms.locations.list")
-    check_service(world, caller, project)
-    page = paginate(
-        [_location(world, f"{project}/locations/{location}") for location in LOCATIONS],
-        project,
-        request,
-    )
-    return locations_pb2.ListLocationsResponse(
-        locations=page.items, next_page_token=page.next_page_token
-    )
+    """All locations of Cloud KMS."""
+    locations = [_location(world, f"{project}/locations/{one}") for one in LOCATIONS]
+    page = paginate(locations, project, request)
+    token = page.next_page_token
+    return locations_pb2.ListLocationsResponse(locations=page.items, next_page_token=token)
 
 
-@served("GET /v1/{name=Location}")
+@permitted("cloudkms.locations.get", "GET /v1/{name=Location}", anyone=True)
 def get_location(
-    world: World, caller: Identity, request: locations_pb2.GetLocationRequest
+    world: World, name: str, _: locations_pb2.GetLocationRequest
 ) -> locations_pb2.Location:
-    """One location with what it offers; needs no permission."""
-    name = canonical(world, request.name, "Location", "cloudkms.locations.get")
-    check_service(world, caller, name)
+    """One location with what it offers."""
     return _location(world, name)
 
 
@@ -116,29 +106,24 @@ def list_key_rings(
 
 
 def find_ring(world: World, name: str) -> kms_v1.KeyRing:
-    """The stored key ring.
-
-    Raises:
-        GoogleError: NOT_FOUND.
-    """
-    ring = world.kms.key_rings.get(name)
-    if ring is None:
+    """The stored key ring. Raises NOT_FOUND."""
+    if name not in world.kms.key_rings:
         raise not_found("KeyRing", name)
-    return ring
+    return world.kms.key_rings[name]
 
 
 @permitted("cloudkms.cryptoKeys.create", "POST /v1/{parent=KeyRing}/cryptoKeys", body="crypto_key")
 def create_crypto_key(
     world: World, ring: str, request: kms_v1.CreateCryptoKeyRequest
 ) -> kms_v1.CryptoKey:
-    """Make a key and, unless told otherwise, its first version, which becomes the primary."""
+    """Make a key and, unless the request skips it, its first version, which becomes the primary."""
     find_ring(world, ring)
     name = f"{ring}/cryptoKeys/{check_id(request.crypto_key_id, 'crypto_key_id')}"
     if name in world.kms.crypto_keys:
         raise already_exists("CryptoKey", name)
     if request.crypto_key.import_only and not request.skip_initial_version_creation:
         raise invalid("An import_only key must be created with skip_initial_version_creation.")
-    key = new_key(world, name, request.crypto_key)
+    key = _new_key(world, name, request.crypto_key)
     world.kms.crypto_keys[name] = key
     world.kms.versions[name] = {}
     if not request.skip_initial_version_creation:
@@ -176,10 +161,10 @@ def update_crypto_key(
     changed = kms_v1.CryptoKey(stored)
     paths = set(request.update_mask.paths)
     _apply(changed, request.crypto_key, paths)
-    check_labels(changed)
+    _check_labels(changed)
     if paths & {"rotation_period", "next_rotation_time"}:
         now = world.clock.now()
-        set_rotation(changed, changed.rotation_period, changed.next_rotation_time, now)
+        _set_rotation(changed, changed.rotation_period, changed.next_rotation_time, now)
     world.kms.crypto_keys[name] = changed
     return with_primary(world, changed)
 
@@ -230,13 +215,8 @@ def update_crypto_key_primary_version(
     return with_primary(world, key)
 
 
-def new_key(world: World, name: str, asked: kms_v1.CryptoKey) -> kms_v1.CryptoKey:
-    """The key to store for a create request: output-only fields dropped, defaults filled in.
-
-    Raises:
-        GoogleError: INVALID_ARGUMENT for a field that Cloud KMS refuses; FAILED_PRECONDITION by
-            an organization policy.
-    """
+def _new_key(world: World, name: str, asked: kms_v1.CryptoKey) -> kms_v1.CryptoKey:
+    """The key to store: output-only fields dropped, defaults filled in, the rest checked."""
     if asked.purpose == Purpose.CRYPTO_KEY_PURPOSE_UNSPECIFIED:
         raise invalid("The purpose of a CryptoKey is required.")
     delay = asked.destroy_scheduled_duration or DEFAULT_DESTROY_DELAY
@@ -254,8 +234,8 @@ def new_key(world: World, name: str, asked: kms_v1.CryptoKey) -> kms_v1.CryptoKe
         key.key_access_justifications_policy = asked.key_access_justifications_policy
     if not _DESTROY_DELAY[0] <= delay <= _DESTROY_DELAY[1]:
         raise invalid(f"destroy_scheduled_duration {delay} is not between 24 hours and 120 days.")
-    check_labels(key)
-    set_rotation(key, asked.rotation_period, asked.next_rotation_time, world.clock.now())
+    _check_labels(key)
+    _set_rotation(key, asked.rotation_period, asked.next_rotation_time, world.clock.now())
     check_place(world, key)
     number = project_of(world, name).number
     world.kms.constraints.check_destroy_duration(delay, number)
@@ -280,12 +260,8 @@ def _template(asked: kms_v1.CryptoKey) -> kms_v1.CryptoKeyVersionTemplate:
     return template
 
 
-def check_labels(key: kms_v1.CryptoKey) -> None:
-    """At most 64 labels, lower-case keys that start with a letter, lower-case values.
-
-    Raises:
-        GoogleError: INVALID_ARGUMENT naming the label.
-    """
+def _check_labels(key: kms_v1.CryptoKey) -> None:
+    """At most 64 labels, lower-case keys that start with a letter, lower-case values."""
     if len(key.labels) > _MOST_LABELS:
         raise invalid(f"{len(key.labels)} labels are more than {_MOST_LABELS}.")
     for label, value in key.labels.items():
@@ -293,15 +269,10 @@ def check_labels(key: kms_v1.CryptoKey) -> None:
             raise invalid(f"Label '{label}'='{value}' is malformed.")
 
 
-def set_rotation(
+def _set_rotation(
     key: kms_v1.CryptoKey, period: timedelta, first: datetime | None, now: datetime
 ) -> None:
-    """Give the key a rotation schedule, or none.
-
-    Raises:
-        GoogleError: INVALID_ARGUMENT for a period outside 24 hours to 876 000 hours, a period
-            without a next time or the reverse, a time in the past, a key without a primary.
-    """
+    """Give the key a rotation schedule that Cloud KMS accepts, or none."""
     if not period and first is None:
         key.rotation_period = key.next_rotation_time = None
         return

@@ -56,33 +56,31 @@ class Page(Generic[Item]):
 def paginate(items: Iterable[Item], parent: str, request: ListRequest) -> Page[Item]:
     """Filter, sort and cut; a token remembers the last item, so that new ones shift nothing.
 
-    Raises:
-        GoogleError: INVALID_ARGUMENT for a negative size, a token of another list, a filter or
-            order that the sandbox does not understand.
+    Raises INVALID_ARGUMENT for a token of another list and for what it does not understand.
     """
     if request.page_size < 0:
         raise invalid(f"page_size {request.page_size} is negative.")
     order_by = getattr(request, "order_by", "")
     field, descending = _order(order_by)
     terms = _terms(request.filter)
-    seen = [(to_json(item), item) for item in items]
-    found = sorted(
-        ((_key(data, field), item) for data, item in seen if _matches(data, terms)),
-        key=lambda pair: pair[0],
-        reverse=descending,
-    )
-    fingerprint = _fingerprint(parent, request.filter, order_by)
+    seen = ((to_json(item), item) for item in items)
+    found = [
+        (_key(data, field), item)
+        for data, item in seen
+        if all(_holds(data, *term) for term in terms)
+    ]
+    found.sort(key=lambda pair: pair[0], reverse=descending)
+    list_ = json.dumps((parent, request.filter, order_by))
+    fingerprint = hashlib.sha256(list_.encode()).hexdigest()[:16]
     rest = found
     if request.page_token:
         last = _read_token(request.page_token, fingerprint)
         rest = [pair for pair in found if (pair[0] < last if descending else pair[0] > last)]
     size = min(request.page_size or DEFAULT_PAGE, LARGEST_PAGE)
-    token = _token(rest[size - 1][0], fingerprint) if len(rest) > size else ""
+    token = ""
+    if len(rest) > size:
+        token = urlsafe_b64encode(json.dumps([fingerprint, *rest[size - 1][0]]).encode()).decode()
     return Page([item for _, item in rest[:size]], token, 0 if request.filter else len(found))
-
-
-def _fingerprint(*parameters: str) -> str:
-    return hashlib.sha256(json.dumps(parameters).encode()).hexdigest()[:16]
 
 
 def _order(order_by: str) -> tuple[str, bool]:
@@ -102,14 +100,10 @@ def _key(data: dict[str, Any], field: str) -> Key:
     return (time, int(tail), "") if numbered else (time, 0, name)
 
 
-def _token(key: Key, fingerprint: str) -> str:
-    return urlsafe_b64encode(json.dumps([fingerprint, *key]).encode()).decode()
-
-
 def _read_token(token: str, fingerprint: str) -> Key:
     try:
         owner, time, number, name = json.loads(urlsafe_b64decode(token))
-    except ValueError:
+    except (ValueError, TypeError):
         owner, time, number, name = None, "", 0, ""
     if owner != fingerprint:
         raise invalid("The page_token is invalid or belongs to a list with other parameters.")
@@ -129,19 +123,12 @@ def _terms(filter_: str) -> list[tuple[str, str, str]]:
     return terms
 
 
-def _matches(data: dict[str, Any], terms: list[tuple[str, str, str]]) -> bool:
-    return all(_holds(_value(data, field), operator, wanted) for field, operator, wanted in terms)
-
-
-def _value(data: dict[str, Any], field: str) -> str:
+def _holds(data: dict[str, Any], field: str, operator: str, wanted: str) -> bool:
     head, _, rest = field.partition(".")
-    value = data.get(head, "")
+    found = data.get(head, "")
     if rest:
-        return str(value.get(rest, "")) if isinstance(value, dict) else ""
-    return str(value)
-
-
-def _holds(value: str, operator: str, wanted: str) -> bool:
+        found = found.get(rest, "") if isinstance(found, dict) else ""
+    value = str(found)
     if operator == ":":
-        return wanted == "*" or wanted.lower() in value.lower() if value else False
+        return bool(value) and (wanted == "*" or wanted.lower() in value.lower())
     return (value == wanted) == (operator == "=")

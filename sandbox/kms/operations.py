@@ -22,8 +22,17 @@ from starlette.routing import Route
 from sandbox.errors import invalid, not_found
 from sandbox.iam import allows, authorize, check_service, read_policy, write_policy
 from sandbox.identities import Identity
-from sandbox.kms.state import camel, canonical, from_json, kind_of, project_of, raw, to_json
-from sandbox.transport import GoogleCall, google_endpoint
+from sandbox.kms.state import (
+    camel,
+    canonical,
+    from_json,
+    kind_of,
+    name_patterns,
+    project_of,
+    raw,
+    to_json,
+)
+from sandbox.transport import GoogleCall, HttpMethod, google_endpoint
 from sandbox.world import World
 
 Asked = TypeVar("Asked")
@@ -36,26 +45,14 @@ _SERVICES: Final = {
     "google.cloud.location.locations_pb2": "google.cloud.location.Locations",
 }
 # Laxer than the names themselves: a malformed name must reach its handler, which says so.
-_PROJECT: Final = "projects/[^/]+"
-_LOCATION: Final = f"{_PROJECT}/locations/[^/:]+"
-_RING: Final = f"{_LOCATION}/keyRings/[^/:]+"
-_KEY: Final = f"{_RING}/cryptoKeys/[^/:]+"
-_PATHS: Final = {
-    "Project": _PROJECT,
-    "Location": _LOCATION,
-    "KeyRing": _RING,
-    "CryptoKey": _KEY,
-    "CryptoKeyVersion": f"{_KEY}/cryptoKeyVersions/[^/:]+",
-}
+_PATHS: Final = name_patterns("[^/]+", "[^/:]+", "[^/:]+", "[^/:]+")
 _FIELD: Final = re.compile(r"\{([a-z_.]+)=([A-Za-z|]+)\}")
 
 
-@dataclass(frozen=True, slots=True)
-class KmsMethod:
+@dataclass(frozen=True, kw_only=True)
+class KmsMethod(HttpMethod):
     """One call of Cloud KMS."""
 
-    id: str
-    """The RPC's name, on every transport and in the log."""
     service: str
     """The gRPC service's full name."""
     request: type[Any]
@@ -64,15 +61,8 @@ class KmsMethod:
     http: str
     field: str
     """The request field that the path gives, dotted: `crypto_key.name`."""
-    path: re.Pattern[str]
     body: str
     """The request field that the HTTP body holds; `*`: all of them."""
-    write: bool
-
-    @property
-    def verb(self) -> str:
-        """The HTTP method."""
-        return self.http.partition(" ")[0]
 
 
 METHODS: Final[list[KmsMethod]] = []
@@ -93,6 +83,7 @@ def served(
         verb, _, path = http.partition(" ")
         METHODS.append(
             KmsMethod(
+                verb=verb,
                 id=request.__name__.removesuffix("Request"),
                 service=_SERVICES[request.__module__],
                 request=request,
@@ -110,9 +101,12 @@ def served(
 
 
 def permitted(
-    permission: str, http: str, *, body: str = "", reads: bool = False
+    permission: str, http: str, *, body: str = "", reads: bool = False, anyone: bool = False
 ) -> Callable[[Callable[[World, str, Asked], Answer]], Handler[Asked, Answer]]:
-    """Enter a handler that gets the canonical name in the path once its caller may call it."""
+    """Enter a handler that gets the canonical name in the path once its caller may call it.
+
+    `anyone` needs no permission, only a project that can use Cloud KMS.
+    """
     (field, kind), *_ = _FIELD.findall(http)
     name_in = attrgetter(field)
 
@@ -120,7 +114,10 @@ def permitted(
         @wraps(run)
         def checked(world: World, caller: Identity, request: Asked) -> Answer:
             name = canonical(world, name_in(request), kind, permission)
-            authorize(world, caller, permission, name)
+            if anyone:
+                check_service(world, caller, name)
+            else:
+                authorize(world, caller, permission, name)
             return run(world, name, request)
 
         return served(http, body=body, reads=reads)(checked)

@@ -81,16 +81,25 @@ REGIONS_ELSEWHERE: Final = (
 )  # fmt: skip
 LOCATIONS: Final = tuple(sorted((*US_SINGLE_REGIONS, *MULTI_REGIONS, *REGIONS_ELSEWHERE)))
 
-_PROJECT: Final = rf"projects/(?:{PROJECT_ID_PATTERN}|[0-9]+)"
-_LOCATION: Final = rf"{_PROJECT}/locations/[a-z0-9-]+"
-_RING: Final = rf"{_LOCATION}/keyRings/{KMS_ID_PATTERN}"
-_KEY: Final = rf"{_RING}/cryptoKeys/{KMS_ID_PATTERN}"
+
+def name_patterns(project: str, location: str, id_: str, number: str) -> dict[str, str]:
+    """Kind of resource → the pattern of its names, from the patterns of their parts."""
+    in_location = f"projects/{project}/locations/{location}"
+    key = f"{in_location}/keyRings/{id_}/cryptoKeys/{id_}"
+    return {
+        "Project": f"projects/{project}",
+        "Location": in_location,
+        "KeyRing": f"{in_location}/keyRings/{id_}",
+        "CryptoKey": key,
+        "CryptoKeyVersion": f"{key}/cryptoKeyVersions/{number}",
+    }
+
+
 _PATTERNS: Final = {
-    "Project": re.compile(_PROJECT),
-    "Location": re.compile(_LOCATION),
-    "KeyRing": re.compile(_RING),
-    "CryptoKey": re.compile(_KEY),
-    "CryptoKeyVersion": re.compile(rf"{_KEY}/cryptoKeyVersions/[0-9]+"),
+    kind: re.compile(pattern)
+    for kind, pattern in name_patterns(
+        f"(?:{PROJECT_ID_PATTERN}|[0-9]+)", "[a-z0-9-]+", KMS_ID_PATTERN, "[0-9]+"
+    ).items()
 }
 
 
@@ -100,11 +109,10 @@ def kind_of(name: str) -> str | None:
 
 
 def canonical(world: World, name: str, kind: str, permission: str) -> str:
-    """The name with the project's id, after checks that come before any permission.
+    """The name with the project's id, after the checks that come before any permission.
 
-    Raises:
-        GoogleError: INVALID_ARGUMENT for a name of another shape; NOT_FOUND with the misrouting
-            text for an unknown location; PERMISSION_DENIED for an unknown project.
+    Raises INVALID_ARGUMENT for another shape, NOT_FOUND for an unknown location (with the text of
+    the real service), PERMISSION_DENIED for an unknown project.
     """
     if not _PATTERNS[kind].fullmatch(name):
         raise invalid(f"Resource name '{name}' is not the name of a {kind}.")
@@ -118,11 +126,7 @@ def canonical(world: World, name: str, kind: str, permission: str) -> str:
 
 
 def check_id(text: str, field: str) -> str:
-    """A key ring's or key's id.
-
-    Raises:
-        GoogleError: INVALID_ARGUMENT unless it matches `[a-zA-Z0-9_-]{1,63}`.
-    """
+    """A key ring's or key's id. Raises INVALID_ARGUMENT unless it matches `[a-zA-Z0-9_-]{1,63}`."""
     if not re.fullmatch(KMS_ID_PATTERN, text):
         raise invalid(f"{field} '{text}' does not match [a-zA-Z0-9_-]{{1,63}}.")
     return text
@@ -159,11 +163,7 @@ def to_json(message: Any, *, enums_as_ints: bool = False) -> dict[str, Any]:  # 
 
 
 def from_json(kind: type[Any], data: dict[str, Any]) -> Any:  # noqa: ANN401
-    """A message of `kind` from its JSON.
-
-    Raises:
-        google.protobuf.json_format.ParseError: an unknown field or a value of the wrong type.
-    """
+    """A message of `kind` from its JSON, or `json_format.ParseError`."""
     message = kind()
     json_format.ParseDict(data, raw(message))
     return message

@@ -24,12 +24,7 @@ Level = kms_v1.ProtectionLevel
 
 
 def check_place(world: World, key: kms_v1.CryptoKey) -> None:
-    """Whether a version of this key may be made here and now.
-
-    Raises:
-        GoogleError: INVALID_ARGUMENT where HSM is not offered; FAILED_PRECONDITION by an
-            organization policy.
-    """
+    """Raise INVALID_ARGUMENT without HSM here, FAILED_PRECONDITION by an organization policy."""
     location, number = location_of(key.name), project_of(world, key.name).number
     level = Level(key.version_template.protection_level)
     if level == Level.HSM and location in world.kms.locations_without_hsm:
@@ -39,11 +34,7 @@ def check_place(world: World, key: kms_v1.CryptoKey) -> None:
 
 
 def find_key(world: World, name: str) -> kms_v1.CryptoKey:
-    """The stored key, settled up to now.
-
-    Raises:
-        GoogleError: NOT_FOUND.
-    """
+    """The stored key, settled up to now. Raises NOT_FOUND."""
     key = world.kms.crypto_keys.get(name)
     if key is None:
         raise not_found("CryptoKey", name)
@@ -52,11 +43,7 @@ def find_key(world: World, name: str) -> kms_v1.CryptoKey:
 
 
 def find_version(world: World, name: str) -> kms_v1.CryptoKeyVersion:
-    """The stored version, its key settled up to now.
-
-    Raises:
-        GoogleError: NOT_FOUND.
-    """
+    """The stored version, its key settled up to now. Raises NOT_FOUND."""
     key = world.kms.crypto_keys.get(key_of(name))
     if key is None:
         raise not_found("CryptoKeyVersion", name)
@@ -117,20 +104,17 @@ def _finish_generation(world: World, version: kms_v1.CryptoKeyVersion) -> None:
 
 def _rotate(world: World, key: kms_v1.CryptoKey) -> None:
     """Make the new primary versions that were due; none while an organization policy forbids it."""
-    if not key.rotation_period or not _may_rotate(world, key):
+    constraints, level = world.kms.constraints, Level(key.version_template.protection_level).name
+    if not (
+        key.rotation_period
+        and constraints.allows_location(location_of(key.name))
+        and constraints.allows_protection_level(level)
+    ):
         return
     while key.next_rotation_time <= world.clock.now():
         version = new_version(world, key, key.next_rotation_time)
         key.primary = kms_v1.CryptoKeyVersion(name=version.name)
         key.next_rotation_time += key.rotation_period
-
-
-def _may_rotate(world: World, key: kms_v1.CryptoKey) -> bool:
-    level = Level(key.version_template.protection_level).name
-    constraints = world.kms.constraints
-    return constraints.allows_location(location_of(key.name)) and (
-        constraints.allows_protection_level(level)
-    )
 
 
 @permitted(

@@ -55,7 +55,7 @@ def kms(room: tuple[Sandbox, Client, Client]) -> Iterator[Kms]:
 @pytest.fixture(params=["grpc", "rest"])
 def client(request: pytest.FixtureRequest, kms: Kms) -> Client:
     """The official client on each of its transports."""
-    return getattr(kms, request.param)
+    return kms.grpc if request.param == "grpc" else kms.rest
 
 
 @pytest.fixture(scope="module")
@@ -69,4 +69,11 @@ def admin_sandbox() -> Iterator[Admin]:
 def admin(admin_sandbox: Admin) -> Admin:
     """A new organization with fresh workspaces only."""
     admin_sandbox.control.reset(minimal=True)
+    return admin_sandbox
+
+
+@pytest.fixture
+def full(admin_sandbox: Admin) -> Admin:
+    """A new organization with every sample workspace."""
+    admin_sandbox.control.reset()
     return admin_sandbox

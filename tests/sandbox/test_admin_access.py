@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
 
 from sandbox.seed import ADMIN_KEY, EXPIRED_ADMIN_KEY, WORKSPACE_KEY
-from tests.support.admin import Admin, running_admin
+from tests.support.admin import Admin
 
 VERSION = {"anthropic-version": "2023-06-01"}
 ME = "/v1/organizations/me"
-
-
-@pytest.fixture(scope="module")
-def admin() -> Iterator[Admin]:
-    """One sandbox; nothing here changes it."""
-    with running_admin(minimal=True) as one:
-        yield one
 
 
 def _get(admin: Admin, path: str, headers: dict[str, str]) -> httpx.Response:
@@ -55,7 +46,6 @@ def test_an_admin_key_works_in_both_headers_and_with_both_versions(
 def test_any_other_credential_is_refused(
     admin: Admin, headers: dict[str, str], status: int
 ) -> None:
-    """401 for who it is not, 403 for what it may not; on every path."""
     for path in (ME, "/v1/organizations/workspaces", "/v1/organizations/external_keys/ekey_01None"):
         response = _get(admin, path, headers | VERSION)
         assert response.status_code == status
@@ -66,7 +56,6 @@ def test_any_other_credential_is_refused(
 
 @pytest.mark.parametrize("version", [{}, {"anthropic-version": "2022-01-01"}])
 def test_the_version_header_is_required_and_checked(admin: Admin, version: dict[str, str]) -> None:
-    """400, naming the header."""
     response = _get(admin, ME, {"x-api-key": ADMIN_KEY} | version)
     assert response.status_code == 400
     assert response.json()["error"]["message"].startswith("anthropic-version")
@@ -79,21 +68,18 @@ def test_the_version_header_is_required_and_checked(admin: Admin, version: dict[
 def test_an_unknown_path_or_method_answers_in_the_api_s_own_form(
     admin: Admin, method: str, path: str
 ) -> None:
-    """404 with error body and request id."""
     response = admin.http.request(method, f"/{path}")
     assert response.status_code == 404
     assert response.json()["request_id"] == response.headers["request-id"]
 
 
 def test_a_body_that_is_no_json_object_is_refused(admin: Admin) -> None:
-    """400 and not a crash."""
     for body in (b"{", b"[]", b'"x"', b"\xff"):
         response = admin.http.post("/v1/organizations/workspaces", content=body)
         assert response.status_code == 400, body
 
 
 def test_no_credential_appears_in_the_log(admin: Admin) -> None:
-    """The log names the caller by the key's id."""
     _get(admin, ME, {"x-api-key": ADMIN_KEY} | VERSION)
     entries = admin.control.log(call="organization.me")
     assert entries[-1]["caller"].startswith("admin_key:apikey_01")

@@ -13,15 +13,7 @@ from hypothesis import strategies as st
 from tests.support.admin import Admin, error_code, running_admin, wait_until
 
 
-@pytest.fixture
-def full(admin_sandbox: Admin) -> Admin:
-    """A new organization with every sample workspace."""
-    admin_sandbox.control.reset()
-    return admin_sandbox
-
-
 def test_an_archived_workspace_takes_no_key_unless_the_switch_allows_it(full: Admin) -> None:
-    """Both answers to the open question can be had."""
     archived, key = full.in_state("archived"), full.working_key()
     assert full.attach(archived, key).status_code == 400
     full.control.switches(attach_archived="allowed")
@@ -44,7 +36,6 @@ def test_a_key_is_written_once(admin: Admin) -> None:
 def test_no_sequence_of_updates_changes_a_key_once_set(
     write_once: tuple[Admin, dict[str, str]], changes: list[str | None]
 ) -> None:
-    """The first accepted key is the last one, whatever is sent."""
     admin, keys = write_once
     workspace = admin.ok("POST", "workspaces", {"name": "w"})["id"]
     first: str | None = None
@@ -53,6 +44,10 @@ def test_no_sequence_of_updates_changes_a_key_once_set(
         if first is None and response.status_code == 200:
             first = response.json()["external_key_id"]
         assert admin.ok("GET", f"workspaces/{workspace}")["external_key_id"] == first
+
+
+def _refusal(response: httpx.Response) -> tuple[int, str | None]:
+    return response.status_code, error_code(response)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +66,6 @@ def test_replacing_has_the_status_of_the_switch(admin: Admin, status: int) -> No
 
 
 def test_the_same_key_again_is_ok_unless_the_switch_refuses(admin: Admin) -> None:
-    """Both answers to the open question can be had."""
     workspace, key = admin.fresh(), admin.working_key()
     assert admin.attach(workspace, key).status_code == 200
     assert admin.attach(workspace, key).status_code == 200
@@ -80,26 +74,20 @@ def test_the_same_key_again_is_ok_unless_the_switch_refuses(admin: Admin) -> Non
 
 
 def test_attaching_validates_and_a_refusal_changes_nothing_at_all(admin: Admin) -> None:
-    """A failed key leaves the workspace as it was, tags included; the switch turns this off."""
     workspace, key = admin.fresh(), admin.register()
     response = admin.attach(workspace, key, tags={"cmek": "yes"}, name="new name")
-    assert (response.status_code, error_code(response)) == (400, "external_key_validation_failed")
+    assert _refusal(response) == (400, "external_key_validation_failed")
     before = admin.ok("GET", f"workspaces/{workspace}")
-    assert (before["external_key_id"], before["tags"], before["name"]) == (
-        None, {}, "payments-prod",
-    )  # fmt: skip
+    unchanged: dict[str, object] = {"external_key_id": None, "tags": {}, "name": "payments-prod"}
+    assert before | unchanged == before
     admin.control.switches(attach_validates=False)
     assert admin.attach(workspace, key).status_code == 200
 
 
 def test_attaching_may_time_out(admin: Admin) -> None:
-    """With its own code, which asks for another try."""
     key = admin.working_key()
     admin.control.switches(validation_times_out=True)
-    response = admin.attach(admin.fresh(), key)
-    assert (response.status_code, error_code(response)) == (
-        400, "external_key_validation_timed_out",
-    )  # fmt: skip
+    assert _refusal(admin.attach(admin.fresh(), key)) == (400, "external_key_validation_timed_out")
 
 
 def test_a_key_that_is_edited_during_the_attach_is_a_conflict(admin: Admin) -> None:
@@ -112,43 +100,36 @@ def test_a_key_that_is_edited_during_the_attach_is_a_conflict(admin: Admin) -> N
     wait_until(lambda: "workspaces.update" in admin.control.calls(), "the attach arrives")
     admin.ok("POST", f"external_keys/{key}", {"display_name": "edited"})
     attaching.join()
-    assert (answers[0].status_code, error_code(answers[0])) == (409, "external_key_changed")
+    assert _refusal(answers[0]) == (409, "external_key_changed")
     assert admin.ok("GET", f"workspaces/{workspace}")["external_key_id"] is None
 
 
 @pytest.mark.parametrize("status", [400, 403])
 def test_nothing_is_attached_while_cmek_is_not_enabled(admin: Admin, status: int) -> None:
-    """By the switch, with either status."""
     key = admin.working_key()
     admin.control.switches(cmek_enabled=False, attach_cmek_disabled_status=status)
     assert admin.attach(admin.fresh(), key).status_code == status
 
 
 def test_key_and_workspace_must_have_the_same_user_profile(admin: Admin) -> None:
-    """One with and one without do not fit; with the same one on both it works."""
     profile = admin.world.admin.user_profiles[0]
     key = admin.working_key(user_profile_id=profile)
-    response = admin.attach(admin.fresh(), key)
-    assert (response.status_code, error_code(response)) == (400, "key_profile_mismatch")
+    assert _refusal(admin.attach(admin.fresh(), key)) == (400, "key_profile_mismatch")
     body = {"name": "theirs", "user_profile_id": profile, "external_key_id": key}
     assert admin.ok("POST", "workspaces", body)["external_key_id"] == key
 
 
 def test_the_workspace_policy_limits_the_keys(admin: Admin) -> None:
-    """The refusal names the field."""
     key = admin.working_key()
     admin.control.switches(workspace_policy_keys=["ekey_01Another"])
     response = admin.attach(admin.fresh(), key)
-    assert response.json()["error"]["details"] == {
-        "error_code": "workspace_policy_violation",
-        "field": "external_key_id",
-    }
+    expected = {"error_code": "workspace_policy_violation", "field": "external_key_id"}
+    assert response.json()["error"]["details"] == expected
     admin.control.switches(workspace_policy_keys=[key])
     assert admin.attach(admin.fresh(), key).status_code == 200
 
 
 def test_a_workspace_can_be_created_with_its_key(admin: Admin) -> None:
-    """And is not created at all when the key does not pass."""
     body = {"name": "sealed", "external_key_id": admin.register(), "tags": {"env": "prod"}}
     refused = admin.call("POST", "workspaces", body)
     assert error_code(refused) == "external_key_validation_failed"
@@ -156,11 +137,8 @@ def test_a_workspace_can_be_created_with_its_key(admin: Admin) -> None:
     body["external_key_id"] = admin.working_key()
     made = admin.ok("POST", "workspaces", body)
     assert (made["external_key_id"], made["tags"]) == (body["external_key_id"], {"env": "prod"})
-    assert made["data_residency"] == {
-        "workspace_geo": "us",
-        "allowed_inference_geos": "unrestricted",
-        "default_inference_geo": "global",
-    }
+    geos = {"allowed_inference_geos": "unrestricted", "default_inference_geo": "global"}
+    assert made["data_residency"] == {"workspace_geo": "us"} | geos
 
 
 def test_one_key_may_serve_several_workspaces(admin: Admin) -> None:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from tests.support.admin import KEY_RING, Admin, error_code, running_admin
 
 KEY_NAME = f"{KEY_RING}/cryptoKeys/claude-prod"
+GCP = {"type": "gcp", "key_name": KEY_NAME}
+OTHER = {"provider_config": {"type": "gcp", "key_name": f"{KEY_NAME}-2"}}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,6 @@ def shelf() -> Iterator[Admin]:
 
 
 def test_creating_a_key_does_not_touch_it(admin: Admin) -> None:
-    """A name that no key bears is registered all the same; only validation finds out."""
     key = admin.register(KEY_NAME)
     result = admin.ok("POST", f"external_keys/{key}/validate")
     assert result["status"] == "failure"
@@ -35,18 +36,12 @@ def test_creating_a_key_does_not_touch_it(admin: Admin) -> None:
         ({}, "provider_config: field required"),
         ({"provider_config": {"type": "gcp"}}, "provider_config.key_name: field required"),
         ({"provider_config": {"type": "oci"}}, "provider_config"),
-        ({"provider_config": {"type": "gcp", "key_name": KEY_NAME}, "geo": "eu"}, "geo"),
+        ({"provider_config": GCP, "geo": "eu"}, "geo"),
+        ({"provider_config": GCP, "display_name": ""}, "display_name"),
+        ({"provider_config": GCP, "display_name": "x" * 256}, "display_name"),
+        ({"provider_config": GCP, "colour": "red"}, "colour"),
         (
-            {"provider_config": {"type": "gcp", "key_name": KEY_NAME}, "display_name": ""},
-            "display_name",
-        ),
-        (
-            {"provider_config": {"type": "gcp", "key_name": KEY_NAME}, "display_name": "x" * 256},
-            "display_name",
-        ),
-        ({"provider_config": {"type": "gcp", "key_name": KEY_NAME}, "colour": "red"}, "colour"),
-        (
-            {"provider_config": {"type": "gcp", "key_name": f"{KEY_NAME}/cryptoKeyVersions/1"}},
+            {"provider_config": GCP | {"key_name": f"{KEY_NAME}/cryptoKeyVersions/1"}},
             "provider_config.key_name",
         ),
     ],
@@ -54,7 +49,6 @@ def test_creating_a_key_does_not_touch_it(admin: Admin) -> None:
 def test_a_malformed_key_is_refused_naming_the_field(
     admin: Admin, body: dict[str, object], message: str
 ) -> None:
-    """400 with the field's path, and nothing is stored."""
     response = admin.call("POST", "external_keys", body)
     assert response.status_code == 400
     assert response.json()["error"]["message"].startswith(message)
@@ -70,34 +64,27 @@ def test_a_version_name_passes_where_create_does_not_look(admin: Admin) -> None:
 def test_the_same_key_name_twice_makes_two_keys_unless_the_switch_says_conflict(
     admin: Admin,
 ) -> None:
-    """Both answers to the open question can be had."""
     assert admin.register(KEY_NAME) != admin.register(KEY_NAME)
     admin.control.switches(duplicate_external_key="conflict")
-    config = {"type": "gcp", "key_name": KEY_NAME}
-    response = admin.call("POST", "external_keys", {"provider_config": config})
+    response = admin.call("POST", "external_keys", {"provider_config": GCP})
     assert response.status_code == 409
     assert response.json()["error"]["type"] == "conflict_error"
 
 
 @pytest.mark.parametrize("status", [400, 403])
 def test_without_cmek_nothing_is_registered(admin: Admin, status: int) -> None:
-    """An organization for which the account team has not enabled keys gets a refusal."""
     admin.control.switches(cmek_enabled=False, create_cmek_disabled_status=status)
-    config = {"type": "gcp", "key_name": KEY_NAME}
-    assert admin.call("POST", "external_keys", {"provider_config": config}).status_code == status
+    assert admin.call("POST", "external_keys", {"provider_config": GCP}).status_code == status
     assert admin.ok("GET", "external_keys")["data"] == []
 
 
 def test_a_user_profile_must_exist(admin: Admin) -> None:
-    """An unknown profile has a code of its own."""
-    config = {"type": "gcp", "key_name": KEY_NAME}
-    body = {"provider_config": config, "user_profile_id": "uprof_01Nobody"}
+    body = {"provider_config": GCP, "user_profile_id": "uprof_01Nobody"}
     response = admin.call("POST", "external_keys", body)
     assert (response.status_code, error_code(response)) == (400, "user_profile_not_found")
 
 
 def test_an_omitted_field_stays_and_the_display_name_can_always_change(admin: Admin) -> None:
-    """A partial update touches what it names, on an attached key too."""
     key = admin.working_key(display_name="before")
     assert admin.attach(admin.fresh(), key).status_code == 200
     admin.control.advance(60)
@@ -111,10 +98,8 @@ def test_an_omitted_field_stays_and_the_display_name_can_always_change(admin: Ad
 def test_the_key_name_of_a_google_key_never_changes(admin: Admin) -> None:
     """Attached or not; sending the same configuration again is no change."""
     key = admin.register(KEY_NAME)
-    same = {"provider_config": {"type": "gcp", "key_name": KEY_NAME}}
-    other = {"provider_config": {"type": "gcp", "key_name": f"{KEY_NAME}-2"}}
-    assert admin.call("POST", f"external_keys/{key}", same).status_code == 200
-    assert admin.call("POST", f"external_keys/{key}", other).status_code == 400
+    assert admin.call("POST", f"external_keys/{key}", {"provider_config": GCP}).status_code == 200
+    assert admin.call("POST", f"external_keys/{key}", OTHER).status_code == 400
     assert admin.ok("GET", f"external_keys/{key}")["provider_config"]["key_name"] == KEY_NAME
 
 
@@ -134,7 +119,6 @@ def test_a_referenced_key_cannot_be_deleted_even_by_an_archived_workspace(
 
 
 def test_a_deleted_key_is_gone(admin: Admin) -> None:
-    """Afterwards every call on it answers 404."""
     key = admin.register(KEY_NAME)
     assert admin.ok("DELETE", f"external_keys/{key}") == {"id": key, "type": "external_key_deleted"}
     for method, path in (("GET", key), ("POST", key), ("DELETE", key), ("POST", f"{key}/validate")):
@@ -142,12 +126,10 @@ def test_a_deleted_key_is_gone(admin: Admin) -> None:
 
 
 def test_the_workspace_policy_protects_its_keys(admin: Admin) -> None:
-    """A listed key can be renamed, but neither reconfigured nor deleted."""
     key = admin.register(KEY_NAME)
     admin.control.switches(workspace_policy_keys=[key])
-    other = {"provider_config": {"type": "gcp", "key_name": f"{KEY_NAME}-2"}}
     for response in (
-        admin.call("POST", f"external_keys/{key}", other),
+        admin.call("POST", f"external_keys/{key}", OTHER),
         admin.call("DELETE", f"external_keys/{key}"),
     ):
         assert error_code(response) == "external_key_in_workspace_policy"
@@ -157,7 +139,6 @@ def test_the_workspace_policy_protects_its_keys(admin: Admin) -> None:
 @given(limit=st.integers(1, 100))
 @settings(max_examples=15, deadline=None)
 def test_pages_of_any_size_show_every_key_once_and_newest_first(shelf: Admin, limit: int) -> None:
-    """Following `next_page` to its end visits each key exactly once, whatever the limit."""
     seen: list[str] = []
     query: dict[str, object] = {"limit": limit}
     while len(seen) <= 23:
@@ -171,7 +152,6 @@ def test_pages_of_any_size_show_every_key_once_and_newest_first(shelf: Admin, li
 
 
 def test_the_default_page_has_twenty(shelf: Admin) -> None:
-    """Without a limit."""
     assert len(shelf.ok("GET", "external_keys")["data"]) == 20
 
 
@@ -187,12 +167,10 @@ def test_a_key_made_or_deleted_between_two_pages_disturbs_no_other(admin: Admin)
 
 @pytest.mark.parametrize("query", [{"limit": "0"}, {"limit": "101"}, {"limit": "x"}, {"page": "?"}])
 def test_a_bad_page_or_limit_is_refused(shelf: Admin, query: dict[str, str]) -> None:
-    """400, never a silently different page."""
     assert shelf.call("GET", "external_keys", None, **query).status_code == 400
 
 
 @given(text=st.text(min_size=1, max_size=30))
 @settings(max_examples=40, deadline=None)
 def test_only_our_own_cursors_are_taken(shelf: Admin, text: str) -> None:
-    """Any other text as `page` is a 400 and never a crash."""
     assert shelf.call("GET", "external_keys", None, page=text).status_code == 400

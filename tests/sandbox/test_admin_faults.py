@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from tests.support.admin import Admin, running_admin, wait_until
+from tests.support.admin import Admin, wait_until
 
 CREATE = "workspaces.create"
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Admin]:
-    """One process for the file."""
-    with running_admin(minimal=True) as one:
-        yield one
-
-
-@pytest.fixture
-def admin(sandbox: Admin) -> Admin:
-    """A new organization and an empty script."""
-    sandbox.control.reset(minimal=True)
-    return sandbox
 
 
 def _names(admin: Admin) -> list[str]:
@@ -36,7 +21,6 @@ def _names(admin: Admin) -> list[str]:
 def test_a_fault_strikes_before_or_after_the_effect(
     admin: Admin, when: str, *, happened: bool
 ) -> None:
-    """The state and the log's `effect` agree; the next call goes through."""
     admin.control.fault(CREATE, when=when, status=503)
     response = admin.call("POST", "workspaces", {"name": "struck"})
     assert response.status_code == 503
@@ -48,7 +32,6 @@ def test_a_fault_strikes_before_or_after_the_effect(
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_reset_breaks_the_connection_in_the_middle_of_the_answer(admin: Admin, when: str) -> None:
-    """The client sees a protocol error, not a short answer."""
     admin.control.fault(CREATE, when=when, kind="reset")
     with pytest.raises(httpx.TransportError):
         admin.call("POST", "workspaces", {"name": "cut"})
@@ -57,7 +40,6 @@ def test_a_reset_breaks_the_connection_in_the_middle_of_the_answer(admin: Admin,
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_truncated_answer_has_status_200_and_is_no_json(admin: Admin, when: str) -> None:
-    """Half a body, well framed."""
     admin.control.fault(CREATE, when=when, kind="truncate")
     response = admin.call("POST", "workspaces", {"name": "half"})
     assert response.status_code == 200
@@ -66,7 +48,6 @@ def test_a_truncated_answer_has_status_200_and_is_no_json(admin: Admin, when: st
 
 
 def test_a_proxy_may_answer_instead(admin: Admin) -> None:
-    """HTML with the script's status."""
     admin.control.fault("*", kind="html", status=502)
     response = admin.call("GET", "me")
     assert response.status_code == 502
@@ -74,7 +55,6 @@ def test_a_proxy_may_answer_instead(admin: Admin) -> None:
 
 
 def test_a_delay_only_delays(admin: Admin) -> None:
-    """The answer is the usual one."""
     admin.control.fault("organization.me", kind="delay", seconds=0.2)
     began = time.monotonic()
     assert admin.call("GET", "me").status_code == 200
@@ -82,7 +62,6 @@ def test_a_delay_only_delays(admin: Admin) -> None:
 
 
 def test_headers_and_codes_of_the_script_arrive(admin: Admin) -> None:
-    """`retry-after` and the typed error codes."""
     admin.control.fault("organization.me", status=429, headers={"retry-after": "7"})
     limited = admin.call("GET", "me")
     assert (limited.status_code, limited.headers["retry-after"]) == (429, "7")
@@ -92,7 +71,6 @@ def test_headers_and_codes_of_the_script_arrive(admin: Admin) -> None:
 
 
 def test_times_and_skip_count_matching_calls(admin: Admin) -> None:
-    """The second and the third call suffer, the others do not."""
     admin.control.fault("organization.*", status=500, skip=1, times=2)
     codes = [admin.call("GET", "me").status_code for _ in range(4)]
     assert codes == [200, 500, 500, 200]

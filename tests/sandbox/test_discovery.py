@@ -53,7 +53,6 @@ def _entry(
     ],
 )
 def test_a_call_that_does_not_fit_is_named(entry: dict[str, Any], violation: str) -> None:
-    """Paths, query names, fields, types, enum values and formats."""
     found = discovery("cloudkms.v1").violations(entry)
     assert len(found) == 1
     assert violation in found[0]
@@ -67,7 +66,6 @@ def test_numbers_stand_for_enums_only_when_asked_for() -> None:
 
 
 def test_every_served_path_is_in_the_document(kms: Kms) -> None:
-    """Each method's path, filled in, leads to a method of the same verb."""
     names = {
         "Project": "projects/p",
         "Location": LOCATION,

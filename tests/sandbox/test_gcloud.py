@@ -79,7 +79,6 @@ def gcloud(kms: Kms, tmp_path: Path) -> Gcloud:
 
 @needs_gcloud
 def test_the_guides_commands_work_word_for_word(kms: Kms, gcloud: Gcloud) -> None:
-    """Ring, key, two grants, the name; then what an operator does around them."""
     for command in (CREATE_RING, CREATE_KEY, *(f"{GRANT} --role={role}" for role in ROLES)):
         gcloud.ok(command)
     assert gcloud.ok(DESCRIBE) == KEY

@@ -49,14 +49,13 @@ def http(module_sandbox: Sandbox) -> Iterator[httpx.Client]:
 def _get(http: httpx.Client, path: str, **query: str) -> dict[str, Any]:
     response = http.get(path, params=query)
     assert response.status_code == 200, response.text
-    return response.json()
+    return dict(response.json())
 
 
 @pytest.mark.anyio
 async def test_requests_and_answers_fit_googles_discovery_documents(
     module_sandbox: Sandbox, stage: Stage
 ) -> None:
-    """What our checks send and what the sandbox answers, against schemas that we did not write."""
     world = stage.world
     stage.perimeter(accessLevels=["accessPolicies/987654321/accessLevels/office"])
     stage.audit(FOLDER, ["DATA_READ"], service="allServices", exempted="user:ada@example.com")
@@ -87,7 +86,6 @@ def _document(call: str, path: str) -> Any:
 
 
 def test_project_number_and_id_name_the_same_project(http: httpx.Client, stage: Stage) -> None:
-    """As everywhere at Google."""
     by_id, by_number = _get(http, f"/v3/{PROJECT}"), _get(http, f"/v3/projects/{NUMBER}")
     assert by_id == by_number
     assert (by_id["name"], by_id["parent"]) == (f"projects/{NUMBER}", FOLDER)
@@ -132,7 +130,6 @@ def test_an_unknown_project_is_denied_not_missing(http: httpx.Client, stage: Sta
 def test_each_permission_can_be_denied(
     http: httpx.Client, stage: Stage, permission: str, verb: str, path: str
 ) -> None:
-    """Allowed before, denied after, naming the permission; nothing else decides."""
     assert http.request(verb, path).status_code == 200
     stage.deny(permission)
     response = http.request(verb, path)
@@ -145,7 +142,6 @@ def test_each_permission_can_be_denied(
 
 
 def test_an_api_that_is_off_says_so(http: httpx.Client, stage: Stage) -> None:
-    """SERVICE_DISABLED with service and consumer, and DISABLED in Service Usage."""
     service = "cloudbilling.googleapis.com"
     changed = http.patch("/_sandbox/google", json={"disabled_services": [service]})
     assert changed.status_code == 200
@@ -161,7 +157,6 @@ def test_an_unknown_state_is_refused(http: httpx.Client, stage: Stage) -> None:
 
 
 def test_lists_come_in_pages_that_add_up(http: httpx.Client, stage: Stage) -> None:
-    """Every item once, in order, whatever the page size; a bad token is refused."""
     names = [f"{ORGANIZATION}/customConstraints/custom.c{number}" for number in range(7)]
     stage.world.google.custom_constraints = [{"name": name} for name in names]
     path, seen, token = f"/v2/{ORGANIZATION}/customConstraints", [], ""

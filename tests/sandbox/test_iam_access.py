@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import google.auth.jwt
 import google.auth.transport.requests
@@ -30,19 +32,24 @@ from tests.support.kms import (
 GET, ENCRYPT = "cloudkms.cryptoKeys.get", "cloudkms.cryptoKeyVersions.useToEncrypt"
 
 
+def _forbidden(call: Callable[..., Any], **fields: Any) -> exceptions.Forbidden:
+    with pytest.raises(exceptions.Forbidden) as refused:
+        call(**fields, **NO_RETRY)
+    return refused.value
+
+
 @pytest.fixture(params=[grpc_client, rest_client], ids=["grpc", "rest"])
 def anthropic(request: pytest.FixtureRequest, kms: Kms) -> Client:
     """A client that acts as Anthropic's service account, on each transport."""
     identities = kms.world.identities
-    return request.param(kms.sandbox, identities.issue_token(identities.anthropic))
+    client: Client = request.param(kms.sandbox, identities.issue_token(identities.anthropic))
+    return client
 
 
 def test_anthropic_has_what_the_two_grants_give(kms: Kms, anthropic: Client) -> None:
-    """Viewer reads, encrypter/decrypter seals; neither does the other's work."""
     key = kms.key().name
     for call in (anthropic.get_crypto_key, anthropic.encrypt):
-        with pytest.raises(exceptions.Forbidden):
-            call(request={"name": key}, **NO_RETRY)
+        _forbidden(call, request={"name": key})
     kms.grant(key, VIEWER)
     assert anthropic.get_crypto_key(name=key).name == key
     with pytest.raises(exceptions.Forbidden, match=f"Permission '{ENCRYPT}' denied on resource"):
@@ -50,25 +57,21 @@ def test_anthropic_has_what_the_two_grants_give(kms: Kms, anthropic: Client) -> 
     kms.grant(key, ENCRYPTER_DECRYPTER)
     sealed = anthropic.encrypt(name=key, plaintext=b"x").ciphertext
     assert anthropic.decrypt(name=key, ciphertext=sealed).plaintext == b"x"
-    with pytest.raises(exceptions.Forbidden):
-        anthropic.destroy_crypto_key_version(name=f"{key}/cryptoKeyVersions/1", **NO_RETRY)
+    _forbidden(anthropic.destroy_crypto_key_version, name=f"{key}/cryptoKeyVersions/1")
 
 
 def test_a_refusal_names_permission_and_resource(kms: Kms, anthropic: Client) -> None:
-    """In the text and in ErrorInfo; a missing key reads the same as a forbidden one."""
     key = kms.key().name
     for name in (key, f"{key}-missing"):
-        with pytest.raises(exceptions.Forbidden) as refused:
-            anthropic.get_crypto_key(name=name, **NO_RETRY)
+        refused = _forbidden(anthropic.get_crypto_key, name=name)
         text = f"Permission '{GET}' denied on resource '{name}' (or it may not exist)."
-        assert text in str(refused.value)
-        assert refused.value.reason == "IAM_PERMISSION_DENIED"
-        assert refused.value.metadata == {"permission": GET, "resource": name}
+        assert text in str(refused)
+        assert refused.reason == "IAM_PERMISSION_DENIED"
+        assert refused.metadata == {"permission": GET, "resource": name}
 
 
 @pytest.mark.parametrize("level", ["key", "ring", "project", "organization"])
 def test_grants_are_inherited_downwards(kms: Kms, anthropic: Client, level: str) -> None:
-    """A role on the ring, the project or the organization reaches the key."""
     key = kms.key().name
     resource = {
         "key": key,
@@ -82,29 +85,23 @@ def test_grants_are_inherited_downwards(kms: Kms, anthropic: Client, level: str)
 
 
 def test_a_grant_on_one_key_reaches_no_other(kms: Kms, anthropic: Client) -> None:
-    """Key-level means key-level, and never upwards to the ring."""
     key = kms.key().name
     ring = key.partition("/cryptoKeys")[0]
     kms.grant(key, VIEWER)
     other = kms.key("key2", ring=ring).name
-    with pytest.raises(exceptions.Forbidden):
-        anthropic.get_crypto_key(name=other, **NO_RETRY)
-    with pytest.raises(exceptions.Forbidden):
-        anthropic.list_crypto_keys(parent=ring, **NO_RETRY)
+    _forbidden(anthropic.get_crypto_key, name=other)
+    _forbidden(anthropic.list_crypto_keys, parent=ring)
 
 
 def test_conditions_are_evaluated_or_count_as_no(kms: Kms, anthropic: Client) -> None:
-    """An expiry holds until it passes by the sandbox's clock; other expressions never hold."""
     key = kms.key().name
     kms.grant(key, VIEWER, condition='resource.name.startsWith("projects/")')
-    with pytest.raises(exceptions.Forbidden):
-        anthropic.get_crypto_key(name=key, **NO_RETRY)
+    _forbidden(anthropic.get_crypto_key, name=key)
     expiry = (kms.world.clock.now() + timedelta(hours=1)).isoformat()
     kms.grant(key, VIEWER, condition=f'request.time < timestamp("{expiry}")')
     assert anthropic.get_crypto_key(name=key).name == key
     kms.world.clock.advance(timedelta(hours=2))
-    with pytest.raises(exceptions.Forbidden):
-        anthropic.get_crypto_key(name=key, **NO_RETRY)
+    _forbidden(anthropic.get_crypto_key, name=key)
 
 
 def test_new_grants_take_their_time_for_anthropic(kms: Kms, anthropic: Client) -> None:
@@ -112,17 +109,14 @@ def test_new_grants_take_their_time_for_anthropic(kms: Kms, anthropic: Client) -
     kms.world.switches.iam_propagation_seconds = 60
     key = kms.key().name
     kms.grant(key, VIEWER)
-    with pytest.raises(exceptions.Forbidden):
-        anthropic.get_crypto_key(name=key, **NO_RETRY)
+    _forbidden(anthropic.get_crypto_key, name=key)
     kms.world.clock.advance(timedelta(seconds=61))
     kms.grant(key, ENCRYPTER_DECRYPTER)
     assert anthropic.get_crypto_key(name=key).name == key
-    with pytest.raises(exceptions.Forbidden):
-        anthropic.encrypt(name=key, plaintext=b"x", **NO_RETRY)
+    _forbidden(anthropic.encrypt, name=key, plaintext=b"x")
 
 
 def test_callers_learn_their_own_permissions(kms: Kms, client: Client) -> None:
-    """TestIamPermissions gives back what is held, in any combination of sources."""
     key = kms.key().name
     asked = [GET, ENCRYPT, "cloudkms.cryptoKeys.setIamPolicy"]
     request = iam_policy_pb2.TestIamPermissionsRequest(resource=key, permissions=asked)
@@ -153,17 +147,12 @@ def test_the_administrators_role_can_not_use_keys(kms: Kms) -> None:
 def test_a_project_that_is_not_ready_says_what_is_missing(
     kms: Kms, client: Client, switch: str, reason: str
 ) -> None:
-    """Reason, service and consumer arrive in ErrorInfo on both transports."""
     setattr(kms.world.switches, switch, False)
-    with pytest.raises(exceptions.Forbidden) as refused:
-        client.create_key_ring(parent=LOCATION, key_ring_id="r", key_ring={}, **NO_RETRY)
-    assert refused.value.reason == reason
-    assert refused.value.domain == "googleapis.com"
-    assert refused.value.metadata == {
-        "service": "cloudkms.googleapis.com",
-        "consumer": "projects/123456789012",
-    }
-    assert "123456789012" in str(refused.value)
+    refused = _forbidden(client.create_key_ring, parent=LOCATION, key_ring_id="r")
+    assert (refused.reason, refused.domain) == (reason, "googleapis.com")
+    consumer = "projects/123456789012"
+    assert refused.metadata == {"service": "cloudkms.googleapis.com", "consumer": consumer}
+    assert "123456789012" in str(refused)
 
 
 def _rest_status(kms: Kms, token: str | None) -> tuple[int, str]:
@@ -174,7 +163,6 @@ def _rest_status(kms: Kms, token: str | None) -> tuple[int, str]:
 
 
 def test_callers_without_credentials_are_administrators_by_default(kms: Kms) -> None:
-    """A switch turns them away; an unknown token never gets in."""
     kms.grpc.list_key_rings(parent=LOCATION)
     assert _rest_status(kms, None) == (200, "")
     kms.world.switches.anonymous_caller = "unauthenticated"
@@ -196,17 +184,17 @@ def test_the_credentials_file_works_with_google_auth(kms: Kms) -> None:
     locations that the account is allowed in.
     """
     kms.world.switches.anonymous_caller = "unauthenticated"
-    credentials = service_account.Credentials.from_service_account_file(
+    credentials = service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]
         kms.sandbox.google_credentials_file, scopes=["https://www.googleapis.com/auth/cloudkms"]
     )
     credentials.refresh(google.auth.transport.requests.Request())
     _calls_as_onboarding(kms, credentials.token)
-    signed = google.auth.jwt.Credentials.from_signing_credentials(
+    signed = google.auth.jwt.Credentials.from_signing_credentials(  # type: ignore[no-untyped-call]
         credentials, "https://cloudkms.googleapis.com/"
     )
     signed.refresh(None)
     _calls_as_onboarding(kms, signed.token.decode())
-    assertion = google.auth.jwt.Credentials.from_signing_credentials(
+    assertion = google.auth.jwt.Credentials.from_signing_credentials(  # type: ignore[no-untyped-call]
         credentials, f"{kms.sandbox.http}/token"
     )
     assertion.refresh(None)
@@ -220,7 +208,6 @@ def _calls_as_onboarding(kms: Kms, token: str) -> None:
 
 
 def test_the_perimeter_keeps_anthropic_out(kms: Kms, anthropic: Client) -> None:
-    """VPC Service Controls: the documented text, both details, and no grant helps."""
     key = kms.key().name
     kms.grant(key, VIEWER)
     kms.world.kms.constraints.perimeter_blocks = "anthropic"
@@ -232,7 +219,6 @@ def test_the_perimeter_keeps_anthropic_out(kms: Kms, anthropic: Client) -> None:
 
 
 def test_domain_restricted_sharing_names_the_stranger(kms: Kms, client: Client) -> None:
-    """A policy with one foreign member is refused whole, even when that member was there before."""
     key = kms.key().name
     kms.grant(key, VIEWER, "user:old@stranger.example")
     kms.world.kms.constraints.allowed_policy_member_domains = [ACME_CUSTOMER, ANTHROPIC_CUSTOMER]
@@ -253,7 +239,6 @@ def test_domain_restricted_sharing_names_the_stranger(kms: Kms, client: Client) 
 
 
 def test_organization_policies_stop_creation(kms: Kms, client: Client) -> None:
-    """Location, protection level and destruction delay, each with its violation."""
     ring = kms.ring()
     constraints = kms.world.kms.constraints
     constraints.allowed_protection_levels = ["HSM"]
@@ -270,10 +255,10 @@ def test_organization_policies_stop_creation(kms: Kms, client: Client) -> None:
             )
     constraints.resource_locations = ["in:europe-locations"]
     with pytest.raises(exceptions.BadRequest, match=r"in \[us-east5\]") as refused:
-        client.create_key_ring(parent=LOCATION, key_ring_id="r", key_ring={}, **NO_RETRY)
+        client.create_key_ring(parent=LOCATION, key_ring_id="r", **NO_RETRY)
     assert "orgpolicy:projects/123456789012" in str(refused.value.details)
     constraints.resource_locations = ["in:us-locations"]
-    assert client.create_key_ring(parent=LOCATION, key_ring_id="r", key_ring={}).name
+    assert client.create_key_ring(parent=LOCATION, key_ring_id="r").name
 
 
 def test_enabled_versions_can_be_protected_from_destruction(kms: Kms, client: Client) -> None:

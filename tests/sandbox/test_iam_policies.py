@@ -36,7 +36,6 @@ def resource(request: pytest.FixtureRequest, kms: Kms) -> str:
 
 
 def test_a_resource_without_a_policy_has_an_etag_nevertheless(kms: Kms, resource: str) -> None:
-    """The first write can be guarded like every other."""
     empty = kms.policy(resource)
     assert (list(empty.bindings), bool(empty.etag)) == ([], True)
     written = kms.write(resource, _policy(_binding(VIEWER, MEMBER), etag=empty.etag))
@@ -45,7 +44,6 @@ def test_a_resource_without_a_policy_has_an_etag_nevertheless(kms: Kms, resource
 
 
 def test_a_stale_etag_is_aborted(kms: Kms, resource: str) -> None:
-    """The second of two writers learns that it must read again; nothing is lost."""
     first = kms.policy(resource)
     kms.grant(resource, VIEWER, ALICE)
     with pytest.raises(exceptions.Aborted, match="There were concurrent policy changes"):
@@ -72,7 +70,6 @@ def test_conditions_hide_below_version_3(kms: Kms, resource: str) -> None:
 
 
 def test_writing_below_version_3_can_not_lose_conditions(kms: Kms, resource: str) -> None:
-    """With an etag it is refused; so is a condition in a policy of version 1."""
     kms.grant(resource, VIEWER, ALICE, condition="true")
     old = kms.policy(resource, 1)
     with pytest.raises(exceptions.InvalidArgument, match="version"):
@@ -85,7 +82,6 @@ def test_writing_below_version_3_can_not_lose_conditions(kms: Kms, resource: str
 
 @pytest.mark.parametrize("version", [2, 4, -1])
 def test_other_versions_do_not_exist(kms: Kms, version: int) -> None:
-    """0, 1 and 3 are all there is, for readers and writers."""
     ring = kms.ring()
     with pytest.raises(exceptions.InvalidArgument):
         kms.policy(ring, version)
@@ -104,7 +100,6 @@ def test_other_versions_do_not_exist(kms: Kms, version: int) -> None:
     ],
 )
 def test_malformed_bindings_are_refused(kms: Kms, binding: policy_pb2.Binding) -> None:
-    """INVALID_ARGUMENT, and the policy stays."""
     ring = kms.ring()
     with pytest.raises(exceptions.InvalidArgument):
         kms.write(ring, _policy(binding))
@@ -112,7 +107,6 @@ def test_malformed_bindings_are_refused(kms: Kms, binding: policy_pb2.Binding) -
 
 
 def test_equal_bindings_are_merged_and_empty_ones_dropped(kms: Kms, resource: str) -> None:
-    """One binding for each role and condition; the conditional one stays apart."""
     written = kms.write(
         resource,
         _policy(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import google_crc32c
 import pytest
 from google.api_core import exceptions
@@ -13,7 +16,6 @@ TEXT, EXTRA = b"a data key", b"its context"
 
 
 def test_checksums_guard_both_directions(kms: Kms, client: Client) -> None:
-    """CRC32C of all inputs is verified and says so; outputs carry theirs."""
     key = kms.key(version_template={"protection_level": Level.HSM})
     sealed = client.encrypt(
         request={
@@ -43,7 +45,6 @@ def test_checksums_guard_both_directions(kms: Kms, client: Client) -> None:
 
 
 def test_unasked_checks_are_not_claimed(kms: Kms, client: Client) -> None:
-    """Without a checksum in the request nothing is reported as verified."""
     sealed = client.encrypt(name=kms.key().name, plaintext=TEXT)
     assert not sealed.verified_plaintext_crc32c
     assert not sealed.verified_additional_authenticated_data_crc32c
@@ -56,8 +57,8 @@ def test_unasked_checks_are_not_claimed(kms: Kms, client: Client) -> None:
 def test_a_wrong_checksum_is_refused(kms: Kms, client: Client, field: str) -> None:
     """INVALID_ARGUMENT names the field, the sign of data corrupted on the way."""
     key = kms.key()
-    request = {"name": key.name, "plaintext": TEXT}
-    call = client.encrypt
+    request: dict[str, Any] = {"name": key.name, "plaintext": TEXT}
+    call: Callable[..., Any] = client.encrypt
     if field == "ciphertext_crc32c":
         sealed = client.encrypt(name=key.name, plaintext=TEXT).ciphertext
         request, call = {"name": key.name, "ciphertext": sealed}, client.decrypt
@@ -66,7 +67,6 @@ def test_a_wrong_checksum_is_refused(kms: Kms, client: Client, field: str) -> No
 
 
 def test_nothing_but_the_right_key_and_context_opens(kms: Kms, client: Client) -> None:
-    """Another key, other context or a changed byte: INVALID_ARGUMENT, never wrong plaintext."""
     key = kms.key()
     other = kms.key("other", ring=key.name.partition("/cryptoKeys")[0])
     sealed = client.encrypt(
@@ -91,17 +91,17 @@ def test_nothing_but_the_right_key_and_context_opens(kms: Kms, client: Client) -
 def test_a_version_that_is_not_enabled_neither_seals_nor_opens(
     kms: Kms, client: Client, state: str
 ) -> None:
-    """FAILED_PRECONDITION with the documented text and violation, on each transport."""
     key = kms.key()
     sealed = client.encrypt(name=key.name, plaintext=TEXT).ciphertext
     if state == "DISABLED":
         kms.set_state(key.primary.name, State.DISABLED)
     else:
         client.destroy_crypto_key_version(name=key.primary.name)
-    for call, fields in (
+    calls: tuple[tuple[Callable[..., Any], dict[str, Any]], ...] = (
         (client.encrypt, {"plaintext": TEXT}),
         (client.decrypt, {"ciphertext": sealed}),
-    ):
+    )
+    for call, fields in calls:
         with pytest.raises(exceptions.BadRequest) as refused:
             call(name=key.name, **fields, **NO_RETRY)
         text = f"{key.primary.name} is not enabled, current state is: {state}."
@@ -110,9 +110,8 @@ def test_a_version_that_is_not_enabled_neither_seals_nor_opens(
 
 
 def test_an_older_version_can_be_named_for_encryption(kms: Kms, client: Client) -> None:
-    """The name of a version is accepted where the name of a key is."""
     key = kms.key()
-    second = client.create_crypto_key_version(parent=key.name, crypto_key_version={})
+    second = client.create_crypto_key_version(parent=key.name)
     sealed = client.encrypt(name=second.name, plaintext=TEXT)
     assert sealed.name == second.name
     assert not client.decrypt(name=key.name, ciphertext=sealed.ciphertext).used_primary
@@ -127,7 +126,6 @@ def test_too_much_data_is_refused(kms: Kms, client: Client) -> None:
 
 
 def test_justifications_can_lock_a_key(kms: Kms, client: Client) -> None:
-    """An empty list of reasons stops all use; the customer's own reason lets it pass again."""
     key = kms.key(key_access_justifications_policy={"allowed_access_reasons": []})
     assert "key_access_justifications_policy" in client.get_crypto_key(name=key.name)
     with pytest.raises(exceptions.Forbidden, match="Key Access Justifications"):

@@ -21,7 +21,7 @@ QUOTA = {
 
 
 def _create(client: Client) -> str:
-    return client.create_key_ring(parent=LOCATION, key_ring_id="ring", key_ring={}, **NO_RETRY).name
+    return client.create_key_ring(parent=LOCATION, key_ring_id="ring", **NO_RETRY).name
 
 
 def _exists(kms: Kms) -> bool:
@@ -30,7 +30,6 @@ def _exists(kms: Kms) -> bool:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_an_error_comes_before_or_after_the_effect(kms: Kms, client: Client, when: str) -> None:
-    """Before: nothing was made. After: it was, though the answer says otherwise."""
     kms.world.faults.add(Fault(call="CreateKeyRing", when=when, status="UNAVAILABLE"))
     with pytest.raises(exceptions.ServiceUnavailable, match="injected fault"):
         _create(client)
@@ -39,7 +38,6 @@ def test_an_error_comes_before_or_after_the_effect(kms: Kms, client: Client, whe
 
 
 def test_an_errors_details_arrive(kms: Kms, client: Client) -> None:
-    """Google error details given as JSON reach the client on both transports."""
     kms.world.faults.add(Fault(call="*KeyRing", status="RESOURCE_EXHAUSTED", details=[QUOTA]))
     with pytest.raises(exceptions.TooManyRequests) as refused:
         _create(client)
@@ -55,7 +53,6 @@ def test_an_errors_details_arrive(kms: Kms, client: Client) -> None:
 def test_http_codes_mean_the_same_everywhere(
     kms: Kms, client: Client, code: int, kind: type[Exception]
 ) -> None:
-    """A fault written with an HTTP code becomes the fitting gRPC status."""
     kms.world.faults.add(Fault(call="CreateKeyRing", status=code))
     if code == 500:
         kind = exceptions.ServerError
@@ -75,7 +72,6 @@ def test_broken_answers_break_the_call_and_not_the_effect(
 
 
 def test_faults_can_wait_for_their_turn(kms: Kms, client: Client) -> None:
-    """`skip` lets calls through first, `times` ends the script."""
     kms.world.faults.add(Fault(call="ListKeyRings", status=503, skip=1, times=2))
     outcomes = []
     for _ in range(4):
@@ -100,7 +96,6 @@ def test_a_delay_outlives_the_clients_patience(kms: Kms) -> None:
 
 
 def test_latency_slows_every_call(kms: Kms, client: Client) -> None:
-    """A switch adds the same time to each call, outside the lock."""
     kms.world.switches.kms_latency_seconds = 0.1
     started = time.monotonic()
     client.list_key_rings(parent=LOCATION, **NO_RETRY)

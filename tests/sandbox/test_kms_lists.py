@@ -56,7 +56,6 @@ def test_new_items_shift_no_page(ids: list[str], data: st.DataObject) -> None:
 
 @given(st.text(max_size=40))
 def test_a_made_up_token_is_refused(token: str) -> None:
-    """INVALID_ARGUMENT, whatever the text; the empty token is the first page."""
     if not token:
         return
     with pytest.raises(GoogleError, match="page_token"):
@@ -64,7 +63,6 @@ def test_a_made_up_token_is_refused(token: str) -> None:
 
 
 def test_a_token_belongs_to_its_list(kms: Kms, client: Client) -> None:
-    """Another parent or filter refuses it."""
     ring, other = kms.ring(), kms.ring("other")
     for number in range(3):
         kms.key(f"k{number}", ring=ring)
@@ -77,7 +75,6 @@ def test_a_token_belongs_to_its_list(kms: Kms, client: Client) -> None:
 
 
 def test_the_pager_walks_all_rings(kms: Kms, client: Client) -> None:
-    """The official client's own pager sees each ring of the location once, by name."""
     made = [kms.ring(f"ring-{number:02}") for number in reversed(range(7))]
     kms.ring("elsewhere", LOCATION.replace("us-east5", "us-east4"))
     pager = client.list_key_rings(request={"parent": LOCATION, "page_size": 3})
@@ -98,10 +95,9 @@ def test_the_pager_walks_all_rings(kms: Kms, client: Client) -> None:
     ],
 )
 def test_filters_narrow_versions(kms: Kms, client: Client, filter_: str, found: set[int]) -> None:
-    """The useful part of the filter language, and no total under a filter."""
     key = kms.key()
     for _ in range(2):
-        kms.grpc.create_crypto_key_version(parent=key.name, crypto_key_version={})
+        kms.grpc.create_crypto_key_version(parent=key.name)
     kms.set_state(f"{key.name}/cryptoKeyVersions/2", State.DISABLED)
     pager = client.list_crypto_key_versions(request={"parent": key.name, "filter": filter_})
     assert pager.total_size == 0
@@ -116,7 +112,6 @@ def test_filters_narrow_versions(kms: Kms, client: Client, filter_: str, found: 
 def test_what_a_list_does_not_understand_is_refused(
     kms: Kms, client: Client, query: dict[str, Any]
 ) -> None:
-    """INVALID_ARGUMENT instead of a list that silently ignores the question."""
     with pytest.raises(exceptions.BadRequest):
         client.list_crypto_keys(request={"parent": kms.ring()} | query, **NO_RETRY)
 
@@ -133,11 +128,10 @@ def test_keys_filter_by_their_primary_and_labels(kms: Kms, client: Client) -> No
 
 
 def test_versions_sort_by_number(kms: Kms, client: Client) -> None:
-    """10 comes after 9; newest first by creation time when asked."""
     key = kms.key()
     for _ in range(10):
         kms.world.clock.advance(timedelta(seconds=1))
-        kms.grpc.create_crypto_key_version(parent=key.name, crypto_key_version={})
+        kms.grpc.create_crypto_key_version(parent=key.name)
     numbers = [
         [int(one.name.rsplit("/", 1)[1]) for one in client.list_crypto_key_versions(request=query)]
         for query in ({"parent": key.name, "page_size": 4},

@@ -18,9 +18,10 @@ PERIOD = timedelta(days=90)
 
 
 def test_a_new_key_gets_googles_defaults(kms: Kms, client: Client) -> None:
-    """SOFTWARE, symmetric encryption, 30 days until destruction, no rotation, a primary."""
     key = client.create_crypto_key(
-        parent=kms.ring(), crypto_key_id="k", crypto_key={"purpose": Purpose.ENCRYPT_DECRYPT}
+        parent=kms.ring(),
+        crypto_key_id="k",
+        crypto_key=kms_v1.CryptoKey(purpose=Purpose.ENCRYPT_DECRYPT),
     )
     assert key.version_template.protection_level == Level.SOFTWARE
     assert key.version_template.algorithm == 1
@@ -53,7 +54,6 @@ def test_a_new_key_gets_googles_defaults(kms: Kms, client: Client) -> None:
 def test_a_malformed_key_is_refused(
     kms: Kms, client: Client, fields: dict[str, Any], message: str
 ) -> None:
-    """INVALID_ARGUMENT says which field, and no key appears."""
     ring = kms.ring()
     key = {"purpose": Purpose.ENCRYPT_DECRYPT} | fields
     with pytest.raises(exceptions.BadRequest, match=message):
@@ -65,12 +65,11 @@ def test_a_malformed_key_is_refused(
 
 @pytest.mark.parametrize("bad", ["", "a b", "ä", "x" * 64, "a/b", "a.b"])
 def test_ids_follow_the_documented_pattern(kms: Kms, client: Client, bad: str) -> None:
-    """Key rings and keys: letters, digits, `_` and `-`, 1 to 63 of them."""
     with pytest.raises(exceptions.BadRequest):
-        client.create_key_ring(parent=LOCATION, key_ring_id=bad, key_ring={}, **NO_RETRY)
+        client.create_key_ring(parent=LOCATION, key_ring_id=bad, **NO_RETRY)
     with pytest.raises(exceptions.BadRequest):
         client.create_crypto_key(
-            parent=kms.ring(), crypto_key_id=bad, crypto_key={"purpose": 1}, **NO_RETRY
+            parent=kms.ring(), crypto_key_id=bad, crypto_key=kms_v1.CryptoKey(purpose=1), **NO_RETRY
         )
 
 
@@ -79,7 +78,6 @@ def test_ids_follow_the_documented_pattern(kms: Kms, client: Client, bad: str) -
     ["purpose", "import_only", "destroy_scheduled_duration", "name", "primary", "create_time"],
 )
 def test_what_can_not_change_is_refused(kms: Kms, client: Client, path: str) -> None:
-    """An update of an immutable field is INVALID_ARGUMENT and changes nothing."""
     key = kms.key()
     with pytest.raises(exceptions.BadRequest, match=path):
         client.update_crypto_key(crypto_key=key, update_mask={"paths": [path]}, **NO_RETRY)
@@ -87,7 +85,6 @@ def test_what_can_not_change_is_refused(kms: Kms, client: Client, path: str) -> 
 
 
 def test_an_update_needs_a_mask(kms: Kms, client: Client) -> None:
-    """Keys and versions alike."""
     key = kms.key()
     with pytest.raises(exceptions.BadRequest, match="update_mask"):
         client.update_crypto_key(crypto_key=key, update_mask={}, **NO_RETRY)
@@ -104,7 +101,6 @@ def test_labels_in_a_mask_replace_all_labels(kms: Kms, client: Client) -> None:
 
 
 def test_rotation_can_be_set_and_taken_away(kms: Kms, client: Client) -> None:
-    """Both fields in one mask, as gcloud sends them."""
     key = kms.key()
     mask = {"paths": ["rotation_period", "next_rotation_time"]}
     wanted = kms_v1.CryptoKey(name=key.name, rotation_period=PERIOD, next_rotation_time=SOON)
@@ -115,13 +111,14 @@ def test_rotation_can_be_set_and_taken_away(kms: Kms, client: Client) -> None:
 
 
 def test_hsm_is_refused_where_the_location_has_none(kms: Kms, client: Client) -> None:
-    """The location's metadata and the create call agree."""
     kms.world.kms.locations_without_hsm = {"us-east5"}
     with pytest.raises(exceptions.BadRequest, match="HSM is not available in location 'us-east5'"):
         client.create_crypto_key(
             parent=kms.ring(),
             crypto_key_id="k",
-            crypto_key={"purpose": 1, "version_template": {"protection_level": Level.HSM}},
+            crypto_key=kms_v1.CryptoKey(
+                {"purpose": 1, "version_template": {"protection_level": Level.HSM}}
+            ),
             **NO_RETRY,
         )
 
@@ -140,7 +137,6 @@ def test_hsm_is_refused_where_the_location_has_none(kms: Kms, client: Client) ->
 def test_rest_refuses_what_it_does_not_know(
     kms: Kms, verb: str, path: str, body: str, message: str
 ) -> None:
-    """Unknown names and malformed JSON are INVALID_ARGUMENT, as at Google."""
     url = f"{kms.sandbox.http}/v1/{LOCATION}/{path}"
     answer = httpx.request(verb, url, content=body, trust_env=False)
     assert answer.status_code == 400

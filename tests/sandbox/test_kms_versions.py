@@ -12,7 +12,6 @@ from tests.support.kms import NO_RETRY, Client, Kms, Level, State
 
 
 def test_destruction_waits_and_then_happens(kms: Kms, client: Client) -> None:
-    """DESTROY_SCHEDULED until destroy_time by the movable clock, then DESTROYED for good."""
     key = kms.key(destroy_scheduled_duration=timedelta(days=1))
     scheduled = client.destroy_crypto_key_version(name=key.primary.name)
     left = scheduled.destroy_time - kms.world.clock.now()
@@ -28,7 +27,6 @@ def test_destruction_waits_and_then_happens(kms: Kms, client: Client) -> None:
 
 
 def test_only_live_versions_can_be_destroyed_and_only_once(kms: Kms, client: Client) -> None:
-    """ENABLED and DISABLED can; a second destroy is FAILED_PRECONDITION."""
     key = kms.key()
     kms.set_state(key.primary.name, State.DISABLED)
     client.destroy_crypto_key_version(name=key.primary.name)
@@ -37,7 +35,6 @@ def test_only_live_versions_can_be_destroyed_and_only_once(kms: Kms, client: Cli
 
 
 def test_a_version_takes_only_the_two_states_that_one_can_ask_for(kms: Kms, client: Client) -> None:
-    """DESTROYED by update is INVALID_ARGUMENT; enabling a scheduled version is refused."""
     key = kms.key()
     with pytest.raises(exceptions.BadRequest, match="ENABLED or DISABLED"):
         client.update_crypto_key_version(
@@ -51,7 +48,6 @@ def test_a_version_takes_only_the_two_states_that_one_can_ask_for(kms: Kms, clie
 
 
 def test_rotation_makes_a_new_primary_when_it_is_due(kms: Kms, client: Client) -> None:
-    """Two periods later there are two more versions, and older ciphertext still opens."""
     now = kms.world.clock.now()
     day = timedelta(days=1)
     key = kms.key(rotation_period=90 * day, next_rotation_time=now + 90 * day)
@@ -98,15 +94,14 @@ def test_a_key_may_have_no_primary(kms: Kms, client: Client) -> None:
     assert "primary" not in client.get_crypto_key(name=key.name)
     with pytest.raises(exceptions.BadRequest, match="no primary"):
         client.encrypt(name=key.name, plaintext=b"x", **NO_RETRY)
-    client.create_crypto_key_version(parent=key.name, crypto_key_version={})
+    client.create_crypto_key_version(parent=key.name)
     client.update_crypto_key_primary_version(name=key.name, crypto_key_version_id="1")
     assert client.encrypt(name=key.name, plaintext=b"x").name.endswith("/1")
 
 
 def test_only_an_enabled_version_of_the_key_becomes_primary(kms: Kms, client: Client) -> None:
-    """Unknown and disabled versions are refused."""
     key = kms.key()
-    second = client.create_crypto_key_version(parent=key.name, crypto_key_version={})
+    second = client.create_crypto_key_version(parent=key.name)
     kms.set_state(second.name, State.DISABLED)
     for number in ("2", "7", "first"):
         with pytest.raises(exceptions.BadRequest):

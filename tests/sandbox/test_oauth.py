@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import google.auth.transport.requests
@@ -15,7 +14,7 @@ from google.oauth2 import service_account
 
 from sandbox.identities import GOOGLE_ISSUER, SigningKey
 from sandbox.seed import AUDIENCE, FEDERATION_RULE, SERVICE_ACCOUNT
-from tests.support.admin import Admin, running_admin
+from tests.support.admin import Admin
 
 FETCH = """
 import sys
@@ -27,22 +26,8 @@ sys.stdout.write(id_token.fetch_id_token(Request(), sys.argv[1]))
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Admin]:
-    """One process for the file."""
-    with running_admin(minimal=True) as one:
-        yield one
-
-
-@pytest.fixture
-def admin(sandbox: Admin) -> Admin:
-    """A new organization."""
-    sandbox.control.reset(minimal=True)
-    return sandbox
-
-
 def _identity_token(admin: Admin, audience: str = AUDIENCE) -> str:
-    credentials = service_account.IDTokenCredentials.from_service_account_file(
+    credentials = service_account.IDTokenCredentials.from_service_account_file(  # type: ignore[no-untyped-call]
         admin.sandbox.google_credentials_file, target_audience=audience
     )
     credentials.refresh(google.auth.transport.requests.Request())
@@ -67,7 +52,6 @@ def _me(admin: Admin, headers: dict[str, str]) -> int:
 
 
 def test_a_google_identity_token_buys_a_token_for_the_admin_api(admin: Admin) -> None:
-    """As a bearer token only; it does not work as an API key."""
     granted = _exchange(admin, _identity_token(admin), workspace_id="default").json()
     assert (granted["token_type"], granted["scope"]) == ("Bearer", "org:admin")
     assert 60 <= granted["expires_in"] <= 3600
@@ -76,7 +60,6 @@ def test_a_google_identity_token_buys_a_token_for_the_admin_api(admin: Admin) ->
 
 
 def test_the_token_expires_by_the_sandbox_s_clock(admin: Admin) -> None:
-    """Just before its time it works, just after it is a 401."""
     granted = _exchange(admin, _identity_token(admin)).json()
     headers = {"authorization": f"Bearer {granted['access_token']}"}
     admin.control.advance(granted["expires_in"] - 5)
@@ -129,7 +112,6 @@ def test_every_wrong_claim_is_refused_alike(admin: Admin, changes: dict[str, Any
 
 
 def test_a_signature_by_another_key_is_refused(admin: Admin) -> None:
-    """Right claims alone are worth nothing."""
     assert _exchange(admin, _signed(admin, SigningKey())).status_code == 401
     assert _exchange(admin, "no.token.atall").status_code == 401
 
@@ -143,7 +125,6 @@ def test_a_signature_by_another_key_is_refused(admin: Admin) -> None:
     ],
 )
 def test_identifiers_of_others_are_refused_alike(admin: Admin, changes: dict[str, str]) -> None:
-    """Well-formed but not ours: the same 401."""
     assert _exchange(admin, _signed(admin), **changes).status_code == 401
 
 
@@ -159,15 +140,13 @@ def test_identifiers_of_others_are_refused_alike(admin: Admin, changes: dict[str
     ],
 )
 def test_malformed_identifiers_are_named(admin: Admin, changes: dict[str, Any]) -> None:
-    """400 with the field."""
     refused = _exchange(admin, _signed(admin), **changes)
     assert refused.status_code == 400
     assert refused.json()["error"]["message"].startswith(next(iter(changes)))
 
 
 def test_the_credentials_file_buys_access_tokens_that_name_its_account(admin: Admin) -> None:
-    """google-auth refreshes against `/token`; Cloud KMS then knows the caller."""
-    credentials = service_account.Credentials.from_service_account_file(
+    credentials = service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]
         admin.sandbox.google_credentials_file,
         scopes=["https://www.googleapis.com/auth/cloudkms"],
     )
@@ -182,7 +161,6 @@ def test_the_credentials_file_buys_access_tokens_that_name_its_account(admin: Ad
 
 
 def test_google_s_endpoint_refuses_what_the_file_did_not_sign(admin: Admin) -> None:
-    """400 `invalid_grant`, as Google answers."""
     stranger = SigningKey().sign({"iss": "x@example.com", "exp": int(time.time()) + 60})
     for form, error in (
         ({"grant_type": JWT_BEARER, "assertion": stranger}, "invalid_grant"),
@@ -194,7 +172,6 @@ def test_google_s_endpoint_refuses_what_the_file_did_not_sign(admin: Admin) -> N
 
 
 def test_a_machine_gets_its_identity_from_the_metadata_server(admin: Admin) -> None:
-    """google-auth finds it by its usual environment variables; the exchange takes the token."""
     host = admin.sandbox.http.removeprefix("http://")
     found = subprocess.run(
         [sys.executable, "-c", FETCH, AUDIENCE],
@@ -208,7 +185,6 @@ def test_a_machine_gets_its_identity_from_the_metadata_server(admin: Admin) -> N
 
 
 def test_neither_assertion_nor_token_is_logged(admin: Admin) -> None:
-    """Not even here, where they are fake."""
     assertion = _identity_token(admin)
     granted = _exchange(admin, assertion).json()["access_token"]
     requests = [one["request"] for one in admin.control.log()]

@@ -28,7 +28,6 @@ def _send(sandbox: SandboxProcess, method: str, path: str, body: object = None) 
 
 
 def test_the_ready_line_tells_all_that_a_caller_needs() -> None:
-    """One line of JSON; both ports answer; the credentials file exists and is private."""
     with sandbox_process() as sandbox:
         assert sandbox.ready.keys() == {
             "http",
@@ -52,7 +51,6 @@ def test_the_ready_line_tells_all_that_a_caller_needs() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly_even_in_the_middle_of_a_call(number: signal.Signals) -> None:
-    """Exit code 0, soon, although a validation is still waiting."""
     with sandbox_process("--minimal") as sandbox:
         sandbox.control.switches(validate_seconds=25)
         key_name = "projects/acme-kms-prod/locations/us-east5/keyRings/r/cryptoKeys/k"
@@ -73,7 +71,6 @@ def test_a_signal_ends_it_cleanly_even_in_the_middle_of_a_call(number: signal.Si
 
 
 def test_a_second_sandbox_on_the_same_port_does_not_start() -> None:
-    """Neither port is shared; the message names the port; the process ends with 1."""
     with running_sandbox(minimal=True) as first:
         http, grpc = (int(one.rpartition(":")[2]) for one in (first.http, first.grpc))
         with pytest.raises(RuntimeError, match=str(grpc)), running_sandbox(grpc_port=grpc):
@@ -91,13 +88,11 @@ def test_a_second_sandbox_on_the_same_port_does_not_start() -> None:
 
 
 def test_it_listens_on_loopback_only() -> None:
-    """Another address is refused before anything is opened."""
     with pytest.raises(ValueError, match="loopback only"), running_sandbox(host="0.0.0.0"):  # noqa: S104
         pass
 
 
 def test_a_reset_keeps_the_credentials_file_valid(tmp_path: Path) -> None:
-    """And brings back the samples, whatever happened to them."""
     with sandbox_process() as sandbox:
         workspaces = {one["id"] for one in sandbox.workspaces}
         body = {"name": "extra"}

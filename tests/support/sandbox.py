@@ -69,7 +69,7 @@ class SandboxControl:
         return self._send("PATCH", "constraints", changes)  # type: ignore[no-any-return]
 
     def google(self, **changes: object) -> dict[str, Any]:
-        """Set some states of the other Google APIs (`sandbox.google_state`) and return all."""
+        """Set some states of the other Google APIs (`sandbox.world.GoogleState`) and return all."""
         return self._send("PATCH", "google", changes)  # type: ignore[no-any-return]
 
     def identity(self, name: str, **change: object) -> str:
