@@ -18,7 +18,7 @@ from tests.support.admin import wait_until
 from tests.support.born import NAME, asked_to_create, born, creates, start_to_create
 from tests.support.onboarding import Onboardings
 
-LATE = 8.0
+LATE = 15.0
 """Seconds after which a late create takes effect: time for three executions before it."""
 
 
