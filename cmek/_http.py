@@ -39,7 +39,7 @@ MAX_BYTES: Final = 16 * 1024 * 1024
 """Of one response, unpacked. The largest documented one is a page of 1,000 objects."""
 
 RetryDecision = bool | float
-"""After an error: give up (False), wait as usual (True), or the seconds that the server asked."""
+"""After an error: give up (False), wait as usual (True), or the seconds that the server named."""
 
 
 async def retrying(
@@ -50,7 +50,7 @@ async def retrying(
 ) -> T:
     """Call `send` until it returns, `judge` gives up, or attempts or time run out.
 
-    A server that asks for more seconds than are left ends it at once.
+    A server that wants a longer wait than is left ends it at once.
 
     Raises:
         Exception: whatever the last `send` raised.

@@ -48,7 +48,7 @@ class CallFailure:
     details: dict[str, Any] = field(default_factory=dict)
     request_id: str | None = None
     retry_after: float | None = None
-    """Seconds that the server asked to wait."""
+    """Seconds to wait, as requested by the server."""
     should_retry: bool | None = None
     """The server's own decision (`x-should-retry`), where it gave one."""
 

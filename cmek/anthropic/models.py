@@ -116,7 +116,7 @@ class Validation(AdminObject):
 
 
 class ExternalKeyPage(AdminObject):
-    """One page of external keys; the next one is asked for by `next_page`."""
+    """One page of external keys; `next_page` is the cursor of the next one."""
 
     data: tuple[ExternalKey, ...]
     next_page: str | None

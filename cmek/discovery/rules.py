@@ -25,7 +25,7 @@ from cmek.outcomes import CAME_TO_NOTHING, RunOutcome
 ONBOARD = "onboard"
 NEVER = "never"
 DEFAULT_NAME = "Default"
-"""A list may show the default workspace; by the documentation nothing but its name tells it."""
+"""A list may show the default workspace; by the documentation only its name identifies it."""
 
 
 def ineligible_reason(

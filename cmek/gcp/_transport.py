@@ -39,7 +39,7 @@ def scoped(credentials: Credentials | None) -> Credentials | None:
 
 
 def transient(error: Exception) -> RetryDecision:
-    """Repeat what may pass by itself, after the seconds that Google asked for, if it did."""
+    """Repeat what may pass by itself, after the wait that Google requested, if it did."""
     if not isinstance(error, GoogleApiError) or not error.problem.transient:
         return False
     wait = error.problem.retry_after
@@ -69,8 +69,8 @@ class GoogleTransport:
         """GET `https://SERVICE/PATH` and parse its JSON.
 
         Raises:
-            GoogleApiError: refused, failed, not answered in time after all attempts, or answered
-                in a shape that Google's documentation does not have.
+            GoogleApiError: Refused, failed, no response in time after all attempts, or one of a
+                shape that Google's documentation does not have.
         """
         url = self._url(service, path)
         return await self._send(parse, self._http.build_request("GET", url, params=query or {}))
@@ -94,7 +94,7 @@ class GoogleTransport:
             except (httpx.TransportError, auth_errors.GoogleAuthError) as error:
                 problem = classify(error, call=call)
             except httpx.DecodingError:
-                problem = _odd(call)
+                problem = _unexpected(call)
             else:
                 return _parsed(parse, response, call)
             # Outside the handler: httpx's exception holds the request with its token.
@@ -118,11 +118,11 @@ def _parsed(parse: Parse[T], response: httpx.Response, call: str) -> T:
     try:
         return parse(response.json())
     except (ParseError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        problem = _odd(call)
+        problem = _unexpected(call)
     raise GoogleApiError(problem)
 
 
-def _odd(call: str) -> GoogleProblem:
+def _unexpected(call: str) -> GoogleProblem:
     return GoogleProblem(
         status="UNKNOWN",
         reason="NOT_GOOGLE",

@@ -2,7 +2,7 @@
 
 `classify` has one result for gRPC exceptions, REST exceptions, JSON bodies and lost connections.
 The client library's exception class depends on the transport, and a REST exception has the
-canonical status only in its body; so nothing here looks at classes, only at status, details
+canonical status only in its body; so nothing here depends on classes, only on status, details
 and documented texts.
 
 Source: guide, troubleshooting; https://docs.cloud.google.com/kms/docs/org-policy-constraints,
@@ -56,7 +56,7 @@ class GoogleProblem(FrozenModel):
     message: str = ""
     request_id: str | None = None
     retry_after: float | None = None
-    """Seconds that the server asked to wait."""
+    """Seconds to wait, as requested by the server."""
     transient: bool = False
     """Whether the same call may well succeed if sent again soon."""
     advice: str = ""
@@ -124,7 +124,7 @@ def classify(
         failure: A `google.api_core` exception of either transport, a `google.auth` one, a lost
             connection (requests, httpx), or an httpx response other than 2xx.
         call: What was called, for the text.
-        resource: Whom the call was about, where the answer does not say.
+        resource: What the call was about, where the response does not say.
 
     Raises:
         Exception: `failure` itself, when it is none of these.
@@ -155,12 +155,14 @@ def classify(
 def _reason(
     body: _Body, info: dict[str, Any], violations: tuple[Violation, ...], denied: bool
 ) -> str | None:
+    # A mistyped location is a NOT_FOUND that only its text tells apart from a missing resource.
     if _MISROUTED.search(body.message):
         return "MISROUTED_LOCATION"
     if given := body.reason or _text(info, "reason"):
         return given
     if kinds := [violation.type for violation in violations if violation.type]:
         return kinds[0]
+    # Over gRPC a constraint or a lost race may be named in the text alone.
     if body.status == "FAILED_PRECONDITION" and (named := _CONSTRAINT.search(body.message)):
         return named[0]
     if "concurrent policy changes" in body.message:
@@ -198,11 +200,7 @@ def _violations(body: _Body) -> Iterator[Violation]:
             lines = detail.get("violations")
             for line in lines if isinstance(lines, list) else []:
                 if isinstance(line, dict):
-                    yield Violation(
-                        type=_text(line, "type") or "",
-                        subject=_text(line, "subject") or "",
-                        description=_text(line, "description") or "",
-                    )
+                    yield Violation(**{n: _text(line, n) or "" for n in Violation.model_fields})
 
 
 def _retry_after(body: _Body) -> float | None:
@@ -249,7 +247,7 @@ class _Body:
     message: str
     details: list[dict[str, Any]] = field(default_factory=list)
     reason: str | None = None
-    """Ours, where Google did not answer."""
+    """Ours, where Google did not respond."""
     retry_after: float | None = None
     transient: bool | None = None
     """Known already; None: judge by the status."""

@@ -200,6 +200,7 @@ class CloudKms:
         wanted = tuple(roles)
         written = False
 
+        # Each round reads anew: the etag of a lost race would lose again.
         async def cycle() -> policy_pb2.Policy:
             nonlocal written
             policy = await self.get_iam_policy(resource)

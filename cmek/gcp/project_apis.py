@@ -215,7 +215,7 @@ class GoogleReads:
         """
         email = getattr(credentials, "service_account_email", None)
         self.caller = f"serviceAccount:{email}" if email and "@" in email else None
-        """The member that the credentials are, where they tell; a person's do not."""
+        """The member that the credentials are; None where they do not say, as a person's."""
         self._http = GoogleTransport(credentials, base_url=base_url, quota_project=quota_project)
 
     async def aclose(self) -> None:
@@ -274,7 +274,7 @@ class GoogleReads:
         )
 
     async def protected_resources(self, key_name: str, project: str) -> ProtectedResources:
-        """`kmsinventory…getProtectedResourcesSummary`; looks in the project if it must."""
+        """`kmsinventory…getProtectedResourcesSummary`; searches the project if it must."""
         query = {"fallbackScope": f"projects/{project}"}
         path = f"v1/{key_name}/protectedResourcesSummary"
         return await self._get(ProtectedResources, INVENTORY, path, query)

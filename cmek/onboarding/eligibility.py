@@ -110,6 +110,7 @@ def find_created(
             f"this run created {shown_workspaces(created)}, twice or without its key. Check it in "
             "the Console, and onboard one of them by its id"
         )
+    # Without our tag it may still be ours: an earlier run's, of the same request.
     taken = same_name_workspaces(workspaces, name)
     for one in taken:
         key = keys.get(one.external_key_id or "")

@@ -90,6 +90,7 @@ class GateInput:
     signatures: Signatures
 
 
+# Only this module has it, so that no other code can make a permit.
 _SEAL: Final = object()
 
 

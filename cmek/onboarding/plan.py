@@ -147,6 +147,7 @@ def differences(was: Plan, now: Plan) -> tuple[Difference, ...]:
 
 
 def _leaves(plan: Plan) -> dict[str, JsonValue]:
+    # The request is compared field by field, so that a difference names one field of it.
     data = plan.model_dump(mode="json")
     request = data.pop("request")
     return data | {f"request.{name}": value for name, value in request.items()}

@@ -152,7 +152,7 @@ BURST_SECONDS: Final = 1.0
 
 
 class RateLimiter:
-    """Hands out turns at a steady pace; one for each event loop."""
+    """Spaces reads evenly; one for each event loop."""
 
     def __init__(self, reads_per_minute: int) -> None:
         self._interval = 60.0 / reads_per_minute
@@ -167,6 +167,6 @@ class RateLimiter:
             await asyncio.sleep(at - now)
 
     def pause(self, where: str, seconds: float) -> None:
-        """Give no turn in `where` for some seconds: the service asked for it."""
+        """Give no turn in `where` for some seconds, as the service requested."""
         now = asyncio.get_running_loop().time()
         self._next[where] = max(self._next[where], now + seconds)

@@ -141,7 +141,7 @@ def _parse_block(number: int, block: str) -> SignedApproval:
         canonical = statement.text
     except (ValidationError, NotCanonicalError) as error:
         raise UnreadableApprovalError(
-            f"signed approval {number} is not the requested statement: {_brief(error)}"
+            f"signed approval {number} is not the statement of the request: {_brief(error)}"
         ) from error
     if canonical != message:
         raise UnreadableApprovalError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -75,38 +75,26 @@ def answering(status: int, body: bytes, headers: dict[str, str]) -> Iterator[Non
     yield
 
 
-async def ask_both(server: str) -> None:
-    admin = AdminApi(server, AdminKey(SecretStr("sk-ant-admin01-not-a-real-key")))
-    google = GoogleReads(None, base_url=server)
-    try:
-        with suppress(AdminApiError):
-            await admin.organization.me()
-        with suppress(AdminApiError):
-            await admin.workspaces.retrieve("wrkspc_01Something")
-        with suppress(GoogleApiError):
-            await google.billing("acme-kms-prod")
-        with suppress(GoogleApiError):
-            await google.iam_policy("acme-kms-prod")
-    finally:
-        await admin.aclose()
-        await google.aclose()
+@asynccontextmanager
+async def clients(server: str) -> AsyncIterator[tuple[AdminApi, GoogleReads]]:
+    """Both HTTP clients, aimed at the server."""
+    async with (
+        aclosing(AdminApi(server, AdminKey(SecretStr("sk-ant-admin01-not-a-real-key")))) as admin,
+        aclosing(GoogleReads(None, base_url=server)) as google,
+    ):
+        yield admin, google
 
 
 @pytest.mark.parametrize("status", [200, pytest.param(400, marks=pytest.mark.prove)])
 @pytest.mark.parametrize("case", HOSTILE)
 async def test_an_answer_made_to_hurt_is_a_typed_error(server: str, case: str, status: int) -> None:
     body, headers = HOSTILE[case]
-    admin = AdminApi(server, AdminKey(SecretStr("sk-ant-admin01-not-a-real-key")))
-    google = GoogleReads(None, base_url=server)
-    try:
-        with answering(status, body, headers):
+    with answering(status, body, headers):
+        async with clients(server) as (admin, google):
             with pytest.raises(AdminApiError):
                 await admin.organization.me()
             with pytest.raises(GoogleApiError):
                 await google.billing("acme-kms-prod")
-    finally:
-        await admin.aclose()
-        await google.aclose()
 
 
 JSON = st.recursive(
@@ -127,4 +115,12 @@ async def test_any_json_is_read_or_refused_with_a_type(
 ) -> None:
     """Values of a wrong type stand wherever the documentation has others."""
     with answering(status, json.dumps(body).encode(), {"content-type": "application/json"}):
-        await ask_both(server)
+        async with clients(server) as (admin, google):
+            with suppress(AdminApiError):
+                await admin.organization.me()
+            with suppress(AdminApiError):
+                await admin.workspaces.retrieve("wrkspc_01Something")
+            with suppress(GoogleApiError):
+                await google.billing("acme-kms-prod")
+            with suppress(GoogleApiError):
+                await google.iam_policy("acme-kms-prod")
