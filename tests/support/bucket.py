@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from email.parser import BytesParser
 from email.policy import HTTP
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.support.web_server import QuietHandler, serving
@@ -36,9 +37,11 @@ def running_bucket() -> Iterator[tuple[str, Objects]]:
         def do_POST(self) -> None:  # noqa: N802 - the base class's name
             head = f"content-type: {self.headers['content-type']}\r\n\r\n".encode()
             about, content = BytesParser(policy=HTTP).parsebytes(head + self.body()).iter_parts()
+            # not get_content(), which makes text of what is sent as text/plain
+            kept: Any = content.get_payload(decode=True)
             name = json.loads(about.get_content())["name"]
             bucket = urlsplit(self.path).path.partition("/b/")[2].partition("/")[0]
-            objects[f"{bucket}/{name}"] = content.get_content()
+            objects[f"{bucket}/{name}"] = kept
             self.reply(200, _json({"name": name, "bucket": bucket}))
 
     with serving(Handler) as address:
