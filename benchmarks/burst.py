@@ -39,7 +39,7 @@ class Outcome:
 
 
 def burst(stack: Stack, count: int) -> Outcome:
-    """Let the workspaces appear, approve all runs, and look at the end."""
+    """Let the workspaces appear, approve all runs, and check the end."""
     outcome = Outcome()
     workspaces = [stack.new_workspace(f"burst-{n}", cmek="onboard") for n in range(count)]
     patience = 60 + SECONDS_A_RUN * count

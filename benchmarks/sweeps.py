@@ -28,7 +28,7 @@ from tests.support.sandbox import SandboxProcess, sandbox_process
 
 @dataclass(frozen=True)
 class Conditions:
-    """How fast the sandbox answers, and how much may be asked of it."""
+    """The latency and the quota of the sandbox."""
 
     kms_seconds: float = 0.1
     validate_seconds: float = 1.0

@@ -56,7 +56,7 @@ def fill_in(form: Form, stack: Stack, workspace_id: str) -> None:
 
 
 def answer(form: Form, ask: PendingApproval, decision: str) -> None:
-    """Everything that the ask's form wants, as the form itself says."""
+    """Every required field of the approval form."""
     form.answer("Decision", decision)
     form.answer("Workspace id, typed", ask.workspace)
     form.answer("Your e-mail address", APPROVER)
@@ -66,7 +66,7 @@ def answer(form: Form, ask: PendingApproval, decision: str) -> None:
 
 
 def start(stack: Stack, browser: Browser, form: Form, workspace_id: str) -> PendingApproval:
-    """Send the form, and wait until its run asks; then the run is open."""
+    """Send the form, and wait for its approval request; then the run is open."""
     run = started_by(stack, browser, form, ONBOARDING)
     ask = stack.wait_for_ask(run, seconds=120)
     browser.open_run(f"onboard {workspace_id}")

@@ -28,7 +28,7 @@ FOUND_SECONDS = 2 * SILENT_SECONDS + 120
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    """With the automation that looks at silent runs, as an operator installs it."""
+    """With the automation that detects silent runs, as an operator installs it."""
     beats = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
     with running_stack(extra_environment=beats) as running:
         install(running.client, [], within={"run-silent": SILENT_SECONDS})
@@ -48,7 +48,7 @@ def start_working(stack: Stack) -> FlowRun:
 
 
 def attach(stack: Stack, run_id: UUID) -> None:
-    """Answer the latest ask, and see the end."""
+    """Approve the latest request, and check the end."""
     ask = stack.wait_for_ask(run_id)
     stack.answer(ask)
     stack.wait_for_state(run_id, "Attached")

@@ -42,7 +42,7 @@ def executed(stack: Stack, run_id: UUID) -> list[str]:
 
 
 def test_a_waiting_run_goes_on_where_nothing_is_left_of_the_first_worker() -> None:
-    """Its request, its ask and what was done are in the bucket: no step is done twice."""
+    """Parameters, approval request and results are in the bucket: no step is done twice."""
     with running_bucket() as (address, objects):
         environment = {
             "STORAGE_EMULATOR_HOST": address,

@@ -34,7 +34,7 @@ def follow(
 
 
 def attach(stack: Stack, run_id: UUID) -> None:
-    """Answer what the run asks, and see that the workspace has its key."""
+    """Approve, and check that the workspace has its key."""
     ask = stack.wait_for_ask(run_id)
     stack.answer(ask)
     stack.wait_for_state(run_id, "Attached")

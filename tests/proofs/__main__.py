@@ -42,7 +42,7 @@ class UnfinishedError(Exception):
 
 
 def main() -> int:
-    """Run what was asked for, each proof whatever becomes of the others; 0 when all of it holds."""
+    """Run the chosen proofs, each whatever becomes of the others; 0 when all of them hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.proofs", description=__doc__)
     parser.add_argument("--schedules", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))

@@ -47,7 +47,7 @@ def try_all(place: Place, cases: Iterable[Case], attempt: Callable[[Place, Case]
         tried += 1
         try:
             attempt(place, case)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
             problems.append(f"{case}: {type(error).__name__}: {error}")
             sys.stderr.write(problems[-1] + "\n")
         if not tried % 100:
@@ -116,7 +116,7 @@ def combined(start: int) -> Found:
         explore = given(combinations(driver))(attempt)
         try:
             chosen(seed(start)(explore))()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
             return tried, [f"{type(error).__name__}: {error}"]
     return tried, []
 

@@ -95,7 +95,7 @@ def _ten_minutes_pass(place: Site, run: Run) -> None:
 
 
 def _revalidation(place: Site, *, kill: Kill) -> None:
-    """Looks that were kept are not done again, news is told once, every key has its verdict."""
+    """A key with a kept result is not read again; one event a change, a verdict for each key."""
     place.bench.control.reset()
     fleet = Fleet(place.bench.sandbox.world)
     keys = [fleet.onboard(f"{kill.when}-{number}") for number in range(KEYS)]
@@ -114,7 +114,7 @@ def _revalidation(place: Site, *, kill: Kill) -> None:
         keys[0]: "broken"
     }, daily.client.read_flow_run(run.id).state
     again = {one["resource"] for one in place.bench.control.log(call=kill.call)}
-    # the last one may have been told before its result was kept
+    # the last one may have been reported before its result was kept
     assert len(done & again) <= 1, done & again
     assert daily.events(keys[0]) == ["cmek.key.broken"]
     assert place.bench.control.log(write=True) == []

@@ -55,8 +55,8 @@ def _server_killed(place: Site, *, call: tuple[str, int, str]) -> None:
     place.bench.control.fault(name, when=when, skip=skip, **fault)
     with place.child(run) as child:
         _reach(place, name, child)
-        place.kill_server()
-        place.start_server()
+        place.server.kill()
+        place.server.start()
         ended(child)
     place.converge(run)
 
@@ -71,8 +71,8 @@ def _reach(place: Site, call: str, child: Any) -> None:
 
 def _server_killed_while_waiting(place: Site) -> None:
     run = _asked(place)
-    place.kill_server()
-    place.start_server()
+    place.server.kill()
+    place.server.start()
     run.answer()
     place.execute(run)
     assert run.state == RunOutcome.ATTACHED, f"{run.state} {run.message}"

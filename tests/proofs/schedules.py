@@ -22,10 +22,10 @@ _COUNTED: Final = 0.75
 
 
 class Told(Onboarding):
-    """The model, with a word on how far it is."""
+    """The model, which reports its progress."""
 
     def teardown(self) -> None:
-        """Count, and tell now and then."""
+        """Count, and report the progress."""
         super().teardown()
         if not self.tally["schedules"] % _TELL:
             sys.stderr.write(json.dumps(self.tally) + "\n")
@@ -55,7 +55,7 @@ def unsafe_in(count: int, start: int, *, shrink: bool) -> str | None:
     )
     try:
         run_state_machine_as_test(seed(start)(Told), settings=chosen)
-    except Exception as error:  # noqa: BLE001 - whatever the model found is to be told
+    except Exception as error:  # noqa: BLE001 - whatever the model found is reported
         if shrink:
             traceback.print_exc()
         return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
-from cli.local.processes import Child, stop
-from cli.local.stack import client_environment, free_port, start_server, wait_for_server
 from cmek.anthropic_identity import ROLES
 from cmek.onboarding.reports import artifact_key
 from cmek.onboarding.request import subject_in
 from cmek.outcomes import HAS_ITS_KEY
 from tests.support.onboarding import Onboardings, Run, onboardings
-from tests.support.postgres import new_database
 from tests.support.scene import Scene
+from tests.support.server import OwnServer, own_server
 
 _SECONDS: Final = 120.0
 _MOST_EXECUTIONS: Final = 8
@@ -42,39 +35,17 @@ _GOING_ON: Final = {
 }
 
 
-@dataclass(frozen=True)
-class _Keeps:
-    """What a server that is started again must have kept."""
-
-    encryption_key: str
-    database_url: str
-
-
 @dataclass
 class Site:
-    """Server, sandbox, and the environment of those who talk to them."""
+    """Server, sandbox, and runs that child processes execute."""
 
-    home: Path
-    port: int
-    environment: Mapping[str, str]
-    keeps: _Keeps
-    server: Child
+    server: OwnServer
     bench: Onboardings
 
     @property
     def storage(self) -> Path:
         """Where runs keep their results."""
-        return self.home / "prefect" / "storage"
-
-    def kill_server(self) -> None:
-        """At once, as by a lost machine."""
-        self.server.process.kill()
-        self.server.process.wait()
-
-    def start_server(self) -> None:
-        """Again, on the same database."""
-        self.server = _server(self.home, self.port, self.environment, self.keeps)
-        _wait(self.server, self.environment)
+        return self.server.home / "prefect" / "storage"
 
     def begin(self, **request: Any) -> Run:
         """A new sandbox and a run in it; what an earlier case has left claims nothing."""
@@ -88,7 +59,7 @@ class Site:
         """Start executing the run, as a worker does."""
         return subprocess.Popen(
             [sys.executable, "-Wignore", "-m", "tests.proofs.execute_run", str(run.id), *arguments],
-            env=self.environment,
+            env=self.server.environment,
             cwd=Path(__file__).parents[2],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -106,7 +77,7 @@ class Site:
             self.bench.client.delete_global_concurrency_limit_by_name(slot)
 
     def converge(self, run: Run) -> None:
-        """Go on as people would: retry what has ended badly, approve what is asked.
+        """Go on as people would: retry what has ended badly, approve each request.
 
         Raises:
             AssertionError: No end, or not the one end state.
@@ -155,26 +126,8 @@ def check_end(bench: Onboardings, run: Run) -> None:
 @contextmanager
 def site() -> Iterator[Site]:
     """Start all of it; stop and remove it at the end."""
-    with tempfile.TemporaryDirectory(prefix="cmek-prove-") as scratch:
-        home = Path(scratch)
-        (home / "tmp").mkdir()
-        port = free_port()
-        keeps = _Keeps(base64.urlsafe_b64encode(os.urandom(32)).decode(), new_database())
-        environment = client_environment(home, port)
-        server = _server(home, port, environment, keeps)
-        try:
-            _wait(server, environment)
-            with (
-                temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}),
-                onboardings() as bench,
-            ):
-                made = Site(home, port, environment, keeps, server, bench)
-                try:
-                    yield made
-                finally:
-                    server = made.server
-        finally:
-            stop([server])
+    with own_server() as server, onboardings() as bench:
+        yield Site(server, bench)
 
 
 def try_all(cases: Iterable[tuple[str, Callable[[Site], None]]]) -> None:
@@ -193,18 +146,8 @@ def try_all(cases: Iterable[tuple[str, Callable[[Site], None]]]) -> None:
             end = "converged"
             try:
                 attempt(place)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
                 end = f"{type(error).__name__}: {error}"
                 problems.append(f"{name}: {end}")
             sys.stderr.write(f"{name}: {end}\n")
     sys.stdout.write(json.dumps({"tried": tried, "problems": problems}) + "\n")
-
-
-def _server(home: Path, port: int, environment: Mapping[str, str], keeps: _Keeps) -> Child:
-    own = {**environment, "PREFECT_SERVER_ENCRYPTION_KEY": keeps.encryption_key}
-    return start_server(home, port, own, keeps.database_url)
-
-
-def _wait(server: Child, environment: Mapping[str, str]) -> None:
-    with httpx.Client(base_url=environment["PREFECT_API_URL"], trust_env=False) as api:
-        wait_for_server(server, api)

@@ -6,24 +6,10 @@ tries all, and kills real processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-import stamina
-
 from tests.support.crashes import Point, crash_points, survive
-from tests.support.driver import Driver, driving
+from tests.support.driver import Driver
 
 EVERY = 9
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Driver]:
-    """A sandbox, and runs that need no server; repeats don't wait."""
-    stamina.set_testing(True, attempts=4)
-    with driving() as driver:
-        yield driver
-    stamina.set_testing(False)
 
 
 def chosen(points: list[Point]) -> list[Point]:

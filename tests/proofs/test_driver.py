@@ -1,4 +1,4 @@
-"""What the driver does to a run's requests, it does to nobody else's."""
+"""What the driver does to a run's requests, it does to no others."""
 
 from __future__ import annotations
 

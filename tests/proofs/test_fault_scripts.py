@@ -5,25 +5,11 @@ Here a part of the scripts; `make prove` runs all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-import stamina
-
-from tests.support.driver import Driver, driving
+from tests.support.driver import Driver
 from tests.support.fault_scripts import all_scripts, survive_faults
 
 EVERY = 37
 CREATE_EVERY = 5
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Driver]:
-    """A sandbox, and runs that need no server; repeats don't wait."""
-    stamina.set_testing(True, attempts=4)
-    with driving() as driver:
-        yield driver
-    stamina.set_testing(False)
 
 
 def test_every_fault_of_the_creation_is_survived(driver: Driver) -> None:

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import pytest
-import stamina
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -26,10 +25,9 @@ SHORT = settings(
 
 @pytest.fixture(scope="module", autouse=True)
 def _staged() -> Iterator[None]:
-    """One sandbox and the approvers; repeats don't wait."""
+    """One sandbox and the approvers."""
     with ExitStack() as stack:
         stage(stack)
-        stack.enter_context(stamina.set_testing(True, attempts=4))
         yield
 
 

@@ -1,31 +1,17 @@
-"""A revalidation under crash and fault: every key gets its verdict, and news is told once.
+"""A revalidation under crash and fault: every key gets its verdict, and every event is sent once.
 
 Here a part of the points and scripts; `make prove` tries all, and kills real processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-import stamina
-
 from tasks.artifacts import page_key
 from tests.support.sweep_crashes import survive_in_sweep, sweep_points
 from tests.support.sweep_faults import survive_sweep_faults, sweep_scripts
-from tests.support.sweeps import Sweeps, sweeping
+from tests.support.sweeps import Sweeps
 
 POINT_EVERY = 29
 SCRIPT_EVERY = 101
-
-
-@pytest.fixture(scope="module")
-def sweeps() -> Iterator[Sweeps]:
-    """A sandbox, and revalidations that need no server; repeats don't wait."""
-    stamina.set_testing(True, attempts=4)
-    with sweeping() as sweeps:
-        yield sweeps
-    stamina.set_testing(False)
 
 
 def test_every_crash_of_a_revalidation_converges(sweeps: Sweeps) -> None:

@@ -52,7 +52,7 @@ def _deaf(rule: Callable[..., list[Any]], codes: tuple[str, ...]) -> Callable[..
 
 
 def _own_plan(stack: ExitStack) -> None:
-    """The plan of the ask is weighed, not the one that was read behind the answer."""
+    """The gate gets the approval request's plan, not the one that was read after the response."""
     real = cmek.onboarding.gate.decide
 
     def stale(
@@ -79,7 +79,7 @@ def _unpinned(stack: ExitStack) -> None:
 
 
 def _ever_fresh(stack: ExitStack) -> None:
-    """Nobody looks at the expiry, neither the gate nor the one who sends the request."""
+    """Neither the gate nor the sender of the request checks the expiry."""
     without("expired")(stack)
     stack.enter_context(patch.object(cmek.onboarding.gate.Permit, "is_fresh", return_value=True))
 
@@ -108,5 +108,7 @@ if __name__ == "__main__":
     chosen = sys.argv[2:] or list(WEAKNESSES)
     with modelled():
         said = {name: found(name, int(sys.argv[1])) for name in chosen}
-    missed = [f"nothing noticed that this was taken away: {n}" for n in said if said[n] is None]
+    missed = [
+        f"the model did not notice that this was taken away: {n}" for n in said if said[n] is None
+    ]
     sys.stdout.write(json.dumps({"tried": len(said), "problems": missed}) + "\n")

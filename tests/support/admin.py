@@ -30,7 +30,7 @@ class Admin:
 
     @property
     def world(self) -> World:
-        """The sandbox's state, to look at."""
+        """The sandbox's state."""
         return self.sandbox.world
 
     def call(self, method: str, path: str, body: object = None, **query: Any) -> httpx.Response:
@@ -66,7 +66,7 @@ class Admin:
         roles: tuple[str, ...] = ROLES,
         **fields: Any,
     ) -> str:
-        """A crypto key that passes validation unless told otherwise; its name."""
+        """A crypto key that passes validation by default; its name."""
         label, value = organization_label(self.sandbox.organization_id)
         parent = f"projects/acme-kms-prod/locations/{location}"
         rings = self.google("GET", f"{parent}/keyRings").get("keyRings", [])

@@ -135,7 +135,7 @@ class Browser:
         expect(self.page.locator(".p-modal__body").get_by_text(text).last).to_be_in_viewport()
 
     def picture(self, name: str, *, top: bool = False) -> None:
-        """Save what is in the window for the documentation, when that is asked for."""
+        """Save what is in the window for the documentation, when `CMEK_SCREENSHOTS` is set."""
         directory = os.environ.get(SCREENSHOTS)
         if directory is None:
             return

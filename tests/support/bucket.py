@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from email.parser import BytesParser
 from email.policy import HTTP
-from http.server import BaseHTTPRequestHandler
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.support.web_server import serving
+from tests.support.web_server import QuietHandler, serving
 
 Objects = dict[str, bytes]
 """Content by `bucket/name`."""
@@ -21,37 +21,28 @@ def running_bucket() -> Iterator[tuple[str, Objects]]:
     """Its address, for STORAGE_EMULATOR_HOST, and what it holds. Every bucket exists."""
     objects: Objects = {}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802 - the base class's name
             url = urlsplit(self.path)
             _, _, place = url.path.partition("/b/")
             bucket, _, name = place.partition("/o/")
             key = f"{bucket}/{unquote(name)}"
             if name and key not in objects:
-                self._answer(404, _json({"error": {"code": 404, "message": "No such object"}}))
+                self.reply(404, _json({"error": {"code": 404, "message": "No such object"}}))
             elif parse_qs(url.query).get("alt") == ["media"]:
-                self._answer(200, objects[key], "application/octet-stream")
+                self.reply(200, objects[key], "application/octet-stream")
             else:
-                self._answer(200, _json({"name": unquote(name) or bucket, "bucket": bucket}))
+                self.reply(200, _json({"name": unquote(name) or bucket, "bucket": bucket}))
 
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
+        def do_POST(self) -> None:  # noqa: N802 - the base class's name
             head = f"content-type: {self.headers['content-type']}\r\n\r\n".encode()
-            about, content = BytesParser(policy=HTTP).parsebytes(head + body).iter_parts()
+            about, content = BytesParser(policy=HTTP).parsebytes(head + self.body()).iter_parts()
+            # not get_content(), which makes text of what is sent as text/plain
+            kept: Any = content.get_payload(decode=True)
             name = json.loads(about.get_content())["name"]
             bucket = urlsplit(self.path).path.partition("/b/")[2].partition("/")[0]
-            objects[f"{bucket}/{name}"] = content.get_content()
-            self._answer(200, _json({"name": name, "bucket": bucket}))
-
-        def _answer(self, status: int, content: bytes, kind: str = "application/json") -> None:
-            self.send_response(status)
-            self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing."""
+            objects[f"{bucket}/{name}"] = kept
+            self.reply(200, _json({"name": name, "bucket": bucket}))
 
     with serving(Handler) as address:
         yield address, objects

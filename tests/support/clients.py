@@ -32,7 +32,7 @@ class Rig:
     async def admin(
         self, credential: Credential | None = None, **options: Any
     ) -> AsyncIterator[AdminApi]:
-        """An Admin API client, with the sandbox's admin key unless told otherwise."""
+        """An Admin API client, with the sandbox's admin key by default."""
         credential = credential or AdminKey(SecretStr(self.sandbox.admin_key))
         api = AdminApi(self.sandbox.http, credential, **options)
         try:
@@ -42,7 +42,7 @@ class Rig:
 
     @asynccontextmanager
     async def kms(self, **options: Any) -> AsyncIterator[CloudKms]:
-        """A Cloud KMS client, as the project's administrator unless told otherwise."""
+        """A Cloud KMS client, as the project's administrator by default."""
         kms = CloudKms.connect(endpoint=self.sandbox.grpc, **options)
         try:
             yield kms

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Final, Literal
-
-from pydantic import BaseModel
+from typing import Final, Literal
 
 from cmek.anthropic_identity import ROLES
-from cmek.evidence.record import Chain, loads
 from sandbox.identities import PROJECT_ID
 from tests.support.driver import Driver, Hook
-from tests.support.runs import Killed, Run
+from tests.support.runs import Killed, Run, approval_of
 from tests.support.scene import Scene
 
 When = Literal["before", "after"]
@@ -41,28 +38,20 @@ class Point:
         return f"{where}, {self.when} call {self.number} ({self.call})"
 
 
-class _Record(BaseModel):
-    text: str
-
-
 def never(number: int, when: str) -> None:
     """A hook that does nothing."""
 
 
 def answer(run: Run) -> None:
-    """An honest approval of what the run asks."""
-    ask = run.approval_request()
-    assert ask is not None, run
-    given: dict[str, Any] = {
-        "decision": "approve",
-        "workspace_id": run.parameters.workspace_id,
-        "workspace_name": run.parameters.create_workspace,
-        "approver": "grace@example.com",
-        "comment": "fine",
-        "plan_digest": ask.digest,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    run.answers[ask.key] = given | ({"acknowledge_warnings": True} if ask.plan.warnings else {})
+    """An honest approval of the run's approval request."""
+    approval_request = run.approval_request()
+    assert approval_request is not None, run
+    asked = run.parameters
+    run.answers[approval_request.key] = approval_of(
+        approval_request,
+        workspace_id=asked.workspace_id,
+        workspace_name=asked.create_workspace,
+    )
 
 
 def begin(driver: Driver, *, creates: bool) -> tuple[Scene, Run]:
@@ -92,7 +81,7 @@ def crash_points(driver: Driver, *, creates: bool = False) -> list[Point]:
 
 
 def converge(driver: Driver, run: Run, hook: Hook = never) -> Run:
-    """Go on as people would: execute, answer what is asked, retry what has failed."""
+    """Go on as people would: execute, approve each request, retry what has failed."""
     for _ in range(_ENOUGH):
         driver.execute(run, hook)
         if run.state in {"Failed", "Crashed"}:
@@ -105,7 +94,7 @@ def converge(driver: Driver, run: Run, hook: Hook = never) -> Run:
 
 
 def survive(driver: Driver, point: Point) -> None:
-    """Kill a run at this point, go on, and look at what is there in the end.
+    """Kill a run at this point, go on, and check the end state.
 
     Raises:
         AssertionError: It did not converge; says what is wrong.
@@ -127,7 +116,7 @@ def survive(driver: Driver, point: Point) -> None:
 
 
 def check_end(scene: Scene, run: Run, where: str) -> None:
-    """The one end state of invariant 5, and evidence that tells of the attach."""
+    """The one end state of invariant 5, and evidence that records the attach."""
     world, sight = scene.world, scene.look()
     assert run.state in {"Attached", "Already attached"}, f"{where}: {run.state} {run.message}"
     assert len(scene.workspaces()) == 1, f"{where}: {scene.workspaces()}"
@@ -143,10 +132,7 @@ def check_end(scene: Scene, run: Run, where: str) -> None:
         ]
         looked = "workspaces.list" if scene.creates else "workspaces.retrieve"
         assert any(one.call == looked for one in between), where
-    kinds = [entry.kind for entry in evidence(run).entries]
-    assert kinds.count("attached") == 1, f"{where}: the evidence tells {kinds}"
-
-
-def evidence(run: Run) -> Chain:
-    """The run's record, verified."""
-    return loads(_Record.model_validate_json(run.memory["evidence"]).text)
+    evidence = run.evidence()
+    assert evidence is not None, where
+    kinds = [entry.kind for entry in evidence.entries]
+    assert kinds.count("attached") == 1, f"{where}: the evidence has {kinds}"

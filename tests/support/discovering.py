@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.flows import Flow
@@ -17,6 +16,7 @@ from flows.discover import discover_workspaces, workspace_created
 from tasks.discovery import PAGE_KEY
 from tests.support.execution import deploy, execute
 from tests.support.onboarding import Onboardings, Run
+from tests.support.sandbox import admin_call
 
 
 @dataclass
@@ -76,14 +76,7 @@ class Discoveries:
         return str(answer.json()["data"])
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        sandbox = self.bench.sandbox
-        answer = httpx.post(
-            f"{sandbox.http}/v1/organizations/{path}",
-            json=body,
-            headers={"x-api-key": sandbox.admin_key, "anthropic-version": "2023-06-01"},
-            trust_env=False,
-        )
-        return dict(answer.raise_for_status().json())
+        return admin_call(self.bench.sandbox, "POST", path, body)
 
     def _execute(self, flow: Flow[Any, Any], deployment: UUID, given: dict[str, Any]) -> FlowRun:
         client = self.bench.client

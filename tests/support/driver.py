@@ -213,7 +213,7 @@ class Driver:
         self._run().create_sent = False
 
     async def _nothing_in_doubt(self, subject: str) -> None:
-        """The next look comes after the time for which a create is in doubt."""
+        """The next read comes after the time for which a create is in doubt."""
         self._run().create_sent = False
 
     @staticmethod

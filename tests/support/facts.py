@@ -1,4 +1,4 @@
-"""Ready-made facts, plans, asks and answers that pass the gate, to be spoilt one by one."""
+"""Facts, plans, approval requests and responses that pass the gate; tests change one field each."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def plan(of: LiveFacts | None = None, request: OnboardingRequest = REQUEST, **mo
 
 
 def approval_request(of: Plan | None = None, **changes: Any) -> ApprovalRequest:
-    """An open ask for the plan."""
+    """An open approval request for the plan."""
     shown = of or plan()
     values = {
         "run_id": RUN_ID,
@@ -94,7 +94,7 @@ def approval_request(of: Plan | None = None, **changes: Any) -> ApprovalRequest:
 
 
 def answer(**changes: Any) -> ApprovalResponse:
-    """An approval of the ask."""
+    """A response that approves the request."""
     values = {
         "decision": "approve",
         "workspace_id": WORKSPACE,

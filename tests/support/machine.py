@@ -22,9 +22,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from pydantic import BaseModel
 
-from cmek.evidence.record import loads
 from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import CREATED_BY_TAG
@@ -32,7 +30,7 @@ from sandbox.identities import PROJECT_ID
 from sandbox.world import Entry
 from tests.support.determinism import deterministic
 from tests.support.driver import Driver, driving
-from tests.support.runs import Killed, Run
+from tests.support.runs import Killed, Run, approval_of
 from tests.support.scene import EVENTS, HARMFUL, Scene, Sight
 from tests.support.signing import GRACE, KATHERINE, Office
 
@@ -51,10 +49,6 @@ TAMPERED: dict[str, dict[str, Any]] = {
     "field": {"extra": "field"},
     "nothing": {"decision": None},
 }
-
-
-class _Record(BaseModel):
-    text: str
 
 
 class Onboarding(RuleBasedStateMachine):
@@ -90,7 +84,7 @@ class Onboarding(RuleBasedStateMachine):
         self._execute(self.driver.runs[0])
 
     def teardown(self) -> None:
-        """Whatever has happened, somebody honest goes on; then count what was really executed."""
+        """Whatever has happened, an honest approver goes on; then count what was executed."""
         with self.surroundings:
             self._go_on()
         self.tally["schedules"] += bool(self.executed)
@@ -150,13 +144,13 @@ class Onboarding(RuleBasedStateMachine):
 
     @rule(event=st.sampled_from(EVENTS))
     def happen(self, event: str) -> None:
-        """Something happens outside while nobody works."""
+        """Something happens outside while no run is executed."""
         getattr(self.scene, event)()
 
     @precondition(lambda self: self._in("Suspended"))
     @rule(pick=st.integers(0, MAX_RUNS - 1))
     def approve(self, pick: int) -> None:
-        """Somebody reads the plan and approves it, as it should be."""
+        """An approver reads the plan and approves it, as it should be."""
         run, approval_request = self._waiting(pick)
         answer = self._answer(approval_request)
         self._give(run, approval_request, answer, honest=True)
@@ -222,7 +216,7 @@ class Onboarding(RuleBasedStateMachine):
         if fit:
             answer["plan_digest"] = approval_request.digest
         same = answer.get("plan_digest") == approval_request.digest and not self.required
-        # typed approvals can't tell who typed: an old one for the very same plan counts
+        # a typed approval does not prove who typed it: an old one for the very same plan counts
         good = same and self._is_good(run, answer, approval_request)
         self._give(run, approval_request, answer, honest=good, at_once=at_once)
 
@@ -242,21 +236,21 @@ class Onboarding(RuleBasedStateMachine):
     @precondition(lambda self: self._in("Suspended", "Scheduled"))
     @rule(pick=st.integers(0, MAX_RUNS - 1))
     def patch_parameters(self, pick: int) -> None:
-        """Somebody changes a run's parameters."""
+        """Another user changes a run's parameters."""
         run = self._pick(pick, "Suspended", "Scheduled")
         run.parameters = run.parameters.model_copy(update={"four_eyes": False, "repair": True})
 
     @precondition(lambda self: self._in("Suspended"))
     @rule(pick=st.integers(0, MAX_RUNS - 1))
     def lose_memory(self, pick: int) -> None:
-        """The result storage loses what an ask showed."""
+        """The result storage loses an approval request."""
         run, approval_request = self._waiting(pick)
         run.memory.pop(approval_request.key.replace("attach-", "approval-request-", 1), None)
         run.state = "Scheduled"
 
     @rule(days=st.sampled_from([1, 8]))
     def wait(self, days: int) -> None:
-        """Time passes; a week is what an ask waits."""
+        """Time passes; an approval request expires after a week."""
         self.clock.shift(timedelta(days=days))
 
     @invariant()
@@ -299,9 +293,7 @@ class Onboarding(RuleBasedStateMachine):
             self.approval_request[str(run.id), approval_request.key] = self._seen
         if run.state == "Already attached" and attached_before and not run.parameters.repair:
             assert [one.call for one in entries if one.write] == []
-        evidence = run.memory.get("evidence")
-        if evidence is not None:
-            loads(_Record.model_validate_json(evidence).text)
+        run.evidence()  # raises when its chain is broken
         self.sound = True
 
     def _judge(self, run: Run, answered: list[str], entries: list[Entry]) -> None:
@@ -315,9 +307,11 @@ class Onboarding(RuleBasedStateMachine):
         if not sent:
             return
         self.tally["attach requests"] += 1
-        assert len(answered) == 1, "attached without an ask"
+        assert len(answered) == 1, "attached without an approval request"
         key = (str(run.id), answered[0])
-        assert answered[0].startswith(f"attach-{run.attempt}-"), "the ask is of another attempt"
+        assert answered[0].startswith(f"attach-{run.attempt}-"), (
+            "the approval request is of another attempt"
+        )
         assert self.honest.get(key), "attached without an honest answer"
         assert run.parameters == self.first[str(run.id)], "the request is not the first one"
         approval_request = run.approval_request()
@@ -327,15 +321,7 @@ class Onboarding(RuleBasedStateMachine):
         assert any(one.attachable and one.covered in shown for one in self._seen), "other facts"
 
     def _answer(self, approval_request: ApprovalRequest) -> dict[str, Any]:
-        answer: dict[str, Any] = {
-            "decision": "approve",
-            **self.scene.typed,
-            "approver": GRACE,
-            "comment": "fine",
-            "plan_digest": approval_request.digest,
-        }
-        if approval_request.plan.warnings:
-            answer["acknowledge_warnings"] = True
+        answer = approval_of(approval_request, **self.scene.typed)
         if approval_request.signatures:
             signers = (GRACE, KATHERINE)[: max(1, self.required)]
             answer["signed_approvals"] = "\n".join(

@@ -93,7 +93,7 @@ class Run:
         return {name: value for name, value in (fields | changes).items() if value is not None}
 
     def force(self, state: State[Any]) -> OrchestrationResult[Any]:
-        """Set a state past Prefect's rules, as anybody with access to its API can."""
+        """Set a state past Prefect's rules, as every client with access to its API can."""
         return self.bench.client.set_flow_run_state(self.id, state, force=True)
 
     def forge_response(self, fields: dict[str, Any]) -> None:

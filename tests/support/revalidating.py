@@ -42,14 +42,14 @@ class Revalidation(AnyRun):
 
     parameters: RevalidationRequest = UNPACED
     results: dict[str, KeyRecord] = field(default_factory=dict)
-    """Of looks, by cache key."""
+    """Of key reads, by cache key."""
 
     def work(self) -> Coroutine[Any, Any, Any]:
         """The revalidation flow."""
         return flows.revalidate.revalidate_keys.fn(self.parameters)
 
     def looked_at(self) -> set[str]:
-        """External keys whose looks are kept as results, so that a retry need not repeat them."""
+        """External keys whose reads are kept as results, so that a retry need not repeat them."""
         return {record.external_key_id for record in self.results.values()}
 
 
@@ -105,12 +105,12 @@ class Kept:
             self.on_the_way[id or uuid.uuid4()] = (event, resource["prefect.resource.id"])
 
     def deliver(self) -> None:
-        """Take the events that were sent; at the latest, this is when a look's result is kept."""
+        """Take the events that were sent; at the latest, this is when a key's result is kept."""
         self.events |= self.on_the_way
         self.on_the_way = {}
 
     def keep_result(self, run: Revalidation, name: str, record: KeyRecord) -> None:
-        """What a look has found, under its cache key."""
+        """The record of a key, under its cache key."""
         run.results[name] = record
         self.deliver()
 

@@ -7,8 +7,11 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import BaseModel
+
 import flows._attach
 import flows.onboard
+from cmek.evidence.record import Chain, loads
 from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.request import OnboardingRequest
 
@@ -19,6 +22,21 @@ class Suspended(BaseException):
 
 class Killed(BaseException):
     """The process is gone, in the middle of whatever it was doing."""
+
+
+class _Record(BaseModel):
+    text: str
+
+
+def approval_of(approval_request: ApprovalRequest, **typed: str | None) -> dict[str, Any]:
+    """An honest response that approves; `typed` is the workspace's id or name."""
+    response: dict[str, Any] = {
+        "decision": "approve",
+        "approver": "grace@example.com",
+        "comment": "fine",
+        "plan_digest": approval_request.digest,
+    } | {name: value for name, value in typed.items() if value is not None}
+    return response | ({"acknowledge_warnings": True} if approval_request.plan.warnings else {})
 
 
 @dataclass(kw_only=True)
@@ -36,7 +54,7 @@ class AnyRun:
         """The flow's code, not yet begun.
 
         Raises:
-            NotImplementedError: Nobody has said which flow.
+            NotImplementedError: A subclass must name its flow.
         """
         raise NotImplementedError
 
@@ -70,6 +88,11 @@ class Run(AnyRun):
     def work(self) -> Coroutine[Any, Any, Any]:
         """The onboarding flow."""
         return flows.onboard.onboard_workspace.fn(self.parameters)
+
+    def evidence(self) -> Chain | None:
+        """Its record, verified; None before there is one."""
+        text = self.memory.get("evidence")
+        return loads(_Record.model_validate_json(text).text) if text is not None else None
 
     @property
     def is_over(self) -> bool:

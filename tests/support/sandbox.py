@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import httpx
 
+from cli.local.sandbox import SandboxAddress
 from sandbox.server import Sandbox, running_sandbox
 
 
@@ -80,6 +81,20 @@ class SandboxControl:
         response = self._http.request(method, path, json=body)
         assert response.status_code == 200, response.text
         return response.json()
+
+
+def admin_call(
+    sandbox: Sandbox | SandboxAddress, method: str, path: str, body: object = None
+) -> dict[str, Any]:
+    """The JSON of an Admin API call as the organization's administrator."""
+    answer = httpx.request(
+        method,
+        f"{sandbox.http}/v1/organizations/{path}",
+        json=body,
+        headers={"x-api-key": sandbox.admin_key, "anthropic-version": "2023-06-01"},
+        trust_env=False,
+    )
+    return dict(answer.raise_for_status().json())
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The model's world: what may happen to it from outside, and what it looks like to a witness.
+"""The model's world: events from outside, and its state as an independent observer reads it.
 
 Everything here changes or reads the sandbox's state directly, so that it neither goes through the
 code under test nor stands in the request log.
@@ -14,15 +14,16 @@ from google.cloud import kms_v1
 from google.iam.v1 import policy_pb2
 
 from cmek.anthropic_identity import MEMBER, ROLES
-from cmek.names import KeyName, organization_label
+from cmek.names import KeyName
 from cmek.onboarding.request import key_id_for
 from cmek.tags import CREATED_BY_TAG
 from sandbox import seed
-from sandbox.admin.state import GcpConfig, StoredExternalKey, StoredWorkspace
-from sandbox.iam import read_policy, write_policy
+from sandbox.admin.state import GcpConfig, StoredWorkspace
+from sandbox.iam import read_policy
 from sandbox.identities import PROJECT_ID
 from sandbox.kms.versions import State, new_version
-from sandbox.world import Entry, World
+from sandbox.world import Entry
+from tests.support.world import LABEL, VALUE, SandboxWorld
 
 WORKSPACE: Final = seed.fixed_id("wrkspc", "PaymentsProd")
 KEY: Final = str(KeyName(PROJECT_ID, "us-east5", "anthropic-cmek", WORKSPACE))
@@ -52,7 +53,7 @@ class Sight:
     primary: str
     billing: bool
     taken: bool
-    """Whether somebody else's workspace has the name of the one to be created."""
+    """Whether another user's workspace has the name of the one to be created."""
 
     @property
     def attachable(self) -> bool:
@@ -75,17 +76,16 @@ class Sight:
 
 
 @dataclass
-class Scene:
-    """One workspace, one key, and everybody else who can touch them."""
+class Scene(SandboxWorld):
+    """One workspace, one key, and everyone else who can change them."""
 
-    world: World
     outsiders: bool = field(default=False)
     creates: bool = False
     """Whether the run makes its workspace."""
 
     @property
     def key(self) -> str:
-        """The key that is asked for."""
+        """The requested key."""
         return NEW_KEY if self.creates else KEY
 
     @property
@@ -114,13 +114,12 @@ class Scene:
         ours = self.workspaces()
         key = self.world.kms.crypto_keys.get(self.key)
         versions = self.world.kms.versions.get(self.key, {})
-        label, value = organization_label(seed.ORGANIZATION_ID)
         primary = versions.get(int(key.primary.name.rsplit("/", 1)[1])) if key else None
         return Sight(
             name=ours[0].name if ours else NEW,
             archived=any(one.archived_at is not None for one in ours),
             attached=ours[0].external_key_id if ours else None,
-            labelled=key is not None and key.labels.get(label) == value,
+            labelled=key is not None and key.labels.get(LABEL) == VALUE,
             roles=frozenset(b.role for b in self._bindings() if MEMBER in b.members),
             states=tuple(State(version.state).name for version in versions.values()),
             primary=State(primary.state).name if primary else "MISSING",
@@ -161,24 +160,16 @@ class Scene:
         workspace.archived_at = None if workspace.archived_at else "2026-11-01T00:00:00+00:00"
 
     def attach_another(self) -> None:
-        """Somebody attaches a key of their own, or makes a workspace of the name."""
+        """Another user attaches a key of their own, or makes a workspace of the name."""
         if self.creates:
             self._take_the_name()
             return
         workspace = self.world.admin.workspaces[WORKSPACE]
         if workspace.external_key_id is not None:
             return
-        other = StoredExternalKey(
-            id=seed.fixed_id("ekey", "Another"),
-            sequence=self.world.admin.next_sequence(),
-            created_at="2026-11-01T00:00:00+00:00",
-            updated_at="2026-11-01T00:00:00+00:00",
-            display_name="another",
-            geo="us",
-            provider_config=GcpConfig(type="gcp", key_name=f"{KEY}-another"),
-            user_profile_id=None,
+        other = self.create_external_key(
+            seed.fixed_id("ekey", "Another"), "another", f"{KEY}-another"
         )
-        self.world.admin.external_keys[other.id] = other
         workspace.external_key_id = other.id
 
     def _take_the_name(self) -> None:
@@ -198,7 +189,7 @@ class Scene:
         self._edit(lambda bindings: [b for b in bindings if b.role not in ROLES] + again)
 
     def invite(self) -> None:
-        """Somebody else gets a role on the key."""
+        """Another principal gets a role on the key."""
         role, member = OUTSIDER
         self._edit(lambda bindings: [*bindings, policy_pb2.Binding(role=role, members=[member])])
         self.outsiders = self.key in self.world.kms.crypto_keys
@@ -206,11 +197,10 @@ class Scene:
     def label(self) -> None:
         """The organization label is taken away, or put back."""
         key = self.world.kms.crypto_keys.get(self.key)
-        label, value = organization_label(seed.ORGANIZATION_ID)
-        if key is not None and label in key.labels:
-            del key.labels[label]
+        if key is not None and LABEL in key.labels:
+            del key.labels[LABEL]
         elif key is not None:
-            key.labels[label] = value
+            key.labels[LABEL] = VALUE
 
     def disable(self) -> None:
         """The first version is disabled, or enabled again."""
@@ -254,12 +244,10 @@ class Scene:
     def _edit(self, change: Callable[[list[policy_pb2.Binding]], list[policy_pb2.Binding]]) -> None:
         if self.key not in self.world.kms.crypto_keys:
             return
-        policy = read_policy(self.world, self.key, 3)
-        kept = change(list(policy.bindings))
-        del policy.bindings[:]
-        policy.bindings.extend(kept)
-        policy.version = 3
-        write_policy(self.world, self.key, policy, "123456789012")
+        with self.policy_change(self.key) as policy:
+            kept = change(list(policy.bindings))
+            del policy.bindings[:]
+            policy.bindings.extend(kept)
 
 
 EVENTS: Final = (

@@ -1,17 +1,20 @@
-"""A Prefect server for flows that this process executes itself."""
+"""A Prefect server for flows that this process executes itself, or its children."""
 
 from __future__ import annotations
 
+import base64
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from cli.local.processes import stop
+from cli.local.processes import Child, stop
 from cli.local.stack import (
     client_environment,
     free_port,
@@ -24,25 +27,60 @@ from tests.support.postgres import new_database
 _SENT_SECONDS = 30.0
 
 
-@contextmanager
-def lone_server() -> Iterator[str]:
-    """Start one with an empty database, and let this process talk to it; gives its API's address.
+@dataclass
+class OwnServer:
+    """A server with a home, a port and a database, which survive it when it is killed.
 
     Not Prefect's test harness, whose server is on SQLite: a busy one answers 503.
     """
-    with tempfile.TemporaryDirectory(prefix="cmek-lone-") as scratch:
-        home = Path(scratch)
-        (home / "tmp").mkdir()
-        port = free_port()
-        environment = client_environment(home, port)
-        address = environment["PREFECT_API_URL"]
-        server = start_server(home, port, environment, new_database())
+
+    home: Path
+    port: int = field(default_factory=free_port)
+    database_url: str = field(default_factory=new_database)
+    child: Child | None = None
+
+    def __post_init__(self) -> None:
+        (self.home / "tmp").mkdir()
+        self.environment = client_environment(self.home, self.port)
+        # the next server on this database must be able to read what this one has encrypted
+        key = base64.urlsafe_b64encode(os.urandom(32)).decode()
+        self._own = {**self.environment, "PREFECT_SERVER_ENCRYPTION_KEY": key}
+
+    @property
+    def api_url(self) -> str:
+        """The address of its API."""
+        return self.environment["PREFECT_API_URL"]
+
+    def start(self) -> None:
+        """Start it, again on the same database, and wait until it is healthy."""
+        self.child = start_server(self.home, self.port, self._own, self.database_url)
+        with patient_client(self.api_url) as api:
+            wait_for_server(self.child, api)
+
+    def kill(self) -> None:
+        """At once, as by a lost machine."""
+        assert self.child is not None
+        self.child.process.kill()
+        self.child.process.wait()
+
+
+@contextmanager
+def own_server() -> Iterator[OwnServer]:
+    """Start a server with an empty database, and let this process talk to it."""
+    with tempfile.TemporaryDirectory(prefix="cmek-server-") as scratch:
+        server = OwnServer(Path(scratch))
         try:
-            with patient_client(address) as api:
-                wait_for_server(server, api)
-            with temporary_settings({PREFECT_API_URL: address}):
-                yield address
-                for worker in (APILogWorker, EventsWorker):
-                    worker.drain_all(timeout=_SENT_SECONDS, at_exit=False)
+            server.start()
+            with temporary_settings({PREFECT_API_URL: server.api_url}):
+                yield server
         finally:
-            stop([server])
+            stop([server.child] if server.child else [])
+
+
+@contextmanager
+def lone_server() -> Iterator[str]:
+    """The address of such a server's API; at the end, what this process still sends is awaited."""
+    with own_server() as server:
+        yield server.api_url
+        for worker in (APILogWorker, EventsWorker):
+            worker.drain_all(timeout=_SENT_SECONDS, at_exit=False)

@@ -32,14 +32,14 @@ def keygen(*arguments: str | Path, message: str = "") -> str:
 
 
 def sign(text: str, key: Path, namespace: str = NAMESPACE) -> str:
-    """Sign as the command in an ask's text does."""
+    """Sign as the command in an approval request's text does."""
     return keygen("-Y", "sign", "-n", namespace, "-f", key, message=text)
 
 
 def statement(
     for_ask: ApprovalRequest | None = None, /, approver: str = GRACE, **changes: Any
 ) -> Statement:
-    """A statement that answers the ready-made ask, with changes."""
+    """A statement for the approval request of `facts`, with changes."""
     signed = statement_for(
         for_ask or make.approval_request(),
         approver=approver,
@@ -99,7 +99,7 @@ class Office:
     def answer_text(
         self, approval_request: ApprovalRequest, *approvers: str, at: datetime, **changes: Any
     ) -> str:
-        """Signed approvals of this ask for its form."""
+        """Signed approvals of this request for its form."""
         said = (
             statement_for(approval_request, approver=one, decision="approve", comment="fine", at=at)
             for one in approvers

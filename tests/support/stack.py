@@ -1,4 +1,4 @@
-"""A whole local stack for tests: start onboardings, wait for states, answer asks."""
+"""A whole local stack for tests: start onboardings, wait for states, approve."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
@@ -24,7 +23,7 @@ from cli.local import stack as local_stack
 from cli.local import stack as prefect_server
 from tasks.discovery import start_onboarding
 from tests.support.postgres import cluster
-from tests.support.sandbox import SandboxControl
+from tests.support.sandbox import SandboxControl, admin_call
 
 APPROVER = "grace@example.com"
 REQUESTER = "ada@example.com"
@@ -46,9 +45,7 @@ class Stack:
 
     def new_workspace(self, name: str, **tags: str) -> str:
         """Make a fresh workspace; its id. The sandbox logs the call like any other."""
-        made = self.admin("POST", "workspaces", {"name": name, "tags": tags})
-        workspace_id: str = made["id"]
-        return workspace_id
+        return str(self.admin("POST", "workspaces", {"name": name, "tags": tags})["id"])
 
     def is_attached(self, workspace_id: str) -> bool:
         """Whether the Admin API shows a key under the workspace."""
@@ -56,30 +53,19 @@ class Stack:
 
     def admin(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         """One call of the Admin API as the organization's administrator."""
-        answer = httpx.request(
-            method,
-            f"{self.local.sandbox.http}/v1/organizations/{path}",
-            json=body,
-            headers={
-                "x-api-key": self.local.sandbox.admin_key,
-                "anthropic-version": "2023-06-01",
-            },
-            trust_env=False,
-        )
-        read: dict[str, Any] = answer.raise_for_status().json()
-        return read
+        return admin_call(self.local.sandbox, method, path, body)
 
     def run(self, run_id: UUID | str) -> FlowRun:
         """The run as the server has it now."""
         return self.client.read_flow_run(UUID(str(run_id)))
 
     def start_onboarding(self, workspace_id: str, **request: Any) -> FlowRun:
-        """Start a run of its own, with the sandbox's project unless told otherwise."""
+        """Start a run of its own, with the sandbox's project by default."""
         given = self.request(workspace_id) | request
         return start_run(self.local.api_url, given, idempotency_key=str(uuid4()))
 
     def request(self, workspace_id: str) -> dict[str, Any]:
-        """The least that an onboarding is asked with."""
+        """The required fields of an onboarding request."""
         return {
             "workspace_id": workspace_id,
             "project_id": self.local.sandbox.project_id,

@@ -36,10 +36,10 @@ def sweep_points(sweeps: Sweeps) -> list[SweepPoint]:
 
 
 def survive_in_sweep(sweeps: Sweeps, point: SweepPoint) -> None:
-    """Kill a revalidation at this point, retry it, and look at what is there in the end.
+    """Kill a revalidation at this point, retry it, and check the end state.
 
     Raises:
-        AssertionError: A key without its verdict, news told twice or never, a look done twice.
+        AssertionError: A key without its verdict, an event sent twice or never, a key read twice.
     """
     run = sweeps.begin()
 
@@ -51,14 +51,14 @@ def survive_in_sweep(sweeps: Sweeps, point: SweepPoint) -> None:
     where = str(point)
     assert run.state == "Crashed", f"{where}: {run.state} {run.message}"
     sweeps.kept.on_the_way.clear()
-    # a run that had reported everything looks at all keys anew
+    # a run that had reported everything reads all keys again
     done = set() if "reported" in run.memory else run.looked_at()
     known = len(sweeps.log)
     run.retry()
     sweeps.driver.execute(run)
     sweeps.check_end(run, where)
     validated = {one.resource for one in sweeps.log[known:] if "validate" in one.call}
-    assert not done & validated, f"{where}: {done & validated} were looked at again"
+    assert not done & validated, f"{where}: {done & validated} were validated again"
     for name, key in sweeps.ids.items():
         looks = sweeps.looks(name, run)
         assert 1 <= looks <= (1 if key in done else 2), f"{where}: {name} has {looks} records"

@@ -16,7 +16,7 @@ from tests.support.sweep_crashes import sweep_points
 from tests.support.sweeps import BEYOND, NEWS, VERDICTS, Sweeps
 
 FIRST_READS: Final = {"organization.me", "workspaces.list", "external_keys.list"}
-"""Without their answers there is nothing to look at, and the run fails."""
+"""Without their answers there is no key to read, and the run fails."""
 
 
 def sweep_scripts(sweeps: Sweeps) -> list[Script]:
@@ -46,10 +46,10 @@ def sweep_refusals(sweeps: Sweeps) -> list[RefusedCalls]:
 
 
 def survive_sweep_faults(sweeps: Sweeps, script: Script) -> None:
-    """Let it go wrong, then look again.
+    """Let it go wrong, then revalidate again.
 
     Raises:
-        AssertionError: Too many calls, a verdict that nobody could know, or one that is lost.
+        AssertionError: Too many calls, a verdict without a reading, or one that is lost.
     """
     run = sweeps.begin()
     sweeps.driver.sandbox.world.faults.add(script.injected())
@@ -60,7 +60,7 @@ def survive_sweep_faults(sweeps: Sweeps, script: Script) -> None:
 
 
 def survive_sweep_refusal(sweeps: Sweeps, refused: RefusedCalls) -> None:
-    """Execute with those calls refused by the operating system, then look again.
+    """Execute with those calls refused by the operating system, then revalidate again.
 
     Raises:
         AssertionError: As with a fault.
@@ -87,11 +87,11 @@ def _touched(sweeps: Sweeps, script: Script) -> Iterable[str]:
 
 
 def _check_meanwhile(sweeps: Sweeps, run: Revalidation, where: str, touched: Iterable[str]) -> None:
-    """What could not be read is unknown, the rest is what it is; people hear nothing wrong."""
+    """What could not be read is unknown, the rest is what it is; no wrong event is sent."""
     counts = Counter((one.call, one.resource) for one in sweeps.log)
     most = max(counts.values(), default=0)
     assert most <= ATTEMPTS, f"{where}: {counts.most_common(1)}"
-    assert sweeps.news() <= Counter(NEWS), f"{where}: told {sweeps.news()}"
+    assert sweeps.news() <= Counter(NEWS), f"{where}: events {sweeps.news()}"
     if run.error is not None:
         assert isinstance(run.error, AdminApiError), f"{where}: {run.message}"
         return

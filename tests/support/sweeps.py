@@ -1,7 +1,7 @@
 """One day's revalidation of a small fleet, again and again in new worlds with the same past.
 
-Yesterday's look is in every key's history, so that today's can find that something has broken or
-recovered, and what people were told already.
+Yesterday's reading is in every key's history, so that today's can find that something has broken or
+recovered, and which events were sent already.
 """
 
 from __future__ import annotations
@@ -12,13 +12,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
-from google.iam.v1 import policy_pb2
-
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.keys.health import UNFINISHED
 from cmek.keys.verdicts import KeyRecord
 from sandbox import seed
-from sandbox.iam import write_policy
 from sandbox.kms.state import GoogleProject
 from sandbox.world import Entry
 from tests.support.driver import Driver, driving
@@ -45,7 +42,7 @@ NEWS: Final = {
     ("cmek.key.broken", "disabled"),
     ("cmek.key.broken", "vanished"),
 }
-"""What people must be told today."""
+"""The events that must be sent today."""
 
 
 class Sweeps:
@@ -89,10 +86,8 @@ class Sweeps:
         ring = f"projects/{BEYOND}/locations/us-east5/keyRings/ring"
         self.ids["inherited"] = self._in_ring(fleet, ring, "inherited")
         fleet.set_policy(f"{ring}/cryptoKeys/inherited", {})
-        policy = policy_pb2.Policy(version=3)
-        for role in ROLES:
-            policy.bindings.add(role=role, members=[MEMBER])
-        write_policy(world, f"projects/{BEYOND}", policy, "200000000001")
+        grants = {role: [MEMBER] for role in ROLES}
+        fleet.replace_policy(f"projects/{BEYOND}", grants, number="200000000001")
         fleet.set_state("mended", 1, "DISABLED")
         return fleet
 
@@ -108,12 +103,12 @@ class Sweeps:
         return self.kept.records(self.ids[name])[-1]
 
     def looks(self, name: str, run: Revalidation) -> int:
-        """How many looks of this run are in a key's history."""
+        """How many records of this run are in a key's history."""
         records = self.kept.records(self.ids[name])
         return sum(record.run_id == str(run.id) for record in records)
 
     def news(self) -> Counter[tuple[str, str]]:
-        """What people were told since yesterday, and how often; the process has ended."""
+        """The events since yesterday, and how often each; the process has ended."""
         self.kept.deliver()
         names = {f"cmek.key.{key}": name for name, key in self.ids.items()}
         told = [one for id_, one in self.kept.events.items() if id_ not in self.past.events]
@@ -128,7 +123,7 @@ class Sweeps:
         ]
 
     def check_end(self, run: Revalidation, where: str) -> None:
-        """Every key has its true verdict, all news was told once, nothing was changed outside.
+        """Every key has its true verdict, every event was sent once, nothing was changed outside.
 
         Raises:
             AssertionError: Says what is wrong.
@@ -138,13 +133,13 @@ class Sweeps:
         assert found == VERDICTS, f"{where}: {_difference(found, VERDICTS)}"
         assert run.state == "Failed", f"{where}: {run.state} {run.message}"  # a key is broken
         assert run.error is None, f"{where}: {run.message}"
-        assert self.news() == Counter(NEWS), f"{where}: told {self.news()}"
+        assert self.news() == Counter(NEWS), f"{where}: events {self.news()}"
         followed = self.to_look_again()
         assert len(followed) == 1, f"{where}: {followed}"
         assert "dark" in followed[0], f"{where}: {followed}"
 
     def check_kept(self, run: Revalidation, where: str) -> None:
-        """One record and row for every key, by looks that ended; no writes.
+        """One record and row for every key, by reads that ended; no writes.
 
         Raises:
             AssertionError: Says what is wrong.
@@ -155,7 +150,7 @@ class Sweeps:
         assert sorted(rows) == sorted(self.ids.values()), f"{where}: {sorted(rows)}"
         for name, key in self.ids.items():
             record = self.record(name)
-            assert record.run_id == str(run.id), f"{where}: {name} was not looked at"
+            assert record.run_id == str(run.id), f"{where}: {name} was not read"
             assert rows[key].level is record.verdict, f"{where}: {name}: {rows[key].verdict}"
             ended = all(reason.rule != UNFINISHED for reason in record.reasons)
             assert ended, f"{where}: {name}: {record.reasons}"

@@ -8,6 +8,25 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+class QuietHandler(BaseHTTPRequestHandler):
+    """Reads a whole body, sends a whole response, and logs nothing."""
+
+    def body(self) -> bytes:
+        """What the request carries."""
+        return self.rfile.read(int(self.headers.get("content-length", 0)))
+
+    def reply(self, status: int, content: bytes, kind: str = "application/json") -> None:
+        """Send a response with this content."""
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
 @contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """The address at which `handler` answers."""

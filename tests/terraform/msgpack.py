@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Unknown:
-    """A value that only an apply will tell."""
+    """A value that only an apply will know."""
 
 
 UNKNOWN = Unknown()

@@ -58,7 +58,7 @@ class StandIn:
         return MESSAGES["ImportResponse"](imported_resources=[imported])
 
     def plan(self, request: Any) -> Any:
-        """Terraform's own proposal, with what only an apply can tell, and what can't be changed."""
+        """Terraform's own proposal, with what only an apply can know, and what can't be changed."""
         resource = RESOURCES[request.type_name]
         before, planned = (
             unpack(request.prior_state.msgpack),

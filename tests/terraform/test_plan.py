@@ -101,7 +101,7 @@ def test_one_module_holds_many_workspaces_and_takes_in_another(bench: Bench) -> 
 
 
 def _lose_grant(bench: Bench, name: str) -> None:
-    """Somebody takes Anthropic's right to encrypt and decrypt away."""
+    """Anthropic loses its right to encrypt and decrypt."""
     world = bench.rig.sandbox.world
     with world.lock:
         bindings = world.kms.policies[name].policy.bindings
@@ -114,7 +114,7 @@ async def _add_label(bench: Bench, name: str, label: str, value: str) -> None:
 
 
 def test_a_changed_live_value_shows_in_the_next_plan(bench: Bench) -> None:
-    """A rotation, a label or a grant that somebody changed is named, and nothing else is."""
+    """A rotation, a label or a grant that was changed outside is named, and nothing else is."""
     name = bench.onboard(bench.rig.fresh_workspace())
     bench.export()
     bench.terraform.plan()
@@ -188,7 +188,7 @@ def test_with_the_true_providers_labels_the_first_apply_writes_nothing(bench: Be
 
 
 def test_the_options_add_service_audit_logs_and_an_alert(bench: Bench) -> None:
-    """Off by default; on, they come as additions, and the alert asks what our query asks.
+    """Off by default; on, they come as additions, and the alert's filter is that of our query.
 
     They stand in a file that the export doesn't write, so a new export keeps them.
     """

@@ -1,0 +1,125 @@
+"""Build a sandbox's state directly: keys, grants, registrations, workspaces and faults.
+
+Nothing here goes over the network or through the code under test, so it stands in no request log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.cloud import kms_v1
+from google.iam.v1 import policy_pb2
+
+from cmek.anthropic_identity import MEMBER
+from cmek.names import organization_label
+from sandbox import seed
+from sandbox.admin.state import GcpConfig, StoredExternalKey
+from sandbox.iam import read_policy, write_policy
+from sandbox.kms import operations as kms
+from sandbox.world import Fault, World
+
+NUMBER: Final = "123456789012"
+"""Of the sandbox's project."""
+LABEL, VALUE = organization_label(seed.ORGANIZATION_ID)
+_TEMPLATE: Final = {"protection_level": "HSM", "algorithm": "GOOGLE_SYMMETRIC_ENCRYPTION"}
+
+
+@dataclass
+class SandboxWorld:
+    """What every test world does to a sandbox's state."""
+
+    world: World
+
+    def administer(self, request: Any) -> Any:
+        """Make a Cloud KMS call as the project's administrator."""
+        method = next(m for m in kms.METHODS if m.request is type(request))
+        with self.world.lock:
+            return method.run(self.world, self.world.identities.administrator, request)
+
+    def make_ring(self, ring: str) -> None:
+        """A key ring, unless it is there."""
+        parent, _, ring_id = ring.rpartition("/keyRings/")
+        if ring not in self.world.kms.key_rings:
+            self.administer(kms_v1.CreateKeyRingRequest(parent=parent, key_ring_id=ring_id))
+
+    def create_key(self, key_name: str, *, skip_version: bool = False, **fields: Any) -> None:
+        """A key with the organization label in a ring that is there, but for the fields given."""
+        ring, _, key_id = key_name.rpartition("/cryptoKeys/")
+        wanted = {
+            "purpose": "ENCRYPT_DECRYPT",
+            "version_template": _TEMPLATE,
+            "labels": {LABEL: VALUE},
+        }
+        self.administer(
+            kms_v1.CreateCryptoKeyRequest(
+                parent=ring,
+                crypto_key_id=key_id,
+                crypto_key=kms_v1.CryptoKey(**(wanted | fields)),
+                skip_initial_version_creation=skip_version,
+            )
+        )
+
+    def create_external_key(
+        self, external_key_id: str, name: str, key_name: str
+    ) -> StoredExternalKey:
+        """Anthropic's record of a key, without a validation of it."""
+        now = self.world.clock.now().isoformat()
+        with self.world.lock:
+            made = self.world.admin.external_keys[external_key_id] = StoredExternalKey(
+                id=external_key_id,
+                sequence=self.world.admin.next_sequence(),
+                created_at=now,
+                updated_at=now,
+                display_name=name,
+                geo="us",
+                provider_config=GcpConfig(type="gcp", key_name=key_name),
+                user_profile_id=None,
+            )
+        return made
+
+    @contextmanager
+    def policy_change(self, resource: str) -> Iterator[policy_pb2.Policy]:
+        """The policy of any resource, to be changed in the block and then written."""
+        with self.world.lock:
+            policy = read_policy(self.world, resource, 3)
+            yield policy
+            policy.version = 3
+            write_policy(self.world, resource, policy, NUMBER)
+
+    def bind(
+        self, resource: str, role: str, member: str = MEMBER, condition: str | None = None
+    ) -> None:
+        """Add a binding to any resource's policy."""
+        with self.policy_change(resource) as policy:
+            _add(policy, role, [member], condition)
+
+    def replace_policy(
+        self,
+        resource: str,
+        bindings: Mapping[str, Sequence[str]],
+        condition: str | None = None,
+        *,
+        number: str = NUMBER,
+    ) -> None:
+        """Replace a policy by these members of each role; `number` is the project's."""
+        policy = policy_pb2.Policy(version=3)
+        for role, members in bindings.items():
+            _add(policy, role, members, condition)
+        with self.world.lock:
+            write_policy(self.world, resource, policy, number)
+
+    def fault(self, call: str, status: int | str = 503, **fields: Any) -> None:
+        """Make every attempt of a call fail."""
+        self.world.faults.add(Fault(call=call, status=status, times=50, **fields))
+
+
+def _add(
+    policy: policy_pb2.Policy, role: str, members: Sequence[str], condition: str | None
+) -> None:
+    binding = policy.bindings.add(role=role, members=members)
+    if condition:
+        binding.condition.title = "a condition"
+        binding.condition.expression = condition
