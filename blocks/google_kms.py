@@ -17,8 +17,9 @@ from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
 from cmek._http import check_endpoint, is_loopback
+from cmek.gcp._transport import SCOPES
 from cmek.gcp.errors import GoogleApiError, classify
-from cmek.gcp.kms import SCOPES, CloudKms
+from cmek.gcp.kms import CloudKms
 
 _PROBE_LOCATION = "us-east5"
 

@@ -24,14 +24,7 @@ from cli.terminal import new_console, printable
 from cmek.keys.history import SIGNS, read_page
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.onboarding.reports import artifact_key
-from cmek.revalidation.fleet import (
-    FLEET,
-    FleetRow,
-    counts,
-    merged,
-    published,
-    read_rows,
-)
+from cmek.revalidation.fleet import FLEET, FleetRow, counts, merged, published, read_rows
 from cmek.tags import workspace_tag
 
 STYLES: Final = {

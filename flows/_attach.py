@@ -33,12 +33,7 @@ from flows._provision import KeyValidationError, ProvisionedKey, diagnose_failur
 from tasks.artifacts import publish
 from tasks.attachment import AttachOutcome, AttachResult, attach, create
 from tasks.evidence import publish_evidence, record
-from tasks.reads import (
-    check_prerequisites,
-    read_live_facts,
-    signatures_needed,
-    verify_signatures,
-)
+from tasks.reads import check_prerequisites, read_live_facts, signatures_needed, verify_signatures
 from tasks.runs import load_state, save_state
 from tasks.validation import validate
 

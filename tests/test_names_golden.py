@@ -19,7 +19,8 @@ import yaml
 from prefect.flows import Flow
 from pydantic import BaseModel
 
-from blocks import AnthropicAdmin, GoogleKms
+from blocks.anthropic_admin import AnthropicAdmin
+from blocks.google_kms import GoogleKms
 from cli.deploy import PROJECT
 from cmek import tags
 from cmek.discovery.request import EVENT, Announcement, DiscoveryRequest

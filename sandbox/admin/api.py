@@ -39,7 +39,7 @@ from sandbox.world import World
 
 
 @dataclass(slots=True)
-class AdminCall:
+class AuthenticatedCall:
     """A request that has been authenticated and parsed; handlers run under the world's lock."""
 
     world: World
@@ -60,7 +60,7 @@ class AdminCall:
         return timestamp(self.world.clock.now())
 
 
-AdminHandler = Callable[[AdminCall], dict[str, Any]]
+AdminHandler = Callable[[AuthenticatedCall], dict[str, Any]]
 
 BASE: Final = "/v1/organizations"
 ANY: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -97,13 +97,13 @@ def operation(
 
 
 @operation("organization.me", "GET /me")
-def me(call: AdminCall) -> dict[str, Any]:
+def me(call: AuthenticatedCall) -> dict[str, Any]:
     """The organization of the credential."""
     organization = call.state.organization
     return {"id": organization.id, "type": "organization", "name": organization.name}
 
 
-def _unknown(_: AdminCall) -> dict[str, Any]:
+def _unknown(_: AuthenticatedCall) -> dict[str, Any]:
     raise AnthropicError(404, "Not found.")
 
 
@@ -143,7 +143,7 @@ def _served_call(world: World, served: Operation, request: Request, raw: bytes) 
         authenticate(world, request.headers)
         if refusal is not None:
             raise refusal
-        return served.handler(AdminCall(world, request.query_params, body, target, seen))
+        return served.handler(AuthenticatedCall(world, request.query_params, body, target, seen))
 
     return ServedCall(
         service="admin",

@@ -17,7 +17,7 @@ from google.cloud import kms_v1
 from cmek.names import BadNameError, KeyName, is_us_single_region, organization_label
 from sandbox.admin.api import (
     LONGEST_WAIT_SECONDS,
-    AdminCall,
+    AuthenticatedCall,
     CreateExternalKey,
     UpdateExternalKey,
     cursor,
@@ -81,7 +81,7 @@ DISABLED: Final = "Customer-managed encryption keys are not enabled for this org
 
 
 @operation("external_keys.create", "POST /external_keys", write=True)
-def create(call: AdminCall) -> dict[str, Any]:
+def create(call: AuthenticatedCall) -> dict[str, Any]:
     """Register a key; the key itself is not touched."""
     switches = call.world.switches
     if not switches.cmek_enabled:
@@ -103,7 +103,7 @@ def create(call: AdminCall) -> dict[str, Any]:
 
 
 @operation("external_keys.list", "GET /external_keys")
-def list_(call: AdminCall) -> dict[str, Any]:
+def list_(call: AuthenticatedCall) -> dict[str, Any]:
     """One page, newest first."""
     limit = integer(call.query, "limit", 20, 100)
     page = call.query.get("page")
@@ -118,13 +118,13 @@ def list_(call: AdminCall) -> dict[str, Any]:
 
 
 @operation("external_keys.retrieve", "GET /external_keys/{target}")
-def retrieve(call: AdminCall) -> dict[str, Any]:
+def retrieve(call: AuthenticatedCall) -> dict[str, Any]:
     """One key."""
     return _rendered(call, call.state.external_key(call.target))
 
 
 @operation("external_keys.update", "POST /external_keys/{target}", write=True)
-def update(call: AdminCall) -> dict[str, Any]:
+def update(call: AuthenticatedCall) -> dict[str, Any]:
     """Change what may change: always the display name, the rest only while nothing uses the key."""
     key = call.state.external_key(call.target)
     body = parse_body(UpdateExternalKey, call.body)
@@ -140,7 +140,7 @@ def update(call: AdminCall) -> dict[str, Any]:
 
 
 @operation("external_keys.delete", "DELETE /external_keys/{target}", write=True)
-def delete(call: AdminCall) -> dict[str, Any]:
+def delete(call: AuthenticatedCall) -> dict[str, Any]:
     """Forget a key that no workspace uses."""
     key = call.state.external_key(call.target)
     _check_policy(call, key)
@@ -152,18 +152,18 @@ def delete(call: AdminCall) -> dict[str, Any]:
 
 
 @operation("external_keys.validate", "POST /external_keys/{target}/validate", validates=True)
-def validate(call: AdminCall) -> dict[str, Any]:
+def validate(call: AuthenticatedCall) -> dict[str, Any]:
     """Encrypt and decrypt once; a failure is a result, not an error."""
     failure = validate_key(call.world, call.state.external_key(call.target))
     status = "failure" if failure else "success"
     return {"type": "external_key_validation", "status": status, "error": failure}
 
 
-def _rendered(call: AdminCall, key: StoredExternalKey) -> dict[str, Any]:
+def _rendered(call: AuthenticatedCall, key: StoredExternalKey) -> dict[str, Any]:
     return key.render(attached=call.state.is_attached(key.id))
 
 
-def _check_key_name(call: AdminCall, key_name: str) -> None:
+def _check_key_name(call: AuthenticatedCall, key_name: str) -> None:
     if call.world.switches.create_checks_key_name:
         try:
             KeyName.parse(key_name)
@@ -176,7 +176,9 @@ def _check_key_name(call: AdminCall, key_name: str) -> None:
         raise AnthropicError(409, "An external key with this key name already exists.")
 
 
-def _check_reconfigurable(call: AdminCall, key: StoredExternalKey, body: UpdateExternalKey) -> None:
+def _check_reconfigurable(
+    call: AuthenticatedCall, key: StoredExternalKey, body: UpdateExternalKey
+) -> None:
     _check_policy(call, key)
     if "geo" in body.model_fields_set and body.geo is None:
         raise AnthropicError(400, "geo: input should be 'us'")
@@ -192,7 +194,7 @@ def _check_reconfigurable(call: AdminCall, key: StoredExternalKey, body: UpdateE
         raise AnthropicError(call.world.switches.replace_key_status, text)
 
 
-def _check_policy(call: AdminCall, key: StoredExternalKey) -> None:
+def _check_policy(call: AuthenticatedCall, key: StoredExternalKey) -> None:
     if key.id in (call.world.switches.workspace_policy_keys or ()):
         text = "The external key is listed in the organization's Workspace Policy."
         raise AnthropicError(400, text, "external_key_in_workspace_policy")

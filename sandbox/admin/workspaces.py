@@ -12,7 +12,7 @@ import uuid
 from typing import Any
 
 from sandbox.admin.api import (
-    AdminCall,
+    AuthenticatedCall,
     CreateWorkspace,
     UpdateWorkspace,
     flag,
@@ -27,7 +27,10 @@ from sandbox.errors import AnthropicError
 
 
 def check_attachable(
-    call: AdminCall, workspace: StoredWorkspace, external_key_id: str, current: str | None = None
+    call: AuthenticatedCall,
+    workspace: StoredWorkspace,
+    external_key_id: str,
+    current: str | None = None,
 ) -> None:
     """Pass when the key may be written. Raises every documented refusal, with its code."""
     switches = call.world.switches
@@ -59,7 +62,7 @@ def check_attachable(
 
 
 @operation("workspaces.list", "GET /workspaces")
-def list_(call: AdminCall) -> dict[str, Any]:
+def list_(call: AuthenticatedCall) -> dict[str, Any]:
     """One page; archived ones and the default one only when asked for."""
     limit = integer(call.query, "limit", 20, 1000)
     ids = call.query.getlist("ids[]")
@@ -79,13 +82,13 @@ def list_(call: AdminCall) -> dict[str, Any]:
 
 
 @operation("workspaces.retrieve", "GET /workspaces/{target}")
-def retrieve(call: AdminCall) -> dict[str, Any]:
+def retrieve(call: AuthenticatedCall) -> dict[str, Any]:
     """One workspace, the default one included."""
     return call.state.workspace(call.target).render()
 
 
 @operation("workspaces.create", "POST /workspaces", write=True, validates=True)
-def create(call: AdminCall) -> dict[str, Any]:
+def create(call: AuthenticatedCall) -> dict[str, Any]:
     """A new workspace, with a key when one is named."""
     body = parse_body(CreateWorkspace, call.body)
     _check_room(call, body.name)
@@ -107,7 +110,7 @@ def create(call: AdminCall) -> dict[str, Any]:
 
 
 @operation("workspaces.update", "POST /workspaces/{target}", write=True, validates=True)
-def update(call: AdminCall) -> dict[str, Any]:
+def update(call: AuthenticatedCall) -> dict[str, Any]:
     """Change what was sent, all of it or nothing."""
     workspace = call.state.workspace(call.target)
     body = parse_body(UpdateWorkspace, call.body)
@@ -130,7 +133,7 @@ def update(call: AdminCall) -> dict[str, Any]:
 
 
 @operation("workspaces.archive", "POST /workspaces/{target}/archive", write=True)
-def archive(call: AdminCall) -> dict[str, Any]:
+def archive(call: AuthenticatedCall) -> dict[str, Any]:
     """Archive for good; the second time changes nothing."""
     workspace = call.state.workspace(call.target)
     if workspace.is_default:
@@ -140,7 +143,7 @@ def archive(call: AdminCall) -> dict[str, Any]:
     return workspace.render()
 
 
-def _check_room(call: AdminCall, name: str) -> None:
+def _check_room(call: AuthenticatedCall, name: str) -> None:
     """Name and number; how either is refused is not documented."""
     switches = call.world.switches
     live = [one for one in call.state.workspaces.values() if not one.archived_at]

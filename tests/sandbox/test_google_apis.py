@@ -12,7 +12,8 @@ from sandbox.server import Sandbox
 from tests.support.checking import check
 from tests.support.discovery import discovery
 from tests.support.sandbox import running
-from tests.support.staging import FOLDER, KEY, NUMBER, ORGANIZATION, PROJECT, Stage
+from tests.support.staging import FOLDER, KEY, ORGANIZATION, PROJECT, Stage
+from tests.support.world import NUMBER
 
 DOCUMENTS = {
     "cloudbilling": "cloudbilling.v1",

@@ -15,8 +15,9 @@ from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, VIEWER
 from sandbox.iam import write_policy
 from sandbox.kms.state import GoogleProject
 from sandbox.world import Fault
-from tests.support.fleet import LABEL, RING, VALUE, Fleet
+from tests.support.fleet import RING, Fleet
 from tests.support.kms import LOCATION, PROJECT
+from tests.support.world import LABEL, VALUE
 
 GRANTS = {role: [MEMBER] for role in ROLES}
 ADMIN = "roles/cloudkms.admin"
