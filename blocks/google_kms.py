@@ -17,7 +17,7 @@ from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
 from cmek._http import check_endpoint, is_loopback
-from cmek.gcp._transport import SCOPES
+from cmek.gcp._transport import SCOPES, token_request
 from cmek.gcp.errors import GoogleApiError, classify
 from cmek.gcp.kms import CloudKms
 
@@ -138,7 +138,7 @@ class GoogleKms(CredentialsBlock):
         """
         credentials = self.credentials()
         if credentials is not None:
-            await asyncio.to_thread(_get_token, credentials)
+            await asyncio.to_thread(_get_token, credentials, local=_local(self.endpoint))
         who = getattr(credentials, "service_account_email", None) or "the caller"
         project = self.quota_project or getattr(self.gcp_credentials, "project", None)
         if project is None:
@@ -168,9 +168,9 @@ def _local(endpoint: str | None) -> bool:
     return endpoint is not None and is_loopback(endpoint)
 
 
-def _get_token(credentials: Credentials) -> None:
+def _get_token(credentials: Credentials, *, local: bool) -> None:
     try:
-        credentials.refresh(Request())  # type: ignore[no-untyped-call]
+        credentials.refresh(token_request(local=local))  # type: ignore[no-untyped-call]
     except GoogleAuthError as error:
         problem = classify(error, call="google credentials")
     else:
@@ -211,7 +211,8 @@ def id_token_provider(block: GcpCredentials | None) -> Callable[[str], str]:
         signer = service_account.IDTokenCredentials.from_service_account_info(  # type: ignore[no-untyped-call]
             key, target_audience=audience
         )
-        signer.refresh(Request())
+        local = is_loopback(str(key.get("token_uri", "https://oauth2.googleapis.com")))
+        signer.refresh(token_request(local=local))
         return str(signer.token)
 
     return fetch

@@ -16,7 +16,7 @@ from google.auth.credentials import AnonymousCredentials, Credentials, with_scop
 from google.auth.transport.requests import Request
 from google.protobuf.json_format import ParseError
 
-from cmek._http import RetryDecision, check_endpoint, retrying, send_bounded
+from cmek._http import RetryDecision, check_endpoint, is_loopback, retrying, send_bounded
 from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
 
 CONCURRENT: Final = 16
@@ -38,6 +38,13 @@ def scoped(credentials: Credentials | None) -> Credentials | None:
     return result
 
 
+def token_request(*, local: bool) -> Request:
+    """What google-auth fetches tokens with; never through a proxy for a local token endpoint."""
+    request = Request()
+    request.session.trust_env = not local
+    return request
+
+
 def transient(error: Exception) -> RetryDecision:
     """Repeat what may pass by itself, after the wait that Google requested, if it did."""
     if not isinstance(error, GoogleApiError) or not error.problem.transient:
@@ -55,7 +62,9 @@ class GoogleTransport:
         self._credentials = scoped(credentials)
         self._base_url = check_endpoint(base_url) if base_url else None
         self._quota_project = quota_project or getattr(credentials, "quota_project_id", None)
-        self._http = httpx.AsyncClient(timeout=TIMEOUT)
+        self._local = base_url is not None and is_loopback(base_url)
+        # A proxy is for the internet: it must not see a token that is meant for this machine.
+        self._http = httpx.AsyncClient(timeout=TIMEOUT, trust_env=not self._local)
         self._slots = asyncio.Semaphore(CONCURRENT)
         self._refreshing = asyncio.Lock()
 
@@ -108,7 +117,7 @@ class GoogleTransport:
             return headers
         async with self._refreshing:
             if not self._credentials.valid:
-                await asyncio.to_thread(self._credentials.refresh, Request())
+                await asyncio.to_thread(self._credentials.refresh, token_request(local=self._local))
         return headers | {"authorization": f"Bearer {self._credentials.token}"}
 
 

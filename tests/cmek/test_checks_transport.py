@@ -146,6 +146,23 @@ async def test_the_quota_project_goes_with_each_read() -> None:
     assert seen == [("acme-billing", f"Bearer {CANARY}")]
 
 
+async def test_no_proxy_sees_a_local_read_or_its_token(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the read nor the token exchange before it, whatever the environment names."""
+    with _recorder() as (proxy, seen):
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        credentials = ServiceAccount.from_service_account_file(  # type: ignore[no-untyped-call]
+            rig.sandbox.google_credentials_file
+        )
+        await _project(rig.sandbox.http, credentials)
+    assert seen == []
+    assert rig.calls(service="oauth") == ["google.token"]
+
+
 async def test_plain_text_beyond_this_machine_is_refused() -> None:
     """No token leaves this machine unencrypted."""
     with pytest.raises(EndpointError):
@@ -176,6 +193,8 @@ def _recorder() -> Iterator[tuple[str, list[tuple[str | None, str | None]]]]:
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815 - the name that http.server calls
 
         def log_message(self, *_: object) -> None:
             pass
