@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, mod
 from blocks.google_kms import checked_url, id_token_provider
 from cmek.anthropic.auth import AdminKey, Credential, WorkloadIdentity
 from cmek.anthropic.client import AdminApi
+from cmek.trusted_hosts import ANTHROPIC, check_destination
 
 _FEDERATION = ("federation_rule_id", "organization_id", "service_account_id")
 
@@ -99,7 +100,12 @@ class AnthropicAdmin(CredentialsBlock):
         return self
 
     def get_client(self) -> AdminApi:
-        """A new client, for the event loop that first uses it; the caller closes it."""
+        """A new client, for the event loop that first uses it; the caller closes it.
+
+        Raises:
+            EndpointError: The address is not Anthropic's, nor allowed by the administrator.
+        """
+        check_destination(self.base_url, ANTHROPIC)
         return AdminApi(self.base_url, self._credential())
 
     async def check(self) -> str:

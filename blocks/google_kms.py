@@ -20,6 +20,7 @@ from cmek._http import check_endpoint, is_loopback
 from cmek.gcp._transport import SCOPES, token_request
 from cmek.gcp.errors import GoogleApiError, classify
 from cmek.gcp.kms import CloudKms
+from cmek.trusted_hosts import GOOGLE, check_destination
 
 _PROBE_LOCATION = "us-east5"
 
@@ -102,8 +103,12 @@ class GoogleKms(CredentialsBlock):
 
         Raises:
             GoogleApiError: there are no credentials; says how to get them.
-            EndpointError: the key would be sent to a plain-text address.
+            EndpointError: the credentials would be sent to a plain-text address, or to a host that
+                is not Google's, nor allowed by the administrator.
         """
+        for address in (self.endpoint, self.checks_endpoint):
+            if address is not None:
+                check_destination(address, GOOGLE)
         try:
             # Credentials without a key are none: google-auth would put this machine's own in place.
             if self.gcp_credentials is not None and service_account_key(self.gcp_credentials):
@@ -183,7 +188,7 @@ def service_account_key(block: GcpCredentials) -> dict[str, Any] | None:
     """The service-account key in the block or its file; None when it has neither.
 
     Raises:
-        EndpointError: the key's `token_uri` is plain text beyond loopback.
+        EndpointError: the key's `token_uri` is plain text beyond loopback, or not a host of Google.
     """
     if block.service_account_info is not None:
         key: dict[str, Any] = block.service_account_info.get_secret_value()
@@ -191,7 +196,8 @@ def service_account_key(block: GcpCredentials) -> dict[str, Any] | None:
         key = json.loads(block.service_account_file.read_text())
     else:
         return None
-    check_endpoint(str(key.get("token_uri", "https://oauth2.googleapis.com/token")))
+    token_uri = check_endpoint(str(key.get("token_uri", "https://oauth2.googleapis.com/token")))
+    check_destination(token_uri, GOOGLE)
     return key
 
 

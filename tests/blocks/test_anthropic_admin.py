@@ -11,6 +11,7 @@ from prefect_gcp import GcpCredentials
 from pydantic import SecretStr, ValidationError
 
 from blocks.anthropic_admin import AnthropicAdmin
+from cmek._http import EndpointError
 from cmek.anthropic.errors import AuthenticationError
 from sandbox import seed
 from tests.support.clients import Rig
@@ -99,3 +100,11 @@ async def test_a_token_endpoint_in_plain_text_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="plain text"):
         block.get_client()
+
+
+async def test_a_changed_address_does_not_get_the_stored_key() -> None:
+    """Whoever may change a block keeps its secret in it; the client is not even made."""
+    block = AnthropicAdmin(admin_key=SecretStr(CANARY), base_url="https://api.anthropic.example")
+    with pytest.raises(EndpointError, match=r"api\.anthropic\.example") as refused:
+        block.get_client()
+    assert CANARY not in str(refused.value)

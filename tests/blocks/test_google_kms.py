@@ -12,6 +12,7 @@ from prefect_gcp import GcpCredentials
 from pydantic import ValidationError
 
 from blocks.google_kms import GoogleKms
+from cmek._http import EndpointError
 from cmek.gcp.errors import GoogleApiError
 from tests.support.clients import Rig
 
@@ -102,3 +103,16 @@ async def test_a_wrong_block_says_what_is_wrong_and_keeps_its_key(
     with pytest.raises(ValidationError, match=problem) as caught:
         GoogleKms(**fields)
     assert "CANARY" not in f"{caught.value} {caught.value!r}"
+
+
+def test_a_changed_address_does_not_get_the_stored_key(rig: Rig) -> None:
+    """Neither Cloud KMS's nor that of the checks, nor the key's own token endpoint."""
+    key = json.loads(Path(rig.sandbox.google_credentials_file).read_text())
+    elsewhere = GcpCredentials(service_account_info=key | {"token_uri": "https://token.example/t"})
+    for block in (
+        GoogleKms(endpoint="kms.example:443"),
+        GoogleKms(checks_endpoint="https://googleapis.example"),
+        GoogleKms(gcp_credentials=elsewhere),
+    ):
+        with pytest.raises(EndpointError, match="not sent there"):
+            block.credentials()

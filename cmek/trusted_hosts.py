@@ -1,0 +1,61 @@
+"""Where a credential may be sent: to its service, to this machine, or where the administrator says.
+
+A block's address can be changed by whoever may write to Prefect's API, and the block keeps its
+secret then; so the address alone must not decide where the secret goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from cmek._http import EndpointError, is_loopback
+from cmek.signatures.verification import FileFacts, facts_of, weakness
+
+ANTHROPIC: Final = ("anthropic.com",)
+GOOGLE: Final = ("googleapis.com", "accounts.google.com")
+ALLOWED_HOSTS: Final = Path("/etc/cmek/allowed_hosts")
+"""One host a line, `#` begins a comment: a proxy or gateway of the worker's own organization."""
+
+
+def check_destination(
+    url: str,
+    service: tuple[str, ...],
+    *,
+    file: Path = ALLOWED_HOSTS,
+    look: Callable[[Path], FileFacts] = facts_of,
+) -> None:
+    """Pass when a credential of this service may be sent to the address.
+
+    Args:
+        url: `https://HOST…`, `http://` on loopback, or gRPC's `HOST:PORT`.
+        service: Domains of the credential's own service; their subdomains count.
+        file: For tests only; no caller passes another.
+        look: How to read the facts of the file; tests run as root, who can write everything.
+
+    Raises:
+        EndpointError: Another host, or a file that the worker's own user could have written.
+    """
+    host = (urlsplit(url if "://" in url else f"//{url}").hostname or "").rstrip(".").lower()
+    if is_loopback(url) or any(host == one or host.endswith(f".{one}") for one in service):
+        return
+    if host not in _listed(file, look):
+        raise EndpointError(
+            f"{host} is no host of {' or '.join(service)}, so the credential is not sent there: "
+            "correct the block's address, or have the worker's administrator list the host in "
+            f"{file}"
+        )
+
+
+def _listed(file: Path, look: Callable[[Path], FileFacts]) -> frozenset[str]:
+    try:
+        facts = (look(file.parent), look(file))
+    except OSError:
+        return frozenset()
+    for one in facts:
+        if why := weakness(one):
+            raise EndpointError(f"{file} does not count: {why}")
+    lines = (line.partition("#")[0].strip() for line in file.read_text().splitlines())
+    return frozenset(line.rstrip(".").lower() for line in lines if line)
