@@ -300,7 +300,7 @@ async def _read_again(
     )
     facts = await read_live_facts(request, external_key_id)
     numbers = await approval_request_numbers()
-    signatures = await verify_signatures(approval_request, response)
+    signatures = await verify_signatures(request, approval_request, response)
     gate_input = GateInput(
         facts=facts,
         plan=plan_of(facts, request, report),

@@ -247,15 +247,18 @@ async def signatures_needed(request: OnboardingRequest) -> int:
 
 @uncached_task(name="Verify signatures", task_run_name="Verify signatures")
 async def verify_signatures(
-    approval_request: ApprovalRequest, response: ApprovalResponse
+    request: OnboardingRequest, approval_request: ApprovalRequest, response: ApprovalResponse
 ) -> Signatures:
     """Read the signers file again and verify each signature; a bad one is reported as a problem.
+
+    What is required is the most of worker, pinned request and stored approval request: a record
+    that was rewritten with fewer signatures lowers nothing.
 
     Raises:
         SignersRefusedError: The signers file is gone, or does not count any more.
     """
     signers = find_signers()
-    required = required_signatures(signers, approval_request.signatures)
+    required = required_signatures(signers, max(request.signatures, approval_request.signatures))
     if not response.signed_approvals or response.decision == "reject":
         return Signatures(required)
     if signers is None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.states import Scheduled
 
 from blocks.anthropic_admin import AnthropicAdmin
@@ -60,6 +62,22 @@ def test_a_signed_approval_attaches_and_names_its_signer(
     (gate,) = [json.dumps(entry.body) for entry in entries if entry.kind == "gate_decision"]
     assert "BEGIN SSH SIGNATURE" in answered
     assert "ED25519 key SHA256:" in gate
+
+
+def test_a_stored_request_rewritten_with_fewer_signatures_lowers_nothing(
+    office: Office, bench: Onboardings
+) -> None:
+    """The worker wants one, the request two; whoever writes the run's storage can't ask for one."""
+    run = bench.asked(signatures=2)
+    for file in PREFECT_LOCAL_STORAGE_PATH.value().glob(f"cmek-{run.id}-approval-request-1-1*"):
+        # the last one is the stored request's own; the other is in its plan, under the digest
+        before, found, after = re.split(
+            r'(signatures\\*":)2(?!.*signatures\\*":2)', file.read_text()
+        )
+        file.write_text(f"{before}{found}1{after}")
+    run.approve(**signed(office, run, APPROVER))
+    assert bench.attaches() == []
+    assert "1 of 2 required signatures" in run.text()
 
 
 def test_a_forged_response_without_a_signature_attaches_nothing(
