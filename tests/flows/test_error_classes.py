@@ -134,7 +134,7 @@ def test_a_lost_policy_race_is_run_again(bench: Onboardings) -> None:
 @pytest.mark.parametrize(
     ("code", "cause"),
     [
-        ("external_key_validation_failed", "both grants stand since"),
+        ("external_key_validation_failed", "both grants exist since"),
         ("key_profile_mismatch", "profile"),
         ("workspace_policy_violation", "policy"),
     ],

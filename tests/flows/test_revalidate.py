@@ -132,7 +132,7 @@ def test_a_failed_validation_without_a_cause_is_looked_at_again_in_a_minute(
     assert timedelta(seconds=30) < wait < timedelta(minutes=1)
     carried = again.parameters["request"]["look_again"]
     assert sorted(one["external_key_id"] for one in carried) == keys
-    assert all(one["anthropic_failed"] and one["looks"] == 0 for one in carried)
+    assert all(one["anthropic_failed"] and one["rechecks"] == 0 for one in carried)
 
 
 def test_a_follow_up_that_reaches_the_keys_ends_the_looking(
@@ -176,7 +176,7 @@ def test_after_a_day_a_key_is_broken_only_if_anthropic_failed_all_along(
     lost = {
         "external_key_id": key,
         "since": since.isoformat(),
-        "looks": 290,
+        "rechecks": 290,
         "anthropic_failed": anthropic_failed,
         "next_check": datetime.now(UTC).isoformat(),
     }

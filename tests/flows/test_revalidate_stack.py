@@ -212,7 +212,7 @@ def test_status_and_history_show_what_prefect_has(stack: Stack, daily: Revalidat
     entries = history(stack.client, stack.workspace("broken"))
     last = [one for one in entries if "verdict" in one.what][-1]
     assert "broken" in last.what
-    assert "primary version 1 is disabled" in last.outcome
+    assert "primary version 1 is DISABLED" in last.outcome
 
 
 def _every_few_seconds(scratch: Path) -> Path:
