@@ -201,8 +201,10 @@ def _state_of(
 ) -> tuple[GrantState, tuple[Grant, ...]]:
     ours = [one for one in grants if one.member == MEMBER]
     near = [one for one in ours if "/keyRings/" in one.resource and one.role == role]
+    held = tuple(one for one in near if one.resource == key and one.condition is None)
+    if held:  # the usual case, without comparing every member's name
+        return "on_key", held
     explanations: dict[GrantState, tuple[Grant, ...]] = {
-        "on_key": tuple(one for one in near if one.resource == key and one.condition is None),
         "conditional": tuple(one for one in near if one.condition is not None),
         "inherited": tuple(
             one

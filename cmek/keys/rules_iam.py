@@ -177,7 +177,7 @@ def grant_inherited(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 def public_member(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Anybody may do with the key what this role allows."""
-    return _each(of_kind(snapshot.all_grants(), "public"))
+    return _each(one for one in snapshot.all_grants() if one.member in PUBLIC)
 
 
 def unexpected_decrypter(snapshot: KeySnapshot) -> Iterator[Finding]:
