@@ -184,6 +184,10 @@ def _get_token(credentials: Credentials, *, local: bool) -> None:
     raise GoogleApiError(problem)
 
 
+def _token_uri(key: dict[str, Any]) -> str:
+    return str(key.get("token_uri", "https://oauth2.googleapis.com/token"))
+
+
 def service_account_key(block: GcpCredentials) -> dict[str, Any] | None:
     """The service-account key in the block or its file; None when it has neither.
 
@@ -196,8 +200,7 @@ def service_account_key(block: GcpCredentials) -> dict[str, Any] | None:
         key = json.loads(block.service_account_file.read_text())
     else:
         return None
-    token_uri = check_endpoint(str(key.get("token_uri", "https://oauth2.googleapis.com/token")))
-    check_destination(token_uri, GOOGLE)
+    check_destination(check_endpoint(_token_uri(key)), GOOGLE)
     return key
 
 
@@ -217,7 +220,7 @@ def id_token_provider(block: GcpCredentials | None) -> Callable[[str], str]:
         signer = service_account.IDTokenCredentials.from_service_account_info(  # type: ignore[no-untyped-call]
             key, target_audience=audience
         )
-        local = is_loopback(str(key.get("token_uri", "https://oauth2.googleapis.com")))
+        local = is_loopback(_token_uri(key))
         signer.refresh(token_request(local=local))
         return str(signer.token)
 
