@@ -29,11 +29,12 @@ from typing import Any, NoReturn
 import grpc
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
 from sandbox import seed
 from sandbox.admin import external_keys, workspaces
 from sandbox.admin.api import admin_routes
-from sandbox.control import control_routes
+from sandbox.control import OwnOriginOnly, control_routes
 from sandbox.errors import GoogleError
 from sandbox.google_apis import google_routes
 from sandbox.identities import PROJECT_ID
@@ -162,6 +163,8 @@ class Sandbox:
     """`id`, `name` and `state` of each."""
     project_id: str
     google_credentials_file: str
+    control_token: str
+    """For the header `x-sandbox-token` of the control API."""
 
     def ready_line(self) -> str:
         """One line of JSON, all of the above but the world."""
@@ -172,7 +175,8 @@ class Sandbox:
 def http_app(world: World) -> Starlette:
     """Every HTTP surface; the first route that matches answers."""
     surfaces = (control_routes, token_routes, admin_routes, google_routes, kms_routes)
-    return Starlette(routes=[route for surface in surfaces for route in surface(world)])
+    routes = [route for surface in surfaces for route in surface(world)]
+    return Starlette(routes=routes, middleware=[Middleware(OwnOriginOnly)])
 
 
 @contextmanager
@@ -213,6 +217,7 @@ def running_sandbox(
                 workspaces=seed.workspace_states(world),
                 project_id=PROJECT_ID,
                 google_credentials_file=str(credentials),
+                control_token=world.control_token,
             )
 
 

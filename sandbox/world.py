@@ -7,6 +7,7 @@ the checks answer beyond Cloud KMS, its policies and constraints.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -239,3 +240,5 @@ class World:
         self.kms: KmsState
         self.admin: AdminState
         self.google = GoogleState()
+        self.control_token = secrets.token_urlsafe(32)
+        """What a caller of the control API must send: no other web page can know it."""
