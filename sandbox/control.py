@@ -140,6 +140,9 @@ _ACTIONS: Final[dict[str, Action]] = {
     "GET google": lambda world, _: _assign(world.google, {}),
     "PATCH google": lambda world, given: _assign(world.google, given),
     "POST identities": _change_identity,
+    "GET signals": lambda world, _: world.signals.to_json(),
+    "PATCH signals": lambda world, given: _assign(world.signals.push, given),
+    "GET audit": lambda world, _: list(world.signals.audit),
 }
 
 
@@ -163,6 +166,8 @@ async def _serve(world: World, action: Action, request: Request) -> Response:
             given |= await request.json()
         with world.lock:
             answer = action(world, given)
+            if request.method != "GET":
+                world.signals.changed()
     except ValueError as error:
         return JSONResponse({"error": str(error)}, status_code=400)
     return JSONResponse({} if answer is None else answer)

@@ -48,6 +48,9 @@ class ServedCall:
     caller: str = "unknown"
     write: bool = False
     body: dict[str, Any] = field(default_factory=dict)
+    permission: str | None = None
+    message: dict[str, Any] = field(default_factory=dict)
+    """A Google request as one message, whatever the transport; the audit log shows it."""
     headers: dict[str, str] = field(default_factory=dict)
     """Response headers that the service always sends (`request-id`, …)."""
     latency: Callable[[], float] = lambda: 0.0
@@ -106,6 +109,7 @@ async def answer(world: World, request: Request, call: ServedCall) -> Response:
             try:
                 body = call.handler()
                 entry.effect = True
+                world.signals.called(call, body)
             except GoogleError as error:
                 status, body = error.http_status, error.to_json()
             except AnthropicError as error:
@@ -163,6 +167,7 @@ class HttpMethod:
     path: re.Pattern[str]
     """The first group is the resource that the log names."""
     write: bool
+    permission: str | None = None
 
 
 MethodT = TypeVar("MethodT", bound=HttpMethod)
@@ -177,6 +182,8 @@ class GoogleCall:
     match: re.Match[str]
     query: QueryParams
     body: dict[str, Any]
+    message: dict[str, Any]
+    """To be filled with the request as one message."""
 
     @property
     def names(self) -> dict[str, str]:
@@ -201,6 +208,7 @@ def google_endpoint(
                 break
         content, token = await request.body(), bearer_of(request.headers.get("authorization"))
         body, problem = _object(content)
+        message: dict[str, Any] = {}
 
         def handler() -> dict[str, Any]:
             caller = world.identities.resolve(token)
@@ -210,7 +218,8 @@ def google_endpoint(
                 text = f"The sandbox does not serve {request.method} {path}."
                 raise GoogleError("UNIMPLEMENTED", text)
             method, match = found
-            return run(method, GoogleCall(world, caller, match, request.query_params, body))
+            query = request.query_params
+            return run(method, GoogleCall(world, caller, match, query, body, message))
 
         call = ServedCall(
             service=service,
@@ -220,6 +229,8 @@ def google_endpoint(
             write=found[0].write if found else request.method != "GET",
             handler=handler,
             body=body,
+            permission=found[0].permission if found else None,
+            message=message,
             latency=latency,
         )
         return await answer(world, request, call)
@@ -246,6 +257,7 @@ def answer_grpc(world: World, context: grpc.ServicerContext, call: ServedCall) -
             response = call.handler()
             entry.effect = True
             entry.response = to_json(response)
+            world.signals.called(call, entry.response)
 
     try:
         for seconds in _steps(world, call, run):

@@ -69,6 +69,8 @@ class Switches(BaseModel):
     workspace_name_again_status: Literal[400, 409] = 409
     workspace_limit: int | None = None
     """Live workspaces besides the default one; 100 unless Anthropic raised it; None: any."""
+    organization_webhooks: bool = True
+    """Whether Anthropic has turned the beta on for this organization."""
     workspace_order: Literal["oldest_first", "newest_first"] = "oldest_first"
 
 
@@ -221,6 +223,7 @@ if TYPE_CHECKING:
     from sandbox.admin.state import AdminState
     from sandbox.identities import Identities
     from sandbox.kms.state import KmsState
+    from sandbox.signals import Signals
 
 
 class World:
@@ -239,6 +242,7 @@ class World:
         self.identities: Identities
         self.kms: KmsState
         self.admin: AdminState
+        self.signals: Signals
         self.google = GoogleState()
         self.control_token = secrets.token_urlsafe(32)
         """What a caller of the control API must send: no other web page can know it."""

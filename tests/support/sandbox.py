@@ -79,6 +79,16 @@ class SandboxControl:
         """Set some states of the other Google APIs (`sandbox.world.GoogleState`) and return all."""
         return self._send("PATCH", "google", changes)  # type: ignore[no-any-return]
 
+    def signals(self, **changes: object) -> dict[str, Any]:
+        """Set some fields of `sandbox.signals.PushSubscription`; registrations and deliveries."""
+        if changes:
+            self._send("PATCH", "signals", changes)
+        return self._send("GET", "signals")  # type: ignore[no-any-return]
+
+    def audit(self) -> list[dict[str, Any]]:
+        """The audit log entries of all writes since the last reset, oldest first."""
+        return self._send("GET", "audit")  # type: ignore[no-any-return]
+
     def identity(self, name: str, **change: object) -> str:
         """Make or change an identity (`member`, `permissions`, `deny`); a bearer token for it."""
         return self._send("POST", "identities", {"name": name, **change})["token"]  # type: ignore[no-any-return]
