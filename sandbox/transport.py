@@ -84,6 +84,11 @@ def _steps(world: World, call: ServedCall, run: Callable[[], None]) -> Iterator[
         if fault is not None:
             if fault.kind != "late":
                 yield fault.seconds
+            if fault.kind == "incomplete":
+                for name in fault.without:
+                    call.body.pop(name, None)
+                yield call.latency()
+                run()
             if fault.kind != "delay":
                 call.fault = fault
                 return
@@ -94,7 +99,8 @@ def _steps(world: World, call: ServedCall, run: Callable[[], None]) -> Iterator[
 
 def _google_fault(fault: Fault) -> GoogleError:
     known = fault.status if isinstance(fault.status, str) else _BY_HTTP.get(fault.status)
-    return GoogleError(known or "UNKNOWN", fault.message, fault.details)
+    details = fault.details if isinstance(fault.details, list) else [fault.details]
+    return GoogleError(known or "UNKNOWN", fault.message, details)
 
 
 async def answer(world: World, request: Request, call: ServedCall) -> Response:
@@ -147,7 +153,11 @@ def _struck(fault: Fault, entry: Entry, call: ServedCall, body: dict[str, Any]) 
         body = _google_fault(fault).to_json()
         body["error"]["code"] = code
     else:
-        error = AnthropicError(code, fault.message, fault.error_code)
+        details = fault.details if isinstance(fault.details, dict) else {}
+        error = AnthropicError(code, fault.message, fault.error_code, **details)
+        if fault.kind == "incomplete":
+            made = {"error_code": "workspace_created_incomplete", "workspace_id": body.get("id")}
+            error.details |= made
         body = error.to_json(call.headers.get("request-id", "req_fault"))
     return JSONResponse(body, status_code=code, headers=headers)
 
