@@ -166,7 +166,7 @@ def judge(snapshot: KeySnapshot, previous: KeyRecord | None, run: CheckRun) -> K
     unreachable = _unreachable(snapshot, found, run)
     if unreachable and unreachable.anthropic_failed and grace_period_elapsed(unreachable, run.now):
         found = [_escalated(reason, unreachable) for reason in found]
-    carried = list(_carried(previous, _parts(snapshot)))
+    carried = list(_carried(previous, snapshot))
     reasons = _ordered(_dated(found, previous, run.now), carried)
     verdict = _verdict(found, carried)
     return _record(snapshot, previous, run, verdict, reasons).model_copy(
@@ -185,7 +185,7 @@ def unfinished(
         says=why,
         who_can_tell="the next revalidation",
     )
-    reasons = _ordered(_dated([reason], previous, run.now), _carried(previous, frozenset()))
+    reasons = _ordered(_dated([reason], previous, run.now), _carried(previous, None))
     record = _record(snapshot, previous, run, Health.UNKNOWN, reasons)
     kept = {"unreachable": snapshot.unreachable, "baseline": snapshot.baseline}
     return record.model_copy(update=kept)
@@ -199,7 +199,11 @@ def _record(
     reasons: tuple[HealthReason, ...],
 ) -> KeyRecord:
     notified = previous.announced if previous else Health.HEALTHY
-    same_run = previous is not None and previous.run_id == run.run_id
+    notified_at = previous.announced_at if previous else None
+    announced = notified if verdict is Health.UNKNOWN else verdict
+    before, before_at = notified, notified_at
+    if previous is not None and previous.run_id == run.run_id:
+        before, before_at = previous.announced_before, previous.announced_before_at
     return KeyRecord(
         external_key_id=snapshot.external_key_id,
         key_name=snapshot.registered_name,
@@ -210,8 +214,11 @@ def _record(
         depth=snapshot.depth,
         run_id=run.run_id,
         reasons=reasons,
-        announced=notified if verdict is Health.UNKNOWN else verdict,
-        announced_before=previous.announced_before if previous and same_run else notified,
+        announced=announced,
+        announced_before=before,
+        announced_at=notified_at if announced is notified else run.now,
+        announced_before_at=before_at,
+        fingerprint=snapshot.fingerprint,
     )
 
 
@@ -264,6 +271,8 @@ def _who(read: Failed) -> str:
 
 def _validation(snapshot: KeySnapshot, *, explained: bool) -> Iterator[HealthReason]:
     answer = snapshot.validation
+    if answer is None:
+        return
     if isinstance(answer, Failed):
         yield HealthReason(
             rule=VALIDATION_UNANSWERED,
@@ -316,10 +325,13 @@ def _escalated(reason: HealthReason, unreachable: UnreachableState) -> HealthRea
     )
 
 
-def _carried(previous: KeyRecord | None, parts: frozenset[Part]) -> Iterator[HealthReason]:
-    """What the last check found in a part that this one did not read."""
+def _carried(previous: KeyRecord | None, snapshot: KeySnapshot | None) -> Iterator[HealthReason]:
+    """What the last check found in a part that this one did not read; None: it read nothing."""
+    parts = _parts(snapshot) if snapshot else frozenset()
+    validated = snapshot is None or snapshot.validation is not None
     for reason in previous.reasons if previous else ():
-        if reason.rule in PART_OF and PART_OF[reason.rule] not in parts:
+        unread = reason.rule in PART_OF and PART_OF[reason.rule] not in parts
+        if unread or (reason.rule == VALIDATION_FAILED and not validated):
             seen_at = reason.seen_at or (previous.checked_at if previous else None)
             yield reason.model_copy(update={"seen_at": seen_at})
 
@@ -408,5 +420,55 @@ def health_event(record: KeyRecord) -> HealthEvent | None:
 
 
 def event_id(record: KeyRecord, what: HealthEvent) -> UUID:
-    """The same for a run that is retried, so that the server takes the event once."""
-    return uuid5(_NAMESPACE, f"{record.run_id} {record.external_key_id} {what}")
+    """The same for a retried run and for two runs that see one change at the same time.
+
+    A key without a history has nothing that two runs could agree on but the run itself.
+    """
+    since = record.announced_before_at or record.run_id
+    return uuid5(_NAMESPACE, f"{since} {record.external_key_id} {what}")
+
+
+def is_known(record: KeyRecord, others: Iterable[KeyRecord]) -> bool:
+    """Whether another run has read the key meanwhile, and so has told people or found otherwise.
+
+    Args:
+        record: Of this check, with a verdict that people don't know yet as far as it knows.
+        others: The last records of the key.
+    """
+    before = record.announced_before_at
+    newest = max(
+        (one for one in others if one.run_id != record.run_id),
+        key=lambda one: one.checked_at,
+        default=None,
+    )
+    if newest is None:
+        return False
+    is_announced = newest.announced is record.announced and newest.announced_at not in {
+        None,
+        before,
+    }
+    return is_announced or newest.checked_at > record.checked_at
+
+
+def is_news(record: KeyRecord, previous: KeyRecord | None) -> bool:
+    """Whether a check found anything that the key's last record does not say."""
+    if previous is None:
+        return True
+    unseen = {"checked_at", "run_id", "depth", "announced_before", "announced_before_at", "reasons"}
+    reasons = {reason.identity for reason in record.reasons}
+    known = {reason.identity for reason in previous.reasons}
+    return reasons != known or record.model_dump(exclude=unseen) != previous.model_dump(
+        exclude=unseen
+    )
+
+
+def needs_validation(snapshot: KeySnapshot, previous: KeyRecord | None) -> bool:
+    """Whether a quick check asks Anthropic to use the key: something differs, or is not settled.
+
+    A validation uses the customer's key and stands in its audit log, so an unchanged key whose
+    last validation is settled is not validated again.
+    """
+    if previous is None or previous.fingerprint is None:
+        return True
+    unsettled = previous.verdict is Health.UNKNOWN or previous.unreachable is not None
+    return unsettled or snapshot.fingerprint != previous.fingerprint
