@@ -41,54 +41,149 @@ PUBLIC: Final = "CIS 1.9, KMS_PUBLIC_KEY"
 ROTATED: Final = "CIS 1.10, KMS_KEY_NOT_ROTATED"
 SEPARATION: Final = "CIS 1.11, KMS_ROLE_SEPARATION"
 
+DELETE: Final = ("DeleteCryptoKey", "DeleteCryptoKeyVersion")
+DESTROY: Final = ("DestroyCryptoKeyVersion",)
+DISABLE: Final = ("UpdateCryptoKeyVersion",)
+UPDATE: Final = ("UpdateCryptoKey",)
+IAM: Final = ("SetIamPolicy",)
+
 HEALTH_RULES: Final = (
     HealthRule("name-malformed", BROKEN, CRITICAL, "name", rules_key.name_malformed),
     HealthRule("wrong-location", BROKEN, CRITICAL, "name", rules_key.wrong_location),
-    HealthRule("key-not-found", BROKEN, CRITICAL, "key", rules_key.not_found),
+    HealthRule("key-not-found", BROKEN, CRITICAL, "key", rules_key.not_found, caused_by=DELETE),
     HealthRule("wrong-kind", BROKEN, CRITICAL, "key", rules_key.wrong_kind),
     HealthRule(
-        "primary-destroy-scheduled", BROKEN, CRITICAL, "key", rules_key.primary_destroy_scheduled
+        "primary-destroy-scheduled",
+        BROKEN,
+        CRITICAL,
+        "key",
+        rules_key.primary_destroy_scheduled,
+        caused_by=DESTROY,
     ),
     HealthRule("primary-missing", BROKEN, CRITICAL, "key", rules_key.primary_missing),
-    HealthRule("primary-disabled", BROKEN, CRITICAL, "key", rules_key.primary_disabled),
-    HealthRule("primary-unusable", BROKEN, CRITICAL, "key", rules_key.primary_unusable),
+    HealthRule(
+        "primary-disabled", BROKEN, CRITICAL, "key", rules_key.primary_disabled, caused_by=DISABLE
+    ),
+    HealthRule(
+        "primary-unusable", BROKEN, CRITICAL, "key", rules_key.primary_unusable, caused_by=DESTROY
+    ),
     HealthRule("primary-pending", UNKNOWN, MEDIUM, "key", rules_key.primary_pending),
-    HealthRule("organization-label-missing", BROKEN, CRITICAL, "key", rules_key.label_missing),
-    HealthRule("justifications-deny", BROKEN, CRITICAL, "key", rules_key.justifications_deny),
+    HealthRule(
+        "organization-label-missing",
+        BROKEN,
+        CRITICAL,
+        "key",
+        rules_key.label_missing,
+        caused_by=UPDATE,
+    ),
+    HealthRule(
+        "justifications-deny",
+        BROKEN,
+        CRITICAL,
+        "key",
+        rules_key.justifications_deny,
+        caused_by=UPDATE,
+    ),
     HealthRule(
         "old-version-destroy-scheduled",
         BROKEN,
         CRITICAL,
         "versions",
         rules_key.old_version_destroy_scheduled,
+        caused_by=DESTROY,
     ),
     HealthRule(
-        "old-version-destroyed", BROKEN, CRITICAL, "versions", rules_key.old_version_destroyed
+        "old-version-destroyed",
+        BROKEN,
+        CRITICAL,
+        "versions",
+        rules_key.old_version_destroyed,
+        caused_by=DESTROY,
     ),
-    HealthRule("old-version-disabled", BROKEN, HIGH, "versions", rules_key.old_version_disabled),
-    HealthRule("grant-missing", BROKEN, CRITICAL, "policy", rules_iam.grant_missing),
-    HealthRule("kms-public-key", AT_RISK, CRITICAL, "policy", rules_iam.public_member, PUBLIC),
-    HealthRule("grant-conditional", AT_RISK, HIGH, "policy", rules_iam.grant_conditional),
-    HealthRule("grant-inherited", AT_RISK, HIGH, "policy", rules_iam.grant_inherited),
-    HealthRule("foreign-decrypter", AT_RISK, HIGH, "policy", rules_iam.unexpected_decrypter),
-    HealthRule("broader-grant", AT_RISK, MEDIUM, "policy", rules_iam.broader_grant),
     HealthRule(
-        "kms-role-separation", AT_RISK, MEDIUM, "policy", rules_iam.separation_of_duties, SEPARATION
+        "old-version-disabled",
+        BROKEN,
+        HIGH,
+        "versions",
+        rules_key.old_version_disabled,
+        caused_by=DISABLE,
     ),
-    HealthRule("justifications-narrow", AT_RISK, HIGH, "key", rules_key.justifications_narrow),
+    HealthRule("grant-missing", BROKEN, CRITICAL, "policy", rules_iam.grant_missing, caused_by=IAM),
+    HealthRule(
+        "kms-public-key",
+        AT_RISK,
+        CRITICAL,
+        "policy",
+        rules_iam.public_member,
+        PUBLIC,
+        caused_by=IAM,
+    ),
+    HealthRule(
+        "grant-conditional", AT_RISK, HIGH, "policy", rules_iam.grant_conditional, caused_by=IAM
+    ),
+    HealthRule(
+        "grant-inherited", AT_RISK, HIGH, "policy", rules_iam.grant_inherited, caused_by=IAM
+    ),
+    HealthRule(
+        "foreign-decrypter", AT_RISK, HIGH, "policy", rules_iam.unexpected_decrypter, caused_by=IAM
+    ),
+    HealthRule("broader-grant", AT_RISK, MEDIUM, "policy", rules_iam.broader_grant, caused_by=IAM),
+    HealthRule(
+        "kms-role-separation",
+        AT_RISK,
+        MEDIUM,
+        "policy",
+        rules_iam.separation_of_duties,
+        SEPARATION,
+        caused_by=IAM,
+    ),
+    HealthRule(
+        "justifications-narrow",
+        AT_RISK,
+        HIGH,
+        "key",
+        rules_key.justifications_narrow,
+        caused_by=UPDATE,
+    ),
     HealthRule(
         "kms-key-not-rotated-overdue", AT_RISK, HIGH, "key", rules_key.rotation_overdue, ROTATED
     ),
-    HealthRule("kms-key-not-rotated-off", AT_RISK, MEDIUM, "key", rules_key.rotation_off, ROTATED),
     HealthRule(
-        "kms-key-not-rotated-slow", AT_RISK, MEDIUM, "key", rules_key.rotation_slow, ROTATED
+        "kms-key-not-rotated-off",
+        AT_RISK,
+        MEDIUM,
+        "key",
+        rules_key.rotation_off,
+        ROTATED,
+        caused_by=UPDATE,
+    ),
+    HealthRule(
+        "kms-key-not-rotated-slow",
+        AT_RISK,
+        MEDIUM,
+        "key",
+        rules_key.rotation_slow,
+        ROTATED,
+        caused_by=UPDATE,
     ),
     HealthRule("destroy-delay-short", AT_RISK, MEDIUM, "key", rules_key.destroy_delay_short),
     HealthRule("protection-mixed", AT_RISK, MEDIUM, "versions", rules_key.protection_mixed),
-    HealthRule("drift", AT_RISK, MEDIUM, "key", rules_key.drift),
+    HealthRule("drift", AT_RISK, MEDIUM, "key", rules_key.drift, caused_by=UPDATE),
     HealthRule("project-policy-unread", REMARK, LOW, "policy", rules_iam.project_unread),
     HealthRule("software-protection", REMARK, LOW, "key", rules_key.software_protection),
 )
+THREATENING_METHODS: Final = tuple(
+    sorted(
+        {
+            method
+            for rule in HEALTH_RULES
+            if rule.severity is CRITICAL or rule.means is BROKEN
+            for method in rule.caused_by
+        }
+    )
+)
+"""What an alert watches: every call that can break a key or open it to the public. Cloud KMS always
+logs them (Admin Activity)."""
 PART_OF: Final = {rule.id: rule.part for rule in HEALTH_RULES}
 
 SOON: Final = timedelta(minutes=1)
