@@ -43,10 +43,14 @@ def check_destination(
         return
     if host not in _listed(file, look):
         raise EndpointError(
-            f"{host} is no host of {' or '.join(service)}, so the credential is not sent there: "
+            f"{host} is {_no_host(service)}, so nothing is sent there: "
             "correct the block's address, or have the worker's administrator list the host in "
             f"{file}"
         )
+
+
+def _no_host(service: tuple[str, ...]) -> str:
+    return f"no host of {' or '.join(service)}" if service else "not this machine"
 
 
 def _listed(file: Path, look: Callable[[Path], FileFacts]) -> frozenset[str]:

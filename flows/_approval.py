@@ -15,8 +15,7 @@ from pydantic import Field, ValidationError, create_model
 
 from cmek.errors import CmekError
 from cmek.markdown import code
-from cmek.models import whole
-from cmek.names import EMAIL
+from cmek.names import Email
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, exact_pattern
 from cmek.onboarding.plan import Plan
 from cmek.onboarding.reports import approval_summary
@@ -122,7 +121,7 @@ def _fields(approval_request: ApprovalRequest) -> Iterator[tuple[str, _Field]]:
     else:
         yield "workspace_id", _typed("Workspace id, typed", "Type", plan.workspace_id)
     unverified = "Unverified: open-source Prefect can't check it."
-    yield "approver", _field(str, "Your e-mail address", unverified, pattern=whole(EMAIL))
+    yield "approver", _field(Email, "Your e-mail address", unverified)
     why = "Why you approve or reject."
     yield "comment", _field(str, "Comment", why, min_length=1, max_length=2000)
     kind, rules = _typed("Plan digest", "Copy", digest)

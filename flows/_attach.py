@@ -11,7 +11,7 @@ from typing import Final
 from prefect import get_run_logger
 from pydantic import BaseModel
 
-from cmek.anthropic.errors import AdminStatusError
+from cmek.anthropic.errors import AdminStatusError, ApprovalSpentError, GatewayRefusedError
 from cmek.errors import CmekError
 from cmek.evidence import events
 from cmek.keys.diagnosis import Failure
@@ -267,6 +267,8 @@ async def _try_attach(
     step = attach if request.create_workspace is None else create
     try:
         return await step(request.anthropic_block, permit)
+    except (GatewayRefusedError, ApprovalSpentError) as error:
+        raise RefusedError(f"the gateway attached nothing: {error}") from error
     except AdminStatusError as error:
         failure = _failed_validation(
             approval_request, request_id=error.request_id, error_code=error.error_code

@@ -200,7 +200,9 @@ class _Attach(_Step):
 
     async def send(self) -> Workspace:
         return await self.api.workspaces.update(
-            self._workspace_id, external_key_id=self.permit.external_key_id
+            self._workspace_id,
+            external_key_id=self.permit.external_key_id,
+            signed_approvals=self.permit.signed_approvals,
         )
 
     @property
@@ -239,6 +241,7 @@ class _Create(_Step):
             self.permit.external_key_id,
             tags={CREATED_BY_TAG: str(current_run_id())},
             data_residency=data_residency(self.permit.request.data_residency),
+            signed_approvals=self.permit.signed_approvals,
         )
 
     async def before_sending(self) -> None:

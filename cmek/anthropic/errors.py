@@ -26,6 +26,9 @@ import httpx
 from cmek.errors import CmekError
 
 TOKEN_PATH: Final = "/v1/oauth/token"  # noqa: S105 - a path
+GATEWAY_REFUSED: Final = "cmek_gateway_refused"
+APPROVAL_SPENT: Final = "cmek_approval_spent"
+"""`error.details.error_code` of a cmek gateway's own answers."""
 _FEDERATION: Final = (
     "Anthropic did not take the Google identity: compare issuer, sub, email and audience of the "
     "federation rule (Console, history of the rule) and the ids in the AnthropicAdmin block."
@@ -222,6 +225,21 @@ class KeyProfileMismatchError(BadRequestError):
     )
 
 
+class GatewayRefusedError(PermissionDeniedError):
+    """A cmek gateway refused: nothing was sent to Anthropic."""
+
+    _ADVICE = (
+        "Nothing was sent to Anthropic. The gateway's log has the same line; its policy is in "
+        "docs/gateway.md."
+    )
+
+
+class ApprovalSpentError(ConflictError):
+    """A cmek gateway has used this signed approval already; it counts once."""
+
+    _ADVICE = "Read the workspace; for another attempt, retry the run for a new approval request."
+
+
 _BY_STATUS: Final[dict[int, type[AdminStatusError]]] = {
     400: BadRequestError,
     401: AuthenticationError,
@@ -237,6 +255,8 @@ _BY_CODE: Final[dict[str, type[AdminStatusError] | str]] = {
     "external_key_changed": ExternalKeyChangedError,
     "workspace_policy_violation": WorkspacePolicyViolationError,
     "key_profile_mismatch": KeyProfileMismatchError,
+    GATEWAY_REFUSED: GatewayRefusedError,
+    APPROVAL_SPENT: ApprovalSpentError,
     "external_key_in_workspace_policy": (
         "Take the key out of the organization's Workspace Policy in the Console first."
     ),

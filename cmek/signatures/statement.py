@@ -21,6 +21,7 @@ from cmek.errors import CmekError
 from cmek.models import FrozenModel, refusals
 from cmek.names import Email
 from cmek.onboarding.approval import ApprovalRequest
+from cmek.onboarding.request import Residency
 
 NAMESPACE: Final = "cmek-approval"
 """Of every signature; one made for git or for files does not count."""
@@ -51,14 +52,21 @@ class Statement(FrozenModel):
 
     approver: Email
     """The principal in the signers file."""
+    acknowledged_warnings: tuple[str, ...] = ()
+    """Titles of what the plan warns of; the signature acknowledges them."""
     approval_request: str
     comment: Annotated[str, Field(min_length=1, max_length=2000)]
+    data_residency: Residency | None = None
+    """Of the workspace that the approval creates."""
     decision: Literal["approve", "reject"]
     expires_at: Moment
+    external_key_id: str
     issued_at: Moment
     key_name: str
     nonce: str
     plan_digest: str
+    requester: str
+    """Who asked for the onboarding; nobody approves their own."""
     run_id: str
     workspace_id: str | None = None
     workspace_name: str | None = None
@@ -83,19 +91,24 @@ def statement_for(
     Raises:
         ValidationError: The approver's address or the comment can't stand in a statement.
     """
+    plan, request = approval_request.plan, approval_request.plan.request
     return Statement(
         approver=approver,
+        acknowledged_warnings=plan.warnings,
         approval_request=approval_request.key,
         comment=comment,
+        data_residency=request.data_residency if request.create_workspace else None,
         decision=decision,
         expires_at=approval_request.expires_at,
+        external_key_id=plan.external_key_id,
         issued_at=at.replace(microsecond=0),
-        key_name=approval_request.plan.key_name,
+        key_name=plan.key_name,
         nonce=approval_request.nonce,
         plan_digest=approval_request.digest,
+        requester=request.requested_by,
         run_id=approval_request.run_id,
-        workspace_id=approval_request.plan.request.workspace_id,
-        workspace_name=approval_request.plan.request.create_workspace,
+        workspace_id=request.workspace_id,
+        workspace_name=request.create_workspace,
     )
 
 
