@@ -34,6 +34,7 @@ from cmek.anthropic.errors import (
     unreadable,
 )
 from cmek.anthropic.models import AdminObject
+from cmek.models import refusals
 
 Model = TypeVar("Model", bound=AdminObject)
 API_VERSION: Final = "2023-06-01"
@@ -212,8 +213,7 @@ def _read(model: type[Model], response: httpx.Response, *, effect: bool) -> Mode
         body = response.json()
         return model.model_validate({**body, "request_id": request_id})
     except ValidationError as error:
-        found = error.errors(include_input=False, include_url=False, include_context=False)
-        what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found)
+        what = "; ".join(refusals(error))
     except (ValueError, TypeError, RecursionError):
         what = f"not JSON ({response.headers.get('content-type')}, {len(response.content)} bytes)"
     raise unreadable(response, what, effect=effect)

@@ -11,15 +11,17 @@ import re
 import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationError
 
 from cmek.canonical import NotCanonicalError, canonical_json
 from cmek.errors import CmekError
-from cmek.models import FrozenModel
+from cmek.models import FrozenModel, refusals
+from cmek.names import Email
 from cmek.onboarding.approval import ApprovalRequest
-from cmek.onboarding.request import EMAIL, Residency
+from cmek.onboarding.request import Residency
 
 NAMESPACE: Final = "cmek-approval"
 """Of every signature; one made for git or for files does not count."""
@@ -40,12 +42,6 @@ class UnreadableApprovalError(CmekError):
     """The text holds no signed approvals in the shape that the approval request describes."""
 
 
-def _printable(name: str) -> str:
-    if not name.isprintable():
-        raise ValueError("has characters that can't be seen")
-    return name
-
-
 Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 
 
@@ -54,7 +50,7 @@ class Statement(FrozenModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    approver: Annotated[str, Field(pattern=f"^{EMAIL}$"), AfterValidator(_printable)]
+    approver: Email
     """The principal in the signers file."""
     acknowledged_warnings: tuple[str, ...] = ()
     """Titles of what the plan warns of; the signature acknowledges them."""
@@ -169,9 +165,7 @@ def _parse_block(number: int, block: str) -> SignedApproval:
 def _brief(error: ValidationError | NotCanonicalError) -> str:
     if isinstance(error, NotCanonicalError):
         return "invalid characters"
-    return "; ".join(
-        f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors()[:3]
-    )
+    return "; ".join(islice(refusals(error), 3))
 
 
 def signing_text(approval_request: ApprovalRequest) -> list[str]:
