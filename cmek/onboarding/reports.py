@@ -53,7 +53,7 @@ NEXT_STEPS: Final = (
 
 STATUS_SIGNS: Final = {
     "pass": "✅ pass",
-    "warn": "⚠️ warn",
+    "warn": "⚠ warn",
     "fail": "❌ **fail**",
     "unknown": "❓ unknown",
 }
