@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import ClassVar, Final
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import Markdown, MarkdownElement, TableElement
-from rich.markup import escape
 from rich.table import Table
 
 from cmek.markdown import NO_LINK
@@ -30,9 +30,21 @@ def is_interactive(console: Console) -> bool:
     return console.is_terminal and sys.stdin.isatty()
 
 
+_BRACKET: Final = re.compile(r"(\\*)(\[[a-z#/@][^[]*?\]|\[)")
+
+
 def printable(text: object) -> str:
-    """Outside text for rich: plain, and not read as markup."""
-    return escape(plain(text, lines=True))
+    """Outside text for rich: plain, and not read as markup.
+
+    Rich's own `escape` loses backslashes before brackets, and one at the end opens our next tag.
+    """
+
+    def escaped(match: re.Match[str]) -> str:
+        slashes, bracket = match.groups()
+        return slashes * (2 if len(bracket) > 1 else 1) + "\\" + bracket
+
+    shown = _BRACKET.sub(escaped, plain(text, lines=True))
+    return shown + " " if shown.endswith("\\") else shown
 
 
 def markdown(text: str) -> Markdown:
