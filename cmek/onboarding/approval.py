@@ -63,6 +63,15 @@ def same_identity(one: str, other: str) -> bool:
     return normalize_confusable(one) == normalize_confusable(other)
 
 
+def whole(pattern: str) -> str:
+    """The pattern that a whole text must fit, for JSON Schema in Python and in browsers.
+
+    In Python, `$` also fits before a last line break: a pasted one would pass the form and be
+    refused by the model, when the run has ended its wait.
+    """
+    return rf"^(?:{pattern})(?![\s\S])"
+
+
 def exact_pattern(text: str) -> str:
-    """The pattern that only this text fits, as JSON schema and browsers read patterns."""
-    return "^" + _SYNTAX.sub(r"\\\g<0>", text) + "$"
+    """The pattern that only this text fits, as JSON Schema and browsers read patterns."""
+    return whole(_SYNTAX.sub(r"\\\g<0>", text))

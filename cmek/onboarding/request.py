@@ -29,6 +29,7 @@ from cmek.names import (
     short_hash,
     slug,
 )
+from cmek.plain_text import plain
 from cmek.tags import CREATED_BY_TAG
 
 MAX_NAME: Final = 255
@@ -310,7 +311,7 @@ def check_name(name: str) -> str:
     Raises:
         ValueError: Invisible characters, or another Unicode form of the same characters.
     """
-    if not name.isprintable():
+    if plain(name) != name:
         raise ValueError("has characters that can't be seen")
     if unicodedata.normalize("NFC", name) != name:
         raise ValueError("must be in Unicode form NFC: type it, instead of pasting it")
