@@ -29,9 +29,9 @@ from cli.approvals import ApprovalError, Others, PendingApproval, SigningKey
 from cli.client import connected, every, find_run, run_url, task_runs
 from cli.terminal import is_interactive, new_console, printable
 from cmek.keys.history import shown_time
+from cmek.names import EMAIL
 from cmek.onboarding.approval import ApprovalRequest, same_identity
 from cmek.onboarding.reports import plan_view
-from cmek.onboarding.request import EMAIL
 from cmek.outcomes import HAS_ITS_KEY
 from cmek.plain_text import plain
 from tasks.runs import ONBOARDING

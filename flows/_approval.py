@@ -6,21 +6,22 @@ import logging
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from prefect import get_client, get_run_logger
 from prefect.flow_runs import asuspend_flow_run
 from prefect.input import RunInput
 from prefect.runtime import flow_run
-from pydantic import ConfigDict, Field, GetJsonSchemaHandler, ValidationError, create_model
+from pydantic import Field, GetJsonSchemaHandler, ValidationError, create_model
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from cmek.errors import CmekError
-from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, exact_pattern, whole
+from cmek.models import TextRule
+from cmek.names import Email
+from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, exactly
 from cmek.onboarding.plan import Plan
 from cmek.onboarding.reports import approval_summary
-from cmek.onboarding.request import EMAIL
 from cmek.plain_text import plain
 from cmek.signatures.statement import MAX_TEXT
 from cmek.tags import WAITING_TAG
@@ -137,13 +138,7 @@ def _suspension_is_no_error(record: logging.LogRecord) -> bool:
 
 
 class _Form(RunInput):
-    """The base of every approval form: patterns as Python's own, and what only an approval needs.
-
-    Pydantic's own engine has no look-ahead, without which the end of a text can't be told from a
-    last line break.
-    """
-
-    model_config = ConfigDict(regex_engine="python-re")
+    """The base of every approval form: what an approval needs and a rejection does not."""
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -193,11 +188,11 @@ def _fields(approval_request: ApprovalRequest) -> Iterator[tuple[str, _Field]]:
     else:
         yield "workspace_id", _typed("Workspace id, typed", "Type", plan.workspace_id)
     unverified = "Unverified: open-source Prefect can't check it."
-    yield "approver", _field(str, "Your e-mail address", unverified, pattern=whole(EMAIL))
+    yield "approver", _field(Email, "Your e-mail address", unverified)
     why = "Why you approve or reject."
     yield "comment", _field(str, "Comment", why, min_length=1, max_length=2000)
     if plan.warnings:
-        titles = "; ".join(one.title for one in plan.warnings)
+        titles = "; ".join(plan.warning_titles)
         needed = f"Needed to approve: {plain(titles)}."
         yield "acknowledge_warnings", _field(bool, "I accept the warnings", needed, default=False)
     if approval_request.signatures:
@@ -217,4 +212,5 @@ def _field(kind: Any, title: str, description: str, **rules: Any) -> _Field:  # 
 
 def _typed(title: str, verb: str, text: str) -> _Field:
     """A field that takes exactly this text."""
-    return _field(str, title, f"{verb} {plain(text)}", pattern=exact_pattern(text))
+    rule = TextRule(exactly(text), f"{plain(text)}, letter by letter")
+    return _field(Annotated[str, rule], title, f"{verb} {plain(text)}")

@@ -144,6 +144,11 @@ class Plan(FrozenModel):
     """What the approver must acknowledge, by the ids of the checks that did not pass."""
 
     @property
+    def warning_titles(self) -> tuple[str, ...]:
+        """What a signature acknowledges."""
+        return tuple(one.title for one in self.warnings)
+
+    @property
     def covered(self) -> dict[str, JsonValue]:
         """All that the digest is over."""
         warnings = [{"id": one.id, "title": one.title} for one in self.warnings]
@@ -218,7 +223,7 @@ def differences(was: Plan, now: Plan) -> tuple[Difference, ...]:
 
 def _leaves(plan: Plan) -> dict[str, JsonValue]:
     # The request is compared field by field, so that a difference names one field of it.
-    data = plan.covered | {"warnings": [one.title for one in plan.warnings]}
+    data = plan.covered | {"warnings": [*plan.warning_titles]}
     request = plan.request.model_dump(mode="json")
     del data["request"]
     return data | {f"request.{name}": value for name, value in request.items()}
