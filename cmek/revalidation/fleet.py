@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field
 from cmek.keys.history import SIGNS, shown_time
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.models import FrozenModel
+from cmek.plain_text import xml_text
 
 FLEET: Final = "cmek-fleet"
 """Key of the artifact that holds the table of all keys."""
@@ -256,4 +257,4 @@ def _had_trouble(row: FleetRow, today: date) -> bool:
 
 
 def _text(x: float, y: float, text: str, *, size: int, fill: str) -> svg.Text:
-    return svg.Text(x=x, y=y, text=svg.escape(text), font_size=size, fill=fill)
+    return svg.Text(x=x, y=y, text=xml_text(text), font_size=size, fill=fill)
