@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.support.crashes import never
+from tests.support.driver import Hook
 from tests.support.machine import Onboarding, stage
 from tests.support.runs import Run
 
@@ -36,7 +38,7 @@ class Traced(Onboarding):
 
     trace: ClassVar[list[Any]] = []
 
-    def _execute(self, run: Run, hook: Any = lambda number, moment: None) -> None:
+    def _execute(self, run: Run, hook: Hook = never) -> None:
         log = self.driver.sandbox.world.log
         done = len(log.entries)
         super()._execute(run, hook)

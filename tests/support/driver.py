@@ -163,7 +163,7 @@ class Driver:
         A gRPC call takes real time. What others did meanwhile, and so the order in which they ask
         for their turn, must not depend on how much.
         """
-        while self.loop._ready:  # type: ignore[attr-defined]  # asyncio has no name for it
+        while self.loop._ready:  # type: ignore[attr-defined]  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0)
 
     @property
