@@ -15,10 +15,10 @@ from pydantic import Field, ValidationError, create_model
 
 from cmek.errors import CmekError
 from cmek.markdown import code
+from cmek.names import EMAIL
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, exact_pattern
 from cmek.onboarding.plan import Plan
 from cmek.onboarding.reports import approval_summary
-from cmek.onboarding.request import EMAIL
 from cmek.signatures.statement import MAX_TEXT
 from tasks.runs import current_run_id
 

@@ -193,8 +193,13 @@ async def _request_approval(
 
 
 def plan_of(facts: LiveFacts, request: OnboardingRequest, report: CheckReport) -> Plan:
-    """The plan, with every check that is not a pass as a warning to acknowledge."""
-    noted = (*report.warnings, *report.unknown, *report.failed)
+    """The plan, with every check that is not a pass as a warning to acknowledge.
+
+    A warning that the policy accepts is shown with the others, and needs no acknowledgement.
+    """
+    accepted = set(request.accepted_warnings)
+    warned = [check for check in report.warnings if check.id not in accepted]
+    noted = (*warned, *report.unknown, *report.failed)
     warnings = tuple(f"{check.id} ({check.status})" for check in noted)
     return build_plan(facts, request, project_number=report.project_number, warnings=warnings)
 

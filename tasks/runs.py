@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, TypeVar
 from uuid import UUID
 
-from prefect import task
-from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
-from prefect.context import TaskRunContext
 from prefect.events.filters import EventFilter, EventNameFilter, EventOrder, EventResourceFilter
 from prefect.exceptions import ObjectNotFound
 from prefect.results import ResultStore, get_result_store
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
-from cmek.onboarding.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingForm, OnboardingRequest
 
 ONBOARDING: Final = "onboard-workspace/onboard"
 """The onboarding's deployment."""
@@ -33,6 +30,7 @@ HEARTBEAT: Final = "prefect.flow-run.heartbeat"
 _POLL_SECONDS: Final = 2.0
 _PAGE: Final = 200
 _NEXT: Final = ".next"
+_PINNED: Final = "request"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -97,19 +95,20 @@ def _key(name: str, which: str = "") -> str:
     return f"cmek-{current_run_id()}-{name}{which}"
 
 
-def _run_id_only(context: TaskRunContext, parameters: dict[str, Any]) -> str:  # noqa: ARG001
-    return f"cmek-{context.task_run.flow_run_id}-pin"
+async def pin_request(
+    form: OnboardingForm, resolve: Callable[[OnboardingForm], Awaitable[OnboardingRequest]]
+) -> OnboardingRequest:
+    """The request as this run first saw it, whatever its parameters and its policy say by now.
 
-
-@task(
-    name="Pin the request",
-    task_run_name="Pin the request",
-    persist_result=True,
-    cache_policy=CacheKeyFnPolicy(cache_key_fn=_run_id_only),
-)
-async def pin_parameters(request: OnboardingRequest) -> OnboardingRequest:
-    """The request as this run first saw it, whatever its parameters say by now."""
-    return request
+    Args:
+        form: This run's parameter.
+        resolve: Applies the policy; called when nothing is pinned yet.
+    """
+    pinned = await load_state(_PINNED, OnboardingRequest)
+    if pinned is None:
+        pinned = await resolve(form)
+        await save_state(_PINNED, pinned)
+    return pinned
 
 
 async def wait_for_heartbeat(client: PrefectClient, run_id: UUID, seconds: float) -> str | None:

@@ -18,8 +18,8 @@ from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, Validatio
 from cmek.canonical import NotCanonicalError, canonical_json
 from cmek.errors import CmekError
 from cmek.models import FrozenModel
+from cmek.names import EMAIL
 from cmek.onboarding.approval import ApprovalRequest
-from cmek.onboarding.request import EMAIL
 
 NAMESPACE: Final = "cmek-approval"
 """Of every signature; one made for git or for files does not count."""
