@@ -33,7 +33,7 @@ COMMANDS: Final = {
         "policy": "Show an onboarding policy, and what differs from the guide's recommendation.",
     },
     "cli.approve": {
-        "pending": "List the runs that wait for an approval.",
+        "pending": "List the runs that wait for an approval, and how to respond.",
         "approve": "Show a run's plan, approve it, and follow the run until it ends or asks again.",
         "reject": "Show a run's plan and reject it; nothing is attached.",
         "sign": "Print your signed approval, for whoever answers with `cmek approve --with FILE`.",
@@ -45,6 +45,9 @@ COMMANDS: Final = {
     "cli.export": {
         "evidence": "Export and verify what an onboarding left behind.",
         "terraform": "Write Terraform that adopts the keys of one or all workspaces as they are.",
+    },
+    "cli.gateway": {
+        "gateway": "Hold the Admin API credential, and attach only what approvers have signed.",
     },
     "sandbox.__main__": {"sandbox": "Run the sandbox on loopback until SIGTERM or Ctrl-C."},
 }

@@ -121,8 +121,10 @@ class TextRule:
     def __get_pydantic_json_schema__(
         self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """The same rule for the schema; nobody checks a `format`."""
-        return handler(core_schema) | self.schema
+        """The same rule for the schema, and no `format`, which not every reader checks."""
+        schema = handler(core_schema)
+        schema.pop("format", None)
+        return schema | self.schema
 
     @property
     def schema(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Names that parse and print: crypto keys, workspaces, external keys, the organization label.
+"""Names: which strings are one, crypto keys that parse and print, names that look like others.
 
-Source: guide steps 1, 2 and 4; https://docs.cloud.google.com/kms/docs/locations
+Source: guide steps 1, 2 and 4; https://docs.cloud.google.com/kms/docs/locations,
+https://www.unicode.org/reports/tr39/
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Final, Literal, get_args
 from uuid import UUID
 
 from cmek.errors import CmekError
-from cmek.models import TextRule
+from cmek.models import TextRule, shown
 
 PROJECT_ID_PATTERN: Final = r"(?:[a-z][a-z0-9.-]*:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
 KMS_ID_PATTERN: Final = r"[a-zA-Z0-9_-]{1,63}"
@@ -34,6 +36,8 @@ _TYPED: Final = (
 )
 """ASCII without three signs of Markdown's, and letters that are one character each, so that nobody
 has to know Unicode's normal forms."""
+WORKSPACE_NAME: Final = f"(?! )(?!.*  )[ {_TYPED}]+(?<! )"
+"""Of a workspace to be created: an approver reads it off a plan and types it."""
 
 WorkspaceId = Annotated[
     str, TextRule(WORKSPACE_ID, "a workspace's id, such as wrkspc_01HxPv6KsDq9TnBzMw3YfLrE")
@@ -65,15 +69,14 @@ CustomerId = Annotated[str, TextRule(r"C[0-9a-z]{4,20}", "a Google customer id, 
 WorkspaceName = Annotated[
     str,
     TextRule(
-        f"[{_TYPED}]+(?: [{_TYPED}]+)*",
-        "a name of letters, digits and signs other than ` | <, with single spaces inside, such as "
-        "payments-prod",
+        WORKSPACE_NAME,
+        "a name of letters (Latin, Greek, Cyrillic, Chinese, Japanese, Korean), digits and signs "
+        "other than ` | <, with single spaces inside, such as payments-prod",
     ),
 ]
-"""Of a workspace to be created: an approver reads it off a plan and types it."""
 OneLine = Annotated[
     str,
-    TextRule(f"[^ {UNSEEN}](?:[^{UNSEEN}]*[^ {UNSEEN}])?", "one line without invisible characters"),
+    TextRule(f"(?! )[^{UNSEEN}]+(?<! )", "one line without invisible characters"),
 ]
 
 Region = Literal[
@@ -122,11 +125,10 @@ class KeyName:
         """
         match = _KEY_NAME.fullmatch(text)
         if match is None:
-            message = (
-                f"key name {text!r}: expected projects/PROJECT/locations/LOCATION/keyRings/RING"
-                "/cryptoKeys/KEY, without a version at the end"
+            raise BadNameError(
+                f"key name {shown(text)}: expected projects/PROJECT/locations/LOCATION/keyRings/"
+                "RING/cryptoKeys/KEY, without a version at the end"
             )
-            raise BadNameError(message)
         return cls(**match.groupdict())
 
     @property
@@ -143,10 +145,47 @@ class KeyName:
         return f"{self.key_ring_name}/cryptoKeys/{self.crypto_key}"
 
 
-def normalize_confusable(name: str) -> str:
-    """A name as people see it: without case, width and invisible marks."""
-    compatible = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    return "".join(c for c in compatible if unicodedata.category(c) not in {"Cf", "Zs", "Cc"})
+_IGNORED: Final = re.compile(f"[ {UNSEEN}]")
+
+
+def look_alike(one: str, other: str) -> bool:
+    """Whether people take one name for the other, by Unicode's confusables (UTS 39).
+
+    Case is ignored before and after: `I` looks like `l`, and is the same letter as `i`.
+    """
+    if _skeleton(one).casefold() == _skeleton(other).casefold():
+        return True
+    return _skeleton(_fold(one)) == _skeleton(_fold(other))
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def _skeleton(name: str) -> str:
+    """UTS 39's skeleton, without blanks and what is not drawn."""
+    seen = _IGNORED.sub("", unicodedata.normalize("NFD", name))
+    prototypes = "".join(_prototypes().get(one, one) for one in seen)
+    return _IGNORED.sub("", unicodedata.normalize("NFD", prototypes))
+
+
+@cache
+def _prototypes() -> dict[str, str]:
+    """What each character is drawn like.
+
+    The library's table has both directions: from a character to its prototype, and from a prototype
+    to all its characters. Where a prototype has one only, either of the two stands for both.
+    """
+    from confusable_homoglyphs.confusables import (  # noqa: PLC0415 - 0.9 MB, for a comparison
+        confusables_data,
+    )
+
+    alike = {one: [each["c"] for each in found] for one, found in confusables_data.items()}
+    return {
+        one: found[0]
+        for one, found in alike.items()
+        if len(one) == len(found) == 1 and (len(alike[found[0]]) > 1 or found[0] < one)
+    }
 
 
 def slug(text: str, length: int, *, allowed: str = "a-z0-9") -> str:

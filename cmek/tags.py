@@ -11,8 +11,13 @@ CMEK_TAG: Final = "cmek"
 """Of every deployment of ours (`prefect.yaml` says so) and of the runs that we start."""
 LOOK_AGAIN_TAG: Final = "look-again"
 """Of a revalidation of the keys that could not be reached before."""
+WAITING_TAG: Final = "waiting-for-approval"
+"""Of an onboarding run that is suspended for an approval."""
 CREATE_SENT_PREFIX: Final = "cmek-create-sent:"
 """Of a run, followed by when it sent a create, in ISO 8601."""
+
+CREATED_INCOMPLETE_PREFIX: Final = "cmek-created-incomplete:"
+"""Of a run, followed by the id of the workspace that its create made, but did not complete."""
 
 CREATED_BY_TAG: Final = "cmek-run"
 """Of a workspace: the id of the run that created it, by which it is found after a lost response."""

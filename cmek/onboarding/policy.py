@@ -60,6 +60,8 @@ def _plain_text(schema: dict[str, Any]) -> None:
     (kind,) = [one for one in schema.pop("anyOf", []) if one.get("type") != "null"]
     schema.pop("default", None)
     schema.update(kind)
+    if "if" in schema:  # an emptied field is none
+        schema["if"] = schema["if"] | {"minLength": 1}
 
 
 class OnboardingSettings(FormModel):
@@ -201,8 +203,13 @@ class OnboardingSettings(FormModel):
     )
     @classmethod
     def _none(cls, value: object) -> object:
-        """A form can't say null: it sends an empty text, and 0 days mean no rotation."""
-        return None if value in ("", 0, "0") else value
+        """A form can't say null: it sends an empty text."""
+        return None if value == "" else value
+
+    @field_validator("rotation_period_days")
+    @classmethod
+    def _no_rotation(cls, days: int | None) -> int | None:
+        return days or None
 
 
 SETTINGS: Final = tuple(OnboardingSettings.model_fields)

@@ -35,7 +35,7 @@ from cmek.names import (
     ProjectId,
     WorkspaceId,
     WorkspaceName,
-    normalize_confusable,
+    look_alike,
 )
 from cmek.onboarding.policy import (
     DEFAULT_POLICY,
@@ -323,12 +323,7 @@ def same_name_workspaces(workspaces: Iterable[Workspace], name: str) -> tuple[Wo
 
     An archived one does not count: it can't be mixed up with the new one in use.
     """
-    wanted = normalize_confusable(name)
-    return tuple(
-        one
-        for one in workspaces
-        if not one.is_archived and normalize_confusable(one.name) == wanted
-    )
+    return tuple(one for one in workspaces if not one.is_archived and look_alike(one.name, name))
 
 
 def shown_workspaces(workspaces: Iterable[Workspace]) -> str:

@@ -20,7 +20,6 @@ from cmek.onboarding.policy import (
     deviations,
 )
 from cmek.onboarding.request import OnboardingForm, is_named_after_workspace, resolve
-from flows._attach import plan_of
 from tests.support import facts as make
 
 OTHER: Final[dict[str, Any]] = {
@@ -186,8 +185,10 @@ def test_an_accepted_warning_needs_no_acknowledgement_and_nothing_else_can_be_ac
     )
     policy = PolicyModel(accepted_warnings=("audit_logs", "billing", "location"))
     request = resolve(form(workspace=make.WORKSPACE, new_workspace=False), policy)
-    plan = plan_of(make.facts(), request, report(*checks))
-    assert plan.warnings == ("billing (unknown)", "features (warn)", "location (fail)")
+    plan = build_plan(make.facts(), request, report(*checks))
+    assert [one.id for one in plan.warnings] == ["audit_logs", "billing", "features", "location"]
+    assert [one.id for one in plan.warnings if one.accepted] == ["audit_logs"]
+    assert len(plan.to_acknowledge) == 3
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -195,7 +196,5 @@ def test_every_resolved_setting_is_under_the_digest(name: str) -> None:
     """Wherever it comes from: the policy or the request."""
     usual = resolve(form(), RECOMMENDED)
     other = resolve(form(), PolicyModel(**{name: OTHER[name]}))
-    plans = [
-        build_plan(make.facts(), one, project_number="1", warnings=()) for one in (usual, other)
-    ]
+    plans = [build_plan(make.facts(), one, report()) for one in (usual, other)]
     assert plans[0].digest != plans[1].digest

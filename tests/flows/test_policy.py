@@ -57,7 +57,7 @@ def test_a_policy_edited_while_the_run_waits_changes_nothing_and_is_asked_about(
     run.approve()
     assert run.state == "Suspended", run.message
     said = run.text().replace("\\", "")
-    assert "policy_changed" in said
+    assert "Policy 'edited' has changed since this run started" in said
     assert "key_ring was 'as-started', is 'edited-later'" in said
     run.approve()
     assert run.state == "Attached", run.message
