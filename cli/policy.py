@@ -16,6 +16,7 @@ from rich.table import Table
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.client import connected
 from cli.terminal import new_console, printable
+from cmek.keys.prerequisites import CATALOGUE
 from cmek.onboarding.policy import DEFAULT_POLICY, SETTINGS, PolicyModel, deviations, shown_value
 from tasks.clients import onboarding_policy
 
@@ -55,6 +56,13 @@ def show_command(
         ),
         soft_wrap=True,
     )
+    unknown = sorted(set(policy.accepted_warnings) - {one.id for one in CATALOGUE})
+    if unknown:
+        console.print(
+            f"No check is called {printable(', '.join(unknown))}, so that accepts nothing. The ids "
+            "are in docs/troubleshooting.md",
+            soft_wrap=True,
+        )
 
 
 def _facts(name: str, policy: PolicyModel) -> dict[str, Any]:

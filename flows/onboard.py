@@ -94,6 +94,13 @@ async def onboard_workspace(request: OnboardingForm) -> State[Any]:
             "onboard_workspace waits for an approval, so it needs a deployment: run `prefect "
             "deploy --all` and start onboard-workspace/onboard"
         )
+    try:
+        return await _onboard_as_pinned(request)
+    finally:
+        await close_clients()
+
+
+async def _onboard_as_pinned(request: OnboardingForm) -> State[Any]:
     pinned = await pin_request(request, resolve_request)
     if pinned.form != request:
         raise ParametersChangedError(
@@ -112,8 +119,6 @@ async def onboard_workspace(request: OnboardingForm) -> State[Any]:
         except Exception as error:
             await publish_failure(request.subject, error)
             raise
-        finally:
-            await close_clients()
 
 
 async def _onboard(request: OnboardingRequest, numbers: list[int]) -> State[Any]:

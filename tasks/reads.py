@@ -261,8 +261,8 @@ async def check_prerequisites(request: OnboardingRequest) -> CheckReport:
     )
     try:
         changed = policy_change(request, await onboarding_policy(request.policy))
-    except BlockMissingError as error:
-        changed = changed_policy_check(request, str(error))
+    except BlockMissingError:
+        changed = changed_policy_check(request, "its block can't be loaded any more")
     return report.model_copy(update={"checks": (*report.checks, changed)}) if changed else report
 
 

@@ -62,8 +62,9 @@ def test_a_policy_edited_while_the_run_waits_changes_nothing_and_is_asked_about(
     run.approve()
     assert run.state == "Attached", run.message
     assert "keyRings/as-started/" in run.message
-    rings = bench.sandbox.world.kms.key_rings
-    assert [name.rpartition("/")[2] for name in rings] == ["as-started"]
+    rings = {name.rpartition("/")[2] for name in bench.sandbox.world.kms.key_rings}
+    assert "as-started" in rings
+    assert "edited-later" not in rings
 
 
 def test_a_policy_deleted_while_the_run_waits_is_asked_about(bench: Onboardings) -> None:
@@ -72,7 +73,7 @@ def test_a_policy_deleted_while_the_run_waits_is_asked_about(bench: Onboardings)
     OnboardingPolicy.delete("deleted")
     run.approve()
     assert run.state == "Suspended", run.message
-    assert "onboarding-policy/deleted" in run.text()
+    assert "its block can't be loaded any more" in run.text().replace("\\", "")
 
 
 def test_an_edit_that_matters_to_no_value_of_the_run_is_not_asked_about(
@@ -105,5 +106,7 @@ def test_the_policy_command_marks_what_the_guide_does_not_recommend(
     assert facts["settings"]["protection_level"] == "SOFTWARE"
     assert facts["may_override"] == ["location"]
     assert set(facts["recommended_instead"]) == {"protection_level", "may_override"}
-    marked = [line.split() for line in printed("loose").splitlines() if line.startswith(" !")]
+    marked = [
+        line.split() for line in printed("loose").splitlines() if line.lstrip().startswith("!")
+    ]
     assert [line[1:4] for line in marked][:1] == [["protection_level", "SOFTWARE", "HSM"]]
