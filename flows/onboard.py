@@ -68,8 +68,7 @@ class ParametersChangedError(CmekError):
 @flow(
     name="onboard-workspace",
     flow_run_name="onboard {request.subject}",
-    persist_result=True,
-    result_serializer="json",
+    persist_result=False,
     retries=0,
 )
 async def onboard_workspace(request: OnboardingForm) -> State[Any]:
@@ -101,13 +100,13 @@ async def onboard_workspace(request: OnboardingForm) -> State[Any]:
 
 
 async def _onboard_as_pinned(request: OnboardingForm) -> State[Any]:
-    pinned = await pin_request(request, resolve_request)
+    numbers = await approval_request_numbers()
+    pinned = await pin_request(request, resolve_request, asked=bool(numbers))
     if pinned.form != request:
         raise ParametersChangedError(
             "the parameters of this run were changed after it had started; nothing was attached. "
             "Start a new run for another request"
         )
-    numbers = await approval_request_numbers()
     async with workspace_lock(request.subject, claimed=bool(numbers)) as other:
         if other is not None:
             return Completed(

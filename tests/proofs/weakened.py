@@ -71,7 +71,7 @@ def _own_plan(stack: ExitStack) -> None:
 def _unpinned(stack: ExitStack) -> None:
     """The parameters count as they are now."""
 
-    async def unpinned(form: Any, resolve: Any) -> Any:
+    async def unpinned(form: Any, resolve: Any, *, asked: bool) -> Any:
         return await resolve(form)
 
     without("request")(stack)
