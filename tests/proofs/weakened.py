@@ -75,11 +75,11 @@ def _own_plan(stack: ExitStack) -> None:
 def _unpinned(stack: ExitStack) -> None:
     """The parameters count as they are now."""
 
-    async def unpinned(request: Any, *, asked: bool) -> Any:
-        return request
+    async def unpinned(form: Any, resolve: Any, *, asked: bool) -> Any:
+        return await resolve(form)
 
     without("request")(stack)
-    stack.enter_context(patch.object(flows.onboard, "pin_parameters", unpinned))
+    stack.enter_context(patch.object(flows.onboard, "pin_request", unpinned))
 
 
 def _ever_fresh(stack: ExitStack) -> None:
