@@ -47,6 +47,7 @@ from tasks.evidence import (
     record,
 )
 from tasks.grants import ensure_grants
+from tasks.leftovers import publish_leftovers
 from tasks.reads import (
     check_prerequisites,
     read_existing_resources,
@@ -109,6 +110,7 @@ async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
             return await _onboard(pinned, numbers)
         except Exception as error:
             await publish_failure(request.subject, error)
+            await publish_leftovers(request.anthropic_block, request.kms_block, request.subject)
             raise
         finally:
             await close_clients()
@@ -133,6 +135,7 @@ async def _onboard(request: OnboardingRequest, numbers: list[int]) -> State[Any]
     result = await approve_and_attach(request, numbers, provisioned)
     if isinstance(result, Rejected):
         await publish_evidence(request.subject)
+        await publish_leftovers(request.anthropic_block, request.kms_block, request.subject)
         return Completed(name=RunOutcome.REJECTED, message=result.why)
     return await _report_attached(request, result)
 

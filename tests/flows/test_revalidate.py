@@ -102,6 +102,7 @@ def test_a_quick_look_keeps_what_the_full_one_found_elsewhere(
     assert record.worst.seen_at is not None
     assert "ListCryptoKeyVersions" not in bench.control.calls()
     fleet.set_state("rotated", 1, "ENABLED")
+    fleet.update("rotated", rotation_period=timedelta(days=90))
     revalidations.run(external_keys=[key])
     assert revalidations.record(key).verdict == "healthy"
 
