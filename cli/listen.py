@@ -46,6 +46,9 @@ SIGNAL: Final = "cmek.key.signal"
 MERGE_SECONDS: Final = 30.0
 KNOWN_SECONDS: Final = 15.0
 """How old the list of watched keys may be when a signal names a key that is not in it."""
+CONCURRENT: Final = 64
+"""Requests under way at once; more are told to come again."""
+BODY_SECONDS: Final = 10.0
 _NAMESPACE: Final = UUID("8a4f3f0e-5b5e-5f0f-9a69-6f7f0d0b5c11")
 _log = logging.getLogger("cmek.listen")
 logging.captureWarnings(True)
@@ -183,13 +186,17 @@ def application(
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """The body, of which no more than `most` bytes are ever held."""
+    """The body: no more than `most` bytes are ever held, and nobody waits for it for long."""
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise SignalRefusedError(f"more than {most} bytes")
-        parts.append(part)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise SignalRefusedError(f"more than {most} bytes")
+                parts.append(part)
+    except TimeoutError:
+        raise SignalRefusedError(f"no whole body within {BODY_SECONDS:.0f} s") from None
     return b"".join(parts)
 
 
@@ -254,9 +261,17 @@ def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
     import uvicorn  # noqa: PLC0415 - only this command needs it
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     listener = Listener(post_to_prefect, keys_on_server)
     app = application(listener, secrets=secrets, pushes=pushes)
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", server_header=False)
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        server_header=False,
+        limit_concurrency=CONCURRENT,
+    )
 
 
 def _require_server() -> None:

@@ -59,12 +59,11 @@ def status_command(
     if live is not None:
         with connected():
             record = _checked_now(live, anthropic_block, kms_block)
-        typer.echo(record.model_dump_json()) if as_json else console.print(
-            markdown(key_page(record).partition("### Record")[0])
-        )
-        if record.verdict is Health.BROKEN:
-            raise typer.Exit(1)
-        return
+        if as_json:
+            typer.echo(record.model_dump_json())
+        else:
+            console.print(markdown(key_page(record).partition("### Record")[0]))
+        raise typer.Exit(int(record.verdict is Health.BROKEN))
     with connected() as client:
         rows, left = read_fleet(client), _leftovers(client)
     if as_json:

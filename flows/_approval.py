@@ -15,10 +15,10 @@ from pydantic import Field, ValidationError, create_model
 
 from cmek.errors import CmekError
 from cmek.markdown import code
+from cmek.names import Email
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, exact_pattern
 from cmek.onboarding.plan import Plan
 from cmek.onboarding.reports import approval_summary
-from cmek.onboarding.request import EMAIL
 from cmek.signatures.statement import MAX_TEXT
 from tasks.runs import current_run_id
 
@@ -121,7 +121,7 @@ def _fields(approval_request: ApprovalRequest) -> Iterator[tuple[str, _Field]]:
     else:
         yield "workspace_id", _typed("Workspace id, typed", "Type", plan.workspace_id)
     unverified = "Unverified: open-source Prefect can't check it."
-    yield "approver", _field(str, "Your e-mail address", unverified, pattern=f"^{EMAIL}$")
+    yield "approver", _field(Email, "Your e-mail address", unverified)
     why = "Why you approve or reject."
     yield "comment", _field(str, "Comment", why, min_length=1, max_length=2000)
     kind, rules = _typed("Plan digest", "Copy", digest)

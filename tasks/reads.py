@@ -242,7 +242,13 @@ async def signatures_needed(request: OnboardingRequest) -> int:
     Raises:
         SignersRefusedError: Signatures are wanted and can't be verified here.
     """
-    return required_signatures(find_signers(), request.signatures)
+    return required_signatures(find_signers(), await _requested_signatures(request))
+
+
+async def _requested_signatures(request: OnboardingRequest) -> int:
+    """By the request; at least one where a gateway holds the credential: it takes no others."""
+    admin = await admin_client(request.anthropic_block)
+    return max(request.signatures, int(admin.is_gateway))
 
 
 @uncached_task(name="Verify signatures", task_run_name="Verify signatures")
@@ -258,7 +264,8 @@ async def verify_signatures(
         SignersRefusedError: The signers file is gone, or does not count any more.
     """
     signers = find_signers()
-    required = required_signatures(signers, max(request.signatures, approval_request.signatures))
+    wanted = await _requested_signatures(request)
+    required = required_signatures(signers, max(wanted, approval_request.signatures))
     if not response.signed_approvals or response.decision == "reject":
         return Signatures(required)
     if signers is None:

@@ -26,6 +26,9 @@ import httpx
 from cmek.errors import CmekError
 
 TOKEN_PATH: Final = "/v1/oauth/token"  # noqa: S105 - a path
+GATEWAY_REFUSED: Final = "cmek_gateway_refused"
+APPROVAL_SPENT: Final = "cmek_approval_spent"
+"""`error.details.error_code` of a cmek gateway's own answers."""
 _FEDERATION: Final = (
     "Anthropic did not take the Google identity: compare issuer, sub, email and audience of the "
     "federation rule (Console, history of the rule) and the ids in the AnthropicAdmin block."
@@ -222,6 +225,53 @@ class KeyProfileMismatchError(BadRequestError):
     )
 
 
+class GatewayRefusedError(PermissionDeniedError):
+    """A cmek gateway refused: nothing was sent to Anthropic."""
+
+    _ADVICE = (
+        "Nothing was sent to Anthropic. The gateway's log has the same line; its policy is in "
+        "docs/gateway.md."
+    )
+
+
+class ApprovalSpentError(ConflictError):
+    """A cmek gateway has used this signed approval already; it counts once."""
+
+    _ADVICE = "Read the workspace; for another attempt, retry the run for a new approval request."
+
+
+class StorageProfileMismatchError(BadRequestError):
+    """The workspace's external storage and its user profile do not fit."""
+
+    _ADVICE = (
+        "It is not about the key: the workspace's external storage and its user profile must be "
+        "of the same user profile, or both of none. Change either in the Console."
+    )
+
+
+class ChangeOutcomeUnknownError(InternalServerError):
+    """503: some of an update may be saved; the same request may be sent again."""
+
+    _ADVICE = (
+        "Some of the change may be saved and some not: read the workspace; the same request may "
+        "be sent again, and what is saved is not repeated."
+    )
+
+
+class WorkspaceCreatedIncompleteError(InternalServerError):
+    """503: the workspace exists, but some of what the create asked for may be missing."""
+
+    _ADVICE = (
+        "The workspace exists: never send the create again. Do what Anthropic's text says, then "
+        "onboard the workspace by its id."
+    )
+
+    @property
+    def workspace_id(self) -> str | None:
+        """Of the workspace that was created."""
+        return _text(self.failure.details.get("workspace_id"))
+
+
 _BY_STATUS: Final[dict[int, type[AdminStatusError]]] = {
     400: BadRequestError,
     401: AuthenticationError,
@@ -237,6 +287,15 @@ _BY_CODE: Final[dict[str, type[AdminStatusError] | str]] = {
     "external_key_changed": ExternalKeyChangedError,
     "workspace_policy_violation": WorkspacePolicyViolationError,
     "key_profile_mismatch": KeyProfileMismatchError,
+    GATEWAY_REFUSED: GatewayRefusedError,
+    APPROVAL_SPENT: ApprovalSpentError,
+    "storage_profile_mismatch": StorageProfileMismatchError,
+    "change_outcome_unknown": ChangeOutcomeUnknownError,
+    "workspace_created_incomplete": WorkspaceCreatedIncompleteError,
+    "user_profile_not_found": (
+        "The external key or the workspace is bound to a user profile that is not there any more: "
+        "register the key anew without one."
+    ),
     "external_key_in_workspace_policy": (
         "Take the key out of the organization's Workspace Policy in the Console first."
     ),

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Final
 from uuid import UUID
 
 from pydantic import ConfigDict, Field
@@ -20,10 +20,8 @@ from pydantic import ConfigDict, Field
 from cmek.anthropic.models import ExternalKey, Workspace
 from cmek.keys.verdicts import Depth, UnreachableState
 from cmek.models import FormModel, FrozenModel
-from cmek.names import EXTERNAL_KEY_ID
+from cmek.names import BlockName, ExternalKeyId
 from cmek.onboarding.request import same_field
-
-ExternalKeyId = Annotated[str, Field(pattern=f"^{EXTERNAL_KEY_ID}$")]
 
 
 class RevalidationRequest(FormModel):
@@ -71,8 +69,8 @@ class RevalidationRequest(FormModel):
         description="Take what this (full) check finds as intended: later checks compare with it "
         "instead of with what was recorded at onboarding.",
     )
-    anthropic_block: str = same_field("anthropic_block")
-    kms_block: str = same_field("kms_block")
+    anthropic_block: BlockName = same_field("anthropic_block")
+    kms_block: BlockName = same_field("kms_block")
     look_again: tuple[UnreachableState, ...] = Field(
         default=(),
         title="Check again",

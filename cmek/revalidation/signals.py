@@ -180,9 +180,8 @@ class PushVerifier:
                 token, self._request, audience=self._audience, certs_url=self._certs_url
             )
         except (ValueError, auth_errors.GoogleAuthError) as error:
-            raise SignalRefusedError(
-                f"the OIDC token does not count: {error}", status=401
-            ) from None
+            why = str(error).replace(token, "…")  # some of google-auth's messages quote it
+            raise SignalRefusedError(f"the OIDC token does not count: {why}", status=401) from None
         caller = claims.get("email") if claims.get("email_verified") is True else None
         if claims.get("iss") not in _ISSUERS or caller != self._account:
             raise SignalRefusedError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import anthropic
 import pytest
+from standardwebhooks.webhooks import WebhookVerificationError
 
 from cmek.evidence.report import signals_filter
 from cmek.keys.health import THREATENING_METHODS
@@ -57,6 +59,52 @@ def test_the_signature_is_that_of_standard_webhooks() -> None:
         verified_webhook(headers, body, SECRETS, 1614265330)
     with pytest.raises(SignalRefusedError, match="signature"):
         verified_webhook(headers, body + b" ", SECRETS, 1614265330)
+
+
+def official(headers: dict[str, str], body: bytes) -> bool:
+    """Whether Anthropic's own SDK takes the webhook."""
+    client = anthropic.Anthropic(api_key="none")
+    try:
+        client.beta.webhooks.unwrap(body.decode(), headers=headers, key=SECRET)
+    except (WebhookVerificationError, ValueError):
+        return False
+    return True
+
+
+def ours(headers: dict[str, str], body: bytes) -> bool:
+    try:
+        return verified_webhook(headers, body, SECRETS, time.time()) is not None
+    except SignalRefusedError:
+        return False
+
+
+FORGERIES: dict[str, Callable[[dict[str, str]], dict[str, str]]] = {
+    "as it is": lambda headers: headers,
+    "another id": lambda headers: headers | {"webhook-id": "evt_02"},
+    "a second later": lambda headers: (
+        headers | {"webhook-timestamp": str(int(headers["webhook-timestamp"]) + 1)}
+    ),
+    "a time that is none": lambda headers: headers | {"webhook-timestamp": "now"},
+    "only the other version": lambda headers: headers | {"webhook-signature": "v1a,other"},
+    "no version": lambda headers: (
+        headers | {"webhook-signature": headers["webhook-signature"].replace("v1,", "")}
+    ),
+    "the signature twice": lambda headers: (
+        headers | {"webhook-signature": " ".join([headers["webhook-signature"]] * 2)}
+    ),
+    "no signature": lambda headers: headers | {"webhook-signature": ""},
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_the_official_sdk_and_we_take_and_refuse_the_same(name: str) -> None:
+    headers, body = webhook("ekey_01Payments")
+    changed = FORGERIES[name](headers)
+    assert ours(changed, body) is official(changed, body)
+    assert ours(changed, body) is (name in {"as it is", "the signature twice"})
+    for at in (time.time() - 290, time.time() - 310, time.time() + 290, time.time() + 310):
+        moved = webhook("ekey_01Payments", at=at)
+        assert ours(*moved) is official(*moved)
 
 
 def test_a_webhook_names_its_key_and_one_about_no_key_is_none() -> None:
