@@ -13,6 +13,8 @@ LOOK_AGAIN_TAG: Final = "look-again"
 """Of a revalidation of the keys that could not be reached before."""
 LEFTOVERS: Final = "cmek-leftovers"
 """Key of the artifact that holds the table of all leftovers."""
+WAITING_TAG: Final = "waiting-for-approval"
+"""Of an onboarding run that is suspended for an approval."""
 CREATE_SENT_PREFIX: Final = "cmek-create-sent:"
 """Of a run, followed by when it sent a create, in ISO 8601."""
 

@@ -18,6 +18,7 @@ from cmek.keys.history import SIGNS, shown_time
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.markdown import code, escape, table
 from cmek.models import FrozenModel
+from cmek.plain_text import shortened
 
 FLEET: Final = "cmek-fleet"
 """Key of the artifact that holds the table of all keys."""
@@ -63,7 +64,7 @@ class FleetRow(FrozenModel):
             verdict=SIGNS[record.verdict],
             key_name=record.key_name,
             workspaces=", ".join(record.workspaces),
-            why=_shortened(record.worst.says) if record.worst else "",
+            why=shortened(record.worst.says, LONGEST_REASON) if record.worst else "",
             since=record.since.strftime(_TIME),
             time_left=shown_time(max(left, timedelta(0))) if left is not None else "",
             checked=record.checked_at.strftime(_TIME),
@@ -136,11 +137,6 @@ def _extend_history(before: FleetRow | None, today: date, mark: str) -> str:
 def _shifted(days: str, by: int) -> str:
     kept = days[-DAYS:].rjust(DAYS, _NOT_CHECKED)
     return (kept + _NOT_CHECKED * min(max(by, 0), DAYS))[-DAYS:]
-
-
-def _shortened(text: str) -> str:
-    """The reason to read first; the key's page has all of them."""
-    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1].rstrip() + "…"
 
 
 def overview(rows: Sequence[FleetRow], today: date, page_of: Callable[[str], str]) -> str:
