@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
+import cli.drill
 from cli.client import RunError
 from cli.drill import NAMESPACE, DrillRunner, Observer, drill_command, sign_report
 from cmek.revalidation.drill import Drill, DrillRefusedError
@@ -42,7 +43,9 @@ class Canary:
     name: str = "canary"
     external_key: str = ""
     screen: io.StringIO = field(default_factory=io.StringIO)
-    time: datetime = field(default_factory=lambda: datetime.now(UTC))
+    skip: float = 0
+    """Seconds that pass at each look, besides the real ones."""
+    passed: timedelta = timedelta()
     steps: list[Callable[[], object]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -66,15 +69,19 @@ class Canary:
 
     async def pause(self, _seconds: float) -> None:
         """Time passes, and the next thing happens."""
-        self.time += timedelta(seconds=31)
+        self.passed += timedelta(seconds=self.skip)
         if self.steps:
             await asyncio.to_thread(self.steps.pop(0))
+
+    def now(self) -> datetime:
+        """The time that the drill sees."""
+        return datetime.now(UTC) + self.passed
 
     def drill(self, probe: str | None = None) -> Drill:
         """From confirmation to report."""
         console = Console(file=self.screen, width=200)
         observer = Observer("anthropic-admin", "google-kms", self.workspace, probe)
-        runner = DrillRunner(observer, console, pause=self.pause, now=lambda: self.time)
+        runner = DrillRunner(observer, console, pause=self.pause, now=self.now)
 
         async def run() -> Drill:
             try:
@@ -96,9 +103,10 @@ def nothing() -> None:
 
 
 def test_a_whole_drill_measures_both_changes_and_leaves_a_report(
-    bench: Onboardings, canary: Canary, tmp_path: Path
+    bench: Onboardings, canary: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Alert, validation and a probe; the drill itself writes nothing anywhere but its report."""
+    monkeypatch.setattr(cli.drill, "ASK_SECONDS", 0.0)
     works = tmp_path / "works"
     works.touch()
     canary.steps = [
@@ -130,6 +138,7 @@ def test_a_whole_drill_measures_both_changes_and_leaves_a_report(
 
 def test_an_alert_that_never_comes_fails_the_drill(canary: Canary) -> None:
     """After the hour, and the way back is shown all the same."""
+    canary.skip = 31
     canary.steps = [canary.change("DISABLED"), *[nothing] * 120, canary.change("ENABLED")]
     drill = canary.drill()
     assert not drill.passed

@@ -220,7 +220,7 @@ def test_a_broken_key_is_notified_by_its_webhook_and_by_its_audit_log(
             listener.only(source)
             known = len(sink.messages)
             _change_key(stack, key.key_name, enabled=enabled)
-            told = wait_until(lambda: sink.messages[known:], f"notified by {source}", 60)  # noqa: B023
+            told = wait_until(lambda: sink.messages[known:], f"notified by {source}", 150)  # noqa: B023
             assert ("Broken" in told[0]["subject"]) is not enabled
         runs = stack.wait_for_runs(deployment_id={"any_": [signal]})
         asked = [run.parameters["request"]["external_keys"] for run in runs]
