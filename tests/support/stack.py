@@ -169,7 +169,7 @@ def _without_quick_checks(prefect_file: Path) -> Iterator[Path]:
     content = yaml.safe_load(prefect_file.read_text())
     for deployment in content["deployments"]:
         if deployment["name"] == "quick":
-            deployment.pop("schedules")
+            deployment.pop("schedules", None)
     with tempfile.TemporaryDirectory(prefix="cmek-deployments-") as scratch:
         path = Path(scratch) / "prefect.yaml"
         path.write_text(yaml.safe_dump(content))
