@@ -80,7 +80,7 @@ def test_with_the_workers_role_alone_a_workspace_is_onboarded(
     """What the organization's role would tell is unknown, and shown to the approver."""
     bench.control.identity("onboarding", permissions=WORKER)
     run = bench.asked(kms_block=BLOCK)
-    assert "unknown" in run.text()
+    assert "Who can tell" in run.text()
     assert run.approve().state == "Attached", run.message
 
 
