@@ -42,6 +42,17 @@ COMMANDS: Final = {
         "status": "Show the verdicts of the last revalidation; exit code 1 when a key is broken.",
         "history": "Show what happened to one workspace's key, oldest first.",
     },
+    "cli.listen": {
+        "listen": "Take Anthropic's webhooks and Cloud Audit Log pushes; each starts a check of "
+        "its key.",
+    },
+    "cli.drill": {
+        "drill": "Try the kill switch on a canary workspace, and measure who notices when.",
+    },
+    "cli.leftovers": {
+        "leftovers": "List what onboarding made and nothing uses, and how to take it back; deletes "
+        "nothing.",
+    },
     "cli.export": {
         "evidence": "Export and verify what an onboarding left behind.",
         "terraform": "Write Terraform that adopts the keys of one or all workspaces as they are.",

@@ -47,6 +47,7 @@ from tasks.evidence import (
     record,
 )
 from tasks.grants import ensure_grants
+from tasks.leftovers import publish_leftovers
 from tasks.reads import (
     check_prerequisites,
     read_existing_resources,
@@ -117,6 +118,7 @@ async def _onboard_as_pinned(request: OnboardingForm) -> State[Any]:
             return await _onboard(pinned, numbers)
         except Exception as error:
             await publish_failure(request.subject, error)
+            await publish_leftovers(request.anthropic_block, request.kms_block, request.subject)
             raise
 
 
@@ -139,6 +141,7 @@ async def _onboard(request: OnboardingRequest, numbers: list[int]) -> State[Any]
     result = await approve_and_attach(request, numbers, provisioned)
     if isinstance(result, Rejected):
         await publish_evidence(request.subject)
+        await publish_leftovers(request.anthropic_block, request.kms_block, request.subject)
         return Completed(name=RunOutcome.REJECTED, message=result.why)
     return await _report_attached(request, result)
 

@@ -130,5 +130,5 @@ def main(seed: int, seeds: int, names: Sequence[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    first, seeds = int(sys.argv[1]), int((sys.argv[2:] or [SEEDS])[0])
+    first, seeds = int(sys.argv[1]), int((sys.argv[2:] or [str(SEEDS)])[0])
     sys.stdout.write(json.dumps(main(first, seeds, sys.argv[3:] or list(WEAKNESSES))) + "\n")
