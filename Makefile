@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install rehearse up test coverage prove screenshots bench lint audit lock clean
+.PHONY: install shell rehearse up test coverage prove screenshots bench lint audit lock clean
 
 install: $(READY)
 
@@ -16,6 +16,10 @@ $(READY): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
+
+# a shell in which `cmek` and `prefect` are found; `exit` leaves it
+shell: $(READY)
+	. $(BIN)/activate && exec "$${SHELL:-/bin/sh}"
 
 rehearse: $(READY)
 	$(BIN)/cmek rehearse

@@ -134,7 +134,8 @@ def check_command(  # noqa: PLR0913 - a parameter is an option of the command
         | _one_workspace(workspace_id, create_workspace)
         | {"project_id": project_id, "requested_by": "nobody@localhost"}
     )
-    report = asyncio.run(_check(OnboardingRequest.model_validate(request)))
+    with connected():
+        report = asyncio.run(_check(OnboardingRequest.model_validate(request)))
     if as_json:
         typer.echo(report.model_dump_json())
     else:

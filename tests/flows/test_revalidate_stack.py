@@ -185,7 +185,7 @@ def test_a_killed_worker_loses_nothing_once_the_run_is_retried(
 def test_notification_blocks_get_every_alert(stack: Stack, daily: Revalidations) -> None:
     """Broken, recovered, an approval that waits, a revalidation that did not run."""
     with webhook_sink() as sink:
-        block = _webhook_block(stack, sink)
+        block = webhook_block(stack, sink)
         within: dict[str, float | None] = {"approval-waits": 10.0, "revalidation-missed": 10.0}
         assert set(install(stack.client, [block], within=within).values()) == {True}
         assert set(install(stack.client, [block], within=within).values()) == {False}
@@ -271,7 +271,7 @@ def _validated(stack: Stack) -> list[str]:
     ]
 
 
-def _webhook_block(stack: Stack, sink: Sink) -> str:
+def webhook_block(stack: Stack, sink: Sink) -> str:
     """A notification block, made through the API as the UI makes it."""
     kind = stack.client.read_block_type_by_slug("custom-webhook")
     (schema,) = stack.client.request(
