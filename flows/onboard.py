@@ -118,7 +118,7 @@ async def _onboard_as_pinned(request: OnboardingForm) -> State[Any]:
             return await _onboard(pinned, numbers)
         except Exception as error:
             await publish_failure(request.subject, error)
-            await publish_leftovers(request.anthropic_block, request.kms_block, request.subject)
+            await publish_leftovers(pinned.anthropic_block, pinned.kms_block, pinned.subject)
             raise
 
 

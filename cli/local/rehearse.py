@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import httpx
@@ -269,7 +271,8 @@ def _print_guide(stack: LocalStack, console: Console) -> None:
         table.add_row(*map(printable, (one.id, one.name, one.state)), _EXPECT.get(one.state, ""))
     console.print(table)
     console.print("The same in another terminal:")
-    console.print(f"  export PREFECT_API_URL={stack.api_url}", soft_wrap=True)
+    activate = Path(sys.prefix) / "bin" / "activate"
+    console.print(f"  . {activate}; export PREFECT_API_URL={stack.api_url}", soft_wrap=True)
     console.print("  cmek onboard …   cmek pending   cmek approve RUN   cmek status")
     console.print(f"Sandbox: {stack.sandbox.http} (HTTP), {stack.sandbox.grpc} (gRPC)")
     for name, log in stack.logs.items():

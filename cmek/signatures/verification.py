@@ -19,7 +19,7 @@ import re
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +34,7 @@ DIRECTORY: Final = Path("/etc/cmek")
 _ALLOWED: Final = "allowed_signers"
 _REVOKED: Final = "revoked_keys"
 _MINIMUM: Final = "minimum_signatures"
+REQUIRED_VARIABLE: Final = "CMEK_REQUIRED_SIGNATURES"
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far an approver's clock may be from the worker's."""
 PROGRAM: Final = "/usr/bin/ssh-keygen"
@@ -130,18 +131,32 @@ def find_signers(
         ) from error
 
 
-def required_signatures(signers: Signers | None, requested: int) -> int:
-    """How many an attach needs: a request can raise the worker's minimum, not lower it.
+def required_signatures(
+    signers: Signers | None, requested: int, environment: Mapping[str, str] = os.environ
+) -> int:
+    """How many an attach needs: the most of signers, request and the process's environment.
+
+    `CMEK_REQUIRED_SIGNATURES` is for a worker or job that may be started where there are no
+    signers: it then attaches nothing, instead of accepting typed approvals. It only ever adds.
 
     Raises:
-        SignersRefusedError: Signatures are requested and this worker has no signers.
+        SignersRefusedError: Signatures are required and this worker has no signers, or the
+            variable holds no digit.
     """
-    if signers is None and requested:
+    wanted = max(requested, _required_by(environment))
+    if signers is None and wanted:
         raise SignersRefusedError(
-            f"{requested} signatures are required, and this worker has no {DIRECTORY / _ALLOWED}: "
+            f"{wanted} signatures are required, and this worker has no {DIRECTORY / _ALLOWED}: "
             "enrol the approvers there"
         )
-    return max(signers.minimum if signers else 0, requested)
+    return max(signers.minimum if signers else 0, wanted)
+
+
+def _required_by(environment: Mapping[str, str]) -> int:
+    text = environment.get(REQUIRED_VARIABLE, "").strip() or "0"
+    if text not in {str(number) for number in range(10)}:
+        raise SignersRefusedError(f"{REQUIRED_VARIABLE}={text!r}: it must be one digit")
+    return int(text)
 
 
 def _exists(path: Path, look: Callable[[Path], FileFacts]) -> bool:

@@ -187,7 +187,7 @@ def test_a_killed_worker_loses_nothing_once_the_run_is_retried(
 def test_notification_blocks_get_every_alert(stack: Stack, daily: Revalidations) -> None:
     """Broken, recovered, an approval that waits, a revalidation that did not run."""
     with webhook_sink() as sink:
-        block = _webhook_block(stack, sink)
+        block = webhook_block(stack, sink)
         within: dict[str, float | None] = {"approval-waits": 10.0, "revalidation-missed": 10.0}
         assert set(install(stack.client, [block], within=within).values()) == {True}
         assert set(install(stack.client, [block], within=within).values()) == {False}
@@ -214,7 +214,7 @@ def test_a_broken_key_is_notified_by_its_webhook_and_by_its_audit_log(
     finished(stack, daily.start())
     key = next(row for row in read_fleet(stack.client) if row.key_name.endswith("search-prod"))
     with webhook_sink() as sink, listening(stack, tmp_path) as listener:
-        install(stack.client, [_webhook_block(stack, sink)])
+        install(stack.client, [webhook_block(stack, sink)])
         signal = stack.client.read_deployment_by_name("revalidate-keys/signal").id
         for source, enabled in (("webhook", False), ("audit log", True)):
             listener.only(source)
@@ -360,7 +360,7 @@ def _validated(stack: Stack) -> list[str]:
     ]
 
 
-def _webhook_block(stack: Stack, sink: Sink) -> str:
+def webhook_block(stack: Stack, sink: Sink) -> str:
     """A notification block, made through the API as the UI makes it."""
     kind = stack.client.read_block_type_by_slug("custom-webhook")
     (schema,) = stack.client.request(

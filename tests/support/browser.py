@@ -21,7 +21,7 @@ NO_CHROMIUM = "needs Debian's chromium as `chromium` on the PATH: apt-get instal
 SCREENSHOTS = "CMEK_SCREENSHOTS"
 """Name of the environment variable with the directory for pictures; none are saved without it."""
 
-_ARGUMENTS = (
+ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -153,7 +153,7 @@ class Browser:
 def chromium(url: str) -> Iterator[Browser]:
     """A window of a Chromium without a screen."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_ARGUMENTS))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
         try:
             page = browser.new_page(viewport={"width": _WIDTH, "height": _HEIGHT})
             page.set_default_timeout(_PATIENCE_MS)
