@@ -8,9 +8,10 @@ from prefect.blocks.abstract import CredentialsBlock
 from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
-from blocks.google_kms import checked_url, id_token_provider
-from cmek.anthropic.auth import AdminKey, Credential, WorkloadIdentity
+from blocks.google_kms import checked_url, service_account_key
+from cmek.anthropic.auth import AdminKey, Credential, GatewayAccess, WorkloadIdentity
 from cmek.anthropic.client import AdminApi
+from cmek.gcp._transport import id_token_provider
 from cmek.trusted_hosts import ANTHROPIC, check_destination
 
 _FEDERATION = ("federation_rule_id", "organization_id", "service_account_id")
@@ -19,9 +20,10 @@ _FEDERATION = ("federation_rule_id", "organization_id", "service_account_id")
 class AnthropicAdmin(CredentialsBlock):
     """Access to the Admin API of one Anthropic organization.
 
-    Exactly one credential: an Admin API key, or workload identity federation, by which a Google
+    Exactly one credential: an Admin API key; workload identity federation, by which a Google
     service account's ID token is exchanged for a short-lived `org:admin` token, so that no static
-    secret exists.
+    secret exists; or none, where the base URL is a `cmek gateway`, which holds the credential and
+    refuses an attach without signed approvals.
 
     Example:
         ```python
@@ -38,8 +40,8 @@ class AnthropicAdmin(CredentialsBlock):
     _block_type_name = "Anthropic Admin"
     _block_type_slug = "anthropic-admin"
     _description = (
-        "Access to the Admin API of one Anthropic organization: an Admin API key, or a Google "
-        "service account by workload identity federation."
+        "Access to the Admin API of one Anthropic organization: an Admin API key, a Google "
+        "service account by workload identity federation, or a cmek gateway that holds either."
     )
     _documentation_url = HttpUrl("https://platform.claude.com/docs/en/manage-claude/cmek-admin-api")
     _logo_url = HttpUrl("https://www.anthropic.com/favicon.ico")
@@ -79,6 +81,12 @@ class AnthropicAdmin(CredentialsBlock):
         title="Base URL",
         description="https; http is allowed on this machine only.",
     )
+    gateway: bool = Field(
+        default=False,
+        title="Gateway",
+        description="The base URL is a cmek gateway, which holds the credential: leave all of the "
+        "above empty. Every approval must then be signed.",
+    )
 
     @field_validator("base_url")
     @classmethod
@@ -87,6 +95,13 @@ class AnthropicAdmin(CredentialsBlock):
 
     @model_validator(mode="after")
     def _one_credential(self) -> AnthropicAdmin:
+        given = [n for n in ("admin_key", *_FEDERATION) if getattr(self, n) is not None]
+        if self.gateway:
+            if given:
+                raise ValueError(
+                    f"a gateway holds the credential itself: leave {', '.join(given)} empty"
+                )
+            return self
         missing = [name for name in _FEDERATION if getattr(self, name) is None]
         if self.admin_key is not None:
             if len(missing) < len(_FEDERATION):
@@ -105,7 +120,8 @@ class AnthropicAdmin(CredentialsBlock):
         Raises:
             EndpointError: The address is not Anthropic's, nor allowed by the administrator.
         """
-        check_destination(self.base_url, ANTHROPIC)
+        # a gateway is the administrator's own: no host of Anthropic's is one
+        check_destination(self.base_url, () if self.gateway else ANTHROPIC)
         return AdminApi(self.base_url, self._credential())
 
     async def check(self) -> str:
@@ -127,14 +143,18 @@ class AnthropicAdmin(CredentialsBlock):
         )
 
     def _credential(self) -> Credential:
+        if self.gateway:
+            return GatewayAccess()
         if self.admin_key is not None:
             return AdminKey(self.admin_key)
         if self.federation_rule_id and self.organization_id and self.service_account_id:
+            google = self.gcp_credentials
+            google_key = service_account_key(google) if google is not None else None
             return WorkloadIdentity(
                 federation_rule_id=self.federation_rule_id,
                 organization_id=self.organization_id,
                 service_account_id=self.service_account_id,
                 audience=self.audience,
-                id_token=id_token_provider(self.gcp_credentials),
+                id_token=id_token_provider(google_key),
             )
         raise ValueError("the block has no credential")

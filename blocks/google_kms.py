@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from typing import Any
 
 import google.auth
 from google.auth.credentials import Credentials
 from google.auth.exceptions import GoogleAuthError
-from google.auth.transport.requests import Request
-from google.oauth2 import id_token, service_account
 from prefect.blocks.abstract import CredentialsBlock
 from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
 from cmek._http import check_endpoint, is_loopback
-from cmek.gcp._transport import SCOPES, token_request
+from cmek.gcp._transport import SCOPES, token_request, token_uri
 from cmek.gcp.errors import GoogleApiError, classify
 from cmek.gcp.kms import CloudKms
 from cmek.trusted_hosts import GOOGLE, check_destination
@@ -184,10 +181,6 @@ def _get_token(credentials: Credentials, *, local: bool) -> None:
     raise GoogleApiError(problem)
 
 
-def _token_uri(key: dict[str, Any]) -> str:
-    return str(key.get("token_uri", "https://oauth2.googleapis.com/token"))
-
-
 def service_account_key(block: GcpCredentials) -> dict[str, Any] | None:
     """The service-account key in the block or its file; None when it has neither.
 
@@ -200,28 +193,5 @@ def service_account_key(block: GcpCredentials) -> dict[str, Any] | None:
         key = json.loads(block.service_account_file.read_text())
     else:
         return None
-    check_destination(check_endpoint(_token_uri(key)), GOOGLE)
+    check_destination(check_endpoint(token_uri(key)), GOOGLE)
     return key
-
-
-def id_token_provider(block: GcpCredentials | None) -> Callable[[str], str]:
-    """A blocking function from audience to a Google ID token, whose errors are google-auth's.
-
-    Args:
-        block: Whose key signs; None, or a block without a key, for this machine's identity
-            (metadata server, or the service-account file in GOOGLE_APPLICATION_CREDENTIALS).
-    """
-    key = service_account_key(block) if block is not None else None
-
-    def fetch(audience: str) -> str:
-        # google-auth has no annotations for any of these.
-        if key is None:
-            return str(id_token.fetch_id_token(Request(), audience))  # type: ignore[no-untyped-call]
-        signer = service_account.IDTokenCredentials.from_service_account_info(  # type: ignore[no-untyped-call]
-            key, target_audience=audience
-        )
-        local = is_loopback(_token_uri(key))
-        signer.refresh(token_request(local=local))
-        return str(signer.token)
-
-    return fetch

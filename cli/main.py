@@ -43,6 +43,9 @@ COMMANDS: Final = {
         "evidence": "Export and verify what an onboarding left behind.",
         "terraform": "Write Terraform that adopts the keys of one or all workspaces as they are.",
     },
+    "cli.gateway": {
+        "gateway": "Hold the Admin API credential, and attach only what approvers have signed.",
+    },
     "sandbox.__main__": {"sandbox": "Run the sandbox on loopback until SIGTERM or Ctrl-C."},
 }
 """By module: each command `NAME_command` and its line in the list of commands.

@@ -13,6 +13,7 @@ from rich.table import Table
 from cli.client import RunError, calling, connected, run_url
 from cli.terminal import new_console, printable
 from cmek.keys.verdicts import Check, CheckReport
+from cmek.models import refusals
 from cmek.onboarding.reports import summary
 from cmek.onboarding.request import OnboardingRequest
 from tasks.clients import close_clients
@@ -108,11 +109,7 @@ def build_request(given: dict[str, Any]) -> dict[str, Any]:
     try:
         request = OnboardingRequest.model_validate(given)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, one['loc']))} {one['input']!r}: {one['msg']}"
-            for one in error.errors()
-        )
-        raise RunError(f"the request is not valid: {problems}") from None
+        raise RunError(f"the request is not valid: {'; '.join(refusals(error))}") from None
     return request.model_dump(mode="json", include=set(given))
 
 

@@ -1,10 +1,33 @@
-"""What nearly every model here is, and what a flow's parameter is."""
+"""What nearly every model here is, what a flow's parameter is, and the rule of one string.
+
+Prefect checks parameters twice: by JSON schema before a run exists, and by the model inside the
+run. Where the two disagree, a pasted line break makes a run that fails. So a rule for a string is
+a `TextRule`: one pattern, which both use in the same way, and one text for people.
+"""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+)
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+_END: Final = r"(?![\s\S])"
+"""The end of the text. `$` also fits before a final line break, in Python."""
+_SHOWN: Final = 120
+"""Characters of a refused value that its message shows."""
 
 
 class FrozenModel(BaseModel):
@@ -25,3 +48,87 @@ class FormModel(FrozenModel):
         for position, field in enumerate(handler.resolve_ref_schema(schema)["properties"].values()):
             field["position"] = position
         return schema
+
+
+def whole(pattern: str) -> str:
+    """The pattern of a whole text, as JSON schema, browsers and Python read it alike."""
+    return f"^(?:{pattern}){_END}"
+
+
+@dataclass(frozen=True)
+class TextRule:
+    """What a string must be: `Annotated[str, TextRule(…)]`.
+
+    `Field(pattern=…)` won't do: Pydantic's engine and Python's, which Prefect uses, disagree about
+    the end of a text and about which characters are blank.
+    """
+
+    pattern: str
+    """Of the whole text: no anchors, no classes such as `\\s`, nothing else engines differ in."""
+    wanted: str
+    """What it is, with an example, for a person: no regular expression is ever shown."""
+
+    @cached_property
+    def _compiled(self) -> re.Pattern[str]:
+        return re.compile(self.pattern)
+
+    def fits(self, text: str) -> bool:
+        """Whether the whole text is as it must be."""
+        return self._compiled.fullmatch(text) is not None
+
+    def refusal(self, text: str) -> str:
+        """The value, so that the invisible is seen, what is wrong with it, and what is wanted."""
+        return f"{shown(text)} {_flaw(text, self) or 'is something else'}; wanted is {self.wanted}"
+
+    def check(self, value: Any) -> Any:  # noqa: ANN401 - what is no string is left to its type
+        """The value, where it fits.
+
+        Raises:
+            PydanticCustomError: It does not; says value, flaw and what is wanted.
+        """
+        if isinstance(value, str) and not self.fits(value):
+            raise PydanticCustomError("text_rule", "{refusal}", {"refusal": self.refusal(value)})
+        return value
+
+    def __get_pydantic_core_schema__(
+        self,
+        source: Any,  # noqa: ANN401 - any type that is made of a string
+        handler: GetCoreSchemaHandler,
+    ) -> CoreSchema:
+        """Check what was given, before a UUID or another type is made of it."""
+        return core_schema.no_info_before_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The same pattern for the schema; nobody checks a `format`."""
+        schema = handler(core_schema)
+        schema["pattern"] = whole(self.pattern)
+        return schema
+
+
+def shown(text: str) -> str:
+    """A value in quotes: ASCII as it is, everything else as an escape; long ones are cut."""
+    cut = f" (the first {_SHOWN} of {len(text)} characters)" if len(text) > _SHOWN else ""
+    return ascii(text[:_SHOWN]) + cut
+
+
+def _flaw(text: str, rule: TextRule) -> str:
+    """What a person overlooks, where that is all that is wrong or the first thing that is."""
+    if not text:
+        return "is empty"
+    if rule.fits(text.strip()):
+        return "begins or ends with a blank or a line break: take it away"
+    odd = [one for one in text if not " " <= one <= "~"]
+    if not odd:
+        return ""
+    alone = (one for one in odd if rule.fits(text.replace(one, "x")))
+    first = next(alone, odd[0])
+    name = unicodedata.name(first, "a control character" if first < " " else "no character")
+    return f"holds {name} (U+{ord(first):04X}): type it again instead of pasting it"
+
+
+def refusals(error: ValidationError) -> Iterator[str]:
+    """Each wrong field of a model, by its name, with what is wrong."""
+    for one in error.errors(include_url=False, include_input=False, include_context=False):
+        yield f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}"

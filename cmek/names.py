@@ -1,6 +1,7 @@
-"""Names that parse and print: crypto keys, workspaces, external keys, the organization label.
+"""Names: which strings are one, crypto keys that parse and print, names that look like others.
 
-Source: guide steps 1, 2 and 4; https://docs.cloud.google.com/kms/docs/locations
+Source: guide steps 1, 2 and 4; https://docs.cloud.google.com/kms/docs/locations,
+https://www.unicode.org/reports/tr39/
 """
 
 from __future__ import annotations
@@ -9,15 +10,74 @@ import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from functools import cache
+from typing import Annotated, Final, Literal, get_args
 from uuid import UUID
 
 from cmek.errors import CmekError
+from cmek.models import TextRule, shown
 
 PROJECT_ID_PATTERN: Final = r"(?:[a-z][a-z0-9.-]*:)?[a-z][a-z0-9-]{4,28}[a-z0-9]"
 KMS_ID_PATTERN: Final = r"[a-zA-Z0-9_-]{1,63}"
 WORKSPACE_ID: Final = r"wrkspc_[a-zA-Z0-9]{6,64}"
 EXTERNAL_KEY_ID: Final = r"ekey_[a-zA-Z0-9]{6,64}"
+EMAIL: Final = r"[a-zA-Z0-9.!#$%&'+/=^_{}~-]{1,64}@[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,188}[a-zA-Z0-9])?"
+"""ASCII only: letters of other alphabets make two people out of one."""
+UNSEEN: Final = (
+    r"\u0000-\u001f\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f"
+    r"\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff"
+    "\\uffa0\\ufff0-\\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+"""Inside of brackets: controls, blanks but the space, and what Unicode says to draw as nothing."""
+_TYPED: Final = (
+    r"!-;=-_a-\{\}~\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0386\u0388-\u038a\u038c\u038e-\u03a1"
+    r"\u03a3-\u03ce\u0400-\u0481\u048a-\u052f\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff"
+    r"\uac00-\ud7a3"
+)
+"""ASCII without three signs of Markdown's, and letters that are one character each, so that nobody
+has to know Unicode's normal forms."""
+WORKSPACE_NAME: Final = f"(?! )(?!.*  )[ {_TYPED}]+(?<! )"
+"""Of a workspace to be created: an approver reads it off a plan and types it."""
+
+WorkspaceId = Annotated[
+    str, TextRule(WORKSPACE_ID, "a workspace's id, such as wrkspc_01HxPv6KsDq9TnBzMw3YfLrE")
+]
+ExternalKeyId = Annotated[
+    str, TextRule(EXTERNAL_KEY_ID, "an external key's id, such as ekey_01HxPv6KsDq9TnBzMw3YfLrE")
+]
+ProjectId = Annotated[
+    str, TextRule(PROJECT_ID_PATTERN, "a project's id (not its number), such as acme-kms-prod")
+]
+KmsId = Annotated[
+    str, TextRule(KMS_ID_PATTERN, "1 to 63 letters, digits, - and _, such as anthropic-cmek")
+]
+Email = Annotated[str, TextRule(EMAIL, "an e-mail address in ASCII, such as ada@example.com")]
+BlockName = Annotated[
+    str,
+    TextRule(
+        r"[a-z0-9][a-z0-9-]{0,62}", "a block's name in lower case, digits and -, such as google-kms"
+    ),
+]
+OrganizationId = Annotated[
+    UUID,
+    TextRule(
+        r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
+        "an organization's UUID, such as 1fb5ab5a-5b0c-4ed1-8f4b-2cb2f0a9c1de",
+    ),
+]
+CustomerId = Annotated[str, TextRule(r"C[0-9a-z]{4,20}", "a Google customer id, such as C01abcdef")]
+WorkspaceName = Annotated[
+    str,
+    TextRule(
+        WORKSPACE_NAME,
+        "a name of letters (Latin, Greek, Cyrillic, Chinese, Japanese, Korean), digits and signs "
+        "other than ` | <, with single spaces inside, such as payments-prod",
+    ),
+]
+OneLine = Annotated[
+    str,
+    TextRule(f"(?! )[^{UNSEEN}]+(?<! )", "one line without invisible characters"),
+]
 
 Region = Literal[
     "us-east5",
@@ -65,11 +125,10 @@ class KeyName:
         """
         match = _KEY_NAME.fullmatch(text)
         if match is None:
-            message = (
-                f"key name {text!r}: expected projects/PROJECT/locations/LOCATION/keyRings/RING"
-                "/cryptoKeys/KEY, without a version at the end"
+            raise BadNameError(
+                f"key name {shown(text)}: expected projects/PROJECT/locations/LOCATION/keyRings/"
+                "RING/cryptoKeys/KEY, without a version at the end"
             )
-            raise BadNameError(message)
         return cls(**match.groupdict())
 
     @property
@@ -86,10 +145,47 @@ class KeyName:
         return f"{self.key_ring_name}/cryptoKeys/{self.crypto_key}"
 
 
-def normalize_confusable(name: str) -> str:
-    """A name as people see it: without case, width and invisible marks."""
-    compatible = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    return "".join(c for c in compatible if unicodedata.category(c) not in {"Cf", "Zs", "Cc"})
+_IGNORED: Final = re.compile(f"[ {UNSEEN}]")
+
+
+def look_alike(one: str, other: str) -> bool:
+    """Whether people take one name for the other, by Unicode's confusables (UTS 39).
+
+    Case is ignored before and after: `I` looks like `l`, and is the same letter as `i`.
+    """
+    if _skeleton(one).casefold() == _skeleton(other).casefold():
+        return True
+    return _skeleton(_fold(one)) == _skeleton(_fold(other))
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def _skeleton(name: str) -> str:
+    """UTS 39's skeleton, without blanks and what is not drawn."""
+    seen = _IGNORED.sub("", unicodedata.normalize("NFD", name))
+    prototypes = "".join(_prototypes().get(one, one) for one in seen)
+    return _IGNORED.sub("", unicodedata.normalize("NFD", prototypes))
+
+
+@cache
+def _prototypes() -> dict[str, str]:
+    """What each character is drawn like.
+
+    The library's table has both directions: from a character to its prototype, and from a prototype
+    to all its characters. Where a prototype has one only, either of the two stands for both.
+    """
+    from confusable_homoglyphs.confusables import (  # noqa: PLC0415 - 0.9 MB, for a comparison
+        confusables_data,
+    )
+
+    alike = {one: [each["c"] for each in found] for one, found in confusables_data.items()}
+    return {
+        one: found[0]
+        for one, found in alike.items()
+        if len(one) == len(found) == 1 and (len(alike[found[0]]) > 1 or found[0] < one)
+    }
 
 
 def slug(text: str, length: int, *, allowed: str = "a-z0-9") -> str:

@@ -43,10 +43,16 @@ def check_destination(
         return
     if host not in _listed(file, look):
         raise EndpointError(
-            f"{host} is no host of {' or '.join(service)}, so the credential is not sent there: "
+            f"{host} is {_why_not(service)} not sent there: "
             "correct the block's address, or have the worker's administrator list the host in "
             f"{file}"
         )
+
+
+def _why_not(service: tuple[str, ...]) -> str:
+    if not service:
+        return "not this machine, so signed approvals are"
+    return f"no host of {' or '.join(service)}, so the credential is"
 
 
 def _listed(file: Path, look: Callable[[Path], FileFacts]) -> frozenset[str]:

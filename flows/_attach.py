@@ -11,14 +11,19 @@ from typing import Final
 from prefect import get_run_logger
 from pydantic import BaseModel
 
-from cmek.anthropic.errors import AdminStatusError, StorageProfileMismatchError
+from cmek.anthropic.errors import (
+    AdminStatusError,
+    ApprovalSpentError,
+    GatewayRefusedError,
+    StorageProfileMismatchError,
+)
 from cmek.errors import CmekError
 from cmek.evidence import events
 from cmek.keys.diagnosis import Failure
 from cmek.keys.verdicts import CheckReport
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import GateInput, Permit, Refusal, RefusalKind, ValidationProof, decide
-from cmek.onboarding.plan import LiveFacts, Plan, build_plan
+from cmek.onboarding.plan import LiveFacts, build_plan
 from cmek.onboarding.reports import approval_page, refused_report
 from cmek.onboarding.request import OnboardingRequest
 from flows._approval import (
@@ -175,7 +180,7 @@ async def _request_approval(
     report = await check_prerequisites(request)
     signatures = await signatures_needed(request)
     approval_request = new_approval_request(
-        number, plan_of(facts, request, report), signatures, reapproval_reasons
+        number, build_plan(facts, request, report), signatures, reapproval_reasons
     )
     pending = ApprovalRequestRecord(
         approval_request=approval_request, report=report, users_before=provisioned.users_before
@@ -186,17 +191,10 @@ async def _request_approval(
     await publish(
         "onboarding",
         request.subject,
-        approval_page(approval_request, report),
+        approval_page(approval_request),
         f"plan, waiting at {approval_request.key}",
     )
     return pending
-
-
-def plan_of(facts: LiveFacts, request: OnboardingRequest, report: CheckReport) -> Plan:
-    """The plan, with every check that is not a pass as a warning to acknowledge."""
-    noted = (*report.warnings, *report.unknown, *report.failed)
-    warnings = tuple(f"{check.id} ({check.status})" for check in noted)
-    return build_plan(facts, request, project_number=report.project_number, warnings=warnings)
 
 
 async def _handle_response(
@@ -204,9 +202,7 @@ async def _handle_response(
 ) -> Approved | RefusalRecord:
     """Wait for the response; then read everything again, and attach what passes the gate."""
     approval_request = pending.approval_request
-    response = await wait_for_response(
-        approval_request, approval_page(approval_request, pending.report)
-    )
+    response = await wait_for_response(approval_request, approval_page(approval_request))
     loaded_at = time.monotonic()
     await record(request.subject, events.approval_response_received(approval_request, response))
     outcome = AttachOutcome(outcome=AttachResult.NOT_YET)
@@ -267,6 +263,8 @@ async def _try_attach(
     step = attach if request.create_workspace is None else create
     try:
         return await step(request.anthropic_block, permit)
+    except (GatewayRefusedError, ApprovalSpentError) as error:
+        raise RefusedError(f"the gateway attached nothing: {error}") from error
     except StorageProfileMismatchError:
         raise  # it is not about the key, and says what it is about
     except AdminStatusError as error:
@@ -305,7 +303,7 @@ async def _read_again(
     signatures = await verify_signatures(request, approval_request, response)
     gate_input = GateInput(
         facts=facts,
-        plan=plan_of(facts, request, report),
+        plan=build_plan(facts, request, report),
         validation=proof,
         failed_checks=tuple(check.title for check in report.failed),
         response_loaded_at=loaded_at,

@@ -33,7 +33,7 @@ class VersionPendingError(NotYetError):
 
 @task(
     name="2 Crypto key",
-    task_run_name="2 Crypto key {request.key_name.crypto_key}",
+    task_run_name="2 Crypto key",
     retries=6,
     retry_delay_seconds=[1, 2, 4, 8, 16, 30],
     retry_condition_fn=not_yet,

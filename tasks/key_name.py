@@ -9,7 +9,7 @@ from cmek.names import KeyName
 from tasks._uncached_task import uncached_task
 
 
-@uncached_task(name="4 Key name", task_run_name="4 Key name {key.name}")
+@uncached_task(name="4 Key name", task_run_name="4 Key name")
 async def read_key_name(key: CryptoKey) -> str:
     """The name to register, out of the response of guide step 2: no call of its own.
 

@@ -7,7 +7,7 @@ from prefect import get_run_logger, task
 from tasks.clients import kms_client
 
 
-@task(name="1 Key ring", task_run_name="1 Key ring {key_ring_name}")
+@task(name="1 Key ring", task_run_name="1 Key ring")
 async def ensure_key_ring(kms_block: str, key_ring_name: str) -> bool:
     """Use the ring when it exists, else create it; whether this run created it.
 

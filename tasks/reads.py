@@ -63,7 +63,7 @@ async def read_organization(block: str) -> Organization:
     return await (await admin_client(block)).organization.me()
 
 
-@uncached_task(name="Read workspace", task_run_name="Read workspace {workspace_id}")
+@uncached_task(name="Read workspace", task_run_name="Read workspace")
 async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
     """The workspace and the key that it has.
 
@@ -93,7 +93,7 @@ async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
 
 @uncached_task(
     name="Search workspaces",
-    task_run_name="Search workspaces for {request.create_workspace}",
+    task_run_name="Search workspaces",
 )
 async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | None:
     """What this request has created already, over all pages; None when nothing has its name.
@@ -124,7 +124,7 @@ class KeyNotFoundError(CmekError):
     """The crypto key is not there (any more)."""
 
 
-@uncached_task(name="Read live facts", task_run_name="Read live facts of {request.subject}")
+@uncached_task(name="Read live facts", task_run_name="Read live facts")
 async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> LiveFacts:
     """All reads at once, never cached: a run that was suspended must not see old responses.
 
@@ -135,7 +135,7 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
     admin = await admin_client(request.anthropic_block)
     kms = await kms_client(request.kms_block)
     name = str(request.key_name)
-    organization, workspace, external_key, key, versions, policy = await asyncio.gather(
+    organization, (workspace, listed), external_key, key, versions, policy = await asyncio.gather(
         admin.organization.me(),
         _workspace(admin, request),
         admin.external_keys.retrieve(external_key_id),
@@ -148,6 +148,13 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
     return LiveFacts(
         organization_id=organization.id,
         **workspace,
+        other_workspaces=tuple(
+            sorted(
+                one.id
+                for one in listed
+                if one.external_key_id == external_key.id and one.id != request.workspace_id
+            )
+        ),
         key=key,
         versions=tuple(versions),
         granted_roles=unconditional_roles(policy, MEMBER),
@@ -158,25 +165,35 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
     )
 
 
-async def _workspace(admin: AdminApi, request: OnboardingRequest) -> dict[str, Any]:
-    """The fields about the workspace, or about a new one, that nothing has its name."""
+async def _workspace(
+    admin: AdminApi, request: OnboardingRequest
+) -> tuple[dict[str, Any], list[Workspace]]:
+    """The fields about the workspace, or about a new one, that nothing has its name; and all."""
+    listed = _all_workspaces(admin)
     if request.workspace_id is None:
-        name = request.create_workspace or ""
-        listed = [one async for one in admin.workspaces.list(include_default=True)]
+        name, everything = request.create_workspace or "", await listed
         return {
             "workspace_id": None,
             "workspace_name": name,
             "workspace_archived": False,
             "workspace_external_key_id": None,
-            "same_name_workspaces": tuple(one.id for one in same_name_workspaces(listed, name)),
-        }
-    workspace = await admin.workspaces.retrieve(request.workspace_id)
+            "same_name_workspaces": tuple(one.id for one in same_name_workspaces(everything, name)),
+        }, everything
+    workspace, everything = await asyncio.gather(
+        admin.workspaces.retrieve(request.workspace_id), listed
+    )
     return {
         "workspace_id": workspace.id,
         "workspace_name": workspace.name,
         "workspace_archived": workspace.is_archived,
         "workspace_external_key_id": workspace.external_key_id,
-    }
+    }, everything
+
+
+async def _all_workspaces(admin: AdminApi) -> list[Workspace]:
+    """Archived ones too: their data is under their key as before."""
+    listed = admin.workspaces.list(include_default=True, include_archived=True)
+    return [one async for one in listed]
 
 
 class PrerequisitesFailedError(CmekError):
@@ -242,7 +259,13 @@ async def signatures_needed(request: OnboardingRequest) -> int:
     Raises:
         SignersRefusedError: Signatures are wanted and can't be verified here.
     """
-    return required_signatures(find_signers(), request.signatures)
+    return required_signatures(find_signers(), await _requested_signatures(request))
+
+
+async def _requested_signatures(request: OnboardingRequest) -> int:
+    """By the request; at least one where a gateway holds the credential: it takes no others."""
+    admin = await admin_client(request.anthropic_block)
+    return max(request.signatures, int(admin.is_gateway))
 
 
 @uncached_task(name="Verify signatures", task_run_name="Verify signatures")
@@ -258,7 +281,8 @@ async def verify_signatures(
         SignersRefusedError: The signers file is gone, or does not count any more.
     """
     signers = find_signers()
-    required = required_signatures(signers, max(request.signatures, approval_request.signatures))
+    wanted = await _requested_signatures(request)
+    required = required_signatures(signers, max(wanted, approval_request.signatures))
     if not response.signed_approvals or response.decision == "reject":
         return Signatures(required)
     if signers is None:

@@ -1,4 +1,4 @@
-"""The two credentials of the Admin API: a static admin key, or a Google identity exchanged.
+"""The credentials of the Admin API: a static key, a Google identity exchanged, or a gateway's.
 
 Source: https://platform.claude.com/docs/en/manage-claude/wif-reference
 """
@@ -6,6 +6,8 @@ Source: https://platform.claude.com/docs/en/manage-claude/wif-reference
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 FEDERATION_BETA: Final = "oauth-2025-04-20,oidc-federation-2026-04-01"
 TOKEN_BETA: Final = "oauth-2025-04-20"  # noqa: S105 - a header value
 _RENEW_BEFORE_SECONDS: Final = 60.0
+APPROVALS_HEADER: Final = "cmek-signed-approvals"
+"""Carries signed approvals to a gateway, with the one request that needs them."""
 
 
 def usable_in_header(secret: SecretStr) -> SecretStr:
@@ -86,6 +90,36 @@ class AdminKey:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class GatewayAccess:
+    """No credential: a cmek gateway at the base URL holds it, and takes signed approvals."""
+
+    async def headers(self, exchange: Exchange) -> dict[str, str]:  # noqa: ARG002 - as above
+        """None; who may do what is the gateway's policy."""
+        return {}
+
+    def refused(self) -> bool:
+        """The gateway's own credential was refused: nothing here would be different."""
+        return False
+
+
+def encoded_approvals(signed_approvals: str) -> str:
+    """Signed approvals as a header can carry them: base64 of UTF-8."""
+    return base64.b64encode(signed_approvals.encode()).decode()
+
+
+def decoded_approvals(header: str) -> str:
+    """What `encoded_approvals` encoded.
+
+    Raises:
+        ValueError: It is not that.
+    """
+    try:
+        return base64.b64decode(header, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{APPROVALS_HEADER} is not base64 of UTF-8 text") from error
+
+
 @dataclass(slots=True)
 class WorkloadIdentity:
     """A Google ID token, exchanged for an `org:admin` token: no static secret exists.
@@ -98,7 +132,7 @@ class WorkloadIdentity:
     service_account_id: str
     audience: str
     id_token: Callable[[str], str]
-    """Blocking; given the audience, returns a Google ID token (see `google_id_token`)."""
+    """Blocking; given the audience, returns a Google ID token (see `id_token_provider`)."""
     _token: AccessToken | None = field(default=None, init=False, repr=False)
     _renew_at: float = field(default=0.0, init=False, repr=False)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)

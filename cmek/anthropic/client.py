@@ -6,10 +6,20 @@ Source: https://platform.claude.com/docs/en/manage-claude/cmek-admin-api and gui
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
-from cmek.anthropic._transport import CREATE, IDEMPOTENT, ONCE, READ, AdminTransport, Timeouts
+import httpx
+
+from cmek.anthropic._transport import (
+    CREATE,
+    IDEMPOTENT,
+    ONCE,
+    READ,
+    AdminCall,
+    AdminTransport,
+    Timeouts,
+)
 from cmek.anthropic.auth import Credential
 from cmek.anthropic.errors import AdminResponseError, CallFailure
 from cmek.anthropic.models import (
@@ -55,6 +65,8 @@ class AdminApi:
         transport = AdminTransport(base_url, credential, timeouts)
         self._transport = transport
         self.base_url = transport.base_url
+        self.is_gateway = transport.is_gateway
+        """Whether a cmek gateway at `base_url` holds the credential, and checks approvals."""
         self.organization = OrganizationResource(transport)
         self.external_keys = ExternalKeys(transport)
         self.workspaces = Workspaces(transport)
@@ -62,6 +74,24 @@ class AdminApi:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._transport.aclose()
+
+    async def forward(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> httpx.Response:
+        """Send a call as it is, once, and return its response, whatever its status.
+
+        For the gateway, which decides before what may be sent.
+
+        Raises:
+            AdminApiError: No response, or no credential.
+        """
+        return await self._transport.forward(
+            AdminCall(method, path, IDEMPOTENT, SLOW_TIMEOUT_SECONDS, query, body)
+        )
 
 
 class OrganizationResource:
@@ -150,13 +180,23 @@ class Workspaces:
         external_key_id: str | None = None,
         tags: Mapping[str, str] | None = None,
         data_residency: Mapping[str, object] | None = None,
+        *,
+        signed_approvals: str = "",
     ) -> Workspace:
-        """Make a workspace, with its key from the first request on. Sent once, never repeated."""
+        """Make a workspace, with its key from the first request on. Sent once, never repeated.
+
+        Args:
+            name: Of the new workspace.
+            external_key_id: Its key.
+            tags: Its tags.
+            data_residency: The Admin API's object.
+            signed_approvals: For a gateway; sent nowhere else.
+        """
         body: dict[str, object] = {"name": name}
         body |= {"external_key_id": external_key_id} if external_key_id is not None else {}
         body |= {"tags": dict(tags)} if tags else {}
         body |= {"data_residency": dict(data_residency)} if data_residency else {}
-        return await self._transport.post_slow(Workspace, _WORKSPACES, ONCE, body)
+        return await self._transport.post_slow(Workspace, _WORKSPACES, ONCE, body, signed_approvals)
 
     async def update(
         self,
@@ -164,14 +204,22 @@ class Workspaces:
         *,
         external_key_id: str | None = None,
         tags: Mapping[str, str | None] | None = None,
+        signed_approvals: str = "",
     ) -> Workspace:
-        """Attach a key (guide step 7, irreversible, sent once) or change tags (null removes)."""
+        """Attach a key (guide step 7, irreversible, sent once) or change tags (null removes).
+
+        Args:
+            workspace_id: Which workspace.
+            external_key_id: The key to attach.
+            tags: The tags to change.
+            signed_approvals: Of the attach, for a gateway; sent nowhere else.
+        """
         path = _path(_WORKSPACES, workspace_id)
         body: dict[str, object] = {"tags": dict(tags)} if tags else {}
         if external_key_id is None:
             return await self._transport.post(Workspace, path, IDEMPOTENT, body)
         body["external_key_id"] = external_key_id
-        return await self._transport.post_slow(Workspace, path, ONCE, body)
+        return await self._transport.post_slow(Workspace, path, ONCE, body, signed_approvals)
 
 
 def _advance(query: Query, name: str, cursor: str) -> None:

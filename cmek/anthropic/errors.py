@@ -26,6 +26,9 @@ import httpx
 from cmek.errors import CmekError
 
 TOKEN_PATH: Final = "/v1/oauth/token"  # noqa: S105 - a path
+GATEWAY_REFUSED: Final = "cmek_gateway_refused"
+APPROVAL_SPENT: Final = "cmek_approval_spent"
+"""`error.details.error_code` of a cmek gateway's own answers."""
 _FEDERATION: Final = (
     "Anthropic did not take the Google identity: compare issuer, sub, email and audience of the "
     "federation rule (Console, history of the rule) and the ids in the AnthropicAdmin block."
@@ -84,7 +87,7 @@ class AdminApiError(CmekError):
         by_code = _BY_CODE.get(failure.error_code or "")
         return by_code if isinstance(by_code, str) else self._ADVICE
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         failure = self.failure
         parts = [str(failure.status or ""), failure.error_type or "", failure.error_code or ""]
         labels = " ".join(part for part in parts if part)
@@ -222,6 +225,21 @@ class KeyProfileMismatchError(BadRequestError):
     )
 
 
+class GatewayRefusedError(PermissionDeniedError):
+    """A cmek gateway refused: nothing was sent to Anthropic."""
+
+    _ADVICE = (
+        "Nothing was sent to Anthropic. The gateway's log has the same line; its policy is in "
+        "docs/gateway.md."
+    )
+
+
+class ApprovalSpentError(ConflictError):
+    """A cmek gateway has used this signed approval already; it counts once."""
+
+    _ADVICE = "Read the workspace; for another attempt, retry the run for a new approval request."
+
+
 class StorageProfileMismatchError(BadRequestError):
     """The workspace's external storage and its user profile do not fit."""
 
@@ -269,6 +287,8 @@ _BY_CODE: Final[dict[str, type[AdminStatusError] | str]] = {
     "external_key_changed": ExternalKeyChangedError,
     "workspace_policy_violation": WorkspacePolicyViolationError,
     "key_profile_mismatch": KeyProfileMismatchError,
+    GATEWAY_REFUSED: GatewayRefusedError,
+    APPROVAL_SPENT: ApprovalSpentError,
     "storage_profile_mismatch": StorageProfileMismatchError,
     "change_outcome_unknown": ChangeOutcomeUnknownError,
     "workspace_created_incomplete": WorkspaceCreatedIncompleteError,

@@ -8,23 +8,46 @@ from __future__ import annotations
 
 import json
 from typing import Annotated, Any, Final, Literal
-from uuid import UUID
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from cmek.errors import CmekError
-from cmek.models import FormModel, FrozenModel
-from cmek.names import KMS_ID_PATTERN, PROJECT_ID_PATTERN, WORKSPACE_ID, Region
-from cmek.onboarding.request import EMAIL, ProtectionLevel, same_field
+from cmek.models import FormModel, FrozenModel, TextRule, refusals, whole
+from cmek.names import (
+    KMS_ID_PATTERN,
+    PROJECT_ID_PATTERN,
+    BlockName,
+    CustomerId,
+    Email,
+    KmsId,
+    OneLine,
+    OrganizationId,
+    ProjectId,
+    Region,
+    WorkspaceId,
+)
+from cmek.onboarding.request import ProtectionLevel, same_field
 from cmek.tags import OPT_IN_TAG
 
 REQUESTER: Final = "discovery@cmek.invalid"
 """The requester of a discovery: not a person, so any person may approve under four eyes."""
 
-Pattern = Annotated[str, Field(min_length=1, max_length=255)]
+Pattern = Annotated[OneLine, Field(max_length=255)]
 
-_OWN: Final = r"^[a-zA-Z0-9_-]*(\{workspace_name\}[a-zA-Z0-9_-]*)?\{workspace_id\}[a-zA-Z0-9_-]*$"
-_SHARED: Final = f"^{KMS_ID_PATTERN}$"
+_TEMPLATES: Final = {
+    "own": TextRule(
+        r"[a-zA-Z0-9_-]*(?:\{workspace_name\}[a-zA-Z0-9_-]*)?\{workspace_id\}[a-zA-Z0-9_-]*",
+        "a name with {workspace_id} and, before it, {workspace_name} where you like, since each "
+        "workspace has its own key",
+    ),
+    "shared": TextRule(KMS_ID_PATTERN, "a plain name of up to 63 characters: the key is shared"),
+}
+_PROJECT_OR_NOTHING: Final = TextRule(
+    f"(?:{PROJECT_ID_PATTERN})?", "a project's id (not its number), such as acme-kms-prod, or empty"
+)
+_TAG: Final = TextRule(
+    r"[A-Za-z0-9_.-]{1,64}", "1 to 64 letters, digits, dots, - and _, such as cmek"
+)
 
 
 class DiscoveryRequest(FormModel):
@@ -36,18 +59,17 @@ class DiscoveryRequest(FormModel):
         json_schema_extra={
             "if": {"properties": {"key_policy": {"const": "shared"}}, "required": ["key_policy"]},
             "then": {
-                "properties": {"key_template": {"pattern": _SHARED}},
+                "properties": {"key_template": {"pattern": whole(_TEMPLATES["shared"].pattern)}},
                 "required": ["key_template"],
             },
-            "else": {"properties": {"key_template": {"pattern": _OWN}}},
+            "else": {"properties": {"key_template": {"pattern": whole(_TEMPLATES["own"].pattern)}}},
         },
     )
 
-    project_id: str = Field(
+    project_id: Annotated[str, _PROJECT_OR_NOTHING] = Field(
         default="",
         title="Google Cloud project",
         description="Id (not number) of the project that holds the keys; empty: nothing is done.",
-        pattern=f"^(?:{PROJECT_ID_PATTERN})?$",
         examples=["acme-kms-prod"],
     )
     opt_in: Literal["tag", "name", "all"] = Field(
@@ -56,11 +78,10 @@ class DiscoveryRequest(FormModel):
         description="tag: workspaces with the tag below, value `onboard`. name: those whose name "
         "fits a pattern below. all: every one. The value `never` of the tag always wins.",
     )
-    opt_in_tag: str = Field(
+    opt_in_tag: Annotated[str, _TAG] = Field(
         default=OPT_IN_TAG,
         title="Opt-in tag",
         description="Key of the workspace tag.",
-        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
     )
     name_patterns: tuple[Pattern, ...] = Field(
         default=(),
@@ -81,6 +102,7 @@ class DiscoveryRequest(FormModel):
     )
     key_template: str = Field(
         default="{workspace_id}",
+        validate_default=True,
         title="Key name",
         description="For own keys with {workspace_id} and, before it, {workspace_name} where you "
         "like; for a shared key its plain name.",
@@ -102,33 +124,29 @@ class DiscoveryRequest(FormModel):
         ge=1,
         le=8760,
     )
-    requested_by: str = Field(
+    requested_by: Email = Field(
         default=REQUESTER,
         title="Requested by",
         description="Shown to the approver. With four eyes on, an approver of this name is "
         "refused.",
-        pattern=f"^{EMAIL}$",
     )
     location: Region = same_field("location")
-    key_ring: str = same_field("key_ring")
+    key_ring: KmsId = same_field("key_ring")
     protection_level: ProtectionLevel = same_field("protection_level")
     rotation_period_days: int | None = same_field("rotation_period_days")
     destroy_delay_days: int = same_field("destroy_delay_days")
     approval_expires_hours: int = same_field("approval_expires_hours")
-    expected_organization: UUID | None = same_field("expected_organization")
-    permitted_customer_id: str | None = same_field("permitted_customer_id")
-    anthropic_block: str = same_field("anthropic_block")
-    kms_block: str = same_field("kms_block")
+    expected_organization: OrganizationId | None = same_field("expected_organization")
+    permitted_customer_id: CustomerId | None = same_field("permitted_customer_id")
+    anthropic_block: BlockName = same_field("anthropic_block")
+    kms_block: BlockName = same_field("kms_block")
 
-    @model_validator(mode="after")
-    def _template_fits_policy(self) -> DiscoveryRequest:
+    @field_validator("key_template")
+    @classmethod
+    def _template_fits_policy(cls, template: str, info: ValidationInfo) -> str:
         """The schema's `if`, again: a caller can switch the server's enforcement off."""
-        has_id = "{workspace_id}" in self.key_template
-        if self.key_policy == "own" and not has_id:
-            raise ValueError("key_template needs {workspace_id} when each workspace has its own")
-        if self.key_policy == "shared" and "{" in self.key_template:
-            raise ValueError("key_template must be a plain name when the key is shared")
-        return self
+        policy = info.data.get("key_policy")  # None: it is invalid, which is an error already
+        return str(_TEMPLATES[policy].check(template)) if policy else template
 
 
 EVENT: Final = "anthropic.workspace.created"
@@ -143,14 +161,14 @@ class Announcement(FrozenModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    workspace_id: str = Field(pattern=f"^{WORKSPACE_ID}$")
-    requested_by: str | None = Field(default=None, pattern=f"^{EMAIL}$")
-    project_id: str | None = Field(default=None, pattern=f"^{PROJECT_ID_PATTERN}$")
+    workspace_id: WorkspaceId
+    requested_by: Email | None = None
+    project_id: ProjectId | None = None
     location: Region | None = None
-    key_ring: str | None = Field(default=None, pattern=f"^{KMS_ID_PATTERN}$")
-    crypto_key: str | None = Field(default=None, pattern=f"^{KMS_ID_PATTERN}$")
+    key_ring: KmsId | None = None
+    crypto_key: KmsId | None = None
     protection_level: ProtectionLevel | None = None
-    display_name: str | None = Field(default=None, min_length=1, max_length=255)
+    display_name: Pattern | None = None
 
     def given(self) -> dict[str, Any]:
         """The fields of an onboarding request that it sets."""
@@ -166,8 +184,7 @@ def read_announcement(payload: str) -> Announcement:
     try:
         return Announcement.model_validate(json.loads(payload))
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-        what = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in found)
+        what = "; ".join(refusals(error))
     except (ValueError, RecursionError) as error:
         what = f"not JSON ({type(error).__name__})"
     raise MalformedEventError(

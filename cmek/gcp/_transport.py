@@ -14,6 +14,7 @@ import httpx
 from google.auth import exceptions as auth_errors
 from google.auth.credentials import AnonymousCredentials, Credentials, with_scopes_if_required
 from google.auth.transport.requests import Request
+from google.oauth2 import id_token, service_account
 from google.protobuf.json_format import ParseError
 
 from cmek._http import RetryDecision, check_endpoint, is_loopback, retrying, send_bounded
@@ -43,6 +44,32 @@ def token_request(*, local: bool) -> Request:
     request = Request()
     request.session.trust_env = not local
     return request
+
+
+def token_uri(key: Mapping[str, Any]) -> str:
+    """Where a service-account key gets its tokens."""
+    return str(key.get("token_uri", "https://oauth2.googleapis.com/token"))
+
+
+def id_token_provider(key: Mapping[str, Any] | None) -> Callable[[str], str]:
+    """A blocking function from audience to a Google ID token, whose errors are google-auth's.
+
+    Args:
+        key: The service-account key that signs; None for this machine's identity (metadata
+            server, or the service-account file in GOOGLE_APPLICATION_CREDENTIALS).
+    """
+
+    def fetch(audience: str) -> str:
+        # google-auth has no annotations for any of these.
+        if key is None:
+            return str(id_token.fetch_id_token(Request(), audience))  # type: ignore[no-untyped-call]
+        signer = service_account.IDTokenCredentials.from_service_account_info(  # type: ignore[no-untyped-call]
+            key, target_audience=audience
+        )
+        signer.refresh(token_request(local=is_loopback(token_uri(key))))
+        return str(signer.token)
+
+    return fetch
 
 
 def transient(error: Exception) -> RetryDecision:

@@ -95,6 +95,24 @@ def check_look_alikes(request: OnboardingRequest, findings: Findings) -> Iterato
         yield _nothing_found(LOOK_ALIKES, unreadable)
 
 
+def other_decrypters(
+    request: OnboardingRequest, findings: Findings
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Everyone besides Anthropic who can decrypt with the key, and whose policies were not read.
+
+    By bindings on the key, its ring, its project and above, as `MEMBER (ROLE on RESOURCE)`.
+    """
+    grants, unreadable = _grants(request, findings)
+    found = {
+        f"{one.member} ({one.role} on {one.resource})"
+        for one in grants
+        if one.role in DECRYPTING_ROLES - {ENCRYPT_ONLY}
+        and one.member != MEMBER
+        and not one.member.startswith("deleted:")
+    }
+    return tuple(sorted(found)), tuple(dict.fromkeys(unreadable))
+
+
 def _grants(request: OnboardingRequest, findings: Findings) -> tuple[list[Grant], list[str]]:
     """All bindings on key and ring, those above that reach Cloud KMS, and what was unreadable."""
     key = request.key_name

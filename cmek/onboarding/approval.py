@@ -9,7 +9,7 @@ from typing import Final, Literal
 from pydantic import ConfigDict
 
 from cmek.models import FrozenModel
-from cmek.names import normalize_confusable
+from cmek.names import look_alike
 from cmek.onboarding.plan import Plan
 
 _SYNTAX: Final = re.compile(r"[\\^$.*+?()\[\]{}|/]")
@@ -56,13 +56,19 @@ class ApprovalResponse(FrozenModel):
 
 
 def same_identity(one: str, other: str) -> bool:
-    """Whether two typed names mean one person, looking through case, width and invisible marks.
+    """Whether two typed addresses mean one person, as far as the eye tells them apart.
 
-    A comparison of unverified names, not a proof of identity.
+    What stands behind `+` chooses a folder of one mailbox. A comparison of unverified names, not a
+    proof of identity.
     """
-    return normalize_confusable(one) == normalize_confusable(other)
+    return look_alike(_mailbox(one), _mailbox(other))
 
 
-def exact_pattern(text: str) -> str:
-    """The pattern that only this text fits, as JSON schema and browsers read patterns."""
-    return "^" + _SYNTAX.sub(r"\\\g<0>", text) + "$"
+def _mailbox(address: str) -> str:
+    local, _, domain = address.partition("@")
+    return f"{local.partition('+')[0] or local}@{domain}"
+
+
+def exactly(text: str) -> str:
+    """The pattern, without anchors, that only this text fits."""
+    return _SYNTAX.sub(r"\\\g<0>", text)

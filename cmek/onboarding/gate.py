@@ -105,6 +105,8 @@ class Permit:
     approver: str
     signers: tuple[str, ...]
     """Approvers whose signatures were verified, with their keys; empty for a typed approval."""
+    signed_approvals: str
+    """As they came with the response: a gateway verifies them itself."""
     valid_until: float
     """Monotonic seconds of this process."""
     expires_at: datetime
@@ -156,6 +158,7 @@ def decide(
         plan_digest=gate_input.plan.digest,
         approver=response.approver,
         signers=tuple(str(one) for one in gate_input.signatures.verified),
+        signed_approvals=response.signed_approvals,
         valid_until=gate_input.validation.started_at + FRESHNESS_SECONDS,
         expires_at=approval_request.expires_at,
         seal=_SEAL,

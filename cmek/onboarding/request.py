@@ -9,31 +9,33 @@ Source: https://platform.claude.com/docs/en/manage-claude/workspaces and …/cme
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping
 from copy import copy
 from typing import Annotated, Any, Final, Literal
-from uuid import UUID
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from cmek.anthropic.models import Workspace
 from cmek.models import FormModel
 from cmek.names import (
-    KMS_ID_PATTERN,
-    PROJECT_ID_PATTERN,
-    WORKSPACE_ID,
+    BlockName,
+    CustomerId,
+    Email,
     KeyName,
+    KmsId,
+    OneLine,
+    OrganizationId,
+    ProjectId,
     Region,
-    normalize_confusable,
+    WorkspaceId,
+    WorkspaceName,
+    look_alike,
     short_hash,
     slug,
 )
 from cmek.tags import CREATED_BY_TAG
 
 MAX_NAME: Final = 255
-NAME: Final = r"^[^\s`|<]+( [^\s`|<]+)*$"
-"""What an approver can read off a plan and type; `check_name` says what a schema can't."""
 USUAL_LIMIT: Final = 100
 """Live workspaces that an organization may have, unless Anthropic raised that."""
 
@@ -45,13 +47,9 @@ _INFERENCE: Final[dict[Residency, dict[str, object]]] = {
     "us_only": {"allowed_inference_geos": ["us"], "default_inference_geo": "us"},
 }
 
-
-EMAIL = r"[^@\s<>]{1,64}@[^@\s<>]{1,190}"
-BLOCK_NAME = r"[a-z0-9][a-z0-9-]{0,62}"
-
 ProtectionLevel = Literal["HSM", "SOFTWARE"]
 
-Text = Annotated[str, Field(max_length=255)]
+Text = Annotated[OneLine, Field(max_length=255)]
 
 _ONE_WORKSPACE: Final[dict[str, Any]] = {
     "if": {
@@ -84,36 +82,32 @@ class OnboardingRequest(FormModel):
         extra="forbid", title="Onboarding request", json_schema_extra=_ONE_WORKSPACE
     )
 
-    workspace_id: str | None = Field(
+    workspace_id: WorkspaceId | None = Field(
         default=None,
         title="Workspace",
         description="Id of the Anthropic workspace. Its key can be set once and never changed.",
-        pattern=f"^{WORKSPACE_ID}$",
         examples=["wrkspc_01HxPv6KsDq9TnBzMw3YfLrE"],
         json_schema_extra=_plain_text,
     )
-    create_workspace: str | None = Field(
+    create_workspace: WorkspaceName | None = Field(
         default=None,
         validate_default=True,
         title="New workspace",
         description="Instead of an id: the name of a workspace to create together with its key, "
         "so that it is covered from its first request on.",
-        pattern=NAME,
         max_length=MAX_NAME,
         examples=["payments-prod"],
         json_schema_extra=_plain_text,
     )
-    project_id: str = Field(
+    project_id: ProjectId = Field(
         title="Google Cloud project",
         description="Id (not number) of the project that holds the key.",
-        pattern=f"^{PROJECT_ID_PATTERN}$",
         examples=["acme-kms-prod"],
     )
-    requested_by: str = Field(
+    requested_by: Email = Field(
         title="Requested by",
         description="Your e-mail address. It is unverified; with four eyes on, the approver must "
         "be another person.",
-        pattern=f"^{EMAIL}$",
         examples=["ada@example.com"],
     )
     data_residency: Residency = Field(
@@ -128,18 +122,16 @@ class OnboardingRequest(FormModel):
         description="One US region; `us`, `global` and other multi-regions are not supported. "
         "us-east5 and us-central1 are recommended for latency.",
     )
-    key_ring: str = Field(
+    key_ring: KmsId = Field(
         default="anthropic-cmek",
         title="Key ring",
         description="Used when it exists, else created. The name stays taken.",
-        pattern=f"^{KMS_ID_PATTERN}$",
     )
-    crypto_key: str | None = Field(
+    crypto_key: KmsId | None = Field(
         default=None,
         title="Crypto key",
         description="Used when it exists, else created. With None, the workspace gets a key of "
         "its own, named after its id, or after the name of a new one.",
-        pattern=f"^{KMS_ID_PATTERN}$",
     )
     protection_level: ProtectionLevel = Field(
         default="HSM",
@@ -199,22 +191,20 @@ class OnboardingRequest(FormModel):
         ge=1,
         le=720,
     )
-    expected_organization: UUID | None = Field(
+    expected_organization: OrganizationId | None = Field(
         default=None,
         title="Expected organization",
         description="UUID of the Anthropic organization; when given, a credential of any other "
         "organization is refused.",
     )
-    permitted_customer_id: str | None = Field(
+    permitted_customer_id: CustomerId | None = Field(
         default=None,
         title="Anthropic's Google customer id",
         description="Only for projects under the legacy domain restriction: the customer id that "
         "Anthropic's account team gave you.",
-        pattern=r"^C[0-9a-z]{4,20}$",
     )
     display_name: Text | None = Field(
         default=None,
-        min_length=1,
         title="Display name",
         description="Name of the external key in the Anthropic Console; None for the key's name.",
     )
@@ -224,18 +214,16 @@ class OnboardingRequest(FormModel):
         description="After the attach, label the key with a hash of the workspace's id: Google "
         "can't show that Anthropic's data depends on it.",
     )
-    anthropic_block: str = Field(
+    anthropic_block: BlockName = Field(
         default="anthropic-admin",
         title="Anthropic Admin block",
         description="Name of the AnthropicAdmin block with the credential. The page Blocks lists "
         "them.",
-        pattern=f"^{BLOCK_NAME}$",
     )
-    kms_block: str = Field(
+    kms_block: BlockName = Field(
         default="google-kms",
         title="Google KMS block",
         description="Name of the GoogleKms block with the credential. The page Blocks lists them.",
-        pattern=f"^{BLOCK_NAME}$",
     )
     signatures: int = Field(
         default=0,
@@ -257,7 +245,7 @@ class OnboardingRequest(FormModel):
                 f"{given}: workspace_id takes the id of a workspace that exists, "
                 "create_workspace the name of a new one; give exactly one of them"
             )
-        return name and check_name(name)
+        return name
 
     @field_validator("data_residency")
     @classmethod
@@ -304,19 +292,6 @@ def same_field(name: str) -> Any:  # noqa: ANN401 - a field stands for its value
     return copy(OnboardingRequest.model_fields[name])
 
 
-def check_name(name: str) -> str:
-    """The name, when people can type what they see.
-
-    Raises:
-        ValueError: Invisible characters, or another Unicode form of the same characters.
-    """
-    if not name.isprintable():
-        raise ValueError("has characters that can't be seen")
-    if unicodedata.normalize("NFC", name) != name:
-        raise ValueError("must be in Unicode form NFC: type it, instead of pasting it")
-    return name
-
-
 def key_id_for(name: str) -> str:
     """The id of the new workspace's own crypto key: readable, and apart for each name."""
     readable = slug(name.lower(), 48).rstrip("-") or "workspace"
@@ -338,12 +313,7 @@ def same_name_workspaces(workspaces: Iterable[Workspace], name: str) -> tuple[Wo
 
     An archived one does not count: it can't be mixed up with the new one in use.
     """
-    wanted = normalize_confusable(name)
-    return tuple(
-        one
-        for one in workspaces
-        if not one.is_archived and normalize_confusable(one.name) == wanted
-    )
+    return tuple(one for one in workspaces if not one.is_archived and look_alike(one.name, name))
 
 
 def shown_workspaces(workspaces: Iterable[Workspace]) -> str:

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field
 from cmek.keys.history import SIGNS, shown_time
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.models import FrozenModel
+from cmek.plain_text import xml_text
 
 FLEET: Final = "cmek-fleet"
 """Key of the artifact that holds the table of all keys."""
@@ -112,9 +113,15 @@ def read_rows(table: object) -> dict[str, FleetRow]:
 def merged(
     before: Mapping[str, FleetRow], checked: Iterable[FleetRow], *, all_keys: bool
 ) -> list[FleetRow]:
-    """Worst first. After a check of all keys, those that are no longer registered drop out."""
+    """Worst first. After a check of all keys, those that are no longer registered drop out.
+
+    A row of a later check, which another run has made meanwhile, stays.
+    """
     new = {row.external_key_id: row for row in checked}
-    rows = new if all_keys else {**before, **new}
+    later = {
+        key: row for key, row in before.items() if key in new and row.checked > new[key].checked
+    }
+    rows = {**({} if all_keys else before), **new, **later}
     return sorted(rows.values(), key=lambda row: (-row.level.rank, row.since, row.key_name))
 
 
@@ -250,4 +257,4 @@ def _had_trouble(row: FleetRow, today: date) -> bool:
 
 
 def _text(x: float, y: float, text: str, *, size: int, fill: str) -> svg.Text:
-    return svg.Text(x=x, y=y, text=svg.escape(text), font_size=size, fill=fill)
+    return svg.Text(x=x, y=y, text=xml_text(text), font_size=size, fill=fill)

@@ -11,7 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Final
 from uuid import UUID
 
 from pydantic import ConfigDict, Field
@@ -19,10 +19,8 @@ from pydantic import ConfigDict, Field
 from cmek.anthropic.models import ExternalKey, Workspace
 from cmek.keys.verdicts import Depth, UnreachableState
 from cmek.models import FormModel, FrozenModel
-from cmek.names import EXTERNAL_KEY_ID
+from cmek.names import BlockName, ExternalKeyId
 from cmek.onboarding.request import same_field
-
-ExternalKeyId = Annotated[str, Field(pattern=f"^{EXTERNAL_KEY_ID}$")]
 
 
 class RevalidationRequest(FormModel):
@@ -39,8 +37,8 @@ class RevalidationRequest(FormModel):
     depth: Depth = Field(
         default="full",
         title="Depth",
-        description="quick: Anthropic's validation and the key with its primary version. full: "
-        "also all versions and who may use the key.",
+        description="quick: the key with its primary version and who may use it, and Anthropic's "
+        "validation where something has changed. full: also all versions, and every validation.",
     )
     deadline_seconds: int = Field(
         default=3600,
@@ -57,9 +55,10 @@ class RevalidationRequest(FormModel):
         le=96,
     )
     reads_per_minute: int = Field(
-        default=600,
+        default=480,
         title="Cloud KMS reads a minute",
-        description="In each project and region. Google's default quota is 600.",
+        description="In each project and region. Google's default quota is 600; what is left is "
+        "for onboardings and for checks of single keys.",
         ge=1,
         le=1_000_000,
     )
@@ -69,14 +68,19 @@ class RevalidationRequest(FormModel):
         description="Take what this (full) check finds as intended: later checks compare with it "
         "instead of with what was recorded at onboarding.",
     )
-    anthropic_block: str = same_field("anthropic_block")
-    kms_block: str = same_field("kms_block")
+    anthropic_block: BlockName = same_field("anthropic_block")
+    kms_block: BlockName = same_field("kms_block")
     look_again: tuple[UnreachableState, ...] = Field(
         default=(),
         title="Check again",
         description="Leave empty: a revalidation fills it in for the follow-up that checks the "
         "keys again that it could not reach.",
     )
+
+    @property
+    def covers_all_keys(self) -> bool:
+        """Whether all keys are checked: of such runs one waits for the other."""
+        return self.wanted is None
 
     @property
     def wanted(self) -> frozenset[str] | None:

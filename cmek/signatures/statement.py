@@ -11,15 +11,17 @@ import re
 import shlex
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationError
 
 from cmek.canonical import NotCanonicalError, canonical_json
 from cmek.errors import CmekError
-from cmek.models import FrozenModel
+from cmek.models import FrozenModel, refusals
+from cmek.names import Email
 from cmek.onboarding.approval import ApprovalRequest
-from cmek.onboarding.request import EMAIL
+from cmek.onboarding.request import Residency
 
 NAMESPACE: Final = "cmek-approval"
 """Of every signature; one made for git or for files does not count."""
@@ -40,12 +42,6 @@ class UnreadableApprovalError(CmekError):
     """The text holds no signed approvals in the shape that the approval request describes."""
 
 
-def _printable(name: str) -> str:
-    if not name.isprintable():
-        raise ValueError("has characters that can't be seen")
-    return name
-
-
 Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
 
 
@@ -54,16 +50,23 @@ class Statement(FrozenModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    approver: Annotated[str, Field(pattern=f"^{EMAIL}$"), AfterValidator(_printable)]
+    approver: Email
     """The principal in the signers file."""
+    acknowledged_warnings: tuple[str, ...] = ()
+    """Titles of what the plan warns of; the signature acknowledges them."""
     approval_request: str
     comment: Annotated[str, Field(min_length=1, max_length=2000)]
+    data_residency: Residency | None = None
+    """Of the workspace that the approval creates."""
     decision: Literal["approve", "reject"]
     expires_at: Moment
+    external_key_id: str
     issued_at: Moment
     key_name: str
     nonce: str
     plan_digest: str
+    requester: str
+    """Who asked for the onboarding; nobody approves their own."""
     run_id: str
     workspace_id: str | None = None
     workspace_name: str | None = None
@@ -88,19 +91,24 @@ def statement_for(
     Raises:
         ValidationError: The approver's address or the comment can't stand in a statement.
     """
+    plan, request = approval_request.plan, approval_request.plan.request
     return Statement(
         approver=approver,
+        acknowledged_warnings=plan.warning_titles,
         approval_request=approval_request.key,
         comment=comment,
+        data_residency=request.data_residency if request.create_workspace else None,
         decision=decision,
         expires_at=approval_request.expires_at,
+        external_key_id=plan.external_key_id,
         issued_at=at.replace(microsecond=0),
-        key_name=approval_request.plan.key_name,
+        key_name=plan.key_name,
         nonce=approval_request.nonce,
         plan_digest=approval_request.digest,
+        requester=request.requested_by,
         run_id=approval_request.run_id,
-        workspace_id=approval_request.plan.request.workspace_id,
-        workspace_name=approval_request.plan.request.create_workspace,
+        workspace_id=request.workspace_id,
+        workspace_name=request.create_workspace,
     )
 
 
@@ -157,9 +165,7 @@ def _parse_block(number: int, block: str) -> SignedApproval:
 def _brief(error: ValidationError | NotCanonicalError) -> str:
     if isinstance(error, NotCanonicalError):
         return "invalid characters"
-    return "; ".join(
-        f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors()[:3]
-    )
+    return "; ".join(islice(refusals(error), 3))
 
 
 def signing_text(approval_request: ApprovalRequest) -> list[str]:

@@ -278,7 +278,12 @@ def signature_problems(
             for statement in signed
             for flaw in _problems_of_one(approval_request, response, live, statement, now)
         ),
-        *_problems_of_people(live, signatures),
+        *people_problems(
+            signatures.verified,
+            requester=live.request.requested_by,
+            requester_excluded=live.request.four_eyes or signatures.required > 1,
+            required=signatures.required,
+        ),
     ]
     given = (response.approver, response.comment)
     if signed and given not in {(one.approver, one.comment) for one in signed}:
@@ -303,6 +308,13 @@ def _problems_of_one(
             (live.request.workspace_id, live.request.create_workspace),
         ),
         "key": (signed.key_name, live.key_name),
+        "external key": (signed.external_key_id, live.external_key_id),
+        "requester": (signed.requester, live.request.requested_by),
+        "list of warnings": (signed.acknowledged_warnings, live.warning_titles),
+        "data residency": (
+            signed.data_residency,
+            live.request.data_residency if live.request.create_workspace else None,
+        ),
         "decision": (signed.decision, response.decision),
         "expiry": (signed.expires_at, approval_request.expires_at),
     }
@@ -317,18 +329,26 @@ def _problems_of_one(
         yield f"{signed.approver} signed before the request was made ({signed.issued_at})"
 
 
-def _problems_of_people(live: Plan, signatures: Signatures) -> Iterator[str]:
-    """Each approver and each key counts once; the requester never, where others must sign."""
+def people_problems(
+    verified: Sequence[Verified], *, requester: str, requester_excluded: bool, required: int
+) -> Iterator[str]:
+    """Why these are not the people who must sign: each approver and each key counts once.
+
+    Args:
+        verified: Signed approvals of enrolled approvers.
+        requester: Who asked for the onboarding.
+        requester_excluded: Whether others must sign.
+        required: How many signatures.
+    """
     people: list[str] = []
-    for one in signatures.verified:
+    for one in verified:
         name = one.approval.statement.approver
         if any(same_identity(name, other) for other in people):
             yield f"{name} has signed more than once"
         people.append(name)
-        excluded = live.request.four_eyes or signatures.required > 1
-        if excluded and same_identity(name, live.request.requested_by):
+        if requester_excluded and same_identity(name, requester):
             yield f"{name} is the requester, so another person must sign"
-    if len({one.fingerprint for one in signatures.verified}) < len(people):
+    if len({one.fingerprint for one in verified}) < len(people):
         yield "one key has signed in more than one name"
-    if len(people) < signatures.required:
-        yield f"{len(people)} of {signatures.required} required signatures"
+    if len(people) < required:
+        yield f"{len(people)} of {required} required signatures"

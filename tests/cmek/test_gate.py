@@ -98,7 +98,7 @@ def test_a_permit_cannot_be_made_by_hand() -> None:
     with pytest.raises(TypeError, match=r"gate\.decide only"):
         Permit(
             request=make.REQUEST, external_key_id="e", plan_digest="d", approver="a", signers=(),
-            valid_until=9e9, expires_at=make.NOW, seal=object(),
+            signed_approvals="", valid_until=9e9, expires_at=make.NOW, seal=object(),
         )  # fmt: skip
 
 

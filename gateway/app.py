@@ -1,0 +1,381 @@
+"""The gateway over HTTP: an ASGI application, and how `cmek gateway` serves it.
+
+It answers as the Admin API does, its own refusals with the Admin API's error body, so that the
+product's client needs nothing but another base URL. No page in a browser can use it: a request
+with an origin, another host name or a body that is not JSON is refused.
+
+    GET /gateway/health          what it holds and whether it could attach, without secrets
+    GET /gateway/journal/RUN_ID  what it was about to attach for a flow run, and what became of it
+    /v1/…                        the Admin API, as far as `gateway.policy` lets it through
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import uvicorn
+from pydantic import JsonValue
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from cmek.anthropic.auth import APPROVALS_HEADER, decoded_approvals
+from cmek.anthropic.client import AdminApi
+from cmek.anthropic.errors import APPROVAL_SPENT, GATEWAY_REFUSED, AdminApiError
+from cmek.errors import CmekError
+from cmek.signatures.verification import Signers, SignersRefusedError, find_signers
+from gateway.attach import Attacher, Clock, ValidationFailedError
+from gateway.journal import Journal, JournalError, NonceUsedError
+from gateway.policy import Attach, Call, Create, Forward, PolicyError, decide
+from gateway.settings import GatewaySettings
+
+_log = logging.getLogger("cmek.gateway")
+MAX_BODY: Final = 64 * 1024
+MAX_HEADERS: Final = 128 * 1024
+"""Nine signed approvals as base64 are about 60 kB."""
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
+_PASSED_HEADERS: Final = (
+    "content-type",
+    "request-id",
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer of the gateway's own, in the Admin API's form."""
+
+    status: int
+    type: str
+    message: str
+    error_code: str | None = None
+    details: dict[str, Any] | None = None
+    request_id: str | None = None
+    retry: bool | None = None
+
+    def response(self) -> JSONResponse:
+        """The HTTP response."""
+        details = (self.details or {}) | (
+            {"error_code": self.error_code} if self.error_code else {}
+        )
+        error = {"type": self.type, "message": self.message, "details": details}
+        request_id = self.request_id or f"gw_{uuid.uuid4().hex}"
+        headers = {"request-id": request_id}
+        if self.retry is not None:
+            headers["x-should-retry"] = str(self.retry).lower()
+        body = {"type": "error", "error": error, "request_id": request_id}
+        return JSONResponse(body, self.status, headers=headers)
+
+
+def gateway_app(
+    settings: GatewaySettings,
+    *,
+    find: Callable[[], Signers | None] | None = None,
+    clock: Callable[[Journal], Clock] = lambda journal: Clock(journal.latest_time()),
+) -> Starlette:
+    """The application; it opens journal and connections when it starts.
+
+    Args:
+        settings: Of its administrator.
+        find: How to read the signers; tests run as root, who could write them.
+        clock: For tests.
+    """
+    find = find or (lambda: find_signers(settings.signers))
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        journal = Journal(settings.journal)
+        api = AdminApi(settings.upstream, settings.credential())
+        attacher = Attacher(
+            api,
+            journal,
+            find,
+            requester_excluded=settings.requester_excluded,
+            clock=clock(journal),
+        )
+        app.state.service = _Service(settings, api, journal, attacher, find)
+        try:
+            await attacher.settle_unsettled()
+        except CmekError as error:
+            _log.warning("open intents are not settled yet: %s", error)
+        try:
+            yield
+        finally:
+            await api.aclose()
+            journal.close()
+
+    def service(request: Request) -> _Service:
+        found: _Service = request.app.state.service
+        return found
+
+    async def health(request: Request) -> Response:
+        return await service(request).health(request)
+
+    async def journal(request: Request) -> Response:
+        return await service(request).journal_of(request)
+
+    async def other(request: Request, _: Exception) -> Response:
+        return await service(request).admin(request)
+
+    return Starlette(
+        routes=[
+            Route("/gateway/health", health, methods=["GET"]),
+            Route("/gateway/journal/{run_id}", journal, methods=["GET"]),
+        ],
+        # every other path and method is a call of the Admin API, or refused as one
+        exception_handlers={404: other, 405: other},
+        lifespan=lifespan,
+    )
+
+
+class _Service:
+    """What the three endpoints share."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        api: AdminApi,
+        journal: Journal,
+        attacher: Attacher,
+        find: Callable[[], Signers | None],
+    ) -> None:
+        self._settings = settings
+        self._api = api
+        self._journal = journal
+        self._attacher = attacher
+        self._find = find
+
+    async def health(self, request: Request) -> Response:
+        """What the gateway holds and whether it could attach."""
+        if refused := self._foreign(request):
+            return refused.response()
+        body: dict[str, JsonValue] = {"upstream": self._settings.upstream, "problems": []}
+        problems: list[JsonValue] = []
+        try:
+            signers = self._find()
+            body["minimum_signatures"] = signers.minimum if signers else None
+            if signers is None:
+                problems.append("no approver is enrolled, so nothing can be attached")
+        except SignersRefusedError as error:
+            problems.append(str(error))
+        try:
+            body["unsettled"] = len(self._journal.unsettled())
+        except JournalError as error:
+            problems.append(str(error))
+        body["problems"] = problems
+        return JSONResponse(body, 503 if problems else 200)
+
+    async def journal_of(self, request: Request) -> Response:
+        """The journal's entries of one flow run."""
+        if refused := self._foreign(request):
+            return refused.response()
+        try:
+            entries = self._journal.of_run(request.path_params["run_id"])
+        except JournalError as error:
+            return Refusal(503, "api_error", str(error)).response()
+        return JSONResponse({"entries": [one.model_dump(mode="json") for one in entries]})
+
+    async def admin(self, request: Request) -> Response:
+        """One call of the Admin API: one line in the log, whatever became of it."""
+        started = time.monotonic()
+        asked = f"{request.method} {_shown(request.url.path)}"
+        try:
+            verdict, response = await self._answer(request)
+        except Exception:
+            _log.exception("failed %s", asked)
+            raise
+        milliseconds = (time.monotonic() - started) * 1000
+        request_id = response.headers.get("request-id", "-")
+        _log.info(
+            "%s: %s, %d, %.0f ms, %s",
+            asked,
+            verdict,
+            response.status_code,
+            milliseconds,
+            request_id,
+        )
+        return response
+
+    async def _answer(self, request: Request) -> tuple[str, Response]:
+        try:
+            if refused := self._foreign(request):
+                return f"refused: {refused.message}", refused.response()
+            decision = decide(await _call(request))
+            if isinstance(decision, Forward):
+                return f"passed {decision.verb}", await self._forward(decision)
+            return await self._attach(decision, request.headers.get(APPROVALS_HEADER, ""))
+        except AdminApiError as error:
+            return f"no success: {_shown(error.message)}", _of_anthropic(error).response()
+        except CmekError as error:
+            return f"refused: {_shown(str(error))}", _refusal(error).response()
+
+    async def _forward(self, call: Forward) -> Response:
+        response = await self._api.forward(call.method, call.path, call.query, call.body)
+        if response.status_code == 401:
+            return _credential_refused().response()
+        headers = {n: v for n in _PASSED_HEADERS if (v := response.headers.get(n)) is not None}
+        return Response(response.content, response.status_code, headers)
+
+    async def _attach(self, target: Attach | Create, header: str) -> tuple[str, Response]:
+        try:
+            approvals = decoded_approvals(header)
+        except ValueError as error:
+            raise PolicyError(str(error)) from error
+        workspace = await self._attacher.attach(target, approvals)
+        body = workspace.model_dump(mode="json", exclude={"request_id"})
+        headers = {"request-id": workspace.request_id} if workspace.request_id else {}
+        done = f"attached {target.external_key_id} to {workspace.id}"
+        return done, JSONResponse(body, headers=headers)
+
+    def _foreign(self, request: Request) -> Refusal | None:
+        """Why the request can't be the product's own: a browser, or a name bound to loopback."""
+        host = request.headers.get("host", "")
+        name = host if host.endswith("]") else host.rsplit(":", 1)[0]
+        if name not in _LOOPBACK.union(self._settings.names):
+            return Refusal(
+                403,
+                "permission_error",
+                f"host {_shown(host)} is not the gateway's",
+                GATEWAY_REFUSED,
+            )
+        for header in ("origin", "sec-fetch-site", "referer", "cookie"):
+            if header in request.headers:
+                return Refusal(
+                    403,
+                    "permission_error",
+                    f"a request with {header} is a browser's",
+                    GATEWAY_REFUSED,
+                )
+        return None
+
+
+async def _call(request: Request) -> Call:
+    """The request, bounded and parsed.
+
+    Raises:
+        PolicyError: It is too long, not JSON, or its path is written in another way than ours.
+    """
+    raw = request.scope.get("raw_path") or request.url.path.encode()
+    path = raw.decode("latin-1").partition("?")[0]
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > MAX_BODY:
+            raise PolicyError(f"the body is longer than {MAX_BODY} bytes")
+    query = tuple(request.query_params.multi_items())
+    if not content:
+        return Call(request.method, path, query)
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise PolicyError("a body must be application/json")
+    try:
+        body = json.loads(content, object_pairs_hook=_once_each, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise PolicyError(f"the body is not JSON: {error}") from error
+    if body is None:
+        raise PolicyError("the body is null")
+    return Call(request.method, path, query, body)
+
+
+def _once_each(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    # two readers of one text could otherwise see two values
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is given more than once")
+    return found
+
+
+def _no_constant(text: str) -> JsonValue:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _refusal(error: CmekError) -> Refusal:
+    if isinstance(error, ValidationFailedError):
+        return Refusal(400, "invalid_request_error", str(error), "external_key_validation_failed")
+    if isinstance(error, NonceUsedError):
+        return Refusal(409, "conflict_error", str(error), APPROVAL_SPENT)
+    # a journal or signers file that can't be used: nothing was sent, and a repeat won't help now
+    return Refusal(403, "permission_error", str(error), GATEWAY_REFUSED)
+
+
+def _of_anthropic(error: AdminApiError) -> Refusal:
+    """Anthropic's own error, or that there was no answer."""
+    failure = error.failure
+    if failure.status == 401:
+        return _credential_refused()
+    return Refusal(
+        status=failure.status if failure.status and failure.status >= 400 else 502,
+        type=failure.error_type or "api_error",
+        message=failure.message,
+        details=failure.details,
+        request_id=failure.request_id,
+        retry=failure.should_retry,
+    )
+
+
+def _credential_refused() -> Refusal:
+    message = "Anthropic refused the gateway's own credential: replace it in the gateway's settings"
+    return Refusal(502, "api_error", message, "cmek_gateway_credential", retry=False)
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c.isprintable() else "�" for c in text)[:2000]
+
+
+def serve(settings: GatewaySettings) -> None:
+    """Serve until SIGTERM or SIGINT; one line of JSON on standard output when ready.
+
+    Raises:
+        OSError: The port is taken.
+        CmekError: Credential or journal can't be used.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    settings.credential()
+    Journal(settings.journal).close()
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # with the protocol left open asyncio does not set TCP_NODELAY: each answer would take 40 ms
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((settings.host, settings.port))
+    url = f"http://{settings.host}:{listener.getsockname()[1]}"
+    _Announced(server_config(gateway_app(settings)), url).run(sockets=[listener])
+
+
+class _Announced(uvicorn.Server):
+    """Says where it listens once it does."""
+
+    def __init__(self, config: uvicorn.Config, url: str) -> None:
+        super().__init__(config)
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then print the line that a caller waits for."""
+        await super().startup(sockets)
+        if self.started:
+            sys.stdout.write(json.dumps({"gateway": self._url}) + "\n")
+            sys.stdout.flush()
+
+
+def server_config(app: Starlette) -> uvicorn.Config:
+    """How the gateway is served: no log of uvicorn's own, and room for signed approvals."""
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        http="h11",
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEADERS,
+    )

@@ -1,0 +1,271 @@
+"""Guide step 7 as the gateway does it: verify, read, validate, write the intent, send once, settle.
+
+The gateway's own calls of one attach are `external_keys.retrieve`, `workspaces.retrieve` (for a
+create all pages of `workspaces.list`), `external_keys.validate`, and the attach itself. A request
+whose answer was lost is settled by a read, never by a second request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from cmek.anthropic.client import AdminApi
+from cmek.anthropic.errors import AdminApiError
+from cmek.anthropic.models import Workspace
+from cmek.errors import CmekError
+from cmek.signatures.statement import UnreadableApprovalError, parse_signed
+from cmek.signatures.verification import (
+    DIRECTORY,
+    BadSignatureError,
+    Signers,
+    Verified,
+    verify,
+)
+from cmek.tags import CREATED_BY_TAG
+from gateway.journal import Entry, Intent, Journal, JournalError, Outcome
+from gateway.policy import Attach, Create, PolicyError, approval_problems, live_problems, present
+
+_log = logging.getLogger("cmek.gateway")
+FRESHNESS_SECONDS: Final = 60.0
+"""A validation proves the key for this long, from its start."""
+PENDING_CREATE_LIFETIME: Final = timedelta(minutes=10)
+"""How long a create without an answer may still take effect: the official SDK's own timeout."""
+
+
+class ValidationFailedError(CmekError):
+    """Anthropic could not use the key, by the gateway's own validation; nothing was sent."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """A wall clock that never runs back: setting it back must not revive an expired approval."""
+
+    floor: datetime
+    """The latest time in the journal."""
+    wall: Callable[[], datetime] = lambda: datetime.now(UTC)
+    monotonic: Callable[[], float] = time.monotonic
+    _started: tuple[datetime, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._started = (max(self.wall(), self.floor), self.monotonic())
+
+    def now(self) -> datetime:
+        """The later of the wall clock and of what has passed since the start."""
+        at, then = self._started
+        return max(self.wall(), at + timedelta(seconds=self.monotonic() - then))
+
+
+class Attacher:
+    """Attaches and creates, one at a time for each workspace."""
+
+    def __init__(
+        self,
+        api: AdminApi,
+        journal: Journal,
+        find: Callable[[], Signers | None],
+        *,
+        requester_excluded: bool = True,
+        clock: Clock | None = None,
+    ) -> None:
+        """Make one for a running event loop.
+
+        Args:
+            api: The Admin API with the gateway's own credential.
+            journal: The open journal.
+            find: Reads the signers anew.
+            requester_excluded: Whether the requester's own approval counts for nothing.
+            clock: For tests.
+        """
+        self._api = api
+        self._journal = journal
+        self._find = find
+        self._requester_excluded = requester_excluded
+        self._clock = clock or Clock(journal.latest_time())
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def attach(self, target: Attach | Create, signed_approvals: str) -> Workspace:
+        """Attach the key, or create the workspace with it, if these approvals permit it.
+
+        Returns:
+            The workspace with its key; read only, when it has had the key before.
+
+        Raises:
+            PolicyError: The approvals or the live state do not permit it. Nothing was sent.
+            NonceUsedError: The approval was used before. Nothing was sent.
+            ValidationFailedError: Anthropic can't use the key. Nothing was sent.
+            SignersRefusedError: The signers can't be used. Nothing was sent.
+            JournalError: The intent is not on the disk. Nothing was sent.
+            AdminApiError: Of a read; or of the attach itself, whose `ambiguous` says whether it
+                may have taken effect.
+        """
+        async with self._turns[_subject(target)]:
+            verified = await self._verified(target, signed_approvals)
+            signed = verified[0].approval.statement
+            key = await self._api.external_keys.retrieve(target.external_key_id)
+            workspaces = await self._read(target)
+            existing = present(target, workspaces)
+            if existing is not None:
+                await self.settle_unsettled()
+                return existing
+            if problems := live_problems(target, signed, key, workspaces):
+                raise PolicyError("; ".join(problems))
+            self._ensure_no_pending_create(target)
+            started = time.monotonic()
+            validation = await self._api.external_keys.validate(target.external_key_id)
+            if not validation.succeeded:
+                raise ValidationFailedError(
+                    f"validation of {signed.key_name} failed: {validation.error}"
+                )
+            intent = _intent(target, verified, signed_approvals)
+            number = self._journal.begin(intent, now=self._clock.now())
+            if time.monotonic() - started > FRESHNESS_SECONDS:
+                self._settle(number, Outcome.REFUSED)
+                raise PolicyError(f"the validation is older than {FRESHNESS_SECONDS:.0f} s")
+            if self._clock.now() > signed.expires_at:
+                self._settle(number, Outcome.REFUSED)
+                raise PolicyError(f"the approval expired at {signed.expires_at}")
+            return await self._send(target, number)
+
+    async def settle_unsettled(self) -> None:
+        """Read what became of the intents that have no certain outcome.
+
+        Raises:
+            AdminApiError: It could not be read; they stay as they are.
+            JournalError: It could not be written.
+        """
+        for entry in self._journal.unsettled():
+            target = _target(entry)
+            existing = present(target, await self._read(target))
+            if existing is not None:
+                self._settle(entry.number, Outcome.ATTACHED, existing.id, existing.request_id)
+            elif entry.outcome is None:
+                self._settle(entry.number, Outcome.UNKNOWN)
+
+    async def _verified(
+        self, target: Attach | Create, signed_approvals: str
+    ) -> tuple[Verified, ...]:
+        signers = self._find()
+        if signers is None:
+            raise PolicyError(
+                f"no approver is enrolled: the gateway has no {DIRECTORY / 'allowed_signers'}"
+            )
+        now = self._clock.now()
+        try:
+            given = parse_signed(signed_approvals)
+            verified = tuple([await verify(one, signers, at=now) for one in given])
+        except (UnreadableApprovalError, BadSignatureError) as error:
+            raise PolicyError(str(error)) from error
+        problems = approval_problems(
+            target,
+            verified,
+            minimum=signers.minimum,
+            requester_excluded=self._requester_excluded,
+            now=now,
+        )
+        if problems:
+            raise PolicyError("; ".join(problems))
+        return verified
+
+    async def _read(self, target: Attach | Create) -> list[Workspace]:
+        if isinstance(target, Attach):
+            return [await self._api.workspaces.retrieve(target.workspace_id)]
+        listed = self._api.workspaces.list(include_archived=True, include_default=True)
+        return [one async for one in listed]
+
+    def _ensure_no_pending_create(self, target: Attach | Create) -> None:
+        if isinstance(target, Attach):
+            return
+        since = self._clock.now() - PENDING_CREATE_LIFETIME
+        for entry in self._journal.unsettled():
+            if entry.workspace == _subject(target) and entry.intended_at > since:
+                again = entry.intended_at + PENDING_CREATE_LIFETIME
+                raise PolicyError(
+                    f"a create of {target.name!r} was sent at {entry.intended_at} and got no clear "
+                    f"response; it may still appear. Try again after {again}"
+                )
+
+    async def _send(self, target: Attach | Create, number: int) -> Workspace:
+        try:
+            if isinstance(target, Attach):
+                workspace = await self._api.workspaces.update(
+                    target.workspace_id, external_key_id=target.external_key_id
+                )
+            else:
+                workspace = await self._api.workspaces.create(
+                    target.name,
+                    target.external_key_id,
+                    tags={CREATED_BY_TAG: target.run_id},
+                    data_residency=target.data_residency,
+                )
+        except AdminApiError as error:
+            if not error.ambiguous:
+                self._settle(number, Outcome.REFUSED, None, error.request_id)
+                raise
+            existing = await self._read_after_failure(target, number)
+            if existing is None:
+                raise
+            workspace = existing
+        self._settle(number, Outcome.ATTACHED, workspace.id, workspace.request_id)
+        return workspace
+
+    async def _read_after_failure(self, target: Attach | Create, number: int) -> Workspace | None:
+        """Only a read shows whether a request without a clear answer took effect."""
+        try:
+            existing = present(target, await self._read(target))
+        except AdminApiError:
+            existing = None
+        if existing is None:
+            self._settle(number, Outcome.UNKNOWN)
+        return existing
+
+    def _settle(
+        self,
+        number: int,
+        outcome: Outcome,
+        workspace_id: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        try:
+            self._journal.settle(
+                number,
+                outcome,
+                now=self._clock.now(),
+                workspace_id=workspace_id,
+                request_id=request_id,
+            )
+        except JournalError:
+            # The intent is on the disk. Without an outcome it counts as used, and the next start
+            # settles it by reading; the answer of Anthropic must not be lost for it.
+            _log.exception("outcome %s of intent %d is not in the journal", outcome, number)
+
+
+def _subject(target: Attach | Create) -> str:
+    return target.workspace_id if isinstance(target, Attach) else f"new:{target.name}"
+
+
+def _intent(target: Attach | Create, verified: tuple[Verified, ...], approvals: str) -> Intent:
+    signed = verified[0].approval.statement
+    return Intent(
+        nonce=signed.nonce,
+        run_id=signed.run_id,
+        workspace=_subject(target),
+        external_key_id=target.external_key_id,
+        key_name=signed.key_name,
+        plan_digest=signed.plan_digest,
+        approvers=tuple(str(one) for one in verified),
+        signed_approvals=approvals,
+    )
+
+
+def _target(entry: Entry) -> Attach | Create:
+    if entry.workspace.startswith("new:"):
+        name = entry.workspace.removeprefix("new:")
+        return Create(name, entry.external_key_id, entry.run_id, None)
+    return Attach(entry.workspace, entry.external_key_id)

@@ -1,0 +1,191 @@
+"""Every string of every flow's parameters: Prefect's schema and our model refuse exactly the same.
+
+What only the model refuses becomes a run that fails, minutes after the form said that all is well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from prefect import Flow
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import preprocess_schema, validate
+from pydantic import BaseModel, ValidationError
+
+from cmek.discovery.request import DiscoveryRequest
+from cmek.models import TextRule, refusals, shown
+from cmek.onboarding.request import OnboardingRequest
+from cmek.revalidation.request import RevalidationRequest
+from flows.check import check_prerequisites_only
+from flows.discover import discover_workspaces, workspace_created
+from flows.onboard import onboard_workspace
+from flows.revalidate import revalidate_keys
+
+ONBOARDING: dict[str, Any] = {
+    "workspace_id": "wrkspc_01HxPv6KsDq9TnBzMw3YfLrE",
+    "project_id": "acme-kms-prod",
+    "requested_by": "ada@example.com",
+}
+NEW = {name: value for name, value in ONBOARDING.items() if name != "workspace_id"}
+FLOWS: tuple[tuple[Flow[..., Any], type[BaseModel], dict[str, Any]], ...] = (
+    (onboard_workspace, OnboardingRequest, ONBOARDING),
+    (onboard_workspace, OnboardingRequest, NEW | {"create_workspace": "payments-prod"}),
+    (check_prerequisites_only, OnboardingRequest, ONBOARDING),
+    (revalidate_keys, RevalidationRequest, {}),
+    (discover_workspaces, DiscoveryRequest, {}),
+    (discover_workspaces, DiscoveryRequest, {"key_policy": "shared", "key_template": "anthropic"}),
+    (workspace_created, DiscoveryRequest, {}),
+)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One string of a request; in a tuple, its only element."""
+
+    schema: dict[str, Any]
+    model: type[BaseModel]
+    given: dict[str, Any]
+    name: str
+    is_list: bool
+
+    @property
+    def usual(self) -> str:
+        """A value that both take, where one is known."""
+        examples = self.model.model_fields[self.name].examples or [""]
+        value = self.given.get(self.name, examples[0])
+        return str(value[0] if isinstance(value, list) else value)
+
+    def verdicts(self, text: str) -> tuple[bool, bool]:
+        """Whether the schema, as Prefect checks it, and the model take this string."""
+        request = self.given | {self.name: [text] if self.is_list else text}
+        parameters = {"request": request, "payload": ""}
+        by_schema = not validate(parameters, self.schema, preprocess=False)
+        try:
+            self.model.model_validate(request)
+            by_model = True
+        except ValidationError:
+            by_model = False
+        return by_schema, by_model
+
+
+def fields() -> Iterator[Field]:
+    """All of them, found in the schemas that Prefect gets."""
+    for flow, model, given_ in FLOWS:
+        schema = dict(preprocess_schema(parameter_schema(flow).model_dump_for_openapi()))
+        properties = schema["definitions"][model.__name__]["properties"]
+        for name, one in properties.items():
+            item = one.get("items", {})
+            if _is_text(one) or _is_text(item):
+                if name in {"workspace_id", "create_workspace"} and name not in given_:
+                    continue  # one of the two, each in its own variant
+                yield Field(schema, model, given_, name, bool(item))
+
+
+def _is_text(schema: dict[str, Any]) -> bool:
+    kinds = [schema, *schema.get("anyOf", [])]
+    return any(one.get("type") == "string" and "enum" not in one for one in kinds)
+
+
+FIELDS = {f"{one.model.__name__}.{one.name}.{at}": one for at, one in enumerate(fields())}
+TRAPS = st.sampled_from(
+    [
+        *(
+            "\n",
+            "\r\n",
+            "\r",
+            " ",
+            "\t",
+            "\u00a0",
+            "\u2028",
+            "\u3000",
+            "\x00",
+            "\x1c",
+            "\x1f",
+            "\x85",
+        ),
+        *("\u200b", "\u034f", "\u3164", "\u2800", "\ufe0f", "\ufeff", "\U000e0001", "\ud800"),
+        *(
+            "\u0661",
+            "\uff11",
+            "\u0430",
+            "\u212a",
+            "\u017f",
+            "\u0130",
+            "e\u0301",
+            "\U0001f511",
+            "|",
+            "`",
+        ),
+    ]
+)
+
+
+@st.composite
+def nearly(draw: st.DrawFn, text: str) -> str:
+    """A good value with something that is overlooked in it, or any text."""
+    at = draw(st.sampled_from([0, len(text), len(text) // 2]))
+    trap = draw(TRAPS | st.text(max_size=2))
+    return draw(st.sampled_from([text[:at] + trap + text[at:], trap, text]))
+
+
+def test_the_walk_finds_the_strings_of_every_flow() -> None:
+    """So that the property below is about something."""
+    assert {one.model for one in FIELDS.values()} == {model for _, model, _ in FLOWS}
+    assert {"workspace_id", "create_workspace", "expected_organization", "key_template"} <= {
+        one.name for one in FIELDS.values()
+    }
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_schema_and_model_take_the_same_strings(name: str, data: st.DataObject) -> None:
+    field = FIELDS[name]
+    text = data.draw(nearly(field.usual) | st.text(max_size=300))
+    by_schema, by_model = field.verdicts(text)
+    assert by_schema is by_model, shown(text)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_pasted_line_break_is_refused_before_a_run_exists(name: str) -> None:
+    field = FIELDS[name]
+    assert field.verdicts(f"{field.usual}\n") == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("given_", "words"),
+    [
+        ({"project_id": "acme-kms-prod\n"}, ["project_id: 'acme-kms-prod\\n'", "line break"]),
+        ({"project_id": "\u0430cme-kms-prod"}, [r"'\u0430cme", "CYRILLIC SMALL LETTER A (U+0430)"]),
+        ({"requested_by": "ada@example.com\u200b"}, ["requested_by: ", "ZERO WIDTH SPACE"]),
+        ({"requested_by": "ada"}, ["requested_by: 'ada'", "such as ada@example.com"]),
+        ({"key_ring": ""}, ["key_ring: '' is empty"]),
+        ({"key_ring": "x" * 3000}, ["the first 120 of 3000 characters"]),
+        ({"expected_organization": "org_01Acme"}, ["expected_organization: 'org_01Acme'", "UUID"]),
+        ({"display_name": "a\x1b[31mb"}, [r"'a\x1b[31mb'", "control character"]),
+    ],
+)
+def test_a_refusal_shows_field_value_flaw_and_way_out(
+    given_: dict[str, Any], words: list[str]
+) -> None:
+    """And no regular expression."""
+    with pytest.raises(ValidationError) as caught:
+        OnboardingRequest.model_validate(ONBOARDING | given_)
+    (said,) = refusals(caught.value)
+    assert all(word in said for word in words), said
+    assert not any(syntax in said for syntax in ("[a-z", "{1,", "(?", "^", "\\u0000-"))
+    assert len(said) < 600
+
+
+@given(st.text(alphabet=st.characters(), max_size=60), st.sampled_from(["[a-z]+", "[a-z]*"]))
+@example("a\n", "[a-z]+")
+def test_a_refusal_is_plain_ascii_whatever_was_pasted(text: str, pattern: str) -> None:
+    rule = TextRule(pattern, "small letters")
+    if not rule.fits(text):
+        assert rule.refusal(text).isascii()
+        assert rule.refusal(text).isprintable()
