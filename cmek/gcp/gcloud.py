@@ -6,7 +6,7 @@ from shlex import quote
 from typing import Final
 
 from cmek.anthropic_identity import MEMBER
-from cmek.names import KeyName
+from cmek.names import BadNameError, KeyName
 
 CONSOLE: Final = "https://console.cloud.google.com"
 _ADD: Final = "add-iam-policy-binding"
@@ -27,6 +27,19 @@ def on_version(key: KeyName, verb: str, version: str, rest: str = "") -> str:
     """`gcloud kms keys versions VERB VERSION …`."""
     command = f"gcloud kms keys versions {verb} {version} --key={key.crypto_key} {key_flags(key)}"
     return f"{command} {rest}".strip()
+
+
+def key_in(resource: str) -> KeyName | None:
+    """The crypto key, when that is what the resource is."""
+    try:
+        return KeyName.parse(resource)
+    except BadNameError:
+        return None
+
+
+def policy_of(key: KeyName) -> str:
+    """Who may do what with the key."""
+    return on_key(key, "get-iam-policy")
 
 
 def new_primary(key: KeyName) -> str:
