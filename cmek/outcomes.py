@@ -20,6 +20,8 @@ class RunOutcome(StrEnum):
     KEY_UNKNOWN = "Unknown"
     """Of a revalidation: no key is broken, and one at least has no verdict."""
     KEY_AT_RISK = "At risk"
+    SKIPPED = "Skipped"
+    """Of a revalidation: another one checked all keys all the while."""
     NOT_SET_UP = "Not set up"
     STARTED = "Started"
     NOTHING_TO_START = "Nothing to start"

@@ -14,6 +14,9 @@ LOOK_AGAIN_TAG: Final = "look-again"
 CREATE_SENT_PREFIX: Final = "cmek-create-sent:"
 """Of a run, followed by when it sent a create, in ISO 8601."""
 
+CREATED_INCOMPLETE_PREFIX: Final = "cmek-created-incomplete:"
+"""Of a run, followed by the id of the workspace that its create made, but did not complete."""
+
 CREATED_BY_TAG: Final = "cmek-run"
 """Of a workspace: the id of the run that created it, by which it is found after a lost response."""
 EVIDENCE_TAG: Final = "cmek-evidence"

@@ -43,14 +43,16 @@ def check_destination(
         return
     if host not in _listed(file, look):
         raise EndpointError(
-            f"{host} is {_no_host(service)}, so nothing is sent there: "
+            f"{host} is {_why_not(service)} not sent there: "
             "correct the block's address, or have the worker's administrator list the host in "
             f"{file}"
         )
 
 
-def _no_host(service: tuple[str, ...]) -> str:
-    return f"no host of {' or '.join(service)}" if service else "not this machine"
+def _why_not(service: tuple[str, ...]) -> str:
+    if not service:
+        return "not this machine, so signed approvals are"
+    return f"no host of {' or '.join(service)}, so the credential is"
 
 
 def _listed(file: Path, look: Callable[[Path], FileFacts]) -> frozenset[str]:

@@ -11,7 +11,12 @@ from typing import Final
 from prefect import get_run_logger
 from pydantic import BaseModel
 
-from cmek.anthropic.errors import AdminStatusError, ApprovalSpentError, GatewayRefusedError
+from cmek.anthropic.errors import (
+    AdminStatusError,
+    ApprovalSpentError,
+    GatewayRefusedError,
+    StorageProfileMismatchError,
+)
 from cmek.errors import CmekError
 from cmek.evidence import events
 from cmek.keys.diagnosis import Failure
@@ -269,6 +274,8 @@ async def _try_attach(
         return await step(request.anthropic_block, permit)
     except (GatewayRefusedError, ApprovalSpentError) as error:
         raise RefusedError(f"the gateway attached nothing: {error}") from error
+    except StorageProfileMismatchError:
+        raise  # it is not about the key, and says what it is about
     except AdminStatusError as error:
         failure = _failed_validation(
             approval_request, request_id=error.request_id, error_code=error.error_code

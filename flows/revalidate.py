@@ -1,14 +1,15 @@
-"""Revalidate every onboarded key: on a schedule, or at once from the UI.
+"""Revalidate every onboarded key: on a schedule, or at once from the UI or after a signal.
 
-Each key is one task, so many are checked at the same time. Its verdict is published as soon as it
-is known, so that a run that is killed loses nothing and continues where it was when it is retried.
+Many keys are checked at the same time. A verdict is published as soon as it is known, so that a run
+that is killed loses nothing and continues where it was when it is retried. Of two runs that check
+all keys one waits for the other: together they would exceed the pace of one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,16 +24,17 @@ from cmek.keys.verdicts import Health, KeyRecord, UnreachableState
 from cmek.outcomes import RunOutcome
 from cmek.revalidation.fleet import FleetRow
 from cmek.revalidation.request import KeyRef, RegisteredKeys, RevalidationRequest, by_ring
+from flows._revalidation_lock import wait_for_turn
 from tasks.clients import close_clients
 from tasks.revalidation import (
     CheckUnfinishedError,
     KeyRingBatch,
     RevalidationContext,
+    check_key,
     last_fleet,
     publish_fleet,
     read_registered_keys,
     record_unfinished_check,
-    revalidate_key,
     schedule_follow_up,
 )
 from tasks.runs import current_run_id, load_state, save_state
@@ -43,9 +45,9 @@ _REPORTED = "reported"
 
 
 class Reported(BaseModel):
-    """How many times this run has checked all keys: a retry after one checks all of them anew."""
+    """When this run had checked all keys: a retry after that checks them anew."""
 
-    sweeps: int
+    at: datetime
 
 
 @dataclass
@@ -64,7 +66,7 @@ class Tally:
         row = FleetRow.of(record, before)
         self.rows.append(row)
         self.verdicts[record.verdict] += 1
-        self.changed |= before is None or before.level is not row.level
+        self.changed |= before is None or (before.verdict, before.why) != (row.verdict, row.why)
         if record.unreachable and record.unreachable.scheduled_by == record.run_id:
             self.unreachable.append(record.unreachable)
 
@@ -90,20 +92,31 @@ async def revalidate_keys(
     Raises:
         AdminApiError: The external keys can't be listed.
     """
+    async with AsyncExitStack() as held:
+        if request.covers_all_keys:
+            other = await wait_for_turn(held, request.deadline_seconds)
+            if other is not None:
+                return Completed(
+                    name=RunOutcome.SKIPPED,
+                    message=f"{other.name} ({other.id}) checked all keys all the while",
+                )
+        held.push_async_callback(close_clients)
+        return _outcome(await _revalidate(request))
+
+
+async def _revalidate(request: RevalidationRequest) -> Tally:
     started = datetime.now(UTC)
-    try:
-        registered = await read_registered_keys(request.anthropic_block)
-        context = await _context(request, registered, started)
-        tally = Tally(await last_fleet())
-        await _check_all(context, tally)
-        all_keys = request.wanted is None
-        if all_keys or tally.changed:
-            await publish_fleet(tally.rows, all_keys=all_keys)
-        await schedule_follow_up(request, tally.unreachable)
-        await save_state(_REPORTED, Reported(sweeps=context.attempt + 1))
-    finally:
-        await close_clients()
-    return _outcome(tally)
+    registered = await read_registered_keys(request.anthropic_block)
+    context = await _context(request, registered, started)
+    tally = Tally(await last_fleet())
+    await _check_all(context, tally)
+    all_keys = request.covers_all_keys
+    if all_keys or tally.changed:
+        anew = tally.changed or request.depth == "full"
+        await publish_fleet(tally.rows, all_keys=all_keys, anew=anew)
+    await schedule_follow_up(request, tally.unreachable)
+    await save_state(_REPORTED, Reported(at=datetime.now(UTC)))
+    return tally
 
 
 async def _context(
@@ -120,7 +133,7 @@ async def _context(
         run_id=str(current_run_id()),
         deadline=started + timedelta(seconds=request.deadline_seconds),
         rings=[KeyRingBatch(refs) for refs in by_ring(keys, str(current_run_id()))],
-        attempt=reported.sweeps if reported else 0,
+        reported=reported.at if reported else None,
     )
 
 
@@ -148,11 +161,12 @@ async def _check_one(context: RevalidationContext, ring: KeyRingBatch, ref: KeyR
     why = f"not checked before the deadline, {context.deadline:%Y-%m-%d %H:%M:%S %Z}"
     if datetime.now(UTC) < context.deadline:
         try:
-            return await revalidate_key(context, ring, ref)
+            return await check_key(context, ring, ref)
         except CheckUnfinishedError:
             pass
         except Exception as error:  # noqa: BLE001 - one key's failure never ends the others' checks
-            why = f"the check failed: {error!r}; its task run has the details"
+            get_run_logger().exception("%s: the check failed", ref.external_key_id)
+            why = f"the check failed: {error!r}; the run's log has the details"
     return await record_unfinished_check(context, ring, ref, why)
 
 

@@ -126,16 +126,16 @@ def gateway_app(
     async def journal(request: Request) -> Response:
         return await service(request).journal_of(request)
 
-    async def admin(request: Request) -> Response:
+    async def other(request: Request, _: Exception) -> Response:
         return await service(request).admin(request)
 
-    methods = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
     return Starlette(
         routes=[
             Route("/gateway/health", health, methods=["GET"]),
             Route("/gateway/journal/{run_id}", journal, methods=["GET"]),
-            Route("/{path:path}", admin, methods=methods),
         ],
+        # every other path and method is a call of the Admin API, or refused as one
+        exception_handlers={404: other, 405: other},
         lifespan=lifespan,
     )
 
@@ -344,7 +344,11 @@ def serve(settings: GatewaySettings) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     settings.credential()
     Journal(settings.journal).close()
-    listener = socket.create_server((settings.host, settings.port))
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # with the protocol left open asyncio does not set TCP_NODELAY: each answer would take 40 ms
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((settings.host, settings.port))
     url = f"http://{settings.host}:{listener.getsockname()[1]}"
     _Announced(server_config(gateway_app(settings)), url).run(sockets=[listener])
 

@@ -95,6 +95,10 @@ _SETTLE: Final = (
     "UPDATE attaches SET outcome = ?, settled_at = ?, workspace_id = ?, request_id = ?"
     " WHERE number = ?"
 )
+_UNSETTLED: Final = (
+    "workspace NOT IN (SELECT workspace FROM attaches WHERE outcome = ?)"
+    " AND (outcome IS NULL OR outcome = ?) ORDER BY number"
+)
 
 
 class Journal:
@@ -166,9 +170,9 @@ class Journal:
             self._connection.execute(_SETTLE, values)
 
     def unsettled(self) -> tuple[Entry, ...]:
-        """Intents without a certain outcome, oldest first."""
+        """Intents without a certain outcome, oldest first; none whose workspace has its key."""
         with self._errors():
-            return self._select("outcome IS NULL OR outcome = ? ORDER BY number", Outcome.UNKNOWN)
+            return self._select(_UNSETTLED, Outcome.ATTACHED, Outcome.UNKNOWN)
 
     def of_run(self, run_id: str) -> tuple[Entry, ...]:
         """All intents of a flow run, oldest first."""
@@ -183,8 +187,8 @@ class Journal:
             ).fetchone()
         return datetime.fromisoformat(row[0]) if row[0] else datetime.min.replace(tzinfo=UTC)
 
-    def _select(self, where: str, value: str) -> tuple[Entry, ...]:
-        rows = self._connection.execute(f"SELECT * FROM attaches WHERE {where}", (value,))  # noqa: S608 - fixed texts
+    def _select(self, where: str, *values: str) -> tuple[Entry, ...]:
+        rows = self._connection.execute(f"SELECT * FROM attaches WHERE {where}", values)  # noqa: S608 - fixed texts
         return tuple(
             Entry.model_validate({**dict(row), "approvers": json.loads(row["approvers"])})
             for row in rows

@@ -25,7 +25,12 @@ from cmek.anthropic.models import ExternalKey, Workspace
 from cmek.errors import CmekError
 from cmek.models import FrozenModel
 from cmek.names import EXTERNAL_KEY_ID, WORKSPACE_ID, KeyName
-from cmek.onboarding.request import created_by_run, data_residency, same_name_workspaces
+from cmek.onboarding.request import (
+    MAX_NAME,
+    created_by_run,
+    data_residency,
+    same_name_workspaces,
+)
 from cmek.signatures.statement import Statement
 from cmek.signatures.verification import CLOCK_SKEW, Verified, people_problems
 from cmek.tags import CREATED_BY_TAG, EVIDENCE_TAG
@@ -105,16 +110,16 @@ class _Registration(_Body):
 
 
 class _EvidenceTag(_Body):
-    tags: dict[Literal["cmek-evidence"], Annotated[str, Field(pattern=r"^[0-9a-f]{64}\Z")]]
+    tags: dict[Literal["cmek-evidence"], Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
 
 
 class _AttachBody(_Body):
-    external_key_id: Annotated[str, Field(pattern=rf"^{EXTERNAL_KEY_ID}\Z")]
+    external_key_id: Annotated[str, Field(pattern=rf"^{EXTERNAL_KEY_ID}$")]
 
 
 class _CreateBody(_AttachBody):
-    name: Annotated[str, Field(min_length=1, max_length=40)]
-    tags: dict[Literal["cmek-run"], Annotated[str, Field(pattern=r"^[0-9a-f-]{36}\Z")]]
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+    tags: dict[Literal["cmek-run"], Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")]]
     data_residency: dict[str, JsonValue] | None = None
 
 

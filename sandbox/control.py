@@ -1,22 +1,65 @@
-"""What tests may do to the sandbox beyond the services' own APIs, under `/_sandbox/`."""
+"""What tests may do to the sandbox beyond the services' own APIs, under `/_sandbox/`.
+
+Every call carries the ready line's `control_token`. `OwnOriginOnly` guards the services' APIs too,
+since the sandbox takes a Google caller without a token for an administrator.
+"""
 
 from __future__ import annotations
 
+import hmac
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandbox import seed
 from sandbox.world import Fault, World
 
 Given = dict[str, Any]
 Action = Callable[[World, Given], Any]
+
+TOKEN_HEADER: Final = "x-sandbox-token"
+_LOOPBACK_NAMES: Final = {"127.0.0.1", "localhost", "[::1]"}
+
+
+class OwnOriginOnly:
+    """ASGI middleware: answers 403 to what a web page of another origin makes a browser send.
+
+    A name that was rebound to 127.0.0.1 shows in `Host`, a page of another origin (another port of
+    this machine too) in `Origin` or `Sec-Fetch-Site`. Programs send neither of the last two.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it with the reason."""
+        problem = _foreign(Headers(scope=scope)) if scope["type"] == "http" else None
+        if problem is None:
+            await self._app(scope, receive, send)
+        else:
+            await JSONResponse({"error": problem}, status_code=403)(scope, receive, send)
+
+
+def _foreign(headers: Headers) -> str | None:
+    host, origin = headers.get("host", ""), headers.get("origin")
+    name = re.sub(r":[0-9]*$", "", host)
+    if name not in _LOOPBACK_NAMES:
+        return f"Host {host!r}: the sandbox is reached by a loopback address only"
+    if origin is not None and origin != f"http://{host}":
+        return f"Origin {origin!r}: the sandbox takes requests of its own origin only"
+    site = headers.get("sec-fetch-site", "none")
+    if site not in {"same-origin", "none"}:
+        return f"Sec-Fetch-Site {site!r}: the sandbox takes requests of its own origin only"
+    return None
 
 
 class _Given(BaseModel):
@@ -97,6 +140,9 @@ _ACTIONS: Final[dict[str, Action]] = {
     "GET google": lambda world, _: _assign(world.google, {}),
     "PATCH google": lambda world, given: _assign(world.google, given),
     "POST identities": _change_identity,
+    "GET signals": lambda world, _: world.signals.to_json(),
+    "PATCH signals": lambda world, given: _assign(world.signals.push, given),
+    "GET audit": lambda world, _: list(world.signals.audit),
 }
 
 
@@ -110,12 +156,18 @@ def control_routes(world: World) -> list[Route]:
 
 
 async def _serve(world: World, action: Action, request: Request) -> Response:
+    given_token = request.headers.get(TOKEN_HEADER, "").encode("latin-1")
+    if not hmac.compare_digest(given_token, world.control_token.encode()):
+        problem = f"the header {TOKEN_HEADER} must hold the `control_token` of the ready line"
+        return JSONResponse({"error": problem}, status_code=403)
     try:
         given = dict(request.query_params)
         if await request.body():
             given |= await request.json()
         with world.lock:
             answer = action(world, given)
+            if request.method != "GET":
+                world.signals.changed()
     except ValueError as error:
         return JSONResponse({"error": str(error)}, status_code=400)
     return JSONResponse({} if answer is None else answer)

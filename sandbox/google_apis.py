@@ -47,7 +47,6 @@ class GoogleMethod(HttpMethod):
     """A method of a discovery document; the first part of its id names the API."""
 
     run: GoogleHandler
-    permission: str | None
 
     def answer(self, call: GoogleCall) -> Json:
         """Run it, if its API is on and the caller may; PERMISSION_DENIED otherwise."""
@@ -64,6 +63,7 @@ class GoogleMethod(HttpMethod):
             )
         if self.permission is not None:
             _require(call, self.permission)
+        call.message.update(call.body)
         return self.run(call)
 
 

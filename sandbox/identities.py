@@ -14,10 +14,12 @@ import json
 import secrets
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from google.auth import crypt, jwt
 from google.auth.exceptions import GoogleAuthError
@@ -58,6 +60,7 @@ class SigningKey:
         self.public_pem = public.public_bytes(
             pem, serialization.PublicFormat.SubjectPublicKeyInfo
         ).decode()
+        self.certificate_pem = _certificate(key).public_bytes(pem).decode()
 
     def sign(self, claims: dict[str, Any]) -> str:
         """A compact RS256 JWT."""
@@ -83,6 +86,17 @@ class SigningKey:
         numbers = {"n": _base64url(self._numbers.n), "e": _base64url(self._numbers.e)}
         facts = {"kty": "RSA", "alg": "RS256", "use": "sig", "kid": KEY_ID}
         return {"keys": [facts | numbers]}
+
+
+def _certificate(key: rsa.RSAPrivateKey) -> x509.Certificate:
+    """Signed by itself, as Google's are, and valid while the sandbox runs."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sandbox")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    dated = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(
+        now + timedelta(days=3650)
+    )
+    return dated.sign(key, hashes.SHA256())
 
 
 def _base64url(number: int) -> str:

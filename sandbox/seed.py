@@ -37,6 +37,7 @@ from sandbox.kms.keys import create_crypto_key, create_key_ring, get_crypto_key
 from sandbox.kms.operations import set_iam_policy
 from sandbox.kms.state import KmsState
 from sandbox.kms.versions import update_crypto_key_version
+from sandbox.signals import Signals
 from sandbox.world import GoogleState, World
 
 State = Literal["fresh", "archived", "default", "attached", "broken"]
@@ -62,6 +63,7 @@ def new_world(*, minimal: bool = False) -> World:
     """A world that nothing has happened in; `minimal` has the default and two fresh workspaces."""
     world = World()
     world.identities = Identities(world.switches)
+    world.signals = Signals(world)
     _fill(world, minimal=minimal)
     return world
 
@@ -75,6 +77,7 @@ def reset(world: World, *, minimal: bool = False) -> None:
         setattr(world.switches, name, field.get_default(call_default_factory=True))
     world.identities = Identities(world.switches, key=world.identities.key)
     world.google = GoogleState()
+    world.signals.reset()
     _fill(world, minimal=minimal)
 
 

@@ -29,11 +29,12 @@ from typing import Any, NoReturn
 import grpc
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
 from sandbox import seed
-from sandbox.admin import external_keys, workspaces
+from sandbox.admin import external_keys, webhooks, workspaces
 from sandbox.admin.api import admin_routes
-from sandbox.control import control_routes
+from sandbox.control import OwnOriginOnly, control_routes
 from sandbox.errors import GoogleError
 from sandbox.google_apis import google_routes
 from sandbox.identities import PROJECT_ID
@@ -45,7 +46,7 @@ from sandbox.transport import ServedCall, answer_grpc, token_in
 from sandbox.world import World
 
 # Importing these modules enters their calls into the tables that the routes are made from.
-HANDLERS = (external_keys, workspaces, crypto, keys, versions)
+HANDLERS = (external_keys, webhooks, workspaces, crypto, keys, versions)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -125,7 +126,7 @@ class _GrpcHandlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has n
         )
 
     def _serve(self, method: KmsMethod, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401
-        world, token = self._world, token_in(context)
+        world, token, message = self._world, token_in(context), to_json(request)
         call = ServedCall(
             service="kms",
             name=method.id,
@@ -133,7 +134,9 @@ class _GrpcHandlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has n
             caller=world.identities.name_of(token),
             write=method.write,
             handler=lambda: method.run(world, world.identities.resolve(token), request),
-            body=to_json(request),
+            body=message,
+            permission=method.permission,
+            message=message,
             latency=lambda: world.switches.kms_latency_seconds,
         )
         return answer_grpc(world, context, call)
@@ -162,6 +165,8 @@ class Sandbox:
     """`id`, `name` and `state` of each."""
     project_id: str
     google_credentials_file: str
+    control_token: str
+    """For the header `x-sandbox-token` of the control API."""
 
     def ready_line(self) -> str:
         """One line of JSON, all of the above but the world."""
@@ -172,7 +177,8 @@ class Sandbox:
 def http_app(world: World) -> Starlette:
     """Every HTTP surface; the first route that matches answers."""
     surfaces = (control_routes, token_routes, admin_routes, google_routes, kms_routes)
-    return Starlette(routes=[route for surface in surfaces for route in surface(world)])
+    routes = [route for surface in surfaces for route in surface(world)]
+    return Starlette(routes=routes, middleware=[Middleware(OwnOriginOnly)])
 
 
 @contextmanager
@@ -204,6 +210,7 @@ def running_sandbox(
         with serving(http_app(world), listener), ExitStack() as stack:
             server, bound = start_grpc(world, grpc_port)
             stack.callback(lambda: server.stop(grace=None).wait())
+            stack.callback(world.signals.close)
             yield Sandbox(
                 http=http,
                 grpc=f"127.0.0.1:{bound}",
@@ -213,6 +220,7 @@ def running_sandbox(
                 workspaces=seed.workspace_states(world),
                 project_id=PROJECT_ID,
                 google_credentials_file=str(credentials),
+                control_token=world.control_token,
             )
 
 

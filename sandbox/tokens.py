@@ -23,7 +23,7 @@ from starlette.routing import Route
 from sandbox.admin.api import parse_json, response_headers
 from sandbox.admin.state import StoredCredential
 from sandbox.errors import AnthropicError
-from sandbox.identities import GOOGLE_ISSUER, JWT_BEARER, TokenRefusedError
+from sandbox.identities import GOOGLE_ISSUER, JWT_BEARER, KEY_ID, TokenRefusedError
 from sandbox.transport import ServedCall, answer
 from sandbox.world import World
 
@@ -37,6 +37,7 @@ def token_routes(world: World) -> list[Route]:
     account = f"{METADATA_ACCOUNTS}/{{account}}/{{what:path}}"
     return [
         Route("/token", partial(_google_token, world), methods=["POST"]),
+        Route("/oauth2/v1/certs", partial(_google_certificates, world), methods=["GET"]),
         Route("/oauth2/v3/certs", partial(_google_keys, world), methods=["GET"]),
         Route("/", _ping, methods=["GET"]),
         Route(account, partial(_metadata, world), methods=["GET"]),
@@ -46,6 +47,10 @@ def token_routes(world: World) -> list[Route]:
 
 async def _google_keys(world: World, _: Request) -> Response:
     return JSONResponse(world.identities.key.jwks())
+
+
+async def _google_certificates(world: World, _: Request) -> Response:
+    return JSONResponse({KEY_ID: world.identities.key.certificate_pem})
 
 
 async def _ping(_: Request) -> Response:

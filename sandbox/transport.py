@@ -48,6 +48,9 @@ class ServedCall:
     caller: str = "unknown"
     write: bool = False
     body: dict[str, Any] = field(default_factory=dict)
+    permission: str | None = None
+    message: dict[str, Any] = field(default_factory=dict)
+    """A Google request as one message, whatever the transport; the audit log shows it."""
     headers: dict[str, str] = field(default_factory=dict)
     """Response headers that the service always sends (`request-id`, …)."""
     latency: Callable[[], float] = lambda: 0.0
@@ -81,6 +84,11 @@ def _steps(world: World, call: ServedCall, run: Callable[[], None]) -> Iterator[
         if fault is not None:
             if fault.kind != "late":
                 yield fault.seconds
+            if fault.kind == "incomplete":
+                for name in fault.without:
+                    call.body.pop(name, None)
+                yield call.latency()
+                run()
             if fault.kind != "delay":
                 call.fault = fault
                 return
@@ -91,7 +99,8 @@ def _steps(world: World, call: ServedCall, run: Callable[[], None]) -> Iterator[
 
 def _google_fault(fault: Fault) -> GoogleError:
     known = fault.status if isinstance(fault.status, str) else _BY_HTTP.get(fault.status)
-    return GoogleError(known or "UNKNOWN", fault.message, fault.details)
+    details = fault.details if isinstance(fault.details, list) else [fault.details]
+    return GoogleError(known or "UNKNOWN", fault.message, details)
 
 
 async def answer(world: World, request: Request, call: ServedCall) -> Response:
@@ -106,6 +115,7 @@ async def answer(world: World, request: Request, call: ServedCall) -> Response:
             try:
                 body = call.handler()
                 entry.effect = True
+                world.signals.called(call, body)
             except GoogleError as error:
                 status, body = error.http_status, error.to_json()
             except AnthropicError as error:
@@ -143,7 +153,11 @@ def _struck(fault: Fault, entry: Entry, call: ServedCall, body: dict[str, Any]) 
         body = _google_fault(fault).to_json()
         body["error"]["code"] = code
     else:
-        error = AnthropicError(code, fault.message, fault.error_code)
+        details = fault.details if isinstance(fault.details, dict) else {}
+        error = AnthropicError(code, fault.message, fault.error_code, **details)
+        if fault.kind == "incomplete":
+            made = {"error_code": "workspace_created_incomplete", "workspace_id": body.get("id")}
+            error.details |= made
         body = error.to_json(call.headers.get("request-id", "req_fault"))
     return JSONResponse(body, status_code=code, headers=headers)
 
@@ -163,6 +177,7 @@ class HttpMethod:
     path: re.Pattern[str]
     """The first group is the resource that the log names."""
     write: bool
+    permission: str | None = None
 
 
 MethodT = TypeVar("MethodT", bound=HttpMethod)
@@ -177,6 +192,8 @@ class GoogleCall:
     match: re.Match[str]
     query: QueryParams
     body: dict[str, Any]
+    message: dict[str, Any]
+    """To be filled with the request as one message."""
 
     @property
     def names(self) -> dict[str, str]:
@@ -201,6 +218,7 @@ def google_endpoint(
                 break
         content, token = await request.body(), bearer_of(request.headers.get("authorization"))
         body, problem = _object(content)
+        message: dict[str, Any] = {}
 
         def handler() -> dict[str, Any]:
             caller = world.identities.resolve(token)
@@ -210,7 +228,8 @@ def google_endpoint(
                 text = f"The sandbox does not serve {request.method} {path}."
                 raise GoogleError("UNIMPLEMENTED", text)
             method, match = found
-            return run(method, GoogleCall(world, caller, match, request.query_params, body))
+            query = request.query_params
+            return run(method, GoogleCall(world, caller, match, query, body, message))
 
         call = ServedCall(
             service=service,
@@ -220,6 +239,8 @@ def google_endpoint(
             write=found[0].write if found else request.method != "GET",
             handler=handler,
             body=body,
+            permission=found[0].permission if found else None,
+            message=message,
             latency=latency,
         )
         return await answer(world, request, call)
@@ -246,6 +267,7 @@ def answer_grpc(world: World, context: grpc.ServicerContext, call: ServedCall) -
             response = call.handler()
             entry.effect = True
             entry.response = to_json(response)
+            world.signals.called(call, entry.response)
 
     try:
         for seconds in _steps(world, call, run):

@@ -7,6 +7,7 @@ the checks answer beyond Cloud KMS, its policies and constraints.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -68,6 +69,8 @@ class Switches(BaseModel):
     workspace_name_again_status: Literal[400, 409] = 409
     workspace_limit: int | None = None
     """Live workspaces besides the default one; 100 unless Anthropic raised it; None: any."""
+    organization_webhooks: bool = True
+    """Whether Anthropic has turned the beta on for this organization."""
     workspace_order: Literal["oldest_first", "newest_first"] = "oldest_first"
 
 
@@ -110,7 +113,9 @@ class Fault(BaseModel):
     (HTTP JSON) or `details` (Google error details as JSON with `@type`); `delay` waits `seconds`
     and goes on; `reset` breaks the connection in the middle of the answer (gRPC: UNAVAILABLE);
     `truncate` sends half of the JSON with status 200; `html` answers as a proxy would; `late`
-    (HTTP, before) breaks the connection now, and the call takes effect `seconds` later.
+    (HTTP, before) breaks the connection now, and the call takes effect `seconds` later;
+    `incomplete` (`workspaces.create`, before) makes the workspace without the fields `without` and
+    answers 503 `workspace_created_incomplete` with its id.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -120,12 +125,15 @@ class Fault(BaseModel):
     )
     resource: str = Field(default="*", description="fnmatch pattern over the log's resource")
     when: Literal["before", "after"] = "before"
-    kind: Literal["error", "delay", "reset", "truncate", "html", "late"] = "error"
+    kind: Literal["error", "delay", "reset", "truncate", "html", "late", "incomplete"] = "error"
     status: int | str = 503
     message: str = "injected fault"
     error_code: str | None = Field(default=None, description="of the Admin API's typed errors")
     body: dict[str, Any] | None = None
-    details: list[dict[str, Any]] = Field(default_factory=list)
+    details: list[dict[str, Any]] | dict[str, Any] = Field(
+        default_factory=list, description="of Google: a list; of the Admin API: further fields"
+    )
+    without: list[str] = Field(default_factory=list, description="request fields that get lost")
     headers: dict[str, str] = Field(default_factory=dict)
     seconds: float = 0.0
     times: int = Field(default=1, ge=1, description="how often it strikes")
@@ -220,6 +228,7 @@ if TYPE_CHECKING:
     from sandbox.admin.state import AdminState
     from sandbox.identities import Identities
     from sandbox.kms.state import KmsState
+    from sandbox.signals import Signals
 
 
 class World:
@@ -238,4 +247,7 @@ class World:
         self.identities: Identities
         self.kms: KmsState
         self.admin: AdminState
+        self.signals: Signals
         self.google = GoogleState()
+        self.control_token = secrets.token_urlsafe(32)
+        """What a caller of the control API must send: no other web page can know it."""

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
 from prefect import get_client, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.actions import ArtifactUpdate
-from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
+from prefect.client.schemas.filters import (
+    ArtifactCollectionFilter,
+    ArtifactCollectionFilterKey,
+    ArtifactFilter,
+    ArtifactFilterKey,
+)
+from prefect.client.schemas.objects import ArtifactCollection
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.exceptions import ObjectNotFound
 from pydantic import BaseModel
 
@@ -48,15 +54,15 @@ async def publish(kind: str, subject: str, markdown: str, description: str) -> N
     """
     name = artifact_key(kind, subject)
     known = await load_state(name, _Published)
-    if known is not None and await _updated(known.artifact_id, markdown, description):
+    if known is not None and await update_data(known.artifact_id, markdown, description):
         return
     made = await acreate_markdown_artifact(markdown=markdown, key=name, description=description)
     await save_state(name, _Published(artifact_id=made))
 
 
-async def _updated(artifact_id: UUID, markdown: str, description: str) -> bool:
-    """Whether the artifact was still there to be updated."""
-    change = ArtifactUpdate(data=markdown, description=description)
+async def update_data(artifact_id: UUID, data: str, description: str | None = None) -> bool:
+    """Put other data in an artifact's place; whether it was still there to be updated."""
+    change = ArtifactUpdate(data=data, **({"description": description} if description else {}))
     async with get_client() as client:
         try:
             await client.update_artifact(artifact_id, change)
@@ -94,6 +100,8 @@ async def read_module(anthropic_block: str, kms_block: str, workspace_id: str) -
 
 PAGE = 200
 """The most that Prefect's API lists at once."""
+RECENT = 4
+"""Records of a key that runs which overlap can have left."""
 
 
 def page_key(external_key_id: str) -> str:
@@ -114,19 +122,33 @@ async def last_records(external_key_ids: Sequence[str]) -> dict[str, KeyRecord]:
     """The last record of each of these keys; an unreadable one is left out."""
     keys = [page_key(one) for one in external_key_ids]
     records = [
-        read_page(str(data))
+        read_page(str(artifact.data))
         for start in range(0, len(keys), PAGE)
-        for data in await latest_data(*keys[start : start + PAGE])
+        for artifact in await _latest(keys[start : start + PAGE])
     ]
     return {record.external_key_id: record for record in records if record is not None}
 
 
-async def latest_data(*keys: str) -> list[Any]:
-    """The data of the newest artifact under each of at most `PAGE` keys."""
-    wanted = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=list(keys)))
+async def recent_records(external_key_id: str) -> list[KeyRecord]:
+    """A key's last few records: runs that overlap may have left them in another order."""
+    wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[page_key(external_key_id)]))
     async with get_client() as client:
-        found = await client.read_latest_artifacts(artifact_filter=wanted, limit=PAGE)
-    return [artifact.data for artifact in found]
+        found = await client.read_artifacts(
+            artifact_filter=wanted, sort=ArtifactSort.CREATED_DESC, limit=RECENT
+        )
+    return [record for one in found if (record := read_page(str(one.data))) is not None]
+
+
+async def latest_artifact(key: str) -> ArtifactCollection | None:
+    """The newest artifact under a key."""
+    found = await _latest([key])
+    return found[0] if found else None
+
+
+async def _latest(keys: list[str]) -> list[ArtifactCollection]:
+    wanted = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=keys))
+    async with get_client() as client:
+        return await client.read_latest_artifacts(artifact_filter=wanted, limit=PAGE)
 
 
 @uncached_task(

@@ -27,6 +27,7 @@ from cmek.anthropic.errors import (
     AdminApiError,
     ExternalKeyChangedError,
     ExternalKeyValidationTimeoutError,
+    WorkspaceCreatedIncompleteError,
 )
 from cmek.anthropic.models import Workspace
 from cmek.errors import CmekError
@@ -38,7 +39,12 @@ from cmek.onboarding.request import (
     same_name_workspaces,
     shown_workspaces,
 )
-from cmek.tags import CREATE_SENT_PREFIX, CREATED_BY_TAG, workspace_tag
+from cmek.tags import (
+    CREATE_SENT_PREFIX,
+    CREATED_BY_TAG,
+    CREATED_INCOMPLETE_PREFIX,
+    workspace_tag,
+)
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
 from tasks.runs import current_run_id, find_runs, retag
@@ -74,6 +80,10 @@ class AttachedElsewhereError(CmekError):
 
 class NameTakenError(CmekError):
     """A workspace of this name was made after the plan was approved."""
+
+
+class IncompleteWorkspaceError(CmekError):
+    """A create made the workspace but not all of it, and must never be sent again."""
 
 
 class CreateOutcomeUnknownError(CmekError):
@@ -115,6 +125,7 @@ async def create(block: str, permit: Permit) -> AttachOutcome:
         NameTakenError: Another workspace has the name.
         AttachedElsewhereError: This run's workspace has another key.
         CreateOutcomeUnknownError: No clear response, and no workspace with the tag so far.
+        IncompleteWorkspaceError: The workspace was created without its key.
         AdminApiError: Refused for a reason that another try would not change.
     """
     return await _send_once(_Create(await admin_client(block), permit))
@@ -222,8 +233,8 @@ class _Create(_Step):
             taken = same_name_workspaces(everything, self._name)
             if taken:
                 raise NameTakenError(
-                    f"{shown_workspaces(taken)} exists by now, so nothing was created: onboard it "
-                    "by its id"
+                    f"{shown_workspaces(taken)} exists by now, so no create was sent for it: "
+                    "onboard it by its id"
                 )
             return None
         for one in ours:
@@ -251,10 +262,18 @@ class _Create(_Step):
         await clear_pending_create()
 
     async def read_after_failure(self, error: AdminApiError, sent: datetime) -> Workspace | None:
+        if isinstance(error, WorkspaceCreatedIncompleteError) and error.workspace_id is not None:
+            return await self._complete(error, error.workspace_id)
         # a create may become visible some time after its response was lost
         for pause in SEARCH_AFTER_SECONDS if error.ambiguous else (0.0,):
             await asyncio.sleep(pause)
-            existing = await self.existing()
+            try:
+                existing = await self.existing()
+            except NameTakenError as taken:
+                raise CreateOutcomeUnknownError(
+                    f"{taken}; it may be what this run's create made, of which the "
+                    f"outcome is not known: {error}"
+                ) from error
             if existing is not None:
                 return existing
         if error.ambiguous:
@@ -262,6 +281,20 @@ class _Create(_Step):
                 _outcome_unknown(self.permit.request.subject, "this run", sent)
             ) from error
         return None
+
+    async def _complete(self, error: AdminApiError, workspace_id: str) -> Workspace:
+        """The workspace that an incomplete create made, if it has its key all the same."""
+        await record_incomplete_create(workspace_id)
+        try:
+            workspace = await self.api.workspaces.retrieve(workspace_id)
+        except AdminApiError as unread:
+            raise IncompleteWorkspaceError(f"{error} Reading it failed: {unread}") from unread
+        if workspace.external_key_id != self.permit.external_key_id:
+            raise IncompleteWorkspaceError(
+                f"{shown_workspaces([workspace])} was created, but shows the key "
+                f"{workspace.external_key_id}, not {self.permit.external_key_id}. {error}"
+            )
+        return workspace
 
     @property
     def _name(self) -> str:
@@ -283,11 +316,19 @@ async def clear_pending_create() -> None:
         await retag(client, without=CREATE_SENT_PREFIX)
 
 
+async def record_incomplete_create(workspace_id: str) -> None:
+    """In place of the pending create: which workspace it made; no run of the name creates again."""
+    async with get_client() as client:
+        tag = f"{CREATED_INCOMPLETE_PREFIX}{workspace_id}"
+        await retag(client, tag, without=CREATE_SENT_PREFIX)
+
+
 async def ensure_no_pending_create(subject: str) -> None:
     """Go on only when no create for this subject may still take effect.
 
     Raises:
         CreateOutcomeUnknownError: One may; names the run that sent it and when it counts as lost.
+        IncompleteWorkspaceError: One made a workspace that no search shows; names it.
     """
     now = datetime.now(UTC)
     wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(subject)]))
@@ -296,6 +337,13 @@ async def ensure_no_pending_create(subject: str) -> None:
             if run.state is not None and run.state.is_completed():
                 continue  # it knew the outcome
             for tag in run.tags:
+                if tag.startswith(CREATED_INCOMPLETE_PREFIX):
+                    workspace_id = tag.removeprefix(CREATED_INCOMPLETE_PREFIX)
+                    raise IncompleteWorkspaceError(
+                        f"run {run.name} ({run.id}) created {workspace_id} for {subject}, but not "
+                        "completely, so nothing is created again. Look at it in the Console, and "
+                        "onboard it by its id"
+                    )
                 if not tag.startswith(CREATE_SENT_PREFIX):
                     continue
                 sent = datetime.fromisoformat(tag.removeprefix(CREATE_SENT_PREFIX))

@@ -12,13 +12,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from prefect import get_client, get_run_logger, task
+from prefect import get_client, get_run_logger
 from prefect.artifacts import acreate_image_artifact, acreate_table_artifact
-from prefect.cache_policies import CacheKeyFnPolicy
-from prefect.context import TaskRunContext
-from prefect.events import emit_event
+from prefect.client.schemas.objects import ArtifactCollection
+from prefect.events.schemas.events import Event, RelatedResource, Resource
 from prefect.runtime import deployment
 from prefect.states import Scheduled
 
@@ -27,11 +26,20 @@ from cmek.anthropic.errors import AdminApiError
 from cmek.anthropic.models import Validation
 from cmek.errors import CmekError
 from cmek.gcp.iam import PolicyView
-from cmek.gcp.resources import CryptoKey
-from cmek.keys.health import event_id, health_event, judge, unfinished
+from cmek.gcp.resources import CryptoKey, KeyVersion
+from cmek.keys.health import (
+    UNFINISHED,
+    event_id,
+    health_event,
+    is_known,
+    is_news,
+    judge,
+    needs_validation,
+    unfinished,
+)
 from cmek.keys.history import SIGNS, shown_time
 from cmek.keys.snapshot import KeySnapshot
-from cmek.keys.verdicts import CheckRun, KeyRecord, UnreachableState
+from cmek.keys.verdicts import CheckRun, Health, KeyRecord, UnreachableState
 from cmek.revalidation.fleet import (
     FLEET,
     FleetRow,
@@ -52,7 +60,13 @@ from cmek.revalidation.request import (
 )
 from cmek.tags import CMEK_TAG, LOOK_AGAIN_TAG
 from tasks._uncached_task import uncached_task
-from tasks.artifacts import last_records, latest_data, publish_page
+from tasks.artifacts import (
+    last_records,
+    latest_artifact,
+    publish_page,
+    recent_records,
+    update_data,
+)
 from tasks.clients import admin_client, google_client, kms_client
 from tasks.runs import current_run_id
 
@@ -62,6 +76,9 @@ ENDED = "cmek.revalidation.ended"
 """The event of each check of all keys; its absence means that keys are not watched."""
 WRITERS: Final = 4
 """Records published at once: a server has 15 connections to its database, for all clients."""
+KEPT: Final = timedelta(hours=1)
+"""How long a run that is retried takes its earlier attempts' checks for true."""
+_EVER: Final = datetime.min.replace(tzinfo=UTC)
 HOLD_SECONDS: Final = 15.0
 """Pause of a location whose quota is used up, after the client's own tries."""
 
@@ -112,8 +129,8 @@ class RevalidationContext:
     deadline: datetime
     rings: list[KeyRingBatch]
     projects: SharedReads = field(default_factory=SharedReads)
-    attempt: int = 0
-    """How often this run has checked all keys before: results of those checks don't count."""
+    reported: datetime | None = None
+    """When this run had checked all keys: a retry after that checks them anew."""
     rate_limiter: RateLimiter = field(init=False)
     reading: asyncio.Semaphore = field(init=False)
     """Bounds the keys that are read at once."""
@@ -142,6 +159,17 @@ class RevalidationContext:
 
         async def read() -> PolicyView:
             return PolicyView.of(await kms.get_iam_policy(resource))
+
+        return await self.limited(ref.location, read)
+
+    async def versions(self, ref: KeyRef) -> Result[tuple[KeyVersion, ...]] | None:
+        """All versions of the key; a quick check leaves them out."""
+        if self.request.depth == "quick":
+            return None
+        kms = await kms_client(self.request.kms_block)
+
+        async def read() -> tuple[KeyVersion, ...]:
+            return tuple(await kms.list_crypto_key_versions(ref.key_name))
 
         return await self.limited(ref.location, read)
 
@@ -188,6 +216,12 @@ class RevalidationContext:
         records = await ring.once("records", lambda: last_records(ids))
         return records.get(ref.external_key_id)
 
+    def has_checked(self, record: KeyRecord) -> bool:
+        """Whether an earlier attempt of this run made this record, and had not yet reported."""
+        done = all(reason.rule != UNFINISHED for reason in record.reasons)
+        since = max(self.reported or _EVER, datetime.now(UTC) - KEPT)
+        return done and record.run_id == self.run_id and record.checked_at > since
+
     def check_run(self, ref: KeyRef, now: datetime) -> CheckRun:
         """This check, for the rules."""
         is_recheck = ref.external_key_id in self.rechecks
@@ -203,7 +237,7 @@ class RevalidationContext:
             organization_id=self.organization_id,
             now=now,
             depth=self.request.depth,
-            validation=Failed("NOT_ASKED", "not asked"),
+            validation=None,
             key=None,
             baseline=previous.baseline if previous and not self.request.record_anew else None,
             # what the follow-up carries counts when the key's own history was lost
@@ -220,13 +254,6 @@ class RevalidationContext:
 
 class CheckUnfinishedError(CmekError):
     """The deadline came before the check was done."""
-
-
-def _check_cache_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
-    """A run that was killed and is retried keeps the checks that it had finished."""
-    revalidation, ref = parameters["context"], parameters["ref"]
-    run_id = context.task_run.flow_run_id
-    return f"{run_id}-{revalidation.attempt}-look-{ref.external_key_id}"
 
 
 @uncached_task(name="Read registered keys", task_run_name="Read registered keys")
@@ -248,18 +275,10 @@ async def read_registered_keys(block: str) -> RegisteredKeys:
     )
 
 
-@task(
-    name="Revalidate key",
-    task_run_name="Revalidate {ref.external_key_id}",
-    persist_result=True,
-    cache_policy=CacheKeyFnPolicy(cache_key_fn=_check_cache_key),
-    cache_expiration=timedelta(hours=1),
-    retries=0,
-)
-async def revalidate_key(
-    context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef
-) -> KeyRecord:
-    """One check: everything is read anew, judged by pure rules, and added to the key's history.
+async def check_key(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef) -> KeyRecord:
+    """Read everything anew, judge it by pure rules, and add what is new to the key's history.
+
+    A run that was killed and is retried takes what it had found within the last hour.
 
     Raises:
         CheckUnfinishedError: The deadline came first.
@@ -267,6 +286,8 @@ async def revalidate_key(
     try:
         async with asyncio.timeout((context.deadline - datetime.now(UTC)).total_seconds()):
             previous = await context.previous(ring, ref)
+            if previous is not None and context.has_checked(previous):
+                return previous
             async with context.reading:
                 snapshot = await _read(context, ring, ref, previous)
     except TimeoutError:
@@ -274,11 +295,17 @@ async def revalidate_key(
             f"{ref.external_key_id}: not done by {context.deadline}"
         ) from None
     record = judge(snapshot, previous, context.check_run(ref, snapshot.now))
-    _announce(record)
+    await _announce(record)
+    if context.request.depth == "full" or is_news(record, previous):
+        await _keep(context, record)
+    return record
+
+
+async def _keep(context: RevalidationContext, record: KeyRecord) -> None:
     async with context.writing:
         await publish_page(record)
-    get_run_logger().info("%s: %s", ref.key_name, SIGNS[record.verdict])
-    return record
+    if record.verdict is not Health.HEALTHY:
+        get_run_logger().info("%s: %s", record.key_name, SIGNS[record.verdict])
 
 
 async def record_unfinished_check(
@@ -289,14 +316,15 @@ async def record_unfinished_check(
     now = datetime.now(UTC)
     snapshot = context.empty_snapshot(ref, previous, now)
     record = unfinished(snapshot, previous, context.check_run(ref, now), why)
-    async with context.writing:
-        await publish_page(record)
+    await _keep(context, record)
     return record
 
 
 async def _read(
     context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef, previous: KeyRecord | None
 ) -> KeySnapshot:
+    if context.request.depth == "quick":
+        return await _read_quickly(context, ring, ref, previous)
     # Anthropic's validation takes the longest, so the rest is read at the same time
     async with asyncio.TaskGroup() as group:
         validation = group.create_task(_validation(context.request.anthropic_block, ref))
@@ -305,22 +333,28 @@ async def _read(
     return replace(snapshot, validation=validation.result(), **parts.result())
 
 
+async def _read_quickly(
+    context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef, previous: KeyRecord | None
+) -> KeySnapshot:
+    """Cloud KMS first: whether Anthropic is asked depends on what has changed there."""
+    parts = await _kms_parts(context, ring, ref)
+    snapshot = replace(context.empty_snapshot(ref, previous, datetime.now(UTC)), **parts)
+    if not needs_validation(snapshot, previous):
+        return snapshot
+    validation = await _validation(context.request.anthropic_block, ref)
+    return replace(snapshot, validation=validation, now=datetime.now(UTC))
+
+
 async def _kms_parts(
     context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef
 ) -> dict[str, Any]:
     if "/cryptoKeys/" not in ref.key_name:
         return {}
     key = await context.crypto_key(ring, ref)
-    found = isinstance(key, Ok) and key.value is not None
-    if not found or context.request.depth == "quick":
+    if not (isinstance(key, Ok) and key.value is not None):
         return {"key": key}
-    kms = await kms_client(context.request.kms_block)
-
-    async def versions() -> tuple[Any, ...]:
-        return tuple(await kms.list_crypto_key_versions(ref.key_name))
-
     all_versions, policy, ring_policy, project_policy = await asyncio.gather(
-        context.limited(ref.location, versions),
+        context.versions(ref),
         context.policy(ref, ref.key_name),
         ring.once("policy", lambda: context.policy(ref, ref.key_ring)),
         context.project_policy(ref),
@@ -342,16 +376,19 @@ async def _validation(block: str, ref: KeyRef) -> Result[Validation]:
         return Failed(str(error.status or "CONNECTION"), str(error), remedy=error.advice or None)
 
 
-def _announce(record: KeyRecord) -> None:
-    """Send the event of a change; the same event when the same run finds it again."""
+async def _announce(record: KeyRecord) -> None:
+    """Send the event of a change, once whichever runs find it.
+
+    Runs that find it at the same time send the same event; a later one finds the other's record.
+    """
     what = health_event(record)
-    if what is None:
+    if what is None or is_known(record, await recent_records(record.external_key_id)):
         return
     worst = record.worst
     left = worst.time_left(record.checked_at) if worst else None
-    emit_event(
-        event=what,
-        id=event_id(record, what),
+    await send_event(
+        what,
+        id_=event_id(record, what),
         resource={
             "prefect.resource.id": f"cmek.key.{record.external_key_id}",
             "prefect.resource.name": record.key_name,
@@ -371,31 +408,69 @@ def _announce(record: KeyRecord) -> None:
     )
 
 
+async def send_event(
+    event: str, *, resource: dict[str, str], payload: dict[str, Any], id_: UUID | None = None
+) -> None:
+    """Send one event and wait until the server has it.
+
+    Prefect's own `emit_event` only queues it, so a process that is killed may have recorded a
+    change that nobody is told of.
+    """
+    run = RelatedResource(
+        {
+            "prefect.resource.id": f"prefect.flow-run.{current_run_id()}",
+            "prefect.resource.role": "flow-run",
+        }
+    )
+    made = Event(
+        event=event,
+        resource=Resource(resource),
+        related=[run],
+        payload=payload,
+        id=id_ or uuid4(),
+    )
+    async with get_client() as client:
+        await client.request("POST", "/events", json=[made.model_dump(mode="json")])
+
+
 async def last_fleet() -> dict[str, FleetRow]:
     """The rows of the last table, by external key."""
-    for data in await latest_data(FLEET):
-        # Prefect keeps a table as text or as JSON
-        return read_rows(json.loads(data) if isinstance(data, str) else data)
-    return {}
+    return _rows(await latest_artifact(FLEET))
+
+
+def _rows(table: ArtifactCollection | None) -> dict[str, FleetRow]:
+    data = table.data if table else None
+    # Prefect keeps a table as text or as JSON
+    return read_rows(json.loads(data) if isinstance(data, str) else data)
 
 
 @uncached_task(name="Publish fleet", task_run_name="Publish fleet")
-async def publish_fleet(checked: Sequence[FleetRow], *, all_keys: bool) -> None:
+async def publish_fleet(checked: Sequence[FleetRow], *, all_keys: bool, anew: bool = True) -> None:
     """One table for all keys, worst first, and the picture of their last days.
 
     The last table is read again here, so that a check of some keys that ended meanwhile is kept.
+
+    Args:
+        checked: The rows of this run.
+        all_keys: Whether a key without a row is no longer registered.
+        anew: Whether there is news; else the times of the last table are brought up to date, so
+            that a check every few minutes leaves no table each.
     """
-    rows = merged(await last_fleet(), checked, all_keys=all_keys)
+    before = await latest_artifact(FLEET)
+    rows = merged(_rows(before), checked, all_keys=all_keys)
     found = counts(rows)
     summary = ", ".join(f"{count} {verdict.replace('_', ' ')}" for verdict, count in found.items())
-    await acreate_table_artifact(table=published(rows), key=FLEET, description=summary)
-    today = datetime.now(UTC).date()
-    await acreate_image_artifact(
-        image_url=image_url(picture(rows, today)), key=PICTURE, description=summary
-    )
+    if anew or before is None:
+        await acreate_table_artifact(table=published(rows), key=FLEET, description=summary)
+        today = datetime.now(UTC).date()
+        await acreate_image_artifact(
+            image_url=image_url(picture(rows, today)), key=PICTURE, description=summary
+        )
+    else:
+        await update_data(before.latest_id, json.dumps(published(rows)))
     if all_keys:
         payload = {str(verdict): count for verdict, count in found.items()}
-        emit_event(ENDED, {"prefect.resource.id": "cmek.fleet"}, payload=payload)
+        await send_event(ENDED, resource={"prefect.resource.id": "cmek.fleet"}, payload=payload)
 
 
 @uncached_task(name="Schedule follow-up", task_run_name="Schedule follow-up")

@@ -99,7 +99,12 @@ def rehearse(
 
 
 def _calls(sandbox: SandboxAddress) -> list[dict[str, Any]]:
-    found = httpx.get(f"{sandbox.http}/_sandbox/log", trust_env=False, timeout=10)
+    found = httpx.get(
+        f"{sandbox.http}/_sandbox/log",
+        headers={"x-sandbox-token": sandbox.control_token},
+        trust_env=False,
+        timeout=10,
+    )
     entries: list[dict[str, Any]] = found.raise_for_status().json()
     return entries
 

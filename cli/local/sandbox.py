@@ -32,6 +32,7 @@ class SandboxAddress(FrozenModel):
     workspaces: tuple[SampleWorkspace, ...]
     project_id: str
     google_credentials_file: Path
+    control_token: str
 
     def workspace_in(self, state: str) -> str:
         """The id of the first sample workspace in this state.

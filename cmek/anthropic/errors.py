@@ -266,6 +266,38 @@ class ApprovalSpentError(ConflictError):
     _ADVICE = "Read the workspace; for another attempt, retry the run for a new approval request."
 
 
+class StorageProfileMismatchError(BadRequestError):
+    """The workspace's external storage and its user profile do not fit."""
+
+    _ADVICE = (
+        "It is not about the key: the workspace's external storage and its user profile must be "
+        "of the same user profile, or both of none. Change either in the Console."
+    )
+
+
+class ChangeOutcomeUnknownError(InternalServerError):
+    """503: some of an update may be saved; the same request may be sent again."""
+
+    _ADVICE = (
+        "Some of the change may be saved and some not: read the workspace; the same request may "
+        "be sent again, and what is saved is not repeated."
+    )
+
+
+class WorkspaceCreatedIncompleteError(InternalServerError):
+    """503: the workspace exists, but some of what the create asked for may be missing."""
+
+    _ADVICE = (
+        "The workspace exists: never send the create again. Do what Anthropic's text says, then "
+        "onboard the workspace by its id."
+    )
+
+    @property
+    def workspace_id(self) -> str | None:
+        """Of the workspace that was created."""
+        return _text(self.failure.details.get("workspace_id"))
+
+
 _HAS_ID: Final = re.compile(r"/(?:wrkspc|ekey)_")
 _BY_STATUS: Final[dict[int, type[AdminStatusError]]] = {
     400: BadRequestError,
@@ -284,6 +316,13 @@ _BY_CODE: Final[dict[str, type[AdminStatusError] | str]] = {
     "key_profile_mismatch": KeyProfileMismatchError,
     GATEWAY_REFUSED: GatewayRefusedError,
     APPROVAL_SPENT: ApprovalSpentError,
+    "storage_profile_mismatch": StorageProfileMismatchError,
+    "change_outcome_unknown": ChangeOutcomeUnknownError,
+    "workspace_created_incomplete": WorkspaceCreatedIncompleteError,
+    "user_profile_not_found": (
+        "The external key or the workspace is bound to a user profile that is not there any more: "
+        "register the key anew without one."
+    ),
     "external_key_in_workspace_policy": (
         "Take the key out of the organization's Workspace Policy in the Console first."
     ),

@@ -20,18 +20,10 @@ from pydantic import BaseModel
 
 from cmek.anthropic_identity import SERVICE_ACCOUNT
 from cmek.evidence.record import Chain, EvidenceIntegrityError
+from cmek.keys.health import THREATENING_METHODS
 from cmek.markdown import code, escape, table
 from cmek.models import FrozenModel
 from cmek.names import KeyName
-
-THREATENING_METHODS: Final = (
-    "DestroyCryptoKeyVersion",
-    "UpdateCryptoKeyVersion",
-    "DeleteCryptoKeyVersion",
-    "DeleteCryptoKey",
-    "SetIamPolicy",
-)
-"""Destroying, disabling, deleting, and changes of who may use the key; they are always logged."""
 
 ACTIVITY_TYPES: Final = (
     "org_external_key_created",
@@ -77,6 +69,9 @@ class _RecordedRequest(BaseModel):
     plan: _Planned
 
 
+_METHODS: Final = f'protoPayload.methodName=~"(^|[.])({"|".join(THREATENING_METHODS)})$"'
+
+
 def key_pattern(key: KeyName) -> str:
     """A regular expression for a key and its versions in a log's `resourceName`.
 
@@ -89,22 +84,31 @@ def key_pattern(key: KeyName) -> str:
 
 
 def threats_filter(key: KeyName) -> str:
-    """Log filter: what could make the key unusable; the generated Terraform alerts on the same."""
-    methods = f'protoPayload.methodName=~"(^|[.])({"|".join(THREATENING_METHODS)})$"'
-    return _log_filter(key, "activity", methods)
+    """Log filter: what could break the key or open it to others; Terraform's alert has the same.
+
+    The ring too: a grant on it reaches the key.
+    """
+    ring = f"/locations/{key.location}/keyRings/{key.key_ring}"
+    below = f"(/cryptoKeys/{key.crypto_key}(/cryptoKeyVersions/[0-9]+)?)?"
+    return _log_filter(key.project, "activity", _METHODS, f"{ring}{below}$")
+
+
+def signals_filter(project: str) -> str:
+    """Log filter of the Pub/Sub sink for `cmek listen`: the same of every key of a project."""
+    return _log_filter(project, "activity", _METHODS, "/keyRings/")
 
 
 def uses_filter(key: KeyName) -> str:
     """Log filter: everything that Anthropic's service account did with the key."""
     caller = f'protoPayload.authenticationInfo.principalEmail="{SERVICE_ACCOUNT}"'
-    return _log_filter(key, "data_access", caller)
+    return _log_filter(key.project, "data_access", caller, key_pattern(key))
 
 
-def _log_filter(key: KeyName, log: str, condition: str) -> str:
+def _log_filter(project: str, log: str, condition: str, pattern: str) -> str:
     return (
-        f'logName="projects/{key.project}/logs/cloudaudit.googleapis.com%2F{log}"\n'
+        f'logName="projects/{project}/logs/cloudaudit.googleapis.com%2F{log}"\n'
         f'protoPayload.serviceName="cloudkms.googleapis.com"\n{condition}\n'
-        f'protoPayload.resourceName=~"{key_pattern(key)}"'
+        f'protoPayload.resourceName=~"{pattern}"'
     )
 
 
@@ -121,7 +125,7 @@ def queries(
     """
     return (
         _log_query(
-            "Destruction, disabling and IAM changes of the key",
+            "Destruction, disabling and changes of the key and of who may use it",
             key,
             threats_filter(key),
             since,

@@ -47,6 +47,14 @@ def new_primary(key: KeyName) -> str:
     return f"gcloud kms keys versions create --primary --key={key.crypto_key} {key_flags(key)}"
 
 
+def import_version(key: KeyName) -> str:
+    """Another version of an import-only key, for which nothing is generated."""
+    return (
+        "gcloud kms keys versions import --import-job=JOB --target-key-file=FILE "
+        f"--algorithm=google-symmetric-encryption --key={key.crypto_key} {key_flags(key)}"
+    )
+
+
 def grant(key: KeyName, role: str, member: str = MEMBER) -> str:
     """The guide's step 3 for one role; `--condition=None` lets it run unattended."""
     return on_key(key, _ADD, f"--member={quote(member)} --role={role} --condition=None")

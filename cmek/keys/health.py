@@ -41,54 +41,149 @@ PUBLIC: Final = "CIS 1.9, KMS_PUBLIC_KEY"
 ROTATED: Final = "CIS 1.10, KMS_KEY_NOT_ROTATED"
 SEPARATION: Final = "CIS 1.11, KMS_ROLE_SEPARATION"
 
+DELETE: Final = ("DeleteCryptoKey", "DeleteCryptoKeyVersion")
+DESTROY: Final = ("DestroyCryptoKeyVersion",)
+DISABLE: Final = ("UpdateCryptoKeyVersion",)
+UPDATE: Final = ("UpdateCryptoKey",)
+IAM: Final = ("SetIamPolicy",)
+
 HEALTH_RULES: Final = (
     HealthRule("name-malformed", BROKEN, CRITICAL, "name", rules_key.name_malformed),
     HealthRule("wrong-location", BROKEN, CRITICAL, "name", rules_key.wrong_location),
-    HealthRule("key-not-found", BROKEN, CRITICAL, "key", rules_key.not_found),
+    HealthRule("key-not-found", BROKEN, CRITICAL, "key", rules_key.not_found, caused_by=DELETE),
     HealthRule("wrong-kind", BROKEN, CRITICAL, "key", rules_key.wrong_kind),
     HealthRule(
-        "primary-destroy-scheduled", BROKEN, CRITICAL, "key", rules_key.primary_destroy_scheduled
+        "primary-destroy-scheduled",
+        BROKEN,
+        CRITICAL,
+        "key",
+        rules_key.primary_destroy_scheduled,
+        caused_by=DESTROY,
     ),
     HealthRule("primary-missing", BROKEN, CRITICAL, "key", rules_key.primary_missing),
-    HealthRule("primary-disabled", BROKEN, CRITICAL, "key", rules_key.primary_disabled),
-    HealthRule("primary-unusable", BROKEN, CRITICAL, "key", rules_key.primary_unusable),
+    HealthRule(
+        "primary-disabled", BROKEN, CRITICAL, "key", rules_key.primary_disabled, caused_by=DISABLE
+    ),
+    HealthRule(
+        "primary-unusable", BROKEN, CRITICAL, "key", rules_key.primary_unusable, caused_by=DESTROY
+    ),
     HealthRule("primary-pending", UNKNOWN, MEDIUM, "key", rules_key.primary_pending),
-    HealthRule("organization-label-missing", BROKEN, CRITICAL, "key", rules_key.label_missing),
-    HealthRule("justifications-deny", BROKEN, CRITICAL, "key", rules_key.justifications_deny),
+    HealthRule(
+        "organization-label-missing",
+        BROKEN,
+        CRITICAL,
+        "key",
+        rules_key.label_missing,
+        caused_by=UPDATE,
+    ),
+    HealthRule(
+        "justifications-deny",
+        BROKEN,
+        CRITICAL,
+        "key",
+        rules_key.justifications_deny,
+        caused_by=UPDATE,
+    ),
     HealthRule(
         "old-version-destroy-scheduled",
         BROKEN,
         CRITICAL,
         "versions",
         rules_key.old_version_destroy_scheduled,
+        caused_by=DESTROY,
     ),
     HealthRule(
-        "old-version-destroyed", BROKEN, CRITICAL, "versions", rules_key.old_version_destroyed
+        "old-version-destroyed",
+        BROKEN,
+        CRITICAL,
+        "versions",
+        rules_key.old_version_destroyed,
+        caused_by=DESTROY,
     ),
-    HealthRule("old-version-disabled", BROKEN, HIGH, "versions", rules_key.old_version_disabled),
-    HealthRule("grant-missing", BROKEN, CRITICAL, "policy", rules_iam.grant_missing),
-    HealthRule("kms-public-key", AT_RISK, CRITICAL, "policy", rules_iam.public_member, PUBLIC),
-    HealthRule("grant-conditional", AT_RISK, HIGH, "policy", rules_iam.grant_conditional),
-    HealthRule("grant-inherited", AT_RISK, HIGH, "policy", rules_iam.grant_inherited),
-    HealthRule("foreign-decrypter", AT_RISK, HIGH, "policy", rules_iam.unexpected_decrypter),
-    HealthRule("broader-grant", AT_RISK, MEDIUM, "policy", rules_iam.broader_grant),
     HealthRule(
-        "kms-role-separation", AT_RISK, MEDIUM, "policy", rules_iam.separation_of_duties, SEPARATION
+        "old-version-disabled",
+        BROKEN,
+        HIGH,
+        "versions",
+        rules_key.old_version_disabled,
+        caused_by=DISABLE,
     ),
-    HealthRule("justifications-narrow", AT_RISK, HIGH, "key", rules_key.justifications_narrow),
+    HealthRule("grant-missing", BROKEN, CRITICAL, "policy", rules_iam.grant_missing, caused_by=IAM),
+    HealthRule(
+        "kms-public-key",
+        AT_RISK,
+        CRITICAL,
+        "policy",
+        rules_iam.public_member,
+        PUBLIC,
+        caused_by=IAM,
+    ),
+    HealthRule(
+        "grant-conditional", AT_RISK, HIGH, "policy", rules_iam.grant_conditional, caused_by=IAM
+    ),
+    HealthRule(
+        "grant-inherited", AT_RISK, HIGH, "policy", rules_iam.grant_inherited, caused_by=IAM
+    ),
+    HealthRule(
+        "foreign-decrypter", AT_RISK, HIGH, "policy", rules_iam.unexpected_decrypter, caused_by=IAM
+    ),
+    HealthRule("broader-grant", AT_RISK, MEDIUM, "policy", rules_iam.broader_grant, caused_by=IAM),
+    HealthRule(
+        "kms-role-separation",
+        AT_RISK,
+        MEDIUM,
+        "policy",
+        rules_iam.separation_of_duties,
+        SEPARATION,
+        caused_by=IAM,
+    ),
+    HealthRule(
+        "justifications-narrow",
+        AT_RISK,
+        HIGH,
+        "key",
+        rules_key.justifications_narrow,
+        caused_by=UPDATE,
+    ),
     HealthRule(
         "kms-key-not-rotated-overdue", AT_RISK, HIGH, "key", rules_key.rotation_overdue, ROTATED
     ),
-    HealthRule("kms-key-not-rotated-off", AT_RISK, MEDIUM, "key", rules_key.rotation_off, ROTATED),
     HealthRule(
-        "kms-key-not-rotated-slow", AT_RISK, MEDIUM, "key", rules_key.rotation_slow, ROTATED
+        "kms-key-not-rotated-off",
+        AT_RISK,
+        MEDIUM,
+        "key",
+        rules_key.rotation_off,
+        ROTATED,
+        caused_by=UPDATE,
+    ),
+    HealthRule(
+        "kms-key-not-rotated-slow",
+        AT_RISK,
+        MEDIUM,
+        "key",
+        rules_key.rotation_slow,
+        ROTATED,
+        caused_by=UPDATE,
     ),
     HealthRule("destroy-delay-short", AT_RISK, MEDIUM, "key", rules_key.destroy_delay_short),
     HealthRule("protection-mixed", AT_RISK, MEDIUM, "versions", rules_key.protection_mixed),
-    HealthRule("drift", AT_RISK, MEDIUM, "key", rules_key.drift),
+    HealthRule("drift", AT_RISK, MEDIUM, "key", rules_key.drift, caused_by=UPDATE),
     HealthRule("project-policy-unread", REMARK, LOW, "policy", rules_iam.project_unread),
     HealthRule("software-protection", REMARK, LOW, "key", rules_key.software_protection),
 )
+THREATENING_METHODS: Final = tuple(
+    sorted(
+        {
+            method
+            for rule in HEALTH_RULES
+            if rule.severity is CRITICAL or rule.means is BROKEN
+            for method in rule.caused_by
+        }
+    )
+)
+"""What an alert watches: every call that can break a key or open it to the public. Cloud KMS always
+logs them (Admin Activity)."""
 PART_OF: Final = {rule.id: rule.part for rule in HEALTH_RULES}
 
 SOON: Final = timedelta(minutes=1)
@@ -166,7 +261,7 @@ def judge(snapshot: KeySnapshot, previous: KeyRecord | None, run: CheckRun) -> K
     unreachable = _unreachable(snapshot, found, run)
     if unreachable and unreachable.anthropic_failed and grace_period_elapsed(unreachable, run.now):
         found = [_escalated(reason, unreachable) for reason in found]
-    carried = list(_carried(previous, _parts(snapshot)))
+    carried = list(_carried(previous, snapshot))
     reasons = _ordered(_dated(found, previous, run.now), carried)
     verdict = _verdict(found, carried)
     return _record(snapshot, previous, run, verdict, reasons).model_copy(
@@ -185,7 +280,7 @@ def unfinished(
         says=why,
         who_can_tell="the next revalidation",
     )
-    reasons = _ordered(_dated([reason], previous, run.now), _carried(previous, frozenset()))
+    reasons = _ordered(_dated([reason], previous, run.now), _carried(previous, None))
     record = _record(snapshot, previous, run, Health.UNKNOWN, reasons)
     kept = {"unreachable": snapshot.unreachable, "baseline": snapshot.baseline}
     return record.model_copy(update=kept)
@@ -199,7 +294,11 @@ def _record(
     reasons: tuple[HealthReason, ...],
 ) -> KeyRecord:
     notified = previous.announced if previous else Health.HEALTHY
-    same_run = previous is not None and previous.run_id == run.run_id
+    notified_at = previous.announced_at if previous else None
+    announced = notified if verdict is Health.UNKNOWN else verdict
+    before, before_at = notified, notified_at
+    if previous is not None and previous.run_id == run.run_id:
+        before, before_at = previous.announced_before, previous.announced_before_at
     return KeyRecord(
         external_key_id=snapshot.external_key_id,
         key_name=snapshot.registered_name,
@@ -210,8 +309,11 @@ def _record(
         depth=snapshot.depth,
         run_id=run.run_id,
         reasons=reasons,
-        announced=notified if verdict is Health.UNKNOWN else verdict,
-        announced_before=previous.announced_before if previous and same_run else notified,
+        announced=announced,
+        announced_before=before,
+        announced_at=notified_at if announced is notified else run.now,
+        announced_before_at=before_at,
+        fingerprint=snapshot.fingerprint,
     )
 
 
@@ -264,6 +366,8 @@ def _who(read: Failed) -> str:
 
 def _validation(snapshot: KeySnapshot, *, explained: bool) -> Iterator[HealthReason]:
     answer = snapshot.validation
+    if answer is None:
+        return
     if isinstance(answer, Failed):
         yield HealthReason(
             rule=VALIDATION_UNANSWERED,
@@ -316,10 +420,13 @@ def _escalated(reason: HealthReason, unreachable: UnreachableState) -> HealthRea
     )
 
 
-def _carried(previous: KeyRecord | None, parts: frozenset[Part]) -> Iterator[HealthReason]:
-    """What the last check found in a part that this one did not read."""
+def _carried(previous: KeyRecord | None, snapshot: KeySnapshot | None) -> Iterator[HealthReason]:
+    """What the last check found in a part that this one did not read; None: it read nothing."""
+    parts = _parts(snapshot) if snapshot else frozenset()
+    validated = snapshot is None or snapshot.validation is not None
     for reason in previous.reasons if previous else ():
-        if reason.rule in PART_OF and PART_OF[reason.rule] not in parts:
+        unread = reason.rule in PART_OF and PART_OF[reason.rule] not in parts
+        if unread or (reason.rule == VALIDATION_FAILED and not validated):
             seen_at = reason.seen_at or (previous.checked_at if previous else None)
             yield reason.model_copy(update={"seen_at": seen_at})
 
@@ -408,5 +515,55 @@ def health_event(record: KeyRecord) -> HealthEvent | None:
 
 
 def event_id(record: KeyRecord, what: HealthEvent) -> UUID:
-    """The same for a run that is retried, so that the server takes the event once."""
-    return uuid5(_NAMESPACE, f"{record.run_id} {record.external_key_id} {what}")
+    """The same for a retried run and for two runs that see one change at the same time.
+
+    A key without a history has nothing that two runs could agree on but the run itself.
+    """
+    since = record.announced_before_at or record.run_id
+    return uuid5(_NAMESPACE, f"{since} {record.external_key_id} {what}")
+
+
+def is_known(record: KeyRecord, others: Iterable[KeyRecord]) -> bool:
+    """Whether another run has read the key meanwhile, and so has told people or found otherwise.
+
+    Args:
+        record: Of this check, with a verdict that people don't know yet as far as it knows.
+        others: The last records of the key.
+    """
+    before = record.announced_before_at
+    newest = max(
+        (one for one in others if one.run_id != record.run_id),
+        key=lambda one: one.checked_at,
+        default=None,
+    )
+    if newest is None:
+        return False
+    is_announced = newest.announced is record.announced and newest.announced_at not in {
+        None,
+        before,
+    }
+    return is_announced or newest.checked_at > record.checked_at
+
+
+def is_news(record: KeyRecord, previous: KeyRecord | None) -> bool:
+    """Whether a check found anything that the key's last record does not say."""
+    if previous is None:
+        return True
+    unseen = {"checked_at", "run_id", "depth", "announced_before", "announced_before_at", "reasons"}
+    reasons = {reason.identity for reason in record.reasons}
+    known = {reason.identity for reason in previous.reasons}
+    return reasons != known or record.model_dump(exclude=unseen) != previous.model_dump(
+        exclude=unseen
+    )
+
+
+def needs_validation(snapshot: KeySnapshot, previous: KeyRecord | None) -> bool:
+    """Whether a quick check asks Anthropic to use the key: something differs, or is not settled.
+
+    A validation uses the customer's key and stands in its audit log, so an unchanged key whose
+    last validation is settled is not validated again.
+    """
+    if previous is None or previous.fingerprint is None:
+        return True
+    unsettled = previous.verdict is Health.UNKNOWN or previous.unreachable is not None
+    return unsettled or snapshot.fingerprint != previous.fingerprint

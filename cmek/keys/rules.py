@@ -64,6 +64,8 @@ class HealthRule:
     part: Part
     find: Callable[[KeySnapshot], Iterator[Finding]]
     benchmark: str | None = None
+    caused_by: tuple[str, ...] = ()
+    """Cloud KMS methods that can bring it about, as Cloud Audit Logs name them."""
 
     def judge(self, snapshot: KeySnapshot) -> Iterator[HealthReason]:
         """The reasons that this rule gives."""

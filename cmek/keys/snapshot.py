@@ -15,9 +15,11 @@ from typing import Any
 from uuid import UUID
 
 from google.iam.v1 import policy_pb2
+from pydantic import JsonValue
 
 from cmek._http import Failed, Result, ok_value
 from cmek.anthropic.models import ExternalKey, Organization, Validation, Workspace
+from cmek.canonical import digest
 from cmek.gcp.iam import KMS_ROLES, Grant, PolicyView
 from cmek.gcp.project_apis import (
     AccessPolicy,
@@ -136,7 +138,7 @@ UNUSABLE = frozenset({"DISABLED", "DESTROY_SCHEDULED", "DESTROYED"})
 
 @dataclass(frozen=True, kw_only=True)
 class KeySnapshot:
-    """Answers and refusals; None = not asked, because the look was quick or there is no key."""
+    """Answers and refusals; None = not asked, because the check was quick or there is no key."""
 
     external_key_id: str
     registered_name: str
@@ -147,7 +149,7 @@ class KeySnapshot:
     now: datetime
     """When it was read."""
     depth: Depth
-    validation: Result[Validation]
+    validation: Result[Validation] | None
     key: Result[CryptoKey | None] | None
     """An answer of None: Cloud KMS says that there is no such key."""
     versions: Result[tuple[KeyVersion, ...]] | None = None
@@ -187,6 +189,22 @@ class KeySnapshot:
         key = self.crypto_key
         primary = key.primary.name if key and key.primary else None
         return tuple(version for version in self.all_versions if version.name != primary)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Digest of the key, its primary and its policies: what a check of any depth reads.
+
+        None when a part could not be read. Etags are left out, since a service may renew them.
+        """
+        key, policies = self.crypto_key, (ok_value(self.policy), ok_value(self.ring_policy))
+        if key is None or None in policies:
+            return None
+        above = ok_value(self.project_policy)
+        seen: list[JsonValue] = [key.model_dump(mode="json")]
+        seen += [
+            policy.model_dump(mode="json")["bindings"] for policy in (*policies, above) if policy
+        ]
+        return digest(seen)
 
     @property
     def anthropic_failed(self) -> bool:

@@ -130,7 +130,8 @@ class Prerequisite:
 
 
 Depth = Literal["quick", "full"]
-"""`quick` leaves out old versions and IAM policies; what a full look found there stays."""
+"""`quick` leaves out old versions, and Anthropic's validation unless something has changed since
+the last check; what was found there earlier stays."""
 
 
 class Health(StrEnum):
@@ -291,6 +292,12 @@ class KeyRecord(FrozenModel):
     """The last verdict other than `unknown`: what people were told."""
     announced_before: Health
     """The same before this run, so that a run that is retried announces what it had found."""
+    announced_at: datetime | None = None
+    """The check that changed `announced`; None where no record says so."""
+    announced_before_at: datetime | None = None
+    """The same of `announced_before`: two runs that see one change announce it as one event."""
+    fingerprint: str | None = None
+    """Digest of what every check reads; None when not all of it could be read."""
     unreachable: UnreachableState | None = None
     baseline: Baseline | None = None
 

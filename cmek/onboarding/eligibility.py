@@ -119,7 +119,7 @@ def find_created(
     if taken:
         raise WorkspaceNotEligibleError(
             f"a workspace named {name!r}, or so that it looks the same, exists: "
-            f"{shown_workspaces(taken)}. Nothing was made: onboard that one with its id as "
+            f"{shown_workspaces(taken)}. No create is sent: onboard that one with its id as "
             "workspace_id, or choose another name"
         )
     return None

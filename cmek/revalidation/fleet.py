@@ -112,9 +112,15 @@ def read_rows(table: object) -> dict[str, FleetRow]:
 def merged(
     before: Mapping[str, FleetRow], checked: Iterable[FleetRow], *, all_keys: bool
 ) -> list[FleetRow]:
-    """Worst first. After a check of all keys, those that are no longer registered drop out."""
+    """Worst first. After a check of all keys, those that are no longer registered drop out.
+
+    A row of a later check, which another run has made meanwhile, stays.
+    """
     new = {row.external_key_id: row for row in checked}
-    rows = new if all_keys else {**before, **new}
+    later = {
+        key: row for key, row in before.items() if key in new and row.checked > new[key].checked
+    }
+    rows = {**({} if all_keys else before), **new, **later}
     return sorted(rows.values(), key=lambda row: (-row.level.rank, row.since, row.key_name))
 
 

@@ -37,8 +37,8 @@ class RevalidationRequest(FormModel):
     depth: Depth = Field(
         default="full",
         title="Depth",
-        description="quick: Anthropic's validation and the key with its primary version. full: "
-        "also all versions and who may use the key.",
+        description="quick: the key with its primary version and who may use it, and Anthropic's "
+        "validation where something has changed. full: also all versions, and every validation.",
     )
     deadline_seconds: int = Field(
         default=3600,
@@ -55,9 +55,10 @@ class RevalidationRequest(FormModel):
         le=96,
     )
     reads_per_minute: int = Field(
-        default=600,
+        default=480,
         title="Cloud KMS reads a minute",
-        description="In each project and region. Google's default quota is 600.",
+        description="In each project and region. Google's default quota is 600; what is left is "
+        "for onboardings and for checks of single keys.",
         ge=1,
         le=1_000_000,
     )
@@ -75,6 +76,11 @@ class RevalidationRequest(FormModel):
         description="Leave empty: a revalidation fills it in for the follow-up that checks the "
         "keys again that it could not reach.",
     )
+
+    @property
+    def covers_all_keys(self) -> bool:
+        """Whether all keys are checked: of such runs one waits for the other."""
+        return self.wanted is None
 
     @property
     def wanted(self) -> frozenset[str] | None:

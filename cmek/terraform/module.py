@@ -24,12 +24,14 @@ from cmek.gcp.iam import unconditional_roles
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import CryptoKey
 from cmek.keys.conditions import cloud_kms_material, symmetric
+from cmek.keys.health import THREATENING_METHODS
 from cmek.markdown import code
 from cmek.models import FrozenModel
 from cmek.names import KeyName
 
 VARIABLES = "terraform.tfvars.json"
 IMPORTS = "imports.tf.json"
+ALERT = "alert.tf.json"
 FIXED = ("versions.tf", "variables.tf", "main.tf", "options.tf", "outputs.tf")
 _GRANTS = {"encrypter_decrypter": ENCRYPTER_DECRYPTER, "viewer": VIEWER}
 _HOW = (
@@ -115,6 +117,7 @@ def render_module(keys: Iterable[ManagedKey]) -> dict[str, str]:
         **{name: (fixed / name).read_text() for name in FIXED},
         VARIABLES: _json({"keys": {key.address: _values(key) for key in ordered}}),
         IMPORTS: _json({"import": _imports(ordered)}),
+        ALERT: _json({"locals": {"threatening_methods": list(THREATENING_METHODS)}}),
     }
 
 

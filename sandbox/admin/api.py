@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import Headers, QueryParams
@@ -29,7 +29,7 @@ from sandbox.admin.state import (
     Geo,
     InferenceGeo,
     ProviderConfig,
-    StoredWorkspace,
+    WebhookEvent,
     new_id,
     timestamp,
 )
@@ -49,6 +49,7 @@ class AuthenticatedCall:
     """The identifier in the path."""
     seen_version: str | None
     """`updated_at` of the external key to attach, taken before the call began to wait."""
+    headers: Headers
 
     @property
     def state(self) -> AdminState:
@@ -143,7 +144,9 @@ def _served_call(world: World, served: Operation, request: Request, raw: bytes) 
         authenticate(world, request.headers)
         if refusal is not None:
             raise refusal
-        return served.handler(AuthenticatedCall(world, request.query_params, body, target, seen))
+        return served.handler(
+            AuthenticatedCall(world, request.query_params, body, target, seen, request.headers)
+        )
 
     return ServedCall(
         service="admin",
@@ -267,6 +270,25 @@ class UpdateWorkspace(_Body):
     user_profile_id: str | None = None
 
 
+class CreateWebhook(_Body):
+    """`webhooks.create`."""
+
+    url: str
+    enabled_events: list[WebhookEvent] = Field(min_length=1)
+    name: str = ""
+    description: str = ""
+
+
+class UpdateWebhook(_Body):
+    """`webhooks.update`; an empty list of events leaves them as they are."""
+
+    url: str = ""
+    enabled_events: list[WebhookEvent] = Field(default_factory=list)
+    name: str = ""
+    description: str = ""
+    state: Literal["enabled", "disabled"] = "enabled"
+
+
 def parse_json(raw: bytes) -> dict[str, Any]:
     """The request body as an object (nothing: `{}`). Raises 400 for anything else."""
     try:
@@ -322,11 +344,23 @@ def read_cursor(text: str) -> int:
     raise AnthropicError(400, "page: not a cursor that this API returned")
 
 
-def page_of_workspaces(
-    ordered: list[StoredWorkspace],
+class Listed(Protocol):
+    """What can be paged by ids."""
+
+    id: str
+
+    def render(self) -> dict[str, Any]:
+        """The object as the API returns it."""
+
+
+Item = TypeVar("Item", bound=Listed)
+
+
+def page_of(
+    ordered: list[Item],
     query: QueryParams,
     limit: int,
-    visible: Callable[[StoredWorkspace], bool],
+    visible: Callable[[Item], bool],
 ) -> dict[str, Any]:
     """One page after `after_id` or before `before_id`. Raises 400 for both or an unknown id."""
     after, before = query.get("after_id"), query.get("before_id")

@@ -115,6 +115,37 @@ class StoredWorkspace(BaseModel):
         return {"type": "workspace"} | self.model_dump(exclude={"is_default"})
 
 
+WebhookEvent = Literal[
+    "external_key.failed",
+    "external_key.recovered",
+    "external_storage.failed",
+    "external_storage.recovered",
+    "user_profile.enforcement_action_opened",
+    "user_profile.enforcement_action_resolved",
+    "user_profile.program_status_updated",
+]
+"""What an endpoint can ask for; the sandbox sends the first two."""
+
+
+class StoredWebhook(BaseModel):
+    """An organization's webhook endpoint; the object in the API has no type and no secret."""
+
+    id: str
+    created_at: str
+    updated_at: str
+    name: str = ""
+    description: str = ""
+    url: str
+    enabled_events: list[WebhookEvent]
+    state: Literal["enabled", "disabled"] = "enabled"
+    disabled_reason: str = ""
+    signing_secret: str
+
+    def render(self) -> dict[str, Any]:
+        """The object as the API returns it."""
+        return self.model_dump(exclude={"signing_secret"})
+
+
 class StoredCredential(BaseModel):
     """Something a caller can present: an Admin key, an ordinary key or a federated token."""
 
@@ -143,6 +174,7 @@ class AdminState(BaseModel):
     user_profiles: list[str] = Field(default_factory=list)
     external_keys: dict[str, StoredExternalKey] = Field(default_factory=dict)
     workspaces: dict[str, StoredWorkspace] = Field(default_factory=dict)
+    webhooks: dict[str, StoredWebhook] = Field(default_factory=dict)
     last_sequence: int = 0
 
     def external_key(self, external_key_id: str) -> StoredExternalKey:

@@ -18,7 +18,7 @@ from sandbox.admin.api import (
     flag,
     integer,
     operation,
-    page_of_workspaces,
+    page_of,
     parse_body,
 )
 from sandbox.admin.external_keys import DISABLED, TIMED_OUT, validate_key
@@ -78,7 +78,7 @@ def list_(call: AuthenticatedCall) -> dict[str, Any]:
     ordered = list(call.state.workspaces.values())
     if call.world.switches.workspace_order == "newest_first":
         ordered.reverse()
-    return page_of_workspaces(ordered, call.query, limit, visible)
+    return page_of(ordered, call.query, limit, visible)
 
 
 @operation("workspaces.retrieve", "GET /workspaces/{target}")

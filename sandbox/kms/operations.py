@@ -69,7 +69,7 @@ METHODS: Final[list[KmsMethod]] = []
 
 
 def served(
-    http: str, *, body: str = "", reads: bool = False
+    http: str, *, body: str = "", reads: bool = False, permission: str | None = None
 ) -> Callable[[Handler[Asked, Answer]], Handler[Asked, Answer]]:
     """Enter a handler that checks its caller by itself.
 
@@ -93,6 +93,7 @@ def served(
                 path=re.compile(_FIELD.sub(_pattern, path)),
                 body="*" if verb == "POST" and "}:" in path else body,
                 write=verb != "GET" and not reads,
+                permission=permission,
             )
         )
         return run
@@ -120,7 +121,7 @@ def permitted(
                 authorize(world, caller, permission, name)
             return run(world, name, request)
 
-        return served(http, body=body, reads=reads)(checked)
+        return served(http, body=body, reads=reads, permission=permission)(checked)
 
     return enter
 
@@ -201,7 +202,10 @@ def _run_http(method: KmsMethod, call: GoogleCall) -> dict[str, Any]:
     alt = call.query.get("$alt") or call.query.get("alt", "json")
     if alt not in {"json", _ENUM_NUMBERS}:
         raise invalid(f"alt={alt} is not served.")
-    response = method.run(call.world, call.caller, _message(method, call))
+    message = _message(method, call)
+    if method.write:
+        call.message.update(to_json(message))
+    response = method.run(call.world, call.caller, message)
     return to_json(response, enums_as_ints=alt == _ENUM_NUMBERS)
 
 

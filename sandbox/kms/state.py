@@ -125,6 +125,13 @@ def canonical(world: World, name: str, kind: str, permission: str) -> str:
     return "/".join(["projects", project.id, *rest])
 
 
+def canonical_project(world: World, name: str) -> str:
+    """The name with the project's id where it has the number of a known one."""
+    head, _, rest = name.removeprefix("projects/").partition("/")
+    project = world.kms.project(head) if name.startswith("projects/") else None
+    return "/".join(["projects", project.id, rest]).rstrip("/") if project else name
+
+
 def check_id(text: str, field: str) -> str:
     """A key ring's or key's id. Raises INVALID_ARGUMENT unless it matches `[a-zA-Z0-9_-]{1,63}`."""
     if not re.fullmatch(KMS_ID_PATTERN, text):

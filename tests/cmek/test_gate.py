@@ -97,8 +97,8 @@ def test_what_is_compared_and_what_comes_out_can_not_be_changed(kind: Any) -> No
 def test_a_permit_cannot_be_made_by_hand() -> None:
     with pytest.raises(TypeError, match=r"gate\.decide only"):
         Permit(
-            request=make.REQUEST, external_key_id="e", plan_digest="d", approver="a", signers=(), signed_approvals="",
-            valid_until=9e9, expires_at=make.NOW, seal=object(),
+            request=make.REQUEST, external_key_id="e", plan_digest="d", approver="a", signers=(),
+            signed_approvals="", valid_until=9e9, expires_at=make.NOW, seal=object(),
         )  # fmt: skip
 
 

@@ -183,7 +183,7 @@ def altered(text: str, by: str) -> str:
         NOT_SIGNED,
         NOT_SIGNED * (MAX_SIGNATURES + 1),
         "x" * (MAX_TEXT + 1),
-        altered('{"approval_request"', '{ "approval_request"'),
+        altered('{"acknowledged_warnings"', '{ "acknowledged_warnings"'),
         altered("}", ',"workspace_id":"w"}'),
         altered("fine", "\\ud800"),
         altered("grace", "gr\\u0000ace"),

@@ -152,7 +152,8 @@ def test_the_requester_does_not_count_where_others_must_agree(
 ) -> None:
     request = make.REQUEST.model_copy(update={"four_eyes": four_eyes, "requested_by": requester})
     digest = make.plan(request=request).digest
-    signed = [verified(one, plan_digest=digest) for one in (GRACE, KATHERINE)]
+    fields = {"plan_digest": digest, "requester": requester}
+    signed = [verified(one, **fields) for one in (GRACE, KATHERINE)]
     if counts:
         assert signers(verdict(signed[0], request=request, required=required))
     else:

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmek.anthropic_identity import MEMBER, ROLES
-from cmek.evidence.report import THREATENING_METHODS
 from cmek.gcp.resources import CryptoKey
+from cmek.keys.health import THREATENING_METHODS
 from cmek.names import US_SINGLE_REGIONS, BadNameError
 from cmek.terraform.module import (
+    ALERT,
     IMPORTS,
     VARIABLES,
     FilesDifferError,
@@ -68,9 +69,9 @@ def test_ring_and_key_can_not_be_destroyed() -> None:
 
 
 def test_the_alert_watches_the_methods_that_the_evidence_asks_for() -> None:
-    options = render_module([])["options.tf"]
-    listed = options.split("threatening_methods = [")[1].split("]")[0]
-    assert tuple(re.findall(r'"(\w+)"', listed)) == THREATENING_METHODS
+    listed = json.loads(render_module([])[ALERT])["locals"]["threatening_methods"]
+    assert tuple(listed) == THREATENING_METHODS
+    assert "local.threatening_methods" in render_module([])["options.tf"]
 
 
 @pytest.mark.parametrize("region", US_SINGLE_REGIONS)

@@ -16,7 +16,7 @@ from cmek.tags import CREATED_BY_TAG, EVIDENCE_TAG
 from tests.flows.outcomes import assert_stopped
 from tests.support.admin import wait_until
 from tests.support.born import NAME, asked_to_create, born, creates, start_to_create
-from tests.support.onboarding import Onboardings
+from tests.support.onboarding import Onboardings, Run
 
 LATE = 15.0
 """Seconds after which a late create takes effect: time for three executions before it."""
@@ -147,6 +147,79 @@ def test_a_create_that_was_lost_is_sent_again_after_a_new_approval_only(
     run.approve()
     assert run.state == "Attached", run.message
     assert [one["effect"] for one in creates(bench)] == [False, True]
+
+
+SAYS = "Set the key of the workspace in the Console."
+
+
+def _incomplete(bench: Onboardings, *without: str, name: str = NAME) -> Run:
+    run = asked_to_create(bench, name)
+    bench.control.fault("workspaces.create", kind="incomplete", without=list(without), message=SAYS)
+    return run.approve()
+
+
+def test_an_incomplete_create_that_has_its_key_is_finished(bench: Onboardings) -> None:
+    """Found by the id in the answer, since the tag of the run is what got lost."""
+    run = _incomplete(bench, "tags", name="finished")
+    assert run.state == "Attached", run.message
+    (workspace,) = born(bench, "finished")
+    assert workspace.id in run.message
+    assert len(creates(bench)) == 1
+
+
+@pytest.mark.parametrize("without", [("external_key_id",), ("external_key_id", "tags")], ids=str)
+def test_an_incomplete_create_without_its_key_ends_in_anthropics_words_and_is_never_repeated(
+    bench: Onboardings, without: tuple[str, ...]
+) -> None:
+    """Neither by a retry, nor by another run of the name, nor when no list shows the workspace."""
+    name = f"incomplete {len(without)}"
+    run = _incomplete(bench, *without, name=name)
+    (workspace,) = born(bench, name)
+    assert run.state == "Failed"
+    assert SAYS in run.message
+    assert f"{workspace.id} ({name}) was created" in run.message
+    assert "nothing was created" not in run.message
+    run.force(Scheduled(name="AwaitingRetry"))
+    assert run.execute().state == "Failed"
+    assert workspace.id in run.message
+    # eventual consistency, or renamed by a person: no search finds it
+    workspace.name, workspace.tags = "another", {}
+    run.force(Scheduled(name="AwaitingRetry"))
+    for again in (run, start_to_create(bench, name)):
+        assert again.execute().state == "Failed"
+        assert workspace.id in again.message
+        assert "nothing is created again" in again.message
+    assert len(creates(bench)) == 1
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_update_of_unknown_outcome_is_read_and_sent_again_only_if_it_was_not_saved(
+    bench: Onboardings, saved: bool
+) -> None:
+    run = bench.asked()
+    when = "after" if saved else "before"
+    bench.control.fault(
+        "workspaces.update", when=when, status=503, error_code="change_outcome_unknown"
+    )
+    run.approve()
+    assert run.state == "Attached", run.message
+    assert len(bench.attaches()) == (1 if saved else 2)
+
+
+def test_a_storage_that_does_not_fit_the_workspace_is_not_blamed_on_the_key(
+    bench: Onboardings,
+) -> None:
+    run = bench.asked()
+    bench.control.fault(
+        "workspaces.update",
+        status=400,
+        error_code="storage_profile_mismatch",
+        details={"field": "transcripts"},
+    )
+    run.approve()
+    assert run.state == "Failed"
+    assert "external storage and its user profile" in run.message
+    assert "Most likely" not in run.message
 
 
 @pytest.mark.prove

@@ -7,8 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
+from prefect.states import Completed, Running
 
-from tests.support.fleet import Fleet
+import tasks.revalidation
+from cmek.keys.verdicts import KeyRecord
+from flows._revalidation_lock import LIMIT
+from tests.support.fleet import Fleet, many_keys
 from tests.support.onboarding import Onboardings
 from tests.support.revalidation import Revalidations
 
@@ -88,16 +92,118 @@ def test_a_quick_look_keeps_what_the_full_one_found_elsewhere(
     fleet.rotate("rotated")
     fleet.set_state("rotated", 1, "DISABLED")
     revalidations.run(external_keys=[key])
+    fleet.update("rotated", rotation_period=timedelta(days=30))
     bench.control.clear_log()
     revalidations.run(external_keys=[key], depth="quick")
     record = revalidations.record(key)
     assert record.verdict == "broken"
     assert record.worst is not None
+    assert record.worst.rule == "old-version-disabled"
     assert record.worst.seen_at is not None
-    assert set(bench.control.calls(service="kms")) == {"GetCryptoKey"}
+    assert "ListCryptoKeyVersions" not in bench.control.calls()
     fleet.set_state("rotated", 1, "ENABLED")
     revalidations.run(external_keys=[key])
     assert revalidations.record(key).verdict == "healthy"
+
+
+def test_a_quick_check_validates_only_what_has_changed(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """A validation uses the customer's key, so an unchanged one is left alone."""
+    still, moved = fleet.onboard("still"), fleet.onboard("moved")
+    both = [still, moved]
+    revalidations.run(external_keys=both)
+    pages = {key: len(revalidations.pages(key)) for key in both}
+    fleet.update("moved", labels={})
+    bench.control.clear_log()
+    revalidations.run(external_keys=both, depth="quick")
+    validated = [one["resource"] for one in bench.control.log() if "validate" in one["call"]]
+    assert validated == [moved]
+    assert revalidations.record(moved).verdict == "broken"
+    now = {key: len(revalidations.pages(key)) for key in both}
+    assert now == {still: pages[still], moved: pages[moved] + 1}
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_grant_that_is_gone_is_seen_at_any_depth(
+    fleet: Fleet, revalidations: Revalidations, quick: bool
+) -> None:
+    """A quick check reads one policy a key."""
+    key = fleet.onboard(f"granted-{quick}".lower())
+    revalidations.run(external_keys=[key])
+    fleet.set_policy(fleet.key(f"granted-{quick}".lower()), {})
+    revalidations.run(external_keys=[key], depth="quick" if quick else "full")
+    assert revalidations.events(key) == ["cmek.key.broken"]
+
+
+def test_a_quick_check_costs_little_more_than_one_read_a_key(
+    bench: Onboardings, revalidations: Revalidations
+) -> None:
+    """One list and one policy for a ring, one policy for each key; nothing is validated."""
+    bench.sandbox.world.admin.external_keys.clear()
+    keys = many_keys(bench.sandbox.world, 100)
+    revalidations.run(depth="full", reads_per_minute=1_000_000)
+    bench.control.clear_log()
+    run = revalidations.run(depth="quick", reads_per_minute=1_000_000)
+    assert run.state_name == "Completed"
+    assert len(bench.control.calls(service="kms")) <= 1.1 * len(keys)
+    assert [one for one in bench.control.calls() if "validate" in one] == []
+    latest = revalidations.latest_rows()
+    assert {row.external_key_id for row in latest} == set(keys)
+
+
+def test_a_second_check_of_all_keys_waits_and_then_says_which_one_it_left_the_work_to(
+    bench: Onboardings, revalidations: Revalidations
+) -> None:
+    """One that checks named keys does not wait: a signal must not wait for the fleet."""
+    bench.client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
+    first = revalidations.start()
+    bench.client.set_flow_run_state(first.id, Running(), force=True)
+    held = bench.client.request(
+        "POST",
+        "/v2/concurrency_limits/increment-with-lease",
+        json={"names": [LIMIT], "slots": 1, "mode": "concurrency", "lease_duration": 60},
+    ).json()
+    bench.control.clear_log()
+    second = revalidations.run(depth="quick", deadline_seconds=1)
+    assert second.state is not None
+    assert second.state_name == "Skipped"
+    assert str(first.id) in str(second.state.message)
+    assert bench.control.calls() == []
+    bench.client.set_flow_run_state(first.id, Completed(), force=True)
+    assert revalidations.run(depth="quick", deadline_seconds=1).state_name != "Skipped"
+    assert bench.control.calls() != [], "a slot that nobody holds does not stop the watch"
+    bench.client.request(
+        "POST",
+        "/v2/concurrency_limits/decrement-with-lease",
+        json={"lease_id": held["lease_id"]},
+    )
+
+
+def test_runs_that_overlap_send_one_event_for_one_change(
+    fleet: Fleet, revalidations: Revalidations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the other has recorded it already, or both are about to."""
+    key = fleet.onboard("watched-twice")
+    revalidations.run(external_keys=[key])
+    before = revalidations.record(key)
+    fleet.set_state("watched-twice", 1, "DISABLED")
+    revalidations.run(external_keys=[key])
+
+    async def stale(_ids: object) -> dict[str, KeyRecord]:
+        return {key: before}
+
+    monkeypatch.setattr(tasks.revalidation, "last_records", stale)
+    # this one had read the key's history before the other left its record
+    revalidations.run(external_keys=[key])
+    assert revalidations.events(key) == ["cmek.key.broken"]
+
+    async def nothing_yet(_id: str) -> list[KeyRecord]:
+        return []
+
+    monkeypatch.setattr(tasks.revalidation, "recent_records", nothing_yet)
+    revalidations.run(external_keys=[key])
+    assert revalidations.events(key) == ["cmek.key.broken"], "the same event, under the same id"
 
 
 def test_keys_behind_the_deadline_are_unknown_and_keep_what_is_known(

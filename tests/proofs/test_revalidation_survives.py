@@ -18,7 +18,8 @@ def test_every_crash_of_a_revalidation_converges(sweeps: Sweeps) -> None:
     """Around what is kept of a broken key, and a part of the calls."""
     points = sweep_points(sweeps)
     broken = sweeps.ids["disabled"]
-    records = {f"artifact {page_key(broken)}", f"result {broken}", "follow-up", "memory reported"}
+    event = f"event cmek.key.broken cmek.key.{broken}"
+    records = {f"artifact {page_key(broken)}", event, "follow-up", "memory reported"}
     assert records < {point.call for point in points}
     for number, point in enumerate(points):
         if point.call in records or not number % POINT_EVERY:

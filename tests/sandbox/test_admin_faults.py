@@ -8,6 +8,7 @@ import time
 import httpx
 import pytest
 
+from sandbox.control import TOKEN_HEADER
 from tests.support.admin import Admin, wait_until
 
 CREATE = "workspaces.create"
@@ -80,7 +81,10 @@ def test_times_and_skip_count_matching_calls(admin: Admin) -> None:
 def test_an_unreadable_line_of_the_script_is_refused(admin: Admin) -> None:
     """A typo must not become a fault that never strikes."""
     response = httpx.post(
-        f"{admin.sandbox.http}/_sandbox/faults", json={"call": "x", "tmes": 2}, trust_env=False
+        f"{admin.sandbox.http}/_sandbox/faults",
+        json={"call": "x", "tmes": 2},
+        headers={TOKEN_HEADER: admin.sandbox.control_token},
+        trust_env=False,
     )
     assert response.status_code == 400
     assert "tmes" in response.json()["error"]

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from sandbox.control import TOKEN_HEADER
 from sandbox.server import Sandbox
 from tests.support.checking import check
 from tests.support.discovery import discovery
@@ -43,7 +44,8 @@ def stage(module_sandbox: Sandbox) -> Stage:
 @pytest.fixture
 def http(module_sandbox: Sandbox) -> Iterator[httpx.Client]:
     """A plain client."""
-    with httpx.Client(base_url=module_sandbox.http, trust_env=False) as client:
+    headers = {TOKEN_HEADER: module_sandbox.control_token}
+    with httpx.Client(base_url=module_sandbox.http, headers=headers, trust_env=False) as client:
         yield client
 
 

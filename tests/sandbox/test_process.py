@@ -37,6 +37,7 @@ def test_the_ready_line_tells_all_that_a_caller_needs() -> None:
             "workspaces",
             "project_id",
             "google_credentials_file",
+            "control_token",
         }
         assert all(one.keys() == {"id", "name", "state"} for one in sandbox.workspaces)
         me = _send(sandbox, "GET", "/v1/organizations/me").json()
@@ -60,7 +61,7 @@ def test_a_signal_ends_it_cleanly_even_in_the_middle_of_a_call(number: signal.Si
         with socket.create_connection((address[0], int(address[1]))) as waiting:
             waiting.sendall(
                 f"POST /v1/organizations/external_keys/{key}/validate HTTP/1.1\r\n"
-                f"Host: sandbox\r\nx-api-key: {sandbox.admin_key}\r\n"
+                f"Host: localhost\r\nx-api-key: {sandbox.admin_key}\r\n"
                 "anthropic-version: 2023-06-01\r\ncontent-length: 0\r\n\r\n".encode()
             )
             wait_until(

@@ -192,7 +192,7 @@ AILMENTS = (
     Ailment(
         "key-not-found",
         "broken",
-        _plain(Fleet.delete),
+        _plain(lambda fleet, name: fleet.delete(name)),
         ("gcloud projects undelete acme-kms-prod",),
     ),
     Ailment(
@@ -245,7 +245,7 @@ AILMENTS = (
     Ailment(
         "justifications-deny",
         "broken",
-        _made(key_access_justifications_policy={}),
+        _plain(lambda fleet, name: fleet.update(name, key_access_justifications_policy={})),
         (
             (
                 "gcloud kms keys update {key} {flags} "

@@ -53,6 +53,10 @@ class Discovery:
             found += self._against(method["response"], entry["response"], "response", numbers)
         return [f"{entry['call']}: {one}" for one in found]
 
+    def misfits(self, schema: str, value: Any) -> list[str]:
+        """What in a value contradicts the schema of that name."""
+        return list(self._check({"$ref": schema}, value, schema, numbers=False))
+
     def _against(
         self, reference: dict[str, Any] | None, value: Any, at: str, numbers: bool
     ) -> list[str]:

@@ -29,9 +29,9 @@ for line in json.load(sys.stdin):
         print(line)
 """
 _ENDS: Final = (" && ", " |", "`", "\\n", "\n", ")", ";", ", ", ": ", ". ", " (")
-_ELSEWHERE: Final = frozenset(
-    "auth config info organizations projects billing access-context-manager resource-manager "
-    "policy-troubleshoot".split()
+_ELSEWHERE: Final = re.compile(
+    "auth|config|info|organizations|projects|billing|access-context-manager|resource-manager|"
+    "policy-troubleshoot"
 )
 """Groups whose commands need no `--project`: they name project, folder or organization."""
 
@@ -76,7 +76,7 @@ def refused(commands: Iterable[str]) -> list[str]:
 def _names_its_project(line: str) -> bool:
     words = shlex.split(line)
     return (
-        words[1] in _ELSEWHERE
+        _ELSEWHERE.fullmatch(words[1]) is not None
         or any(word.startswith(("--project=", "--organization=")) for word in words)
         or "--project" in words
     )

@@ -78,6 +78,11 @@ class Revalidations:
         """The table of a run, in its order."""
         return list(read_rows(json.loads(str(self.artifact(run, "cmek-fleet").data))).values())
 
+    def latest_rows(self) -> list[FleetRow]:
+        """The newest table."""
+        newest = self._artifacts(key=ArtifactFilterKey(any_=["cmek-fleet"]))[0]
+        return list(read_rows(json.loads(str(newest.data))).values())
+
     def artifact(self, run: FlowRun, key: str) -> Artifact:
         """An artifact of a run."""
         found = self._artifacts(

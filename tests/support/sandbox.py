@@ -15,14 +15,20 @@ from typing import IO, Any
 import httpx
 
 from cli.local.sandbox import SandboxAddress
+from sandbox.control import TOKEN_HEADER
 from sandbox.server import Sandbox, running_sandbox
 
 
 class SandboxControl:
     """The sandbox's control API."""
 
-    def __init__(self, http_url: str) -> None:
-        self._http = httpx.Client(base_url=f"{http_url}/_sandbox/", timeout=10, trust_env=False)
+    def __init__(self, http_url: str, token: str) -> None:
+        self._http = httpx.Client(
+            base_url=f"{http_url}/_sandbox/",
+            headers={TOKEN_HEADER: token},
+            timeout=10,
+            trust_env=False,
+        )
 
     def close(self) -> None:
         """Let the connection go."""
@@ -73,6 +79,16 @@ class SandboxControl:
         """Set some states of the other Google APIs (`sandbox.world.GoogleState`) and return all."""
         return self._send("PATCH", "google", changes)  # type: ignore[no-any-return]
 
+    def signals(self, **changes: object) -> dict[str, Any]:
+        """Set some fields of `sandbox.signals.PushSubscription`; registrations and deliveries."""
+        if changes:
+            self._send("PATCH", "signals", changes)
+        return self._send("GET", "signals")  # type: ignore[no-any-return]
+
+    def audit(self) -> list[dict[str, Any]]:
+        """The audit log entries of all writes since the last reset, oldest first."""
+        return self._send("GET", "audit")  # type: ignore[no-any-return]
+
     def identity(self, name: str, **change: object) -> str:
         """Make or change an identity (`member`, `permissions`, `deny`); a bearer token for it."""
         return self._send("POST", "identities", {"name": name, **change})["token"]  # type: ignore[no-any-return]
@@ -101,7 +117,7 @@ def admin_call(
 def running(**options: Any) -> Iterator[tuple[Sandbox, SandboxControl]]:
     """A sandbox in this process (`sandbox.server.running_sandbox`) and its control."""
     with running_sandbox(**options) as sandbox:
-        control = SandboxControl(sandbox.http)
+        control = SandboxControl(sandbox.http, sandbox.control_token)
         try:
             yield sandbox, control
         finally:
@@ -135,7 +151,7 @@ def sandbox_process(*arguments: str, module: str = "sandbox") -> Iterator[Sandbo
             errors.seek(0)
             raise AssertionError(f"the sandbox did not start: {errors.read()}")
         ready = json.loads(line)
-        control = SandboxControl(ready["http"])
+        control = SandboxControl(ready["http"], ready["control_token"])
         try:
             yield SandboxProcess(process, ready, control)
         finally:

@@ -179,4 +179,6 @@ def running_stack(
         ) as local,
         local_client(local.api_url) as client,
     ):
-        yield Stack(local, client, SandboxControl(local.sandbox.http), database)
+        yield Stack(
+            local, client, SandboxControl(local.sandbox.http, local.sandbox.control_token), database
+        )

@@ -50,9 +50,8 @@ def survive_in_sweep(sweeps: Sweeps, point: SweepPoint) -> None:
     sweeps.driver.execute(run, kill)
     where = str(point)
     assert run.state == "Crashed", f"{where}: {run.state} {run.message}"
-    sweeps.kept.on_the_way.clear()
     # a run that had reported everything reads all keys again
-    done = set() if "reported" in run.memory else run.looked_at()
+    done = set() if "reported" in run.memory else sweeps.done(run)
     known = len(sweeps.log)
     run.retry()
     sweeps.driver.execute(run)

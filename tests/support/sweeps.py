@@ -53,7 +53,6 @@ class Sweeps:
         self.ids: dict[str, str] = {}
         self.fleet = self._yesterday()
         driver.execute(Revalidation())
-        kept.deliver()
         self.past = Kept(driver)
         self.past.go_back_to(kept)
 
@@ -108,11 +107,18 @@ class Sweeps:
         return sum(record.run_id == str(run.id) for record in records)
 
     def news(self) -> Counter[tuple[str, str]]:
-        """The events since yesterday, and how often each; the process has ended."""
-        self.kept.deliver()
+        """The events since yesterday, and how often each."""
         names = {f"cmek.key.{key}": name for name, key in self.ids.items()}
         told = [one for id_, one in self.kept.events.items() if id_ not in self.past.events]
         return Counter((what, names[who]) for what, who in told if who in names)
+
+    def done(self, run: Revalidation) -> set[str]:
+        """External keys of which this run has left a record, so that a retry need not read them."""
+        return {
+            key
+            for key in self.ids.values()
+            if any(one.run_id == str(run.id) for one in self.kept.records(key))
+        }
 
     def to_look_again(self) -> list[set[str]]:
         """The keys of each follow-up that is scheduled."""

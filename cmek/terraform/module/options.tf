@@ -1,14 +1,5 @@
 locals {
   projects = toset([for key in var.keys : key.project])
-
-  # Also in the query that the evidence carries.
-  threatening_methods = [
-    "DestroyCryptoKeyVersion",
-    "UpdateCryptoKeyVersion",
-    "DeleteCryptoKeyVersion",
-    "DeleteCryptoKey",
-    "SetIamPolicy",
-  ]
 }
 
 resource "google_project_service" "cloudkms" {
@@ -38,20 +29,20 @@ resource "google_monitoring_alert_policy" "key_threatened" {
   for_each = var.enable_alert ? var.keys : {}
 
   project               = each.value.project
-  display_name          = "Anthropic CMEK ${each.value.name} destroyed, disabled or its IAM policy changed"
+  display_name          = "Anthropic CMEK ${each.value.name} destroyed, disabled or changed"
   combiner              = "OR"
   severity              = "CRITICAL"
   notification_channels = var.alert_notification_channels
 
   conditions {
-    display_name = "Destroy, disable, delete or IAM change of ${each.value.name}"
+    display_name = "Destroy, disable, delete, update or IAM change of ${each.value.name}"
 
     condition_matched_log {
       filter = join("\n", [
         "logName=\"projects/${each.value.project}/logs/cloudaudit.googleapis.com%2Factivity\"",
         "protoPayload.serviceName=\"cloudkms.googleapis.com\"",
         "protoPayload.methodName=~\"(^|[.])(${join("|", local.threatening_methods)})$\"",
-        "protoPayload.resourceName=~\"/locations/${each.value.location}/keyRings/${each.value.key_ring}/cryptoKeys/${each.value.name}(/cryptoKeyVersions/[0-9]+)?$\"",
+        "protoPayload.resourceName=~\"/locations/${each.value.location}/keyRings/${each.value.key_ring}(/cryptoKeys/${each.value.name}(/cryptoKeyVersions/[0-9]+)?)?$\"",
       ])
     }
   }

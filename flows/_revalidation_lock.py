@@ -1,0 +1,81 @@
+"""One check of all keys at a time: a second one waits, so that both keep the pace of one."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from typing import Final
+
+from prefect import get_client, get_run_logger
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
+
+from tasks.runs import current_run_id
+
+LIMIT: Final = "cmek-revalidation"
+LEASE_SECONDS: Final = 60.0
+"""How long a killed run keeps the others waiting."""
+TRY_SECONDS: Final = 20.0
+"""How often a run that waits checks whether another one is there at all."""
+
+
+async def wait_for_turn(held: AsyncExitStack, seconds: float) -> FlowRun | None:
+    """Take the slot, which `held` gives back; or the run that kept it for all these seconds.
+
+    A server that was restarted keeps slots whose leases it has lost. Then nobody works under the
+    slot, and this run goes on without it: a key must not go unwatched because of a lock.
+    """
+    deadline = time.monotonic() + seconds
+    async with get_client() as client:
+        await client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
+        while not await _acquired(held, min(TRY_SECONDS, seconds)):
+            other = await _other(client)
+            if other is None:
+                get_run_logger().warning(
+                    "The concurrency limit %s has no free slot, and no run holds it: going on "
+                    "without. `prefect gcl delete %s` puts it right",
+                    LIMIT,
+                    LIMIT,
+                )
+                return None
+            if time.monotonic() > deadline:
+                return other
+    return None
+
+
+async def _acquired(held: AsyncExitStack, seconds: float) -> bool:
+    slot = concurrency(
+        LIMIT,
+        strict=True,
+        lease_duration=LEASE_SECONDS,
+        timeout_seconds=seconds,
+        raise_on_lease_renewal_failure=False,
+    )
+    try:
+        await held.enter_async_context(slot)
+    except AcquireConcurrencySlotTimeoutError:
+        return False
+    return True
+
+
+async def _other(client: PrefectClient) -> FlowRun | None:
+    """A run of all keys that is executing, besides this one."""
+    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+    runs = await client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=["revalidate-keys"])),
+        flow_run_filter=FlowRunFilter(state=running),
+    )
+    for run in runs:
+        request = run.parameters.get("request") or {}
+        some = request.get("external_keys") or request.get("look_again")
+        if run.id != current_run_id() and not some:
+            return run
+    return None
