@@ -482,7 +482,7 @@ _BY_STATUS: Final = {
     "NOT_FOUND": "Check project, location and name; the resource may have been deleted.",
     "ALREADY_EXISTS": (
         "The name is taken, also where nothing of that name is found: Cloud KMS never frees the "
-        "name of a deleted crypto key (that of a key ring it does). Request another name."
+        "name of a deleted crypto key. Request another name."
     ),
     "RESOURCE_EXHAUSTED": (
         "A Cloud KMS quota is used up: wait a minute, or raise it on the project's quota page."
@@ -497,6 +497,12 @@ _BY_STATUS: Final = {
     "INTERNAL": "Google's side failed: try again later.",
     "UNKNOWN": "Google's side failed: try again later.",
 }
+
+
+_RING_RACE: Final = (
+    "Another caller made or deletes a ring of this name at the same time: try again in a moment. "
+    "(A ring's name is free again once it is deleted.)"
+)
 
 
 def _advice(problem: GoogleProblem) -> str:
@@ -536,6 +542,8 @@ def _policy(problem: GoogleProblem) -> dict[str, str]:
 
 def _advice_template(problem: GoogleProblem) -> str:
     reason = problem.reason or ""
+    if problem.status == "ALREADY_EXISTS" and "/cryptoKeys/" not in (problem.resource or ""):
+        return _RING_RACE
     if reason in _BY_REASON:
         return _BY_REASON[reason]
     by_prefix = next((text for start, text in _BY_PREFIX.items() if reason.startswith(start)), None)

@@ -197,7 +197,9 @@ ROWS = {
         ),
         f"gcloud kms keys versions restore {VERSION} --project=acme-kms-prod",
     ),
-    "name taken": Row(lambda: google("ALREADY_EXISTS", "taken", code=409), "that of a key ring"),
+    "name taken": Row(
+        lambda: google("ALREADY_EXISTS", "taken", code=409), "name of a deleted crypto key"
+    ),
     "keys not enabled": Row(lambda: anthropic(403, "/external_keys"), "has not enabled"),
     "no right": Row(lambda: anthropic(403, "/me"), "of this organization"),
     "no such id": Row(lambda: anthropic(404, "/workspaces/wrkspc_01Some"), "Check the id"),
