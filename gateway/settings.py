@@ -89,7 +89,7 @@ class GatewaySettings(FrozenModel):
         """
         try:
             if self.admin_key_file is not None:
-                return AdminKey(SecretStr(self.admin_key_file.read_text().strip()))
+                return AdminKey(SecretStr(file_text(self.admin_key_file.read_bytes())))
             assert self.workload_identity is not None  # noqa: S101  # the validator says so
             federation = self.workload_identity
             return WorkloadIdentity(
