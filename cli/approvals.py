@@ -22,13 +22,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ValidationError
-from rich.console import Console
 
-from cli.terminal import markdown
 from cmek.errors import CmekError
 from cmek.models import refusals
 from cmek.onboarding.approval import ApprovalRequest
-from cmek.onboarding.reports import facts_table
 from cmek.signatures.statement import (
     NAMESPACE,
     SignedApproval,
@@ -63,11 +60,10 @@ class TamperedError(ApprovalError):
 
 @dataclass(frozen=True)
 class PendingApproval:
-    """The approval request that a suspended run has stored, and its text."""
+    """The approval request that a suspended run has stored."""
 
     run: FlowRun
     approval_request: ApprovalRequest
-    description: str
     keyset: Mapping[str, str]
 
     @property
@@ -104,12 +100,12 @@ def read_ask(client: SyncPrefectClient, run_id: UUID) -> PendingApproval:
         state = run.state.name if run.state else "in no state"
         raise ApprovalError(f"run {run.name} waits for no approval: it is {state}")
     # Prefect suspends the run before it stores the form.
-    schema, description = (_stored(client, run, keyset[part]) for part in ("schema", "description"))
-    if schema is None or description is None:
+    schema = _stored(client, run, keyset["schema"])
+    if schema is None:
         raise ApprovalError(
             f"run {run.name} is suspended, but its approval request is not stored yet: try again"
         )
-    return PendingApproval(run, _checked_request(run, schema), description, keyset)
+    return PendingApproval(run, _checked_request(run, schema), keyset)
 
 
 def _stored(client: SyncPrefectClient, run: FlowRun, key: str) -> Any:  # noqa: ANN401 - any JSON
@@ -125,13 +121,39 @@ def _checked_request(run: FlowRun, schema: Mapping[str, Any]) -> ApprovalRequest
         request = ApprovalRequest.model_validate(field.get("approval_request"))
     except ValidationError as error:
         raise TamperedError(f"run {run.name}: its question carries no plan to answer") from error
-    if (request.digest, request.run_id) != (request.plan.digest, str(run.id)):
+    plan = request.plan
+    asked = plan.request
+    fits = (
+        (request.digest, request.run_id) == (plan.digest, str(run.id))
+        # what is shown and typed, and what a signature speaks of
+        and plan.workspace_id == asked.workspace_id
+        and (plan.workspace_id is not None or plan.workspace_name == asked.create_workspace)
+        and plan.key_name == str(asked.key_name)
+    )
+    if not fits:
         raise TamperedError(
-            f"run {run.name}: the plan in its approval request is not the one of its digest or not "
-            "of this run. Somebody may have tampered with the server: sign and answer nothing, and "
-            "tell its administrator"
+            f"run {run.name}: the plan in its approval request is not the one of its digest, of "
+            "its request or of this run. Somebody may have tampered with the server: sign and "
+            "answer nothing, and tell its administrator"
         )
     return request
+
+
+def dead_end(client: SyncPrefectClient, pending: PendingApproval) -> str | None:
+    """Why no answer to this request can lead anywhere; None when one can."""
+    if pending.approval_request.expires_at <= datetime.now(UTC):
+        return "the approval request has expired; start a new onboarding"
+    try:
+        if pending.run.deployment_id is not None:
+            client.read_deployment(pending.run.deployment_id)
+            return None
+    except ObjectNotFound:
+        pass
+    return (
+        "its deployment was deleted or made anew meanwhile, so no worker can go on with it and "
+        f"nothing will be attached. Cancel it (`prefect flow-run cancel {pending.run.id}`) and "
+        "start a new onboarding, which finds what exists already"
+    )
 
 
 def wait_for_ask(
@@ -164,8 +186,11 @@ def answer(client: SyncPrefectClient, pending: PendingApproval, fields: Mapping[
     """Send the approval response and make sure that it was taken.
 
     Raises:
-        ApprovalError: refused; names the field as the server does.
+        ApprovalError: refused; names the field as the server does. Or the answer could lead
+            nowhere, and was not sent.
     """
+    if why := dead_end(client, pending):
+        raise ApprovalError(f"run {pending.run.name}: {why}; nothing was answered")
     result = client.resume_flow_run(pending.run.id, run_input=dict(fields))
     # The server responds with 200 also when it refuses, so its `status` is what counts.
     if result.status is SetStateStatus.ACCEPT:
@@ -179,25 +204,14 @@ def answer(client: SyncPrefectClient, pending: PendingApproval, fields: Mapping[
     raise ApprovalError(f"run {pending.run.name}: the server refused the answer: {reason}")
 
 
-def show_statement(request: ApprovalRequest, console: Console) -> None:
-    """Print what is about to be signed."""
-    console.rule("What you sign, worked out from its digest")
-    console.print(markdown(facts_table(request.plan)))
-    console.print(f"plan digest {request.plan.digest}", soft_wrap=True)
-
-
 def signed_field(
     request: ApprovalRequest, response: dict[str, Any], key: Path | None, others: Sequence[Path]
 ) -> str:
     """The approver's own signed approval and those of others, for the form.
 
-    A rejection needs no signature.
-
     Raises:
         ApprovalError: no key, the key did not sign, or a file holds no signed approval.
     """
-    if response["decision"] == "reject":
-        return "-"
     read = [str(one) for path in others for one in _of_others(path)]
     return "\n".join([str(sign(request, response["approver"], response["comment"], key)), *read])
 

@@ -5,33 +5,35 @@ A plan is shown before anything is typed, and a run's steps are shown while it g
 
 from __future__ import annotations
 
-import getpass
+import json
 import re
-import socket
+import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
 import typer
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, TaskRun
-from prefect.exceptions import ObjectNotFound
-from rich import box
 from rich.console import Console
 from rich.prompt import Confirm, Prompt
-from rich.table import Table
+from rich.text import Text
 
 from cli import approvals
-from cli.approvals import ApprovalError, Others, PendingApproval, SigningKey, TamperedError
-from cli.client import RunError, connected, every, find_run, run_url, task_runs
-from cli.terminal import is_interactive, markdown, new_console, printable
+from cli.approvals import ApprovalError, Others, PendingApproval, SigningKey
+from cli.client import connected, every, find_run, run_url, task_runs
+from cli.terminal import is_interactive, new_console, printable
 from cmek.keys.history import shown_time
+from cmek.names import EMAIL
+from cmek.onboarding.approval import ApprovalRequest, same_identity
+from cmek.onboarding.reports import plan_view
 from cmek.outcomes import HAS_ITS_KEY
+from cmek.plain_text import plain
 from tasks.runs import ONBOARDING
 
 Decision = Literal["approve", "reject"]
@@ -51,14 +53,49 @@ class ResponseInput:
     workspace_name: str | None = None
 
 
-def show(pending: PendingApproval, console: Console) -> None:
-    """Print the plan as the run describes it, until when a response counts, and what is signed."""
-    request = pending.approval_request
-    console.rule("Plan")
-    console.print(markdown(pending.description))
-    console.rule(f"a response counts for {shown_time(request.expires_at - datetime.now(UTC))}")
-    if request.signatures:
-        approvals.show_statement(request, console)
+def show(request: ApprovalRequest, console: Console) -> None:
+    """Print the plan that the request's digest is of, in the order of the page in the browser.
+
+    No text of the server is shown: somebody could have changed it.
+    """
+    view = plan_view(request)
+    left = shown_time(request.expires_at - datetime.now(UTC))
+    _say(console, view.headline, view.headline)
+    _say(
+        console,
+        f"{view.sentence(str, plain)} This can never be undone.",
+        "This can never be undone.",
+    )
+    for title, lines, more in view.first_screen():
+        _say(console, title, title)
+        for line in lines:
+            about = f": {line.text}" if line.text else ""
+            _say(console, f"• {line.title.removesuffix('.')}{about}", line.title, indent=2)
+            if line.command:
+                console.print(f"    {printable(line.command)}", soft_wrap=True)
+        if more:
+            _say(console, f"• and {more} more, at the end of the plan's artifact", indent=2)
+    facts = " · ".join(f"{name} {value}" for name, value in (*view.facts, *view.request))
+    _say(console, f"Facts: {facts}", "Facts")
+    _say(console, f"Plan digest: {request.digest}", "Plan digest")
+    _say(console, f"It counts for {left}, until {request.expires_at:%Y-%m-%d %H:%M %Z}.")
+
+
+def _say(console: Console, text: str, bold: str = "", *, indent: int = 0) -> None:
+    """Print outside text in whole words: names are for comparing and copying, so none is broken."""
+    before = " " * indent
+    lines = textwrap.wrap(
+        plain(text),
+        max(console.width - 1, 40),
+        initial_indent=before,
+        subsequent_indent=before + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for line in lines:
+        shown = Text(line)
+        shown.highlight_words([plain(bold)] if bold else [], "bold")
+        console.print(shown, overflow="ignore", crop=False)
 
 
 def build_response(
@@ -87,13 +124,33 @@ def build_response(
                 f"{name} {printable(fields[name])!r}: run {pending.run.name} asks about {value!r};"
                 " nothing was answered"
             )
-    if pending.has_warnings:
-        if decision == "approve" and not given.acknowledge_warnings:
+    _check_approver(pending, decision, fields["approver"])
+    if pending.has_warnings and decision == "approve":
+        if not given.acknowledge_warnings:
             raise ApprovalError(
                 "the plan has warnings, which an approval must accept (--acknowledge-warnings)"
             )
-        fields["acknowledge_warnings"] = given.acknowledge_warnings
+        fields["acknowledge_warnings"] = True
     return {"decision": decision} | fields
+
+
+def _check_approver(pending: PendingApproval, decision: Decision, approver: str) -> None:
+    """What the form or the gate would refuse for sure, said before it is sent."""
+    request = pending.approval_request.plan.request
+    if re.fullmatch(EMAIL, approver) is None:
+        raise ApprovalError(
+            f"approver {approver!r} is no e-mail address like grace@example.com; nothing was "
+            "answered"
+        )
+    if (
+        decision == "approve"
+        and request.four_eyes
+        and same_identity(approver, request.requested_by)
+    ):
+        raise ApprovalError(
+            f"four eyes: {approver} is the requester; another person must approve. Nothing was "
+            "answered"
+        )
 
 
 def _completed(
@@ -113,29 +170,30 @@ def _completed(
     typed = getattr(given, field) or Prompt.ask(
         f"Type the {field.replace('_', ' ')} to {verb}", console=console
     )
-    user = f"{getpass.getuser()}@{socket.gethostname()}"
     return replace(
         given,
         **{field: typed},
         plan_digest=given.plan_digest or pending.plan_digest,
-        approver=given.approver or Prompt.ask("Your name", console=console, default=user),
+        approver=given.approver or Prompt.ask("Your e-mail address", console=console),
         comment=given.comment or Prompt.ask("Comment", console=console),
         acknowledge_warnings=acknowledged,
     )
 
 
 _POLL_SECONDS: Final = 0.3
-_SUFFIX: Final = re.compile(r"-[0-9a-f]{1,3}$")
 
 
 class Steps:
-    """Prints every task of a run once it has ended; what was restored from a cache is no step."""
+    """Prints each guide step of a run once it has ended, and every step that failed."""
 
     def __init__(self, client: SyncPrefectClient, run_id: UUID, console: Console) -> None:
         self._client = client
         self._run_id = run_id
         self._console = console
-        self._shown: set[UUID] = set()
+        # what has ended before is no step of now
+        self._shown = {
+            task.id for task in task_runs(client, run_id) if task.state and task.state.is_final()
+        }
 
     def follow(self, *, seconds: float) -> FlowRun:
         """Show steps until the run waits for an approval or has ended.
@@ -161,7 +219,7 @@ class Steps:
         going = []
         for task in task_runs(self._client, self._run_id):
             if task.state is None or not task.state.is_final():
-                going.append(_title(task))
+                going.append(printable(task.name))
             elif task.id not in self._shown:
                 self._shown.add(task.id)
                 self._show(task)
@@ -169,21 +227,20 @@ class Steps:
 
     def _show(self, task: TaskRun) -> None:
         state = task.state
-        if state is None or state.name == "Cached":
+        if state is None or not (task.name[:1].isdigit() or state.is_failed()):
             return
         mark = "[green]✓[/]" if state.is_completed() else "[red]✗[/]"
         tries = f", {task.run_count} tries" if task.run_count > 1 else ""
         seconds = f"{task.total_run_time.total_seconds():.1f} s"
-        self._console.print(f"  {mark} {_title(task)} [dim]{seconds}{tries}[/]", soft_wrap=True)
+        self._console.print(
+            f"  {mark} {printable(task.name)} [dim]{seconds}{tries}[/]", soft_wrap=True
+        )
         if not state.is_completed() and state.message:
             self._console.print(f"    {printable(state.message)}")
 
 
-def _title(task: TaskRun) -> str:
-    return printable(_SUFFIX.sub("", task.name))
-
-
 _FOLLOW_SECONDS: Final = 300.0
+_ASK_SECONDS: Final = 30.0
 
 Run = Annotated[str, typer.Argument(help="The run's id or name; `cmek pending` lists them.")]
 WorkspaceId = Annotated[
@@ -199,39 +256,77 @@ Person = Annotated[str | None, typer.Option(help="Your e-mail address; asked for
 Comment = Annotated[str | None, typer.Option(help="Why; asked for if missing.")]
 
 
-def pending_command() -> None:
-    """List the runs that wait for an approval."""
-    table = Table(box=box.SIMPLE)
-    table.add_column("run", no_wrap=True)
-    for column in ("workspace", "plan", "waits", "expires in"):
-        table.add_column(column, overflow="fold")
-    now = datetime.now(UTC)
+def pending_command(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+) -> None:
+    """List the runs that wait for an approval, and how to respond."""
+    console = new_console()
     with connected() as client:
-        for run in _suspended_runs(client):
-            try:
-                pending = approvals.read_ask(client, run.id)
-            except TamperedError:
-                table.add_row(str(run.id), "?", "not the one of its digest: answer nothing")
-                continue
-            except ApprovalError:
-                continue
-            since = pending.run.state.timestamp if pending.run.state else now
-            table.add_row(
-                *map(printable, (run.id, pending.workspace, pending.plan_digest[:12])),
-                shown_time(now - since),
-                shown_time(pending.approval_request.expires_at - now),
+        found = [_PendingRow.of(client, run) for run in _suspended_runs(client)]
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in found], default=str))
+        return
+    if not found:
+        console.print("No run waits for an approval.")
+    for row in found:
+        row.show(console)
+
+
+@dataclass(frozen=True, slots=True)
+class _PendingRow:
+    """A run that waits, for people and as JSON."""
+
+    run_id: UUID
+    name: str
+    workspace: str | None = None
+    requested_by: str | None = None
+    plan_digest: str | None = None
+    requested_at: datetime | None = None
+    expires_at: datetime | None = None
+    problem: str | None = None
+    """Why it must not or need not be answered."""
+
+    @classmethod
+    def of(cls, client: SyncPrefectClient, run: FlowRun) -> Self:
+        try:
+            pending = approvals.read_ask(client, run.id)
+        except ApprovalError as error:
+            return cls(run.id, run.name, problem=str(error))
+        request = pending.approval_request
+        return cls(
+            run.id,
+            run.name,
+            pending.workspace,
+            request.plan.request.requested_by,
+            request.digest,
+            request.requested_at,
+            request.expires_at,
+            approvals.dead_end(client, pending),
+        )
+
+    def show(self, console: Console) -> None:
+        """Nothing is cut: ids and commands are for copying."""
+        console.print(f"[bold]{printable(self.name)}[/]", soft_wrap=True)
+        if self.requested_at and self.expires_at:
+            now = datetime.now(UTC)
+            console.print(
+                f"  {printable(self.workspace)}, requested by {printable(self.requested_by)} "
+                f"{shown_time(now - self.requested_at)} ago, expires in "
+                f"{shown_time(self.expires_at - now)}, plan {(self.plan_digest or '')[:12]}",
+                soft_wrap=True,
             )
-    new_console().print(table if table.row_count else "No run waits for an approval.")
+        if self.problem:
+            console.print(f"  [yellow]{printable(self.problem)}[/]", soft_wrap=True)
+        else:
+            console.print(f"  cmek approve {self.run_id}", soft_wrap=True)
 
 
 def _suspended_runs(client: SyncPrefectClient) -> list[FlowRun]:
-    try:
-        found = client.read_deployment_by_name(ONBOARDING)
-    except ObjectNotFound:
-        raise RunError(f"deployment {ONBOARDING!r} is not on this server") from None
-    wanted = {"deployment_id": {"any_": [found.id]}, "state": {"type": {"any_": ["PAUSED"]}}}
-    only = FlowRunFilter.model_validate(wanted)
-    return list(every(client.read_flow_runs, flow_run_filter=only))
+    """By their flow, since a deployment that was made anew no longer has its older runs."""
+    only = FlowRunFilter.model_validate({"state": {"type": {"any_": ["PAUSED"]}}})
+    flow = FlowFilter.model_validate({"name": {"any_": [ONBOARDING.partition("/")[0]]}})
+    return list(every(client.read_flow_runs, flow_run_filter=only, flow_filter=flow))
 
 
 def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
@@ -285,7 +380,7 @@ def sign_command(
     """Print your signed approval, for whoever answers with `cmek approve --with FILE`."""
     with connected() as client:
         request = approvals.read_ask(client, find_run(client, run).id).approval_request
-    approvals.show_statement(request, new_console(stderr=True))
+    show(request, new_console(stderr=True))
     if plan_digest != request.digest:
         raise ApprovalError(f"the run asks about plan {request.digest}; nothing was signed")
     typer.echo(str(approvals.sign(request, approver, comment, signing_key)))
@@ -301,20 +396,31 @@ def _respond(
     console = new_console()
     with connected() as client:
         pending = approvals.read_ask(client, find_run(client, name_or_id).id)
-        request = pending.approval_request
-        console.print(run_url(client, pending.run.id), soft_wrap=True)
-        show(pending, console)
+        if why := approvals.dead_end(client, pending):
+            raise ApprovalError(f"run {pending.run.name}: {why}")
+        show(pending.approval_request, console)
         fields = build_response(pending, decision, given, console)
-        if request.signatures:
-            fields[approvals.FIELD] = approvals.signed_field(request, fields, signing_key, others)
+        if pending.approval_request.signatures and decision == "approve":
+            fields[approvals.FIELD] = approvals.signed_field(
+                pending.approval_request, fields, signing_key, others
+            )
+        steps = Steps(client, pending.run.id, console)
         approvals.answer(client, pending, fields)
-        console.print(f"Answered: {decision}")
-        state = Steps(client, pending.run.id, console).follow(seconds=_FOLLOW_SECONDS).state
-    if state is None:
-        return
-    console.print(f"[bold]{state.name}[/] {printable(state.message or '')}")
-    if state.is_paused():
-        console.print("It asks again, for what has changed: read the new plan, then answer that.")
-        raise typer.Exit(_WAITING)
+        state = steps.follow(seconds=_FOLLOW_SECONDS).state
+        if state is None:
+            return
+        console.print(f"[bold]{printable(state.name)}[/] {printable(state.message or '')}")
+        if state.is_paused():
+            _say_why_again(client, pending, console)
+            raise typer.Exit(_WAITING)
+        console.print(run_url(client, pending.run.id), soft_wrap=True)
     if decision == "approve" and state.name not in HAS_ITS_KEY:
         raise typer.Exit(1)
+
+
+def _say_why_again(client: SyncPrefectClient, before: PendingApproval, console: Console) -> None:
+    again = approvals.wait_for_ask(client, before.run.id, after=before, seconds=_ASK_SECONDS)
+    console.print("Nothing was attached:")
+    for reason in again.approval_request.reapproval_reasons:
+        console.print(f"  • {printable(reason)}", soft_wrap=True)
+    console.print(f"It asks again: cmek approve {before.run.id}", soft_wrap=True)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import Markdown, MarkdownElement, TableElement
-from rich.markup import escape
 from rich.table import Table
 
-_FILE_WIDTH = 120
+from cmek.markdown import NO_LINK
+from cmek.plain_text import plain
+
+_FILE_WIDTH: Final = 120
 
 
 def new_console(*, stderr: bool = False) -> Console:
     """A console of the terminal's width, or of a fixed one when it is written to a file."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=_FILE_WIDTH)
+    # no `:name:` becomes a picture, and no number a colour: what is shown is what was given
+    console = Console(stderr=stderr, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _FILE_WIDTH
+    return console
 
 
 def is_interactive(console: Console) -> bool:
@@ -24,21 +30,26 @@ def is_interactive(console: Console) -> bool:
     return console.is_terminal and sys.stdin.isatty()
 
 
-def plain(text: object) -> str:
-    """Outside text without control characters, which could steer the terminal."""
-    return "".join(
-        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text)
-    )
+_BRACKET: Final = re.compile(r"(\\*)(\[[a-z#/@][^[]*?\]|\[)")
 
 
 def printable(text: object) -> str:
-    """Outside text for rich: plain, and not read as markup."""
-    return escape(plain(text))
+    """Outside text for rich: plain, and not read as markup.
+
+    Rich's own `escape` loses backslashes before brackets, and one at the end opens our next tag.
+    """
+
+    def escaped(match: re.Match[str]) -> str:
+        slashes, bracket = match.groups()
+        return slashes * (2 if len(bracket) > 1 else 1) + "\\" + bracket
+
+    shown = _BRACKET.sub(escaped, plain(text, lines=True))
+    return shown + " " if shown.endswith("\\") else shown
 
 
 def markdown(text: str) -> Markdown:
     """A plan or a report; nothing in its tables is cut off, since an approver reads them."""
-    return _FoldingMarkdown(plain(text))
+    return _FoldingMarkdown(plain(text.replace(NO_LINK, ""), lines=True))
 
 
 class _FoldingTable(TableElement):

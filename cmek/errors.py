@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, Literal
+
+from cmek.plain_text import plain
+
+MAX_MESSAGE: Final = 4000
+"""Characters of a message: states, logs and notifications repeat it."""
+_ADVICE_KEPT: Final = 1200
+"""Characters at its end that are kept: there stands what to do."""
 
 
 class CmekError(Exception):
@@ -14,6 +21,14 @@ class CmekError(Exception):
     The command prints any of them as one message without a traceback. What is no `CmekError` is a
     bug and keeps its traceback.
     """
+
+    def __str__(self) -> str:
+        # what a service or a person has said is in many messages, and every reader shows them
+        return bounded(plain(self._message(), lines=True), MAX_MESSAGE)
+
+    def _message(self) -> str:
+        """As the error was raised; a subclass with facts of its own puts them together here."""
+        return super().__str__()
 
     @property
     def resource(self) -> str | None:
@@ -24,6 +39,25 @@ class CmekError(Exception):
     def advice(self) -> str:
         """What to do about it; empty where the message says it already."""
         return ""
+
+
+def bounded(text: str, limit: int) -> str:
+    """A text of at most `limit` characters: its beginning and its end, and how much is between."""
+    if len(text) <= limit:
+        return text
+    gap = f" … ({len(text) - limit} characters left out) … "
+    room = limit - len(gap)
+    if room < len(gap):
+        return text[:limit]
+    end = min(_ADVICE_KEPT, room // 2)
+    return text[: room - end] + gap + text[-end:]
+
+
+def listed(names: Iterable[str], most: int = 8, separator: str = ", ") -> str:
+    """Names one after the other, the first of them where there are many."""
+    every = tuple(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return separator.join(every[:most]) + more
 
 
 UNKNOWN_CONNECTION: Final = (

@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Final
+
+from cmek.plain_text import plain
 
 _ACTIVE = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 _LINK = re.compile(r"(://|www\.)", re.IGNORECASE)
-_ZERO_WIDTH_SPACE = "\u200b"
+NO_LINK: Final = "\u200b"
+"""Our own zero width space, which keeps an address from becoming a link; a terminal drops it."""
 
 
 def escape(text: object) -> str:
     """`text` on one line, with everything that Markdown or HTML would interpret disarmed."""
-    line = " ".join(str(text).split())
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # an address would become a link even behind a backslash
-    return _ACTIVE.sub(r"\\\1", _LINK.sub(rf"\1{_ZERO_WIDTH_SPACE}", line))
+    return _ACTIVE.sub(r"\\\1", _LINK.sub(rf"\1{NO_LINK}", line))
 
 
 def code(text: object) -> str:
     """`text` as an inline code span; only for text that we check or make, still disarmed."""
-    line = " ".join(str(text).split()).replace("`", "'").replace("|", "¦").replace("<", "‹")
+    line = plain(text).replace("`", "'").replace("|", "¦").replace("<", "‹")
     return f"`{line}`"
 
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from prefect import get_client
+from prefect import get_client, get_run_logger
 from prefect.flow_runs import asuspend_flow_run
 from prefect.input import RunInput
 from prefect.runtime import flow_run
-from pydantic import Field, ValidationError, create_model
+from pydantic import Field, GetJsonSchemaHandler, ValidationError, create_model
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from cmek.errors import CmekError
-from cmek.markdown import code
+from cmek.models import TextRule
 from cmek.names import Email
-from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, exact_pattern
+from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, exactly
 from cmek.onboarding.plan import Plan
 from cmek.onboarding.reports import approval_summary
+from cmek.plain_text import plain
 from cmek.signatures.statement import MAX_TEXT
-from tasks.runs import current_run_id
+from cmek.tags import WAITING_TAG
+from tasks.runs import current_run_id, retag
 
 MAX_APPROVAL_REQUESTS: Final = 4
 """The first, and at most three more after a difference."""
@@ -74,6 +79,7 @@ async def wait_for_response(approval_request: ApprovalRequest, text: str) -> App
     Raises:
         ResponseMissingError: The run was resumed without one, or with one beside the form.
     """
+    await _show_as_waiting(approval_request)
     left = (approval_request.expires_at - datetime.now(UTC)).total_seconds()
     try:
         given = await asuspend_flow_run(
@@ -90,7 +96,68 @@ async def wait_for_response(approval_request: ApprovalRequest, text: str) -> App
         raise ResponseMissingError(
             f"{approval_request.key}: no response came back, so nothing was attached"
         )
+    async with get_client() as client:
+        await retag(client, without=WAITING_TAG)
     return ApprovalResponse.model_validate(given.model_dump())
+
+
+WAITING_NAME: Final = " · waiting for approval"
+"""Behind the name of a run that waits; Prefect gives the flow's own name again when it goes on."""
+
+
+async def _show_as_waiting(approval_request: ApprovalRequest) -> None:
+    """Say in name, tag and log that the run waits for people, unless its wait is over."""
+    async with get_client() as client:
+        run = await client.read_flow_run(current_run_id())
+        if approval_request.key in (run.empirical_policy.pause_keys or ()):
+            return
+        name = run.name.removesuffix(WAITING_NAME) + WAITING_NAME
+        await client.update_flow_run(run.id, name=name)
+        await retag(client, WAITING_TAG)
+    logging.getLogger("prefect.flow_runs").addFilter(_suspension_is_no_error)
+    get_run_logger().info(waiting_line(approval_request))
+
+
+def waiting_line(approval_request: ApprovalRequest) -> str:
+    """Who may approve, how, and until when; for the run's log."""
+    request, signatures = approval_request.plan.request, approval_request.signatures
+    who = f"Anyone but {request.requested_by}" if request.four_eyes else "Anyone"
+    if signatures:
+        who = f"{signatures} of this worker's signers, not the requester,"
+    return plain(
+        f"Waiting for an approval until {approval_request.expires_at:%Y-%m-%d %H:%M %Z}. {who} may "
+        f"approve: `cmek approve {approval_request.run_id}`, or Resume in this run's menu"
+    )
+
+
+def _suspension_is_no_error(record: logging.LogRecord) -> bool:
+    """Prefect logs every end of an execution but Completed as an error, a suspension too."""
+    if record.getMessage().startswith("Finished in state Suspended("):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+    return True
+
+
+class _Form(RunInput):
+    """The base of every approval form: what an approval needs and a rejection does not."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler(core_schema)
+        resolved = handler.resolve_ref_schema(schema)
+        needed = {name: one for name, one in _TO_APPROVE.items() if name in resolved["properties"]}
+        if needed:
+            resolved["if"] = {"properties": {"decision": {"const": "approve"}}}
+            resolved["then"] = {"required": list(needed), "properties": needed}
+        return schema
+
+
+_TO_APPROVE: Final[dict[str, dict[str, Any]]] = {
+    "acknowledge_warnings": {"const": True},
+    "signed_approvals": {"minLength": 1},
+}
+"""What an approval needs and a rejection does not; refused by the server while the run waits."""
 
 
 _Field = tuple[Any, dict[str, Any]]
@@ -98,16 +165,16 @@ _Field = tuple[Any, dict[str, Any]]
 
 
 def approval_form(approval_request: ApprovalRequest, text: str) -> type[RunInput]:
-    """The form of one approval request: required fields only, every rule in its JSON schema.
+    """The form of one approval request, with every rule in its JSON schema.
 
     Prefect checks a response against the schema before it resumes the run; a validator of ours
-    would run only after that.
+    would run only after that. What binds a response is required, so that none comes from defaults.
     """
     defined: dict[str, Any] = {}
     for position, (name, (kind, rules)) in enumerate(_fields(approval_request)):
         extra = {"position": position} | rules.pop("json_schema_extra", {})
         defined[name] = (kind, Field(**rules, json_schema_extra=extra))
-    form: type[RunInput] = create_model("AttachApproval", __base__=RunInput, **defined)
+    form: type[RunInput] = create_model("AttachApproval", __base__=_Form, **defined)
     form._description = text  # noqa: SLF001  # where Prefect keeps a form's text
     return form
 
@@ -124,17 +191,19 @@ def _fields(approval_request: ApprovalRequest) -> Iterator[tuple[str, _Field]]:
     yield "approver", _field(Email, "Your e-mail address", unverified)
     why = "Why you approve or reject."
     yield "comment", _field(str, "Comment", why, min_length=1, max_length=2000)
-    kind, rules = _typed("Plan digest", "Copy", digest)
-    # what `cmek approve` reads; it checks that the digest is of this plan
-    carried = {"approval_request": approval_request.model_dump(mode="json")}
-    yield "plan_digest", (kind, rules | {"json_schema_extra": carried})
     if plan.warnings:
-        needed = "Needed to approve: " + ", ".join(plan.warnings)
-        yield "acknowledge_warnings", _field(bool, "I have read the warnings", needed)
+        titles = "; ".join(plan.warning_titles)
+        needed = f"Needed to approve: {plain(titles)}."
+        yield "acknowledge_warnings", _field(bool, "I accept the warnings", needed, default=False)
     if approval_request.signatures:
-        signed = "What the command above prints. To reject, a dash is enough."
-        limits = {"min_length": 1, "max_length": MAX_TEXT}
+        signed = "What the command above prints. Not needed to reject."
+        limits = {"default": "", "max_length": MAX_TEXT}
         yield "signed_approvals", _field(str, "Signed approval", signed, **limits)
+    kind, rules = _typed("Plan digest", "Of the plan above:", digest)
+    # what `cmek approve` reads; it checks that the digest is of this plan. The schema's default
+    # only fills the form in: to the model the field is required
+    carried = {"approval_request": approval_request.model_dump(mode="json"), "default": digest}
+    yield "plan_digest", (kind, rules | {"json_schema_extra": carried})
 
 
 def _field(kind: Any, title: str, description: str, **rules: Any) -> _Field:  # noqa: ANN401 - a type
@@ -143,4 +212,5 @@ def _field(kind: Any, title: str, description: str, **rules: Any) -> _Field:  # 
 
 def _typed(title: str, verb: str, text: str) -> _Field:
     """A field that takes exactly this text."""
-    return _field(str, title, f"{verb} {code(text)}", pattern=exact_pattern(text))
+    rule = TextRule(exactly(text), f"{plain(text)}, letter by letter")
+    return _field(Annotated[str, rule], title, f"{verb} {plain(text)}")

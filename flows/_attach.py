@@ -23,7 +23,7 @@ from cmek.keys.diagnosis import Failure
 from cmek.keys.verdicts import CheckReport
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import GateInput, Permit, Refusal, RefusalKind, ValidationProof, decide
-from cmek.onboarding.plan import LiveFacts, Plan, build_plan
+from cmek.onboarding.plan import LiveFacts, build_plan
 from cmek.onboarding.reports import approval_page, refused_report
 from cmek.onboarding.request import OnboardingRequest
 from flows._approval import (
@@ -180,7 +180,7 @@ async def _request_approval(
     report = await check_prerequisites(request)
     signatures = await signatures_needed(request)
     approval_request = new_approval_request(
-        number, plan_of(facts, request, report), signatures, reapproval_reasons
+        number, build_plan(facts, request, report), signatures, reapproval_reasons
     )
     pending = ApprovalRequestRecord(
         approval_request=approval_request, report=report, users_before=provisioned.users_before
@@ -191,17 +191,10 @@ async def _request_approval(
     await publish(
         "onboarding",
         request.subject,
-        approval_page(approval_request, report),
+        approval_page(approval_request),
         f"plan, waiting at {approval_request.key}",
     )
     return pending
-
-
-def plan_of(facts: LiveFacts, request: OnboardingRequest, report: CheckReport) -> Plan:
-    """The plan, with every check that is not a pass as a warning to acknowledge."""
-    noted = (*report.warnings, *report.unknown, *report.failed)
-    warnings = tuple(f"{check.id} ({check.status})" for check in noted)
-    return build_plan(facts, request, project_number=report.project_number, warnings=warnings)
 
 
 async def _handle_response(
@@ -209,9 +202,7 @@ async def _handle_response(
 ) -> Approved | RefusalRecord:
     """Wait for the response; then read everything again, and attach what passes the gate."""
     approval_request = pending.approval_request
-    response = await wait_for_response(
-        approval_request, approval_page(approval_request, pending.report)
-    )
+    response = await wait_for_response(approval_request, approval_page(approval_request))
     loaded_at = time.monotonic()
     await record(request.subject, events.approval_response_received(approval_request, response))
     outcome = AttachOutcome(outcome=AttachResult.NOT_YET)
@@ -312,7 +303,7 @@ async def _read_again(
     signatures = await verify_signatures(request, approval_request, response)
     gate_input = GateInput(
         facts=facts,
-        plan=plan_of(facts, request, report),
+        plan=build_plan(facts, request, report),
         validation=proof,
         failed_checks=tuple(check.title for check in report.failed),
         response_loaded_at=loaded_at,

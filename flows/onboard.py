@@ -175,6 +175,7 @@ async def _report_attached(request: OnboardingRequest, approved: Approved) -> St
             ("evidence", entry.hash),
             ("read back by", ", ".join(str(one) for one in shown.request_ids)),
         ),
+        workspace_id=approved.workspace_id,
     )
     await _publish(request, now, text, "attached")
     if outcome.outcome is AttachResult.NOW:

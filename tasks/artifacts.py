@@ -45,7 +45,7 @@ class _Published(BaseModel):
     artifact_id: UUID
 
 
-@uncached_task(name="Publish report", task_run_name="Publish {kind} of {subject}: {description}")
+@uncached_task(name="Publish report", task_run_name="Publish {kind}")
 async def publish(kind: str, subject: str, markdown: str, description: str) -> None:
     """One Markdown artifact of this kind a run, brought up to date when there is more to say.
 
@@ -86,7 +86,7 @@ async def publish_terraform(request: OnboardingRequest) -> None:
     await publish("terraform", workspace_id, page, "adopts the key as it is now")
 
 
-@uncached_task(name="Terraform", task_run_name="Terraform for {workspace_id}")
+@uncached_task(name="Terraform", task_run_name="Terraform")
 async def read_module(anthropic_block: str, kms_block: str, workspace_id: str) -> dict[str, str]:
     """The module of the workspace's live key, text by file name.
 
@@ -152,8 +152,8 @@ async def _latest(keys: list[str]) -> list[ArtifactCollection]:
 
 
 @uncached_task(
-    name="Record for later looks",
-    task_run_name="Record {facts.external_key_id} for later looks",
+    name="Record the key",
+    task_run_name="Record the key",
 )
 async def record_onboarding(facts: LiveFacts, users_before: tuple[str, ...] = ()) -> None:
     """Begin the key's history with what was true when it was attached.

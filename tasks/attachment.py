@@ -92,7 +92,7 @@ class CreateOutcomeUnknownError(CmekError):
 
 @uncached_task(
     name="7 Attach",
-    task_run_name="7 Attach {permit.external_key_id} to {permit.workspace_id}",
+    task_run_name="7 Attach",
     retries=0,
 )
 async def attach(block: str, permit: Permit) -> AttachOutcome:
@@ -111,7 +111,7 @@ async def attach(block: str, permit: Permit) -> AttachOutcome:
 
 @uncached_task(
     name="7 Create",
-    task_run_name="7 Create {permit.request.create_workspace} with {permit.external_key_id}",
+    task_run_name="7 Create",
     retries=0,
 )
 async def create(block: str, permit: Permit) -> AttachOutcome:
@@ -378,7 +378,7 @@ class ReadBackMismatchError(CmekError):
     """The service does not show what was attached."""
 
 
-@uncached_task(name="Read back", task_run_name="Read back {workspace_id}")
+@uncached_task(name="Read back", task_run_name="Read back")
 async def read_back(
     block: str,
     workspace_id: str,

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from prefect import get_run_logger, task
 
+from cmek.errors import listed
 from cmek.gcp.iam import members_with
 from cmek.gcp.resources import CryptoKey
 from cmek.keys.conditions import DECRYPTING_ROLES, has_organization_label
@@ -33,7 +34,7 @@ class VersionPendingError(NotYetError):
 
 @task(
     name="2 Crypto key",
-    task_run_name="2 Crypto key {request.key_name.crypto_key}",
+    task_run_name="2 Crypto key",
     retries=6,
     retry_delay_seconds=[1, 2, 4, 8, 16, 30],
     retry_condition_fn=not_yet,
@@ -67,5 +68,5 @@ async def ensure_crypto_key(
         raise VersionPendingError(f"{key.primary.name} is still being generated")
     get_run_logger().info("%s %s", "Created" if created else "Using", key.name)
     if users:
-        get_run_logger().warning("Adopted; it already serves %s", ", ".join(users))
+        get_run_logger().warning("Adopted; it already serves %s", listed(users))
     return EnsuredKey(key=key, created=created, label_added=label_added, users_before=users)

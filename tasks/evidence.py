@@ -139,7 +139,7 @@ async def label_attached_resources(
         await record(workspace_id, await label_key(request.kms_block, key_name, workspace_id))
 
 
-@uncached_task(name="Mark the workspace", task_run_name="Tag {workspace_id} with its evidence")
+@uncached_task(name="Mark the workspace", task_run_name="Mark the workspace")
 async def tag_workspace(block: str, workspace_id: str, entry_hash: str) -> Event:
     """Tag the workspace with the hash of the `attached` entry; the event for the record."""
     try:
@@ -161,7 +161,7 @@ async def tag_workspace(block: str, workspace_id: str, entry_hash: str) -> Event
     )
 
 
-@uncached_task(name="Mark the key", task_run_name="Label {key_name} as in use")
+@uncached_task(name="Mark the key", task_run_name="Mark the key")
 async def label_key(kms_block: str, key_name: str, workspace_id: str) -> Event:
     """Label the key as used by this workspace, others' labels kept; the event for the record."""
     label, value = in_use_label(workspace_id)

@@ -11,7 +11,7 @@ from tasks.validation import policy_race
 
 @task(
     name="3 Grants",
-    task_run_name="3 Grants on {key_name}",
+    task_run_name="3 Grants",
     retries=3,
     retry_delay_seconds=[2, 5, 10],
     retry_jitter_factor=0.5,

@@ -16,7 +16,7 @@ class KeyNotReadableYetError(NotYetError):
 
 @uncached_task(
     name="4 Key name",
-    task_run_name="4 Key name {key_name}",
+    task_run_name="4 Key name",
     retries=3,
     retry_delay_seconds=[1, 3, 9],
     retry_jitter_factor=0.5,

@@ -10,7 +10,7 @@ from tasks.validation import name_race
 
 @task(
     name="1 Key ring",
-    task_run_name="1 Key ring {key_ring_name}",
+    task_run_name="1 Key ring",
     retries=3,
     retry_delay_seconds=[2, 5, 10],
     retry_jitter_factor=0.5,

@@ -14,7 +14,7 @@ from cmek.anthropic.client import AdminApi
 from cmek.anthropic.errors import NotFoundError
 from cmek.anthropic.models import ExternalKey, Organization, Workspace
 from cmek.anthropic_identity import MEMBER
-from cmek.errors import CmekError
+from cmek.errors import CmekError, bounded
 from cmek.gcp.iam import unconditional_roles
 from cmek.keys.diagnosis import Failure, diagnose, gather_facts
 from cmek.keys.prerequisites import run_checks
@@ -63,7 +63,7 @@ async def read_organization(block: str) -> Organization:
     return await (await admin_client(block)).organization.me()
 
 
-@uncached_task(name="Read workspace", task_run_name="Read workspace {workspace_id}")
+@uncached_task(name="Read workspace", task_run_name="Read workspace")
 async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
     """The workspace and the key that it has.
 
@@ -93,7 +93,7 @@ async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
 
 @uncached_task(
     name="Search workspaces",
-    task_run_name="Search workspaces for {request.create_workspace}",
+    task_run_name="Search workspaces",
 )
 async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | None:
     """What this request has created already, over all pages; None when nothing has its name.
@@ -124,7 +124,7 @@ class KeyNotFoundError(CmekError):
     """The crypto key is not there (any more)."""
 
 
-@uncached_task(name="Read live facts", task_run_name="Read live facts of {request.subject}")
+@uncached_task(name="Read live facts", task_run_name="Read live facts")
 async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> LiveFacts:
     """All reads at once, never cached: a run that was suspended must not see old responses.
 
@@ -135,7 +135,7 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
     admin = await admin_client(request.anthropic_block)
     kms = await kms_client(request.kms_block)
     name = str(request.key_name)
-    organization, workspace, external_key, key, versions, policy = await asyncio.gather(
+    organization, (workspace, listed), external_key, key, versions, policy = await asyncio.gather(
         admin.organization.me(),
         _workspace(admin, request),
         admin.external_keys.retrieve(external_key_id),
@@ -148,6 +148,13 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
     return LiveFacts(
         organization_id=organization.id,
         **workspace,
+        other_workspaces=tuple(
+            sorted(
+                one.id
+                for one in listed
+                if one.external_key_id == external_key.id and one.id != request.workspace_id
+            )
+        ),
         key=key,
         versions=tuple(versions),
         granted_roles=unconditional_roles(policy, MEMBER),
@@ -158,32 +165,45 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
     )
 
 
-async def _workspace(admin: AdminApi, request: OnboardingRequest) -> dict[str, Any]:
-    """The fields about the workspace, or about a new one, that nothing has its name."""
+async def _workspace(
+    admin: AdminApi, request: OnboardingRequest
+) -> tuple[dict[str, Any], list[Workspace]]:
+    """The fields about the workspace, or about a new one, that nothing has its name; and all."""
+    listed = _all_workspaces(admin)
     if request.workspace_id is None:
-        name = request.create_workspace or ""
-        listed = [one async for one in admin.workspaces.list(include_default=True)]
+        name, everything = request.create_workspace or "", await listed
         return {
             "workspace_id": None,
             "workspace_name": name,
             "workspace_archived": False,
             "workspace_external_key_id": None,
-            "same_name_workspaces": tuple(one.id for one in same_name_workspaces(listed, name)),
-        }
-    workspace = await admin.workspaces.retrieve(request.workspace_id)
+            "same_name_workspaces": tuple(one.id for one in same_name_workspaces(everything, name)),
+        }, everything
+    workspace, everything = await asyncio.gather(
+        admin.workspaces.retrieve(request.workspace_id), listed
+    )
     return {
         "workspace_id": workspace.id,
         "workspace_name": workspace.name,
         "workspace_archived": workspace.is_archived,
         "workspace_external_key_id": workspace.external_key_id,
-    }
+    }, everything
+
+
+async def _all_workspaces(admin: AdminApi) -> list[Workspace]:
+    """Archived ones too: their data is under their key as before."""
+    listed = admin.workspaces.list(include_default=True, include_archived=True)
+    return [one async for one in listed]
 
 
 class PrerequisitesFailedError(CmekError):
     """At least one check fails; nothing was made. The message names each with its remedy."""
 
     def __init__(self, report: CheckReport) -> None:
-        lines = [f"{c.title}: {c.evidence} To fix it: {c.remedy}" for c in report.failed]
+        lines = [
+            f"{c.title}: {bounded(c.evidence, 400)} To fix it: {bounded(c.remedy or '', 800)}"
+            for c in report.failed
+        ]
         super().__init__("prerequisites fail, nothing was made. " + " | ".join(lines))
         self.report = report
 

@@ -12,7 +12,7 @@ from tasks.validation import response_lost
 
 @task(
     name="5 External key",
-    task_run_name="5 External key for {key_name}",
+    task_run_name="5 External key",
     retries=3,
     retry_delay_seconds=[1, 3, 9],
     retry_jitter_factor=0.5,

@@ -70,7 +70,7 @@ class ValidationFailedError(NotYetError):
         self.proof = proof
 
 
-@uncached_task(name="6 Validate", task_run_name="6 Validate {external_key_id}")
+@uncached_task(name="6 Validate", task_run_name="6 Validate")
 async def validate(block: str, external_key_id: str) -> ValidationProof:
     """One validation, whatever its outcome; timed from before it was sent."""
     started = time.monotonic()
@@ -82,7 +82,7 @@ async def validate(block: str, external_key_id: str) -> ValidationProof:
 
 @uncached_task(
     name="6 Validate",
-    task_run_name="6 Validate {external_key_id}",
+    task_run_name="6 Validate",
     retries=len(SETTLING_SECONDS),
     retry_delay_seconds=SETTLING_SECONDS,
     retry_condition_fn=not_yet,

@@ -33,6 +33,7 @@ from cli.terminal import is_interactive, markdown, new_console, printable
 from cmek.anthropic.auth import AdminKey
 from cmek.anthropic.client import AdminApi
 from cmek.models import FrozenModel
+from cmek.onboarding.reports import artifact_key
 from cmek.outcomes import HAS_ITS_KEY
 from tasks.discovery import start_onboarding
 
@@ -136,7 +137,9 @@ def _respond_to_all(
             return run, pending
         started = time.monotonic()
         pending = approvals.wait_for_ask(client, run.id, after=pending, seconds=_ONBOARD_SECONDS)
-        show(pending, console)
+        console.rule("Plan", characters="-")
+        show(pending.approval_request, console)
+        console.rule("Approval", characters="-")
         _respond(client, pending, console)
         seconds["answering"] = round(time.monotonic() - started, 2)
         phase = "after the answer"
@@ -145,7 +148,7 @@ def _respond_to_all(
 def _respond(client: SyncPrefectClient, pending: PendingApproval, console: Console) -> None:
     given = ResponseInput(approver=_APPROVER, comment="rehearsal")
     if not is_interactive(console):
-        console.print("[yellow]No terminal to ask in: approving, because this is the sandbox.[/]")
+        console.print("No terminal to ask in: approving, because this is the sandbox.")
         given = ResponseInput(
             **{pending.workspace_field: pending.workspace},
             plan_digest=pending.plan_digest,
@@ -167,18 +170,31 @@ def _respond(client: SyncPrefectClient, pending: PendingApproval, console: Conso
 def _print_end(
     client: SyncPrefectClient, run: FlowRun, rehearsal: Rehearsal, console: Console
 ) -> None:
+    console.rule(printable(rehearsal.run_state), characters="-")
+    if run.state is not None and run.state.message:
+        console.print(printable(run.state.message))
+    if rehearsal.is_attached:
+        _print_report(client, run, rehearsal.workspace, console)
+    counts = ", ".join(f"{count} to {service}" for service, count in rehearsal.calls.items())
+    console.print(f"Calls: {counts or 'none'}; {rehearsal.writes} of them writes")
+
+
+def _print_report(
+    client: SyncPrefectClient, run: FlowRun, workspace: str, console: Console
+) -> None:
+    """The report's result and next steps; the rest of it is on the server."""
     wanted = ArtifactFilter.model_validate(
-        {"flow_run_id": {"any_": [run.id]}, "type": {"any_": ["markdown"]}}
+        {
+            "flow_run_id": {"any_": [run.id]},
+            "key": {"any_": [artifact_key("onboarding", workspace)]},
+        }
     )
     newest = ArtifactSort.CREATED_DESC
     for report in client.read_artifacts(artifact_filter=wanted, sort=newest, limit=1):
-        console.rule("Report")
-        console.print(markdown(str(report.data)))
-    console.rule(rehearsal.run_state)
-    if run.state is not None and run.state.message:
-        console.print(printable(run.state.message))
-    counts = ", ".join(f"{count} to {service}" for service, count in rehearsal.calls.items())
-    console.print(f"Calls: {counts or 'none'}; {rehearsal.writes} of them writes")
+        console.rule("Report", characters="-")
+        console.print(markdown(str(report.data).partition("\n## Attach\n")[0]))
+    console.print(f"Terraform: cmek terraform {printable(workspace)} --out DIRECTORY")
+    console.print(f"Evidence: cmek evidence export {printable(workspace)} --out FILE")
 
 
 def rehearse_command(
@@ -269,11 +285,9 @@ def _tour(stack: LocalStack) -> Iterator[str]:
         f"Google Cloud project [bold]{stack.sandbox.project_id}[/], Requested by "
         "[bold]ada@example.com[/]; Submit"
     )
+    yield f"Runs → [bold]onboard {workspace} · waiting for approval[/]; its Artifacts hold the plan"
     yield (
-        f"Runs → [bold]onboard {workspace}[/], until it is Suspended; its Artifacts hold the plan"
-    )
-    yield (
-        "Resume (new UI: in the ⋮ menu); respond as another person, [bold]grace@example.com[/]. "
+        "⋮ → Resume; respond as another person, [bold]grace@example.com[/]. "
         "Try a wrong workspace id first: it is refused, and the run goes on waiting"
     )
     yield "When it is Attached: Artifacts → the report, the evidence, the Terraform module"

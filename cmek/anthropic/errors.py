@@ -90,7 +90,7 @@ class AdminApiError(CmekError):
         by_code = _BY_CODE.get(failure.error_code or "")
         return by_code if isinstance(by_code, str) else self._ADVICE
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         failure = self.failure
         parts = [str(failure.status or ""), failure.error_type or "", failure.error_code or ""]
         labels = " ".join(part for part in parts if part)

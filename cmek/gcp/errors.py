@@ -89,7 +89,7 @@ class GoogleApiError(CmekError):
         """What a person can do about it."""
         return self.problem.advice
 
-    def __str__(self) -> str:
+    def _message(self) -> str:
         problem = self.problem
         what = " ".join(part for part in (problem.call, problem.resource) if part)
         reason = f" {problem.reason}" if problem.reason else ""

@@ -46,6 +46,13 @@ class KeyVersion(FrozenModel):
         default=None, description="when a scheduled destruction becomes final"
     )
     destroy_event_time: datetime | None = None
+    import_job: str | None = None
+    import_time: datetime | None = None
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether its key material came from outside Cloud KMS, so that copies may exist."""
+        return self.import_job is not None or self.import_time is not None
 
     @property
     def id(self) -> str:
@@ -64,6 +71,8 @@ class KeyVersion(FrozenModel):
             generate_time=_time(version.generate_time),
             destroy_time=_time(version.destroy_time),
             destroy_event_time=_time(version.destroy_event_time),
+            import_job=version.import_job or None,
+            import_time=_time(version.import_time),
         )
 
 

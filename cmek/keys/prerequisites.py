@@ -68,4 +68,10 @@ async def run_checks(
 def judge(request: OnboardingRequest, findings: Findings) -> CheckReport:
     """The verdicts over what was read. Pure."""
     checks = tuple(check for rule in PREREQUISITE_RULES for check in rule(request, findings))
-    return CheckReport(checks=checks, project_number=findings.google.project_number)
+    decrypters, unread = rules_iam.other_decrypters(request, findings)
+    return CheckReport(
+        checks=checks,
+        project_number=findings.google.project_number,
+        other_decrypters=decrypters,
+        unread_policies=unread,
+    )

@@ -57,7 +57,7 @@ RETENTION: Final = Prerequisite(
     "retention",
     "Workspace retains data",
     (),
-    f"{WHO}, in the Console under the workspace's privacy settings: the approver acknowledges it",
+    f"{WHO}, in the Console under the workspace's privacy settings",
     "A key needs a workspace that retains data; attaching locks that setting.",
 )
 FEATURES: Final = Prerequisite(
@@ -170,13 +170,12 @@ def _attached(request: OnboardingRequest, findings: Findings, named: str, key_id
 
 def check_eligibility(request: OnboardingRequest, _: Findings) -> Iterator[Check]:
     """What no API shows and a person therefore acknowledges before attaching."""
-    workspace = request.workspace
-    yield RETENTION.unknown(f"no API shows whether {workspace} retains data; {RETENTION.why}")
-    yield FEATURES.warned(f"in {workspace}: {FEATURES.why}")
+    yield RETENTION.unknown(f"no API shows it. {RETENTION.why}")
+    yield FEATURES.warned(FEATURES.why)
     if request.create_workspace is not None:
-        yield EFFECT.passed(f"{workspace} is covered from its first request on")
+        yield EFFECT.passed(f"{request.workspace} is covered from its first request on")
     else:
-        yield EFFECT.warned(f"{workspace}: {EFFECT.why}")
+        yield EFFECT.warned(EFFECT.why)
 
 
 PROJECT: Final = KnownCause(

@@ -16,8 +16,8 @@ from typing import Final
 from uuid import UUID
 
 from cmek._http import Failed, Ok, ok_value
-from cmek.errors import CmekError
-from cmek.gcp.gcloud import key_flags, new_primary, on_key, on_version
+from cmek.errors import CmekError, listed
+from cmek.gcp.gcloud import key_flags, new_primary, on_key, on_version, policy_of
 from cmek.gcp.resources import CryptoKey, KeySpec, KeyVersion
 from cmek.keys import conditions
 from cmek.keys.conditions import Condition
@@ -222,11 +222,12 @@ def check_adoption(key: CryptoKey, request: OnboardingRequest, users: Sequence[s
         ForeignKeyError: `adopt_existing_key` is off.
     """
     if not request.adopt_existing_key:
-        shown = ", ".join(users) or "no member by a binding on the key itself"
+        shown = listed(users) or "no member by a binding on the key itself"
+        see = policy_of(request.key_name)
         raise ForeignKeyError(
             f"{key.name} exists and does not carry this organization's label, so it may protect "
-            f"other data. Its users: {shown}. Set adopt_existing_key to add the label and the two "
-            "grants to it, or ask for another key name"
+            f"other data. Its users: {shown} (see {see}). Set adopt_existing_key to add the label "
+            "and the two grants to it, or ask for another key name"
         )
 
 

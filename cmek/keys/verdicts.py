@@ -52,6 +52,10 @@ class CheckReport(FrozenModel):
     checks: tuple[Check, ...]
     project_number: str | None = None
     """The key's project as a number; None when the project could not be read."""
+    other_decrypters: tuple[str, ...] = ()
+    """Everyone besides Anthropic who can decrypt with the key: `MEMBER (ROLE on RESOURCE)`."""
+    unread_policies: tuple[str, ...] = ()
+    """Resources whose IAM policy could not be read, so that the list above may lack someone."""
 
     @property
     def failed(self) -> tuple[Check, ...]:

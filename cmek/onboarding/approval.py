@@ -69,6 +69,6 @@ def _mailbox(address: str) -> str:
     return f"{local.partition('+')[0] or local}@{domain}"
 
 
-def exact_pattern(text: str) -> str:
-    """The pattern that only this text fits, as JSON schema and browsers read patterns."""
-    return "^" + _SYNTAX.sub(r"\\\g<0>", text) + "$"
+def exactly(text: str) -> str:
+    """The pattern, without anchors, that only this text fits."""
+    return _SYNTAX.sub(r"\\\g<0>", text)

@@ -2,14 +2,14 @@
 
 It is built from live facts only and covers what must not change between the approval and the
 attach. It leaves out what may change by itself: the primary's number (a rotation does not void an
-approval), other labels and members, etags and times. The preview says what an onboarding would
-write, from reads alone. Pure.
+approval), other labels, members who can't decrypt, etags and times. The preview says what an
+onboarding would write, from reads alone. Pure.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 from uuid import UUID
 
 from pydantic import JsonValue
@@ -18,6 +18,7 @@ from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, ROLES, VIEWER
 from cmek.canonical import digest
 from cmek.gcp.resources import CryptoKey, KeyVersion
 from cmek.keys.conditions import MISSING, has_organization_label
+from cmek.keys.verdicts import Check, CheckReport
 from cmek.markdown import code, table
 from cmek.models import FrozenModel
 from cmek.onboarding.request import OnboardingRequest
@@ -44,6 +45,8 @@ class LiveFacts(FrozenModel):
     external_key_id: str
     external_key_name: str | None
     """`provider_config.key_name` of the external key."""
+    other_workspaces: tuple[str, ...] = ()
+    """Ids of the other workspaces, archived ones too, that have this external key."""
     admin_base_url: str
     kms_endpoint: str
 
@@ -63,8 +66,52 @@ class LiveFacts(FrozenModel):
         return tuple(v for v in self.versions if v.state == DESTROY_SCHEDULED)
 
 
+class PlanWarning(FrozenModel):
+    """What an approver must acknowledge: a prerequisite that did not pass."""
+
+    id: str
+    """Of the check."""
+    title: str
+    """One true sentence: what will be so, or what nobody has checked."""
+    text: str
+    """What was read, and who can tell. Beside the digest: its wording may change by itself."""
+    remedy: str | None = None
+    """The command or console page that ends it; beside the digest as well."""
+
+    @classmethod
+    def of(cls, check: Check) -> PlanWarning:
+        """For a check that is not a pass."""
+        titles = {
+            "warn": WARNING_TITLES.get(check.id, check.title),
+            "unknown": f"Not checked: {check.title}",
+            "fail": f"Fails: {check.title}",
+        }
+        who = f" Who can tell: {check.who_can_tell}." if check.who_can_tell else ""
+        text = f"{check.evidence.rstrip('.')}.{who}"
+        return cls(id=check.id, title=titles[check.status], text=text, remedy=check.remedy)
+
+
+WARNING_TITLES: Final = {
+    "workspace": "The organization may have no room for another workspace",
+    "features": "Structured outputs and Console Playground will be off",
+    "effect_time": "Data of the next day may still be under Anthropic's own key",
+    "broader_grants": "Anthropic's account can use more than this key",
+    "look_alike_members": "A deleted account of Anthropic's still has a role",
+    "key_shared": "Other systems depend on this key",
+    "key_justifications": "Key Access Justifications leave out customer-initiated access",
+    "drs_legacy": "Removed grants can't be restored: domain restricted sharing forbids them",
+    "drs_managed": "Removed grants can't be restored: domain restricted sharing forbids them",
+    "disable_before_destroy": "A key version can be destroyed without being disabled first",
+    "location_policy": "Rotation will fail: an organization policy forbids the location",
+    "protection_policy": "Rotation will fail: an organization policy forbids the protection level",
+    "destroy_delay_policy": "Rotation will fail: an organization policy forbids the destroy delay",
+    "perimeter": "A perimeter in dry run would keep Anthropic out",
+}
+"""What is true when the check of this id warns."""
+
+
 class Plan(FrozenModel):
-    """Every field here is under the digest."""
+    """Every field here is under the digest; of a warning, its id and title."""
 
     organization_id: UUID
     project_number: str | None
@@ -82,16 +129,35 @@ class Plan(FrozenModel):
     viewer_grant: bool
     external_key_id: str
     external_key_name: str | None
+    other_decrypters: tuple[str, ...] = ()
+    """Everyone besides Anthropic who can decrypt with the key: `MEMBER (ROLE on RESOURCE)`."""
+    unread_policies: tuple[str, ...] = ()
+    """Resources whose IAM policy could not be read, so that the list above may lack someone."""
+    other_workspaces: tuple[str, ...] = ()
+    """Ids of the other workspaces whose data is under the same external key."""
+    imported_versions: tuple[str, ...] = ()
+    """Numbers of the versions whose key material came from outside Cloud KMS."""
     request: OnboardingRequest
     admin_base_url: str
     kms_endpoint: str
-    warnings: tuple[str, ...]
-    """What the approver must acknowledge, sorted: ids and titles of checks that did not pass."""
+    warnings: tuple[PlanWarning, ...]
+    """What the approver must acknowledge, by the ids of the checks that did not pass."""
+
+    @property
+    def warning_titles(self) -> tuple[str, ...]:
+        """What a signature acknowledges."""
+        return tuple(one.title for one in self.warnings)
+
+    @property
+    def covered(self) -> dict[str, JsonValue]:
+        """All that the digest is over."""
+        warnings = [{"id": one.id, "title": one.title} for one in self.warnings]
+        return self.model_dump(mode="json", exclude={"warnings"}) | {"warnings": [*warnings]}
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the canonical JSON of all fields, 64 hex digits."""
-        return digest(self)
+        """SHA-256 over the canonical JSON of what is covered, 64 hex digits."""
+        return digest(self.covered)
 
 
 class Difference(FrozenModel):
@@ -102,20 +168,25 @@ class Difference(FrozenModel):
     now: JsonValue
 
     def __str__(self) -> str:
+        if isinstance(self.was, list) and isinstance(self.now, list):
+            added = [f"new: {one}" for one in self.now if one not in self.was]
+            removed = [f"no longer: {one}" for one in self.was if one not in self.now]
+            return f"{self.field.replace('_', ' ')}: {'; '.join((*added, *removed))}"
         return f"{self.field}: was {self.was!r}, is {self.now!r}"
 
 
-def build_plan(
-    facts: LiveFacts,
-    request: OnboardingRequest,
-    *,
-    project_number: str | None,
-    warnings: tuple[str, ...],
-) -> Plan:
-    """The plan for these facts; `request` is the pinned one."""
+def build_plan(facts: LiveFacts, request: OnboardingRequest, report: CheckReport) -> Plan:
+    """The plan for these facts.
+
+    Args:
+        facts: Just read.
+        request: The pinned one.
+        report: The prerequisites as they are with the key; each that is no pass is a warning.
+    """
+    noted = sorted((*report.warnings, *report.unknown, *report.failed), key=lambda one: one.id)
     return Plan(
         organization_id=facts.organization_id,
-        project_number=project_number,
+        project_number=report.project_number,
         workspace_id=facts.workspace_id,
         workspace_name=facts.workspace_name,
         key_name=facts.key.name,
@@ -129,10 +200,14 @@ def build_plan(
         viewer_grant=VIEWER in facts.granted_roles,
         external_key_id=facts.external_key_id,
         external_key_name=facts.external_key_name,
+        other_decrypters=report.other_decrypters,
+        unread_policies=report.unread_policies,
+        other_workspaces=facts.other_workspaces,
+        imported_versions=tuple(one.id for one in facts.versions if one.is_imported),
         request=request,
         admin_base_url=facts.admin_base_url,
         kms_endpoint=facts.kms_endpoint,
-        warnings=tuple(sorted(warnings)),
+        warnings=tuple(map(PlanWarning.of, noted)),
     )
 
 
@@ -148,8 +223,9 @@ def differences(was: Plan, now: Plan) -> tuple[Difference, ...]:
 
 def _leaves(plan: Plan) -> dict[str, JsonValue]:
     # The request is compared field by field, so that a difference names one field of it.
-    data = plan.model_dump(mode="json")
-    request = data.pop("request")
+    data = plan.covered | {"warnings": [*plan.warning_titles]}
+    request = plan.request.model_dump(mode="json")
+    del data["request"]
     return data | {f"request.{name}": value for name, value in request.items()}
 
 

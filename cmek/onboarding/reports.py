@@ -8,7 +8,8 @@ Source: https://platform.claude.com/docs/en/manage-claude/cmek and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cmek.keys.verdicts import Check, CheckReport
@@ -16,6 +17,7 @@ from cmek.markdown import code, escape, table
 from cmek.names import short_hash, slug
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.plan import LiveFacts, Plan
+from cmek.plain_text import plain
 from cmek.signatures.statement import signing_text
 
 if TYPE_CHECKING:
@@ -33,27 +35,17 @@ IRREVERSIBLE_CREATE: Final = (
 )
 """Of a new workspace, besides."""
 
-STOPS_WORKING: Final = (
-    "Console Playground is off in this workspace.",
-    "Structured outputs are off for some models.",
-    "Organization webhooks are off when the default workspace has a key.",
-)
-
-TAKES_EFFECT: Final = (
-    "A new workspace is covered from its first request; one in use may take up to a day.",
-    "Data stored before that stays under Anthropic's own keys.",
-)
-
 NEXT_STEPS: Final = (
     "Send the first request only now: data from before is not covered.",
     "Keep every key version enabled; never schedule one for destruction.",
-    "Let the revalidation deployment watch the key.",
-    "Put the key under Terraform with the import blocks of this run.",
+    "Let the revalidation deployment watch the key: `cmek status`.",
+    "Put the key under Terraform: `cmek terraform {workspace} --out DIRECTORY`.",
+    "Keep the evidence: `cmek evidence export {workspace} --out FILE`.",
 )
 
 STATUS_SIGNS: Final = {
     "pass": "✅ pass",
-    "warn": "⚠️ warn",
+    "warn": "⚠ warn",
     "fail": "❌ **fail**",
     "unknown": "❓ unknown",
 }
@@ -112,71 +104,215 @@ def artifact_key(kind: str, subject: str) -> str:
     return f"cmek-{kind}-{slug(subject.lower(), 40)}-{short_hash(subject)}"
 
 
-def approval_page(approval_request: ApprovalRequest, report: CheckReport) -> str:
-    """The plan as the approver sees it, with everything that the form asks for."""
+EFFECTS: Final = ("features", "effect_time")
+"""Ids of the warnings that say what changes in the workspace."""
+_SHOWN: Final = 8
+"""Lines of one section on the first screen."""
+_LONG: Final = 320
+"""Characters of a warning on the first screen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a section: what is so, more about it, and what to type about it; outside text."""
+
+    title: str
+    text: str = ""
+    command: str = ""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is shown in full at the end only."""
+        return len(self.text) > _LONG or len(self.command) > _LONG
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """An approval request in the order in which a person reads it; every medium shows this.
+
+    No text is escaped yet: that is up to the medium.
+    """
+
+    approval_request: ApprovalRequest
+    headline: str
+    sections: tuple[tuple[str, tuple[Line, ...]], ...]
+    """Titles and lines, the most important first. An empty section is left out."""
+    facts: tuple[tuple[str, str], ...]
+    request: tuple[tuple[str, str], ...]
+    """What the request says besides, where it is not the default."""
+
+    def sentence(self, mark: Callable[[str], str], text: Callable[[object], str]) -> str:
+        """Who requests what.
+
+        Args:
+            mark: Writes a name that a person compares or copies.
+            text: Writes other outside text.
+        """
+        plan = self.approval_request.plan
+        who = f"{text(plan.request.requested_by)} (unverified) requests to"
+        if plan.workspace_id is None:
+            named = mark(plan.workspace_name)
+            return f"{who} create workspace {named} with {mark(plan.key_name)}."
+        return f"{who} attach {mark(plan.key_name)} to workspace {mark(plan.workspace_id)}."
+
+    def first_screen(self) -> Iterator[tuple[str, list[Line], int]]:
+        """Each section with the lines that are shown first, and how many more there are."""
+        for title, lines in self.sections:
+            shown = [
+                Line(one.title, "In full at the end of the plan's artifact.")
+                if one.is_long
+                else one
+                for one in lines[:_SHOWN]
+            ]
+            yield title, shown, max(0, len(lines) - _SHOWN)
+
+    def in_full(self) -> list[Line]:
+        """The lines that the first screen shortens or leaves out."""
+        return [
+            one
+            for _, lines in self.sections
+            for at, one in enumerate(lines)
+            if one.is_long or at >= _SHOWN
+        ]
+
+
+def plan_view(approval_request: ApprovalRequest) -> PlanView:
+    """What an approver must see before anything else comes first; digests and defaults last."""
     plan = approval_request.plan
-    name = escape(plan.workspace_name)
-    again, expires = approval_request.reapproval_reasons, approval_request.expires_at
-    shown = CheckReport(
-        checks=(*report.warnings, *report.unknown), project_number=report.project_number
+    new = plan.workspace_id is None
+    name = plan.workspace_name
+    lines = {one.id: Line(one.title, one.text, one.remedy or "") for one in plan.warnings}
+    effects = tuple(lines.pop(one) for one in EFFECTS if one in lines)
+    others = f"Other warnings ({len(lines)})" if effects else f"Warnings ({len(lines)})"
+    sections = (
+        ("Why you are asked again", tuple(map(Line, approval_request.reapproval_reasons))),
+        (
+            "What can never be undone",
+            tuple(map(Line, IRREVERSIBLE_EFFECTS + (IRREVERSIBLE_CREATE if new else ()))),
+        ),
+        ("What changes in the workspace", effects),
+        ("Who else can use the key", tuple(_other_users(plan))),
+        (others, tuple(lines.values())),
     )
-    requester = f"{escape(plan.request.requested_by)} (unverified)"
+    return PlanView(
+        approval_request,
+        f"Create {name} with its key" if new else f"Attach a key to {name}",
+        tuple(section for section in sections if section[1]),
+        tuple(_facts(plan)),
+        tuple(_request(plan)),
+    )
+
+
+def _other_users(plan: Plan) -> Iterator[Line]:
+    yield from (Line(f"{one} can decrypt.") for one in plan.other_decrypters)
+    yield from (Line(f"Workspace {one} has the same key.") for one in plan.other_workspaces)
+    for one in plan.imported_versions:
+        yield Line(f"Version {one} was imported: whoever made it may have a copy.")
+    if plan.unread_policies:
+        yield Line(f"Not checked, since it could not be read: {', '.join(plan.unread_policies)}")
+    elif not plan.other_decrypters and not plan.other_workspaces:
+        yield Line("Nobody but Anthropic, by the policies of key, key ring, project and above.")
+
+
+def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Ten facts; with those above and the request they are all that the digest covers."""
+    workspace = plan.workspace_id or "to be created"
+    project = plan.request.project_id
+    same = plan.external_key_name == plan.key_name
+    origin = "import only" if plan.import_only else "made in Cloud KMS"
+    if plan.imported_versions:
+        origin = f"imported: version {', '.join(plan.imported_versions)}"
+    reasons = plan.key_access_justifications
+    yield "workspace", f"{plan.workspace_name} ({workspace})"
+    yield "organization", str(plan.organization_id)
+    yield "project", f"{project}, number {plan.project_number or 'not readable'}"
+    yield "key", f"{plan.protection_level}, {plan.purpose}, {plan.algorithm}"
+    yield "key material", origin
+    crypto, view = _yes(plan.encrypter_decrypter_grant), _yes(plan.viewer_grant)
+    label = _yes(plan.organization_label)
+    yield "Anthropic may", f"encrypt and decrypt: {crypto}, view: {view}; label: {label}"
+    yield (
+        "external key",
+        f"{plan.external_key_id} of {'this key' if same else plan.external_key_name}",
+    )
+    yield "justifications", "no policy" if reasons is None else ", ".join(reasons) or "none allowed"
+    yield "Admin API", plan.admin_base_url
+    yield "Cloud KMS", plan.kms_endpoint
+
+
+_SAID_ABOVE: Final = {"workspace_id", "create_workspace", "project_id", "requested_by"}
+
+
+def _request(plan: Plan) -> Iterator[tuple[str, str]]:
+    asked = plan.request.model_dump(mode="json", exclude_defaults=True, exclude=_SAID_ABOVE)
+    for name, value in asked.items():
+        yield name.replace("_", " "), _yes(value) if isinstance(value, bool) else str(value)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def approval_page(approval_request: ApprovalRequest) -> str:
+    """The plan for the form and the artifact, with everything that the form asks for."""
+    view, plan = plan_view(approval_request), approval_request.plan
+    expires = f"{approval_request.expires_at:%Y-%m-%d %H:%M %Z}"
+    digest = code(approval_request.digest)
     typed = "workspace id" if plan.workspace_id else "name of the new workspace"
     parts = [
-        f"## Attach a key to {name}" if plan.workspace_id else f"## Create {name} with its key",
-        f"**This can never be undone.** {requester} requests to {_action(plan)}.",
-        *(["### Why you are asked again", bullets(map(escape, again))] if again else []),
-        "### Facts",
-        facts_table(plan),
-        "### What cannot be undone",
-        bullets(IRREVERSIBLE_EFFECTS + (() if plan.workspace_id else IRREVERSIBLE_CREATE)),
-        "### What stops working",
-        bullets(STOPS_WORKING),
-        "### When it takes effect",
-        bullets(TAKES_EFFECT),
-        *(["### Warnings to acknowledge", checks_list(shown)] if shown.checks else []),
-        "### To respond",
-        f"Type the {typed}, and copy the plan digest: {code(approval_request.digest)}",
-        *signing_text(approval_request),
-        f"It expires at {expires:%Y-%m-%d %H:%M %Z}. After that no approval counts.",
+        f"## {escape(view.headline)}",
+        f"{view.sentence(code, escape)} **This can never be undone.**",
     ]
+    for title, lines, more in view.first_screen():
+        shown = [_markdown_line(one) for one in lines]
+        shown += [f"and {more} more, at the end"] if more else []
+        parts += [f"**{title}**", bullets(shown)]
+    parts += [
+        table(("fact", ""), ((escape(name), escape(value)) for name, value in view.facts)),
+        f"Type the {typed}. The plan's digest is {digest}. The request expires at {expires}.",
+        *signing_text(approval_request),
+    ]
+    if view.request:
+        rows = ((escape(name), escape(value)) for name, value in view.request)
+        parts += ["**The request, where it is not the default**", table(("field", ""), rows)]
+    if view.in_full():
+        parts += ["**In full**", bullets(map(_markdown_line, view.in_full()))]
     return "\n\n".join(parts)
 
 
-def approval_summary(approval_request: ApprovalRequest) -> str:
-    """The request in three sentences for the form itself.
+def _markdown_line(line: Line) -> str:
+    if not line.text and not line.command:
+        return escape(line.title)
+    what_to_do = f" {code(line.command)}" if line.command else ""
+    return f"**{escape(line.title)}.** {escape(line.text)}{what_to_do}"
 
-    Prefect's first UI squeezes the text above a form to nothing on a small screen; a field's
-    description always shows. Its second UI shows that without Markdown, so code spans are all.
-    """
-    plan = approval_request.plan
-    named = f", named {code(plan.workspace_name)}" if plan.workspace_id else ""
+
+def approval_summary(approval_request: ApprovalRequest) -> str:
+    """The request in three sentences for the form itself, whose field shows no Markdown."""
+    view = plan_view(approval_request)
+    expires = f"{approval_request.expires_at:%Y-%m-%d %H:%M %Z}"
     return (
-        f"{code(plan.request.requested_by)} (unverified) requests to {_action(plan)}{named}. "
-        "This can never be undone. Read the whole plan first, among the Artifacts of this run. "
-        f"The approval request expires at {approval_request.expires_at:%Y-%m-%d %H:%M %Z}."
+        f"{view.sentence(plain, plain)} This can never be undone. "
+        f"Read the plan above first. It expires at {expires}."
     )
 
 
 def facts_table(plan: Plan) -> str:
-    """Every fact that the digest covers, the request in rows of its own."""
-    fields = plan.model_dump(mode="json", exclude={"request", "warnings"})
-    rows = [(name.replace("_", " "), _value(value)) for name, value in fields.items()]
-    requested = plan.request.model_dump(mode="json")
-    rows += [
-        (f"asked: {name.replace('_', ' ')}", _value(value)) for name, value in requested.items()
-    ]
-    return table(("fact", "value"), ((escape(name), value) for name, value in rows))
+    """The facts that were approved, and the request where it is not the default."""
+    rows = (*_facts(plan), *_request(plan))
+    return table(("fact", ""), ((escape(name), escape(value)) for name, value in rows))
 
 
-def final_report(
+def final_report(  # noqa: PLR0913 - one argument a part of the report
     approval_request: ApprovalRequest,
     response: ApprovalResponse,
     signers: Sequence[str],
     report: CheckReport,
     attached: Sequence[tuple[str, str]],
+    *,
+    workspace_id: str,
 ) -> str:
-    """The report of an onboarding that ended with the key attached.
+    """The report of an onboarding that ended with the key attached: result and next steps first.
 
     Args:
         approval_request: The approved one.
@@ -184,7 +320,10 @@ def final_report(
         signers: Whose signatures were verified.
         report: The prerequisites at the attach.
         attached: Rows (what, value) about the attach and its read-back; escaped here.
+        workspace_id: Of the workspace, also of one that the approval created.
     """
+    plan = approval_request.plan
+    who = ", ".join(signers) or f"{response.approver} (unverified)"
     requested = f"{approval_request.requested_at:%Y-%m-%d %H:%M:%S %Z}, {approval_request.key}"
     approval = (
         ("approver" if signers else "approver (unverified)", escape(response.approver)),
@@ -194,14 +333,16 @@ def final_report(
         ("requested", requested),
     )
     parts = [
-        f"# {escape(approval_request.plan.workspace_name)} has its key",
+        f"# {escape(plan.workspace_name)} has its key",
+        f"{code(plan.key_name)} is attached to {code(workspace_id)}, approved by {escape(who)}.",
+        "## What to do next",
+        bullets(one.format(workspace=workspace_id) for one in NEXT_STEPS),
+        "## Attach",
         table(("attach", ""), ((escape(what), escape(value)) for what, value in attached)),
         "## Approval",
         table(("", ""), approval),
-        "## What to do next",
-        bullets(NEXT_STEPS),
         "## The approved plan",
-        facts_table(approval_request.plan),
+        facts_table(plan),
         "## Prerequisites at the attach",
         checks_table(report),
     ]
@@ -217,6 +358,13 @@ def refused_report(
     parts = [
         f"# {escape(headline)}: {nothing}",
         bullets(map(escape, reasons)),
+        "## What to do next",
+        bullets(
+            (
+                "Settle the reason, then start a new onboarding: it finds what exists already.",
+                "Key ring, key, grants and external key stay as they are; nothing depends on them.",
+            )
+        ),
         "## The plan of the approval request",
         facts_table(plan),
         "## Prerequisites at the approval request",
@@ -246,16 +394,3 @@ def already_attached_report(facts: LiveFacts, report: CheckReport, *, repaired: 
 def bullets(lines: Iterable[str]) -> str:
     """A Markdown list; outside text in it must be escaped already."""
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _action(plan: Plan) -> str:
-    """What an approval would do."""
-    if plan.workspace_id is None:
-        return f"create workspace {code(plan.workspace_name)} with {code(plan.key_name)}"
-    return f"attach {code(plan.key_name)} to workspace {code(plan.workspace_id)}"
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "–" if value is None else escape(value)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from cmek.anthropic.models import Workspace
+from cmek.errors import listed
 from cmek.models import FormModel
 from cmek.names import (
     BlockName,
@@ -318,4 +319,4 @@ def same_name_workspaces(workspaces: Iterable[Workspace], name: str) -> tuple[Wo
 
 def shown_workspaces(workspaces: Iterable[Workspace]) -> str:
     """Ids and names for a message."""
-    return ", ".join(f"{one.id} ({one.name})" for one in workspaces)
+    return listed(f"{one.id} ({one.name})" for one in workspaces)

@@ -17,9 +17,11 @@ from typing import Final, NamedTuple, Self
 import svg
 from pydantic import ConfigDict, Field
 
+from cmek.errors import listed
 from cmek.keys.history import SIGNS, shown_time
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.models import FrozenModel
+from cmek.plain_text import xml_text
 
 FLEET: Final = "cmek-fleet"
 """Key of the artifact that holds the table of all keys."""
@@ -72,7 +74,7 @@ class FleetRow(FrozenModel):
         return cls(
             verdict=SIGNS[record.verdict],
             key_name=record.key_name,
-            workspaces=", ".join(record.workspaces),
+            workspaces=listed(record.workspaces, most=3),
             why=f"{why} and {more} more" if more > 0 else why,
             since=record.since.strftime(_TIME),
             time_left=shown_time(max(left, timedelta(0))) if left is not None else "",
@@ -256,4 +258,4 @@ def _had_trouble(row: FleetRow, today: date) -> bool:
 
 
 def _text(x: float, y: float, text: str, *, size: int, fill: str) -> svg.Text:
-    return svg.Text(x=x, y=y, text=svg.escape(text), font_size=size, fill=fill)
+    return svg.Text(x=x, y=y, text=xml_text(text), font_size=size, fill=fill)

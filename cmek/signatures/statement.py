@@ -94,7 +94,7 @@ def statement_for(
     plan, request = approval_request.plan, approval_request.plan.request
     return Statement(
         approver=approver,
-        acknowledged_warnings=plan.warnings,
+        acknowledged_warnings=plan.warning_titles,
         approval_request=approval_request.key,
         comment=comment,
         data_residency=request.data_residency if request.create_workspace else None,

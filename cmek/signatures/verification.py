@@ -474,7 +474,7 @@ def _problems_of_one(
         "key": (signed.key_name, live.key_name),
         "external key": (signed.external_key_id, live.external_key_id),
         "requester": (signed.requester, live.request.requested_by),
-        "list of warnings": (signed.acknowledged_warnings, live.warnings),
+        "list of warnings": (signed.acknowledged_warnings, live.warning_titles),
         "data residency": (
             signed.data_residency,
             live.request.data_residency if live.request.create_workspace else None,

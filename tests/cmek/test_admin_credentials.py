@@ -9,7 +9,7 @@ import pytest
 from google.auth.exceptions import RefreshError
 from pydantic import SecretStr
 
-from cmek.anthropic.auth import AdminKey, WorkloadIdentity
+from cmek.anthropic.auth import AccessToken, AdminKey, WorkloadIdentity
 from cmek.anthropic.errors import (
     AdminApiError,
     AdminResponseError,
@@ -153,7 +153,9 @@ async def test_a_strange_token_answer_does_not_show_the_token(rig: Rig) -> None:
     assert CANARY not in f"{caught.value} {caught.value!r}"
 
 
-@pytest.mark.parametrize("secret", ["", "\n", f"{CANARY}\n{CANARY}", f"{CANARY} x", f"{CANARY}é", "\x00", "s\x00k\x00"])
+@pytest.mark.parametrize(
+    "secret", ["", "\n", f"{CANARY}\n{CANARY}", f"{CANARY} x", f"{CANARY}é", "\x00", "s\x00k\x00"]
+)
 def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(secret: str) -> None:
     """An HTTP library would put such a key into its message."""
     with pytest.raises(ValueError, match="copy it again") as caught:

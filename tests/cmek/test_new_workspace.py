@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from cmek.anthropic.models import ExternalKey, Workspace
 from cmek.markdown import code
+from cmek.models import whole
 from cmek.names import KMS_ID_PATTERN, WORKSPACE_NAME, look_alike
-from cmek.onboarding.approval import exact_pattern
+from cmek.onboarding.approval import exactly
 from cmek.onboarding.eligibility import WorkspaceNotEligibleError, find_created
 from cmek.onboarding.request import (
     OnboardingRequest,
@@ -101,7 +102,7 @@ def test_every_allowed_name_can_be_read_typed_and_matched(name: str) -> None:
     assert name.isprintable()
     assert unicodedata.normalize("NFC", name) == name
     assert code(name) == f"`{name}`"
-    pattern = exact_pattern(name)
+    pattern = whole(exactly(name))
     assert re.search(pattern, name)
     assert not re.search(pattern, f"{name} ")
     assert not re.search(pattern, f"x{name}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from uuid import UUID
 
 import pytest
 from pydantic import BaseModel
 
+from cli.deploy import PROJECT
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, ROLES, VIEWER
+from cmek.keys.prerequisites import CATALOGUE
 from cmek.names import organization_label
-from cmek.onboarding.plan import Difference, Plan, differences
+from cmek.onboarding.plan import WARNING_TITLES, Difference, Plan, PlanWarning, differences
 from tests.support import facts as make
 
 OTHER = UUID("00000000-0000-4000-8000-000000000000")
@@ -32,6 +35,10 @@ COVERED: dict[str, Any] = {
     "viewer_grant": {"granted_roles": frozenset({"roles/cloudkms.cryptoKeyEncrypterDecrypter"})},
     "external_key_id": {"external_key_id": "ekey_01Another"},
     "external_key_name": {"external_key_name": None},
+    "other_workspaces": {"other_workspaces": ("wrkspc_01Another",)},
+    "imported_versions": {
+        "versions": (make.version().model_copy(update={"import_job": "projects/…/importJobs/1"}),)
+    },
     "admin_base_url": {"admin_base_url": "https://elsewhere.example"},
     "kms_endpoint": {"kms_endpoint": "elsewhere.example:443"},
 }
@@ -58,15 +65,48 @@ def test_what_is_under_a_digest_can_not_be_changed(kind: type[BaseModel]) -> Non
 
 
 def test_every_field_of_a_plan_is_tried_here() -> None:
-    elsewhere = {"request", "warnings", "project_number", "workspace_id"}
+    elsewhere = {"request", "workspace_id", *FROM_CHECKS}
     assert set(Plan.model_fields) == COVERED.keys() | elsewhere
 
 
-@pytest.mark.parametrize(
-    "change", [{"project_number": None}, {"project_number": "1"}, {"warnings": ("a",)}]
-)
-def test_project_number_and_warnings_are_covered(change: dict[str, Any]) -> None:
-    assert make.plan(**change).digest != make.plan().digest
+FROM_CHECKS: dict[str, Any] = {
+    "project_number": "1",
+    "warnings": ("billing",),
+    "other_decrypters": ("user:eve@example.com (roles/owner on projects/acme-kms-prod)",),
+    "unread_policies": ("projects/acme-kms-prod",),
+}
+
+
+@pytest.mark.parametrize("field", FROM_CHECKS)
+def test_what_the_checks_saw_is_covered_and_named(field: str) -> None:
+    """A decrypter who was added while a run waited is asked about."""
+    changed = make.plan(**{field: FROM_CHECKS[field]})
+    (named,) = differences(make.plan(), changed)
+    assert named.field == field
+    if field != "project_number":
+        assert str(named) == f"{field.replace('_', ' ')}: new: {FROM_CHECKS[field][0]}"
+    assert changed.digest != make.plan().digest
+
+
+def test_the_wording_of_a_warning_may_change_by_itself_its_title_may_not() -> None:
+    """A time in what was read does not void an approval; other content does."""
+    changes: list[dict[str, Any]] = [{}, {"evidence": "at 12:00"}, {"remedy": "gcloud billing"}]
+    digests = {make.plan(checks=(make.warning("billing", **one),)).digest for one in changes}
+    assert len(digests) == 1
+    other = make.plan(checks=(make.warning("billing", title="Another"),))
+    assert other.digest not in digests
+
+
+WARNS = set(re.findall(r"\| `(\w+)` \| ⚠", (PROJECT / "docs/troubleshooting.md").read_text()))
+"""Ids of the checks that warn in one of the situations that are documented."""
+
+
+def test_every_check_that_can_warn_has_a_title_that_says_what_is_so() -> None:
+    """Its own title says what should be so, which a warning denies."""
+    assert WARNS
+    assert WARNS <= WARNING_TITLES.keys() <= {one.id for one in CATALOGUE}
+    for prerequisite in CATALOGUE:
+        assert PlanWarning.of(prerequisite.unknown("seen")).title.startswith("Not checked: ")
 
 
 @pytest.mark.parametrize("field", sorted(type(make.REQUEST).model_fields))
@@ -98,5 +138,5 @@ def test_what_may_change_by_itself_does_not_void_an_approval(change: dict[str, A
 
 
 def test_a_plan_survives_being_stored() -> None:
-    plan = make.plan(warnings=("ä (unknown)",))
+    plan = make.plan(warnings=("ä",))
     assert Plan.model_validate_json(plan.model_dump_json()).digest == plan.digest

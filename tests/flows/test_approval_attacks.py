@@ -24,11 +24,11 @@ def run(bench: Onboardings) -> Run:
     return bench.asked()
 
 
-def test_every_field_of_the_form_is_required(run: Run) -> None:
-    """So that a resume without answer can't fall back on defaults."""
+def test_every_field_that_binds_a_response_is_required(run: Run) -> None:
+    """So that a resume without answer can't fall back on defaults: an approval needs them all."""
     form = run.form()
-    assert set(form["required"]) == set(form["properties"])
-    assert not [field for field in form["properties"].values() if "default" in field]
+    assert {*form["required"], *form["then"]["required"]} == set(form["properties"])
+    assert "acknowledge_warnings" not in form["required"]  # a rejection needs none
 
 
 def test_a_resume_with_no_body_is_not_an_approval(bench: Onboardings, run: Run) -> None:
@@ -84,6 +84,10 @@ def test_an_answer_that_does_not_fit_the_form_is_refused_by_the_server(
         {"comment": ""},
         {"comment": None},
         {"acknowledge_warnings": None},
+        {"acknowledge_warnings": False},
+        *({name: f"{run.full_answer()[name]}\n"} for name in ("workspace_id", "plan_digest")),
+        {"approver": "grace@example.com\n"},
+        {"approver": "grace@example.com\u2028"},
         {"extra": "field"},
     ]
     for changes in misfits:

@@ -49,7 +49,7 @@ def signed(office: Office, run: Run, *approvers: str, **changes: object) -> dict
 def test_a_signed_approval_attaches_and_names_its_signer(
     office: Office, bench: Onboardings, run: Run
 ) -> None:
-    assert "signed_approvals" in run.form()["required"]
+    assert "signed_approvals" in run.form()["then"]["required"]
     assert "ssh-keygen -Y sign" in run.text()
     run.approve(**signed(office, run, APPROVER))
     assert run.state == "Attached", run.message
@@ -114,7 +114,7 @@ def test_a_stolen_signature_of_an_earlier_run_is_refused(
 ) -> None:
     """Same plan, same approver, still in its time: but of another run and nonce."""
     old = signed(office, run, APPROVER)
-    run.answer(decision="reject", comment="no", signed_approvals="-")
+    run.answer(decision="reject", comment="no")
     run.execute()
     assert run.state == "Rejected"
     again = bench.asked()
@@ -186,7 +186,7 @@ def test_signers_enrolled_while_a_run_waits_count_at_once(
     run.approve()
     assert run.state == "Suspended"
     assert "0 of 1 required signatures" in run.text()
-    assert "signed_approvals" in run.form()["required"]
+    assert "signed_approvals" in run.form()["then"]["required"]
     assert bench.attaches() == []
 
 

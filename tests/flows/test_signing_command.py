@@ -17,6 +17,7 @@ from cli.approvals import ApprovalError, PendingApproval, TamperedError
 from cli.approve import ResponseInput
 from cli.main import main
 from cli.terminal import new_console
+from cmek.onboarding.plan import Plan
 from tests.support.onboarding import APPROVER, Onboardings, Run
 from tests.support.signing import GRACE, KATHERINE, Office
 
@@ -100,14 +101,22 @@ def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
     carried = form["properties"]["plan_digest"]["approval_request"]
     plan, other = carried["plan"], str(uuid4())
     evil = plan | {"key_name": plan["key_name"].replace("acme", "evil")}
-    for change in ({"plan": evil}, {"digest": "0" * 64}, {"run_id": other}):
+    typed = Plan.model_validate(plan | {"workspace_id": "wrkspc_01Another1111111111111111"})
+    for change in (
+        {"plan": evil},
+        {"digest": "0" * 64},
+        {"run_id": other},
+        # a whole plan, whose workspace is not the one that its request would have signed
+        {"plan": typed.model_dump(mode="json"), "digest": typed.digest},
+    ):
         form["properties"]["plan_digest"]["approval_request"] = carried | change
         store_form(bench, run, approval_request, form)
         with pytest.raises(TamperedError, match="sign and answer nothing"):
             approvals.wait_for_ask(bench.client, run.id, seconds=60)
     command(bench, "pending")
     listed = " ".join(capfd.readouterr().out.split())
-    assert f"{run.id} ? not the one of its digest: answer nothing" in listed
+    assert "sign and answer nothing" in listed
+    assert f"cmek approve {run.id}" not in listed
     del form["properties"]["plan_digest"]["approval_request"]
     store_form(bench, run, approval_request, form)
     with pytest.raises(TamperedError, match="no plan to answer"):
@@ -115,7 +124,7 @@ def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
 
 
 def test_what_can_not_be_signed_is_said(office: Office, approval_request: PendingApproval) -> None:
-    """A missing key, an address that is none, a file of something else; a no needs none of it."""
+    """A missing key, an address that is none, a file of something else."""
     asked = approval_request.approval_request
     with pytest.raises(ApprovalError, match="did not sign"):
         approvals.sign(asked, GRACE, "fine", office.home / "nothing")
@@ -126,4 +135,3 @@ def test_what_can_not_be_signed_is_said(office: Office, approval_request: Pendin
     answer = {"decision": "approve", "approver": GRACE, "comment": "fine"}
     with pytest.raises(ApprovalError, match="must end with"):
         approvals.signed_field(asked, answer, office.keys[GRACE], [other])
-    assert approvals.signed_field(asked, {"decision": "reject"}, None, []) == "-"

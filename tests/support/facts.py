@@ -8,6 +8,7 @@ from uuid import UUID
 
 from cmek.anthropic_identity import ROLES
 from cmek.gcp.resources import CryptoKey, KeyVersion
+from cmek.keys.verdicts import Check, CheckReport
 from cmek.names import organization_label
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import GateInput, ValidationProof
@@ -71,10 +72,22 @@ def facts(**changes: Any) -> LiveFacts:
     return LiveFacts(**(values | changes))
 
 
-def plan(of: LiveFacts | None = None, request: OnboardingRequest = REQUEST, **more: Any) -> Plan:
-    """The plan of these facts."""
-    extra = {"project_number": "123456789012", "warnings": ()} | more
-    return build_plan(of or facts(), request, **extra)
+def warning(check_id: str, **changes: Any) -> Check:
+    """A prerequisite that did not pass."""
+    fields = {"id": check_id, "title": check_id, "status": "warn", "evidence": "seen"}
+    return Check(**(fields | changes))
+
+
+def plan(
+    of: LiveFacts | None = None,
+    request: OnboardingRequest = REQUEST,
+    *,
+    warnings: tuple[str, ...] = (),
+    **report: Any,
+) -> Plan:
+    """The plan of these facts, with warnings of these checks."""
+    seen = {"project_number": "123456789012", "checks": tuple(map(warning, warnings))} | report
+    return build_plan(of or facts(), request, CheckReport(**seen))
 
 
 def approval_request(of: Plan | None = None, **changes: Any) -> ApprovalRequest:

@@ -33,7 +33,7 @@ is a state that the tests set up in the sandbox; the commands are what `cmek` th
 name the sandbox's project `acme-kms-prod` and key `payments-prod` where yours will stand.
 
 - ✅ **pass**: read, and in order.
-- ⚠️ **warn**: goes on, after an approver has seen it.
+- ⚠ **warn**: goes on, after an approver has seen it.
 - ❌ **fail**: nothing is made until it is mended.
 - ❓ **unknown**: could not be read; it says who can. Never shown as a pass.
 """

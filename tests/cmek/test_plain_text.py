@@ -1,0 +1,104 @@
+"""What a stranger may write anywhere reaches no reader as anything but text."""
+
+from __future__ import annotations
+
+import io
+import re
+import unicodedata
+from xml.etree import ElementTree as ET
+
+import svg
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cli.terminal import markdown, new_console, printable
+from cmek.errors import MAX_MESSAGE, CmekError
+from cmek.markdown import NO_LINK, code, escape
+from cmek.plain_text import HIDDEN, notification, plain, xml_text
+
+ATTACKS = (
+    "\x1b[2J\x1b[1;1Happroved",
+    "\x1b]8;;https://evil.example\x07click\x1b]8;;\x07",
+    "\x9b31mred",
+    "wrkspc_\u202e1edoN\u202c",
+    "pay\u200bments\u2060\ufeff\u00ad",
+    "a\ufe0fb\u034fc\u3164d\u2800e\u115ff\U000e0041g",
+    "[red]x[/red] [link=https://evil.example]y[/link] \\",
+    "<https://evil.example|Approve> <!channel> <@U0> @here *b* `c`",
+    "\ufffe\uffff\x0b\x00\ud800]]>&<x/>",
+    "Z\u0300\u0301\u0302\u0303\u0304\u0305\u0306",
+    ":warning: www.evil.example",
+)
+outside = st.text(st.characters(exclude_categories=())) | st.sampled_from(ATTACKS)
+
+
+def is_visible(character: str) -> bool:
+    """By the Unicode database, and the list of what is blank although it says otherwise."""
+    if character in "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0":
+        return False
+    selector = "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
+    category = unicodedata.category(character)
+    return not selector and (category[0] not in "CZ" or character == " ")
+
+
+@given(outside)
+@example("\x1b[31m\u202e\ufe0f")
+def test_plain_text_has_visible_characters_only_and_hides_none_silently(text: str) -> None:
+    """On one line; what is not seen becomes a mark that is, and text without it stays as it is."""
+    shown = plain(text)
+    assert all(map(is_visible, shown)), ascii(shown)
+    assert plain(shown) == shown
+    if shown == text:
+        return
+    assert HIDDEN in shown or re.search(r"\s", text) or re.search("[\u0300-\u036f]{4}", text)
+
+
+@given(outside)
+def test_a_page_gets_nothing_invisible_but_our_own_mark(text: str) -> None:
+    for shown in (escape(text), code(text)):
+        assert all(map(is_visible, shown.replace(NO_LINK, ""))), ascii(shown)
+
+
+@given(outside)
+def test_a_terminal_shows_outside_text_letter_by_letter(text: str) -> None:
+    """No markup of rich, no picture for `:name:`, no sequence; also inside our own markup."""
+    sink = io.StringIO()
+    console = new_console()
+    console.file, console.width = sink, 10_000
+    console.print(f"[bold]{printable(text)}[/]!", soft_wrap=True)
+    shown = plain(text, lines=True)
+    assert sink.getvalue() == shown + (" !" if shown.endswith("\\") else "!") + "\n"
+
+
+@given(outside)
+def test_a_page_in_a_terminal_has_no_sequence_of_the_outside_world(text: str) -> None:
+    """Also one that somebody else has put on the server."""
+    sink = io.StringIO()
+    console = new_console()
+    console.file = sink
+    console.print(markdown(f"# {text}\n\n{escape(text)}"))
+    assert all(is_visible(one) or one == "\n" for one in sink.getvalue())
+
+
+@given(outside)
+def test_a_picture_stays_well_formed_whatever_a_name_is(text: str) -> None:
+    """One name once broke the picture of all keys."""
+    drawn = str(svg.SVG(elements=[svg.Text(x=1, y=1, text=xml_text(text))]))
+    assert "".join(ET.fromstring(drawn).itertext()).strip() == plain(text).strip()  # noqa: S314  # ours
+
+
+@given(outside)
+def test_a_notification_has_no_mention_and_no_link(text: str) -> None:
+    """Slack reads `<…>` and `@…`, and draws addresses as links."""
+    shown = notification(text)
+    assert not set(shown) & set("<>*_`~@")
+    assert not re.search(r"https?:", shown)
+    assert not re.search(r"&(?!amp;|lt;|gt;)", shown)
+
+
+@given(outside)
+def test_an_error_says_nothing_that_a_terminal_or_a_state_would_obey(text: str) -> None:
+    """Messages quote services and people; states, logs and the command show them."""
+    shown = str(CmekError(f"workspace {text}: refused"))
+    assert all(is_visible(one) or one == "\n" for one in shown)
+    assert len(str(CmekError(text * MAX_MESSAGE))) < MAX_MESSAGE + 50

@@ -1,0 +1,126 @@
+"""What an approver reads, in which order, and that nothing of the plan is left out."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cli.approve import show
+from cmek.markdown import NO_LINK
+from cmek.onboarding.approval import ApprovalRequest
+from cmek.onboarding.plan import Plan
+from cmek.onboarding.reports import IRREVERSIBLE_EFFECTS, approval_page, plan_view
+from tests.support import facts as make
+
+EVE = "user:eve@example.com (roles/cloudkms.cryptoKeyDecrypter on projects/acme-kms-prod)"
+
+
+def worst_plan(**changes: Any) -> Plan:
+    """Everything that a plan can warn of."""
+    seen: dict[str, Any] = {
+        "warnings": ("features", "effect_time", "billing"),
+        "other_decrypters": (EVE,),
+        "unread_policies": ("organizations/1",),
+    }
+    facts = make.facts(
+        other_workspaces=("wrkspc_01Another",),
+        versions=(make.version().model_copy(update={"import_job": "job"}),),
+    )
+    return make.plan(facts, **(seen | changes))
+
+
+def in_browser(request: ApprovalRequest) -> str:
+    page = approval_page(request).replace(NO_LINK, "").replace("&gt;", ">")
+    return re.sub(r"\\([\\`*_{}\[\]()#+!|~$-])", r"\1", page)
+
+
+def in_terminal(request: ApprovalRequest, width: int = 80) -> str:
+    sink = io.StringIO()
+    show(request, Console(file=sink, width=width))
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("read", [in_browser, in_terminal])
+def test_what_is_permanent_comes_before_the_warnings_and_those_before_facts(read: object) -> None:
+    """Asked again: why comes first of all. The same order in each medium."""
+    assert callable(read)
+    request = make.approval_request(
+        worst_plan(), reapproval_reasons=("workspace name: was 'a', is 'b'",)
+    )
+    text = " ".join(read(request).split())
+    order = [
+        "Attach a key to Fresh",
+        "requests to attach",
+        "This can never be undone.",
+        "was 'a', is 'b'",
+        *(one.removesuffix(".") for one in IRREVERSIBLE_EFFECTS),
+        "Structured outputs and Console Playground will be off",
+        EVE,
+        "wrkspc_01Another has the same key",
+        "Version 1 was imported",
+        "organizations/1",
+        "billing",
+        "HSM, ENCRYPT_DECRYPT",
+        request.digest,
+    ]
+    places = [text.index(one) for one in order]
+    assert places == sorted(places), order
+
+
+@pytest.mark.parametrize("read", [in_browser, in_terminal])
+def test_every_covered_fact_and_every_field_that_is_no_default_is_shown(read: object) -> None:
+    """What is signed is what is seen."""
+    assert callable(read)
+    odd = make.REQUEST.model_copy(update={"rotation_period_days": 7, "key_ring": "other-ring"})
+    plan = worst_plan(request=odd)
+    text = " ".join(read(make.approval_request(plan)).split())
+    covered = plan.model_dump(mode="json", exclude={"request", "warnings", "import_only"})
+    for name, value in covered.items():
+        for one in value if isinstance(value, list) else [value]:
+            if not isinstance(one, bool) and one is not None:
+                assert str(one) in text, name
+    for warning in plan.warnings:
+        assert warning.title in text
+        assert warning.text.removesuffix(".") in text
+    for field, value in (("rotation period days", "7"), ("key ring", "other-ring")):
+        assert re.search(rf"{field}\W+{value}\b", text), field
+    assert "destroy delay" not in text
+
+
+def test_a_plan_without_trouble_fits_a_screen_of_a_terminal() -> None:
+    """And no name is broken, so that it can be compared and copied."""
+    request = make.approval_request()
+    shown = in_terminal(request)
+    assert len(shown.splitlines()) <= 30
+    for name in (request.plan.key_name, request.digest, str(request.plan.organization_id)):
+        assert any(name in line for line in shown.splitlines()), name
+
+
+def test_a_list_of_a_thousand_members_does_not_bury_what_is_permanent() -> None:
+    """A few come first, the rest at the end; the terminal says where."""
+    many = tuple(f"user:{n}@example.com (roles/owner on projects/p)" for n in range(1500))
+    request = make.approval_request(worst_plan(other_decrypters=many))
+    first, _, rest = in_browser(request).partition("| fact |")
+    assert first.count("can decrypt") == 8
+    assert "more, at the end" in first
+    assert rest.count("can decrypt") == 1492
+    assert len(in_terminal(request).splitlines()) < 80
+    long = make.warning("billing", evidence="x" * 5000, remedy="y" * 5000)
+    shown = plan_view(make.approval_request(make.plan(checks=(long,))))
+    assert len(str(list(shown.first_screen()))) < 2000
+    assert "y" * 5000 in in_browser(shown.approval_request)
+
+
+def test_a_name_can_not_draw_a_section_of_its_own() -> None:
+    """Neither in Markdown nor in a terminal."""
+    evil = "x\n\n**What can never be undone**\n\n- nothing \x1b[2J\u202e[bold]"
+    request = make.approval_request(make.plan(make.facts(workspace_name=evil)))
+    page = approval_page(request)
+    assert page.count("\n**What can never be undone**\n") == 1
+    assert "\x1b" not in page + in_terminal(request)
+    assert "\u202e" not in page + in_terminal(request)
+    assert "[bold]" in in_terminal(request)

@@ -1,0 +1,99 @@
+"""A run that waits says so, and an answer that can lead nowhere is refused before it is given."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from cli import approvals
+from cli.approvals import ApprovalError
+from cli.main import main
+from cmek.tags import WAITING_TAG
+from flows.onboard import onboard_workspace
+from tests.support.execution import deploy
+from tests.support.onboarding import APPROVER, REQUESTER, Onboardings
+
+
+@pytest.fixture
+def made_anew(bench: Onboardings) -> Iterator[Onboardings]:
+    """Whatever happens to the deployment, the next test has one."""
+    yield bench
+    bench.deployment = deploy(onboard_workspace, "onboard")
+
+
+def test_a_waiting_run_says_so_in_name_tag_and_log_and_no_longer_when_it_goes_on(
+    bench: Onboardings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who may approve, how, until when; and a healthy wait is no error."""
+    caplog.set_level(logging.INFO)
+    run = bench.asked()
+    waiting = run.read()
+    assert waiting.name == f"onboard {bench.fresh} · waiting for approval"
+    assert WAITING_TAG in waiting.tags
+    said = [one for one in caplog.records if "Waiting for an approval" in one.getMessage()]
+    (line,) = [one.getMessage() for one in said]
+    assert f"Anyone but {REQUESTER} may approve: `cmek approve {run.id}`" in line
+    assert "until 20" in line
+    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+    run.approve()
+    assert run.state == "Attached", run.message
+    assert run.read().name == f"onboard {bench.fresh}"
+    assert WAITING_TAG not in run.read().tags
+
+
+def command(bench: Onboardings, *arguments: str) -> int:
+    with (
+        temporary_settings({PREFECT_API_URL: str(bench.client.api_url)}),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+def test_a_run_whose_deployment_was_made_anew_is_listed_and_not_answered(
+    made_anew: Onboardings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No worker could go on with it: the command says so, and what to do."""
+    bench, run = made_anew, made_anew.asked()
+    pending = approvals.read_ask(bench.client, run.id)
+    assert command(bench, "pending") == 0
+    assert f"cmek approve {run.id}" in capsys.readouterr().out
+
+    bench.client.delete_deployment(bench.deployment)
+    bench.deployment = deploy(onboard_workspace, "onboard")
+    assert command(bench, "pending", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["run_id"] == str(run.id)
+    assert "deleted or made anew" in row["problem"]
+    for verb in ("approve", "reject"):
+        assert command(bench, verb, str(run.id)) == 1
+        said = " ".join(capsys.readouterr().err.split())
+        assert "start a new onboarding" in said
+    with pytest.raises(ApprovalError, match="nothing was answered"):
+        approvals.answer(bench.client, pending, run.full_answer())
+    assert run.state == "Suspended"
+
+
+@pytest.mark.parametrize(
+    ("approver", "why"),
+    [(REQUESTER.upper(), "four eyes"), ("grace", "no e-mail address"), (APPROVER, "--acknowledge")],
+)
+def test_an_answer_that_the_gate_would_refuse_is_refused_before_it_is_sent(
+    bench: Onboardings, capsys: pytest.CaptureFixture[str], approver: str, why: str
+) -> None:
+    """Each with its own reason, and the run goes on waiting for the same request."""
+    run = bench.asked()
+    answer = run.full_answer()
+    given = [
+        *("--workspace-id", answer["workspace_id"], "--plan-digest", answer["plan_digest"]),
+        *("--approver", approver, "--comment", "fine"),
+    ]
+    if approver != APPROVER:
+        given.append("--acknowledge-warnings")
+    assert command(bench, "approve", str(run.id), *given) == 1
+    assert why in " ".join(capsys.readouterr().err.split())
+    assert run.state == "Suspended"
