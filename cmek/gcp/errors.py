@@ -396,7 +396,8 @@ _DOMAINS: Final = (
 _PERIMETER: Final = (
     "VPC Service Controls refused the call: a perimeter administrator finds it by its unique "
     "id {uid} in the audit log and adds an ingress rule for the caller (and one for "
-    "Anthropic's service account, which calls from 160.79.104.0/21)."
+    "Anthropic's service account, which calls from 160.79.104.0/21), or takes the project out of "
+    "the perimeter. docs/guide.md has the commands of both."
 )
 _DENIED_ADVICE: Final = (
     "Give the caller a role with {permission} on {resource} "

@@ -96,6 +96,20 @@ def org_policy_page(constraint: str, project: str) -> str:
     return f"{CONSOLE}/iam-admin/orgpolicies/{constraint.replace('.', '-')}?project={project}"
 
 
+def leave_perimeter(perimeter: str, resource: str) -> str:
+    """Take a project out of a perimeter, with all that the perimeter protects there.
+
+    Args:
+        perimeter: `accessPolicies/N/servicePerimeters/NAME`.
+        resource: `projects/NUMBER`.
+    """
+    policy, _, name = perimeter.removeprefix("accessPolicies/").partition("/servicePerimeters/")
+    return (
+        f"gcloud access-context-manager perimeters update {name} --policy={policy} "
+        f"--remove-resources={resource}"
+    )
+
+
 def perimeters_page(organization: str) -> str:
     """The console page of VPC Service Controls."""
     return f"{CONSOLE}/security/service-perimeter?organizationId={organization.rpartition('/')[2]}"

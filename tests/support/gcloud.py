@@ -25,13 +25,14 @@ parser = gcloud_main.CreateCLI([])._CLI__parser
 for line in json.load(sys.stdin):
     try:
         parser.parse_args(shlex.split(line)[1:])
-    except BaseException:
-        print(line)
+    except BaseException as error:
+        if type(error).__name__ != "FileLoadError":  # a file of the reader's own
+            print(line)
 """
 _ENDS: Final = (" && ", " |", "`", "\\n", "\n", ")", ";", ", ", ": ", ". ", " (")
 _ELSEWHERE: Final = re.compile(
     "auth|config|info|organizations|projects|billing|access-context-manager|resource-manager|"
-    "policy-troubleshoot"
+    "policy-troubleshoot|org-policies"
 )
 """Groups whose commands need no `--project`: they name project, folder or organization."""
 
