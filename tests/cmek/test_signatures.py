@@ -244,7 +244,7 @@ def test_a_key_that_others_may_read_is_refused_in_all_of_openssh_s_words(tmp_pat
     """Its last line alone would say that there is no key."""
     office = Office(tmp_path)
     office.new_key(GRACE).chmod(0o644)
-    with pytest.raises(ApprovalError, match=r"Permissions 0644 for \S+ are too open; .*No private"):
+    with pytest.raises(ApprovalError, match=r"Permissions 0644 for \S+ are too open.*; No private"):
         approvals.sign(make.approval_request(), GRACE, "fine", office.keys[GRACE])
 
 

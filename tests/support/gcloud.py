@@ -71,7 +71,8 @@ def refused(commands: Iterable[str]) -> list[str]:
         timeout=120,
         check=True,
     )
-    return done.stdout.splitlines() + [line for line in lines if not _names_its_project(line)]
+    elsewhere = [line for line in lines if not _names_its_project(line)]
+    return list(dict.fromkeys([*done.stdout.splitlines(), *elsewhere]))
 
 
 def _names_its_project(line: str) -> bool:
