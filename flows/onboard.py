@@ -67,8 +67,7 @@ class ParametersChangedError(CmekError):
 @flow(
     name="onboard-workspace",
     flow_run_name="onboard {request.subject}",
-    persist_result=True,
-    result_serializer="json",
+    persist_result=False,
     retries=0,
 )
 async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
@@ -92,13 +91,13 @@ async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
             "onboard_workspace waits for an approval, so it needs a deployment: run `prefect "
             "deploy --all` and start onboard-workspace/onboard"
         )
-    pinned = await pin_parameters(request)
+    numbers = await approval_request_numbers()
+    pinned = await pin_parameters(request, asked=bool(numbers))
     if pinned != request:
         raise ParametersChangedError(
             "the parameters of this run were changed after it had started; nothing was attached. "
             "Start a new run for another request"
         )
-    numbers = await approval_request_numbers()
     async with workspace_lock(request.subject, claimed=bool(numbers)) as other:
         if other is not None:
             return Completed(

@@ -115,7 +115,7 @@ def load_settings(path: Path = CONFIG) -> GatewaySettings:
         EndpointError: `upstream` is no host of Anthropic's, nor allowed by the administrator.
     """
     try:
-        settings = GatewaySettings.model_validate(tomllib.loads(path.read_text()))
+        settings = GatewaySettings.model_validate(tomllib.loads(file_text(path.read_bytes())))
     except OSError as error:
         raise GatewaySettingsError(f"{path}: {error.strerror}; see docs/gateway.md") from error
     except ValidationError as error:
@@ -133,6 +133,6 @@ def load_settings(path: Path = CONFIG) -> GatewaySettings:
 def _id_token(file: Path | None) -> Callable[[str], str]:
     if file is None:
         return id_token_provider(None)
-    key = json.loads(file.read_text())
+    key = json.loads(file_text(file.read_bytes()))
     check_destination(check_endpoint(token_uri(key)), GOOGLE)
     return id_token_provider(key)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import time_machine
 from prefect.client.schemas.objects import State
-from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.states import Cancelling, Pending, Running, Scheduled
 
 from tests.flows.outcomes import assert_not_attached, assert_waiting
+from tests.support.kept import record_files
 from tests.support.onboarding import REQUESTER, Onboardings, Run
 
 
@@ -189,8 +189,8 @@ def test_an_approval_that_comes_into_effect_after_the_expiry_is_refused(
 
 
 def test_the_loss_of_the_recorded_ask_is_not_an_approval(bench: Onboardings, run: Run) -> None:
-    """Result storage lost while waiting: the answer can't be weighed, so it does not count."""
-    for kept in PREFECT_LOCAL_STORAGE_PATH.value().glob(f"cmek-{run.id}-approval-request-*"):
+    """The record lost while waiting: the response can't be compared, so it does not count."""
+    for kept in record_files(run, "approval-request"):
         kept.unlink()
     run.approve()
     assert_not_attached(run, "Retry the run for a new approval request")
