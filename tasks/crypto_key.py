@@ -9,7 +9,7 @@ from prefect import get_run_logger, task
 from cmek.errors import listed
 from cmek.gcp.iam import members_with
 from cmek.gcp.resources import CryptoKey
-from cmek.keys.conditions import DECRYPTING_ROLES, has_organization_label
+from cmek.keys.conditions import has_organization_label, may_use
 from cmek.keys.rules_key import check_adoption, check_key, key_spec
 from cmek.models import FrozenModel
 from cmek.names import organization_label
@@ -60,7 +60,9 @@ async def ensure_crypto_key(
     users: tuple[str, ...] = ()
     label_added = False
     if not has_organization_label(key, organization):
-        users = members_with(await kms.get_iam_policy(name), DECRYPTING_ROLES)
+        policy = await kms.get_iam_policy(name)
+        using = {one.role for one in policy.bindings if may_use(one.role)}
+        users = members_with(policy, using)
         check_adoption(key, request, users)
         key = await kms.add_label(name, *organization_label(organization))
         label_added = True

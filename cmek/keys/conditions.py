@@ -33,14 +33,35 @@ DECRYPTING_ROLES: Final = frozenset(
         "roles/cloudkms.cryptoKeyDecrypter",
         "roles/cloudkms.cryptoKeyEncrypter",
         "roles/cloudkms.cryptoOperator",
+        "roles/cloudkms.cryptoKeyEncrypterDecrypterViaDelegation",
+        "roles/cloudkms.cryptoKeyDecrypterViaDelegation",
+        "roles/cloudkms.cryptoKeyEncrypterViaDelegation",
     }
 )
 """Roles that allow cryptographic use of a key's material."""
+_ENCRYPT_ONLY: Final = frozenset(
+    {"roles/cloudkms.cryptoKeyEncrypter", "roles/cloudkms.cryptoKeyEncrypterViaDelegation"}
+)
 COVERING: Final = {
     ENCRYPTER_DECRYPTER: frozenset({ENCRYPTER_DECRYPTER, "roles/owner"}),
     VIEWER: frozenset({VIEWER, "roles/cloudkms.admin", "roles/owner", "roles/viewer"}),
 }
 """By role of the guide: the roles that hold at least the same permissions."""
+
+
+def may_decrypt(role: str) -> bool:
+    """Whether a holder of this role can decrypt, or may: what a custom role allows is not read."""
+    return role in DECRYPTING_ROLES - _ENCRYPT_ONLY or is_custom(role)
+
+
+def may_use(role: str) -> bool:
+    """The same for encrypting or decrypting."""
+    return role in DECRYPTING_ROLES or is_custom(role)
+
+
+def is_custom(role: str) -> bool:
+    """Whether a project or an organization has made this role itself."""
+    return role.startswith(("projects/", "organizations/"))
 
 
 @dataclass(frozen=True, slots=True)

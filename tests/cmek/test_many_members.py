@@ -68,3 +68,26 @@ def test_a_bounded_text_is_never_longer(length: int) -> None:
 def test_a_list_of_few_is_whole() -> None:
     assert listed("abc") == "a, b, c"
     assert listed("abcdefghij") == "a, b, c, d, e, f, g, h and 2 more"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("role", "shown"),
+    [
+        ("roles/cloudkms.cryptoKeyDecrypter", True),
+        ("roles/cloudkms.cryptoKeyDecrypterViaDelegation", True),
+        ("projects/acme-kms-prod/roles/keyUser", True),
+        ("organizations/567890123456/roles/keyUser", True),
+        ("roles/cloudkms.cryptoKeyEncrypter", False),
+        ("roles/cloudkms.viewer", False),
+    ],
+)
+@pytest.mark.parametrize("resource", [str(KEY), KEY.key_ring_name], ids=["key", "ring"])
+async def test_whoever_may_decrypt_is_shown_also_by_a_role_that_nobody_read(
+    sandbox: Sandbox, stage: Stage, role: str, shown: bool, resource: str
+) -> None:
+    """What a custom role allows is not read, so its holders count."""
+    stage.key()
+    stage.grant(resource, role, "user:eve@example.com")
+    report = await check(sandbox)
+    assert report.other_decrypters == ((f"user:eve@example.com ({role} on {resource})",) * shown)
