@@ -13,7 +13,7 @@ from prefect.blocks.abstract import CredentialsBlock
 from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
-from cmek._http import check_endpoint, is_loopback
+from cmek._http import check_base_url, check_endpoint, is_loopback
 from cmek.gcp._transport import SCOPES, token_request, token_uri
 from cmek.gcp.errors import GoogleApiError, classify
 from cmek.gcp.kms import CloudKms
@@ -156,14 +156,14 @@ class GoogleKms(CredentialsBlock):
 
 
 def checked_url(url: str) -> str:
-    """The base URL, when it is https, or http on this machine.
+    """The base URL, when it is https, or http on this machine, and without an API's own path.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is not; says what to write.
     """
     if "://" not in url:
         raise ValueError(f"base URL {url!r}: start it with https://")
-    return check_endpoint(url)
+    return check_base_url(url)
 
 
 def _local(endpoint: str | None) -> bool:

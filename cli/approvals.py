@@ -24,6 +24,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ValidationError
 
 from cmek.errors import CmekError
+from cmek.models import refusals
 from cmek.onboarding.approval import ApprovalRequest
 from cmek.signatures.statement import (
     NAMESPACE,
@@ -33,7 +34,7 @@ from cmek.signatures.statement import (
     parse_signed,
     statement_for,
 )
-from cmek.signatures.verification import PROGRAM
+from cmek.signatures.verification import PROGRAM, file_text
 
 FIELD: Final = "signed_approvals"
 _KEYS: Final = ("id_ed25519", "id_ecdsa", "id_rsa")
@@ -226,7 +227,7 @@ def sign(request: ApprovalRequest, approver: str, comment: str, key: Path | None
             request, approver=approver, decision="approve", comment=comment, at=datetime.now(UTC)
         )
     except ValidationError as error:
-        raise ApprovalError(f"approver or comment can't be signed: {error}") from error
+        raise ApprovalError(f"it can't be signed: {'; '.join(refusals(error))}") from error
     return SignedApproval(statement, _signature(statement, key or _default_key()))
 
 
@@ -239,8 +240,10 @@ def _signature(statement: Statement, key: Path) -> str:
     except OSError as error:
         raise ApprovalError(f"{PROGRAM}: {error.strerror}; install OpenSSH's client") from error
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ApprovalError(f"{key} did not sign: {said[-1] if said else 'no reason given'}")
+        # all of it: the last line alone says "No private key found" of a file that others may read
+        said = [line.strip("@ ") for line in done.stderr.decode(errors="replace").splitlines()]
+        why = "; ".join(line for line in said if line) or "no reason given"
+        raise ApprovalError(f"{key} did not sign: {why}")
     return done.stdout.decode()
 
 
@@ -254,6 +257,6 @@ def _default_key() -> Path:
 
 def _of_others(path: Path) -> tuple[SignedApproval, ...]:
     try:
-        return parse_signed(path.read_text())
-    except (UnreadableApprovalError, UnicodeDecodeError) as error:
+        return parse_signed(file_text(path.read_bytes()))
+    except (UnreadableApprovalError, ValueError, OSError) as error:
         raise ApprovalError(f"{path}: {error}") from error

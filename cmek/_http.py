@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -139,6 +140,32 @@ def check_endpoint(url: str) -> str:
             f"endpoint {url!r} is plain text: use https, http is allowed on this machine only"
         )
     return url.rstrip("/")
+
+
+_VERSION: Final = re.compile(r"/v[0-9]+(?:(?:alpha|beta)[0-9]*)?(?=/|$)")
+_SERVICES: Final = ("anthropic.com", "googleapis.com")
+
+
+def check_base_url(url: str) -> str:
+    """Accept what `check_endpoint` accepts, where a client can put an API's paths behind it.
+
+    A path is for a proxy; the services themselves have none, and an API's version is ours to add.
+
+    Raises:
+        EndpointError: As `check_endpoint`; or a path such as `/v1`, which would be there twice.
+    """
+    accepted = check_endpoint(url)
+    parts = _split(accepted)
+    version = _VERSION.search(parts.path)
+    if version is None and not (parts.path and f".{parts.hostname}".endswith(_SERVICES)):
+        return accepted
+    kept = (
+        accepted[: len(accepted) - len(parts.path)]
+        + parts.path[: version.start() if version else 0]
+    )
+    raise EndpointError(
+        f"base URL {accepted!r}: write {kept!r}; what follows, /v1 and the path, is added to it"
+    )
 
 
 def is_loopback(url: str) -> bool:

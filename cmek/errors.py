@@ -1,13 +1,18 @@
-"""The base of every error that this project raises on purpose."""
+"""The base of every error that this project raises on purpose, and why a connection was lost."""
 
 from __future__ import annotations
 
-from typing import Final
+import socket
+import ssl
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal
 
-from cmek.plain_text import plain, shortened
+from cmek.plain_text import plain
 
 MAX_MESSAGE: Final = 4000
 """Characters of a message: states, logs and notifications repeat it."""
+_ADVICE_KEPT: Final = 1200
+"""Characters at its end that are kept: there stands what to do."""
 
 
 class CmekError(Exception):
@@ -19,8 +24,7 @@ class CmekError(Exception):
 
     def __str__(self) -> str:
         # what a service or a person has said is in many messages, and every reader shows them
-        text = plain(self._message(), lines=True)
-        return text if len(text) <= MAX_MESSAGE else shortened(text, MAX_MESSAGE)
+        return bounded(plain(self._message(), lines=True), MAX_MESSAGE)
 
     def _message(self) -> str:
         """As the error was raised; a subclass with facts of its own puts them together here."""
@@ -35,3 +39,83 @@ class CmekError(Exception):
     def advice(self) -> str:
         """What to do about it; empty where the message says it already."""
         return ""
+
+
+def bounded(text: str, limit: int) -> str:
+    """A text of at most `limit` characters: its beginning and its end, and how much is between."""
+    if len(text) <= limit:
+        return text
+    gap = f" … ({len(text) - limit} characters left out) … "
+    room = limit - len(gap)
+    if room < len(gap):
+        return text[:limit]
+    end = min(_ADVICE_KEPT, room // 2)
+    return text[: room - end] + gap + text[-end:]
+
+
+def listed(names: Iterable[str], most: int = 8, separator: str = ", ") -> str:
+    """Names one after the other, the first of them where there are many."""
+    every = tuple(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return separator.join(every[:most]) + more
+
+
+UNKNOWN_CONNECTION: Final = (
+    "Check the address, the network, proxies and TLS inspection, then try again."
+)
+SET_CLOCK: Final = (
+    "Compare `date -u` with a clock that is right, and let the machine set its own (timedatectl "
+    "set-ntp true)."
+)
+Lost = Literal["TLS_TIME", "TLS_UNTRUSTED", "TLS_HOST", "HOST_UNKNOWN", "REFUSED", "CONNECTION"]
+"""Why there is no connection, as far as the exceptions tell; the last is: not known."""
+LOST: Final[dict[str, str]] = {
+    "TLS_TIME": (
+        f"The clock of this machine is wrong, or the certificate's time is over. {SET_CLOCK}"
+    ),
+    "TLS_UNTRUSTED": (
+        "This machine does not trust the certificate, as where a network opens and signs "
+        "connections itself: give the worker that network's certificates (SSL_CERT_FILE, "
+        "REQUESTS_CA_BUNDLE and GRPC_DEFAULT_SSL_ROOTS_FILE_PATH), or have the host excepted."
+    ),
+    "TLS_HOST": "The certificate is another host's: check the address, and what answers there.",
+    "HOST_UNKNOWN": "The host's name is not known: check the address, DNS, and whether a proxy "
+    "(HTTPS_PROXY) is needed.",
+    "REFUSED": "Nothing listens there, or a firewall refuses: check host, port and firewall.",
+    "CONNECTION": UNKNOWN_CONNECTION,
+}
+_NOT_YET_VALID, _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 9, 10, 62, 64
+"""OpenSSL's `X509_V_ERR_…`."""
+
+
+def lost_connection(error: BaseException) -> tuple[Lost, str]:
+    """Why there is no connection, and what a person can do; by types, never by texts."""
+    cause: Lost = "CONNECTION"
+    for one in _below(error):
+        if isinstance(one, ssl.SSLCertVerificationError):
+            by_code: dict[int, Lost] = {
+                _NOT_YET_VALID: "TLS_TIME",
+                _EXPIRED: "TLS_TIME",
+                _OTHER_HOST: "TLS_HOST",
+                _OTHER_ADDRESS: "TLS_HOST",
+            }
+            cause = by_code.get(one.verify_code, "TLS_UNTRUSTED")
+        elif isinstance(one, socket.gaierror):
+            cause = "HOST_UNKNOWN"
+        elif isinstance(one, ConnectionRefusedError):
+            cause = "REFUSED"
+    return cause, LOST[cause]
+
+
+def _below(error: BaseException) -> Iterator[BaseException]:
+    """The exception and everything that it was made of, as the HTTP libraries nest them."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        inside = (one.__cause__, one.__context__, getattr(one, "reason", None), *one.args)
+        grouped = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        waiting += [each for each in (*inside, *grouped) if isinstance(each, BaseException)]

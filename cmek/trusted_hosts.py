@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from cmek._http import EndpointError, is_loopback
-from cmek.signatures.verification import FileFacts, facts_of, weakness
+from cmek.signatures.verification import FileFacts, facts_of, file_text, weakness
 
 ANTHROPIC: Final = ("anthropic.com",)
 GOOGLE: Final = ("googleapis.com", "accounts.google.com")
@@ -63,5 +63,9 @@ def _listed(file: Path, look: Callable[[Path], FileFacts]) -> frozenset[str]:
     for one in facts:
         if why := weakness(one):
             raise EndpointError(f"{file} does not count: {why}")
-    lines = (line.partition("#")[0].strip() for line in file.read_text().splitlines())
+    try:
+        text = file_text(file.read_bytes())
+    except ValueError as error:
+        raise EndpointError(f"{file} does not count: {error}") from error
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return frozenset(line.rstrip(".").lower() for line in lines if line)

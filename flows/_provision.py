@@ -140,7 +140,7 @@ async def provision(request: OnboardingRequest, organization: UUID) -> Provision
     name = key.key.name
     granted = await ensure_grants(request.kms_block, name)
     await record(workspace, *grants_event(name, written=granted))
-    name = await read_key_name(key.key)
+    name = await read_key_name(request.kms_block, key.key.name)
     external_key, registered = await ensure_external_key(
         request.anthropic_block, name, request.display_name or request.key_name.crypto_key
     )

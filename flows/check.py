@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from cmek.errors import MAX_MESSAGE, bounded
 from cmek.onboarding.reports import checks_list, checks_table, summary
 from cmek.onboarding.request import OnboardingForm
 from cmek.outcomes import RunOutcome
@@ -35,7 +36,9 @@ async def check_prerequisites_only(request: OnboardingForm) -> State[Any]:
         f"# Prerequisites\n\n{summary(report)}\n\n{checks_list(report)}\n\n{checks_table(report)}",
         summary(report),
     )
-    message = "; ".join(f"{one.title}: {one.evidence}" for one in report.failed)
+    message = bounded(
+        "; ".join(f"{one.title}: {one.evidence}" for one in report.failed), MAX_MESSAGE
+    )
     if report.failed:
         return Failed(name=RunOutcome.PREREQUISITES_FAIL, message=message)
     return Completed(name=RunOutcome.CHECKED, message=summary(report))

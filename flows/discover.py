@@ -17,6 +17,7 @@ from prefect.states import Completed, Failed
 from cmek.anthropic.models import Workspace
 from cmek.discovery.request import DiscoveryRequest, read_announcement
 from cmek.discovery.rules import Action, Decision, ineligible_reason, opt_in_missing_reason, summary
+from cmek.errors import listed
 from cmek.onboarding.policy import PolicyModel
 from cmek.outcomes import RunOutcome
 from tasks.clients import close_clients
@@ -122,7 +123,7 @@ def _outcome(decisions: list[Decision]) -> State[Any]:
     """Red when a run could not be started; the message says which and why."""
     failed = [one for one in decisions if one.action is Action.FAILED]
     if failed:
-        reasons = "; ".join(f"{one.workspace_id}: {one.why}" for one in failed)
+        reasons = listed((f"{one.workspace_id}: {one.why}" for one in failed), separator="; ")
         return Failed(message=f"{summary(decisions)}. {reasons}")
     started = [one for one in decisions if one.action is Action.STARTED]
     if len(decisions) == 1:

@@ -20,7 +20,7 @@ from cmek.anthropic.auth import AdminKey, Credential, WorkloadIdentity
 from cmek.errors import CmekError
 from cmek.gcp._transport import id_token_provider, token_uri
 from cmek.models import FrozenModel
-from cmek.signatures.verification import DIRECTORY
+from cmek.signatures.verification import DIRECTORY, file_text
 from cmek.trusted_hosts import ANTHROPIC, GOOGLE, check_destination
 
 CONFIG: Final = Path("/etc/cmek-gateway/gateway.toml")
@@ -89,7 +89,7 @@ class GatewaySettings(FrozenModel):
         """
         try:
             if self.admin_key_file is not None:
-                return AdminKey(SecretStr(self.admin_key_file.read_text().strip()))
+                return AdminKey(SecretStr(file_text(self.admin_key_file.read_bytes())))
             assert self.workload_identity is not None  # noqa: S101  # the validator says so
             federation = self.workload_identity
             return WorkloadIdentity(
@@ -115,7 +115,7 @@ def load_settings(path: Path = CONFIG) -> GatewaySettings:
         EndpointError: `upstream` is no host of Anthropic's, nor allowed by the administrator.
     """
     try:
-        settings = GatewaySettings.model_validate(tomllib.loads(path.read_text()))
+        settings = GatewaySettings.model_validate(tomllib.loads(file_text(path.read_bytes())))
     except OSError as error:
         raise GatewaySettingsError(f"{path}: {error.strerror}; see docs/gateway.md") from error
     except ValidationError as error:
@@ -133,6 +133,6 @@ def load_settings(path: Path = CONFIG) -> GatewaySettings:
 def _id_token(file: Path | None) -> Callable[[str], str]:
     if file is None:
         return id_token_provider(None)
-    key = json.loads(file.read_text())
+    key = json.loads(file_text(file.read_bytes()))
     check_destination(check_endpoint(token_uri(key)), GOOGLE)
     return id_token_provider(key)

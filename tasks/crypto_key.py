@@ -6,9 +6,10 @@ from uuid import UUID
 
 from prefect import get_run_logger, task
 
+from cmek.errors import listed
 from cmek.gcp.iam import members_with
 from cmek.gcp.resources import CryptoKey
-from cmek.keys.conditions import DECRYPTING_ROLES, has_organization_label
+from cmek.keys.conditions import has_organization_label, may_use
 from cmek.keys.rules_key import check_adoption, check_key, key_spec
 from cmek.models import FrozenModel
 from cmek.names import organization_label
@@ -59,7 +60,9 @@ async def ensure_crypto_key(
     users: tuple[str, ...] = ()
     label_added = False
     if not has_organization_label(key, organization):
-        users = members_with(await kms.get_iam_policy(name), DECRYPTING_ROLES)
+        policy = await kms.get_iam_policy(name)
+        using = {one.role for one in policy.bindings if may_use(one.role)}
+        users = members_with(policy, using)
         check_adoption(key, request, users)
         key = await kms.add_label(name, *organization_label(organization))
         label_added = True
@@ -67,5 +70,5 @@ async def ensure_crypto_key(
         raise VersionPendingError(f"{key.primary.name} is still being generated")
     get_run_logger().info("%s %s", "Created" if created else "Using", key.name)
     if users:
-        get_run_logger().warning("Adopted; it already serves %s", ", ".join(users))
+        get_run_logger().warning("Adopted; it already serves %s", listed(users))
     return EnsuredKey(key=key, created=created, label_added=label_added, users_before=users)

@@ -5,14 +5,23 @@ from __future__ import annotations
 from prefect import get_run_logger, task
 
 from tasks.clients import kms_client
+from tasks.validation import name_race
 
 
-@task(name="1 Key ring", task_run_name="1 Key ring")
+@task(
+    name="1 Key ring",
+    task_run_name="1 Key ring",
+    retries=3,
+    retry_delay_seconds=[2, 5, 10],
+    retry_jitter_factor=0.5,
+    retry_condition_fn=name_race,
+)
 async def ensure_key_ring(kms_block: str, key_ring_name: str) -> bool:
     """Use the ring when it exists, else create it; whether this run created it.
 
     Raises:
-        GoogleApiError: Refused, or the location is unknown; nothing was made.
+        GoogleApiError: Refused, or the location is unknown; nothing was made. Retried: another
+            caller makes or deletes a ring of this name at the same time.
     """
     kms = await kms_client(kms_block)
     ring = await kms.get_key_ring(key_ring_name)

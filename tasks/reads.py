@@ -14,7 +14,7 @@ from cmek.anthropic.client import AdminApi
 from cmek.anthropic.errors import NotFoundError
 from cmek.anthropic.models import ExternalKey, Organization, Workspace
 from cmek.anthropic_identity import MEMBER
-from cmek.errors import CmekError
+from cmek.errors import CmekError, bounded
 from cmek.gcp.iam import unconditional_roles
 from cmek.keys.diagnosis import Failure, diagnose, gather_facts
 from cmek.keys.prerequisites import run_checks
@@ -241,7 +241,10 @@ class PrerequisitesFailedError(CmekError):
     """At least one check fails; nothing was made. The message names each with its remedy."""
 
     def __init__(self, report: CheckReport) -> None:
-        lines = [f"{c.title}: {c.evidence} To fix it: {c.remedy}" for c in report.failed]
+        lines = [
+            f"{c.title}: {bounded(c.evidence, 400)} To fix it: {bounded(c.remedy or '', 800)}"
+            for c in report.failed
+        ]
         super().__init__("prerequisites fail, nothing was made. " + " | ".join(lines))
         self.report = report
 

@@ -44,6 +44,13 @@ async def policy_race(task: Task[..., Any], task_run: TaskRun, state: State[Any]
     return isinstance(failure, GoogleApiError) and failure.problem.status == "ABORTED"
 
 
+async def name_race(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
+    """Retry a create whose name was taken while nothing of that name could be read yet."""
+    failure = await _failure(state)
+    taken = {"ALREADY_EXISTS", "ABORTED"}
+    return isinstance(failure, GoogleApiError) and failure.problem.status in taken
+
+
 async def response_lost(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
     """Retry a create whose response was lost: the next attempt lists before it creates."""
     failure = await _failure(state)

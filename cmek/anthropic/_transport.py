@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeVar
 import httpx
 from pydantic import ValidationError
 
-from cmek._http import RetryDecision, check_endpoint, is_loopback, retrying, send_bounded
+from cmek._http import RetryDecision, check_base_url, is_loopback, retrying, send_bounded
 from cmek.anthropic.auth import (
     APPROVALS_HEADER,
     FEDERATION_BETA,
@@ -103,7 +103,7 @@ class AdminTransport:
     """The connection pool of one client, bound to the event loop that first uses it."""
 
     def __init__(self, base_url: str, credential: Credential, timeouts: Timeouts) -> None:
-        self.base_url = check_endpoint(base_url)
+        self.base_url = check_base_url(base_url)
         self._credential = credential
         self.is_gateway = isinstance(credential, GatewayAccess)
         """Whether a cmek gateway at `base_url` holds the credential."""

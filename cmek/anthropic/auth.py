@@ -37,8 +37,8 @@ def usable_in_header(secret: SecretStr) -> SecretStr:
     value = secret.get_secret_value()
     if not value or not all("!" <= character <= "~" for character in value):
         raise ValueError(
-            "the credential is empty or has characters that no key has (a blank, a line break?): "
-            "copy it again"
+            "the credential is empty or has characters that no key has (a blank, a line break or a "
+            "zero byte inside, as of a UTF-16 file?): copy it again"
         )
     return secret
 
@@ -72,14 +72,17 @@ class Credential(Protocol):
 class AdminKey:
     """A static Admin API key (`sk-ant-admin01-…`).
 
+    A line break at its end, as `echo` puts there, and a byte order mark are taken away.
+
     Raises:
-        ValueError: it has characters that no key has, such as a line break.
+        ValueError: it has characters that no key has.
     """
 
     secret: SecretStr
 
     def __post_init__(self) -> None:
-        usable_in_header(self.secret)
+        stripped = SecretStr(self.secret.get_secret_value().strip("\ufeff \t\r\n"))
+        object.__setattr__(self, "secret", usable_in_header(stripped))
 
     async def headers(self, exchange: Exchange) -> dict[str, str]:  # noqa: ARG002 - a key needs none
         """The key in the documented header."""

@@ -16,14 +16,15 @@ https://platform.claude.com/docs/en/manage-claude/cmek-troubleshooting
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar, Final
 
 import httpx
 
-from cmek.errors import CmekError
+from cmek.errors import UNKNOWN_CONNECTION, CmekError, lost_connection
 
 TOKEN_PATH: Final = "/v1/oauth/token"  # noqa: S105 - a path
 GATEWAY_REFUSED: Final = "cmek_gateway_refused"
@@ -54,14 +55,14 @@ class CallFailure:
     """Seconds to wait, as requested by the server."""
     should_retry: bool | None = None
     """The server's own decision (`x-should-retry`), where it gave one."""
+    advice: str = ""
+    """What to do, where more is known than the class of the error tells."""
 
 
 class AdminApiError(CmekError):
     """A call of the Admin API failed; the attributes are those of `CallFailure`."""
 
-    _ADVICE: ClassVar = (
-        "Check the base URL, the network, proxies and TLS inspection, then try again."
-    )
+    _ADVICE: ClassVar = UNKNOWN_CONNECTION
 
     def __init__(self, failure: CallFailure) -> None:
         super().__init__(failure)
@@ -82,6 +83,8 @@ class AdminApiError(CmekError):
     def advice(self) -> str:
         """What a person can do about it."""
         failure = self.failure
+        if failure.advice:
+            return failure.advice
         if failure.url.endswith(TOKEN_PATH) and failure.status in {400, 401, 403}:
             return _FEDERATION
         by_code = _BY_CODE.get(failure.error_code or "")
@@ -134,7 +137,10 @@ class AdminStatusError(AdminApiError):
 class BadRequestError(AdminStatusError):
     """400: a field is wrong, or the state does not allow it."""
 
-    _ADVICE = "Correct the request; sending it again unchanged will not help."
+    _ADVICE = (
+        "Anthropic says no more than this, so the cause is not known here; sending it again "
+        "unchanged will not help. Anthropic's support finds the call by its request id."
+    )
 
 
 class AuthenticationError(AdminStatusError):
@@ -156,15 +162,35 @@ class PermissionDeniedError(AdminStatusError):
     """403: the credential lacks the right or the scope."""
 
     _ADVICE = (
-        "The credential lacks the right: it must be an Admin API key or an org:admin token, and "
-        "customer-managed keys must be enabled for the organization by Anthropic's account team."
+        "The credential lacks the right: it must be an Admin API key or an org:admin token of this "
+        "organization."
     )
+    _OF_KEYS: ClassVar = (
+        "Either the credential lacks the right (it must be an Admin API key or an org:admin "
+        "token), or Anthropic's account team has not enabled customer-managed keys for the "
+        "organization. Where `cmek doctor` reads the organization, the credential is right."
+    )
+
+    @property
+    def advice(self) -> str:
+        """By what was called: only the keys need more than the right credential."""
+        return self._OF_KEYS if "/external_keys" in self.failure.url else super().advice
 
 
 class NotFoundError(AdminStatusError):
     """404: unknown id, or of another organization."""
 
     _ADVICE = "Check the id, and that the credential belongs to the same organization."
+
+    @property
+    def advice(self) -> str:
+        """By what was called: a list or the organization itself has no id that could be wrong."""
+        if _HAS_ID.search(self.failure.url):
+            return super().advice
+        return (
+            "This part of the Admin API is not there: check the base URL in the AnthropicAdmin "
+            "block and proxies that change paths."
+        )
 
 
 class ConflictError(AdminStatusError):
@@ -272,6 +298,7 @@ class WorkspaceCreatedIncompleteError(InternalServerError):
         return _text(self.failure.details.get("workspace_id"))
 
 
+_HAS_ID: Final = re.compile(r"/(?:wrkspc|ekey)_")
 _BY_STATUS: Final[dict[int, type[AdminStatusError]]] = {
     400: BadRequestError,
     401: AuthenticationError,
@@ -395,6 +422,7 @@ def error_from_exception(
         ambiguous=effect and not isinstance(error, _NOT_SENT),
     )
     late = isinstance(error, httpx.TimeoutException | TimeoutError)
+    failure = replace(failure, advice=lost_connection(error)[1])
     return AdminTimeoutError(failure) if late else AdminConnectionError(failure)
 
 

@@ -17,7 +17,7 @@ from google.auth.transport.requests import Request
 from google.oauth2 import id_token, service_account
 from google.protobuf.json_format import ParseError
 
-from cmek._http import RetryDecision, check_endpoint, is_loopback, retrying, send_bounded
+from cmek._http import RetryDecision, check_base_url, is_loopback, retrying, send_bounded
 from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
 
 CONCURRENT: Final = 16
@@ -87,7 +87,7 @@ class GoogleTransport:
         self, credentials: Credentials | None, *, base_url: str | None, quota_project: str | None
     ) -> None:
         self._credentials = scoped(credentials)
-        self._base_url = check_endpoint(base_url) if base_url else None
+        self._base_url = check_base_url(base_url) if base_url else None
         self._quota_project = quota_project or getattr(credentials, "quota_project_id", None)
         self._local = base_url is not None and is_loopback(base_url)
         # A proxy is for the internet: it must not see a token that is meant for this machine.

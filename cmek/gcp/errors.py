@@ -26,7 +26,9 @@ from google.protobuf.message import Message
 from pydantic import Field
 
 from cmek.anthropic.errors import retry_after
-from cmek.errors import CmekError
+from cmek.anthropic_identity import SERVICE_ACCOUNT
+from cmek.errors import LOST, SET_CLOCK, CmekError, lost_connection
+from cmek.gcp.gcloud import key_in, policy_of, revoke
 from cmek.models import FrozenModel
 
 __all__ = ["GoogleApiError", "GoogleProblem", "Violation", "classify"]
@@ -46,8 +48,8 @@ class GoogleProblem(FrozenModel):
     status: str
     """Canonical name, such as `PERMISSION_DENIED`."""
     reason: str | None = None
-    """Google's own (`SERVICE_DISABLED`, `KEY_DISABLED`, `constraints/…`), or one of ours:
-    `MISROUTED_LOCATION`, `CONCURRENT_POLICY_CHANGE`, `CONNECTION`, `CREDENTIALS`, `NOT_GOOGLE`.
+    """Google's own (`SERVICE_DISABLED`, `KEY_DISABLED`, `constraints/…`), or one of ours: those of
+    `_TEXTS` and `_GRANTS`, of `lost_connection`, `MISROUTED_LOCATION` and `NOT_GOOGLE`.
     """
     permission: str | None = None
     resource: str | None = None
@@ -111,7 +113,41 @@ _TRANSIENT: Final = {
 _DENIED: Final = re.compile(r"[Pp]ermission '([\w.]+)' denied (?:on|for) resource '?([^'\s]+)'?")
 _MISROUTED: Final = re.compile(r"request concerns location '([^']*)'")
 _NOT_FOUND: Final = re.compile(r"\b(projects/\S+?) (?:not found|does not exist|already exists)")
-_CONSTRAINT: Final = re.compile(r"constraints/[\w.]+")
+_CONSTRAINT: Final = re.compile(r"\b(?:customC|c)onstraints/[\w.]+")
+_TEXTS: Final = (
+    ("CONCURRENT_POLICY_CHANGE", re.compile("concurrent policy changes")),
+    (
+        "POLICY_TOO_LARGE",
+        re.compile(
+            r"number of members in the policy \((?P<members>[\d,]+)\) .*?(?P<limit>[\d,]+)\.?$"
+        ),
+    ),
+    (
+        "DELETED_MEMBER",
+        re.compile(r"(?i)representation of deleted member: '(?P<member>[^']+)'"),
+    ),
+    (
+        "DELETED_MEMBER",
+        re.compile(
+            r"(?:[Ss]ervice account|User|Group|Principal) (?P<member>\S+@\S+) does not exist"
+        ),
+    ),
+    ("DOMAIN_RESTRICTED", re.compile("permitted customer|permitted organization")),
+)
+"""What only the text of a refusal tells, where it has no details: a reason of ours, and facts."""
+_GRANTS: Final = (
+    (
+        "CLOCK",
+        re.compile("reasonable timeframe|Check your iat and exp|Token used too (?:early|late)"),
+    ),
+    ("KEY_OF_ACCOUNT", re.compile("Invalid JWT Signature|Invalid signature for token")),
+    (
+        "ACCOUNT_GONE",
+        re.compile("account not found|Account has been (?:deleted|disabled)|disabled_client"),
+    ),
+    ("LOGIN_OVER", re.compile("invalid_rapt|expired or revoked|[Rr]eauth")),
+)
+"""The same for a refused token request (`invalid_grant`)."""
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)s")
 
 
@@ -136,6 +172,7 @@ def classify(
     denied = _DENIED.search(body.message)
     violations = tuple(_violations(body))
     reason = _reason(body, info, violations, denied is not None)
+    metadata |= _facts(body, reason)
     problem = GoogleProblem(
         status=body.status,
         reason=reason,
@@ -163,11 +200,16 @@ def _reason(
     if kinds := [violation.type for violation in violations if violation.type]:
         return kinds[0]
     # Over gRPC a constraint or a lost race may be named in the text alone.
-    if body.status == "FAILED_PRECONDITION" and (named := _CONSTRAINT.search(body.message)):
+    if named := _CONSTRAINT.search(body.message):
         return named[0]
-    if "concurrent policy changes" in body.message:
-        return "CONCURRENT_POLICY_CHANGE"
-    return "IAM_PERMISSION_DENIED" if denied else None
+    by_text = next((reason for reason, text in _TEXTS if text.search(body.message)), None)
+    return by_text or ("IAM_PERMISSION_DENIED" if denied else None)
+
+
+def _facts(body: _Body, reason: str | None) -> dict[str, str]:
+    """What the text says beside the reason: a member, numbers."""
+    found = (text.search(body.message) for name, text in _TEXTS if name == reason)
+    return {name: fact for match in found if match for name, fact in match.groupdict().items()}
 
 
 def _resource(
@@ -272,7 +314,7 @@ def _body(failure: Exception | httpx.Response) -> _Body:
     lost = httpx.TransportError | requests.RequestException | core.RetryError | TimeoutError
     if isinstance(failure, lost | ConnectionError):
         message = f"no answer ({type(failure).__name__}: {failure})"
-        return _Body("UNAVAILABLE", message, reason="CONNECTION")
+        return _Body("UNAVAILABLE", message, reason=lost_connection(failure)[0])
     raise failure
 
 
@@ -286,7 +328,7 @@ def _call_error(error: core.GoogleAPICallError) -> _Body:
     if message.startswith("Getting metadata from plugin failed"):
         # The transport calls every failure to get a token UNAVAILABLE.
         offline = "TransportError" in message or "Failed to establish" in message
-        return _Body("UNAUTHENTICATED", message, reason="CREDENTIALS", transient=offline)
+        return _Body("UNAUTHENTICATED", message, reason=_grant(message), transient=offline)
     return _Body(code.name, message, [_detail(detail) for detail in error.details])
 
 
@@ -294,7 +336,14 @@ def _auth_error(error: auth.GoogleAuthError) -> _Body:
     offline = isinstance(error, auth.TransportError)
     message = f"no Google credentials ({type(error).__name__}: {error})"
     transient = offline or bool(getattr(error, "retryable", False))
-    return _Body("UNAUTHENTICATED", message, reason="CREDENTIALS", transient=transient)
+    reached = not any(isinstance(one, OSError) for one in error.args)  # requests' are too
+    reason = _grant(message) if reached else lost_connection(error)[0]
+    return _Body("UNAUTHENTICATED", message, reason=reason, transient=transient)
+
+
+def _grant(message: str) -> str:
+    """Why there is no token, as far as Google's text tells."""
+    return next((reason for reason, text in _GRANTS if text.search(message)), "CREDENTIALS")
 
 
 def _http_body(code: int, payload: object, wait: float | None) -> _Body:
@@ -337,17 +386,25 @@ _MEMBERS: Final = (
     "{offenders}. Google checks all members again, so it may be an older one. "
     "Allow Anthropic's service account in the policy (or take the older member out)."
 )
+_DOMAINS: Final = (
+    "An organization policy refuses a member of the IAM policy by its domain. Google names neither "
+    "policy nor member: it is iam.allowedPolicyMemberDomains, iam.managed.allowedPolicyMembers or "
+    "a custom constraint, and the check `Domain restricted sharing` tells which. Allow "
+    f"{SERVICE_ACCOUNT} in it. "
+    "Google checks all members again, so it may be an older one (see {policy})."
+)
 _PERIMETER: Final = (
     "VPC Service Controls refused the call: a perimeter administrator finds it by its unique "
     "id {uid} in the audit log and adds an ingress rule for the caller (and one for "
-    "Anthropic's service account, which calls from 160.79.104.0/21)."
+    "Anthropic's service account, which calls from 160.79.104.0/21), or takes the project out of "
+    "the perimeter. docs/guide.md has the commands of both."
 )
 _DENIED_ADVICE: Final = (
     "Give the caller a role with {permission} on {resource} "
     "(roles/cloudkms.admin covers the set-up), or check that the name is right: Google gives "
     "the same answer for a resource that does not exist. A new grant takes minutes to work."
 )
-_BY_REASON: Final = {
+_BY_REASON: Final[dict[str, str]] = {
     "SERVICE_DISABLED": (
         "Enable the API (gcloud services enable {service} --project={project}), wait a few "
         "minutes and try again. The project named here may be the caller's quota project rather "
@@ -361,26 +418,54 @@ _BY_REASON: Final = {
     "VPC_SERVICE_CONTROLS": _PERIMETER,
     "constraints/iam.allowedPolicyMemberDomains": _MEMBERS,
     "constraints/iam.managed.allowedPolicyMembers": _MEMBERS,
-    "KEY_DISABLED": "Enable it: gcloud kms keys versions enable {version}.",
+    "DOMAIN_RESTRICTED": _DOMAINS,
+    "POLICY_TOO_LARGE": (
+        "An IAM policy holds {limit} members at most, and with this grant it would have {members}; "
+        "a member counts once in each binding. Nothing was changed. Take out who needs it no more, "
+        "or give a role to a group instead of its members (see {policy})."
+    ),
+    "DELETED_MEMBER": (
+        "Google refuses the whole policy because {member} was deleted or does not exist; it is a "
+        "member from before. Nothing was changed. Find its role ({policy}), take it out "
+        "({revoke}), and try again."
+    ),
+    "KEY_DISABLED": "Enable it: gcloud kms keys versions enable {version} --project={project}.",
     "KEY_DESTROY_SCHEDULED": (
-        "Restore it before its destroy time (gcloud kms keys versions restore {version}), then "
-        "enable it (gcloud kms keys versions enable {version}); a restored version is disabled."
+        "Restore it before its destroy time (gcloud kms keys versions restore {version} "
+        "--project={project}), then enable it (gcloud kms keys versions enable {version} "
+        "--project={project}); a restored version is disabled."
     ),
     "MISROUTED_LOCATION": (
         "Cloud KMS does not know {resource}: correct the location, for example us-east5 "
-        "(gcloud kms locations list shows them all)."
+        "(see gcloud kms locations list --project={project})."
     ),
     "CONCURRENT_POLICY_CHANGE": (
         "Another caller changed the policy at the same time: read it again and repeat the change."
     ),
-    "CONNECTION": "Check the endpoint, the network and proxies, then try again.",
+    **LOST,
+    "CLOCK": (
+        f"The clock of this machine is wrong: Google refuses tokens of another time. {SET_CLOCK}"
+    ),
     "CREDENTIALS": (
         "Check the GcpCredentials of the GoogleKms block, or log in again "
         "(gcloud auth application-default login)."
     ),
+    "KEY_OF_ACCOUNT": (
+        "The service-account key in the GcpCredentials of the GoogleKms block was deleted at "
+        "Google, or is another account's: put in a current one."
+    ),
+    "ACCOUNT_GONE": (
+        "The service account of these credentials was deleted or disabled: have it enabled, or put "
+        "those of another one into the GcpCredentials of the GoogleKms block."
+    ),
+    "LOGIN_OVER": "The login has ended: log in again (gcloud auth application-default login).",
     "NOT_GOOGLE": "Something between here and Google answered: check proxies.",
 }
 _BY_PREFIX: Final = {
+    "customConstraints/": (
+        "The custom constraint {reason} of the organization forbids this: its administrator can "
+        "tell what it demands, or make an exception."
+    ),
     "constraints/": (
         "The organization policy {reason} on {resource} forbids this: choose a "
         "location or protection level that it allows, or ask its administrator for an exception."
@@ -396,12 +481,18 @@ _BY_STATUS: Final = {
         "and that its key was not deleted."
     ),
     "NOT_FOUND": "Check project, location and name; the resource may have been deleted.",
-    "ALREADY_EXISTS": "The name is taken; Cloud KMS never frees the name of a deleted key.",
+    "ALREADY_EXISTS": (
+        "The name is taken, also where nothing of that name is found: Cloud KMS never frees the "
+        "name of a deleted crypto key. Request another name."
+    ),
     "RESOURCE_EXHAUSTED": (
         "A Cloud KMS quota is used up: wait a minute, or raise it on the project's quota page."
     ),
     "ABORTED": "Another caller changed it at the same time: read it again and repeat the change.",
-    "INVALID_ARGUMENT": "Correct the request; sending it again unchanged will not help.",
+    "INVALID_ARGUMENT": (
+        "Google says no more than this, so the cause is not known here; sending it again unchanged "
+        "will not help."
+    ),
     "UNAVAILABLE": "Google is not reachable or overloaded: try again later.",
     "DEADLINE_EXCEEDED": "Google did not answer in time: try again later.",
     "INTERNAL": "Google's side failed: try again later.",
@@ -409,22 +500,51 @@ _BY_STATUS: Final = {
 }
 
 
+_RING_RACE: Final = (
+    "Another caller made or deletes a ring of this name at the same time: try again in a moment. "
+    "(A ring's name is free again once it is deleted.)"
+)
+
+
 def _advice(problem: GoogleProblem) -> str:
     """A sentence or two: Google's reason knows more than the status."""
     return _advice_template(problem).format(
         reason=problem.reason,
         resource=problem.resource,
-        version=problem.resource or "the key version",
+        version=problem.resource or "VERSION --key=KEY --keyring=RING --location=LOCATION",
         permission=problem.permission,
-        project=(problem.metadata.get("consumer") or "PROJECT").removeprefix("projects/"),
+        project=_project(problem),
         service=problem.metadata.get("service", "cloudkms.googleapis.com"),
         uid=problem.metadata.get("uid") or next((v.description for v in problem.violations), ""),
-        offenders=problem.offenders or "not named",
+        offenders=problem.offenders or "one that Google does not name",
+        **_policy(problem),
     )
+
+
+def _project(problem: GoogleProblem) -> str:
+    """The project that the commands name: the one that Google names, else the resource's."""
+    named = problem.metadata.get("consumer") or problem.resource or ""
+    parts = named.split("/")
+    return parts[1] if parts[0] == "projects" and len(parts) > 1 else "PROJECT"
+
+
+def _policy(problem: GoogleProblem) -> dict[str, str]:
+    """For a refused IAM policy: facts of the text, and commands."""
+    facts = {
+        name: problem.metadata.get(name, name.upper()) for name in ("member", "members", "limit")
+    }
+    key = key_in(problem.resource or "")
+    if key is None:
+        shown = taken_out = "the policy of " + (problem.resource or "the resource")
+    else:
+        shown, taken_out = policy_of(key), revoke(str(key), facts["member"], "ROLE")
+    return facts | {"policy": shown, "revoke": taken_out}
 
 
 def _advice_template(problem: GoogleProblem) -> str:
     reason = problem.reason or ""
+    if problem.status == "ALREADY_EXISTS" and "/cryptoKeys/" not in (problem.resource or ""):
+        return _RING_RACE
     if reason in _BY_REASON:
         return _BY_REASON[reason]
     by_prefix = next((text for start, text in _BY_PREFIX.items() if reason.startswith(start)), None)

@@ -6,7 +6,7 @@ from shlex import quote
 from typing import Final
 
 from cmek.anthropic_identity import MEMBER
-from cmek.names import KeyName
+from cmek.names import BadNameError, KeyName
 
 CONSOLE: Final = "https://console.cloud.google.com"
 _ADD: Final = "add-iam-policy-binding"
@@ -29,9 +29,30 @@ def on_version(key: KeyName, verb: str, version: str, rest: str = "") -> str:
     return f"{command} {rest}".strip()
 
 
+def key_in(resource: str) -> KeyName | None:
+    """The crypto key, when that is what the resource is."""
+    try:
+        return KeyName.parse(resource)
+    except BadNameError:
+        return None
+
+
+def policy_of(key: KeyName) -> str:
+    """Who may do what with the key."""
+    return on_key(key, "get-iam-policy")
+
+
 def new_primary(key: KeyName) -> str:
     """Another version, used from now on."""
     return f"gcloud kms keys versions create --primary --key={key.crypto_key} {key_flags(key)}"
+
+
+def import_version(key: KeyName) -> str:
+    """Another version of an import-only key, for which nothing is generated."""
+    return (
+        "gcloud kms keys versions import --import-job=JOB --target-key-file=FILE "
+        f"--algorithm=google-symmetric-encryption --key={key.crypto_key} {key_flags(key)}"
+    )
 
 
 def grant(key: KeyName, role: str, member: str = MEMBER) -> str:
@@ -73,6 +94,20 @@ def enable_api(service: str, project: str) -> str:
 def org_policy_page(constraint: str, project: str) -> str:
     """The console page of one organization policy."""
     return f"{CONSOLE}/iam-admin/orgpolicies/{constraint.replace('.', '-')}?project={project}"
+
+
+def leave_perimeter(perimeter: str, resource: str) -> str:
+    """Take a project out of a perimeter, with all that the perimeter protects there.
+
+    Args:
+        perimeter: `accessPolicies/N/servicePerimeters/NAME`.
+        resource: `projects/NUMBER`.
+    """
+    policy, _, name = perimeter.removeprefix("accessPolicies/").partition("/servicePerimeters/")
+    return (
+        f"gcloud access-context-manager perimeters update {name} --policy={policy} "
+        f"--remove-resources={resource}"
+    )
 
 
 def perimeters_page(organization: str) -> str:

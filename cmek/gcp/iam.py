@@ -17,6 +17,7 @@ from typing import Final, Literal
 from google.iam.v1 import policy_pb2
 
 from cmek.anthropic_identity import MEMBER, SERVICE_ACCOUNT
+from cmek.errors import listed
 from cmek.models import FrozenModel
 
 POLICY_VERSION = 3
@@ -137,11 +138,14 @@ def of_kind(grants: Iterable[Grant], kind: Kind) -> list[Grant]:
 
 
 def describe(grants: Iterable[Grant]) -> str:
-    """`role to member on resource if condition`, one after the other."""
-    return "; ".join(
-        f"{one.role} to {one.member} on {one.resource}"
-        + (f" if {one.condition}" if one.condition else "")
-        for one in grants
+    """`role to member on resource if condition`, one after the other; the first of many."""
+    return listed(
+        (
+            f"{one.role} to {one.member} on {one.resource}"
+            + (f" if {one.condition}" if one.condition else "")
+            for one in grants
+        ),
+        separator="; ",
     )
 
 

@@ -17,13 +17,15 @@ from typing import Final, Literal
 from uuid import UUID
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, SERVICE_ACCOUNT, VIEWER
-from cmek.gcp.gcloud import grant, new_primary, on_key, on_version, revoke
+from cmek.gcp.gcloud import grant, import_version, new_primary, on_key, on_version, revoke
 from cmek.gcp.iam import Grant, describe, kind_of
 from cmek.gcp.resources import CUSTOMER_INITIATED, SYMMETRIC, CryptoKey, KeyVersion
 from cmek.names import KeyName, is_us_single_region, organization_label
 
 MISSING: Final = "MISSING"
 """The state of a primary version that does not exist."""
+NOT_APPLICABLE: Final = "NOT_APPLICABLE"
+"""The same where a key of this purpose has none."""
 DECRYPTING_ROLES: Final = frozenset(
     {
         "roles/owner",
@@ -31,14 +33,35 @@ DECRYPTING_ROLES: Final = frozenset(
         "roles/cloudkms.cryptoKeyDecrypter",
         "roles/cloudkms.cryptoKeyEncrypter",
         "roles/cloudkms.cryptoOperator",
+        "roles/cloudkms.cryptoKeyEncrypterDecrypterViaDelegation",
+        "roles/cloudkms.cryptoKeyDecrypterViaDelegation",
+        "roles/cloudkms.cryptoKeyEncrypterViaDelegation",
     }
 )
 """Roles that allow cryptographic use of a key's material."""
+_ENCRYPT_ONLY: Final = frozenset(
+    {"roles/cloudkms.cryptoKeyEncrypter", "roles/cloudkms.cryptoKeyEncrypterViaDelegation"}
+)
 COVERING: Final = {
     ENCRYPTER_DECRYPTER: frozenset({ENCRYPTER_DECRYPTER, "roles/owner"}),
     VIEWER: frozenset({VIEWER, "roles/cloudkms.admin", "roles/owner", "roles/viewer"}),
 }
 """By role of the guide: the roles that hold at least the same permissions."""
+
+
+def may_decrypt(role: str) -> bool:
+    """Whether a holder of this role can decrypt, or may: what a custom role allows is not read."""
+    return role in DECRYPTING_ROLES - _ENCRYPT_ONLY or is_custom(role)
+
+
+def may_use(role: str) -> bool:
+    """The same for encrypting or decrypting."""
+    return role in DECRYPTING_ROLES or is_custom(role)
+
+
+def is_custom(role: str) -> bool:
+    """Whether a project or an organization has made this role itself."""
+    return role.startswith(("projects/", "organizations/"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +103,12 @@ def cloud_kms_material(key: CryptoKey) -> Condition:
     return Condition(True, f"{key.protection_level}, generated in Cloud KMS")
 
 
+def fitting_kind(key: CryptoKey) -> Condition:
+    """What can't be changed about a key and makes every other finding about it pointless."""
+    of_purpose = symmetric(key)
+    return cloud_kms_material(key) if of_purpose.holds else of_purpose
+
+
 def single_us_region(name: KeyName) -> Condition:
     """Anthropic uses keys in one US region only; neither key nor ring can be moved."""
     holds = is_us_single_region(name.location)
@@ -91,32 +120,47 @@ def primary_version(
 ) -> Condition:
     """The primary version is ENABLED; `subject` is its state.
 
+    Only symmetric keys have a primary version: for another purpose there is nothing to make.
+
     Args:
         key: As read.
         name: Its name, for the commands.
         versions: All versions, where they were read: an enabled one can become the primary.
     """
     primary = key.primary
+    if primary is None and not symmetric(key).holds:
+        evidence = f"a key for {key.purpose} has no primary version"
+        return Condition(True, evidence, subject=NOT_APPLICABLE)
     if primary is None:
         enabled = [version.id for version in versions if version.state == "ENABLED"]
         choose = f"--version={max(enabled, key=int)}" if enabled else ""
-        fix = on_key(name, "set-primary-version", choose) if enabled else new_primary(name)
-        return Condition(False, "the key has no primary version", (fix,), subject=MISSING)
+        fix = (on_key(name, "set-primary-version", choose),) if enabled else _another(key, name)
+        return Condition(False, "the key has no primary version", fix, subject=MISSING)
     evidence = f"primary version {primary.id} is {primary.state}"
     if primary.state == "ENABLED":
         return Condition(True, evidence, subject=primary.state)
     if primary.state == "DESTROY_SCHEDULED":
         return destruction_scheduled(key, primary, name, "primary")
-    fix = {
-        "DISABLED": on_version(name, "enable", primary.id),
-        "PENDING_GENERATION": on_version(name, "describe", primary.id),
-        "PENDING_IMPORT": on_version(name, "describe", primary.id),
-    }.get(primary.state, new_primary(name))
+    verb = {"DISABLED": "enable", "PENDING_GENERATION": "describe", "PENDING_IMPORT": "describe"}
+    if primary.state in verb:
+        fix = (on_version(name, verb[primary.state], primary.id),)
+    else:
+        fix = _another(key, name)
     if primary.state == "DESTROYED":
         evidence += ": data encrypted with it is lost"
-    return Condition(
-        False, evidence, (fix,), subject=primary.state, since=primary.destroy_event_time
-    )
+    return Condition(False, evidence, fix, subject=primary.state, since=primary.destroy_event_time)
+
+
+def _another(key: CryptoKey, name: KeyName) -> tuple[str, ...]:
+    """Another version as the primary, in the one way that this kind of key allows."""
+    if key.import_only:
+        imported = import_version(name)
+        return imported, on_key(name, "set-primary-version", "--version=NUMBER")
+    outside = {
+        "EXTERNAL": " --external-key-uri=URI",
+        "EXTERNAL_VPC": " --ekm-connection-key-path=PATH",
+    }
+    return (new_primary(name) + outside.get(key.protection_level, ""),)
 
 
 def destruction_scheduled(

@@ -14,6 +14,7 @@ from google.iam.v1 import policy_pb2
 
 from cmek._http import Failed, Ok, Result
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, VIEWER
+from cmek.errors import listed
 from cmek.gcp.gcloud import grant, revoke
 from cmek.gcp.iam import KMS_ROLES, PUBLIC, Grant, describe, grants_in, of_kind
 from cmek.keys.conditions import (
@@ -24,6 +25,8 @@ from cmek.keys.conditions import (
     exceeding_grants,
     grant_statuses,
     granted,
+    is_custom,
+    may_decrypt,
 )
 from cmek.keys.rules import Cause, CauseRule, DiagnosisFacts, Finding, KnownCause
 from cmek.keys.rules_key import without_key
@@ -100,15 +103,14 @@ def other_decrypters(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Everyone besides Anthropic who can decrypt with the key, and whose policies were not read.
 
-    By bindings on the key, its ring, its project and above, as `MEMBER (ROLE on RESOURCE)`.
+    By bindings on the key, its ring, its project and above, as `MEMBER (ROLE on RESOURCE)`; with
+    custom roles on key and ring.
     """
     grants, unreadable = _grants(request, findings)
     found = {
         f"{one.member} ({one.role} on {one.resource})"
         for one in grants
-        if one.role in DECRYPTING_ROLES - {ENCRYPT_ONLY}
-        and one.member != MEMBER
-        and not one.member.startswith("deleted:")
+        if may_decrypt(one.role) and one.member != MEMBER and not one.member.startswith("deleted:")
     }
     return tuple(sorted(found)), tuple(dict.fromkeys(unreadable))
 
@@ -154,14 +156,20 @@ def _nothing_found(check: Prerequisite, unreadable: list[str]) -> Check:
 
 
 def _list(names: list[str]) -> str:
-    return ", ".join(dict.fromkeys(names))
+    return listed(dict.fromkeys(names))
+
+
+_AT_ONCE: Final = 8
+"""Commands that are printed in a row."""
 
 
 def _revoke_all(grants: Iterable[Grant]) -> str:
-    return " && ".join(revoke(one.resource, one.member, one.role) for one in grants)
+    """The commands, or the first of many: run the check again for the next ones."""
+    commands = [revoke(one.resource, one.member, one.role) for one in grants]
+    more = f" (and {len(commands) - _AT_ONCE} more)" if len(commands) > _AT_ONCE else ""
+    return " && ".join(commands[:_AT_ONCE]) + more
 
 
-ENCRYPT_ONLY: Final = "roles/cloudkms.cryptoKeyEncrypter"
 ADMIN: Final = "roles/cloudkms.admin"
 
 
@@ -205,7 +213,8 @@ def unexpected_decrypter(snapshot: KeySnapshot) -> Iterator[Finding]:
     return _each(
         one
         for one in snapshot.grants()
-        if one.role in DECRYPTING_ROLES - {ENCRYPT_ONLY}
+        if may_decrypt(one.role)
+        and not is_custom(one.role)
         and one.member not in expected
         and not one.member.startswith("deleted:")
     )

@@ -16,8 +16,8 @@ from typing import Final
 from uuid import UUID
 
 from cmek._http import Failed, Ok, ok_value
-from cmek.errors import CmekError
-from cmek.gcp.gcloud import key_flags, new_primary, on_key, on_version
+from cmek.errors import CmekError, listed
+from cmek.gcp.gcloud import key_flags, new_primary, on_key, on_version, policy_of
 from cmek.gcp.resources import CryptoKey, KeySpec, KeyVersion
 from cmek.keys import conditions
 from cmek.keys.conditions import Condition
@@ -76,9 +76,17 @@ SHARED: Final = Prerequisite(
 
 
 def check_existing_key(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """Six checks of an existing key; without one there is nothing that could be wrong."""
+    """Six checks of an existing key; without one there is nothing that could be wrong.
+
+    A key of the wrong kind gets one finding: a primary version or a policy would not help it.
+    """
     read = findings.kms.key
+    key = ok_value(read)
+    unfit = key is not None and not conditions.fitting_kind(key).holds
+    fatal = PURPOSE if key is not None and not conditions.symmetric(key).holds else ORIGIN
     for prerequisite, condition in _CONDITIONS.items():
+        if unfit and prerequisite not in {fatal, SHARED}:
+            continue
         if isinstance(read, Failed):
             yield prerequisite.unknown(read)
         elif read.value is None:
@@ -185,17 +193,18 @@ def check_key(key: CryptoKey, request: OnboardingRequest) -> None:
         KeyRefusedError: Names the condition, what was found and what to do.
     """
     name = request.key_name
-    for condition in (
-        conditions.symmetric(key),
-        conditions.protection_level(key, request.protection_level),
-        conditions.cloud_kms_material(key),
-        conditions.single_us_region(name),
-    ):
+    for condition in (conditions.fitting_kind(key), conditions.single_us_region(name)):
         if not condition.holds:
             raise KeyRefusedError(
-                f"{key.name}: {condition.evidence}, and it can't be changed: use another key name, "
-                "or request what the key has"
+                f"{key.name}: {condition.evidence}, and it can't be changed: request another key "
+                "name, and the key is made as it must be"
             )
+    level = conditions.protection_level(key, request.protection_level)
+    if not level.holds:
+        raise KeyRefusedError(
+            f"{key.name}: {level.evidence}, and it can't be changed: request what the key has, or "
+            "another key name"
+        )
     primary = conditions.primary_version(key, name)
     if primary.subject == conditions.MISSING:
         raise KeyRefusedError(f"{key.name}: {primary.evidence}: {primary.remedy[0]}")
@@ -213,11 +222,12 @@ def check_adoption(key: CryptoKey, request: OnboardingRequest, users: Sequence[s
         ForeignKeyError: `adopt_existing_key` is off.
     """
     if not request.adopt_existing_key:
-        shown = ", ".join(users) or "no member by a binding on the key itself"
+        shown = listed(users) or "no member by a binding on the key itself"
+        see = policy_of(request.key_name)
         raise ForeignKeyError(
             f"{key.name} exists and does not carry this organization's label, so it may protect "
-            f"other data. Its users: {shown}. Set adopt_existing_key to add the label and the two "
-            "grants to it, or ask for another key name"
+            f"other data. Its users: {shown} (see {see}). Set adopt_existing_key to add the label "
+            "and the two grants to it, or ask for another key name"
         )
 
 
@@ -259,7 +269,8 @@ def wrong_kind(snapshot: KeySnapshot) -> Iterator[Finding]:
 def label_missing(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Without the organization label a validation fails."""
     for key, name in snapshot.key_and_name():
-        yield from Finding.of(conditions.labelled(key, name, snapshot.organization_id))
+        if conditions.symmetric(key).holds:
+            yield from Finding.of(conditions.labelled(key, name, snapshot.organization_id))
 
 
 def justifications_deny(snapshot: KeySnapshot) -> Iterator[Finding]:
@@ -301,7 +312,10 @@ def software_protection(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Allowed by the guide, HSM is recommended: a remark."""
     for key, _ in snapshot.key_and_name():
         if key.protection_level == "SOFTWARE":
-            yield Finding("the key is protected by software; the guide recommends HSM")
+            yield Finding(
+                "the key is protected by software; the guide recommends HSM, which is certified by "
+                "FIPS 140-2 Level 3 and costs little more. It can't be changed on this key"
+            )
 
 
 def drift(snapshot: KeySnapshot) -> Iterator[Finding]:
@@ -364,7 +378,14 @@ primary_unusable: Final = primary_in(
     "Destroyed, or never generated: only another version can become the primary."
 )
 _PRIMARY_STATES: Final = frozenset(
-    {conditions.MISSING, "ENABLED", "DISABLED", "DESTROY_SCHEDULED", "PENDING_GENERATION"}
+    {
+        conditions.MISSING,
+        conditions.NOT_APPLICABLE,
+        "ENABLED",
+        "DISABLED",
+        "DESTROY_SCHEDULED",
+        "PENDING_GENERATION",
+    }
 )
 """States that have a rule of their own, or need none."""
 
@@ -434,14 +455,14 @@ GRACE: Final = timedelta(days=1)
 
 def rotation_off(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Without a rotation period one version seals everything for ever."""
-    for key, name in snapshot.key_and_name():
+    for key, name in _rotating(snapshot):
         if key.rotation_period is None:
             yield Finding("automatic rotation is off", (_rotate(snapshot, name),))
 
 
 def rotation_slow(snapshot: KeySnapshot) -> Iterator[Finding]:
     """CIS asks for 90 days or less."""
-    for key, name in snapshot.key_and_name():
+    for key, name in _rotating(snapshot):
         if key.rotation_period and key.rotation_period > LONGEST_ROTATION:
             yield Finding(
                 f"it rotates every {key.rotation_period.days} days, CIS asks for 90 or less",
@@ -467,6 +488,13 @@ def rotation_overdue(snapshot: KeySnapshot) -> Iterator[Finding]:
             ),
             since=due,
         )
+
+
+def _rotating(snapshot: KeySnapshot) -> Iterator[tuple[CryptoKey, KeyName]]:
+    """The key, if Cloud KMS can rotate it by itself: only what it generates, for encryption."""
+    for key, name in snapshot.key_and_name():
+        if conditions.fitting_kind(key).holds:
+            yield key, name
 
 
 def _rotate(snapshot: KeySnapshot, name: KeyName) -> str:
@@ -545,6 +573,9 @@ def of_key(known: KnownCause, condition: KeyCondition) -> CauseRule:
     def rule(facts: DiagnosisFacts) -> Cause:
         if facts.key is None:
             return without_key(facts, known, another_key(facts.request))
+        kind = conditions.symmetric(facts.key)
+        if known is not WRONG_PURPOSE and not kind.holds:
+            return known.excluded(f"not the cause: {kind.evidence}")
         return known.judge(condition(facts.request, facts.key), another_key(facts.request))
 
     return rule
@@ -667,6 +698,9 @@ def _judge(
     label, _ = organization_label(organization)
     if key is None:
         return without_key(facts, known, "onboard a key that exists")
+    kind = conditions.symmetric(key)
+    if not kind.holds:
+        return known.excluded(f"not the cause: {kind.evidence}")
     condition = conditions.labelled(key, facts.request.key_name, organization)
     if not proves(key.labels, label):
         return known.excluded(condition.evidence)

@@ -26,7 +26,7 @@ from typing import Final
 
 from cmek._http import Failed, Ok, ok_value
 from cmek.anthropic_identity import MEMBER, ROLES, SERVICE_ACCOUNT
-from cmek.gcp.gcloud import org_policy_page, perimeters_page
+from cmek.gcp.gcloud import leave_perimeter, org_policy_page, perimeters_page
 from cmek.gcp.iam import unconditional_roles
 from cmek.gcp.project_apis import IngressPolicy, PerimeterConfig, PolicyRule, ServicePerimeter
 from cmek.keys.rules_project import KMS
@@ -398,8 +398,9 @@ def _enclosing(findings: Findings, number: str) -> list[ServicePerimeter]:
 
 
 def _judge_perimeter(enclosing: list[ServicePerimeter], resource: str, page: str) -> Check:
-    remedy = f"{page}: {INGRESS}"
     enforced = [one for one in enclosing if _restricts(one.status, resource.partition("/")[2])]
+    out = [leave_perimeter(one.name, resource) for one in enforced or enclosing]
+    remedy = f"{page}: {INGRESS}. Or exclude the project: {' && '.join(out)}"
     admissions = {one.title or one.name: _admits(one.status, resource) for one in enforced}
     shut = [name for name, admission in admissions.items() if admission is False]
     unclear = [name for name, admission in admissions.items() if admission is None]

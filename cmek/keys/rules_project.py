@@ -180,7 +180,7 @@ CALLER_ON_PROJECT: Final = Prerequisite(
     "Caller may make key ring, key and grants",
     ("cloudresourcemanager.projects.testIamPermissions (v3)",),
     "whoever administers IAM of the project",
-    "The run would stop half-way, with a key ring whose name stays taken.",
+    "The run would stop half-way, with a key ring that stays behind.",
 )
 CALLER_ON_EXISTING: Final = Prerequisite(
     "caller_on_existing",

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from cmek.anthropic_identity import ROLES
+from cmek.errors import listed
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, same_identity
 from cmek.onboarding.plan import ENABLED, LiveFacts, Plan, differences
 from cmek.onboarding.request import OnboardingRequest
@@ -250,12 +251,12 @@ def _check_facts(gate_input: GateInput) -> list[RefusalReason]:
         "attached": facts.workspace_external_key_id is not None
         and f"the workspace already has the key {facts.workspace_external_key_id}",
         "same_name_workspaces": facts.same_name_workspaces
-        and f"a workspace of this name exists by now: {', '.join(facts.same_name_workspaces)}",
+        and f"a workspace of this name exists by now: {listed(facts.same_name_workspaces)}",
         "primary": facts.primary_state != ENABLED
         and f"the primary version of {facts.key.name} is {facts.primary_state}",
         "scheduled_for_destruction": facts.versions_scheduled_for_destruction
         and "scheduled for destruction: "
-        + ", ".join(version.name for version in facts.versions_scheduled_for_destruction),
+        + listed(version.name for version in facts.versions_scheduled_for_destruction),
         "label": not facts.has_organization_label
         and f"{facts.key.name} lacks the organization label",
         "grants": not facts.granted_roles.issuperset(ROLES)

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from cmek.anthropic.models import Workspace
+from cmek.errors import listed
 from cmek.models import FormModel, TextRule, rule_of
 from cmek.names import (
     WORKSPACE_ID,
@@ -328,4 +329,4 @@ def same_name_workspaces(workspaces: Iterable[Workspace], name: str) -> tuple[Wo
 
 def shown_workspaces(workspaces: Iterable[Workspace]) -> str:
     """Ids and names for a message."""
-    return ", ".join(f"{one.id} ({one.name})" for one in workspaces)
+    return listed(f"{one.id} ({one.name})" for one in workspaces)

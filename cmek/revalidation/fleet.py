@@ -14,6 +14,7 @@ from typing import Final, Self
 
 from pydantic import ConfigDict, Field
 
+from cmek.errors import listed
 from cmek.keys.history import SIGNS, shown_time
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.markdown import code, escape, table
@@ -63,7 +64,7 @@ class FleetRow(FrozenModel):
         return cls(
             verdict=SIGNS[record.verdict],
             key_name=record.key_name,
-            workspaces=", ".join(record.workspaces),
+            workspaces=listed(record.workspaces, most=3),
             why=shortened(record.worst.says, LONGEST_REASON) if record.worst else "",
             since=record.since.strftime(_TIME),
             time_left=shown_time(max(left, timedelta(0))) if left is not None else "",

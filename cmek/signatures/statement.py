@@ -69,7 +69,7 @@ class Statement(FrozenModel):
     key_name: str
     nonce: str
     other_decrypters: tuple[str, ...] = ()
-    """Who else can decrypt with the key, as `listed` shortens it."""
+    """Who else can decrypt with the key, as `signed_list` shortens it."""
     other_workspaces: tuple[str, ...] = ()
     """Other workspaces whose data is under the same key."""
     plan_digest: str
@@ -109,12 +109,12 @@ def statement_for(
         decision=decision,
         expires_at=approval_request.expires_at,
         external_key_id=plan.external_key_id,
-        imported_versions=listed(plan.imported_versions),
+        imported_versions=signed_list(plan.imported_versions),
         issued_at=at.replace(microsecond=0),
         key_name=plan.key_name,
         nonce=approval_request.nonce,
-        other_decrypters=listed(plan.other_decrypters),
-        other_workspaces=listed(plan.other_workspaces),
+        other_decrypters=signed_list(plan.other_decrypters),
+        other_workspaces=signed_list(plan.other_workspaces),
         plan_digest=approval_request.digest,
         requester=request.requested_by,
         run_id=approval_request.run_id,
@@ -123,7 +123,7 @@ def statement_for(
     )
 
 
-def listed(names: Sequence[str]) -> tuple[str, ...]:
+def signed_list(names: Sequence[str]) -> tuple[str, ...]:
     """The names, or the first ones and a digest of all, so that a statement stays readable."""
     if len(names) <= _LISTED:
         return tuple(names)

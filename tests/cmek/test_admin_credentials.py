@@ -9,7 +9,7 @@ import pytest
 from google.auth.exceptions import RefreshError
 from pydantic import SecretStr
 
-from cmek.anthropic.auth import AdminKey, WorkloadIdentity
+from cmek.anthropic.auth import AccessToken, AdminKey, WorkloadIdentity
 from cmek.anthropic.errors import (
     AdminApiError,
     AdminResponseError,
@@ -153,12 +153,22 @@ async def test_a_strange_token_answer_does_not_show_the_token(rig: Rig) -> None:
     assert CANARY not in f"{caught.value} {caught.value!r}"
 
 
-@pytest.mark.parametrize("secret", ["", CANARY + "\n", CANARY + " ", f"{CANARY}é", "\x00"])
+@pytest.mark.parametrize(
+    "secret", ["", "\n", f"{CANARY}\n{CANARY}", f"{CANARY} x", f"{CANARY}é", "\x00", "s\x00k\x00"]
+)
 def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(secret: str) -> None:
     """An HTTP library would put such a key into its message."""
     with pytest.raises(ValueError, match="copy it again") as caught:
         AdminKey(SecretStr(secret))
     assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("secret", [CANARY + "\n", CANARY + "\r\n", f"\ufeff{CANARY} "])
+async def test_what_echo_and_editors_add_to_a_key_is_taken_away(secret: str) -> None:
+    async def exchange(form: dict[str, str]) -> AccessToken:
+        raise NotImplementedError
+
+    assert await AdminKey(SecretStr(secret)).headers(exchange) == {"x-api-key": CANARY}
 
 
 def test_the_repr_of_an_admin_key_keeps_it() -> None:

@@ -111,7 +111,7 @@ async def test_a_lost_connection_names_no_token() -> None:
     """Httpx's own exception would hold the request with its header."""
     with pytest.raises(GoogleApiError) as error:
         await _project("http://127.0.0.1:9", google_token(CANARY))
-    assert error.value.problem.reason == "CONNECTION"
+    assert error.value.problem.reason == "REFUSED"
     _holds_no_canary(error.value)
 
 

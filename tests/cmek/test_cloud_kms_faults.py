@@ -12,6 +12,7 @@ from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.gcp.errors import GoogleApiError
 from cmek.gcp.iam import unconditional_roles
 from cmek.gcp.kms import CloudKms
+from cmek.gcp.resources import KeySpec
 from tests.support.clients import SOFTWARE, Rig
 
 pytestmark = pytest.mark.anyio
@@ -76,11 +77,15 @@ async def test_what_a_repeat_cannot_mend_is_told_at_once(rig: Rig, status: str) 
 
 
 async def test_a_name_that_is_taken_and_yet_absent_is_an_error(rig: Rig) -> None:
-    """As with the name of a deleted key, which Cloud KMS never frees."""
+    """As with the name of a deleted key, which Cloud KMS never frees; that of a ring it does."""
     rig.control.fault("CreateKeyRing", status="ALREADY_EXISTS")
+    rig.control.fault("CreateCryptoKey", status="ALREADY_EXISTS")
+    ring = rig.ring_name()
     async with rig.kms() as kms:
-        with pytest.raises(GoogleApiError, match="never frees the name of a deleted key"):
-            await kms.create_key_ring(rig.ring_name())
+        with pytest.raises(GoogleApiError, match="made or deletes a ring of this name"):
+            await kms.create_key_ring(ring)
+        with pytest.raises(GoogleApiError, match="never frees the name of a deleted crypto key"):
+            await kms.create_crypto_key(f"{ring}/cryptoKeys/k", KeySpec(protection_level="HSM"))
 
 
 async def test_nobody_listening_is_an_error_within_the_budget(rig: Rig) -> None:

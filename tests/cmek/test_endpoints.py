@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmek._http import EndpointError, check_endpoint, is_loopback
+from cmek._http import EndpointError, check_base_url, check_endpoint, is_loopback
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,31 @@ def test_everything_else_is_refused_by_name(url: str) -> None:
     with pytest.raises(EndpointError) as caught:
         check_endpoint(url)
     assert "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "instead"),
+    [
+        ("https://api.anthropic.com/v1", "https://api.anthropic.com"),
+        ("https://api.anthropic.com/v1/", "https://api.anthropic.com"),
+        ("https://api.anthropic.com/v1/messages", "https://api.anthropic.com"),
+        ("https://api.anthropic.com/v1/organizations/me", "https://api.anthropic.com"),
+        ("https://api.anthropic.com/api", "https://api.anthropic.com"),
+        ("https://proxy.example.com/anthropic/v1", "https://proxy.example.com/anthropic"),
+        ("http://127.0.0.1:4711/v1", "http://127.0.0.1:4711"),
+        ("https://cloudresourcemanager.googleapis.com/v3", "https://cloudresourcemanager.goog"),
+        ("https://proxy.example.com/v1beta1/x", "https://proxy.example.com"),
+    ],
+)
+def test_a_base_url_with_an_apis_own_path_says_what_to_write(url: str, instead: str) -> None:
+    """Else every call would go to /v1/v1, and its refusal would tell of missing rights."""
+    with pytest.raises(EndpointError, match=f"write '{instead}"):
+        check_base_url(url)
+
+
+@pytest.mark.parametrize("url", ["https://api.anthropic.com", "https://p.example/anthropic/v1x"])
+def test_a_base_url_may_have_a_proxys_path(url: str) -> None:
+    assert check_base_url(f"{url}/") == url
 
 
 @given(url=st.text(max_size=40) | st.text(max_size=30).map("http://{}".format))

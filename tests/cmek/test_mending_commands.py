@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,15 +10,15 @@ import pytest
 
 from cmek.keys.diagnosis import diagnose, gather_facts
 from sandbox.server import Sandbox
+from tests.support.ailments import AILMENTS
 from tests.support.causes import FAILURES
 from tests.support.checking import check, clients, failure, request
 from tests.support.conditions import CONDITIONS
+from tests.support.gcloud import commands_in, needs_gcloud, refused
 from tests.support.staging import Stage
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not installed"),
-]
+pytestmark = [pytest.mark.anyio, needs_gcloud]
+ROOT = Path(__file__).parents[2]
 
 MENDED = (
     "the label is missing",
@@ -84,3 +83,31 @@ async def test_the_checks_remedy_mends_it(
     run(sandbox, found.remedy or "", tmp_path)
     after = await check(sandbox)
     assert next(one.status for one in after.checks if one.id == condition.check) == "pass"
+
+
+def test_every_command_in_our_pages_is_one_that_gcloud_takes() -> None:
+    """With its project; `docs/troubleshooting.md` has those of all checks and causes."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.yaml")]
+    commands = [command for page in pages for command in commands_in(page.read_text())]
+    assert len(commands) > 50
+    assert refused(commands) == []
+
+
+def test_every_command_of_a_health_rule_is_one_that_gcloud_takes() -> None:
+    printed = (text for one in AILMENTS for text in one.expected_commands())
+    commands = [command for text in printed for command in commands_in(text)]
+    assert len(commands) > 20
+    assert refused(commands) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "run gcloud kms keys lisst --keyring=r --location=us-east5 --project=acme-kms-prod.",
+        "(gcloud kms keys list --keyring=r --location=us-east5 --projects=acme-kms-prod)",
+        "`gcloud kms keys list --keyring=r --location=us-east5`",
+        "gcloud kms keys versions enable --key=k --keyring=r --location=l --project=acme-kms-prod",
+    ],
+)
+def test_a_command_that_gcloud_refuses_or_that_lacks_its_project_is_found(text: str) -> None:
+    assert len(refused(commands_in(text))) == 1

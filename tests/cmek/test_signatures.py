@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli import approvals
+from cli.approvals import ApprovalError
 from cmek.signatures.statement import (
     MAX_SIGNATURES,
     MAX_TEXT,
@@ -238,3 +240,26 @@ def test_the_bounds_hold_for_what_is_well_formed_too() -> None:
         parse_signed(one * (MAX_SIGNATURES + 1))
     with pytest.raises(UnreadableApprovalError, match="longer than 40000"):
         parse_signed(one + " " * (MAX_TEXT - len(one) + 1))
+
+
+def test_a_key_that_others_may_read_is_refused_in_all_of_openssh_s_words(tmp_path: Path) -> None:
+    """Its last line alone would say that there is no key."""
+    office = Office(tmp_path)
+    office.new_key(GRACE).chmod(0o644)
+    with pytest.raises(ApprovalError, match=r"Permissions 0644 for \S+ are too open.*; No private"):
+        approvals.sign(make.approval_request(), GRACE, "fine", office.keys[GRACE])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_signed_approval_that_went_through_another_editor_is_read(
+    tmp_path: Path, encoding: str
+) -> None:
+    office = Office(tmp_path)
+    office.enrol(GRACE)
+    office.enrol(KATHERINE)
+    asked, colleague = make.approval_request(), tmp_path / "colleague"
+    theirs = str(office.signed(statement(approver=KATHERINE)))
+    colleague.write_bytes(theirs.replace("\n", "\r\n").encode(encoding))
+    answer = {"decision": "approve", "approver": GRACE, "comment": "fine"}
+    field = approvals.signed_field(asked, answer, office.keys[GRACE], [colleague])
+    assert [one.statement.approver for one in parse_signed(field)] == [GRACE, KATHERINE]

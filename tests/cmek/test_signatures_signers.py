@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +13,20 @@ import pytest
 
 from cmek.signatures.verification import (
     DIRECTORY,
+    BadSignatureError,
     FileFacts,
     Signers,
     SignersRefusedError,
     facts_of,
     find_signers,
     required_signatures,
+    verify,
     weakness,
 )
-from tests.support.signing import GRACE, Office, trusted
+from tests.support import facts as make
+from tests.support.signing import GRACE, KATHERINE, Office, keygen, statement, trusted
+
+pytestmark = pytest.mark.anyio
 
 GOOD = FileFacts(Path("/etc/cmek/allowed_signers"), 0, stat.S_IFREG | 0o644, writable=False)
 
@@ -105,6 +112,7 @@ def test_every_file_and_every_directory_above_is_looked_at(office: Office) -> No
     """Who can write a directory can put another file into it."""
     office.revoke(GRACE)
     (office.directory / "minimum_signatures").write_text("1")
+    (office.directory / "touch").write_text("required")
     looked: set[Path] = set()
 
     def look(path: Path) -> FileFacts:
@@ -130,4 +138,162 @@ def test_a_file_that_can_not_be_read_is_refused(office: Office) -> None:
     (office.directory / "allowed_signers").unlink()
     (office.directory / "allowed_signers").mkdir()
     with pytest.raises(SignersRefusedError, match="Is a directory"):
+        office.signers()
+
+
+MARKED = codecs.BOM_UTF8
+
+
+@pytest.mark.parametrize("name", ["allowed_signers", "revoked_keys", "minimum_signatures", "touch"])
+@pytest.mark.parametrize(
+    "as_written",
+    [
+        lambda text: text.replace("\n", "\r\n").encode(),
+        lambda text: MARKED + text.encode(),
+        lambda text: text.encode("utf-16"),
+        lambda text: codecs.BOM_UTF16_BE + text.encode("utf-16-be"),
+    ],
+    ids=["CR LF", "UTF-8 with a mark", "UTF-16", "UTF-16, big-endian"],
+)
+async def test_a_file_of_any_editor_is_read_as_it_was_meant(
+    office: Office, name: str, as_written: Callable[[str], bytes]
+) -> None:
+    """The signature verifies, and another approver's revoked key revokes nobody else's."""
+    office.enrol(KATHERINE)
+    office.revoke(KATHERINE)
+    (office.directory / "minimum_signatures").write_text("1\n")
+    (office.directory / "touch").write_text("verified\n")
+    path = office.directory / name
+    path.write_bytes(as_written(path.read_text()))
+    signers = office.signers()
+    assert signers is not None
+    assert (signers.minimum, signers.touch) == (1, "verified")
+    assert await verify(office.signed(statement()), signers, at=make.NOW)
+    with pytest.raises(BadSignatureError, match="is revoked by"):
+        await verify(office.signed(statement(approver=KATHERINE)), signers, at=make.NOW)
+
+
+@pytest.mark.parametrize("name", ["allowed_signers", "revoked_keys", "minimum_signatures", "touch"])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("grace@example.com ssh-ed25519 AAAA".encode("utf-16-le"), "UTF-16 without a mark"),
+        ("é ssh-ed25519 AAAA".encode("latin-1"), "not UTF-8"),
+        (b"\x00\x01\x02", "binary"),
+    ],
+)
+def test_a_file_that_can_not_be_read_is_named_as_what_it_is(
+    office: Office, name: str, content: bytes, why: str
+) -> None:
+    """And nobody's key counts as revoked by it."""
+    (office.directory / name).write_bytes(content)
+    with pytest.raises(SignersRefusedError, match=rf"{name} can't be read: .*{why}"):
+        office.signers()
+
+
+@pytest.mark.parametrize(
+    "content", ["no key\n", "ssh-ed25519\n", "ssh-ed25519 AAAA\n", "SHA256:x\n"]
+)
+def test_a_list_of_revoked_keys_with_something_else_in_it_revokes_nobody(
+    office: Office, content: str
+) -> None:
+    (office.directory / "revoked_keys").write_text(f"# revoked\n\n{content}")
+    with pytest.raises(SignersRefusedError, match=r"line 3 of \S+revoked_keys is no public key"):
+        office.signers()
+
+
+async def test_a_damaged_revocation_list_is_reported_as_unreadable(office: Office) -> None:
+    """A whole one revokes the key that is in it, and no other."""
+    office.enrol(KATHERINE)
+    listed = office.directory / "revoked_keys"
+    keygen("-k", "-f", listed, f"{office.keys[KATHERINE]}.pub")
+    signers = office.signers()
+    assert signers is not None
+    assert await verify(office.signed(statement()), signers, at=make.NOW)
+    with pytest.raises(BadSignatureError, match="is revoked by"):
+        await verify(office.signed(statement(approver=KATHERINE)), signers, at=make.NOW)
+    listed.write_bytes(listed.read_bytes()[:20])
+    signers = office.signers()
+    assert signers is not None
+    with pytest.raises(SignersRefusedError, match="revoked_keys can't be read: Invalid KRL"):
+        await verify(office.signed(statement()), signers, at=make.NOW)
+
+
+@pytest.mark.parametrize(
+    "principals", ["*@example.com", "grac?@example.com", "grace@example.com,ada@example.com", "*"]
+)
+def test_a_key_that_could_sign_in_several_names_enrols_nobody(
+    office: Office, principals: str
+) -> None:
+    path = office.directory / "allowed_signers"
+    path.write_text(path.read_text().replace(GRACE, principals))
+    with pytest.raises(SignersRefusedError, match="one person is two"):
+        office.signers()
+
+
+def test_a_key_that_is_enrolled_in_two_names_enrols_nobody(office: Office) -> None:
+    """The same name twice, for two periods for example, is one person."""
+    path = office.directory / "allowed_signers"
+    line = path.read_text()
+    path.write_text(line + line.replace(GRACE, GRACE.upper()))
+    assert office.signers()
+    path.write_text(line + line.replace(GRACE, KATHERINE))
+    with pytest.raises(SignersRefusedError, match=f"the key of {GRACE} for {KATHERINE}"):
+        office.signers()
+
+
+def test_the_certificates_of_an_authority_say_who_their_holders_are(office: Office) -> None:
+    path = office.directory / "allowed_signers"
+    path.write_text(path.read_text().replace(f"{GRACE} ", "*@example.com cert-authority,", 1))
+    assert office.signers()
+
+
+@pytest.mark.parametrize(
+    ("touch", "flags", "refusal"),
+    [
+        (None, 1, None),
+        (None, 5, None),
+        (None, 0, "nobody touched the hardware key"),
+        (None, 4, "nobody touched the hardware key"),
+        ("required", 0, "nobody touched the hardware key"),
+        ("optional", 0, None),
+        ("verified", 5, None),
+        ("verified", 1, "no PIN or fingerprint"),
+        ("verified", 0, "nobody touched the hardware key"),
+    ],
+)
+async def test_a_hardware_key_counts_when_somebody_touched_it(
+    office: Office, touch: str | None, flags: int, refusal: str | None
+) -> None:
+    """OpenSSH takes each of these signatures; the flags in them say how they were made."""
+    key = office.enrol_hardware(KATHERINE)
+    if touch:
+        (office.directory / "touch").write_text(touch)
+    signers = office.signers()
+    assert signers is not None
+    approval = key.signed(statement(approver=KATHERINE), flags=flags)
+    if refusal is None:
+        assert (await verify(approval, signers, at=make.NOW)).key_type.startswith("ED25519-SK")
+    else:
+        with pytest.raises(BadSignatureError, match=refusal):
+            await verify(approval, signers, at=make.NOW)
+
+
+@pytest.mark.parametrize(("bits", "counts"), [(1024, False), (2048, True), (3072, True)])
+async def test_a_short_rsa_key_does_not_count(tmp_path: Path, bits: int, counts: bool) -> None:
+    office = Office(tmp_path)
+    office.enrol(GRACE, kind="rsa", bits=bits)
+    signers = office.signers()
+    assert signers is not None
+    if counts:
+        assert await verify(office.signed(statement()), signers, at=make.NOW)
+    else:
+        with pytest.raises(BadSignatureError, match="needs 2048 bits, this one has 1024"):
+            await verify(office.signed(statement()), signers, at=make.NOW)
+
+
+@pytest.mark.parametrize("text", ["", "yes", "required verified", "REQUIRED"])
+def test_a_setting_for_hardware_keys_that_is_none_is_refused(office: Office, text: str) -> None:
+    (office.directory / "touch").write_text(text)
+    with pytest.raises(SignersRefusedError, match="one word: required, verified, optional"):
         office.signers()

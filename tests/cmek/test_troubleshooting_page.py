@@ -6,6 +6,10 @@ themselves (`test_checks_table.py`, `test_diagnosis_table.py`).
 
 from __future__ import annotations
 
+import re
+
+from cmek.keys.health import HEALTH_RULES
+from cmek.keys.prerequisites import CATALOGUE
 from tests.support import troubleshooting as page
 from tests.support.causes import FAILURES
 from tests.support.conditions import CONDITIONS
@@ -25,3 +29,15 @@ def test_the_page_has_every_check_and_cause_and_no_row_too_many() -> None:
     listed = (page.catalogue_rows(), CONDITIONS, page.cause_rows(), FAILURES)
     expected = [len(one) for one in (*listed, page.data_plane_rows())]
     assert rows == expected, AGAIN
+
+
+def test_the_guide_has_a_row_for_every_check_and_health_rule() -> None:
+    """So that a new one gets the sentence of the guide that it stands for."""
+    guide = (page.DOCUMENT.parent / "guide.md").read_text()
+    rows = guide.partition("## The guide, sentence by sentence")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([a-z][a-z_-]+)`", rows))
+    rules = {one.id for one in HEALTH_RULES}
+    aside = {"drift", "protection-mixed", "project-policy-unread", "grant-conditional",
+             "kms-public-key", "kms-role-separation"}  # fmt: skip
+    assert {one.id for one in CATALOGUE} <= named
+    assert rules - named == aside, "of these the guide says nothing"

@@ -131,6 +131,21 @@ def test_a_lost_policy_race_is_run_again(bench: Onboardings) -> None:
     assert bench.writes().count("SetIamPolicy") == 3
 
 
+def test_a_ring_whose_name_was_taken_for_a_moment_is_made_again(bench: Onboardings) -> None:
+    """Guide step 1, as another caller who makes or deletes it at the same time leaves it."""
+    bench.control.fault("CreateKeyRing", status="ALREADY_EXISTS")
+    assert bench.start().execute().state == "Suspended"
+    assert bench.writes().count("CreateKeyRing") == 2
+
+
+def test_a_key_that_can_not_be_read_yet_is_read_again(bench: Onboardings) -> None:
+    """Guide step 4: the first of these is the prerequisites', before there is a key."""
+    bench.control.fault("GetCryptoKey", status="NOT_FOUND", times=3)
+    assert bench.start().execute().state == "Suspended"
+    assert bench.control.faults() == []
+    assert bench.writes().count("CreateCryptoKey") == 1
+
+
 @pytest.mark.parametrize(
     ("code", "cause"),
     [

@@ -28,7 +28,6 @@ KEY_CONDITIONS: tuple[Condition, ...] = (
         with_key(stored(purpose="MAC")),
         "gcloud kms keys create NEW_NAME",
         evidence="MAC",
-        also=frozenset(),
     ),
     Condition(
         "existing key has another protection level",
@@ -43,7 +42,6 @@ KEY_CONDITIONS: tuple[Condition, ...] = (
         "fail",
         with_key(protection("EXTERNAL")),
         "gcloud kms keys create NEW_NAME",
-        also=frozenset({"key_protection"}),
     ),
     Condition(
         "existing key is import-only",

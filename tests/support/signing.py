@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
+import textwrap
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cmek.onboarding.approval import ApprovalRequest
 from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement, statement_for
@@ -50,6 +55,45 @@ def statement(
     return signed.model_copy(update=changes)
 
 
+class HardwareKey:
+    """A security key in software, which can lie about nothing but its user.
+
+    Source: OpenSSH's PROTOCOL.u2f and PROTOCOL.sshsig.
+    """
+
+    KIND = b"sk-ssh-ed25519@openssh.com"
+    APPLICATION = b"ssh:"
+
+    def __init__(self) -> None:
+        self._private = Ed25519PrivateKey.generate()
+        raw = self._private.public_key().public_bytes_raw()
+        self._blob = b"".join(map(_string, (self.KIND, raw, self.APPLICATION)))
+
+    @property
+    def public(self) -> str:
+        """Type and key, as in a `.pub` file."""
+        return f"{self.KIND.decode()} {b64encode(self._blob).decode()}"
+
+    def signed(self, said: Statement, *, flags: int) -> SignedApproval:
+        """The statement, signed with these flags: 1 touched, 4 PIN or fingerprint given."""
+        hashed = hashlib.sha512(said.text.encode()).digest()
+        parts = (NAMESPACE.encode(), b"", b"sha512")
+        message = b"SSHSIG" + b"".join(map(_string, (*parts, hashed)))
+        proof = bytes([flags]) + (7).to_bytes(4)
+        signed = self._private.sign(
+            hashlib.sha256(self.APPLICATION).digest() + proof + hashlib.sha256(message).digest()
+        )
+        signature = _string(self.KIND) + _string(signed) + proof
+        blob = b"SSHSIG" + (1).to_bytes(4) + b"".join(map(_string, (self._blob, *parts, signature)))
+        lines = textwrap.wrap(b64encode(blob).decode(), 70)
+        armored = ["-----BEGIN SSH SIGNATURE-----", *lines, "-----END SSH SIGNATURE-----", ""]
+        return SignedApproval(said, "\n".join(armored))
+
+
+def _string(data: bytes) -> bytes:
+    return len(data).to_bytes(4) + data
+
+
 @dataclass
 class Office:
     """A signers directory and the approvers' private keys beside it."""
@@ -62,21 +106,34 @@ class Office:
         """What `/etc/cmek` is on a worker."""
         return self.home / "cmek"
 
-    def new_key(self, name: str, kind: str = "ed25519") -> Path:
+    def new_key(self, name: str, kind: str = "ed25519", bits: int = 0) -> Path:
         """A key pair; the private key's path."""
         path = self.home / name
         if not path.exists():
-            keygen("-q", "-t", kind, "-N", "", "-C", "test", "-f", path)
+            size = ("-b", str(bits)) if bits else ()
+            keygen("-q", "-t", kind, *size, "-N", "", "-C", "test", "-f", path)
         self.keys[name] = path
         return path
 
-    def enrol(self, name: str, options: Sequence[str] = (), kind: str = "ed25519") -> None:
+    def enrol(
+        self, name: str, options: Sequence[str] = (), kind: str = "ed25519", bits: int = 0
+    ) -> None:
         """Add an approver to the signers file."""
-        public = self.new_key(name, kind).with_suffix(f"{self.keys[name].suffix}.pub").read_text()
+        public = (
+            self.new_key(name, kind, bits).with_suffix(f"{self.keys[name].suffix}.pub").read_text()
+        )
         limits = ",".join((f'namespaces="{NAMESPACE}"', *options))
         self.directory.mkdir(exist_ok=True)
         with (self.directory / "allowed_signers").open("a") as file:
             file.write(f"{name} {limits} {' '.join(public.split()[:2])}\n")
+
+    def enrol_hardware(self, name: str) -> HardwareKey:
+        """Add an approver whose key is in a security key, which this one stands in for."""
+        key = HardwareKey()
+        self.directory.mkdir(exist_ok=True)
+        with (self.directory / "allowed_signers").open("a") as file:
+            file.write(f'{name} namespaces="{NAMESPACE}" {key.public}\n')
+        return key
 
     def revoke(self, name: str) -> None:
         """Put an approver's key on the list of revoked ones."""

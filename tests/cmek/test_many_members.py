@@ -1,0 +1,93 @@
+"""However many members, grants or labels a key has: what people are shown stays short."""
+
+from __future__ import annotations
+
+import pytest
+
+from cmek.anthropic_identity import ENCRYPTER_DECRYPTER
+from cmek.errors import MAX_MESSAGE, CmekError, bounded, listed
+from cmek.keys.rules_key import ForeignKeyError, check_adoption
+from sandbox.server import Sandbox
+from tests.support import facts as make
+from tests.support.checking import check
+from tests.support.gcloud import commands_in
+from tests.support.staging import KEY, Stage
+
+MANY = [
+    f"serviceAccount:app-{number:04}@acme-kms-prod.iam.gserviceaccount.com"
+    for number in range(1490)
+]
+LOOK_ALIKES = [
+    f"serviceAccount:anthropic-cmek-client-us@evil-{n}.iam.gserviceaccount.com" for n in range(300)
+]
+
+
+def test_the_refusal_of_a_foreign_key_names_some_users_their_number_and_the_way_to_all() -> None:
+    with pytest.raises(ForeignKeyError) as caught:
+        check_adoption(make.key(labels={}), make.REQUEST, MANY)
+    said = str(caught.value)
+    assert len(said) < 1500
+    assert MANY[0] in said
+    assert "and 1482 more" in said
+    assert "gcloud kms keys get-iam-policy" in said
+    assert "Set adopt_existing_key" in said
+
+
+@pytest.mark.anyio
+async def test_checks_of_a_key_with_very_many_members_stay_short(
+    sandbox: Sandbox, stage: Stage
+) -> None:
+    """And the remedy says how many commands are to come."""
+    stage.key()
+    for member in LOOK_ALIKES:
+        stage.grant(str(KEY), ENCRYPTER_DECRYPTER, member)
+    report = await check(sandbox)
+    (found,) = [one for one in report.checks if one.id == "look_alike_members"]
+    assert found.status == "fail"
+    assert "and 292 more" in found.evidence
+    assert len(list(commands_in(found.remedy or ""))) == 8
+    assert "(and 292 more)" in (found.remedy or "")
+    assert max(len(one.evidence) + len(one.remedy or "") for one in report.checks) < MAX_MESSAGE
+
+
+def test_a_message_that_is_too_long_keeps_its_beginning_and_what_to_do() -> None:
+    said = str(CmekError("it failed. " + "x" * 100_000 + " Ask the administrator."))
+    assert len(said) == MAX_MESSAGE
+    assert said.startswith("it failed. x")
+    assert said.endswith("x Ask the administrator.")
+    assert "characters left out" in said
+
+
+@pytest.mark.parametrize("length", [0, 39, 40, 41, 1000])
+def test_a_bounded_text_is_never_longer(length: int) -> None:
+    text = "y" * length
+    assert len(bounded(text, 40)) <= 40
+    assert (bounded(text, 40) == text) is (length <= 40)
+
+
+def test_a_list_of_few_is_whole() -> None:
+    assert listed("abc") == "a, b, c"
+    assert listed("abcdefghij") == "a, b, c, d, e, f, g, h and 2 more"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("role", "shown"),
+    [
+        ("roles/cloudkms.cryptoKeyDecrypter", True),
+        ("roles/cloudkms.cryptoKeyDecrypterViaDelegation", True),
+        ("projects/acme-kms-prod/roles/keyUser", True),
+        ("organizations/567890123456/roles/keyUser", True),
+        ("roles/cloudkms.cryptoKeyEncrypter", False),
+        ("roles/cloudkms.viewer", False),
+    ],
+)
+@pytest.mark.parametrize("resource", [str(KEY), KEY.key_ring_name], ids=["key", "ring"])
+async def test_whoever_may_decrypt_is_shown_also_by_a_role_that_nobody_read(
+    sandbox: Sandbox, stage: Stage, role: str, shown: bool, resource: str
+) -> None:
+    """What a custom role allows is not read, so its holders count."""
+    stage.key()
+    stage.grant(resource, role, "user:eve@example.com")
+    report = await check(sandbox)
+    assert report.other_decrypters == ((f"user:eve@example.com ({role} on {resource})",) * shown)
