@@ -285,7 +285,7 @@ def _tour(stack: LocalStack) -> Iterator[str]:
         f"Google Cloud project [bold]{stack.sandbox.project_id}[/], Requested by "
         "[bold]ada@example.com[/]; Submit"
     )
-    yield f"Runs → [bold]onboard {workspace} · waiting for approval[/]; its Artifacts hold the plan"
+    yield f"Runs → [bold]onboard {workspace} · waiting for approval[/] → Artifacts: the plan"
     yield (
         "⋮ → Resume; respond as another person, [bold]grace@example.com[/]. "
         "Try a wrong workspace id first: it is refused, and the run goes on waiting"
