@@ -409,7 +409,9 @@ def _respond(
         state = steps.follow(seconds=_FOLLOW_SECONDS).state
         if state is None:
             return
-        console.print(f"[bold]{printable(state.name)}[/] {printable(state.message or '')}")
+        console.print(
+            f"[bold]{printable(state.name)}[/] {printable(state.message or '')}", soft_wrap=True
+        )
         if state.is_paused():
             _say_why_again(client, pending, console)
             raise typer.Exit(_WAITING)

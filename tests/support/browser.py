@@ -71,7 +71,7 @@ class Form:
             expect(note).to_contain_text(text)
 
     def _field(self, title: str) -> Locator:
-        label = self.within.locator("label", has_text=re.compile(rf"^{title}( |$)"))
+        label = self.page.locator("label", has_text=re.compile(rf"^{title}( |$)"))
         return self.within.locator("div:has(> fieldset)", has=label).last
 
 
@@ -95,7 +95,7 @@ class Browser:
         self.open_deployment(deployment)
         self._run_menu("Custom run")
         self.page.get_by_role("button", name="Submit", exact=True).wait_for()
-        return Form(self.page, self.page.locator("form").last, "Submit")
+        return Form(self.page, self.page.locator("body"), "Submit")
 
     def quick_run(self, deployment: str) -> None:
         """Start a deployment with its defaults."""
