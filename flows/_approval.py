@@ -36,7 +36,7 @@ class ResponseMissingError(CmekError):
 
 
 class ApprovalRequestLostError(CmekError):
-    """The record of the request is gone with the result storage; nothing was attached."""
+    """The record of the request is gone from the worker's records; nothing was attached."""
 
 
 async def approval_request_numbers() -> list[int]:

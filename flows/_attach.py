@@ -161,7 +161,7 @@ async def _load_request(number: int) -> ApprovalRequestRecord:
     pending = await load_state(f"approval-request-{attempt()}-{number}", ApprovalRequestRecord)
     if pending is None:
         raise ApprovalRequestLostError(
-            f"what approval request {number} showed is gone with the result storage, so its "
+            f"what approval request {number} showed is gone from the worker's records, so its "
             "response can't count and nothing was attached. Retry the run for a new approval "
             "request"
         )

@@ -68,8 +68,7 @@ class ParametersChangedError(CmekError):
 @flow(
     name="onboard-workspace",
     flow_run_name="onboard {request.subject}",
-    persist_result=True,
-    result_serializer="json",
+    persist_result=False,
     retries=0,
 )
 async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
@@ -93,13 +92,13 @@ async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
             "onboard_workspace waits for an approval, so it needs a deployment: run `prefect "
             "deploy --all` and start onboard-workspace/onboard"
         )
-    pinned = await pin_parameters(request)
+    numbers = await approval_request_numbers()
+    pinned = await pin_parameters(request, asked=bool(numbers))
     if pinned != request:
         raise ParametersChangedError(
             "the parameters of this run were changed after it had started; nothing was attached. "
             "Start a new run for another request"
         )
-    numbers = await approval_request_numbers()
     if pinned.plan_only:  # writes nothing, so it need not have the workspace for itself
         await tag_run(request.subject)
         lock: AbstractAsyncContextManager[FlowRun | None] = nullcontext()

@@ -74,8 +74,7 @@ class Tally:
 @flow(
     name="revalidate-keys",
     flow_run_name="revalidate {request.depth}",
-    persist_result=True,
-    result_serializer="json",
+    persist_result=False,
     retries=0,
 )
 async def revalidate_keys(

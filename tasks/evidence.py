@@ -1,7 +1,7 @@
 """Evidence of an onboarding: recorded at every step, published as an artifact.
 
-The record of a workspace continues from run to run. During a run it is kept in the run's own
-result storage, which only the worker writes; a new run continues what the last one published,
+The record of a workspace continues from run to run. During a run it is kept in the worker's
+records, which only the worker writes; a new run continues what the last one published,
 after having verified it. After the attach, workspace and key are marked with it: best effort,
 once. The onboarding is complete without the marks, so a failure there is recorded, never raised.
 """
@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 
 from prefect import get_run_logger
 from prefect.artifacts import Artifact
-from prefect.results import get_result_store
 from prefect.runtime import flow_run
 from pydantic import BaseModel
 
@@ -38,7 +37,7 @@ from tasks._uncached_task import uncached_task
 from tasks.artifacts import publish
 from tasks.clients import admin_client, kms_client
 from tasks.crypto_key import EnsuredKey
-from tasks.runs import current_run_id, load_state, save_state
+from tasks.runs import copy_evidence, current_run_id, load_state, save_state
 
 _MEMORY = "evidence"
 
@@ -75,7 +74,7 @@ async def has_recorded() -> bool:
 
 
 async def publish_evidence(subject: str) -> None:
-    """Publish what this run has recorded, and copy it to the result-storage block when one is set.
+    """Publish what this run has recorded, and keep a copy among the worker's records.
 
     A run that has recorded nothing leaves the last record as it is.
     """
@@ -85,15 +84,10 @@ async def publish_evidence(subject: str) -> None:
     chain = loads(kept.text)
     about = f"{len(chain.entries)} entries, head {chain.head}"
     await publish("evidence", subject, evidence_page(subject, chain), about)
-    store = get_result_store()
-    storage = store.result_storage
-    # Prefect's default, without a block, is a local folder: no copy for it
-    if storage is not None and store.result_storage_block_id:
-        # the name of a new workspace may be unfit for a folder
-        folder = subject if subject.isidentifier() else artifact_key("workspace", subject)
-        path = f"cmek-evidence/{folder}/{current_run_id()}.jsonl"
-        await storage.write_path(path, kept.text.encode())
-        get_run_logger().info("Evidence copied to %s in %s", path, type(storage).__name__)
+    # the name of a new workspace may be unfit for a folder
+    folder = subject if subject.isidentifier() else artifact_key("workspace", subject)
+    path = await copy_evidence(folder, kept.text)
+    get_run_logger().info("Evidence kept as %s among the worker's records", path)
 
 
 async def publish_failure(subject: str, error: BaseException) -> None:

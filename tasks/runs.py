@@ -1,39 +1,42 @@
 """The flow run that is executing, other runs by filter, and the state that a run keeps.
 
-A run's state is what it must remember across suspensions. It is kept in the run's own result
-storage, where only the worker writes. A cached task result would not do: a read that finds
-nothing would be cached as well.
+A run's state is what it must remember across suspensions. It is kept in records of our own
+(`cmek.records`): nothing that Prefect stores is read back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
-from typing import Any, Final, TypeVar
+from functools import cache
+from typing import Final, TypeVar
 from uuid import UUID
 
-from prefect import task
-from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
-from prefect.context import TaskRunContext
 from prefect.events.filters import EventFilter, EventNameFilter, EventOrder, EventResourceFilter
 from prefect.exceptions import ObjectNotFound
-from prefect.results import ResultStore, get_result_store
 from prefect.runtime import flow_run
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from cmek.errors import CmekError
 from cmek.onboarding.request import OnboardingRequest
+from cmek.records import Records, records_of
 
 ONBOARDING: Final = "onboard-workspace/onboard"
 """The onboarding's deployment."""
 HEARTBEAT: Final = "prefect.flow-run.heartbeat"
 _POLL_SECONDS: Final = 2.0
 _PAGE: Final = 200
-_NEXT: Final = ".next"
+_PINNED: Final = "request"
 M = TypeVar("M", bound=BaseModel)
+
+
+class PinnedRequestLostError(CmekError):
+    """The record of the request is gone; nothing was attached."""
 
 
 def current_run_id() -> UUID:
@@ -66,49 +69,54 @@ async def find_runs(client: PrefectClient, wanted: FlowRunFilter) -> AsyncIterat
 
 async def save_state(name: str, value: BaseModel) -> None:
     """Keep `value` under this run and `name`; when that fails, what was kept before stays."""
-    # A file is emptied before it is written, so a full disk or a kill can leave it incomplete.
-    # Of two copies that are written one after the other, one is complete at any moment.
-    for key in (_key(name, _NEXT), _key(name)):
-        await _store().awrite(value.model_dump_json(), key=key)
+    run_id, data = str(current_run_id()), value.model_dump(mode="json")
+    await asyncio.to_thread(_records().write, run_id, name, data)
 
 
 async def load_state(name: str, kind: type[M]) -> M | None:
-    """What was kept under `name`; None when nothing was, or it was lost, or another release's."""
-    return await _read(_key(name), kind) or await _read(_key(name, _NEXT), kind)
+    """What was kept under `name`; None when nothing was, or another release's.
 
-
-async def _read(key: str, kind: type[M]) -> M | None:
-    store = _store()
-    if not await store.aexists(key):
-        return None
+    Raises:
+        RecordTamperedError: Somebody else has written it.
+    """
+    found = await asyncio.to_thread(_records().read, str(current_run_id()), name)
     try:
-        record = await store.aread(key)
-        return kind.model_validate_json(record.result)
-    except (ValueError, TypeError):  # incomplete, or not ours: pydantic's errors are ValueErrors
+        return None if found is None else kind.model_validate(found)
+    except ValidationError:
         return None
 
 
-def _store() -> ResultStore:
-    # A flow's own store keeps a result's metadata nowhere, so it could not find it again.
-    return get_result_store().model_copy(update={"metadata_storage": None})
+async def copy_evidence(folder: str, text: str) -> str:
+    """Keep this run's evidence beside the records, for auditors; where."""
+    return await asyncio.to_thread(_records().copy_evidence, folder, str(current_run_id()), text)
 
 
-def _key(name: str, which: str = "") -> str:
-    return f"cmek-{current_run_id()}-{name}{which}"
+@cache
+def _records() -> Records:
+    return records_of(os.environ)
 
 
-def _run_id_only(context: TaskRunContext, parameters: dict[str, Any]) -> str:  # noqa: ARG001
-    return f"cmek-{context.task_run.flow_run_id}-pin"
+async def pin_parameters(request: OnboardingRequest, *, asked: bool) -> OnboardingRequest:
+    """The request as this run first saw it, whatever its parameters say by now.
 
+    Args:
+        request: The run's parameters.
+        asked: Whether this attempt has requested an approval, so that there must be a record.
 
-@task(
-    name="Pin the request",
-    task_run_name="Pin the request",
-    persist_result=True,
-    cache_policy=CacheKeyFnPolicy(cache_key_fn=_run_id_only),
-)
-async def pin_parameters(request: OnboardingRequest) -> OnboardingRequest:
-    """The request as this run first saw it, whatever its parameters say by now."""
+    Raises:
+        RecordTamperedError: Somebody else has written the record.
+        PinnedRequestLostError: The record is gone, and the attempt has requested an approval.
+    """
+    pinned = await load_state(_PINNED, OnboardingRequest)
+    if pinned is not None:
+        return pinned
+    if asked:
+        raise PinnedRequestLostError(
+            "the record of this run's request is gone, or of another release, so its parameters "
+            "can't be compared with what they were; nothing was attached. Retry the run for a "
+            "new approval request"
+        )
+    await save_state(_PINNED, request)
     return request
 
 

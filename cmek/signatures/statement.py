@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -16,7 +17,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationError
 
-from cmek.canonical import NotCanonicalError, canonical_json
+from cmek.canonical import NotCanonicalError, canonical_json, digest
 from cmek.errors import CmekError
 from cmek.models import FrozenModel, refusals
 from cmek.names import Email
@@ -32,6 +33,7 @@ MAX_SIGNATURES: Final = 9
 _BEGIN: Final = "-----BEGIN SSH SIGNATURE-----"
 _END: Final = "-----END SSH SIGNATURE-----"
 _LINE: Final = 70
+_LISTED: Final = 20
 
 _APPROVER: Final = "you@example.com"
 _TIME: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -60,9 +62,15 @@ class Statement(FrozenModel):
     decision: Literal["approve", "reject"]
     expires_at: Moment
     external_key_id: str
+    imported_versions: tuple[str, ...] = ()
+    """Key versions whose material came from outside Cloud KMS."""
     issued_at: Moment
     key_name: str
     nonce: str
+    other_decrypters: tuple[str, ...] = ()
+    """Who else can decrypt with the key, as `listed` shortens it."""
+    other_workspaces: tuple[str, ...] = ()
+    """Other workspaces whose data is under the same key."""
     plan_digest: str
     requester: str
     """Who asked for the onboarding; nobody approves their own."""
@@ -100,15 +108,26 @@ def statement_for(
         decision=decision,
         expires_at=approval_request.expires_at,
         external_key_id=plan.external_key_id,
+        imported_versions=listed(plan.imported_versions),
         issued_at=at.replace(microsecond=0),
         key_name=plan.key_name,
         nonce=approval_request.nonce,
+        other_decrypters=listed(plan.other_decrypters),
+        other_workspaces=listed(plan.other_workspaces),
         plan_digest=approval_request.digest,
         requester=request.requested_by,
         run_id=approval_request.run_id,
         workspace_id=request.workspace_id,
         workspace_name=request.create_workspace,
     )
+
+
+def listed(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, or the first ones and a digest of all, so that a statement stays readable."""
+    if len(names) <= _LISTED:
+        return tuple(names)
+    more = len(names) - _LISTED
+    return (*names[:_LISTED], f"and {more} more; SHA-256 of the whole list {digest(list(names))}")
 
 
 @dataclass(frozen=True, slots=True)

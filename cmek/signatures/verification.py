@@ -28,7 +28,7 @@ from typing import Final
 from cmek.errors import CmekError
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, same_identity
 from cmek.onboarding.plan import Plan
-from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement
+from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement, listed
 
 DIRECTORY: Final = Path("/etc/cmek")
 _ALLOWED: Final = "allowed_signers"
@@ -311,6 +311,12 @@ def _problems_of_one(
         "external key": (signed.external_key_id, live.external_key_id),
         "requester": (signed.requester, live.request.requested_by),
         "list of warnings": (signed.acknowledged_warnings, live.warning_titles),
+        "list of those who can decrypt": (
+            signed.other_decrypters,
+            listed(live.other_decrypters),
+        ),
+        "list of workspaces": (signed.other_workspaces, listed(live.other_workspaces)),
+        "list of imported versions": (signed.imported_versions, listed(live.imported_versions)),
         "data residency": (
             signed.data_residency,
             live.request.data_residency if live.request.create_workspace else None,

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import time_machine
 from prefect.client.schemas.objects import State
-from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 from prefect.states import Cancelling, Pending, Running, Scheduled
 
 from tests.flows.outcomes import assert_not_attached, assert_waiting
+from tests.support.kept import record_files
 from tests.support.onboarding import REQUESTER, Onboardings, Run
 
 
@@ -170,9 +170,9 @@ def test_differences_are_asked_about_three_more_times_at_most(bench: Onboardings
     assert_not_attached(run, "after approval request 4")
 
 
-@pytest.mark.parametrize("name", [REQUESTER, "ａDA@example.com"])
+@pytest.mark.parametrize("name", [REQUESTER, "ADA@Example.com"])
 def test_the_requester_can_not_approve(bench: Onboardings, run: Run, name: str) -> None:
-    """Four eyes is on by default and looks through case and width."""
+    """Four eyes is on by default and looks through case; the form takes no other letters."""
     run.approve(approver=name)
     assert_waiting(run, "four eyes")
 
@@ -188,8 +188,8 @@ def test_an_approval_that_comes_into_effect_after_the_expiry_is_refused(
 
 
 def test_the_loss_of_the_recorded_ask_is_not_an_approval(bench: Onboardings, run: Run) -> None:
-    """Result storage lost while waiting: the answer can't be weighed, so it does not count."""
-    for kept in PREFECT_LOCAL_STORAGE_PATH.value().glob(f"cmek-{run.id}-approval-request-*"):
+    """The record lost while waiting: the response can't be compared, so it does not count."""
+    for kept in record_files(run, "approval-request"):
         kept.unlink()
     run.approve()
     assert_not_attached(run, "Retry the run for a new approval request")

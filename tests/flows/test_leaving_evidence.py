@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
 from prefect import flow
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import Artifact
-from prefect.filesystems import LocalFileSystem
 from prefect.runtime import flow_run
 from typer.testing import CliRunner
 
@@ -36,7 +36,7 @@ def workspace() -> str:
     return f"wrkspc_01evidence{next(numbers):03}"
 
 
-@flow(persist_result=True, result_serializer="json")
+@flow
 async def tell(workspace: str, events: list[Event]) -> str:
     """Record and publish; the id of the run."""
     for event in events:
@@ -105,7 +105,7 @@ def test_without_a_record_export_says_where_one_may_be(bench: Onboardings, works
 executions = iter([True, False])
 
 
-@flow(persist_result=True, result_serializer="json", retries=1)
+@flow(retries=1)
 async def breaks_once(workspace: str) -> None:
     """The first execution stops in the middle; the second one starts from the top."""
     await record(workspace, STARTED)
@@ -150,14 +150,11 @@ def test_a_published_record_that_was_changed_is_not_continued(
     assert attached.kind == "attached"
 
 
-def test_with_a_result_storage_block_a_copy_is_kept_there(
-    bench: Onboardings, workspace: str, tmp_path: Path
-) -> None:
+def test_a_copy_is_kept_among_the_workers_records(bench: Onboardings, workspace: str) -> None:
     """A file of its own for each run, so that no run overwrites another's record."""
-    LocalFileSystem(basepath=str(tmp_path)).save("evidence-store", overwrite=True)
-    stored = tell.with_options(result_storage="local-file-system/evidence-store")
-    run = asyncio.run(stored(workspace, [STARTED, WROTE]))
-    copy = (tmp_path / "cmek-evidence" / workspace / f"{run}.jsonl").read_bytes()
+    run = asyncio.run(tell(workspace, [STARTED, WROTE]))
+    folder = Path(os.environ["XDG_STATE_HOME"]) / "cmek" / "records" / "evidence"
+    copy = (folder / workspace / f"{run}.jsonl").read_bytes()
     assert loads(copy).entries == chain_of(bench, workspace).entries
 
 
@@ -166,7 +163,7 @@ def test_a_run_that_recorded_nothing_publishes_nothing(bench: Onboardings, works
     assert published(bench, workspace) == []
 
 
-@flow(persist_result=True, result_serializer="json")
+@flow
 async def attach_and_mark(request: OnboardingRequest, key_name: str) -> str:
     """The end of an onboarding, marks twice as after a lost response; the entry's hash."""
     workspace = request.subject

@@ -1,4 +1,4 @@
-"""What else can go away: the server, a waiting worker, the result storage, the disk; and a race."""
+"""What else can go away: the server, a waiting worker, the records, the disk; and a race."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def cases() -> Iterator[tuple[str, Callable[[Site], None]]]:
     for call, skip, when in PHASES:
         yield f"server killed {when} {call}", partial(_server_killed, call=(call, skip, when))
     yield "server killed while a run waits", _server_killed_while_waiting
-    yield "results lost while a run waits", _results_lost
+    yield "records lost while a run waits", _records_lost
     for size in SIZES:
         yield f"disk full at {size} bytes, preparing", partial(_disk_full, size=size, behind=False)
         yield f"disk full at {size} bytes, attaching", partial(_disk_full, size=size, behind=True)
@@ -79,10 +79,10 @@ def _server_killed_while_waiting(place: Site) -> None:
     place.converge(run)
 
 
-def _results_lost(place: Site) -> None:
+def _records_lost(place: Site) -> None:
     """The answer to what was forgotten does not count."""
     run = _asked(place)
-    shutil.rmtree(place.storage)
+    shutil.rmtree(place.records)
     run.answer()
     place.execute(run)
     assert place.bench.attaches() == [], run.state

@@ -43,9 +43,9 @@ class Site:
     bench: Onboardings
 
     @property
-    def storage(self) -> Path:
-        """Where runs keep their results."""
-        return self.server.home / "prefect" / "storage"
+    def records(self) -> Path:
+        """Where runs keep what they must remember."""
+        return self.server.home / ".local" / "state" / "cmek" / "records"
 
     def begin(self, **request: Any) -> Run:
         """A new sandbox and a run in it; what an earlier case has left claims nothing."""

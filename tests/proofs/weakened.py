@@ -71,7 +71,7 @@ def _own_plan(stack: ExitStack) -> None:
 def _unpinned(stack: ExitStack) -> None:
     """The parameters count as they are now."""
 
-    async def unpinned(request: Any) -> Any:
+    async def unpinned(request: Any, *, asked: bool) -> Any:
         return request
 
     without("request")(stack)

@@ -174,7 +174,7 @@ class Driver:
         assert isinstance(run, Run)
         return run
 
-    async def _pin(self, request: OnboardingRequest) -> OnboardingRequest:
+    async def _pin(self, request: OnboardingRequest, *, asked: bool) -> OnboardingRequest:
         run = self._run()
         run.pinned = run.pinned or request
         return run.pinned

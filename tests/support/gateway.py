@@ -140,26 +140,32 @@ class Gateways:
         """A gateway over HTTP; its base URL."""
         settings = self.settings.model_copy(update=changes)
         extra = {"clock": clock} if clock else {}
-        app = gateway_app(settings, find=self.office.signers, **extra)
-        server = uvicorn.Server(server_config(app))
-        listener = listen("127.0.0.1", 0)
-        ready = threading.Event()
-        started = server.startup
+        with serving_gateway(settings, self.office, **extra) as url:
+            yield url
 
-        async def startup(sockets: Any = None) -> None:
-            await started(sockets)
-            ready.set()
 
-        server.startup = startup  # type: ignore[method-assign]
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
-        thread.start()
-        try:
-            assert ready.wait(10)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
-            listener.close()
+@contextmanager
+def serving_gateway(settings: GatewaySettings, office: Office, **extra: Any) -> Iterator[str]:
+    """A gateway in a thread of this process, with this office's approvers; its base URL."""
+    server = uvicorn.Server(server_config(gateway_app(settings, find=office.signers, **extra)))
+    listener = listen("127.0.0.1", 0)
+    ready = threading.Event()
+    started = server.startup
+
+    async def startup(sockets: Any = None) -> None:
+        await started(sockets)
+        ready.set()
+
+    server.startup = startup  # type: ignore[method-assign]
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
 
 
 @asynccontextmanager

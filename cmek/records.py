@@ -1,0 +1,236 @@
+"""What a run must remember: canonical JSON with a keyed MAC, where the worker's environment says.
+
+| variable | names |
+|---|---|
+| `CMEK_RECORDS` | a folder, or `gs://BUCKET/PREFIX`; without it a folder of the worker's user |
+| `CMEK_RECORDS_KEY_FILE` | a file of 32 bytes or more; without it one made beside the folder |
+
+Nothing here is read through Prefect: a result record names its own serializer, and one of those
+runs code. A record that does not verify was written by somebody else, and ends the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from pydantic import JsonValue
+
+from cmek.canonical import canonical_json
+from cmek.errors import CmekError
+
+RECORDS: Final = "CMEK_RECORDS"
+KEY_FILE: Final = "CMEK_RECORDS_KEY_FILE"
+_SHORTEST_KEY: Final = 32
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
+
+
+class RecordsError(CmekError):
+    """The place or the key of the records can't be used; names the variable and what to do."""
+
+
+class RecordTamperedError(CmekError):
+    """A record that this worker, or another with its key, has not written."""
+
+
+class Place(Protocol):
+    """Where the bytes are. A write replaces the whole object or leaves it as it was."""
+
+    def get(self, path: str) -> bytes | None:
+        """The object; None when there is none."""
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write the object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Files that only the worker's user can read."""
+
+    root: Path
+
+    def get(self, path: str) -> bytes | None:
+        """The file's content; None when there is none."""
+        try:
+            return (self.root / path).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write beside it, then rename: a full disk or a kill leaves what was there."""
+        target = self.root / path
+        _make_private(target.parent)
+        number, beside = tempfile.mkstemp(dir=target.parent, prefix=".")
+        try:
+            with os.fdopen(number, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(beside).replace(target)
+        except BaseException:
+            Path(beside).unlink(missing_ok=True)
+            raise
+
+
+class Bucket:
+    """Objects of Cloud Storage, with application default credentials."""
+
+    def __init__(self, name: str, prefix: str) -> None:
+        # only here: its import takes a second, and a folder does not need it
+        from google.cloud.storage import Client  # noqa: PLC0415
+
+        client: Any = Client()
+        self._bucket: Any = client.bucket(name)
+        self._prefix = prefix
+
+    def get(self, path: str) -> bytes | None:
+        """The object's content; None when there is none."""
+        from google.cloud.exceptions import NotFound  # noqa: PLC0415
+
+        try:
+            content: bytes = self._bucket.blob(self._prefix + path).download_as_bytes()
+        except NotFound:
+            return None
+        return content
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write the object; Cloud Storage replaces it as a whole."""
+        self._bucket.blob(self._prefix + path).upload_from_string(
+            content, content_type="application/json"
+        )
+
+
+class Records:
+    """The records of all runs; every method blocks."""
+
+    def __init__(self, place: Place, key: bytes) -> None:
+        self._place = place
+        self._key = key
+
+    def read(self, run_id: str, name: str) -> JsonValue:
+        """What was kept for a run under a name; None when nothing was.
+
+        Raises:
+            RecordTamperedError: It does not verify: changed, of another run or name, or made
+                with another key.
+        """
+        path = _path(run_id, name)
+        content = self._place.get(path)
+        if content is None:
+            return None
+        try:
+            found = json.loads(content)
+            value, mac = found["value"], str(found["mac"])
+            expected = self._mac(run_id, name, value)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            expected, value, mac = "-", None, ""
+        if not hmac.compare_digest(expected.encode(), mac.encode()):
+            raise RecordTamperedError(
+                f"record {path} was not written by this worker, or by one with another key "
+                f"({KEY_FILE}): somebody has changed it, or a run was moved between workers that "
+                "do not share the key. Nothing is attached by it. Find out who can write there; "
+                "then start a new run"
+            )
+        return value  # type: ignore[no-any-return]  # of json.loads
+
+    def write(self, run_id: str, name: str, value: JsonValue) -> None:
+        """Keep a value; what was kept before is replaced as a whole."""
+        content = {"mac": self._mac(run_id, name, value), "value": value}
+        self._place.put(_path(run_id, name), canonical_json(content))
+
+    def copy_evidence(self, folder: str, run_id: str, text: str) -> str:
+        """Keep a run's evidence as plain lines for auditors; the path."""
+        path = f"evidence/{_checked(folder)}/{_checked(run_id)}.jsonl"
+        self._place.put(path, text.encode())
+        return path
+
+    def _mac(self, run_id: str, name: str, value: JsonValue) -> str:
+        text = canonical_json({"name": name, "run_id": run_id, "value": value})
+        return hmac.new(self._key, text, hashlib.sha256).hexdigest()
+
+
+def records_of(environment: Mapping[str, str]) -> Records:
+    """The records that these variables name.
+
+    Raises:
+        RecordsError: A variable is wrong or missing, or the key can't be used.
+    """
+    named = environment.get(RECORDS, "")
+    state = Path(environment.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "cmek"
+    key_file = environment.get(KEY_FILE, "")
+    if named.startswith("gs://"):
+        bucket, _, prefix = named.removeprefix("gs://").partition("/")
+        if not bucket:
+            raise RecordsError(f"{RECORDS}={named}: write gs://BUCKET/PREFIX")
+        if not key_file:
+            raise RecordsError(
+                f"{RECORDS} is a bucket, which several workers share: name the file with their "
+                f"common key in {KEY_FILE} (head -c 32 /dev/urandom)"
+            )
+        prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+        return Records(Bucket(bucket, prefix), _key(Path(key_file)))
+    if "://" in named:
+        raise RecordsError(f"{RECORDS}={named}: use a folder or gs://BUCKET/PREFIX")
+    folder = Path(named) if named else state / "records"
+    if not folder.is_absolute():
+        raise RecordsError(f"{RECORDS}={named}: write the folder's full path")
+    key = _key(Path(key_file)) if key_file else _own_key(state / "records.key")
+    return Records(Folder(folder), key)
+
+
+def _key(path: Path) -> bytes:
+    try:
+        key = path.read_bytes()
+    except OSError as error:
+        raise RecordsError(f"{KEY_FILE}={path}: {error.strerror}") from error
+    if len(key) < _SHORTEST_KEY:
+        raise RecordsError(
+            f"{path} has {len(key)} bytes; a key has {_SHORTEST_KEY} or more "
+            "(head -c 32 /dev/urandom)"
+        )
+    return key
+
+
+def _own_key(path: Path) -> bytes:
+    """The key of this user, made at the first use; of two processes the first one's counts."""
+    if not path.exists():
+        try:
+            _make_private(path.parent)
+            with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # mode 0600
+                file.write(secrets.token_bytes(_SHORTEST_KEY))
+                file.flush()
+                os.link(file.name, path)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise RecordsError(
+                f"{path}: {error.strerror}; name a folder and a key file of the worker's user in "
+                f"{RECORDS} and {KEY_FILE}"
+            ) from error
+    return _key(path)
+
+
+def _make_private(folder: Path) -> None:
+    """A folder, and the missing ones above it, for this user alone."""
+    if not folder.is_dir():
+        _make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def _path(run_id: str, name: str) -> str:
+    return f"{_checked(run_id)}/{_checked(name)}.json"
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise RecordsError(f"{name!r} can't be a part of a record's path")
+    return name
