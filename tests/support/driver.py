@@ -127,7 +127,20 @@ class Driver:
             await _end_all()
             raise Killed
         killing.cancel()
+        if not self.sockets:
+            await self._rest_ends()
         return await working
+
+    async def _rest_ends(self) -> None:
+        """When one call of a gather has failed, the others end before the next execution begins.
+
+        Raises:
+            AssertionError: One does not.
+        """
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        if rest:
+            _, pending = await asyncio.wait(rest, timeout=self.patience)
+            assert not pending, pending
 
     async def watch(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
         """Make one outside call, with the hook before it and after its answer or error."""
@@ -141,6 +154,17 @@ class Driver:
             finally:
                 if not self.is_killed:
                     await self._reach(number, name, "after")
+                if not self.sockets:
+                    await self._others_wait()
+
+    async def _others_wait(self) -> None:
+        """Let every other task go as far as it can.
+
+        A gRPC call takes real time. What others did meanwhile, and so the order in which they ask
+        for their turn, must not depend on how much.
+        """
+        while self.loop._ready:  # type: ignore[attr-defined]  # asyncio has no name for it
+            await asyncio.sleep(0)
 
     @property
     def is_this_loop(self) -> bool:
