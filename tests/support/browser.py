@@ -46,10 +46,12 @@ class Form:
     def answer(self, title: str, value: str) -> None:
         """Type into the field of this title, or choose one of its values."""
         field = self._field(title)
-        if field.get_by_role("textbox").count():
-            field.get_by_role("textbox").fill(value)
+        text, choice = field.get_by_role("textbox"), field.get_by_label(f"Select {title}")
+        text.or_(choice).first.wait_for()
+        if text.count():
+            text.fill(value)
         else:
-            field.get_by_role("button", name=f"Select {title}").click()
+            choice.click()
             self.page.get_by_role("option", name=value, exact=True).click()
 
     def holds(self, title: str, value: str) -> None:
