@@ -8,11 +8,12 @@ removed meanwhile is refused and not silently repaired.
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 from prefect import flow
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import deployment
 from prefect.states import Completed
 
@@ -108,7 +109,12 @@ async def _onboard_as_pinned(request: OnboardingForm) -> State[Any]:
             "the parameters of this run were changed after it had started; nothing was attached. "
             "Start a new run for another request"
         )
-    async with workspace_lock(request.subject, claimed=bool(numbers)) as other:
+    if pinned.plan_only:  # writes nothing, so it need not have the workspace for itself
+        await tag_run(request.subject)
+        lock: AbstractAsyncContextManager[FlowRun | None] = nullcontext()
+    else:
+        lock = workspace_lock(request.subject, claimed=bool(numbers))
+    async with lock as other:
         if other is not None:
             return Completed(
                 name=RunOutcome.DUPLICATE,
