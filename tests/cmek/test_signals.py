@@ -179,7 +179,7 @@ def test_a_push_of_our_subscription_names_the_resource(
         {"exp": 1},
         {"iat": time.time() + 3000},
     ],
-    ids=str,
+    ids=lambda claims: next(iter(claims)),
 )
 def test_a_token_that_is_not_our_subscriptions_is_refused(
     pushes: PushVerifier, signer: Google, claims: dict[str, Any]
