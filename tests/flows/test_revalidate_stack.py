@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -207,6 +208,8 @@ def test_notification_blocks_get_every_alert(stack: Stack, daily: Revalidations)
         sink.wait_for("No revalidation", 60)
 
 
+@pytest.mark.prove
+@pytest.mark.timeout(600)
 def test_a_broken_key_is_notified_by_its_webhook_and_by_its_audit_log(
     stack: Stack, daily: Revalidations, tmp_path: Path
 ) -> None:
@@ -368,8 +371,9 @@ def webhook_block(stack: Stack, sink: Sink) -> str:
         "/block_schemas/filter",
         json={"block_schemas": {"block_type_id": {"any_": [str(kind.id)]}}},
     ).json()[:1]
+    name = f"people-{uuid4().hex[:8]}"
     document = {
-        "name": "people",
+        "name": name,
         "block_type_id": str(kind.id),
         "block_schema_id": schema["id"],
         "data": {
@@ -379,4 +383,4 @@ def webhook_block(stack: Stack, sink: Sink) -> str:
         },
     }
     stack.client.request("POST", "/block_documents/", json=document).raise_for_status()
-    return "custom-webhook/people"
+    return f"custom-webhook/{name}"
