@@ -25,6 +25,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
 from cli.client import RunError, connected, every
+from cli.policy import save_default_policy
 from cli.terminal import new_console, printable
 from cmek.tags import CMEK_TAG
 
@@ -65,6 +66,8 @@ def deploy_command(
     with connected() as client:
         for name in deploy(client, prefect_file, project_id, on=on):
             console.print(f"Deployed {printable(name)}")
+        if save_default_policy(client):
+            console.print("Made block onboarding-policy/default with the guide's values")
 
 
 def deploy(

@@ -29,8 +29,11 @@ COMMANDS: Final = {
         "onboard": "Start onboarding a workspace; the run waits for approval before the last step.",
         "check": "Check all that an onboarding needs, without one write; exit code 1 on a failure.",
     },
+    "cli.policy": {
+        "policy": "Show an onboarding policy, and what differs from the guide's recommendation.",
+    },
     "cli.approve": {
-        "pending": "List the runs that wait for an approval.",
+        "pending": "List the runs that wait for an approval, and how to respond.",
         "approve": "Show a run's plan, approve it, and follow the run until it ends or asks again.",
         "reject": "Show a run's plan and reject it; nothing is attached.",
         "sign": "Print your signed approval, for whoever answers with `cmek approve --with FILE`.",

@@ -3,27 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Annotated, Any, Final
 
 import typer
 from prefect import get_client
+from prefect.client.schemas.objects import FlowRun
 from pydantic import ValidationError
 from rich.table import Table
 
+from cli.approve import Steps
 from cli.client import RunError, calling, connected, run_url
 from cli.terminal import new_console, printable
+from cmek.errors import CmekError
 from cmek.keys.verdicts import Check, CheckReport
 from cmek.models import refusals
+from cmek.onboarding.eligibility import WorkspaceNotEligibleError, check_eligibility
+from cmek.onboarding.policy import (
+    DEFAULT_POLICY,
+    SETTINGS,
+    OnboardingSettings,
+    OverrideRefusedError,
+    UnnameableKeyError,
+)
 from cmek.onboarding.reports import summary
-from cmek.onboarding.request import OnboardingRequest
-from tasks.clients import close_clients
+from cmek.onboarding.request import OnboardingForm, OnboardingRequest
+from cmek.outcomes import HAS_ITS_KEY, RunOutcome
+from tasks.clients import BlockMissingError, close_clients
 from tasks.discovery import start_onboarding
-from tasks.reads import check_prerequisites
+from tasks.reads import (
+    WorkspaceNotFoundError,
+    check_prerequisites,
+    read_workspace,
+    resolve_request,
+)
 
-_OWN_OPTIONS: Final = {"workspace_id", "create_workspace", "project_id", "requested_by"}
-_FIELDS: Final = ", ".join(n for n in OnboardingRequest.model_fields if n not in _OWN_OPTIONS)
+_WAITING: Final = 3
+"""Exit code when the run waits for an approval."""
+_READ_SECONDS: Final = 15.0
+"""How long to try to read the workspace before the run is left to do it."""
+_FOLLOW_SECONDS: Final = 600.0
+_DONE: Final = HAS_ITS_KEY | {RunOutcome.PLANNED}
+_REFUSALS: Final = (
+    BlockMissingError,
+    OverrideRefusedError,
+    UnnameableKeyError,
+    WorkspaceNotEligibleError,
+    WorkspaceNotFoundError,
+)
+"""What the run would refuse as well, whatever machine executes it."""
 
-WorkspaceId = Annotated[str | None, typer.Argument(help="The workspace, wrkspc_….")]
+Workspace = Annotated[str | None, typer.Argument(help="The workspace, wrkspc_….")]
 CreateWorkspace = Annotated[
     str | None,
     typer.Option(
@@ -31,21 +61,35 @@ CreateWorkspace = Annotated[
     ),
 ]
 Project = Annotated[str, typer.Option("--project", help="Google Cloud project id.")]
-Settings = Annotated[
+Policy = Annotated[
+    str, typer.Option("--policy", help="The OnboardingPolicy block that decides everything else.")
+]
+Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="NAME=VALUE", help=f"Another field of the request: {_FIELDS}; repeatable."
+        "--set",
+        metavar="NAME=VALUE",
+        help=f"Override a setting, where the policy allows it: {', '.join(SETTINGS)}; repeatable.",
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
 def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
-    workspace_id: WorkspaceId = None,
+    workspace: Workspace = None,
     *,
     create_workspace: CreateWorkspace = None,
     project_id: Project,
     requested_by: Annotated[str, typer.Option(help="Your e-mail address.")],
-    setting: Settings = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="Show what would be done, without one write.")
+    ] = False,
+    adopt_existing_key: Annotated[
+        bool,
+        typer.Option("--adopt-existing-key", help="Allow label and grants on a key that exists."),
+    ] = False,
+    policy: Policy = DEFAULT_POLICY,
+    overrides: Overrides = None,
     idempotency_key: Annotated[
         str | None,
         typer.Option(
@@ -53,75 +97,146 @@ def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
             "way is given instead of a second one."
         ),
     ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until the run has ended, or waits for an approval.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Start onboarding a workspace; the run waits for approval before the last step.
 
-    The server is Prefect's: PREFECT_API_URL, or the active profile.
+    The server is Prefect's: PREFECT_API_URL, or the active profile. Exit codes: 0 the run was
+    started, or with --wait has ended well; 1 refused or failed; 2 wrong usage; 3 with --wait, the
+    run waits for an approval.
     """
-    console = new_console()
-    request = build_request(
-        parse_settings(setting or [])
-        | _one_workspace(workspace_id, create_workspace)
-        | {"project_id": project_id, "requested_by": requested_by}
+    form = build_form(
+        _workspace(workspace, create_workspace)
+        | {"project_id": project_id, "requested_by": requested_by, "policy": policy}
+        | {"plan_only": plan_only, "adopt_existing_key": adopt_existing_key},
+        overrides or [],
     )
     with connected() as client:
+        unchecked = asyncio.run(refuse_early(form))
+        request = form.model_dump(mode="json", exclude_defaults=True)
         run = calling(
             get_client(),
             lambda api: start_onboarding(api, request, idempotency_key=idempotency_key),
         )
+        url = run_url(client, run.id)
+        console = new_console(stderr=as_json)
         console.print(f"Run [bold]{printable(run.name)}[/] ({run.id})")
-        console.print(run_url(client, run.id), soft_wrap=True)
+        console.print(url, soft_wrap=True)
+        if unchecked:
+            console.print(printable(unchecked), soft_wrap=True)
+        if wait:
+            run = Steps(client, run.id, console).follow(seconds=_FOLLOW_SECONDS)
+    waits = run.state is not None and run.state.is_paused()
+    if as_json:
+        typer.echo(json.dumps(_facts(run, form, url) | {"not_checked": unchecked}))
+    if wait and run.state is not None:
+        console.print(f"[bold]{run.state.name}[/] {printable(run.state.message or '')}")
+    if waits or not wait:
         console.print(f"When it waits: cmek approve {run.id}", soft_wrap=True)
+    raise typer.Exit(_exit_code(run, waits=waits) if wait else 0)
 
 
-def _one_workspace(workspace_id: str | None, create_workspace: str | None) -> dict[str, str]:
-    given = {"workspace_id": workspace_id, "create_workspace": create_workspace}
-    named = {name: value for name, value in given.items() if value is not None}
-    if len(named) != 1:
-        raise RunError("give either a workspace's id, or --create-workspace with a new name")
-    return named
+def _facts(run: FlowRun, form: OnboardingForm, url: str) -> dict[str, Any]:
+    state = run.state
+    return {
+        "run_id": str(run.id),
+        "run": run.name,
+        "url": url,
+        "workspace": form.subject,
+        "policy": form.policy,
+        "state": state.name if state else None,
+        "state_type": state.type.value if state else None,
+        "message": state.message if state else None,
+        "at": state.timestamp.isoformat() if state else None,
+    }
 
 
-def parse_settings(settings: list[str]) -> dict[str, str | None]:
-    """Read `NAME=VALUE` pairs; an empty value means none.
+def _exit_code(run: FlowRun, *, waits: bool) -> int:
+    if waits:
+        return _WAITING
+    return 0 if run.state is not None and run.state.name in _DONE else 1
+
+
+def _workspace(workspace: str | None, create_workspace: str | None) -> dict[str, Any]:
+    if (workspace is None) is (create_workspace is None):
+        raise typer.BadParameter(
+            "give either a workspace's id, or --create-workspace with a new name"
+        )
+    return {"workspace": workspace or create_workspace, "new_workspace": workspace is None}
+
+
+def build_form(given: dict[str, Any], overrides: list[str]) -> OnboardingForm:
+    """The form of these fields, and of overrides as `NAME=VALUE`; an empty value means none.
 
     Raises:
-        RunError: a pair without `=`, or a name that the request does not have.
-    """
-    given: dict[str, str | None] = {}
-    for setting in settings:
-        name, separator, value = setting.partition("=")
-        if not separator:
-            raise RunError(f"--set {setting!r}: expected NAME=VALUE")
-        if name not in OnboardingRequest.model_fields:
-            known = ", ".join(OnboardingRequest.model_fields)
-            raise RunError(f"--set {name}: the request has no such field; it has {known}")
-        given[name] = value or None
-    return given
-
-
-def build_request(given: dict[str, Any]) -> dict[str, Any]:
-    """Check the request here, for an error that names the field; JSON of the given fields only.
-
-    Raises:
-        RunError: names each wrong field, its value and the rule.
+        BadParameter: A pair without `=`.
+        RunError: Names each wrong field, its value and what is wanted.
     """
     try:
-        request = OnboardingRequest.model_validate(given)
+        settings = OnboardingSettings.model_validate(dict(_pair(one) for one in overrides))
+        changed = settings.model_dump(mode="json", exclude_unset=True)
+        return OnboardingForm.model_validate(given | {"overrides": changed})
     except ValidationError as error:
         raise RunError(f"the request is not valid: {'; '.join(refusals(error))}") from None
-    return request.model_dump(mode="json", include=set(given))
+
+
+def _pair(override: str) -> tuple[str, object]:
+    name, separator, value = override.partition("=")
+    if not separator:
+        raise typer.BadParameter(f"--set {override!r}: expected NAME=VALUE")
+    if name not in SETTINGS:
+        raise typer.BadParameter(
+            f"--set {name}: there is no such setting; a policy has {', '.join(SETTINGS)}"
+        )
+    return name, [one for one in value.split(",") if one] if name == "accepted_warnings" else value
+
+
+async def refuse_early(form: OnboardingForm) -> str | None:
+    """Refuse, before a run exists, what this machine can tell; what it can't tell, in a sentence.
+
+    Raises:
+        BlockMissingError, OverrideRefusedError: The policy can't be read, or refuses an override.
+        WorkspaceNotFoundError, WorkspaceNotEligibleError: The workspace must not be onboarded.
+    """
+    try:
+        async with asyncio.timeout(_READ_SECONDS):
+            request = await resolve_request.fn(form)
+            if request.workspace_id is not None:
+                await _check_workspace(request, request.workspace_id)
+    except _REFUSALS:
+        raise
+    except (CmekError, TimeoutError) as error:
+        # this machine may have neither the worker's network nor its credentials
+        why = str(error) or f"no answer within {_READ_SECONDS:.0f} s"
+        return f"The run itself reads workspace {form.workspace}; here it could not be read: {why}"
+    finally:
+        await close_clients()
+    return None
+
+
+async def _check_workspace(request: OnboardingRequest, workspace_id: str) -> None:
+    reading = await read_workspace.fn(request.anthropic_block, workspace_id)
+    check_eligibility(
+        request,
+        reading.workspace,
+        is_default=reading.is_default,
+        current_key=reading.current_key,
+    )
 
 
 _STYLES: Final = {"fail": "bold red", "unknown": "yellow", "warn": "yellow", "pass": "green"}
 
 
 def check_command(  # noqa: PLR0913 - a parameter is an option of the command
-    workspace_id: WorkspaceId = None,
+    workspace: Workspace = None,
     *,
     create_workspace: CreateWorkspace = None,
     project_id: Project,
-    setting: Settings = None,
+    policy: Policy = DEFAULT_POLICY,
+    overrides: Overrides = None,
     everything: Annotated[bool, typer.Option("--all", help="Checks that pass, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -129,12 +244,12 @@ def check_command(  # noqa: PLR0913 - a parameter is an option of the command
 
     Credentials come from the blocks of the configured Prefect server.
     """
-    request = build_request(
-        parse_settings(setting or [])
-        | _one_workspace(workspace_id, create_workspace)
-        | {"project_id": project_id, "requested_by": "nobody@localhost"}
+    form = build_form(
+        _workspace(workspace, create_workspace)
+        | {"project_id": project_id, "requested_by": "nobody@localhost", "policy": policy},
+        overrides or [],
     )
-    report = asyncio.run(_check(OnboardingRequest.model_validate(request)))
+    report = asyncio.run(_check(form))
     if as_json:
         typer.echo(report.model_dump_json())
     else:
@@ -145,10 +260,10 @@ def check_command(  # noqa: PLR0913 - a parameter is an option of the command
         raise typer.Exit(1)
 
 
-async def _check(request: OnboardingRequest) -> CheckReport:
+async def _check(form: OnboardingForm) -> CheckReport:
     try:
-        # without a flow run around it, the task's function is called as it is
-        return await check_prerequisites.fn(request)
+        # without a flow run around them, the tasks' functions are called as they are
+        return await check_prerequisites.fn(await resolve_request.fn(form))
     finally:
         await close_clients()
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ValidationError,
+    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -39,14 +40,33 @@ class FrozenModel(BaseModel):
 class FormModel(FrozenModel):
     """A flow's parameter: Prefect's form shows its fields in the order of their declaration."""
 
+    moved: ClassVar[Mapping[str, str]] = {}
+    """Fields of an earlier release, each with where its value goes now; never shown in the form."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _say_where_it_moved(cls, given: Any) -> Any:  # noqa: ANN401 - whatever was given
+        if isinstance(given, Mapping):
+            found = [f"{name} {cls.moved[name]}" for name in given if name in cls.moved]
+            if found:
+                raise ValueError("; ".join(found))
+        return given
+
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Number the fields: the form sorts them by `position`."""
+        """Number the fields, by which the form sorts them; an old name is refused with its new one.
+
+        Prefect's server refuses by the schema alone, before a run exists.
+        """
         schema = handler(core_schema)
-        for position, field in enumerate(handler.resolve_ref_schema(schema)["properties"].values()):
+        resolved = handler.resolve_ref_schema(schema)
+        for position, field in enumerate(resolved["properties"].values()):
             field["position"] = position
+        if cls.moved:
+            named = {f"^{name}$": {"enum": [where]} for name, where in cls.moved.items()}
+            resolved["patternProperties"] = named
         return schema
 
 
@@ -101,10 +121,28 @@ class TextRule:
     def __get_pydantic_json_schema__(
         self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """The same pattern for the schema; nobody checks a `format`."""
+        """The same rule for the schema, and no `format`, which not every reader checks."""
         schema = handler(core_schema)
-        schema["pattern"] = whole(self.pattern)
-        return schema
+        schema.pop("format", None)
+        return schema | self.schema
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The rule as JSON schema.
+
+        A `pattern` that does not fit is shown to people as it is. So the pattern is a condition,
+        and what fails is a list whose only element says what is wanted.
+        """
+        return {
+            "if": {"type": "string", "not": {"pattern": whole(self.pattern)}},
+            "then": {"enum": [self.wanted]},
+        }
+
+
+def rule_of(kind: Any) -> TextRule:  # noqa: ANN401 - an annotated type is no type of its own
+    """The rule of an `Annotated[str, TextRule(…)]`."""
+    (rule,) = [one for one in kind.__metadata__ if isinstance(one, TextRule)]
+    return rule
 
 
 def shown(text: str) -> str:
@@ -129,6 +167,15 @@ def _flaw(text: str, rule: TextRule) -> str:
 
 
 def refusals(error: ValidationError) -> Iterator[str]:
-    """Each wrong field of a model, by its name, with what is wrong."""
-    for one in error.errors(include_url=False, include_input=False, include_context=False):
-        yield f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}"
+    """Each wrong field of a model, by its name, with its value and what is wrong."""
+    for one in error.errors(include_url=False, include_context=False):
+        where, what = ".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")
+        given = one["input"]
+        # a text rule shows the value itself
+        if isinstance(given, (str, int)) and one["type"] not in {"text_rule", "extra_forbidden"}:
+            what = f"{shown(str(given))}: {what}"
+        if one["type"] == "extra_forbidden":
+            what = "there is no such field"
+        elif one["type"] == "missing":
+            what = "is needed"
+        yield ": ".join(filter(None, (where, what)))

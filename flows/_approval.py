@@ -191,8 +191,8 @@ def _fields(approval_request: ApprovalRequest) -> Iterator[tuple[str, _Field]]:
     yield "approver", _field(Email, "Your e-mail address", unverified)
     why = "Why you approve or reject."
     yield "comment", _field(str, "Comment", why, min_length=1, max_length=2000)
-    if plan.warnings:
-        titles = "; ".join(plan.warning_titles)
+    if plan.to_acknowledge:
+        titles = "; ".join(plan.to_acknowledge)
         needed = f"Needed to approve: {plain(titles)}."
         yield "acknowledge_warnings", _field(bool, "I accept the warnings", needed, default=False)
     if approval_request.signatures:

@@ -10,15 +10,15 @@ from prefect.states import Completed, Failed
 
 from cmek.errors import MAX_MESSAGE, bounded
 from cmek.onboarding.reports import checks_list, checks_table, summary
-from cmek.onboarding.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingForm
 from cmek.outcomes import RunOutcome
 from tasks.artifacts import publish
 from tasks.clients import close_clients
-from tasks.reads import check_prerequisites
+from tasks.reads import check_prerequisites, resolve_request
 
 
 @flow(name="check-prerequisites", flow_run_name="check {request.subject}", retries=0)
-async def check_prerequisites_only(request: OnboardingRequest) -> State[Any]:
+async def check_prerequisites_only(request: OnboardingForm) -> State[Any]:
     """Check everything that an onboarding needs, and write nothing.
 
     The table of checks is the run's artifact. The run fails when a check fails.
@@ -27,7 +27,7 @@ async def check_prerequisites_only(request: OnboardingRequest) -> State[Any]:
         request: As for an onboarding.
     """
     try:
-        report = await check_prerequisites(request)
+        report = await check_prerequisites(await resolve_request(request))
     finally:
         await close_clients()
     await publish(

@@ -18,10 +18,11 @@ from cmek.anthropic.models import Workspace
 from cmek.discovery.request import DiscoveryRequest, read_announcement
 from cmek.discovery.rules import Action, Decision, ineligible_reason, opt_in_missing_reason, summary
 from cmek.errors import listed
+from cmek.onboarding.policy import PolicyModel
 from cmek.outcomes import RunOutcome
 from tasks.clients import close_clients
 from tasks.discovery import decided, find_workspaces, publish_discovery, start_once
-from tasks.reads import read_workspace
+from tasks.reads import read_policy, read_workspace
 
 
 @flow(name="discover-workspaces", flow_run_name="discover workspaces", retries=0)
@@ -37,12 +38,15 @@ async def discover_workspaces(
         request: Which workspaces, and which keys they get.
 
     Raises:
+        BlockMissingError: The policy can't be read.
         AdminApiError: The workspaces can't be read.
     """
     if not request.project_id:
         return _not_set_up()
     try:
-        decisions = await _decide(request, await find_workspaces(request))
+        policy = await read_policy(request.policy)
+        found = await find_workspaces(policy.anthropic_block)
+        decisions = await _decide(request, policy, found)
         await publish_discovery(decisions)
     finally:
         await close_clients()
@@ -61,7 +65,7 @@ async def workspace_created(
 
     Args:
         payload: The event's payload as JSON; only `workspace_id` is needed.
-        request: Which keys workspaces get, where the payload does not say.
+        request: Project and policy, where the payload does not say.
 
     Raises:
         MalformedEventError: Names what is wrong with the payload; nothing was started.
@@ -71,17 +75,20 @@ async def workspace_created(
     if not (announced.project_id or request.project_id):
         return _not_set_up()
     try:
-        reading = await read_workspace(request.anthropic_block, announced.workspace_id)
+        policy = await read_policy(request.policy)
+        reading = await read_workspace(policy.anthropic_block, announced.workspace_id)
         workspace = reading.workspace
         why = ineligible_reason(workspace, request, is_default=reading.is_default)
         if why is not None:
             return _outcome([decided(workspace, Action.LEFT_OUT, why)])
-        return _outcome([await start_once(request, workspace, announced.given())])
+        return _outcome([await start_once(request, policy, workspace, announced)])
     finally:
         await close_clients()
 
 
-async def _decide(request: DiscoveryRequest, workspaces: Iterable[Workspace]) -> list[Decision]:
+async def _decide(
+    request: DiscoveryRequest, policy: PolicyModel, workspaces: Iterable[Workspace]
+) -> list[Decision]:
     """About every workspace, the oldest first; starts no more than the cap."""
     decisions: list[Decision] = []
     started = 0
@@ -94,7 +101,7 @@ async def _decide(request: DiscoveryRequest, workspaces: Iterable[Workspace]) ->
         elif started >= request.max_new_runs:
             decisions.append(decided(workspace, Action.LATER, f"{started} were started now"))
         else:
-            decisions.append(await start_once(request, workspace))
+            decisions.append(await start_once(request, policy, workspace))
             started += decisions[-1].action is Action.STARTED
     return decisions
 

@@ -21,7 +21,7 @@ from cmek.evidence.events import attached, checked, software_versions, started
 from cmek.onboarding.eligibility import AttachmentStatus
 from cmek.onboarding.plan import preview, preview_text
 from cmek.onboarding.reports import already_attached_report, checks_table, final_report
-from cmek.onboarding.request import OnboardingRequest, data_residency
+from cmek.onboarding.request import OnboardingForm, OnboardingRequest, data_residency
 from cmek.outcomes import RunOutcome
 from flows._approval import approval_request_numbers, attempt
 from flows._attach import Approved, Rejected, approve_and_attach
@@ -51,9 +51,10 @@ from tasks.reads import (
     check_prerequisites,
     read_existing_resources,
     read_live_facts,
+    resolve_request,
     signatures_needed,
 )
-from tasks.runs import pin_parameters
+from tasks.runs import pin_request
 
 
 class NoDeploymentError(CmekError):
@@ -70,7 +71,7 @@ class ParametersChangedError(CmekError):
     persist_result=False,
     retries=0,
 )
-async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
+async def onboard_workspace(request: OnboardingForm) -> State[Any]:
     """Put a Google Cloud KMS key under an Anthropic workspace, or under a new one.
 
     Checks first, makes what is missing (key ring, key, grants, external key), validates, then
@@ -78,11 +79,12 @@ async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
     the waiting run, or with `cmek approve`.
 
     Args:
-        request: A workspace or the name of a new one, project and requester are enough; the others
-            have the recommended values.
+        request: Workspace, project and requester are enough; a policy decides everything else.
 
     Raises:
         NoDeploymentError: Called without a deployment; nothing was read or made.
+        BlockMissingError: The policy can't be read; nothing outside was read or made.
+        OverrideRefusedError: The policy does not let a request change one of its settings.
         ParametersChangedError: The run's parameters were changed; nothing was attached.
         Exception: Any refusal, each with a message that says what to do.
     """
@@ -91,9 +93,16 @@ async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
             "onboard_workspace waits for an approval, so it needs a deployment: run `prefect "
             "deploy --all` and start onboard-workspace/onboard"
         )
+    try:
+        return await _onboard_as_pinned(request)
+    finally:
+        await close_clients()
+
+
+async def _onboard_as_pinned(request: OnboardingForm) -> State[Any]:
     numbers = await approval_request_numbers()
-    pinned = await pin_parameters(request, asked=bool(numbers))
-    if pinned != request:
+    pinned = await pin_request(request, resolve_request, asked=bool(numbers))
+    if pinned.form != request:
         raise ParametersChangedError(
             "the parameters of this run were changed after it had started; nothing was attached. "
             "Start a new run for another request"
@@ -109,8 +118,6 @@ async def onboard_workspace(request: OnboardingRequest) -> State[Any]:
         except Exception as error:
             await publish_failure(request.subject, error)
             raise
-        finally:
-            await close_clients()
 
 
 async def _onboard(request: OnboardingRequest, numbers: list[int]) -> State[Any]:

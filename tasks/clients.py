@@ -13,10 +13,12 @@ from weakref import WeakKeyDictionary
 
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
+from blocks.onboarding_policy import OnboardingPolicy
 from cmek.anthropic.client import AdminApi
 from cmek.errors import CmekError
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
+from cmek.onboarding.policy import PolicyModel
 
 
 class _Client(Protocol):
@@ -24,7 +26,7 @@ class _Client(Protocol):
 
 
 T = TypeVar("T", bound=_Client)
-B = TypeVar("B", AnthropicAdmin, GoogleKms)
+B = TypeVar("B", AnthropicAdmin, GoogleKms, OnboardingPolicy)
 
 _open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[type, str], _Client]] = (
     WeakKeyDictionary()
@@ -67,6 +69,12 @@ async def google_client(block: str) -> GoogleReads:
     return await _shared(GoogleReads, block, make)
 
 
+async def onboarding_policy(block: str) -> PolicyModel:
+    """What an OnboardingPolicy block holds, by its name."""
+    loaded = await _load(OnboardingPolicy, block)
+    return PolicyModel.model_validate(loaded.model_dump(include=set(PolicyModel.model_fields)))
+
+
 async def close_clients() -> None:
     """Close what this loop has opened."""
     for client in _open.pop(asyncio.get_running_loop(), {}).values():
@@ -92,7 +100,8 @@ async def _load(kind: type[B], name: str) -> B:
     except (ValueError, RuntimeError) as error:
         # Prefect hides what a validator said behind its own error
         said = error.__cause__ or error
+        made = "; `cmek deploy` makes the default one" if kind is OnboardingPolicy else ""
         raise BlockMissingError(
             f"block {kind.get_block_type_slug()}/{name} can't be loaded: {said}. Make or fix it "
-            "in the Prefect UI under Blocks, or name another one in the request"
+            f"in the Prefect UI under Blocks{made}, or name another one in request or policy"
         ) from error

@@ -14,14 +14,14 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from pydantic import ValidationError
 
 from cmek.anthropic.models import Workspace
-from cmek.discovery.request import DiscoveryRequest
+from cmek.discovery.request import Announcement, DiscoveryRequest
 from cmek.discovery.rules import (
     Action,
     Decision,
     EarlierRun,
-    UnnameableKeyError,
     blocking_run,
     complete,
     finished_run_count,
@@ -32,7 +32,8 @@ from cmek.discovery.rules import (
 )
 from cmek.discovery.rules import idempotency_key as numbered_key
 from cmek.errors import CmekError
-from cmek.onboarding.request import subject_in
+from cmek.onboarding.policy import OverrideRefusedError, PolicyModel, UnnameableKeyError
+from cmek.onboarding.request import resolve, subject_in
 from cmek.tags import CMEK_TAG, workspace_tag
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
@@ -58,26 +59,30 @@ class DifferentRequestError(NotStartedError):
 
 
 @uncached_task(name="Find workspaces", task_run_name="Find workspaces")
-async def find_workspaces(request: DiscoveryRequest) -> tuple[Workspace, ...]:
+async def find_workspaces(anthropic_block: str) -> tuple[Workspace, ...]:
     """All workspaces that are not archived.
 
     Raises:
         AdminApiError: They can't be read.
     """
-    api = await admin_client(request.anthropic_block)
+    api = await admin_client(anthropic_block)
     return tuple([one async for one in api.workspaces.list()])
 
 
 @uncached_task(name="Start onboarding", task_run_name="Start onboarding {workspace.id}")
 async def start_once(
-    request: DiscoveryRequest, workspace: Workspace, given: Mapping[str, Any] | None = None
+    request: DiscoveryRequest,
+    policy: PolicyModel,
+    workspace: Workspace,
+    announced: Announcement | None = None,
 ) -> Decision:
     """Start the workspace's onboarding unless an earlier run speaks against it.
 
     Args:
         request: The discovery's.
+        policy: That the discovery names.
         workspace: Eligible and opted in.
-        given: Fields that were announced for this workspace.
+        announced: What was announced for this workspace.
     """
     async with get_client() as client:
         runs = await _earlier_runs(client, workspace.id)
@@ -86,13 +91,17 @@ async def start_once(
         if why is not None:
             return decided(workspace, Action.LEFT_OUT, why)
         try:
-            onboarding = onboarding_for(workspace, request, given)
-            run = await start_onboarding(client, onboarding.model_dump(mode="json"))
+            form = onboarding_for(workspace, request, announced)
+            # what the run would refuse is refused here, where somebody sees it
+            onboarding = resolve(form, policy, workspace_name=workspace.name)
+            run = await start_onboarding(client, form.model_dump(mode="json"))
         except (
             httpx.TransportError,
             NotStartedError,
+            OverrideRefusedError,
             PrefectHTTPStatusError,
             UnnameableKeyError,
+            ValidationError,
         ) as error:
             get_run_logger().error("%s: %s", workspace.id, error)
             return decided(workspace, Action.FAILED, str(error))
@@ -123,7 +132,7 @@ async def start_onboarding(
 
     Args:
         client: Of the Prefect server.
-        request: JSON of an `OnboardingRequest`; fields that are left out have their defaults.
+        request: JSON of an `OnboardingForm`; fields that are left out have their defaults.
         idempotency_key: The same key gives the same run, also when that has ended. Without one,
             the key is the workspace's next free one.
 

@@ -22,9 +22,17 @@ from cmek.keys.rules import Cause
 from cmek.keys.verdicts import CheckReport
 from cmek.models import FrozenModel
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
-from cmek.onboarding.eligibility import find_created
+from cmek.onboarding.eligibility import changed_policy_check, find_created, policy_change
 from cmek.onboarding.plan import ExistingResources, LiveFacts
-from cmek.onboarding.request import OnboardingRequest, created_by_run, same_name_workspaces
+from cmek.onboarding.policy import PolicyModel, effective_settings
+from cmek.onboarding.request import (
+    OnboardingForm,
+    OnboardingRequest,
+    created_by_run,
+    is_named_after_workspace,
+    resolve,
+    same_name_workspaces,
+)
 from cmek.signatures.statement import SignedApproval, UnreadableApprovalError, parse_signed
 from cmek.signatures.verification import (
     BadSignatureError,
@@ -36,7 +44,13 @@ from cmek.signatures.verification import (
     verify,
 )
 from tasks._uncached_task import uncached_task
-from tasks.clients import admin_client, google_client, kms_client
+from tasks.clients import (
+    BlockMissingError,
+    admin_client,
+    google_client,
+    kms_client,
+    onboarding_policy,
+)
 from tasks.registration import find_external_key
 from tasks.runs import current_run_id
 
@@ -51,6 +65,33 @@ class WorkspaceReading(FrozenModel):
     workspace: Workspace
     is_default: bool
     current_key: ExternalKey | None
+
+
+@uncached_task(name="Read the policy", task_run_name="Read policy {name}")
+async def read_policy(name: str) -> PolicyModel:
+    """What the platform team has decided, read anew.
+
+    Raises:
+        BlockMissingError: There is no such block, or what it holds is not valid.
+    """
+    return await onboarding_policy(name)
+
+
+@uncached_task(name="Apply the policy", task_run_name="Apply policy {form.policy}")
+async def resolve_request(form: OnboardingForm) -> OnboardingRequest:
+    """What the request comes to under its policy as it is now.
+
+    Raises:
+        BlockMissingError: The policy can't be read; nothing outside was called.
+        OverrideRefusedError: The policy does not let a request change a setting.
+        WorkspaceNotFoundError: The key is named after a workspace that is not there.
+    """
+    policy, name = await onboarding_policy(form.policy), None
+    if is_named_after_workspace(form, policy):
+        settings = effective_settings(policy, form.overrides, name=form.policy)
+        reading = await read_workspace.fn(settings.anthropic_block, form.workspace)
+        name = reading.workspace.name
+    return resolve(form, policy, workspace_name=name)
 
 
 @uncached_task(name="Read organization", task_run_name="Read organization")
@@ -210,13 +251,22 @@ class PrerequisitesFailedError(CmekError):
 
 @uncached_task(name="Prerequisites", task_run_name="Prerequisites")
 async def check_prerequisites(request: OnboardingRequest) -> CheckReport:
-    """Every check; a read that is refused makes `unknown`, never an exception."""
-    return await run_checks(
+    """Every check; a read that is refused makes `unknown`, never an exception.
+
+    A policy that was edited while the run waited is a warning: the run keeps what it was started
+    with, and an approver must see that others would not be started so any more.
+    """
+    report = await run_checks(
         request,
         admin=await admin_client(request.anthropic_block),
         kms=await kms_client(request.kms_block),
         google=await google_client(request.kms_block),
     )
+    try:
+        changed = policy_change(request, await onboarding_policy(request.policy))
+    except BlockMissingError:
+        changed = changed_policy_check(request, "its block can't be loaded any more")
+    return report.model_copy(update={"checks": (*report.checks, changed)}) if changed else report
 
 
 @uncached_task(name="Diagnose", task_run_name="Diagnose")

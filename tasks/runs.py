@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache
 from typing import Final, TypeVar
 from uuid import UUID
@@ -23,7 +23,7 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ValidationError
 
 from cmek.errors import CmekError
-from cmek.onboarding.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingForm, OnboardingRequest
 from cmek.records import Records, records_of
 
 ONBOARDING: Final = "onboard-workspace/onboard"
@@ -96,11 +96,17 @@ def _records() -> Records:
     return records_of(os.environ)
 
 
-async def pin_parameters(request: OnboardingRequest, *, asked: bool) -> OnboardingRequest:
-    """The request as this run first saw it, whatever its parameters say by now.
+async def pin_request(
+    form: OnboardingForm,
+    resolve: Callable[[OnboardingForm], Awaitable[OnboardingRequest]],
+    *,
+    asked: bool,
+) -> OnboardingRequest:
+    """The request as this run first saw it, whatever its parameters and its policy say by now.
 
     Args:
-        request: The run's parameters.
+        form: The run's parameter.
+        resolve: Applies the policy; called when nothing is pinned yet.
         asked: Whether this attempt has requested an approval, so that there must be a record.
 
     Raises:
@@ -116,6 +122,7 @@ async def pin_parameters(request: OnboardingRequest, *, asked: bool) -> Onboardi
             "can't be compared with what they were; nothing was attached. Retry the run for a "
             "new approval request"
         )
+    request = await resolve(form)
     await save_state(_PINNED, request)
     return request
 

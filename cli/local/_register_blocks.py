@@ -1,4 +1,4 @@
-"""Register the block types and save two blocks that point at a sandbox. Run as a child process.
+"""Register the block types; save the default policy and two blocks that point at a sandbox.
 
 It is a process of its own because Prefect reads the caller's profile when it is imported, and this
 must talk to no server but the one in its environment.
@@ -18,8 +18,10 @@ from pydantic import SecretStr
 
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
+from blocks.onboarding_policy import OnboardingPolicy
 from cli.local.processes import poll
 from cli.local.sandbox import SandboxAddress
+from cmek.onboarding.policy import DEFAULT_POLICY
 
 _SERVER_SECONDS = 120.0
 
@@ -28,8 +30,9 @@ def main(address_file: Path) -> None:
     """Wait for the server, then save the blocks under the names that a request has by default."""
     _wait_until_healthy(PREFECT_API_URL.value() or "")
     sandbox = SandboxAddress.model_validate_json(address_file.read_text())
-    for block_type in (AnthropicAdmin, GoogleKms):
+    for block_type in (AnthropicAdmin, GoogleKms, OnboardingPolicy):
         block_type.register_type_and_schema()
+    OnboardingPolicy().save(DEFAULT_POLICY, overwrite=True)
     AnthropicAdmin(admin_key=SecretStr(sandbox.admin_key), base_url=sandbox.http).save(
         "anthropic-admin", overwrite=True
     )

@@ -75,7 +75,7 @@ def rehearse(
     earlier = len(_calls(stack.sandbox))
     seconds: dict[str, float] = {}
     request = {
-        "workspace_id": workspace_id,
+        "workspace": workspace_id,
         "project_id": stack.sandbox.project_id,
         "requested_by": _REQUESTER,
     }

@@ -1,32 +1,21 @@
 """What starts an onboarding without a person: the discovery flow's parameter, and an event.
 
-Both may choose the key, but nothing that a person has to decide: adopting a key that exists, the
-default workspace, repairs, or who approves. Pure.
+A policy decides the key; an event may override its name and place. Neither decides what a person
+has to: adopting a key that exists, the default workspace, repairs, or who approves. Pure.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from cmek.errors import CmekError
-from cmek.models import FormModel, FrozenModel, TextRule, refusals, whole
-from cmek.names import (
-    KMS_ID_PATTERN,
-    PROJECT_ID_PATTERN,
-    BlockName,
-    CustomerId,
-    Email,
-    KmsId,
-    OneLine,
-    OrganizationId,
-    ProjectId,
-    Region,
-    WorkspaceId,
-)
-from cmek.onboarding.request import ProtectionLevel, same_field
+from cmek.models import FormModel, TextRule, refusals
+from cmek.names import PROJECT_ID_PATTERN, BlockName, Email, OneLine, ProjectId, WorkspaceId
+from cmek.onboarding.policy import DEFAULT_POLICY, SETTINGS, check_overrides
 from cmek.tags import OPT_IN_TAG
 
 REQUESTER: Final = "discovery@cmek.invalid"
@@ -34,14 +23,6 @@ REQUESTER: Final = "discovery@cmek.invalid"
 
 Pattern = Annotated[OneLine, Field(max_length=255)]
 
-_TEMPLATES: Final = {
-    "own": TextRule(
-        r"[a-zA-Z0-9_-]*(?:\{workspace_name\}[a-zA-Z0-9_-]*)?\{workspace_id\}[a-zA-Z0-9_-]*",
-        "a name with {workspace_id} and, before it, {workspace_name} where you like, since each "
-        "workspace has its own key",
-    ),
-    "shared": TextRule(KMS_ID_PATTERN, "a plain name of up to 63 characters: the key is shared"),
-}
 _PROJECT_OR_NOTHING: Final = TextRule(
     f"(?:{PROJECT_ID_PATTERN})?", "a project's id (not its number), such as acme-kms-prod, or empty"
 )
@@ -53,18 +34,12 @@ _TAG: Final = TextRule(
 class DiscoveryRequest(FormModel):
     """Find workspaces without a key and start their onboarding, up to the approval."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        title="Discovery request",
-        json_schema_extra={
-            "if": {"properties": {"key_policy": {"const": "shared"}}, "required": ["key_policy"]},
-            "then": {
-                "properties": {"key_template": {"pattern": whole(_TEMPLATES["shared"].pattern)}},
-                "required": ["key_template"],
-            },
-            "else": {"properties": {"key_template": {"pattern": whole(_TEMPLATES["own"].pattern)}}},
-        },
-    )
+    model_config = ConfigDict(extra="forbid", title="Discovery request")
+    moved: ClassVar[Mapping[str, str]] = {
+        "key_policy": "is decided by the policy now, by its crypto_key: leave it out",
+        "key_template": "is decided by the policy now, by its crypto_key: leave it out",
+        **dict.fromkeys(SETTINGS, "is decided by the policy now: leave it out"),
+    }
 
     project_id: Annotated[str, _PROJECT_OR_NOTHING] = Field(
         default="",
@@ -72,11 +47,18 @@ class DiscoveryRequest(FormModel):
         description="Id (not number) of the project that holds the keys; empty: nothing is done.",
         examples=["acme-kms-prod"],
     )
+    policy: BlockName = Field(
+        default=DEFAULT_POLICY,
+        title="Policy",
+        description="Name of the OnboardingPolicy block that decides keys and approvals. The page "
+        "Blocks lists them.",
+        examples=[DEFAULT_POLICY],
+    )
     opt_in: Literal["tag", "name", "all"] = Field(
         default="tag",
         title="Opt-in",
-        description="tag: workspaces with the tag below, value `onboard`. name: those whose name "
-        "fits a pattern below. all: every one. The value `never` of the tag always wins.",
+        description="tag: workspaces with the tag below, value onboard. name: those whose name "
+        "fits a pattern below. all: every one. The value never of the tag always wins.",
     )
     opt_in_tag: Annotated[str, _TAG] = Field(
         default=OPT_IN_TAG,
@@ -93,21 +75,7 @@ class DiscoveryRequest(FormModel):
         default=("Claude Code",),
         title="Exclude",
         description="Workspaces to leave alone: ids, or names with * and ?. Anthropic makes the "
-        "workspace `Claude Code` by itself.",
-    )
-    key_policy: Literal["own", "shared"] = Field(
-        default="own",
-        title="Keys",
-        description="own: each workspace gets its own key. shared: all get the same one.",
-    )
-    key_template: str = Field(
-        default="{workspace_id}",
-        validate_default=True,
-        title="Key name",
-        description="For own keys with {workspace_id} and, before it, {workspace_name} where you "
-        "like; for a shared key its plain name.",
-        examples=["{workspace_name}-{workspace_id}", "anthropic"],
-        max_length=120,
+        "workspace Claude Code by itself.",
     )
     max_new_runs: int = Field(
         default=10,
@@ -130,23 +98,6 @@ class DiscoveryRequest(FormModel):
         description="Shown to the approver. With four eyes on, an approver of this name is "
         "refused.",
     )
-    location: Region = same_field("location")
-    key_ring: KmsId = same_field("key_ring")
-    protection_level: ProtectionLevel = same_field("protection_level")
-    rotation_period_days: int | None = same_field("rotation_period_days")
-    destroy_delay_days: int = same_field("destroy_delay_days")
-    approval_expires_hours: int = same_field("approval_expires_hours")
-    expected_organization: OrganizationId | None = same_field("expected_organization")
-    permitted_customer_id: CustomerId | None = same_field("permitted_customer_id")
-    anthropic_block: BlockName = same_field("anthropic_block")
-    kms_block: BlockName = same_field("kms_block")
-
-    @field_validator("key_template")
-    @classmethod
-    def _template_fits_policy(cls, template: str, info: ValidationInfo) -> str:
-        """The schema's `if`, again: a caller can switch the server's enforcement off."""
-        policy = info.data.get("key_policy")  # None: it is invalid, which is an error already
-        return str(_TEMPLATES[policy].check(template)) if policy else template
 
 
 EVENT: Final = "anthropic.workspace.created"
@@ -156,23 +107,29 @@ class MalformedEventError(CmekError):
     """The payload is not what the event should carry; names each field and rule."""
 
 
-class Announcement(FrozenModel):
+ANNOUNCED: Final = ("location", "key_ring", "crypto_key", "protection_level", "display_name")
+"""Settings that an event may override, where the policy lets a request do so: those of the key."""
+
+
+class Announcement(FormModel):
     """The payload of the event. Only `workspace_id` is needed."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+    moved: ClassVar[Mapping[str, str]] = {
+        name: f"is decided by the policy now: leave it out, or give it as overrides.{name}"
+        for name in ANNOUNCED
+    }
 
     workspace_id: WorkspaceId
     requested_by: Email | None = None
     project_id: ProjectId | None = None
-    location: Region | None = None
-    key_ring: KmsId | None = None
-    crypto_key: KmsId | None = None
-    protection_level: ProtectionLevel | None = None
-    display_name: Pattern | None = None
+    overrides: dict[str, JsonValue] = Field(default_factory=dict)
 
-    def given(self) -> dict[str, Any]:
-        """The fields of an onboarding request that it sets."""
-        return self.model_dump(exclude_none=True)
+    @field_validator("overrides")
+    @classmethod
+    def _of_the_key(cls, overrides: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        check_overrides(overrides, ANNOUNCED)
+        return overrides
 
 
 def read_announcement(payload: str) -> Announcement:

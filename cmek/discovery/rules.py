@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
 
 from cmek.anthropic.models import Workspace
-from cmek.discovery.request import DiscoveryRequest
-from cmek.errors import CmekError
+from cmek.discovery.request import Announcement, DiscoveryRequest
 from cmek.markdown import code, escape, table
 from cmek.models import FrozenModel
-from cmek.names import KMS_ID_PATTERN, slug
-from cmek.onboarding.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingForm
 from cmek.outcomes import CAME_TO_NOTHING, RunOutcome
 
 ONBOARD = "onboard"
@@ -57,53 +54,27 @@ def opt_in_missing_reason(workspace: Workspace, request: DiscoveryRequest) -> st
     return None if fits else "its name fits no pattern"
 
 
-_MAX_LENGTH: Final = 63
-_NAME: Final = "{workspace_name}"
-_SHARED_FIELDS: Final = DiscoveryRequest.model_fields.keys() & OnboardingRequest.model_fields.keys()
-
-
-class UnnameableKeyError(CmekError):
-    """The template gives no name that Cloud KMS takes; says which and what to change."""
-
-
-def key_for(workspace: Workspace, request: DiscoveryRequest) -> str:
-    """The id of the workspace's crypto key.
-
-    A workspace's name is cut to what Cloud KMS takes, its id never: own keys stay apart.
-
-    Raises:
-        UnnameableKeyError: it would be too long, or hold other characters.
-    """
-    with_id = request.key_template.replace("{workspace_id}", workspace.id)
-    room = _MAX_LENGTH - len(with_id.replace(_NAME, ""))
-    name = slug(workspace.name, max(room, 0), allowed="a-zA-Z0-9_-")
-    key = with_id.replace(_NAME, name)
-    if re.fullmatch(KMS_ID_PATTERN, key) is None:
-        raise UnnameableKeyError(
-            f"key_template {request.key_template!r} gives {key!r} for {workspace.id}: a crypto "
-            f"key's name has at most {_MAX_LENGTH} letters, digits, - and _; change the template"
-        )
-    return key
-
-
 def onboarding_for(
-    workspace: Workspace, request: DiscoveryRequest, given: Mapping[str, Any] | None = None
-) -> OnboardingRequest:
-    """The onboarding request for this workspace.
+    workspace: Workspace, request: DiscoveryRequest, announced: Announcement | None = None
+) -> OnboardingForm:
+    """The request of this workspace's onboarding.
 
     Args:
         workspace: Without a key.
         request: The discovery's.
-        given: Fields that were announced for this workspace; they win.
+        announced: What was announced for this workspace; it wins.
 
     Raises:
-        UnnameableKeyError: see `key_for`.
+        ValidationError: An announced override is not valid.
     """
-    fields = {name: getattr(request, name) for name in _SHARED_FIELDS}
-    fields |= {"workspace_id": workspace.id, **(given or {})}
-    if "crypto_key" not in fields:
-        fields["crypto_key"] = key_for(workspace, request)
-    return OnboardingRequest.model_validate(fields)
+    given = announced or Announcement(workspace_id=workspace.id)
+    return OnboardingForm(
+        workspace=workspace.id,
+        project_id=given.project_id or request.project_id,
+        requested_by=given.requested_by or request.requested_by,
+        policy=request.policy,
+        overrides=given.overrides,
+    )
 
 
 class Action(StrEnum):
@@ -200,7 +171,7 @@ def blocking_run(
 def complete(request: Mapping[str, Any]) -> dict[str, Any]:
     """The request with its defaults, as JSON; an invalid one stays as it is."""
     try:
-        return OnboardingRequest.model_validate(request).model_dump(mode="json")
+        return OnboardingForm.model_validate(request).model_dump(mode="json")
     except ValidationError:
         return dict(request)
 

@@ -11,9 +11,13 @@ from enum import StrEnum
 
 from cmek.anthropic.models import ExternalKey, Organization, Workspace
 from cmek.errors import CmekError
+from cmek.keys.verdicts import Check
+from cmek.onboarding.policy import OverrideRefusedError, PolicyModel
 from cmek.onboarding.request import (
     OnboardingRequest,
     created_by_run,
+    is_named_after_workspace,
+    resolve,
     same_name_workspaces,
     shown_workspaces,
 )
@@ -64,7 +68,7 @@ def check_eligibility(
     if is_default and not request.allow_default_workspace and current_key is None:
         raise WorkspaceNotEligibleError(
             f"{name} is the default workspace (or can't be told from it); it serves every API key "
-            "without a workspace: set allow_default_workspace to go on, or choose another one"
+            "without a workspace: choose another one, or a policy with allow_default_workspace on"
         )
     return AttachmentStatus.HAS_OUR_KEY if current_key else AttachmentStatus.NEEDS_KEY
 
@@ -80,7 +84,8 @@ def check_organization(request: OnboardingRequest, organization: Organization) -
         raise WorkspaceNotEligibleError(
             f"the credential in block {request.anthropic_block!r} belongs to organization "
             f"{organization.id} ({organization.name}), expected {expected}: use that "
-            "organization's Admin API key, or correct expected_organization"
+            "organization's Admin API key, or correct expected_organization in policy "
+            f"{request.policy!r}"
         )
 
 
@@ -119,7 +124,40 @@ def find_created(
     if taken:
         raise WorkspaceNotEligibleError(
             f"a workspace named {name!r}, or so that it looks the same, exists: "
-            f"{shown_workspaces(taken)}. No create is sent: onboard that one with its id as "
-            "workspace_id, or choose another name"
+            f"{shown_workspaces(taken)}. No create is sent: onboard that one by its id, or choose "
+            "another name"
         )
     return None
+
+
+def policy_change(request: OnboardingRequest, policy: PolicyModel) -> Check | None:
+    """A warning when the request would come to something else under the policy as it is now.
+
+    Args:
+        request: The pinned request.
+        policy: The one that it names, read anew.
+    """
+    form = request.form
+    try:
+        now = resolve(form, policy, workspace_name="").model_dump(mode="json")
+    except OverrideRefusedError as error:
+        return changed_policy_check(request, str(error).removesuffix(". Nothing was made"))
+    was = request.model_dump(mode="json")
+    unknown = {"crypto_key"} if is_named_after_workspace(form, policy) else set()
+    differs = [
+        f"{name} was {was[name]!r}, is {now[name]!r}"
+        for name in was
+        if name not in unknown and was[name] != now[name]
+    ]
+    return changed_policy_check(request, "; ".join(differs)) if differs else None
+
+
+def changed_policy_check(request: OnboardingRequest, found: str) -> Check:
+    """That the policy of a run is no longer what it was."""
+    return Check(
+        id="policy_changed",
+        title=f"Policy {request.policy!r} has changed since this run started",
+        status="warn",
+        evidence=f"{found}. This run goes on with what it was started with",
+        remedy="to follow the policy as it is now: reject this run, and start another",
+    )

@@ -180,7 +180,7 @@ def _check_response(
         and same_identity(response.approver, request.requested_by)
         and "four eyes: the approver is the requester; another person must approve",
         "approver": not response.approver.strip() and "the response names no approver",
-        "warnings": gate_input.plan.warnings
+        "warnings": gate_input.plan.to_acknowledge
         and not response.acknowledge_warnings
         and "the warnings were not acknowledged",
     }

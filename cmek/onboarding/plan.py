@@ -8,6 +8,7 @@ onboarding would write, from reads alone. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal
 from uuid import UUID
@@ -77,10 +78,12 @@ class PlanWarning(FrozenModel):
     """What was read, and who can tell. Beside the digest: its wording may change by itself."""
     remedy: str | None = None
     """The command or console page that ends it; beside the digest as well."""
+    accepted: bool = False
+    """By the policy, whose list is in the request: it is shown, and not to be acknowledged."""
 
     @classmethod
-    def of(cls, check: Check) -> PlanWarning:
-        """For a check that is not a pass."""
+    def of(cls, check: Check, accepted: Collection[str] = ()) -> PlanWarning:
+        """For a check that is not a pass; only what warns can have been accepted before."""
         titles = {
             "warn": WARNING_TITLES.get(check.id, check.title),
             "unknown": f"Not checked: {check.title}",
@@ -88,7 +91,13 @@ class PlanWarning(FrozenModel):
         }
         who = f" Who can tell: {check.who_can_tell}." if check.who_can_tell else ""
         text = f"{check.evidence.rstrip('.')}.{who}"
-        return cls(id=check.id, title=titles[check.status], text=text, remedy=check.remedy)
+        return cls(
+            id=check.id,
+            title=titles[check.status],
+            text=text,
+            remedy=check.remedy,
+            accepted=check.status == "warn" and check.id in accepted,
+        )
 
 
 WARNING_TITLES: Final = {
@@ -149,6 +158,11 @@ class Plan(FrozenModel):
         return tuple(one.title for one in self.warnings)
 
     @property
+    def to_acknowledge(self) -> tuple[str, ...]:
+        """Titles of the warnings that the policy has not accepted already."""
+        return tuple(one.title for one in self.warnings if not one.accepted)
+
+    @property
     def covered(self) -> dict[str, JsonValue]:
         """All that the digest is over."""
         warnings = [{"id": one.id, "title": one.title} for one in self.warnings]
@@ -207,7 +221,7 @@ def build_plan(facts: LiveFacts, request: OnboardingRequest, report: CheckReport
         request=request,
         admin_base_url=facts.admin_base_url,
         kms_endpoint=facts.kms_endpoint,
-        warnings=tuple(map(PlanWarning.of, noted)),
+        warnings=tuple(PlanWarning.of(one, request.accepted_warnings) for one in noted),
     )
 
 

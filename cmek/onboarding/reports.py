@@ -16,7 +16,8 @@ from cmek.keys.verdicts import Check, CheckReport
 from cmek.markdown import code, escape, table
 from cmek.names import short_hash, slug
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
-from cmek.onboarding.plan import LiveFacts, Plan
+from cmek.onboarding.plan import LiveFacts, Plan, PlanWarning
+from cmek.onboarding.policy import DEFAULT_POLICY, shown_value
 from cmek.plain_text import plain
 from cmek.signatures.statement import signing_text
 
@@ -139,7 +140,7 @@ class PlanView:
     """Titles and lines, the most important first. An empty section is left out."""
     facts: tuple[tuple[str, str], ...]
     request: tuple[tuple[str, str], ...]
-    """What the request says besides, where it is not the default."""
+    """What is not as the guide recommends, and who decided that."""
 
     def sentence(self, mark: Callable[[str], str], text: Callable[[object], str]) -> str:
         """Who requests what.
@@ -181,7 +182,7 @@ def plan_view(approval_request: ApprovalRequest) -> PlanView:
     plan = approval_request.plan
     new = plan.workspace_id is None
     name = plan.workspace_name
-    lines = {one.id: Line(one.title, one.text, one.remedy or "") for one in plan.warnings}
+    lines = {one.id: _warning(one, plan) for one in plan.warnings}
     effects = tuple(lines.pop(one) for one in EFFECTS if one in lines)
     others = f"Other warnings ({len(lines)})" if effects else f"Warnings ({len(lines)})"
     sections = (
@@ -201,6 +202,11 @@ def plan_view(approval_request: ApprovalRequest) -> PlanView:
         tuple(_facts(plan)),
         tuple(_request(plan)),
     )
+
+
+def _warning(warning: PlanWarning, plan: Plan) -> Line:
+    said = f" Accepted by policy {plan.request.policy}." if warning.accepted else ""
+    return Line(warning.title, warning.text + said, warning.remedy or "")
 
 
 def _other_users(plan: Plan) -> Iterator[Line]:
@@ -240,13 +246,17 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "Cloud KMS", plan.kms_endpoint
 
 
-_SAID_ABOVE: Final = {"workspace_id", "create_workspace", "project_id", "requested_by"}
-
-
 def _request(plan: Plan) -> Iterator[tuple[str, str]]:
-    asked = plan.request.model_dump(mode="json", exclude_defaults=True, exclude=_SAID_ABOVE)
-    for name, value in asked.items():
-        yield name.replace("_", " "), _yes(value) if isinstance(value, bool) else str(value)
+    """What is not as the guide recommends, and who decided that."""
+    request = plan.request
+    if request.adopt_existing_key:
+        yield "adopt existing key", "yes"
+    if request.policy != DEFAULT_POLICY:
+        yield "policy", request.policy
+    for one in request.deviations:
+        by = "the request" if one.field in request.overrides else f"policy {request.policy}"
+        value, usual = shown_value(one.value), shown_value(one.recommended)
+        yield one.field.replace("_", " "), f"{value} (recommended: {usual}; set by {by})"
 
 
 def _yes(value: bool) -> str:
@@ -274,7 +284,7 @@ def approval_page(approval_request: ApprovalRequest) -> str:
     ]
     if view.request:
         rows = ((escape(name), escape(value)) for name, value in view.request)
-        parts += ["**The request, where it is not the default**", table(("field", ""), rows)]
+        parts += ["**Not as the guide recommends**", table(("setting", ""), rows)]
     if view.in_full():
         parts += ["**In full**", bullets(map(_markdown_line, view.in_full()))]
     return "\n\n".join(parts)
@@ -298,7 +308,7 @@ def approval_summary(approval_request: ApprovalRequest) -> str:
 
 
 def facts_table(plan: Plan) -> str:
-    """The facts that were approved, and the request where it is not the default."""
+    """The facts that were approved, and what is not as the guide recommends."""
     rows = (*_facts(plan), *_request(plan))
     return table(("fact", ""), ((escape(name), escape(value)) for name, value in rows))
 

@@ -1,4 +1,7 @@
-"""What an onboarding is requested to do: the one parameter of the onboarding flow. Pure.
+"""What is requested: the one parameter of the onboarding flow, and what it comes to. Pure.
+
+A person or a program says who and what (`OnboardingForm`); a policy says how. Both together are the
+`OnboardingRequest` that a run pins, shows and carries out.
 
 Everything that JSON Schema can say is said there, since Prefect refuses a wrong value before a
 run exists only by the schema. Titles, descriptions and order make the form in the Prefect UI. A
@@ -11,28 +14,43 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import copy
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from cmek.anthropic.models import Workspace
 from cmek.errors import listed
-from cmek.models import FormModel
+from cmek.models import FormModel, TextRule, rule_of
 from cmek.names import (
+    WORKSPACE_ID,
     BlockName,
-    CustomerId,
     Email,
     KeyName,
-    KmsId,
-    OneLine,
-    OrganizationId,
     ProjectId,
-    Region,
     WorkspaceId,
     WorkspaceName,
     look_alike,
-    short_hash,
-    slug,
+)
+from cmek.onboarding.policy import (
+    DEFAULT_POLICY,
+    RECOMMENDED,
+    SETTINGS,
+    Deviation,
+    OnboardingSettings,
+    PolicyModel,
+    Residency,
+    check_overrides,
+    deviations,
+    effective_settings,
+    key_id,
+    needs_workspace_name,
 )
 from cmek.tags import CREATED_BY_TAG
 
@@ -40,139 +58,79 @@ MAX_NAME: Final = 255
 USUAL_LIMIT: Final = 100
 """Live workspaces that an organization may have, unless Anthropic raised that."""
 
-Residency = Literal["unrestricted", "us_default", "us_only"]
-
 _INFERENCE: Final[dict[Residency, dict[str, object]]] = {
     "unrestricted": {"allowed_inference_geos": "unrestricted", "default_inference_geo": "global"},
     "us_default": {"allowed_inference_geos": "unrestricted", "default_inference_geo": "us"},
     "us_only": {"allowed_inference_geos": ["us"], "default_inference_geo": "us"},
 }
 
-ProtectionLevel = Literal["HSM", "SOFTWARE"]
-
-Text = Annotated[OneLine, Field(max_length=255)]
-
-_ONE_WORKSPACE: Final[dict[str, Any]] = {
-    "if": {
-        "required": ["create_workspace"],
-        "properties": {"create_workspace": {"type": "string"}},
-    },
-    "then": {"properties": {"workspace_id": {"type": "null"}}},
-    "else": {"required": ["workspace_id"], "properties": {"workspace_id": {"type": "string"}}},
-}
-"""Exactly one of the two, in a form in which the schema's error names the field."""
+_ID: Final = rule_of(WorkspaceId)
+_NEW_NAME: Final = TextRule(
+    f"(?!{WORKSPACE_ID})(?:{rule_of(WorkspaceName).pattern})",
+    "the name of a workspace to create, since New workspace is on: letters, digits and signs other "
+    "than ` | <, with single spaces inside, such as payments-prod",
+)
 
 
-def _plain_text(schema: dict[str, Any]) -> None:
-    """A plain text field in Prefect's form: a union with null would be drawn as a choice.
+def _given_overrides(schema: dict[str, Any]) -> None:
+    """Each setting's own rule. As `properties` the form would draw a field for every one."""
+    settings = OnboardingSettings.model_json_schema()["properties"]
+    wording = {"title", "description", "examples", "position", "default"}
+    schema.pop("additionalProperties", None)
+    schema["propertyNames"] = {"enum": list(SETTINGS)}
+    schema["patternProperties"] = {
+        f"^{name}$": {key: value for key, value in rule.items() if key not in wording}
+        | ({"type": [rule["type"], "null"]} if "default" not in rule else {})
+        for name, rule in settings.items()
+    }
 
-    Prefect takes null in a field that is neither required nor has a default.
-    """
-    (text,) = [one for one in schema.pop("anyOf", []) if one.get("type") == "string"]
-    schema.pop("default", None)
-    schema.update(text)
 
-
-class OnboardingRequest(FormModel):
-    """Put one Cloud KMS key under one Anthropic workspace.
+class OnboardingForm(FormModel):
+    """Put one Cloud KMS key under one Anthropic workspace: who and what.
 
     Immutable, without secrets: blocks are named, never carried.
     """
 
     model_config = ConfigDict(
-        extra="forbid", title="Onboarding request", json_schema_extra=_ONE_WORKSPACE
+        extra="forbid",
+        title="Onboarding request",
+        json_schema_extra={
+            "if": {"properties": {"new_workspace": {"const": True}}, "required": ["new_workspace"]},
+            "then": {"properties": {"workspace": _NEW_NAME.schema | {"maxLength": MAX_NAME}}},
+            "else": {"properties": {"workspace": _ID.schema}},
+        },
     )
+    moved: ClassVar[Mapping[str, str]] = {
+        "workspace_id": "is now called workspace: give the id there",
+        "create_workspace": "is now workspace with the name, and new_workspace: true",
+        **{
+            name: f"is decided by the policy now: leave it out, or give it as overrides.{name}"
+            for name in SETTINGS
+        },
+    }
 
-    workspace_id: WorkspaceId | None = Field(
-        default=None,
+    workspace: str = Field(
         title="Workspace",
-        description="Id of the Anthropic workspace. Its key can be set once and never changed.",
+        description="Id of the Anthropic workspace; with New workspace on, the name of the one to "
+        "create. Its key can be set once and never changed.",
         examples=["wrkspc_01HxPv6KsDq9TnBzMw3YfLrE"],
-        json_schema_extra=_plain_text,
-    )
-    create_workspace: WorkspaceName | None = Field(
-        default=None,
-        validate_default=True,
-        title="New workspace",
-        description="Instead of an id: the name of a workspace to create together with its key, "
-        "so that it is covered from its first request on.",
-        max_length=MAX_NAME,
-        examples=["payments-prod"],
-        json_schema_extra=_plain_text,
     )
     project_id: ProjectId = Field(
         title="Google Cloud project",
-        description="Id (not number) of the project that holds the key.",
+        description="Id (not number) of the project that holds the key, such as acme-kms-prod.",
         examples=["acme-kms-prod"],
     )
     requested_by: Email = Field(
         title="Requested by",
-        description="Your e-mail address. It is unverified; with four eyes on, the approver must "
-        "be another person.",
+        description="Your e-mail address, such as ada@example.com. It is unverified; with four "
+        "eyes on, the approver must be another person.",
         examples=["ada@example.com"],
     )
-    data_residency: Residency = Field(
-        default="unrestricted",
-        title="Data residency",
-        description="Of a new workspace only. unrestricted: inference anywhere, global by default. "
-        "us_default: anywhere, US by default. us_only: nowhere but in the US.",
-    )
-    location: Region = Field(
-        default="us-east5",
-        title="Location",
-        description="One US region; `us`, `global` and other multi-regions are not supported. "
-        "us-east5 and us-central1 are recommended for latency.",
-    )
-    key_ring: KmsId = Field(
-        default="anthropic-cmek",
-        title="Key ring",
-        description="Used when it exists, else created. The name stays taken.",
-    )
-    crypto_key: KmsId | None = Field(
-        default=None,
-        title="Crypto key",
-        description="Used when it exists, else created. With None, the workspace gets a key of "
-        "its own, named after its id, or after the name of a new one.",
-    )
-    protection_level: ProtectionLevel = Field(
-        default="HSM",
-        title="Protection level",
-        description="HSM is strongly recommended. It can't be changed later.",
-    )
-    rotation_period_days: int | None = Field(
-        default=90,
-        title="Rotation period in days",
-        description="A new key's automatic rotation; None for no rotation. Old versions must stay "
-        "enabled: data sealed under them is never re-encrypted. An existing key's rotation is "
-        "left as it is.",
-        ge=1,
-        le=36500,
-    )
-    destroy_delay_days: int = Field(
-        default=30,
-        title="Destroy delay in days",
-        description="How long a version of a new key stays restorable after its destruction is "
-        "scheduled. It can't be changed later; under 30 days there is little time to notice.",
-        ge=1,
-        le=120,
-    )
-    adopt_existing_key: bool = Field(
+    new_workspace: bool = Field(
         default=False,
-        title="Adopt an existing key",
-        description="Allow adding the organization label and the two grants to a key that exists "
-        "already and does not carry this organization's label.",
-    )
-    allow_default_workspace: bool = Field(
-        default=False,
-        title="Allow the default workspace",
-        description="The default workspace serves every API key without a workspace. Its key can "
-        "never be removed either.",
-    )
-    repair: bool = Field(
-        default=False,
-        title="Repair",
-        description="When the workspace already has this key: put back a missing label or grant. "
-        "Off, such a run only reads, validates and reports.",
+        title="New workspace",
+        description="Create a workspace of that name together with its key, so that it is covered "
+        "from its first request on.",
     )
     plan_only: bool = Field(
         default=False,
@@ -180,85 +138,94 @@ class OnboardingRequest(FormModel):
         description="Check everything and show what would be done, without one write. The plan is "
         "the run's artifact.",
     )
-    four_eyes: bool = Field(
-        default=True,
-        title="Four eyes",
-        description="The approver must not be the requester. Names are compared, not verified.",
+    adopt_existing_key: bool = Field(
+        default=False,
+        title="Adopt an existing key",
+        description="Allow adding the organization label and the two grants to a key that exists "
+        "already and does not carry this organization's label.",
     )
-    approval_expires_hours: int = Field(
-        default=168,
-        title="Approval expires after hours",
-        description="An approval request without a response in time is never an approval.",
-        ge=1,
-        le=720,
+    policy: BlockName = Field(
+        default=DEFAULT_POLICY,
+        title="Policy",
+        description="Name of the OnboardingPolicy block that decides everything else. The page "
+        "Blocks lists them; cmek policy show prints one.",
+        examples=[DEFAULT_POLICY],
     )
-    expected_organization: OrganizationId | None = Field(
-        default=None,
-        title="Expected organization",
-        description="UUID of the Anthropic organization; when given, a credential of any other "
-        "organization is refused.",
-    )
-    permitted_customer_id: CustomerId | None = Field(
-        default=None,
-        title="Anthropic's Google customer id",
-        description="Only for projects under the legacy domain restriction: the customer id that "
-        "Anthropic's account team gave you.",
-    )
-    display_name: Text | None = Field(
-        default=None,
-        title="Display name",
-        description="Name of the external key in the Anthropic Console; None for the key's name.",
-    )
-    mark_key: bool = Field(
-        default=True,
-        title="Mark the key as in use",
-        description="After the attach, label the key with a hash of the workspace's id: Google "
-        "can't show that Anthropic's data depends on it.",
-    )
-    anthropic_block: BlockName = Field(
-        default="anthropic-admin",
-        title="Anthropic Admin block",
-        description="Name of the AnthropicAdmin block with the credential. The page Blocks lists "
-        "them.",
-    )
-    kms_block: BlockName = Field(
-        default="google-kms",
-        title="Google KMS block",
-        description="Name of the GoogleKms block with the credential. The page Blocks lists them.",
-    )
-    signatures: int = Field(
-        default=0,
-        title="Signatures",
-        description="How many approvers must sign the approval with their SSH keys. The worker's "
-        "own minimum holds when this is less; 0 leaves it to the worker.",
-        ge=0,
-        le=9,
+    overrides: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        title="Overrides",
+        description="Settings of the policy that are different for this workspace, as JSON, such "
+        'as {"location": "us-central1"}. The policy says which ones a request may override.',
+        examples=[{"location": "us-central1"}],
+        json_schema_extra=_given_overrides,
     )
 
-    @field_validator("create_workspace")
+    @field_validator("overrides")
     @classmethod
-    def _one_workspace(cls, name: str | None, info: ValidationInfo) -> str | None:
-        if "workspace_id" not in info.data:  # it is invalid, which is an error already
-            return name
-        if (name is None) is (info.data["workspace_id"] is None):
-            given = "neither is given" if name is None else "both are given"
+    def _known_settings(cls, overrides: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        check_overrides(overrides, SETTINGS)
+        return overrides
+
+    @model_validator(mode="after")
+    def _id_or_name(self) -> OnboardingForm:
+        """The schema's `if`, again: a caller can switch the server's enforcement off."""
+        rule = _NEW_NAME if self.new_workspace else _ID
+        if not rule.fits(self.workspace) or len(self.workspace) > MAX_NAME:
+            raise ValueError(f"workspace: {rule.refusal(self.workspace)}")
+        residency = self.overrides.get("data_residency", "unrestricted")
+        if residency != "unrestricted" and not self.new_workspace:
             raise ValueError(
-                f"{given}: workspace_id takes the id of a workspace that exists, "
-                "create_workspace the name of a new one; give exactly one of them"
+                f"overrides.data_residency: {residency!r}: only a new workspace can be given one, "
+                "an existing one keeps its own. Leave it out"
             )
-        return name
-
-    @field_validator("data_residency")
-    @classmethod
-    def _new_workspace_only(cls, residency: Residency, info: ValidationInfo) -> Residency:
-        if residency != "unrestricted" and info.data.get("workspace_id") is not None:
-            raise ValueError("only a new workspace can be given one; an existing one keeps its own")
-        return residency
+        return self
 
     @property
     def subject(self) -> str:
         """The workspace in tags, records and keys; an id has no colon, so the two never collide."""
-        return subject_in(self.model_dump(include={"workspace_id", "create_workspace"}))
+        return f"new:{self.workspace}" if self.new_workspace else self.workspace
+
+
+class OnboardingRequest(OnboardingSettings):
+    """Who, what and how: what a run pins, an approver sees, and every step carries out."""
+
+    workspace_id: WorkspaceId | None = None
+    create_workspace: Annotated[WorkspaceName, Field(max_length=MAX_NAME)] | None = Field(
+        default=None, validate_default=True
+    )
+    project_id: ProjectId
+    requested_by: Email
+    plan_only: bool = False
+    adopt_existing_key: bool = False
+    policy: BlockName = DEFAULT_POLICY
+    overrides: dict[str, JsonValue] = Field(default_factory=dict)
+    """As they were given; their values stand in the settings."""
+
+    @field_validator("create_workspace")
+    @classmethod
+    def _one_workspace(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if (name is None) is (info.data.get("workspace_id") is None):
+            raise ValueError("give either workspace_id or create_workspace")
+        return name
+
+    @property
+    def form(self) -> OnboardingForm:
+        """What was requested, before the policy was applied."""
+        return OnboardingForm(
+            workspace=self.create_workspace or self.workspace_id or "",
+            new_workspace=self.create_workspace is not None,
+            project_id=self.project_id,
+            requested_by=self.requested_by,
+            plan_only=self.plan_only,
+            adopt_existing_key=self.adopt_existing_key,
+            policy=self.policy,
+            overrides=self.overrides,
+        )
+
+    @property
+    def subject(self) -> str:
+        """The workspace in tags, records and keys; see `OnboardingForm.subject`."""
+        return self.workspace_id or f"new:{self.create_workspace}"
 
     @property
     def workspace(self) -> str:
@@ -268,8 +235,19 @@ class OnboardingRequest(FormModel):
     @property
     def key_name(self) -> KeyName:
         """The requested crypto key, by its full resource name."""
-        key = self.crypto_key or self.workspace_id or key_id_for(self.create_workspace or "")
+        key = key_id(
+            self.crypto_key,
+            workspace_id=self.workspace_id,
+            workspace_name=self.create_workspace or "",
+        )
         return KeyName(self.project_id, self.location, self.key_ring, key)
+
+    @property
+    def deviations(self) -> tuple[Deviation, ...]:
+        """Settings that are not as the guide recommends; a key of its own is as recommended."""
+        own = self.model_copy(update={"crypto_key": RECOMMENDED.crypto_key})
+        usual = own if own.key_name == self.key_name else self
+        return deviations(usual)
 
     def for_existing(self, workspace_id: str) -> OnboardingRequest:
         """The same key for the same workspace, now that this is its id."""
@@ -283,20 +261,52 @@ class OnboardingRequest(FormModel):
         )
 
 
+def resolve(
+    form: OnboardingForm, policy: PolicyModel, *, workspace_name: str | None = None
+) -> OnboardingRequest:
+    """What a request comes to under its policy, with the key's name filled in.
+
+    Args:
+        form: As requested.
+        policy: The one that the form names, as read.
+        workspace_name: Of an existing workspace; needed when `is_named_after_workspace`.
+
+    Raises:
+        OverrideRefusedError: The policy does not let a request change a setting.
+        UnnameableKeyError: The policy's template gives no name that Cloud KMS takes.
+    """
+    settings = effective_settings(policy, form.overrides, name=form.policy)
+    new = form.new_workspace
+    if not new and settings.data_residency != "unrestricted":
+        # a policy's residency is for the workspaces that are created under it
+        settings = settings.model_copy(update={"data_residency": "unrestricted"})
+    key = key_id(
+        settings.crypto_key,
+        workspace_id=None if new else form.workspace,
+        workspace_name=form.workspace if new else workspace_name or "",
+    )
+    return OnboardingRequest.model_validate(
+        settings.model_dump()
+        | form.model_dump(exclude={"workspace", "new_workspace"})
+        | {("create_workspace" if new else "workspace_id"): form.workspace, "crypto_key": key}
+    )
+
+
+def is_named_after_workspace(form: OnboardingForm, policy: PolicyModel) -> bool:
+    """Whether the key's name takes the name of a workspace that exists, which Anthropic knows."""
+    template = form.overrides.get("crypto_key", policy.crypto_key)
+    return not form.new_workspace and needs_workspace_name(str(template))
+
+
 def subject_in(request: Mapping[str, Any]) -> str:
-    """The subject of a request that is still JSON; see `OnboardingRequest.subject`."""
-    return request.get("workspace_id") or f"new:{request.get('create_workspace')}"
+    """The subject of a form that is still JSON; see `OnboardingForm.subject`."""
+    workspace = str(request.get("workspace"))
+    return f"new:{workspace}" if request.get("new_workspace") else workspace
 
 
 def same_field(name: str) -> Any:  # noqa: ANN401 - a field stands for its value
     """The field of this name of the onboarding request: one title, one rule, one default."""
     return copy(OnboardingRequest.model_fields[name])
-
-
-def key_id_for(name: str) -> str:
-    """The id of the new workspace's own crypto key: readable, and apart for each name."""
-    readable = slug(name.lower(), 48).rstrip("-") or "workspace"
-    return f"{readable}-{short_hash(name)}"
 
 
 def data_residency(residency: Residency) -> dict[str, object]:

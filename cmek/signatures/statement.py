@@ -22,7 +22,7 @@ from cmek.errors import CmekError
 from cmek.models import FrozenModel, refusals
 from cmek.names import Email
 from cmek.onboarding.approval import ApprovalRequest
-from cmek.onboarding.request import Residency
+from cmek.onboarding.policy import Residency
 
 NAMESPACE: Final = "cmek-approval"
 """Of every signature; one made for git or for files does not count."""

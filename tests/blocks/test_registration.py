@@ -1,4 +1,4 @@
-"""Both blocks on a real Prefect server."""
+"""The blocks on a real Prefect server."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from pydantic import SecretStr
 
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
+from blocks.onboarding_policy import OnboardingPolicy
 from tests.support.clients import Rig
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("prefect_server")]
 
 REPOSITORY = Path(__file__).parents[2]
-BLOCKS = (AnthropicAdmin, GoogleKms)
+BLOCKS = (AnthropicAdmin, GoogleKms, OnboardingPolicy)
 CANARY = "sk-ant-admin01-FAKE-CANARY"
 
 
@@ -39,7 +40,7 @@ def test_a_block_shows_itself_well(block: Any) -> None:
 
 
 @pytest.mark.parametrize("installed", [False, True], ids=["clone", "package"])
-def test_prefect_registers_both(installed: bool, tmp_path: Path) -> None:
+def test_prefect_registers_all(installed: bool, tmp_path: Path) -> None:
     """`prefect block register -m blocks`, in a clone and away from it."""
     home = REPOSITORY
     if installed:
@@ -59,7 +60,7 @@ def test_prefect_registers_both(installed: bool, tmp_path: Path) -> None:
         command, cwd=home, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "registered 2 blocks" in done.stdout
+    assert "registered 3 blocks" in done.stdout
     for block in BLOCKS:
         assert block.get_block_type_name() in done.stdout
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,21 @@ def test_an_idempotency_key_gives_the_same_run_and_never_another_requests(
     assert "belongs to run" in said
     assert "started with another request" in said
     assert "nothing was started now" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "state"), [([], 3, "Suspended"), (["--plan-only"], 0, "Planned")]
+)
+def test_onboard_waits_and_says_how_the_run_stands(
+    stack: Stack, command: Command, more: list[str], code: int, state: str
+) -> None:
+    """For a person a line, for a program one object; 3 when a person has to go on."""
+    workspace = stack.new_workspace(f"waited-for-{state}")
+    project = ("--project", stack.local.sandbox.project_id)
+    ended, said = command("onboard", workspace, *project, *PERSON, "--wait", "--json", *more)
+    facts = json.loads(said[said.index("{") : said.index("}") + 1])
+    assert (ended, facts["state"], facts["workspace"]) == (code, state, workspace), said
+    assert stack.run(facts["run_id"]).name == facts["run"]
 
 
 def test_an_unknown_run_is_said_to_be_unknown(command: Command) -> None:

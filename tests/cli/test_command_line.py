@@ -14,9 +14,9 @@ from rich.console import Console
 
 from cli.client import RunError
 from cli.main import COMMANDS, LazyCommand, command, main
-from cli.onboard import build_request, parse_settings
+from cli.onboard import build_form
 from cli.terminal import markdown, printable
-from cmek.onboarding.request import OnboardingRequest
+from cmek.onboarding.policy import SETTINGS
 
 ALL = [name for summaries in COMMANDS.values() for name in summaries]
 OUTPUT_OF = {
@@ -25,7 +25,7 @@ OUTPUT_OF = {
 }
 LOCAL_COMMANDS = ("rehearse", "up", "sandbox")
 GIVEN = {
-    "workspace_id": "wrkspc_01PaymentsProd1111111111",
+    "workspace": "wrkspc_01PaymentsProd1111111111",
     "project_id": "acme-kms-prod",
     "requested_by": "ada@example.com",
 }
@@ -89,12 +89,9 @@ def test_the_list_of_commands_has_each_commands_own_help(name: str) -> None:
         (None, ["pending"], "no Prefect server is configured: set PREFECT_API_URL"),
         ("http://127.0.0.1:9/api", ["pending"], "http://127.0.0.1:9/api"),
         ("http://prefect.example/api", ["pending"], "plain text: use https"),
-        (None, ["onboard", "wrkspc_x"], "workspace_id: 'wrkspc_x'"),
-        (None, ["onboard"], "give either a workspace's id, or --create-workspace"),
-        (None, ["onboard", GIVEN["workspace_id"], "--create-workspace", "x"], "give either a"),
-        (None, ["onboard", "--create-workspace", "x "], "create_workspace: 'x '"),
-        (None, ["onboard", GIVEN["workspace_id"], "--set", "color=red"], "no such field"),
-        (None, ["onboard", GIVEN["workspace_id"], "--set", "location"], "expected NAME=VALUE"),
+        (None, ["onboard", "wrkspc_x"], "workspace: 'wrkspc_x'"),
+        (None, ["onboard", "--create-workspace", "x "], "workspace: 'x '"),
+        (None, ["onboard", GIVEN["workspace"], "--set", "location=eu"], "location: 'eu'"),
     ],
 )
 def test_what_cannot_be_done_is_one_message_that_names_the_cause(
@@ -109,25 +106,51 @@ def test_what_cannot_be_done_is_one_message_that_names_the_cause(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_settings_from_the_command_line_become_the_requests_types() -> None:
-    """Numbers, booleans and an emptied field; what was not given stays the server's default."""
-    settings = parse_settings(["plan_only=true", "destroy_delay_days=60", "rotation_period_days="])
-    assert build_request(GIVEN | settings) == GIVEN | {
-        "plan_only": True,
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either a workspace's id, or --create-workspace"),
+        ([GIVEN["workspace"], "--create-workspace", "x"], "give either a workspace's id"),
+        ([GIVEN["workspace"], "--set", "color=red"], "no such setting"),
+        ([GIVEN["workspace"], "--set", "location"], "expected NAME=VALUE"),
+    ],
+)
+def test_wrong_usage_of_onboard_ends_with_two(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = ["--project", "acme-kms-prod", "--requested-by", "ada@example.com"]
+    with pytest.raises(SystemExit) as ended:
+        main(["onboard", *arguments, *usual])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.replace("│", " ")
+    assert message in " ".join(said.split())
+
+
+def test_overrides_from_the_command_line_become_the_settings_types() -> None:
+    """Numbers, booleans, lists and an emptied setting; what was not given is the policy's."""
+    given_overrides = [
+        "repair=true",
+        "destroy_delay_days=60",
+        "rotation_period_days=",
+        "accepted_warnings=audit-logs,features",
+    ]
+    assert build_form(GIVEN, given_overrides).overrides == {
+        "repair": True,
         "destroy_delay_days": 60,
         "rotation_period_days": None,
+        "accepted_warnings": ["audit-logs", "features"],
     }
 
 
-@given(st.sampled_from(sorted(OnboardingRequest.model_fields)), st.text(max_size=20))
-def test_a_setting_is_either_valid_or_refused_by_its_name(name: str, value: str) -> None:
-    """No value makes anything else happen than a request or an error that names the field."""
-    problem = ""
+@given(st.sampled_from(SETTINGS), st.text(max_size=20))
+def test_an_override_is_either_valid_or_refused_by_its_name(name: str, value: str) -> None:
+    """No value makes anything else happen than a request or an error that names the setting."""
+    problem, overrides = "", {}
     try:
-        request = build_request(GIVEN | parse_settings([f"{name}={value}"]))
+        overrides = build_form(GIVEN, [f"{name}={value}"]).overrides
     except RunError as error:
-        problem, request = str(error), {}
-    assert name in request or name in problem
+        problem = str(error)
+    assert name in overrides or name in problem
 
 
 @given(st.text())

@@ -43,7 +43,7 @@ def test_a_run_has_no_say_about_its_environment_command_or_directory(stack: Stac
     """
     deployment = stack.client.read_deployment_by_name(ONBOARDING)
     workspace, project = stack.workspace("fresh"), stack.local.sandbox.project_id
-    request = {"workspace_id": workspace, "project_id": project, "plan_only": True}
+    request = {"workspace": workspace, "project_id": project, "plan_only": True}
     environment = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
     run = stack.client.create_flow_run_from_deployment(
         deployment.id,

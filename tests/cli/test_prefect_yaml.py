@@ -118,3 +118,16 @@ def test_the_work_pool_gives_a_run_no_say_about_environment_command_or_directory
     names = set(default["variables"]["properties"]) - withheld
     assert set(ours["variables"]["properties"]) == names
     assert "{{ env" not in json.dumps(ours)
+
+
+def test_the_onboarding_comes_first_in_the_list_of_deployments() -> None:
+    """The UI lists them by their names."""
+    assert min(str(one["name"]) for one in CONTENT["deployments"]) == "onboard"
+
+
+@each_deployment
+def test_a_description_is_one_paragraph_without_marks(deployment: dict[str, Any]) -> None:
+    """One of Prefect's UIs shows line breaks and Markdown as they are written."""
+    text = str(deployment["description"])
+    assert not set(text) & set("\n`*#|")
+    assert len(text) <= 450

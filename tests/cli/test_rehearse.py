@@ -147,7 +147,7 @@ def test_up_says_what_to_click_and_ends_with_ctrl_c(
 def start_a_run(api_url: str, workspace: str) -> None:
     """Start an onboarding and wait until its process works."""
     with local_client(api_url) as client:
-        request = {"workspace_id": workspace, "project_id": "acme-kms-prod"}
+        request = {"workspace": workspace, "project_id": "acme-kms-prod"}
         run = start_run(api_url, {**request, "requested_by": "ada@example.com"})
         wait_for_state(client, run.id, "Running", seconds=SECONDS)
 

@@ -24,20 +24,20 @@ from cmek.discovery.rules import (
     Action,
     Decision,
     EarlierRun,
-    UnnameableKeyError,
     blocking_run,
     complete,
     finished_run_count,
     idempotency_key,
     ineligible_reason,
-    key_for,
     onboarding_for,
     opt_in_missing_reason,
     page,
     request_differences,
 )
 from cmek.names import KMS_ID_PATTERN, WORKSPACE_ID
-from cmek.onboarding.request import OnboardingRequest
+from cmek.onboarding.policy import RECOMMENDED, SETTINGS, UnnameableKeyError, key_id
+from cmek.onboarding.request import resolve
+from tests.support.requests import LENIENT
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -123,7 +123,7 @@ def test_own_keys_have_names_that_cloud_kms_takes_and_never_meet(
 ) -> None:
     """The whole workspace id is in it, whatever the workspace is called."""
     try:
-        key = key_for(workspace(name, id=workspace_id), asked(key_template=template))
+        key = key_id(template, workspace_id=workspace_id, workspace_name=name)
     except UnnameableKeyError:
         assert len(template.replace("{workspace_name}", "")) - 14 + len(workspace_id) > 63
     else:
@@ -131,33 +131,30 @@ def test_own_keys_have_names_that_cloud_kms_takes_and_never_meet(
         assert workspace_id in key
 
 
-@pytest.mark.parametrize(
-    ("policy", "template"),
-    [("own", "plain"), ("own", "{workspace_name}"), ("shared", "{workspace_id}")],
-)
-def test_a_template_that_defeats_its_policy_is_refused(policy: str, template: str) -> None:
-    """Also when the caller has switched the server's check of the schema off."""
-    with pytest.raises(ValidationError, match="key_template"):
-        asked(key_policy=policy, key_template=template)
+@pytest.mark.parametrize("name", [*SETTINGS, "key_policy", "key_template"])
+def test_what_a_policy_decides_is_no_parameter_of_a_discovery_any_more(name: str) -> None:
+    """The message says where it went."""
+    with pytest.raises(ValidationError, match=f"{name} is decided by the policy now"):
+        asked(**{name: "anything"})
 
 
 def test_a_discovery_never_asks_for_what_a_person_decides() -> None:
-    left_alone = OnboardingRequest(
-        workspace_id="wrkspc_01Payments", project_id=PROJECT, requested_by="ada@example.com"
-    )
-    made = onboarding_for(workspace(), asked(), {})
-    for name in A_PERSON_DECIDES:
-        assert getattr(made, name) == getattr(left_alone, name)
+    made = resolve(onboarding_for(workspace(), asked()), RECOMMENDED)
+    for name in A_PERSON_DECIDES & set(SETTINGS):
+        assert getattr(made, name) == getattr(RECOMMENDED, name)
+    assert (made.plan_only, made.adopt_existing_key) == (False, False)
     assert not A_PERSON_DECIDES & set(DiscoveryRequest.model_fields)
     assert not A_PERSON_DECIDES & set(Announcement.model_fields)
 
 
-def test_what_is_announced_wins_over_what_the_deployment_says() -> None:
-    """Field by field; a key that it names needs no template."""
-    given_fields = {"workspace_id": "wrkspc_01Payments", "crypto_key": "k", "location": "us-west1"}
-    made = onboarding_for(workspace(), asked(key_ring="ring"), given_fields)
+def test_what_is_announced_wins_over_what_the_policy_says() -> None:
+    """Setting by setting, as far as the policy lets a request override it."""
+    announced = Announcement(
+        workspace_id="wrkspc_01Payments", overrides={"crypto_key": "k", "location": "us-west1"}
+    )
+    made = resolve(onboarding_for(workspace(), asked(), announced), LENIENT)
     assert str(made.key_name) == (
-        f"projects/{PROJECT}/locations/us-west1/keyRings/ring/cryptoKeys/k"
+        f"projects/{PROJECT}/locations/us-west1/keyRings/anthropic-cmek/cryptoKeys/k"
     )
 
 
@@ -203,9 +200,9 @@ def test_a_difference_is_found_where_a_field_that_was_asked_for_is_not_so(
 @pytest.mark.parametrize(
     ("first", "second", "named"),
     [
-        ({}, {"location": "us-east5"}, []),
-        ({}, {"location": "us-west1"}, ["location: 'us-east5' instead of 'us-west1'"]),
-        ({"repair": True}, {}, ["repair: True instead of False"]),
+        ({}, {"policy": "default"}, []),
+        ({}, {"policy": "strict"}, ["policy: 'default' instead of 'strict'"]),
+        ({"plan_only": True}, {}, ["plan_only: True instead of False"]),
         ({"bogus": 1}, {"bogus": 1}, []),
     ],
 )
@@ -213,7 +210,7 @@ def test_a_field_that_is_left_out_has_its_default_on_both_sides(
     first: dict[str, Any], second: dict[str, Any], named: list[str]
 ) -> None:
     """Two bodies that ask for the same are no difference, and one that asks for less is."""
-    base = {"workspace_id": "wrkspc_01P000", "project_id": PROJECT, "requested_by": "a@example.com"}
+    base = {"workspace": "wrkspc_01P00000", "project_id": PROJECT, "requested_by": "a@example.com"}
     assert list(request_differences(complete(base | second), complete(base | first))) == named
 
 
@@ -226,9 +223,10 @@ def test_whatever_is_no_announcement_is_refused_as_one(value: object) -> None:
 
 @given(st.sampled_from(sorted(A_PERSON_DECIDES)))
 def test_an_event_that_asks_for_what_a_person_decides_is_refused(field: str) -> None:
-    payload = json.dumps({"workspace_id": "wrkspc_01Payments", field: True})
-    with pytest.raises(MalformedEventError, match=f"{field}.*workspace_id"):
-        read_announcement(payload)
+    for sent in ({field: True}, {"overrides": {field: True}}):
+        payload = json.dumps({"workspace_id": "wrkspc_01Payments"} | sent)
+        with pytest.raises(MalformedEventError, match=f"{field}.*workspace_id"):
+            read_announcement(payload)
 
 
 def decision(action: Action) -> Decision:

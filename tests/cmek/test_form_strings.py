@@ -19,7 +19,8 @@ from pydantic import BaseModel, ValidationError
 
 from cmek.discovery.request import DiscoveryRequest
 from cmek.models import TextRule, refusals, shown
-from cmek.onboarding.request import OnboardingRequest
+from cmek.onboarding.policy import OnboardingSettings
+from cmek.onboarding.request import OnboardingForm
 from cmek.revalidation.request import RevalidationRequest
 from flows.check import check_prerequisites_only
 from flows.discover import discover_workspaces, workspace_created
@@ -27,18 +28,17 @@ from flows.onboard import onboard_workspace
 from flows.revalidate import revalidate_keys
 
 ONBOARDING: dict[str, Any] = {
-    "workspace_id": "wrkspc_01HxPv6KsDq9TnBzMw3YfLrE",
+    "workspace": "wrkspc_01HxPv6KsDq9TnBzMw3YfLrE",
     "project_id": "acme-kms-prod",
     "requested_by": "ada@example.com",
 }
-NEW = {name: value for name, value in ONBOARDING.items() if name != "workspace_id"}
+NEW = ONBOARDING | {"workspace": "payments-prod", "new_workspace": True}
 FLOWS: tuple[tuple[Flow[..., Any], type[BaseModel], dict[str, Any]], ...] = (
-    (onboard_workspace, OnboardingRequest, ONBOARDING),
-    (onboard_workspace, OnboardingRequest, NEW | {"create_workspace": "payments-prod"}),
-    (check_prerequisites_only, OnboardingRequest, ONBOARDING),
+    (onboard_workspace, OnboardingForm, ONBOARDING),
+    (onboard_workspace, OnboardingForm, NEW),
+    (check_prerequisites_only, OnboardingForm, ONBOARDING),
     (revalidate_keys, RevalidationRequest, {}),
     (discover_workspaces, DiscoveryRequest, {}),
-    (discover_workspaces, DiscoveryRequest, {"key_policy": "shared", "key_template": "anthropic"}),
     (workspace_created, DiscoveryRequest, {}),
 )
 
@@ -52,17 +52,20 @@ class Field:
     given: dict[str, Any]
     name: str
     is_list: bool
+    is_override: bool = False
 
     @property
     def usual(self) -> str:
         """A value that both take, where one is known."""
-        examples = self.model.model_fields[self.name].examples or [""]
+        model = OnboardingSettings if self.is_override else self.model
+        examples = model.model_fields[self.name].examples or [""]
         value = self.given.get(self.name, examples[0])
         return str(value[0] if isinstance(value, list) else value)
 
     def verdicts(self, text: str) -> tuple[bool, bool]:
         """Whether the schema, as Prefect checks it, and the model take this string."""
-        request = self.given | {self.name: [text] if self.is_list else text}
+        changed: dict[str, Any] = {self.name: [text] if self.is_list else text}
+        request = self.given | ({"overrides": changed} if self.is_override else changed)
         parameters = {"request": request, "payload": ""}
         by_schema = not validate(parameters, self.schema, preprocess=False)
         try:
@@ -81,14 +84,18 @@ def fields() -> Iterator[Field]:
         for name, one in properties.items():
             item = one.get("items", {})
             if _is_text(one) or _is_text(item):
-                if name in {"workspace_id", "create_workspace"} and name not in given_:
-                    continue  # one of the two, each in its own variant
                 yield Field(schema, model, given_, name, bool(item))
+        if model is OnboardingForm:
+            for pattern, one in properties["overrides"]["patternProperties"].items():
+                item = one.get("items", {})
+                if _is_text(one) or _is_text(item):
+                    name = pattern.strip("^$")
+                    yield Field(schema, model, given_, name, bool(item), is_override=True)
 
 
 def _is_text(schema: dict[str, Any]) -> bool:
     kinds = [schema, *schema.get("anyOf", [])]
-    return any(one.get("type") == "string" and "enum" not in one for one in kinds)
+    return any("string" in str(one.get("type")) and "enum" not in one for one in kinds)
 
 
 FIELDS = {f"{one.model.__name__}.{one.name}.{at}": one for at, one in enumerate(fields())}
@@ -136,7 +143,7 @@ def nearly(draw: st.DrawFn, text: str) -> str:
 def test_the_walk_finds_the_strings_of_every_flow() -> None:
     """So that the property below is about something."""
     assert {one.model for one in FIELDS.values()} == {model for _, model, _ in FLOWS}
-    assert {"workspace_id", "create_workspace", "expected_organization", "key_template"} <= {
+    assert {"workspace", "expected_organization", "crypto_key", "accepted_warnings"} <= {
         one.name for one in FIELDS.values()
     }
 
@@ -164,10 +171,10 @@ def test_a_pasted_line_break_is_refused_before_a_run_exists(name: str) -> None:
         ({"project_id": "\u0430cme-kms-prod"}, [r"'\u0430cme", "CYRILLIC SMALL LETTER A (U+0430)"]),
         ({"requested_by": "ada@example.com\u200b"}, ["requested_by: ", "ZERO WIDTH SPACE"]),
         ({"requested_by": "ada"}, ["requested_by: 'ada'", "such as ada@example.com"]),
-        ({"key_ring": ""}, ["key_ring: '' is empty"]),
-        ({"key_ring": "x" * 3000}, ["the first 120 of 3000 characters"]),
-        ({"expected_organization": "org_01Acme"}, ["expected_organization: 'org_01Acme'", "UUID"]),
-        ({"display_name": "a\x1b[31mb"}, [r"'a\x1b[31mb'", "control character"]),
+        ({"overrides": {"key_ring": ""}}, ["overrides: key_ring: '' is empty"]),
+        ({"overrides": {"key_ring": "x" * 3000}}, ["the first 120 of 3000 characters"]),
+        ({"overrides": {"expected_organization": "org_01"}}, ["zation: 'org_01'", "UUID"]),
+        ({"overrides": {"display_name": "a\x1b[31mb"}}, [r"'a\x1b[31mb'", "control character"]),
     ],
 )
 def test_a_refusal_shows_field_value_flaw_and_way_out(
@@ -175,7 +182,7 @@ def test_a_refusal_shows_field_value_flaw_and_way_out(
 ) -> None:
     """And no regular expression."""
     with pytest.raises(ValidationError) as caught:
-        OnboardingRequest.model_validate(ONBOARDING | given_)
+        OnboardingForm.model_validate(ONBOARDING | given_)
     (said,) = refusals(caught.value)
     assert all(word in said for word in words), said
     assert not any(syntax in said for syntax in ("[a-z", "{1,", "(?", "^", "\\u0000-"))

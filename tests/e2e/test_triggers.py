@@ -83,7 +83,7 @@ def test_the_documented_call_says_which_field_is_wrong(
     """Before anything runs."""
     refused = follow(stack, heading, language, WORKSPACE="wrkspc_x")
     assert refused.returncode != 0
-    assert "workspace_id" in refused.stdout + refused.stderr
+    assert "workspace" in refused.stdout + refused.stderr
     assert stack.runs_of("wrkspc_x", at_least=0) == []
 
 
@@ -98,7 +98,9 @@ def test_an_unknown_parameter_is_refused_also_after_another_deploy(stack: Stack)
         json={"active": False},
     )
     names = deploy(stack.client, PROJECT / "prefect.yaml", stack.local.sandbox.project_id)
-    assert {ONBOARDING, "discover-workspaces/scheduled", "workspace-created/event"} <= set(names)
+    assert {ONBOARDING, "discover-workspaces/scheduled", "workspace-created/triggered"} <= set(
+        names
+    )
     for deployment in stack.client.read_deployments():
         with pytest.raises(PrefectHTTPStatusError) as refused:
             stack.client.create_flow_run_from_deployment(deployment.id, parameters={"bogus": 1})
@@ -133,7 +135,7 @@ def test_a_malformed_event_shows_as_a_failed_run(stack: Stack) -> None:
         name={"any_": ["a workspace was created"]},
     )
     assert run.state is not None
-    assert "workspace_id: Field required" in str(run.state.message)
+    assert "workspace_id: is needed" in str(run.state.message)
 
 
 def test_a_discovery_ends_in_an_attached_workspace(stack: Stack) -> None:
@@ -153,7 +155,7 @@ def test_of_runs_that_start_at_the_same_moment_one_attaches(stack: Stack) -> Non
     at: State[None] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(seconds=2))
     onboard = stack.client.read_deployment_by_name(ONBOARDING)
     request = {
-        "workspace_id": workspace,
+        "workspace": workspace,
         "project_id": stack.local.sandbox.project_id,
         "requested_by": REQUESTER,
     }

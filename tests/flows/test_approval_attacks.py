@@ -128,7 +128,7 @@ def test_after_a_retry_only_a_new_response_counts(bench: Onboardings, run: Run, 
 
 @pytest.mark.parametrize(
     "change",
-    [{"workspace_id": "wrkspc_01ResearchDev11111111111"}, {"four_eyes": False}],
+    [{"workspace": "wrkspc_01ResearchDev11111111111"}, {"overrides": {"four_eyes": False}}],
     ids=["another workspace", "no four eyes"],
 )
 def test_parameters_patched_while_waiting_end_the_run(

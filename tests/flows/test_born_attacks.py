@@ -65,7 +65,7 @@ def test_past_the_form_the_gate_takes_only_the_very_name(
 @pytest.mark.prove
 def test_another_name_patched_while_waiting_ends_the_run(bench: Onboardings, run: Run) -> None:
     answer = run.full_answer()
-    parameters = {"request": run.parameters["request"] | {"create_workspace": "another"}}
+    parameters = {"request": run.parameters["request"] | {"workspace": "another"}}
     bench.client._client.patch(f"/flow_runs/{run.id}", json={"parameters": parameters})
     bench.client.resume_flow_run(run.id, run_input=answer)
     run.execute()

@@ -11,7 +11,7 @@ from prefect.states import Scheduled
 from cli.export import read_record
 from cli.show import history
 from cmek.evidence.record import loads
-from cmek.onboarding.request import key_id_for
+from cmek.onboarding.policy import key_id_for
 from cmek.tags import CREATED_BY_TAG, EVIDENCE_TAG
 from tests.flows.outcomes import assert_stopped
 from tests.support.admin import wait_until
@@ -59,7 +59,7 @@ def test_a_name_that_exists_stops_the_run_before_anything_is_made(bench: Onboard
     """The message has the id and the way out; a name that looks the same counts as well."""
     bench.sandbox.world.admin.workspaces[bench.fresh].name = "Ｐayments (eu) - live"
     run = start_to_create(bench).execute()
-    assert_stopped(run, bench.fresh, "onboard that one with its id as workspace_id")
+    assert_stopped(run, bench.fresh, "onboard that one by its id")
 
 
 def test_a_second_run_for_a_created_workspace_writes_nothing(bench: Onboardings) -> None:

@@ -10,7 +10,7 @@ import pytest
 from prefect.client.schemas.objects import State
 
 from cli.main import main
-from cmek.onboarding.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingForm
 from flows.check import check_prerequisites_only
 from tests.support.onboarding import REQUESTER, Onboardings
 
@@ -18,8 +18,8 @@ BILLING_REMEDY = "gcloud billing projects link"
 
 
 def _checked(bench: Onboardings) -> State[Any]:
-    request = OnboardingRequest(
-        workspace_id=bench.fresh, project_id="acme-kms-prod", requested_by=REQUESTER
+    request = OnboardingForm(
+        workspace=bench.fresh, project_id="acme-kms-prod", requested_by=REQUESTER
     )
 
     async def check() -> State[Any]:

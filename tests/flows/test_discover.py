@@ -11,6 +11,7 @@ from prefect import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
+from blocks.onboarding_policy import OnboardingPolicy
 from cli.client import calling
 from cmek.tags import workspace_tag
 from tasks.discovery import DifferentRequestError, start_onboarding
@@ -34,10 +35,8 @@ def test_a_tagged_workspace_gets_one_run_that_waits_for_a_person(discoveries: Di
     (run,) = discoveries.runs_of(new)
     assert run.execute().state == "Suspended", run.message
     request = run.read().parameters["request"]
-    assert request["crypto_key"] == new
-    assert not any(
-        request[name] for name in ("adopt_existing_key", "repair", "allow_default_workspace")
-    )
+    assert (request["workspace"], request["overrides"]) == (new, {})
+    assert not request["adopt_existing_key"]
     assert run.approve().state == "Attached", run.message
     assert end_of(discoveries.discover())[0] == "Nothing to start"
 
@@ -131,7 +130,8 @@ def test_a_plan_or_a_duplicate_keeps_no_workspace_out(discoveries: Discoveries) 
 
 def test_all_can_share_one_key(discoveries: Discoveries) -> None:
     new = [discoveries.workspace(f"sharing-{n}", cmek="onboard") for n in range(2)]
-    discoveries.discover(key_policy="shared", key_template="anthropic")
+    OnboardingPolicy(crypto_key="anthropic").save("shared", overwrite=True)
+    discoveries.discover(policy="shared")
     runs = [run for one in new for run in discoveries.runs_of(one)]
     for run in runs:
         assert run.execute().approve().state == "Attached", run.message
@@ -156,11 +156,13 @@ def test_an_event_starts_the_onboarding_of_an_untagged_workspace(
 ) -> None:
     """The event is the opt-in, and may choose the key."""
     new = discoveries.workspace("announced-team")
-    given = {"workspace_id": new, "crypto_key": "chosen", "requested_by": "portal@example.com"}
+    given: dict[str, Any] = {"workspace_id": new, "requested_by": "portal@example.com"}
+    given |= {"overrides": {"crypto_key": "chosen"}}
     assert end_of(discoveries.announce(given))[0] == "Started"
     (run,) = discoveries.runs_of(new)
     request = run.read().parameters["request"]
-    assert (request["crypto_key"], request["requested_by"]) == ("chosen", "portal@example.com")
+    assert request["overrides"] == {"crypto_key": "chosen"}
+    assert request["requested_by"] == "portal@example.com"
     name, message = end_of(discoveries.announce(given))
     assert (name, str(run.id) in message) == ("Nothing to start", True)
 
@@ -169,12 +171,14 @@ def test_an_event_starts_the_onboarding_of_an_untagged_workspace(
     ("payload", "named"),
     [
         ("", "not JSON"),
-        ("[]", "it: "),
+        ("[]", "dictionary"),
         ({}, "workspace_id"),
         ({"workspace_id": "wrkspc_x"}, "workspace_id"),
         ({"workspace_id": 7}, "workspace_id"),
         ({"workspace_id": "wrkspc_01Announced", "adopt_existing_key": True}, "adopt_existing_key"),
-        ({"workspace_id": "wrkspc_01Announced", "location": "global"}, "location"),
+        ({"workspace_id": "wrkspc_01Announced", "location": "us-west1"}, "overrides.location"),
+        ({"workspace_id": "wrkspc_01Announced", "overrides": {"repair": True}}, "repair"),
+        ({"workspace_id": "wrkspc_01Announced", "overrides": {"location": "us"}}, "location: 'us'"),
     ],
 )
 def test_a_malformed_payload_is_a_failed_run_that_names_the_field(
@@ -210,7 +214,7 @@ def test_an_ended_run_that_nothing_has_tagged_locks_nobody_out(discoveries: Disc
 
 def asked_by_hand(bench: Onboardings, workspace: str, **more: Any) -> dict[str, Any]:
     given = {
-        "workspace_id": workspace,
+        "workspace": workspace,
         "project_id": bench.sandbox.project_id,
         "requested_by": "ada@example.com",
     }
@@ -229,9 +233,9 @@ def test_a_repeated_start_is_the_run_under_way_and_another_request_is_refused(
 
     first = start()
     assert start().id == first.id
-    differs = f"{first.id}.*location: 'us-east5' instead of 'us-west1'"
+    differs = f"{first.id}.*policy: 'default' instead of 'strict'"
     with pytest.raises(DifferentRequestError, match=differs):
-        start(location="us-west1")
+        start(policy="strict")
     assert len(discoveries.runs_of(new)) == 1
 
 

@@ -66,7 +66,7 @@ def test_the_record_tells_the_whole_onboarding_in_order(bench: Onboardings) -> N
 def test_the_hash_of_the_attach_stands_in_report_and_tag(bench: Onboardings) -> None:
     run = bench.asked().approve()
     (attached,) = [one for one in chain_of(bench, run).entries if one.kind == "attached"]
-    workspace = run.parameters["request"]["workspace_id"]
+    workspace = run.parameters["request"]["workspace"]
     tags = bench.sandbox.world.admin.workspaces[workspace].tags
     assert tags[EVIDENCE_TAG] == attached.hash
     assert attached.hash in page(bench, run, "onboarding")
@@ -101,7 +101,7 @@ def test_terraform_adopts_it_with_zero_changes(
     run = bench.asked(**request).approve()
     assert run.state == "Attached", run.message
     module = asyncio.run(
-        read_module.fn("anthropic-admin", "google-kms", run.parameters["request"]["workspace_id"])
+        read_module.fn("anthropic-admin", "google-kms", run.parameters["request"]["workspace"])
     )
     assert module[VARIABLES] in page(bench, run, "terraform")
     write_module(module, tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from google.cloud.kms_v1 import CryptoKey
 
 from cmek.anthropic_identity import MEMBER
-from cmek.onboarding.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingForm
 from flows.onboard import NoDeploymentError, onboard_workspace
 from tests.flows.outcomes import assert_stopped
 from tests.support.kms import Level, Purpose
@@ -107,8 +107,8 @@ def test_a_foreign_key_is_adopted_when_a_person_says_so(bench: Onboardings) -> N
 
 def test_without_a_deployment_nothing_is_read_or_made(bench: Onboardings) -> None:
     """Prefect would refuse the suspend only after keys exist."""
-    request = OnboardingRequest(
-        workspace_id=bench.fresh, project_id="acme-kms-prod", requested_by="ada@example.com"
+    request = OnboardingForm(
+        workspace=bench.fresh, project_id="acme-kms-prod", requested_by="ada@example.com"
     )
     with pytest.raises(NoDeploymentError):
         asyncio.run(onboard_workspace(request))

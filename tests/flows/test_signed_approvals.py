@@ -194,7 +194,7 @@ def test_signers_enrolled_while_a_run_waits_count_at_once(
 @pytest.mark.prove
 @pytest.mark.parametrize(
     "change",
-    [{"requested_by": "eve@example.com"}, {"four_eyes": False}],
+    [{"requested_by": "eve@example.com"}, {"overrides": {"four_eyes": False}}],
     ids=lambda change: next(iter(change)),
 )
 def test_a_signature_does_not_carry_over_to_patched_parameters(

@@ -12,7 +12,7 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from pydantic import BaseModel
 
-from cmek.onboarding.request import OnboardingRequest
+from cmek.onboarding.request import OnboardingForm
 from cmek.revalidation.request import RevalidationRequest
 from flows.onboard import onboard_workspace
 from flows.revalidate import revalidate_keys
@@ -21,7 +21,7 @@ from tests.support.execution import execute_flow
 _FLOWS: Final[dict[str, tuple[Any, type[BaseModel]]]] = {
     flow.name: (flow, model)
     for flow, model in (
-        (onboard_workspace, OnboardingRequest),
+        (onboard_workspace, OnboardingForm),
         (revalidate_keys, RevalidationRequest),
     )
 }

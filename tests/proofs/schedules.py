@@ -6,13 +6,16 @@ import json
 import logging
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import stamina
 from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.errors import Flaky
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.support.machine import Onboarding, stage
 
@@ -41,8 +44,22 @@ def modelled() -> Iterator[None]:
         yield
 
 
-def unsafe_in(count: int, start: int, *, shrink: bool) -> str | None:
-    """Run about `count` schedules; how the first unsafe one ended, or None."""
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """What came of some schedules."""
+
+    schedules: int
+    """How many were run, the one that ended it included."""
+    unsafe: str | None = None
+    """How the first unsafe one ended."""
+    flaky: str | None = None
+    """A schedule that went another way the second time: the model's own fault, no verdict."""
+
+
+def explored(
+    machine: type[RuleBasedStateMachine], count: int, start: int, *, shrink: bool
+) -> Exploration:
+    """Run about `count` schedules of a model, until one is unsafe."""
     chosen = settings(
         max_examples=round(_COUNTED * count),
         stateful_step_count=14,
@@ -53,20 +70,28 @@ def unsafe_in(count: int, start: int, *, shrink: bool) -> str | None:
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
     )
+    tally: Counter[str] = machine.tally  # type: ignore[attr-defined]
+    before = tally["schedules"]
+    unsafe = flaky = None
     try:
-        run_state_machine_as_test(seed(start)(Told), settings=chosen)
+        run_state_machine_as_test(seed(start)(machine), settings=chosen)
+    except Flaky as error:
+        flaky = f"{type(error).__name__}: {error}".partition("\n")[0]
     except Exception as error:  # noqa: BLE001 - whatever the model found is reported
         if shrink:
             traceback.print_exc()
-        return f"{type(error).__name__}: {error}".partition("\n")[0]
-    return None
+        unsafe = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return Exploration(tally["schedules"] - before, unsafe, flaky)
 
 
-def explore(count: int, start: int) -> dict[str, int]:
+def explore(count: int, start: int) -> dict[str, object]:
     """Run about `count` schedules; a schedule with an unsafe attach is shrunk and printed."""
     with modelled():
-        unsafe = unsafe_in(count, start, shrink=True)
-    return dict(Onboarding.tally) | {"unsafe": int(unsafe is not None)}
+        found = explored(Told, count, start, shrink=True)
+    return dict(Onboarding.tally) | {
+        "unsafe": int(found.unsafe is not None),
+        "flaky": found.flaky or "",
+    }
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def check_end(bench: Onboardings, run: Run) -> None:
         AssertionError: Says what else there is.
     """
     world = bench.sandbox.world
-    scene = Scene(world, creates=bool(run.parameters["request"].get("create_workspace")))
+    scene = Scene(world, creates=bool(run.parameters["request"].get("new_workspace")))
     sight = scene.look()
     assert len(scene.workspaces()) == 1
     assert sum(one.effect for one in scene.attaches(world.log.entries)) == 1

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from statistics import median
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -18,10 +19,13 @@ import flows._attach
 import flows.onboard
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import GateInput, Permit, Refusal
-from tests.proofs.schedules import modelled, unsafe_in
+from tests.proofs.schedules import Told, explored, modelled
 
 SCHEDULES: Final = 400
 """Tried at most until an unsafe attach is found."""
+SEEDS: Final = 20
+NOTICED: Final = 19 / 20
+"""Of the seeds, under how many the model must notice."""
 _RULES: Final = (
     "_check_response",
     "_check_signatures",
@@ -71,11 +75,11 @@ def _own_plan(stack: ExitStack) -> None:
 def _unpinned(stack: ExitStack) -> None:
     """The parameters count as they are now."""
 
-    async def unpinned(request: Any, *, asked: bool) -> Any:
-        return request
+    async def unpinned(form: Any, resolve: Any, *, asked: bool) -> Any:
+        return await resolve(form)
 
     without("request")(stack)
-    stack.enter_context(patch.object(flows.onboard, "pin_parameters", unpinned))
+    stack.enter_context(patch.object(flows.onboard, "pin_request", unpinned))
 
 
 def _ever_fresh(stack: ExitStack) -> None:
@@ -95,20 +99,36 @@ WEAKNESSES: Final[dict[str, Weakness]] = {
 validation (which also sees that a grant is gone), or the last read of the workspace."""
 
 
-def found(name: str, seed: int) -> str | None:
-    """What the model says about this weakness, or None when it finds nothing."""
+def noticed_after(name: str, seed: int) -> int | None:
+    """How many schedules it takes until the model notices, or None when it does not."""
     with ExitStack() as stack:
         WEAKNESSES[name](stack)
-        said = unsafe_in(SCHEDULES, seed, shrink=False)
-    sys.stderr.write(f"without {name}: {said}\n")
-    return said
+        found = explored(Told, SCHEDULES, seed, shrink=False)
+    sys.stderr.write(f"without {name}, seed {seed}: {found}\n")
+    return found.schedules if found.unsafe else None
+
+
+def judged(name: str, tries: Sequence[int | None]) -> str | None:
+    """What is wrong with the model for this guard, or None."""
+    seen = sum(one is not None for one in tries)
+    if seen >= NOTICED * len(tries):
+        return None
+    return f"{name}: noticed under {seen} of {len(tries)} seeds"
+
+
+def main(seed: int, seeds: int, names: Sequence[str]) -> dict[str, Any]:
+    """Take each guard away under several seeds."""
+    with modelled():
+        tries = {
+            name: [noticed_after(name, seed + number) for number in range(seeds)] for name in names
+        }
+    medians = {
+        name: round(median(one or SCHEDULES for one in found)) for name, found in tries.items()
+    }
+    problems = [said for name, found in tries.items() if (said := judged(name, found))]
+    return {"tried": len(tries), "problems": problems, "medians": medians}
 
 
 if __name__ == "__main__":
-    chosen = sys.argv[2:] or list(WEAKNESSES)
-    with modelled():
-        said = {name: found(name, int(sys.argv[1])) for name in chosen}
-    missed = [
-        f"the model did not notice that this was taken away: {n}" for n in said if said[n] is None
-    ]
-    sys.stdout.write(json.dumps({"tried": len(said), "problems": missed}) + "\n")
+    first, seeds = int(sys.argv[1]), int((sys.argv[2:] or [str(SEEDS)])[0])
+    sys.stdout.write(json.dumps(main(first, seeds, sys.argv[3:] or list(WEAKNESSES))) + "\n")

@@ -28,8 +28,9 @@ from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import CREATED_BY_TAG
 from sandbox.identities import PROJECT_ID
 from sandbox.world import Entry
+from tests.support.crashes import never
 from tests.support.determinism import deterministic
-from tests.support.driver import Driver, driving
+from tests.support.driver import Driver, Hook, driving
 from tests.support.runs import Killed, Run, approval_of
 from tests.support.scene import EVENTS, HARMFUL, Scene, Sight
 from tests.support.signing import GRACE, KATHERINE, Office
@@ -49,6 +50,8 @@ TAMPERED: dict[str, dict[str, Any]] = {
     "field": {"extra": "field"},
     "nothing": {"decision": None},
 }
+BETWEEN = ("nothing", "event", "event at a call", "expiry", "parameters")
+"""What may come between a response and the attach."""
 
 
 class Onboarding(RuleBasedStateMachine):
@@ -134,13 +137,15 @@ class Onboarding(RuleBasedStateMachine):
     )
     def disturb(self, pick: int, at: int, event: str) -> None:
         """Something happens outside while the worker executes a run."""
+        self._execute(self._pick(pick, "Scheduled"), self._interfering(event, at))
 
+    def _interfering(self, event: str, at: int) -> Hook:
         def interfere(number: int, moment: str) -> None:
             if (number, moment) == (at, "before"):
                 getattr(self.scene, event)()
                 self._seen.append(self.scene.look())
 
-        self._execute(self._pick(pick, "Scheduled"), interfere)
+        return interfere
 
     @rule(event=st.sampled_from(EVENTS))
     def happen(self, event: str) -> None:
@@ -156,14 +161,35 @@ class Onboarding(RuleBasedStateMachine):
         self._give(run, approval_request, answer, honest=True)
 
     @precondition(lambda self: self._in("Suspended"))
-    @rule(pick=st.integers(0, MAX_RUNS - 1), events=st.lists(st.sampled_from(EVENTS), max_size=2))
-    def approve_and_execute(self, pick: int, events: list[str]) -> None:
-        """The common way: approved, perhaps something happens, and the worker takes it up."""
+    @rule(
+        pick=st.integers(0, MAX_RUNS - 1),
+        between=st.sampled_from(BETWEEN),
+        event=st.sampled_from(("rename",) * 4 + EVENTS),
+        at=st.integers(1, 45),
+    )
+    def approve_and_execute(self, pick: int, between: str, event: str, at: int) -> None:
+        """Approved, something comes between the response and the attach, the worker takes it up."""
         run, approval_request = self._waiting(pick)
         self._give(run, approval_request, self._answer(approval_request), honest=True)
-        for event in events:
+        if between == "event":
             getattr(self.scene, event)()
-        self._execute(run)
+        elif between == "expiry":
+            self.clock.shift(timedelta(days=8))
+        elif between == "parameters":
+            self._patch_parameters(run)
+        self._execute(run, self._interfering(event, at) if between == "event at a call" else never)
+
+    # the same once more: most of what can go wrong is here
+    @precondition(lambda self: self._in("Suspended"))
+    @rule(
+        pick=st.integers(0, MAX_RUNS - 1),
+        between=st.sampled_from(BETWEEN),
+        event=st.sampled_from(("rename",) * 4 + EVENTS),
+        at=st.integers(1, 45),
+    )
+    def approve_and_execute_too(self, pick: int, between: str, event: str, at: int) -> None:
+        """As `approve_and_execute`."""
+        self.approve_and_execute(pick, between, event, at)
 
     @precondition(lambda self: self._in("Suspended"))
     @rule(
@@ -237,13 +263,16 @@ class Onboarding(RuleBasedStateMachine):
     @rule(pick=st.integers(0, MAX_RUNS - 1))
     def patch_parameters(self, pick: int) -> None:
         """Another user changes a run's parameters."""
-        run = self._pick(pick, "Suspended", "Scheduled")
+        self._patch_parameters(self._pick(pick, "Suspended", "Scheduled"))
+
+    @staticmethod
+    def _patch_parameters(run: Run) -> None:
         run.parameters = run.parameters.model_copy(update={"four_eyes": False, "repair": True})
 
     @precondition(lambda self: self._in("Suspended"))
     @rule(pick=st.integers(0, MAX_RUNS - 1))
     def lose_memory(self, pick: int) -> None:
-        """The result storage loses an approval request."""
+        """The worker's records lose an approval request."""
         run, approval_request = self._waiting(pick)
         run.memory.pop(approval_request.key.replace("attach-", "approval-request-", 1), None)
         run.state = "Scheduled"
@@ -273,7 +302,7 @@ class Onboarding(RuleBasedStateMachine):
             four_eyes=four_eyes,
         )
 
-    def _execute(self, run: Run, hook: Any = lambda number, moment: None) -> None:
+    def _execute(self, run: Run, hook: Hook = never) -> None:
         world = self.driver.sandbox.world
         self.first.setdefault(str(run.id), run.parameters)
         done, answered = len(world.log.entries), run.suspended_at[-1:] if not run.is_over else []

@@ -20,11 +20,14 @@ from prefect.client.schemas.responses import OrchestrationResult
 
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
-from cmek.onboarding.request import OnboardingRequest
+from blocks.onboarding_policy import OnboardingPolicy
+from cmek.onboarding.policy import DEFAULT_POLICY
+from cmek.onboarding.request import OnboardingForm
 from flows.onboard import onboard_workspace
 from sandbox.server import Sandbox
 from tests.support.execution import deploy, execute
 from tests.support.kms import Kms, grpc_client, rest_client
+from tests.support.requests import LENIENT, form_json
 from tests.support.sandbox import SandboxControl, running
 
 APPROVER = "grace@example.com"
@@ -58,7 +61,7 @@ class Run:
     def execute(self) -> Run:
         """Do what a worker does: execute the run until it suspends or ends."""
         run = self.read()
-        request = OnboardingRequest.model_validate(run.parameters["request"])
+        request = OnboardingForm.model_validate(run.parameters["request"])
         execute(onboard_workspace, run, {"request": request})
         return self
 
@@ -80,10 +83,11 @@ class Run:
     def full_answer(self, **changes: Any) -> dict[str, Any]:
         """An approval that fits the form, with changes; None leaves a field out."""
         properties = self.form()["properties"]
+        request = self.parameters["request"]
+        workspace = request["workspace"]
         fields = {
             "decision": "approve",
-            "workspace_id": self.parameters["request"].get("workspace_id"),
-            "workspace_name": self.parameters["request"].get("create_workspace"),
+            "workspace_name" if request.get("new_workspace") else "workspace_id": workspace,
             "approver": APPROVER,
             "comment": "approved in a test",
             "plan_digest": properties["plan_digest"]["approval_request"]["digest"],
@@ -125,15 +129,13 @@ class Onboardings:
     deployment: UUID
 
     def start(self, workspace: str | None = None, **request: Any) -> Run:
-        """Create a run through the API; nothing of it is executed yet."""
-        parameters = {
-            "request": {
-                "workspace_id": workspace or self.fresh,
-                "project_id": self.sandbox.project_id,
-                "requested_by": REQUESTER,
-            }
-            | request
+        """Create a run through the API, by the fields of its request; nothing is executed yet."""
+        fields = {
+            "workspace_id": workspace or self.fresh,
+            "project_id": self.sandbox.project_id,
+            "requested_by": REQUESTER,
         }
+        parameters = {"request": form_json(fields | request)}
         created = self.client.create_flow_run_from_deployment(
             self.deployment, parameters=parameters
         )
@@ -194,4 +196,5 @@ def onboardings() -> Iterator[Onboardings]:
         admin.save("anthropic-admin", overwrite=True)
         kms = GoogleKms(endpoint=sandbox.grpc, checks_endpoint=sandbox.http)
         kms.save("google-kms", overwrite=True)
+        OnboardingPolicy(**dict(LENIENT)).save(DEFAULT_POLICY, overwrite=True)
         yield Onboardings(client, sandbox, control, deploy(onboard_workspace, "onboard"))

@@ -14,6 +14,7 @@ import flows.onboard
 from cmek.evidence.record import Chain, loads
 from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.request import OnboardingRequest
+from tests.support.requests import form_of
 
 
 class Suspended(BaseException):
@@ -79,7 +80,7 @@ class Run(AnyRun):
     """What is kept of an onboarding."""
 
     parameters: OnboardingRequest
-    pinned: OnboardingRequest | None = None
+    """What the form comes to."""
     claimed: bool = False
     suspended_at: list[str] = field(default_factory=list)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -87,7 +88,7 @@ class Run(AnyRun):
 
     def work(self) -> Coroutine[Any, Any, Any]:
         """The onboarding flow."""
-        return flows.onboard.onboard_workspace.fn(self.parameters)
+        return flows.onboard.onboard_workspace.fn(form_of(self.parameters))
 
     def evidence(self) -> Chain | None:
         """Its record, verified; None before there is one."""

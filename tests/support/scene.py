@@ -15,7 +15,7 @@ from google.iam.v1 import policy_pb2
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import KeyName
-from cmek.onboarding.request import key_id_for
+from cmek.onboarding.policy import key_id_for
 from cmek.tags import CREATED_BY_TAG
 from sandbox import seed
 from sandbox.admin.state import GcpConfig, StoredWorkspace

@@ -67,7 +67,7 @@ class Stack:
     def request(self, workspace_id: str) -> dict[str, Any]:
         """The required fields of an onboarding request."""
         return {
-            "workspace_id": workspace_id,
+            "workspace": workspace_id,
             "project_id": self.local.sandbox.project_id,
             "requested_by": REQUESTER,
         }

@@ -1,0 +1,80 @@
+"""`cmek onboard`: what it refuses before a run exists, what it says, and how it exits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from blocks.anthropic_admin import AnthropicAdmin
+from blocks.onboarding_policy import OnboardingPolicy
+from cli.main import main
+from tests.support.onboarding import REQUESTER, Onboardings
+
+
+def onboard(*arguments: str) -> int:
+    """The command; its exit code."""
+    usual = ("--project", "acme-kms-prod", "--requested-by", REQUESTER)
+    with pytest.raises(SystemExit) as ended:
+        main(["onboard", *arguments, *usual])
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("", "is not in the organization"),
+        ("archived", "was archived"),
+        ("default", "is the default workspace"),
+        ("attached", "already has another key"),
+    ],
+)
+def test_a_workspace_that_the_run_would_refuse_gets_no_run(
+    bench: Onboardings, capsys: pytest.CaptureFixture[str], state: str, said: str
+) -> None:
+    workspace = bench.workspace(state) if state else "wrkspc_01NoSuchWorkspace11111111"
+    before = len(bench.client.read_flow_runs())
+    assert onboard(workspace) == 1
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert len(bench.client.read_flow_runs()) == before
+    assert bench.writes() == []
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--policy", "nowhere"], "onboarding-policy/nowhere"),
+        (["--policy", "strict", "--set", "location=us-west1"], "overrides.location is 'us-west1'"),
+    ],
+)
+def test_what_the_policy_refuses_gets_no_run(
+    bench: Onboardings, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    OnboardingPolicy(may_override=()).save("strict", overwrite=True)
+    before = len(bench.client.read_flow_runs())
+    assert onboard(bench.fresh, *more) == 1
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert len(bench.client.read_flow_runs()) == before
+
+
+def test_what_can_not_be_read_here_is_said_and_left_to_the_run(
+    bench: Onboardings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with a gateway on the worker's loopback."""
+    AnthropicAdmin(base_url="http://127.0.0.1:9", admin_key=bench.sandbox.admin_key).save(
+        "far-away", overwrite=True
+    )
+    OnboardingPolicy(anthropic_block="far-away").save("remote", overwrite=True)
+    assert onboard(bench.fresh, "--policy", "remote", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["workspace"] == bench.fresh
+    assert facts["policy"] == "remote"
+    assert facts["state"] == "Scheduled"
+    assert "here it could not be read" in facts["not_checked"]
+    run = bench.client.read_flow_run(facts["run_id"])
+    assert run.parameters["request"] == {
+        "workspace": bench.fresh,
+        "project_id": "acme-kms-prod",
+        "requested_by": REQUESTER,
+        "policy": "remote",
+    }

@@ -1,0 +1,43 @@
+"""Onboarding requests for tests: who, what and settings in one go, under a policy that allows all.
+
+A test names the fields that it cares about, flat; where each of them goes is said here only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from cmek.onboarding.policy import RECOMMENDED, SETTINGS, PolicyModel
+from cmek.onboarding.request import OnboardingForm, OnboardingRequest, resolve
+
+LENIENT: Final = PolicyModel(may_override=SETTINGS)
+"""What the guide recommends, and a request may override everything."""
+
+
+def form_json(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The flow's parameter as a caller sends it, valid or not.
+
+    Args:
+        fields: Of an `OnboardingRequest`; a setting becomes an override.
+    """
+    given = dict(fields)
+    overrides = {name: given.pop(name) for name in SETTINGS if name in given}
+    existing, new = given.pop("workspace_id", None), given.pop("create_workspace", None)
+    form: dict[str, Any] = {"workspace": new} if new is not None else {"workspace": existing}
+    form |= {"new_workspace": True} if new is not None else {}
+    form |= {"overrides": overrides} if overrides else {}
+    return form | given
+
+
+def resolved(fields: Mapping[str, Any]) -> OnboardingRequest:
+    """What a run would pin."""
+    return resolve(OnboardingForm.model_validate(form_json(fields)), LENIENT)
+
+
+def form_of(request: OnboardingRequest) -> OnboardingForm:
+    """The form that comes to this request, also when a test has changed a setting of it."""
+    settings = request.model_dump(mode="json", include=set(SETTINGS))
+    usual = RECOMMENDED.model_dump(mode="json")
+    overrides = {name: value for name, value in settings.items() if value != usual[name]}
+    return request.form.model_copy(update={"overrides": overrides})
