@@ -15,8 +15,12 @@ COPY . .
 # Editable, so that `cmek deploy` finds prefect.yaml; nothing here belongs to the user below.
 RUN pip install --no-deps --no-build-isolation --editable .
 
+# The approvers: a file of your own image, as docs/operations.md says. Without it nothing is attached.
+RUN mkdir -m 0755 /etc/cmek
+ENV CMEK_REQUIRED_SIGNATURES=1
+
 RUN useradd --create-home --uid 10001 cmek
 # by number, so that Kubernetes can see that it is not root
 USER 10001
 ENV PREFECT_HOME=/home/cmek/.prefect
-CMD ["prefect", "worker", "start", "--pool", "cmek"]
+CMD ["prefect", "worker", "start", "--pool", "cmek", "--no-create-pool-if-not-found"]

@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install rehearse up test coverage prove screenshots bench lint audit lock clean
+.PHONY: install shell rehearse up test coverage prove screenshots bench lint audit lock clean
 
 install: $(READY)
 
@@ -16,6 +16,10 @@ $(READY): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
+
+# a shell in which `cmek` and `prefect` are found; `exit` leaves it
+shell: $(READY)
+	. $(BIN)/activate && exec "$${SHELL:-/bin/sh}"
 
 rehearse: $(READY)
 	$(BIN)/cmek rehearse
@@ -57,8 +61,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-# the one excluded text is the name of a secret, not a secret
-	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --no-verify --disable-plugin Base64HighEntropyString --disable-plugin HexHighEntropyString --exclude-secrets '^prefect-api-auth-string$$'
+# the excluded texts are names of secrets, not secrets
+	git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --no-verify --disable-plugin Base64HighEntropyString --disable-plugin HexHighEntropyString --exclude-secrets '^(prefect-api-auth-string|cmek-records-key)$$'
 	@if $(BIN)/python -c 'import socket; socket.create_connection(("api.osv.dev", 443), 3)' 2>/dev/null; then $(MAKE) audit; else echo "dependencies not audited: api.osv.dev, which knows their vulnerabilities, can't be reached"; fi
 
 # known vulnerabilities of what the locks name

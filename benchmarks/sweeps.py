@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
+from cmek.keys.verdicts import Depth
 from cmek.revalidation.request import RevalidationRequest
 from flows.revalidate import revalidate_keys
 from tests.support.sandbox import SandboxProcess, sandbox_process
@@ -44,6 +45,7 @@ class Measured:
     seconds: float
     floor_seconds: float
     kms_reads: int
+    validations: int
     requests: int
     fastest_minute: int
     """The most Cloud KMS reads in any 60 seconds of the sandbox's log."""
@@ -57,22 +59,28 @@ class Measured:
         return self.seconds / self.floor_seconds
 
 
-def measure(keys: int, conditions: Conditions) -> Measured:
-    """One sweep over so many healthy keys, in a new sandbox and a new process."""
+def measure(keys: int, conditions: Conditions, depth: Depth = "full") -> Measured:
+    """One sweep over so many healthy keys, in a new sandbox and a new process.
+
+    A quick one comes after a full one, which is not measured.
+    """
     with sandbox_process("sweep", str(keys), module="benchmarks.seeded") as sandbox:
         sandbox.control.switches(
             kms_latency_seconds=conditions.kms_seconds,
             validate_seconds=conditions.validate_seconds,
         )
+        if depth == "quick":
+            _sweep_in_child(sandbox, Conditions(0.0, 0.0), "full")
         sandbox.control.clear_log()
-        child = _sweep_in_child(sandbox, conditions)
+        child = _sweep_in_child(sandbox, conditions, depth)
         log = sandbox.control.log()
     reads = [one for one in log if one["service"] == "kms"]
     return Measured(
         keys=keys,
         seconds=child["seconds"],
-        floor_seconds=floor_seconds(keys, len(reads), conditions),
+        floor_seconds=floor_seconds(keys, len(reads), conditions, depth),
         kms_reads=len(reads),
+        validations=len([one for one in log if "validate" in one["call"]]),
         requests=len(log),
         fastest_minute=_fastest_minute([one["time"] for one in reads]),
         peak_mb=child["peak_mb"],
@@ -81,13 +89,14 @@ def measure(keys: int, conditions: Conditions) -> Measured:
     )
 
 
-def floor_seconds(keys: int, reads: int, conditions: Conditions) -> float:
+def floor_seconds(keys: int, reads: int, conditions: Conditions, depth: Depth) -> float:
     """The larger of what the latency and what the quota allow.
 
     A key's validation and its reads are independent, so a look takes at least the longer of the
-    two; the first list of a ring comes before any read of its keys.
+    two; the first list of a ring comes before any read of its keys. A quick one has no validation.
     """
-    look = max(conditions.validate_seconds, 2 * conditions.kms_seconds)
+    validation = conditions.validate_seconds if depth == "full" else 0.0
+    look = max(validation, 2 * conditions.kms_seconds)
     latency = math.ceil(keys / conditions.concurrency) * look
     quota = reads / conditions.reads_per_minute * 60
     return max(latency, quota)
@@ -103,8 +112,11 @@ def _fastest_minute(times: list[str]) -> int:
     return most
 
 
-def _sweep_in_child(sandbox: SandboxProcess, conditions: Conditions) -> dict[str, Any]:
+def _sweep_in_child(
+    sandbox: SandboxProcess, conditions: Conditions, depth: Depth
+) -> dict[str, Any]:
     order = {"http": sandbox.http, "grpc": sandbox.grpc, "admin_key": sandbox.admin_key}
+    order["depth"] = depth
     result = subprocess.run(  # noqa: S603 - this very module
         [sys.executable, "-m", "benchmarks.sweeps", json.dumps(order | asdict(conditions))],
         stdout=subprocess.PIPE,
@@ -123,8 +135,12 @@ async def _sweep(order: dict[str, str]) -> dict[str, object]:
     await GoogleKms(endpoint=order["grpc"], checks_endpoint=order["http"]).save(
         "google-kms", overwrite=True
     )
-    request = RevalidationRequest(
-        concurrency=int(order["concurrency"]), reads_per_minute=int(order["reads_per_minute"])
+    request = RevalidationRequest.model_validate(
+        {
+            "depth": order["depth"],
+            "concurrency": int(order["concurrency"]),
+            "reads_per_minute": int(order["reads_per_minute"]),
+        }
     )
     cpu = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     started = time.monotonic()

@@ -125,12 +125,12 @@ def build_response(
                 " nothing was answered"
             )
     _check_approver(pending, decision, fields["approver"])
-    if pending.has_warnings and decision == "approve":
-        if not given.acknowledge_warnings:
+    if pending.has_warnings:
+        if decision == "approve" and not given.acknowledge_warnings:
             raise ApprovalError(
                 "the plan has warnings, which an approval must accept (--acknowledge-warnings)"
             )
-        fields["acknowledge_warnings"] = True
+        fields["acknowledge_warnings"] = decision == "approve"
     return {"decision": decision} | fields
 
 
@@ -409,7 +409,9 @@ def _respond(
         state = steps.follow(seconds=_FOLLOW_SECONDS).state
         if state is None:
             return
-        console.print(f"[bold]{printable(state.name)}[/] {printable(state.message or '')}")
+        console.print(
+            f"[bold]{printable(state.name)}[/] {printable(state.message or '')}", soft_wrap=True
+        )
         if state.is_paused():
             _say_why_again(client, pending, console)
             raise typer.Exit(_WAITING)

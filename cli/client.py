@@ -13,18 +13,24 @@ from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_c
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.client.schemas.sorting import TaskRunSort
-from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_UI_URL
 
-from cmek._http import check_endpoint
+from cmek._http import check_endpoint, is_loopback
 from cmek.errors import CmekError
 
 T = TypeVar("T")
+_REASON: Final = 400
+"""Characters of a server's own words that are shown."""
 PAGE: Final = 200
 """The most that Prefect's API lists at once."""
 
 
 class NoServerError(CmekError):
     """No Prefect server is configured or reachable: says which and how to name one."""
+
+
+class ServerRefusedError(CmekError):
+    """The Prefect server refused a call: says which, why, and what to do."""
 
 
 def local_client(api_url: str) -> SyncPrefectClient:
@@ -41,9 +47,28 @@ def local_async_client(api_url: str) -> PrefectClient:
 def connected() -> Iterator[SyncPrefectClient]:
     """A client for the server of the caller's profile or environment, with its credentials.
 
+    One cheap call comes first, so that a wrong address or login is named before anything is done.
+
     Raises:
-        NoServerError: none is configured (Prefect would start a temporary one), or it is away.
+        NoServerError: none is configured (Prefect would start a temporary one), it is away, or
+            what is at the address is no Prefect API.
+        ServerRefusedError: it refused the login, or a call of the caller's block.
         EndpointError: the address is plain text beyond loopback.
+    """
+    url = configured_url()
+    # Plain text is allowed on loopback only, and there no proxy may see the login.
+    settings = {"trust_env": False} if is_loopback(url) else None
+    with explained(url), get_client(httpx_settings=settings, sync_client=True) as client:
+        check_api(client, url)
+        yield client
+
+
+def configured_url() -> str:
+    """The configured address of the server's API.
+
+    Raises:
+        NoServerError: there is none, or the login is one that no server can accept.
+        EndpointError: it is plain text beyond loopback.
     """
     url = PREFECT_API_URL.value()
     if not url:
@@ -51,14 +76,96 @@ def connected() -> Iterator[SyncPrefectClient]:
             "no Prefect server is configured: set PREFECT_API_URL, e.g. https://prefect.example/api"
         )
     check_endpoint(url)
+    login = PREFECT_API_AUTH_STRING.value()
+    if login is not None and not str(login).isascii():
+        raise NoServerError(
+            "PREFECT_API_AUTH_STRING holds a character that is not ASCII, and a Prefect server with"
+            " such a login answers 500 to every call: choose another one, here and in the server's"
+            " PREFECT_SERVER_API_AUTH_STRING"
+        )
+    return str(url)
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turn what Prefect's client raises into one line with cause and way out."""
     try:
-        with get_client(sync_client=True) as client:
-            yield client
+        yield
     except httpx.TransportError as error:
         raise NoServerError(
             f"Prefect server at {url}: {error or type(error).__name__}; is it running, and is"
             " PREFECT_API_URL right?"
         ) from error
+    except httpx.HTTPStatusError as error:  # Prefect's own error is one of these
+        raise ServerRefusedError(refusal(error.response)) from error
+
+
+def check_api(client: SyncPrefectClient, url: str) -> str:
+    """The server's version of Prefect, by the cheapest call that needs a login.
+
+    Raises:
+        NoServerError: what is there is no Prefect API.
+        httpx.HTTPStatusError: it refused the call.
+    """
+    version = None
+    try:
+        version = client.request("GET", "/admin/version").json()
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code not in {404, 405}:
+            raise
+    except ValueError:
+        pass  # a page instead of JSON
+    if not isinstance(version, str):
+        hint = "" if url.rstrip("/").endswith("/api") else f"; did you mean {url.rstrip('/')}/api?"
+        raise NoServerError(
+            f"what is at {url} is no Prefect API: PREFECT_API_URL is the server's address with"
+            f" /api at its end{hint}"
+        )
+    return str(version)
+
+
+def refusal(response: httpx.Response) -> str:
+    """Why the server refused a call, and what to do about it."""
+    request = response.request
+    call = f"{request.method} {request.url.path}"
+    server = f"the Prefect server at {request.url.host}"
+    reason = _reason(response)
+    if response.status_code == 401:
+        given = "refuses the login in" if "authorization" in request.headers else "wants a login:"
+        return (
+            f"{server} {given} PREFECT_API_AUTH_STRING: set it to the user:password of the"
+            " server's PREFECT_SERVER_API_AUTH_STRING"
+        )
+    if response.status_code == 403 and "csrf" in reason.lower():
+        return (
+            f"{server} wants a CSRF token ({reason}): leave PREFECT_CLIENT_CSRF_SUPPORT_ENABLED"
+            " on, and use a client of the server's version"
+        )
+    if response.status_code == 403:
+        return (
+            f"{server} refuses {call} with 403 ({reason}): a proxy before it wants another login,"
+            " or its own page's address; PREFECT_CLIENT_CUSTOM_HEADERS and PREFECT_API_AUTH_STRING"
+            " hold what is sent"
+        )
+    if response.status_code >= 500:
+        return (
+            f"{server} failed at {call} with {response.status_code} ({reason}): its log says why;"
+            " `cmek doctor` checks the usual causes"
+        )
+    return f"{server} refused {call} with {response.status_code}: {reason}"
+
+
+def _reason(response: httpx.Response) -> str:
+    """What the server itself said, short."""
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if isinstance(body, dict):
+        said = body.get("detail") or body.get("exception_detail") or body.get("exception_message")
+        if said:
+            return str(said)[:_REASON]
+    return response.reason_phrase or "no reason given"
 
 
 def calling(client: PrefectClient, call: Callable[[PrefectClient], Awaitable[T]]) -> T:

@@ -1,12 +1,14 @@
-"""`cmek deploy`: `prefect deploy --all`, and what Prefect leaves open behind it.
+"""`cmek deploy`: work pools, `prefect deploy --all`, and what Prefect leaves open behind it.
 
 `cmek automations`: notifications and actions of the server, from the files of the project.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,15 +16,18 @@ from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final
+from unittest import mock
 from uuid import UUID
 
 import typer
 import yaml
 from prefect.automations import AutomationCore
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cli.client import RunError, connected, every
 from cli.policy import save_default_policy
@@ -78,22 +83,26 @@ def deploy(
     `on` names one of the file's `work_pools`, to use instead of those that the deployments name.
 
     Raises:
-        RunError: Prefect refused the file; its output says why. Or the file has no such pool.
+        RunError: Prefect refused the file; its output says why. Or the file has no such pool, or
+            the pool is not on the server, or lets a run choose what is executed.
     """
     paused = {
         (deployment.id, schedule.slug)
-        for deployment in _deployments(client)
+        for deployment in find_deployments(client)
         for schedule in deployment.schedules
         if schedule.slug and not schedule.active
     }
     with tempfile.TemporaryDirectory(prefix="cmek-deploy-") as scratch:
         if on is not None:
             prefect_file = _on_pool(prefect_file, on, Path(scratch) / "prefect.yaml")
+        for pool in _pools_of(prefect_file):
+            if problem := pool_problem(client, pool):
+                raise RunError(f"{problem}; nothing was deployed")
         _prefect_deploy(client, prefect_file, project_id)
-    for deployment in _deployments(client):
+    for deployment in find_deployments(client):
         _close_form(client, deployment)
         _pause_again(client, deployment, paused)
-    return [f"{client.read_flow(one.flow_id).name}/{one.name}" for one in _deployments(client)]
+    return [f"{client.read_flow(one.flow_id).name}/{one.name}" for one in find_deployments(client)]
 
 
 def _on_pool(prefect_file: Path, on: str, target: Path) -> Path:
@@ -107,22 +116,75 @@ def _on_pool(prefect_file: Path, on: str, target: Path) -> Path:
     return target
 
 
-def _prefect_deploy(client: SyncPrefectClient, prefect_file: Path, project_id: str | None) -> None:
-    environment = os.environ | {"PREFECT_API_URL": str(client.api_url)}
-    if project_id:
-        environment[PROJECT_VARIABLE] = project_id
-    command = ("-m", "prefect", "deploy", "--all", "--prefect-file", str(prefect_file))
-    done = subprocess.run(
-        [sys.executable, *command],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
+def _pools_of(prefect_file: Path) -> list[str]:
+    found = yaml.safe_load(prefect_file.read_text())["deployments"]
+    return sorted({one["work_pool"]["name"] for one in found})
+
+
+def create_work_pool(client: SyncPrefectClient, name: str, template: Path, at_once: int) -> None:
+    """Make a process pool from the template; its default queue executes so many runs at once.
+
+    The limit is the queue's: a run that is resumed before its process has ended kills a worker
+    that has a `--limit` of its own ("this borrower is already holding one of this CapacityLimiter's
+    tokens").
+    """
+    wanted = WorkPoolCreate(
+        name=name, type="process", base_job_template=json.loads(template.read_text())
     )
-    if done.returncode != 0:
-        raise RunError(f"`prefect deploy --all` failed:\n{done.stdout}")
+    client.create_work_pool(wanted)
+    limit = {"concurrency_limit": at_once}
+    path = {"work_pool_name": name, "name": "default"}
+    client.request(
+        "PATCH", "/work_pools/{work_pool_name}/queues/{name}", path_params=path, json=limit
+    )
+
+
+def pool_problem(client: SyncPrefectClient, name: str) -> str | None:
+    """Why runs must not be given to this pool, or None.
+
+    A run's job variables may be chosen by whoever may start a run, and a worker resolves references
+    to blocks in them. So a pool must take none: Prefect's own templates take command, environment
+    and directory, and a label or a name is enough to bring a block's secret into a log.
+    """
+    try:
+        pool = client.read_work_pool(name)
+    except ObjectNotFound:
+        return (
+            f"work pool {name!r} is not on this server: make it from a template of deploy/, as in"
+            f" docs/operations.md (`prefect work-pool create {name} --base-job-template …`)"
+        )
+    template = pool.base_job_template
+    taken = set(template.get("variables", {}).get("properties", {}))
+    # Prefect merges a run's variables into an `env` that is a dictionary here, whatever the schema.
+    if isinstance(template.get("job_configuration", {}).get("env"), dict):
+        taken.add("env")
+    if not taken:
+        return None
+    return (
+        f"work pool {name!r} lets whoever starts a run choose {', '.join(sorted(taken))}: replace"
+        f" its template (`prefect work-pool update {name} --base-job-template …`) by one of deploy/"
+    )
+
+
+def _prefect_deploy(client: SyncPrefectClient, prefect_file: Path, project_id: str | None) -> None:
+    from prefect.cli import app  # noqa: PLC0415 - a second of imports, for this command only
+
+    # Prefect's own command reads these two; a process of its own would spend seconds on imports.
+    arguments = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)]
+    variables = {PROJECT_VARIABLE: project_id} if project_id else {}
+    output = io.StringIO()
+    with (
+        temporary_settings({PREFECT_API_URL: str(client.api_url)}),
+        mock.patch.object(sys, "argv", arguments),
+        mock.patch.dict(os.environ, variables),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+    ):
+        try:
+            app()
+        except SystemExit as ended:
+            if ended.code:
+                raise RunError(f"`prefect deploy --all` failed:\n{output.getvalue()}") from None
 
 
 def _close_form(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
@@ -150,7 +212,8 @@ def _pause_again(
             )
 
 
-def _deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
+def find_deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
+    """All of this project's."""
     wanted = DeploymentFilter(tags=DeploymentFilterTags(all_=[CMEK_TAG]))
     return list(every(client.read_deployments, deployment_filter=wanted))
 
@@ -176,10 +239,20 @@ def install_command(
         ),
     ] = None,
     approval_hours: Annotated[
-        float | None, typer.Option(help="How long an approval may wait; 4 unless given.")
+        float | None,
+        typer.Option(
+            min=0,
+            help="How long an approval may wait before a reminder; 4 unless given. 0: none, only "
+            "the notification that comes at once.",
+        ),
+    ] = None,
+    expiry_hours: Annotated[
+        float | None,
+        typer.Option(min=1, help="When a request expires soon, after its start; 144 unless given."),
     ] = None,
     revalidation_hours: Annotated[
-        float | None, typer.Option(help="How long there may be no revalidation; 26 unless given.")
+        float | None,
+        typer.Option(min=1, help="How long there may be no revalidation; 26 unless given."),
     ] = None,
     silent_seconds: Annotated[
         float | None,
@@ -193,6 +266,7 @@ def install_command(
     """Install or update the automations; those of other names are left alone."""
     within = {
         "approval-waits": approval_hours and approval_hours * 3600,
+        "approval-expires": expiry_hours and expiry_hours * 3600,
         "revalidation-missed": revalidation_hours and revalidation_hours * 3600,
         "run-silent": silent_seconds,
     }
@@ -205,7 +279,7 @@ def install_command(
 @automations_command.command("show")
 def show_command() -> None:
     """Print the files, for `prefect automation create --from-file` or for reading."""
-    for path in _paths():
+    for path in automation_files():
         typer.echo(path.read_text())
         typer.echo("---")
 
@@ -219,18 +293,18 @@ def install(
     """Install every file, notifying once for each block; whether it was new, by name.
 
     Without a block (`TYPE/NAME`) the files that only notify are left out. `within` has seconds to
-    wait, by file name, in place of the file's own.
+    wait, by file name, in place of the file's own; 0 leaves the file out.
 
     Raises:
         RunError: A block is missing, or is none that notifies, or a deployment is missing.
     """
     ids = [_block_id(client, block) for block in blocks]
     outcome: dict[str, bool] = {}
-    for path in _paths():
+    for path in automation_files():
         content = yaml.safe_load(path.read_text())
         seconds = (within or {}).get(path.name.removesuffix(".yaml"))
         actions = _actions(client, content["actions"], ids, seconds)
-        if not actions:
+        if not actions or seconds == 0:
             continue
         # Prefect checks a proactive trigger's time before it converts numbers.
         wait = timedelta(seconds=seconds or content["trigger"]["within"])
@@ -292,11 +366,7 @@ def _block_id(client: SyncPrefectClient, block: str) -> str:
     return str(document.id)
 
 
-def _paths() -> list[Any]:
+def automation_files() -> list[Any]:
+    """The automations that are installed, sorted by name."""
     found = [path for path in files(_FILES).iterdir() if path.name.endswith(".yaml")]
     return sorted(found, key=lambda path: path.name)
-
-
-if __name__ == "__main__":
-    with get_client(sync_client=True) as configured:
-        deploy(configured, Path(sys.argv[1]), os.environ.get(PROJECT_VARIABLE))

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from rich.console import Console
-from typer.core import TyperCommand
-from typer.main import get_command, get_group
+from typer._completion_classes import completion_init
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from cli.terminal import printable
 from cmek.errors import CmekError
@@ -24,6 +25,9 @@ COMMANDS: Final = {
     "cli.deploy": {
         "deploy": "Deploy everything to the configured Prefect server; safe to repeat.",
         "automations": "Install notifications, and a watch on runs whose process has died.",
+    },
+    "cli.doctor": {
+        "doctor": "Check the set-up and say what to do about each fault; exit code 1 on a failure.",
     },
     "cli.onboard": {
         "onboard": "Start onboarding a workspace; the run waits for approval before the last step.",
@@ -41,6 +45,17 @@ COMMANDS: Final = {
     "cli.show": {
         "status": "Show the verdicts of the last revalidation; exit code 1 when a key is broken.",
         "history": "Show what happened to one workspace's key, oldest first.",
+    },
+    "cli.listen": {
+        "listen": "Take Anthropic's webhooks and Cloud Audit Log pushes; each starts a check of "
+        "its key.",
+    },
+    "cli.drill": {
+        "drill": "Try the kill switch on a canary workspace, and measure who notices when.",
+    },
+    "cli.leftovers": {
+        "leftovers": "List what onboarding made and nothing uses, and how to take it back; deletes "
+        "nothing.",
     },
     "cli.export": {
         "evidence": "Export and verify what an onboarding left behind.",
@@ -116,7 +131,6 @@ app = typer.Typer(
     help="Put Cloud KMS keys under Anthropic workspaces, with a plan and an approval.",
     epilog=_EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
 )
 
 
@@ -132,7 +146,9 @@ def _root(
     pass
 
 
-command = get_group(app)
+_root_command = get_command(app)
+assert isinstance(_root_command, TyperGroup)  # noqa: S101  # for the type checker
+command: Final = _root_command
 for _module, _summaries in COMMANDS.items():
     for _name, _summary in _summaries.items():
         command.add_command(LazyCommand(_name, _module, _summary))
@@ -140,15 +156,21 @@ for _module, _summaries in COMMANDS.items():
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; 1 and one message on standard error when something was refused."""
+    completion_init()
     try:
         command(args=arguments)
-    except _expected() as error:
-        Console(stderr=True).print(f"[red]error:[/] {printable(error)}", soft_wrap=True)
-        raise SystemExit(1) from None
+    except (CmekError, OSError) as error:
+        _fail(str(error))
+    except Exception as error:
+        # Only Prefect's clients raise these, and only where they were imported.
+        http = sys.modules.get("httpx")
+        if http is None or not isinstance(error, http.HTTPStatusError):
+            raise  # a defect: it keeps its trace
+        from cli.client import refusal  # noqa: PLC0415 - imported already, with the command
+
+        _fail(refusal(error.response))
 
 
-def _expected() -> tuple[type[Exception], ...]:
-    """What a person can act on by its text alone; anything else is a defect and keeps its trace."""
-    # Nothing has raised Prefect's error where Prefect was not imported.
-    prefect = sys.modules.get("prefect.exceptions")
-    return (CmekError, OSError, *([prefect.PrefectHTTPStatusError] if prefect else []))
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True).print(f"[red]error:[/] {printable(message)}", soft_wrap=True)
+    raise SystemExit(1) from None

@@ -249,7 +249,8 @@ def check_command(  # noqa: PLR0913 - a parameter is an option of the command
         | {"project_id": project_id, "requested_by": "nobody@localhost", "policy": policy},
         overrides or [],
     )
-    report = asyncio.run(_check(form))
+    with connected():
+        report = asyncio.run(_check(form))
     if as_json:
         typer.echo(report.model_dump_json())
     else:

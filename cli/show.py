@@ -6,6 +6,7 @@ Prefect's client and the pure half of the revalidation.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,12 +21,12 @@ from prefect.client.schemas.sorting import ArtifactSort
 from rich.table import Table
 
 from cli.client import PAGE, RunError, connected, every
-from cli.terminal import new_console, printable
-from cmek.keys.history import SIGNS, read_page
+from cli.terminal import markdown, new_console, printable
+from cmek.keys.history import SIGNS, key_page, read_page
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.onboarding.reports import artifact_key
 from cmek.revalidation.fleet import FLEET, FleetRow, counts, merged, published, read_rows
-from cmek.tags import workspace_tag
+from cmek.tags import LEFTOVERS, workspace_tag
 
 STYLES: Final = {
     Health.BROKEN: "bold red",
@@ -39,20 +40,66 @@ def status_command(
     *,
     everything: Annotated[bool, typer.Option("--all", help="Healthy keys too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array, all keys.")] = False,
+    live: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORKSPACE",
+            help="Check this workspace's key now, by live reads; leaves no record.",
+        ),
+    ] = None,
+    anthropic_block: Annotated[
+        str, typer.Option(help="Name of the AnthropicAdmin block, for --live.")
+    ] = "anthropic-admin",
+    kms_block: Annotated[
+        str, typer.Option(help="Name of the GoogleKms block, for --live.")
+    ] = "google-kms",
 ) -> None:
     """Show the verdicts of the last revalidation; exit code 1 when a key is broken."""
     console = new_console()
+    if live is not None:
+        with connected():
+            record = _checked_now(live, anthropic_block, kms_block)
+        if as_json:
+            typer.echo(record.model_dump_json())
+        else:
+            console.print(markdown(key_page(record).partition("### Record")[0]))
+        raise typer.Exit(int(record.verdict is Health.BROKEN))
     with connected() as client:
-        rows = read_fleet(client)
+        rows, left = read_fleet(client), _leftovers(client)
     if as_json:
         typer.echo(json.dumps(published(rows), ensure_ascii=False))
     else:
         console.print(_table([row for row in rows if everything or row.level != Health.HEALTHY]))
         found = counts(rows)
         console.print(", ".join(f"{found[v]} {v.replace('_', ' ')}" for v in reversed(Health)))
-        console.print(f"Last look at {max(row.checked for row in rows)} UTC")
+        console.print(f"Last check at {max(row.checked for row in rows)} UTC")
+        if left:
+            console.print(f"{left} things of onboardings are used by nothing: `cmek leftovers`")
     if any(row.level is Health.BROKEN for row in rows):
         raise typer.Exit(1)
+
+
+def _checked_now(workspace_id: str, anthropic_block: str, kms_block: str) -> KeyRecord:
+    # Google's libraries, which the last verdicts need none of
+    from tasks.clients import close_clients  # noqa: PLC0415
+    from tasks.revalidation import check_now  # noqa: PLC0415
+
+    async def check() -> KeyRecord:
+        try:
+            return await check_now(anthropic_block, kms_block, workspace_id)
+        finally:
+            await close_clients()
+
+    return asyncio.run(check())
+
+
+def _leftovers(client: SyncPrefectClient) -> int:
+    """How many the last run has listed."""
+    wanted = ArtifactCollectionFilter.model_validate({"key": {"any_": [LEFTOVERS]}})
+    found = client.read_latest_artifacts(artifact_filter=wanted, limit=1)
+    data = found[0].data if found else []
+    rows = json.loads(data) if isinstance(data, str) else data
+    return len(rows) if isinstance(rows, list) else 0
 
 
 def read_fleet(client: SyncPrefectClient) -> list[FleetRow]:

@@ -14,7 +14,7 @@ from typing import Final
 from cmek.plain_text import plain
 
 _ACTIVE = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
-_LINK = re.compile(r"(://|www\.)", re.IGNORECASE)
+_LINK = re.compile(r"(?=://)|(?<=www)(?=\.)", re.IGNORECASE)
 NO_LINK: Final = "\u200b"
 """Our own zero width space, which keeps an address from becoming a link; a terminal drops it."""
 
@@ -22,8 +22,8 @@ NO_LINK: Final = "\u200b"
 def escape(text: object) -> str:
     """`text` on one line, with everything that Markdown or HTML would interpret disarmed."""
     line = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # an address would become a link even behind a backslash
-    return _ACTIVE.sub(r"\\\1", _LINK.sub(rf"\1{NO_LINK}", line))
+    # an address would become a link even behind a backslash, so its scheme is cut off
+    return _ACTIVE.sub(r"\\\1", _LINK.sub(NO_LINK, line))
 
 
 def code(text: object) -> str:

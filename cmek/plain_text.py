@@ -4,7 +4,7 @@ Names of workspaces, comments, error texts and forged records may hold sequences
 terminal, marks that reverse or hide what is read, or addresses that a chat draws as a button.
 `cmek/markdown.py` has the functions for pages, `cli/terminal.py` those for terminals.
 
-Source: UTS 39 and UAX 31 (default-ignorable code points); XML 1.0, 2.2; Slack, "Formatting text".
+Source: UTS 39 and UAX 31 (default-ignorable code points); Slack, "Formatting text".
 """
 
 from __future__ import annotations
@@ -48,11 +48,6 @@ def shortened(text: object, limit: int) -> str:
     if len(shown) <= limit:
         return shown
     return f"{shown[:limit].rstrip()}… ({len(shown) - limit} more characters)"
-
-
-def xml_text(text: object) -> str:
-    """`text` inside an element or a quoted attribute of XML; no character that XML forbids."""
-    return escape(plain(text))
 
 
 def notification(text: object) -> str:

@@ -112,8 +112,8 @@ async def _show_as_waiting(approval_request: ApprovalRequest) -> None:
         if approval_request.key in (run.empirical_policy.pause_keys or ()):
             return
         name = run.name.removesuffix(WAITING_NAME) + WAITING_NAME
-        await client.update_flow_run(run.id, name=name)
-        await retag(client, WAITING_TAG)
+        # the first tags are those that Prefect's pages show
+        await client.update_flow_run(run.id, name=name, tags=[WAITING_TAG, *run.tags])
     logging.getLogger("prefect.flow_runs").addFilter(_suspension_is_no_error)
     get_run_logger().info(waiting_line(approval_request))
 
@@ -194,7 +194,9 @@ def _fields(approval_request: ApprovalRequest) -> Iterator[tuple[str, _Field]]:
     if plan.to_acknowledge:
         titles = "; ".join(plan.to_acknowledge)
         needed = f"Needed to approve: {plain(titles)}."
-        yield "acknowledge_warnings", _field(bool, "I accept the warnings", needed, default=False)
+        unset = {"default": False}  # a rejection leaves it as the form has it
+        rules = {"json_schema_extra": unset}
+        yield "acknowledge_warnings", _field(bool, "I accept the warnings", needed, **rules)
     if approval_request.signatures:
         signed = "What the command above prints. Not needed to reject."
         limits = {"default": "", "max_length": MAX_TEXT}

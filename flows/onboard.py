@@ -8,11 +8,12 @@ removed meanwhile is refused and not silently repaired.
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 from prefect import flow
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.runtime import deployment
 from prefect.states import Completed
 
@@ -47,6 +48,7 @@ from tasks.evidence import (
     record,
 )
 from tasks.grants import ensure_grants
+from tasks.leftovers import publish_leftovers
 from tasks.reads import (
     check_prerequisites,
     read_existing_resources,
@@ -107,7 +109,12 @@ async def _onboard_as_pinned(request: OnboardingForm) -> State[Any]:
             "the parameters of this run were changed after it had started; nothing was attached. "
             "Start a new run for another request"
         )
-    async with workspace_lock(request.subject, claimed=bool(numbers)) as other:
+    if pinned.plan_only:  # writes nothing, so it need not have the workspace for itself
+        await tag_run(request.subject)
+        lock: AbstractAsyncContextManager[FlowRun | None] = nullcontext()
+    else:
+        lock = workspace_lock(request.subject, claimed=bool(numbers))
+    async with lock as other:
         if other is not None:
             return Completed(
                 name=RunOutcome.DUPLICATE,
@@ -117,6 +124,7 @@ async def _onboard_as_pinned(request: OnboardingForm) -> State[Any]:
             return await _onboard(pinned, numbers)
         except Exception as error:
             await publish_failure(request.subject, error)
+            await publish_leftovers(pinned.anthropic_block, pinned.kms_block, pinned.subject)
             raise
 
 
@@ -139,6 +147,7 @@ async def _onboard(request: OnboardingRequest, numbers: list[int]) -> State[Any]
     result = await approve_and_attach(request, numbers, provisioned)
     if isinstance(result, Rejected):
         await publish_evidence(request.subject)
+        await publish_leftovers(request.anthropic_block, request.kms_block, request.subject)
         return Completed(name=RunOutcome.REJECTED, message=result.why)
     return await _report_attached(request, result)
 

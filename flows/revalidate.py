@@ -26,6 +26,7 @@ from cmek.revalidation.fleet import FleetRow
 from cmek.revalidation.request import KeyRef, RegisteredKeys, RevalidationRequest, by_ring
 from flows._revalidation_lock import wait_for_turn
 from tasks.clients import close_clients
+from tasks.leftovers import publish_leftovers
 from tasks.revalidation import (
     CheckUnfinishedError,
     KeyRingBatch,
@@ -114,6 +115,8 @@ async def _revalidate(request: RevalidationRequest) -> Tally:
         anew = tally.changed or request.depth == "full"
         await publish_fleet(tally.rows, all_keys=all_keys, anew=anew)
     await schedule_follow_up(request, tally.unreachable)
+    if all_keys and request.depth == "full":
+        await publish_leftovers(request.anthropic_block, request.kms_block)
     await save_state(_REPORTED, Reported(at=datetime.now(UTC)))
     return tally
 

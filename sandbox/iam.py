@@ -35,6 +35,9 @@ _READ: Final = {
     "cloudkms.cryptoKeys.list",
     "cloudkms.cryptoKeyVersions.get",
     "cloudkms.cryptoKeyVersions.list",
+    "cloudkms.operations.get",
+    "cloudkms.retiredResources.get",
+    "cloudkms.retiredResources.list",
 } | _LOCATIONS
 _WRITE: Final = {
     "cloudkms.keyRings.create",
@@ -44,6 +47,9 @@ _WRITE: Final = {
     "cloudkms.cryptoKeyVersions.update",
     "cloudkms.cryptoKeyVersions.destroy",
     "cloudkms.cryptoKeyVersions.restore",
+    "cloudkms.keyRings.delete",
+    "cloudkms.cryptoKeys.delete",
+    "cloudkms.cryptoKeyVersions.delete",
 }
 _READ_POLICY: Final = {"cloudkms.keyRings.getIamPolicy", "cloudkms.cryptoKeys.getIamPolicy"}
 _WRITE_POLICY: Final = {"cloudkms.keyRings.setIamPolicy", "cloudkms.cryptoKeys.setIamPolicy"}

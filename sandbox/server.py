@@ -38,7 +38,7 @@ from sandbox.control import OwnOriginOnly, control_routes
 from sandbox.errors import GoogleError
 from sandbox.google_apis import google_routes
 from sandbox.identities import PROJECT_ID
-from sandbox.kms import crypto, keys, versions
+from sandbox.kms import crypto, deletion, keys, versions
 from sandbox.kms.operations import METHODS, KmsMethod, kms_routes
 from sandbox.kms.state import raw, to_json
 from sandbox.tokens import token_routes
@@ -46,7 +46,7 @@ from sandbox.transport import ServedCall, answer_grpc, token_in
 from sandbox.world import World
 
 # Importing these modules enters their calls into the tables that the routes are made from.
-HANDLERS = (external_keys, webhooks, workspaces, crypto, keys, versions)
+HANDLERS = (external_keys, webhooks, workspaces, crypto, keys, versions, deletion)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -106,7 +106,7 @@ def start_grpc(world: World, port: int = 0, host: str = "127.0.0.1") -> tuple[gr
 
 
 class _GrpcHandlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no annotations
-    """The table's calls; others, deletions above all, are logged and answer UNIMPLEMENTED."""
+    """The table's calls; others are logged and answer UNIMPLEMENTED."""
 
     def __init__(self, world: World) -> None:
         self._world = world

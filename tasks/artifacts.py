@@ -21,11 +21,12 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import ArtifactCollection
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from pydantic import BaseModel
 
 from cmek.anthropic.errors import AdminApiError
 from cmek.gcp.errors import GoogleApiError
-from cmek.keys.history import SIGNS, key_page, onboarding_record, read_page
+from cmek.keys.history import SIGNS, key_page, key_title, onboarding_record, read_page
 from cmek.keys.verdicts import KeyRecord
 from cmek.onboarding.plan import LiveFacts
 from cmek.onboarding.reports import artifact_key
@@ -109,12 +110,19 @@ def page_key(external_key_id: str) -> str:
     return artifact_key("key", external_key_id)
 
 
+def artifact_url(key: str) -> str:
+    """Where a browser shows the newest artifact under a key."""
+    api_url = (PREFECT_API_URL.value() or "").rstrip("/")
+    base = PREFECT_UI_URL.value() or api_url.removesuffix("/api")
+    return f"{base.rstrip('/')}/artifacts/key/{key}"
+
+
 async def publish_page(record: KeyRecord) -> None:
     """Add a record to a key's history."""
     await acreate_markdown_artifact(
         markdown=key_page(record),
         key=page_key(record.external_key_id),
-        description=f"{SIGNS[record.verdict]}: {record.key_name}",
+        description=f"{SIGNS[record.verdict]}: {key_title(record)}",
     )
 
 

@@ -7,9 +7,13 @@ would return clients that hang. Clients are never inputs or results of a task.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
+
+from google.auth.exceptions import DefaultCredentialsError
+from pydantic import ValidationError
 
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
@@ -41,7 +45,7 @@ async def admin_client(block: str) -> AdminApi:
     """The Admin API client of an AnthropicAdmin block, by its name."""
 
     async def make() -> AdminApi:
-        return (await _load(AnthropicAdmin, block)).get_client()
+        return (await load_block(AnthropicAdmin, block)).get_client()
 
     return await _shared(AdminApi, block, make)
 
@@ -50,7 +54,9 @@ async def kms_client(block: str) -> CloudKms:
     """The Cloud KMS client of a GoogleKms block, by its name."""
 
     async def make() -> CloudKms:
-        return (await _load(GoogleKms, block)).get_client()
+        loaded = await load_block(GoogleKms, block)
+        with _usable(loaded, block):
+            return loaded.get_client()
 
     return await _shared(CloudKms, block, make)
 
@@ -59,19 +65,20 @@ async def google_client(block: str) -> GoogleReads:
     """The reader of the other Google APIs of a GoogleKms block, by its name."""
 
     async def make() -> GoogleReads:
-        loaded = await _load(GoogleKms, block)
-        return GoogleReads(
-            loaded.credentials(),
-            base_url=loaded.checks_endpoint,
-            quota_project=loaded.quota_project,
-        )
+        loaded = await load_block(GoogleKms, block)
+        with _usable(loaded, block):
+            return GoogleReads(
+                loaded.credentials(),
+                base_url=loaded.checks_endpoint,
+                quota_project=loaded.quota_project,
+            )
 
     return await _shared(GoogleReads, block, make)
 
 
 async def onboarding_policy(block: str) -> PolicyModel:
     """What an OnboardingPolicy block holds, by its name."""
-    loaded = await _load(OnboardingPolicy, block)
+    loaded = await load_block(OnboardingPolicy, block)
     return PolicyModel.model_validate(loaded.model_dump(include=set(PolicyModel.model_fields)))
 
 
@@ -94,14 +101,45 @@ async def _shared(kind: type[T], block: str, make: Callable[[], Awaitable[T]]) -
     return client
 
 
-async def _load(kind: type[B], name: str) -> B:
-    try:
+async def load_block(kind: type[B], name: str) -> B:
+    """A block by its name.
+
+    Raises:
+        BlockMissingError: It is not there, or is not valid.
+    """
+    with _usable(kind, name):
         return await kind.aload(name)
+
+
+@contextmanager
+def _usable(kind: B | type[B], name: str) -> Iterator[None]:
+    """Say which block is unusable, why, and what to do, in one line."""
+    block = f"block {kind.get_block_type_slug()}/{name}"
+    try:
+        yield
+    except DefaultCredentialsError as error:
+        raise BlockMissingError(
+            f"{block} names no Google credentials, and this machine has no application default "
+            "ones: run where the worker runs, set GOOGLE_APPLICATION_CREDENTIALS, or put a GCP "
+            "Credentials block into it"
+        ) from error
     except (ValueError, RuntimeError) as error:
+        if isinstance(error, CmekError):
+            raise
         # Prefect hides what a validator said behind its own error
-        said = error.__cause__ or error
         made = "; `cmek deploy` makes the default one" if kind is OnboardingPolicy else ""
         raise BlockMissingError(
-            f"block {kind.get_block_type_slug()}/{name} can't be loaded: {said}. Make or fix it "
-            f"in the Prefect UI under Blocks{made}, or name another one in request or policy"
+            f"{block} can't be used: {_said(error)}. Make or fix it in the Prefect UI under "
+            f"Blocks{made}, or name another one in request or policy"
         ) from error
+
+
+def _said(error: BaseException) -> str:
+    cause = error.__cause__
+    if isinstance(cause, ValidationError):
+        # without the values, and without pydantic's link to its own pages
+        return "; ".join(
+            ": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"])))
+            for one in cause.errors(include_url=False, include_input=False)
+        )
+    return " ".join(str(error).split())

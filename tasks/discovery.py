@@ -169,11 +169,12 @@ async def start_onboarding(
 async def _active_run(
     client: PrefectClient, deployment: DeploymentResponse, request: Mapping[str, Any]
 ) -> FlowRun:
-    """The workspace's run that has not ended, or a new one."""
-    workspace = subject_in(request)
-    number = finished_run_count(await _earlier_runs(client, workspace))
+    """The workspace's run that has not ended, or a new one; plans are counted by themselves."""
+    workspace, plan_only = subject_in(request), bool(request.get("plan_only"))
+    number = finished_run_count(await _earlier_runs(client, workspace, plan_only=plan_only))
     while True:
-        run = await _create(client, deployment, request, numbered_key(workspace, number))
+        key = numbered_key(f"plan:{workspace}" if plan_only else workspace, number)
+        run = await _create(client, deployment, request, key)
         # a run that ended before anything could tag it is not among the counted ones
         if run.state is None or not run.state.is_final():
             return run
@@ -197,8 +198,10 @@ async def _create(
         raise RequestRefusedError(f"the server refused the request: {reason}") from error
 
 
-async def _earlier_runs(client: PrefectClient, workspace_id: str) -> list[EarlierRun]:
-    """All onboarding runs for the workspace, in no particular order."""
+async def _earlier_runs(
+    client: PrefectClient, workspace_id: str, *, plan_only: bool | None = None
+) -> list[EarlierRun]:
+    """All onboarding runs for the workspace, or those that only plan or don't; in no order."""
     wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(workspace_id)]))
     return [
         EarlierRun(
@@ -210,4 +213,5 @@ async def _earlier_runs(client: PrefectClient, workspace_id: str) -> list[Earlie
             ended_at=run.end_time,
         )
         async for run in find_runs(client, wanted)
+        if plan_only in (None, bool((run.parameters.get("request") or {}).get("plan_only")))
     ]

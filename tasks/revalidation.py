@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 from prefect import get_client, get_run_logger
-from prefect.artifacts import acreate_image_artifact, acreate_table_artifact
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.client.schemas.objects import ArtifactCollection
 from prefect.events.schemas.events import Event, RelatedResource, Resource
 from prefect.runtime import deployment
@@ -44,9 +44,8 @@ from cmek.revalidation.fleet import (
     FLEET,
     FleetRow,
     counts,
-    image_url,
     merged,
-    picture,
+    overview,
     published,
     read_rows,
 )
@@ -61,8 +60,10 @@ from cmek.revalidation.request import (
 from cmek.tags import CMEK_TAG, LOOK_AGAIN_TAG
 from tasks._uncached_task import uncached_task
 from tasks.artifacts import (
+    artifact_url,
     last_records,
     latest_artifact,
+    page_key,
     publish_page,
     recent_records,
     update_data,
@@ -71,7 +72,7 @@ from tasks.clients import admin_client, google_client, kms_client
 from tasks.runs import current_run_id
 
 T = TypeVar("T")
-PICTURE = "cmek-fleet-picture"
+OVERVIEW = "cmek-fleet-overview"
 ENDED = "cmek.revalidation.ended"
 """The event of each check of all keys; its absence means that keys are not watched."""
 WRITERS: Final = 4
@@ -256,8 +257,49 @@ class CheckUnfinishedError(CmekError):
     """The deadline came before the check was done."""
 
 
+class NoWorkspaceKeyError(CmekError, LookupError):
+    """No Google Cloud key is registered for the workspace, so there is nothing to check."""
+
+
+async def check_now(anthropic_block: str, kms_block: str, workspace_id: str) -> KeyRecord:
+    """The health of a workspace's key by live reads, without a run and without leaving a record.
+
+    It is compared with the key's last record, as a run would.
+
+    Raises:
+        NoWorkspaceKeyError: The workspace has no Google Cloud key.
+        AdminApiError: The external keys can't be listed.
+    """
+    registered = await read_all_registered(anthropic_block)
+    ref = next((one for one in registered.refs if one.serves(workspace_id)), None)
+    if ref is None:
+        raise NoWorkspaceKeyError(
+            f"no workspace {workspace_id} with a Google Cloud key: check the id, or onboard it"
+        )
+    now = datetime.now(UTC)
+    ring = KeyRingBatch([ref])
+    context = RevalidationContext(
+        request=RevalidationRequest(anthropic_block=anthropic_block, kms_block=kms_block),
+        organization_id=registered.organization_id,
+        run_id="live",
+        deadline=now + timedelta(minutes=1),
+        rings=[ring],
+    )
+    previous = await context.previous(ring, ref)
+    try:
+        snapshot = await _read(context, ring, ref, previous)
+    finally:
+        context.forget()
+    return judge(snapshot, previous, context.check_run(ref, snapshot.now))
+
+
 @uncached_task(name="Read registered keys", task_run_name="Read registered keys")
 async def read_registered_keys(block: str) -> RegisteredKeys:
+    """As `read_all_registered`."""
+    return await read_all_registered(block)
+
+
+async def read_all_registered(block: str) -> RegisteredKeys:
     """All external keys of Google Cloud (every page), and the workspaces that use them.
 
     Raises:
@@ -446,7 +488,7 @@ def _rows(table: ArtifactCollection | None) -> dict[str, FleetRow]:
 
 @uncached_task(name="Publish fleet", task_run_name="Publish fleet")
 async def publish_fleet(checked: Sequence[FleetRow], *, all_keys: bool, anew: bool = True) -> None:
-    """One table for all keys, worst first, and the picture of their last days.
+    """One table for all keys, worst first, and the overview of those in trouble.
 
     The last table is read again here, so that a check of some keys that ended meanwhile is kept.
 
@@ -463,9 +505,8 @@ async def publish_fleet(checked: Sequence[FleetRow], *, all_keys: bool, anew: bo
     if anew or before is None:
         await acreate_table_artifact(table=published(rows), key=FLEET, description=summary)
         today = datetime.now(UTC).date()
-        await acreate_image_artifact(
-            image_url=image_url(picture(rows, today)), key=PICTURE, description=summary
-        )
+        page = overview(rows, today, lambda key: artifact_url(page_key(key)))
+        await acreate_markdown_artifact(markdown=page, key=OVERVIEW, description=summary)
     else:
         await update_data(before.latest_id, json.dumps(published(rows)))
     if all_keys:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import httpx
@@ -172,7 +174,7 @@ def _print_end(
 ) -> None:
     console.rule(printable(rehearsal.run_state), characters="-")
     if run.state is not None and run.state.message:
-        console.print(printable(run.state.message))
+        console.print(printable(run.state.message), soft_wrap=True)
     if rehearsal.is_attached:
         _print_report(client, run, rehearsal.workspace, console)
     counts = ", ".join(f"{count} to {service}" for service, count in rehearsal.calls.items())
@@ -182,7 +184,7 @@ def _print_end(
 def _print_report(
     client: SyncPrefectClient, run: FlowRun, workspace: str, console: Console
 ) -> None:
-    """The report's result and next steps; the rest of it is on the server."""
+    """The report's result and next steps, Terraform and evidence among them."""
     wanted = ArtifactFilter.model_validate(
         {
             "flow_run_id": {"any_": [run.id]},
@@ -193,8 +195,6 @@ def _print_report(
     for report in client.read_artifacts(artifact_filter=wanted, sort=newest, limit=1):
         console.rule("Report", characters="-")
         console.print(markdown(str(report.data).partition("\n## Attach\n")[0]))
-    console.print(f"Terraform: cmek terraform {printable(workspace)} --out DIRECTORY")
-    console.print(f"Evidence: cmek evidence export {printable(workspace)} --out FILE")
 
 
 def rehearse_command(
@@ -269,7 +269,8 @@ def _print_guide(stack: LocalStack, console: Console) -> None:
         table.add_row(*map(printable, (one.id, one.name, one.state)), _EXPECT.get(one.state, ""))
     console.print(table)
     console.print("The same in another terminal:")
-    console.print(f"  export PREFECT_API_URL={stack.api_url}", soft_wrap=True)
+    activate = Path(sys.prefix) / "bin" / "activate"
+    console.print(f"  . {activate}; export PREFECT_API_URL={stack.api_url}", soft_wrap=True)
     console.print("  cmek onboard …   cmek pending   cmek approve RUN   cmek status")
     console.print(f"Sandbox: {stack.sandbox.http} (HTTP), {stack.sandbox.grpc} (gRPC)")
     for name, log in stack.logs.items():
@@ -285,7 +286,7 @@ def _tour(stack: LocalStack) -> Iterator[str]:
         f"Google Cloud project [bold]{stack.sandbox.project_id}[/], Requested by "
         "[bold]ada@example.com[/]; Submit"
     )
-    yield f"Runs → [bold]onboard {workspace} · waiting for approval[/]; its Artifacts hold the plan"
+    yield f"Runs → [bold]onboard {workspace} · waiting for approval[/] → Artifacts: the plan"
     yield (
         "⋮ → Resume; respond as another person, [bold]grace@example.com[/]. "
         "Try a wrong workspace id first: it is refused, and the run goes on waiting"

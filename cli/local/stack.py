@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import os
 import socket
 import tempfile
@@ -15,22 +14,28 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
+import prefect
+from prefect.client.orchestration import SyncPrefectClient
 
-from cli.deploy import PROJECT, PROJECT_VARIABLE
+from cli.client import local_client
+from cli.deploy import PROJECT
 from cli.local import postgres, processes
 from cli.local._reaper import Reaper
+from cli.local._server import LOOPBACK_NAMES
 from cli.local.processes import Child, start_module, wait_for
 from cli.local.sandbox import SandboxAddress, start_sandbox, wait_for_sandbox
 
 WORKER: Final = "Prefect worker"
+FIRST_WORKER: Final = "local"
 WORK_POOL: Final = "cmek"
 AT_ONCE: Final = 8
 """Runs that execute at the same time: each takes a core and 200 MB. Those that wait don't count."""
 LOOPBACK: Final = "127.0.0.1"
 
+_POOL: Final = {"work_pool_name": WORK_POOL}
 _START_SECONDS: Final = 120.0
 _ANSWER_SECONDS: Final = 60.0
 _KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
@@ -70,6 +75,16 @@ def start_server(home: Path, port: int, environment: Mapping[str, str], database
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
         "PREFECT_SERVER_API_HOST": LOOPBACK,
         "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_UI_URL": f"http://{LOOPBACK}:{port}",
+        # Under each of its names: cli/local/_server.py refuses the pages of others.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(
+            f"http://{name}:{port}" for name in LOOPBACK_NAMES
+        ),
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        # Three seconds of work for block types that are not used here; those that are get
+        # registered by who saves a block of them.
+        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+        "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
         # Kept out of the database, where it would lie beside what it encrypts.
         "PREFECT_SERVER_ENCRYPTION_KEY": base64.urlsafe_b64encode(os.urandom(32)).decode(),
         # By default a restarted server forgets who holds which slot, and no slot becomes free.
@@ -77,8 +92,12 @@ def start_server(home: Path, port: int, environment: Mapping[str, str], database
             "prefect.server.concurrency.lease_storage.filesystem"
         ),
     }
-    command = ["prefect", "server", "start"]
-    return start_module("Prefect server", command, home, {**own, **environment}, log="server.log")
+    if not os.access(prefect.__ui_static_path__.parent, os.W_OK):
+        # Prefect copies its UI beside its own package, or serves none.
+        own["PREFECT_SERVER_UI_STATIC_DIRECTORY"] = str(home / "ui")
+    return start_module(
+        "Prefect server", ["cli.local._server"], home, {**own, **environment}, log="server.log"
+    )
 
 
 def patient_client(api_url: str) -> httpx.Client:
@@ -98,22 +117,9 @@ def wait_for_server(server: Child, api: httpx.Client) -> None:
 
 
 def start_worker(home: Path, environment: Mapping[str, str], name: str) -> Child:
-    """Start a worker for the pool, which must exist: a worker would make one from the default."""
-    command = ["prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"]
-    log = f"worker-{name}.log"
-    return start_module(WORKER, [*command, "--name", name], home, environment, log=log)
-
-
-def _create_work_pool(api: httpx.Client) -> None:
-    """Create the process pool whose jobs get no environment, command or directory from a run."""
-    template: dict[str, Any] = json.loads((PROJECT / "deploy" / "work_pool.json").read_text())
-    body = {"name": WORK_POOL, "type": "process", "base_job_template": template}
-    api.post("/work_pools/", json=body).raise_for_status()
-    # A burst of runs waits in the queue. Not by the worker's --limit: a run that is resumed before
-    # its process has ended kills the worker then ("this borrower is already holding one of this
-    # CapacityLimiter's tokens").
-    limit = {"concurrency_limit": AT_ONCE}
-    api.patch(f"/work_pools/{WORK_POOL}/queues/default", json=limit).raise_for_status()
+    """Start a worker, which waits until the server has the pool."""
+    command = ["cli.local._set_up", "worker", name]
+    return start_module(WORKER, command, home, environment, log=f"worker-{name}.log")
 
 
 @dataclass
@@ -147,19 +153,23 @@ class LocalStack:
             if not child.is_running:
                 raise child.failure("is gone")
 
-    def start_worker(self, name: str = "local") -> Child:
+    def start_worker(self, name: str = FIRST_WORKER) -> Child:
         """Start a worker and wait until it is online."""
         worker = start_worker(self.home, self.environment, name)
         self.children.append(worker)
-        with patient_client(self.api_url) as api:
-
-            def online() -> bool | None:
-                found = api.post(f"/work_pools/{WORK_POOL}/workers/filter", json={})
-                known = found.json() if found.status_code == 200 else []
-                return (name, "ONLINE") in {(one["name"], one["status"]) for one in known} or None
-
-            wait_for(worker, online, what="online", seconds=_START_SECONDS)
+        with local_client(self.api_url) as client:
+            _wait_until_online(worker, client, name)
         return worker
+
+
+def _wait_until_online(worker: Child, client: SyncPrefectClient, name: str) -> None:
+    def online() -> bool | None:
+        found = client.request(
+            "POST", "/work_pools/{work_pool_name}/workers/filter", path_params=_POOL, json={}
+        )
+        return (name, "ONLINE") in {(one["name"], one["status"]) for one in found.json()} or None
+
+    wait_for(worker, online, what="online", seconds=_START_SECONDS)
 
 
 @contextlib.contextmanager
@@ -209,33 +219,29 @@ def _set_up(
     prefect_file: Path,
     watch: _Stopwatch,
 ) -> LocalStack:
+    """Start what uses the server while that starts: most of it is importing Prefect."""
     sandbox, server = children[0], children[-1]
+    worker = start_worker(home, environment, FIRST_WORKER)
+    children.append(worker)
     address = wait_for_sandbox(sandbox)
     watch.lap("sandbox")
     address_file = home / "sandbox.json"
     address_file.touch(mode=0o600)
     address_file.write_text(address.model_dump_json())
-    command = ["cli.local._register_blocks", str(address_file)]
-    blocks = start_module("blocks", command, home, environment, log="blocks.log")
-    children.append(blocks)
+    command = ["cli.local._set_up", "resources", str(address_file), str(prefect_file)]
+    resources = start_module("deployments", command, home, environment, log="deploy.log")
+    children.append(resources)
     api_url = environment["PREFECT_API_URL"]
     with patient_client(api_url) as api:
         wait_for_server(server, api)
         watch.lap("server")
-        _create_work_pool(api)
-    stack = LocalStack(home, api_url, environment, address, watch.seconds, children)
-    # Blocks, deployments and worker start at the same time: most of it is Prefect's import.
-    deploying = {**environment, PROJECT_VARIABLE: address.project_id}
-    command = ["cli.deploy", str(prefect_file)]
-    deploy = start_module("deployments", command, home, deploying, log="deploy.log")
-    children.append(deploy)
-    stack.start_worker()
+    processes.wait_for_exit(resources, seconds=_START_SECONDS)
+    children.remove(resources)
+    watch.lap("deployments")
+    with local_client(api_url) as client:
+        _wait_until_online(worker, client, FIRST_WORKER)
     watch.lap("worker")
-    for job in (blocks, deploy):
-        processes.wait_for_exit(job, seconds=_START_SECONDS)
-        children.remove(job)
-        watch.lap(job.name)
-    return stack
+    return LocalStack(home, api_url, environment, address, watch.seconds, children)
 
 
 class _Stopwatch:

@@ -6,12 +6,14 @@ Source: https://docs.cloud.google.com/kms/docs/reference/rest
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from google.cloud import kms_v1
 from pydantic import Field
 
 from cmek.models import FrozenModel
+
+if TYPE_CHECKING:  # half a second of imports, which `cmek status` needs none of
+    from google.cloud import kms_v1
 
 MAX_LABELS: Final = 64
 SYMMETRIC: Final = "GOOGLE_SYMMETRIC_ENCRYPTION"
@@ -128,6 +130,8 @@ class KeySpec(FrozenModel):
 
     def message(self) -> kms_v1.CryptoKey:
         """For the client library; the first rotation is one period from now."""
+        from google.cloud import kms_v1  # noqa: PLC0415
+
         template = kms_v1.CryptoKeyVersionTemplate(
             algorithm=SYMMETRIC, protection_level=self.protection_level
         )

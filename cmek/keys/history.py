@@ -26,14 +26,20 @@ _RECORD: Final = "```json\n"
 _END: Final = "\n```"
 
 
+def key_title(record: KeyRecord) -> str:
+    """A key by its workspaces and its name in the ring."""
+    users = ", ".join(record.workspaces) or "no workspace"
+    return f"{users} · {record.key_name.rpartition('/')[2]}"
+
+
 def key_page(record: KeyRecord) -> str:
     """The page of one record."""
-    users = escape(", ".join(record.workspaces) or "no workspace")
     about = (
-        f"Key {code(record.key_name)}, external key {code(record.external_key_id)}, used by "
-        f"{users}. Checked at {_when(record.checked_at)}, {record.depth}."
+        f"Key {code(record.key_name)}, external key {code(record.external_key_id)}. "
+        f"Checked at {_when(record.checked_at)}, {record.depth}."
     )
     parts = [
+        f"# {escape(key_title(record))}",
         f"## {SIGNS[record.verdict]} since {_when(record.since)}",
         about,
         *_reasons(record),

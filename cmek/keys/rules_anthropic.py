@@ -170,7 +170,7 @@ def _attached(request: OnboardingRequest, findings: Findings, named: str, key_id
 
 def check_eligibility(request: OnboardingRequest, _: Findings) -> Iterator[Check]:
     """What no API shows and a person therefore acknowledges before attaching."""
-    yield RETENTION.unknown(f"no API shows it. {RETENTION.why}")
+    yield RETENTION.unknown("no API shows it")
     yield FEATURES.warned(FEATURES.why)
     if request.create_workspace is not None:
         yield EFFECT.passed(f"{request.workspace} is covered from its first request on")

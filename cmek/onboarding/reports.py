@@ -273,12 +273,9 @@ def approval_page(approval_request: ApprovalRequest) -> str:
         f"## {escape(view.headline)}",
         f"{view.sentence(code, escape)} **This can never be undone.**",
     ]
-    for title, lines, more in view.first_screen():
-        shown = [_markdown_line(one) for one in lines]
-        shown += [f"and {more} more, at the end"] if more else []
-        parts += [f"**{title}**", bullets(shown)]
     parts += [
-        table(("fact", ""), ((escape(name), escape(value)) for name, value in view.facts)),
+        bullets(one for section in view.first_screen() for one in _markdown_section(*section)),
+        table(("fact", ""), ((escape(name), code(value)) for name, value in view.facts)),
         f"Type the {typed}. The plan's digest is {digest}. The request expires at {expires}.",
         *signing_text(approval_request),
     ]
@@ -288,6 +285,16 @@ def approval_page(approval_request: ApprovalRequest) -> str:
     if view.in_full():
         parts += ["**In full**", bullets(map(_markdown_line, view.in_full()))]
     return "\n\n".join(parts)
+
+
+def _markdown_section(title: str, lines: list[Line], more: int) -> Iterator[str]:
+    """A section of plain lines as one bullet, else a bullet a line: the page has one screen."""
+    if any(line.text or line.command for line in lines):
+        yield from map(_markdown_line, lines)
+    else:
+        yield f"**{escape(title)}:** " + " ".join(_markdown_line(line) for line in lines)
+    if more:
+        yield f"and {more} more, at the end"
 
 
 def _markdown_line(line: Line) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -97,6 +98,10 @@ class KeyRef(FrozenModel):
     registered_at: datetime | None
     workspaces: tuple[str, ...] = ()
     """Name and id of each."""
+
+    def serves(self, workspace_id: str) -> bool:
+        """Whether this workspace has the key."""
+        return any(re.search(rf"\({re.escape(workspace_id)}[),]", one) for one in self.workspaces)
 
     @property
     def key_ring(self) -> str:

@@ -36,7 +36,6 @@ _LINE: Final = 70
 _LISTED: Final = 20
 
 _APPROVER: Final = "you@example.com"
-_COMMENT: Final = "why you approve"
 _TIME: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -69,7 +68,7 @@ class Statement(FrozenModel):
     key_name: str
     nonce: str
     other_decrypters: tuple[str, ...] = ()
-    """Who else can decrypt with the key, as `listed` shortens it."""
+    """Who else can decrypt with the key, as `signed_list` shortens it."""
     other_workspaces: tuple[str, ...] = ()
     """Other workspaces whose data is under the same key."""
     plan_digest: str
@@ -109,12 +108,12 @@ def statement_for(
         decision=decision,
         expires_at=approval_request.expires_at,
         external_key_id=plan.external_key_id,
-        imported_versions=listed(plan.imported_versions),
+        imported_versions=signed_list(plan.imported_versions),
         issued_at=at.replace(microsecond=0),
         key_name=plan.key_name,
         nonce=approval_request.nonce,
-        other_decrypters=listed(plan.other_decrypters),
-        other_workspaces=listed(plan.other_workspaces),
+        other_decrypters=signed_list(plan.other_decrypters),
+        other_workspaces=signed_list(plan.other_workspaces),
         plan_digest=approval_request.digest,
         requester=request.requested_by,
         run_id=approval_request.run_id,
@@ -123,7 +122,7 @@ def statement_for(
     )
 
 
-def listed(names: Sequence[str]) -> tuple[str, ...]:
+def signed_list(names: Sequence[str]) -> tuple[str, ...]:
     """The names, or the first ones and a digest of all, so that a statement stays readable."""
     if len(names) <= _LISTED:
         return tuple(names)
@@ -195,21 +194,41 @@ def signing_text(approval_request: ApprovalRequest) -> list[str]:
     count = "One approver" if number == 1 else f"{number} different approvers"
     how = (
         f"{count} of this worker's `allowed_signers` must sign. Respond with `cmek approve "
-        f"{approval_request.run_id}`, which shows the plan that has this digest. In the form: "
-        "put your address and comment into the next line (as in the form, and no apostrophe), run "
-        "it, and paste all that it prints; several signed approvals stand one behind the other."
+        f"{approval_request.run_id}`, which shows the plan that has this digest. Or paste these "
+        "lines into a shell; they ask for address and comment, which must be those of the form. "
+        "Paste all that they print; several signed approvals stand one behind the other."
     )
     return ["### To sign", how, f"```sh\n{signing_command(approval_request)}\n```"]
 
 
 def signing_command(approval_request: ApprovalRequest) -> str:
-    """One line of POSIX shell that prints a signed approval of this request."""
+    """POSIX shell that asks for address and comment and prints a signed approval of this request.
+
+    In braces, so that a shell has read all of it before it asks. Nothing is edited by hand: what is
+    typed may hold quotes and backslashes. Line breaks that a copy puts into the long line go away.
+    """
     statement = statement_for(
-        approval_request, approver=_APPROVER, decision="approve", comment=_COMMENT, at=_TIME
+        approval_request, approver=_APPROVER, decision="approve", comment="-", at=_TIME
     )
-    before, _, after = statement.text.partition("2000-01-01T00:00:00Z")
-    return (
-        f'm={shlex.quote(before)}"$(date -u +%Y-%m-%dT%H:%M:%SZ)"{shlex.quote(after)}; '
-        f"printf '%s\\n' \"$m\"; printf '%s' \"$m\" | "
-        f"ssh-keygen -Y sign -n {NAMESPACE} -f ~/.ssh/id_ed25519"
+    typed = {"approver": '$(e "$a")', "comment": '$(e "$c")', "issued_at": "$(date -u +%FT%TZ)"}
+    fields = statement.model_dump(mode="json", exclude_none=True)
+    parts = [
+        shlex.quote(f'"{name}":"') + f'"{typed[name]}"' + "'\"'"
+        if name in typed
+        else shlex.quote(canonical_json({name: fields[name]}).decode()[1:-1])
+        for name in sorted(fields)
+    ]
+    message = "'{'" + "','".join(parts) + "'}'"
+    return "\n".join(
+        (
+            "{",
+            "printf 'Your address: ' >&2; IFS= read -r a",
+            "printf 'Your comment: ' >&2; IFS= read -r c",
+            "e() { printf %s \"$1\" | tr -d '\\000-\\037' | sed 's/[\\\\\"]/\\\\&/g'; }",
+            f"m={message}",
+            "m=$(printf %s \"$m\" | tr -d '\\n')",
+            'printf \'%s\\n\' "$m"; printf %s "$m" |',
+            f"ssh-keygen -Y sign -n {NAMESPACE} -f ~/.ssh/id_ed25519",
+            "}",
+        )
     )

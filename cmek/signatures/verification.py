@@ -26,7 +26,7 @@ import stat
 import subprocess
 import tempfile
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
@@ -36,12 +36,13 @@ from typing import Final, Literal, cast, get_args
 from cmek.errors import CmekError
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, same_identity
 from cmek.onboarding.plan import Plan
-from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement, listed
+from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement, signed_list
 
 DIRECTORY: Final = Path("/etc/cmek")
 _ALLOWED: Final = "allowed_signers"
 _REVOKED: Final = "revoked_keys"
 _MINIMUM: Final = "minimum_signatures"
+REQUIRED_VARIABLE: Final = "CMEK_REQUIRED_SIGNATURES"
 _TOUCH: Final = "touch"
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far an approver's clock may be from the worker's."""
@@ -155,18 +156,32 @@ def find_signers(
         ) from error
 
 
-def required_signatures(signers: Signers | None, requested: int) -> int:
-    """How many an attach needs: a request can raise the worker's minimum, not lower it.
+def required_signatures(
+    signers: Signers | None, requested: int, environment: Mapping[str, str] = os.environ
+) -> int:
+    """How many an attach needs: the most of signers, request and the process's environment.
+
+    `CMEK_REQUIRED_SIGNATURES` is for a worker or job that may be started where there are no
+    signers: it then attaches nothing, instead of accepting typed approvals. It only ever adds.
 
     Raises:
-        SignersRefusedError: Signatures are requested and this worker has no signers.
+        SignersRefusedError: Signatures are required and this worker has no signers, or the
+            variable holds no digit.
     """
-    if signers is None and requested:
+    wanted = max(requested, _required_by(environment))
+    if signers is None and wanted:
         raise SignersRefusedError(
-            f"{requested} signatures are required, and this worker has no {DIRECTORY / _ALLOWED}: "
+            f"{wanted} signatures are required, and this worker has no {DIRECTORY / _ALLOWED}: "
             "enrol the approvers there"
         )
-    return max(signers.minimum if signers else 0, requested)
+    return max(signers.minimum if signers else 0, wanted)
+
+
+def _required_by(environment: Mapping[str, str]) -> int:
+    text = environment.get(REQUIRED_VARIABLE, "").strip() or "0"
+    if text not in {str(number) for number in range(10)}:
+        raise SignersRefusedError(f"{REQUIRED_VARIABLE}={text!r}: it must be one digit")
+    return int(text)
 
 
 def _exists(path: Path, look: Callable[[Path], FileFacts]) -> bool:
@@ -477,10 +492,13 @@ def _problems_of_one(
         "list of warnings": (signed.acknowledged_warnings, live.warning_titles),
         "list of those who can decrypt": (
             signed.other_decrypters,
-            listed(live.other_decrypters),
+            signed_list(live.other_decrypters),
         ),
-        "list of workspaces": (signed.other_workspaces, listed(live.other_workspaces)),
-        "list of imported versions": (signed.imported_versions, listed(live.imported_versions)),
+        "list of workspaces": (signed.other_workspaces, signed_list(live.other_workspaces)),
+        "list of imported versions": (
+            signed.imported_versions,
+            signed_list(live.imported_versions),
+        ),
         "data residency": (
             signed.data_residency,
             live.request.data_residency if live.request.create_workspace else None,

@@ -74,7 +74,7 @@ def _location(world: World, name: str) -> locations_pb2.Location:
 def create_key_ring(
     world: World, location: str, request: kms_v1.CreateKeyRingRequest
 ) -> kms_v1.KeyRing:
-    """Make a key ring; its name stays taken for ever."""
+    """Make a key ring."""
     name = f"{location}/keyRings/{check_id(request.key_ring_id, 'key_ring_id')}"
     world.kms.constraints.check_location(
         location_of(location), "key ring", project_of(world, location).number
@@ -119,7 +119,8 @@ def create_crypto_key(
     """Make a key and, unless the request skips it, its first version, which becomes the primary."""
     find_ring(world, ring)
     name = f"{ring}/cryptoKeys/{check_id(request.crypto_key_id, 'crypto_key_id')}"
-    if name in world.kms.crypto_keys:
+    retired = (one.original_resource for one in world.kms.retired.values())
+    if name in world.kms.crypto_keys or name in retired:
         raise already_exists("CryptoKey", name)
     if request.crypto_key.import_only and not request.skip_initial_version_creation:
         raise invalid("An import_only key must be created with skip_initial_version_creation.")

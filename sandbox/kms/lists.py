@@ -32,11 +32,10 @@ Key = tuple[str, int, str]
 
 
 class ListRequest(Protocol):
-    """What list requests have in common; `order_by` is missing in those for locations."""
+    """What all list requests have; some lack `filter` or `order_by`."""
 
     page_size: int
     page_token: str
-    filter: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +59,9 @@ def paginate(items: Iterable[Item], parent: str, request: ListRequest) -> Page[I
     """
     if request.page_size < 0:
         raise invalid(f"page_size {request.page_size} is negative.")
-    order_by = getattr(request, "order_by", "")
+    order_by, filter_ = getattr(request, "order_by", ""), getattr(request, "filter", "")
     field, descending = _order(order_by)
-    terms = _terms(request.filter)
+    terms = _terms(filter_)
     seen = ((to_json(item), item) for item in items)
     found = [
         (_key(data, field), item)
@@ -70,7 +69,7 @@ def paginate(items: Iterable[Item], parent: str, request: ListRequest) -> Page[I
         if all(_holds(data, *term) for term in terms)
     ]
     found.sort(key=lambda pair: pair[0], reverse=descending)
-    list_ = json.dumps((parent, request.filter, order_by))
+    list_ = json.dumps((parent, filter_, order_by))
     fingerprint = hashlib.sha256(list_.encode()).hexdigest()[:16]
     rest = found
     if request.page_token:
@@ -80,7 +79,7 @@ def paginate(items: Iterable[Item], parent: str, request: ListRequest) -> Page[I
     token = ""
     if len(rest) > size:
         token = urlsafe_b64encode(json.dumps([fingerprint, *rest[size - 1][0]]).encode()).decode()
-    return Page([item for _, item in rest[:size]], token, 0 if request.filter else len(found))
+    return Page([item for _, item in rest[:size]], token, 0 if filter_ else len(found))
 
 
 def _order(order_by: str) -> tuple[str, bool]:

@@ -43,6 +43,9 @@ _SERVICES: Final = {
     "google.cloud.kms_v1.types.service": "google.cloud.kms.v1.KeyManagementService",
     "google.iam.v1.iam_policy_pb2": "google.iam.v1.IAMPolicy",
     "google.cloud.location.locations_pb2": "google.cloud.location.Locations",
+    "google.longrunning.operations_pb2": "google.longrunning.Operations",
+    # a request that google-cloud-kms does not have yet
+    "sandbox.kms.deletion": "google.cloud.kms.v1.KeyManagementService",
 }
 # Laxer than the names themselves: a malformed name must reach its handler, which says so.
 _PATHS: Final = name_patterns("[^/]+", "[^/:]+", "[^/:]+", "[^/:]+")

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from google.cloud import kms_v1
 from google.iam.v1 import policy_pb2
+from google.longrunning import operations_pb2
 from google.protobuf import json_format
 from google.protobuf.message import Message as RawMessage
 
@@ -55,6 +56,10 @@ class KmsState:
         """A key's `primary` holds only the version's name; readers fill in the rest."""
         self.versions: dict[str, dict[int, kms_v1.CryptoKeyVersion]] = {}
         """Key name → version number → version."""
+        self.last_number: dict[str, int] = {}
+        """Key name → the highest number that a version of it ever had."""
+        self.retired: dict[str, kms_v1.RetiredResource] = {}
+        self.operations: dict[str, operations_pb2.Operation] = {}
         self.material: dict[str, bytes] = {}
         """Version name → AES-256 key; gone once the version is destroyed."""
         self.ready_at: dict[str, datetime] = {}
@@ -92,6 +97,8 @@ def name_patterns(project: str, location: str, id_: str, number: str) -> dict[st
         "KeyRing": f"{in_location}/keyRings/{id_}",
         "CryptoKey": key,
         "CryptoKeyVersion": f"{key}/cryptoKeyVersions/{number}",
+        "RetiredResource": f"{in_location}/retiredResources/{id_}",
+        "Operation": f"{in_location}/operations/{id_}",
     }
 
 

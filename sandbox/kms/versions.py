@@ -65,7 +65,8 @@ def with_primary(world: World, key: kms_v1.CryptoKey) -> kms_v1.CryptoKey:
 def new_version(world: World, key: kms_v1.CryptoKey, at: datetime) -> kms_v1.CryptoKeyVersion:
     """Make the next version of `key` by its template, generated at once unless a switch waits."""
     versions = world.kms.versions[key.name]
-    number = len(versions) + 1
+    number = world.kms.last_number.get(key.name, 0) + 1
+    world.kms.last_number[key.name] = number
     wait = timedelta(seconds=world.switches.initial_version_pending_seconds)
     version = kms_v1.CryptoKeyVersion(
         name=f"{key.name}/cryptoKeyVersions/{number}",

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import traceback
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -114,3 +115,10 @@ async def test_a_wrong_block_is_refused_when_it_is_loaded() -> None:
         await AnthropicAdmin.aload(name)
     assert "plain text" in str(caught.value.__cause__)
     assert CANARY not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_installed_package_needs_no_registration_by_hand() -> None:
+    """Prefect imports what stands under this entry point when a server or a worker starts."""
+    (ours,) = [one for one in entry_points(group="prefect.collections") if one.name == "cmek"]
+    module = ours.load()
+    assert {module.AnthropicAdmin, module.GoogleKms} == {AnthropicAdmin, GoogleKms}

@@ -16,6 +16,8 @@ from tests.support.stack import Stack
 
 pytestmark = pytest.mark.e2e
 PERSON = ("--requested-by", "ada@example.com")
+LINES = 45
+"""Of a whole approval in a terminal, from the plan to what came of it."""
 Command = Callable[..., tuple[int, str]]
 
 
@@ -62,12 +64,14 @@ def approve_in_terminal(
     return cmek_in_terminal(["approve", run_id], replies, environment=environment, directory=home)
 
 
-def typing(workspace: str, *, field: str = "id", approver: str = "") -> list[tuple[str, str]]:
+def typing(
+    workspace: str, *, field: str = "id", approver: str = "grace@example.com"
+) -> list[tuple[str, str]]:
     """What a person types who accepts the warnings."""
     return [
         ("accept the warnings", "y"),
         (f"Type the workspace {field}", workspace),
-        ("Your name", approver),
+        ("Your e-mail address", approver),
         ("Comment", "as agreed"),
     ]
 
@@ -80,13 +84,15 @@ def test_a_person_approves_in_a_terminal_by_typing_the_workspace_id(
     run_id = onboard(stack, command, workspace)
     ask = stack.wait_for_ask(stack.run(run_id))
     _, listed = command("pending")
-    assert f"{run_id} {workspace} {ask.plan_digest[:12]}" in listed
+    assert f"{workspace}, requested by ada@example.com" in listed
+    assert f"plan {ask.plan_digest[:12]} cmek approve {run_id}" in listed
 
     for typed, wanted in (("wrkspc_01Another11111", 1), (workspace, 0)):
         replies = typing(typed, approver="grace@example.com")
         code, screen = approve_in_terminal(stack, run_id, replies, tmp_path)
         assert code == wanted, screen
         assert ask.plan_digest in screen
+        assert len(screen.splitlines()) <= LINES, screen
         assert len(attach_calls(stack, workspace)) == 1 - wanted
     assert "Attached" in screen
 
@@ -101,7 +107,8 @@ def test_a_new_workspace_is_asked_for_once_and_approved_by_its_name(
     assert run_id == again
     stack.wait_for_ask(stack.run(run_id))
     _, listed = command("pending")
-    assert f"{run_id} {name}" in listed
+    assert f"{name}, requested by" in listed
+    assert f"cmek approve {run_id}" in listed
     code, said = command(
         "check", "--create-workspace", name, "--json", "--project", "acme-kms-prod"
     )
@@ -132,7 +139,7 @@ def test_without_a_terminal_everything_must_be_given_and_fit_the_plan(
         (("approve", "--workspace-id", workspace), "give --plan-digest, --approver, --comment"),
         (("approve", *complete, "--plan-digest", "0" * 64), "nothing was answered"),
         (("approve", *complete), "--acknowledge-warnings"),
-        (("reject", *complete, "--approver", "no address"), "'approver'"),
+        (("reject", *complete, "--approver", "no address"), "no e-mail address"),
     ]
     for (verb, *options), message in refused:
         code, said = command(verb, run_id, *options)

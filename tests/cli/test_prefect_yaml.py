@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,6 @@ from prefect.cli.deploy._models import (
     WorkPoolConfig,
 )
 from prefect.flows import Flow
-from prefect.workers.process import ProcessWorker
 from pydantic import BaseModel
 
 from cli.deploy import PROJECT
@@ -107,17 +105,6 @@ def test_no_path_of_a_machine_is_in_the_file() -> None:
     """The worker imports the installed project; an absent `pull` would store this directory."""
     assert CONTENT["pull"] == []
     assert str(PROJECT) not in PREFECT_YAML.read_text()
-
-
-def test_the_work_pool_gives_a_run_no_say_about_environment_command_or_directory() -> None:
-    """Of Prefect's template everything is there but these three, in both halves."""
-    ours = json.loads((PROJECT / "deploy" / "work_pool.json").read_text())
-    default = ProcessWorker.get_default_base_job_template()
-    withheld = {"env", "command", "working_dir"}
-    assert set(ours["job_configuration"]) == set(default["job_configuration"]) - withheld
-    names = set(default["variables"]["properties"]) - withheld
-    assert set(ours["variables"]["properties"]) == names
-    assert "{{ env" not in json.dumps(ours)
 
 
 def test_the_onboarding_comes_first_in_the_list_of_deployments() -> None:

@@ -106,6 +106,13 @@ def test_a_rehearsal_attaches_a_key_and_a_second_one_writes_nothing(
     assert {"server", "until the ask", "total"} <= set(result["seconds"])
     assert (result["again"]["run_state"], result["again"]["writes"]) == ("Already attached", 0)
     assert "approving, because this is the sandbox" in ended.stderr
+    story, _, again = ended.stderr.partition("\nOnboarding ")[2].partition("\nOnboarding ")
+    assert len(story.splitlines()) <= 75, story
+    assert again
+    for step in ("1 Key ring", "2 Crypto key", "3 Grants", "4 Key name", "5 External key"):
+        assert story.count(step) == 1, story
+    assert "What to do next" in story
+    assert "warning" not in story.lower().replace("other warnings", "")
     assert leftovers(scratch) == []
 
 

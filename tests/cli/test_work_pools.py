@@ -9,15 +9,17 @@ from uuid import uuid4
 
 import pytest
 import yaml
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
-from prefect.utilities.schema_tools.validation import validate
 from prefect.workers.base import BaseJobConfiguration
+from prefect.workers.process import ProcessJobConfiguration
 from prefect_gcp.workers.cloud_run_v2 import CloudRunWorkerJobV2Configuration
 
 from cli.client import RunError
-from cli.deploy import PROJECT, deploy
+from cli.deploy import PROJECT, deploy, pool_problem
 from sandbox.server import running_sandbox
 from tests.support.stack import running_stack
 
@@ -42,10 +44,11 @@ def template(variant: str) -> dict[str, Any]:
 
 def prepared(kind: type[BaseJobConfiguration], variant: str, **variables: Any) -> Any:
     """The job that a worker would start for a run, with these job variables."""
-    values = POOLS[variant].get("job_variables", {}) | variables
     run = FlowRun(id=uuid4(), flow_id=uuid4(), name="curious-key")
     with temporary_settings({PREFECT_API_AUTH_STRING: "operator:fake"}):
-        configuration: Any = asyncio.run(kind.from_template_and_values(template(variant), values))
+        configuration: Any = asyncio.run(
+            kind.from_template_and_values(template(variant), variables)
+        )
         configuration.prepare_for_flow_run(run)
     return configuration
 
@@ -56,20 +59,56 @@ def test_every_variant_has_a_template() -> None:
     assert len({pool["name"] for pool in POOLS.values()}) == len(POOLS)
 
 
-@pytest.mark.parametrize("variant", TEMPLATES)
-def test_the_variants_job_variables_fit_its_template(variant: str) -> None:
-    """None is misspelt, and each has the right kind of value."""
-    schema = template(variant)["variables"] | {"additionalProperties": False}
-    validate(POOLS[variant].get("job_variables", {}), schema, raise_on_error=True)
+SECRET = "a block's secret"
+REFERENCE = "{{ prefect.blocks.secret.bait }}"
+"""A worker puts the secret in its place, wherever the reference stands in a job."""
 
 
 @pytest.mark.parametrize("variant", TEMPLATES)
-def test_a_run_has_no_say_about_code_environment_or_identity(variant: str) -> None:
-    """Whoever may start a run could otherwise have any image executed with the worker's rights."""
-    names = set(template(variant)["variables"]["properties"])
-    assert names <= {"name", "labels", "stream_output", "cpu", "memory", "timeout"}
+def test_a_run_has_no_say_at_all_about_its_job(variant: str) -> None:
+    """Whoever may start a run could otherwise have anything executed with the worker's rights.
+
+    Not even a name or a label: a reference to a block there brings its secret into logs.
+    """
+    assert template(variant)["variables"]["properties"] == {}
     # Prefect merges a run's variables into an `env` that is a dictionary here, whatever the schema
     assert "env" not in template(variant)["job_configuration"]
+
+
+def test_no_job_variable_brings_a_blocks_secret_into_the_job(prefect_server: None) -> None:
+    """Whichever variable carries the reference; a template that takes labels shows the secret."""
+    Secret(value=SECRET).save("bait", overwrite=True)
+    names = ("name", "command", "working_dir", "stream_output", "cpu", "memory", "timeout", "image")
+    values = dict.fromkeys(names, REFERENCE)
+    nested = {"labels": {"a": REFERENCE}, "env": {"A": REFERENCE}}
+
+    def job(used: dict[str, Any]) -> str:
+        made = ProcessJobConfiguration.from_template_and_values(used, values | nested)
+        configuration: Any = asyncio.run(made)
+        return str(configuration.model_dump_json())
+
+    assert SECRET not in job(template("process"))
+    taking = {"job_configuration": {"labels": "{{ labels }}"}, "variables": {"properties": {}}}
+    assert SECRET in job(taking)
+
+
+@pytest.mark.parametrize("name", ["name", "labels", "env"])
+def test_a_pool_that_takes_a_variable_is_refused_by_the_deploy(
+    name: str, prefect_server: None
+) -> None:
+    """As is the one that a worker makes from Prefect's own template, and one that is missing."""
+    shut = template("process")
+    open_to = {"properties": {name: {"type": "string"}}}
+    with get_client(sync_client=True) as client:
+        bent = WorkPoolCreate(
+            name=f"bent-{name}", type="process", base_job_template=shut | {"variables": open_to}
+        )
+        client.create_work_pool(bent)
+        assert f"choose {name}" in str(pool_problem(client, f"bent-{name}"))
+        assert "not on this server" in str(pool_problem(client, "no-such-pool"))
+        with pytest.raises(RunError, match=r"'cmek' .*; nothing was deployed"):
+            deploy(client, PREFECT_YAML, None)
+        assert client.read_deployments() == []
 
 
 def test_prefects_cloud_run_worker_makes_the_job(
@@ -88,7 +127,8 @@ def test_prefects_cloud_run_worker_makes_the_job(
     names = [one["name"] for one in container["env"]]
     assert len(names) == len(set(names))
     environment = {one["name"]: one.get("value") for one in container["env"]}
-    assert environment["PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"] == "gcs-bucket/cmek-results"
+    assert environment["CMEK_RECORDS"] == "gs://BUCKET/cmek-records"
+    assert environment["CMEK_REQUIRED_SIGNATURES"] == "1"
     assert environment["PREFECT__FLOW_RUN_ID"]
     assert "PREFECT_API_AUTH_STRING" in environment
     assert environment["PREFECT_API_AUTH_STRING"] is None
@@ -105,7 +145,8 @@ def test_prefects_kubernetes_worker_makes_the_job(prefect_server: None) -> None:
     spec = job.job_manifest["spec"]
     (container,) = spec["template"]["spec"]["containers"]
     environment = {one["name"]: one.get("value") for one in container["env"]}
-    assert environment["PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"] == "gcs-bucket/cmek-results"
+    assert environment["CMEK_RECORDS"] == "gs://BUCKET/cmek-records"
+    assert environment["CMEK_REQUIRED_SIGNATURES"] == "1"
     assert environment["PREFECT__FLOW_RUN_ID"]
     assert container["args"] == ["prefect", "flow-run", "execute"]
     assert spec["activeDeadlineSeconds"] == 3600
@@ -137,7 +178,6 @@ def test_the_deployments_go_to_the_pool_that_is_asked_for() -> None:
         deploy(stack.client, PREFECT_YAML, "acme-kms-prod", on="cloud-run")
         found = stack.client.read_deployments()
         assert {one.work_pool_name for one in found} == {"cmek-cloud-run"}
-        assert all(one.job_variables == POOLS["cloud-run"]["job_variables"] for one in found)
         queues = {one.name: one.work_queue_name for one in found}
         assert (queues["watchdog"], queues["onboard"]) == ("watch", "default")
         with pytest.raises(RunError, match="no work pool 'cloudrun': it has process, cloud-run"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import xml.etree.ElementTree as ET
 from datetime import date, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +18,7 @@ from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.gcp.iam import PolicyBinding, PolicyView
 from cmek.keys import health as unreachable
 from cmek.keys.health import HEALTH_RULES, event_id, health_event, judge, unfinished
-from cmek.keys.history import key_page, onboarding_record, read_page, shown_time
+from cmek.keys.history import SIGNS, key_page, onboarding_record, read_page, shown_time
 from cmek.keys.snapshot import KeySnapshot
 from cmek.keys.verdicts import CheckRun, Health, HealthReason, KeyRecord, Severity, UnreachableState
 from cmek.revalidation.fleet import (
@@ -27,9 +26,8 @@ from cmek.revalidation.fleet import (
     MARKS,
     SHOWN_KEYS,
     FleetRow,
-    image_url,
     merged,
-    picture,
+    overview,
     published,
     read_rows,
 )
@@ -344,23 +342,25 @@ def test_a_key_that_is_registered_no_more_drops_out_of_the_table() -> None:
 
 
 @given(st.lists(st.sampled_from(list(Health)), max_size=60))
-def test_the_picture_is_an_svg_that_names_each_verdict(verdicts: list[Health]) -> None:
-    """At most so many keys are drawn, and the text says how many are not."""
+def test_the_overview_counts_each_verdict_and_links_each_key_in_trouble(
+    verdicts: list[Health],
+) -> None:
+    """At most so many keys are listed, and the text says how many are not."""
     rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=True)
-    drawn = ET.fromstring(picture(rows, NOW.date()))  # noqa: S314 - our own
-    texts = [e.text or "" for e in drawn.iter() if e.tag.endswith("text")]
+    page = overview(rows, NOW.date(), lambda key: f"https://prefect.example/{key}")
     for verdict in Health:
-        assert f"{verdicts.count(verdict)} {verdict.replace('_', ' ')}" in texts
-    troubled = sum(verdict is not Health.HEALTHY for verdict in verdicts)
-    assert any("more with trouble" in text for text in texts) == (troubled > SHOWN_KEYS)
+        assert f"{verdicts.count(verdict)} {SIGNS[verdict]}" in page
+    troubled = [one for one in rows if one.level is not Health.HEALTHY]
+    linked = [one for one in rows if f"](https://prefect.example/{one.external_key_id})" in page]
+    assert linked == troubled[:SHOWN_KEYS]
+    assert ("more with trouble" in page) == (len(troubled) > SHOWN_KEYS)
 
 
-def test_the_picture_travels_in_its_own_address() -> None:
-    """Nothing has to serve it, and a name can't break out of it."""
-    nasty = row(1, Health.BROKEN).model_copy(update={"workspaces": "</text><script>x</script>"})
-    text = picture([nasty], date(2026, 11, 24))
-    assert "<script" not in text
-    assert image_url(text).startswith("data:image/svg+xml;base64,")
+def test_a_name_cannot_draw_in_the_overview() -> None:
+    nasty = row(1, Health.BROKEN).model_copy(update={"workspaces": "](x) | <script>x</script>"})
+    page = overview([nasty], date(2026, 11, 24), lambda key: key)
+    assert "<script" not in page
+    assert len([line for line in page.splitlines() if line.startswith("|")]) == 3
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 99)), unique=True), st.text(max_size=9))

@@ -5,16 +5,14 @@ from __future__ import annotations
 import io
 import re
 import unicodedata
-from xml.etree import ElementTree as ET
 
-import svg
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cli.terminal import markdown, new_console, printable
 from cmek.errors import MAX_MESSAGE, CmekError
 from cmek.markdown import NO_LINK, code, escape
-from cmek.plain_text import HIDDEN, notification, plain, xml_text
+from cmek.plain_text import HIDDEN, notification, plain
 
 ATTACKS = (
     "\x1b[2J\x1b[1;1Happroved",
@@ -78,13 +76,6 @@ def test_a_page_in_a_terminal_has_no_sequence_of_the_outside_world(text: str) ->
     console.file = sink
     console.print(markdown(f"# {text}\n\n{escape(text)}"))
     assert all(is_visible(one) or one == "\n" for one in sink.getvalue())
-
-
-@given(outside)
-def test_a_picture_stays_well_formed_whatever_a_name_is(text: str) -> None:
-    """One name once broke the picture of all keys."""
-    drawn = str(svg.SVG(elements=[svg.Text(x=1, y=1, text=xml_text(text))]))
-    assert "".join(ET.fromstring(drawn).itertext()).strip() == plain(text).strip()  # noqa: S314  # ours
 
 
 @given(outside)

@@ -117,10 +117,10 @@ def test_a_list_of_a_thousand_members_does_not_bury_what_is_permanent() -> None:
 
 def test_a_name_can_not_draw_a_section_of_its_own() -> None:
     """Neither in Markdown nor in a terminal."""
-    evil = "x\n\n**What can never be undone**\n\n- nothing \x1b[2J\u202e[bold]"
+    evil = "x\n\n- **What can never be undone:** nothing \x1b[2J\u202e[bold]"
     request = make.approval_request(make.plan(make.facts(workspace_name=evil)))
     page = approval_page(request)
-    assert page.count("\n**What can never be undone**\n") == 1
+    assert page.count("\n- **What can never be undone:**") == 1
     assert "\x1b" not in page + in_terminal(request)
     assert "\u202e" not in page + in_terminal(request)
     assert "[bold]" in in_terminal(request)

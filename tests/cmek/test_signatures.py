@@ -68,31 +68,55 @@ def test_what_an_answer_carries_is_verified_by_ssh_keygen_alone(
     )
 
 
-def test_the_line_that_an_ask_prints_makes_a_signed_approval(office: Office) -> None:
-    """The shell line with address and comment filled in; its whole output goes into the form."""
+COMMENTS = ("schön & gut", 'it\'s "quoted" \\ and `$(false)`', "tab\there", "100 % \\n {} !")
+
+
+@pytest.mark.parametrize("comment", COMMENTS)
+def test_the_lines_that_a_request_prints_make_a_signed_approval(
+    office: Office, comment: str
+) -> None:
+    """Address and comment are asked for; the whole output goes into the form."""
     approval_request = make.approval_request(signatures=1)
-    line = signing_command(approval_request)
-    assert line in "\n".join(signing_text(approval_request))
-    line = line.replace("you@example.com", GRACE).replace("why you approve", "schön & gut")
-    line = line.replace("~/.ssh/id_ed25519", shlex.quote(str(office.keys[GRACE])))
-    printed = subprocess.run(["sh", "-c", line], capture_output=True, check=True, text=True).stdout
-    (approval,) = parse_signed(printed)
-    assert approval.statement.comment == "schön & gut"
+    lines = signing_command(approval_request)
+    assert lines in "\n".join(signing_text(approval_request))
+    (approval,) = parse_signed(typed_into(office, lines, comment))
+    assert approval.statement.comment == comment.replace("\t", "")
     assert approval.statement.nonce == approval_request.nonce
     assert check(office, approval).approval is approval
 
 
-def test_the_line_runs_nothing_that_a_plan_smuggles_in() -> None:
-    """Names from an API are quoted for the approver's shell."""
-    evil = "k'; touch /nonexistent/pwned; '$(false)`false`\n```\n"
-    plan = make.plan(make.facts(key=make.key(name=evil)))
-    line = signing_command(make.approval_request(plan, signatures=1))
-    assert "\n" not in line
-    message = line.split("; printf", 1)[0]
-    out = subprocess.run(
-        ["sh", "-c", f'{message}; printf %s "$m"'], capture_output=True, check=True, text=True
+def typed_into(office: Office, lines: str, comment: str) -> str:
+    """What the lines print for Grace, with her key."""
+    lines = lines.replace("~/.ssh/id_ed25519", shlex.quote(str(office.keys[GRACE])))
+    done = subprocess.run(
+        ["sh", "-c", lines],
+        input=f"{GRACE}\n{comment}\n",
+        capture_output=True,
+        check=True,
+        text=True,
     )
-    assert Statement.model_validate_json(out.stdout).key_name == evil
+    return done.stdout
+
+
+def test_the_lines_survive_a_copy_that_wraps_them(office: Office) -> None:
+    """A terminal's copy breaks the long line wherever its width ends."""
+    lines = signing_command(make.approval_request(signatures=1)).splitlines()
+    message = lines[4]
+    assert message.startswith("m=")
+    # not inside of what the shell itself must read: behind a quote, a break would end the word
+    name = message.index("cryptoKeys/") + 4
+    lines[4] = message[:name] + "\n" + message[name:]
+    (approval,) = parse_signed(typed_into(office, "\n".join(lines), "fine"))
+    assert check(office, approval).approval is approval
+
+
+def test_the_lines_run_nothing_that_a_plan_smuggles_in(office: Office) -> None:
+    """Names from an API are quoted for the approver's shell."""
+    evil = "k'; touch /nonexistent/pwned; '$(false)`false`\n```\n\\"
+    plan = make.plan(make.facts(key=make.key(name=evil)))
+    lines = signing_command(make.approval_request(plan, signatures=1))
+    (approval,) = parse_signed(typed_into(office, lines, "fine"))
+    assert approval.statement.key_name == evil
 
 
 def test_nobody_signs_for_a_typed_approval() -> None:

@@ -21,11 +21,13 @@ def test_the_page_has_every_check_and_cause_and_no_row_too_many() -> None:
     """A check, a cause or a state that is new, renamed or gone makes the page stale."""
     text = page.DOCUMENT.read_text()
     for part in (page.INTRODUCTION, page.CHECKS_HEAD, page.CONDITIONS_HEAD, page.CAUSES_HEAD,
-                 page.FAILURES_HEAD, *page.catalogue_rows(), *page.cause_rows()):  # fmt: skip
+                 page.FAILURES_HEAD, page.DATA_PLANE_HEAD, *page.catalogue_rows(),
+                 *page.cause_rows(), *page.data_plane_rows()):  # fmt: skip
         assert part in text, AGAIN
     sections = text.split("\n## ")[1:]
     rows = [section.count("\n| ") - 2 for section in sections]
-    expected = [len(page.catalogue_rows()), len(CONDITIONS), len(page.cause_rows()), len(FAILURES)]
+    listed = (page.catalogue_rows(), CONDITIONS, page.cause_rows(), FAILURES)
+    expected = [len(one) for one in (*listed, page.data_plane_rows())]
     assert rows == expected, AGAIN
 
 

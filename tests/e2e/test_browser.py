@@ -42,7 +42,7 @@ def started_by(stack: Stack, browser: Browser, form: Form | None, deployment: st
         browser.quick_run(deployment)
     else:
         form.send()
-    browser.shows("scheduled to start")
+    browser.shows("Flow run created")
     created = [run for run in stack.client.read_flow_runs(limit=200) if run.id not in before]
     (run,) = [run for run in created if not run.auto_scheduled]
     return run
@@ -56,54 +56,74 @@ def fill_in(form: Form, stack: Stack, workspace_id: str) -> None:
 
 
 def answer(form: Form, ask: PendingApproval, decision: str) -> None:
-    """Every required field of the approval form."""
+    """What a person fills in; the digest is in the form already."""
     form.answer("Decision", decision)
     form.answer("Workspace id, typed", ask.workspace)
     form.answer("Your e-mail address", APPROVER)
     form.answer("Comment", "reviewed with the platform team")
-    form.answer("Plan digest", ask.plan_digest)
-    form.switch_on("I have read the warnings")
+    form.holds("Plan digest", ask.plan_digest)
 
 
 def start(stack: Stack, browser: Browser, form: Form, workspace_id: str) -> PendingApproval:
     """Send the form, and wait for its approval request; then the run is open."""
     run = started_by(stack, browser, form, ONBOARDING)
     ask = stack.wait_for_ask(run, seconds=120)
-    browser.open_run(f"onboard {workspace_id}")
+    browser.open_run(f"onboard {workspace_id} · waiting for approval")
     return ask
 
 
 def test_an_onboarding_from_the_form_to_the_report(stack: Stack, browser: Browser) -> None:
-    """A wrong id is refused with its reason, and the form stays; the right one attaches."""
+    """As `docs/first-steps.md` walks it. A wrong id and a missing acknowledgement are refused.
+
+    Each with its reason, and the form stays; the right response attaches.
+    """
     workspace_id = stack.workspace("fresh")
     form = browser.custom_run(ONBOARDING)
     fill_in(form, stack, workspace_id)
-    browser.picture("run-form", top=True)
+    browser.picture("run-form")
     ask = start(stack, browser, form, workspace_id)
 
-    form = browser.resume()
-    for essential in (REQUESTER, f"cryptoKeys/{workspace_id}", "can never be undone"):
+    browser.open_artifact("cmek-onboarding-")
+    for essential in (
+        "This can never be undone.",
+        "can never be removed or replaced",
+        "Structured outputs and Console Playground will be off",
+        "Who else can use the key",
+        "can be destroyed without being disabled first",
+        "Not checked: Workspace retains data",
+    ):
         browser.shows_in_view(essential)
+    browser.picture("plan")
+
+    browser.open_run(f"onboard {workspace_id} · waiting for approval")
+    form = browser.resume()
+    browser.shows_in_view("can never be removed or replaced")
     browser.picture("resume")
     answer(form, ask, "approve")
+    browser.picture("resume-form")
+    form.send()
+    form.refuses("acknowledge_warnings")
+    form.switch_on("I accept the warnings")
     form.answer("Workspace id, typed", "wrkspc_01TypedWrong1111111111111")
     form.send()
-    assert "wrkspc_01TypedWrong" in form.refusal()
+    form.refuses("wrkspc_01TypedWrong")
     browser.picture("refused")
     assert stack.run(ask.run.id).state_name == "Suspended"
     form.answer("Workspace id, typed", workspace_id)
     form.send()
     browser.shows_state("Attached")
     assert stack.is_attached(workspace_id)
+    browser.open_run(f"onboard {workspace_id}")
     browser.open_artifact("cmek-onboarding-")
     browser.shows("payments-prod has its key")
     browser.shows(APPROVER)
+    browser.shows_in_view("What to do next")
     browser.picture("report")
 
 
 @pytest.mark.prove
 def test_a_rejection_attaches_nothing(stack: Stack, browser: Browser) -> None:
-    """From the form to the report that says so."""
+    """From the form to the report that says so; nothing is acknowledged."""
     workspace_id = stack.new_workspace("reject-me")
     form = browser.custom_run(ONBOARDING)
     fill_in(form, stack, workspace_id)

@@ -55,7 +55,7 @@ def test_the_documented_call_starts_one_run_and_notices_another_request(
     workspace = stack.new_workspace(f"by-{language}")
     with busy_server(stack.local.api_url) as (url, asked):
         first = follow(stack, heading, language, WORKSPACE=workspace, PREFECT_API_URL=url)
-    assert (first.returncode, len(asked)) == (0, 3), first.stderr
+    assert (first.returncode, len(asked)) == (0, 4), first.stderr
     assert min(asked.values()) > 1
     again = follow(stack, heading, language, WORKSPACE=workspace)
     assert again.stdout == first.stdout, again.stderr

@@ -8,11 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
 import pytest
+from prefect import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
 import flows._workspace_lock
+from cli.client import calling
 from cmek.onboarding.reports import artifact_key
+from tasks.discovery import start_onboarding
 from tests.support.onboarding import Onboardings
 
 
@@ -75,3 +78,30 @@ def _claim(bench: Onboardings, run: FlowRun) -> None:
     bench.client.request(
         "PATCH", "/flow_runs/{id}", path_params={"id": run.id}, json={"tags": tags}
     ).raise_for_status()
+
+
+def test_a_plan_is_made_while_an_approval_is_open_and_takes_nothing_from_it(
+    bench: Onboardings,
+) -> None:
+    """It writes nothing, so it needs no workspace for itself; it is found under it all the same."""
+    run = bench.asked()
+    bench.control.clear_log()
+    plan = bench.start(plan_only=True).execute()
+    assert plan.state == "Planned", plan.message
+    assert bench.writes() == []
+    assert f"workspace:{bench.fresh}" in plan.read().tags
+    assert run.approve().state == "Attached", run.message
+
+
+def test_an_unfinished_plan_is_not_taken_for_the_onboarding_nor_the_other_way_round(
+    bench: Onboardings,
+) -> None:
+    """A command that starts one of them gives the run of that kind that is under way."""
+    request = bench.start().parameters["request"]
+
+    def started(**changes: bool) -> str:
+        return str(calling(get_client(), lambda api: start_onboarding(api, request | changes)).id)
+
+    plan, onboarding = started(plan_only=True), started()
+    assert plan != onboarding
+    assert (started(plan_only=True), started()) == (plan, onboarding)

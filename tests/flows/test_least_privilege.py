@@ -18,15 +18,20 @@ from cli.deploy import PROJECT
 from cmek._http import Ok, try_read
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
+from cmek.keys.history import SIGNS
 from cmek.keys.prerequisites import run_checks
-from cmek.keys.verdicts import CheckReport
+from cmek.keys.verdicts import CheckReport, Health
 from cmek.onboarding.request import OnboardingRequest
+from cmek.tags import LEFTOVERS
 from sandbox.admin.state import GcpConfig
+from tests.support.fleet import Fleet
+from tests.support.kms import LOCATION
 from tests.support.onboarding import Onboardings
 from tests.support.revalidation import Revalidations
 from tests.support.staging import FOLDER, ORGANIZATION
 
 BLOCK = "google-kms-worker"
+READING = frozenset({"get", "list", "getIamPolicy"})
 
 
 def role(name: str) -> list[str]:
@@ -36,6 +41,7 @@ def role(name: str) -> list[str]:
 
 
 WORKER, READER = role("worker.yaml"), role("organization-reader.yaml")
+WATCHER = role("watcher.yaml")
 
 
 @pytest.fixture
@@ -74,8 +80,50 @@ def test_with_the_workers_role_alone_a_workspace_is_onboarded(
     """What the organization's role would tell is unknown, and shown to the approver."""
     bench.control.identity("onboarding", permissions=WORKER)
     run = bench.asked(kms_block=BLOCK)
-    assert "unknown" in run.text()
+    assert "Who can tell" in run.text()
     assert run.approve().state == "Attached", run.message
+
+
+def test_the_watchers_role_reads_everything_and_can_write_nothing(
+    bench: Onboardings, kms_block: GoogleKms
+) -> None:
+    """Both depths, keys alone in their ring and not, and what is left over."""
+    assert not [one for one in WATCHER if one.rpartition(".")[2] not in READING]
+    bench.asked().approve(decision="reject")
+    fleet = Fleet(bench.sandbox.world, f"{LOCATION}/keyRings/watched")
+    keys = [fleet.onboard("one"), fleet.onboard("two")]
+    fleet.make_ring(f"{LOCATION}/keyRings/lone")
+    keys.append(fleet.onboard("three", ring=f"{LOCATION}/keyRings/lone"))
+    bench.control.identity("onboarding", permissions=WATCHER)
+    bench.control.clear_log()
+    watching = Revalidations.deployed(bench.client)
+    for depth in ("full", "quick"):
+        watching.run(kms_block=BLOCK, depth=depth, reads_per_minute=1_000_000)
+        assert {row.verdict for row in watching.latest_rows() if row.external_key_id in keys} == {
+            SIGNS[Health.HEALTHY]
+        }
+    denied = [one for one in bench.control.log() if "PERMISSION_DENIED" in str(one["status"])]
+    assert denied == []
+    assert bench.control.calls(write=True) == []
+    assert LEFTOVERS in {str(one.key) for one in bench.client.read_artifacts()}
+
+
+@pytest.mark.parametrize("permission", sorted(WATCHER))
+def test_no_permission_of_the_watcher_can_be_left_out(
+    bench: Onboardings, kms_block: GoogleKms, permission: str
+) -> None:
+    """Without it something is refused: a key with others in its ring, one alone, a leftover."""
+    bench.asked().approve(decision="reject")
+    fleet = Fleet(bench.sandbox.world, f"{LOCATION}/keyRings/watched")
+    keys = [fleet.onboard("one"), fleet.onboard("two")]
+    fleet.make_ring(f"{LOCATION}/keyRings/lone")
+    keys.append(fleet.onboard("three", ring=f"{LOCATION}/keyRings/lone"))
+    bench.control.identity("onboarding", permissions=[p for p in WATCHER if p != permission])
+    bench.control.clear_log()
+    run = Revalidations.deployed(bench.client).run(kms_block=BLOCK, reads_per_minute=1_000_000)
+    assert run.state is not None
+    refused = {str(one["status"]) for one in bench.control.log()} & {"PERMISSION_DENIED", "403"}
+    assert refused
 
 
 @pytest.mark.prove

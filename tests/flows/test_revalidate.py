@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import typer
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Running
+from typer.testing import CliRunner
 
 import tasks.revalidation
+from cli.show import status_command
 from cmek.keys.verdicts import KeyRecord
 from flows._revalidation_lock import LIMIT
+from tasks.revalidation import NoWorkspaceKeyError
 from tests.support.fleet import Fleet, many_keys
 from tests.support.onboarding import Onboardings
 from tests.support.revalidation import Revalidations
@@ -102,6 +107,7 @@ def test_a_quick_look_keeps_what_the_full_one_found_elsewhere(
     assert record.worst.seen_at is not None
     assert "ListCryptoKeyVersions" not in bench.control.calls()
     fleet.set_state("rotated", 1, "ENABLED")
+    fleet.update("rotated", rotation_period=timedelta(days=90))
     revalidations.run(external_keys=[key])
     assert revalidations.record(key).verdict == "healthy"
 
@@ -330,3 +336,29 @@ def test_people_are_told_of_changes_only(fleet: Fleet, revalidations: Revalidati
         "cmek.key.at_risk",
         "cmek.key.recovered",
     ]
+
+
+def test_a_live_status_reads_now_and_leaves_nothing(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """The verdict that a run would find, in the terminal; exit code 1 when the key is broken."""
+    app = typer.Typer()
+    app.command()(status_command)
+    key = fleet.onboard("seen-live")
+    revalidations.run(external_keys=[key])
+    workspaces = bench.sandbox.world.admin.workspaces.values()
+    workspace = next(one.id for one in workspaces if one.external_key_id == key)
+    fleet.set_state("seen-live", 1, "DISABLED")
+    pages, events = len(revalidations.pages(key)), revalidations.events(key, at_least=0)
+    bench.control.clear_log()
+    shown = CliRunner().invoke(app, ["--live", workspace])
+    assert shown.exit_code == 1, shown.output
+    assert "broken" in shown.output
+    assert "gcloud kms keys versions enable 1 --key=seen-live" in shown.output.replace("\n", " ")
+    data = json.loads(CliRunner().invoke(app, ["--live", workspace, "--json"]).stdout)
+    assert (data["verdict"], data["external_key_id"]) == ("broken", key)
+    assert bench.control.calls(write=True) == []
+    assert len(revalidations.pages(key)) == pages
+    assert revalidations.events(key, at_least=0) == events
+    unknown = CliRunner().invoke(app, ["--live", "wrkspc_01Nowhere"])
+    assert isinstance(unknown.exception, NoWorkspaceKeyError)

@@ -72,7 +72,8 @@ def test_a_condition_gives_its_verdict_and_the_rule_says_so_first(
     record = ward.record(ailment)
     assert record.verdict == ailment.verdict, record.reasons
     page = ward.revalidations.page(ward.keys[ailment.key])
-    assert page.startswith(f"## {SIGNS[record.verdict]} since ")
+    assert f"\n## {SIGNS[record.verdict]} since " in page
+    assert page.startswith("# ")
     if record.verdict != "healthy":
         assert record.worst is not None
         assert record.worst.means == record.verdict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from prefect.states import Scheduled
 from cli.deploy import PROJECT, install
 from cli.local.stack import WORKER
 from cli.show import history, read_fleet
+from tests.support.command import CMEK
 from tests.support.killing import kill_worker
 from tests.support.kms import NO_RETRY, State, grpc_client
 from tests.support.revalidation import Revalidations
@@ -185,7 +187,7 @@ def test_a_killed_worker_loses_nothing_once_the_run_is_retried(
 def test_notification_blocks_get_every_alert(stack: Stack, daily: Revalidations) -> None:
     """Broken, recovered, an approval that waits, a revalidation that did not run."""
     with webhook_sink() as sink:
-        block = _webhook_block(stack, sink)
+        block = webhook_block(stack, sink)
         within: dict[str, float | None] = {"approval-waits": 10.0, "revalidation-missed": 10.0}
         assert set(install(stack.client, [block], within=within).values()) == {True}
         assert set(install(stack.client, [block], within=within).values()) == {False}
@@ -205,6 +207,92 @@ def test_notification_blocks_get_every_alert(stack: Stack, daily: Revalidations)
         sink.wait_for("No revalidation", 60)
 
 
+def test_a_broken_key_is_notified_by_its_webhook_and_by_its_audit_log(
+    stack: Stack, daily: Revalidations, tmp_path: Path
+) -> None:
+    """No schedule has to come: sandbox, `cmek listen`, event, check of that key, notification."""
+    finished(stack, daily.start())
+    key = next(row for row in read_fleet(stack.client) if row.key_name.endswith("search-prod"))
+    with webhook_sink() as sink, listening(stack, tmp_path) as listener:
+        install(stack.client, [webhook_block(stack, sink)])
+        signal = stack.client.read_deployment_by_name("revalidate-keys/signal").id
+        for source, enabled in (("webhook", False), ("audit log", True)):
+            listener.only(source)
+            known = len(sink.messages)
+            _change_key(stack, key.key_name, enabled=enabled)
+            told = wait_until(lambda: sink.messages[known:], f"notified by {source}", 150)  # noqa: B023
+            assert ("Broken" in told[0]["subject"]) is not enabled
+        runs = stack.wait_for_runs(deployment_id={"any_": [signal]})
+        asked = [run.parameters["request"]["external_keys"] for run in runs]
+        assert asked
+        assert all(key.external_key_id in one for one in asked), asked
+
+
+@dataclass
+class Listening:
+    """`cmek listen` as a process, and the sandbox's two senders."""
+
+    stack: Stack
+    url: str
+    webhook: str
+
+    def only(self, source: str) -> None:
+        """Let this sender alone send."""
+        state = "enabled" if source == "webhook" else "disabled"
+        webhooks(self.stack, "POST", f"/{self.webhook}", {"state": state})
+        push = f"{self.url}/pubsub" if source == "audit log" else None
+        self.stack.control.signals(push_url=push, push_audience=f"{self.url}/pubsub")
+
+
+def webhooks(stack: Stack, method: str, path: str, body: object) -> dict[str, Any]:
+    sandbox = stack.local.sandbox
+    headers = {
+        "x-api-key": sandbox.admin_key,
+        "anthropic-version": "2023-06-01",
+        "anthropic-beta": "webhooks-2026-10-07",
+    }
+    with httpx.Client(base_url=sandbox.http, headers=headers, trust_env=False) as api:
+        response = api.request(method, f"/v1/organizations/webhooks{path}", json=body)
+    return dict(response.raise_for_status().json())
+
+
+@contextmanager
+def listening(stack: Stack, tmp_path: Path) -> Iterator[Listening]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    body = {"url": f"{url}/webhook", "enabled_events": ["external_key.failed"]}
+    made = webhooks(stack, "POST", "", body)
+    secret = tmp_path / "secret"
+    secret.write_text(made["signing_secret"])
+    push = {
+        "audience": f"{url}/pubsub",
+        "account": "cmek-push@acme-kms-prod.iam.gserviceaccount.com",
+        "certs-url": f"{stack.local.sandbox.http}/oauth2/v1/certs",
+    }
+    options = [f"--push-{name}={value}" for name, value in push.items()]
+    command = [CMEK, "listen", f"--port={port}", f"--webhook-secret-file={secret}", *options]
+    with (tmp_path / "listen.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=dict(stack.local.environment), stdout=log, stderr=log
+        )
+    try:
+        wait_until(lambda: _answers(url), f"listening: {(tmp_path / 'listen.log').read_text()}")
+        yield Listening(stack, url, made["id"])
+    finally:
+        process.terminate()
+        process.wait(10)
+        stack.control.signals(push_url=None)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
 def test_status_and_history_show_what_prefect_has(stack: Stack, daily: Revalidations) -> None:
     finished(stack, daily.start())
     rows = read_fleet(stack.client)
@@ -219,7 +307,8 @@ def _every_few_seconds(scratch: Path) -> Path:
     """prefect.yaml with a schedule that a test can wait for."""
     content = yaml.safe_load(PREFECT_FILE.read_text())
     for deployment in content["deployments"]:
-        if deployment["entrypoint"].startswith("flows.revalidate:"):
+        is_daily = deployment["name"] == "scheduled"
+        if is_daily and deployment["entrypoint"].startswith("flows.revalidate:"):
             deployment["schedules"] = [{"slug": "daily", "interval": 20}]
         else:
             deployment.pop("schedules", None)
@@ -271,7 +360,7 @@ def _validated(stack: Stack) -> list[str]:
     ]
 
 
-def _webhook_block(stack: Stack, sink: Sink) -> str:
+def webhook_block(stack: Stack, sink: Sink) -> str:
     """A notification block, made through the API as the UI makes it."""
     kind = stack.client.read_block_type_by_slug("custom-webhook")
     (schema,) = stack.client.request(

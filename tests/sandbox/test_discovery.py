@@ -72,8 +72,10 @@ def test_every_served_path_is_in_the_document(kms: Kms) -> None:
         "KeyRing": f"{LOCATION}/keyRings/r",
         "CryptoKey": f"{LOCATION}/keyRings/r/cryptoKeys/k",
         "CryptoKeyVersion": f"{LOCATION}/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1",
+        "RetiredResource": f"{LOCATION}/retiredResources/r",
+        "Operation": f"{LOCATION}/operations/o",
     }
-    assert len(METHODS) == 21
+    assert len(METHODS) == 27
     for method in METHODS:
         verb, _, path = method.http.partition(" ")
         head, _, rest = path.partition("{")

@@ -147,15 +147,14 @@ def test_every_call_is_logged_with_its_name_and_kind(kms: Kms, client: Client) -
     assert [e.status for e in entries[:3]] == ["OK"] * 3
 
 
-def test_a_deletion_is_logged_though_it_is_not_served(kms: Kms, client: Client) -> None:
-    """Nothing can delete unseen: the log is the witness of what was tried."""
-    key = kms.key()
+def test_a_call_that_is_not_served_is_logged_all_the_same(kms: Kms, client: Client) -> None:
+    """Nothing happens unseen: the log is the witness of what was tried."""
+    job = kms_v1.ImportJob(import_method="RSA_OAEP_3072_SHA256_AES_256", protection_level="HSM")
     with pytest.raises(exceptions.GoogleAPICallError):
-        client.delete_crypto_key(name=key.name, **NO_RETRY)
+        client.create_import_job(parent=kms.ring(), import_job_id="j", import_job=job, **NO_RETRY)
     last = kms.world.log.entries[-1]
     assert last.write
-    assert last.call == ("DeleteCryptoKey" if last.transport == "grpc" else "Unserved")
-    assert kms.grpc.get_crypto_key(name=key.name) == key
+    assert last.call == ("CreateImportJob" if last.transport == "grpc" else "Unserved")
     kms.world.log.clear()
 
 

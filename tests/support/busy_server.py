@@ -12,6 +12,7 @@ from tests.support.web_server import QuietHandler, serving
 
 BUSY = b'{"exception_message":"Service Unavailable"}'
 MAKES_A_RUN = "/create_flow_run"
+_HANDED_ON = {"content-type", "authorization", "prefect-csrf-token", "prefect-csrf-client"}
 
 
 @contextmanager
@@ -37,7 +38,11 @@ def busy_server(api_url: str) -> Iterator[tuple[str, Counter[str]]]:
                     self.command,
                     self.path,
                     content=body,
-                    headers={"content-type": "application/json"},
+                    headers={
+                        name: value
+                        for name, value in self.headers.items()
+                        if name.lower() in _HANDED_ON
+                    },
                 )
                 if asked[self.path] > 2 or not self.path.endswith(MAKES_A_RUN):
                     status, content = answer.status_code, answer.content

@@ -32,6 +32,7 @@ import tasks.artifacts
 import tasks.attachment
 import tasks.clients
 import tasks.evidence
+import tasks.leftovers
 import tasks.runs
 from cmek.anthropic.auth import AdminKey
 from cmek.anthropic.client import AdminApi
@@ -317,6 +318,7 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
         id(tasks.evidence.publish_failure): _nothing,
         id(tasks.artifacts.publish_terraform): _nothing,
         id(tasks.artifacts.record_onboarding): _nothing,
+        id(tasks.leftovers.publish_leftovers): _nothing,
         id(deployment): _Deployment,
         id(tasks.evidence._earlier): _new_chain,
         id(tasks.attachment.record_pending_create): driver._mark_sent,

@@ -23,14 +23,26 @@ def example(page: str, heading: str, language: str) -> str:
 def run_example(
     page: str, heading: str, language: str, environment: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run it as a reader would, with this environment and little else."""
+    """Run it as a reader would, with this environment and little else.
+
+    Of a page's shell examples, the first begins with what the others use, up to an empty line.
+    """
     command = {"bash": ["bash", "-s"], "python": [sys.executable, "-"]}[language]
+    text = example(page, heading, language)
+    if language == "bash" and not text.startswith("set -"):
+        text = f"{prelude(page)}\n{text}"
     return subprocess.run(
         command,
-        input=example(page, heading, language),
+        input=text,
         env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+def prelude(page: str) -> str:
+    """What the shell examples of a page share."""
+    (found,) = re.findall(r"^```bash\n(set -.*?)^$", (DOCS / page).read_text(), re.DOTALL | re.M)
+    return str(found)

@@ -152,13 +152,14 @@ def revalidating(driver: Driver) -> Iterator[Kept]:
     kept = Kept(driver)
     replaced: list[tuple[Any, str, Any]] = [
         (flows.revalidate, "wait_for_turn", _nothing),
+        (flows.revalidate, "publish_leftovers", _nothing),
         (flows.revalidate, "save_state", kept.save_state),
         (flows.revalidate, "load_state", kept.load_state),
         (flows.revalidate, "acreate_progress_artifact", _nothing),
         (flows.revalidate, "aupdate_progress_artifact", _nothing),
         (tasks.artifacts, "get_client", kept.get_client),
         (tasks.revalidation, "acreate_table_artifact", kept.publish),
-        (tasks.revalidation, "acreate_image_artifact", kept.publish),
+        (tasks.revalidation, "acreate_markdown_artifact", kept.publish),
         (tasks.revalidation, "get_client", kept.get_client),
         (tasks.artifacts, "acreate_markdown_artifact", kept.publish),
         (tasks.revalidation, "HOLD_SECONDS", 0.0),

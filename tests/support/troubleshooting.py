@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from cmek.anthropic.errors import DATA_PLANE_ADVICE
 from cmek.keys.diagnosis import CAUSES, diagnose, gather_facts
 from cmek.keys.prerequisites import CATALOGUE
 from cmek.keys.rules import Cause
@@ -78,6 +79,21 @@ FAILURES_HEAD: Final = """
 """
 
 
+DATA_PLANE_HEAD: Final = """
+## What Claude's API answers while a key can't be used
+
+To the users of the workspace, as `error.details.error_code`; the Admin API does not give these.
+
+| code | what to do |
+| --- | --- |
+"""
+
+
+def data_plane_rows() -> list[str]:
+    """One row for each code."""
+    return [_row(f"`{code}`", advice) for code, advice in DATA_PLANE_ADVICE.items()]
+
+
 def catalogue_rows() -> list[str]:
     """One row for each check."""
     return [
@@ -120,6 +136,7 @@ async def document() -> str:
         (CONDITIONS_HEAD, conditions),
         (CAUSES_HEAD, cause_rows()),
         (FAILURES_HEAD, failures),
+        (DATA_PLANE_HEAD, data_plane_rows()),
     )
     return INTRODUCTION + "".join(head + "\n".join(rows) + "\n" for head, rows in parts)
 

@@ -1,0 +1,442 @@
+"""`cmek doctor`: whether server, worker, credentials and approvals are set up as they should be.
+
+It changes nothing. Where it runs matters: signers, results and application default credentials are
+those of this machine and this user, so it is run as the worker's user on the worker's machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from importlib.metadata import version
+from typing import Annotated, Any, Final, Literal
+
+import httpx
+import typer
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import WorkPool
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.settings import PREFECT_API_AUTH_STRING
+from rich.table import Table
+
+from cli.client import check_api, configured_url, explained
+from cli.deploy import (
+    PROJECT,
+    automation_files,
+    find_deployments,
+    pool_problem,
+)
+from cli.terminal import new_console, printable
+from cmek._http import is_loopback
+from cmek.errors import CmekError
+from cmek.models import FrozenModel
+from cmek.records import RECORDS
+from cmek.signatures.verification import (
+    DIRECTORY,
+    PROGRAM,
+    REQUIRED_VARIABLE,
+    find_signers,
+    required_signatures,
+)
+
+Status = Literal["pass", "warn", "fail", "unknown"]
+_STYLES: Final = {"fail": "bold red", "unknown": "yellow", "warn": "yellow", "pass": "green"}
+_ROLE: Final = PROJECT / "deploy" / "roles" / "worker.yaml"
+_PREFECT_YAML: Final = PROJECT / "prefect.yaml"
+_DEFAULT_POOL: Final = "cmek"
+_SECONDS: Final = 10.0
+
+
+class Finding(FrozenModel):
+    """One check: what was found, and what to do where it is not as it should be."""
+
+    check: str
+    status: Status
+    found: str
+    remedy: str = ""
+
+
+def doctor_command(
+    *,
+    admin_block: Annotated[
+        str, typer.Option(help="Name of the AnthropicAdmin block.")
+    ] = "anthropic-admin",
+    kms_block: Annotated[str, typer.Option(help="Name of the GoogleKms block.")] = "google-kms",
+    project_id: Annotated[
+        str | None,
+        typer.Option(
+            "--project",
+            help="Google Cloud project of the keys; the one that discovery has unless given.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+) -> None:
+    """Check the set-up and say what to do about each fault; exit code 1 on a failure.
+
+    Run it as the worker's user on the worker's machine: signers and application default credentials
+    are looked for there. It changes nothing.
+    """
+    findings = list(examine(admin_block, kms_block, project_id))
+    if as_json:
+        typer.echo(json.dumps([one.model_dump() for one in findings], ensure_ascii=False))
+    else:
+        console = new_console()
+        console.print(_table(findings))
+        for one in findings:
+            # below the table, where no column cuts or wraps what is to be copied
+            if one.status != "pass" and one.remedy:
+                console.print(f"[{_STYLES[one.status]}]{one.check}[/]: ", end="")
+                console.print(printable(one.remedy), soft_wrap=True)
+    if any(one.status == "fail" for one in findings):
+        raise typer.Exit(1)
+
+
+def examine(admin_block: str, kms_block: str, project_id: str | None) -> Iterator[Finding]:
+    """Every check in the order in which a set-up is made; one that fails does not stop the rest."""
+    yield _approvals()
+    try:
+        url = configured_url()
+    except CmekError as error:
+        yield Finding(check="server", status="fail", found=str(error), remedy=_SETTINGS)
+        return
+    settings = {"trust_env": False} if is_loopback(url) else None
+    try:
+        with explained(url), get_client(httpx_settings=settings, sync_client=True) as client:
+            yield _server(client, url)
+            yield from _web(url)
+            deployments = find_deployments(client)
+            yield from _pools(client, deployments)
+            yield _deployments(deployments)
+            yield _schedules(deployments)
+            yield _automations(client)
+            yield from _credentials(admin_block, kms_block, project_id or _project(deployments))
+    except CmekError as error:
+        yield Finding(check="server", status="fail", found=str(error), remedy=_SETTINGS)
+
+
+_SETTINGS: Final = (
+    "set PREFECT_API_URL and PREFECT_API_AUTH_STRING in this shell, as in docs/operations.md"
+)
+_ENROL: Final = f"enrol the approvers in {DIRECTORY}/allowed_signers (docs/operations.md, step 8)"
+
+
+def _approvals() -> Finding:
+    """What this user of this machine would accept as an approval."""
+    me = f"as {getpass.getuser()} on this machine"
+    try:
+        signers = find_signers()
+        needed = required_signatures(signers, 0)
+    except CmekError as error:
+        return Finding(check="approvals", status="fail", found=f"{me}: {error}", remedy=_ENROL)
+    if signers is None:
+        return Finding(
+            check="approvals",
+            status="warn",
+            found=f"{me} typed approvals are accepted: no approver is enrolled",
+            remedy=f"{_ENROL}, and set {REQUIRED_VARIABLE}=1 in the worker's environment, so that a"
+            " worker without them attaches nothing",
+        )
+    if not os.access(PROGRAM, os.X_OK):
+        return Finding(
+            check="approvals",
+            status="fail",
+            found=f"{PROGRAM}, which verifies signatures, is not installed",
+            remedy="apt-get install openssh-client",
+        )
+    people = sum(
+        bool(line.strip()) and not line.lstrip().startswith("#")
+        for line in signers.allowed.read_text().splitlines()
+    )
+    return Finding(
+        check="approvals",
+        status="pass" if REQUIRED_VARIABLE in os.environ else "warn",
+        found=f"{me} {people} enrolled keys; an attach needs {needed} signatures",
+        remedy=f"set {REQUIRED_VARIABLE}={needed} in the worker's environment: a worker that is"
+        " moved to where the signers are not then attaches nothing",
+    )
+
+
+def _server(client: SyncPrefectClient, url: str) -> Finding:
+    theirs, ours = check_api(client, url), version("prefect")
+    same = theirs.split(".")[:2] == ours.split(".")[:2]
+    return Finding(
+        check="server",
+        status="pass" if same else "fail",
+        found=f"{url} runs Prefect {theirs}; here it is {ours}",
+        remedy="" if same else "install the same requirements.lock for server and worker",
+    )
+
+
+def _web(url: str) -> Iterator[Finding]:
+    """Login, CSRF protection and UI, as a browser or another program meets them."""
+    login = PREFECT_API_AUTH_STRING.value()
+    user, _, password = str(login or "").partition(":")
+    with httpx.Client(trust_env=not is_loopback(url), timeout=_SECONDS) as http:
+        yield _login(http.get(f"{url}/admin/version").status_code, is_local=is_loopback(url))
+        token = http.get(
+            f"{url}/csrf-token",
+            params={"client": "cmek-doctor"},
+            auth=(user, password) if login else None,
+        )
+        yield Finding(
+            check="CSRF protection",
+            status="pass" if token.is_success else "warn",
+            found="on" if token.is_success else "off: a page in a browser can send writes",
+            remedy="set PREFECT_SERVER_CSRF_PROTECTION_ENABLED=true for the server",
+        )
+        yield _ui(http.get(f"{url.removesuffix('/api')}/ui-settings"), url)
+
+
+def _login(status: int, *, is_local: bool) -> Finding:
+    if status in {401, 403}:
+        return Finding(check="login", status="pass", found="the API wants a login")
+    return Finding(
+        check="login",
+        status="warn" if is_local else "fail",
+        found="the API wants no login: whoever reaches it can run code as the worker",
+        remedy="set PREFECT_SERVER_API_AUTH_STRING for the server, PREFECT_API_AUTH_STRING here",
+    )
+
+
+def _ui(response: httpx.Response, url: str) -> Finding:
+    try:
+        settings = response.raise_for_status().json()
+    except (httpx.HTTPStatusError, ValueError):
+        return Finding(
+            check="UI",
+            status="unknown",
+            found=f"{response.url} answers {response.status_code}",
+            remedy="switched off (PREFECT_SERVER_UI_ENABLED), or served elsewhere",
+        )
+    if not settings.get("available_uis"):
+        return Finding(
+            check="UI",
+            status="fail",
+            found="the server has no pages to serve: it could not write them",
+            remedy="set PREFECT_SERVER_UI_STATIC_DIRECTORY to a folder that its user can write",
+        )
+    same = str(settings.get("api_url", "")).rstrip("/") == url.rstrip("/")
+    return Finding(
+        check="UI",
+        status="pass" if same else "warn",
+        found=f"its pages call {settings.get('api_url')}",
+        remedy=""
+        if same
+        else f"right if a browser reaches that; else set"
+        f" PREFECT_SERVER_UI_API_URL={url} for the server",
+    )
+
+
+def _pools(client: SyncPrefectClient, deployments: list[DeploymentResponse]) -> Iterator[Finding]:
+    names = {one.work_pool_name for one in deployments if one.work_pool_name} or {_DEFAULT_POOL}
+    for name in sorted(names):
+        problem = pool_problem(client, name)
+        if problem:
+            what, _, remedy = problem.partition(": ")
+            yield Finding(check=f"work pool {name}", status="fail", found=what, remedy=remedy)
+            continue
+        yield Finding(
+            check=f"work pool {name}", status="pass", found="a run has no say about its job"
+        )
+        pool = client.read_work_pool(name)
+        if pool.type != "process":
+            yield _jobs(pool)
+        yield _worker(client, name)
+
+
+def _jobs(pool: WorkPool) -> Finding:
+    """Jobs start where no signers may be, and where no result of theirs stays."""
+    text = json.dumps(pool.base_job_template)
+    missing = [one for one in (REQUIRED_VARIABLE, RECORDS) if one not in text]
+    return Finding(
+        check=f"jobs of {pool.name}",
+        status="fail" if missing else "pass",
+        found=f"their environment has no {' and no '.join(missing)}: "
+        "typed approvals would be accepted, or a run that waited would find nothing"
+        if missing
+        else "typed approvals are refused, and what a waiting run remembers is kept in a bucket",
+        remedy="take env from the template in deploy/" if missing else "",
+    )
+
+
+def _worker(client: SyncPrefectClient, pool: str) -> Finding:
+    path = {"work_pool_name": pool}
+    found = client.request(
+        "POST", "/work_pools/{work_pool_name}/workers/filter", path_params=path, json={}
+    )
+    online = [one["name"] for one in found.json() if one["status"] == "ONLINE"]
+    return Finding(
+        check=f"worker of {pool}",
+        status="pass" if online else "fail",
+        found=f"online: {', '.join(online)}" if online else "no worker is online: no run starts",
+        remedy="" if online else "systemctl status cmek-worker; journalctl -u cmek-worker",
+    )
+
+
+def _deployments(deployments: list[DeploymentResponse]) -> Finding:
+    wanted = {one["name"] for one in yaml.safe_load(_PREFECT_YAML.read_text())["deployments"]}
+    missing = sorted(wanted - {one.name for one in deployments})
+    open_forms = sorted(
+        one.name
+        for one in deployments
+        if (one.parameter_openapi_schema or {}).get("additionalProperties") is not False
+    )
+    faults = [f"missing: {', '.join(missing)}"] if missing else []
+    if open_forms:
+        faults.append(f"unknown parameters are accepted by: {', '.join(open_forms)}")
+    return Finding(
+        check="deployments",
+        status="fail" if faults else "pass",
+        found="; ".join(faults) or f"{len(deployments)} are there",
+        remedy="cmek deploy --project PROJECT" if faults else "",
+    )
+
+
+def _schedules(deployments: list[DeploymentResponse]) -> Finding:
+    idle = [
+        one.name
+        for one in deployments
+        if one.schedules and (one.paused or not any(each.active for each in one.schedules))
+    ]
+    planned = sum(bool(one.schedules) for one in deployments)
+    found = f"paused: {', '.join(idle)}" if idle else f"{planned} active"
+    return Finding(
+        check="schedules",
+        status="pass" if planned and not idle else "warn",
+        found=found if planned else "no deployment has one: no key is checked by itself",
+        remedy="switch the schedule on in the UI, or cmek deploy",
+    )
+
+
+def _automations(client: SyncPrefectClient) -> Finding:
+    there = {one.name for one in client.read_automations() if one.enabled}
+    wanted = {yaml.safe_load(one.read_text())["name"] for one in automation_files()}
+    missing = sorted(wanted - there)
+    return Finding(
+        check="automations",
+        status="warn" if missing else "pass",
+        found=f"not installed or switched off: {', '.join(missing)}"
+        if missing
+        else "all are there",
+        remedy="cmek automations install --block TYPE/NAME" if missing else "",
+    )
+
+
+def _project(deployments: list[DeploymentResponse]) -> str | None:
+    """The project that `cmek deploy --project` gave to discovery."""
+    for one in deployments:
+        request = (one.parameters or {}).get("request")
+        if isinstance(request, dict) and request.get("project_id"):
+            return str(request["project_id"])
+    return None
+
+
+def _credentials(admin_block: str, kms_block: str, project: str | None) -> list[Finding]:
+    async def checked() -> list[Finding]:
+        from tasks.clients import close_clients  # noqa: PLC0415
+
+        try:
+            return [
+                await _guarded("Anthropic credential", lambda: _anthropic(admin_block)),
+                await _guarded("Google credential", lambda: _google(kms_block, project)),
+            ]
+        finally:
+            await close_clients()
+
+    return asyncio.run(checked())
+
+
+async def _guarded(check: str, find: Callable[[], Awaitable[Finding]]) -> Finding:
+    try:
+        return await find()
+    except CmekError as error:
+        return Finding(check=check, status="fail", found=str(error), remedy=error.advice)
+
+
+async def _anthropic(block: str) -> Finding:
+    """Whose credential it is, and whether it reads what an onboarding reads."""
+    from blocks.anthropic_admin import AnthropicAdmin  # noqa: PLC0415
+    from tasks.clients import admin_client, load_block  # noqa: PLC0415
+
+    loaded = await load_block(AnthropicAdmin, block)
+    if loaded.gateway:
+        return await asyncio.to_thread(_gateway, loaded.base_url)
+    client = await admin_client(block)
+    organization = await client.organization.me()
+    async for _ in client.workspaces.list():
+        break
+    async for _ in client.external_keys.list():
+        break
+    return Finding(
+        check="Anthropic credential",
+        status="pass",
+        found=f"{loaded.base_url} accepts it for {organization.name} ({organization.id}): "
+        "organization, workspaces and external keys can be read; writes are not tried",
+    )
+
+
+def _gateway(base_url: str) -> Finding:
+    try:
+        with httpx.Client(trust_env=not is_loopback(base_url), timeout=_SECONDS) as http:
+            response = http.get(f"{base_url}/gateway/health")
+            health: dict[str, Any] = response.json()
+    except (httpx.TransportError, ValueError) as error:
+        return Finding(
+            check="gateway",
+            status="fail",
+            found=f"{base_url}: {error or type(error).__name__}",
+            remedy="systemctl status cmek-gateway; journalctl -u cmek-gateway",
+        )
+    problems = [str(one) for one in health.get("problems", ["no cmek gateway answers here"])]
+    unsettled = health.get("unsettled") or 0
+    if unsettled:
+        problems.append(f"{unsettled} attaches without a known outcome")
+    return Finding(
+        check="gateway",
+        status="fail" if problems else "pass",
+        found="; ".join(problems)
+        or f"{base_url} holds the credential for {health.get('upstream')}; an attach needs "
+        f"{health.get('minimum_signatures')} signatures",
+        remedy="journalctl -u cmek-gateway says more" if problems else "",
+    )
+
+
+async def _google(block: str, project: str | None) -> Finding:
+    """What the worker's identity may do on the project, of what the role in deploy/ gives."""
+    from tasks.clients import google_client  # noqa: PLC0415
+
+    client = await google_client(block)
+    who = client.caller or "this identity"
+    if project is None:
+        return Finding(
+            check="Google credential",
+            status="unknown",
+            found=f"{who}: no project is known, so nothing was asked",
+            remedy="cmek doctor --project PROJECT",
+        )
+    role: list[str] = yaml.safe_load(_ROLE.read_text())["includedPermissions"]
+    held = await client.project_permissions(project, role)
+    missing = [one for one in role if one not in held]
+    return Finding(
+        check="Google credential",
+        status="fail" if missing else "pass",
+        found=f"{who} lacks on {project}: {', '.join(missing)}"
+        if missing
+        else f"{who} has all {len(role)} permissions of deploy/roles/worker.yaml on {project}",
+        remedy=f"gcloud projects add-iam-policy-binding {project}"
+        f" --role=projects/{project}/roles/cmekWorker --member={client.caller or 'MEMBER'}"
+        " --condition=None"
+        if missing
+        else "",
+    )
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table("", "check", "found")
+    for one in findings:
+        table.add_row(f"[{_STYLES[one.status]}]{one.status}[/]", one.check, printable(one.found))
+    return table

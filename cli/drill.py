@@ -1,0 +1,317 @@
+"""`cmek drill`: what happens when a canary workspace's key is disabled, measured and reported.
+
+It disables nothing itself: it prints the command, waits for a person to run it, and watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.events.filters import (
+    EventFilter,
+    EventNameFilter,
+    EventOccurredFilter,
+    EventOrder,
+    EventResourceFilter,
+)
+from rich.console import Console
+
+from cli.client import RunError, connected
+from cli.terminal import markdown, new_console, printable
+from cmek._http import Ok, ok_value, try_read
+from cmek.gcp.iam import PolicyView
+from cmek.gcp.resources import CryptoKey
+from cmek.onboarding.reports import artifact_key
+from cmek.plain_text import plain
+from cmek.revalidation.drill import (
+    ALERT,
+    HOUR,
+    Drill,
+    DrillRefusedError,
+    Measured,
+    Phase,
+    What,
+    check_scope,
+    commands,
+    exact,
+    report,
+)
+from cmek.revalidation.request import KeyRef
+from cmek.signatures.verification import PROGRAM
+from tasks.clients import admin_client, close_clients, kms_client
+from tasks.revalidation import read_all_registered
+
+NAMESPACE: Final = "cmek-drill"
+"""Of the report's signature: none of these can stand for an approval."""
+EVENTS: Final = {"disabled": "cmek.key.broken", "enabled": "cmek.key.recovered"}
+STATES: Final = {"disabled": "DISABLED", "enabled": "ENABLED"}
+LOOK_SECONDS: Final = 2.0
+ASK_SECONDS: Final = 30.0
+"""A validation uses the key and is logged, so it is asked for less often."""
+PATIENCE: Final = timedelta(hours=2)
+"""How long the person may take."""
+PROBE_SECONDS: Final = 60.0
+
+
+def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
+    workspace_id: Annotated[
+        str, typer.Argument(metavar="WORKSPACE", help="A canary workspace, wrkspc_….")
+    ],
+    *,
+    confirm: Annotated[
+        str | None,
+        typer.Option(help="The workspace's id again, in place of typing it when asked."),
+    ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            help="Shell command that uses the workspace's data and succeeds while that works."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the report as well.")] = None,
+    signing_key: Annotated[
+        Path | None, typer.Option(help="SSH key that signs the file; FILE.sig is written.")
+    ] = None,
+    alert_minutes: Annotated[
+        float, typer.Option(min=0.1, help="By when our alert must have come.")
+    ] = ALERT.total_seconds() / 60,
+    anthropic_block: Annotated[
+        str, typer.Option(help="Name of the AnthropicAdmin block.")
+    ] = "anthropic-admin",
+    kms_block: Annotated[str, typer.Option(help="Name of the GoogleKms block.")] = "google-kms",
+) -> None:
+    """Try the kill switch on a canary workspace, and measure who notices when.
+
+    A person disables the key and enables it again; the command prints how, waits and watches.
+    Exit code 1 when something did not come in time.
+    """
+    if signing_key is not None and out is None:
+        raise RunError("--signing-key signs the file of --out: give both")
+    console = new_console()
+    with connected():
+        observer = Observer(anthropic_block, kms_block, workspace_id, probe)
+        runner = DrillRunner(observer, console, timedelta(minutes=alert_minutes))
+        drill = asyncio.run(_run(runner, lambda: _confirmed(workspace_id, confirm, console)))
+    if out is not None:
+        out.write_text(report(drill))
+        if signing_key is not None:
+            sign_report(out, signing_key)
+    if not drill.passed:
+        raise typer.Exit(1)
+
+
+def _confirmed(workspace_id: str, given: str | None, console: Console) -> None:
+    console.print(
+        f"While the key is disabled, nothing in {printable(workspace_id)} can be read or written.",
+        soft_wrap=True,
+    )
+    typed = given if given is not None else typer.prompt("Type the workspace's id to go on")
+    if typed.strip() != workspace_id:
+        raise RunError("another workspace was typed; nothing was done")
+
+
+async def _run(runner: DrillRunner, confirm: Callable[[], None]) -> Drill:
+    try:
+        await runner.prepare()
+        confirm()
+        return await runner.run()
+    finally:
+        await close_clients()
+
+
+@dataclass
+class Observer:
+    """What the drill reads; it writes nothing."""
+
+    anthropic_block: str
+    kms_block: str
+    workspace_id: str
+    probe: str | None
+    ref: KeyRef | None = None
+
+    async def find(self) -> CryptoKey:
+        """The workspace's key, if only this workspace uses it.
+
+        Raises:
+            DrillRefusedError: There is none, it can't be read, or others use it.
+        """
+        registered = await read_all_registered(self.anthropic_block)
+        self.ref = next((one for one in registered.refs if one.serves(self.workspace_id)), None)
+        if self.ref is None:
+            raise DrillRefusedError(f"no workspace {self.workspace_id} with a Google Cloud key")
+        kms = await kms_client(self.kms_block)
+        key = await kms.get_crypto_key(self.ref.key_name)
+        if key is None:
+            raise DrillRefusedError(f"{self.ref.key_name} is not found")
+        policy = PolicyView.of(await kms.get_iam_policy(self.ref.key_name))
+        check_scope(self.ref, registered.refs, key, policy)
+        return key
+
+    async def state(self) -> str | None:
+        """Of the primary version; None when it can't be read now."""
+        assert self.ref is not None  # noqa: S101 - `find` was called
+        kms = await kms_client(self.kms_block)
+        read = await try_read(kms.get_crypto_key(self.ref.key_name))
+        key = ok_value(read)
+        return key.primary.state if key and key.primary else None
+
+    async def event(self, name: str, since: datetime) -> tuple[datetime, str] | None:
+        """When the first event of this name came, and from which deployment's run."""
+        assert self.ref is not None  # noqa: S101 - `find` was called
+        wanted = EventFilter(
+            event=EventNameFilter(name=[name]),
+            resource=EventResourceFilter(id=[f"cmek.key.{self.ref.external_key_id}"]),
+            occurred=EventOccurredFilter(since=since),
+            order=EventOrder.ASC,
+        )
+        async with get_client() as client:
+            page = await client.read_events(wanted, limit=1)
+            if not page.events:
+                return None
+            found = page.events[0]
+            runs = [one.id for one in found.related if one.role == "flow-run"]
+            by = await _deployment_of(client, runs[0]) if runs else ""
+        return found.occurred, by
+
+    async def validates(self) -> bool | None:
+        """Whether Anthropic can use the key; None without an answer."""
+        assert self.ref is not None  # noqa: S101 - `find` was called
+        admin = await admin_client(self.anthropic_block)
+        read = await try_read(admin.external_keys.validate(self.ref.external_key_id))
+        return read.value.succeeded if isinstance(read, Ok) else None
+
+    async def works(self) -> bool:
+        """Whether the probe succeeds."""
+        assert self.probe is not None  # noqa: S101 - asked for only with one
+        process = await asyncio.create_subprocess_shell(
+            self.probe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            return await asyncio.wait_for(process.wait(), PROBE_SECONDS) == 0
+        except TimeoutError:
+            process.kill()
+            return False
+
+
+async def _deployment_of(client: Any, resource: str) -> str:  # noqa: ANN401 - Prefect's client
+    """The deployment of a run, which tells what started it."""
+    run = await client.read_flow_run(resource.rpartition(".")[2])
+    if run.deployment_id is None:
+        return str(run.name)
+    deployment = await client.read_deployment(run.deployment_id)
+    return f"revalidate-keys/{deployment.name}"
+
+
+@dataclass
+class DrillRunner:
+    """Prints, waits and measures."""
+
+    observer: Observer
+    console: Console
+    alert: timedelta = ALERT
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    key: CryptoKey | None = None
+
+    async def prepare(self) -> None:
+        """Refuse what must not be tried, or could prove nothing.
+
+        Raises:
+            DrillRefusedError: Says which.
+        """
+        self.key = await self.observer.find()
+        if await self.observer.validates() is not True:
+            raise DrillRefusedError("Anthropic can't use the key even now: repair it first")
+        if self.observer.probe is not None and not await self.observer.works():
+            raise DrillRefusedError("the probe does not succeed even now: correct it first")
+
+    async def run(self) -> Drill:
+        """Both phases, the report, and its artifact.
+
+        Raises:
+            DrillRefusedError: The person did not run a command in time; the key stays as it is.
+        """
+        key, ref = self.key, self.observer.ref
+        assert key is not None  # noqa: S101 - `prepare` was called
+        assert ref is not None  # noqa: S101 - likewise
+        disable, enable = commands(key)
+        drill = Drill(
+            workspace=self.observer.workspace_id,
+            key_name=ref.key_name,
+            external_key_id=ref.external_key_id,
+            phases=(),
+        )
+        drill = drill.with_phase(await self._phase("disabled", disable))
+        drill = drill.with_phase(await self._phase("enabled", enable))
+        await acreate_markdown_artifact(
+            markdown=report(drill),
+            key=artifact_key("drill", drill.workspace),
+            description="passed" if drill.passed else "failed",
+        )
+        self.console.print(markdown(report(drill)))
+        return drill
+
+    async def _phase(self, change: Any, command: str) -> Phase:  # noqa: ANN401 - a Literal
+        asked = self.now()
+        self.console.print(
+            f"\nRun this where you are logged in to Google Cloud:\n\n{plain(command)}\n",
+            soft_wrap=True,
+            markup=False,
+        )
+        while await self.observer.state() != STATES[change]:
+            if self.now() - asked > PATIENCE:
+                raise DrillRefusedError(f"the version was not {change} within two hours")
+            await self.pause(LOOK_SECONDS)
+        at = self.now()
+        self.console.print(f"The version is {change}. Watching …")
+        found = await self._watch(change, asked, at)
+        return Phase(change=change, at=at, measured=tuple(found.values()))
+
+    async def _watch(self, change: str, asked: datetime, at: datetime) -> dict[What, Measured]:
+        """Until all has been seen, or an hour and the alert's limit are over."""
+        limits: dict[What, timedelta] = {"alert": self.alert, "validation": HOUR}
+        if self.observer.probe is not None:
+            limits["data plane"] = HOUR
+        found = {what: Measured(what=what, at=None, limit=limit) for what, limit in limits.items()}
+        works, asked_at = change == "enabled", at - HOUR
+        while any(one.at is None for one in found.values()) and self.now() - at <= HOUR:
+            if found["alert"].at is None and (
+                seen := await self.observer.event(EVENTS[change], asked)
+            ):
+                self._saw(found, "alert", at, seen[0], seen[1])
+            if (self.now() - asked_at).total_seconds() >= ASK_SECONDS:
+                asked_at = self.now()
+                if found["validation"].at is None and await self.observer.validates() is works:
+                    self._saw(found, "validation", at, self.now())
+                probed = found.get("data plane")
+                if probed and probed.at is None and await self.observer.works() is works:
+                    self._saw(found, "data plane", at, self.now())
+            await self.pause(LOOK_SECONDS)
+        return found
+
+    def _saw(
+        self, found: dict[What, Measured], what: What, since: datetime, at: datetime, by: str = ""
+    ) -> None:
+        found[what] = found[what].model_copy(update={"at": at, "by": by})
+        self.console.print(f"  {what}: {exact(at - since)} {plain(by)}", markup=False)
+
+
+def sign_report(file: Path, key: Path) -> None:
+    """Write `FILE.sig` beside the file.
+
+    Raises:
+        RunError: OpenSSH did not sign it.
+    """
+    command = [PROGRAM, "-Y", "sign", "-n", NAMESPACE, "-f", str(key.expanduser()), str(file)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        raise RunError(f"{key} did not sign: {done.stderr.decode(errors='replace').strip()}")

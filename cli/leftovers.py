@@ -1,0 +1,61 @@
+"""`cmek leftovers`: what onboarding made and nothing uses, with the commands that take it back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated
+
+import typer
+
+from cli.client import connected
+from cli.terminal import new_console, printable
+from cmek.evidence.leftovers import Leftover
+from tasks.clients import close_clients
+from tasks.leftovers import read_leftovers
+
+
+def leftovers_command(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+    anthropic_block: Annotated[
+        str, typer.Option(help="Name of the AnthropicAdmin block.")
+    ] = "anthropic-admin",
+    kms_block: Annotated[str, typer.Option(help="Name of the GoogleKms block.")] = "google-kms",
+) -> None:
+    """List what onboarding made and nothing uses, and how to take it back; deletes nothing.
+
+    The records of the configured Prefect server say what was made, live reads what is left.
+    """
+    with connected():
+        found = asyncio.run(_read(anthropic_block, kms_block))
+    if as_json:
+        rows = [one.model_dump(mode="json") for one in found]
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    console = new_console()
+    for one in found:
+        for line in _lines(one):
+            console.print(printable(line), soft_wrap=True)
+    console.print(
+        f"{len(found)} things are left over. Run the commands in this order, or leave all as it "
+        "is: the next onboarding uses it."
+        if found
+        else "Nothing is left over."
+    )
+
+
+def _lines(one: Leftover) -> list[str]:
+    head = (
+        f"{one.kind} {one.resource}",
+        f"  made {one.since:%Y-%m-%d %H:%M %Z} by run {one.run} for {one.subject}, {one.approval}",
+    )
+    remark = (f"  {one.remark}",) if one.remark else ()
+    return [*head, *remark, *(f"    {command}" for command in one.take_back), ""]
+
+
+async def _read(anthropic_block: str, kms_block: str) -> tuple[Leftover, ...]:
+    try:
+        return await read_leftovers(anthropic_block, kms_block)
+    finally:
+        await close_clients()

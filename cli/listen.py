@@ -1,0 +1,296 @@
+"""`cmek listen`: take signals about keys, and post each as a Prefect event, which starts a check.
+
+It holds no credential of Anthropic or Google and changes nothing: a signal is a hint. It listens on
+loopback; a proxy with TLS stands before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from uuid import UUID, uuid5
+
+import typer
+
+from cli.client import RunError
+from cmek.errors import CmekError
+from cmek.evidence.report import signals_filter
+from cmek.revalidation.signals import (
+    GOOGLE_CERTS,
+    MAX_PUSH,
+    MAX_WEBHOOK,
+    KnownKeys,
+    Merger,
+    PushVerifier,
+    Signal,
+    SignalRefusedError,
+    as_json,
+    verified_webhook,
+    webhook_secrets,
+)
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+SIGNAL: Final = "cmek.key.signal"
+"""The event; its trigger stands in `prefect.yaml`."""
+MERGE_SECONDS: Final = 30.0
+KNOWN_SECONDS: Final = 15.0
+"""How old the list of watched keys may be when a signal names a key that is not in it."""
+CONCURRENT: Final = 64
+"""Requests under way at once; more are told to come again."""
+BODY_SECONDS: Final = 10.0
+_NAMESPACE: Final = UUID("8a4f3f0e-5b5e-5f0f-9a69-6f7f0d0b5c11")
+_log = logging.getLogger("cmek.listen")
+logging.captureWarnings(True)
+
+Post = Callable[[dict[str, Any]], Awaitable[None]]
+ReadKeys = Callable[[], Awaitable[KnownKeys]]
+
+
+@dataclass
+class Listener:
+    """Takes verified signals, finds their keys, merges floods, and posts events."""
+
+    post: Post
+    read_keys: ReadKeys
+    merge_seconds: float = MERGE_SECONDS
+    _known: KnownKeys = field(default_factory=lambda: KnownKeys({}))
+    _read_at: float = float("-inf")
+    _later: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._merger = Merger(self.merge_seconds)
+
+    async def take(self, signal: Signal) -> None:
+        """Post its event, now or when the last one of its key is old enough.
+
+        Raises:
+            Exception: The server is away; the sender repeats what was not taken.
+        """
+        keys = await self._keys_of(signal)
+        if not keys:
+            _log.warning("No watched key, so nothing is checked: %s", json.dumps(as_json(signal)))
+            return
+        about = keys[0] if len(keys) == 1 else str(signal.resource)
+        wait = self._merger.wait(about, time.monotonic())
+        if wait is None:
+            _log.info("%s: merged with the check that is due", about)
+        elif wait > 0:
+            later = asyncio.create_task(self._post_later(wait, about, keys, signal))
+            self._later.add(later)
+            later.add_done_callback(self._later.discard)
+        else:
+            try:
+                await self._post(about, keys, signal)
+            except BaseException:
+                self._merger.forget(about)
+                raise
+
+    async def _keys_of(self, signal: Signal) -> tuple[str, ...]:
+        found = self._known.about(signal)
+        if not found and time.monotonic() - self._read_at > KNOWN_SECONDS:
+            self._known, self._read_at = await self.read_keys(), time.monotonic()
+            found = self._known.about(signal)
+        return found
+
+    async def _post_later(
+        self, wait: float, about: str, keys: tuple[str, ...], signal: Signal
+    ) -> None:
+        await asyncio.sleep(wait)
+        try:
+            await self._post(about, keys, signal)
+        except Exception:  # noqa: BLE001 - the sender has its answer; the quick check is left
+            _log.exception("%s: the event could not be posted", about)
+
+    async def _post(self, about: str, keys: tuple[str, ...], signal: Signal) -> None:
+        await self.post(
+            {
+                "event": SIGNAL,
+                "id": str(uuid5(_NAMESPACE, f"{signal.source} {signal.id}")),
+                "occurred": datetime.now(UTC).isoformat(),
+                "resource": {"prefect.resource.id": f"cmek.signal.{about}"},
+                "payload": as_json(signal) | {"external_keys": list(keys)},
+            }
+        )
+        _log.info("%s: %s by %s", about, signal.what, signal.source)
+
+
+@dataclass(frozen=True)
+class _Endpoints:
+    """What answers requests."""
+
+    listener: Listener
+    secrets: tuple[bytes, ...]
+    pushes: PushVerifier | None
+
+    async def webhook(self, request: Request) -> Response:
+        """From Anthropic."""
+        body = await _body(request, MAX_WEBHOOK)
+        return await self._take(verified_webhook(request.headers, body, self.secrets, time.time()))
+
+    async def pubsub(self, request: Request) -> Response:
+        """From Cloud Audit Logs; the certificates may have to be fetched, so in a thread."""
+        assert self.pushes is not None  # noqa: S101 - there is no route without it
+        body = await _body(request, MAX_PUSH)
+        return await self._take(
+            await asyncio.to_thread(self.pushes.verified, request.headers, body)
+        )
+
+    async def _take(self, signal: Signal | None) -> Response:
+        from starlette.responses import Response  # noqa: PLC0415
+
+        try:
+            if signal is not None:
+                await self.listener.take(signal)
+        except Exception:  # noqa: BLE001 - whatever it is, the sender must repeat it
+            _log.exception("Not taken; the sender repeats it")
+            return Response("Prefect's server could not be reached\n", 503)
+        return Response(status_code=204)
+
+
+def application(
+    listener: Listener, *, secrets: tuple[bytes, ...] = (), pushes: PushVerifier | None = None
+) -> Starlette:
+    """The ASGI application: `POST /webhook`, `POST /pubsub`, `GET /healthz`."""
+    # here, since only this command needs it
+    from starlette.applications import Starlette  # noqa: PLC0415
+    from starlette.responses import Response  # noqa: PLC0415
+    from starlette.routing import Route  # noqa: PLC0415
+
+    endpoints = _Endpoints(listener, secrets, pushes)
+
+    def refused(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, SignalRefusedError)  # noqa: S101 - registered for it
+        _log.warning("Refused: %s", error)
+        return Response(f"{error}\n", error.status, media_type="text/plain")
+
+    def healthy(_request: Request) -> Response:
+        return Response(status_code=204)
+
+    routes = [Route("/healthz", healthy)]
+    if secrets:
+        routes.append(Route("/webhook", endpoints.webhook, methods=["POST"]))
+    if pushes is not None:
+        routes.append(Route("/pubsub", endpoints.pubsub, methods=["POST"]))
+    return Starlette(routes=routes, exception_handlers={SignalRefusedError: refused})
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """The body: no more than `most` bytes are ever held, and nobody waits for it for long."""
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise SignalRefusedError(f"more than {most} bytes")
+                parts.append(part)
+    except TimeoutError:
+        raise SignalRefusedError(f"no whole body within {BODY_SECONDS:.0f} s") from None
+    return b"".join(parts)
+
+
+async def post_to_prefect(event: dict[str, Any]) -> None:
+    """Send an event to the configured server, and wait until it has it."""
+    from prefect import get_client  # noqa: PLC0415
+
+    async with get_client() as client:
+        await client.request("POST", "/events", json=[event])
+
+
+async def keys_on_server() -> KnownKeys:
+    """The keys in the last table of a revalidation."""
+    from tasks.revalidation import last_fleet  # noqa: PLC0415
+
+    rows = await last_fleet()
+    return KnownKeys({row.external_key_id: row.key_name for row in rows.values()})
+
+
+class ListenOptionError(CmekError):
+    """`cmek listen` was started without anything to listen to, or with a file that is none."""
+
+
+def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
+    *,
+    port: Annotated[int, typer.Option(help="Port on loopback.", min=0, max=65535)] = 8786,
+    webhook_secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the webhook's signing secret, whsec_…; two lines while it is replaced."
+        ),
+    ] = None,
+    push_audience: Annotated[
+        str | None, typer.Option(help="Audience of the Pub/Sub subscription's OIDC token.")
+    ] = None,
+    push_account: Annotated[
+        str | None, typer.Option(help="Service account of the Pub/Sub push subscription.")
+    ] = None,
+    push_certs_url: Annotated[
+        str, typer.Option(help="Where Google's certificates are; another one on loopback only.")
+    ] = GOOGLE_CERTS,
+    print_filter: Annotated[
+        str | None,
+        typer.Option(metavar="PROJECT", help="Print the log sink's filter for a project, and end."),
+    ] = None,
+) -> None:
+    """Take Anthropic's webhooks and Cloud Audit Log pushes; each starts a check of its key.
+
+    The server is Prefect's: PREFECT_API_URL, or the active profile.
+    """
+    if print_filter is not None:
+        typer.echo(signals_filter(print_filter))
+        return
+    secrets = _secrets(webhook_secret_file) if webhook_secret_file else ()
+    pushes = _pushes(push_audience, push_account, push_certs_url)
+    if not secrets and pushes is None:
+        raise ListenOptionError(
+            "nothing to listen to: give --webhook-secret-file, or --push-audience and "
+            "--push-account, or both"
+        )
+    _require_server()
+    import uvicorn  # noqa: PLC0415 - only this command needs it
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    listener = Listener(post_to_prefect, keys_on_server)
+    app = application(listener, secrets=secrets, pushes=pushes)
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        server_header=False,
+        limit_concurrency=CONCURRENT,
+    )
+
+
+def _require_server() -> None:
+    from prefect.settings import PREFECT_API_URL  # noqa: PLC0415
+
+    if not PREFECT_API_URL.value():
+        raise RunError("no Prefect server is configured: set PREFECT_API_URL")
+
+
+def _secrets(file: Path) -> tuple[bytes, ...]:
+    try:
+        return webhook_secrets(file.read_text())
+    except ValueError as error:
+        raise ListenOptionError(f"{file}: {error}") from None
+
+
+def _pushes(audience: str | None, account: str | None, certs_url: str) -> PushVerifier | None:
+    if not audience and not account:
+        return None
+    if not audience or not account:
+        raise ListenOptionError("--push-audience and --push-account belong together")
+    return PushVerifier(audience, account, certs_url)

@@ -1,0 +1,131 @@
+"""Prefect's server as the local stack runs it: for its own origin only. Run as a child process.
+
+`prefect server start` has no login by default, answers every origin (`Access-Control-Allow-Origin:
+*`) and looks at no Host header, so any web page that a developer visits could drive it, directly or
+by DNS rebinding. Here a request passes only when it names this address as its host and when it is
+no browser's or a browser's on a page of this address; and a write needs the server's CSRF token,
+which no page of another origin can read. The UI may load and contact nothing but this server.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost")
+_OWN_SITES: Final = ("same-origin", "none")
+"""`Sec-Fetch-Site` of a page of this server, and of an address that a person typed."""
+_POLICY_VIOLATION: Final = 1008
+
+
+class OwnOriginOnly:
+    """ASGI middleware that refuses what a web page of another origin sends."""
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self._app = app
+        self._hosts = frozenset(f"{name}:{port}" for name in LOOPBACK_NAMES)
+        self._policy = content_security_policy(self._hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 403 with the reason."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+        elif why := self.refusal(scope):
+            await _refuse(why, scope, receive, send)
+        else:
+            await self._app(scope, receive, self._with_headers(send))
+
+    def refusal(self, scope: Scope) -> str | None:
+        """Why this request is refused, or None."""
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if host.lower() not in self._hosts:
+            return f"host {host!r} is not this server: open it as http://{min(self._hosts)}"
+        if origin is not None:
+            own = origin.removeprefix("http://").lower() in self._hosts
+            return None if own else f"a page of {origin} may not use this server"
+        site = headers.get("sec-fetch-site", "none")
+        # A link elsewhere may open the UI, as a page of its own and without any API call.
+        opened = headers.get("sec-fetch-mode") == "navigate" and not _is_api(scope)
+        if site in _OWN_SITES or (opened and headers.get("sec-fetch-dest") == "document"):
+            return None
+        return f"a page of another origin ({site}) may not use this server"
+
+    def _with_headers(self, send: Send) -> Send:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = self._policy
+                headers["Cross-Origin-Resource-Policy"] = "same-origin"
+                headers["Referrer-Policy"] = "no-referrer"
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        return sending
+
+
+def content_security_policy(hosts: Iterable[str]) -> str:
+    """What the UI may load and contact: the server that it comes from, under any of its names.
+
+    Prefect's V2 UI asks a third party for a session-replay configuration even when analytics are
+    off, and block types name pictures elsewhere; neither is fetched under this policy.
+    """
+    own = " ".join(f"{scheme}://{host}" for host in sorted(hosts) for scheme in ("http", "ws"))
+    return "; ".join(
+        (
+            "default-src 'self'",
+            f"connect-src 'self' {own}",
+            "img-src 'self' data: blob:",
+            "font-src 'self' data:",
+            "style-src 'self' 'unsafe-inline'",
+            # the graph of a run is drawn by workers, with code that its library builds
+            "script-src 'self' 'unsafe-eval' blob:",
+            "worker-src 'self' blob:",
+            "object-src 'none'",
+            "base-uri 'self'",
+            "form-action 'self'",
+            "frame-ancestors 'none'",
+        )
+    )
+
+
+def _is_api(scope: Scope) -> bool:
+    return str(scope["path"]).startswith("/api")
+
+
+async def _refuse(why: str, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": why})
+        return
+    await JSONResponse({"detail": why}, status_code=403)(scope, receive, send)
+
+
+def main() -> None:
+    """Serve on the host and port of Prefect's own settings until SIGTERM."""
+    # Half of a second of collecting what the imports make, which lives as long as the process.
+    gc.disable()
+    import uvicorn  # noqa: PLC0415 - the collector must be off before the imports
+    from prefect.server.api.server import create_app  # noqa: PLC0415
+    from prefect.settings import get_current_settings  # noqa: PLC0415
+
+    api = get_current_settings().server.api
+    app = OwnOriginOnly(create_app(final=True), api.port)
+    gc.freeze()
+    gc.enable()
+    uvicorn.run(
+        app,
+        host=str(api.host),
+        port=api.port,
+        timeout_keep_alive=api.keepalive_timeout,
+        log_level="warning",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Pool, blocks, deployments and worker of the local stack. Run as a child process.
+
+    python -m cli.local._set_up resources ADDRESS_FILE PREFECT_FILE
+    python -m cli.local._set_up worker NAME
+
+Each is started beside the server and spends its imports, seconds of work, while that starts. They
+are processes of their own also because Prefect reads the caller's profile when it is imported, and
+these must talk to no server but the one in their environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import httpx
+import prefect.cli.worker
+import prefect.workers.process  # noqa: F401 - the worker's imports, too
+from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
+from prefect.cli import app
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+from pydantic import SecretStr
+
+from cli.client import local_client
+from cli.deploy import PROJECT, create_work_pool, deploy
+from cli.local.processes import poll
+from cli.local.sandbox import SandboxAddress
+from cli.local.stack import AT_ONCE, WORK_POOL
+from cmek.onboarding.policy import DEFAULT_POLICY
+
+_SERVER_SECONDS: Final = 120.0
+
+
+def set_up_resources(address_file: Path, prefect_file: Path) -> None:
+    """Make the pool, the blocks under a request's default names, and the deployments."""
+    # Imported while the server starts; the worker has no use for them.
+    import flows.discover  # noqa: PLC0415
+    import flows.onboard  # noqa: PLC0415
+    import flows.revalidate  # noqa: PLC0415
+    import flows.watchdog  # noqa: PLC0415, F401
+
+    sandbox = SandboxAddress.model_validate_json(address_file.read_text())
+    with _server() as client:
+        create_work_pool(client, WORK_POOL, PROJECT / "deploy" / "work_pool.json", AT_ONCE)
+        _save_blocks(sandbox)
+        deploy(client, prefect_file, sandbox.project_id)
+        for notifier in (SlackWebhook, CustomWebhookNotificationBlock):
+            notifier.register_type_and_schema()
+
+
+def _save_blocks(sandbox: SandboxAddress) -> None:
+    from prefect_gcp import GcpCredentials  # noqa: PLC0415 - Google's libraries, late as above
+
+    from blocks.anthropic_admin import AnthropicAdmin  # noqa: PLC0415
+    from blocks.google_kms import GoogleKms  # noqa: PLC0415
+    from blocks.onboarding_policy import OnboardingPolicy  # noqa: PLC0415
+
+    OnboardingPolicy().save(DEFAULT_POLICY, overwrite=True)
+    AnthropicAdmin(admin_key=SecretStr(sandbox.admin_key), base_url=sandbox.http).save(
+        "anthropic-admin", overwrite=True
+    )
+    credentials = json.loads(sandbox.google_credentials_file.read_text())
+    GoogleKms(
+        gcp_credentials=GcpCredentials(service_account_info=credentials),
+        endpoint=sandbox.grpc,
+        checks_endpoint=sandbox.http,
+    ).save("google-kms", overwrite=True)
+
+
+def run_worker(name: str) -> None:
+    """Work on the pool as soon as it is there: a worker would make one from Prefect's template."""
+    with _server() as client:
+
+        def pool_exists() -> bool | None:
+            with contextlib.suppress(ObjectNotFound):
+                return client.read_work_pool(WORK_POOL) is not None
+            return None
+
+        if poll(pool_exists, seconds=_SERVER_SECONDS) is None:
+            raise TimeoutError(f"no work pool {WORK_POOL!r} after {_SERVER_SECONDS:.0f} s")
+    pool = ("--pool", WORK_POOL, "--type", "process", "--no-create-pool-if-not-found")
+    sys.argv = ["prefect", "worker", "start", *pool, "--name", name]
+    app()
+
+
+@contextlib.contextmanager
+def _server() -> Iterator[SyncPrefectClient]:
+    """A client, once the server is healthy."""
+    url = PREFECT_API_URL.value() or ""
+
+    def healthy() -> bool | None:
+        with contextlib.suppress(httpx.TransportError):
+            return True if http.get(f"{url}/health").status_code == 200 else None
+        return None
+
+    with httpx.Client(trust_env=False) as http:
+        if poll(healthy, seconds=_SERVER_SECONDS) is None:
+            raise TimeoutError(f"Prefect server at {url}: not healthy in {_SERVER_SECONDS:.0f} s")
+    with local_client(url) as client:
+        yield client
+
+
+def main(job: str, *arguments: str) -> None:
+    """Do one of the jobs."""
+    if job == "worker":
+        run_worker(*arguments)
+    else:
+        set_up_resources(*map(Path, arguments))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,169 @@
+"""A drill: how long it takes until a disabled key is noticed and felt, and the report of it. Pure.
+
+Source of the hour: https://platform.claude.com/docs/en/manage-claude/cmek-key-lifecycle (a disabled
+key may work for up to an hour, as long as its caches do).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Final, Literal, Self
+
+from cmek.anthropic_identity import MEMBER
+from cmek.errors import CmekError
+from cmek.gcp.gcloud import on_version
+from cmek.gcp.iam import PolicyView
+from cmek.gcp.resources import CryptoKey
+from cmek.keys.conditions import DECRYPTING_ROLES
+from cmek.keys.history import shown_time
+from cmek.markdown import code, escape, table
+from cmek.models import FrozenModel
+from cmek.names import KeyName
+from cmek.revalidation.request import KeyRef
+
+HOUR: Final = timedelta(hours=1)
+"""How long a disabled key may still work, by Anthropic's documentation."""
+ALERT: Final = timedelta(minutes=16)
+"""A quick check each 15 minutes, and a minute for it."""
+
+
+class DrillRefusedError(CmekError):
+    """The drill would reach more than the workspace that was named, or could prove nothing."""
+
+
+def check_scope(ref: KeyRef, others: Sequence[KeyRef], key: CryptoKey, policy: PolicyView) -> None:
+    """Only the named workspace may lose its data for the time of the drill.
+
+    Args:
+        ref: The workspace's key.
+        others: All registered keys.
+        key: As read now.
+        policy: Of the key, as read now.
+
+    Raises:
+        DrillRefusedError: Another workspace, or someone besides Anthropic, uses the key; or its
+            primary version is not enabled.
+    """
+    same = [one for one in others if one.key_name == ref.key_name]
+    users = sorted({user for one in same for user in one.workspaces})
+    if len(users) > 1:
+        raise DrillRefusedError(
+            f"{ref.key_name} serves more than one workspace ({', '.join(users)}): a drill would "
+            "stop them all. Name a canary workspace with a key of its own"
+        )
+    members = {
+        member
+        for binding in policy.bindings
+        if binding.role in DECRYPTING_ROLES
+        for member in binding.members
+        if member != MEMBER
+    }
+    if members:
+        raise DrillRefusedError(
+            f"{', '.join(sorted(members))} may use {ref.key_name} too: a drill would stop them. "
+            "Name a canary workspace whose key only Anthropic uses"
+        )
+    if key.primary is None or key.primary.state != "ENABLED":
+        state = key.primary.state if key.primary else "missing"
+        raise DrillRefusedError(f"the primary version of {ref.key_name} is {state}, not ENABLED")
+
+
+def commands(key: CryptoKey) -> tuple[str, str]:
+    """What the person runs: to disable the primary version, and to enable it again."""
+    assert key.primary is not None  # noqa: S101 - `check_scope` has seen it
+    name = KeyName.parse(key.name)
+    disable, enable = (on_version(name, verb, key.primary.id) for verb in ("disable", "enable"))
+    return disable, enable
+
+
+What = Literal["alert", "validation", "data plane"]
+_TITLES: Final[dict[What, tuple[str, str]]] = {
+    "alert": ("our alert", "our notice of recovery"),
+    "validation": ("Anthropic's validation fails", "Anthropic's validation succeeds"),
+    "data plane": ("the data plane refuses", "the data plane works"),
+}
+
+
+class Measured(FrozenModel):
+    """One observation after a change; None when it did not come in time."""
+
+    what: What
+    at: datetime | None
+    limit: timedelta
+    """By when it should have come, after the change."""
+    by: str = ""
+    """Of an alert: which run found it."""
+
+
+class Phase(FrozenModel):
+    """One change by the person, and what followed."""
+
+    change: Literal["disabled", "enabled"]
+    at: datetime
+    """When the drill saw the version's new state; the change was at most one look earlier."""
+    measured: tuple[Measured, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all of it came in time."""
+        return all(one.at is not None and one.at - self.at <= one.limit for one in self.measured)
+
+
+class Drill(FrozenModel):
+    """The whole drill."""
+
+    workspace: str
+    key_name: str
+    external_key_id: str
+    phases: tuple[Phase, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether both changes were noticed and felt in time."""
+        return len(self.phases) == 2 and all(phase.passed for phase in self.phases)
+
+    def with_phase(self, phase: Phase) -> Self:
+        """And this one."""
+        return self.model_copy(update={"phases": (*self.phases, phase)})
+
+
+def report(drill: Drill) -> str:
+    """Markdown: pass or fail, and what happened when."""
+    about = (
+        f"Key {code(drill.key_name)}, external key {code(drill.external_key_id)}. A disabled key "
+        "may work for up to an hour by Anthropic's documentation."
+    )
+    parts = [
+        f"# Drill of {code(drill.workspace)}: {'passed' if drill.passed else 'FAILED'}",
+        about,
+        *(part for phase in drill.phases for part in _phase(phase)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _phase(phase: Phase) -> Iterator[str]:
+    yield f"## The primary version was {phase.change} at {_when(phase.at)}"
+    head = ("what", "when", "after", "limit", "")
+    yield table(head, (_row(one, phase) for one in phase.measured))
+
+
+def _row(one: Measured, phase: Phase) -> tuple[str, ...]:
+    title = _TITLES[one.what][phase.change == "enabled"]
+    by = f", found by {escape(one.by)}" if one.by else ""
+    if one.at is None:
+        return (f"{title}{by}", "not seen", "", shown_time(one.limit), "✖")
+    after = one.at - phase.at
+    sign = "✓" if after <= one.limit else "✖"
+    return (f"{title}{by}", _when(one.at), exact(after), shown_time(one.limit), sign)
+
+
+def exact(duration: timedelta) -> str:
+    """To the second: `1 min 7 s`; never negative, since the change is seen after it was made."""
+    seconds = max(0, round(duration.total_seconds()))
+    minutes, seconds = divmod(seconds, 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def _when(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S %Z}"

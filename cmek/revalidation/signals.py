@@ -1,0 +1,297 @@
+"""Hints that a key may have changed: Anthropic's webhook and Cloud Audit Logs by Pub/Sub push.
+
+A signal decides nothing: it names a key, which is then read anew. So the worst that a forged one
+could do is a needless check; it is refused all the same, with the reason.
+
+Source: https://platform.claude.com/docs/en/api/sdks/python (the official SDK verifies by
+https://www.standardwebhooks.com) and
+https://docs.cloud.google.com/pubsub/docs/authenticate-push-subscriptions
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
+
+from google.auth import exceptions as auth_errors
+from google.auth.transport import Request
+from google.oauth2 import id_token
+from pydantic import AliasPath, BaseModel, Field, ValidationError
+
+from cmek._http import check_endpoint, is_loopback
+from cmek.errors import CmekError
+from cmek.gcp._transport import token_request
+from cmek.keys.health import THREATENING_METHODS
+from cmek.models import FrozenModel
+
+TOLERANCE_SECONDS: Final = 300
+"""How far a webhook's time may be from ours, as the official SDK has it."""
+MAX_WEBHOOK: Final = 64 * 1024
+MAX_PUSH: Final = 1024 * 1024
+"""A log entry has at most 256 KiB."""
+GOOGLE_CERTS: Final = "https://www.googleapis.com/oauth2/v1/certs"
+CERTS_SECONDS: Final = 3600.0
+_ISSUERS: Final = frozenset({"accounts.google.com", "https://accounts.google.com"})
+_PREFIX: Final = "whsec_"
+_KEY_EVENT: Final = re.compile(r"external_key\.\w+")
+
+
+class SignalRefusedError(CmekError):
+    """A request that proves nothing about its sender: forged, stale, or not of the documented form.
+
+    Attributes:
+        status: For the sender: 401 when it could not prove who it is, else 400.
+    """
+
+    def __init__(self, why: str, *, status: Literal[400, 401] = 400) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Signal(FrozenModel):
+    """One hint. Exactly one of external key and resource is known."""
+
+    source: Literal["webhook", "audit log"]
+    id: str
+    """Of the delivery: the same when the sender repeats it."""
+    what: str
+    external_key_id: str | None = None
+    resource: str | None = None
+    """A crypto key, one of its versions, or a key ring."""
+
+
+class _WebhookData(BaseModel):
+    type: str
+    id: str
+
+
+class _Webhook(BaseModel):
+    id: str
+    data: _WebhookData
+
+
+class _LogEntry(BaseModel):
+    service: Annotated[str, Field(validation_alias=AliasPath("protoPayload", "serviceName"))]
+    method: Annotated[str, Field(validation_alias=AliasPath("protoPayload", "methodName"))]
+    resource: Annotated[str, Field(validation_alias=AliasPath("protoPayload", "resourceName"))]
+
+
+class _Push(BaseModel):
+    id: Annotated[str, Field(validation_alias=AliasPath("message", "messageId"))]
+    data: Annotated[str, Field(validation_alias=AliasPath("message", "data"))]
+
+
+def webhook_secrets(text: str) -> tuple[bytes, ...]:
+    """The signing keys in a file, one a line: the new and the old one while a secret is replaced.
+
+    Raises:
+        ValueError: None, or one that is no `whsec_…`.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines or not all(line.startswith(_PREFIX) for line in lines):
+        raise ValueError(f"expected one {_PREFIX}… a line, as Anthropic shows it once")
+    # Anthropic may leave the padding out
+    return tuple(base64.b64decode(line.removeprefix(_PREFIX) + "==") for line in lines)
+
+
+def verified_webhook(
+    headers: Mapping[str, str], body: bytes, secrets: Sequence[bytes], now: float
+) -> Signal | None:
+    """The signal of a webhook that Anthropic signed; None for an event that is about no key.
+
+    Args:
+        headers: With lower-case names.
+        body: As it came, byte for byte.
+        secrets: From `webhook_secrets`.
+        now: Seconds since the epoch.
+
+    Raises:
+        SignalRefusedError: Not signed by any of the secrets, too old or too new, or not an event.
+    """
+    sent, at = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+    if not sent or not at.isascii() or not at.isdigit():
+        raise SignalRefusedError("webhook-id or webhook-timestamp is missing", status=401)
+    if abs(now - int(at)) > TOLERANCE_SECONDS:
+        raise SignalRefusedError(
+            f"the webhook is of {at}, more than {TOLERANCE_SECONDS} s from now: an old one sent "
+            "again, or a clock that is wrong",
+            status=401,
+        )
+    signed = b".".join((sent.encode(), at.encode(), body))
+    given = headers.get("webhook-signature", "").split(" ")
+    if not any(_is_signature(one, signed, secret) for one in given for secret in secrets):
+        raise SignalRefusedError("no signature of the webhook's secret", status=401)
+    try:
+        event = _Webhook.model_validate_json(body)
+    except ValidationError as error:
+        raise SignalRefusedError(f"no event of the documented form: {_first(error)}") from None
+    if not _KEY_EVENT.fullmatch(event.data.type):
+        return None
+    return Signal(source="webhook", id=sent, what=event.data.type, external_key_id=event.data.id)
+
+
+def _is_signature(given: str, signed: bytes, secret: bytes) -> bool:
+    version, _, text = given.partition(",")
+    wanted = base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()
+    return version == "v1" and hmac.compare_digest(wanted.encode(), text.encode())
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+class PushVerifier:
+    """Verifies that a push comes from our subscription: its OIDC token, by Google's certificates.
+
+    Args:
+        audience: As the subscription sets it.
+        account: The subscription's service account.
+        certs_url: Where the certificates are; another address on this machine only.
+
+    Raises:
+        ValueError: `certs_url` is neither Google's nor on this machine.
+    """
+
+    def __init__(self, audience: str, account: str, certs_url: str = GOOGLE_CERTS) -> None:
+        local = is_loopback(check_endpoint(certs_url))
+        if certs_url != GOOGLE_CERTS and not local:
+            raise ValueError(f"{certs_url}: the certificates are Google's, {GOOGLE_CERTS}")
+        self._audience, self._account, self._certs_url = audience, account, certs_url
+        self._request = _Remembered(token_request(local=local))
+
+    def verified(self, headers: Mapping[str, str], body: bytes) -> Signal | None:
+        """The signal of a push; None for an entry that is about no key. Blocks while it fetches.
+
+        Raises:
+            SignalRefusedError: Not sent by our subscription, or no log entry.
+        """
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise SignalRefusedError("no OIDC token", status=401)
+        try:
+            claims: Mapping[str, Any] = id_token.verify_token(
+                token, self._request, audience=self._audience, certs_url=self._certs_url
+            )
+        except (ValueError, auth_errors.GoogleAuthError) as error:
+            why = str(error).replace(token, "…")  # some of google-auth's messages quote it
+            raise SignalRefusedError(f"the OIDC token does not count: {why}", status=401) from None
+        caller = claims.get("email") if claims.get("email_verified") is True else None
+        if claims.get("iss") not in _ISSUERS or caller != self._account:
+            raise SignalRefusedError(
+                f"the OIDC token is of {caller!r}, issued by {claims.get('iss')!r}, not of "
+                f"{self._account}, issued by Google",
+                status=401,
+            )
+        return pushed_signal(body)
+
+
+def pushed_signal(body: bytes) -> Signal | None:
+    """The signal in a verified push; None when it is about no key or no threat.
+
+    Raises:
+        SignalRefusedError: Not of the documented form.
+    """
+    try:
+        push = _Push.model_validate_json(body)
+        entry = _LogEntry.model_validate_json(base64.b64decode(push.data, validate=True))
+    except ValidationError as error:
+        raise SignalRefusedError(f"no log entry in a push: {_first(error)}") from None
+    except ValueError as error:
+        raise SignalRefusedError(f"no log entry in a push: {error}") from None
+    method = entry.method.rpartition(".")[2]
+    about_a_key = entry.service == "cloudkms.googleapis.com" and "/keyRings/" in entry.resource
+    if not about_a_key or method not in THREATENING_METHODS:
+        return None
+    return Signal(source="audit log", id=push.id, what=method, resource=entry.resource)
+
+
+class _Remembered(Request):
+    """Keeps Google's certificates for an hour: google-auth fetches them for every token."""
+
+    def __init__(self, request: Request, clock: Callable[[], float] = time.monotonic) -> None:
+        self._request, self._clock = request, clock
+        self._kept: tuple[float, Any] | None = None
+
+    def __call__(
+        self,
+        url: str,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """The kept response while it is fresh, else a new one."""
+        if self._kept is None or self._clock() > self._kept[0]:
+            response = self._request(url, method, body, headers, timeout, **options)
+            if response.status != 200:
+                return response
+            self._kept = (self._clock() + CERTS_SECONDS, response)
+        return self._kept[1]
+
+
+class KnownKeys:
+    """The keys that are watched: which of them a signal is about.
+
+    Args:
+        names: External keys, each with its crypto key's name.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = dict(names)
+
+    def about(self, signal: Signal) -> tuple[str, ...]:
+        """External keys; none for a key that is not watched.
+
+        A log may name a project by its number, so it is left out of the comparison.
+        """
+        if signal.external_key_id is not None:
+            return (signal.external_key_id,) if signal.external_key_id in self._names else ()
+        wanted = _below_project(signal.resource or "").partition("/cryptoKeyVersions/")[0]
+        return tuple(
+            key
+            for key, name in sorted(self._names.items())
+            if _below_project(name) == wanted or _below_project(name).startswith(f"{wanted}/")
+        )
+
+
+def _below_project(resource: str) -> str:
+    return resource.partition("/locations/")[2]
+
+
+class Merger:
+    """At most one event a key in `seconds`, and one at the end for what came meanwhile.
+
+    The first signal counts at once. One that comes while the check which it has started may be
+    reading could be about something later than that, so it is not dropped but put off.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._free_at: dict[str, float] = {}
+
+    def wait(self, key: str, now: float) -> float | None:
+        """Seconds until this signal's event is due; None when one is on its way already."""
+        free_at = self._free_at.get(key, now)
+        if free_at > now + self._seconds:
+            return None
+        due = max(free_at, now)
+        self._free_at[key] = due + self._seconds
+        return due - now
+
+    def forget(self, key: str) -> None:
+        """The event could not be sent: the next signal counts at once."""
+        self._free_at.pop(key, None)
+
+
+def as_json(signal: Signal) -> dict[str, Any]:
+    """For the event's payload and for the log."""
+    shown: dict[str, Any] = json.loads(signal.model_dump_json(exclude_none=True))
+    return shown

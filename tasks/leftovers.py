@@ -1,0 +1,143 @@
+"""What onboarding made and nothing uses: found from the published records, kept as one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from prefect import get_client, get_run_logger
+from prefect.artifacts import acreate_table_artifact
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    ArtifactCollectionFilter,
+    ArtifactCollectionFilterKey,
+    FlowRunFilter,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import FlowRun
+from pydantic import TypeAdapter, ValidationError
+
+from cmek.evidence.leftovers import Leftover, Made, find_leftovers, made_by, read_live
+from cmek.evidence.record import Chain, EvidenceIntegrityError, loads
+from cmek.evidence.report import record_in
+from cmek.onboarding.reports import artifact_key
+from cmek.tags import LEFTOVERS, workspace_tag
+from tasks._uncached_task import uncached_task
+from tasks.artifacts import latest_artifact
+from tasks.clients import admin_client, kms_client
+from tasks.runs import current_run_id, find_runs
+
+_RECORDS_AT_ONCE: Final = 20
+_ROWS: Final = TypeAdapter(tuple[Leftover, ...])
+
+
+async def read_leftovers(
+    anthropic_block: str, kms_block: str, *, subject: str | None = None, ended: str | None = None
+) -> tuple[Leftover, ...]:
+    """What runs that have ended left behind, from the records on the server and from live reads.
+
+    Args:
+        anthropic_block: Name of the block.
+        kms_block: Name of the block.
+        subject: Whose records are read; those of all workspaces unless given.
+        ended: A run that counts as ended although it is executing.
+
+    Raises:
+        AdminApiError: The external keys can't be listed.
+    """
+    made: list[Made] = []
+    async with get_client() as client:
+        key = artifact_key("evidence", subject) if subject else None
+        async for of, chain in _records(client, key):
+            made += made_by(of, chain)
+        if not made:
+            return ()
+        admin, kms = await admin_client(anthropic_block), await kms_client(kms_block)
+        live = await read_live(made, admin, kms)
+        unused = [one for one in made if not live.in_use(one.key_name)]
+        subjects = {one.subject for one in unused}
+        busy = {one for one in subjects if await _is_under_way(client, one, ended)}
+    return find_leftovers((one for one in unused if one.subject not in busy), live)
+
+
+async def _records(client: PrefectClient, key: str | None) -> AsyncIterator[tuple[str, Chain]]:
+    """Every verified record and whose it is; a few at once, since each may be long."""
+    wanted = ArtifactCollectionFilterKey(any_=[key]) if key else None
+    wanted = wanted or ArtifactCollectionFilterKey(like_="cmek-evidence-%")
+    offset = 0
+    while page := await client.read_latest_artifacts(
+        artifact_filter=ArtifactCollectionFilter(key=wanted),
+        limit=_RECORDS_AT_ONCE,
+        offset=offset,
+    ):
+        offset += len(page)
+        for artifact in page:
+            try:
+                chain = loads(record_in(str(artifact.data)))
+            except EvidenceIntegrityError:
+                continue  # the onboarding that continues it says so; `cmek evidence verify` too
+            started = [entry for entry in chain.entries if entry.kind == "started"]
+            if started:
+                yield started[-1].subject, chain
+
+
+async def _is_under_way(client: PrefectClient, subject: str, ended: str | None) -> bool:
+    """Whether a run may still attach: not ended, and not past the time to approve."""
+    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(subject)]))
+    runs = [run async for run in find_runs(client, wanted)]
+    return any(_is_open(run) for run in runs if str(run.id) != ended)
+
+
+def _is_open(run: FlowRun) -> bool:
+    if run.state is None or run.state.is_final():
+        return False
+    until = run.state.state_details.pause_timeout
+    return not (run.state.is_paused() and until is not None and until < datetime.now(UTC))
+
+
+async def last_leftovers() -> tuple[Leftover, ...]:
+    """The rows of the last table."""
+    return read_table(getattr(await latest_artifact(LEFTOVERS), "data", None))
+
+
+def read_table(data: object) -> tuple[Leftover, ...]:
+    """The rows of a table; none when it is not one of ours."""
+    try:
+        return _ROWS.validate_python(json.loads(data) if isinstance(data, str) else data or ())
+    except ValidationError:
+        return ()
+
+
+@uncached_task(name="Leftovers", task_run_name="Leftovers")
+async def publish_leftovers(
+    anthropic_block: str, kms_block: str, subject: str | None = None
+) -> None:
+    """Bring the table of leftovers up to date, of all workspaces or of one.
+
+    Never ends a run: what can't be read is logged, and `cmek leftovers` reads it at any time.
+    """
+    try:
+        found = await read_leftovers(
+            anthropic_block, kms_block, subject=subject, ended=str(current_run_id())
+        )
+        kept = await last_leftovers()
+        rows = (*(one for one in kept if subject and one.subject != subject), *found)
+        if rows != kept:
+            await _publish(rows)
+    except Exception as error:  # noqa: BLE001 - the run has ended already, for better or worse
+        get_run_logger().warning("What is left over was not listed: %r", error)
+        return
+    if subject and found:
+        get_run_logger().warning("Left over: %s. `cmek leftovers` has the commands", _named(found))
+
+
+async def _publish(rows: Sequence[Leftover]) -> None:
+    table = [one.model_dump(mode="json") for one in rows]
+    about = f"{len(rows)} things that onboarding made and nothing uses"
+    await acreate_table_artifact(table=table, key=LEFTOVERS, description=about)
+
+
+def _named(found: Iterable[Leftover]) -> str:
+    return ", ".join(f"{one.kind} {one.resource.rpartition('/')[2]}" for one in found)

@@ -1,0 +1,105 @@
+"""`cmek doctor` finds what is not set up, and says what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from cli.deploy import PROJECT
+from cli.doctor import Finding, examine
+from cli.main import main
+from cmek.signatures import verification
+from cmek.signatures.verification import REQUIRED_VARIABLE, SignersRefusedError, required_signatures
+from tests.support.command import clean_environment, cmek
+from tests.support.stack import Stack
+
+pytestmark = pytest.mark.e2e
+
+
+def by_check(findings: list[Finding]) -> dict[str, Finding]:
+    """Each check once."""
+    assert len({one.check for one in findings}) == len(findings)
+    return {one.check: one for one in findings}
+
+
+def test_a_running_stack_passes_but_for_what_a_rehearsal_does_not_need(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """Each fault with its way out; the same as data."""
+    environment = clean_environment(tmp_path, PREFECT_API_URL=stack.local.api_url)
+    done = cmek("doctor", "--json", environment=environment, directory=tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    found = by_check([Finding.model_validate(one) for one in json.loads(done.stdout)])
+    faults = {name for name, one in found.items() if one.status != "pass"}
+    assert faults <= {"approvals", "login", "automations", "schedules"}
+    assert {"approvals", "login"} <= faults
+    assert all(one.remedy for name, one in found.items() if name in faults)
+    assert "has all" in found["Google credential"].found
+    assert "Acme" in found["Anthropic credential"].found
+
+
+def test_a_server_with_nothing_on_it_fails_where_each_thing_is_missing(
+    prefect_server: None,
+) -> None:
+    """Pool, deployments and blocks; nothing stops at the first fault."""
+    found = by_check(list(examine("no-admin", "no-kms", None)))
+    for check in ("work pool cmek", "deployments", "Anthropic credential", "Google credential"):
+        assert found[check].status == "fail", check
+        assert found[check].remedy or "Make or fix it" in found[check].found
+    assert found["server"].status == "pass"
+
+
+def test_a_pool_of_prefects_own_template_fails(prefect_server: None) -> None:
+    """As a worker makes it when it finds none."""
+    template = {
+        "job_configuration": {"command": "{{ command }}"},
+        "variables": {"type": "object", "properties": {"command": {"type": "string"}}},
+    }
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(
+            WorkPoolCreate(name="cmek", type="process", base_job_template=template)
+        )
+        try:
+            found = by_check(list(examine("no-admin", "no-kms", None)))
+        finally:
+            client.delete_work_pool("cmek")
+    assert found["work pool cmek"].status == "fail"
+    assert "lets whoever starts a run choose command" in found["work pool cmek"].found
+
+
+def test_a_worker_that_must_have_signatures_and_has_no_approvers_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As in a container, or where a worker was moved to; and it attaches nothing."""
+    monkeypatch.setattr(verification, "DIRECTORY", tmp_path / "cmek")
+    monkeypatch.setattr(
+        verification.find_signers, "__defaults__", (tmp_path / "cmek", verification.facts_of)
+    )
+    monkeypatch.setenv(REQUIRED_VARIABLE, "1")
+    with temporary_settings({PREFECT_API_URL: None}), pytest.raises(SystemExit) as ended:
+        main(["doctor", "--json"])
+    assert ended.value.code == 1
+    (approvals, _) = json.loads(capsys.readouterr().out)
+    assert (approvals["check"], approvals["status"]) == ("approvals", "fail")
+    assert "1 signatures are required" in approvals["found"]
+    with pytest.raises(SignersRefusedError, match="enrol the approvers"):
+        required_signatures(None, 0)
+
+
+@pytest.mark.parametrize("text", ["one", "10", "-1"])
+def test_a_number_of_signatures_that_is_none_is_refused(text: str) -> None:
+    """Never read as no signature."""
+    with pytest.raises(SignersRefusedError, match="must be one digit"):
+        required_signatures(None, 0, {REQUIRED_VARIABLE: text})
+
+
+def test_image_and_templates_refuse_typed_approvals_by_themselves() -> None:
+    """The setting is in each place where a job may start without signers."""
+    files = [PROJECT / "Dockerfile", PROJECT / "deploy" / "env" / "worker.env"]
+    files += [PROJECT / "deploy" / f"work_pool_{one}.json" for one in ("cloud_run", "kubernetes")]
+    assert [one.name for one in files if REQUIRED_VARIABLE not in one.read_text()] == []

@@ -1,0 +1,186 @@
+"""`cmek listen`: requests in, Prefect events out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cli.listen import SIGNAL, Listener, application, listen_command
+from cmek.evidence.report import signals_filter
+from cmek.revalidation.signals import (
+    MAX_PUSH,
+    MAX_WEBHOOK,
+    KnownKeys,
+    PushVerifier,
+    webhook_secrets,
+)
+from tests.support.signals import ACCOUNT, AUDIENCE, SECRET, Google, google, push, webhook
+
+RING = "projects/acme-kms-prod/locations/us-east5/keyRings/anthropic-cmek"
+KEYS = {
+    "ekey_01One": f"{RING}/cryptoKeys/one",
+    "ekey_01Two": f"{RING}/cryptoKeys/two",
+}
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def signer() -> Iterator[Google]:
+    with google() as one:
+        yield one
+
+
+@dataclass
+class Desk:
+    """The application, and what it has posted."""
+
+    http: httpx.AsyncClient
+    events: list[dict[str, Any]] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=lambda: dict(KEYS))
+    reads: int = 0
+    away: bool = False
+    third: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def post(self, event: dict[str, Any]) -> None:
+        """As Prefect's server takes it."""
+        if self.away:
+            raise httpx.ConnectError("refused")
+        self.events.append(event)
+        if len(self.events) == 3:
+            self.third.set()
+
+    async def read_keys(self) -> KnownKeys:
+        """As the last table has them."""
+        self.reads += 1
+        return KnownKeys(self.keys)
+
+    async def webhook(self, key: str, **options: Any) -> httpx.Response:
+        """Deliver one."""
+        headers, body = webhook(key, **options)
+        return await self.http.post("/webhook", headers=headers, content=body)
+
+    @property
+    def about(self) -> list[list[str]]:
+        """The keys of each event."""
+        return [event["payload"]["external_keys"] for event in self.events]
+
+
+@pytest.fixture
+async def desk(signer: Google) -> AsyncIterator[Desk]:
+    """With a merging window that a test can wait for."""
+    desk = Desk(httpx.AsyncClient())
+    listener = Listener(desk.post, desk.read_keys, merge_seconds=0.2)
+    pushes = PushVerifier(AUDIENCE, ACCOUNT, signer.certs_url)
+    app = application(listener, secrets=webhook_secrets(SECRET), pushes=pushes)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://listen") as http:
+        desk.http = http
+        yield desk
+
+
+async def test_a_webhook_and_a_push_become_one_event_each(desk: Desk, signer: Google) -> None:
+    """Under the delivery's own id, so that one that is repeated is taken once."""
+    assert (await desk.webhook("ekey_01One")).status_code == 204
+    body = push("UpdateCryptoKeyVersion", f"{KEYS['ekey_01Two']}/cryptoKeyVersions/1")
+    assert (await desk.http.post("/pubsub", headers=signer.token(), content=body)).is_success
+    assert desk.about == [["ekey_01One"], ["ekey_01Two"]]
+    assert {event["event"] for event in desk.events} == {SIGNAL}
+    assert len({event["id"] for event in desk.events}) == 2
+    sources = [event["payload"]["source"] for event in desk.events]
+    assert sources == ["webhook", "audit log"]
+
+
+async def test_a_policy_of_the_ring_is_about_all_its_keys(desk: Desk, signer: Google) -> None:
+    body = push("SetIamPolicy", RING)
+    assert (await desk.http.post("/pubsub", headers=signer.token(), content=body)).is_success
+    assert desk.about == [sorted(KEYS)]
+
+
+async def test_an_unknown_key_is_logged_and_not_looked_at(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does a flood about it read the list of keys again and again."""
+    for number in range(50):
+        response = await desk.webhook("ekey_01Unknown", sent=f"evt_{number}")
+        assert response.status_code == 204
+    assert desk.events == []
+    assert "ekey_01Unknown" in caplog.text
+    assert desk.reads == 1
+
+
+async def test_a_flood_is_merged_per_key(desk: Desk) -> None:
+    """One event at once, one when the window is over, and the other key is not held up."""
+    for number in range(40):
+        await desk.webhook("ekey_01One", sent=f"evt_{number}")
+    await desk.webhook("ekey_01Two")
+    assert desk.about == [["ekey_01One"], ["ekey_01Two"]]
+    async with asyncio.timeout(5):
+        await desk.third.wait()
+    assert desk.about == [["ekey_01One"], ["ekey_01Two"], ["ekey_01One"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "status"), [({"at": 1}, 401), ({"secret": "whsec_" + "QUFB" * 8}, 401)]
+)
+async def test_what_is_refused_gets_the_reason_and_posts_nothing(
+    desk: Desk, options: dict[str, Any], status: int
+) -> None:
+    response = await desk.webhook("ekey_01One", **options)
+    assert response.status_code == status
+    assert response.text.strip()
+    pushed = await desk.http.post("/pubsub", content=push("SetIamPolicy", RING))
+    assert pushed.status_code == 401
+    assert desk.events == []
+
+
+@pytest.mark.parametrize(("path", "most"), [("/webhook", MAX_WEBHOOK), ("/pubsub", MAX_PUSH)])
+async def test_no_more_than_a_bounded_body_is_read(desk: Desk, path: str, most: int) -> None:
+    """Before anything about it is verified."""
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 100 * most:
+            sent += 4096
+            yield bytes(4096)
+
+    response = await desk.http.post(path, content=endless())
+    assert response.status_code == 400
+    assert str(most) in response.text
+
+
+async def test_what_could_not_be_posted_is_sent_again(desk: Desk) -> None:
+    """The sender repeats on 503; the delivery is not taken for merged then."""
+    desk.away = True
+    assert (await desk.webhook("ekey_01One")).status_code == 503
+    desk.away = False
+    assert (await desk.webhook("ekey_01One")).status_code == 204
+    assert desk.about == [["ekey_01One"]]
+
+
+async def test_only_what_is_configured_has_an_address(desk: Desk) -> None:
+    app = application(Listener(desk.post, desk.read_keys), secrets=webhook_secrets(SECRET))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://listen") as http:
+        assert (await http.post("/pubsub", content=b"{}")).status_code == 404
+        assert (await http.get("/webhook")).status_code == 405
+        assert (await http.get("/healthz")).status_code == 204
+
+
+def test_the_command_needs_something_to_listen_to(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(listen_command)
+    secret = tmp_path / "secret"
+    secret.write_text("not one")
+    for options in ([], ["--push-audience", "x"], ["--webhook-secret-file", str(secret)]):
+        assert CliRunner().invoke(app, options).exit_code != 0
+    shown = CliRunner().invoke(app, ["--print-filter", "acme-kms-prod"])
+    assert shown.output.strip() == signals_filter("acme-kms-prod")

@@ -1,0 +1,80 @@
+"""docs/operations.md leads from nothing to an attached key, a restored server and an upgrade."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.deploy import PROJECT
+from tests.support.production import blocks
+
+NEEDED = ("unshare", "ip", "runuser", "useradd", "openssl", "psql", "pg_dump", "ssh-keygen", "jq")
+MISSING = [one for one in NEEDED if shutil.which(one) is None]
+if os.geteuid() != 0:
+    MISSING.append("root")
+UNITS = sorted((PROJECT / "deploy" / "systemd").glob("*.service"))
+HARDENED = (
+    "NoNewPrivileges=yes",
+    "ProtectSystem=strict",
+    "StateDirectory=",
+    "CapabilityBoundingSet=",
+)
+
+
+@pytest.mark.prove
+@pytest.mark.e2e
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
+def test_the_guides_own_commands_make_a_production_that_attaches_and_can_be_restored() -> None:
+    """In namespaces of their own: nothing of it stays, and nothing reaches beyond loopback."""
+    namespaces = ("--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child")
+    done = subprocess.run(
+        ["unshare", *namespaces, sys.executable, "-m", "tests.support.production"],
+        cwd=PROJECT,
+        env={"PATH": os.environ["PATH"], "HOME": "/root", "DO_NOT_TRACK": "1", "LANG": "C.UTF-8"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-12000:]
+    assert len(done.stdout.splitlines()) == len(blocks("operations.md", "One machine"))
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda one: str(one.stem))
+def test_a_unit_is_one_that_systemd_takes_and_has_its_own_user(unit: Path, tmp_path: Path) -> None:
+    """Hardened, with a state directory of its own."""
+    text = unit.read_text()
+    assert [one for one in HARDENED if f"\n{one}" not in text] == []
+    assert re.search(r"^User=(?!root)\S+$", text, re.M)
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("needs systemd-analyze")
+    copy = tmp_path / unit.name
+    copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.M))
+    done = subprocess.run(
+        [program, "verify", str(copy)], capture_output=True, text=True, check=False
+    )
+    complaints = [line for line in done.stderr.splitlines() if unit.name in line]
+    assert complaints == []
+
+
+def test_each_user_of_the_guide_reads_its_own_settings_only() -> None:
+    """By the modes and groups that the guide's own commands give."""
+    text = "\n".join(block.text for block in blocks("operations.md", "One machine"))
+    for rights, file in (
+        ("-m 0640 -g prefect", "server.env"),
+        ("-m 0640 -g cmek", "worker.env"),
+        ("-m 0400 -o cmek-gateway", "admin_key"),
+        ("-m 0640 -g cmek-gateway", "gateway.toml"),
+    ):
+        (line,) = [one for one in text.splitlines() if file in one and "install " in one]
+        assert f"{rights} " in line

@@ -1,0 +1,208 @@
+"""The drill, with the sandbox as the key and this test as the person."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+import cli.drill
+from cli.client import RunError
+from cli.drill import NAMESPACE, DrillRunner, Observer, drill_command, sign_report
+from cmek.revalidation.drill import Drill, DrillRefusedError
+from cmek.signatures import statement
+from tasks.clients import close_clients
+from tests.support.fleet import Fleet
+from tests.support.onboarding import Onboardings
+from tests.support.revalidation import Revalidations
+
+COMMAND = typer.Typer()
+COMMAND.command()(drill_command)
+
+
+@pytest.fixture
+def fleet(bench: Onboardings) -> Fleet:
+    return Fleet(bench.sandbox.world)
+
+
+@dataclass
+class Canary:
+    """A workspace for drills, the person, and the clock between their steps."""
+
+    bench: Onboardings
+    fleet: Fleet
+    name: str = "canary"
+    external_key: str = ""
+    screen: io.StringIO = field(default_factory=io.StringIO)
+    skip: float = 0
+    """Seconds that pass at each look, besides the real ones."""
+    passed: timedelta = timedelta()
+    steps: list[Callable[[], object]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.external_key = self.fleet.onboard(self.name)
+        self.revalidations = Revalidations.deployed(self.bench.client)
+        self.revalidations.run(external_keys=[self.external_key])
+
+    @property
+    def workspace(self) -> str:
+        """Its id."""
+        workspaces = self.bench.sandbox.world.admin.workspaces.values()
+        return next(one.id for one in workspaces if one.external_key_id == self.external_key)
+
+    def look(self) -> object:
+        """What a signal or a quick check starts."""
+        return self.revalidations.run(external_keys=[self.external_key])
+
+    def change(self, state: str) -> Callable[[], object]:
+        """What the person does."""
+        return lambda: self.fleet.set_state(self.name, 1, state)
+
+    async def pause(self, _seconds: float) -> None:
+        """Time passes, and the next thing happens."""
+        self.passed += timedelta(seconds=self.skip)
+        if self.steps:
+            await asyncio.to_thread(self.steps.pop(0))
+
+    def now(self) -> datetime:
+        """The time that the drill sees."""
+        return datetime.now(UTC) + self.passed
+
+    def drill(self, probe: str | None = None) -> Drill:
+        """From confirmation to report."""
+        console = Console(file=self.screen, width=200)
+        observer = Observer("anthropic-admin", "google-kms", self.workspace, probe)
+        runner = DrillRunner(observer, console, pause=self.pause, now=self.now)
+
+        async def run() -> Drill:
+            try:
+                await runner.prepare()
+                return await runner.run()
+            finally:
+                await close_clients()
+
+        return asyncio.run(run())
+
+
+@pytest.fixture
+def canary(bench: Onboardings, fleet: Fleet) -> Canary:
+    return Canary(bench, fleet)
+
+
+def nothing() -> None:
+    """A moment in which nothing happens."""
+
+
+def test_a_whole_drill_measures_both_changes_and_leaves_a_report(
+    bench: Onboardings, canary: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alert, validation and a probe; the drill itself writes nothing anywhere but its report."""
+    monkeypatch.setattr(cli.drill, "ASK_SECONDS", 0.0)
+    works = tmp_path / "works"
+    works.touch()
+    canary.steps = [
+        nothing,
+        canary.change("DISABLED"),
+        canary.look,
+        works.unlink,
+        canary.change("ENABLED"),
+        canary.look,
+        works.touch,
+    ]
+    bench.control.clear_log()
+    drill = canary.drill(f"test -e {works}")
+    assert bench.control.calls(write=True) == []
+    assert drill.passed, drill
+    disabled, enabled = drill.phases
+    assert [phase.change for phase in drill.phases] == ["disabled", "enabled"]
+    assert [one.what for one in disabled.measured] == ["alert", "validation", "data plane"]
+    assert disabled.measured[0].by == "revalidate-keys/scheduled"
+    assert all(one.at for one in enabled.measured)
+    shown = canary.screen.getvalue()
+    version = "1 --key=canary --keyring=anthropic-cmek --location=us-east5 --project=acme-kms-prod"
+    disable = shown.index(f"gcloud kms keys versions disable {version}\n")
+    assert disable < shown.index(f"gcloud kms keys versions enable {version}\n")
+    (page,) = [one for one in bench.client.read_artifacts() if "drill" in str(one.key)]
+    assert str(page.data).startswith("# Drill of ")
+    assert "passed" in str(page.data)
+
+
+def test_an_alert_that_never_comes_fails_the_drill(canary: Canary) -> None:
+    """After the hour, and the way back is shown all the same."""
+    canary.skip = 31
+    canary.steps = [canary.change("DISABLED"), *[nothing] * 120, canary.change("ENABLED")]
+    drill = canary.drill()
+    assert not drill.passed
+    assert drill.phases[0].measured[0].at is None
+    assert drill.phases[0].measured[1].at is not None
+    assert "versions enable 1" in canary.screen.getvalue()
+    assert "not seen" in canary.screen.getvalue()
+
+
+def share(canary: Canary) -> None:
+    world = canary.bench.sandbox.world
+    other = canary.fleet.register("second", canary.fleet.key("canary"))
+    assert other in world.admin.external_keys
+
+
+def let_eve_decrypt(canary: Canary) -> None:
+    role = "roles/cloudkms.cryptoKeyDecrypter"
+    canary.bench.kms.grant(canary.fleet.key("canary"), role, "user:eve@example.com")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "says"),
+    [
+        (share, "more than one workspace"),
+        (let_eve_decrypt, "user:eve@example.com"),
+        (lambda canary: canary.fleet.set_state("canary", 1, "DISABLED"), "not ENABLED"),
+        (lambda canary: canary.fleet.update("canary", labels={}), "repair it first"),
+    ],
+    ids=["another workspace", "another user", "disabled", "broken"],
+)
+def test_a_key_that_others_use_or_that_does_not_work_is_refused(
+    canary: Canary, prepare: Callable[[Canary], None], says: str
+) -> None:
+    """Before any command is printed."""
+    prepare(canary)
+    with pytest.raises(DrillRefusedError, match=says):
+        canary.drill()
+    assert canary.screen.getvalue() == ""
+
+
+def test_a_probe_that_does_not_work_is_refused(canary: Canary) -> None:
+    with pytest.raises(DrillRefusedError, match="probe"):
+        canary.drill("false")
+
+
+def test_nothing_is_printed_before_the_workspace_is_typed(canary: Canary) -> None:
+    refused = CliRunner().invoke(COMMAND, [canary.workspace], input="wrkspc_01Other\n")
+    assert isinstance(refused.exception, RunError)
+    assert "versions disable" not in refused.output
+
+
+def test_the_report_is_signed_in_a_namespace_that_no_approval_has(tmp_path: Path) -> None:
+    out, key = tmp_path / "drill.md", tmp_path / "key"
+    out.write_text("# Drill\n")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    sign_report(out, key)
+    signers = tmp_path / "signers"
+    signers.write_text(f"ada {key.with_suffix('.pub').read_text()}")
+    verify = ["ssh-keygen", "-Y", "verify", "-f", str(signers), "-I", "ada", "-s", f"{out}.sig"]
+    verified = [
+        subprocess.run(
+            [*verify, "-n", name], input=out.read_bytes(), check=False, capture_output=True
+        ).returncode
+        for name in (NAMESPACE, statement.NAMESPACE)
+    ]
+    assert verified[0] == 0
+    assert verified[1] != 0

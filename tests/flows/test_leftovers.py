@@ -1,0 +1,197 @@
+"""What a run that came to nothing leaves behind is listed, whichever way and wherever it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import typer
+from prefect.client.schemas.filters import ArtifactCollectionFilter
+from typer.testing import CliRunner
+
+from cli.leftovers import leftovers_command
+from cmek.evidence.leftovers import Leftover
+from cmek.tags import LEFTOVERS
+from tasks.clients import close_clients
+from tasks.leftovers import read_leftovers, read_table
+from tests.support.fleet import Fleet
+from tests.support.onboarding import Onboardings, Run
+from tests.support.revalidation import Revalidations
+
+COMMAND = typer.Typer(add_completion=False)
+COMMAND.command()(leftovers_command)
+RING, KEY, LABEL = "key ring", "crypto key", "organization label"
+GRANTS, EXTERNAL = "grants", "external key"
+DENIED = {"status": "PERMISSION_DENIED", "times": 9}
+
+
+def leftovers() -> tuple[Leftover, ...]:
+    """As the command finds them."""
+
+    async def read() -> tuple[Leftover, ...]:
+        try:
+            return await read_leftovers("anthropic-admin", "google-kms")
+        finally:
+            await close_clients()
+
+    return asyncio.run(read())
+
+
+def table(bench: Onboardings) -> tuple[Leftover, ...]:
+    """As the last run published them, for `cmek status` to count."""
+    wanted = ArtifactCollectionFilter.model_validate({"key": {"any_": [LEFTOVERS]}})
+    found = bench.client.read_latest_artifacts(artifact_filter=wanted, limit=1)
+    return read_table(found[0].data) if found else ()
+
+
+def rejected(bench: Onboardings) -> Run:
+    return bench.asked().approve(decision="reject")
+
+
+def expired(bench: Onboardings) -> Run:
+    run = bench.asked()
+    state = run.read().state
+    assert state is not None
+    past = datetime.now(UTC) - timedelta(minutes=1)
+    state.state_details = state.state_details.model_copy(update={"pause_timeout": past})
+    run.force(state)
+    return run
+
+
+def failing(call: str, **fault: object) -> Callable[[Onboardings], Run]:
+    """A run whose call is refused."""
+
+    def end(bench: Onboardings) -> Run:
+        bench.control.fault(call, **fault)
+        run = bench.start().execute()
+        bench.control.clear_faults()
+        assert run.state == "Failed", run.message
+        return run
+
+    return end
+
+
+def refused_at_the_attach(bench: Onboardings) -> Run:
+    run = bench.asked()
+    bench.control.fault("workspaces.update", status=403, times=9)
+    run.approve()
+    bench.control.clear_faults()
+    assert run.state == "Failed", run.message
+    return run
+
+
+ENDS: dict[str, tuple[Callable[[Onboardings], Run], set[str], str]] = {
+    "the key ring is refused": (failing("CreateKeyRing", **DENIED), set(), ""),
+    "the crypto key is refused": (failing("CreateCryptoKey", **DENIED), {RING}, "not approved"),
+    "the grants are refused": (failing("SetIamPolicy", **DENIED), {RING, KEY}, "not approved"),
+    "the registration is refused": (
+        failing("external_keys.create", status=403, times=9),
+        {RING, KEY, GRANTS},
+        "not approved",
+    ),
+    "the validation is refused": (
+        failing("external_keys.validate", status=403, times=9),
+        {RING, KEY, GRANTS, EXTERNAL},
+        "not approved",
+    ),
+    "rejected": (rejected, {RING, KEY, GRANTS, EXTERNAL}, "rejected"),
+    "expired": (expired, {RING, KEY, GRANTS, EXTERNAL}, "not approved"),
+    "the attach is refused": (
+        refused_at_the_attach,
+        {RING, KEY, GRANTS, EXTERNAL},
+        "approved",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_all_that_a_run_made_is_listed_with_the_run_and_the_way_back(
+    bench: Onboardings, name: str
+) -> None:
+    """In the order in which it is safe; at the end of the run, or when it has expired."""
+    end, kinds, approval = ENDS[name]
+    before = datetime.now(UTC)
+    run = end(bench)
+    bench.control.clear_log()
+    found = leftovers()
+    assert bench.control.log(write=True) == []
+    assert {one.kind for one in found} == kinds
+    assert {one.run for one in found} <= {str(run.id)}
+    assert {one.approval for one in found} <= {approval}
+    assert all(before <= one.since <= datetime.now(UTC) for one in found)
+    assert {one.subject for one in found} <= {bench.fresh}
+    order = [EXTERNAL, GRANTS, KEY, RING]
+    assert [one.kind for one in found] == [kind for kind in order if kind in kinds]
+    for one in found:
+        assert bool(one.take_back) is (one.kind != RING)
+        assert bool(one.remark) is (one.kind != GRANTS)
+    if name == "expired":
+        Revalidations.deployed(bench.client).run(depth="full", reads_per_minute=1_000_000)
+    assert table(bench) == found
+
+
+def test_what_waits_or_is_attached_is_not_left_over(bench: Onboardings) -> None:
+    """An onboarding that continues where a rejected one stopped takes it all in use."""
+    rejected(bench)
+    assert leftovers()
+    run = bench.asked()
+    assert leftovers() == ()
+    assert run.approve().state == "Attached"
+    assert leftovers() == ()
+    Revalidations.deployed(bench.client).run(depth="full", reads_per_minute=1_000_000)
+    assert table(bench) == ()
+
+
+def test_a_key_that_others_may_have_used_gets_no_command_that_destroys_it(
+    bench: Onboardings,
+) -> None:
+    """Nor does one that can't be read: the remark says why."""
+    rejected(bench)
+    decrypter = "roles/cloudkms.cryptoKeyDecrypter"
+    bench.kms.grant(bench.key_name, decrypter, "user:eve@example.com")
+    (key,) = [one for one in leftovers() if one.kind == KEY]
+    assert key.take_back == ()
+    assert "user:eve@example.com" in key.remark
+    bench.control.fault("GetIamPolicy", **DENIED)
+    (key,) = [one for one in leftovers() if one.kind == KEY]
+    assert key.take_back == ()
+    assert "could not be read" in key.remark
+
+
+def test_an_adopted_key_keeps_everything_but_what_onboarding_added(bench: Onboardings) -> None:
+    """Its label and grants are taken back, never its versions."""
+    bench.kms.ring("anthropic-cmek")
+    bench.kms.key(bench.fresh, ring=bench.key_name.partition("/cryptoKeys/")[0])
+    run = bench.start(adopt_existing_key=True, protection_level="SOFTWARE").execute()
+    assert run.state == "Suspended", run.message
+    run.approve(decision="reject")
+    found = leftovers()
+    commands = [command for one in found for command in one.take_back]
+    assert {one.kind for one in found} <= {LABEL, GRANTS, EXTERNAL}
+    assert not any("versions destroy" in command for command in commands)
+
+
+def test_what_was_taken_back_is_no_longer_listed(bench: Onboardings) -> None:
+    """After its commands, of which the sandbox knows the effects."""
+    rejected(bench)
+    world = bench.sandbox.world
+    (external,) = [one for one in leftovers() if one.kind == EXTERNAL]
+    with world.lock:
+        del world.admin.external_keys[external.resource]
+    Fleet(world).set_policy(bench.key_name, {})
+    assert {one.kind for one in leftovers()} == {KEY, RING}
+
+
+def test_the_command_lists_the_commands_whole_and_as_data(bench: Onboardings) -> None:
+    """A line that a person must copy is never wrapped."""
+    run = rejected(bench)
+    shown = CliRunner().invoke(COMMAND, [])
+    assert shown.exit_code == 0, shown.output
+    assert str(run.id) in shown.output
+    for one in leftovers():
+        assert all(f"    {line}\n" in shown.output for line in one.take_back)
+    data = json.loads(CliRunner().invoke(COMMAND, ["--json"]).output)
+    assert [one["kind"] for one in data] == [EXTERNAL, GRANTS, KEY, RING]

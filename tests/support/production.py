@@ -1,0 +1,441 @@
+"""A machine of its own for docs/operations.md: namespaces, users, units; the page's own commands.
+
+`python -m tests.support.production` is run inside new mount, network and process namespaces, as
+root: what it writes is gone with them, and nothing in it reaches beyond loopback. For `systemd`,
+each unit's `ExecStart` is started with its user, environment and state directory.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import pwd
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from cli.local import postgres
+from cli.local.processes import Child, poll, start, stop
+from cli.local.sandbox import SandboxAddress, start_sandbox, wait_for_sandbox
+from tests.support.examples import DOCS, prelude
+
+PROJECT: Final = Path(__file__).parents[2]
+HOME: Final = Path("/opt/cmek")
+SCRATCH: Final = Path("/run/cmek-test")
+"""A memory file system of this mount namespace."""
+UNITS: Final = Path("/etc/systemd/system")
+OVERLAID: Final = ("/etc", "/opt", "/usr/local/bin", "/var/lib", "/var/backups", "/home")
+"""Folders in which the page's commands make files."""
+SECONDS: Final = 240
+READY: Final = {
+    "prefect-server": "http://127.0.0.1:4200/api/health",
+    "cmek-gateway": "http://127.0.0.1:4300/gateway/health",
+}
+OPERATOR_SHELL: Final = "set -a; [ ! -e ~/.config/cmek.env ] || . ~/.config/cmek.env; set +a\n"
+APPROVER: Final = "grace@example.com"
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of commands of the page, and who runs it."""
+
+    language: str
+    who: str
+    text: str
+
+
+def blocks(page: str, chapter: str) -> list[Block]:
+    """The chapter's blocks that name a user, in order."""
+    _, _, text = (DOCS / page).read_text().partition(f"\n## {chapter}\n")
+    fences = re.compile(r"^```(sh|python) ([a-z -]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    return [Block(*found) for found in fences.findall(text.partition("\n## ")[0])]
+
+
+def run(command: list[str], text: str = "", **variables: str) -> str:
+    """Run to the end; what it printed.
+
+    Raises:
+        RuntimeError: It failed; holds both outputs.
+    """
+    done = subprocess.run(
+        command,
+        input=text,
+        env={
+            "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "LANG": "C.UTF-8",
+            **variables,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+        cwd="/",
+    )
+    if done.returncode != 0:
+        raise RuntimeError(
+            f"{shlex.join(command)} ended with {done.returncode}:\n{text}\n{done.stdout}"
+        )
+    return done.stdout
+
+
+def make_private() -> None:
+    """Lay a scratch layer over the folders that are written, and bring loopback up."""
+    run(["ip", "link", "set", "lo", "up"])
+    scratch = SCRATCH
+    scratch.mkdir(exist_ok=True)
+    run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", str(scratch)])
+    for folder in OVERLAID:
+        layers = scratch / folder.strip("/").replace("/", "-")
+        for part in ("upper", "work"):
+            (layers / part).mkdir(parents=True)
+        options = f"lowerdir={folder},upperdir={layers}/upper,workdir={layers}/work"
+        run(["mount", "-t", "overlay", "-o", options, "overlay", folder])
+    _reachable_python(scratch)
+    HOME.mkdir()
+    run(["mount", "--bind", str(PROJECT), str(HOME)])
+
+
+def _reachable_python(scratch: Path) -> None:
+    """Let other users reach an interpreter that is installed under a private home."""
+    prefix = Path(sys.base_prefix).resolve()
+    private = next((one for one in reversed(prefix.parents) if not one.stat().st_mode & 1), None)
+    if private is None:
+        return
+    kept = scratch / "python"
+    kept.mkdir()
+    run(["mount", "--bind", str(prefix), str(kept)])
+    run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", str(private)])
+    prefix.mkdir(parents=True)
+    run(["mount", "--bind", str(kept), str(prefix)])
+
+
+def start_postgres() -> None:
+    """PostgreSQL at Debian's socket, where a user is the role of its name and nobody else."""
+    folder = postgres.new_folder()
+    server = postgres.start(folder, {"PATH": os.environ["PATH"]})
+    (folder / "data" / "pg_hba.conf").write_text("local all all peer\n")
+    os.kill(server.child.process.pid, 1)
+    folder.chmod(0o755)
+    socket = Path("/var/run/postgresql")
+    socket.mkdir(parents=True, exist_ok=True)
+    run(["mount", "--bind", str(folder), str(socket)])
+    backups = Path("/var/backups/cmek")
+    backups.mkdir(parents=True)
+    backups.chmod(0o1777)
+
+
+@dataclass
+class Units:
+    """What stands in for systemd."""
+
+    running: dict[str, Child] = field(default_factory=dict)
+
+    def obey(self, line: str) -> None:
+        """One `systemctl` command of the page."""
+        match shlex.split(line):
+            case ["systemctl", "enable", "--now", name] | ["systemctl", "start", name]:
+                self.start(name)
+            case ["systemctl", "stop", name]:
+                stop([self.running.pop(name)])
+            case _:
+                raise AssertionError(f"not a command that is stood in for: {line}")
+
+    def start(self, name: str, **changes: str) -> None:
+        """As the unit says; ready when this returns."""
+        unit = configparser.ConfigParser(interpolation=None)
+        unit.optionxform = str  # type: ignore[assignment,method-assign]
+        unit.read(UNITS / f"{name}.service")
+        service = unit["Service"]
+        user = service["User"]
+        state = Path("/var/lib") / service["StateDirectory"]
+        state.mkdir(mode=0o700, exist_ok=True)
+        shutil.chown(state, user, user)
+        environment = environment_of(Path(service["EnvironmentFile"])) | changes
+        child = start(
+            name,
+            shlex.split(service["ExecStart"]),
+            environment={"PATH": "/usr/local/bin:/usr/bin:/bin", **environment},
+            directory=Path(service["WorkingDirectory"]),
+            log=SCRATCH / f"{name}{len(self.running)}.log",
+            user=user,
+        )
+        if name in READY:
+            url = READY[name].replace("4200", environment.get("PREFECT_SERVER_API_PORT", "4200"))
+            await_answer(child, url)
+        self.running[f"{name}{changes.get('PREFECT_SERVER_API_PORT', '')}"] = child
+
+
+def environment_of(file: Path) -> dict[str, str]:
+    """The variables of an environment file."""
+    lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+
+def await_answer(child: Child, url: str) -> None:
+    """Wait until the address answers with anything."""
+
+    def answers() -> bool | None:
+        if not child.is_running:
+            raise child.failure("ended")
+        try:
+            return httpx.get(url, trust_env=False).status_code > 0
+        except httpx.TransportError:
+            return None
+
+    if poll(answers, seconds=SECONDS) is None:
+        raise child.failure("does not answer")
+
+
+@dataclass
+class Follower:
+    """Runs the page's blocks, with real names in the place of the page's."""
+
+    sandbox: SandboxAddress
+    names: dict[str, str]
+    secrets: Mapping[str, str]
+    units: Units = field(default_factory=Units)
+
+    def follow(self, block: Block) -> str:
+        """Run one block as the user that it names; what it printed."""
+        text = block.text
+        for name, value in self.names.items():
+            text = re.sub(rf"\b{re.escape(name)}\b", value.replace("\\", r"\\"), text)
+        if block.who == "systemd":
+            for line in text.splitlines():
+                self.units.obey(line)
+            return ""
+        if block.who == "root":
+            printed = run(["bash", "-euo", "pipefail", "-s"], text, **self.secrets)
+            self.put_the_sandbox_in_place()
+            return printed
+        user = block.who.split()[0]
+        if user == "operator" and block.language == "python":
+            google = self.sandbox
+            file = str(SCRATCH / "google.json")
+            key = f"service_account_info=json.load(open({file!r}))"
+            text = "import json\nfrom prefect_gcp import GcpCredentials\n" + text.replace(
+                "GoogleKms()",
+                f"GoogleKms(endpoint={google.grpc!r}, checks_endpoint={google.http!r},"
+                f" gcp_credentials=GcpCredentials({key}))",
+            )
+        return self.as_user(user, text, block.language)
+
+    def as_user(self, user: str, text: str, language: str = "sh") -> str:
+        """Run text in the user's own shell."""
+        home = pwd.getpwnam(user).pw_dir
+        shell = OPERATOR_SHELL if user == "operator" else ""
+        if language == "python":
+            text = f"{shell}exec /opt/cmek/.venv/bin/python - <<'PYTHON'\n{text}\nPYTHON\n"
+        else:
+            text = f"{shell}{text}"
+        command = ["runuser", "-u", user, "--", "bash", "-euo", "pipefail", "-s"]
+        return run(command, text, HOME=home)
+
+    def put_the_sandbox_in_place(self) -> None:
+        """Of Anthropic's address, once the page's commands have copied the settings."""
+        settings = Path("/etc/cmek-gateway/gateway.toml")
+        if settings.exists():
+            text = re.sub(r"^upstream = .*\n", "", settings.read_text(), flags=re.M)
+            settings.write_text(f'upstream = "{self.sandbox.http}"\n{text}')
+
+    def waiting(self, run_id: str) -> dict[str, Any]:
+        """The approval request of a run, once it waits, as its approver's command reads it."""
+        code = f"""
+import json, uuid
+from cli import approvals
+from cli.client import connected
+with connected() as client:
+    asked = approvals.wait_for_ask(client, uuid.UUID({run_id!r}), seconds=120)
+    print(json.dumps({{"workspace": asked.workspace, "digest": asked.plan_digest}}))
+"""
+        printed = self.as_user("operator", code, "python")
+        found: dict[str, Any] = json.loads(printed.splitlines()[-1])
+        return found
+
+    def admin(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """One call of the Admin API as the organization's administrator."""
+        answer = httpx.request(
+            method,
+            f"{self.sandbox.http}/v1/organizations/{path}",
+            headers={"x-api-key": self.sandbox.admin_key, "anthropic-version": "2023-06-01"},
+            json=body,
+            trust_env=False,
+        )
+        found: dict[str, Any] = answer.raise_for_status().json()
+        return found
+
+    def prefect(self, code: str) -> Any:
+        """What an expression over a client of the server is, as JSON, for the operator."""
+        text = f"""
+import json
+from cli.client import connected
+with connected() as client:
+    print(json.dumps({code}, default=str))
+"""
+        return json.loads(self.as_user("operator", text, "python").splitlines()[-1])
+
+
+def main() -> None:
+    """Follow the chapter from nothing to the last command."""
+    make_private()
+    run(["useradd", "--create-home", "--gid", "nogroup", "operator"])
+    start_postgres()
+    scratch = SCRATCH / "home"
+    (scratch / "tmp").mkdir(parents=True)
+    child = start_sandbox(
+        scratch, {"PATH": os.environ["PATH"], "HOME": str(scratch)}, ["--minimal"]
+    )
+    sandbox = wait_for_sandbox(child)
+    key = SCRATCH / "google.json"
+    shutil.copy(sandbox.google_credentials_file, key)
+    key.chmod(0o644)
+    follower = Follower(sandbox, {"PROJECT": sandbox.project_id}, enrolled(sandbox))
+    try:
+        for step in chapter(follower):
+            sys.stdout.write(f"{step}\n")
+            sys.stdout.flush()
+    except BaseException:
+        for one in [*follower.units.running.values(), child]:
+            sys.stdout.write(f"--- {one.name}\n{one.log.read_text(errors='replace')[-3000:]}\n")
+        raise
+    finally:
+        stop([*follower.units.running.values(), child])
+
+
+def enrolled(sandbox: SandboxAddress) -> dict[str, str]:
+    """What the page reads from variables: the Admin key, and a file of one approver's key."""
+    ssh = Path("/home/operator/.ssh")
+    ssh.mkdir(mode=0o700)
+    run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(ssh / "id_ed25519")]
+    )
+    for one in (ssh, *ssh.iterdir()):
+        shutil.chown(one, "operator")
+    public = (ssh / "id_ed25519.pub").read_text().split()
+    signers = SCRATCH / "signers"
+    signers.write_text(f'{APPROVER} namespaces="cmek-approval" {public[0]} {public[1]}\n')
+    return {"ADMIN_KEY": sandbox.admin_key, "SIGNERS": str(signers)}
+
+
+def chapter(follower: Follower) -> Iterator[str]:
+    """Each block in order, and after some of them what the page says is true."""
+    names, sandbox = follower.names, follower.sandbox
+    names["WORKSPACE"] = sandbox.workspace_in("fresh")
+    after: dict[str, Callable[[str], None]] = {
+        "cmek onboard": lambda printed: _remember_run(follower, printed),
+        "cmek approve": lambda _: _is_attached(follower),
+        "cmek status": lambda printed: _has(printed, "1 healthy"),
+        "cmek automations": lambda _: _start_from_outside(follower),
+        "pg_restore": lambda _: _second_server(follower),
+        "runuser -u cmek -- cmek doctor": lambda printed: _has(printed, "an attach needs 1"),
+    }
+    for block in blocks("operations.md", "One machine"):
+        if "TYPE/NAME" in block.text:
+            names["TYPE/NAME"] = _notifier(follower)
+        typed = _with_answers(follower, block) if "tty" in block.who else block
+        printed = follower.follow(typed)
+        for command, check in after.items():
+            if command in block.text:
+                check(printed)
+        yield f"{block.who}: {block.text.strip().splitlines()[-1]}"
+    assert follower.prefect("[one.name for one in client.read_flow_runs(limit=1)]")
+
+
+def _remember_run(follower: Follower, printed: str) -> None:
+    found = re.search(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}", printed)
+    assert found, printed
+    follower.names["RUN"] = found[0]
+
+
+def _with_answers(follower: Follower, block: Block) -> Block:
+    """The approver's answers as options: what is tested is the command, not a terminal."""
+    asked = follower.waiting(follower.names["RUN"])
+    options = (
+        f" --workspace-id {asked['workspace']} --plan-digest {asked['digest']}"
+        f" --approver {APPROVER} --comment tested --acknowledge-warnings"
+        " --signing-key ~/.ssh/id_ed25519"
+    )
+    return Block(block.language, block.who, block.text.replace("RUN", f"RUN{options}"))
+
+
+def _is_attached(follower: Follower) -> None:
+    workspace = follower.admin("GET", f"workspaces/{follower.names['WORKSPACE']}")
+    assert workspace["external_key_id"], workspace
+
+
+def _has(printed: str, text: str) -> None:
+    assert text in printed, printed
+
+
+def _notifier(follower: Follower) -> str:
+    code = (
+        "from prefect.blocks.notifications import CustomWebhookNotificationBlock as Hook\n"
+        "Hook(name='ops', url='http://127.0.0.1:9/').save('ops', overwrite=True)\n"
+    )
+    follower.as_user("operator", code, "python")
+    return "custom-webhook/ops"
+
+
+def _start_from_outside(follower: Follower) -> None:
+    """docs/api.md, with login and token: the Python example, curl's, and the event."""
+    made = [follower.admin("POST", "workspaces", {"name": f"outside {n}"})["id"] for n in range(3)]
+    given = f"export PROJECT={follower.names['PROJECT']} REQUESTER=ada@example.com WORKSPACE="
+    examples = (DOCS / "api.md").read_text()
+    (python,) = re.findall(r"^```python\n(import os.*?)^```$", examples, re.DOTALL | re.M)
+    with_python = f"{given}{made[0]}\n/opt/cmek/.venv/bin/python - <<'END'\n{python}\nEND\n"
+    started = follower.as_user("operator", with_python).strip()
+    (curl,) = re.findall(r"^```bash\n(set -.*?)^```$", examples, re.DOTALL | re.M)
+    follower.waiting(started)
+    follower.waiting(follower.as_user("operator", f"{given}{made[1]}\n{curl}").strip())
+    (event,) = re.findall(r"^```bash\n(call events.*?)^```$", examples, re.DOTALL | re.M)
+    follower.as_user("operator", f"{given}{made[2]}\n{prelude('api.md')}\n{event}")
+    tag = f"workspace:{made[2]}"
+    deadline = time.monotonic() + SECONDS
+    runs = f"[one.id for one in client.read_flow_runs(limit=50) if {tag!r} in one.tags]"
+    while not (found := follower.prefect(runs)):
+        assert time.monotonic() < deadline, "the event started no run"
+    follower.waiting(found[0])
+
+
+def _second_server(follower: Follower) -> None:
+    """On the restored database, with the key of the back-up: runs wait, blocks can be read."""
+    url = environment_of(Path("/var/backups/cmek/server.env"))[
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+    ]
+    count = (
+        "client.request('POST', '/flow_runs/count',"
+        " json={'flow_runs': {'state': {'type': {'any_': ['PAUSED']}}}}).json()"
+    )
+    block = "client.read_block_document_by_name('anthropic-admin', 'anthropic-admin').data"
+    before = [follower.prefect(count), follower.prefect(block)]
+    follower.units.start(
+        "prefect-server",
+        PREFECT_SERVER_DATABASE_CONNECTION_URL=url.replace("/prefect?", "/prefect_restored?"),
+        PREFECT_SERVER_API_PORT="4201",
+        PREFECT_HOME="/var/lib/prefect/second",
+    )
+    shell = Path("/home/operator/.config/cmek.env")
+    text = shell.read_text()
+    try:
+        shell.write_text(text.replace(":4200/", ":4201/"))
+        after = [follower.prefect(count), follower.prefect(block)]
+    finally:
+        shell.write_text(text)
+    stop([follower.units.running.pop("prefect-server4201")])
+    assert before == after
+    assert before[0] == 3, before
+
+
+if __name__ == "__main__":
+    main()
