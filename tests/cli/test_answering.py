@@ -157,7 +157,7 @@ def test_an_idempotency_key_gives_the_same_run_and_never_another_requests(
 ) -> None:
     """The server returns the old run also for a changed request; the command says so."""
     first, second = stack.new_workspace("once"), stack.new_workspace("other")
-    key = ("--idempotency-key", "ticket-4711", "--set", "plan_only=true")
+    key = ("--idempotency-key", "ticket-4711", "--plan-only")
     started = [onboard(stack, command, first, *key) for _ in range(2)]
     assert started[0] == started[1]
     project = ("--project", stack.local.sandbox.project_id)
