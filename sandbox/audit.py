@@ -19,6 +19,9 @@ _TYPES: Final = "type.googleapis.com/google."
 _METHODS: Final = {
     "serviceusage.services.enable": "google.api.serviceusage.v1.ServiceUsage.EnableService",
     "serviceusage.services.disable": "google.api.serviceusage.v1.ServiceUsage.DisableService",
+    "cloudbilling.projects.updateBillingInfo": "AssignProjectToBillingAccount",
+    "cloudresourcemanager.projects.setOrgPolicy": "SetOrgPolicy",
+    "cloudresourcemanager.projects.undelete": "UndeleteProject",
 }
 _KMS_LABELS: Final = re.compile(
     r"projects/(?P<project_id>[^/]+)/locations/(?P<location>[^/]+)"

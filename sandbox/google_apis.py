@@ -8,37 +8,64 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from google.iam.v1 import policy_pb2
 from starlette.routing import Route
 
-from sandbox.errors import GoogleError, disabled_info, invalid, not_found, permission_denied
+from sandbox.errors import (
+    GoogleError,
+    disabled_info,
+    error_info,
+    invalid,
+    not_found,
+    permission_denied,
+)
 from sandbox.iam import EMPTY_ETAG, allows, read_policy, write_policy
-from sandbox.kms.state import GoogleProject, from_json, to_json
+from sandbox.kms.state import PROJECT_IN_PATH, GoogleProject, from_json, to_json
 from sandbox.org_policy import OrgConstraints
 from sandbox.transport import GoogleCall, HttpMethod, google_endpoint
 from sandbox.world import ACCESS_POLICY, Json, World
 
 KMS: Final = "cloudkms.googleapis.com"
 GET_PROJECT: Final = "resourcemanager.projects.get"
-PROJECT: Final = "(?P<resource>projects/(?P<project>[^/:]+))"
-KEY: Final = (
-    "(?P<resource>projects/(?P<project>[^/:]+)/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+)"
-)
-SERVICE_PATH: Final = f"{PROJECT}/services/(?P<service>[a-z0-9.]+)"
+_ID: Final = f"(?P<project>{PROJECT_IN_PATH})"
+PROJECT: Final = f"(?P<resource>projects/{_ID})"
+KEY: Final = f"(?P<resource>projects/{_ID}/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+)"
+SERVICE_PATH: Final = f"(?P<resource>projects/{_ID}/services/(?P<service>[a-z0-9.-]+))"
+CONSTRAINT: Final = "(?P<constraint>[A-Za-z0-9.]+)"
 ORGANIZATION: Final = "(?P<resource>organizations/[0-9]+)"
 
 PATHS: Final = (
-    "/v1/projects/{project}:getAncestry",
+    "/v1/projects/{project}",
     "/v1/projects/{project}/billingInfo",
+    "/v1/projects/{project}/services",
     "/v1/projects/{project}/services/{service}",
     "/v1/projects/{key:path}/protectedResourcesSummary",
     "/v1/accessPolicies{rest:path}",
     "/v2/{rest:path}",
     "/v3/{rest:path}",
 )
+SERVICES: Final = {
+    KMS: "Cloud Key Management Service (KMS) API",
+    "accesscontextmanager.googleapis.com": "Access Context Manager API",
+    "cloudasset.googleapis.com": "Cloud Asset API",
+    "cloudbilling.googleapis.com": "Cloud Billing API",
+    "cloudresourcemanager.googleapis.com": "Cloud Resource Manager API",
+    "iam.googleapis.com": "Identity and Access Management (IAM) API",
+    "iamcredentials.googleapis.com": "IAM Service Account Credentials API",
+    "kmsinventory.googleapis.com": "KMS Inventory API",
+    "logging.googleapis.com": "Cloud Logging API",
+    "monitoring.googleapis.com": "Cloud Monitoring API",
+    "orgpolicy.googleapis.com": "Organization Policy API",
+    "policytroubleshooter.googleapis.com": "Policy Troubleshooter API",
+    "pubsub.googleapis.com": "Cloud Pub/Sub API",
+    "serviceusage.googleapis.com": "Service Usage API",
+    "storage.googleapis.com": "Cloud Storage API",
+    "sts.googleapis.com": "Security Token Service API",
+}
+"""The APIs that exist here, with their titles; any other is unknown, as at Google."""
 GoogleHandler = Callable[[GoogleCall], Json]
 
 
@@ -81,7 +108,7 @@ def served(
             id=id_,
             verb=verb,
             path=re.compile(path),
-            write=id_.endswith(".setIamPolicy"),
+            write=id_.rpartition(".")[2] in WRITES,
             run=run,
             permission=permission,
         )
@@ -91,12 +118,22 @@ def served(
     return enter
 
 
+WRITES: Final = {
+    "setIamPolicy",
+    "setOrgPolicy",
+    "enable",
+    "disable",
+    "undelete",
+    "updateBillingInfo",
+}
+
+
 def google_routes(world: World) -> list[Route]:
     """The paths of these APIs; they go before those of Cloud KMS, which they overlap."""
     serve = google_endpoint(
         world, "google", METHODS, GoogleMethod.answer, lambda: world.google.latency_seconds
     )
-    return [Route(path, serve, methods=["GET", "POST"]) for path in PATHS]
+    return [Route(path, serve, methods=["GET", "POST", "PUT"]) for path in PATHS]
 
 
 def _project(call: GoogleCall) -> GoogleProject:
@@ -148,6 +185,33 @@ def get_project(call: GoogleCall) -> Json:
     } | parent
 
 
+@served("cloudresourcemanager.projects.get", f"GET /v1/{PROJECT}", GET_PROJECT)
+def get_project_v1(call: GoogleCall) -> Json:
+    """The same in the older form, which gcloud reads."""
+    project = _project(call)
+    shown = {
+        "projectId": project.id,
+        "projectNumber": project.number,
+        "name": project.id,
+        "lifecycleState": call.world.google.project_states.get(project.id, "ACTIVE"),
+    }
+    if not project.ancestors:
+        return shown
+    kind, number = project.ancestors[0].split("/")
+    return shown | {"parent": {"type": kind.removesuffix("s"), "id": number}}
+
+
+@served(
+    "cloudresourcemanager.projects.undelete",
+    f"POST /v1/{PROJECT}:undelete",
+    "resourcemanager.projects.undelete",
+)
+def undelete_project(call: GoogleCall) -> Json:
+    """Bring back a project whose deletion was requested."""
+    call.world.google.project_states.pop(_project(call).id, None)
+    return {}
+
+
 @served("cloudresourcemanager.projects.getAncestry", f"POST /v1/{PROJECT}:getAncestry", GET_PROJECT)
 def get_ancestry(call: GoogleCall) -> Json:
     """The project itself, then its folders and its organization."""
@@ -168,15 +232,94 @@ def get_billing_info(call: GoogleCall) -> Json:
     return info
 
 
+@served(
+    "cloudbilling.projects.updateBillingInfo",
+    f"PUT /v1/{PROJECT}/billingInfo",
+    "resourcemanager.projects.createBillingAssignment",
+)
+def update_billing_info(call: GoogleCall) -> Json:
+    """Link an account, which is then active, or unlink it by an empty name."""
+    call.world.switches.billing_enabled = bool(call.body.get("billingAccountName"))
+    return get_billing_info(call)
+
+
 @served("serviceusage.services.get", f"GET /v1/{SERVICE_PATH}", "serviceusage.services.get")
 def get_service(call: GoogleCall) -> Json:
     """Cloud KMS by its switch, others unless they are listed as off."""
     service = call.names["service"]
+    if service not in SERVICES:
+        raise _no_such_service(service)
     off = service in call.world.google.disabled_services
     if service == KMS:
         off = not call.world.switches.kms_api_enabled
     parent, state = f"projects/{_project(call).number}", "DISABLED" if off else "ENABLED"
-    return {"name": f"{parent}/services/{service}", "parent": parent, "state": state}
+    return {
+        "name": f"{parent}/services/{service}",
+        "parent": parent,
+        "config": {"name": service, "title": SERVICES[service]},
+        "state": state,
+    }
+
+
+@served("serviceusage.services.list", f"GET /v1/{PROJECT}/services", "serviceusage.services.list")
+def list_services(call: GoogleCall) -> Json:
+    """All that the sandbox knows, or those in one state."""
+    wanted = call.query.get("filter", "").removeprefix("state:")
+    if wanted not in {"", "ENABLED", "DISABLED"}:
+        raise invalid(f"filter '{call.query['filter']}' is not supported: use state:ENABLED.")
+    shown = [get_service(_of_service(call, service)) for service in SERVICES]
+    return _page(call, [one for one in shown if wanted in {"", one["state"]}], "services")
+
+
+def _of_service(call: GoogleCall, service: str) -> GoogleCall:
+    name = f"/v1/projects/{_project(call).id}/services/{service}"
+    match = re.fullmatch(f"/v1/{SERVICE_PATH}", name)
+    assert match is not None  # noqa: S101
+    return replace(call, match=match)
+
+
+@served(
+    "serviceusage.services.enable",
+    f"POST /v1/{SERVICE_PATH}:enable",
+    "serviceusage.services.enable",
+)
+def enable_service(call: GoogleCall) -> Json:
+    """Turn an API on; the operation is done at once."""
+    return _turned(call, on=True)
+
+
+@served(
+    "serviceusage.services.disable",
+    f"POST /v1/{SERVICE_PATH}:disable",
+    "serviceusage.services.disable",
+)
+def disable_service(call: GoogleCall) -> Json:
+    """Turn an API off."""
+    return _turned(call, on=False)
+
+
+def _turned(call: GoogleCall, *, on: bool) -> Json:
+    service, google = call.names["service"], call.world.google
+    if service not in SERVICES:
+        raise _no_such_service(service)
+    if service == KMS:
+        call.world.switches.kms_api_enabled = on
+    else:
+        others = [one for one in google.disabled_services if one != service]
+        google.disabled_services = others if on else [*others, service]
+    verb = "Enable" if on else "Disable"
+    kind = f"type.googleapis.com/google.api.serviceusage.v1.{verb}ServiceResponse"
+    response = {"@type": kind, "service": get_service(call)}
+    return {"name": f"operations/sandbox.{verb.lower()}", "done": True, "response": response}
+
+
+def _no_such_service(service: str) -> GoogleError:
+    reason = "SERVICE_CONFIG_NOT_FOUND_OR_PERMISSION_DENIED"
+    return GoogleError(
+        "PERMISSION_DENIED",
+        f"Not found or permission denied for service(s): {service}.",
+        [error_info(reason, "serviceusage.googleapis.com", services=service)],
+    )
 
 
 def get_iam_policy(call: GoogleCall) -> Json:
@@ -216,11 +359,13 @@ for _kind, _path in (
     ("organizations", ORGANIZATION),
 ):
     for _verb, _handler in (("getIamPolicy", get_iam_policy), ("setIamPolicy", set_iam_policy)):
-        served(
-            f"cloudresourcemanager.{_kind}.{_verb}",
-            f"POST /v3/{_path}:{_verb}",
-            f"resourcemanager.{_kind}.{_verb}",
-        )(_handler)
+        # gcloud asks for projects in version 1
+        for _version in ("v1", "v3") if _kind == "projects" else ("v3",):
+            served(
+                f"cloudresourcemanager.{_kind}.{_verb}",
+                f"POST /{_version}/{_path}:{_verb}",
+                f"resourcemanager.{_kind}.{_verb}",
+            )(_handler)
 
 
 def _resource(call: GoogleCall) -> str:
@@ -231,7 +376,7 @@ def _resource(call: GoogleCall) -> str:
 
 @served(
     "orgpolicy.projects.policies.getEffectivePolicy",
-    f"GET /v2/{PROJECT}/policies/(?P<constraint>[A-Za-z0-9.]+):getEffectivePolicy",
+    f"GET /v2/{PROJECT}/policies/{CONSTRAINT}:getEffectivePolicy",
     "orgpolicy.policy.get",
 )
 def get_effective_policy(call: GoogleCall) -> Json:
@@ -242,6 +387,93 @@ def get_effective_policy(call: GoogleCall) -> Json:
         rules = _rules(call.world.kms.constraints, constraint)
     name = f"projects/{_project(call).number}/policies/{constraint}"
     return {"name": name, "spec": {"rules": rules}}
+
+
+@served(
+    "orgpolicy.projects.policies.get",
+    f"GET /v2/{PROJECT}/policies/{CONSTRAINT}",
+    "orgpolicy.policy.get",
+)
+def get_policy(call: GoogleCall) -> Json:
+    """What is set on the project itself: `policy_rules`; the organization sets the others."""
+    constraint = call.names["constraint"]
+    rules = call.world.google.policy_rules.get(constraint)
+    if rules is None:
+        raise not_found("Policy", f"projects/{_project(call).number}/policies/{constraint}")
+    return _policy(f"projects/{_project(call).number}", constraint, rules)
+
+
+@served(
+    "orgpolicy.projects.policies.list", f"GET /v2/{PROJECT}/policies", "orgpolicy.policies.list"
+)
+def list_policies(call: GoogleCall) -> Json:
+    """Those that are set on the project itself."""
+    parent = f"projects/{_project(call).number}"
+    rules = call.world.google.policy_rules
+    return _page(call, [_policy(parent, name, rules[name]) for name in sorted(rules)], "policies")
+
+
+@served(
+    "orgpolicy.organizations.policies.list",
+    f"GET /v2/{ORGANIZATION}/policies",
+    "orgpolicy.policies.list",
+)
+def list_organization_policies(call: GoogleCall) -> Json:
+    """Those that `OrgConstraints` stands for."""
+    constraints = call.world.kms.constraints
+    default = OrgConstraints()
+    every = [(name, _rules(constraints, name)) for name in CONSTRAINTS]
+    enforced = [(name, rules) for name, rules in every if rules != _rules(default, name)]
+    policies = [_policy(call.names["resource"], name, rules) for name, rules in enforced]
+    return _page(call, policies, "policies")
+
+
+def _policy(parent: str, constraint: str, rules: list[Json]) -> Json:
+    return {"name": f"{parent}/policies/{constraint}", "spec": {"rules": rules}}
+
+
+@served(
+    "cloudresourcemanager.projects.getEffectiveOrgPolicy",
+    f"POST /v1/{PROJECT}:getEffectiveOrgPolicy",
+    "orgpolicy.policy.get",
+)
+def get_effective_org_policy(call: GoogleCall) -> Json:
+    """The same in the older form, which `gcloud resource-manager org-policies` reads."""
+    constraint = str(call.body.get("constraint", "")).removeprefix("constraints/")
+    rules = call.world.google.policy_rules.get(constraint)
+    (rule, *_) = rules or _rules(call.world.kms.constraints, constraint)
+    shown: Json = {"constraint": f"constraints/{constraint}"}
+    if "enforce" in rule:
+        return shown | {"booleanPolicy": {"enforced": True} if rule["enforce"] else {}}
+    if rule.get("allowAll"):
+        return shown | {"listPolicy": {"allValues": "ALLOW"}}
+    return shown | {"listPolicy": rule.get("values", {"allValues": "DENY"})}
+
+
+@served(
+    "cloudresourcemanager.projects.setOrgPolicy",
+    f"POST /v1/{PROJECT}:setOrgPolicy",
+    "orgpolicy.policy.set",
+)
+def set_org_policy(call: GoogleCall) -> Json:
+    """Set what is enforced or not, e.g. by `enable-enforce`; lists are set in the newer form."""
+    policy: Json = call.body.get("policy", {})
+    constraint = str(policy.get("constraint", "")).removeprefix("constraints/")
+    if constraint != "cloudkms.disableBeforeDestroy":
+        raise invalid(f"The sandbox sets no policy for {constraint}.")
+    enforced = bool(policy.get("booleanPolicy", {}).get("enforced"))
+    call.world.kms.constraints.disable_before_destroy = enforced
+    return policy
+
+
+CONSTRAINTS: Final = (
+    "cloudkms.allowedProtectionLevels",
+    "cloudkms.disableBeforeDestroy",
+    "cloudkms.minimumDestroyScheduledDuration",
+    "gcp.resourceLocations",
+    "iam.allowedPolicyMemberDomains",
+    "iam.managed.allowedPolicyMembers",
+)
 
 
 def _rules(constraints: OrgConstraints, constraint: str) -> list[Json]:

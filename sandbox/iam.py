@@ -146,6 +146,10 @@ EMPTY_ETAG = b"\x00\x20\x01"
 """Google's etag of a resource that never had a policy: `ACAB` in base64."""
 
 _ROLE = re.compile(r"(?:(?:projects|organizations)/[^/]+/)?roles/[A-Za-z0-9_.]+")
+# Predefined roles of other services hold nothing that a key or ring has; custom ones may.
+_ROLE_ON_KEY = re.compile(r"(?:projects|organizations)/[^/]+/roles/.+|roles/cloudkms\..+")
+MOST_MEMBERS: Final = 1500
+"""In one policy, a member of two bindings counted twice."""
 _MEMBER = re.compile(
     r"allUsers|allAuthenticatedUsers|(?:deleted:)?(?:user|serviceAccount|group|domain|principal"
     r"|principalSet|projectOwner|projectEditor|projectViewer|iamMember):\S+"
@@ -187,7 +191,7 @@ def write_policy(
     if asked.etag and asked.etag != current.etag:
         raise concurrent_policy_change(asked.etag, current.etag)
     _check_version(asked, current)
-    _check_bindings(asked)
+    _check_bindings(asked, on_key="/keyRings/" in resource)
     members = {member for binding in asked.bindings for member in binding.members}
     world.kms.constraints.check_members(members, project_number)
     world.kms.policy_writes += 1
@@ -215,9 +219,17 @@ def _check_version(asked: policy_pb2.Policy, current: policy_pb2.Policy) -> None
         )
 
 
-def _check_bindings(asked: policy_pb2.Policy) -> None:
+def _check_bindings(asked: policy_pb2.Policy, *, on_key: bool) -> None:
+    count = sum(len(binding.members) for binding in asked.bindings)
+    if count > MOST_MEMBERS:
+        raise invalid(
+            f"The number of members in the policy ({count:,}) is larger than the maximum allowed "
+            f"size {MOST_MEMBERS:,}."
+        )
     for binding in asked.bindings:
-        if not _ROLE.fullmatch(binding.role) or "_withcond_" in binding.role:
+        role = binding.role
+        elsewhere = on_key and not _ROLE_ON_KEY.fullmatch(role) and role not in ROLES
+        if not _ROLE.fullmatch(role) or "_withcond_" in role or elsewhere:
             raise invalid(f"Role {binding.role} is not supported for this resource.")
         if binding.HasField("condition") and not binding.condition.expression:
             raise invalid(f"The condition on {binding.role} has no expression.")

@@ -1,9 +1,10 @@
 """Who calls: fake Google identities, what they may do, their keys and tokens.
 
 One key pair signs for both parties, the service account and Google itself; only this process and
-its clients ever trust it. Tokens and assertions of Google expire by the machine's time, not by the
-sandbox's movable clock: google-auth decides by the machine's time when to renew them, and would go
-on sending a token that only the sandbox takes for expired. google-auth has no annotations, hence
+its clients ever trust it. Tokens of Google expire by the machine's time, not by the sandbox's
+movable clock: google-auth decides by the machine's time when to renew them, and would go on sending
+a token that only the sandbox takes for expired. An assertion for `/token` is judged by the
+sandbox's clock, so that a caller's clock can be wrong. google-auth has no annotations, hence
 the ignored calls.
 """
 
@@ -32,6 +33,12 @@ JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 KEY_ID: Final = "sandbox-key-1"
 GOOGLE_ISSUER: Final = "https://accounts.google.com"
 LIFETIME_SECONDS: Final = 3600
+SKEW_SECONDS: Final = 300
+"""How far the clock of whoever signs an assertion may be off."""
+SHORT_LIVED: Final = (
+    "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. "
+    "Check your iat and exp values in the JWT claim."
+)
 
 
 class TokenRefusedError(Exception):
@@ -227,8 +234,10 @@ class Identities:
         path.touch(mode=0o600)
         path.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
-    def token_endpoint(self, form: dict[str, str]) -> dict[str, Any]:
+    def token_endpoint(self, form: dict[str, str], now: float) -> dict[str, Any]:
         """Answer Google's `/token`: a signed assertion for an access or an identity token.
+
+        `now` is the service's time, as a Unix time.
 
         An assertion with the claim `target_audience` gets an `id_token`. Source:
         https://developers.google.com/identity/protocols/oauth2/service-account
@@ -242,6 +251,11 @@ class Identities:
             claims = self.key.verify(form.get("assertion", ""))
         except ValueError as error:
             raise TokenRefusedError("invalid_grant", f"Invalid JWT: {error}") from error
+        issued, expires = claims["iat"], claims["exp"]
+        if not issued - SKEW_SECONDS <= now < expires + SKEW_SECONDS or (
+            expires - issued > LIFETIME_SECONDS
+        ):
+            raise TokenRefusedError("invalid_grant", SHORT_LIVED)
         identity = self._service_account(claims.get("iss"))
         if identity is None:
             raise TokenRefusedError(

@@ -1,7 +1,7 @@
 """Token endpoints: Google's `/token` and keys, a machine's metadata server, Anthropic's exchange.
 
-Tokens and assertions of Google expire by the machine's time, as google-auth decides by that when
-to renew them; the Admin API's token that an assertion buys expires by the sandbox's clock.
+Tokens of Google expire by the machine's time, as google-auth decides by that when to renew them;
+an assertion for `/token`, and the Admin API's token that one buys, by the sandbox's clock.
 Source of the exchange: https://platform.claude.com/docs/en/manage-claude/wif-reference
 """
 
@@ -64,7 +64,7 @@ async def _google_token(world: World, request: Request) -> Response:
     def handler() -> dict[str, Any]:
         nonlocal refused
         try:
-            return world.identities.token_endpoint(form)
+            return world.identities.token_endpoint(form, world.clock.now().timestamp())
         except TokenRefusedError as error:
             refused = True
             return error.to_json()

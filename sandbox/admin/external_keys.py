@@ -64,7 +64,8 @@ def _check(world: World, key_name: str) -> str | None:
     key = get_crypto_key(world, anthropic, kms_v1.GetCryptoKeyRequest(name=key_name))
     algorithms = kms_v1.CryptoKeyVersion.CryptoKeyVersionAlgorithm
     if key.purpose != kms_v1.CryptoKey.CryptoKeyPurpose.ENCRYPT_DECRYPT or (
-        key.version_template.algorithm != algorithms.GOOGLE_SYMMETRIC_ENCRYPTION
+        key.version_template.algorithm
+        not in {algorithms.GOOGLE_SYMMETRIC_ENCRYPTION, algorithms.EXTERNAL_SYMMETRIC_ENCRYPTION}
     ):
         return "The key must be for symmetric encryption and decryption."
     label, value = organization_label(world.admin.organization.id)

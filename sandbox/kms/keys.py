@@ -23,6 +23,7 @@ from sandbox.kms.versions import (
     State,
     check_place,
     find_key,
+    is_external,
     new_version,
     settle,
     with_primary,
@@ -125,6 +126,12 @@ def create_crypto_key(
     if request.crypto_key.import_only and not request.skip_initial_version_creation:
         raise invalid("An import_only key must be created with skip_initial_version_creation.")
     key = _new_key(world, name, request.crypto_key)
+    # The first version would need to know which key of the external manager it stands for.
+    if is_external(key) and not request.skip_initial_version_creation:
+        raise invalid(
+            f"A CryptoKey of protection level {Level(key.version_template.protection_level).name} "
+            "must be created with skip_initial_version_creation."
+        )
     world.kms.crypto_keys[name] = key
     world.kms.versions[name] = {}
     if not request.skip_initial_version_creation:
@@ -248,12 +255,15 @@ def _template(asked: kms_v1.CryptoKey) -> kms_v1.CryptoKeyVersionTemplate:
     if template.protection_level == Level.PROTECTION_LEVEL_UNSPECIFIED:
         template.protection_level = Level(Level.SOFTWARE)
     symmetric = asked.purpose == Purpose.ENCRYPT_DECRYPT
+    fitting = Algorithm.GOOGLE_SYMMETRIC_ENCRYPTION
+    if template.protection_level in {Level.EXTERNAL, Level.EXTERNAL_VPC}:
+        fitting = Algorithm.EXTERNAL_SYMMETRIC_ENCRYPTION
     unset = template.algorithm == Algorithm.CRYPTO_KEY_VERSION_ALGORITHM_UNSPECIFIED
     if unset and not symmetric:
         raise invalid("version_template.algorithm is required for this purpose.")
     if unset:
         template.algorithm = Algorithm(Algorithm.GOOGLE_SYMMETRIC_ENCRYPTION)
-    if symmetric != (template.algorithm == Algorithm.GOOGLE_SYMMETRIC_ENCRYPTION):
+    if symmetric != (template.algorithm == fitting):
         raise invalid(
             f"Algorithm {Algorithm(template.algorithm).name} does not fit the purpose "
             f"{Purpose(asked.purpose).name}."

@@ -23,6 +23,7 @@ from sandbox.errors import invalid, not_found
 from sandbox.iam import allows, authorize, check_service, read_policy, write_policy
 from sandbox.identities import Identity
 from sandbox.kms.state import (
+    PROJECT_IN_PATH,
     camel,
     canonical,
     from_json,
@@ -48,7 +49,7 @@ _SERVICES: Final = {
     "sandbox.kms.deletion": "google.cloud.kms.v1.KeyManagementService",
 }
 # Laxer than the names themselves: a malformed name must reach its handler, which says so.
-_PATHS: Final = name_patterns("[^/]+", "[^/:]+", "[^/:]+", "[^/:]+")
+_PATHS: Final = name_patterns(PROJECT_IN_PATH, "[^/:]+", "[^/:]+", "[^/:]+")
 _FIELD: Final = re.compile(r"\{([a-z_.]+)=([A-Za-z|]+)\}")
 
 

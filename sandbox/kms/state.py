@@ -87,6 +87,10 @@ REGIONS_ELSEWHERE: Final = (
 LOCATIONS: Final = tuple(sorted((*US_SINGLE_REGIONS, *MULTI_REGIONS, *REGIONS_ELSEWHERE)))
 
 
+PROJECT_IN_PATH: Final = r"(?:[^/:]+\.[^/:]+:)?[^/:]+"
+"""A project's id or number in a URL; an old id begins with a domain and a colon."""
+
+
 def name_patterns(project: str, location: str, id_: str, number: str) -> dict[str, str]:
     """Kind of resource → the pattern of its names, from the patterns of their parts."""
     in_location = f"projects/{project}/locations/{location}"

@@ -124,14 +124,33 @@ def _rotate(world: World, key: kms_v1.CryptoKey) -> None:
     body="crypto_key_version",
 )
 def create_crypto_key_version(
-    world: World, name: str, _: kms_v1.CreateCryptoKeyVersionRequest
+    world: World, name: str, request: kms_v1.CreateCryptoKeyVersionRequest
 ) -> kms_v1.CryptoKeyVersion:
     """Make the next version; it does not become the primary by itself."""
     key = find_key(world, name)
+    options = request.crypto_key_version.external_protection_level_options
+    if is_external(key):
+        _check_external(key, options)
     if key.import_only:
         raise GoogleError("FAILED_PRECONDITION", f"CryptoKey {name} takes imported versions only.")
     check_place(world, key)
-    return kms_v1.CryptoKeyVersion(new_version(world, key, world.clock.now()))
+    version = new_version(world, key, world.clock.now())
+    if is_external(key):
+        version.external_protection_level_options = options
+    return kms_v1.CryptoKeyVersion(version)
+
+
+def is_external(key: kms_v1.CryptoKey) -> bool:
+    """Whether the key material is held by an external key manager."""
+    return key.version_template.protection_level in {Level.EXTERNAL, Level.EXTERNAL_VPC}
+
+
+def _check_external(key: kms_v1.CryptoKey, options: kms_v1.ExternalProtectionLevelOptions) -> None:
+    """Raise INVALID_ARGUMENT for a version that names no key of the external manager."""
+    vpc = key.version_template.protection_level == Level.EXTERNAL_VPC
+    field = "ekm_connection_key_path" if vpc else "external_key_uri"
+    if not getattr(options, field):
+        raise invalid(f"external_protection_level_options.{field} is required for this key.")
 
 
 @permitted("cloudkms.cryptoKeyVersions.get", "GET /v1/{name=CryptoKeyVersion}")

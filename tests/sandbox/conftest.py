@@ -9,7 +9,7 @@ import pytest
 
 from sandbox.kms.state import KmsState
 from sandbox.server import Sandbox
-from sandbox.world import Switches
+from sandbox.world import GoogleState, Switches
 from tests.support.admin import Admin, running_admin
 from tests.support.discovery import discovery
 from tests.support.kms import Client, Kms, grpc_client, rest_client
@@ -35,6 +35,7 @@ def kms(room: tuple[Sandbox, Client, Client]) -> Iterator[Kms]:
     sandbox, grpc, rest = room
     world = sandbox.world
     world.kms = KmsState()
+    world.google = GoogleState()
     world.clock.offset = timedelta(0)
     world.faults.clear()
     world.log.clear()

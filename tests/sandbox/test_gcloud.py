@@ -18,6 +18,8 @@ import httpx
 import pytest
 
 from cmek.anthropic_identity import MEMBER, ROLES
+from sandbox.world import GoogleState
+from tests.support.discovery import discovery
 from tests.support.kms import LOCATION, Kms, State
 
 RECORDED = Path(__file__).parent / "gcloud_requests.json"
@@ -34,6 +36,8 @@ LOCATIONS = "gcloud kms locations list --project=acme-kms-prod --format=value(lo
 LABEL = f"gcloud kms keys update claude-prod {IN_RING} --update-labels=anthropic-org-x=true"
 LIST = f"gcloud kms keys versions list --key=claude-prod {IN_RING} --format=value(state)"
 VERSION = f"--key=claude-prod {IN_RING}"
+SERVED = ("CLOUDKMS", "CLOUDRESOURCEMANAGER", "SERVICEUSAGE", "ORGPOLICY", "CLOUDBILLING")
+PROJECT = "--project=acme-kms-prod"
 needs_gcloud = pytest.mark.skipif(
     shutil.which("gcloud") is None,
     reason="gcloud is not installed; its recorded requests are replayed in this file",
@@ -45,7 +49,7 @@ class Gcloud:
 
     def __init__(self, kms: Kms, home: Path) -> None:
         self._environment = os.environ | {
-            "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDKMS": f"{kms.sandbox.http}/",
+            **{f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{one}": f"{kms.sandbox.http}/" for one in SERVED},
             "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "True",
             "CLOUDSDK_CONFIG": str(home),
             "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
@@ -127,6 +131,55 @@ def test_gcloud_shows_refusals(kms: Kms, gcloud: Gcloud, tmp_path: Path) -> None
     )
     assert refused.returncode == 1
     assert kms.world.log.entries[-1].caller == "unauthenticated"
+
+
+@needs_gcloud
+def test_the_commands_of_our_own_texts_about_the_project_work(kms: Kms, gcloud: Gcloud) -> None:
+    world = kms.world
+    world.switches.billing_enabled = world.switches.kms_api_enabled = False
+    world.google = GoogleState(project_states={"acme-kms-prod": "DELETE_REQUESTED"})
+    describe = "gcloud projects describe acme-kms-prod --format=value(lifecycleState)"
+    assert gcloud.ok(describe) == "DELETE_REQUESTED"
+    gcloud.ok("gcloud projects undelete acme-kms-prod")
+    assert gcloud.ok(describe) == "ACTIVE"
+    gcloud.ok("gcloud billing projects link acme-kms-prod --billing-account=000000-SANDBX-000000")
+    listing = f"gcloud services list --enabled {PROJECT} --format=value(config.name)"
+    assert "cloudkms.googleapis.com" not in gcloud.ok(listing).split()
+    gcloud.ok(f"gcloud services enable cloudkms.googleapis.com {PROJECT}")
+    assert "cloudkms.googleapis.com" in gcloud.ok(listing).split()
+    assert world.switches.billing_enabled
+    unknown = gcloud(f"gcloud services enable no-such.googleapis.com {PROJECT}")
+    assert (unknown.returncode, "Not found or permission denied" in unknown.stderr) == (1, True)
+    binding = "--member=user:ada@example.com --role=roles/viewer --condition=None"
+    gcloud.ok(f"gcloud projects add-iam-policy-binding acme-kms-prod {binding}")
+    policy = "gcloud projects get-iam-policy acme-kms-prod --format=value(bindings.members)"
+    assert "user:ada@example.com" in gcloud.ok(policy)
+    _fits_the_documents(kms)
+
+
+@needs_gcloud
+def test_the_commands_of_our_own_texts_about_policies_work(kms: Kms, gcloud: Gcloud) -> None:
+    kms.world.google = GoogleState(policy_rules={"gcp.resourceLocations": [{"allowAll": True}]})
+    kms.world.kms.constraints.allowed_protection_levels = ["HSM"]
+    name = "projects/123456789012/policies/gcp.resourceLocations"
+    listed = gcloud.ok(f"gcloud org-policies list {PROJECT} --format=value(constraint)")
+    assert listed == "constraints/gcp.resourceLocations"
+    describe = f"gcloud org-policies describe gcp.resourceLocations {PROJECT}"
+    assert gcloud.ok(f"{describe} --format=value(name)") == name
+    older = "gcloud resource-manager org-policies"
+    levels = f"{older} describe constraints/cloudkms.allowedProtectionLevels --effective {PROJECT}"
+    assert "HSM" in gcloud.ok(levels)
+    gcloud.ok(f"{older} enable-enforce constraints/cloudkms.disableBeforeDestroy {PROJECT}")
+    assert kms.world.kms.constraints.disable_before_destroy
+    _fits_the_documents(kms)
+
+
+def _fits_the_documents(kms: Kms) -> None:
+    for entry in (one for one in kms.world.log.entries if one.service == "google"):
+        version = entry.request["_http"]["path"].split("/")[1]
+        document = discovery(f"{entry.call.partition('.')[0]}.{version}")
+        if not entry.status.startswith("4"):
+            assert document.violations(entry.to_json()) == []
 
 
 def test_gclouds_recorded_requests_are_served(kms: Kms) -> None:

@@ -139,3 +139,34 @@ def test_racing_read_modify_writes_lose_nothing(kms: Kms) -> None:
     members = {member for b in kms.policy(key).bindings for member in b.members}
     assert members == {f"user:u{number}@example.com" for number in range(16)}
     assert max(attempts) > 1, "no two writers ever met: the race was not tested"
+
+
+def test_a_policy_has_at_most_1500_members(kms: Kms, resource: str) -> None:
+    """Counted over all bindings, as terraform-provider-google#25093 met it."""
+    members = [f"user:u{number}@example.com" for number in range(1498)]
+    two = _binding(VIEWER, ALICE, MEMBER)
+    kms.write(resource, _policy(_binding(ENCRYPTER_DECRYPTER, *members), two))
+    before = kms.policy(resource)
+    with pytest.raises(exceptions.InvalidArgument, match=r"\(1,501\).*1,500"):
+        kms.write(resource, _policy(_binding(ENCRYPTER_DECRYPTER, *members, ALICE), two))
+    assert kms.policy(resource) == before
+
+
+@pytest.mark.parametrize(
+    ("role", "accepted"),
+    [
+        ("roles/storage.admin", False),
+        ("roles/cloudkms.importer", True),
+        ("roles/owner", True),
+        ("projects/acme-kms-prod/roles/cmekWorker", True),
+    ],
+)
+def test_a_role_of_another_service_does_not_apply_to_a_key(
+    kms: Kms, resource: str, role: str, accepted: bool
+) -> None:
+    policy = _policy(_binding(role, ALICE))
+    if accepted:
+        assert kms.write(resource, policy).bindings[0].role == role
+    else:
+        with pytest.raises(exceptions.InvalidArgument, match="not supported for this resource"):
+            kms.write(resource, policy)

@@ -10,6 +10,7 @@ import pytest
 from google.api_core import exceptions
 from google.cloud import kms_v1
 
+from sandbox.kms.state import GoogleProject
 from tests.support.kms import LOCATION, NO_RETRY, Client, Kms, Level, Purpose
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -142,3 +143,46 @@ def test_rest_refuses_what_it_does_not_know(
     assert answer.status_code == 400
     assert answer.json()["error"]["status"] == "INVALID_ARGUMENT"
     assert message.partition("|")[0] in answer.text or message.rpartition("|")[2] in answer.text
+
+
+@pytest.mark.parametrize(
+    ("level", "option"),
+    [
+        (Level.EXTERNAL, {"external_key_uri": "https://ekm.example.com/keys/1"}),
+        (Level.EXTERNAL_VPC, {"ekm_connection_key_path": "v0/keys/1"}),
+    ],
+)
+def test_a_key_of_an_external_manager_is_made_without_a_version_and_then_gets_one(
+    kms: Kms, client: Client, level: Level, option: dict[str, str]
+) -> None:
+    """As terraform-google-kms#117 makes it: its algorithm is EXTERNAL_SYMMETRIC_ENCRYPTION."""
+    template = {"protection_level": level, "algorithm": "EXTERNAL_SYMMETRIC_ENCRYPTION"}
+    with pytest.raises(exceptions.InvalidArgument, match="skip_initial_version_creation"):
+        kms.key(version_template=template)
+    wrong = template | {"algorithm": "GOOGLE_SYMMETRIC_ENCRYPTION"}
+    ring = f"{LOCATION}/keyRings/ring"
+    with pytest.raises(exceptions.InvalidArgument, match="does not fit"):
+        kms.key(ring=ring, version_template=wrong, skip_initial_version_creation=True)
+    key = kms.key(ring=ring, version_template=template, skip_initial_version_creation=True)
+    with pytest.raises(exceptions.GoogleAPICallError, match=next(iter(option))):
+        client.create_crypto_key_version(parent=key.name, **NO_RETRY)
+    version = kms_v1.CryptoKeyVersion(external_protection_level_options=option)
+    made = client.create_crypto_key_version(parent=key.name, crypto_key_version=version, **NO_RETRY)
+    assert made.protection_level == level
+    assert getattr(made.external_protection_level_options, next(iter(option)))
+
+
+def test_a_project_id_may_begin_with_a_domain(kms: Kms, client: Client) -> None:
+    """Such as `example.com:kms-prod`, in every path; one that is unknown is denied like others."""
+    old = GoogleProject("example.com:kms-prod", "999999999999")
+    kms.world.kms.projects[old.id] = old
+    location = f"projects/{old.id}/locations/us-east5"
+    made = kms.key(ring=kms.ring(parent=location)).name
+    assert client.get_crypto_key(name=made, **NO_RETRY).name == made
+    by_number = made.replace(old.id, old.number)
+    assert client.get_crypto_key(name=by_number, **NO_RETRY).name == made
+    policy = httpx.get(f"{kms.sandbox.http}/v1/{made}:getIamPolicy", trust_env=False)
+    project = httpx.get(f"{kms.sandbox.http}/v3/projects/{old.id}", trust_env=False)
+    assert (policy.status_code, project.json()["projectId"]) == (200, old.id)
+    with pytest.raises(exceptions.Forbidden):
+        client.get_crypto_key(name=made.replace("example.com", "example.org"), **NO_RETRY)

@@ -10,6 +10,7 @@ from typing import Any
 import google.auth.transport.requests
 import httpx
 import pytest
+from google.auth.exceptions import RefreshError
 from google.oauth2 import service_account
 
 from sandbox.identities import GOOGLE_ISSUER, SigningKey
@@ -190,3 +191,16 @@ def test_neither_assertion_nor_token_is_logged(admin: Admin) -> None:
     requests = [one["request"] for one in admin.control.log()]
     assert assertion not in str(requests)
     assert granted not in str(requests)
+
+
+@pytest.mark.parametrize(("seconds", "accepted"), [(-600, False), (60, True), (4500, False)])
+def test_google_s_endpoint_looks_at_an_assertion_by_its_own_clock(
+    admin: Admin, seconds: int, accepted: bool
+) -> None:
+    """A caller's clock that is wrong, as in google-auth-library-nodejs#129, is named as that."""
+    admin.control.advance(seconds)
+    if accepted:
+        assert _identity_token(admin)
+        return
+    with pytest.raises(RefreshError, match="Check your iat and exp values"):
+        _identity_token(admin)

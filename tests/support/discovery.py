@@ -14,6 +14,8 @@ from urllib.parse import parse_qsl
 
 import googleapiclient
 
+from sandbox.kms.state import PROJECT_IN_PATH
+
 DOCUMENTS = Path(googleapiclient.__file__).parent / "discovery_cache" / "documents"
 SYSTEM_PARAMETERS = {"alt", "$alt", "$.xgafv", "fields", "key", "prettyPrint", "quotaUser"}
 KINDS: dict[str, Any] = {
@@ -105,12 +107,14 @@ def _methods(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _pattern(method: dict[str, Any]) -> re.Pattern[str]:
     """The path with each variable replaced by what the document allows for it.
 
-    Only the verb after a resource has a colon, so no variable may swallow one.
+    Only the verb after a resource has a colon, so no variable may swallow one; but that of an old
+    project id, which begins with a domain.
     """
 
     def variable(match: re.Match[str]) -> str:
         pattern: str = method["parameters"][match[1]].get("pattern", "[^/]+")
-        return pattern.strip("^$").replace("[^/]", "[^/:]").replace(".*", "[^:]*")
+        plain = pattern.strip("^$").replace("[^/]", "[^/:]").replace(".*", "[^:]*")
+        return plain.replace("projects/[^/:]+", f"projects/{PROJECT_IN_PATH}")
 
     return re.compile("/" + re.sub(r"\{\+?(.+?)\}", variable, method["path"]))
 
