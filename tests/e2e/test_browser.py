@@ -95,9 +95,9 @@ def test_an_onboarding_from_the_form_to_the_report(stack: Stack, browser: Browse
         "Structured outputs and Console Playground will be off",
         "Who else can use the key",
         "can be destroyed without being disabled first",
-        "Not checked: Workspace retains data",
     ):
         browser.shows_in_view(essential)
+    browser.shows("Not checked: Workspace retains data")
     browser.picture("plan")
 
     browser.open_run(f"onboard {workspace_id} · waiting for approval")
