@@ -11,6 +11,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from cli.approvals import PendingApproval
+from cli.local.processes import poll
 from tasks.runs import ONBOARDING
 from tests.support.browser import CHROMIUM, NO_CHROMIUM, Browser, Form, chromium
 from tests.support.stack import APPROVER, REQUESTER, Stack, running_stack
@@ -42,9 +43,13 @@ def started_by(stack: Stack, browser: Browser, form: Form | None, deployment: st
         browser.quick_run(deployment)
     else:
         form.send()
-    browser.shows("Flow run created")
-    created = [run for run in stack.client.read_flow_runs(limit=200) if run.id not in before]
-    (run,) = [run for run in created if not run.auto_scheduled]
+
+    def created() -> list[FlowRun] | None:
+        now = stack.client.read_flow_runs(limit=200)
+        found = [run for run in now if run.id not in before and not run.auto_scheduled]
+        return found or None
+
+    (run,) = poll(created, seconds=60) or []
     return run
 
 
@@ -90,9 +95,9 @@ def test_an_onboarding_from_the_form_to_the_report(stack: Stack, browser: Browse
         "Structured outputs and Console Playground will be off",
         "Who else can use the key",
         "can be destroyed without being disabled first",
-        "Not checked: Workspace retains data",
     ):
         browser.shows_in_view(essential)
+    browser.shows("Not checked: Workspace retains data")
     browser.picture("plan")
 
     browser.open_run(f"onboard {workspace_id} · waiting for approval")
