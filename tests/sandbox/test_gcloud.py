@@ -163,7 +163,7 @@ def test_the_commands_of_our_own_texts_about_policies_work(kms: Kms, gcloud: Gcl
     kms.world.kms.constraints.allowed_protection_levels = ["HSM"]
     name = "projects/123456789012/policies/gcp.resourceLocations"
     listed = gcloud.ok(f"gcloud org-policies list {PROJECT} --format=value(constraint)")
-    assert listed == "constraints/gcp.resourceLocations"
+    assert listed == "gcp.resourceLocations"
     describe = f"gcloud org-policies describe gcp.resourceLocations {PROJECT}"
     assert gcloud.ok(f"{describe} --format=value(name)") == name
     older = "gcloud resource-manager org-policies"

@@ -1,0 +1,377 @@
+"""Attackers who may send the gateway anything: no attach that enrolled approvers have not signed.
+
+The attacker is the worker's own user: it can call the gateway, read every approval that was ever
+given, and change what others in the organization can change. A witness that shares no code with
+the gateway's policy judges each attach that took effect. Taking a guard away must be noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, ClassVar, Final
+from unittest.mock import patch
+
+import stamina
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+import gateway.attach
+import gateway.policy
+from cmek.errors import CmekError
+from cmek.signatures.statement import SignedApproval, Statement
+from gateway.attach import Attacher, Clock
+from gateway.journal import Journal
+from gateway.policy import Attach, Create
+from tests.proofs.schedules import explored
+from tests.proofs.weakened import judged
+from tests.support.gateway import NEW_NAME, RUN_ID, Gateways, gateways
+from tests.support.signing import GRACE, KATHERINE
+from tests.support.staging import EXTERNAL_KEY, KEY
+
+SCHEDULES: Final = 300
+SEEDS: Final = 20
+_EVE: Final = "eve@example.com"
+_REQUESTER: Final = "ada@example.com"
+_OTHER_KEY: Final = f"{KEY}-other"
+_OTHER: Final = EXTERNAL_KEY.replace("Payments", "Personal")
+_HOUR: Final = timedelta(hours=1)
+_START: Final = datetime(2026, 12, 1, tzinfo=UTC)
+
+CHANGES: Final[dict[str, dict[str, Any]]] = {
+    "nothing": {},
+    "another workspace": {"workspace_id": "wrkspc_01SomethingElse1111111111"},
+    "another external key": {"external_key_id": _OTHER},
+    "another key": {"key_name": _OTHER_KEY},
+    "a rejection": {"decision": "reject"},
+    "expired": {"expires_at": _START - _HOUR},
+    "of the future": {"issued_at": _START + 400 * _HOUR},
+    "another run": {"run_id": "another"},
+    "another residency": {"data_residency": "us_only"},
+    "another requester": {"requester": "someone@example.com"},
+}
+"""What may be wrong with a statement that an approver has signed, for whatever reason."""
+
+
+class RedTeam(RuleBasedStateMachine):
+    """One gateway, started anew for each request, with one journal."""
+
+    gate: ClassVar[Gateways]
+    loop: ClassVar[asyncio.AbstractEventLoop]
+    tally: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate.stage.reset()
+        self.gate.stage.key()
+        self.gate.stage.create_key(_OTHER_KEY)
+        self.gate.stage.create_external_key(_OTHER, "other", _OTHER_KEY)
+        self.gate.journal.unlink(missing_ok=True)
+        self.now, self.minimum = _START, 1
+        self.given: list[list[Statement]] = []
+        """What approvers have really signed, each time together."""
+        self.spent: set[str] = set()
+        self.target = self.gate.target
+        self.gate.sandbox.world.log.clear()
+
+    @initialize(minimum=st.sampled_from([1, 1, 2]))
+    def open(self, minimum: int) -> None:
+        """The gateway's administrator decides how many must sign."""
+        self.minimum = minimum
+        (self.gate.office.directory / "minimum_signatures").write_text(str(minimum))
+
+    def teardown(self) -> None:
+        """Count the schedule."""
+        self.tally["schedules"] += 1
+
+    @rule(
+        approvers=st.sampled_from(
+            [(GRACE,), (KATHERINE,), (GRACE, KATHERINE), (GRACE, GRACE), (_REQUESTER,)]
+        ),
+        change=st.sampled_from(sorted(CHANGES) + ["nothing"] * 6),
+        second=st.sampled_from(["nothing"] * 3 + sorted(CHANGES)),
+        new=st.booleans(),
+    )
+    def sign_and_send(
+        self, approvers: tuple[str, ...], change: str, second: str, new: bool
+    ) -> None:
+        """Approvers sign something, right or wrong, and it is sent."""
+        first = self._statement(approvers[0], new, CHANGES[change])
+        signed = [first]
+        if len(approvers) > 1:
+            signed.append(first.model_copy(update={"approver": approvers[1]} | CHANGES[second]))
+        self.given.append(signed)
+        self._send("\n".join(str(self.gate.office.signed(one)) for one in signed), new)
+
+    @rule(which=st.integers(0, 9), new=st.booleans())
+    def replay(self, which: int, new: bool) -> None:
+        """What was signed before is sent again, perhaps for something else."""
+        if self.given:
+            signed = self.given[which % len(self.given)]
+            self._send("\n".join(str(self.gate.office.signed(one)) for one in signed), new)
+
+    @rule(new=st.booleans(), as_whom=st.sampled_from([GRACE, _EVE]))
+    def forge(self, new: bool, as_whom: str) -> None:
+        """Eve signs, in her own name or in another's."""
+        said = self._statement(as_whom, new, {})
+        self._send(str(self.gate.office.signed(said, _EVE)), new)
+
+    @rule(new=st.booleans(), which=st.integers(0, 9))
+    def alter(self, new: bool, which: int) -> None:
+        """A good signature under a statement that was changed to fit."""
+        if self.given:
+            signed = self.gate.office.signed(self.given[which % len(self.given)][0])
+            said = self._statement(signed.statement.approver, new, {})
+            self._send(str(SignedApproval(said, signed.signature)), new)
+
+    @rule(new=st.booleans(), text=st.sampled_from(["", "-", "approved", "{}"]))
+    def send_nothing(self, new: bool, text: str) -> None:
+        """No approval at all."""
+        self._send(text, new)
+
+    @rule(days=st.sampled_from([-2, -1, 1, 2]))
+    def move_the_clock(self, days: int) -> None:
+        """The machine's clock jumps; approvals are good for an hour."""
+        self.now += timedelta(days=days)
+
+    @rule(what=st.sampled_from(["archive", "take the key away", "take the name", "reregister"]))
+    def happen(self, what: str) -> None:
+        """Others in the organization change something."""
+        admin = self.gate.sandbox.world.admin
+        workspace = admin.workspaces[self.target.workspace_id]
+        if what == "archive":
+            admin.workspaces[workspace.id] = workspace.model_copy(
+                update={"archived_at": "2026-12-01T00:00:00Z"}
+            )
+        elif what == "take the key away":
+            # no API can do it; it is how a second attach by one approval would show
+            for one in list(admin.workspaces.values()):
+                one.external_key_id = None
+        elif what == "take the name":
+            workspace.name = NEW_NAME
+        else:
+            mine, other = admin.external_keys[EXTERNAL_KEY], admin.external_keys[_OTHER]
+            mine.provider_config, other.provider_config = (
+                other.provider_config,
+                mine.provider_config,
+            )
+
+    @invariant()
+    def nothing_else_was_written(self) -> None:
+        """Through the attach procedure only attaches and creates go."""
+        allowed = {"workspaces.update", "workspaces.create"}
+        written = {one.call for one in self.gate.sandbox.world.log.entries if one.write}
+        assert written <= allowed, written
+
+    def _statement(self, approver: str, new: bool, changes: dict[str, Any]) -> Statement:
+        said = self.gate.statement(
+            approver,
+            new=new,
+            expires_at=self.now + _HOUR,
+            issued_at=self.now,
+            workspace_id=None if new else self.target.workspace_id,
+            **({"data_residency": "unrestricted"} if new else {}),
+        )
+        return said.model_copy(update=changes)
+
+    def _send(self, text: str, new: bool) -> None:
+        target = self.gate.new if new else self.target
+        admin = self.gate.sandbox.world.admin
+        before = {one.id: one.external_key_id for one in admin.workspaces.values()}
+        names = [one.name for one in admin.workspaces.values() if one.archived_at is None]
+        archived = not new and admin.workspaces[self.target.workspace_id].archived_at is not None
+        done = len(self.gate.sandbox.world.log.entries)
+        self.tally["attacks"] += 1
+        # failures are what is expected; what took effect is judged
+        with suppress(CmekError):
+            self.loop.run_until_complete(self._attach(target, text))
+        entries = self.gate.sandbox.world.log.entries[done:]
+        sent = [
+            one
+            for one in entries
+            if one.effect and one.call in {"workspaces.update", "workspaces.create"}
+        ]
+        if not sent:
+            return
+        self.tally["attached"] += 1
+        assert len(sent) == 1, "more than one request"
+        body = sent[0].request
+        assert body["external_key_id"] == target.external_key_id
+        if isinstance(target, Create):
+            assert NEW_NAME not in names, "the name was taken"
+        else:
+            assert before[target.workspace_id] is None, "it had a key"
+            assert not archived, "archived"
+        self._judge(target, [str(one) for one in text.split("\n") if one.startswith("{")])
+
+    def _judge(self, target: Attach | Create, lines: list[str]) -> None:
+        """The witness: who has really signed what was sent, word for word."""
+        registered = self.gate.sandbox.world.admin.external_keys[EXTERNAL_KEY].provider_config
+        good = []
+        for line in lines:
+            said = json.loads(line)
+            really = [one for signed in self.given for one in signed if one.text == line]
+            assert really, "nobody has signed this"
+            assert said["approver"] in {GRACE, KATHERINE}
+            assert said["decision"] == "approve"
+            assert said["external_key_id"] == EXTERNAL_KEY == target.external_key_id
+            assert said["key_name"] == getattr(registered, "key_name", None), "another key"
+            assert datetime.fromisoformat(said["expires_at"]) >= self._latest, "expired"
+            assert datetime.fromisoformat(said["issued_at"]) <= self._latest + _HOUR, "future"
+            assert said["requester"].lower() != said["approver"].lower(), "the requester"
+            if isinstance(target, Create):
+                assert said.get("workspace_name") == NEW_NAME, "another name"
+                assert said["run_id"] == RUN_ID, "another run"
+                assert said["data_residency"] == "unrestricted", "another residency"
+            else:
+                assert said.get("workspace_id") == target.workspace_id, "another workspace"
+            good.append(said)
+        assert len({one["approver"] for one in good}) == len(good) >= self.minimum, "too few"
+        assert len({(one["nonce"], one["run_id"], one["requester"]) for one in good}) == 1
+        assert good[0]["nonce"] not in self.spent, "used before"
+        self.spent.add(good[0]["nonce"])
+
+    async def _attach(self, target: Attach | Create, text: str) -> None:
+        journal = Journal(self.gate.journal)
+        self._latest = max(journal.latest_time(), self.now)
+        clock = Clock(journal.latest_time(), wall=lambda: self.now)
+        try:
+            async with self.gate.upstream() as api:
+                await Attacher(api, journal, self.gate.office.signers, clock=clock).attach(
+                    target, text
+                )
+        finally:
+            journal.close()
+
+
+Weakness = Callable[[ExitStack], None]
+
+
+def _no_flaws(named: str) -> Weakness:
+    """A policy that does not give reasons with these words."""
+
+    def weaken(stack: ExitStack) -> None:
+        real = gateway.policy.approval_problems
+
+        def deaf(*arguments: Any, **options: Any) -> tuple[str, ...]:
+            return tuple(one for one in real(*arguments, **options) if named not in one)
+
+        stack.enter_context(patch.object(gateway.attach, "approval_problems", deaf))
+
+    return weaken
+
+
+def _no_live(named: str) -> Weakness:
+    def weaken(stack: ExitStack) -> None:
+        real = gateway.policy.live_problems
+
+        def deaf(*arguments: Any) -> tuple[str, ...]:
+            return tuple(one for one in real(*arguments) if named not in one)
+
+        stack.enter_context(patch.object(gateway.attach, "live_problems", deaf))
+
+    return weaken
+
+
+def _any_signature(stack: ExitStack) -> None:
+    from cmek.signatures.verification import Verified  # noqa: PLC0415
+
+    async def trusting(approval: SignedApproval, *_: Any, **__: Any) -> Verified:
+        return Verified(approval, "ED25519", approval.statement.approver)
+
+    stack.enter_context(patch.object(gateway.attach, "verify", trusting))
+
+
+def _nonce_again(stack: ExitStack) -> None:
+    real = Journal.begin
+    used: Counter[str] = Counter()
+
+    def forgetful(self: Journal, intent: Any, **times: Any) -> int:
+        used[intent.nonce] += 1
+        return real(
+            self, intent.model_copy(update={"nonce": f"{intent.nonce}-{used.total()}"}), **times
+        )
+
+    stack.enter_context(patch.object(Journal, "begin", forgetful))
+
+
+def _no_floor(stack: ExitStack) -> None:
+    """A clock that was set back counts."""
+    stack.enter_context(patch.object(Clock, "now", lambda self: self.wall()))
+
+
+WEAKNESSES: Final[dict[str, Weakness]] = {
+    "any signature counts": _any_signature,
+    "an approval counts again": _nonce_again,
+    "the clock may be set back": _no_floor,
+    **{
+        f"no check of: {words}": _no_flaws(words)
+        for words in (
+            "another workspace",
+            "another decision",
+            "another run",
+            "another data residency",
+            "expired at",
+            "signed in the future",
+            "is the requester",
+            "has signed more than once",
+            "required signatures",
+            "have signed another requester",
+        )
+    },
+    "no check of: is registered for": _no_live("is registered for"),
+    "no check of: exists": _no_live("exists"),
+}
+"""Not here: an archived workspace or one with a key, which Anthropic itself refuses, and an
+external key that does not fit, which the registered key name shows as well."""
+
+
+@contextmanager
+def staged() -> Iterator[None]:
+    """The sandbox and the approvers for all schedules of this process."""
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cmek-gateway-")))
+        RedTeam.gate = stack.enter_context(gateways(home))
+        for name in (_EVE, _REQUESTER):
+            RedTeam.gate.office.new_key(name)
+        RedTeam.gate.office.enrol(_REQUESTER)
+        RedTeam.loop = asyncio.new_event_loop()
+        stack.callback(RedTeam.loop.close)
+        logging.disable(logging.CRITICAL)
+        stack.enter_context(stamina.set_testing(True, attempts=4))
+        yield
+
+
+def noticed_after(name: str, seed: int) -> int | None:
+    """How many schedules it takes until the witness notices, or None when it does not."""
+    with ExitStack() as stack:
+        WEAKNESSES[name](stack)
+        found = explored(RedTeam, SCHEDULES, seed, shrink=False)
+    sys.stderr.write(f"without {name}, seed {seed}: {found}\n")
+    return found.schedules if found.unsafe else None
+
+
+def main(seed: int, count: int, seeds: int) -> dict[str, Any]:
+    """Attack `count` times over; then take each guard away."""
+    with staged():
+        found = explored(RedTeam, count, seed, shrink=True)
+        tried = dict(RedTeam.tally)
+        problems = [said for said in (found.unsafe, found.flaky) if said]
+        for name in WEAKNESSES:
+            tries = [noticed_after(name, seed + number) for number in range(seeds)]
+            if said := judged(name, tries):
+                problems.append(said)
+    return {"tried": tried["attacks"], "attached": tried["attached"], "problems": problems}
+
+
+if __name__ == "__main__":
+    options = [int(one) for one in sys.argv[1:]]
+    sys.stdout.write(json.dumps(main(options[0], *(options[1:] or [1000, SEEDS]))) + "\n")
