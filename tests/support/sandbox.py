@@ -169,6 +169,6 @@ def _child(command: list[str], errors: IO[str]) -> Iterator[subprocess.Popen[str
         finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
