@@ -106,7 +106,9 @@ async def _lock_holder(client: PrefectClient, claim: str) -> FlowRun | None:
         tags=FlowRunFilterTags(all_=[claim]),
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED)),
     )
+    own = await client.read_flow_run(current_run_id())
     async for run in find_runs(client, wanted):
-        if run.id != current_run_id():
+        # Anyone may set a tag. A run that never began has claimed nothing, nor has another flow's.
+        if run.id != own.id and run.flow_id == own.flow_id and run.run_count > 0:
             return run
     return None

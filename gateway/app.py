@@ -36,7 +36,7 @@ from cmek.errors import CmekError
 from cmek.signatures.verification import Signers, SignersRefusedError, find_signers
 from gateway.attach import Attacher, Clock, ValidationFailedError
 from gateway.journal import Journal, JournalError, NonceUsedError
-from gateway.policy import Attach, Call, Create, Forward, PolicyError, decide
+from gateway.policy import Attach, Call, Create, Forward, PolicyError, Tag, decide, tag_problem
 from gateway.settings import GatewaySettings
 
 _log = logging.getLogger("cmek.gateway")
@@ -213,6 +213,11 @@ class _Service:
             if refused := self._foreign(request):
                 return f"refused: {refused.message}", refused.response()
             decision = decide(await _call(request))
+            if isinstance(decision, Tag):
+                workspace = await self._api.workspaces.retrieve(decision.workspace_id)
+                if problem := tag_problem(decision, workspace):
+                    raise PolicyError(problem)
+                decision = decision.call
             if isinstance(decision, Forward):
                 return f"passed {decision.verb}", await self._forward(decision)
             return await self._attach(decision, request.headers.get(APPROVALS_HEADER, ""))

@@ -88,7 +88,16 @@ class Create:
     data_residency: Mapping[str, JsonValue] | None
 
 
-Decision: TypeAlias = Forward | Attach | Create
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """The evidence tag, beside tags that the workspace must have already, just so."""
+
+    call: Forward
+    workspace_id: str
+    others: Mapping[str, str]
+
+
+Decision: TypeAlias = Forward | Tag | Attach | Create
 
 
 class _Body(FrozenModel):
@@ -109,8 +118,8 @@ class _Registration(_Body):
     provider_config: _GcpKey
 
 
-class _EvidenceTag(_Body):
-    tags: dict[Literal["cmek-evidence"], Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+class _Tags(_Body):
+    tags: dict[str, str]
 
 
 class _AttachBody(_Body):
@@ -123,7 +132,7 @@ class _CreateBody(_AttachBody):
     data_residency: dict[str, JsonValue] | None = None
 
 
-assert (EVIDENCE_TAG, CREATED_BY_TAG) == ("cmek-evidence", "cmek-run")  # noqa: S101  # as above
+assert CREATED_BY_TAG == "cmek-run"  # noqa: S101  # as in the model above
 
 _LISTS: Final = {
     _EXTERNAL_KEYS: ("external_keys.list", frozenset({"limit", "page"})),
@@ -138,6 +147,7 @@ _OBJECTS: Final = (
     (re.compile(rf"{_WORKSPACES}/{WORKSPACE_ID}"), "workspaces.retrieve"),
 )
 _VALIDATION_PATH: Final = re.compile(rf"{_EXTERNAL_KEYS}/{EXTERNAL_KEY_ID}{_VALIDATE}")
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
 _WORKSPACE_PATH: Final = re.compile(rf"{_WORKSPACES}/({WORKSPACE_ID})")
 
 
@@ -208,13 +218,14 @@ def _create(call: Call) -> Create:
     return Create(body.name, body.external_key_id, body.tags["cmek-run"], body.data_residency)
 
 
-def _update(call: Call, workspace_id: str) -> Forward | Attach:
+def _update(call: Call, workspace_id: str) -> Tag | Attach:
     if isinstance(call.body, dict) and "tags" in call.body:
-        body = _parsed(_EvidenceTag, call)
-        if not body.tags:
-            raise PolicyError(f"POST {call.path}: no tag is given")
-        fields = body.model_dump(mode="json")
-        return Forward("workspaces.update", "POST", call.path, {}, fields)
+        tags = _parsed(_Tags, call).tags
+        if not _HASH.fullmatch(tags.get(EVIDENCE_TAG, "")):
+            raise PolicyError(f"POST {call.path}: tags must hold {EVIDENCE_TAG} with a SHA-256")
+        passed = Forward("workspaces.update", "POST", call.path, {}, {"tags": dict(tags)})
+        others = {name: value for name, value in tags.items() if name != EVIDENCE_TAG}
+        return Tag(passed, workspace_id, others)
     return Attach(workspace_id, _parsed(_AttachBody, call).external_key_id)
 
 
@@ -350,6 +361,17 @@ def _live_problems(
             yield f"workspace {one.id} is archived"
         if one.external_key_id is not None:
             yield f"workspace {one.id} has the key {one.external_key_id}, which can't be changed"
+
+
+def tag_problem(tag: Tag, workspace: Workspace) -> str | None:
+    """Why the tags may not be written; None when only the evidence tag is new.
+
+    It is not documented whether an update replaces the other tags, so the product sends them along.
+    """
+    before = dict(workspace.tags)
+    if EVIDENCE_TAG in before:
+        return f"workspace {workspace.id} has a tag {EVIDENCE_TAG}, which is written once"
+    return None if tag.others in ({}, before) else "the other tags are not those that it has"
 
 
 def present(target: Attach | Create, workspaces: Sequence[Workspace]) -> Workspace | None:

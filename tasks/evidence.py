@@ -97,20 +97,32 @@ async def publish_failure(subject: str, error: BaseException) -> None:
         await publish_evidence(subject)
 
 
+def _verified_page(page: str) -> Chain:
+    """The record in a published page.
+
+    Raises:
+        EvidenceIntegrityError: It does not verify, or holds what this run has not written.
+    """
+    chain = loads(record_in(page))
+    if any(entry.run == str(current_run_id()) for entry in chain.entries):
+        raise EvidenceIntegrityError("it has entries of this run, which has written none yet")
+    return chain
+
+
 async def _earlier(subject: str) -> Chain:
     """What earlier runs have published; a new record that says so when that can't be trusted."""
     artifact = await Artifact.aget(artifact_key("evidence", subject))
     if artifact is None:
         return Chain()
     try:
-        return loads(record_in(str(artifact.data)))
+        chain = _verified_page(str(artifact.data))
     except EvidenceIntegrityError as error:
-        get_run_logger().warning("The published evidence does not verify: %s", error)
+        get_run_logger().warning("The published evidence does not count: %s", error)
         found = {"artifact": str(artifact.id), "problem": str(error)}
         chain = Chain()
         broken = Event(kind="broken_record", subject=subject, body=dict(found))
         chain.append(broken, run=str(current_run_id()), at=datetime.now(UTC))
-        return chain
+    return chain
 
 
 async def label_attached_resources(
@@ -141,6 +153,15 @@ async def tag_workspace(block: str, workspace_id: str, entry_hash: str) -> Event
         workspace = await api.workspaces.retrieve(workspace_id)
         tags = with_evidence_tag(workspace.tags, entry_hash)
         if tags is None:
+            planted = workspace.tags[EVIDENCE_TAG]
+            if planted != entry_hash:
+                get_run_logger().warning(
+                    "Workspace %s had a tag %s=%s before this run attached its key: somebody else "
+                    "has set it, and it does not vouch for this evidence",
+                    workspace_id,
+                    EVIDENCE_TAG,
+                    planted,
+                )
             return _skipped("workspaces.update", workspace_id, f"it has a tag {EVIDENCE_TAG}")
         tagged = await api.workspaces.update(workspace_id, tags=tags)
     except AdminApiError as error:

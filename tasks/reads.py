@@ -203,6 +203,7 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
         external_key_name=external_key.gcp_key_name,
         admin_base_url=admin.base_url,
         kms_endpoint=kms.endpoint,
+        checks_endpoint=(await google_client(request.kms_block)).endpoint,
     )
 
 

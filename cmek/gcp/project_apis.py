@@ -216,6 +216,7 @@ class GoogleReads:
         email = getattr(credentials, "service_account_email", None)
         self.caller = f"serviceAccount:{email}" if email and "@" in email else None
         """The member that the credentials are; None where they do not say, as a person's."""
+        self.endpoint = base_url or "googleapis.com"
         self._http = GoogleTransport(credentials, base_url=base_url, quota_project=quota_project)
 
     async def aclose(self) -> None:

@@ -26,6 +26,7 @@ from cmek.onboarding.request import OnboardingRequest
 
 ENABLED = "ENABLED"
 DESTROY_SCHEDULED = "DESTROY_SCHEDULED"
+GOOGLE_APIS: Final = "googleapis.com"
 
 
 class LiveFacts(FrozenModel):
@@ -50,6 +51,8 @@ class LiveFacts(FrozenModel):
     """Ids of the other workspaces, archived ones too, that have this external key."""
     admin_base_url: str
     kms_endpoint: str
+    checks_endpoint: str = GOOGLE_APIS
+    """Where the checks read; Google's own addresses, unless the block names one."""
 
     @property
     def has_organization_label(self) -> bool:
@@ -149,6 +152,8 @@ class Plan(FrozenModel):
     request: OnboardingRequest
     admin_base_url: str
     kms_endpoint: str
+    checks_endpoint: str = GOOGLE_APIS
+    """Where the checks read; Google's own addresses, unless the block names one."""
     warnings: tuple[PlanWarning, ...]
     """What the approver must acknowledge, by the ids of the checks that did not pass."""
 
@@ -221,6 +226,7 @@ def build_plan(facts: LiveFacts, request: OnboardingRequest, report: CheckReport
         request=request,
         admin_base_url=facts.admin_base_url,
         kms_endpoint=facts.kms_endpoint,
+        checks_endpoint=facts.checks_endpoint,
         warnings=tuple(PlanWarning.of(one, request.accepted_warnings) for one in noted),
     )
 

@@ -128,7 +128,8 @@ async def test_a_flood_is_merged_per_key(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "status"), [({"at": 1}, 401), ({"secret": "whsec_" + "QUFB" * 8}, 401)]
+    ("options", "status"),
+    [({"at": 1}, 401), ({"secret": "whsec_" + "QUFB" * 8}, 401)],  # pragma: allowlist secret
 )
 async def test_what_is_refused_gets_the_reason_and_posts_nothing(
     desk: Desk, options: dict[str, Any], status: int

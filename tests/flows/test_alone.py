@@ -6,11 +6,12 @@ import contextvars
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 
 import pytest
-from prefect import get_client
+from prefect import flow, get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Scheduled
+from prefect.states import Running, Scheduled
 
 import flows._workspace_lock
 from cli.client import calling
@@ -66,11 +67,33 @@ def test_a_run_that_waits_for_the_slot_sees_who_claims_the_workspace(
         executed = pool.submit(contextvars.copy_context().run, second.execute)
         try:
             assert denied.wait(60)
+            first.force(Running())
             _claim(bench, first.read())
             assert executed.result(60).state == "Duplicate"
         finally:
             bench.client.delete_global_concurrency_limit_by_name(limit)
     assert str(first.id) in second.message
+
+
+def test_a_claim_on_a_run_that_never_began_holds_nobody_up(bench: Onboardings) -> None:
+    """Anyone with Prefect's API can schedule a run for 2030 and set the tag."""
+    forged = bench.start()
+    forged.force(Scheduled(scheduled_time=datetime(2030, 1, 1, tzinfo=UTC)))
+    _claim(bench, forged.read())
+    assert bench.start().execute().state == "Suspended"
+
+
+def test_a_claim_on_a_run_of_another_flow_holds_nobody_up(bench: Onboardings) -> None:
+    """However long it runs."""
+
+    @flow
+    def another() -> None:
+        pass
+
+    run = bench.client.create_flow_run(another, state=Running())
+    _claim(bench, run)
+    assert bench.start().execute().state == "Suspended"
+    bench.client.delete_flow_run(run.id)
 
 
 def _claim(bench: Onboardings, run: FlowRun) -> None:

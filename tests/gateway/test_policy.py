@@ -20,10 +20,12 @@ from gateway.policy import (
     Create,
     Forward,
     PolicyError,
+    Tag,
     approval_problems,
     decide,
     live_problems,
     present,
+    tag_problem,
 )
 
 KEYS = "/v1/organizations/external_keys"
@@ -33,6 +35,7 @@ WRKSPC = "wrkspc_01SandboxFreshOne"
 KEY_NAME = "projects/acme-kms-prod/locations/us-east5/keyRings/r/cryptoKeys/k"
 RUN = "5d0c4b36-6a1f-4f0e-9a53-0d5f3a3b7c21"
 HASH = "ab" * 32
+NEEDS_HASH = "must hold cmek-evidence with a SHA-256"
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 REGISTRATION: dict[str, Any] = {
     "display_name": "payments",
@@ -61,9 +64,6 @@ PASS: dict[str, Call] = {
     "workspaces.retrieve": Call("GET", f"{WORKSPACES}/{WRKSPC}"),
     "external_keys.create": Call("POST", KEYS, (), REGISTRATION),
     "external_keys.validate": Call("POST", f"{KEYS}/{EKEY}/validate"),
-    "workspaces.update": Call(
-        "POST", f"{WORKSPACES}/{WRKSPC}", (), {"tags": {"cmek-evidence": HASH}}
-    ),
 }
 
 
@@ -79,6 +79,24 @@ def test_the_calls_of_the_product_pass_unchanged(verb: str, call: Call) -> None:
     ]
     assert sorted(sent) == sorted(call.query)
     assert decision.body == call.body
+
+
+def test_the_evidence_tag_passes_once_beside_the_tags_that_are_there() -> None:
+    def asked(tags: dict[str, str], **before: str) -> str | None:
+        body: Any = {"tags": tags}
+        decision = decide(Call("POST", f"{WORKSPACES}/{WRKSPC}", (), body))
+        assert isinstance(decision, Tag)
+        assert decision.call.body == {"tags": tags}
+        assert decision.workspace_id == WRKSPC
+        return tag_problem(decision, workspace(tags=before))
+
+    ours = {"cmek-evidence": HASH}
+    assert asked(ours) is None
+    assert asked(ours, team="payments") is None
+    assert asked(ours | {"team": "payments"}, team="payments") is None
+    assert "not those that it has" in str(asked(ours | {"team": "eve"}, team="payments"))
+    assert "not those that it has" in str(asked(ours | {"team": "eve"}))
+    assert "written once" in str(asked(ours, **{"cmek-evidence": "x"}))
 
 
 def test_an_attach_and_a_creation_are_recognised() -> None:
@@ -127,22 +145,22 @@ REFUSED: dict[str, tuple[Call, str]] = {
     ),
     "more of a registration": (Call("POST", KEYS, (), REGISTRATION | {"x": 1}), "x: Extra"),
     "a foreign tag": (
-        Call("POST", f"{WORKSPACES}/{WRKSPC}", (), {"tags": {"team": HASH}}), "cmek-evidence"
+        Call("POST", f"{WORKSPACES}/{WRKSPC}", (), {"tags": {"team": HASH}}), NEEDS_HASH
     ),
     "the tag of a creation": (
-        Call("POST", f"{WORKSPACES}/{WRKSPC}", (), {"tags": {"cmek-run": RUN}}), "cmek-evidence"
+        Call("POST", f"{WORKSPACES}/{WRKSPC}", (), {"tags": {"cmek-run": RUN}}), NEEDS_HASH
     ),
     "a tag that is no hash": (
-        Call("POST", f"{WORKSPACES}/{WRKSPC}", (), {"tags": {"cmek-evidence": "x"}}), "pattern"
+        Call("POST", f"{WORKSPACES}/{WRKSPC}", (), {"tags": {"cmek-evidence": "x"}}), NEEDS_HASH
     ),
     "a tag with a line break": (
         Call("POST", f"{WORKSPACES}/{WRKSPC}", (), {"tags": {"cmek-evidence": HASH + "\n"}}),
-        "pattern",
+        NEEDS_HASH,
     ),
     "a removed tag": (
         Call("POST", f"{WORKSPACES}/{WRKSPC}", (), {"tags": {"cmek-evidence": None}}), "string"
     ),
-    "no tag": (Call("POST", f"{WORKSPACES}/{WRKSPC}", (), {"tags": {}}), "no tag is given"),
+    "no tag": (Call("POST", f"{WORKSPACES}/{WRKSPC}", (), {"tags": {}}), NEEDS_HASH),
     "a key beside a tag": (
         Call("POST", f"{WORKSPACES}/{WRKSPC}", (),
              {"tags": {"cmek-evidence": HASH}, "external_key_id": EKEY}),
@@ -210,7 +228,9 @@ def test_no_call_is_forwarded_that_could_attach_a_key(method: str, path: str, bo
     except PolicyError:
         return
     if isinstance(decision, Forward) and decision.path.startswith(WORKSPACES):
-        assert decision.method == "GET" or set(decision.body or {}) == {"tags"}
+        assert decision.method == "GET"
+    if isinstance(decision, Tag):
+        assert set(decision.call.body or {}) == {"tags"}
 
 
 def said(**changes: Any) -> Statement:
