@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +15,10 @@ from prefect.client.schemas.sorting import ArtifactSort
 from cli.client import connected
 from cli.terminal import new_console, printable
 from cmek.errors import CmekError
-from cmek.evidence.record import loads
+from cmek.evidence.record import Chain, loads
 from cmek.evidence.report import queries_of, record_in
 from cmek.onboarding.reports import artifact_key
+from cmek.signatures.statement import NAMESPACE, UnreadableApprovalError, parse_signed
 from cmek.terraform.module import (
     ManagedKey,
     read_all_keys,
@@ -48,6 +50,10 @@ def export_command(
     out: Annotated[
         Path | None, typer.Option(help="File to write; standard output without it.")
     ] = None,
+    approvals: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the signed approvals, as `ssh-keygen -Y verify` reads them."),
+    ] = None,
 ) -> None:
     """Write the verified record of a workspace; where else to look goes to standard error."""
     with connected() as client:
@@ -59,9 +65,38 @@ def export_command(
         out.write_bytes(record.encode())
     console = new_console(stderr=True)
     console.print(f"{len(chain.entries)} entries, head {chain.head}", soft_wrap=True)
+    for command in write_approvals(chain, approvals) if approvals is not None else ():
+        console.print(printable(command), soft_wrap=True)
     for query in queries_of(chain):
         console.print(f"\n[bold]{printable(query.title)}[/] {printable(query.needs)}")
         console.print(printable(query.command), soft_wrap=True)
+
+
+def write_approvals(chain: Chain, folder: Path) -> list[str]:
+    """Write each signed approval as a statement and its signature, byte for byte.
+
+    Returns:
+        For each the command that verifies it, to be run in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    commands = []
+    for entry in chain.entries:
+        body = entry.body if isinstance(entry.body, dict) else {}
+        if entry.kind != "approval_response":
+            continue
+        try:
+            given = parse_signed(str(body.get("signed_approvals", "")))
+        except UnreadableApprovalError:
+            continue  # typed, or a rejection
+        for number, one in enumerate(given, start=1):
+            name = f"{entry.number}-{number}"
+            (folder / f"{name}.json").write_text(one.statement.text)
+            (folder / f"{name}.sig").write_text(one.signature)
+            commands.append(
+                f"ssh-keygen -Y verify -f allowed_signers -I {shlex.quote(one.statement.approver)} "
+                f"-n {NAMESPACE} -s {name}.sig < {name}.json"
+            )
+    return commands
 
 
 @evidence_command.command("verify")
@@ -112,8 +147,8 @@ def read_record(client: SyncPrefectClient, workspace_id: str) -> str:
     if not found:
         raise NoEvidenceError(
             f"the server has no artifact {key}: was {workspace_id} onboarded on another server, or "
-            "has this one dropped its history? A result-storage block keeps copies under "
-            f"cmek-evidence/{workspace_id}/"
+            "has this one dropped its history? The worker's records (CMEK_RECORDS) keep copies "
+            f"under evidence/{workspace_id}/"
         )
     return record_in(str(found[0].data))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from prefect.states import Scheduled
 
 from blocks.anthropic_admin import AnthropicAdmin
+from cli.export import write_approvals
 from cmek.evidence.record import loads
 from cmek.evidence.report import record_in
 from cmek.onboarding.approval import ApprovalRequest
@@ -63,6 +66,16 @@ def test_a_signed_approval_attaches_and_names_its_signer(
     (answered,) = [json.dumps(entry.body) for entry in entries if entry.kind == "approval_response"]
     (gate,) = [json.dumps(entry.body) for entry in entries if entry.kind == "gate_decision"]
     assert "BEGIN SSH SIGNATURE" in answered
+    # what is exported verifies with OpenSSH alone
+    folder = office.home / "approvals"
+    (command,) = write_approvals(loads(record_in(str(evidence.data))), folder)
+    shutil.copy(office.directory / "allowed_signers", folder)
+    shell: dict[str, Any] = {"cwd": folder, "capture_output": True, "text": True}
+    verified = subprocess.run(["sh", "-c", command], check=False, **shell)
+    assert f'Good "cmek-approval" signature for {GRACE}' in verified.stdout, verified.stderr
+    (statement,) = folder.glob("*.json")
+    statement.write_text(statement.read_text().replace("fine", "fire"))
+    assert subprocess.run(["sh", "-c", command], check=False, **shell).returncode
     assert "ED25519 key SHA256:" in gate
 
 

@@ -134,6 +134,7 @@ def _counted(proof: str, result: str, *modules: str) -> Callable[[argparse.Names
 
 
 _IN_PROCESS: Final = "tests.proofs.crash_and_fault"
+_RED_TEAM: Final = "tests.proofs.red_team"
 _RUN: Final[dict[str, Callable[[argparse.Namespace], Row]]] = {
     "crash points": _counted("crash points", "converged", f"{_IN_PROCESS} crashes"),
     "fault scripts": _counted(
@@ -147,6 +148,12 @@ _RUN: Final[dict[str, Callable[[argparse.Namespace], Row]]] = {
         "guards taken away",
         "noticed by the model, each under 19 of 20 seeds",
         "tests.proofs.weakened",
+    ),
+    "attacks on the gateway": _counted(
+        "attacks on the gateway", "refused, or signed by name", f"{_RED_TEAM} attacks"
+    ),
+    "guards of the gateway": _counted(
+        "guards of the gateway", "noticed, each under 19 of 20 seeds", f"{_RED_TEAM} guards"
     ),
     "processes killed": _counted("processes killed", "converged", "tests.proofs.kills"),
     "outages": _counted("outages", "converged", "tests.proofs.outages"),

@@ -17,6 +17,8 @@ PROOFS: Final = (
     "combinations of faults",
     "schedules",
     "guards taken away",
+    "attacks on the gateway",
+    "guards of the gateway",
     "processes killed",
     "outages",
     "attacks",
