@@ -99,7 +99,7 @@ def test_a_whole_forged_record_is_found_by_its_anchor(
 def test_without_a_record_export_says_where_one_may_be(bench: Onboardings, workspace: str) -> None:
     done = COMMANDS.invoke(evidence_app, ["export", workspace])
     assert done.exit_code == 1
-    assert f"cmek-evidence/{workspace}/" in str(done.exception)
+    assert f"under evidence/{workspace}/" in str(done.exception)
 
 
 executions = iter([True, False])
