@@ -51,7 +51,7 @@ _DEFAULT_POOL: Final = "cmek"
 _SECONDS: Final = 10.0
 
 
-class Finding(FrozenModel):
+class DoctorFinding(FrozenModel):
     """One check: what was found, and what to do where it is not as it should be."""
 
     check: str
@@ -95,13 +95,13 @@ def doctor_command(
         raise typer.Exit(1)
 
 
-def examine(admin_block: str, kms_block: str, project_id: str | None) -> Iterator[Finding]:
+def examine(admin_block: str, kms_block: str, project_id: str | None) -> Iterator[DoctorFinding]:
     """Every check in the order in which a set-up is made; one that fails does not stop the rest."""
     yield _approvals()
     try:
         url = configured_url()
     except CmekError as error:
-        yield Finding(check="server", status="fail", found=str(error), remedy=_SETTINGS)
+        yield DoctorFinding(check="server", status="fail", found=str(error), remedy=_SETTINGS)
         return
     settings = {"trust_env": False} if is_loopback(url) else None
     try:
@@ -115,7 +115,7 @@ def examine(admin_block: str, kms_block: str, project_id: str | None) -> Iterato
             yield _automations(client)
             yield from _credentials(admin_block, kms_block, project_id or _project(deployments))
     except CmekError as error:
-        yield Finding(check="server", status="fail", found=str(error), remedy=_SETTINGS)
+        yield DoctorFinding(check="server", status="fail", found=str(error), remedy=_SETTINGS)
 
 
 _SETTINGS: Final = (
@@ -124,16 +124,18 @@ _SETTINGS: Final = (
 _ENROL: Final = f"enrol the approvers in {DIRECTORY}/allowed_signers (docs/operations.md, step 8)"
 
 
-def _approvals() -> Finding:
+def _approvals() -> DoctorFinding:
     """What this user of this machine would accept as an approval."""
     me = f"as {getpass.getuser()} on this machine"
     try:
         signers = find_signers()
         needed = required_signatures(signers, 0)
     except CmekError as error:
-        return Finding(check="approvals", status="fail", found=f"{me}: {error}", remedy=_ENROL)
+        return DoctorFinding(
+            check="approvals", status="fail", found=f"{me}: {error}", remedy=_ENROL
+        )
     if signers is None:
-        return Finding(
+        return DoctorFinding(
             check="approvals",
             status="warn",
             found=f"{me} typed approvals are accepted: no approver is enrolled",
@@ -141,7 +143,7 @@ def _approvals() -> Finding:
             " worker without them attaches nothing",
         )
     if not os.access(PROGRAM, os.X_OK):
-        return Finding(
+        return DoctorFinding(
             check="approvals",
             status="fail",
             found=f"{PROGRAM}, which verifies signatures, is not installed",
@@ -151,7 +153,7 @@ def _approvals() -> Finding:
         bool(line.strip()) and not line.lstrip().startswith("#")
         for line in signers.allowed.read_text().splitlines()
     )
-    return Finding(
+    return DoctorFinding(
         check="approvals",
         status="pass" if REQUIRED_VARIABLE in os.environ else "warn",
         found=f"{me} {people} enrolled keys; an attach needs {needed} signatures",
@@ -160,10 +162,10 @@ def _approvals() -> Finding:
     )
 
 
-def _server(client: SyncPrefectClient, url: str) -> Finding:
+def _server(client: SyncPrefectClient, url: str) -> DoctorFinding:
     theirs, ours = check_api(client, url), version("prefect")
     same = theirs.split(".")[:2] == ours.split(".")[:2]
-    return Finding(
+    return DoctorFinding(
         check="server",
         status="pass" if same else "fail",
         found=f"{url} runs Prefect {theirs}; here it is {ours}",
@@ -171,7 +173,7 @@ def _server(client: SyncPrefectClient, url: str) -> Finding:
     )
 
 
-def _web(url: str) -> Iterator[Finding]:
+def _web(url: str) -> Iterator[DoctorFinding]:
     """Login, CSRF protection and UI, as a browser or another program meets them."""
     login = PREFECT_API_AUTH_STRING.value()
     user, _, password = str(login or "").partition(":")
@@ -182,7 +184,7 @@ def _web(url: str) -> Iterator[Finding]:
             params={"client": "cmek-doctor"},
             auth=(user, password) if login else None,
         )
-        yield Finding(
+        yield DoctorFinding(
             check="CSRF protection",
             status="pass" if token.is_success else "warn",
             found="on" if token.is_success else "off: a page in a browser can send writes",
@@ -191,10 +193,10 @@ def _web(url: str) -> Iterator[Finding]:
         yield _ui(http.get(f"{url.removesuffix('/api')}/ui-settings"), url)
 
 
-def _login(status: int, *, is_local: bool) -> Finding:
+def _login(status: int, *, is_local: bool) -> DoctorFinding:
     if status in {401, 403}:
-        return Finding(check="login", status="pass", found="the API wants a login")
-    return Finding(
+        return DoctorFinding(check="login", status="pass", found="the API wants a login")
+    return DoctorFinding(
         check="login",
         status="warn" if is_local else "fail",
         found="the API wants no login: whoever reaches it can run code as the worker",
@@ -202,25 +204,25 @@ def _login(status: int, *, is_local: bool) -> Finding:
     )
 
 
-def _ui(response: httpx.Response, url: str) -> Finding:
+def _ui(response: httpx.Response, url: str) -> DoctorFinding:
     try:
         settings = response.raise_for_status().json()
     except (httpx.HTTPStatusError, ValueError):
-        return Finding(
+        return DoctorFinding(
             check="UI",
             status="unknown",
             found=f"{response.url} answers {response.status_code}",
             remedy="switched off (PREFECT_SERVER_UI_ENABLED), or served elsewhere",
         )
     if not settings.get("available_uis"):
-        return Finding(
+        return DoctorFinding(
             check="UI",
             status="fail",
             found="the server has no pages to serve: it could not write them",
             remedy="set PREFECT_SERVER_UI_STATIC_DIRECTORY to a folder that its user can write",
         )
     same = str(settings.get("api_url", "")).rstrip("/") == url.rstrip("/")
-    return Finding(
+    return DoctorFinding(
         check="UI",
         status="pass" if same else "warn",
         found=f"its pages call {settings.get('api_url')}",
@@ -231,15 +233,17 @@ def _ui(response: httpx.Response, url: str) -> Finding:
     )
 
 
-def _pools(client: SyncPrefectClient, deployments: list[DeploymentResponse]) -> Iterator[Finding]:
+def _pools(
+    client: SyncPrefectClient, deployments: list[DeploymentResponse]
+) -> Iterator[DoctorFinding]:
     names = {one.work_pool_name for one in deployments if one.work_pool_name} or {_DEFAULT_POOL}
     for name in sorted(names):
         problem = pool_problem(client, name)
         if problem:
             what, _, remedy = problem.partition(": ")
-            yield Finding(check=f"work pool {name}", status="fail", found=what, remedy=remedy)
+            yield DoctorFinding(check=f"work pool {name}", status="fail", found=what, remedy=remedy)
             continue
-        yield Finding(
+        yield DoctorFinding(
             check=f"work pool {name}", status="pass", found="a run has no say about its job"
         )
         pool = client.read_work_pool(name)
@@ -248,11 +252,11 @@ def _pools(client: SyncPrefectClient, deployments: list[DeploymentResponse]) -> 
         yield _worker(client, name)
 
 
-def _jobs(pool: WorkPool) -> Finding:
+def _jobs(pool: WorkPool) -> DoctorFinding:
     """Jobs start where no signers may be, and where no result of theirs stays."""
     text = json.dumps(pool.base_job_template)
     missing = [one for one in (REQUIRED_VARIABLE, RECORDS) if one not in text]
-    return Finding(
+    return DoctorFinding(
         check=f"jobs of {pool.name}",
         status="fail" if missing else "pass",
         found=f"their environment has no {' and no '.join(missing)}: "
@@ -263,13 +267,13 @@ def _jobs(pool: WorkPool) -> Finding:
     )
 
 
-def _worker(client: SyncPrefectClient, pool: str) -> Finding:
+def _worker(client: SyncPrefectClient, pool: str) -> DoctorFinding:
     path = {"work_pool_name": pool}
     found = client.request(
         "POST", "/work_pools/{work_pool_name}/workers/filter", path_params=path, json={}
     )
     online = [one["name"] for one in found.json() if one["status"] == "ONLINE"]
-    return Finding(
+    return DoctorFinding(
         check=f"worker of {pool}",
         status="pass" if online else "fail",
         found=f"online: {', '.join(online)}" if online else "no worker is online: no run starts",
@@ -277,7 +281,7 @@ def _worker(client: SyncPrefectClient, pool: str) -> Finding:
     )
 
 
-def _deployments(deployments: list[DeploymentResponse]) -> Finding:
+def _deployments(deployments: list[DeploymentResponse]) -> DoctorFinding:
     wanted = {one["name"] for one in yaml.safe_load(_PREFECT_YAML.read_text())["deployments"]}
     missing = sorted(wanted - {one.name for one in deployments})
     open_forms = sorted(
@@ -288,7 +292,7 @@ def _deployments(deployments: list[DeploymentResponse]) -> Finding:
     faults = [f"missing: {', '.join(missing)}"] if missing else []
     if open_forms:
         faults.append(f"unknown parameters are accepted by: {', '.join(open_forms)}")
-    return Finding(
+    return DoctorFinding(
         check="deployments",
         status="fail" if faults else "pass",
         found="; ".join(faults) or f"{len(deployments)} are there",
@@ -296,7 +300,7 @@ def _deployments(deployments: list[DeploymentResponse]) -> Finding:
     )
 
 
-def _schedules(deployments: list[DeploymentResponse]) -> Finding:
+def _schedules(deployments: list[DeploymentResponse]) -> DoctorFinding:
     idle = [
         one.name
         for one in deployments
@@ -304,7 +308,7 @@ def _schedules(deployments: list[DeploymentResponse]) -> Finding:
     ]
     planned = sum(bool(one.schedules) for one in deployments)
     found = f"paused: {', '.join(idle)}" if idle else f"{planned} active"
-    return Finding(
+    return DoctorFinding(
         check="schedules",
         status="pass" if planned and not idle else "warn",
         found=found if planned else "no deployment has one: no key is checked by itself",
@@ -312,11 +316,11 @@ def _schedules(deployments: list[DeploymentResponse]) -> Finding:
     )
 
 
-def _automations(client: SyncPrefectClient) -> Finding:
+def _automations(client: SyncPrefectClient) -> DoctorFinding:
     there = {one.name for one in client.read_automations() if one.enabled}
     wanted = {yaml.safe_load(one.read_text())["name"] for one in automation_files()}
     missing = sorted(wanted - there)
-    return Finding(
+    return DoctorFinding(
         check="automations",
         status="warn" if missing else "pass",
         found=f"not installed or switched off: {', '.join(missing)}"
@@ -335,8 +339,8 @@ def _project(deployments: list[DeploymentResponse]) -> str | None:
     return None
 
 
-def _credentials(admin_block: str, kms_block: str, project: str | None) -> list[Finding]:
-    async def checked() -> list[Finding]:
+def _credentials(admin_block: str, kms_block: str, project: str | None) -> list[DoctorFinding]:
+    async def checked() -> list[DoctorFinding]:
         from tasks.clients import close_clients  # noqa: PLC0415
 
         try:
@@ -350,14 +354,14 @@ def _credentials(admin_block: str, kms_block: str, project: str | None) -> list[
     return asyncio.run(checked())
 
 
-async def _guarded(check: str, find: Callable[[], Awaitable[Finding]]) -> Finding:
+async def _guarded(check: str, find: Callable[[], Awaitable[DoctorFinding]]) -> DoctorFinding:
     try:
         return await find()
     except CmekError as error:
-        return Finding(check=check, status="fail", found=str(error), remedy=error.advice)
+        return DoctorFinding(check=check, status="fail", found=str(error), remedy=error.advice)
 
 
-async def _anthropic(block: str) -> Finding:
+async def _anthropic(block: str) -> DoctorFinding:
     """Whose credential it is, and whether it reads what an onboarding reads."""
     from blocks.anthropic_admin import AnthropicAdmin  # noqa: PLC0415
     from tasks.clients import admin_client, load_block  # noqa: PLC0415
@@ -371,7 +375,7 @@ async def _anthropic(block: str) -> Finding:
         break
     async for _ in client.external_keys.list():
         break
-    return Finding(
+    return DoctorFinding(
         check="Anthropic credential",
         status="pass",
         found=f"{loaded.base_url} accepts it for {organization.name} ({organization.id}): "
@@ -379,13 +383,13 @@ async def _anthropic(block: str) -> Finding:
     )
 
 
-def _gateway(base_url: str) -> Finding:
+def _gateway(base_url: str) -> DoctorFinding:
     try:
         with httpx.Client(trust_env=not is_loopback(base_url), timeout=_SECONDS) as http:
             response = http.get(f"{base_url}/gateway/health")
             health: dict[str, Any] = response.json()
     except (httpx.TransportError, ValueError) as error:
-        return Finding(
+        return DoctorFinding(
             check="gateway",
             status="fail",
             found=f"{base_url}: {error or type(error).__name__}",
@@ -395,7 +399,7 @@ def _gateway(base_url: str) -> Finding:
     unsettled = health.get("unsettled") or 0
     if unsettled:
         problems.append(f"{unsettled} attaches without a known outcome")
-    return Finding(
+    return DoctorFinding(
         check="gateway",
         status="fail" if problems else "pass",
         found="; ".join(problems)
@@ -405,14 +409,14 @@ def _gateway(base_url: str) -> Finding:
     )
 
 
-async def _google(block: str, project: str | None) -> Finding:
+async def _google(block: str, project: str | None) -> DoctorFinding:
     """What the worker's identity may do on the project, of what the role in deploy/ gives."""
     from tasks.clients import google_client  # noqa: PLC0415
 
     client = await google_client(block)
     who = client.caller or "this identity"
     if project is None:
-        return Finding(
+        return DoctorFinding(
             check="Google credential",
             status="unknown",
             found=f"{who}: no project is known, so nothing was asked",
@@ -421,7 +425,7 @@ async def _google(block: str, project: str | None) -> Finding:
     role: list[str] = yaml.safe_load(_ROLE.read_text())["includedPermissions"]
     held = await client.project_permissions(project, role)
     missing = [one for one in role if one not in held]
-    return Finding(
+    return DoctorFinding(
         check="Google credential",
         status="fail" if missing else "pass",
         found=f"{who} lacks on {project}: {', '.join(missing)}"
@@ -435,7 +439,7 @@ async def _google(block: str, project: str | None) -> Finding:
     )
 
 
-def _table(findings: list[Finding]) -> Table:
+def _table(findings: list[DoctorFinding]) -> Table:
     table = Table("", "check", "found")
     for one in findings:
         table.add_row(f"[{_STYLES[one.status]}]{one.status}[/]", one.check, printable(one.found))

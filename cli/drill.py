@@ -35,9 +35,9 @@ from cmek.plain_text import plain
 from cmek.revalidation.drill import (
     ALERT,
     HOUR,
+    Delay,
     Drill,
     DrillRefusedError,
-    Measured,
     Phase,
     What,
     check_scope,
@@ -276,12 +276,12 @@ class DrillRunner:
         found = await self._watch(change, asked, at)
         return Phase(change=change, at=at, measured=tuple(found.values()))
 
-    async def _watch(self, change: str, asked: datetime, at: datetime) -> dict[What, Measured]:
+    async def _watch(self, change: str, asked: datetime, at: datetime) -> dict[What, Delay]:
         """Until all has been seen, or an hour and the alert's limit are over."""
         limits: dict[What, timedelta] = {"alert": self.alert, "validation": HOUR}
         if self.observer.probe is not None:
             limits["data plane"] = HOUR
-        found = {what: Measured(what=what, at=None, limit=limit) for what, limit in limits.items()}
+        found = {what: Delay(what=what, at=None, limit=limit) for what, limit in limits.items()}
         works, asked_at = change == "enabled", at - HOUR
         while any(one.at is None for one in found.values()) and self.now() - at <= HOUR:
             if found["alert"].at is None and (
@@ -299,7 +299,7 @@ class DrillRunner:
         return found
 
     def _saw(
-        self, found: dict[What, Measured], what: What, since: datetime, at: datetime, by: str = ""
+        self, found: dict[What, Delay], what: What, since: datetime, at: datetime, by: str = ""
     ) -> None:
         found[what] = found[what].model_copy(update={"at": at, "by": by})
         self.console.print(f"  {what}: {exact(at - since)} {plain(by)}", markup=False)

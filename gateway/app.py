@@ -34,7 +34,7 @@ from cmek.anthropic.client import AdminApi
 from cmek.anthropic.errors import APPROVAL_SPENT, GATEWAY_REFUSED, AdminApiError
 from cmek.errors import CmekError
 from cmek.signatures.verification import Signers, SignersRefusedError, find_signers
-from gateway.attach import Attacher, Clock, ValidationFailedError
+from gateway.attach import Attacher, KeyUnusableError, SteadyClock
 from gateway.journal import Journal, JournalError, NonceUsedError
 from gateway.policy import Attach, Call, Create, Forward, PolicyError, Tag, decide, tag_problem
 from gateway.settings import GatewaySettings
@@ -54,7 +54,7 @@ _PASSED_HEADERS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ErrorAnswer:
     """An answer of the gateway's own, in the Admin API's form."""
 
     status: int
@@ -83,7 +83,7 @@ def gateway_app(
     settings: GatewaySettings,
     *,
     find: Callable[[], Signers | None] | None = None,
-    clock: Callable[[Journal], Clock] = lambda journal: Clock(journal.latest_time()),
+    clock: Callable[[Journal], SteadyClock] = lambda journal: SteadyClock(journal.latest_time()),
 ) -> Starlette:
     """The application; it opens journal and connections when it starts.
 
@@ -184,7 +184,7 @@ class _Service:
         try:
             entries = self._journal.of_run(request.path_params["run_id"])
         except JournalError as error:
-            return Refusal(503, "api_error", str(error)).response()
+            return ErrorAnswer(503, "api_error", str(error)).response()
         return JSONResponse({"entries": [one.model_dump(mode="json") for one in entries]})
 
     async def admin(self, request: Request) -> Response:
@@ -244,12 +244,12 @@ class _Service:
         done = f"attached {target.external_key_id} to {workspace.id}"
         return done, JSONResponse(body, headers=headers)
 
-    def _foreign(self, request: Request) -> Refusal | None:
+    def _foreign(self, request: Request) -> ErrorAnswer | None:
         """Why the request can't be the product's own: a browser, or a name bound to loopback."""
         host = request.headers.get("host", "")
         name = host if host.endswith("]") else host.rsplit(":", 1)[0]
         if name not in _LOOPBACK.union(self._settings.names):
-            return Refusal(
+            return ErrorAnswer(
                 403,
                 "permission_error",
                 f"host {_shown(host)} is not the gateway's",
@@ -257,7 +257,7 @@ class _Service:
             )
         for header in ("origin", "sec-fetch-site", "referer", "cookie"):
             if header in request.headers:
-                return Refusal(
+                return ErrorAnswer(
                     403,
                     "permission_error",
                     f"a request with {header} is a browser's",
@@ -305,21 +305,23 @@ def _no_constant(text: str) -> JsonValue:
     raise ValueError(f"{text} is not JSON")
 
 
-def _refusal(error: CmekError) -> Refusal:
-    if isinstance(error, ValidationFailedError):
-        return Refusal(400, "invalid_request_error", str(error), "external_key_validation_failed")
+def _refusal(error: CmekError) -> ErrorAnswer:
+    if isinstance(error, KeyUnusableError):
+        return ErrorAnswer(
+            400, "invalid_request_error", str(error), "external_key_validation_failed"
+        )
     if isinstance(error, NonceUsedError):
-        return Refusal(409, "conflict_error", str(error), APPROVAL_SPENT)
+        return ErrorAnswer(409, "conflict_error", str(error), APPROVAL_SPENT)
     # a journal or signers file that can't be used: nothing was sent, and a repeat won't help now
-    return Refusal(403, "permission_error", str(error), GATEWAY_REFUSED)
+    return ErrorAnswer(403, "permission_error", str(error), GATEWAY_REFUSED)
 
 
-def _of_anthropic(error: AdminApiError) -> Refusal:
+def _of_anthropic(error: AdminApiError) -> ErrorAnswer:
     """Anthropic's own error, or that there was no answer."""
     failure = error.failure
     if failure.status == 401:
         return _credential_refused()
-    return Refusal(
+    return ErrorAnswer(
         status=failure.status if failure.status and failure.status >= 400 else 502,
         type=failure.error_type or "api_error",
         message=failure.message,
@@ -329,9 +331,9 @@ def _of_anthropic(error: AdminApiError) -> Refusal:
     )
 
 
-def _credential_refused() -> Refusal:
+def _credential_refused() -> ErrorAnswer:
     message = "Anthropic refused the gateway's own credential: replace it in the gateway's settings"
-    return Refusal(502, "api_error", message, "cmek_gateway_credential", retry=False)
+    return ErrorAnswer(502, "api_error", message, "cmek_gateway_credential", retry=False)
 
 
 def _shown(text: str) -> str:

@@ -14,12 +14,12 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
-from cmek.anthropic.client import AdminApi
+from cmek.anthropic.client import PENDING_CREATE_LIFETIME, AdminApi
 from cmek.anthropic.errors import AdminApiError
 from cmek.anthropic.models import Workspace
 from cmek.errors import CmekError
+from cmek.onboarding.gate import FRESHNESS_SECONDS
 from cmek.signatures.statement import UnreadableApprovalError, parse_signed
 from cmek.signatures.verification import (
     DIRECTORY,
@@ -29,22 +29,18 @@ from cmek.signatures.verification import (
     verify,
 )
 from cmek.tags import CREATED_BY_TAG
-from gateway.journal import Entry, Intent, Journal, JournalError, Outcome
+from gateway.journal import Intent, IntentOutcome, Journal, JournalEntry, JournalError
 from gateway.policy import Attach, Create, PolicyError, approval_problems, live_problems, present
 
 _log = logging.getLogger("cmek.gateway")
-FRESHNESS_SECONDS: Final = 60.0
-"""A validation proves the key for this long, from its start."""
-PENDING_CREATE_LIFETIME: Final = timedelta(minutes=10)
-"""How long a create without an answer may still take effect: the official SDK's own timeout."""
 
 
-class ValidationFailedError(CmekError):
+class KeyUnusableError(CmekError):
     """Anthropic could not use the key, by the gateway's own validation; nothing was sent."""
 
 
 @dataclass(slots=True)
-class Clock:
+class SteadyClock:
     """A wall clock that never runs back: setting it back must not revive an expired approval."""
 
     floor: datetime
@@ -72,7 +68,7 @@ class Attacher:
         find: Callable[[], Signers | None],
         *,
         requester_excluded: bool = True,
-        clock: Clock | None = None,
+        clock: SteadyClock | None = None,
     ) -> None:
         """Make one for a running event loop.
 
@@ -87,7 +83,7 @@ class Attacher:
         self._journal = journal
         self._find = find
         self._requester_excluded = requester_excluded
-        self._clock = clock or Clock(journal.latest_time())
+        self._clock = clock or SteadyClock(journal.latest_time())
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def attach(self, target: Attach | Create, signed_approvals: str) -> Workspace:
@@ -99,7 +95,7 @@ class Attacher:
         Raises:
             PolicyError: The approvals or the live state do not permit it. Nothing was sent.
             NonceUsedError: The approval was used before. Nothing was sent.
-            ValidationFailedError: Anthropic can't use the key. Nothing was sent.
+            KeyUnusableError: Anthropic can't use the key. Nothing was sent.
             SignersRefusedError: The signers can't be used. Nothing was sent.
             JournalError: The intent is not on the disk. Nothing was sent.
             AdminApiError: Of a read; or of the attach itself, whose `ambiguous` says whether it
@@ -120,16 +116,16 @@ class Attacher:
             started = time.monotonic()
             validation = await self._api.external_keys.validate(target.external_key_id)
             if not validation.succeeded:
-                raise ValidationFailedError(
+                raise KeyUnusableError(
                     f"validation of {signed.key_name} failed: {validation.error}"
                 )
             intent = _intent(target, verified, signed_approvals)
             number = self._journal.begin(intent, now=self._clock.now())
             if time.monotonic() - started > FRESHNESS_SECONDS:
-                self._settle(number, Outcome.REFUSED)
+                self._settle(number, IntentOutcome.REFUSED)
                 raise PolicyError(f"the validation is older than {FRESHNESS_SECONDS:.0f} s")
             if self._clock.now() > signed.expires_at:
-                self._settle(number, Outcome.REFUSED)
+                self._settle(number, IntentOutcome.REFUSED)
                 raise PolicyError(f"the approval expired at {signed.expires_at}")
             return await self._send(target, number)
 
@@ -144,9 +140,9 @@ class Attacher:
             target = _target(entry)
             existing = present(target, await self._read(target))
             if existing is not None:
-                self._settle(entry.number, Outcome.ATTACHED, existing.id, existing.request_id)
+                self._settle(entry.number, IntentOutcome.ATTACHED, existing.id, existing.request_id)
             elif entry.outcome is None:
-                self._settle(entry.number, Outcome.UNKNOWN)
+                self._settle(entry.number, IntentOutcome.UNKNOWN)
 
     async def _verified(
         self, target: Attach | Create, signed_approvals: str
@@ -206,13 +202,13 @@ class Attacher:
                 )
         except AdminApiError as error:
             if not error.ambiguous:
-                self._settle(number, Outcome.REFUSED, None, error.request_id)
+                self._settle(number, IntentOutcome.REFUSED, None, error.request_id)
                 raise
             existing = await self._read_after_failure(target, number)
             if existing is None:
                 raise
             workspace = existing
-        self._settle(number, Outcome.ATTACHED, workspace.id, workspace.request_id)
+        self._settle(number, IntentOutcome.ATTACHED, workspace.id, workspace.request_id)
         return workspace
 
     async def _read_after_failure(self, target: Attach | Create, number: int) -> Workspace | None:
@@ -222,13 +218,13 @@ class Attacher:
         except AdminApiError:
             existing = None
         if existing is None:
-            self._settle(number, Outcome.UNKNOWN)
+            self._settle(number, IntentOutcome.UNKNOWN)
         return existing
 
     def _settle(
         self,
         number: int,
-        outcome: Outcome,
+        outcome: IntentOutcome,
         workspace_id: str | None = None,
         request_id: str | None = None,
     ) -> None:
@@ -264,7 +260,7 @@ def _intent(target: Attach | Create, verified: tuple[Verified, ...], approvals: 
     )
 
 
-def _target(entry: Entry) -> Attach | Create:
+def _target(entry: JournalEntry) -> Attach | Create:
     if entry.workspace.startswith("new:"):
         name = entry.workspace.removeprefix("new:")
         return Create(name, entry.external_key_id, entry.run_id, None)

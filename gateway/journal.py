@@ -29,7 +29,7 @@ class NonceUsedError(CmekError):
     """This approval was used before."""
 
 
-class Outcome(StrEnum):
+class IntentOutcome(StrEnum):
     """What became of an intent."""
 
     ATTACHED = "attached"
@@ -55,13 +55,13 @@ class Intent(FrozenModel):
     """The statements and their signatures, byte for byte."""
 
 
-class Entry(Intent):
+class JournalEntry(Intent):
     """An intent and what became of it."""
 
     number: int
     intended_at: datetime
     settled_at: datetime | None
-    outcome: Outcome | None
+    outcome: IntentOutcome | None
     """None while it is under way, or when the gateway died meanwhile."""
     workspace_id: str | None
     request_id: str | None
@@ -154,7 +154,7 @@ class Journal:
     def settle(
         self,
         number: int,
-        outcome: Outcome,
+        outcome: IntentOutcome,
         *,
         now: datetime,
         workspace_id: str | None = None,
@@ -169,12 +169,12 @@ class Journal:
             values = (outcome, now.isoformat(), workspace_id, request_id, number)
             self._connection.execute(_SETTLE, values)
 
-    def unsettled(self) -> tuple[Entry, ...]:
+    def unsettled(self) -> tuple[JournalEntry, ...]:
         """Intents without a certain outcome, oldest first; none whose workspace has its key."""
         with self._errors():
-            return self._select(_UNSETTLED, Outcome.ATTACHED, Outcome.UNKNOWN)
+            return self._select(_UNSETTLED, IntentOutcome.ATTACHED, IntentOutcome.UNKNOWN)
 
-    def of_run(self, run_id: str) -> tuple[Entry, ...]:
+    def of_run(self, run_id: str) -> tuple[JournalEntry, ...]:
         """All intents of a flow run, oldest first."""
         with self._errors():
             return self._select("run_id = ? ORDER BY number", run_id)
@@ -187,10 +187,10 @@ class Journal:
             ).fetchone()
         return datetime.fromisoformat(row[0]) if row[0] else datetime.min.replace(tzinfo=UTC)
 
-    def _select(self, where: str, *values: str) -> tuple[Entry, ...]:
+    def _select(self, where: str, *values: str) -> tuple[JournalEntry, ...]:
         rows = self._connection.execute(f"SELECT * FROM attaches WHERE {where}", values)  # noqa: S608 - fixed texts
         return tuple(
-            Entry.model_validate({**dict(row), "approvers": json.loads(row["approvers"])})
+            JournalEntry.model_validate({**dict(row), "approvers": json.loads(row["approvers"])})
             for row in rows
         )
 

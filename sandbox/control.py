@@ -1,7 +1,7 @@
 """What tests may do to the sandbox beyond the services' own APIs, under `/_sandbox/`.
 
-Every call carries the ready line's `control_token`. `OwnOriginOnly` guards the services' APIs too,
-since the sandbox takes a Google caller without a token for an administrator.
+Every call carries the ready line's `control_token`. `SandboxOriginGuard` stands before the
+services' APIs too, since the sandbox takes a Google caller without a token for an administrator.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOKEN_HEADER: Final = "x-sandbox-token"
 _LOOPBACK_NAMES: Final = {"127.0.0.1", "localhost", "[::1]"}
 
 
-class OwnOriginOnly:
+class SandboxOriginGuard:
     """ASGI middleware: answers 403 to what a web page of another origin makes a browser send.
 
     A name that was rebound to 127.0.0.1 shows in `Host`, a page of another origin (another port of

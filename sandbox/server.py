@@ -34,7 +34,7 @@ from starlette.middleware import Middleware
 from sandbox import seed
 from sandbox.admin import external_keys, webhooks, workspaces
 from sandbox.admin.api import admin_routes
-from sandbox.control import OwnOriginOnly, control_routes
+from sandbox.control import SandboxOriginGuard, control_routes
 from sandbox.errors import GoogleError
 from sandbox.google_apis import google_routes
 from sandbox.identities import PROJECT_ID
@@ -178,7 +178,7 @@ def http_app(world: World) -> Starlette:
     """Every HTTP surface; the first route that matches answers."""
     surfaces = (control_routes, token_routes, admin_routes, google_routes, kms_routes)
     routes = [route for surface in surfaces for route in surface(world)]
-    return Starlette(routes=routes, middleware=[Middleware(OwnOriginOnly)])
+    return Starlette(routes=routes, middleware=[Middleware(SandboxOriginGuard)])
 
 
 @contextmanager

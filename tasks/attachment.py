@@ -14,7 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
@@ -22,7 +22,7 @@ from prefect import get_client, get_run_logger
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from pydantic import JsonValue
 
-from cmek.anthropic.client import AdminApi
+from cmek.anthropic.client import PENDING_CREATE_LIFETIME, AdminApi
 from cmek.anthropic.errors import (
     AdminApiError,
     ExternalKeyChangedError,
@@ -51,8 +51,6 @@ from tasks.runs import current_run_id, find_runs, retag
 
 SEARCH_AFTER_SECONDS: Final = (0.0, 5.0, 15.0)
 """Pauses before each search for a workspace whose create got no response."""
-PENDING_CREATE_LIFETIME: Final = timedelta(minutes=10)
-"""How long a create may still take effect: the official SDK stops waiting then (600 s)."""
 
 
 class AttachResult(StrEnum):

@@ -23,7 +23,7 @@ _OWN_SITES: Final = ("same-origin", "none")
 _POLICY_VIOLATION: Final = 1008
 
 
-class OwnOriginOnly:
+class ServerOriginGuard:
     """ASGI middleware that refuses what a web page of another origin sends."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
@@ -115,7 +115,7 @@ def main() -> None:
     from prefect.settings import get_current_settings  # noqa: PLC0415
 
     api = get_current_settings().server.api
-    app = OwnOriginOnly(create_app(final=True), api.port)
+    app = ServerOriginGuard(create_app(final=True), api.port)
     gc.freeze()
     gc.enable()
     uvicorn.run(

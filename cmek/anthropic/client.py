@@ -6,6 +6,7 @@ Source: https://platform.claude.com/docs/en/manage-claude/cmek-admin-api and gui
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -34,6 +35,10 @@ from cmek.anthropic.models import (
 TIMEOUT_SECONDS: Final = 20.0
 SLOW_TIMEOUT_SECONDS: Final = 75.0
 """For validate and attach: Anthropic itself waits up to 30 s for Cloud KMS."""
+
+PENDING_CREATE_LIFETIME: Final = timedelta(minutes=10)
+"""How long a create without a response may still take effect: the official SDK stops waiting then
+(600 s)."""
 
 _EXTERNAL_KEYS: Final = "/v1/organizations/external_keys"
 _WORKSPACES: Final = "/v1/organizations/workspaces"

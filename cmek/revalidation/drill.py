@@ -85,7 +85,7 @@ _TITLES: Final[dict[What, tuple[str, str]]] = {
 }
 
 
-class Measured(FrozenModel):
+class Delay(FrozenModel):
     """One observation after a change; None when it did not come in time."""
 
     what: What
@@ -102,7 +102,7 @@ class Phase(FrozenModel):
     change: Literal["disabled", "enabled"]
     at: datetime
     """When the drill saw the version's new state; the change was at most one look earlier."""
-    measured: tuple[Measured, ...]
+    measured: tuple[Delay, ...]
 
     @property
     def passed(self) -> bool:
@@ -148,7 +148,7 @@ def _phase(phase: Phase) -> Iterator[str]:
     yield table(head, (_row(one, phase) for one in phase.measured))
 
 
-def _row(one: Measured, phase: Phase) -> tuple[str, ...]:
+def _row(one: Delay, phase: Phase) -> tuple[str, ...]:
     title = _TITLES[one.what][phase.change == "enabled"]
     by = f", found by {escape(one.by)}" if one.by else ""
     if one.at is None:

@@ -11,7 +11,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cli.deploy import PROJECT
-from cli.doctor import Finding, examine
+from cli.doctor import DoctorFinding, examine
 from cli.main import main
 from cmek.signatures import verification
 from cmek.signatures.verification import REQUIRED_VARIABLE, SignersRefusedError, required_signatures
@@ -21,7 +21,7 @@ from tests.support.stack import Stack
 pytestmark = pytest.mark.e2e
 
 
-def by_check(findings: list[Finding]) -> dict[str, Finding]:
+def by_check(findings: list[DoctorFinding]) -> dict[str, DoctorFinding]:
     """Each check once."""
     assert len({one.check for one in findings}) == len(findings)
     return {one.check: one for one in findings}
@@ -34,7 +34,7 @@ def test_a_running_stack_passes_but_for_what_a_rehearsal_does_not_need(
     environment = clean_environment(tmp_path, PREFECT_API_URL=stack.local.api_url)
     done = cmek("doctor", "--json", environment=environment, directory=tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout
-    found = by_check([Finding.model_validate(one) for one in json.loads(done.stdout)])
+    found = by_check([DoctorFinding.model_validate(one) for one in json.loads(done.stdout)])
     faults = {name for name, one in found.items() if one.status != "pass"}
     assert faults <= {"approvals", "login", "automations", "schedules"}
     assert {"approvals", "login"} <= faults

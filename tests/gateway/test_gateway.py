@@ -21,8 +21,8 @@ from cmek.anthropic.errors import (
     NotFoundError,
 )
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER
-from gateway.attach import Clock
-from gateway.journal import Journal, Outcome
+from gateway.attach import SteadyClock
+from gateway.journal import IntentOutcome, Journal
 from tests.support.gateway import NEW_NAME, RUN_ID, Gateways, through
 from tests.support.signing import GRACE, KATHERINE
 from tests.support.staging import EXTERNAL_KEY, KEY
@@ -336,8 +336,8 @@ async def test_a_clock_that_is_set_back_revives_no_approval(gate: Gateways) -> N
     wall = [now]
     soon = gate.statement(expires_at=(now + timedelta(minutes=1)).replace(microsecond=0))
 
-    def clock(journal: Journal) -> Clock:
-        return Clock(journal.latest_time(), wall=lambda: wall[0])
+    def clock(journal: Journal) -> SteadyClock:
+        return SteadyClock(journal.latest_time(), wall=lambda: wall[0])
 
     first = gate.approvals()
     with gate.running(clock=clock) as url:
@@ -395,7 +395,7 @@ async def test_an_unknown_outcome_is_never_sent_again(gate: Gateways) -> None:
                 target.workspace_id, external_key_id=EXTERNAL_KEY, signed_approvals=gate.approvals()
             )
     assert gate.sent() == [False, True]
-    assert outcomes(gate) == [Outcome.UNKNOWN, Outcome.ATTACHED]
+    assert outcomes(gate) == [IntentOutcome.UNKNOWN, IntentOutcome.ATTACHED]
 
 
 async def test_a_refusal_of_anthropic_leaves_the_approval_good(gate: Gateways) -> None:

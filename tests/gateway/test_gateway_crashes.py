@@ -12,11 +12,11 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from cmek.anthropic.client import AdminApi
+from cmek.anthropic.client import PENDING_CREATE_LIFETIME, AdminApi
 from cmek.anthropic.errors import AdminApiError
 from cmek.errors import CmekError
-from gateway.attach import PENDING_CREATE_LIFETIME, Clock
-from gateway.journal import Journal, NonceUsedError, Outcome
+from gateway.attach import SteadyClock
+from gateway.journal import IntentOutcome, Journal, NonceUsedError
 from gateway.policy import PolicyError
 from tests.support.fault_scripts import faults_of
 from tests.support.gateway import Gateways
@@ -74,7 +74,7 @@ class Attempts:
     async def once(self, approvals: str, kill: tuple[int, str] | None = None) -> None:
         """Start a gateway, settle what is open, and try once."""
         journal = Journal(self.gate.journal)
-        clock = Clock(journal.latest_time(), wall=lambda: datetime.now(UTC) + self.later)
+        clock = SteadyClock(journal.latest_time(), wall=lambda: datetime.now(UTC) + self.later)
         try:
             async with self.gate.upstream() as api:
                 attacher = self.gate.attacher(journal, api, clock)
@@ -147,7 +147,7 @@ async def test_an_approval_is_never_sent_twice_after_a_crash_while_sending(
     with pytest.raises((NonceUsedError, PolicyError)):
         await attempts.once(approvals)
     journal = Journal(gate.journal)
-    assert [one.outcome for one in journal.unsettled()] == [Outcome.UNKNOWN]
+    assert [one.outcome for one in journal.unsettled()] == [IntentOutcome.UNKNOWN]
     journal.close()
     assert gate.sent() == []
 

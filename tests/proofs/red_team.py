@@ -28,7 +28,7 @@ import gateway.attach
 import gateway.policy
 from cmek.errors import CmekError
 from cmek.signatures.statement import SignedApproval, Statement
-from gateway.attach import Attacher, Clock
+from gateway.attach import Attacher, SteadyClock
 from gateway.journal import Journal
 from gateway.policy import Attach, Create
 from tests.proofs.schedules import explored
@@ -244,7 +244,7 @@ class RedTeam(RuleBasedStateMachine):
     async def _attach(self, target: Attach | Create, text: str) -> None:
         journal = Journal(self.gate.journal)
         self._latest = max(journal.latest_time(), self.now)
-        clock = Clock(journal.latest_time(), wall=lambda: self.now)
+        clock = SteadyClock(journal.latest_time(), wall=lambda: self.now)
         try:
             async with self.gate.upstream() as api:
                 await Attacher(api, journal, self.gate.office.signers, clock=clock).attach(
@@ -307,7 +307,7 @@ def _nonce_again(stack: ExitStack) -> None:
 
 def _no_floor(stack: ExitStack) -> None:
     """A clock that was set back counts."""
-    stack.enter_context(patch.object(Clock, "now", lambda self: self.wall()))
+    stack.enter_context(patch.object(SteadyClock, "now", lambda self: self.wall()))
 
 
 WEAKNESSES: Final[dict[str, Weakness]] = {

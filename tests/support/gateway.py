@@ -19,7 +19,7 @@ from cmek.anthropic.auth import AdminKey, GatewayAccess
 from cmek.anthropic.client import AdminApi
 from cmek.signatures.statement import Statement
 from gateway.app import gateway_app, server_config
-from gateway.attach import Attacher, Clock
+from gateway.attach import Attacher, SteadyClock
 from gateway.journal import Journal
 from gateway.policy import Attach, Create
 from gateway.settings import GatewaySettings
@@ -122,7 +122,9 @@ class Gateways:
         """Let something go wrong at a call; see `sandbox.world.Fault`."""
         self.sandbox.world.faults.add(Fault.model_validate({"call": call} | fields))
 
-    def attacher(self, journal: Journal, api: AdminApi, clock: Clock | None = None) -> Attacher:
+    def attacher(
+        self, journal: Journal, api: AdminApi, clock: SteadyClock | None = None
+    ) -> Attacher:
         """The procedure without HTTP before it."""
         return Attacher(api, journal, self.office.signers, clock=clock)
 
