@@ -32,7 +32,7 @@ from cmek.onboarding.request import (
     same_name_workspaces,
 )
 from cmek.signatures.statement import Statement
-from cmek.signatures.verification import CLOCK_SKEW, Verified, people_problems
+from cmek.signatures.verification import Verified, people_problems, statement_problems
 from cmek.tags import CREATED_BY_TAG, EVIDENCE_TAG
 
 _ORGANIZATION: Final = "/v1/organizations/me"
@@ -291,13 +291,7 @@ def _flaws(target: Attach | Create, signed: Statement, now: datetime) -> Iterato
         compared["run"] = (signed.run_id, target.run_id)
         wanted = data_residency(signed.data_residency) if signed.data_residency else None
         compared["data residency"] = (wanted, target.data_residency)
-    for what, (stated, asked) in compared.items():
-        if stated != asked:
-            yield f"{signed.approver} has signed for another {what}"
-    if now > signed.expires_at:
-        yield f"the approval of {signed.approver} expired at {signed.expires_at}"
-    if signed.issued_at > now + CLOCK_SKEW:
-        yield f"{signed.approver} signed in the future ({signed.issued_at}): set the clocks right"
+    yield from statement_problems(signed, compared, now)
 
 
 _SHARED: Final = (

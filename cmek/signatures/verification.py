@@ -506,6 +506,21 @@ def _problems_of_one(
         "decision": (signed.decision, response.decision),
         "expiry": (signed.expires_at, approval_request.expires_at),
     }
+    yield from statement_problems(signed, compared, now)
+    if signed.issued_at < approval_request.requested_at - CLOCK_SKEW:
+        yield f"{signed.approver} signed before the request was made ({signed.issued_at})"
+
+
+def statement_problems(
+    signed: Statement, compared: Mapping[str, tuple[object, object]], now: datetime
+) -> Iterator[str]:
+    """Why a statement does not count here and now.
+
+    Args:
+        signed: What an approver has signed.
+        compared: By what it is called: as stated, and as it must be.
+        now: Wall clock, with time zone.
+    """
     for what, (stated, wanted) in compared.items():
         if stated != wanted:
             yield f"{signed.approver} has signed for another {what}"
@@ -513,8 +528,6 @@ def _problems_of_one(
         yield f"the signature of {signed.approver} expired at {signed.expires_at}"
     if signed.issued_at > now + CLOCK_SKEW:
         yield f"{signed.approver} signed in the future ({signed.issued_at}): set the clocks right"
-    if signed.issued_at < approval_request.requested_at - CLOCK_SKEW:
-        yield f"{signed.approver} signed before the request was made ({signed.issued_at})"
 
 
 def people_problems(
