@@ -33,6 +33,7 @@ from cmek.anthropic.auth import APPROVALS_HEADER, decoded_approvals
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.errors import APPROVAL_SPENT, GATEWAY_REFUSED, AdminApiError
 from cmek.errors import CmekError
+from cmek.plain_text import shortened
 from cmek.signatures.verification import Signers, SignersRefusedError, find_signers
 from gateway.attach import Attacher, KeyUnusableError, SteadyClock
 from gateway.journal import Journal, JournalError, NonceUsedError
@@ -41,6 +42,8 @@ from gateway.settings import GatewaySettings
 
 _log = logging.getLogger("cmek.gateway")
 MAX_BODY: Final = 64 * 1024
+_LONGEST: Final = 2000
+"""Characters of outside text in a line of the log."""
 MAX_HEADERS: Final = 128 * 1024
 """Nine signed approvals as base64 are about 60 kB."""
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
@@ -190,7 +193,7 @@ class _Service:
     async def admin(self, request: Request) -> Response:
         """One call of the Admin API: one line in the log, whatever became of it."""
         started = time.monotonic()
-        asked = f"{request.method} {_shown(request.url.path)}"
+        asked = f"{request.method} {shortened(request.url.path, _LONGEST)}"
         try:
             verdict, response = await self._answer(request)
         except Exception:
@@ -222,9 +225,11 @@ class _Service:
                 return f"passed {decision.verb}", await self._forward(decision)
             return await self._attach(decision, request.headers.get(APPROVALS_HEADER, ""))
         except AdminApiError as error:
-            return f"no success: {_shown(error.message)}", _of_anthropic(error).response()
+            return f"no success: {shortened(error.message, _LONGEST)}", _of_anthropic(
+                error
+            ).response()
         except CmekError as error:
-            return f"refused: {_shown(str(error))}", _refusal(error).response()
+            return f"refused: {shortened(str(error), _LONGEST)}", _refusal(error).response()
 
     async def _forward(self, call: Forward) -> Response:
         response = await self._api.forward(call.method, call.path, call.query, call.body)
@@ -252,7 +257,7 @@ class _Service:
             return ErrorAnswer(
                 403,
                 "permission_error",
-                f"host {_shown(host)} is not the gateway's",
+                f"host {shortened(host, _LONGEST)} is not the gateway's",
                 GATEWAY_REFUSED,
             )
         for header in ("origin", "sec-fetch-site", "referer", "cookie"):
@@ -334,10 +339,6 @@ def _of_anthropic(error: AdminApiError) -> ErrorAnswer:
 def _credential_refused() -> ErrorAnswer:
     message = "Anthropic refused the gateway's own credential: replace it in the gateway's settings"
     return ErrorAnswer(502, "api_error", message, "cmek_gateway_credential", retry=False)
-
-
-def _shown(text: str) -> str:
-    return "".join(c if c.isprintable() else "�" for c in text)[:2000]
 
 
 def serve(settings: GatewaySettings) -> None:
