@@ -1,6 +1,6 @@
 """Pool, blocks, deployments and worker of the local stack. Run as a child process.
 
-    python -m cli.local._set_up resources ADDRESS_FILE PREFECT_FILE
+    python -m cli.local._set_up resources ADDRESS_FILE PREFECT_FILE [GATEWAY]
     python -m cli.local._set_up worker NAME
 
 Each is started beside the server and spends its imports, seconds of work, while that starts. They
@@ -37,7 +37,7 @@ from cmek.onboarding.policy import DEFAULT_POLICY
 _SERVER_SECONDS: Final = 120.0
 
 
-def set_up_resources(address_file: Path, prefect_file: Path) -> None:
+def set_up_resources(address_file: Path, prefect_file: Path, gateway: str | None) -> None:
     """Make the pool, the blocks under a request's default names, and the deployments."""
     # Imported while the server starts; the worker has no use for them.
     import flows.discover  # noqa: PLC0415
@@ -48,13 +48,13 @@ def set_up_resources(address_file: Path, prefect_file: Path) -> None:
     sandbox = SandboxAddress.model_validate_json(address_file.read_text())
     with _server() as client:
         create_work_pool(client, WORK_POOL, PROJECT / "deploy" / "work_pool.json", AT_ONCE)
-        _save_blocks(sandbox)
+        _save_blocks(sandbox, gateway)
         deploy(client, prefect_file, sandbox.project_id)
         for notifier in (SlackWebhook, CustomWebhookNotificationBlock):
             notifier.register_type_and_schema()
 
 
-def _save_blocks(sandbox: SandboxAddress) -> None:
+def _save_blocks(sandbox: SandboxAddress, gateway: str | None) -> None:
     from prefect_gcp import GcpCredentials  # noqa: PLC0415 - Google's libraries, late as above
 
     from blocks.anthropic_admin import AnthropicAdmin  # noqa: PLC0415
@@ -62,9 +62,9 @@ def _save_blocks(sandbox: SandboxAddress) -> None:
     from blocks.onboarding_policy import OnboardingPolicy  # noqa: PLC0415
 
     OnboardingPolicy().save(DEFAULT_POLICY, overwrite=True)
-    AnthropicAdmin(admin_key=SecretStr(sandbox.admin_key), base_url=sandbox.http).save(
-        "anthropic-admin", overwrite=True
-    )
+    direct = AnthropicAdmin(admin_key=SecretStr(sandbox.admin_key), base_url=sandbox.http)
+    admin = AnthropicAdmin(base_url=gateway, gateway=True) if gateway else direct
+    admin.save("anthropic-admin", overwrite=True)
     credentials = json.loads(sandbox.google_credentials_file.read_text())
     GoogleKms(
         gcp_credentials=GcpCredentials(service_account_info=credentials),
@@ -111,7 +111,9 @@ def main(job: str, *arguments: str) -> None:
     if job == "worker":
         run_worker(*arguments)
     else:
-        set_up_resources(*map(Path, arguments))
+        address_file, prefect_file, *more = arguments
+        gateway = more[0] if more else None
+        set_up_resources(Path(address_file), Path(prefect_file), gateway)
 
 
 if __name__ == "__main__":
