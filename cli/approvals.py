@@ -84,8 +84,8 @@ class PendingApproval:
 
     @property
     def has_warnings(self) -> bool:
-        """Whether an approval must accept warnings."""
-        return bool(self.approval_request.plan.warnings)
+        """Whether an approval must accept warnings; those that the policy accepts need nobody."""
+        return bool(self.approval_request.plan.to_acknowledge)
 
 
 def read_ask(client: SyncPrefectClient, run_id: UUID) -> PendingApproval:

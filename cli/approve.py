@@ -26,7 +26,7 @@ from rich.text import Text
 
 from cli import approvals
 from cli.approvals import ApprovalError, Others, PendingApproval, SigningKey
-from cli.client import connected, every, find_run, run_url, task_runs
+from cli.client import connected, every, find_run, run_facts, run_url, task_runs
 from cli.terminal import is_interactive, new_console, printable
 from cmek.keys.history import shown_time
 from cmek.names import EMAIL
@@ -236,7 +236,7 @@ class Steps:
             f"  {mark} {printable(task.name)} [dim]{seconds}{tries}[/]", soft_wrap=True
         )
         if not state.is_completed() and state.message:
-            self._console.print(f"    {printable(state.message)}")
+            self._console.print(f"    {printable(state.message)}", soft_wrap=True)
 
 
 _FOLLOW_SECONDS: Final = 300.0
@@ -254,6 +254,9 @@ PlanDigest = Annotated[
 ]
 Person = Annotated[str | None, typer.Option(help="Your e-mail address; asked for if missing.")]
 Comment = Annotated[str | None, typer.Option(help="Why; asked for if missing.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON object on standard output; the rest on error.")
+]
 
 
 def pending_command(
@@ -342,6 +345,7 @@ def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
     ] = False,
     signing_key: SigningKey = None,
     others: Others = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show a run's plan, approve it, and follow the run until it ends or asks again.
 
@@ -350,7 +354,7 @@ def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
     given = ResponseInput(
         workspace_id, plan_digest, approver, comment, acknowledge_warnings, workspace_name
     )
-    _respond(run, "approve", given, signing_key, others or [])
+    _respond(run, "approve", given, signing_key, others or [], as_json=as_json)
 
 
 def reject_command(  # noqa: PLR0913 - a parameter is an option of the command
@@ -361,12 +365,13 @@ def reject_command(  # noqa: PLR0913 - a parameter is an option of the command
     plan_digest: PlanDigest = None,
     approver: Person = None,
     comment: Comment = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show a run's plan and reject it; nothing is attached."""
     given = ResponseInput(
         workspace_id, plan_digest, approver, comment, workspace_name=workspace_name
     )
-    _respond(run, "reject", given)
+    _respond(run, "reject", given, as_json=as_json)
 
 
 def sign_command(
@@ -386,14 +391,16 @@ def sign_command(
     typer.echo(str(approvals.sign(request, approver, comment, signing_key)))
 
 
-def _respond(
+def _respond(  # noqa: PLR0913 - what the command line brought along
     name_or_id: str,
     decision: Decision,
     given: ResponseInput,
     signing_key: Path | None = None,
     others: Sequence[Path] = (),
+    *,
+    as_json: bool,
 ) -> None:
-    console = new_console()
+    console = new_console(stderr=as_json)
     with connected() as client:
         pending = approvals.read_ask(client, find_run(client, name_or_id).id)
         if why := approvals.dead_end(client, pending):
@@ -406,23 +413,38 @@ def _respond(
             )
         steps = Steps(client, pending.run.id, console)
         approvals.answer(client, pending, fields)
-        state = steps.follow(seconds=_FOLLOW_SECONDS).state
-        if state is None:
+        run = steps.follow(seconds=_FOLLOW_SECONDS)
+        if run.state is None:
             return
         console.print(
-            f"[bold]{printable(state.name)}[/] {printable(state.message or '')}", soft_wrap=True
+            f"[bold]{printable(run.state.name)}[/] {printable(run.state.message or '')}",
+            soft_wrap=True,
         )
-        if state.is_paused():
-            _say_why_again(client, pending, console)
-            raise typer.Exit(_WAITING)
-        console.print(run_url(client, pending.run.id), soft_wrap=True)
-    if decision == "approve" and state.name not in HAS_ITS_KEY:
+        again = _why_again(client, pending) if run.state.is_paused() else ()
+        _say_what_next(client, run, again, console)
+        if as_json:
+            said = {"workspace": pending.workspace, "plan_digest": pending.plan_digest}
+            said |= {"decision": decision, "approver": fields["approver"]}
+            facts = run_facts(client, run) | said | {"reapproval_reasons": again}
+            typer.echo(json.dumps(facts, ensure_ascii=False))
+    if run.state.is_paused():
+        raise typer.Exit(_WAITING)
+    if decision == "approve" and run.state.name not in HAS_ITS_KEY:
         raise typer.Exit(1)
 
 
-def _say_why_again(client: SyncPrefectClient, before: PendingApproval, console: Console) -> None:
+def _why_again(client: SyncPrefectClient, before: PendingApproval) -> tuple[str, ...]:
     again = approvals.wait_for_ask(client, before.run.id, after=before, seconds=_ASK_SECONDS)
+    return again.approval_request.reapproval_reasons
+
+
+def _say_what_next(
+    client: SyncPrefectClient, run: FlowRun, again: Sequence[str], console: Console
+) -> None:
+    if run.state is None or not run.state.is_paused():
+        console.print(run_url(client, run.id), soft_wrap=True)
+        return
     console.print("Nothing was attached:")
-    for reason in again.approval_request.reapproval_reasons:
+    for reason in again:
         console.print(f"  • {printable(reason)}", soft_wrap=True)
-    console.print(f"It asks again: cmek approve {before.run.id}", soft_wrap=True)
+    console.print(f"It asks again: cmek approve {run.id}", soft_wrap=True)

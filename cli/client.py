@@ -194,6 +194,20 @@ def run_url(client: SyncPrefectClient, run_id: UUID) -> str:
     return f"{base.rstrip('/')}/runs/flow-run/{run_id}"
 
 
+def run_facts(client: SyncPrefectClient, run: FlowRun) -> dict[str, str | None]:
+    """What every command says of a run as JSON."""
+    state = run.state
+    return {
+        "run_id": str(run.id),
+        "run": run.name,
+        "url": run_url(client, run.id),
+        "state": state.name if state else None,
+        "state_type": state.type.value if state else None,
+        "message": state.message if state else None,
+        "at": state.timestamp.isoformat() if state else None,
+    }
+
+
 class RunError(CmekError):
     """A run could not be found, or a command was given wrongly: says why and what to do."""
 

@@ -21,7 +21,6 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.settings import PREFECT_API_AUTH_STRING
-from rich.table import Table
 
 from cli.client import check_api, configured_url, explained
 from cli.deploy import (
@@ -30,10 +29,12 @@ from cli.deploy import (
     find_deployments,
     pool_problem,
 )
-from cli.terminal import new_console, printable
+from cli.terminal import new_console, printable, show_rows
 from cmek._http import is_loopback
 from cmek.errors import CmekError
+from cmek.keys.prerequisites import unknown_warnings
 from cmek.models import FrozenModel
+from cmek.onboarding.policy import DEFAULT_POLICY, OnboardingSettings, deviations
 from cmek.records import RECORDS
 from cmek.signatures.signers import DIRECTORY, REQUIRED_VARIABLE, find_signers, required_signatures
 from cmek.signatures.verification import PROGRAM
@@ -57,10 +58,15 @@ class DoctorFinding(FrozenModel):
 
 def doctor_command(
     *,
+    policy: Annotated[
+        str, typer.Option(help="Name of the OnboardingPolicy block.")
+    ] = DEFAULT_POLICY,
     admin_block: Annotated[
-        str, typer.Option(help="Name of the AnthropicAdmin block.")
-    ] = "anthropic-admin",
-    kms_block: Annotated[str, typer.Option(help="Name of the GoogleKms block.")] = "google-kms",
+        str | None, typer.Option(help="Name of the AnthropicAdmin block; else the policy's.")
+    ] = None,
+    kms_block: Annotated[
+        str | None, typer.Option(help="Name of the GoogleKms block; else the policy's.")
+    ] = None,
     project_id: Annotated[
         str | None,
         typer.Option(
@@ -75,22 +81,21 @@ def doctor_command(
     Run it as the worker's user on the worker's machine: signers and application default credentials
     are looked for there. It changes nothing.
     """
-    findings = list(examine(admin_block, kms_block, project_id))
+    findings = list(examine(admin_block, kms_block, project_id, policy))
     if as_json:
         typer.echo(json.dumps([one.model_dump() for one in findings], ensure_ascii=False))
     else:
-        console = new_console()
-        console.print(_table(findings))
-        for one in findings:
-            # below the table, where no column cuts or wraps what is to be copied
-            if one.status != "pass" and one.remedy:
-                console.print(f"[{_STYLES[one.status]}]{one.check}[/]: ", end="")
-                console.print(printable(one.remedy), soft_wrap=True)
+        show_rows(new_console(), ("", "check", "found", "what to do"), map(_row, findings))
     if any(one.status == "fail" for one in findings):
         raise typer.Exit(1)
 
 
-def examine(admin_block: str, kms_block: str, project_id: str | None) -> Iterator[DoctorFinding]:
+def examine(
+    admin_block: str | None,
+    kms_block: str | None,
+    project_id: str | None,
+    policy: str = DEFAULT_POLICY,
+) -> Iterator[DoctorFinding]:
     """Every check in the order in which a set-up is made; one that fails does not stop the rest."""
     yield _approvals()
     try:
@@ -108,7 +113,8 @@ def examine(admin_block: str, kms_block: str, project_id: str | None) -> Iterato
             yield _deployments(deployments)
             yield _schedules(deployments)
             yield _automations(client)
-            yield from _credentials(admin_block, kms_block, project_id or _project(deployments))
+            project = project_id or _project(deployments)
+            yield from _blocks(policy, admin_block, kms_block, project)
     except CmekError as error:
         yield DoctorFinding(check="server", status="fail", found=str(error), remedy=_SETTINGS)
 
@@ -334,19 +340,55 @@ def _project(deployments: list[DeploymentResponse]) -> str | None:
     return None
 
 
-def _credentials(admin_block: str, kms_block: str, project: str | None) -> list[DoctorFinding]:
+def _blocks(
+    policy: str, admin_block: str | None, kms_block: str | None, project: str | None
+) -> list[DoctorFinding]:
+    """The policy, and the credentials of the blocks that it names unless others were given."""
+
     async def checked() -> list[DoctorFinding]:
         from tasks.clients import close_clients  # noqa: PLC0415
 
+        settings = OnboardingSettings()
+        try:
+            finding, settings = await _policy(policy)
+        except CmekError as error:
+            finding = DoctorFinding(
+                check="policy",
+                status="fail",
+                found=str(error),
+                remedy="cmek deploy makes the block `default`; another one is made under Blocks",
+            )
+        admin, kms = admin_block or settings.anthropic_block, kms_block or settings.kms_block
         try:
             return [
-                await _guarded("Anthropic credential", lambda: _anthropic(admin_block)),
-                await _guarded("Google credential", lambda: _google(kms_block, project)),
+                finding,
+                await _guarded("Anthropic credential", lambda: _anthropic(admin)),
+                await _guarded("Google credential", lambda: _google(kms, project)),
             ]
         finally:
             await close_clients()
 
     return asyncio.run(checked())
+
+
+async def _policy(name: str) -> tuple[DoctorFinding, OnboardingSettings]:
+    """What differs from the guide, and accepted warnings that no check has."""
+    from tasks.clients import onboarding_policy  # noqa: PLC0415
+
+    policy = await onboarding_policy(name)
+    unknown = unknown_warnings(policy)
+    differing = ", ".join(one.field for one in deviations(policy))
+    finding = DoctorFinding(
+        check="policy",
+        status="warn" if unknown else "pass",
+        found=f"{name} accepts warnings that no check has: {', '.join(unknown)}"
+        if unknown
+        else f"{name} differs from the guide in: {differing}"
+        if differing
+        else f"{name} is as the guide recommends",
+        remedy="edit the block; docs/troubleshooting.md has the ids" if unknown else "",
+    )
+    return finding, policy
 
 
 async def _guarded(check: str, find: Callable[[], Awaitable[DoctorFinding]]) -> DoctorFinding:
@@ -434,8 +476,7 @@ async def _google(block: str, project: str | None) -> DoctorFinding:
     )
 
 
-def _table(findings: list[DoctorFinding]) -> Table:
-    table = Table("", "check", "found")
-    for one in findings:
-        table.add_row(f"[{_STYLES[one.status]}]{one.status}[/]", one.check, printable(one.found))
-    return table
+def _row(one: DoctorFinding) -> tuple[str, str, str, str]:
+    remedy = "" if one.status == "pass" else printable(one.remedy)
+    status = f"[{_STYLES[one.status]}]{one.status}[/]"
+    return status, printable(one.check), printable(one.found), remedy

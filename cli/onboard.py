@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 import typer
 from prefect import get_client
 from prefect.client.schemas.objects import FlowRun
 from pydantic import ValidationError
-from rich.table import Table
 
 from cli.approve import Steps
-from cli.client import RunError, calling, connected, run_url
-from cli.terminal import new_console, printable
+from cli.client import RunError, calling, connected, run_facts, run_url
+from cli.terminal import new_console, printable, show_rows
 from cmek.errors import CmekError
 from cmek.keys.verdicts import Check, CheckReport
 from cmek.models import refusals
@@ -131,27 +131,13 @@ def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
             run = Steps(client, run.id, console).follow(seconds=_FOLLOW_SECONDS)
     waits = run.state is not None and run.state.is_paused()
     if as_json:
-        typer.echo(json.dumps(_facts(run, form, url) | {"not_checked": unchecked}))
+        asked = {"workspace": form.subject, "policy": form.policy, "not_checked": unchecked}
+        typer.echo(json.dumps(run_facts(client, run) | asked))
     if wait and run.state is not None:
         console.print(f"[bold]{run.state.name}[/] {printable(run.state.message or '')}")
     if waits or not wait:
         console.print(f"When it waits: cmek approve {run.id}", soft_wrap=True)
     raise typer.Exit(_exit_code(run, waits=waits) if wait else 0)
-
-
-def _facts(run: FlowRun, form: OnboardingForm, url: str) -> dict[str, Any]:
-    state = run.state
-    return {
-        "run_id": str(run.id),
-        "run": run.name,
-        "url": url,
-        "workspace": form.subject,
-        "policy": form.policy,
-        "state": state.name if state else None,
-        "state_type": state.type.value if state else None,
-        "message": state.message if state else None,
-        "at": state.timestamp.isoformat() if state else None,
-    }
 
 
 def _exit_code(run: FlowRun, *, waits: bool) -> int:
@@ -255,7 +241,8 @@ def check_command(  # noqa: PLR0913 - a parameter is an option of the command
         typer.echo(report.model_dump_json())
     else:
         console = new_console()
-        console.print(_table([c for c in report.checks if everything or c.status != "pass"]))
+        shown = [one for one in report.checks if everything or one.status != "pass"]
+        show_rows(console, ("", "check", "found", "what to do"), _rows(shown))
         console.print(summary(report).replace("*", ""))
     if report.failed:
         raise typer.Exit(1)
@@ -269,15 +256,13 @@ async def _check(form: OnboardingForm) -> CheckReport:
         await close_clients()
 
 
-def _table(checks: list[Check]) -> Table:
-    table = Table("", "check", "found", "what to do", show_lines=True)
+def _rows(checks: list[Check]) -> Iterator[tuple[str, str, str, str]]:
     order = list(_STYLES)
     for check in sorted(checks, key=lambda one: order.index(one.status)):
         who = f"who can tell: {check.who_can_tell}" if check.who_can_tell else None
-        table.add_row(
+        yield (
             f"[{_STYLES[check.status]}]{check.status}[/]",
             printable(check.title),
             printable(check.evidence),
             printable("\n".join(filter(None, (check.remedy, who)))),
         )
-    return table

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
 
 import typer
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from rich import box
-from rich.table import Table
 
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.client import connected
-from cli.terminal import new_console, printable
-from cmek.keys.prerequisites import CATALOGUE
+from cli.terminal import new_console, printable, show_rows
+from cmek.keys.prerequisites import unknown_warnings
 from cmek.onboarding.policy import DEFAULT_POLICY, SETTINGS, PolicyModel, deviations, shown_value
 from tasks.clients import onboarding_policy
 
@@ -25,6 +24,9 @@ policy_command = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+
+
+_TITLES: Final = ("", "setting", "value", "guide", "a request may override")
 
 
 @policy_command.callback()
@@ -45,7 +47,7 @@ def show_command(
         typer.echo(json.dumps(_facts(name, policy)))
         return
     console = new_console()
-    console.print(_table(policy))
+    show_rows(console, _TITLES, _rows(policy))
     differing = deviations(policy)
     console.print(
         f"Policy {printable(name)}: "
@@ -56,8 +58,7 @@ def show_command(
         ),
         soft_wrap=True,
     )
-    unknown = sorted(set(policy.accepted_warnings) - {one.id for one in CATALOGUE})
-    if unknown:
+    if unknown := unknown_warnings(policy):
         console.print(
             f"No check is called {printable(', '.join(unknown))}, so that accepts nothing. The ids "
             "are in docs/troubleshooting.md",
@@ -75,19 +76,17 @@ def _facts(name: str, policy: PolicyModel) -> dict[str, Any]:
     }
 
 
-def _table(policy: PolicyModel) -> Table:
+def _rows(policy: PolicyModel) -> Iterator[tuple[str, ...]]:
     recommended = {one.field: one.recommended for one in deviations(policy)}
-    table = Table("", "setting", "value", "guide", "a request may override", box=box.SIMPLE)
     for name in PolicyModel.model_fields:
         differs = name in recommended
-        table.add_row(
-            "[yellow]![/]" if differs else "",
+        yield (
+            "[yellow]![/]" if differs else " ",
             name,
             printable(shown_value(getattr(policy, name))),
             printable(shown_value(recommended[name])) if differs else "the same",
             "yes" if name in policy.may_override else "",
         )
-    return table
 
 
 def save_default_policy(client: SyncPrefectClient) -> bool:

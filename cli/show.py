@@ -18,10 +18,9 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
-from rich.table import Table
 
 from cli.client import PAGE, RunError, connected, every
-from cli.terminal import markdown, new_console, printable
+from cli.terminal import markdown, new_console, printable, show_rows
 from cmek.keys.history import SIGNS, key_page, read_page
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.onboarding.reports import artifact_key
@@ -69,7 +68,8 @@ def status_command(
     if as_json:
         typer.echo(json.dumps(published(rows), ensure_ascii=False))
     else:
-        console.print(_table([row for row in rows if everything or row.level != Health.HEALTHY]))
+        shown = [row for row in rows if everything or row.level != Health.HEALTHY]
+        show_rows(console, _FLEET_TITLES, map(_fleet_row, shown))
         found = counts(rows)
         console.print(", ".join(f"{found[v]} {v.replace('_', ' ')}" for v in reversed(Health)))
         console.print(f"Last check at {max(row.checked for row in rows)} UTC")
@@ -121,13 +121,21 @@ def read_fleet(client: SyncPrefectClient) -> list[FleetRow]:
     return rows
 
 
-def _table(rows: list[FleetRow]) -> Table:
-    table = Table("Verdict", "Workspaces", "Key", "Why", "Since", "Time left", "Last days")
-    for row in rows:
-        verdict = f"[{STYLES[row.level]}]{printable(row.verdict)}[/]"
-        texts = (row.workspaces, row.key_name, row.why, row.since, row.time_left, row.days[-7:])
-        table.add_row(verdict, *map(printable, texts))
-    return table
+_FLEET_TITLES: Final = (
+    "Verdict",
+    "Workspaces",
+    "Key",
+    "Why",
+    "Since",
+    "Time left",
+    "Last days",
+)
+
+
+def _fleet_row(row: FleetRow) -> tuple[str, ...]:
+    verdict = f"[{STYLES[row.level]}]{printable(row.verdict)}[/]"
+    texts = (row.workspaces, row.key_name, row.why, row.since, row.time_left, row.days[-7:])
+    return (verdict, *map(printable, texts))
 
 
 @dataclass(frozen=True)
@@ -157,11 +165,14 @@ def history_command(
     if as_json:
         typer.echo(json.dumps([vars(one) for one in entries], default=str, ensure_ascii=False))
         return
-    table = Table("When", "What", "Outcome", "Who (as they said)", "Run")
-    for one in entries:
-        when = f"{one.at:%Y-%m-%d %H:%M:%S}"
-        table.add_row(when, *map(printable, (one.what, one.outcome, one.who, one.where)))
-    new_console().print(table)
+    rows = (
+        (
+            f"{one.at:%Y-%m-%d %H:%M:%S}",
+            *map(printable, (one.what, one.outcome, one.who, one.where)),
+        )
+        for one in entries
+    )
+    show_rows(new_console(), ("When", "What", "Outcome", "Who (as they said)", "Run"), rows)
 
 
 def history(client: SyncPrefectClient, workspace_id: str) -> list[HistoryEntry]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Final
 
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markdown import Markdown, MarkdownElement, TableElement
 from rich.table import Table
@@ -30,6 +32,29 @@ def is_interactive(console: Console) -> bool:
     return console.is_terminal and sys.stdin.isatty()
 
 
+def show_rows(console: Console, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table where each cell fits on its line, else a block a row; markup is read.
+
+    Nothing is cut or wrapped here: ids, addresses and commands are for copying.
+    """
+    cells = [tuple(row) for row in rows]
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in titles:
+        table.add_column(title, no_wrap=True)
+    for row in cells:
+        table.add_row(*row)
+    needed = console.measure(table, options=console.options.update(width=_NO_LIMIT)).maximum
+    if needed <= console.width and not any("\n" in cell for row in cells for cell in row):
+        console.print(table)
+        return
+    for first, second, *rest in cells:
+        console.print(f"{first} [bold]{second}[/]", soft_wrap=True)
+        for title, cell in zip(titles[2:], rest, strict=True):
+            for line in cell.splitlines():
+                console.print(f"  {title}: {line}", soft_wrap=True)
+
+
+_NO_LIMIT: Final = 100_000
 _BRACKET: Final = re.compile(r"(\\*)(\[[a-z#/@][^[]*?\]|\[)")
 
 

@@ -58,7 +58,8 @@ class FormModel(FrozenModel):
     ) -> JsonSchemaValue:
         """Number the fields, by which the form sorts them; an old name is refused with its new one.
 
-        Prefect's server refuses by the schema alone, before a run exists.
+        Prefect's server refuses by the schema alone, before a run exists. What it says of
+        `additionalProperties` beside patterns is a list of patterns, so names have a rule instead.
         """
         schema = handler(core_schema)
         resolved = handler.resolve_ref_schema(schema)
@@ -67,6 +68,10 @@ class FormModel(FrozenModel):
         if cls.moved:
             named = {f"^{name}$": {"enum": [where]} for name, where in cls.moved.items()}
             resolved["patternProperties"] = named
+            fields = list(resolved["properties"])
+            not_moved = {"not": {"enum": list(cls.moved)}}
+            resolved["propertyNames"] = {"if": not_moved, "then": {"enum": fields}}
+            resolved.pop("additionalProperties", None)
         return schema
 
 

@@ -194,8 +194,8 @@ def _fields(approval_request: ApprovalRequest) -> Iterator[tuple[str, _Field]]:
     if plan.to_acknowledge:
         titles = "; ".join(plan.to_acknowledge)
         needed = f"Needed to approve: {plain(titles)}."
-        unset = {"default": False}  # a rejection leaves it as the form has it
-        rules = {"json_schema_extra": unset}
+        # filled in and yet required: the page calls everything else optional
+        rules = {"json_schema_extra": {"default": False}}
         yield "acknowledge_warnings", _field(bool, "I accept the warnings", needed, **rules)
     if approval_request.signatures:
         signed = "What the command above prints. Not needed to reject."

@@ -192,7 +192,7 @@ async def _request_approval(
         "onboarding",
         request.subject,
         approval_page(approval_request),
-        f"plan, waiting at {approval_request.key}",
+        "",
     )
     return pending
 

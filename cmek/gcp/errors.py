@@ -111,6 +111,7 @@ _TRANSIENT: Final = {
     "UNKNOWN",
 }
 _DENIED: Final = re.compile(r"[Pp]ermission '([\w.]+)' denied (?:on|for) resource '?([^'\s]+)'?")
+_NO_QUOTA_PROJECT: Final = re.compile("requires a quota project")
 _MISROUTED: Final = re.compile(r"request concerns location '([^']*)'")
 _NOT_FOUND: Final = re.compile(r"\b(projects/\S+?) (?:not found|does not exist|already exists)")
 _CONSTRAINT: Final = re.compile(r"\b(?:customC|c)onstraints/[\w.]+")
@@ -133,6 +134,7 @@ _TEXTS: Final = (
         ),
     ),
     ("DOMAIN_RESTRICTED", re.compile("permitted customer|permitted organization")),
+    ("BILLING_DISABLED", re.compile("[Bb]illing is disabled|requires billing to be enabled")),
 )
 """What only the text of a refusal tells, where it has no details: a reason of ours, and facts."""
 _GRANTS: Final = (
@@ -146,6 +148,7 @@ _GRANTS: Final = (
         re.compile("account not found|Account has been (?:deleted|disabled)|disabled_client"),
     ),
     ("LOGIN_OVER", re.compile("invalid_rapt|expired or revoked|[Rr]eauth")),
+    ("POOL_REFUSES", re.compile("rejected by the attribute condition")),
 )
 """The same for a refused token request (`invalid_grant`)."""
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)s")
@@ -195,6 +198,9 @@ def _reason(
     # A mistyped location is a NOT_FOUND that only its text tells apart from a missing resource.
     if _MISROUTED.search(body.message):
         return "MISROUTED_LOCATION"
+    # The details say that an API is off, in a project of Google's own: that of gcloud's login.
+    if _NO_QUOTA_PROJECT.search(body.message):
+        return "NO_QUOTA_PROJECT"
     if given := body.reason or _text(info, "reason"):
         return given
     if kinds := [violation.type for violation in violations if violation.type]:
@@ -404,11 +410,42 @@ _DENIED_ADVICE: Final = (
     "(roles/cloudkms.admin covers the set-up), or check that the name is right: Google gives "
     "the same answer for a resource that does not exist. A new grant takes minutes to work."
 )
+_ACCOUNT_GONE: Final = (
+    "The service account of these credentials was deleted or disabled: have it enabled, or put "
+    "those of another one into the GcpCredentials of the GoogleKms block."
+)
 _BY_REASON: Final[dict[str, str]] = {
     "SERVICE_DISABLED": (
         "Enable the API (gcloud services enable {service} --project={project}), wait a few "
         "minutes and try again. The project named here may be the caller's quota project rather "
         "than the key's."
+    ),
+    "NO_QUOTA_PROJECT": (
+        "This is a person's login, which has no project of its own: set the quota project in the "
+        "GoogleKms block (or gcloud auth application-default set-quota-project PROJECT) to one in "
+        "which the API is on."
+    ),
+    "USER_PROJECT_DENIED": (
+        "The caller may not use the quota of project {project}: give it "
+        "roles/serviceusage.serviceUsageConsumer there, or name another quota project in the "
+        "GoogleKms block."
+    ),
+    "CONSUMER_INVALID": (
+        "There is no project {project}, or it was deleted: check the project of the request and "
+        "the quota project of the GoogleKms block."
+    ),
+    "CONSUMER_SUSPENDED": (
+        "Google has suspended project {project}, and has told its owners why; Google Cloud's "
+        "support ends that."
+    ),
+    "ACCESS_TOKEN_SCOPE_INSUFFICIENT": (
+        "It is not IAM: the credentials' own scopes leave this out. Give the machine the scope "
+        "cloud-platform (of a virtual machine: stop it, then gcloud compute instances "
+        "set-service-account INSTANCE --scopes=cloud-platform), or log in again with it."
+    ),
+    "ORG_RESTRICTION_VIOLATION": (
+        "A proxy of your company's lets calls reach some Google Cloud organizations only: its "
+        "administrator allows the one of the key's project."
     ),
     "BILLING_DISABLED": (
         "Link an active billing account to project {project} (gcloud billing projects "
@@ -454,9 +491,11 @@ _BY_REASON: Final[dict[str, str]] = {
         "The service-account key in the GcpCredentials of the GoogleKms block was deleted at "
         "Google, or is another account's: put in a current one."
     ),
-    "ACCOUNT_GONE": (
-        "The service account of these credentials was deleted or disabled: have it enabled, or put "
-        "those of another one into the GcpCredentials of the GoogleKms block."
+    "ACCOUNT_GONE": _ACCOUNT_GONE,
+    "ACCOUNT_STATE_INVALID": _ACCOUNT_GONE,
+    "POOL_REFUSES": (
+        "The workload identity pool refuses this workload by its attribute condition: compare that "
+        "with the claims of the workload's token."
     ),
     "LOGIN_OVER": "The login has ended: log in again (gcloud auth application-default login).",
     "NOT_GOOGLE": "Something between here and Google answered: check proxies.",
@@ -475,6 +514,10 @@ _BY_PREFIX: Final = {
         "The version is gone for ever: make another one the primary; its data stays unreadable."
     ),
 }
+_NOT_KNOWN: Final = (
+    "Google says no more than this, so the cause is not known here; sending it again unchanged "
+    "will not help."
+)
 _BY_STATUS: Final = {
     "UNAUTHENTICATED": (
         "Google did not accept the credentials: check the GcpCredentials of the GoogleKms block "
@@ -489,10 +532,6 @@ _BY_STATUS: Final = {
         "A Cloud KMS quota is used up: wait a minute, or raise it on the project's quota page."
     ),
     "ABORTED": "Another caller changed it at the same time: read it again and repeat the change.",
-    "INVALID_ARGUMENT": (
-        "Google says no more than this, so the cause is not known here; sending it again unchanged "
-        "will not help."
-    ),
     "UNAVAILABLE": "Google is not reachable or overloaded: try again later.",
     "DEADLINE_EXCEEDED": "Google did not answer in time: try again later.",
     "INTERNAL": "Google's side failed: try again later.",
@@ -549,7 +588,7 @@ def _advice_template(problem: GoogleProblem) -> str:
         return _BY_REASON[reason]
     by_prefix = next((text for start, text in _BY_PREFIX.items() if reason.startswith(start)), None)
     if by_prefix or (problem.status != "PERMISSION_DENIED" and reason != "IAM_PERMISSION_DENIED"):
-        return by_prefix or _BY_STATUS.get(problem.status, "")
+        return by_prefix or _BY_STATUS.get(problem.status, _NOT_KNOWN)
     if problem.permission is None:
         return "Ask an administrator of the project for the missing right."
     return _DENIED_ADVICE

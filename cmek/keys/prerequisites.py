@@ -15,6 +15,7 @@ from cmek.keys import rules_anthropic, rules_iam, rules_key, rules_org, rules_pr
 from cmek.keys.reader import Clients, read_findings
 from cmek.keys.snapshot import Findings
 from cmek.keys.verdicts import Check, CheckReport, Prerequisite
+from cmek.onboarding.policy import OnboardingSettings
 from cmek.onboarding.request import OnboardingRequest
 
 PrerequisiteRule = Callable[[OnboardingRequest, Findings], Iterator[Check]]
@@ -53,6 +54,11 @@ PREREQUISITE_RULES: Final[dict[PrerequisiteRule, tuple[Prerequisite, ...]]] = {
 
 CATALOGUE: Final = tuple(one for judged in PREREQUISITE_RULES.values() for one in judged)
 """Every check that a report holds, in its order: what the documentation lists."""
+
+
+def unknown_warnings(policy: OnboardingSettings) -> list[str]:
+    """Accepted warnings that are the id of no check, so that they accept nothing."""
+    return sorted(set(policy.accepted_warnings) - {one.id for one in CATALOGUE})
 
 
 async def run_checks(

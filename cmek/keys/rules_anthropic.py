@@ -65,15 +65,15 @@ FEATURES: Final = Prerequisite(
     "Features that stop working are accepted",
     (),
     "the approver",
-    "Console Playground, structured outputs on some models, organization webhooks (default "
-    "workspace) and zero data retention end with the key.",
+    "Console Playground; structured outputs on some models; zero data retention; webhooks of the "
+    "default workspace.",
 )
 EFFECT: Final = Prerequisite(
     "effect_time",
     "Delay in a workspace that is in use is accepted",
     (),
     f"{WHO}, from the workspace's usage: the approver acknowledges it",
-    "In a used workspace the key takes effect within a day; what was stored before stays as it is.",
+    "A used workspace takes up to a day; what was stored before stays as it is.",
 )
 
 
@@ -170,7 +170,7 @@ def _attached(request: OnboardingRequest, findings: Findings, named: str, key_id
 
 def check_eligibility(request: OnboardingRequest, _: Findings) -> Iterator[Check]:
     """What no API shows and a person therefore acknowledges before attaching."""
-    yield RETENTION.unknown("no API shows it")
+    yield RETENTION.unknown("No API shows it")
     yield FEATURES.warned(FEATURES.why)
     if request.create_workspace is not None:
         yield EFFECT.passed(f"{request.workspace} is covered from its first request on")

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from cmek.keys.rules import Cause
 
 IRREVERSIBLE_EFFECTS: Final = (
-    "The key of this workspace can never be removed or replaced.",
-    "Data sealed under a destroyed key or version is lost for good: nobody keeps a copy.",
-    "Every version must stay enabled after a rotation: stored data is never re-encrypted.",
-    "The workspace must retain data, and its retention setting is locked from then on.",
+    "The workspace's key can never be removed or replaced.",
+    "Data under a destroyed key or version is lost for good: nobody keeps a copy.",
+    "Old versions must stay enabled: nothing is re-encrypted.",
+    "The workspace must retain data from then on.",
 )
 
 IRREVERSIBLE_CREATE: Final = (
@@ -217,7 +217,7 @@ def _other_users(plan: Plan) -> Iterator[Line]:
     if plan.unread_policies:
         yield Line(f"Not checked, since it could not be read: {', '.join(plan.unread_policies)}")
     elif not plan.other_decrypters and not plan.other_workspaces:
-        yield Line("Nobody but Anthropic, by the policies of key, key ring, project and above.")
+        yield Line("Nobody, by the policies of the key and above.")
 
 
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:

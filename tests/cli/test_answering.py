@@ -145,8 +145,11 @@ def test_without_a_terminal_everything_must_be_given_and_fit_the_plan(
         code, said = command(verb, run_id, *options)
         assert (code, message in said) == (1, True), said
 
-    code, said = command("reject", run_id, *complete)
-    assert (code, "Rejected" in said) == (0, True), said
+    code, said = command("reject", run_id, *complete, "--json")
+    facts = json.loads(said[: said.index("}") + 1])
+    assert (code, facts["state"], facts["decision"]) == (0, "Rejected", "reject"), said
+    assert (facts["run_id"], facts["workspace"]) == (run_id, workspace)
+    assert facts["url"].endswith(run_id)
     code, said = command("reject", run_id, *complete)
     assert (code, "waits for no approval: it is Rejected" in said) == (1, True), said
     assert attach_calls(stack, workspace) == []

@@ -15,14 +15,19 @@ from rich.console import Console
 from cli.client import RunError
 from cli.main import COMMANDS, LazyCommand, command, main
 from cli.onboard import build_form
-from cli.terminal import markdown, printable
+from cli.terminal import markdown, printable, show_rows
 from cmek.onboarding.policy import SETTINGS
+from tests.support.command import CMEK
 
 ALL = [name for summaries in COMMANDS.values() for name in summaries]
 OUTPUT_OF = {
     "--help": "3 the run waits for another approval",
     "--version": f"cmek {version('cmek')}",
 }
+STARTS_OR_SHOWS = (
+    *("onboard", "check", "pending", "approve", "reject", "status", "history"),
+    *("doctor", "leftovers", "rehearse"),
+)
 LOCAL_COMMANDS = ("rehearse", "up", "sandbox")
 GIVEN = {
     "workspace": "wrkspc_01PaymentsProd1111111111",
@@ -161,6 +166,46 @@ def test_outside_text_cannot_steer_the_terminal(text: str) -> None:
         console.print(printable(text))
         console.print(markdown(text))
     assert all(c.isprintable() or c == "\n" for c in capture.get())
+
+
+@pytest.mark.parametrize("width", [20, 80, 120, 400])
+@given(st.lists(st.text("abc-/_", min_size=1, max_size=90), min_size=1, max_size=4))
+def test_no_cell_of_a_table_is_cut_or_broken(width: int, names: list[str]) -> None:
+    """At any width: ids, addresses and commands are copied out of tables."""
+    console = Console(width=width, force_terminal=False)
+    with console.capture() as capture:
+        show_rows(console, ("", "name", "again"), [("fail", name, name) for name in names])
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    for name in names:
+        assert any(line.endswith(name) for line in lines), lines
+
+
+@pytest.mark.parametrize("name", [*STARTS_OR_SHOWS, "policy show"])
+def test_what_shows_or_starts_something_has_json(name: str) -> None:
+    """Data for programs: every such command has the option."""
+    group, _, member = name.partition(" ")
+    found = command.commands[group]
+    assert isinstance(found, LazyCommand)
+    loaded = found.load()
+    options = (loaded.commands[member] if member else loaded).params
+    assert "--json" in [option for one in options for option in one.opts]
+
+
+def test_completion_completes_the_commands() -> None:
+    """As the shell asks for it, with what `--install-completion` sets up."""
+    done = subprocess.run(
+        [CMEK],
+        env={
+            "PATH": "/usr/bin:/bin",
+            "_CMEK_COMPLETE": "complete_bash",
+            "COMP_WORDS": "cmek on",
+            "COMP_CWORD": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["onboard"]
 
 
 def test_a_plan_is_shown_uncut_on_a_narrow_terminal() -> None:

@@ -10,6 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from blocks.onboarding_policy import OnboardingPolicy
 from cli.deploy import PROJECT
 from cli.doctor import DoctorFinding, examine
 from cli.main import main
@@ -39,6 +40,7 @@ def test_a_running_stack_passes_but_for_what_a_rehearsal_does_not_need(
     assert faults <= {"approvals", "login", "automations", "schedules"}
     assert {"approvals", "login"} <= faults
     assert all(one.remedy for name, one in found.items() if name in faults)
+    assert found["policy"].found == "default is as the guide recommends"
     assert "has all" in found["Google credential"].found
     assert "Acme" in found["Anthropic credential"].found
 
@@ -48,10 +50,24 @@ def test_a_server_with_nothing_on_it_fails_where_each_thing_is_missing(
 ) -> None:
     """Pool, deployments and blocks; nothing stops at the first fault."""
     found = by_check(list(examine("no-admin", "no-kms", None)))
-    for check in ("work pool cmek", "deployments", "Anthropic credential", "Google credential"):
+    failing = ("work pool cmek", "deployments", "policy", "Anthropic credential")
+    for check in (*failing, "Google credential"):
         assert found[check].status == "fail", check
         assert found[check].remedy or "Make or fix it" in found[check].found
     assert found["server"].status == "pass"
+
+
+def test_the_policy_names_the_blocks_and_its_accepted_warnings_are_checked(
+    prefect_server: None,
+) -> None:
+    OnboardingPolicy(
+        anthropic_block="elsewhere", kms_block="far-away", accepted_warnings=("audit-logz",)
+    ).save("strict", overwrite=True)
+    found = by_check(list(examine(None, None, None, "strict")))
+    assert found["policy"].status == "warn"
+    assert "no check has: audit-logz" in found["policy"].found
+    assert "anthropic-admin/elsewhere" in found["Anthropic credential"].found
+    assert "google-kms/far-away" in found["Google credential"].found
 
 
 def test_a_pool_of_prefects_own_template_fails(prefect_server: None) -> None:

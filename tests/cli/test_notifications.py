@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import email
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.message import Message
 from uuid import uuid4
 
 import pytest
+from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
 
 from cli.deploy import install
 from tasks.runs import ONBOARDING
@@ -16,6 +25,44 @@ pytestmark = pytest.mark.e2e
 
 MARKUP = "<!channel> <https://evil.example|x> `x` &amp; \u202e\x1b[31m\n"
 """What Slack, a mail reader or a terminal would obey."""
+
+
+@contextmanager
+def mail_server() -> Iterator[tuple[str, list[Message]]]:
+    """As much of SMTP (RFC 5321) as takes mail: its port's Apprise address, and what came."""
+    received: list[Message] = []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self._say(220)
+            while verb := self.rfile.readline().decode().split(" ")[0].strip().upper():
+                self._say({"DATA": 354, "QUIT": 221}.get(verb, 250))
+                if verb == "DATA":
+                    lines = iter(self.rfile.readline, b".\r\n")
+                    received.append(email.message_from_bytes(b"".join(lines)))
+                    self._say(250)
+
+        def _say(self, code: int) -> None:
+            self.wfile.write(f"{code} mail.example\r\n".encode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_address[1]
+        yield f"mailto://127.0.0.1:{port}?from=cmek@example.com&to=ops@example.com", received
+        server.shutdown()
+
+
+def mail_block(stack: Stack, address: str) -> str:
+    """A block that sends mail: the address is one of Apprise's, which every such block takes."""
+    with temporary_settings({PREFECT_API_URL: stack.local.api_url}):
+        SlackWebhook(url=SecretStr(address)).save("mail", overwrite=True)
+    return "slack-webhook/mail"
+
+
+def text_of(mail: Message) -> str:
+    """What a mail reader shows, of all parts."""
+    parts = [part for part in mail.walk() if not part.is_multipart()]
+    return "\n".join(bytes(part.get_payload(decode=True)).decode() for part in parts)
 
 
 def forge(client: SyncPrefectClient, state: str, run_id: object, **payload: object) -> None:
@@ -43,14 +90,17 @@ def forge(client: SyncPrefectClient, state: str, run_id: object, **payload: obje
 @pytest.mark.prove
 def test_a_request_and_its_end_are_told_with_address_and_command(stack: Stack) -> None:
     """And a forged event can't put anything into a message but a run that the server has."""
-    with webhook_sink() as sink:
-        block = webhook_block(stack, sink)
-        install(stack.client, [block], within={"approval-waits": 0})
+    with webhook_sink() as sink, mail_server() as (address, mails):
+        blocks = [webhook_block(stack, sink), mail_block(stack, address)]
+        install(stack.client, blocks, within={"approval-waits": 0})
         run = stack.start_onboarding(stack.new_workspace("told"))
         ask = stack.wait_for_ask(run)
         body = sink.wait_for("Approval requested")["body"]
         for told in (f"cmek approve {run.id}", f"{stack.local.ui_url}/", ask.workspace):
             assert told in body
+        mail = wait_until(lambda: next(iter(mails), None), "told by mail")
+        assert str(mail["Subject"]).startswith("Approval requested")
+        assert f"cmek approve {run.id}" in text_of(mail)
         stack.answer(ask, decision="reject")
         stack.wait_for_state(run, "Rejected")
         assert f"Run {run.id}" in sink.wait_for("Onboarding: Rejected")["body"]
@@ -65,7 +115,7 @@ def _nothing_forged_is_shown(stack: Stack, sink: Sink) -> None:
         json={
             "flow_id": str(deployment.flow_id),
             "name": MARKUP,
-            "parameters": {"request": {"workspace_id": MARKUP, "requested_by": MARKUP}},
+            "parameters": {"request": {"workspace": MARKUP, "requested_by": MARKUP}},
         },
     ).json()
     forge(stack.client, "Suspended", hostile["id"], body=MARKUP)

@@ -39,6 +39,11 @@ def violation(kind: str, text: str, subject: str = KEY) -> dict[str, Any]:
     return {"@type": "type.googleapis.com/google.rpc.PreconditionFailure", "violations": [line]}
 
 
+def info(reason: str, **metadata: str) -> dict[str, Any]:
+    kind = "type.googleapis.com/google.rpc.ErrorInfo"
+    return {"@type": kind, "reason": reason, "domain": "googleapis.com", "metadata": metadata}
+
+
 def token(text: str, error: str = "invalid_grant") -> str:
     """The advice where google-auth got no token."""
     body = {"error": error, "error_description": text}
@@ -161,6 +166,95 @@ ROWS = {
             '["customConstraints/custom.noOutsiders": "ask security"].',
         ),
         "customConstraints/custom.noOutsiders of the organization forbids",
+    ),
+    "a person's login without a quota project": Row(
+        lambda: google(
+            "PERMISSION_DENIED",
+            "Your application is authenticating by using local Application Default Credentials. "
+            "The cloudkms.googleapis.com API requires a quota project, which is not set by default",
+            info("SERVICE_DISABLED", consumer="projects/764086051850"),
+            code=403,
+        ),
+        "a person's login, which has no project of its own",
+    ),
+    "API off": Row(
+        lambda: google(
+            "PERMISSION_DENIED",
+            "Cloud Key Management Service (KMS) API has not been used in project 123 before",
+            info("SERVICE_DISABLED", consumer="projects/123", service="cloudkms.googleapis.com"),
+            code=403,
+        ),
+        "gcloud services enable cloudkms.googleapis.com --project=123",
+    ),
+    "quota project of others": Row(
+        lambda: google(
+            "PERMISSION_DENIED",
+            "Caller does not have required permission to use project acme-kms-prod.",
+            info("USER_PROJECT_DENIED", consumer="projects/acme-kms-prod"),
+            code=403,
+        ),
+        "may not use the quota of project acme-kms-prod",
+    ),
+    "no such project": Row(
+        lambda: google(
+            "PERMISSION_DENIED",
+            "Permission denied on resource project acme-kms-pord.",
+            info("CONSUMER_INVALID", consumer="projects/acme-kms-pord"),
+            code=403,
+        ),
+        "There is no project acme-kms-pord",
+    ),
+    "project suspended": Row(
+        lambda: google(
+            "PERMISSION_DENIED",
+            "Permission denied: Consumer 'project:acme-kms-prod' has been suspended.",
+            info("CONSUMER_SUSPENDED", consumer="projects/acme-kms-prod"),
+            code=403,
+        ),
+        "has suspended project acme-kms-prod",
+    ),
+    "scopes": Row(
+        lambda: google(
+            "PERMISSION_DENIED",
+            "Request had insufficient authentication scopes.",
+            info("ACCESS_TOKEN_SCOPE_INSUFFICIENT", service="cloudkms.googleapis.com"),
+            code=403,
+        ),
+        "It is not IAM: the credentials' own scopes",
+    ),
+    "company's proxy": Row(
+        lambda: google(
+            "PERMISSION_DENIED",
+            "Access denied by organization restriction.",
+            info("ORG_RESTRICTION_VIOLATION"),
+            code=403,
+        ),
+        "A proxy of your company's",
+    ),
+    "billing, in the text": Row(
+        lambda: google("FAILED_PRECONDITION", "Billing is disabled for project 123."),
+        "Link an active billing account",
+    ),
+    "account disabled": Row(
+        lambda: google(
+            "UNAUTHENTICATED",
+            "Request had invalid authentication credentials.",
+            info("ACCOUNT_STATE_INVALID", email="old@acme-kms-prod.iam.gserviceaccount.com"),
+            code=401,
+        ),
+        "was deleted or disabled: have it enabled",
+        "service account deleted",
+    ),
+    "pool refuses": Row(
+        lambda: token(
+            "The given credential is rejected by the attribute condition.", "unauthorized_client"
+        ),
+        "by its attribute condition",
+    ),
+    "precondition for no known reason": Row(
+        lambda: google("FAILED_PRECONDITION", "Precondition check failed."),
+        "Google says no more than this",
+        "refused for no known reason",
     ),
     "policy too large": Row(
         lambda: google(

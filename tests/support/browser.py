@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect, sync_playwright
@@ -35,6 +35,18 @@ _PATIENCE_MS = 60_000.0
 _WIDTH, _HEIGHT = 1280, 860
 
 
+@dataclass
+class Clicks:
+    """How often the mouse was needed; typing, and Tab from field to field, count as nothing."""
+
+    number: int = 0
+
+    def on(self, target: Locator) -> None:
+        """Click, and count it."""
+        target.click()
+        self.number += 1
+
+
 @dataclass(frozen=True)
 class Form:
     """A form that Prefect draws from a JSON schema, and the button that sends it."""
@@ -42,17 +54,21 @@ class Form:
     page: Page
     within: Locator
     button: str
+    clicks: Clicks
 
     def answer(self, title: str, value: str) -> None:
-        """Type into the field of this title, or choose one of its values."""
+        """Type into the field of this title, or choose one of its values by typing it."""
         field = self._field(title)
         text, choice = field.get_by_role("textbox"), field.get_by_label(f"Select {title}")
         text.or_(choice).first.wait_for()
         if text.count():
             text.fill(value)
-        else:
-            choice.click()
-            self.page.get_by_role("option", name=value, exact=True).click()
+            return
+        choice.press("Enter")
+        self.page.get_by_role("option", name=value, exact=True).wait_for()
+        self.page.keyboard.type(value)
+        self.page.keyboard.press("Enter")
+        expect(choice).to_contain_text(value)
 
     def holds(self, title: str, value: str) -> None:
         """Wait until the field of this title has this value."""
@@ -60,11 +76,11 @@ class Form:
 
     def switch_on(self, title: str) -> None:
         """Turn the switch of this title on."""
-        self._field(title).get_by_role("switch").click()
+        self.clicks.on(self._field(title).get_by_role("switch"))
 
     def send(self) -> None:
         """Press the form's button."""
-        self.within.get_by_role("button", name=self.button, exact=True).click()
+        self.clicks.on(self.within.get_by_role("button", name=self.button, exact=True))
 
     def refuses(self, *texts: str) -> None:
         """Wait for the note with the server's reason, which says this; then it is put away."""
@@ -83,6 +99,22 @@ class Browser:
 
     page: Page
     url: str
+    clicks: Clicks = field(default_factory=Clicks)
+
+    def open_form(self, deployment: str) -> Form:
+        """From the dashboard to the form of a deployment's custom run, by the shortest way."""
+        self.page.goto(f"{self.url}/v2/dashboard")
+        self.clicks.on(self.page.get_by_role("link", name="Deployments", exact=True).first)
+        row = self.page.get_by_role("row").filter(has_text=deployment.partition("/")[0])
+        name = self.page.get_by_role("link", name=deployment.partition("/")[2], exact=True)
+        self.clicks.on(row.filter(has=name).get_by_role("button").last)
+        self.clicks.on(self.page.get_by_role("menuitem", name="Custom Run", exact=True))
+        return self._start_form()
+
+    def follow_the_note(self) -> None:
+        """From the note that a run was made to the run."""
+        self.clicks.on(self.page.get_by_role("link", name="View run").first)
+        self.page.get_by_role("tab", name="Artifacts", exact=True).wait_for()
 
     def open_deployment(self, deployment: str) -> None:
         """From the list of deployments to one of them, given as FLOW/NAME."""
@@ -96,8 +128,7 @@ class Browser:
         """The form of a deployment's custom run."""
         self.open_deployment(deployment)
         self._run_menu("Custom run")
-        self.page.get_by_role("button", name="Submit", exact=True).wait_for()
-        return Form(self.page, self.page.locator("body"), "Submit")
+        return self._start_form()
 
     def quick_run(self, deployment: str) -> None:
         """Start a deployment with its defaults."""
@@ -113,11 +144,12 @@ class Browser:
 
     def resume(self) -> Form:
         """The form that the open run waits with."""
-        self.page.locator("button[aria-haspopup=menu]:visible", has_text="Open menu").first.click()
-        self.page.get_by_role("menuitem", name="Resume", exact=True).click()
+        menu = "button[aria-haspopup=menu]:visible"
+        self.clicks.on(self.page.locator(menu, has_text="Open menu").first)
+        self.clicks.on(self.page.get_by_role("menuitem", name="Resume", exact=True))
         dialog = self.page.get_by_role("dialog")
         dialog.locator("fieldset").first.wait_for()
-        return Form(self.page, dialog, "Resume")
+        return Form(self.page, dialog, "Resume", self.clicks)
 
     def open_artifact(self, key: str) -> None:
         """From the open run to its artifact whose key begins so."""
@@ -145,6 +177,10 @@ class Browser:
             return
         self.page.wait_for_load_state("networkidle")
         self.page.screenshot(path=Path(directory) / f"{name}.png", animations="disabled")
+
+    def _start_form(self) -> Form:
+        self.page.get_by_role("button", name="Submit", exact=True).wait_for()
+        return Form(self.page, self.page.locator("body"), "Submit", self.clicks)
 
     def _run_menu(self, item: str) -> None:
         self.page.get_by_role("button", name="Run", exact=True).click()
