@@ -1,11 +1,11 @@
 """Pool, blocks, deployments and worker of the local stack. Run as a child process.
 
-    python -m cli.local._set_up resources ADDRESS_FILE PREFECT_FILE
-    python -m cli.local._set_up worker NAME
+    python -m cli.local._set_up NAME [ADDRESS_FILE PREFECT_FILE]
 
-Each is started beside the server and spends its imports, seconds of work, while that starts. They
-are processes of their own also because Prefect reads the caller's profile when it is imported, and
-these must talk to no server but the one in their environment.
+With the files it makes pool, blocks and deployments first, then it is the worker: one process,
+since importing Prefect is seconds of work, done while the server starts. It is no part of the
+command's own process because Prefect reads the caller's profile when it is imported, and this one
+must talk to no server but the one in its environment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import prefect.workers.process  # noqa: F401 - the worker's imports, too
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
 from prefect.cli import app
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from pydantic import SecretStr
 
@@ -37,21 +36,23 @@ from cmek.onboarding.policy import DEFAULT_POLICY
 _SERVER_SECONDS: Final = 120.0
 
 
-def set_up_resources(address_file: Path, prefect_file: Path) -> None:
+def set_up_resources(
+    client: SyncPrefectClient, sandbox: SandboxAddress, prefect_file: Path
+) -> None:
     """Make the pool, the blocks under a request's default names, and the deployments."""
-    # Imported while the server starts; the worker has no use for them.
+    create_work_pool(client, WORK_POOL, PROJECT / "deploy" / "work_pool.json", AT_ONCE)
+    _save_blocks(sandbox)
+    deploy(client, prefect_file, sandbox.project_id)
+    for notifier in (SlackWebhook, CustomWebhookNotificationBlock):
+        notifier.register_type_and_schema()
+
+
+def _import_flows() -> None:
+    """What `prefect deploy` will load; here it happens while the server starts."""
     import flows.discover  # noqa: PLC0415
     import flows.onboard  # noqa: PLC0415
     import flows.revalidate  # noqa: PLC0415
     import flows.watchdog  # noqa: PLC0415, F401
-
-    sandbox = SandboxAddress.model_validate_json(address_file.read_text())
-    with _server() as client:
-        create_work_pool(client, WORK_POOL, PROJECT / "deploy" / "work_pool.json", AT_ONCE)
-        _save_blocks(sandbox)
-        deploy(client, prefect_file, sandbox.project_id)
-        for notifier in (SlackWebhook, CustomWebhookNotificationBlock):
-            notifier.register_type_and_schema()
 
 
 def _save_blocks(sandbox: SandboxAddress) -> None:
@@ -74,16 +75,7 @@ def _save_blocks(sandbox: SandboxAddress) -> None:
 
 
 def run_worker(name: str) -> None:
-    """Work on the pool as soon as it is there: a worker would make one from Prefect's template."""
-    with _server() as client:
-
-        def pool_exists() -> bool | None:
-            with contextlib.suppress(ObjectNotFound):
-                return client.read_work_pool(WORK_POOL) is not None
-            return None
-
-        if poll(pool_exists, seconds=_SERVER_SECONDS) is None:
-            raise TimeoutError(f"no work pool {WORK_POOL!r} after {_SERVER_SECONDS:.0f} s")
+    """Work on the pool."""
     pool = ("--pool", WORK_POOL, "--type", "process", "--no-create-pool-if-not-found")
     sys.argv = ["prefect", "worker", "start", *pool, "--name", name]
     app()
@@ -106,12 +98,15 @@ def _server() -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def main(job: str, *arguments: str) -> None:
-    """Do one of the jobs."""
-    if job == "worker":
-        run_worker(*arguments)
-    else:
-        set_up_resources(*map(Path, arguments))
+def main(name: str, *files: str) -> None:
+    """Set up what is asked for, then work until SIGTERM."""
+    if files:
+        address_file, prefect_file = map(Path, files)
+        _import_flows()
+        sandbox = SandboxAddress.model_validate_json(address_file.read_text())
+        with _server() as client:
+            set_up_resources(client, sandbox, prefect_file)
+    run_worker(name)
 
 
 if __name__ == "__main__":

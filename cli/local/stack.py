@@ -19,6 +19,7 @@ from typing import Final
 import httpx
 import prefect
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.exceptions import PrefectHTTPStatusError
 
 from cli.client import local_client
 from cli.deploy import PROJECT
@@ -116,9 +117,11 @@ def wait_for_server(server: Child, api: httpx.Client) -> None:
     wait_for(server, healthy, what="healthy", seconds=_START_SECONDS)
 
 
-def start_worker(home: Path, environment: Mapping[str, str], name: str) -> Child:
-    """Start a worker, which waits until the server has the pool."""
-    command = ["cli.local._set_up", "worker", name]
+def start_worker(
+    home: Path, environment: Mapping[str, str], name: str, files: Sequence[Path] = ()
+) -> Child:
+    """Start a worker; with the sandbox's address file and prefect.yaml it deploys these first."""
+    command = ["cli.local._set_up", name, *map(str, files)]
     return start_module(WORKER, command, home, environment, log=f"worker-{name}.log")
 
 
@@ -164,9 +167,15 @@ class LocalStack:
 
 def _wait_until_online(worker: Child, client: SyncPrefectClient, name: str) -> None:
     def online() -> bool | None:
-        found = client.request(
-            "POST", "/work_pools/{work_pool_name}/workers/filter", path_params=_POOL, json={}
-        )
+        try:
+            found = client.request(
+                "POST", "/work_pools/{work_pool_name}/workers/filter", path_params=_POOL, json={}
+            )
+        except PrefectHTTPStatusError as error:
+            # the first worker is about to make the pool
+            if error.response.status_code == httpx.codes.NOT_FOUND:
+                return None
+            raise
         return (name, "ONLINE") in {(one["name"], one["status"]) for one in found.json()} or None
 
     wait_for(worker, online, what="online", seconds=_START_SECONDS)
@@ -221,26 +230,20 @@ def _set_up(
 ) -> LocalStack:
     """Start what uses the server while that starts: most of it is importing Prefect."""
     sandbox, server = children[0], children[-1]
-    worker = start_worker(home, environment, FIRST_WORKER)
-    children.append(worker)
     address = wait_for_sandbox(sandbox)
     watch.lap("sandbox")
     address_file = home / "sandbox.json"
     address_file.touch(mode=0o600)
     address_file.write_text(address.model_dump_json())
-    command = ["cli.local._set_up", "resources", str(address_file), str(prefect_file)]
-    resources = start_module("deployments", command, home, environment, log="deploy.log")
-    children.append(resources)
+    worker = start_worker(home, environment, FIRST_WORKER, (address_file, prefect_file))
+    children.append(worker)
     api_url = environment["PREFECT_API_URL"]
     with patient_client(api_url) as api:
         wait_for_server(server, api)
         watch.lap("server")
-    processes.wait_for_exit(resources, seconds=_START_SECONDS)
-    children.remove(resources)
-    watch.lap("deployments")
     with local_client(api_url) as client:
         _wait_until_online(worker, client, FIRST_WORKER)
-    watch.lap("worker")
+    watch.lap("deployments and worker")
     return LocalStack(home, api_url, environment, address, watch.seconds, children)
 
 
