@@ -47,7 +47,7 @@ from cmek.revalidation.drill import (
     report,
 )
 from cmek.revalidation.request import KeyRef
-from cmek.signatures.verification import find_signers
+from cmek.signatures.signers import find_signers
 from tasks.clients import admin_client, close_clients, kms_client
 from tasks.revalidation import read_all_registered
 
