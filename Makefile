@@ -56,6 +56,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.api_writes
 	$(BIN)/python -m benchmarks.burst
 	$(BIN)/python -m benchmarks.revalidation
+	$(BIN)/python -m benchmarks.detection
 
 lint: $(READY)
 	$(BIN)/ruff check .

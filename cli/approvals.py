@@ -30,7 +30,6 @@ from cmek.signatures.signers import file_text
 from cmek.signatures.statement import (
     NAMESPACE,
     SignedApproval,
-    Statement,
     UnreadableApprovalError,
     parse_signed,
     statement_for,
@@ -229,15 +228,18 @@ def sign(request: ApprovalRequest, approver: str, comment: str, key: Path | None
         )
     except ValidationError as error:
         raise ApprovalError(f"it can't be signed: {'; '.join(refusals(error))}") from error
-    return SignedApproval(statement, _signature(statement, key or _default_key()))
+    return SignedApproval(statement, signature(statement.text, key or default_key()))
 
 
-def _signature(statement: Statement, key: Path) -> str:
-    command = [PROGRAM, "-Y", "sign", "-n", NAMESPACE, "-f", str(key.expanduser())]
+def signature(text: str, key: Path, namespace: str = NAMESPACE) -> str:
+    """An SSH signature over a text; it counts in this namespace only.
+
+    Raises:
+        ApprovalError: OpenSSH did not sign it, or is not installed.
+    """
+    command = [PROGRAM, "-Y", "sign", "-n", namespace, "-f", str(key.expanduser())]
     try:
-        done = subprocess.run(
-            command, input=statement.text.encode(), capture_output=True, check=False
-        )
+        done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
     except OSError as error:
         raise ApprovalError(f"{PROGRAM}: {error.strerror}; install OpenSSH's client") from error
     if done.returncode:
@@ -248,7 +250,12 @@ def _signature(statement: Statement, key: Path) -> str:
     return done.stdout.decode()
 
 
-def _default_key() -> Path:
+def default_key() -> Path:
+    """The first of the usual SSH keys that this user has.
+
+    Raises:
+        ApprovalError: There is none.
+    """
     home = Path.home() / ".ssh"
     found = next((home / name for name in _KEYS if (home / name).exists()), None)
     if found is None:

@@ -41,7 +41,10 @@ from cmek.signatures.verification import PROGRAM
 
 Status = Literal["pass", "warn", "fail", "unknown"]
 _STYLES: Final = {"fail": "bold red", "unknown": "yellow", "warn": "yellow", "pass": "green"}
-_ROLE: Final = PROJECT / "deploy" / "roles" / "worker.yaml"
+_ROLES: Final = PROJECT / "deploy" / "roles"
+_WRITES: Final = ("cloudkms.cryptoKeys.update", "cloudkms.cryptoKeys.setIamPolicy")
+_ASKED_KEYS: Final = 20
+"""Of how many attached keys it is asked who may write to them."""
 _PREFECT_YAML: Final = PROJECT / "prefect.yaml"
 _DEFAULT_POOL: Final = "cmek"
 _SECONDS: Final = 10.0
@@ -360,11 +363,15 @@ def _blocks(
             )
         admin, kms = admin_block or settings.anthropic_block, kms_block or settings.kms_block
         try:
-            return [
+            credential = await _guarded("Anthropic credential", lambda: _anthropic(admin))
+            found = [
                 finding,
-                await _guarded("Anthropic credential", lambda: _anthropic(admin)),
+                credential,
                 await _guarded("Google credential", lambda: _google(kms, project)),
             ]
+            if credential.check == "gateway":
+                found.append(await _guarded("write access", lambda: write_access(admin, kms)))
+            return found
         finally:
             await close_clients()
 
@@ -459,19 +466,72 @@ async def _google(block: str, project: str | None) -> DoctorFinding:
             found=f"{who}: no project is known, so nothing was asked",
             remedy="cmek doctor --project PROJECT",
         )
-    role: list[str] = yaml.safe_load(_ROLE.read_text())["includedPermissions"]
+    role = _permissions_of("worker")
     held = await client.project_permissions(project, role)
     missing = [one for one in role if one not in held]
+    if missing and not held & set(_WRITES) and held.issuperset(_permissions_of("watcher")):
+        return DoctorFinding(
+            check="Google credential",
+            status="warn",
+            found=f"{who} may watch over keys on {project}, and write nothing: an onboarding ends"
+            " at its prerequisites",
+            remedy=_give_back(project, client.caller),
+        )
     return DoctorFinding(
         check="Google credential",
         status="fail" if missing else "pass",
         found=f"{who} lacks on {project}: {', '.join(missing)}"
         if missing
         else f"{who} has all {len(role)} permissions of deploy/roles/worker.yaml on {project}",
-        remedy=f"gcloud projects add-iam-policy-binding {project}"
-        f" --role=projects/{project}/roles/cmekWorker --member={client.caller or 'MEMBER'}"
+        remedy=_give_back(project, client.caller) if missing else "",
+    )
+
+
+def _permissions_of(role: str) -> list[str]:
+    found: list[str] = yaml.safe_load((_ROLES / f"{role}.yaml").read_text())["includedPermissions"]
+    return found
+
+
+def _give_back(project: str, caller: str | None) -> str:
+    return (
+        f"gcloud projects add-iam-policy-binding {project}"
+        f" --role=projects/{project}/roles/cmekWorker --member={caller or 'MEMBER'}"
         " --condition=None"
-        if missing
+    )
+
+
+async def write_access(admin_block: str, kms_block: str) -> DoctorFinding:
+    """Whether this identity may still change keys that are attached: nothing of ours does.
+
+    It is asked of the key, so a grant on key, ring, project or above counts alike.
+
+    Raises:
+        CmekError: The external keys can't be listed, or Cloud KMS does not answer.
+    """
+    from tasks.clients import google_client, kms_client  # noqa: PLC0415
+    from tasks.revalidation import read_all_registered  # noqa: PLC0415
+
+    who = (await google_client(kms_block)).caller or "this identity"
+    kms = await kms_client(kms_block)
+    names = sorted(
+        {one.key_name for one in (await read_all_registered(admin_block)).refs if one.workspaces}
+    )
+    asked = [one for one in names if "/cryptoKeys/" in one][:_ASKED_KEYS]
+    held = await asyncio.gather(*(kms.test_iam_permissions(one, _WRITES) for one in asked))
+    open_keys = [name for name, may in zip(asked, held, strict=True) if may]
+    project = open_keys[0].split("/")[1] if open_keys else ""
+    return DoctorFinding(
+        check="write access",
+        status="warn" if open_keys else "pass",
+        found=f"{who} may change {len(open_keys)} of {len(asked)} attached keys, "
+        f"{open_keys[0]} among them: whoever runs code as the worker could lock Anthropic out"
+        if open_keys
+        else f"{who} may change none of {len(asked)} attached keys",
+        remedy="an attached key needs no write of the worker: until the next onboarding, "
+        f"gcloud projects remove-iam-policy-binding {project}"
+        f" --role=projects/{project}/roles/cmekWorker --member={who} --condition=None"
+        " (and give it cmekWatcher, or remove the grant from key or ring where it is there)"
+        if open_keys
         else "",
     )
 

@@ -25,6 +25,7 @@ from prefect.events.filters import (
 )
 from rich.console import Console
 
+from cli.approvals import default_key, signature
 from cli.client import RunError, connected
 from cli.terminal import markdown, new_console, printable
 from cmek._http import Ok, ok_value, try_read
@@ -46,7 +47,7 @@ from cmek.revalidation.drill import (
     report,
 )
 from cmek.revalidation.request import KeyRef
-from cmek.signatures.verification import PROGRAM
+from cmek.signatures.signers import find_signers
 from tasks.clients import admin_client, close_clients, kms_client
 from tasks.revalidation import read_all_registered
 
@@ -77,9 +78,16 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
             help="Shell command that uses the workspace's data and succeeds while that works."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the report as well.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File for the report; drill-WORKSPACE-TIME.md here unless given."),
+    ] = None,
     signing_key: Annotated[
-        Path | None, typer.Option(help="SSH key that signs the file; FILE.sig is written.")
+        Path | None,
+        typer.Option(
+            help="SSH key that signs the file, as FILE.sig; where approvers are enrolled it is "
+            "always signed, by your default key unless given."
+        ),
     ] = None,
     alert_minutes: Annotated[
         float, typer.Option(min=0.1, help="By when our alert must have come.")
@@ -94,17 +102,18 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
     A person disables the key and enables it again; the command prints how, waits and watches.
     Exit code 1 when something did not come in time.
     """
-    if signing_key is not None and out is None:
-        raise RunError("--signing-key signs the file of --out: give both")
     console = new_console()
+    # before anything is disabled: a drill must not end without its report
+    key = signing_key or (default_key() if find_signers() else None)
+    file = out or Path(f"drill-{workspace_id}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.md")
     with connected():
         observer = Observer(anthropic_block, kms_block, workspace_id, probe)
         runner = DrillRunner(observer, console, timedelta(minutes=alert_minutes))
         drill = asyncio.run(_run(runner, lambda: _confirmed(workspace_id, confirm, console)))
-    if out is not None:
-        out.write_text(report(drill))
-        if signing_key is not None:
-            sign_report(out, signing_key)
+    file.write_text(report(drill))
+    if key is not None:
+        sign_report(file, key)
+    console.print(f"The report is {file}{f', signed in {file}.sig' if key else ''}", markup=False)
     if not drill.passed:
         raise typer.Exit(1)
 
@@ -309,9 +318,6 @@ def sign_report(file: Path, key: Path) -> None:
     """Write `FILE.sig` beside the file.
 
     Raises:
-        RunError: OpenSSH did not sign it.
+        ApprovalError: OpenSSH did not sign it.
     """
-    command = [PROGRAM, "-Y", "sign", "-n", NAMESPACE, "-f", str(key.expanduser()), str(file)]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        raise RunError(f"{key} did not sign: {done.stderr.decode(errors='replace').strip()}")
+    file.with_name(f"{file.name}.sig").write_text(signature(file.read_text(), key, NAMESPACE))

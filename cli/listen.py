@@ -22,6 +22,7 @@ import typer
 from cli.client import RunError
 from cmek.errors import CmekError
 from cmek.evidence.report import signals_filter
+from cmek.revalidation.fleet import FLEET, read_rows
 from cmek.revalidation.signals import (
     GOOGLE_CERTS,
     MAX_PUSH,
@@ -46,6 +47,8 @@ SIGNAL: Final = "cmek.key.signal"
 MERGE_SECONDS: Final = 30.0
 KNOWN_SECONDS: Final = 15.0
 """How old the list of watched keys may be when a signal names a key that is not in it."""
+REMEMBERED: Final = 10_000
+"""Deliveries of which a repeat is recognized."""
 CONCURRENT: Final = 64
 """Requests under way at once; more are told to come again."""
 BODY_SECONDS: Final = 10.0
@@ -64,6 +67,7 @@ class Listener:
     post: Post
     read_keys: ReadKeys
     merge_seconds: float = MERGE_SECONDS
+    _deliveries: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict)
     _known: KnownKeys = field(default_factory=lambda: KnownKeys({}))
     _read_at: float = float("-inf")
     _later: set[asyncio.Task[None]] = field(default_factory=set)
@@ -74,9 +78,34 @@ class Listener:
     async def take(self, signal: Signal) -> None:
         """Post its event, now or when the last one of its key is old enough.
 
+        A sender repeats what was not answered in time. The repeat waits for the first and is not
+        merged: its event would have the first one's id, so the server would drop it, and with it
+        whatever else was merged into it.
+
         Raises:
             Exception: The server is away; the sender repeats what was not taken.
         """
+        delivery = signal.source, signal.id
+        taken = self._deliveries.get(delivery)
+        if taken is None:
+            taken = self._deliveries[delivery] = asyncio.create_task(self._take(signal))
+            for oldest in list(self._deliveries)[:-REMEMBERED]:
+                del self._deliveries[oldest]
+        try:
+            await asyncio.shield(taken)
+        except Exception:
+            self._deliveries.pop(delivery, None)
+            raise
+
+    async def know_keys(self) -> None:
+        """Read the list of watched keys, so that the first signal need not wait for it.
+
+        Raises:
+            Exception: The server is away.
+        """
+        self._known, self._read_at = await self.read_keys(), time.monotonic()
+
+    async def _take(self, signal: Signal) -> None:
         keys = await self._keys_of(signal)
         if not keys:
             _log.warning("No watched key, so nothing is checked: %s", json.dumps(as_json(signal)))
@@ -99,7 +128,7 @@ class Listener:
     async def _keys_of(self, signal: Signal) -> tuple[str, ...]:
         found = self._known.about(signal)
         if not found and time.monotonic() - self._read_at > KNOWN_SECONDS:
-            self._known, self._read_at = await self.read_keys(), time.monotonic()
+            await self.know_keys()
             found = self._known.about(signal)
         return found
 
@@ -210,9 +239,17 @@ async def post_to_prefect(event: dict[str, Any]) -> None:
 
 async def keys_on_server() -> KnownKeys:
     """The keys in the last table of a revalidation."""
-    from tasks.revalidation import last_fleet  # noqa: PLC0415
+    from prefect import get_client  # noqa: PLC0415
+    from prefect.client.schemas.filters import (  # noqa: PLC0415
+        ArtifactCollectionFilter,
+        ArtifactCollectionFilterKey,
+    )
 
-    rows = await last_fleet()
+    wanted = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=[FLEET]))
+    async with get_client() as client:
+        found = await client.read_latest_artifacts(artifact_filter=wanted, limit=1)
+    data = found[0].data if found else None
+    rows = read_rows(json.loads(data) if isinstance(data, str) else data)
     return KnownKeys({row.external_key_id: row.key_name for row in rows.values()})
 
 
@@ -226,14 +263,21 @@ def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
     webhook_secret_file: Annotated[
         Path | None,
         typer.Option(
-            help="File with the webhook's signing secret, whsec_…; two lines while it is replaced."
+            envvar="CMEK_WEBHOOK_SECRET_FILE",
+            help="File with the webhook's signing secret, whsec_…; two lines while it is replaced.",
         ),
     ] = None,
     push_audience: Annotated[
-        str | None, typer.Option(help="Audience of the Pub/Sub subscription's OIDC token.")
+        str | None,
+        typer.Option(
+            envvar="CMEK_PUSH_AUDIENCE", help="Audience of the Pub/Sub subscription's OIDC token."
+        ),
     ] = None,
     push_account: Annotated[
-        str | None, typer.Option(help="Service account of the Pub/Sub push subscription.")
+        str | None,
+        typer.Option(
+            envvar="CMEK_PUSH_ACCOUNT", help="Service account of the Pub/Sub push subscription."
+        ),
     ] = None,
     push_certs_url: Annotated[
         str, typer.Option(help="Where Google's certificates are; another one on loopback only.")
@@ -263,6 +307,10 @@ def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     listener = Listener(post_to_prefect, keys_on_server)
+    try:
+        asyncio.run(listener.know_keys())
+    except Exception:  # noqa: BLE001 - it is read again at the first signal
+        _log.exception("The list of watched keys could not be read")
     app = application(listener, secrets=secrets, pushes=pushes)
     uvicorn.run(
         app,

@@ -55,6 +55,7 @@ from cmek.revalidation.request import (
     RegisteredKeys,
     RevalidationRequest,
     key_ref,
+    shown_id,
     shown_workspace,
 )
 from cmek.tags import CMEK_TAG, LOOK_AGAIN_TAG
@@ -440,9 +441,11 @@ async def _announce(record: KeyRecord) -> None:
             "external_key_id": record.external_key_id,
             "key_name": record.key_name,
             "workspaces": list(record.workspaces),
+            "workspace_ids": [shown_id(one) for one in record.workspaces],
             "verdict": record.verdict,
             "was": record.announced_before,
             "since": record.since.isoformat(),
+            "rule": worst.rule if worst else "",
             "why": worst.says if worst else "",
             "time_left": shown_time(left) if left is not None else "",
             "commands": list(worst.commands) if worst else [],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -101,7 +100,7 @@ class KeyRef(FrozenModel):
 
     def serves(self, workspace_id: str) -> bool:
         """Whether this workspace has the key."""
-        return any(re.search(rf"\({re.escape(workspace_id)}[),]", one) for one in self.workspaces)
+        return workspace_id in map(shown_id, self.workspaces)
 
     @property
     def key_ring(self) -> str:
@@ -137,6 +136,11 @@ def shown_workspace(workspace: Workspace) -> str:
     """A workspace as tables and pages show it."""
     archived = ", archived" if workspace.is_archived else ""
     return f"{workspace.name} ({workspace.id}{archived})"
+
+
+def shown_id(shown: str) -> str:
+    """The id in what `shown_workspace` made: the last of it, since a name may look like an id."""
+    return shown.rpartition(" (")[2].rstrip(")").removesuffix(", archived")
 
 
 def by_ring(keys: Iterable[KeyRef], seed: str) -> list[list[KeyRef]]:

@@ -47,12 +47,16 @@ class Desk:
     keys: dict[str, str] = field(default_factory=lambda: dict(KEYS))
     reads: int = 0
     away: bool = False
+    slow: asyncio.Event | None = None
+    """Set when the server may answer."""
     third: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def post(self, event: dict[str, Any]) -> None:
         """As Prefect's server takes it."""
         if self.away:
             raise httpx.ConnectError("refused")
+        if self.slow is not None:
+            await self.slow.wait()
         self.events.append(event)
         if len(self.events) == 3:
             self.third.set()
@@ -125,6 +129,26 @@ async def test_a_flood_is_merged_per_key(desk: Desk) -> None:
     async with asyncio.timeout(5):
         await desk.third.wait()
     assert desk.about == [["ekey_01One"], ["ekey_01Two"], ["ekey_01One"]]
+
+
+async def test_a_repeated_delivery_is_one_event_and_swallows_no_other_signal(
+    desk: Desk, signer: Google
+) -> None:
+    """The server drops an event whose id it knows, and all that is merged into it would be lost."""
+    desk.slow = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        tries = [group.create_task(desk.webhook("ekey_01One", sent="evt_1")) for _ in range(3)]
+        await asyncio.sleep(0)
+        desk.slow.set()
+    assert [one.result().status_code for one in tries] == [204] * 3
+    assert (await desk.webhook("ekey_01One", sent="evt_1")).status_code == 204
+    body = push("UpdateCryptoKeyVersion", f"{KEYS['ekey_01One']}/cryptoKeyVersions/1")
+    await desk.http.post("/pubsub", headers=signer.token(), content=body)
+    await desk.webhook("ekey_01Two")
+    async with asyncio.timeout(5):
+        await desk.third.wait()
+    assert sorted(one["payload"]["id"] for one in desk.events) == ["1", "evt_01", "evt_1"]
+    assert len({one["id"] for one in desk.events}) == 3
 
 
 @pytest.mark.parametrize(

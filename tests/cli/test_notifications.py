@@ -18,8 +18,8 @@ from pydantic import SecretStr
 
 from cli.deploy import install
 from tasks.runs import ONBOARDING
-from tests.flows.test_revalidate_stack import Sink, wait_until, webhook_block, webhook_sink
 from tests.support.stack import Stack
+from tests.support.watching import Sink, wait_until, webhook_block, webhook_sink
 
 pytestmark = pytest.mark.e2e
 

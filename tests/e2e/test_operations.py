@@ -75,6 +75,8 @@ def test_each_user_of_the_guide_reads_its_own_settings_only() -> None:
         ("-m 0640 -g cmek", "worker.env"),
         ("-m 0400 -o cmek-gateway", "admin_key"),
         ("-m 0640 -g cmek-gateway", "gateway.toml"),
+        ("-m 0640 -g cmek-listen", "listen.env"),
+        ("-m 0400 -o cmek-listen", "webhook_secret"),
     ):
         (line,) = [one for one in text.splitlines() if file in one and "install " in one]
         assert f"{rights} " in line

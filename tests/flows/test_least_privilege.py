@@ -15,6 +15,7 @@ from prefect_gcp import GcpCredentials
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from cli.deploy import PROJECT
+from cli.doctor import DoctorFinding, write_access
 from cmek._http import Ok, try_read
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
@@ -24,6 +25,7 @@ from cmek.keys.verdicts import CheckReport, Health
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import LEFTOVERS
 from sandbox.admin.state import GcpConfig
+from tasks.clients import close_clients
 from tests.support.fleet import Fleet
 from tests.support.kms import LOCATION
 from tests.support.onboarding import Onboardings
@@ -183,3 +185,26 @@ async def revalidation_reads(kms: CloudKms, key: str) -> list[bool]:
 
     reads = (try_read(keys()), try_read(kms.get_iam_policy(ring)))
     return [isinstance(await one, Ok) for one in reads]
+
+
+def test_a_worker_that_keeps_write_on_an_attached_key_is_noticed_until_it_is_taken(
+    bench: Onboardings, kms_block: GoogleKms
+) -> None:
+    """`cmek doctor`, where a gateway attaches: at whatever level the grant is."""
+
+    def found() -> DoctorFinding:
+        async def ask() -> DoctorFinding:
+            try:
+                return await write_access("anthropic-admin", BLOCK)
+            finally:
+                await close_clients()
+
+        return asyncio.run(ask())
+
+    Fleet(bench.sandbox.world).onboard("kept")
+    open_to_change = found()
+    assert open_to_change.status == "warn"
+    assert "may change 3 of 3 attached keys" in open_to_change.found
+    assert "remove-iam-policy-binding acme-kms-prod" in open_to_change.remedy
+    bench.control.identity("onboarding", permissions=WATCHER)
+    assert (found().status, found().remedy) == ("pass", "")

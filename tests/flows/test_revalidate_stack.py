@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, TypeVar
-from uuid import uuid4
+from typing import Any
 
 import httpx
 import pytest
 import yaml
-from google.cloud import kms_v1
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
@@ -27,61 +17,20 @@ from prefect.states import Scheduled
 from cli.deploy import PROJECT, install
 from cli.local.stack import WORKER
 from cli.show import history, read_fleet
-from tests.support.command import CMEK
 from tests.support.killing import kill_worker
-from tests.support.kms import NO_RETRY, State, grpc_client
 from tests.support.revalidation import Revalidations
 from tests.support.stack import Stack
-from tests.support.web_server import serving
+from tests.support.watching import (
+    change_key,
+    listening,
+    wait_until,
+    webhook_block,
+    webhook_sink,
+)
 
 pytestmark = pytest.mark.e2e
-T = TypeVar("T")
 PREFECT_FILE = PROJECT / "prefect.yaml"
 DEPLOYMENT = "revalidate-keys/scheduled"
-
-
-def wait_until(probe: Callable[[], T | None], what: str, seconds: float = 60) -> T:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := probe():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"not {what} after {seconds:.0f} s")
-
-
-@dataclass
-class Sink:
-    """What a webhook received."""
-
-    url: str
-    messages: list[dict[str, Any]] = field(default_factory=list)
-
-    def wait_for(self, word: str, seconds: float = 30) -> dict[str, Any]:
-        """The first message whose subject has this word."""
-        return wait_until(
-            lambda: next((m for m in self.messages if word in m["subject"]), None),
-            f"notified of {word!r}",
-            seconds,
-        )
-
-
-@contextmanager
-def webhook_sink() -> Iterator[Sink]:
-    """A web server that remembers what is posted to it."""
-    messages: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            messages.append(json.loads(body))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Say nothing."""
-
-    with serving(Handler) as address:
-        yield Sink(f"{address}/", messages)
 
 
 @pytest.fixture
@@ -195,15 +144,20 @@ def test_notification_blocks_get_every_alert(stack: Stack, daily: Revalidations)
         stack.wait_for_ask(stack.start_onboarding(stack.workspace()))
         (key,) = _more_external_keys(stack, 1)
         finished(stack, daily.start(external_keys=[key]))
-        assert "kms-key-not-rotated" not in sink.wait_for("at risk")["body"]
-        assert "--rotation-period=90d" in sink.wait_for("at risk")["body"]
+        assert (
+            f"{key} is reported as at risk: kms-key-not-rotated-off."
+            in (sink.wait_for("Key at risk")["body"])
+        )
         name = _key_name(stack, key)
-        _change_key(stack, name, enabled=False)
+        change_key(stack, name, enabled=False)
         finished(stack, daily.start(external_keys=[key]))
-        assert "versions enable" in sink.wait_for("Broken key")["body"]
-        _change_key(stack, name, enabled=True)
+        assert (
+            f"{key} is reported as broken: primary-disabled."
+            in (sink.wait_for("Broken key")["body"])
+        )
+        change_key(stack, name, enabled=True)
         finished(stack, daily.start(external_keys=[key], record_anew=True))
-        assert "is healthy again" in sink.wait_for("Key recovered")["body"]
+        assert f"{key} is reported as healthy again." in sink.wait_for("Key recovered")["body"]
         sink.wait_for("waits for an approval", 60)
         sink.wait_for("No revalidation", 60)
 
@@ -222,78 +176,13 @@ def test_a_broken_key_is_notified_by_its_webhook_and_by_its_audit_log(
         for source, enabled in (("webhook", False), ("audit log", True)):
             listener.only(source)
             known = len(sink.messages)
-            _change_key(stack, key.key_name, enabled=enabled)
+            change_key(stack, key.key_name, enabled=enabled)
             told = wait_until(lambda: sink.messages[known:], f"notified by {source}", 150)  # noqa: B023
             assert ("Broken" in told[0]["subject"]) is not enabled
         runs = stack.wait_for_runs(deployment_id={"any_": [signal]})
         asked = [run.parameters["request"]["external_keys"] for run in runs]
         assert asked
         assert all(key.external_key_id in one for one in asked), asked
-
-
-@dataclass
-class Listening:
-    """`cmek listen` as a process, and the sandbox's two senders."""
-
-    stack: Stack
-    url: str
-    webhook: str
-
-    def only(self, source: str) -> None:
-        """Let this sender alone send."""
-        state = "enabled" if source == "webhook" else "disabled"
-        webhooks(self.stack, "POST", f"/{self.webhook}", {"state": state})
-        push = f"{self.url}/pubsub" if source == "audit log" else None
-        self.stack.control.signals(push_url=push, push_audience=f"{self.url}/pubsub")
-
-
-def webhooks(stack: Stack, method: str, path: str, body: object) -> dict[str, Any]:
-    sandbox = stack.local.sandbox
-    headers = {
-        "x-api-key": sandbox.admin_key,
-        "anthropic-version": "2023-06-01",
-        "anthropic-beta": "webhooks-2026-10-07",
-    }
-    with httpx.Client(base_url=sandbox.http, headers=headers, trust_env=False) as api:
-        response = api.request(method, f"/v1/organizations/webhooks{path}", json=body)
-    return dict(response.raise_for_status().json())
-
-
-@contextmanager
-def listening(stack: Stack, tmp_path: Path) -> Iterator[Listening]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    body = {"url": f"{url}/webhook", "enabled_events": ["external_key.failed"]}
-    made = webhooks(stack, "POST", "", body)
-    secret = tmp_path / "secret"
-    secret.write_text(made["signing_secret"])
-    push = {
-        "audience": f"{url}/pubsub",
-        "account": "cmek-push@acme-kms-prod.iam.gserviceaccount.com",
-        "certs-url": f"{stack.local.sandbox.http}/oauth2/v1/certs",
-    }
-    options = [f"--push-{name}={value}" for name, value in push.items()]
-    command = [CMEK, "listen", f"--port={port}", f"--webhook-secret-file={secret}", *options]
-    with (tmp_path / "listen.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, env=dict(stack.local.environment), stdout=log, stderr=log
-        )
-    try:
-        wait_until(lambda: _answers(url), f"listening: {(tmp_path / 'listen.log').read_text()}")
-        yield Listening(stack, url, made["id"])
-    finally:
-        process.terminate()
-        process.wait(10)
-        stack.control.signals(push_url=None)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/healthz", trust_env=False).is_success
-    except httpx.TransportError:
-        return False
 
 
 def test_status_and_history_show_what_prefect_has(stack: Stack, daily: Revalidations) -> None:
@@ -338,49 +227,9 @@ def _key_name(stack: Stack, external_key_id: str) -> str:
     return str(found["provider_config"]["key_name"])
 
 
-def _change_key(stack: Stack, name: str, *, enabled: bool) -> None:
-    """Disable the primary version, or fix all that is wrong with the sample key."""
-    kms = grpc_client(stack.local.sandbox)
-    state = State.ENABLED if enabled else State.DISABLED
-    version = kms_v1.CryptoKeyVersion(name=f"{name}/cryptoKeyVersions/1", state=state)
-    kms.update_crypto_key_version(
-        crypto_key_version=version, update_mask={"paths": ["state"]}, **NO_RETRY
-    )
-    rotation = kms_v1.CryptoKey(
-        name=name,
-        rotation_period=timedelta(days=90),
-        next_rotation_time=datetime.now(UTC) + timedelta(days=80),
-    )
-    paths = ["rotation_period", "next_rotation_time"]
-    kms.update_crypto_key(crypto_key=rotation, update_mask={"paths": paths}, **NO_RETRY)
-
-
 def _validated(stack: Stack) -> list[str]:
     return [
         one["resource"].rpartition("/")[2]
         for one in stack.control.log(call="external_keys.validate")
         if one["status"] != "PENDING"
     ]
-
-
-def webhook_block(stack: Stack, sink: Sink) -> str:
-    """A notification block, made through the API as the UI makes it."""
-    kind = stack.client.read_block_type_by_slug("custom-webhook")
-    (schema,) = stack.client.request(
-        "POST",
-        "/block_schemas/filter",
-        json={"block_schemas": {"block_type_id": {"any_": [str(kind.id)]}}},
-    ).json()[:1]
-    name = f"people-{uuid4().hex[:8]}"
-    document = {
-        "name": name,
-        "block_type_id": str(kind.id),
-        "block_schema_id": schema["id"],
-        "data": {
-            "name": "people",
-            "url": sink.url,
-            "json_data": {"subject": "{{subject}}", "body": "{{body}}"},
-        },
-    }
-    stack.client.request("POST", "/block_documents/", json=document).raise_for_status()
-    return f"custom-webhook/{name}"

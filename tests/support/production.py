@@ -29,6 +29,7 @@ from cli.local import postgres
 from cli.local.processes import Child, poll, start, stop
 from cli.local.sandbox import SandboxAddress, start_sandbox, wait_for_sandbox
 from tests.support.examples import DOCS, prelude
+from tests.support.signals import SECRET, webhook
 
 PROJECT: Final = Path(__file__).parents[2]
 HOME: Final = Path("/opt/cmek")
@@ -41,6 +42,7 @@ SECONDS: Final = 240
 READY: Final = {
     "prefect-server": "http://127.0.0.1:4200/api/health",
     "cmek-gateway": "http://127.0.0.1:4300/gateway/health",
+    "cmek-listen": "http://127.0.0.1:8786/healthz",
 }
 OPERATOR_SHELL: Final = "set -a; [ ! -e ~/.config/cmek.env ] || . ~/.config/cmek.env; set +a\n"
 APPROVER: Final = "grace@example.com"
@@ -339,7 +341,7 @@ def enrolled(sandbox: SandboxAddress) -> dict[str, str]:
     public = (ssh / "id_ed25519.pub").read_text().split()
     signers = SCRATCH / "signers"
     signers.write_text(f'{APPROVER} namespaces="cmek-approval" {public[0]} {public[1]}\n')
-    return {"ADMIN_KEY": sandbox.admin_key, "SIGNERS": str(signers)}
+    return {"ADMIN_KEY": sandbox.admin_key, "SIGNERS": str(signers), "WEBHOOK_SECRET": SECRET}
 
 
 def chapter(follower: Follower) -> Iterator[str]:
@@ -351,6 +353,7 @@ def chapter(follower: Follower) -> Iterator[str]:
         "cmek approve": lambda _: _is_attached(follower),
         "cmek status": lambda printed: _has(printed, "1 healthy"),
         "cmek automations": lambda _: _start_from_outside(follower),
+        "enable --now cmek-listen": lambda _: _signal(follower),
         "pg_restore": lambda _: _second_server(follower),
         "runuser -u cmek -- cmek doctor": lambda printed: _has(printed, "an attach needs 1"),
     }
@@ -420,6 +423,24 @@ def _start_from_outside(follower: Follower) -> None:
     while not (found := follower.prefect(runs)):
         assert time.monotonic() < deadline, "the event started no run"
     follower.waiting(found[0])
+
+
+def _signal(follower: Follower) -> None:
+    """A webhook for the attached key starts a check of it; one that is forged is refused."""
+    workspace = follower.admin("GET", f"workspaces/{follower.names['WORKSPACE']}")
+    key = workspace["external_key_id"]
+    for secret, status in ((SECRET, 204), (f"whsec_{'QUFB' * 8}", 401)):
+        headers, body = webhook(key, secret=secret)
+        answer = httpx.post(
+            "http://127.0.0.1:8786/webhook", headers=headers, content=body, trust_env=False
+        )
+        assert answer.status_code == status, answer.text
+    runs = "[one.parameters for one in client.read_flow_runs(limit=200)]"
+    deadline = time.monotonic() + SECONDS
+    while not any(
+        (one.get("request") or {}).get("external_keys") == [key] for one in follower.prefect(runs)
+    ):
+        assert time.monotonic() < deadline, "the signal started no check"
 
 
 def _second_server(follower: Follower) -> None:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,9 +64,10 @@ class SandboxControl:
         """Forget the fault script."""
         self._send("DELETE", "faults")
 
-    def advance(self, seconds: float) -> None:
-        """Move the clock."""
-        self._send("POST", "clock", {"advance_seconds": seconds})
+    def advance(self, seconds: float) -> datetime:
+        """Move the clock; the time that it shows then."""
+        moved = self._send("POST", "clock", {"advance_seconds": seconds})
+        return datetime.fromisoformat(moved["now"])
 
     def switches(self, **changes: object) -> dict[str, Any]:
         """Set some switches and return all of them."""
