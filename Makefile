@@ -21,8 +21,9 @@ $(READY): requirements-dev.lock pyproject.toml
 shell: $(READY)
 	. $(BIN)/activate && exec "$${SHELL:-/bin/sh}"
 
+# SIGNED=1: the approver signs, and a gateway holds the Admin API credential
 rehearse: $(READY)
-	$(BIN)/cmek rehearse
+	$(BIN)/cmek rehearse $(if $(SIGNED),--signed)
 
 up: $(READY)
 	$(BIN)/cmek up

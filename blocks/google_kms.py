@@ -14,7 +14,7 @@ from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
 from cmek._http import check_base_url, check_endpoint, is_loopback
-from cmek.gcp._transport import SCOPES, token_request, token_uri
+from cmek.gcp._transport import SCOPES, TokenRequest, token_uri
 from cmek.gcp.errors import GoogleApiError, classify
 from cmek.gcp.kms import CloudKms
 from cmek.trusted_hosts import GOOGLE, check_destination
@@ -140,7 +140,7 @@ class GoogleKms(CredentialsBlock):
         """
         credentials = self.credentials()
         if credentials is not None:
-            await asyncio.to_thread(_get_token, credentials, local=_local(self.endpoint))
+            await asyncio.to_thread(_get_token, credentials)
         who = getattr(credentials, "service_account_email", None) or "the caller"
         project = self.quota_project or getattr(self.gcp_credentials, "project", None)
         if project is None:
@@ -170,9 +170,9 @@ def _local(endpoint: str | None) -> bool:
     return endpoint is not None and is_loopback(endpoint)
 
 
-def _get_token(credentials: Credentials, *, local: bool) -> None:
+def _get_token(credentials: Credentials) -> None:
     try:
-        credentials.refresh(token_request(local=local))  # type: ignore[no-untyped-call]
+        credentials.refresh(TokenRequest())  # type: ignore[no-untyped-call]
     except GoogleAuthError as error:
         problem = classify(error, call="google credentials")
     else:

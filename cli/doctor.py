@@ -36,13 +36,8 @@ from cmek.keys.prerequisites import unknown_warnings
 from cmek.models import FrozenModel
 from cmek.onboarding.policy import DEFAULT_POLICY, OnboardingSettings, deviations
 from cmek.records import RECORDS
-from cmek.signatures.verification import (
-    DIRECTORY,
-    PROGRAM,
-    REQUIRED_VARIABLE,
-    find_signers,
-    required_signatures,
-)
+from cmek.signatures.signers import DIRECTORY, REQUIRED_VARIABLE, find_signers, required_signatures
+from cmek.signatures.verification import PROGRAM
 
 Status = Literal["pass", "warn", "fail", "unknown"]
 _STYLES: Final = {"fail": "bold red", "unknown": "yellow", "warn": "yellow", "pass": "green"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any, Final, NoReturn
@@ -72,6 +73,7 @@ The line stands here too, so that the list needs neither Prefect nor Google's li
 take seconds to import. A test compares it with the command's own help.
 """
 _LOCAL: Final = ("cli.local.", "sandbox.")
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _EXIT_CODES: Final = (
     "Exit codes: 0 done; 1 refused, failed, or a key is broken; 2 wrong usage; "
     "3 the run waits for another approval."
@@ -154,8 +156,21 @@ for _module, _summaries in COMMANDS.items():
         command.add_command(LazyCommand(_name, _module, _summary))
 
 
+def bypass_proxies(environment: MutableMapping[str, str]) -> None:
+    """Let no request to this machine go through a proxy, whichever library sends it: Prefect's too.
+
+    A proxy is for the internet; it must not see the login of a server on loopback.
+    """
+    names = ("no_proxy", "NO_PROXY")  # where both are set, some libraries read only the first
+    listed = [one for name in names for one in environment.get(name, "").split(",") if one]
+    if "*" not in listed:
+        value = ",".join(dict.fromkeys((*listed, *_LOOPBACK)))
+        environment.update(dict.fromkeys(names, value))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; 1 and one message on standard error when something was refused."""
+    bypass_proxies(os.environ)
     completion_init()
     try:
         command(args=arguments)

@@ -33,8 +33,9 @@ from cmek.anthropic.auth import APPROVALS_HEADER, decoded_approvals
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.errors import APPROVAL_SPENT, GATEWAY_REFUSED, AdminApiError
 from cmek.errors import CmekError
+from cmek.own_origin import LOOPBACK_NAMES, OwnOrigin
 from cmek.plain_text import shortened
-from cmek.signatures.verification import Signers, SignersRefusedError, find_signers
+from cmek.signatures.signers import Signers, SignersRefusedError, find_signers
 from gateway.attach import Attacher, KeyUnusableError, SteadyClock
 from gateway.journal import Journal, JournalError, NonceUsedError
 from gateway.policy import Attach, Call, Create, Forward, PolicyError, Tag, decide, tag_problem
@@ -46,7 +47,6 @@ _LONGEST: Final = 2000
 """Characters of outside text in a line of the log."""
 MAX_HEADERS: Final = 128 * 1024
 """Nine signed approvals as base64 are about 60 kB."""
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 _PASSED_HEADERS: Final = (
     "content-type",
     "request-id",
@@ -88,19 +88,23 @@ def gateway_app(
     find: Callable[[], Signers | None] | None = None,
     clock: Callable[[Journal], SteadyClock] = lambda journal: SteadyClock(journal.latest_time()),
 ) -> Starlette:
-    """The application; it opens journal and connections when it starts.
+    """The application, which holds credential and journal until it is shut down.
 
     Args:
         settings: Of its administrator.
-        find: How to read the signers; tests run as root, who could write them.
+        find: How to read the signers, where they are not root's: in rehearsals and tests.
         clock: For tests.
+
+    Raises:
+        GatewaySettingsError: The credential can't be read.
+        JournalError: The journal can't be opened.
     """
     find = find or (lambda: find_signers(settings.signers))
+    credential, journal = settings.credential(), Journal(settings.journal)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        journal = Journal(settings.journal)
-        api = AdminApi(settings.upstream, settings.credential())
+        api = AdminApi(settings.upstream, credential)
         attacher = Attacher(
             api,
             journal,
@@ -126,7 +130,7 @@ def gateway_app(
     async def health(request: Request) -> Response:
         return await service(request).health(request)
 
-    async def journal(request: Request) -> Response:
+    async def journal_of(request: Request) -> Response:
         return await service(request).journal_of(request)
 
     async def other(request: Request, _: Exception) -> Response:
@@ -135,7 +139,7 @@ def gateway_app(
     return Starlette(
         routes=[
             Route("/gateway/health", health, methods=["GET"]),
-            Route("/gateway/journal/{run_id}", journal, methods=["GET"]),
+            Route("/gateway/journal/{run_id}", journal_of, methods=["GET"]),
         ],
         # every other path and method is a call of the Admin API, or refused as one
         exception_handlers={404: other, 405: other},
@@ -159,6 +163,7 @@ class _Service:
         self._journal = journal
         self._attacher = attacher
         self._find = find
+        self._own = OwnOrigin(LOOPBACK_NAMES.union(settings.names), pages=False)
 
     async def health(self, request: Request) -> Response:
         """What the gateway holds and whether it could attach."""
@@ -250,25 +255,9 @@ class _Service:
         return done, JSONResponse(body, headers=headers)
 
     def _foreign(self, request: Request) -> ErrorAnswer | None:
-        """Why the request can't be the product's own: a browser, or a name bound to loopback."""
-        host = request.headers.get("host", "")
-        name = host if host.endswith("]") else host.rsplit(":", 1)[0]
-        if name not in _LOOPBACK.union(self._settings.names):
-            return ErrorAnswer(
-                403,
-                "permission_error",
-                f"host {shortened(host, _LONGEST)} is not the gateway's",
-                GATEWAY_REFUSED,
-            )
-        for header in ("origin", "sec-fetch-site", "referer", "cookie"):
-            if header in request.headers:
-                return ErrorAnswer(
-                    403,
-                    "permission_error",
-                    f"a request with {header} is a browser's",
-                    GATEWAY_REFUSED,
-                )
-        return None
+        """Why the request is not the product's own: a browser's, or to a name that was rebound."""
+        why = self._own.refusal(request.headers)
+        return ErrorAnswer(403, "permission_error", why, GATEWAY_REFUSED) if why else None
 
 
 async def _call(request: Request) -> Call:
@@ -341,8 +330,12 @@ def _credential_refused() -> ErrorAnswer:
     return ErrorAnswer(502, "api_error", message, "cmek_gateway_credential", retry=False)
 
 
-def serve(settings: GatewaySettings) -> None:
+def serve(settings: GatewaySettings, *, find: Callable[[], Signers | None] | None = None) -> None:
     """Serve until SIGTERM or SIGINT; one line of JSON on standard output when ready.
+
+    Args:
+        settings: Of its administrator.
+        find: As for `gateway_app`.
 
     Raises:
         OSError: The port is taken.
@@ -350,15 +343,14 @@ def serve(settings: GatewaySettings) -> None:
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    settings.credential()
-    Journal(settings.journal).close()
+    app = gateway_app(settings, find=find)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # with the protocol left open asyncio does not set TCP_NODELAY: each answer would take 40 ms
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((settings.host, settings.port))
     url = f"http://{settings.host}:{listener.getsockname()[1]}"
-    _Announced(server_config(gateway_app(settings)), url).run(sockets=[listener])
+    _Announced(server_config(app), url).run(sockets=[listener])
 
 
 class _Announced(uvicorn.Server):

@@ -7,7 +7,6 @@ services' APIs too, since the sandbox takes a Google caller without a token for 
 from __future__ import annotations
 
 import hmac
-import re
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -20,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cmek.own_origin import OwnOrigin
 from sandbox import seed
 from sandbox.world import Fault, World
 
@@ -27,39 +27,22 @@ Given = dict[str, Any]
 Action = Callable[[World, Given], Any]
 
 TOKEN_HEADER: Final = "x-sandbox-token"
-_LOOPBACK_NAMES: Final = {"127.0.0.1", "localhost", "[::1]"}
 
 
 class SandboxOriginGuard:
-    """ASGI middleware: answers 403 to what a web page of another origin makes a browser send.
-
-    A name that was rebound to 127.0.0.1 shows in `Host`, a page of another origin (another port of
-    this machine too) in `Origin` or `Sec-Fetch-Site`. Programs send neither of the last two.
-    """
+    """ASGI middleware: answers 403 to what a web page of another origin makes a browser send."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it with the reason."""
-        problem = _foreign(Headers(scope=scope)) if scope["type"] == "http" else None
+        is_http = scope["type"] == "http"
+        problem = OwnOrigin().refusal(Headers(scope=scope)) if is_http else None
         if problem is None:
             await self._app(scope, receive, send)
         else:
             await JSONResponse({"error": problem}, status_code=403)(scope, receive, send)
-
-
-def _foreign(headers: Headers) -> str | None:
-    host, origin = headers.get("host", ""), headers.get("origin")
-    name = re.sub(r":[0-9]*$", "", host)
-    if name not in _LOOPBACK_NAMES:
-        return f"Host {host!r}: the sandbox is reached by a loopback address only"
-    if origin is not None and origin != f"http://{host}":
-        return f"Origin {origin!r}: the sandbox takes requests of its own origin only"
-    site = headers.get("sec-fetch-site", "none")
-    if site not in {"same-origin", "none"}:
-        return f"Sec-Fetch-Site {site!r}: the sandbox takes requests of its own origin only"
-    return None
 
 
 class _Given(BaseModel):

@@ -33,16 +33,9 @@ from cmek.onboarding.request import (
     resolve,
     same_name_workspaces,
 )
+from cmek.signatures.signers import Signers, find_signers, required_signatures
 from cmek.signatures.statement import SignedApproval, UnreadableApprovalError, parse_signed
-from cmek.signatures.verification import (
-    BadSignatureError,
-    Signatures,
-    Signers,
-    Verified,
-    find_signers,
-    required_signatures,
-    verify,
-)
+from cmek.signatures.verification import BadSignatureError, Signatures, Verified, verify
 from tasks._uncached_task import uncached_task
 from tasks.clients import (
     BlockMissingError,
@@ -175,6 +168,7 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
     """
     admin = await admin_client(request.anthropic_block)
     kms = await kms_client(request.kms_block)
+    google = await google_client(request.kms_block)
     name = str(request.key_name)
     organization, (workspace, listed), external_key, key, versions, policy = await asyncio.gather(
         admin.organization.me(),
@@ -203,7 +197,10 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
         external_key_name=external_key.gcp_key_name,
         admin_base_url=admin.base_url,
         kms_endpoint=kms.endpoint,
-        checks_endpoint=(await google_client(request.kms_block)).endpoint,
+        checks_endpoint=google.endpoint,
+        token_endpoints=tuple(
+            sorted({one for one in (admin.token_endpoint, google.token_endpoint) if one})
+        ),
     )
 
 

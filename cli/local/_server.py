@@ -17,9 +17,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cmek.own_origin import OwnOrigin
+
 LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost")
-_OWN_SITES: Final = ("same-origin", "none")
-"""`Sec-Fetch-Site` of a page of this server, and of an address that a person typed."""
 _POLICY_VIOLATION: Final = 1008
 
 
@@ -28,33 +28,17 @@ class ServerOriginGuard:
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self._app = app
-        self._hosts = frozenset(f"{name}:{port}" for name in LOOPBACK_NAMES)
-        self._policy = content_security_policy(self._hosts)
+        self._own = OwnOrigin(frozenset(LOOPBACK_NAMES), port)
+        self._policy = content_security_policy(f"{name}:{port}" for name in LOOPBACK_NAMES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 403 with the reason."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
-        elif why := self.refusal(scope):
+        elif why := self._own.refusal(Headers(scope=scope), may_open=not _is_api(scope)):
             await _refuse(why, scope, receive, send)
         else:
             await self._app(scope, receive, self._with_headers(send))
-
-    def refusal(self, scope: Scope) -> str | None:
-        """Why this request is refused, or None."""
-        headers = Headers(scope=scope)
-        host, origin = headers.get("host", ""), headers.get("origin")
-        if host.lower() not in self._hosts:
-            return f"host {host!r} is not this server: open it as http://{min(self._hosts)}"
-        if origin is not None:
-            own = origin.removeprefix("http://").lower() in self._hosts
-            return None if own else f"a page of {origin} may not use this server"
-        site = headers.get("sec-fetch-site", "none")
-        # A link elsewhere may open the UI, as a page of its own and without any API call.
-        opened = headers.get("sec-fetch-mode") == "navigate" and not _is_api(scope)
-        if site in _OWN_SITES or (opened and headers.get("sec-fetch-dest") == "document"):
-            return None
-        return f"a page of another origin ({site}) may not use this server"
 
     def _with_headers(self, send: Send) -> Send:
         async def sending(message: Message) -> None:

@@ -1,6 +1,6 @@
 """Pool, blocks, deployments and worker of the local stack. Run as a child process.
 
-    python -m cli.local._set_up NAME [ADDRESS_FILE PREFECT_FILE]
+    python -m cli.local._set_up NAME [ADDRESS_FILE PREFECT_FILE [GATEWAY]]
 
 With the files it makes pool, blocks and deployments first, then it is the worker: one process,
 since importing Prefect is seconds of work, done while the server starts. It is no part of the
@@ -37,11 +37,11 @@ _SERVER_SECONDS: Final = 120.0
 
 
 def set_up_resources(
-    client: SyncPrefectClient, sandbox: SandboxAddress, prefect_file: Path
+    client: SyncPrefectClient, sandbox: SandboxAddress, prefect_file: Path, gateway: str | None
 ) -> None:
     """Make the pool, the blocks under a request's default names, and the deployments."""
     create_work_pool(client, WORK_POOL, PROJECT / "deploy" / "work_pool.json", AT_ONCE)
-    _save_blocks(sandbox)
+    _save_blocks(sandbox, gateway)
     deploy(client, prefect_file, sandbox.project_id)
     for notifier in (SlackWebhook, CustomWebhookNotificationBlock):
         notifier.register_type_and_schema()
@@ -55,7 +55,7 @@ def _import_flows() -> None:
     import flows.watchdog  # noqa: PLC0415, F401
 
 
-def _save_blocks(sandbox: SandboxAddress) -> None:
+def _save_blocks(sandbox: SandboxAddress, gateway: str | None) -> None:
     from prefect_gcp import GcpCredentials  # noqa: PLC0415 - Google's libraries, late as above
 
     from blocks.anthropic_admin import AnthropicAdmin  # noqa: PLC0415
@@ -63,9 +63,9 @@ def _save_blocks(sandbox: SandboxAddress) -> None:
     from blocks.onboarding_policy import OnboardingPolicy  # noqa: PLC0415
 
     OnboardingPolicy().save(DEFAULT_POLICY, overwrite=True)
-    AnthropicAdmin(admin_key=SecretStr(sandbox.admin_key), base_url=sandbox.http).save(
-        "anthropic-admin", overwrite=True
-    )
+    direct = AnthropicAdmin(admin_key=SecretStr(sandbox.admin_key), base_url=sandbox.http)
+    admin = AnthropicAdmin(base_url=gateway, gateway=True) if gateway else direct
+    admin.save("anthropic-admin", overwrite=True)
     credentials = json.loads(sandbox.google_credentials_file.read_text())
     GoogleKms(
         gcp_credentials=GcpCredentials(service_account_info=credentials),
@@ -101,11 +101,11 @@ def _server() -> Iterator[SyncPrefectClient]:
 def main(name: str, *files: str) -> None:
     """Set up what is asked for, then work until SIGTERM."""
     if files:
-        address_file, prefect_file = map(Path, files)
+        address_file, prefect_file, *more = files
         _import_flows()
-        sandbox = SandboxAddress.model_validate_json(address_file.read_text())
+        sandbox = SandboxAddress.model_validate_json(Path(address_file).read_text())
         with _server() as client:
-            set_up_resources(client, sandbox, prefect_file)
+            set_up_resources(client, sandbox, Path(prefect_file), more[0] if more else None)
     run_worker(name)
 
 

@@ -30,6 +30,7 @@ from cli.approvals import ApprovalError, PendingApproval
 from cli.approve import ResponseInput, Steps, build_response, show
 from cli.client import calling, local_async_client, local_client, run_url
 from cli.local.sandbox import SandboxAddress
+from cli.local.signed import APPROVER
 from cli.local.stack import LocalStack, local_stack
 from cli.terminal import is_interactive, markdown, new_console, printable
 from cmek.anthropic.auth import AdminKey
@@ -40,7 +41,6 @@ from cmek.outcomes import HAS_ITS_KEY
 from tasks.discovery import start_onboarding
 
 _REQUESTER: Final = "requester@example.com"
-_APPROVER: Final = "approver@example.com"
 _ONBOARD_SECONDS: Final = 120.0
 _TRIES: Final = 3
 
@@ -84,7 +84,7 @@ def rehearse(
     run = calling(local_async_client(stack.api_url), lambda api: start_onboarding(api, request))
     console.print(f"\nOnboarding [bold]{printable(workspace_id)}[/]")
     console.print(run_url(client, run.id), soft_wrap=True)
-    run, pending = _respond_to_all(client, run, console, seconds)
+    run, pending = _respond_to_all(stack, client, run, console, seconds)
     calls = _calls(stack.sandbox)[earlier:]
     external_key_id, key_name = asyncio.run(_read_key(stack.sandbox, workspace_id))
     rehearsal = Rehearsal(
@@ -98,6 +98,8 @@ def rehearse(
         seconds=seconds,
     )
     _print_end(client, run, rehearsal, console)
+    if stack.gateway:
+        _print_journal(stack.gateway, run, console)
     return rehearsal
 
 
@@ -125,7 +127,11 @@ async def _read_key(sandbox: SandboxAddress, workspace_id: str) -> tuple[str | N
 
 
 def _respond_to_all(
-    client: SyncPrefectClient, run: FlowRun, console: Console, seconds: dict[str, float]
+    stack: LocalStack,
+    client: SyncPrefectClient,
+    run: FlowRun,
+    console: Console,
+    seconds: dict[str, float],
 ) -> tuple[FlowRun, PendingApproval | None]:
     """Respond to each approval request until the run has ended; the last one, if there was any."""
     steps = Steps(client, run.id, console)
@@ -142,25 +148,31 @@ def _respond_to_all(
         console.rule("Plan", characters="-")
         show(pending.approval_request, console)
         console.rule("Approval", characters="-")
-        _respond(client, pending, console)
+        _respond(client, pending, console, stack.approver_key)
         seconds["answering"] = round(time.monotonic() - started, 2)
         phase = "after the answer"
 
 
-def _respond(client: SyncPrefectClient, pending: PendingApproval, console: Console) -> None:
-    given = ResponseInput(approver=_APPROVER, comment="rehearsal")
+def _respond(
+    client: SyncPrefectClient, pending: PendingApproval, console: Console, key: Path | None
+) -> None:
+    given = ResponseInput(approver=APPROVER, comment="rehearsal")
     if not is_interactive(console):
         console.print("No terminal to ask in: approving, because this is the sandbox.")
         given = ResponseInput(
             **{pending.workspace_field: pending.workspace},
             plan_digest=pending.plan_digest,
-            approver=_APPROVER,
+            approver=APPROVER,
             comment="rehearsal",
             acknowledge_warnings=pending.has_warnings,
         )
     for left in reversed(range(_TRIES)):
         try:
             fields = build_response(pending, "approve", given, console)
+            if key is not None:
+                request = pending.approval_request
+                fields[approvals.FIELD] = approvals.signed_field(request, fields, key, ())
+                console.print(f"Signed by {APPROVER}, with the key that this rehearsal enrolled.")
             return approvals.answer(client, pending, fields)
         except ApprovalError as error:
             if not left:
@@ -179,6 +191,14 @@ def _print_end(
         _print_report(client, run, rehearsal.workspace, console)
     counts = ", ".join(f"{count} to {service}" for service, count in rehearsal.calls.items())
     console.print(f"Calls: {counts or 'none'}; {rehearsal.writes} of them writes")
+
+
+def _print_journal(gateway: str, run: FlowRun, console: Console) -> None:
+    """What the gateway keeps of this run: the second record, beside the run's own evidence."""
+    found = httpx.get(f"{gateway}/gateway/journal/{run.id}", trust_env=False, timeout=10)
+    for entry in found.raise_for_status().json()["entries"]:
+        signed = f"{entry['outcome']}, signed by {', '.join(entry['approvers'])}"
+        console.print(f"Gateway's journal: {printable(signed)}", soft_wrap=True)
 
 
 def _print_report(
@@ -204,6 +224,12 @@ def rehearse_command(
     twice: Annotated[
         bool, typer.Option("--twice", help="Run again afterwards: that must make no write.")
     ] = False,
+    signed: Annotated[
+        bool,
+        typer.Option(
+            "--signed", help="The approver signs; a gateway alone holds the Admin API credential."
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output at the end.")
     ] = False,
@@ -215,8 +241,9 @@ def rehearse_command(
     """
     console = new_console(stderr=as_json)
     started = time.monotonic()
-    console.print("Starting a private Prefect server, a worker and the sandbox …")
-    with local_stack() as stack, local_client(stack.api_url) as client:
+    gateway = ", a gateway" if signed else ""
+    console.print(f"Starting a private Prefect server, a worker{gateway} and the sandbox …")
+    with local_stack(signed=signed) as stack, local_client(stack.api_url) as client:
         phases = ", ".join(f"{name} {took:.1f} s" for name, took in stack.seconds.items())
         console.print(f"Ready: {printable(stack.ui_url)} [dim]({phases})[/]")
         chosen = workspace or stack.sandbox.workspace_in("fresh")

@@ -28,6 +28,7 @@ from cli.local._reaper import Reaper
 from cli.local._server import LOOPBACK_NAMES
 from cli.local.processes import Child, start_module, wait_for
 from cli.local.sandbox import SandboxAddress, start_sandbox, wait_for_sandbox
+from cli.local.signed import FLOW, VARIABLE, RehearsalSigners, start_gateway
 
 WORKER: Final = "Prefect worker"
 FIRST_WORKER: Final = "local"
@@ -118,9 +119,9 @@ def wait_for_server(server: Child, api: httpx.Client) -> None:
 
 
 def start_worker(
-    home: Path, environment: Mapping[str, str], name: str, files: Sequence[Path] = ()
+    home: Path, environment: Mapping[str, str], name: str, files: Sequence[Path | str] = ()
 ) -> Child:
-    """Start a worker; with the sandbox's address file and prefect.yaml it deploys these first."""
+    """Start a worker; with `files`, as in `cli.local._set_up`, it deploys these first."""
     command = ["cli.local._set_up", name, *map(str, files)]
     return start_module(WORKER, command, home, environment, log=f"worker-{name}.log")
 
@@ -135,6 +136,13 @@ class LocalStack:
     sandbox: SandboxAddress
     seconds: dict[str, float]
     children: list[Child] = field(default_factory=list)
+    gateway: str | None = None
+    """Base URL of the gateway, where approvals are signed."""
+
+    @property
+    def approver_key(self) -> Path | None:
+        """The private key of the one approver who is enrolled."""
+        return RehearsalSigners(_signers_folder(self.home)).key if self.gateway else None
 
     @property
     def ui_url(self) -> str:
@@ -188,10 +196,12 @@ def local_stack(
     sandbox_arguments: Sequence[str] = (),
     extra_environment: Mapping[str, str] | None = None,
     database_url: str | None = None,
+    signed: bool = False,
 ) -> Iterator[LocalStack]:
     """Start everything; at the end, however it comes, stop everything and remove the home.
 
     The server's database is a PostgreSQL of the stack's own, unless `database_url` names another.
+    With `signed` approvals must be signed, and a gateway alone holds the Admin API credential.
     SIGINT and SIGTERM end the block with `SystemExit`; after SIGKILL the reaper cleans up.
 
     Raises:
@@ -207,6 +217,9 @@ def local_stack(
             (home / "tmp").mkdir()
             port = free_port()
             environment = {**client_environment(home, port), **(extra_environment or {})}
+            if signed:
+                environment |= {VARIABLE: str(_signers_folder(home))}
+                prefect_file = _with_signers(prefect_file, home)
             children.append(start_sandbox(home, environment, sandbox_arguments))
             if database is not None:
                 own = postgres.start(database, environment)
@@ -219,6 +232,18 @@ def local_stack(
             with processes.ignore_signals():
                 processes.stop(children)
                 reaper.finish()
+
+
+def _signers_folder(home: Path) -> Path:
+    return home / "signers"
+
+
+def _with_signers(prefect_file: Path, home: Path) -> Path:
+    """An approver who is enrolled, and the deployments whose flow takes the approval from them."""
+    RehearsalSigners(_signers_folder(home)).enrol()
+    changed = home / "prefect.yaml"
+    changed.write_text(prefect_file.read_text().replace(*FLOW))
+    return changed
 
 
 def _set_up(
@@ -235,7 +260,14 @@ def _set_up(
     address_file = home / "sandbox.json"
     address_file.touch(mode=0o600)
     address_file.write_text(address.model_dump_json())
-    worker = start_worker(home, environment, FIRST_WORKER, (address_file, prefect_file))
+    files = [str(address_file), str(prefect_file)]
+    gateway = None
+    if VARIABLE in environment:
+        folder = _signers_folder(home)
+        child, gateway = start_gateway(folder, home, environment, address.http, address.admin_key)
+        children.append(child)
+        files.append(gateway)
+    worker = start_worker(home, environment, FIRST_WORKER, files)
     children.append(worker)
     api_url = environment["PREFECT_API_URL"]
     with patient_client(api_url) as api:
@@ -244,7 +276,7 @@ def _set_up(
     with local_client(api_url) as client:
         _wait_until_online(worker, client, FIRST_WORKER)
     watch.lap("deployments and worker")
-    return LocalStack(home, api_url, environment, address, watch.seconds, children)
+    return LocalStack(home, api_url, environment, address, watch.seconds, children, gateway)
 
 
 class _Stopwatch:

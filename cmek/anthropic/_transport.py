@@ -107,6 +107,7 @@ class AdminTransport:
         self._credential = credential
         self.is_gateway = isinstance(credential, GatewayAccess)
         """Whether a cmek gateway at `base_url` holds the credential."""
+        self.token_endpoint = getattr(credential, "token_endpoint", None)
         # A gateway validates the key before it sends, so that one request takes the time of two.
         slow = timeouts.slow * (2 if self.is_gateway else 1)
         self._timeouts = Timeouts(timeouts.usual, slow)

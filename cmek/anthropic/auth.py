@@ -136,6 +136,8 @@ class WorkloadIdentity:
     audience: str
     id_token: Callable[[str], str]
     """Blocking; given the audience, returns a Google ID token (see `id_token_provider`)."""
+    token_endpoint: str | None = None
+    """Where that comes from; None for this machine's own identity."""
     _token: AccessToken | None = field(default=None, init=False, repr=False)
     _renew_at: float = field(default=0.0, init=False, repr=False)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)

@@ -72,6 +72,8 @@ class AdminApi:
         self.base_url = transport.base_url
         self.is_gateway = transport.is_gateway
         """Whether a cmek gateway at `base_url` holds the credential, and checks approvals."""
+        self.token_endpoint = transport.token_endpoint
+        """Where the Google ID token comes from that is exchanged at `base_url`."""
         self.organization = OrganizationResource(transport)
         self.external_keys = ExternalKeys(transport)
         self.workspaces = Workspaces(transport)

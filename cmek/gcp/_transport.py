@@ -39,16 +39,25 @@ def scoped(credentials: Credentials | None) -> Credentials | None:
     return result
 
 
-def token_request(*, local: bool) -> Request:
-    """What google-auth fetches tokens with; never through a proxy for a local token endpoint."""
-    request = Request()
-    request.session.trust_env = not local
-    return request
+class TokenRequest(Request):
+    """What google-auth fetches tokens with; an address on loopback never through a proxy."""
+
+    def __call__(self, url: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as google-auth has it
+        """Send one request, as google-auth's own does."""
+        self.session.trust_env = not is_loopback(url)
+        return super().__call__(url, *arguments, **options)  # type: ignore[no-untyped-call]
 
 
 def token_uri(key: Mapping[str, Any]) -> str:
     """Where a service-account key gets its tokens."""
     return str(key.get("token_uri", "https://oauth2.googleapis.com/token"))
+
+
+def token_endpoint(credentials: Credentials | None) -> str | None:
+    """Where the credentials get their tokens; None for an anonymous caller and a machine's own."""
+    # google-auth names it by the kind: a key or a person's login, and workload identity federation
+    found = (getattr(credentials, name, None) for name in ("_token_uri", "_token_url"))
+    return next((str(one) for one in found if one), None)
 
 
 def id_token_provider(key: Mapping[str, Any] | None) -> Callable[[str], str]:
@@ -62,11 +71,11 @@ def id_token_provider(key: Mapping[str, Any] | None) -> Callable[[str], str]:
     def fetch(audience: str) -> str:
         # google-auth has no annotations for any of these.
         if key is None:
-            return str(id_token.fetch_id_token(Request(), audience))  # type: ignore[no-untyped-call]
+            return str(id_token.fetch_id_token(TokenRequest(), audience))  # type: ignore[no-untyped-call]
         signer = service_account.IDTokenCredentials.from_service_account_info(  # type: ignore[no-untyped-call]
             key, target_audience=audience
         )
-        signer.refresh(token_request(local=is_loopback(token_uri(key))))
+        signer.refresh(TokenRequest())
         return str(signer.token)
 
     return fetch
@@ -89,9 +98,9 @@ class GoogleTransport:
         self._credentials = scoped(credentials)
         self._base_url = check_base_url(base_url) if base_url else None
         self._quota_project = quota_project or getattr(credentials, "quota_project_id", None)
-        self._local = base_url is not None and is_loopback(base_url)
+        local = base_url is not None and is_loopback(base_url)
         # A proxy is for the internet: it must not see a token that is meant for this machine.
-        self._http = httpx.AsyncClient(timeout=TIMEOUT, trust_env=not self._local)
+        self._http = httpx.AsyncClient(timeout=TIMEOUT, trust_env=not local)
         self._slots = asyncio.Semaphore(CONCURRENT)
         self._refreshing = asyncio.Lock()
 
@@ -144,7 +153,7 @@ class GoogleTransport:
             return headers
         async with self._refreshing:
             if not self._credentials.valid:
-                await asyncio.to_thread(self._credentials.refresh, token_request(local=self._local))
+                await asyncio.to_thread(self._credentials.refresh, TokenRequest())
         return headers | {"authorization": f"Bearer {self._credentials.token}"}
 
 

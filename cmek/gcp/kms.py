@@ -27,7 +27,7 @@ from google.iam.v1 import iam_policy_pb2, options_pb2, policy_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from cmek._http import EndpointError, RetryDecision, check_endpoint, is_loopback, retrying
-from cmek.gcp._transport import SCOPES, scoped, token_request, transient
+from cmek.gcp._transport import SCOPES, TokenRequest, scoped, transient
 from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
 from cmek.gcp.iam import POLICY_VERSION, with_grants
 from cmek.gcp.resources import MAX_LABELS, CryptoKey, KeyRing, KeySpec, KeyVersion, Location
@@ -322,7 +322,7 @@ class _LocalToken(grpc.AuthMetadataPlugin):  # type: ignore[misc]  # grpc has no
         try:
             with self._lock:
                 if not self._credentials.valid:
-                    self._credentials.refresh(token_request(local=True))  # type: ignore[no-untyped-call]
+                    self._credentials.refresh(TokenRequest())  # type: ignore[no-untyped-call]
         except GoogleAuthError as error:
             callback((), error)
             return

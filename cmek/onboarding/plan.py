@@ -27,6 +27,7 @@ from cmek.onboarding.request import OnboardingRequest
 ENABLED = "ENABLED"
 DESTROY_SCHEDULED = "DESTROY_SCHEDULED"
 GOOGLE_APIS: Final = "googleapis.com"
+GOOGLE_TOKENS: Final = "https://oauth2.googleapis.com/token"
 
 
 class LiveFacts(FrozenModel):
@@ -53,6 +54,8 @@ class LiveFacts(FrozenModel):
     kms_endpoint: str
     checks_endpoint: str = GOOGLE_APIS
     """Where the checks read; Google's own addresses, unless the block names one."""
+    token_endpoints: tuple[str, ...] = ()
+    """Where Google's tokens come from; none for the identity of the worker's machine."""
 
     @property
     def has_organization_label(self) -> bool:
@@ -154,6 +157,8 @@ class Plan(FrozenModel):
     kms_endpoint: str
     checks_endpoint: str = GOOGLE_APIS
     """Where the checks read; Google's own addresses, unless the block names one."""
+    token_endpoints: tuple[str, ...] = ()
+    """Where Google's tokens come from; none for the identity of the worker's machine."""
     warnings: tuple[PlanWarning, ...]
     """What the approver must acknowledge, by the ids of the checks that did not pass."""
 
@@ -227,6 +232,7 @@ def build_plan(facts: LiveFacts, request: OnboardingRequest, report: CheckReport
         admin_base_url=facts.admin_base_url,
         kms_endpoint=facts.kms_endpoint,
         checks_endpoint=facts.checks_endpoint,
+        token_endpoints=facts.token_endpoints,
         warnings=tuple(PlanWarning.of(one, request.accepted_warnings) for one in noted),
     )
 

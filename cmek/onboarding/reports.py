@@ -16,7 +16,7 @@ from cmek.keys.verdicts import Check, CheckReport
 from cmek.markdown import code, escape, table
 from cmek.names import short_hash, slug
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
-from cmek.onboarding.plan import GOOGLE_APIS, LiveFacts, Plan, PlanWarning
+from cmek.onboarding.plan import GOOGLE_APIS, GOOGLE_TOKENS, LiveFacts, Plan, PlanWarning
 from cmek.onboarding.policy import DEFAULT_POLICY, shown_value
 from cmek.plain_text import plain
 from cmek.signatures.statement import signing_text
@@ -246,6 +246,8 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "Cloud KMS", plan.kms_endpoint
     if plan.checks_endpoint != GOOGLE_APIS:
         yield "Google checks", plan.checks_endpoint
+    if other := [one for one in plan.token_endpoints if one != GOOGLE_TOKENS]:
+        yield "Google tokens", ", ".join(other)
 
 
 def _request(plan: Plan) -> Iterator[tuple[str, str]]:

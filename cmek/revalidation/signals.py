@@ -26,7 +26,7 @@ from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from cmek._http import check_endpoint, is_loopback
 from cmek.errors import CmekError
-from cmek.gcp._transport import token_request
+from cmek.gcp._transport import TokenRequest
 from cmek.keys.health import THREATENING_METHODS
 from cmek.models import FrozenModel
 
@@ -164,7 +164,7 @@ class PushVerifier:
         if certs_url != GOOGLE_CERTS and not local:
             raise ValueError(f"{certs_url}: the certificates are Google's, {GOOGLE_CERTS}")
         self._audience, self._account, self._certs_url = audience, account, certs_url
-        self._request = _Remembered(token_request(local=local))
+        self._request = _Remembered(TokenRequest())
 
     def verified(self, headers: Mapping[str, str], body: bytes) -> Signal | None:
         """The signal of a push; None for an entry that is about no key. Blocks while it fetches.

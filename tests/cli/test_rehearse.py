@@ -116,6 +116,19 @@ def test_a_rehearsal_attaches_a_key_and_a_second_one_writes_nothing(
     assert leftovers(scratch) == []
 
 
+def test_a_signed_rehearsal_attaches_through_a_gateway_and_leaves_nothing(
+    environment: dict[str, str], tmp_path: Path, scratch: Path
+) -> None:
+    """Two people, and the gateway's own record names who signed."""
+    ended = cmek("rehearse", "--signed", environment=environment, directory=tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    story = ended.stdout.partition("\nOnboarding ")[2]
+    assert len(story.splitlines()) <= 80, story
+    assert "requester@example.com" in story
+    assert re.search(r"journal: attached, signed by approver@example.com \(ED25519 key SHA", story)
+    assert leftovers(scratch) == []
+
+
 def test_a_rehearsal_that_is_stopped_while_it_starts_leaves_nothing(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:

@@ -146,23 +146,6 @@ async def test_the_quota_project_goes_with_each_read() -> None:
     assert seen == [("acme-billing", f"Bearer {CANARY}")]
 
 
-async def test_no_proxy_sees_a_local_read_or_its_token(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither the read nor the token exchange before it, whatever the environment names."""
-    with _recorder() as (proxy, seen):
-        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
-            monkeypatch.setenv(name, proxy)
-        for name in ("no_proxy", "NO_PROXY"):
-            monkeypatch.delenv(name, raising=False)
-        credentials = ServiceAccount.from_service_account_file(  # type: ignore[no-untyped-call]
-            rig.sandbox.google_credentials_file
-        )
-        await _project(rig.sandbox.http, credentials)
-    assert seen == []
-    assert rig.calls(service="oauth") == ["google.token"]
-
-
 async def test_plain_text_beyond_this_machine_is_refused() -> None:
     """No token leaves this machine unencrypted."""
     with pytest.raises(EndpointError):

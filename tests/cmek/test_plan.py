@@ -42,6 +42,7 @@ COVERED: dict[str, Any] = {
     "admin_base_url": {"admin_base_url": "https://elsewhere.example"},
     "kms_endpoint": {"kms_endpoint": "elsewhere.example:443"},
     "checks_endpoint": {"checks_endpoint": "https://elsewhere.example"},
+    "token_endpoints": {"token_endpoints": ("https://elsewhere.example/token",)},
 }
 
 

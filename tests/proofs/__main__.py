@@ -133,6 +133,17 @@ def _counted(proof: str, result: str, *modules: str) -> Callable[[argparse.Names
     return prove
 
 
+def prefect_attacks(options: argparse.Namespace) -> Row:
+    """What whoever may write to Prefect's API gets attached, on a production with a gateway."""
+    del options
+    found = _json("tests.proofs.prefect_attacks")
+    ran, files = len(found["executed"]), found["files"]
+    told = f"refused, or signed by name; {ran} payloads executed as the worker, {files} files read"
+    problems = tuple(found["problems"])
+    tried = found["tried"]
+    return Row("attacks by Prefect's API", tried, tried - len(problems), told, problems)
+
+
 _IN_PROCESS: Final = "tests.proofs.crash_and_fault"
 _RED_TEAM: Final = "tests.proofs.red_team"
 _RUN: Final[dict[str, Callable[[argparse.Namespace], Row]]] = {
@@ -155,6 +166,7 @@ _RUN: Final[dict[str, Callable[[argparse.Namespace], Row]]] = {
     "guards of the gateway": _counted(
         "guards of the gateway", "noticed, each under 19 of 20 seeds", f"{_RED_TEAM} guards"
     ),
+    "attacks by Prefect's API": prefect_attacks,
     "processes killed": _counted("processes killed", "converged", "tests.proofs.kills"),
     "outages": _counted("outages", "converged", "tests.proofs.outages"),
     "attacks": attacks,

@@ -19,6 +19,7 @@ PROOFS: Final = (
     "guards taken away",
     "attacks on the gateway",
     "guards of the gateway",
+    "attacks by Prefect's API",
     "processes killed",
     "outages",
     "attacks",

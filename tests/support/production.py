@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -101,6 +102,7 @@ def make_private() -> None:
             (layers / part).mkdir(parents=True)
         options = f"lowerdir={folder},upperdir={layers}/upper,workdir={layers}/work"
         run(["mount", "-t", "overlay", "-o", options, "overlay", folder])
+    run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/tmp"])  # noqa: S108 - this machine's own
     _reachable_python(scratch)
     HOME.mkdir()
     run(["mount", "--bind", str(PROJECT), str(HOME)])
@@ -286,15 +288,21 @@ with connected() as client:
         return json.loads(self.as_user("operator", text, "python").splitlines()[-1])
 
 
-def main() -> None:
-    """Follow the chapter from nothing to the last command."""
+@contextmanager
+def machine(*arguments: str) -> Iterator[Follower]:
+    """The machine before the page's first command; what ran on it is shown when the block fails.
+
+    Args:
+        arguments: More of the sandbox, which stands in for Google and Anthropic.
+    """
     make_private()
     run(["useradd", "--create-home", "--gid", "nogroup", "operator"])
     start_postgres()
     scratch = SCRATCH / "home"
     (scratch / "tmp").mkdir(parents=True)
+    scratch.chmod(0o700)  # the sandbox's log holds the Admin API key, which is nobody's here
     child = start_sandbox(
-        scratch, {"PATH": os.environ["PATH"], "HOME": str(scratch)}, ["--minimal"]
+        scratch, {"PATH": os.environ["PATH"], "HOME": str(scratch)}, ["--minimal", *arguments]
     )
     sandbox = wait_for_sandbox(child)
     key = SCRATCH / "google.json"
@@ -302,15 +310,21 @@ def main() -> None:
     key.chmod(0o644)
     follower = Follower(sandbox, {"PROJECT": sandbox.project_id}, enrolled(sandbox))
     try:
-        for step in chapter(follower):
-            sys.stdout.write(f"{step}\n")
-            sys.stdout.flush()
+        yield follower
     except BaseException:
         for one in [*follower.units.running.values(), child]:
-            sys.stdout.write(f"--- {one.name}\n{one.log.read_text(errors='replace')[-3000:]}\n")
+            sys.stderr.write(f"--- {one.name}\n{one.log.read_text(errors='replace')[-3000:]}\n")
         raise
     finally:
         stop([*follower.units.running.values(), child])
+
+
+def main() -> None:
+    """Follow the chapter from nothing to the last command."""
+    with machine() as follower:
+        for step in chapter(follower):
+            sys.stdout.write(f"{step}\n")
+            sys.stdout.flush()
 
 
 def enrolled(sandbox: SandboxAddress) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,3 +38,26 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "ws_proxy", "wss_proxy")
+BYPASS_VARIABLES = ("no_proxy", "NO_PROXY", "no_grpc_proxy")
+
+
+@contextmanager
+def recording_proxy() -> Iterator[tuple[dict[str, str], list[bytes]]]:
+    """A proxy that answers nothing: the environment that names it, and what it was sent."""
+    seen: list[bytes] = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            seen.append(self.request.recv(200))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        names = (*PROXY_VARIABLES, *map(str.upper, PROXY_VARIABLES))
+        try:
+            yield dict.fromkeys(names, url), seen
+        finally:
+            server.shutdown()
