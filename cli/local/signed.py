@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from cli.local.processes import Child, start_module, wait_for
+from cmek.signatures.signers import FileFacts, Signers, facts_of, find_signers
 from cmek.signatures.statement import NAMESPACE
-from cmek.signatures.verification import PROGRAM, FileFacts, Signers, facts_of, find_signers
+from cmek.signatures.verification import PROGRAM
 
 APPROVER: Final = "approver@example.com"
 VARIABLE: Final = "CMEK_REHEARSAL"
