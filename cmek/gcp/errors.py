@@ -441,7 +441,8 @@ _BY_REASON: Final[dict[str, str]] = {
     "ACCESS_TOKEN_SCOPE_INSUFFICIENT": (
         "It is not IAM: the credentials' own scopes leave this out. Give the machine the scope "
         "cloud-platform (of a virtual machine: stop it, then gcloud compute instances "
-        "set-service-account INSTANCE --scopes=cloud-platform), or log in again with it."
+        "set-service-account INSTANCE --zone=ZONE --scopes=cloud-platform --project=PROJECT), or "
+        "log in again with it."
     ),
     "ORG_RESTRICTION_VIOLATION": (
         "A proxy of your company's lets calls reach some Google Cloud organizations only: its "

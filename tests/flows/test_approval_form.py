@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prefect.utilities.schema_tools.validation import is_valid
 from pydantic import ValidationError
@@ -50,6 +50,7 @@ texts = st.text() | st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["workspace_id", "approver", "comment", "plan_digest", "decision"]), texts)
 @example("approver", "grace@example.com\n")
 @example("workspace_id", make.WORKSPACE + "\n")
