@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from cmek.errors import CmekError
 from cmek.models import refusals
 from cmek.onboarding.approval import ApprovalRequest
+from cmek.signatures.signers import file_text
 from cmek.signatures.statement import (
     NAMESPACE,
     SignedApproval,
@@ -34,7 +35,7 @@ from cmek.signatures.statement import (
     parse_signed,
     statement_for,
 )
-from cmek.signatures.verification import PROGRAM, file_text
+from cmek.signatures.verification import PROGRAM
 
 FIELD: Final = "signed_approvals"
 _KEYS: Final = ("id_ed25519", "id_ecdsa", "id_rsa")

@@ -35,13 +35,8 @@ from cmek._http import is_loopback
 from cmek.errors import CmekError
 from cmek.models import FrozenModel
 from cmek.records import RECORDS
-from cmek.signatures.verification import (
-    DIRECTORY,
-    PROGRAM,
-    REQUIRED_VARIABLE,
-    find_signers,
-    required_signatures,
-)
+from cmek.signatures.signers import DIRECTORY, REQUIRED_VARIABLE, find_signers, required_signatures
+from cmek.signatures.verification import PROGRAM
 
 Status = Literal["pass", "warn", "fail", "unknown"]
 _STYLES: Final = {"fail": "bold red", "unknown": "yellow", "warn": "yellow", "pass": "green"}

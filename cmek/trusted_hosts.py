@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from cmek._http import EndpointError, is_loopback
-from cmek.signatures.verification import FileFacts, facts_of, file_text, weakness
+from cmek.signatures.signers import FileFacts, facts_of, file_text, weakness
 
 ANTHROPIC: Final = ("anthropic.com",)
 GOOGLE: Final = ("googleapis.com", "accounts.google.com")

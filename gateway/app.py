@@ -34,7 +34,7 @@ from cmek.anthropic.client import AdminApi
 from cmek.anthropic.errors import APPROVAL_SPENT, GATEWAY_REFUSED, AdminApiError
 from cmek.errors import CmekError
 from cmek.plain_text import shortened
-from cmek.signatures.verification import Signers, SignersRefusedError, find_signers
+from cmek.signatures.signers import Signers, SignersRefusedError, find_signers
 from gateway.attach import Attacher, KeyUnusableError, SteadyClock
 from gateway.journal import Journal, JournalError, NonceUsedError
 from gateway.policy import Attach, Call, Create, Forward, PolicyError, Tag, decide, tag_problem

@@ -20,14 +20,9 @@ from cmek.anthropic.errors import AdminApiError
 from cmek.anthropic.models import Workspace
 from cmek.errors import CmekError
 from cmek.onboarding.gate import FRESHNESS_SECONDS
+from cmek.signatures.signers import DIRECTORY, Signers
 from cmek.signatures.statement import UnreadableApprovalError, parse_signed
-from cmek.signatures.verification import (
-    DIRECTORY,
-    BadSignatureError,
-    Signers,
-    Verified,
-    verify,
-)
+from cmek.signatures.verification import BadSignatureError, Verified, verify
 from cmek.tags import CREATED_BY_TAG
 from gateway.journal import Intent, IntentOutcome, Journal, JournalEntry, JournalError
 from gateway.policy import Attach, Create, PolicyError, approval_problems, live_problems, present

@@ -20,7 +20,7 @@ from cmek.anthropic.auth import AdminKey, Credential, WorkloadIdentity
 from cmek.errors import CmekError
 from cmek.gcp._transport import id_token_provider, token_uri
 from cmek.models import FrozenModel
-from cmek.signatures.verification import DIRECTORY, file_text
+from cmek.signatures.signers import DIRECTORY, file_text
 from cmek.trusted_hosts import ANTHROPIC, GOOGLE, check_destination
 
 CONFIG: Final = Path("/etc/cmek-gateway/gateway.toml")

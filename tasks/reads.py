@@ -33,16 +33,9 @@ from cmek.onboarding.request import (
     resolve,
     same_name_workspaces,
 )
+from cmek.signatures.signers import Signers, find_signers, required_signatures
 from cmek.signatures.statement import SignedApproval, UnreadableApprovalError, parse_signed
-from cmek.signatures.verification import (
-    BadSignatureError,
-    Signatures,
-    Signers,
-    Verified,
-    find_signers,
-    required_signatures,
-    verify,
-)
+from cmek.signatures.verification import BadSignatureError, Signatures, Verified, verify
 from tasks._uncached_task import uncached_task
 from tasks.clients import (
     BlockMissingError,

@@ -14,7 +14,7 @@ from cmek._http import try_read
 from cmek.anthropic.client import AdminApi
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
-from cmek.keys import rules_anthropic, rules_iam, rules_key
+from cmek.keys import rules_anthropic, rules_iam, rules_key, rules_versions
 from cmek.keys.reader import Clients, read_findings
 from cmek.keys.rules import Cause, CauseRule, DiagnosisFacts, KnownCause
 from cmek.onboarding.request import OnboardingRequest
@@ -31,7 +31,7 @@ CAUSES: Final[tuple[tuple[KnownCause, CauseRule], ...]] = (
     (rules_key.KEY_DELETED, rules_key.key_deleted),
     (rules_key.WRONG_LOCATION, rules_key.location_cause),
     (rules_key.WRONG_PURPOSE, rules_key.wrong_purpose),
-    *rules_key.PRIMARY_CAUSES,
+    *rules_versions.PRIMARY_CAUSES,
     (rules_key.MISSING, rules_key.label_missing_cause),
     (rules_key.OTHER, rules_key.label_other_organization),
     (rules_key.SPELLING, rules_key.label_spelling),

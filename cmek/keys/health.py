@@ -19,7 +19,7 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from cmek._http import Failed, Ok
-from cmek.keys import rules_iam, rules_key
+from cmek.keys import rules_iam, rules_key, rules_versions
 from cmek.keys.rules import HealthRule, Part
 from cmek.keys.rules_iam import grant_may_be_on_project
 from cmek.keys.snapshot import UNUSABLE, KeySnapshot
@@ -57,17 +57,27 @@ HEALTH_RULES: Final = (
         BROKEN,
         CRITICAL,
         "key",
-        rules_key.primary_destroy_scheduled,
+        rules_versions.primary_destroy_scheduled,
         caused_by=DESTROY,
     ),
-    HealthRule("primary-missing", BROKEN, CRITICAL, "key", rules_key.primary_missing),
+    HealthRule("primary-missing", BROKEN, CRITICAL, "key", rules_versions.primary_missing),
     HealthRule(
-        "primary-disabled", BROKEN, CRITICAL, "key", rules_key.primary_disabled, caused_by=DISABLE
+        "primary-disabled",
+        BROKEN,
+        CRITICAL,
+        "key",
+        rules_versions.primary_disabled,
+        caused_by=DISABLE,
     ),
     HealthRule(
-        "primary-unusable", BROKEN, CRITICAL, "key", rules_key.primary_unusable, caused_by=DESTROY
+        "primary-unusable",
+        BROKEN,
+        CRITICAL,
+        "key",
+        rules_versions.primary_unusable,
+        caused_by=DESTROY,
     ),
-    HealthRule("primary-pending", UNKNOWN, MEDIUM, "key", rules_key.primary_pending),
+    HealthRule("primary-pending", UNKNOWN, MEDIUM, "key", rules_versions.primary_pending),
     HealthRule(
         "organization-label-missing",
         BROKEN,
@@ -89,7 +99,7 @@ HEALTH_RULES: Final = (
         BROKEN,
         CRITICAL,
         "versions",
-        rules_key.old_version_destroy_scheduled,
+        rules_versions.old_version_destroy_scheduled,
         caused_by=DESTROY,
     ),
     HealthRule(
@@ -97,7 +107,7 @@ HEALTH_RULES: Final = (
         BROKEN,
         CRITICAL,
         "versions",
-        rules_key.old_version_destroyed,
+        rules_versions.old_version_destroyed,
         caused_by=DESTROY,
     ),
     HealthRule(
@@ -105,7 +115,7 @@ HEALTH_RULES: Final = (
         BROKEN,
         HIGH,
         "versions",
-        rules_key.old_version_disabled,
+        rules_versions.old_version_disabled,
         caused_by=DISABLE,
     ),
     HealthRule("grant-missing", BROKEN, CRITICAL, "policy", rules_iam.grant_missing, caused_by=IAM),
@@ -146,14 +156,19 @@ HEALTH_RULES: Final = (
         caused_by=UPDATE,
     ),
     HealthRule(
-        "kms-key-not-rotated-overdue", AT_RISK, HIGH, "key", rules_key.rotation_overdue, ROTATED
+        "kms-key-not-rotated-overdue",
+        AT_RISK,
+        HIGH,
+        "key",
+        rules_versions.rotation_overdue,
+        ROTATED,
     ),
     HealthRule(
         "kms-key-not-rotated-off",
         AT_RISK,
         MEDIUM,
         "key",
-        rules_key.rotation_off,
+        rules_versions.rotation_off,
         ROTATED,
         caused_by=UPDATE,
     ),
@@ -162,12 +177,12 @@ HEALTH_RULES: Final = (
         AT_RISK,
         MEDIUM,
         "key",
-        rules_key.rotation_slow,
+        rules_versions.rotation_slow,
         ROTATED,
         caused_by=UPDATE,
     ),
     HealthRule("destroy-delay-short", AT_RISK, MEDIUM, "key", rules_key.destroy_delay_short),
-    HealthRule("protection-mixed", AT_RISK, MEDIUM, "versions", rules_key.protection_mixed),
+    HealthRule("protection-mixed", AT_RISK, MEDIUM, "versions", rules_versions.protection_mixed),
     HealthRule("drift", AT_RISK, MEDIUM, "key", rules_key.drift, caused_by=UPDATE),
     HealthRule("project-policy-unread", REMARK, LOW, "policy", rules_iam.project_unread),
     HealthRule("software-protection", REMARK, LOW, "key", rules_key.software_protection),

@@ -1,11 +1,8 @@
-"""Rules about the crypto key itself: existing key, location, label, versions, rotation, drift.
+"""Rules about the crypto key itself: existing key, location, kind, label, protection, drift.
 
-What can't be changed about a key is refused, never changed. Data is never re-encrypted, so every
-version that was primary is still needed.
+What can't be changed about a key is refused, never changed. Its versions: `rules_versions.py`.
 
-Source: guide steps 1 and 2; https://docs.cloud.google.com/kms/docs/locations,
-https://docs.cloud.google.com/kms/docs/destroy-restore,
-https://platform.claude.com/docs/en/manage-claude/cmek-key-lifecycle
+Source: guide steps 1 and 2; https://docs.cloud.google.com/kms/docs/locations
 """
 
 from __future__ import annotations
@@ -17,14 +14,14 @@ from uuid import UUID
 
 from cmek._http import Failed, Ok, ok_value
 from cmek.errors import CmekError, listed
-from cmek.gcp.gcloud import key_flags, new_primary, on_key, on_version, policy_of
-from cmek.gcp.resources import CryptoKey, KeySpec, KeyVersion
+from cmek.gcp.gcloud import key_flags, policy_of
+from cmek.gcp.resources import CryptoKey, KeySpec
 from cmek.keys import conditions
 from cmek.keys.conditions import Condition
 from cmek.keys.rules import Cause, CauseRule, DiagnosisFacts, Finding, KnownCause
 from cmek.keys.snapshot import Findings, KeySnapshot
 from cmek.keys.verdicts import RECORDED_FIELDS, Check, Prerequisite
-from cmek.names import RECOMMENDED_REGIONS, KeyName, organization_label
+from cmek.names import RECOMMENDED_REGIONS, organization_label
 from cmek.onboarding.request import OnboardingRequest
 
 WHO: Final = "whoever has cloudkms.cryptoKeys.get on the key (roles/cloudkms.viewer)"
@@ -342,168 +339,6 @@ def _shown(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def primary_in(why: str, *states: str) -> Callable[[KeySnapshot], Iterator[Finding]]:
-    """A rule that finds a primary version in one of these states; none stands for all others.
-
-    Args:
-        why: What it means for the data, for the documentation.
-        states: Of the version, or `MISSING`.
-    """
-
-    def find(snapshot: KeySnapshot) -> Iterator[Finding]:
-        for key, name in snapshot.key_and_name():
-            condition = conditions.primary_version(key, name, snapshot.all_versions)
-            wanted = condition.subject in states or (
-                not states and condition.subject not in _PRIMARY_STATES
-            )
-            if wanted:
-                yield from Finding.of(condition, subject=key.primary.id if key.primary else "")
-
-    find.__doc__ = why
-    return find
-
-
-primary_missing: Final = primary_in(
-    "Nothing can be encrypted without a primary version.", conditions.MISSING
-)
-primary_disabled: Final = primary_in(
-    "Nothing can be encrypted, and data under this version can't be read, until it is enabled.",
-    "DISABLED",
-)
-primary_destroy_scheduled: Final = primary_in(
-    "The primary is unusable already, and lost for good at its destroy time.", "DESTROY_SCHEDULED"
-)
-primary_pending: Final = primary_in("It can't be used yet, and soon may be.", "PENDING_GENERATION")
-primary_unusable: Final = primary_in(
-    "Destroyed, or never generated: only another version can become the primary."
-)
-_PRIMARY_STATES: Final = frozenset(
-    {
-        conditions.MISSING,
-        conditions.NOT_APPLICABLE,
-        "ENABLED",
-        "DISABLED",
-        "DESTROY_SCHEDULED",
-        "PENDING_GENERATION",
-    }
-)
-"""States that have a rule of their own, or need none."""
-
-
-def old_version_disabled(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """What it sealed can't be read until it is enabled again."""
-    for version, name in _old_in(snapshot, "DISABLED"):
-        yield Finding(
-            f"the older version {version.id} is disabled: data sealed under it can't be read",
-            (on_version(name, "enable", version.id),),
-            version.id,
-        )
-
-
-def old_version_destroy_scheduled(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """What it sealed can't be read, and is lost for good at its destroy time."""
-    for version, name in _old_in(snapshot, "DESTROY_SCHEDULED"):
-        key = snapshot.crypto_key
-        if key is not None:
-            condition = conditions.destruction_scheduled(key, version, name, "older")
-            yield from Finding.of(condition, subject=version.id)
-
-
-def old_version_destroyed(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """What it sealed is lost; a version that was gone before registration sealed nothing."""
-    for version, name in _old_in(snapshot, "DESTROYED"):
-        gone, registered = version.destroy_event_time, snapshot.registered_at
-        if gone and registered and gone < registered:
-            continue
-        query = (
-            'protoPayload.methodName="DestroyCryptoKeyVersion" AND '
-            f'protoPayload.resourceName="{version.name}"'
-        )
-        yield Finding(
-            f"the older version {version.id} was destroyed: data sealed under it is lost, and "
-            "nothing brings it back. Find out who did it, and protect the other versions",
-            (f"gcloud logging read '{query}' --project={name.project}",),
-            version.id,
-            since=gone,
-        )
-
-
-def protection_mixed(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """A version that is protected in another way than the key says."""
-    for key, _ in snapshot.key_and_name():
-        for version in snapshot.all_versions:
-            if version.protection_level != key.protection_level:
-                yield Finding(
-                    f"version {version.id} is {version.protection_level}, the key says "
-                    f"{key.protection_level}",
-                    subject=version.id,
-                )
-
-
-def _old_in(snapshot: KeySnapshot, state: str) -> Iterator[tuple[KeyVersion, KeyName]]:
-    """Old versions in a state, without those that were unusable before we sealed anything."""
-    baseline = snapshot.baseline
-    before = baseline.unusable_versions if baseline and baseline.source == "onboarding" else ()
-    for version in snapshot.old_versions:
-        if version.state == state and version.id not in before and snapshot.name:
-            yield version, snapshot.name
-
-
-LONGEST_ROTATION: Final = timedelta(days=90)
-GRACE: Final = timedelta(days=1)
-
-
-def rotation_off(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """Without a rotation period one version seals everything for ever."""
-    for key, name in _rotating(snapshot):
-        if key.rotation_period is None:
-            yield Finding("automatic rotation is off", (_rotate(snapshot, name),))
-
-
-def rotation_slow(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """CIS asks for 90 days or less."""
-    for key, name in _rotating(snapshot):
-        if key.rotation_period and key.rotation_period > LONGEST_ROTATION:
-            yield Finding(
-                f"it rotates every {key.rotation_period.days} days, CIS asks for 90 or less",
-                (_rotate(snapshot, name),),
-            )
-
-
-def rotation_overdue(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """A rotation that did not happen: often an organization policy made after the key."""
-    for key, name in snapshot.key_and_name():
-        due = key.next_rotation_time
-        if due is None or due + GRACE >= snapshot.now:
-            continue
-        describe = "gcloud resource-manager org-policies describe"
-        where = f"--effective --project={name.project}"
-        yield Finding(
-            f"the rotation of {due:%Y-%m-%d %H:%M %Z} did not happen. Organization policies on "
-            "locations or protection levels stop the rotation of keys made before them",
-            (
-                f"{describe} constraints/gcp.resourceLocations {where}",
-                f"{describe} constraints/cloudkms.allowedProtectionLevels {where}",
-                new_primary(name),
-            ),
-            since=due,
-        )
-
-
-def _rotating(snapshot: KeySnapshot) -> Iterator[tuple[CryptoKey, KeyName]]:
-    """The key, if Cloud KMS can rotate it by itself: only what it generates, for encryption."""
-    for key, name in snapshot.key_and_name():
-        if conditions.fitting_kind(key).holds:
-            yield key, name
-
-
-def _rotate(snapshot: KeySnapshot, name: KeyName) -> str:
-    first = snapshot.now + timedelta(days=1)
-    return on_key(
-        name, "update", f"--rotation-period=90d --next-rotation-time={first:%Y-%m-%dT%H:%M:%SZ}"
-    )
-
-
 KEY_READ: Final = "GetCryptoKey"
 
 KEY_DELETED: Final = KnownCause("key_deleted", "The crypto key does not exist", KEY_READ)
@@ -605,52 +440,6 @@ def external_key_manager(facts: DiagnosisFacts) -> Cause:
     if material.holds or facts.key.import_only:
         return EXTERNAL_KEY_MANAGER.excluded(material.evidence)
     return EXTERNAL_KEY_MANAGER.open(material.evidence, command)
-
-
-def primary_rule(known: KnownCause, states: tuple[str, ...]) -> CauseRule:
-    """A cause that is proved by a primary version in one of `states`."""
-
-    def rule(facts: DiagnosisFacts) -> Cause:
-        name = facts.request.key_name
-        if facts.key is None:
-            return without_key(facts, known, new_primary(name))
-        condition = conditions.primary_version(facts.key, name)
-        if condition.subject not in states:
-            return known.excluded(condition.evidence)
-        return known.judge(condition)
-
-    return rule
-
-
-def _primary_cause(known_id: str, title: str, *states: str) -> tuple[KnownCause, CauseRule]:
-    known = KnownCause(known_id, title, KEY_READ)
-    return known, primary_rule(known, states)
-
-
-PRIMARY_CAUSES: Final = (
-    _primary_cause("primary_disabled", "The primary version is disabled", "DISABLED"),
-    _primary_cause(
-        "primary_destroy_scheduled",
-        "The primary version is scheduled for destruction",
-        "DESTROY_SCHEDULED",
-    ),
-    _primary_cause("primary_destroyed", "The primary version is destroyed", "DESTROYED"),
-    _primary_cause(
-        "primary_pending",
-        "The primary version is still being made",
-        "PENDING_GENERATION",
-        "PENDING_IMPORT",
-    ),
-    _primary_cause(
-        "primary_failed",
-        "The primary version could not be made",
-        "GENERATION_FAILED",
-        "IMPORT_FAILED",
-        "PENDING_EXTERNAL_DESTRUCTION",
-        "EXTERNAL_DESTRUCTION_FAILED",
-    ),
-    _primary_cause("primary_missing", "The key has no primary version", conditions.MISSING),
-)
 
 
 def without_key(facts: DiagnosisFacts, known: KnownCause, command: str) -> Cause:

@@ -1,49 +1,25 @@
-"""Who may approve, and whether signed statements count: OpenSSH verifies, the rules are here.
-
-The approvers stand in files of the worker's administrator at a fixed path. No parameter, block or
-environment variable names another place, and the files count only while the worker's own user
-can't write them: whoever can make the worker run code must not be able to enrol an approver.
-
-| file in `/etc/cmek` | holds |
-|---|---|
-| `allowed_signers` | approvers, as in `ssh-keygen(1)` under ALLOWED SIGNERS; times in UTC |
-| `revoked_keys` | optional: public keys or a key revocation list |
-| `minimum_signatures` | optional: a digit, how many approvers each attach needs at least |
-| `touch` | optional: what a hardware key must have asked for: `required` (a touch; the default), |
-| | `verified` (its PIN or a fingerprint too) or `optional` (nothing) |
-
-A key that is enrolled in two names, or for a pattern of names, would let one person be two: such a
-file does not count either.
-"""
+"""Whether signed statements count: OpenSSH verifies, the rules are here."""
 
 from __future__ import annotations
 
 import asyncio
-import codecs
-import os
 import re
-import stat
 import subprocess
 import tempfile
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
-from typing import Final, Literal, cast, get_args
+from typing import Final
 
 from cmek.errors import CmekError
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, same_identity
 from cmek.onboarding.plan import Plan
+from cmek.signatures.signers import KRL, Signers, SignersRefusedError, Touch, ssh_strings
 from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement, signed_list
 
-DIRECTORY: Final = Path("/etc/cmek")
-_ALLOWED: Final = "allowed_signers"
-_REVOKED: Final = "revoked_keys"
-_MINIMUM: Final = "minimum_signatures"
-REQUIRED_VARIABLE: Final = "CMEK_REQUIRED_SIGNATURES"
-_TOUCH: Final = "touch"
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far an approver's clock may be from the worker's."""
 PROGRAM: Final = "/usr/bin/ssh-keygen"
@@ -55,246 +31,10 @@ _GOOD: Final = re.compile(
 _LIMIT: Final = re.compile(r"key (has expired|is not yet valid|is not permitted for use)[^\n]*")
 
 
-Touch = Literal["required", "verified", "optional"]
 _PRESENT, _VERIFIED = 0x01, 0x04
 """Bits of a hardware key's signature: touched; PIN or fingerprint given. Source: PROTOCOL.u2f."""
-_KRL: Final = b"SSHKRL\n"
 SHORTEST_RSA: Final = 2048
 """Bits; OpenSSH itself takes 1,024."""
-
-
-class SignersRefusedError(CmekError):
-    """The signers file can't be trusted or used; nothing is attached with it, nor without it."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileFacts:
-    """What decides whether a file's content can be the worker's user's own."""
-
-    path: Path
-    owner: int
-    mode: int
-    """As `st_mode`."""
-    writable: bool
-    """By the user of this process, whatever gives that right."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signers:
-    """The enrolled approvers of this worker."""
-
-    allowed: Path
-    revoked: Path | None
-    minimum: int
-    """How many signatures an attach needs at least; 1 or more."""
-    touch: Touch = "required"
-    """What a hardware key must show."""
-    allowed_lines: str = field(default="", compare=False, repr=False)
-    """The file as it was read; verification uses this and no later content."""
-    revoked_content: bytes = field(default=b"", compare=False, repr=False)
-
-
-def facts_of(path: Path) -> FileFacts:
-    """Read the facts of a file or directory, not through a symbolic link.
-
-    Raises:
-        OSError: It is not there, or can't be read.
-    """
-    seen = path.lstat()
-    return FileFacts(path, seen.st_uid, seen.st_mode, os.access(path, os.W_OK))
-
-
-def weakness(facts: FileFacts) -> str | None:
-    """Why this file or directory does not count, or None. Pure."""
-    if stat.S_ISLNK(facts.mode):
-        return f"{facts.path} is a symbolic link; put the file itself there"
-    if facts.owner != 0:
-        return f"{facts.path} is not owned by root: chown root {facts.path}"
-    if facts.mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return f"{facts.path} can be written by others than root: chmod go-w {facts.path}"
-    if facts.writable:
-        return f"{facts.path} can be written by the worker's user: run the worker as another user"
-    return None
-
-
-def find_signers(
-    directory: Path = DIRECTORY, look: Callable[[Path], FileFacts] = facts_of
-) -> Signers | None:
-    """The approvers of this worker, or None when none are enrolled.
-
-    Args:
-        directory: For tests only; no caller passes another.
-        look: How to read the facts of a file; tests run as root, who can write everything.
-
-    Raises:
-        SignersRefusedError: There is such a file and it does not count; says why and what to do.
-    """
-    try:
-        names = (_ALLOWED, _REVOKED, _MINIMUM, _TOUCH)
-        there = {name for name in names if _exists(directory / name, look)}
-        if not there:
-            return None
-        if _ALLOWED not in there:
-            raise SignersRefusedError(f"{directory / _ALLOWED} is missing beside {min(there)}")
-        for path in (*(directory / name for name in sorted(there)), directory, *directory.parents):
-            found = weakness(look(path))
-            if found is not None:
-                raise SignersRefusedError(f"approvals can't be verified: {found}")
-        allowed, revoked = directory / _ALLOWED, directory / _REVOKED
-        return Signers(
-            allowed=allowed,
-            revoked=revoked if _REVOKED in there else None,
-            minimum=_minimum(directory / _MINIMUM) if _MINIMUM in there else 1,
-            touch=_touch(directory / _TOUCH) if _TOUCH in there else "required",
-            allowed_lines=_allowed_lines(allowed),
-            revoked_content=_revoked_content(revoked) if _REVOKED in there else b"",
-        )
-    except OSError as error:
-        raise SignersRefusedError(
-            f"{error.filename or directory}: {error.strerror or error}; the worker's user must be "
-            f"able to read {directory}"
-        ) from error
-
-
-def required_signatures(
-    signers: Signers | None, requested: int, environment: Mapping[str, str] = os.environ
-) -> int:
-    """How many an attach needs: the most of signers, request and the process's environment.
-
-    `CMEK_REQUIRED_SIGNATURES` is for a worker or job that may be started where there are no
-    signers: it then attaches nothing, instead of accepting typed approvals. It only ever adds.
-
-    Raises:
-        SignersRefusedError: Signatures are required and this worker has no signers, or the
-            variable holds no digit.
-    """
-    wanted = max(requested, _required_by(environment))
-    if signers is None and wanted:
-        raise SignersRefusedError(
-            f"{wanted} signatures are required, and this worker has no {DIRECTORY / _ALLOWED}: "
-            "enrol the approvers there"
-        )
-    return max(signers.minimum if signers else 0, wanted)
-
-
-def _required_by(environment: Mapping[str, str]) -> int:
-    text = environment.get(REQUIRED_VARIABLE, "").strip() or "0"
-    if text not in {str(number) for number in range(10)}:
-        raise SignersRefusedError(f"{REQUIRED_VARIABLE}={text!r}: it must be one digit")
-    return int(text)
-
-
-def _exists(path: Path, look: Callable[[Path], FileFacts]) -> bool:
-    try:
-        look(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
-def _minimum(path: Path) -> int:
-    text = _text(path).strip()
-    if text not in "123456789" or len(text) != 1:
-        raise SignersRefusedError(f"{path} must hold one digit from 1 to 9")
-    return int(text)
-
-
-def _touch(path: Path) -> Touch:
-    text = _text(path).strip()
-    for known in get_args(Touch):
-        if text == known:
-            return cast("Touch", known)
-    raise SignersRefusedError(f"{path} must hold one word: {', '.join(get_args(Touch))}")
-
-
-def file_text(content: bytes) -> str:
-    """The text of a file that a person wrote, whichever editor it was: UTF-8, or UTF-16 as marked.
-
-    Line breaks become LF and a byte order mark goes: OpenSSH takes it for a part of the first name.
-
-    Raises:
-        ValueError: Neither; says what it looks like.
-    """
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    elif b"\x00" in content:
-        raise ValueError("it is binary, or UTF-16 without a mark: save it as UTF-8")
-    else:
-        encoding = "utf-8-sig"
-    try:
-        return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is not {encoding.upper()}: save it as UTF-8") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return file_text(path.read_bytes())
-    except ValueError as error:
-        raise SignersRefusedError(f"{path} can't be read: {error}") from error
-
-
-_WORD: Final = re.compile(r'(?:"[^"]*"|[^\s"])+')
-
-
-def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and words of each line that is no comment."""
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = _WORD.findall(line)
-        if words and not words[0].startswith("#"):
-            yield number, words
-
-
-def _public_key(words: Sequence[str]) -> bytes | None:
-    """The key in a line: what is encoded behind the name of its type, and repeats that name."""
-    for kind, encoded in pairwise(words):
-        try:
-            blob = b64decode(encoded, validate=True)
-            if next(_strings(blob)) == kind.encode():
-                return blob
-        except (ValueError, StopIteration):
-            continue
-    return None
-
-
-def _allowed_lines(path: Path) -> str:
-    """The signers, when each key stands for one person."""
-    text = _text(path)
-    people: dict[bytes, str] = {}
-    for number, words in _lines(text):
-        principals, key = words[0].strip('"'), _public_key(words)
-        where = f"line {number} of {path}"
-        if key is None:
-            raise SignersRefusedError(f"{where} has no public key that can be read")
-        if any("cert-authority" in word for word in words[1:3]):
-            continue  # its certificates say who their holders are
-        if any(sign in principals for sign in "*?!,"):
-            raise SignersRefusedError(
-                f"{where} enrols one key for {principals}: it could sign in any of these names, so "
-                "that one person is two. Write one address a line, each with a key of its own"
-            )
-        known = people.setdefault(key, principals)
-        if not same_identity(known, principals):
-            raise SignersRefusedError(
-                f"{where} enrols the key of {known} for {principals} as well, so that one person "
-                "is two. Give each person a key of their own"
-            )
-    return text
-
-
-def _revoked_content(path: Path) -> bytes:
-    """The revoked keys, when OpenSSH can read them: what it can't read revokes everybody's keys."""
-    content = path.read_bytes()
-    if content.startswith(_KRL):
-        return content
-    text = _text(path)
-    for number, words in _lines(text):
-        if _public_key(("", *words)) is None:
-            raise SignersRefusedError(
-                f"line {number} of {path} is no public key, so nobody can tell which keys are "
-                "revoked: write one a line, as in a .pub file, or make a list with ssh-keygen -k"
-            )
-    return text.encode()
 
 
 class BadSignatureError(CmekError):
@@ -363,7 +103,7 @@ def _verify(approval: SignedApproval, signers: Signers, at: datetime) -> Verifie
             return Verified(approval, good[1], good[2])
         if revoked and _run(["-Y", "verify", *known, *by], message).code == 0:
             read = _run(["-Q", "-l", "-f", str(listed)], b"")
-            if signers.revoked_content.startswith(_KRL) and read.code:
+            if signers.revoked_content.startswith(KRL) and read.code:
                 raise SignersRefusedError(f"{signers.revoked} can't be read: {read.text}")
             raise BadSignatureError(f"{key} of {approver} is revoked by {signers.revoked}")
     limit = _LIMIT.search(output.text)
@@ -379,32 +119,22 @@ def _weakness_of_signature(armored: str, touch: Touch) -> str | None:
     OpenSSH verifies neither. Source: OpenSSH's PROTOCOL.sshsig and PROTOCOL.u2f.
     """
     blob = b64decode("".join(armored.split("-----")[2].split()))
-    parts = list(_strings(blob[len(b"SSHSIG") + 4 :]))
+    parts = list(ssh_strings(blob[len(b"SSHSIG") + 4 :]))
     public, signed = parts[0], parts[-1]
-    kind, *numbers = _strings(public)
+    kind, *numbers = ssh_strings(public)
     if kind.startswith(b"ssh-rsa"):
         bits = int.from_bytes(numbers[2 if b"cert" in kind else 1]).bit_length()
         if bits < SHORTEST_RSA:
             return f"an RSA key needs {SHORTEST_RSA} bits, this one has {bits}: enrol another key"
     if b"sk-" not in kind or touch == "optional":
         return None
-    name, signature = islice(_strings(signed), 2)
+    name, signature = islice(ssh_strings(signed), 2)
     flags = signed[8 + len(name) + len(signature)]  # the byte behind these two
     if not flags & _PRESENT:
         return "nobody touched the hardware key for it (it is a no-touch key): enrol one that asks"
     if touch == "verified" and not flags & _VERIFIED:
         return "the hardware key asked for no PIN or fingerprint (make it with verify-required)"
     return None
-
-
-def _strings(blob: bytes) -> Iterator[bytes]:
-    """The strings of SSH's wire format, as far as they go."""
-    while len(blob) >= 4:
-        end = 4 + int.from_bytes(blob[:4])
-        if end > len(blob):
-            return
-        yield blob[4:end]
-        blob = blob[end:]
 
 
 def _run(arguments: Sequence[str], message: bytes) -> _CommandOutput:

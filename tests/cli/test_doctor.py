@@ -13,8 +13,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from cli.deploy import PROJECT
 from cli.doctor import DoctorFinding, examine
 from cli.main import main
-from cmek.signatures import verification
-from cmek.signatures.verification import REQUIRED_VARIABLE, SignersRefusedError, required_signatures
+from cmek.signatures import signers as signers_module
+from cmek.signatures.signers import REQUIRED_VARIABLE, SignersRefusedError, required_signatures
 from tests.support.command import clean_environment, cmek
 from tests.support.stack import Stack
 
@@ -77,9 +77,9 @@ def test_a_worker_that_must_have_signatures_and_has_no_approvers_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """As in a container, or where a worker was moved to; and it attaches nothing."""
-    monkeypatch.setattr(verification, "DIRECTORY", tmp_path / "cmek")
+    monkeypatch.setattr(signers_module, "DIRECTORY", tmp_path / "cmek")
     monkeypatch.setattr(
-        verification.find_signers, "__defaults__", (tmp_path / "cmek", verification.facts_of)
+        signers_module.find_signers, "__defaults__", (tmp_path / "cmek", signers_module.facts_of)
     )
     monkeypatch.setenv(REQUIRED_VARIABLE, "1")
     with temporary_settings({PREFECT_API_URL: None}), pytest.raises(SystemExit) as ended:

@@ -141,14 +141,13 @@ def test_a_block_that_is_missing_empty_or_without_credentials_is_named(
     """Prefect stores such blocks without a word."""
     for kind in (AnthropicAdmin, GoogleKms, GcpCredentials):
         kind.register_type_and_schema()
-    AnthropicAdmin(gateway=True, base_url="http://127.0.0.1:9").save(
-        "anthropic-admin", overwrite=True
-    )
+    AnthropicAdmin(gateway=True, base_url="http://127.0.0.1:9").save("far-away", overwrite=True)
     slug = "google-kms" if setting.startswith("kms") else "anthropic-admin"
     if setting.endswith(("empty", "unset")):
         empty(slug, setting.partition("=")[2])
     name, _, block = setting.partition("=")
-    OnboardingPolicy.model_validate({name: block}).save("tried", overwrite=True)
+    blocks = {"anthropic_block": "far-away"} | {name: block}
+    OnboardingPolicy.model_validate(blocks).save("tried", overwrite=True)
     assert message in error_of((*CHECK, "--policy", "tried"), capsys)
 
 

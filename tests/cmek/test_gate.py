@@ -22,8 +22,9 @@ from cmek.onboarding.gate import (
     decide,
 )
 from cmek.onboarding.request import OnboardingRequest
+from cmek.signatures.signers import FileFacts, Signers
 from cmek.signatures.statement import SignedApproval
-from cmek.signatures.verification import FileFacts, Signatures, Signers, Verified
+from cmek.signatures.verification import Signatures, Verified
 from tests.support import facts as make
 
 MONOTONIC = make.LOADED_AT + 2

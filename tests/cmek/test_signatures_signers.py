@@ -11,18 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from cmek.signatures.verification import (
+from cmek.signatures.signers import (
     DIRECTORY,
-    BadSignatureError,
     FileFacts,
     Signers,
     SignersRefusedError,
     facts_of,
     find_signers,
     required_signatures,
-    verify,
     weakness,
 )
+from cmek.signatures.verification import BadSignatureError, verify
 from tests.support import facts as make
 from tests.support.signing import GRACE, KATHERINE, Office, keygen, statement, trusted
 

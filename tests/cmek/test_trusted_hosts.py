@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmek._http import EndpointError
-from cmek.signatures.verification import FileFacts, facts_of
+from cmek.signatures.signers import FileFacts, facts_of
 from cmek.trusted_hosts import ANTHROPIC, GOOGLE, check_destination
 
 LABEL = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=12)

@@ -14,6 +14,7 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from cli.local._reaper import Reaper
 from cli.local.processes import Child, stop
 from cli.local.stack import (
     client_environment,
@@ -78,14 +79,16 @@ class OwnServer:
 @contextmanager
 def own_server(**settings: str) -> Iterator[OwnServer]:
     """Start a server with an empty database, and let this process talk to it."""
-    with tempfile.TemporaryDirectory(prefix="cmek-server-") as scratch:
-        server = OwnServer(Path(scratch), settings=settings)
-        try:
-            server.start()
-            with temporary_settings({PREFECT_API_URL: server.api_url}):
-                yield server
-        finally:
-            stop([server.child] if server.child else [])
+    home = Path(tempfile.mkdtemp(prefix="cmek-server-"))
+    reaper = Reaper(home)  # tests that are interrupted leave no server behind either
+    server = OwnServer(home, settings=settings)
+    try:
+        server.start()
+        with temporary_settings({PREFECT_API_URL: server.api_url}):
+            yield server
+    finally:
+        stop([server.child] if server.child else [])
+        reaper.finish()
 
 
 @contextmanager

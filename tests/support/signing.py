@@ -16,8 +16,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cmek.onboarding.approval import ApprovalRequest
+from cmek.signatures.signers import FileFacts, Signers, facts_of, find_signers
 from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement, statement_for
-from cmek.signatures.verification import PROGRAM, FileFacts, Signers, facts_of, find_signers
+from cmek.signatures.verification import PROGRAM
 from tests.support import facts as make
 
 GRACE, KATHERINE = "grace@example.com", "katherine@example.com"
