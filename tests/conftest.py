@@ -9,6 +9,7 @@ from typing import Any
 import certifi
 import pytest
 from hypothesis import settings
+from prefect.client.orchestration import get_client
 from prefect.settings import (
     PREFECT_API_SSL_CERT_FILE,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -35,6 +36,7 @@ settings.register_profile(
 
 ON_THE_STACK = (
     "tests/cli/test_answering.py",
+    "tests/cli/test_doctor.py",
     "tests/cli/test_local_stack.py",
     "tests/cli/test_own_origin.py",
     "tests/cli/test_rehearse.py",
@@ -86,8 +88,8 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One real server with an empty database a test process: two would hide one another.
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One real server a test process: two would hide one another.
 
     A flow's heartbeat thread takes a second to end, so it is off; and Prefect reads its authorities
     anew for each of its clients, also on loopback without TLS, so there is only one to read.
@@ -101,3 +103,15 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     }
     with temporary_settings(quick), lone_server():
         yield
+
+
+@pytest.fixture(scope="module")
+def prefect_server(_server: None) -> None:
+    """That server with nothing on it that tests of another file have left."""
+    with get_client(sync_client=True) as client:
+        for deployment in client.read_deployments():
+            client.delete_deployment(deployment.id)
+        for pool in client.read_work_pools():
+            client.delete_work_pool(pool.name)
+        for block in client.read_block_documents():
+            client.delete_block_document(block.id)

@@ -17,7 +17,14 @@ from google.auth.transport.requests import Request
 from google.oauth2 import id_token, service_account
 from google.protobuf.json_format import ParseError
 
-from cmek._http import RetryDecision, check_base_url, is_loopback, retrying, send_bounded
+from cmek._http import (
+    RetryDecision,
+    authorities,
+    check_base_url,
+    is_loopback,
+    retrying,
+    send_bounded,
+)
 from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
 
 CONCURRENT: Final = 16
@@ -100,7 +107,9 @@ class GoogleTransport:
         self._quota_project = quota_project or getattr(credentials, "quota_project_id", None)
         local = base_url is not None and is_loopback(base_url)
         # A proxy is for the internet: it must not see a token that is meant for this machine.
-        self._http = httpx.AsyncClient(timeout=TIMEOUT, trust_env=not local)
+        self._http = httpx.AsyncClient(
+            timeout=TIMEOUT, verify=authorities(trust_env=not local), trust_env=not local
+        )
         self._slots = asyncio.Semaphore(CONCURRENT)
         self._refreshing = asyncio.Lock()
 

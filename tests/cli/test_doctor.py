@@ -32,6 +32,7 @@ def test_a_running_stack_passes_but_for_what_a_rehearsal_does_not_need(
     stack: Stack, tmp_path: Path
 ) -> None:
     """Each fault with its way out; the same as data."""
+    stack.deploy()
     environment = clean_environment(tmp_path, PREFECT_API_URL=stack.local.api_url)
     done = cmek("doctor", "--json", environment=environment, directory=tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout

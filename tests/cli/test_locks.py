@@ -6,7 +6,8 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import distribution
 
 import pytest
@@ -29,7 +30,8 @@ def locked(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", text, re.MULTILINE))
 
 
-def modules_of(distributions: Iterable[str]) -> tuple[set[str], set[str]]:
+@cache
+def modules_of(distributions: frozenset[str]) -> tuple[set[str], set[str]]:
     """All modules that they bring, with the packages above; and those that are no namespaces."""
     everything, whole = set(), set()
     for name in distributions:
@@ -64,7 +66,7 @@ def imported(package: str) -> Iterator[tuple[str, list[str], str]]:
 @pytest.mark.parametrize("package", PRODUCTION)
 def test_all_that_production_imports_is_in_its_lock(package: str) -> None:
     """Each import outside Python and this project, also one of a namespace such as `google`."""
-    everything, whole = modules_of(locked("requirements.lock"))
+    everything, whole = modules_of(frozenset(locked("requirements.lock")))
     missing = []
     for module, names, file in imported(package):
         # what is taken from a namespace is a module itself
@@ -75,7 +77,7 @@ def test_all_that_production_imports_is_in_its_lock(package: str) -> None:
 
 def test_what_only_the_sandbox_imports_is_seen_as_missing() -> None:
     """The search would notice it in production's packages."""
-    everything, _ = modules_of(set(locked("requirements.lock")) - {"cryptography", "uvicorn"})
+    everything, _ = modules_of(frozenset(locked("requirements.lock")) - {"cryptography", "uvicorn"})
     modules = {module for module, _, _ in imported("sandbox")}
     assert {"cryptography.exceptions", "uvicorn"} <= modules - everything
 

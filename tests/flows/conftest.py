@@ -1,4 +1,4 @@
-"""One server a session, a new sandbox state a test."""
+"""One sandbox a file, a new state of it a test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.support.onboarding import Onboardings, onboardings
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _bench(prefect_server: None) -> Iterator[Onboardings]:
     with onboardings() as bench:
         yield bench

@@ -111,11 +111,11 @@ def variants(*few: Change, more: list[Change]) -> pytest.MarkDecorator:
 
 
 @variants(
-    remove_label,
     strip_encrypter,
-    disable_primary,
     retarget_external_key,
     more=[
+        remove_label,
+        disable_primary,
         strip_viewer,
         schedule_old_version,
         attach_other_key,

@@ -102,7 +102,13 @@ ON_THE_WAY: dict[str, tuple[Setup, str, list[str]]] = {
 """What only a write finds: the calls that wrote or tried to, the refused one last."""
 
 
-@pytest.mark.parametrize("name", BEFOREHAND)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "permission",
+        *(pytest.param(one, marks=pytest.mark.prove) for one in BEFOREHAND if one != "permission"),
+    ],
+)
 def test_what_the_checks_find_stops_before_anything_is_made(bench: Onboardings, name: str) -> None:
     setup, says = BEFOREHAND[name]
     setup(bench)
@@ -150,8 +156,8 @@ def test_a_key_that_can_not_be_read_yet_is_read_again(bench: Onboardings) -> Non
     ("code", "cause"),
     [
         ("external_key_validation_failed", "both grants exist since"),
-        ("key_profile_mismatch", "profile"),
-        ("workspace_policy_violation", "policy"),
+        pytest.param("key_profile_mismatch", "profile", marks=pytest.mark.prove),
+        pytest.param("workspace_policy_violation", "policy", marks=pytest.mark.prove),
     ],
 )
 def test_a_refused_attach_comes_with_its_cause(bench: Onboardings, code: str, cause: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,16 @@ from cli.local.stack import (
 from tests.support.postgres import new_database
 
 _SENT_SECONDS = 30.0
+_UNUSED_SERVICES = (
+    "CANCELLATION_CLEANUP",
+    "FOREMAN",
+    "LATE_RUNS",
+    "PAUSE_EXPIRATIONS",
+    "SCHEDULER",
+    "TRIGGERS",
+)
+"""They look into the database every few seconds for workers, schedules and automations, and at each
+event: half of an idle server's work. The tests of those have a whole stack."""
 
 
 @dataclass
@@ -38,6 +48,7 @@ class OwnServer:
     home: Path
     port: int = field(default_factory=free_port)
     database_url: str = field(default_factory=new_database)
+    settings: Mapping[str, str] = field(default_factory=dict)
     child: Child | None = None
 
     def __post_init__(self) -> None:
@@ -45,7 +56,7 @@ class OwnServer:
         self.environment = client_environment(self.home, self.port)
         # the next server on this database must be able to read what this one has encrypted
         key = base64.urlsafe_b64encode(os.urandom(32)).decode()
-        self._own = {**self.environment, "PREFECT_SERVER_ENCRYPTION_KEY": key}
+        self._own = {**self.environment, **self.settings, "PREFECT_SERVER_ENCRYPTION_KEY": key}
 
     @property
     def api_url(self) -> str:
@@ -66,11 +77,11 @@ class OwnServer:
 
 
 @contextmanager
-def own_server() -> Iterator[OwnServer]:
+def own_server(**settings: str) -> Iterator[OwnServer]:
     """Start a server with an empty database, and let this process talk to it."""
     home = Path(tempfile.mkdtemp(prefix="cmek-server-"))
     reaper = Reaper(home)  # tests that are interrupted leave no server behind either
-    server = OwnServer(home)
+    server = OwnServer(home, settings=settings)
     try:
         server.start()
         with temporary_settings({PREFECT_API_URL: server.api_url}):
@@ -83,7 +94,8 @@ def own_server() -> Iterator[OwnServer]:
 @contextmanager
 def lone_server() -> Iterator[str]:
     """The address of such a server's API; at the end, what this process still sends is awaited."""
-    with own_server() as server:
+    off = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _UNUSED_SERVICES}
+    with own_server(**off) as server:
         yield server.api_url
         for worker in (APILogWorker, EventsWorker):
             worker.drain_all(timeout=_SENT_SECONDS, at_exit=False)

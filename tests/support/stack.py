@@ -19,7 +19,7 @@ from prefect.client.schemas.responses import OrchestrationResult
 
 from cli import approvals
 from cli.client import calling, local_async_client, local_client
-from cli.deploy import PROJECT
+from cli.deploy import PROJECT, deploy
 from cli.local import processes
 from cli.local import stack as local_stack
 from cli.local import stack as prefect_server
@@ -29,6 +29,7 @@ from tests.support.sandbox import SandboxControl, admin_call
 
 APPROVER = "grace@example.com"
 REQUESTER = "ada@example.com"
+PREFECT_FILE = PROJECT / "prefect.yaml"
 
 
 @dataclass
@@ -115,6 +116,11 @@ class Stack:
         """Resume with a complete approval, changed by `fields`; None leaves a field out."""
         return self.client.resume_flow_run(ask.run.id, run_input=full_answer(ask, **fields))
 
+    def deploy(self) -> None:
+        """Make the deployments as they were at the start, after a test has changed them."""
+        with _without_quick_checks(PREFECT_FILE) as deployments:
+            deploy(self.client, deployments, self.local.sandbox.project_id)
+
     def log_text(self, name: str) -> str:
         """What a part of the stack has logged, by the part's name."""
         return self.local.logs[name].read_text(errors="replace")
@@ -179,7 +185,7 @@ def _without_quick_checks(prefect_file: Path) -> Iterator[Path]:
 @contextmanager
 def running_stack(
     *,
-    prefect_file: Path = PROJECT / "prefect.yaml",
+    prefect_file: Path = PREFECT_FILE,
     sandbox_arguments: tuple[str, ...] = (),
     extra_environment: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
