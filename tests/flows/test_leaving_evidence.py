@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import EVIDENCE_TAG
 from tasks.clients import admin_client, close_clients
 from tasks.evidence import label_attached_resources, publish_evidence, record
+from tests.support.kept import records_folder
 from tests.support.onboarding import Onboardings
 
 STARTED = Event(kind="started", subject="w", body={"requested_by": "ada@example.com"})
@@ -153,8 +153,7 @@ def test_a_published_record_that_was_changed_is_not_continued(
 def test_a_copy_is_kept_among_the_workers_records(bench: Onboardings, workspace: str) -> None:
     """A file of its own for each run, so that no run overwrites another's record."""
     run = asyncio.run(tell(workspace, [STARTED, WROTE]))
-    folder = Path(os.environ["XDG_STATE_HOME"]) / "cmek" / "records" / "evidence"
-    copy = (folder / workspace / f"{run}.jsonl").read_bytes()
+    copy = (records_folder() / "evidence" / workspace / f"{run}.jsonl").read_bytes()
     assert loads(copy).entries == chain_of(bench, workspace).entries
 
 

@@ -8,7 +8,11 @@ from pathlib import Path
 from tests.support.onboarding import Run
 
 
+def records_folder() -> Path:
+    """Where they are."""
+    return Path(os.environ["XDG_STATE_HOME"]) / "cmek" / "records"
+
+
 def record_files(run: Run, name: str = "") -> list[Path]:
     """The records of a run whose names begin with this."""
-    folder = Path(os.environ["XDG_STATE_HOME"]) / "cmek" / "records" / str(run.id)
-    return sorted(folder.glob(f"{name}*.json"))
+    return sorted((records_folder() / str(run.id)).glob(f"{name}*.json"))
