@@ -26,10 +26,14 @@ def canonical_json(value: BaseModel | JsonValue) -> bytes:
     try:
         text = rfc8785.dumps(data)
         # 1e20 is written as an integer, which is then beyond the limit for its readers
-        rfc8785.dumps(json.loads(text))
+        json.loads(text, parse_int=_limited)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise NotCanonicalError(f"no canonical JSON (RFC 8785): {error}") from error
     return text
+
+
+def _limited(digits: str) -> None:
+    rfc8785.dumps(int(digits))
 
 
 def digest(value: BaseModel | JsonValue) -> str:

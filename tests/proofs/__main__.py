@@ -128,7 +128,10 @@ def _counted(proof: str, result: str, *modules: str) -> Callable[[argparse.Names
             found = list(pool.map(lambda one: _json(*one.split(), str(options.seed)), modules))
         tried = sum(one["tried"] for one in found)
         problems = tuple(problem for one in found for problem in one["problems"])
-        return Row(proof, tried, tried - len(problems), result, problems)
+        medians = {guard: after for one in found for guard, after in one.get("medians", {}).items()}
+        after = ", ".join(f"{guard} {number}" for guard, number in medians.items())
+        said = f"{result} (median schedules: {after})" if after else result
+        return Row(proof, tried, tried - len(problems), said, problems)
 
     return prove
 

@@ -13,6 +13,7 @@ import stamina
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.support.crashes import crash_points, survive
+from tests.support.determinism import computed_once
 from tests.support.driver import driving
 from tests.support.fault_combinations import (
     PATIENCE,
@@ -133,7 +134,7 @@ def main(what: str, start: int) -> dict[str, Any]:
     """One of the parts."""
     logging.disable(logging.CRITICAL)
     waiting: AbstractContextManager[None] = stamina.set_testing(True, attempts=4)
-    with waiting:
+    with waiting, computed_once():
         tried, problems = _PARTS[what](start)
     return {"tried": tried, "problems": problems}
 

@@ -1,22 +1,81 @@
-"""A clock that only a test moves, and one seeded source of random bytes."""
+"""A clock that only a test moves, one seeded source of random bytes, and nothing computed twice."""
 
 from __future__ import annotations
 
+import marshal
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final, ParamSpec, TypeVar
 from unittest.mock import patch
 
+import rfc8785
 import time_machine
+
+import cmek.signatures.verification
+from cmek.signatures.statement import SignedApproval
+from cmek.signatures.verification import Signers
+from tests.support import signing
 
 START: Final = datetime(2026, 12, 1, tzinfo=UTC)
 """What every schedule's clock shows at first."""
 _OURS: Final = ("sandbox-", "asyncio_")
 """The sandbox's threads and those of `asyncio.to_thread`: they outlive a schedule."""
+
+_KEPT: Final = 20_000
+"""Results of one call: enough for what schedules have in common."""
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextmanager
+def computed_once() -> Iterator[None]:
+    """Canonical JSON, signatures and their verification are computed once for the same content.
+
+    Schedules repeat each other, so almost all time went there. All three are functions of nothing
+    but this content; that ssh-keygen is asked, and how, is what the tests of signatures show.
+    """
+    verify = cmek.signatures.verification._verify
+    with (
+        patch("rfc8785.dumps", _once(rfc8785.dumps, _content)),
+        patch.object(signing, "sign", _once(signing.sign, lambda *given: given)),
+        patch.object(cmek.signatures.verification, "_verify", _once(verify, _signed)),
+    ):
+        yield
+
+
+def _once(call: Callable[P, R], key: Callable[P, Hashable]) -> Callable[P, R]:
+    """The call, which for the same key gives or raises again what it did the first time."""
+    results: dict[Hashable, tuple[R | None, Exception | None]] = {}
+
+    def recall(*arguments: P.args, **options: P.kwargs) -> R:
+        name = key(*arguments, **options)
+        if name not in results:
+            if len(results) == _KEPT:
+                results.clear()
+            try:
+                results[name] = call(*arguments, **options), None
+            except Exception as error:  # noqa: BLE001 - it is raised below
+                results[name] = None, error
+        result, problem = results[name]
+        if problem is not None:
+            raise problem.with_traceback(None)
+        return result  # type: ignore[return-value]
+
+    return recall
+
+
+def _content(value: Any) -> Hashable:
+    """Bytes that tell apart what JSON does, `1`, `1.0` and `True` too; version 2 has no sharing."""
+    return marshal.dumps(value, 2)
+
+
+def _signed(approval: SignedApproval, signers: Signers, at: datetime) -> Hashable:
+    given = approval.statement.text, approval.signature, at
+    return *given, signers.allowed_lines, signers.revoked_content, signers.touch
 
 
 @contextmanager

@@ -43,6 +43,10 @@ class Gateways:
     home: Path
     _nonces: count[int] = field(default_factory=count)
 
+    def number_anew(self) -> None:
+        """Nonces are given from the first one on, so that a schedule's statements recur."""
+        self._nonces = count()
+
     @property
     def journal(self) -> Path:
         """The journal's file."""

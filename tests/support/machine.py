@@ -29,7 +29,7 @@ from cmek.tags import CREATED_BY_TAG
 from sandbox.identities import PROJECT_ID
 from sandbox.world import Entry
 from tests.support.crashes import never
-from tests.support.determinism import deterministic
+from tests.support.determinism import computed_once, deterministic
 from tests.support.driver import Driver, Hook, driving
 from tests.support.runs import Killed, Run, approval_of
 from tests.support.scene import EVENTS, HARMFUL, Scene, Sight
@@ -411,6 +411,7 @@ def stage(stack: ExitStack) -> None:
     office.enrol(KATHERINE)
     office.new_key(EVE)
     Onboarding.office = office
+    stack.enter_context(computed_once())
     stack.enter_context(
         patch(
             "tasks.reads.find_signers",
