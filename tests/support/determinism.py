@@ -16,8 +16,8 @@ import rfc8785
 import time_machine
 
 import cmek.signatures.verification
+from cmek.signatures.signers import Signers
 from cmek.signatures.statement import SignedApproval
-from cmek.signatures.verification import Signers
 from tests.support import signing
 
 START: Final = datetime(2026, 12, 1, tzinfo=UTC)
