@@ -53,6 +53,7 @@ screenshots: $(READY)
 # seconds as ratios within one run; needs a quiet machine
 bench: $(READY)
 	$(BIN)/python -m benchmarks.checks
+	$(BIN)/python -m benchmarks.gateway
 	$(BIN)/python -m benchmarks.api_writes
 	$(BIN)/python -m benchmarks.burst
 	$(BIN)/python -m benchmarks.revalidation

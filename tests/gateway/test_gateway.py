@@ -364,6 +364,37 @@ async def test_a_journal_that_cannot_be_written_attaches_nothing(gate: Gateways)
     assert gate.sent() == []
 
 
+async def test_a_journal_that_cannot_be_written_after_the_intent_loses_no_answer(
+    gate: Gateways, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that fills meanwhile: the next start settles the intent by a read."""
+    target, approvals = gate.target, gate.approvals()
+    settle = Journal.settle
+
+    def blocked(journal: Journal, *given: Any, **named: Any) -> None:
+        blocker = sqlite3.connect(gate.journal, isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        try:
+            settle(journal, *given, **named)
+        finally:
+            blocker.execute("ROLLBACK")
+            blocker.close()
+
+    with monkeypatch.context() as patch, gate.running() as url:
+        patch.setattr(Journal, "settle", blocked)
+        async with through(url) as api:
+            done = await api.workspaces.update(
+                target.workspace_id, external_key_id=EXTERNAL_KEY, signed_approvals=approvals
+            )
+    assert done.external_key_id == EXTERNAL_KEY
+    assert "is not in the journal" in caplog.text
+    assert outcomes(gate) == [None]
+    with gate.running() as url:
+        await fetch(f"{url}/gateway/health")
+    assert outcomes(gate) == [IntentOutcome.ATTACHED]
+    assert gate.sent() == [True]
+
+
 async def test_a_lost_answer_is_settled_by_a_read(gate: Gateways) -> None:
     gate.fault("workspaces.update", when="after", kind="reset")
     target = gate.target
