@@ -103,7 +103,7 @@ class Listener:
         Raises:
             Exception: The server is away.
         """
-        self._known, self._read_at = await self.read_keys(), time.monotonic()
+        self._known = await self.read_keys()
 
     async def _take(self, signal: Signal) -> None:
         keys = await self._keys_of(signal)
@@ -129,6 +129,7 @@ class Listener:
         found = self._known.about(signal)
         if not found and time.monotonic() - self._read_at > KNOWN_SECONDS:
             await self.know_keys()
+            self._read_at = time.monotonic()
             found = self._known.about(signal)
         return found
 

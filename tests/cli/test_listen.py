@@ -20,6 +20,7 @@ from cmek.revalidation.signals import (
     MAX_WEBHOOK,
     KnownKeys,
     PushVerifier,
+    Signal,
     webhook_secrets,
 )
 from tests.support.signals import ACCOUNT, AUDIENCE, SECRET, Google, google, push, webhook
@@ -118,6 +119,20 @@ async def test_an_unknown_key_is_logged_and_not_looked_at(
     assert desk.events == []
     assert "ekey_01Unknown" in caplog.text
     assert desk.reads == 1
+
+
+async def test_a_key_that_appears_just_after_the_start_is_known_at_its_first_signal(
+    desk: Desk,
+) -> None:
+    """The list that is read at the start does not count as the one for an unknown key."""
+    desk.keys = {}
+    listener = Listener(desk.post, desk.read_keys)
+    await listener.know_keys()
+    desk.keys = dict(KEYS)
+    await listener.take(
+        Signal(source="webhook", id="1", what="external_key.failed", external_key_id="ekey_01One")
+    )
+    assert desk.about == [["ekey_01One"]]
 
 
 async def test_a_flood_is_merged_per_key(desk: Desk) -> None:

@@ -172,6 +172,7 @@ _RUN: Final[dict[str, Callable[[argparse.Namespace], Row]]] = {
     "attacks by Prefect's API": prefect_attacks,
     "processes killed": _counted("processes killed", "converged", "tests.proofs.kills"),
     "outages": _counted("outages", "converged", "tests.proofs.outages"),
+    "drill": _counted("drill", "times measured, within their limits", "tests.proofs.drill"),
     "attacks": attacks,
     "mutants": mutants,
 }

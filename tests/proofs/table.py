@@ -22,6 +22,7 @@ PROOFS: Final = (
     "attacks by Prefect's API",
     "processes killed",
     "outages",
+    "drill",
     "attacks",
     "mutants",
 )

@@ -107,7 +107,10 @@ def webhooks(stack: Stack, method: str, path: str, body: object) -> dict[str, An
 def listening(stack: Stack, tmp_path: Path) -> Iterator[Listening]:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    body = {"url": f"{url}/webhook", "enabled_events": ["external_key.failed"]}
+    body = {
+        "url": f"{url}/webhook",
+        "enabled_events": ["external_key.failed", "external_key.recovered"],
+    }
     made = webhooks(stack, "POST", "", body)
     secret = tmp_path / "secret"
     secret.write_text(made["signing_secret"])
