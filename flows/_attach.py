@@ -22,7 +22,15 @@ from cmek.evidence import events
 from cmek.keys.diagnosis import Failure
 from cmek.keys.verdicts import CheckReport
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
-from cmek.onboarding.gate import GateInput, Permit, Refusal, RefusalKind, ValidationProof, decide
+from cmek.onboarding.gate import (
+    GateInput,
+    Permit,
+    Refusal,
+    RefusalKind,
+    ValidationProof,
+    adoption_refusal,
+    decide,
+)
 from cmek.onboarding.plan import LiveFacts, build_plan
 from cmek.onboarding.reports import approval_page, refused_report
 from cmek.onboarding.request import OnboardingRequest
@@ -34,7 +42,7 @@ from flows._approval import (
     new_approval_request,
     wait_for_response,
 )
-from flows._provision import KeyValidationError, ProvisionedKey, diagnose_failure
+from flows._provision import KeyValidationError, ProvisionedKey, adopt, diagnose_failure
 from tasks.artifacts import publish
 from tasks.attachment import AttachOutcome, AttachResult, attach, create
 from tasks.evidence import publish_evidence, record
@@ -68,6 +76,8 @@ class ApprovalRequestRecord(BaseModel):
     report: CheckReport
     users_before: tuple[str, ...]
     """Of an adopted key: who could use it before this onboarding."""
+    adopting: bool = False
+    """The key existed; label and grants are added to it after the approval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +133,9 @@ async def approve_and_attach(
         get_run_logger().warning("Approval request %d: %s", number, "; ".join(result.reasons))
         if result.kind is not RefusalKind.REAPPROVAL_REQUIRED or number == MAX_APPROVAL_REQUESTS:
             return await _finish(pending, result)
-        key = ProvisionedKey(pending.approval_request.plan.external_key_id, pending.users_before)
+        key = ProvisionedKey(
+            pending.approval_request.plan.external_key_id, pending.users_before, pending.adopting
+        )
         pending = await _request_approval(request, number + 1, key, result.reasons)
 
 
@@ -179,11 +191,13 @@ async def _request_approval(
     # some checks on a key are possible only once it exists, so all are made again
     report = await check_prerequisites(request)
     signatures = await signatures_needed(request)
-    approval_request = new_approval_request(
-        number, build_plan(facts, request, report), signatures, reapproval_reasons
-    )
+    plan = build_plan(facts, request, report, adopting=provisioned.adopting)
+    approval_request = new_approval_request(number, plan, signatures, reapproval_reasons)
     pending = ApprovalRequestRecord(
-        approval_request=approval_request, report=report, users_before=provisioned.users_before
+        approval_request=approval_request,
+        report=report,
+        users_before=provisioned.users_before,
+        adopting=provisioned.adopting,
     )
     await save_state(f"approval-request-{attempt()}-{number}", pending)
     await record(request.subject, events.approval_requested(approval_request))
@@ -205,10 +219,14 @@ async def _handle_response(
     response = await wait_for_response(approval_request, approval_page(approval_request))
     loaded_at = time.monotonic()
     await record(request.subject, events.approval_response_received(approval_request, response))
+    if pending.adopting:
+        refused = await _adopt(request, pending, response)
+        if refused is not None:
+            return refused
     outcome = AttachOutcome(outcome=AttachResult.NOT_YET)
     # a permit lives for a minute, so each try reads, validates and passes the gate anew
     for tried in range(1, ATTACH_TRIES + 1):
-        gate_input, report = await _read_again(request, approval_request, response, loaded_at)
+        gate_input, report = await _read_again(request, pending, response, loaded_at)
         verdict = decide(
             approval_request,
             response,
@@ -289,21 +307,34 @@ def _failed_validation(
 
 async def _read_again(
     request: OnboardingRequest,
-    approval_request: ApprovalRequest,
+    pending: ApprovalRequestRecord,
     response: ApprovalResponse,
     loaded_at: float,
 ) -> tuple[GateInput, CheckReport]:
     """Checks and validation at once, the facts last: they are what the gate compares."""
-    external_key_id = approval_request.plan.external_key_id
+    external_key_id = pending.approval_request.plan.external_key_id
     proof, report = await asyncio.gather(
         validate(request.anthropic_block, external_key_id), check_prerequisites(request)
     )
-    facts = await read_live_facts(request, external_key_id)
+    gate_input = await _gate_input(request, pending, response, proof, report, loaded_at=loaded_at)
+    return gate_input, report
+
+
+async def _gate_input(  # noqa: PLR0913 - what the gate judges, as it was read
+    request: OnboardingRequest,
+    pending: ApprovalRequestRecord,
+    response: ApprovalResponse,
+    proof: ValidationProof,
+    report: CheckReport,
+    *,
+    loaded_at: float,
+) -> GateInput:
+    facts = await read_live_facts(request, pending.approval_request.plan.external_key_id)
     numbers = await approval_request_numbers()
-    signatures = await verify_signatures(request, approval_request, response)
-    gate_input = GateInput(
+    signatures = await verify_signatures(request, pending.approval_request, response)
+    return GateInput(
         facts=facts,
-        plan=build_plan(facts, request, report),
+        plan=build_plan(facts, request, report, adopting=pending.adopting),
         validation=proof,
         failed_checks=tuple(check.title for check in report.failed),
         response_loaded_at=loaded_at,
@@ -311,4 +342,29 @@ async def _read_again(
         pinned=request,
         signatures=signatures,
     )
-    return gate_input, report
+
+
+async def _adopt(
+    request: OnboardingRequest, pending: ApprovalRequestRecord, response: ApprovalResponse
+) -> RefusalRecord | None:
+    """Add label and grants to the key that existed, if the response permits that; else why not.
+
+    Raises:
+        KeyValidationError: Anthropic can't use the key with them; nothing was attached.
+    """
+    none_yet = ValidationProof(succeeded=False, started_at=0.0, error=None, request_id=None)
+    report = await check_prerequisites(request)
+    gate_input = await _gate_input(request, pending, response, none_yet, report, loaded_at=0.0)
+    refusal = adoption_refusal(
+        pending.approval_request, response, gate_input, now=datetime.now(UTC)
+    )
+    if refusal is not None:
+        reasons = tuple(reason.text for reason in refusal.reasons)
+        return RefusalRecord(kind=refusal.kind, reasons=reasons)
+    await adopt(
+        request,
+        gate_input.facts.organization_id,
+        pending.approval_request.plan.external_key_id,
+        pending.users_before,
+    )
+    return None

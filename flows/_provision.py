@@ -22,11 +22,12 @@ from cmek.onboarding.request import OnboardingRequest
 from flows._approval import attempt
 from tasks.artifacts import publish
 from tasks.attachment import ensure_no_pending_create
-from tasks.crypto_key import ensure_crypto_key
+from tasks.crypto_key import ensure_crypto_key, ensure_organization_label
 from tasks.evidence import (
     crypto_key_event,
     grants_event,
     key_ring_event,
+    label_event,
     record,
     registration_event,
 )
@@ -88,7 +89,9 @@ class ProvisionedKey:
     """A key that Anthropic can use, registered, and not yet attached."""
 
     external_key_id: str
-    users_before: tuple[str, ...]
+    users_before: tuple[str, ...] = ()
+    adopting: bool = False
+    """The key existed: label, grants and the first validation come after the approval."""
 
 
 async def read_and_check_workspace(request: OnboardingRequest) -> EligibleWorkspace:
@@ -130,7 +133,10 @@ async def require_prerequisites(request: OnboardingRequest) -> CheckReport:
 
 
 async def provision(request: OnboardingRequest, organization: UUID) -> ProvisionedKey:
-    """Key ring, key, grants, key name, registration and a successful validation."""
+    """Key ring, key, grants, key name, registration and a successful validation.
+
+    Of a key that is adopted nothing is written, so that it can't be validated yet either.
+    """
     workspace = request.subject
     ring = request.key_name.key_ring_name
     ring_created = await ensure_key_ring(request.kms_block, ring)
@@ -138,19 +144,42 @@ async def provision(request: OnboardingRequest, organization: UUID) -> Provision
     key = await ensure_crypto_key(request, organization, ring_is_new=ring_created)
     await record(workspace, *crypto_key_event(key))
     name = key.key.name
-    granted = await ensure_grants(request.kms_block, name)
+    granted = not key.adopting and await ensure_grants(request.kms_block, name)
     await record(workspace, *grants_event(name, written=granted))
     name = await read_key_name(request.kms_block, key.key.name)
     external_key, registered = await ensure_external_key(
         request.anthropic_block, name, request.display_name or request.key_name.crypto_key
     )
     await record(workspace, *registration_event(name, external_key, created=registered))
-    changed = key.created or key.label_added or granted
-    proof = await validate_registered(
-        request, external_key.id, changed_at=datetime.now(UTC) if changed else None
-    )
-    await record(workspace, validated(external_key.id, f"attempt {attempt()}", proof))
-    return ProvisionedKey(external_key.id, key.users_before)
+    if key.adopting:
+        return ProvisionedKey(external_key.id, key.users_before, adopting=True)
+    await _validate(request, external_key.id, changed=key.created or granted)
+    return ProvisionedKey(external_key.id)
+
+
+async def adopt(
+    request: OnboardingRequest,
+    organization: UUID,
+    external_key_id: str,
+    users_before: tuple[str, ...],
+) -> None:
+    """Guide steps 2, 3 and 6 for a key that existed, once an approval permits it.
+
+    Raises:
+        KeyValidationError: Anthropic can't use it.
+    """
+    key, labelled = await ensure_organization_label(request, organization)
+    labelled_event = label_event(key, written=labelled, users_before=users_before)
+    await record(request.subject, *labelled_event)
+    granted = await ensure_grants(request.kms_block, key.name)
+    await record(request.subject, *grants_event(key.name, written=granted))
+    await _validate(request, external_key_id, changed=labelled or granted)
+
+
+async def _validate(request: OnboardingRequest, external_key_id: str, *, changed: bool) -> None:
+    changed_at = datetime.now(UTC) if changed else None
+    proof = await validate_registered(request, external_key_id, changed_at=changed_at)
+    await record(request.subject, validated(external_key_id, f"attempt {attempt()}", proof))
 
 
 async def validate_registered(

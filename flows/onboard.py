@@ -37,12 +37,12 @@ from flows._workspace_lock import tag_run, workspace_lock
 from tasks.artifacts import publish, publish_terraform, record_onboarding
 from tasks.attachment import AttachOutcome, AttachResult, read_back
 from tasks.clients import close_clients
-from tasks.crypto_key import ensure_crypto_key
+from tasks.crypto_key import ensure_organization_label
 from tasks.evidence import (
-    crypto_key_event,
     grants_event,
     has_recorded,
     label_attached_resources,
+    label_event,
     publish_evidence,
     publish_failure,
     record,
@@ -155,8 +155,8 @@ async def _onboard(request: OnboardingRequest, numbers: list[int]) -> State[Any]
 async def _preview(request: OnboardingRequest, eligible: EligibleWorkspace) -> State[Any]:
     """Checks and a dry plan, without one write."""
     report = await check_prerequisites(request)
-    existing = await read_existing_resources(request)
-    steps = preview(request, eligible.organization_id, existing)
+    existing = await read_existing_resources(request, eligible.organization_id)
+    steps = preview(request, existing)
     await publish(
         "plan",
         request.subject,
@@ -216,11 +216,13 @@ async def _verify_existing_attachment(
     assert key is not None  # noqa: S101  # HAS_OUR_KEY means that there is one
     interrupted, repaired = await has_recorded(), False
     if now.repair and not now.plan_only:
-        adopting = now.model_copy(update={"adopt_existing_key": True})
-        ensured = await ensure_crypto_key(adopting, eligible.organization_id, ring_is_new=False)
-        granted = await ensure_grants(now.kms_block, ensured.key.name)
-        repaired = ensured.label_added or granted
-        written = (*crypto_key_event(ensured), *grants_event(ensured.key.name, written=granted))
+        crypto_key, labelled = await ensure_organization_label(now, eligible.organization_id)
+        granted = await ensure_grants(now.kms_block, crypto_key.name)
+        repaired = labelled or granted
+        written = (
+            *label_event(crypto_key, written=labelled),
+            *grants_event(crypto_key.name, written=granted),
+        )
         if repaired:
             await record(now.subject, started(now, software_versions()), *written)
             await _publish_evidence(request, now)

@@ -1,4 +1,10 @@
-"""Guide step 2: the crypto key, with the organization label."""
+"""Guide step 2: the crypto key, with the organization label.
+
+A key that exists is this organization's own only if the label is on it, and the worker's records
+say that an onboarding made it or a workspace of the organization has it. Whoever may update the
+key can set the label, and so can an adoption that failed half way. Any other key is adopted:
+nothing is written to it before an approval that names who can use it already.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +12,19 @@ from uuid import UUID
 
 from prefect import get_run_logger, task
 
+from cmek.anthropic_identity import MEMBER
 from cmek.errors import listed
 from cmek.gcp.iam import members_with
 from cmek.gcp.resources import CryptoKey
 from cmek.keys.conditions import has_organization_label, may_use
-from cmek.keys.rules_key import check_adoption, check_key, key_spec
+from cmek.keys.rules_key import KeyRefusedError, check_adoption, check_key, key_spec
 from cmek.models import FrozenModel
 from cmek.names import organization_label
 from cmek.onboarding.request import OnboardingRequest
-from tasks.clients import kms_client
+from tasks._uncached_task import uncached_task
+from tasks.clients import admin_client, kms_client
+from tasks.registration import find_external_key
+from tasks.runs import made_here, remember_making
 from tasks.validation import NotYetError, not_yet
 
 
@@ -23,7 +33,8 @@ class EnsuredKey(FrozenModel):
 
     key: CryptoKey
     created: bool = False
-    label_added: bool = False
+    adopting: bool = False
+    """It exists, and nothing shows that it is ours: label and grants wait for an approval."""
     users_before: tuple[str, ...] = ()
     """Of an adopted key: who could already encrypt or decrypt with it."""
 
@@ -42,7 +53,7 @@ class VersionPendingError(NotYetError):
 async def ensure_crypto_key(
     request: OnboardingRequest, organization: UUID, *, ring_is_new: bool
 ) -> EnsuredKey:
-    """Use the key when it exists and fits, else create it; label an adopted one.
+    """Use the key when it exists and fits, else create it; nothing is written to one that exists.
 
     Raises:
         KeyRefusedError: An existing key does not fit, or is not ours and may not be adopted.
@@ -55,20 +66,54 @@ async def ensure_crypto_key(
     key = None if ring_is_new else await kms.get_crypto_key(name)
     created = False
     if key is None:
+        # before the create: a run that is killed behind it must find that the key is ours
+        await remember_making(name)
         key, created = await kms.create_crypto_key(name, key_spec(request, organization))
     check_key(key, request)
     users: tuple[str, ...] = ()
-    label_added = False
-    if not has_organization_label(key, organization):
+    adopting = not await is_ours(request, key, organization)
+    if adopting:
         policy = await kms.get_iam_policy(name)
         using = {one.role for one in policy.bindings if may_use(one.role)}
-        users = members_with(policy, using)
+        users = tuple(one for one in members_with(policy, using) if one != MEMBER)
         check_adoption(key, request, users)
-        key = await kms.add_label(name, *organization_label(organization))
-        label_added = True
     if key.primary is not None and key.primary.state == "PENDING_GENERATION":
         raise VersionPendingError(f"{key.primary.name} is still being generated")
     get_run_logger().info("%s %s", "Created" if created else "Using", key.name)
     if users:
-        get_run_logger().warning("Adopted; it already serves %s", listed(users))
-    return EnsuredKey(key=key, created=created, label_added=label_added, users_before=users)
+        get_run_logger().warning("Not touched yet: it already serves %s", listed(users))
+    return EnsuredKey(key=key, created=created, adopting=adopting, users_before=users)
+
+
+async def is_ours(request: OnboardingRequest, key: CryptoKey, organization: UUID) -> bool:
+    """Whether this organization's onboarding made the key, or a workspace of it has the key."""
+    if not has_organization_label(key, organization):
+        return False
+    if await made_here(str(request.key_name)):
+        return True
+    known = await find_external_key(await admin_client(request.anthropic_block), key.name)
+    return known is not None and known.is_attached
+
+
+@uncached_task(name="2 Organization label", task_run_name="2 Organization label")
+async def ensure_organization_label(
+    request: OnboardingRequest, organization: UUID
+) -> tuple[CryptoKey, bool]:
+    """Put the label on a key that exists, after an approval or for a repair.
+
+    Returns:
+        The key, and whether this run had to write the label.
+
+    Raises:
+        KeyRefusedError: The key is gone, or does not fit.
+        GoogleApiError: Refused by Google.
+    """
+    kms = await kms_client(request.kms_block)
+    name = str(request.key_name)
+    key = await kms.get_crypto_key(name)
+    if key is None:
+        raise KeyRefusedError(f"{name} is not there any more, so nothing is attached")
+    check_key(key, request)
+    if has_organization_label(key, organization):
+        return key, False
+    return await kms.add_label(name, *organization_label(organization)), True

@@ -30,6 +30,7 @@ from cmek.evidence.events import (
 from cmek.evidence.record import Chain, Event, EvidenceEntry, EvidenceIntegrityError, loads
 from cmek.evidence.report import evidence_page, record_in
 from cmek.gcp.errors import GoogleApiError
+from cmek.gcp.resources import CryptoKey
 from cmek.onboarding.reports import artifact_key
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import EVIDENCE_TAG
@@ -209,14 +210,18 @@ def key_ring_event(name: str, *, created: bool) -> tuple[Event, ...]:
 
 
 def crypto_key_event(key: EnsuredKey) -> tuple[Event, ...]:
-    """What guide step 2 wrote: a new key, or the label of an existing one."""
-    name, after = key.key.name, key.key
-    if key.created:
-        return (wrote(KMS, "CreateCryptoKey", name, before=None, after=after),)
-    if key.label_added:
-        before = {"users": key.users_before}
-        return (wrote(KMS, "UpdateCryptoKey", name, before=before, after=after),)
-    return ()
+    """What guide step 2 wrote; nothing for a key that existed."""
+    event = wrote(KMS, "CreateCryptoKey", key.key.name, before=None, after=key.key)
+    return (event,) if key.created else ()
+
+
+def label_event(
+    key: CryptoKey, *, written: bool, users_before: tuple[str, ...] = ()
+) -> tuple[Event, ...]:
+    """The organization label of a key that existed; nothing when it was there."""
+    before = {"users": users_before}
+    event = wrote(KMS, "UpdateCryptoKey", key.name, before=before, after=key)
+    return (event,) if written else ()
 
 
 def grants_event(key_name: str, *, written: bool) -> tuple[Event, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.errors import NotFoundError
@@ -44,6 +45,7 @@ from tasks.clients import (
     kms_client,
     onboarding_policy,
 )
+from tasks.crypto_key import is_ours
 from tasks.registration import find_external_key
 from tasks.runs import current_run_id
 
@@ -281,7 +283,9 @@ async def find_causes(request: OnboardingRequest, failure: Failure) -> tuple[Cau
 
 
 @uncached_task(name="Read existing resources", task_run_name="Read existing resources")
-async def read_existing_resources(request: OnboardingRequest) -> ExistingResources:
+async def read_existing_resources(
+    request: OnboardingRequest, organization: UUID
+) -> ExistingResources:
     """Ring, key, grants and external key as they are."""
     kms = await kms_client(request.kms_block)
     admin = await admin_client(request.anthropic_block)
@@ -297,6 +301,7 @@ async def read_existing_resources(request: OnboardingRequest) -> ExistingResourc
     return ExistingResources(
         ring_exists=ring is not None,
         key=key,
+        key_is_ours=key is not None and await is_ours(request, key, organization),
         granted_roles=unconditional_roles(policy, MEMBER) if policy else frozenset(),
         external_key_id=external_key.id if external_key else None,
         attached=attached,

@@ -7,6 +7,7 @@ A run's state is what it must remember across suspensions. It is kept in records
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,7 +21,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.events.filters import EventFilter, EventNameFilter, EventOrder, EventResourceFilter
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from cmek.errors import CmekError
 from cmek.onboarding.request import OnboardingForm, OnboardingRequest
@@ -84,6 +85,30 @@ async def load_state(name: str, kind: type[M]) -> M | None:
         return None if found is None else kind.model_validate(found)
     except ValidationError:
         return None
+
+
+_MADE_KEYS: Final = "made-keys"
+"""In place of a run's id: what any run has made."""
+
+
+async def remember_making(key_name: str) -> None:
+    """Keep, for all runs of this worker's records, that an onboarding makes this crypto key."""
+    kept: JsonValue = {"key_name": key_name, "run_id": str(current_run_id())}
+    await asyncio.to_thread(_records().write, _MADE_KEYS, _name_for(key_name), kept)
+
+
+async def made_here(key_name: str) -> bool:
+    """Whether the worker's records say that an onboarding made this crypto key.
+
+    Raises:
+        RecordTamperedError: Somebody else has written that record.
+    """
+    found = await asyncio.to_thread(_records().read, _MADE_KEYS, _name_for(key_name))
+    return isinstance(found, dict) and found.get("key_name") == key_name
+
+
+def _name_for(key_name: str) -> str:
+    return hashlib.sha256(key_name.encode()).hexdigest()
 
 
 async def copy_evidence(folder: str, text: str) -> str:

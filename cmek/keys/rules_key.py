@@ -164,7 +164,7 @@ class KeyRefusedError(CmekError):
 
 
 class ForeignKeyError(KeyRefusedError):
-    """A key that exists without our label, and nobody allowed us to adopt it."""
+    """A key that exists and is not known to be ours, and nobody allowed us to adopt it."""
 
 
 def key_spec(request: OnboardingRequest, organization: UUID) -> KeySpec:
@@ -211,7 +211,7 @@ def check_adoption(key: CryptoKey, request: OnboardingRequest, users: Sequence[s
     """Refuse to touch a foreign key unless a person said so.
 
     Args:
-        key: Exists without our label.
+        key: Exists, and nothing shows that this organization's onboarding made it.
         request: The pinned request.
         users: Members that can encrypt or decrypt with it today.
 
@@ -222,9 +222,10 @@ def check_adoption(key: CryptoKey, request: OnboardingRequest, users: Sequence[s
         shown = listed(users) or "no member by a binding on the key itself"
         see = policy_of(request.key_name)
         raise ForeignKeyError(
-            f"{key.name} exists and does not carry this organization's label, so it may protect "
-            f"other data. Its users: {shown} (see {see}). Set adopt_existing_key to add the label "
-            "and the two grants to it, or ask for another key name"
+            f"{key.name} exists, and nothing shows that an onboarding of this organization made it"
+            " (label and record, or a workspace that has it), so it may protect other data. Its "
+            f"users: {shown} (see {see}). Set adopt_existing_key to have label and grants added "
+            "after an approval, or ask for another key name"
         )
 
 

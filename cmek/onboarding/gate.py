@@ -166,6 +166,30 @@ def decide(
     )
 
 
+_MADE_BY_ADOPTION: Final = frozenset(
+    {"label", "grants", "validation", "validation_order", VALIDATION_AGE}
+)
+"""Codes of what can only be in order once label and grants are on the key."""
+
+
+def adoption_refusal(
+    approval_request: ApprovalRequest,
+    response: ApprovalResponse,
+    gate_input: GateInput,
+    *,
+    now: datetime,
+) -> Refusal | None:
+    """Why label and grants may not be added to a key that existed; None when they may.
+
+    All that `decide` asks for but what only they can bring about; `decide` still follows.
+    """
+    verdict = decide(approval_request, response, gate_input, now=now, monotonic=0.0)
+    if isinstance(verdict, Permit):
+        return None
+    left = tuple(one for one in verdict.reasons if one.code not in _MADE_BY_ADOPTION)
+    return Refusal(left) if left else None
+
+
 def _check_response(
     approval_request: ApprovalRequest, response: ApprovalResponse, gate_input: GateInput
 ) -> list[RefusalReason]:

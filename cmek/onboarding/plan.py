@@ -142,6 +142,9 @@ class Plan(FrozenModel):
     organization_label: bool
     encrypter_decrypter_grant: bool
     viewer_grant: bool
+    adopts_key: bool = False
+    """The key existed, and nothing shows that it is ours: label and grants are here as they will
+    be, and are added once an approval permits it."""
     external_key_id: str
     external_key_name: str | None
     other_decrypters: tuple[str, ...] = ()
@@ -199,13 +202,29 @@ class Difference(FrozenModel):
         return f"{self.field}: was {self.was!r}, is {self.now!r}"
 
 
-def build_plan(facts: LiveFacts, request: OnboardingRequest, report: CheckReport) -> Plan:
+ADOPTION_TITLE: Final = "This key existed before: the approval also puts label and grants on it"
+
+
+def _adoption_warning(key_name: str) -> PlanWarning:
+    return PlanWarning(
+        id="adopts_key",
+        title=ADOPTION_TITLE,
+        text=f"Nothing shows that an onboarding of this organization made {key_name}, so it may "
+        "protect other data. Nothing has been written to it. Who can decrypt with it is above.",
+        remedy="if that is not what you want: reject, and request a key of another name",
+    )
+
+
+def build_plan(
+    facts: LiveFacts, request: OnboardingRequest, report: CheckReport, *, adopting: bool = False
+) -> Plan:
     """The plan for these facts.
 
     Args:
         facts: Just read.
         request: The pinned one.
         report: The prerequisites as they are with the key; each that is no pass is a warning.
+        adopting: Whether the key existed and is to be adopted by the approval.
     """
     noted = sorted((*report.warnings, *report.unknown, *report.failed), key=lambda one: one.id)
     return Plan(
@@ -219,9 +238,10 @@ def build_plan(facts: LiveFacts, request: OnboardingRequest, report: CheckReport
         protection_level=facts.key.protection_level,
         import_only=facts.key.import_only,
         key_access_justifications=facts.key.justifications_policy,
-        organization_label=facts.has_organization_label,
-        encrypter_decrypter_grant=ENCRYPTER_DECRYPTER in facts.granted_roles,
-        viewer_grant=VIEWER in facts.granted_roles,
+        organization_label=adopting or facts.has_organization_label,
+        encrypter_decrypter_grant=adopting or ENCRYPTER_DECRYPTER in facts.granted_roles,
+        viewer_grant=adopting or VIEWER in facts.granted_roles,
+        adopts_key=adopting,
         external_key_id=facts.external_key_id,
         external_key_name=facts.external_key_name,
         other_decrypters=report.other_decrypters,
@@ -233,7 +253,10 @@ def build_plan(facts: LiveFacts, request: OnboardingRequest, report: CheckReport
         kms_endpoint=facts.kms_endpoint,
         checks_endpoint=facts.checks_endpoint,
         token_endpoints=facts.token_endpoints,
-        warnings=tuple(PlanWarning.of(one, request.accepted_warnings) for one in noted),
+        warnings=(
+            *((_adoption_warning(facts.key.name),) if adopting else ()),
+            *(PlanWarning.of(one, request.accepted_warnings) for one in noted),
+        ),
     )
 
 
@@ -276,17 +299,16 @@ class ExistingResources:
 
     ring_exists: bool
     key: CryptoKey | None
+    key_is_ours: bool
     granted_roles: frozenset[str]
     external_key_id: str | None
     attached: bool
 
 
-def preview(
-    request: OnboardingRequest, organization: UUID, found: ExistingResources
-) -> tuple[Step, ...]:
+def preview(request: OnboardingRequest, found: ExistingResources) -> tuple[Step, ...]:
     """The writes that a run of this request would make now; `nothing` where none is needed."""
     ring, name = request.key_name.key_ring_name, str(request.key_name)
-    adopted = found.key is not None and not has_organization_label(found.key, organization)
+    adopted = found.key is not None and not found.key_is_ours
     key_action: Action = "adopt" if adopted else "nothing" if found.key else "create"
     granted = found.granted_roles.issuperset(ROLES)
     registered = found.external_key_id is not None

@@ -141,8 +141,8 @@ class OnboardingForm(FormModel):
     adopt_existing_key: bool = Field(
         default=False,
         title="Adopt an existing key",
-        description="Allow adding the organization label and the two grants to a key that exists "
-        "already and does not carry this organization's label.",
+        description="Use a key that exists already and is not known to be this organization's. Its "
+        "label and grants are added once an approval has named who can use it.",
     )
     policy: BlockName = Field(
         default=DEFAULT_POLICY,

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmek.anthropic_identity import VIEWER
+from cmek.keys.verdicts import CheckReport
 from cmek.onboarding.gate import (
     FRESHNESS_SECONDS,
     GateInput,
@@ -19,8 +20,10 @@ from cmek.onboarding.gate import (
     RefusalKind,
     RefusalReason,
     ValidationProof,
+    adoption_refusal,
     decide,
 )
+from cmek.onboarding.plan import build_plan
 from cmek.onboarding.request import OnboardingRequest
 from cmek.signatures.signers import FileFacts, Signers
 from cmek.signatures.statement import SignedApproval
@@ -309,3 +312,47 @@ def test_a_workspace_of_the_name_blocks_it_and_is_named() -> None:
     """Whoever approves: creating would make a second one."""
     refusal = refused(creating(others=("wrkspc_01Another",)), RefusalKind.BLOCKED)
     assert "wrkspc_01Another" in str(refusal)
+
+
+def adopting(**parts: Any) -> set[str]:
+    """Codes of why label and grants may not be added to a key that existed; none when they may."""
+    bare = make.facts(key=make.key(labels={}), granted_roles=frozenset())
+    facts = parts.get("facts", bare)
+    plan = build_plan(facts, make.REQUEST, CheckReport(checks=()), adopting=True)
+    none_yet = ValidationProof(succeeded=False, started_at=0.0, error=None, request_id=None)
+    failed = {"failed_checks": parts.get("failed_checks", ())}
+    gate_input = make.gate_input(facts=facts, plan=plan, validation=none_yet, **failed)
+    answer = {"plan_digest": plan.digest, "acknowledge_warnings": True} | parts.get("answer", {})
+    refusal = adoption_refusal(
+        make.approval_request(plan),
+        make.answer(**answer),
+        gate_input,
+        now=parts.get("now", make.NOW),
+    )
+    return codes(refusal) if refusal else set()
+
+
+def test_an_approval_of_an_adoption_permits_label_and_grants_before_any_validation() -> None:
+    """They are what makes a validation possible at all."""
+    assert adopting() == set()
+
+
+@pytest.mark.parametrize(
+    ("parts", "code"),
+    [
+        ({"answer": {"decision": "reject"}}, "rejected"),
+        ({"answer": {"workspace_id": "wrkspc_01SomethingElse"}}, "workspace_id"),
+        ({"answer": {"approver": make.REQUEST.requested_by}}, "four_eyes"),
+        ({"answer": {"acknowledge_warnings": False}}, "warnings"),
+        ({"answer": {"plan_digest": "0" * 64}}, "plan"),
+        ({"now": make.NOW + timedelta(days=30)}, "expired"),
+        ({"failed_checks": ("billing",)}, "checks"),
+        ({"facts": make.facts(workspace_external_key_id="ekey_01Other")}, "attached"),
+        ({"facts": make.facts(workspace_archived=True)}, "archived"),
+        ({"facts": make.facts(key=make.key(primary=None))}, "primary"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_would_refuse_an_attach_refuses_an_adoption(parts: dict[str, Any], code: str) -> None:
+    """But for what only label and grants can bring about."""
+    assert code in adopting(**parts)

@@ -12,8 +12,17 @@ from pydantic import BaseModel
 from cli.deploy import PROJECT
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, ROLES, VIEWER
 from cmek.keys.prerequisites import CATALOGUE
+from cmek.keys.verdicts import CheckReport
 from cmek.names import organization_label
-from cmek.onboarding.plan import WARNING_TITLES, Difference, Plan, PlanWarning, differences
+from cmek.onboarding.plan import (
+    ADOPTION_TITLE,
+    WARNING_TITLES,
+    Difference,
+    Plan,
+    PlanWarning,
+    build_plan,
+    differences,
+)
 from tests.support import facts as make
 
 OTHER = UUID("00000000-0000-4000-8000-000000000000")
@@ -67,8 +76,21 @@ def test_what_is_under_a_digest_can_not_be_changed(kind: type[BaseModel]) -> Non
 
 
 def test_every_field_of_a_plan_is_tried_here() -> None:
-    elsewhere = {"request", "workspace_id", *FROM_CHECKS}
+    elsewhere = {"request", "workspace_id", "adopts_key", *FROM_CHECKS}
     assert set(Plan.model_fields) == COVERED.keys() | elsewhere
+
+
+def test_an_adoption_has_one_digest_before_and_after_label_and_grants_are_written() -> None:
+    """It is not that of a plan for a key of ours, and its warning must be acknowledged."""
+    before = make.facts(key=make.key(labels={}), granted_roles=frozenset())
+    first, second = (
+        build_plan(facts, make.REQUEST, CheckReport(checks=()), adopting=True)
+        for facts in (before, make.facts())
+    )
+    assert first.digest == second.digest
+    ours = build_plan(make.facts(), make.REQUEST, CheckReport(checks=()))
+    assert {one.field for one in differences(ours, first)} == {"adopts_key", "warnings"}
+    assert first.to_acknowledge == (ADOPTION_TITLE,)
 
 
 FROM_CHECKS: dict[str, Any] = {

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.kept import forget_made_keys
 from tests.support.onboarding import Onboardings, onboardings
 
 
@@ -17,8 +18,9 @@ def _bench(prefect_server: None) -> Iterator[Onboardings]:
 
 @pytest.fixture
 def bench(_bench: Onboardings) -> Onboardings:
-    """Server and sandbox as new: nothing claims a workspace, nothing tells of one."""
+    """Server, sandbox and records as new: nothing claims a workspace, nothing tells of one."""
     _bench.control.reset()
+    forget_made_keys()
     for run in _bench.client.read_flow_runs():
         if run.state is None or not run.state.is_final():
             _bench.client.delete_flow_run(run.id)

@@ -117,7 +117,7 @@ def test_invariant_4_bindings_of_others_stay_and_no_policy_is_written_without_et
     kms.grant(key.name, "roles/cloudkms.admin", "group:b@example.com")
     before = kms.policy(key.name)
     bench.control.clear_log()
-    bench.asked(adopt_existing_key=True)
+    bench.asked(adopt_existing_key=True).approve()
     after = kms.policy(key.name)
     kept = [b.SerializeToString() for b in before.bindings]
     assert all(one in [b.SerializeToString() for b in after.bindings] for one in kept)

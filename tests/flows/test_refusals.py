@@ -9,11 +9,13 @@ import pytest
 from google.cloud.kms_v1 import CryptoKey
 
 from cmek.anthropic_identity import MEMBER
+from cmek.onboarding.plan import ADOPTION_TITLE
 from cmek.onboarding.request import OnboardingForm
 from flows.onboard import NoDeploymentError, onboard_workspace
 from tests.flows.outcomes import assert_stopped
+from tests.support.kept import forget_made_keys
 from tests.support.kms import Level, Purpose
-from tests.support.onboarding import Onboardings
+from tests.support.onboarding import REQUESTER, Onboardings
 
 RING = "projects/acme-kms-prod/locations/us-east5/keyRings/anthropic-cmek"
 
@@ -95,17 +97,98 @@ def test_a_foreign_key_is_not_touched(bench: Onboardings) -> None:
     assert_stopped(run, "user:someone@example.com", "adopt_existing_key")
 
 
-def test_a_foreign_key_is_adopted_when_a_person_says_so(bench: Onboardings) -> None:
-    """Label and grants are added; labels and bindings of others stay."""
+def test_an_adoption_writes_nothing_to_the_key_before_an_approval_names_its_users(
+    bench: Onboardings,
+) -> None:
+    """Then label and grants are added; labels and bindings of others stay."""
     _foreign_key(bench)
     run = bench.asked(adopt_existing_key=True)
+    assert bench.writes() == ["external_keys.create"]
+    assert "user:someone@example.com" in run.text()
+    assert ADOPTION_TITLE in run.text()
+    run.approve()
+    assert run.state == "Attached", run.message
     key = bench.kms.grpc.get_crypto_key(name=bench.key_name)
     assert key.labels["team"] == "data"
     bindings = {b.role: list(b.members) for b in bench.kms.policy(bench.key_name).bindings}
     assert bindings["roles/cloudkms.cryptoKeyDecrypter"] == ["user:someone@example.com"]
     assert bindings["roles/cloudkms.viewer"] == [MEMBER]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"decision": "reject"},
+        {"approver": REQUESTER},
+    ],
+    ids=["rejected", "by the requester"],
+)
+def test_a_response_that_permits_no_adoption_leaves_the_key_untouched(
+    bench: Onboardings, answer: dict[str, Any]
+) -> None:
+    """What would refuse an attach refuses label and grants, too."""
+    _foreign_key(bench)
+    run = bench.asked(adopt_existing_key=True)
+    run.approve(**answer)
+    assert run.state != "Attached"
+    assert bench.writes() == ["external_keys.create"]
+
+
+def test_a_user_who_is_added_while_an_adoption_waits_is_named_before_anything_is_written(
+    bench: Onboardings,
+) -> None:
+    _foreign_key(bench)
+    run = bench.asked(adopt_existing_key=True)
+    bench.kms.grant(bench.key_name, "roles/cloudkms.cryptoKeyDecrypter", "user:eve@example.com")
+    bench.control.clear_log()
     run.approve()
-    assert run.state == "Attached", run.message
+    assert run.state == "Suspended", run.message
+    assert "user:eve@example.com" in run.text()
+    assert bench.writes() == []
+
+
+def test_a_label_alone_proves_nothing(bench: Onboardings) -> None:
+    """Whoever may update the key can set it."""
+    _foreign_key(bench)
+    _label(bench)
+    run = bench.start().execute()
+    assert_stopped(run, "user:someone@example.com", "adopt_existing_key")
+
+
+def test_an_adoption_that_failed_half_way_opens_no_door(bench: Onboardings) -> None:
+    """Label, registration and all: the next request without adoption is refused as the first."""
+    _foreign_key(bench)
+    run = bench.asked(adopt_existing_key=True)
+    bench.control.fault("SetIamPolicy", status="PERMISSION_DENIED", times=50)
+    run.approve()
+    assert run.state == "Failed", run.message
+    bench.control.clear_faults()
+    labels = bench.kms.grpc.get_crypto_key(name=bench.key_name).labels
+    assert any(name.startswith("anthropic-org-") for name in labels)
+    bench.control.clear_log()
+    again = bench.start().execute()
+    assert_stopped(again, "user:someone@example.com", "adopt_existing_key")
+    assert bench.writes() == []
+    third = bench.asked(adopt_existing_key=True)
+    assert third.approve().state == "Attached", third.message
+
+
+def test_a_key_that_a_workspace_of_the_organization_has_is_ours(bench: Onboardings) -> None:
+    """Also where the records are lost: the second workspace needs no adoption."""
+    first, second = (w["id"] for w in bench.sandbox.workspaces if w["state"] == "fresh")
+    bench.start(first, crypto_key="shared").execute().approve()
+    forget_made_keys()
+    run = bench.start(second, crypto_key="shared").execute()
+    assert run.state == "Suspended", run.message
+    assert ADOPTION_TITLE not in run.text()
+
+
+def _label(bench: Onboardings) -> None:
+    organization = bench.sandbox.organization_id
+    key = bench.kms.grpc.get_crypto_key(name=bench.key_name)
+    key.labels[f"anthropic-org-{organization}"] = "true"
+    bench.kms.grpc.update_crypto_key(crypto_key=key, update_mask={"paths": ["labels"]})
+    bench.control.clear_log()
 
 
 def test_without_a_deployment_nothing_is_read_or_made(bench: Onboardings) -> None:

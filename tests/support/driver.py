@@ -230,6 +230,12 @@ class Driver:
         text = self.executing().memory.get(self._named(name))
         return kind.model_validate_json(text) if text else None
 
+    async def _remember_making(self, key_name: str) -> None:
+        self._run().memory[f"made {key_name}"] = "{}"
+
+    async def _made_here(self, key_name: str) -> bool:
+        return any(f"made {key_name}" in run.memory for run in self.runs)
+
     async def _mark_sent(self) -> None:
         self._run().create_sent = True
 
@@ -306,6 +312,8 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
     exact: dict[int, Any] = {
         id(tasks.runs.save_state): driver._remember,
         id(tasks.runs.load_state): driver._recall,
+        id(tasks.runs.remember_making): driver._remember_making,
+        id(tasks.runs.made_here): driver._made_here,
         id(tasks.runs.current_run_id): lambda: driver.executing().id,
         id(flows._approval.attempt): lambda: driver._run().attempt,
         id(flows._approval.approval_request_numbers): driver._asked_numbers,
