@@ -16,7 +16,7 @@ from tests.support.stack import Stack
 
 pytestmark = pytest.mark.e2e
 
-PHASES = ("database", "sandbox", "server", "deployments", "worker")
+PHASES = ("database", "sandbox", "server", "deployments and worker")
 
 
 def test_no_part_of_the_stack_sees_the_callers_credentials(stack: Stack) -> None:

@@ -106,7 +106,7 @@ def test_the_policy_command_marks_what_the_guide_does_not_recommend(
     assert facts["settings"]["protection_level"] == "SOFTWARE"
     assert facts["may_override"] == ["location"]
     assert set(facts["recommended_instead"]) == {"protection_level", "may_override"}
-    marked = [
-        line.split() for line in printed("loose").splitlines() if line.lstrip().startswith("!")
-    ]
-    assert [line[1:4] for line in marked][:1] == [["protection_level", "SOFTWARE", "HSM"]]
+    shown = printed("loose").splitlines()
+    marked = next(n for n, line in enumerate(shown) if line.split() == ["!", "protection_level"])
+    values = dict(line.strip().split(": ", 1) for line in shown[marked + 1 : marked + 4])
+    assert (values["value"], values["guide"]) == ("SOFTWARE", "HSM")
