@@ -36,6 +36,7 @@ from cmek.errors import CmekError
 from cmek.own_origin import LOOPBACK_NAMES, OwnOrigin
 from cmek.plain_text import shortened
 from cmek.signatures.signers import Signers, SignersRefusedError, find_signers
+from cmek.signatures.verification import CLOCK_SKEW
 from gateway.attach import Attacher, KeyUnusableError, SteadyClock
 from gateway.journal import Journal, JournalError, NonceUsedError
 from gateway.policy import Attach, Call, Create, Forward, PolicyError, Tag, decide, tag_problem
@@ -182,6 +183,12 @@ class _Service:
             body["unsettled"] = len(self._journal.unsettled())
         except JournalError as error:
             problems.append(str(error))
+        behind = self._attacher.clock.behind()
+        if behind > CLOCK_SKEW:
+            problems.append(
+                f"the clock is {behind} behind the journal's last time, by which approvals expire: "
+                "set it right; if it is right, the journal was written while it was ahead"
+            )
         body["problems"] = problems
         return JSONResponse(body, 503 if problems else 200)
 

@@ -52,6 +52,10 @@ class SteadyClock:
         at, then = self._started
         return max(self.wall(), at + timedelta(seconds=self.monotonic() - then))
 
+    def behind(self) -> timedelta:
+        """How far the wall clock is behind: set back, or ahead when the journal was written."""
+        return self.now() - self.wall()
+
 
 class Attacher:
     """Attaches and creates, one at a time for each workspace."""
@@ -78,7 +82,7 @@ class Attacher:
         self._journal = journal
         self._find = find
         self._requester_excluded = requester_excluded
-        self._clock = clock or SteadyClock(journal.latest_time())
+        self.clock = clock or SteadyClock(journal.latest_time())
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def attach(self, target: Attach | Create, signed_approvals: str) -> Workspace:
@@ -115,11 +119,11 @@ class Attacher:
                     f"validation of {signed.key_name} failed: {validation.error}"
                 )
             intent = _intent(target, verified, signed_approvals)
-            number = self._journal.begin(intent, now=self._clock.now())
+            number = self._journal.begin(intent, now=self.clock.now())
             if time.monotonic() - started > FRESHNESS_SECONDS:
                 self._settle(number, IntentOutcome.REFUSED)
                 raise PolicyError(f"the validation is older than {FRESHNESS_SECONDS:.0f} s")
-            if self._clock.now() > signed.expires_at:
+            if self.clock.now() > signed.expires_at:
                 self._settle(number, IntentOutcome.REFUSED)
                 raise PolicyError(f"the approval expired at {signed.expires_at}")
             return await self._send(target, number)
@@ -147,7 +151,7 @@ class Attacher:
             raise PolicyError(
                 f"no approver is enrolled: the gateway has no {DIRECTORY / 'allowed_signers'}"
             )
-        now = self._clock.now()
+        now = self.clock.now()
         try:
             given = parse_signed(signed_approvals)
             verified = tuple([await verify(one, signers, at=now) for one in given])
@@ -173,7 +177,7 @@ class Attacher:
     def _ensure_no_pending_create(self, target: Attach | Create) -> None:
         if isinstance(target, Attach):
             return
-        since = self._clock.now() - PENDING_CREATE_LIFETIME
+        since = self.clock.now() - PENDING_CREATE_LIFETIME
         for entry in self._journal.unsettled():
             if entry.workspace == _subject(target) and entry.intended_at > since:
                 again = entry.intended_at + PENDING_CREATE_LIFETIME
@@ -227,7 +231,7 @@ class Attacher:
             self._journal.settle(
                 number,
                 outcome,
-                now=self._clock.now(),
+                now=self.clock.now(),
                 workspace_id=workspace_id,
                 request_id=request_id,
             )

@@ -349,6 +349,10 @@ async def test_a_clock_that_is_set_back_revives_no_approval(gate: Gateways) -> N
     wall[0] = now - timedelta(days=1)
     with gate.running(clock=clock) as url:
         assert "expired at" in await refused(gate, url, gate.approvals(soon))
+        health = await fetch(f"{url}/gateway/health")
+    assert health.status_code == 503
+    (problem,) = health.json()["problems"]
+    assert problem.startswith("the clock is 1 day, 0:02:")
 
 
 async def test_a_journal_that_cannot_be_written_attaches_nothing(gate: Gateways) -> None:
