@@ -61,18 +61,23 @@ def deploy_command(
             "what each deployment names unless given."
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Deploy everything to the configured Prefect server; safe to repeat.
 
     A paused schedule stays paused. Parameters with unknown names are refused
     from then on; plain `prefect deploy` opens that again.
     """
-    console = new_console()
+    console = new_console(stderr=as_json)
     with connected() as client:
-        for name in deploy(client, prefect_file, project_id, on=on):
+        names = deploy(client, prefect_file, project_id, on=on)
+        for name in names:
             console.print(f"Deployed {printable(name)}")
-        if save_default_policy(client):
+        policy_made = save_default_policy(client)
+        if policy_made:
             console.print("Made block onboarding-policy/default with the guide's values")
+    if as_json:
+        typer.echo(json.dumps({"deployments": names, "policy_made": policy_made}))
 
 
 def deploy(
@@ -230,7 +235,8 @@ automations_command = typer.Typer(
 
 
 @automations_command.command("install")
-def install_command(
+def install_command(  # noqa: PLR0913 - a parameter is an option of the command
+    *,
     block: Annotated[
         list[str] | None,
         typer.Option(
@@ -262,6 +268,7 @@ def install_command(
             "360 unless given, at least two PREFECT_FLOWS_HEARTBEAT_FREQUENCY of the worker.",
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
 ) -> None:
     """Install or update the automations; those of other names are left alone."""
     within = {
@@ -270,10 +277,14 @@ def install_command(
         "revalidation-missed": revalidation_hours and revalidation_hours * 3600,
         "run-silent": silent_seconds,
     }
-    console = new_console()
+    console = new_console(stderr=as_json)
     with connected() as client:
-        for name, made in install(client, block or [], within=within).items():
-            console.print(f"{'installed' if made else 'updated'} {printable(name)}")
+        installed = install(client, block or [], within=within)
+    for name, made in installed.items():
+        console.print(f"{'installed' if made else 'updated'} {printable(name)}")
+    if as_json:
+        rows = [{"automation": name, "new": made} for name, made in installed.items()]
+        typer.echo(json.dumps(rows))
 
 
 @automations_command.command("show")

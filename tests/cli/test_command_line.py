@@ -26,7 +26,7 @@ OUTPUT_OF = {
 }
 STARTS_OR_SHOWS = (
     *("onboard", "check", "pending", "approve", "reject", "status", "history"),
-    *("doctor", "leftovers", "rehearse"),
+    *("doctor", "leftovers", "rehearse", "deploy"),
 )
 LOCAL_COMMANDS = ("rehearse", "up", "sandbox")
 GIVEN = {
@@ -180,7 +180,7 @@ def test_no_cell_of_a_table_is_cut_or_broken(width: int, names: list[str]) -> No
         assert any(line.endswith(name) for line in lines), lines
 
 
-@pytest.mark.parametrize("name", [*STARTS_OR_SHOWS, "policy show"])
+@pytest.mark.parametrize("name", [*STARTS_OR_SHOWS, "policy show", "automations install"])
 def test_what_shows_or_starts_something_has_json(name: str) -> None:
     """Data for programs: every such command has the option."""
     group, _, member = name.partition(" ")
