@@ -103,7 +103,9 @@ def test_a_request_and_its_end_are_told_with_address_and_command(stack: Stack) -
         assert f"cmek approve {run.id}" in text_of(mail)
         stack.answer(ask, decision="reject")
         stack.wait_for_state(run, "Rejected")
-        assert f"Run {run.id}" in sink.wait_for("Onboarding: Rejected")["body"]
+        body = sink.wait_for("Onboarding: Rejected")["body"]
+        assert f"Run {run.id}" in body
+        assert "cmek leftovers\n" in body
         _nothing_forged_is_shown(stack, sink)
 
 
