@@ -107,7 +107,11 @@ class Browser:
         self.clicks.on(self.page.get_by_role("link", name="Deployments", exact=True).first)
         row = self.page.get_by_role("row").filter(has_text=deployment.partition("/")[0])
         name = self.page.get_by_role("link", name=deployment.partition("/")[2], exact=True)
-        self.clicks.on(row.filter(has=name).get_by_role("button").last)
+        menu = row.filter(has=name).locator("button[aria-haspopup=menu]")
+        menu.wait_for()
+        # until its runs are drawn the row is drawn again, which closes an open menu
+        self.page.wait_for_load_state("networkidle")
+        self.clicks.on(menu)
         self.clicks.on(self.page.get_by_role("menuitem", name="Custom Run", exact=True))
         return self._start_form()
 
