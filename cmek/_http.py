@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
@@ -93,8 +93,18 @@ def _log_retry(details: RetryDetails) -> None:
 set_on_retry_hooks([_log_retry])  # stamina's own line does not name the cause
 
 
+def http_client(address: str | None, **options: Any) -> httpx.AsyncClient:  # noqa: ANN401 - httpx's
+    """A client for an address (None: a service's own); only beyond loopback through a proxy.
+
+    A proxy is for the internet: it must not see a token that is meant for this machine.
+    """
+    trust_env = address is None or not is_loopback(address)
+    verify = _authorities(trust_env=trust_env)
+    return httpx.AsyncClient(verify=verify, trust_env=trust_env, **options)
+
+
 @cache
-def authorities(*, trust_env: bool) -> ssl.SSLContext:
+def _authorities(*, trust_env: bool) -> ssl.SSLContext:
     """Who may vouch for a service, read once: each of httpx's clients would take 0.1 s for it."""
     return httpx.create_ssl_context(trust_env=trust_env)
 

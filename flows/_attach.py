@@ -76,8 +76,6 @@ class ApprovalRequestRecord(BaseModel):
     report: CheckReport
     users_before: tuple[str, ...]
     """Of an adopted key: who could use it before this onboarding."""
-    adopting: bool = False
-    """The key existed; label and grants are added to it after the approval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +131,8 @@ async def approve_and_attach(
         get_run_logger().warning("Approval request %d: %s", number, "; ".join(result.reasons))
         if result.kind is not RefusalKind.REAPPROVAL_REQUIRED or number == MAX_APPROVAL_REQUESTS:
             return await _finish(pending, result)
-        key = ProvisionedKey(
-            pending.approval_request.plan.external_key_id, pending.users_before, pending.adopting
-        )
+        plan = pending.approval_request.plan
+        key = ProvisionedKey(plan.external_key_id, pending.users_before, plan.adopts_key)
         pending = await _request_approval(request, number + 1, key, result.reasons)
 
 
@@ -194,10 +191,7 @@ async def _request_approval(
     plan = build_plan(facts, request, report, adopting=provisioned.adopting)
     approval_request = new_approval_request(number, plan, signatures, reapproval_reasons)
     pending = ApprovalRequestRecord(
-        approval_request=approval_request,
-        report=report,
-        users_before=provisioned.users_before,
-        adopting=provisioned.adopting,
+        approval_request=approval_request, report=report, users_before=provisioned.users_before
     )
     await save_state(f"approval-request-{attempt()}-{number}", pending)
     await record(request.subject, events.approval_requested(approval_request))
@@ -219,7 +213,7 @@ async def _handle_response(
     response = await wait_for_response(approval_request, approval_page(approval_request))
     loaded_at = time.monotonic()
     await record(request.subject, events.approval_response_received(approval_request, response))
-    if pending.adopting:
+    if approval_request.plan.adopts_key:
         refused = await _adopt(request, pending, response)
         if refused is not None:
             return refused
@@ -329,12 +323,13 @@ async def _gate_input(  # noqa: PLR0913 - what the gate judges, as it was read
     *,
     loaded_at: float,
 ) -> GateInput:
-    facts = await read_live_facts(request, pending.approval_request.plan.external_key_id)
+    approved = pending.approval_request.plan
+    facts = await read_live_facts(request, approved.external_key_id)
     numbers = await approval_request_numbers()
     signatures = await verify_signatures(request, pending.approval_request, response)
     return GateInput(
         facts=facts,
-        plan=build_plan(facts, request, report, adopting=pending.adopting),
+        plan=build_plan(facts, request, report, adopting=approved.adopts_key),
         validation=proof,
         failed_checks=tuple(check.title for check in report.failed),
         response_loaded_at=loaded_at,

@@ -10,14 +10,7 @@ from typing import Any, Final, Literal, TypeVar
 import httpx
 from pydantic import ValidationError
 
-from cmek._http import (
-    RetryDecision,
-    authorities,
-    check_base_url,
-    is_loopback,
-    retrying,
-    send_bounded,
-)
+from cmek._http import RetryDecision, check_base_url, http_client, retrying, send_bounded
 from cmek.anthropic.auth import (
     APPROVALS_HEADER,
     FEDERATION_BETA,
@@ -118,12 +111,8 @@ class AdminTransport:
         # A gateway validates the key before it sends, so that one request takes the time of two.
         slow = timeouts.slow * (2 if self.is_gateway else 1)
         self._timeouts = Timeouts(timeouts.usual, slow)
-        trust_env = not is_loopback(self.base_url)  # a proxy for the internet, not for loopback
-        self._http = httpx.AsyncClient(
-            base_url=self.base_url,
-            headers={"anthropic-version": API_VERSION},
-            verify=authorities(trust_env=trust_env),
-            trust_env=trust_env,
+        self._http = http_client(
+            self.base_url, base_url=self.base_url, headers={"anthropic-version": API_VERSION}
         )
 
     async def aclose(self) -> None:

@@ -19,8 +19,8 @@ from google.protobuf.json_format import ParseError
 
 from cmek._http import (
     RetryDecision,
-    authorities,
     check_base_url,
+    http_client,
     is_loopback,
     retrying,
     send_bounded,
@@ -105,11 +105,7 @@ class GoogleTransport:
         self._credentials = scoped(credentials)
         self._base_url = check_base_url(base_url) if base_url else None
         self._quota_project = quota_project or getattr(credentials, "quota_project_id", None)
-        local = base_url is not None and is_loopback(base_url)
-        # A proxy is for the internet: it must not see a token that is meant for this machine.
-        self._http = httpx.AsyncClient(
-            timeout=TIMEOUT, verify=authorities(trust_env=not local), trust_env=not local
-        )
+        self._http = http_client(base_url, timeout=TIMEOUT)
         self._slots = asyncio.Semaphore(CONCURRENT)
         self._refreshing = asyncio.Lock()
 
