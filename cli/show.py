@@ -110,8 +110,7 @@ def read_fleet(client: SyncPrefectClient) -> list[FleetRow]:
     """
     wanted = ArtifactCollectionFilter.model_validate({"key": {"any_": [FLEET]}})
     found = client.read_latest_artifacts(artifact_filter=wanted, limit=1)
-    data = found[0].data if found else []
-    latest = read_rows(json.loads(data) if isinstance(data, str) else data)
+    latest = read_rows(found[0].data if found else None)
     rows = merged({}, latest.values(), all_keys=True)
     if not rows:
         raise RunError(

@@ -484,9 +484,7 @@ async def last_fleet() -> dict[str, FleetRow]:
 
 
 def _rows(table: ArtifactCollection | None) -> dict[str, FleetRow]:
-    data = table.data if table else None
-    # Prefect keeps a table as text or as JSON
-    return read_rows(json.loads(data) if isinstance(data, str) else data)
+    return read_rows(table.data if table else None)
 
 
 @uncached_task(name="Publish fleet", task_run_name="Publish fleet")

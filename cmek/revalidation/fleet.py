@@ -7,6 +7,7 @@ are in trouble, which, and since when, so keys that were healthy all along are o
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -90,8 +91,10 @@ class FleetRow(FrozenModel):
 
 def read_rows(table: object) -> dict[str, FleetRow]:
     """Rows by external key, from a table that was published; what is not a row is left out."""
+    # Prefect keeps a table as text or as JSON
+    items = json.loads(table) if isinstance(table, str) else table
     rows: dict[str, FleetRow] = {}
-    for item in table if isinstance(table, list) else ():
+    for item in items if isinstance(items, list) else ():
         try:
             row = FleetRow.model_validate(item)
             row.checked_on  # noqa: B018 - refuses a date that is none

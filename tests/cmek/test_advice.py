@@ -44,6 +44,11 @@ def info(reason: str, **metadata: str) -> dict[str, Any]:
     return {"@type": kind, "reason": reason, "domain": "googleapis.com", "metadata": metadata}
 
 
+def denied(message: str, reason: str, **metadata: str) -> str:
+    """The same for a refused permission, with this reason."""
+    return google("PERMISSION_DENIED", message, info(reason, **metadata), code=403)
+
+
 def token(text: str, error: str = "invalid_grant") -> str:
     """The advice where google-auth got no token."""
     body = {"error": error, "error_description": text}
@@ -168,67 +173,57 @@ ROWS = {
         "customConstraints/custom.noOutsiders of the organization forbids",
     ),
     "a person's login without a quota project": Row(
-        lambda: google(
-            "PERMISSION_DENIED",
+        lambda: denied(
             "Your application is authenticating by using local Application Default Credentials. "
             "The cloudkms.googleapis.com API requires a quota project, which is not set by default",
-            info("SERVICE_DISABLED", consumer="projects/764086051850"),
-            code=403,
+            "SERVICE_DISABLED",
+            consumer="projects/764086051850",
         ),
         "a person's login, which has no project of its own",
     ),
     "API off": Row(
-        lambda: google(
-            "PERMISSION_DENIED",
+        lambda: denied(
             "Cloud Key Management Service (KMS) API has not been used in project 123 before",
-            info("SERVICE_DISABLED", consumer="projects/123", service="cloudkms.googleapis.com"),
-            code=403,
+            "SERVICE_DISABLED",
+            consumer="projects/123",
+            service="cloudkms.googleapis.com",
         ),
         "gcloud services enable cloudkms.googleapis.com --project=123",
     ),
     "quota project of others": Row(
-        lambda: google(
-            "PERMISSION_DENIED",
+        lambda: denied(
             "Caller does not have required permission to use project acme-kms-prod.",
-            info("USER_PROJECT_DENIED", consumer="projects/acme-kms-prod"),
-            code=403,
+            "USER_PROJECT_DENIED",
+            consumer="projects/acme-kms-prod",
         ),
         "may not use the quota of project acme-kms-prod",
     ),
     "no such project": Row(
-        lambda: google(
-            "PERMISSION_DENIED",
+        lambda: denied(
             "Permission denied on resource project acme-kms-pord.",
-            info("CONSUMER_INVALID", consumer="projects/acme-kms-pord"),
-            code=403,
+            "CONSUMER_INVALID",
+            consumer="projects/acme-kms-pord",
         ),
         "There is no project acme-kms-pord",
     ),
     "project suspended": Row(
-        lambda: google(
-            "PERMISSION_DENIED",
+        lambda: denied(
             "Permission denied: Consumer 'project:acme-kms-prod' has been suspended.",
-            info("CONSUMER_SUSPENDED", consumer="projects/acme-kms-prod"),
-            code=403,
+            "CONSUMER_SUSPENDED",
+            consumer="projects/acme-kms-prod",
         ),
         "has suspended project acme-kms-prod",
     ),
     "scopes": Row(
-        lambda: google(
-            "PERMISSION_DENIED",
+        lambda: denied(
             "Request had insufficient authentication scopes.",
-            info("ACCESS_TOKEN_SCOPE_INSUFFICIENT", service="cloudkms.googleapis.com"),
-            code=403,
+            "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+            service="cloudkms.googleapis.com",
         ),
         "It is not IAM: the credentials' own scopes",
     ),
     "company's proxy": Row(
-        lambda: google(
-            "PERMISSION_DENIED",
-            "Access denied by organization restriction.",
-            info("ORG_RESTRICTION_VIOLATION"),
-            code=403,
-        ),
+        lambda: denied("Access denied by organization restriction.", "ORG_RESTRICTION_VIOLATION"),
         "A proxy of your company's",
     ),
     "billing, in the text": Row(
