@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cmek.own_origin import OwnOrigin
 
-LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost")
+SERVER_NAMES: Final = ("127.0.0.1", "localhost")
+"""By which it is reached: it listens on IPv4 only."""
 _POLICY_VIOLATION: Final = 1008
 
 
@@ -28,8 +29,8 @@ class ServerOriginGuard:
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self._app = app
-        self._own = OwnOrigin(frozenset(LOOPBACK_NAMES), port)
-        self._policy = content_security_policy(f"{name}:{port}" for name in LOOPBACK_NAMES)
+        self._own = OwnOrigin(frozenset(SERVER_NAMES), port)
+        self._policy = content_security_policy(f"{name}:{port}" for name in SERVER_NAMES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 403 with the reason."""

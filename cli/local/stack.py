@@ -25,7 +25,7 @@ from cli.client import local_client
 from cli.deploy import PROJECT
 from cli.local import postgres, processes
 from cli.local._reaper import Reaper
-from cli.local._server import LOOPBACK_NAMES
+from cli.local._server import SERVER_NAMES
 from cli.local.processes import Child, start_module, wait_for
 from cli.local.sandbox import SandboxAddress, start_sandbox, wait_for_sandbox
 from cli.local.signed import FLOW, VARIABLE, RehearsalSigners, start_gateway
@@ -80,7 +80,7 @@ def start_server(home: Path, port: int, environment: Mapping[str, str], database
         "PREFECT_UI_URL": f"http://{LOOPBACK}:{port}",
         # Under each of its names: cli/local/_server.py refuses the pages of others.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(
-            f"http://{name}:{port}" for name in LOOPBACK_NAMES
+            f"http://{name}:{port}" for name in SERVER_NAMES
         ),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         # Three seconds of work for block types that are not used here; those that are get
