@@ -326,7 +326,8 @@ def _record(
         reasons=reasons,
         announced=announced,
         announced_before=before,
-        announced_at=notified_at if announced is notified else run.now,
+        # of the first record too: two runs that see the first change must agree on something
+        announced_at=notified_at if previous and announced is notified else run.now,
         announced_before_at=before_at,
         fingerprint=snapshot.fingerprint,
     )

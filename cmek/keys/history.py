@@ -141,5 +141,6 @@ def onboarding_record(
         reasons=(),
         announced=Health.HEALTHY,
         announced_before=Health.HEALTHY,
+        announced_at=now,
         baseline=baseline,
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
@@ -17,6 +17,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.states import Scheduled
 
+from cli.local.processes import poll
 from cmek.keys.history import read_page
 from cmek.keys.verdicts import KeyRecord
 from cmek.revalidation.fleet import FleetRow, read_rows
@@ -91,23 +92,28 @@ class Revalidations:
         )
         return found[0]
 
-    def events(self, external_key_id: str, *, at_least: int = 1) -> list[str]:
-        """The events about a key that reached the server, oldest first.
+    def events(self, external_key_id: str) -> list[str]:
+        """The events about a key that were sent until now, oldest first.
 
-        They travel on their own; waits a little for as many as are expected.
+        The server keeps events in the order in which they came, after it has answered: one more is
+        sent, and once that can be read, so can all before it.
         """
-        wanted = {
-            "resource": {"id": [f"cmek.key.{external_key_id}"]},
-            "event": {"prefix": ["cmek.key."]},
-            "order": "ASC",
+        last = f"test.last.{uuid4()}"
+        mark = {
+            "id": str(uuid4()),
+            "occurred": datetime.now(UTC).isoformat(),
+            "event": last,
+            "resource": {"prefect.resource.id": last},
         }
-        deadline = time.monotonic() + 5
-        while True:
-            answer = self.client.request("POST", "/events/filter", json={"filter": wanted})
-            found = [one["event"] for one in answer.json()["events"]]
-            if len(found) >= at_least or time.monotonic() > deadline:
-                return found
-            time.sleep(0.1)
+        self.client.request("POST", "/events", json=[mark])
+        assert poll(lambda: self._read_events(last) or None, seconds=60), "the mark is not kept"
+        found = self._read_events(f"cmek.key.{external_key_id}")
+        return [one for one in found if one.startswith("cmek.key.")]
+
+    def _read_events(self, resource: str) -> list[str]:
+        wanted = {"resource": {"id": [resource]}, "order": "ASC"}
+        answer = self.client.request("POST", "/events/filter", json={"filter": wanted})
+        return [one["event"] for one in answer.json()["events"]]
 
     def _artifacts(self, **filters: Any) -> list[Artifact]:
         found: list[Artifact] = self.client.read_artifacts(
