@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
 
 from cmek.errors import CmekError
-from cmek.onboarding.reports import artifact_key
+from cmek.names import artifact_key
 from cmek.tags import claim_tag, workspace_tag
 from tasks.runs import current_run_id, find_runs, retag
 

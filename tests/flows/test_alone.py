@@ -15,7 +15,7 @@ from prefect.states import Running, Scheduled
 
 import flows._workspace_lock
 from cli.client import calling
-from cmek.onboarding.reports import artifact_key
+from cmek.names import artifact_key
 from tasks.discovery import start_onboarding
 from tests.support.onboarding import Onboardings
 
