@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
+# each process would compile the sources and the tests anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install shell rehearse up test coverage prove screenshots bench lint audit lock clean
 

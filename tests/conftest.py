@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,22 +40,39 @@ settings.register_profile(
 
 ON_THE_STACK = (
     "tests/cli/test_answering.py",
-    "tests/cli/test_doctor.py",
+    "tests/cli/test_doctor.py::test_a_running_stack",
     "tests/cli/test_local_stack.py",
     "tests/cli/test_own_origin.py",
     "tests/cli/test_rehearse.py",
     "tests/e2e/test_triggers.py",
     "tests/flows/test_revalidate_stack.py",
 )
-"""Files whose tests share one stack, which takes long to start: so one process runs them all."""
+"""Tests that share one stack, which takes long to start: so one process runs them all."""
+ON_A_SERVER = (
+    "tests/blocks/test_registration.py",
+    "tests/cli/test_doctor.py",
+    "tests/cli/test_refused_servers.py",
+    "tests/cli/test_work_pools.py",
+)
+"""The same for a server alone."""
+_IN_FLOWS = re.compile(r"[\[-]server[]-]")
+"""Those on a server, by their parameter."""
+
+
+def _scope(nodeid: str) -> str:
+    """Which tests run in the same process."""
+    if nodeid.startswith(ON_THE_STACK):
+        return "the stack"
+    if nodeid.startswith(ON_A_SERVER) or _IN_FLOWS.search(nodeid):
+        return "a server"
+    return nodeid.partition("::")[0]
 
 
 class _Files(LoadFileScheduling):  # type: ignore[misc]
-    """A process takes a file, or all those on the stack."""
+    """A process takes a file, or all tests that share what takes long to start."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file: str = super()._split_scope(nodeid)
-        return "the stack" if file in ON_THE_STACK else file
+        return _scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Files | None:
@@ -63,9 +81,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Files | Non
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start a whole stack come first: one of them alone at the end would idle a core."""
+    """What takes longest comes first: alone at the end it would idle a core."""
     slow = {item.path for item in items if item.get_closest_marker("e2e")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, _scope(item.nodeid) != "a server"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -91,8 +109,8 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One real server a test process: two would hide one another.
+def quick_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Settings of this process as a client of Prefect's, without what tests need not wait for.
 
     A flow's heartbeat thread takes a second to end, so it is off; and Prefect reads its authorities
     anew for each of its clients, also on loopback without TLS, so there is only one to read.
@@ -104,7 +122,14 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
         PREFECT_API_SSL_CERT_FILE: str(authorities),
     }
-    with temporary_settings(quick), lone_server():
+    with temporary_settings(quick):
+        yield
+
+
+@pytest.fixture(scope="session")
+def _server(quick_prefect: None) -> Iterator[None]:
+    """One real server a test process: two would hide one another."""
+    with lone_server():
         yield
 
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
@@ -94,9 +95,13 @@ class Footer(FrozenModel):
 class Chain:
     """Entries in order. Appending the same event of the same run again changes nothing."""
 
-    def __init__(self, entries: Iterable[EvidenceEntry] = ()) -> None:
+    def __init__(
+        self, entries: Iterable[EvidenceEntry] = (), lines: Iterable[str] | None = None
+    ) -> None:
         self._entries = list(entries)
         self._known = {entry.identity: entry for entry in self._entries}
+        # what was read need not be written anew: a run reads and writes its record at each step
+        self._lines = list(map(_line, self._entries) if lines is None else lines)
 
     @property
     def entries(self) -> tuple[EvidenceEntry, ...]:
@@ -123,13 +128,13 @@ class Chain:
         entry = EvidenceEntry.seal(len(self._entries) + 1, at, run, clean, self.head)
         self._entries.append(entry)
         self._known[entry.identity] = entry
+        self._lines.append(_line(entry))
         return entry
 
     def dumps(self) -> str:
         """The record as text."""
         seal = Footer(entries=len(self._entries), head=self.head)
-        lines = [canonical_json(one).decode() for one in (*self._entries, seal)]
-        return "\n".join(lines) + "\n"
+        return "\n".join([*self._lines, _line(seal)]) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,7 @@ def verify(record: bytes | str) -> Chain | IntegrityError:
     entries = _entries(entry_lines)
     if isinstance(entries, IntegrityError):
         return entries
-    chain = Chain(entries)
+    chain = Chain(entries, (line.decode() for line in entry_lines))
     if found := _footer_problem(seal_line, chain):
         return IntegrityError(len(lines), "the seal", found)
     return chain
@@ -183,10 +188,10 @@ def _entries(lines: Sequence[bytes]) -> list[EvidenceEntry] | IntegrityError:
     entries: list[EvidenceEntry] = []
     previous, seen = GENESIS, set[tuple[str, str, str]]()
     for number, line in enumerate(lines, 1):
-        entry = _read(line, EvidenceEntry)
+        entry, fits = _read_entry(line)
         if isinstance(entry, str):
             return IntegrityError(number, f"line {number}", entry)
-        problem = _problem(entry, number, previous)
+        problem = _problem(entry, number, previous, hash_fits=fits)
         if not problem and entry.identity in seen:
             problem = "the same event is recorded twice"
         if problem:
@@ -197,8 +202,15 @@ def _entries(lines: Sequence[bytes]) -> list[EvidenceEntry] | IntegrityError:
     return entries
 
 
-def _problem(entry: EvidenceEntry, number: int, previous: str) -> str | None:
-    if entry.computed_hash != entry.hash:
+@lru_cache(maxsize=256)
+def _read_entry(line: bytes) -> tuple[EvidenceEntry | str, bool]:
+    """An entry, or why the line is none; and whether its hash fits."""
+    entry = _read(line, EvidenceEntry)
+    return entry, isinstance(entry, EvidenceEntry) and entry.computed_hash == entry.hash
+
+
+def _problem(entry: EvidenceEntry, number: int, previous: str, *, hash_fits: bool) -> str | None:
+    if not hash_fits:
         return "its hash does not fit its content"
     if entry.number != number:
         return f"number {entry.number} stands at place {number}"
@@ -214,6 +226,10 @@ def _footer_problem(line: bytes, chain: Chain) -> str | None:
     if seal != Footer(entries=len(chain.entries), head=chain.head):
         return f"it seals {seal.entries} entries up to {seal.head[:12]}…, which is not what is here"
     return None
+
+
+def _line(value: BaseModel) -> str:
+    return canonical_json(value).decode()
 
 
 def _read(line: bytes, kind: type[T]) -> T | str:

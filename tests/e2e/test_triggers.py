@@ -71,7 +71,6 @@ def test_the_documented_call_starts_one_run_and_notices_another_request(
     assert anew.returncode == 0, anew.stderr
     second = UUID(anew.stdout.strip())
     assert second != run_id
-    attach(stack, second)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +137,7 @@ def test_a_malformed_event_shows_as_a_failed_run(stack: Stack) -> None:
     assert "workspace_id: is needed" in str(run.state.message)
 
 
+@pytest.mark.prove
 def test_a_discovery_ends_in_an_attached_workspace(stack: Stack) -> None:
     """Started by the API as its schedule would."""
     workspace = stack.new_workspace("found", cmek="onboard")

@@ -1,19 +1,52 @@
-"""One sandbox a file, a new state of it a test."""
+"""One sandbox a file, a new state of it a test.
+
+A test that asks for `bench` is executed with Prefect in memory, and by `make prove` on a server
+too. One that is marked `server` is about what Prefect keeps or decides: it has a server only.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from tests.support.kept import forget_made_keys
 from tests.support.onboarding import Onboardings, onboardings
+from tests.support.prefect_memory import memory_prefect
+from tests.support.prefect_state import MemoryPrefect
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Where the tests of this folder have their Prefect."""
+    if "_bench" not in metafunc.fixturenames:
+        return
+    only_server = metafunc.definition.get_closest_marker("server") is not None
+    both = ("memory", pytest.param("server", marks=pytest.mark.prove))
+    where = ("server",) if only_server else both
+    metafunc.parametrize("_bench", where, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="session")
+def _in_memory(quick_prefect: None) -> Iterator[tuple[MemoryPrefect, Onboardings]]:
+    """One for all files: saving the blocks takes longer than most tests."""
+    api = MemoryPrefect()
+    with ExitStack() as stack:
+        with memory_prefect(api):
+            made = stack.enter_context(onboardings())
+        yield api, made
 
 
 @pytest.fixture(scope="module")
-def _bench(prefect_server: None) -> Iterator[Onboardings]:
-    with onboardings() as bench:
-        yield bench
+def _bench(request: pytest.FixtureRequest) -> Iterator[Onboardings]:
+    if request.param == "memory":
+        api, bench = request.getfixturevalue("_in_memory")
+        with memory_prefect(api):
+            yield bench
+    else:
+        request.getfixturevalue("prefect_server")
+        with onboardings() as bench:
+            yield bench
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ def take_for_good(bench: Onboardings) -> str:
     return limit
 
 
+@pytest.mark.server
 def test_a_slot_that_never_becomes_free_fails_the_run_with_the_way_out(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,6 +51,7 @@ def test_a_slot_that_never_becomes_free_fails_the_run_with_the_way_out(
     assert run.execute().state == "Suspended", run.message
 
 
+@pytest.mark.server
 def test_a_run_that_waits_for_the_slot_sees_who_claims_the_workspace(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

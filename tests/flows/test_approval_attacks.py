@@ -49,6 +49,7 @@ FORCED = [
 ]
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("forged", [False, True], ids=["no response", "for another plan"])
 @pytest.mark.parametrize("state", FORCED, ids=lambda state: f"{state.type.value}-{state.name}")
 def test_a_forced_state_is_not_an_approval(
@@ -63,6 +64,7 @@ def test_a_forced_state_is_not_an_approval(
     assert bench.attaches() == []
 
 
+@pytest.mark.server
 def test_a_template_can_not_stand_for_a_typed_confirmation(bench: Onboardings, run: Run) -> None:
     """B3: the server evaluates templates in answers; what they yield still must fit."""
     jinja = {"__prefect_kind": "jinja", "template": "{{ flow_run.name }}{{ 6 * 7 }}"}
@@ -94,6 +96,7 @@ def test_an_answer_that_does_not_fit_the_form_is_refused_by_the_server(
     assert_waiting(run)
 
 
+@pytest.mark.server
 def test_of_many_answers_at_once_one_counts_and_attaches_once(bench: Onboardings, run: Run) -> None:
     """B5: the first is taken, every other one is told that nothing waits."""
     answers = [run.full_answer(comment=f"number {n}") for n in range(8)]
@@ -104,6 +107,7 @@ def test_of_many_answers_at_once_one_counts_and_attaches_once(bench: Onboardings
     assert len(bench.attaches()) == 1
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("anew", [False, True], ids=["old response", "new response"])
 def test_after_a_retry_only_a_new_response_counts(bench: Onboardings, run: Run, anew: bool) -> None:
     """B6, B8: a run that failed after its approval requests another one."""
@@ -174,8 +178,8 @@ def test_differences_are_asked_about_three_more_times_at_most(bench: Onboardings
     "name",
     [
         "ADA+kms@EXAMPLE.com",
-        pytest.param(REQUESTER, marks=pytest.mark.prove),
-        pytest.param("ada@examp1e.com", marks=pytest.mark.prove),
+        REQUESTER,
+        "ada@examp1e.com",
     ],
 )
 def test_the_requester_can_not_approve(bench: Onboardings, run: Run, name: str) -> None:
@@ -202,6 +206,7 @@ def test_the_loss_of_the_recorded_ask_is_not_an_approval(bench: Onboardings, run
     assert_not_attached(run, "Retry the run for a new approval request")
 
 
+@pytest.mark.server
 def test_a_cancelled_run_attaches_nothing(bench: Onboardings, run: Run) -> None:
     answer = run.full_answer()
     bench.client.set_flow_run_state(run.id, Cancelling())

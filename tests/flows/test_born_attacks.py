@@ -44,13 +44,7 @@ def test_the_form_takes_only_the_very_name(bench: Onboardings, run: Run) -> None
     assert creates(bench) == []
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        pytest.param(how, marks=() if how in {"a homoglyph", "nothing"} else pytest.mark.prove)
-        for how in MISNAMED
-    ],
-)
+@pytest.mark.parametrize("how", MISNAMED)
 def test_past_the_form_the_gate_takes_only_the_very_name(
     bench: Onboardings, run: Run, how: str
 ) -> None:
@@ -62,7 +56,6 @@ def test_past_the_form_the_gate_takes_only_the_very_name(
     assert creates(bench) == []
 
 
-@pytest.mark.prove
 def test_another_name_patched_while_waiting_ends_the_run(bench: Onboardings, run: Run) -> None:
     answer = run.full_answer()
     parameters = {"request": run.parameters["request"] | {"workspace": "another"}}
@@ -74,7 +67,6 @@ def test_another_name_patched_while_waiting_ends_the_run(bench: Onboardings, run
     assert creates(bench) == []
 
 
-@pytest.mark.prove
 def test_a_signed_approval_says_the_name(
     bench: Onboardings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

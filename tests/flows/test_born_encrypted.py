@@ -75,7 +75,6 @@ def test_a_second_run_for_a_created_workspace_writes_nothing(bench: Onboardings)
     assert bench.writes() == []
 
 
-@pytest.mark.prove
 def test_two_runs_for_one_name_never_work_at_once(bench: Onboardings) -> None:
     first = asked_to_create(bench)
     second = start_to_create(bench).execute()
@@ -95,7 +94,7 @@ def test_a_workspace_of_the_name_that_appears_while_the_run_waits_is_never_doubl
     assert creates(bench) == []
 
 
-@pytest.mark.parametrize("kind", ["reset", pytest.param("html", marks=pytest.mark.prove)])
+@pytest.mark.parametrize("kind", ["reset", "html"])
 def test_a_create_whose_answer_is_lost_is_found_by_its_tag(bench: Onboardings, kind: str) -> None:
     """A search over all pages shows that it took effect; nothing is sent again."""
     run = asked_to_create(bench)
@@ -129,7 +128,6 @@ def test_a_create_that_takes_effect_late_is_never_doubled(
     assert len(creates(bench)) == len(born(bench, "late")) == 1
 
 
-@pytest.mark.prove
 def test_a_create_that_was_lost_is_sent_again_after_a_new_approval_only(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +169,7 @@ def test_an_incomplete_create_that_has_its_key_is_finished(bench: Onboardings) -
     "without",
     [
         ("external_key_id", "tags"),
-        pytest.param(("external_key_id",), marks=pytest.mark.prove),
+        ("external_key_id",),
     ],
     ids=str,
 )
@@ -229,7 +227,6 @@ def test_a_storage_that_does_not_fit_the_workspace_is_not_blamed_on_the_key(
     assert "Most likely" not in run.message
 
 
-@pytest.mark.prove
 def test_a_refused_create_says_why_and_leaves_no_doubt(bench: Onboardings) -> None:
     """Names unique at the service, where ours is only archived: the run ends, a retry may go on."""
     run = asked_to_create(bench)

@@ -104,24 +104,20 @@ def renumber_project(bench: Onboardings) -> None:
     bench.sandbox.world.kms.projects[bench.sandbox.project_id].number = "999999999999"
 
 
-def variants(*few: Change, more: list[Change]) -> pytest.MarkDecorator:
-    """A few in `make test`, all in `make prove`."""
-    rest = (pytest.param(change, marks=pytest.mark.prove) for change in more)
-    return pytest.mark.parametrize("change", [*few, *rest], ids=lambda change: change.__name__)
+def variants(*changes: Change) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("change", changes, ids=lambda change: change.__name__)
 
 
 @variants(
     strip_encrypter,
     retarget_external_key,
-    more=[
-        remove_label,
-        disable_primary,
-        strip_viewer,
-        schedule_old_version,
-        attach_other_key,
-        archive,
-        forbid_justifications,
-    ],
+    remove_label,
+    disable_primary,
+    strip_viewer,
+    schedule_old_version,
+    attach_other_key,
+    archive,
+    forbid_justifications,
 )
 def test_what_must_not_be_attached_stops_the_run(bench: Onboardings, change: Change) -> None:
     """Read after the response, refused with a reason, never repaired, never attached."""
@@ -133,7 +129,7 @@ def test_what_must_not_be_attached_stops_the_run(bench: Onboardings, change: Cha
     assert set(bench.control.calls()) >= READS
 
 
-@variants(change_organization, more=[rename_workspace, renumber_project])
+@variants(change_organization, rename_workspace, renumber_project)
 def test_another_plan_is_asked_about_again(bench: Onboardings, change: Change) -> None:
     """The difference is named in the new approval request, and its response attaches."""
     run = bench.asked()

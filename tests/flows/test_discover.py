@@ -107,8 +107,8 @@ def test_a_persons_own_rejected_run_counts_as_well(discoveries: Discoveries) -> 
     "state",
     [
         Failed(),
-        pytest.param(Crashed(), marks=pytest.mark.prove),
-        pytest.param(Cancelled(), marks=pytest.mark.prove),
+        Crashed(),
+        Cancelled(),
     ],
     ids=lambda one: one.name,
 )
@@ -179,22 +179,14 @@ def test_an_event_starts_the_onboarding_of_an_untagged_workspace(
     ("payload", "named"),
     [
         ("", "not JSON"),
-        pytest.param("[]", "dictionary", marks=pytest.mark.prove),
+        ("[]", "dictionary"),
         ({}, "workspace_id"),
-        pytest.param({"workspace_id": "wrkspc_x"}, "workspace_id", marks=pytest.mark.prove),
-        pytest.param({"workspace_id": 7}, "workspace_id", marks=pytest.mark.prove),
+        ({"workspace_id": "wrkspc_x"}, "workspace_id"),
+        ({"workspace_id": 7}, "workspace_id"),
         ({"workspace_id": "wrkspc_01Announced", "adopt_existing_key": True}, "adopt_existing_key"),
-        pytest.param(
-            {"workspace_id": "wrkspc_01Announced", "location": "us-west1"},
-            "overrides.location",
-            marks=pytest.mark.prove,
-        ),
+        ({"workspace_id": "wrkspc_01Announced", "location": "us-west1"}, "overrides.location"),
         ({"workspace_id": "wrkspc_01Announced", "overrides": {"repair": True}}, "repair"),
-        pytest.param(
-            {"workspace_id": "wrkspc_01Announced", "overrides": {"location": "us"}},
-            "location: 'us'",
-            marks=pytest.mark.prove,
-        ),
+        ({"workspace_id": "wrkspc_01Announced", "overrides": {"location": "us"}}, "location: 'us'"),
     ],
 )
 def test_a_malformed_payload_is_a_failed_run_that_names_the_field(

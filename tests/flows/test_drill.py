@@ -167,12 +167,9 @@ def let_eve_decrypt(canary: Canary) -> None:
 @pytest.mark.parametrize(
     ("prepare", "says"),
     [
-        pytest.param(share, "more than one workspace", marks=pytest.mark.prove),
+        (share, "more than one workspace"),
         (let_eve_decrypt, "user:eve@example.com"),
-        pytest.param(
-            *(lambda canary: canary.fleet.set_state("canary", 1, "DISABLED"), "not ENABLED"),
-            marks=pytest.mark.prove,
-        ),
+        (lambda canary: canary.fleet.set_state("canary", 1, "DISABLED"), "not ENABLED"),
         (lambda canary: canary.fleet.update("canary", labels={}), "repair it first"),
     ],
     ids=["another workspace", "another user", "disabled", "broken"],

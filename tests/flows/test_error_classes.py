@@ -102,13 +102,7 @@ ON_THE_WAY: dict[str, tuple[Setup, str, list[str]]] = {
 """What only a write finds: the calls that wrote or tried to, the refused one last."""
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "permission",
-        *(pytest.param(one, marks=pytest.mark.prove) for one in BEFOREHAND if one != "permission"),
-    ],
-)
+@pytest.mark.parametrize("name", BEFOREHAND)
 def test_what_the_checks_find_stops_before_anything_is_made(bench: Onboardings, name: str) -> None:
     setup, says = BEFOREHAND[name]
     setup(bench)
@@ -116,10 +110,7 @@ def test_what_the_checks_find_stops_before_anything_is_made(bench: Onboardings, 
     assert_stopped(run, says)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name == "quota" else pytest.mark.prove) for name in ON_THE_WAY],
-)
+@pytest.mark.parametrize("name", ON_THE_WAY)
 def test_what_a_write_finds_ends_the_run_with_its_class(bench: Onboardings, name: str) -> None:
     setup, says, written = ON_THE_WAY[name]
     setup(bench)
@@ -156,8 +147,8 @@ def test_a_key_that_can_not_be_read_yet_is_read_again(bench: Onboardings) -> Non
     ("code", "cause"),
     [
         ("external_key_validation_failed", "both grants exist since"),
-        pytest.param("key_profile_mismatch", "profile", marks=pytest.mark.prove),
-        pytest.param("workspace_policy_violation", "policy", marks=pytest.mark.prove),
+        ("key_profile_mismatch", "profile"),
+        ("workspace_policy_violation", "policy"),
     ],
 )
 def test_a_refused_attach_comes_with_its_cause(bench: Onboardings, code: str, cause: str) -> None:

@@ -89,9 +89,7 @@ def test_a_run_that_fails_after_writing_leaves_its_record(bench: Onboardings) ->
 
 
 @needs_terraform
-@pytest.mark.parametrize(
-    "case", ["fresh", pytest.param("adopted", marks=pytest.mark.prove), "shared"]
-)
+@pytest.mark.parametrize("case", ["fresh", "adopted", "shared"])
 def test_terraform_adopts_it_with_zero_changes(
     bench: Onboardings, case: str, tmp_path: Path
 ) -> None:

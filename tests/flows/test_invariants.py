@@ -163,3 +163,10 @@ def test_invariant_8_everything_that_we_start_sets_do_not_track(tmp_path: Path) 
     environment = client_environment(tmp_path, 4200)
     assert environment["DO_NOT_TRACK"] == "1"
     assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"].lower() == "false"
+
+
+@pytest.mark.server
+def test_invariant_8_a_server_of_tests_and_benchmarks_has_analytics_off(bench: Onboardings) -> None:
+    """By its own word; all of them are started by `lone_server`, or as the local stack's."""
+    settings = bench.client.request("GET", "/admin/settings").json()
+    assert settings["server"]["analytics_enabled"] is False

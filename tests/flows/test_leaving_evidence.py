@@ -116,6 +116,7 @@ async def breaks_once(workspace: str) -> None:
     await publish_evidence(workspace)
 
 
+@pytest.mark.server  # which retries the flow
 def test_an_execution_from_the_top_adds_only_what_is_new(
     bench: Onboardings, workspace: str
 ) -> None:

@@ -107,16 +107,7 @@ ENDS: dict[str, tuple[Callable[[Onboardings], Run], set[str], str]] = {
 }
 
 
-IN_PROVE = ("the key ring", "the grants", "the validation", "the attach")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(one, marks=pytest.mark.prove) if one.startswith(IN_PROVE) else one
-        for one in ENDS
-    ],
-)
+@pytest.mark.parametrize("name", ENDS)
 def test_all_that_a_run_made_is_listed_with_the_run_and_the_way_back(
     bench: Onboardings, name: str
 ) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.onboarding import Onboardings
 
 
+@pytest.mark.server
 def test_a_fresh_workspace_ends_with_its_key(bench: Onboardings) -> None:
     """Five writes in the guide's order, then the two marks of what depends on the key."""
     run = bench.asked()

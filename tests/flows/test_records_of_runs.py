@@ -57,6 +57,7 @@ def test_an_approval_request_of_another_run_does_not_count(bench: Onboardings, r
     assert_not_attached(again, "was not written by this worker")
 
 
+@pytest.mark.server
 def test_prefect_stores_no_result_of_ours(bench: Onboardings, tmp_path: Path) -> None:
     """So nothing that others put there is ever read back."""
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path}):

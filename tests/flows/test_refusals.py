@@ -61,10 +61,7 @@ def test_a_missing_block_is_named(bench: Onboardings) -> None:
     ("fields", "says"),
     [
         ({"purpose": Purpose.MAC, "version_template": {"algorithm": 32}}, "mac"),
-        pytest.param(
-            *({"version_template": {"protection_level": Level.SOFTWARE}}, "protection level"),
-            marks=pytest.mark.prove,
-        ),
+        ({"version_template": {"protection_level": Level.SOFTWARE}}, "protection level"),
     ],
     ids=["purpose", "protection level"],
 )

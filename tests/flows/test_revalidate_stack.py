@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
@@ -31,6 +30,7 @@ from tests.support.watching import (
 pytestmark = pytest.mark.e2e
 PREFECT_FILE = PROJECT / "prefect.yaml"
 DEPLOYMENT = "revalidate-keys/scheduled"
+EVERY_SECONDS = 20
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def set_schedule(stack: Stack, daily: Revalidations, **fields: Any) -> None:
     ).raise_for_status()
 
 
-def deploy_again(stack: Stack, prefect_file: Path = PREFECT_FILE) -> None:
-    command = ["-m", "prefect", "deploy", "--all", "--prefect-file", str(prefect_file)]
+def deploy_again(stack: Stack) -> None:
+    command = ["-m", "prefect", "deploy", "--all", "--prefect-file", str(PREFECT_FILE)]
     subprocess.run(
         [sys.executable, *command],
         env=dict(stack.local.environment),
@@ -72,14 +72,12 @@ def deploy_again(stack: Stack, prefect_file: Path = PREFECT_FILE) -> None:
     )
 
 
-def test_the_schedule_names_its_time_zone_and_fires(
-    stack: Stack, daily: Revalidations, tmp_path: Path
-) -> None:
-    """A run of the server's scheduler, executed by the worker."""
+def test_the_schedule_names_its_time_zone_and_fires(stack: Stack, daily: Revalidations) -> None:
+    """A run of the server's scheduler, executed by the worker; then status and history show it."""
     planned = schedule(stack, daily)
     assert planned["active"]
     assert planned["schedule"]["timezone"]
-    deploy_again(stack, _every_few_seconds(tmp_path))
+    set_schedule(stack, daily, schedule={"interval": EVERY_SECONDS})
     wanted = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[daily.deployment]))
 
     def automatic() -> FlowRun | None:
@@ -88,13 +86,18 @@ def test_the_schedule_names_its_time_zone_and_fires(
         return ended[0] if ended else None
 
     run = wait_until(automatic, "revalidated by schedule", 90)
-    deploy_again(stack)
+    set_schedule(stack, daily, schedule=planned["schedule"])
     for other in stack.client.read_flow_runs(flow_run_filter=wanted):
         if other.state is None or other.state.is_scheduled():
             stack.client.delete_flow_run(other.id)
     assert run.state_name == "Failed"  # a sample key is broken
     broken = stack.workspace("broken")
-    assert broken in read_fleet(stack.client)[0].workspaces
+    rows = read_fleet(stack.client)
+    assert rows[0].level == "broken"
+    assert broken in rows[0].workspaces
+    last = [one for one in history(stack.client, broken) if "verdict" in one.what][-1]
+    assert "broken" in last.what
+    assert "primary version 1 is DISABLED" in last.outcome
 
 
 def test_a_paused_schedule_stays_paused_when_it_is_deployed_again(
@@ -191,30 +194,6 @@ def test_a_broken_key_is_notified_by_its_webhook_and_by_its_audit_log(
         asked = [run.parameters["request"]["external_keys"] for run in runs]
         assert asked
         assert all(key.external_key_id in one for one in asked), asked
-
-
-def test_status_and_history_show_what_prefect_has(stack: Stack, daily: Revalidations) -> None:
-    finished(stack, daily.start())
-    rows = read_fleet(stack.client)
-    assert rows[0].level == "broken"
-    entries = history(stack.client, stack.workspace("broken"))
-    last = [one for one in entries if "verdict" in one.what][-1]
-    assert "broken" in last.what
-    assert "primary version 1 is DISABLED" in last.outcome
-
-
-def _every_few_seconds(scratch: Path) -> Path:
-    """prefect.yaml with a schedule that a test can wait for."""
-    content = yaml.safe_load(PREFECT_FILE.read_text())
-    for deployment in content["deployments"]:
-        is_daily = deployment["name"] == "scheduled"
-        if is_daily and deployment["entrypoint"].startswith("flows.revalidate:"):
-            deployment["schedules"] = [{"slug": "daily", "interval": 20}]
-        else:
-            deployment.pop("schedules", None)
-    path = scratch / "prefect.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
 
 
 def _more_external_keys(stack: Stack, count: int) -> list[str]:

@@ -154,14 +154,8 @@ def test_a_signature_of_an_earlier_ask_is_refused_when_the_facts_flip_back(
     [  # who signs, what their statement says instead, what the next request says
         ("eve@example.com", {}, "is not enrolled"),
         (GRACE, {"plan_digest": "0" * 64}, "signed for another plan"),
-        pytest.param(
-            *(GRACE, {"comment": "another"}, "the approver and the comment of the answer"),
-            marks=pytest.mark.prove,
-        ),
-        pytest.param(
-            *(GRACE, {"decision": "reject"}, "signed for another decision"),
-            marks=pytest.mark.prove,
-        ),
+        (GRACE, {"comment": "another"}, "the approver and the comment of the answer"),
+        (GRACE, {"decision": "reject"}, "signed for another decision"),
     ],
 )
 def test_a_signature_that_does_not_fit_is_refused_with_its_reason(
@@ -210,7 +204,6 @@ def test_signers_enrolled_while_a_run_waits_count_at_once(
     assert bench.attaches() == []
 
 
-@pytest.mark.prove
 @pytest.mark.parametrize(
     "change",
     [{"requested_by": "eve@example.com"}, {"overrides": {"four_eyes": False}}],
@@ -230,7 +223,6 @@ def test_a_signature_does_not_carry_over_to_patched_parameters(
     assert_not_attached(run, "parameters of this run were changed")
 
 
-@pytest.mark.prove
 def test_a_signature_does_not_carry_over_to_a_changed_block(
     office: Office, bench: Onboardings, run: Run
 ) -> None:
@@ -247,7 +239,6 @@ def test_a_signature_does_not_carry_over_to_a_changed_block(
         assert bench.attaches() == []
 
 
-@pytest.mark.prove
 def test_an_approver_who_is_revoked_before_the_run_goes_on_approves_nothing(
     office: Office, bench: Onboardings, run: Run
 ) -> None:

@@ -21,6 +21,8 @@ from prefect.states import Completed, Paused, Pending, Running, Scheduled, Suspe
 from flows.watchdog import crash_stale_run
 from tests.support.onboarding import Onboardings
 
+pytestmark = pytest.mark.server
+
 LATER: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
 """One that is due would soon be called Late."""
 

@@ -25,6 +25,7 @@ def made_anew(bench: Onboardings) -> Iterator[Onboardings]:
     bench.deployment = deploy(onboard_workspace, "onboard")
 
 
+@pytest.mark.server
 def test_a_waiting_run_says_so_in_name_tag_and_log_and_no_longer_when_it_goes_on(
     bench: Onboardings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -54,6 +55,7 @@ def command(bench: Onboardings, *arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.server
 def test_a_run_whose_deployment_was_made_anew_is_listed_and_not_answered(
     made_anew: Onboardings, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Discoveries against a real Prefect server and a sandbox, executed in this process."""
+"""Discoveries against Prefect, on a server or in memory, and a sandbox, in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flows and deployments on a real Prefect server, executed in this process as a worker would."""
+"""Flows and deployments with Prefect's own engine, executed in this process as a worker would."""
 
 from __future__ import annotations
 

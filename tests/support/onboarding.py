@@ -1,4 +1,4 @@
-"""Onboardings against a real Prefect server and a sandbox, executed in this process.
+"""Onboardings against Prefect, on a server or in memory, and a sandbox, executed in this process.
 
 A run is executed until it suspends or ends, as a worker would; between two executions a test can
 do to server, sandbox and clocks what it likes. That takes a fraction of a worker's process start.

@@ -1,0 +1,56 @@
+"""No server that a test or a benchmark starts tells Prefect's makers about it, nor does a client.
+
+That a running server has it off is asked of the server in `tests/flows/test_invariants.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from prefect._internal.analytics.enabled import is_telemetry_enabled
+from prefect.settings import get_current_settings
+
+ROOT = Path(__file__).parents[1]
+STARTS = re.compile(
+    r'"prefect", "server", "start"|prefect_test_harness|SubprocessASGIServer|cli\.local\._server"'
+)
+"""Ways to start a server past `cli.local.stack`, which has it off."""
+WITH_THE_STACKS_ENVIRONMENT = {"tests/e2e/test_replicas.py"}
+
+
+def test_this_process_has_it_off_and_gives_that_to_its_children() -> None:
+    assert not is_telemetry_enabled()
+    settings = get_current_settings()
+    assert not settings.server.analytics_enabled
+    assert not settings.server.ephemeral.enabled
+    assert os.environ["DO_NOT_TRACK"] == "1"
+    assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+
+
+def test_a_benchmark_has_it_off_whoever_starts_it() -> None:
+    """Also outside `make`, whose own environment says the same."""
+    shown = "print(os.environ['DO_NOT_TRACK'], os.environ['PREFECT_SERVER_ANALYTICS_ENABLED'])"
+    command = [sys.executable, "-c", f"import os, benchmarks; {shown}"]
+    done = subprocess.run(
+        command, cwd=ROOT, env={}, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["1", "false"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert "export DO_NOT_TRACK := 1\n" in makefile
+    assert "export PREFECT_SERVER_ANALYTICS_ENABLED := false\n" in makefile
+
+
+def test_no_other_way_of_starting_a_server_is_used() -> None:
+    files = [one for name in ("tests", "benchmarks") for one in (ROOT / name).rglob("*.py")]
+    found = {
+        str(one.relative_to(ROOT))
+        for one in files
+        if one != Path(__file__) and STARTS.search(one.read_text())
+    }
+    assert found == WITH_THE_STACKS_ENVIRONMENT
+    for name in found:
+        assert "stack.local.environment" in (ROOT / name).read_text()
