@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from datetime import date, timedelta
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from cmek.anthropic.models import Validation
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.gcp.iam import PolicyBinding, PolicyView
 from cmek.keys import health as unreachable
-from cmek.keys.health import HEALTH_RULES, event_id, health_event, judge, unfinished
+from cmek.keys.health import event_id, health_event, judge, unfinished
 from cmek.keys.history import SIGNS, key_page, onboarding_record, read_page, shown_time
 from cmek.keys.snapshot import KeySnapshot
 from cmek.keys.verdicts import CheckRun, Health, HealthReason, KeyRecord, Severity, UnreachableState
@@ -419,13 +418,3 @@ def test_what_was_true_at_the_attach_is_what_later_looks_compare_with() -> None:
     found = judge(changed, first, look(60, run="another"))
     drifted = {r.subject for r in found.reasons if r.rule == "drift"}
     assert drifted == {"rotation_period", "destroy_scheduled_duration"}
-
-
-def test_the_page_about_revalidation_lists_every_rule_as_it_is() -> None:
-    """Name, meaning, severity and benchmark; why is the rule's own first line."""
-    page = (Path(__file__).parents[2] / "docs" / "revalidation.md").read_text()
-    for rule in HEALTH_RULES:
-        means = "a remark" if rule.means is Health.HEALTHY else rule.means.replace("_", " ")
-        why = (rule.find.__doc__ or "").strip().splitlines()[0]
-        line = f"| `{rule.id}` | {means} | {rule.severity} | {rule.benchmark or ''} | {why} |"
-        assert line in page

@@ -41,3 +41,8 @@ def test_the_guide_has_a_row_for_every_check_and_health_rule() -> None:
              "kms-public-key", "kms-role-separation"}  # fmt: skip
     assert {one.id for one in CATALOGUE} <= named
     assert rules - named == aside, "of these the guide says nothing"
+
+
+def test_the_page_about_revalidation_lists_every_rule_as_it_is() -> None:
+    written = page.RULES_DOCUMENT.read_text()
+    assert page.with_rules(written) == written, AGAIN

@@ -1,6 +1,6 @@
-"""`docs/troubleshooting.md`, made from the tables that the tests walk through.
+"""`docs/troubleshooting.md`, and the table of rules in `docs/revalidation.md`: made from the code.
 
-The tests compare each row with what the checks and the diagnosis really say. To write the page
+The tests compare each row with what the checks and the diagnosis really say. To write both pages
 anew after a change: `python -m tests.support.troubleshooting`.
 """
 
@@ -13,9 +13,10 @@ from typing import Final
 
 from cmek.anthropic.errors import DATA_PLANE_ADVICE
 from cmek.keys.diagnosis import CAUSES, diagnose, gather_facts
+from cmek.keys.health import HEALTH_RULES
 from cmek.keys.prerequisites import CATALOGUE
 from cmek.keys.rules import Cause
-from cmek.keys.verdicts import Check
+from cmek.keys.verdicts import Check, Health
 from cmek.onboarding.reports import STATUS_SIGNS
 from sandbox.server import Sandbox
 from tests.support.causes import FAILURES, Failing
@@ -26,6 +27,7 @@ from tests.support.sandbox import running
 from tests.support.staging import Stage
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
+RULES_DOCUMENT: Final = DOCUMENT.with_name("revalidation.md")
 
 INTRODUCTION: Final = """# Troubleshooting
 
@@ -79,6 +81,10 @@ FAILURES_HEAD: Final = """
 """
 
 
+RULES_HEAD: Final = """| rule | means | severity | benchmark | why |
+| --- | --- | --- | --- | --- |
+"""
+
 DATA_PLANE_HEAD: Final = """
 ## What Claude's API answers while a key can't be used
 
@@ -123,6 +129,23 @@ def failure_row(failing: Failing, first: Cause) -> str:
     """What was wrong and which cause really came first; times of day are left out."""
     command = re.sub(r"[0-9]{2}:[0-9]{2} UTC", "HH:MM UTC", first.command)
     return _row(failing.name, f"`{first.id}`", first.verdict, _code(command))
+
+
+def rules_table() -> str:
+    """The health rules, in the order in which they are judged; why is a rule's own first line."""
+    rows = []
+    for rule in HEALTH_RULES:
+        means = "a remark" if rule.means is Health.HEALTHY else rule.means.replace("_", " ")
+        why = (rule.find.__doc__ or "").strip().splitlines()[0]
+        rows.append(_row(f"`{rule.id}`", means, rule.severity, rule.benchmark or "", why))
+    return RULES_HEAD + "\n".join(rows) + "\n"
+
+
+def with_rules(page: str) -> str:
+    """The page about revalidation with the rules as they are."""
+    before, head, rest = page.partition(RULES_HEAD)
+    assert head, f"{RULES_DOCUMENT.name} has no table of rules"
+    return before + rules_table() + rest[rest.index("\n\n") + 1 :]
 
 
 async def document() -> str:
@@ -175,3 +198,4 @@ def _row(*cells: str) -> str:
 
 if __name__ == "__main__":
     DOCUMENT.write_text(asyncio.run(document()))
+    RULES_DOCUMENT.write_text(with_rules(RULES_DOCUMENT.read_text()))
