@@ -397,6 +397,8 @@ def _read_limit(api: MemoryPrefect, body: Json, name: str) -> Json:
 
 @_route("POST", "/v2/concurrency_limits")
 def _create_limit(api: MemoryPrefect, body: Json) -> Json:
+    if body["name"] in api.limits:
+        raise RefusedCallError(409, "Concurrency limit already exists")
     return api.limits.setdefault(body["name"], new_record(active=True, active_slots=0, **body))
 
 
