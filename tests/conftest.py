@@ -59,11 +59,12 @@ _IN_FLOWS = re.compile(r"[\[-]server[]-]")
 """Those on a server, by their parameter."""
 
 
-def _scope(nodeid: str) -> str:
-    """Which tests run in the same process."""
+def _scope(config: pytest.Config, nodeid: str) -> str:
+    """Which tests run in the same process; `make prove` has so many on a server that they share."""
     if nodeid.startswith(ON_THE_STACK):
         return "the stack"
-    if nodeid.startswith(ON_A_SERVER) or _IN_FLOWS.search(nodeid):
+    on_a_server = nodeid.startswith(ON_A_SERVER) or _IN_FLOWS.search(nodeid)
+    if on_a_server and config.getoption("markexpr") == "not prove":
         return "a server"
     return nodeid.partition("::")[0]
 
@@ -72,7 +73,7 @@ class _Files(LoadFileScheduling):  # type: ignore[misc]
     """A process takes a file, or all tests that share what takes long to start."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return _scope(nodeid)
+        return _scope(self.config, nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Files | None:
@@ -80,10 +81,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Files | Non
     return _Files(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes longest comes first: alone at the end it would idle a core."""
     slow = {item.path for item in items if item.get_closest_marker("e2e")}
-    items.sort(key=lambda item: (item.path not in slow, _scope(item.nodeid) != "a server"))
+    items.sort(key=lambda item: (item.path not in slow, _scope(config, item.nodeid) != "a server"))
 
 
 @pytest.fixture(scope="session", autouse=True)

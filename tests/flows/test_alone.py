@@ -134,6 +134,7 @@ def test_an_unfinished_plan_is_not_taken_for_the_onboarding_nor_the_other_way_ro
     assert (started(plan_only=True), started()) == (plan, onboarding)
 
 
+@pytest.mark.server
 def test_runs_that_want_a_limit_for_the_first_time_all_get_it(bench: Onboardings) -> None:
     """Prefect's own call reads it and then creates it: all but one would fail."""
     limit = artifact_key("workspace", "wanted by many")

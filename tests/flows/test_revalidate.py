@@ -158,6 +158,7 @@ def test_a_quick_check_costs_little_more_than_one_read_a_key(
     assert {row.external_key_id for row in latest} == set(keys)
 
 
+@pytest.mark.server  # which gives the slot
 def test_a_second_check_of_all_keys_waits_and_then_says_which_one_it_left_the_work_to(
     bench: Onboardings, revalidations: Revalidations
 ) -> None:

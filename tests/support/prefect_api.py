@@ -46,8 +46,10 @@ def answer(api: MemoryPrefect, request: httpx.Request) -> httpx.Response:
         with api.lock:
             result = call(api, body, **names)
     except RefusedCallError as error:
-        refusal = {"detail": str(error)}
-        return httpx.Response(error.status, json=refusal, request=request)
+        later = {"Retry-After": "1"} if error.status == httpx.codes.LOCKED else {}
+        return httpx.Response(
+            error.status, json={"detail": str(error)}, headers=later, request=request
+        )
     if isinstance(result, Text):
         return httpx.Response(200, text=result, request=request)
     if result is None:
@@ -397,6 +399,8 @@ def _read_limit(api: MemoryPrefect, body: Json, name: str) -> Json:
 
 @_route("POST", "/v2/concurrency_limits")
 def _create_limit(api: MemoryPrefect, body: Json) -> Json:
+    if body["name"] in api.limits:
+        raise RefusedCallError(409, "Concurrency limit already exists")
     return api.limits.setdefault(body["name"], new_record(active=True, active_slots=0, **body))
 
 

@@ -43,11 +43,17 @@ def memory_prefect(api: MemoryPrefect) -> Iterator[None]:
         PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False,
         PREFECT_LOGGING_TO_API_ENABLED: False,
     }
+    _end_services()
     with temporary_settings(settings), _in_place_of_network(api), _plain_tasks():
         try:
             yield
-        finally:  # they keep a client, which another server's runs would use
-            ConcurrencySlotAcquisitionWithLeaseService.drain_all()
+        finally:
+            _end_services()
+
+
+def _end_services() -> None:
+    """They hold a client for one server, and a slot would be taken there and given back here."""
+    ConcurrencySlotAcquisitionWithLeaseService.drain_all()
 
 
 @contextmanager
