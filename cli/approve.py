@@ -125,12 +125,12 @@ def build_response(
                 " nothing was answered"
             )
     _check_approver(pending, decision, fields["approver"])
-    if pending.has_warnings:
-        if decision == "approve" and not given.acknowledge_warnings:
+    if pending.has_warnings and decision == "approve":
+        if not given.acknowledge_warnings:
             raise ApprovalError(
                 "the plan has warnings, which an approval must accept (--acknowledge-warnings)"
             )
-        fields["acknowledge_warnings"] = decision == "approve"
+        fields["acknowledge_warnings"] = True
     return {"decision": decision} | fields
 
 
