@@ -374,13 +374,14 @@ def reject_command(  # noqa: PLR0913 - a parameter is an option of the command
     _respond(run, "reject", given, as_json=as_json)
 
 
-def sign_command(
+def sign_command(  # noqa: PLR0913 - a parameter is an option of the command
     run: Run,
     *,
     approver: Annotated[str, typer.Option(help="Your name in the worker's allowed_signers.")],
     comment: Annotated[str, typer.Option(help="Why you approve.")],
     plan_digest: Annotated[str, typer.Option(help="Digest of the plan that you read.")],
     signing_key: SigningKey = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print your signed approval, for whoever answers with `cmek approve --with FILE`."""
     with connected() as client:
@@ -388,7 +389,11 @@ def sign_command(
     show(request, new_console(stderr=True))
     if plan_digest != request.digest:
         raise ApprovalError(f"the run asks about plan {request.digest}; nothing was signed")
-    typer.echo(str(approvals.sign(request, approver, comment, signing_key)))
+    signed = str(approvals.sign(request, approver, comment, signing_key))
+    if as_json:
+        facts = {"run_id": request.run_id, "plan_digest": plan_digest, "approver": approver}
+        signed = json.dumps(facts | {"signed_approval": signed}, ensure_ascii=False)
+    typer.echo(signed)
 
 
 def _respond(  # noqa: PLR0913 - what the command line brought along

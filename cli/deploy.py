@@ -291,8 +291,14 @@ def install_command(  # noqa: PLR0913 - a parameter is an option of the command
 
 
 @automations_command.command("show")
-def show_command() -> None:
+def show_command(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+) -> None:
     """Print the files, for `prefect automation create --from-file` or for reading."""
+    if as_json:
+        typer.echo(json.dumps([yaml.safe_load(automation_text(one)) for one in automation_files()]))
+        return
     for path in automation_files():
         typer.echo(automation_text(path))
         typer.echo("---")

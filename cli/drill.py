@@ -6,6 +6,7 @@ It disables nothing itself: it prints the command, waits for a person to run it,
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -96,13 +97,16 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
         str, typer.Option(help="Name of the AnthropicAdmin block.")
     ] = "anthropic-admin",
     kms_block: Annotated[str, typer.Option(help="Name of the GoogleKms block.")] = "google-kms",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output; the rest on error.")
+    ] = False,
 ) -> None:
     """Try the kill switch on a canary workspace, and measure who notices when.
 
     A person disables the key and enables it again; the command prints how, waits and watches.
     Exit code 1 when something did not come in time.
     """
-    console = new_console()
+    console = new_console(stderr=as_json)
     # before anything is disabled: a drill must not end without its report
     key = signing_key or (default_key() if find_signers() else None)
     file = out or Path(f"drill-{workspace_id}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.md")
@@ -114,6 +118,10 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
     if key is not None:
         sign_report(file, key)
     console.print(f"The report is {file}{f', signed in {file}.sig' if key else ''}", markup=False)
+    if as_json:
+        files = {"report": str(file), "signature": f"{file}.sig" if key else None}
+        passed = {"passed": drill.passed}
+        typer.echo(json.dumps(drill.model_dump(mode="json") | passed | files))
     if not drill.passed:
         raise typer.Exit(1)
 

@@ -271,15 +271,33 @@ _EXPECT: Final = {
 """What an onboarding does, and what a revalidation says about its key, by a sample's state."""
 
 
-def up_command() -> None:
+def up_command(
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One line of JSON when it is ready; the rest on error.")
+    ] = False,
+) -> None:
     """Run a private Prefect server, a worker and the sandbox until Ctrl-C."""
-    console = new_console()
+    console = new_console(stderr=as_json)
     console.print("Starting a private Prefect server, a worker and the sandbox …")
     with local_stack() as stack:
         _print_guide(stack, console)
+        if as_json:
+            typer.echo(json.dumps(_addresses(stack)))
         while True:
             stack.check()
             time.sleep(_WATCH_SECONDS)
+
+
+def _addresses(stack: LocalStack) -> dict[str, Any]:
+    """What a program needs to use the stack: no secret is among it."""
+    shown = {"http", "grpc", "organization_id", "project_id", "workspaces"}
+    return {
+        "ui": stack.ui_url,
+        "api": stack.api_url,
+        "sandbox": stack.sandbox.model_dump(mode="json", include=shown),
+        "logs": {name: str(log) for name, log in stack.logs.items()},
+    }
 
 
 def _print_guide(stack: LocalStack, console: Console) -> None:

@@ -22,8 +22,8 @@ from prefect_gcp import GcpCredentials
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from blocks.onboarding_policy import OnboardingPolicy
-from cli.main import LazyCommand, command, main
-from tests.support.command import clean_environment, cmek
+from cli.main import main
+from tests.support.command import clean_environment, cmek, leaf_commands
 from tests.support.web_server import QuietHandler, serving
 
 WORKSPACE = "wrkspc_01PaymentsProd1111111111"
@@ -62,19 +62,9 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "secret").write_text(f"whsec_{secret}")
 
 
-def leaves() -> set[str]:
-    """The name of every command that does something."""
-    found = set()
-    for name, one in command.commands.items():
-        assert isinstance(one, LazyCommand)
-        below = getattr(one.load(), "commands", {})
-        found |= {f"{name} {each}" for each in below} or {name}
-    return found
-
-
 def test_every_command_either_talks_to_the_server_or_needs_none() -> None:
     """So that a new one is tried below, too."""
-    assert leaves() == {*TALKING, *ALONE}
+    assert set(leaf_commands()) == {*TALKING, *ALONE}
     assert not ALONE & {*TALKING}
 
 
