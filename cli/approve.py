@@ -39,6 +39,8 @@ from tasks.runs import ONBOARDING
 Decision = Literal["approve", "reject"]
 _WAITING: Final = 3
 """Exit code when the run waits for another approval."""
+_INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C, as a shell gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +202,18 @@ class Steps:
 
         Raises:
             TimeoutError: neither happened in time; names the state and the step.
+            Exit: The person has stopped following.
         """
-        deadline = time.monotonic() + seconds
+        try:
+            return self._follow(time.monotonic() + seconds, seconds)
+        except KeyboardInterrupt:
+            self._console.print(
+                f"No longer followed; the run goes on: {run_url(self._client, self._run_id)}",
+                soft_wrap=True,
+            )
+            raise typer.Exit(_INTERRUPTED) from None
+
+    def _follow(self, deadline: float, seconds: float) -> FlowRun:
         with self._console.status("waiting for the worker") as status:
             while True:
                 run = self._client.read_flow_run(self._run_id)
@@ -211,7 +223,10 @@ class Steps:
                     return run
                 if time.monotonic() > deadline:
                     state = run.state.name if run.state else "in no state"
-                    raise TimeoutError(f"run {run.name} is {state} after {seconds:.0f} s: {going}")
+                    raise TimeoutError(
+                        f"run {run.name} is {state} after {seconds:.0f} s ({going or 'no step'}),"
+                        f" and goes on without this command: {run_url(self._client, run.id)}"
+                    )
                 status.update(going or "working")
                 time.sleep(_POLL_SECONDS)
 

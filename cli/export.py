@@ -16,7 +16,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from cli.client import connected
 from cli.terminal import new_console, printable
 from cmek.errors import CmekError
-from cmek.evidence.record import Chain, loads
+from cmek.evidence.record import Chain, EvidenceIntegrityError, loads
 from cmek.evidence.report import queries_of, record_in
 from cmek.onboarding.reports import artifact_key
 from cmek.signatures.statement import NAMESPACE, UnreadableApprovalError, parse_signed
@@ -137,7 +137,12 @@ def verify_command(
 
     A record proves nothing about who wrote it: compare it with a hash that stands elsewhere.
     """
-    chain = loads(file.read_bytes())
+    try:
+        chain = loads(file.read_bytes())
+    except EvidenceIntegrityError as error:
+        raise EvidenceIntegrityError(
+            f"{file}: {error}; it was changed, or is no record that `cmek evidence export` wrote"
+        ) from error
     if anchor is not None and anchor not in {entry.hash for entry in chain.entries}:
         raise AnchorError(
             f"no entry has the hash {anchor}: this record is whole, but it is not the one that the "
@@ -161,7 +166,7 @@ def read_record(client: SyncPrefectClient, workspace_id: str) -> str:
 
     Raises:
         NoEvidenceError: None was.
-        BrokenEvidenceError: The artifact holds no record.
+        EvidenceIntegrityError: The artifact holds no record.
     """
     key = artifact_key("evidence", workspace_id)
     found = client.read_artifacts(

@@ -254,7 +254,7 @@ async def keys_on_server() -> KnownKeys:
 
 
 class ListenOptionError(CmekError):
-    """`cmek listen` was started without anything to listen to, or with a file that is none."""
+    """The file holds no signing secret."""
 
 
 def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
@@ -297,7 +297,7 @@ def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
     secrets = _secrets(webhook_secret_file) if webhook_secret_file else ()
     pushes = _pushes(push_audience, push_account, push_certs_url)
     if not secrets and pushes is None:
-        raise ListenOptionError(
+        raise typer.BadParameter(
             "nothing to listen to: give --webhook-secret-file, or --push-audience and "
             "--push-account, or both"
         )
@@ -334,5 +334,5 @@ def _pushes(audience: str | None, account: str | None, certs_url: str) -> PushVe
     if not audience and not account:
         return None
     if not audience or not account:
-        raise ListenOptionError("--push-audience and --push-account belong together")
+        raise typer.BadParameter("--push-audience and --push-account belong together")
     return PushVerifier(audience, account, certs_url)

@@ -95,6 +95,11 @@ def test_the_list_of_commands_has_each_commands_own_help(name: str) -> None:
         (None, ["onboard", "wrkspc_x"], "workspace: 'wrkspc_x'"),
         (None, ["onboard", "--create-workspace", "x "], "workspace: 'x '"),
         (None, ["onboard", GIVEN["workspace"], "--set", "location=eu"], "location: 'eu'"),
+        (None, ["onboard", GIVEN["workspace"], "--project", "X"], "--project: 'X' does not fit"),
+        (None, ["evidence", "verify", "/none"], "error: /none: No such file or directory"),
+        (None, ["evidence", "verify", "/dev/null"], "/dev/null: the seal: "),
+        (None, ["gateway", "--config", "/none"], "/none: No such file or directory"),
+        (None, ["listen", "--webhook-secret-file", "/none"], "error: /none: No such file"),
     ],
 )
 def test_what_cannot_be_done_is_one_message_that_names_the_cause(
@@ -102,7 +107,8 @@ def test_what_cannot_be_done_is_one_message_that_names_the_cause(
 ) -> None:
     """Exit code 1, the field or address with its value, no trace."""
     if arguments[0] == "onboard":
-        arguments = [*arguments, "--project", "acme-kms-prod", "--requested-by", "ada@example.com"]
+        usual = ("--project", "acme-kms-prod", "--requested-by", "ada@example.com")
+        arguments = [arguments[0], *usual, *arguments[1:]]
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 1
