@@ -257,7 +257,9 @@ class Steps:
 _FOLLOW_SECONDS: Final = 300.0
 _ASK_SECONDS: Final = 30.0
 
-Run = Annotated[str, typer.Argument(help="The run's id or name; `cmek pending` lists them.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="Its id or name; `cmek pending` lists them.")
+]
 WorkspaceId = Annotated[
     str | None, typer.Option(help="The workspace's id, as a confirmation; asked for if missing.")
 ]
@@ -364,7 +366,7 @@ def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
 ) -> None:
     """Show a run's plan, approve it, and follow the run until it ends or asks again.
 
-    Where the run wants signatures, yours is made with your SSH key.
+    Where the run wants signatures, yours is made with your SSH key. Exit code 3 when it asks again.
     """
     given = ResponseInput(
         workspace_id, plan_digest, approver, comment, acknowledge_warnings, workspace_name

@@ -122,7 +122,7 @@ def write_approvals(chain: Chain, folder: Path) -> list[str]:
 
 @evidence_command.command("verify")
 def verify_command(
-    file: Annotated[Path, typer.Argument(help="A record, as `export` wrote it.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A record, as `export` wrote it.")],
     *,
     anchor: Annotated[
         str | None,

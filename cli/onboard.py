@@ -53,7 +53,9 @@ _REFUSALS: Final = (
 )
 """What the run would refuse as well, whatever machine executes it."""
 
-Workspace = Annotated[str | None, typer.Argument(help="The workspace, wrkspc_….")]
+Workspace = Annotated[
+    str | None, typer.Argument(metavar="WORKSPACE", help="The workspace, wrkspc_….")
+]
 CreateWorkspace = Annotated[
     str | None,
     typer.Option(

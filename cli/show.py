@@ -149,7 +149,9 @@ class HistoryEntry:
 
 
 def history_command(
-    workspace_id: Annotated[str, typer.Argument(help="The workspace, wrkspc_….")],
+    workspace_id: Annotated[
+        str, typer.Argument(metavar="WORKSPACE", help="The workspace, wrkspc_….")
+    ],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
 ) -> None:

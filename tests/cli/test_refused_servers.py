@@ -205,18 +205,27 @@ def no_google(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOUDSDK_CONFIG", "/nonexistent")
 
 
+USING_BLOCKS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "anthropic_block": {"status": ("--live", WORKSPACE), "drill": (WORKSPACE,)},
+    "kms_block": {},
+}
+"""Commands that are told which block to use, besides `cmek terraform`, which reads both first."""
+
+
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("setting", "block", "message"),
     [
-        ("anthropic_block=no-such-block", "block anthropic-admin/no-such-block can't be used"),
-        ("anthropic_block=empty", "block anthropic-admin/empty can't be used: "),
-        ("kms_block=no-such-block", "block google-kms/no-such-block can't be used"),
-        ("kms_block=unset", "no Google credentials"),
+        ("anthropic_block", "no-such-block", "block anthropic-admin/no-such-block can't be used"),
+        ("anthropic_block", "empty", "block anthropic-admin/empty can't be used: "),
+        ("kms_block", "no-such-block", "block google-kms/no-such-block can't be used"),
+        ("kms_block", "unset", "no Google credentials"),
     ],
 )
 def test_a_block_that_is_missing_empty_or_without_credentials_is_named(
     setting: str,
+    block: str,
     message: str,
+    *,
     prefect_server: None,
     no_google: None,
     capsys: pytest.CaptureFixture[str],
@@ -225,13 +234,35 @@ def test_a_block_that_is_missing_empty_or_without_credentials_is_named(
     for kind in (AnthropicAdmin, GoogleKms, GcpCredentials):
         kind.register_type_and_schema()
     AnthropicAdmin(gateway=True, base_url="http://127.0.0.1:9").save("far-away", overwrite=True)
-    slug = "google-kms" if setting.startswith("kms") else "anthropic-admin"
-    if setting.endswith(("empty", "unset")):
-        empty(slug, setting.partition("=")[2])
-    name, _, block = setting.partition("=")
-    blocks = {"anthropic_block": "far-away"} | {name: block}
+    if block in {"empty", "unset"}:
+        empty("google-kms" if setting == "kms_block" else "anthropic-admin", block)
+    blocks = {"anthropic_block": "far-away"} | {setting: block}
     OnboardingPolicy.model_validate(blocks).save("tried", overwrite=True)
     assert message in error_of((*CHECK, "--policy", "tried"), capsys)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in blocks.items()]
+    for name, arguments in {**USING_BLOCKS[setting], "terraform": TALKING["terraform"]}.items():
+        assert message in error_of((name, *arguments, *options), capsys)
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "no JSON", '{"type": "service_account"}'])
+def test_a_file_of_google_credentials_that_can_not_be_used_is_one_line(
+    content: str | None,
+    tmp_path: Path,
+    prefect_server: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is missing, empty or of something else."""
+    file = tmp_path / "credentials.json"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    AnthropicAdmin(gateway=True, base_url="http://127.0.0.1:9").save("far-away", overwrite=True)
+    GoogleKms().save("of-this-machine", overwrite=True)
+    options = ("--anthropic-block=far-away", "--kms-block=of-this-machine")
+    said = error_of(("terraform", *TALKING["terraform"], *options), capsys)
+    assert "credentials" in said
+    assert "GOOGLE_APPLICATION_CREDENTIALS" in said
 
 
 def test_a_program_without_a_server_ends_with_one_line_too(tmp_path: Path) -> None:
