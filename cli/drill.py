@@ -131,7 +131,8 @@ def _confirmed(workspace_id: str, given: str | None, console: Console) -> None:
         f"While the key is disabled, nothing in {printable(workspace_id)} can be read or written.",
         soft_wrap=True,
     )
-    typed = given if given is not None else typer.prompt("Type the workspace's id to go on")
+    question = "Type the workspace's id to go on"
+    typed = given if given is not None else typer.prompt(question, err=console.stderr)
     if typed.strip() != workspace_id:
         raise RunError("another workspace was typed; nothing was done")
 
