@@ -428,7 +428,12 @@ def _respond(  # noqa: PLR0913 - what the command line brought along
         if why := approvals.dead_end(client, pending):
             raise ApprovalError(f"run {pending.run.name}: {why}")
         show(pending.approval_request, console)
-        fields = build_response(pending, decision, given, console)
+        try:
+            fields = build_response(pending, decision, given, console)
+        except (KeyboardInterrupt, EOFError):
+            raise ApprovalError(
+                f"nothing was answered: run {pending.run.name} goes on waiting"
+            ) from None
         if pending.approval_request.signatures and decision == "approve":
             fields[approvals.FIELD] = approvals.signed_field(
                 pending.approval_request, fields, signing_key, others

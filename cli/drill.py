@@ -268,8 +268,15 @@ class DrillRunner:
             external_key_id=ref.external_key_id,
             phases=(),
         )
-        drill = drill.with_phase(await self._phase("disabled", disable))
-        drill = drill.with_phase(await self._phase("enabled", enable))
+        try:
+            drill = drill.with_phase(await self._phase("disabled", disable))
+            drill = drill.with_phase(await self._phase("enabled", enable))
+        except BaseException:  # Ctrl-C too: whoever stops here must know how to take it back
+            how = (
+                f"The drill has stopped. If the version is disabled, enable it:\n\n{plain(enable)}"
+            )
+            self.console.print(f"\n{how}\n", soft_wrap=True, markup=False)
+            raise
         await acreate_markdown_artifact(
             markdown=report(drill),
             key=artifact_key("drill", drill.workspace),
