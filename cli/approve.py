@@ -285,12 +285,17 @@ def pending_command(
     with connected() as client:
         found = [_PendingRow.of(client, run) for run in _suspended_runs(client)]
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in found], default=str))
+        typer.echo(json.dumps([asdict(row) for row in found], default=_as_data))
         return
     if not found:
         console.print("No run waits for an approval.")
     for row in found:
         row.show(console)
+
+
+def _as_data(value: object) -> str:
+    """A time as ISO 8601 has it, and an id as text."""
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
