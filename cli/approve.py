@@ -39,6 +39,8 @@ from tasks.runs import ONBOARDING
 Decision = Literal["approve", "reject"]
 _WAITING: Final = 3
 """Exit code when the run waits for another approval."""
+_INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C, as a shell gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +127,12 @@ def build_response(
                 " nothing was answered"
             )
     _check_approver(pending, decision, fields["approver"])
-    if pending.has_warnings:
-        if decision == "approve" and not given.acknowledge_warnings:
+    if pending.has_warnings and decision == "approve":
+        if not given.acknowledge_warnings:
             raise ApprovalError(
                 "the plan has warnings, which an approval must accept (--acknowledge-warnings)"
             )
-        fields["acknowledge_warnings"] = decision == "approve"
+        fields["acknowledge_warnings"] = True
     return {"decision": decision} | fields
 
 
@@ -200,8 +202,18 @@ class Steps:
 
         Raises:
             TimeoutError: neither happened in time; names the state and the step.
+            Exit: The person has stopped following.
         """
-        deadline = time.monotonic() + seconds
+        try:
+            return self._follow(time.monotonic() + seconds, seconds)
+        except KeyboardInterrupt:
+            self._console.print(
+                f"No longer followed; the run goes on: {run_url(self._client, self._run_id)}",
+                soft_wrap=True,
+            )
+            raise typer.Exit(_INTERRUPTED) from None
+
+    def _follow(self, deadline: float, seconds: float) -> FlowRun:
         with self._console.status("waiting for the worker") as status:
             while True:
                 run = self._client.read_flow_run(self._run_id)
@@ -211,7 +223,10 @@ class Steps:
                     return run
                 if time.monotonic() > deadline:
                     state = run.state.name if run.state else "in no state"
-                    raise TimeoutError(f"run {run.name} is {state} after {seconds:.0f} s: {going}")
+                    raise TimeoutError(
+                        f"run {run.name} is {state} after {seconds:.0f} s ({going or 'no step'}),"
+                        f" and goes on without this command: {run_url(self._client, run.id)}"
+                    )
                 status.update(going or "working")
                 time.sleep(_POLL_SECONDS)
 
@@ -242,7 +257,9 @@ class Steps:
 _FOLLOW_SECONDS: Final = 300.0
 _ASK_SECONDS: Final = 30.0
 
-Run = Annotated[str, typer.Argument(help="The run's id or name; `cmek pending` lists them.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="Its id or name; `cmek pending` lists them.")
+]
 WorkspaceId = Annotated[
     str | None, typer.Option(help="The workspace's id, as a confirmation; asked for if missing.")
 ]
@@ -268,12 +285,17 @@ def pending_command(
     with connected() as client:
         found = [_PendingRow.of(client, run) for run in _suspended_runs(client)]
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in found], default=str))
+        typer.echo(json.dumps([asdict(row) for row in found], default=_as_data))
         return
     if not found:
         console.print("No run waits for an approval.")
     for row in found:
         row.show(console)
+
+
+def _as_data(value: object) -> str:
+    """A time as ISO 8601 has it, and an id as text."""
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +371,7 @@ def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
 ) -> None:
     """Show a run's plan, approve it, and follow the run until it ends or asks again.
 
-    Where the run wants signatures, yours is made with your SSH key.
+    Where the run wants signatures, yours is made with your SSH key. Exit code 3 when it asks again.
     """
     given = ResponseInput(
         workspace_id, plan_digest, approver, comment, acknowledge_warnings, workspace_name
@@ -374,13 +396,14 @@ def reject_command(  # noqa: PLR0913 - a parameter is an option of the command
     _respond(run, "reject", given, as_json=as_json)
 
 
-def sign_command(
+def sign_command(  # noqa: PLR0913 - a parameter is an option of the command
     run: Run,
     *,
     approver: Annotated[str, typer.Option(help="Your name in the worker's allowed_signers.")],
     comment: Annotated[str, typer.Option(help="Why you approve.")],
     plan_digest: Annotated[str, typer.Option(help="Digest of the plan that you read.")],
     signing_key: SigningKey = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print your signed approval, for whoever answers with `cmek approve --with FILE`."""
     with connected() as client:
@@ -388,7 +411,11 @@ def sign_command(
     show(request, new_console(stderr=True))
     if plan_digest != request.digest:
         raise ApprovalError(f"the run asks about plan {request.digest}; nothing was signed")
-    typer.echo(str(approvals.sign(request, approver, comment, signing_key)))
+    signed = str(approvals.sign(request, approver, comment, signing_key))
+    if as_json:
+        facts = {"run_id": request.run_id, "plan_digest": plan_digest, "approver": approver}
+        signed = json.dumps(facts | {"signed_approval": signed}, ensure_ascii=False)
+    typer.echo(signed)
 
 
 def _respond(  # noqa: PLR0913 - what the command line brought along
@@ -406,7 +433,12 @@ def _respond(  # noqa: PLR0913 - what the command line brought along
         if why := approvals.dead_end(client, pending):
             raise ApprovalError(f"run {pending.run.name}: {why}")
         show(pending.approval_request, console)
-        fields = build_response(pending, decision, given, console)
+        try:
+            fields = build_response(pending, decision, given, console)
+        except (KeyboardInterrupt, EOFError):
+            raise ApprovalError(
+                f"nothing was answered: run {pending.run.name} goes on waiting"
+            ) from None
         if pending.approval_request.signatures and decision == "approve":
             fields[approvals.FIELD] = approvals.signed_field(
                 pending.approval_request, fields, signing_key, others

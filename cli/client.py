@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.client.schemas.sorting import TaskRunSort
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_UI_URL
 
-from cmek.addresses import check_endpoint, is_loopback
+from cmek.addresses import EndpointError, check_endpoint, is_loopback
 from cmek.errors import CmekError
 
 T = TypeVar("T")
@@ -27,6 +27,10 @@ PAGE: Final = 200
 
 class NoServerError(CmekError):
     """No Prefect server is configured or reachable: says which and how to name one."""
+
+
+class ServerAwayError(NoServerError):
+    """Nothing answers at the configured address."""
 
 
 class ServerRefusedError(CmekError):
@@ -53,7 +57,6 @@ def connected() -> Iterator[SyncPrefectClient]:
         NoServerError: none is configured (Prefect would start a temporary one), it is away, or
             what is at the address is no Prefect API.
         ServerRefusedError: it refused the login, or a call of the caller's block.
-        EndpointError: the address is plain text beyond loopback.
     """
     url = configured_url()
     # Plain text is allowed on loopback only, and there no proxy may see the login.
@@ -67,15 +70,20 @@ def configured_url() -> str:
     """The configured address of the server's API.
 
     Raises:
-        NoServerError: there is none, or the login is one that no server can accept.
-        EndpointError: it is plain text beyond loopback.
+        NoServerError: there is none, or it is none that may be used; or the login is one that no
+            server can accept.
     """
     url = PREFECT_API_URL.value()
     if not url:
         raise NoServerError(
             "no Prefect server is configured: set PREFECT_API_URL, e.g. https://prefect.example/api"
         )
-    check_endpoint(url)
+    if "://" not in url:
+        raise NoServerError(f"PREFECT_API_URL {url!r} has no scheme: did you mean https://{url}?")
+    try:
+        check_endpoint(url)
+    except EndpointError as error:
+        raise NoServerError(f"PREFECT_API_URL: {error}") from error
     login = PREFECT_API_AUTH_STRING.value()
     if login is not None and not str(login).isascii():
         raise NoServerError(
@@ -92,7 +100,7 @@ def explained(url: str) -> Iterator[None]:
     try:
         yield
     except httpx.TransportError as error:
-        raise NoServerError(
+        raise ServerAwayError(
             f"Prefect server at {url}: {error or type(error).__name__}; is it running, and is"
             " PREFECT_API_URL right?"
         ) from error
@@ -111,6 +119,12 @@ def check_api(client: SyncPrefectClient, url: str) -> str:
     try:
         version = client.request("GET", "/admin/version").json()
     except httpx.HTTPStatusError as error:
+        if error.response.is_redirect:
+            raise NoServerError(
+                f"what is at {url} sends elsewhere ({_target(error.response)}): a proxy before the"
+                " Prefect server wants another login, or PREFECT_API_URL has http in the place of"
+                " https"
+            ) from error
         if error.response.status_code not in {404, 405}:
             raise
     except ValueError:
@@ -124,6 +138,12 @@ def check_api(client: SyncPrefectClient, url: str) -> str:
     return str(version)
 
 
+def _target(response: httpx.Response) -> str:
+    """Where a redirect leads, without what a login page is given."""
+    location: str = response.headers.get("location", "nowhere")
+    return location.partition("?")[0][:_REASON]
+
+
 def refusal(response: httpx.Response) -> str:
     """Why the server refused a call, and what to do about it."""
     request = response.request
@@ -131,10 +151,11 @@ def refusal(response: httpx.Response) -> str:
     server = f"the Prefect server at {request.url.host}"
     reason = _reason(response)
     if response.status_code == 401:
-        given = "refuses the login in" if "authorization" in request.headers else "wants a login:"
+        wrong = "authorization" in request.headers
+        given = "refuses the login in PREFECT_API_AUTH_STRING" if wrong else "wants a login"
         return (
-            f"{server} {given} PREFECT_API_AUTH_STRING: set it to the user:password of the"
-            " server's PREFECT_SERVER_API_AUTH_STRING"
+            f"{server} {given}: set PREFECT_API_AUTH_STRING to the user:password of the server's"
+            " PREFECT_SERVER_API_AUTH_STRING"
         )
     if response.status_code == 403 and "csrf" in reason.lower():
         return (

@@ -32,6 +32,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from cli.client import RunError, connected, every
 from cli.policy import save_default_policy
 from cli.terminal import new_console, printable
+from cmek.onboarding.plan import possible_titles
 from cmek.tags import CMEK_TAG
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
@@ -224,6 +225,8 @@ def find_deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
 
 
 _FILES: Final = "deploy.automations"
+_TITLES: Final = "WARNING_TITLES"
+"""Stands in a file for the titles of all warnings."""
 _NOTIFIES: Final = "notify"
 """The capability of Prefect's notification blocks."""
 
@@ -288,10 +291,16 @@ def install_command(  # noqa: PLR0913 - a parameter is an option of the command
 
 
 @automations_command.command("show")
-def show_command() -> None:
+def show_command(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+) -> None:
     """Print the files, for `prefect automation create --from-file` or for reading."""
+    if as_json:
+        typer.echo(json.dumps([yaml.safe_load(automation_text(one)) for one in automation_files()]))
+        return
     for path in automation_files():
-        typer.echo(path.read_text())
+        typer.echo(automation_text(path))
         typer.echo("---")
 
 
@@ -312,7 +321,7 @@ def install(
     ids = [_block_id(client, block) for block in blocks]
     outcome: dict[str, bool] = {}
     for path in automation_files():
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(automation_text(path))
         seconds = (within or {}).get(path.name.removesuffix(".yaml"))
         actions = _actions(client, content["actions"], ids, seconds)
         if not actions or seconds == 0:
@@ -381,3 +390,11 @@ def automation_files() -> list[Any]:
     """The automations that are installed, sorted by name."""
     found = [path for path in files(_FILES).iterdir() if path.name.endswith(".yaml")]
     return sorted(found, key=lambda path: path.name)
+
+
+def automation_text(path: Any) -> str:  # noqa: ANN401 - a resource, which may be no file
+    """What a file holds, with the titles that a notification may show in their place."""
+    from cmek.keys.prerequisites import CATALOGUE  # noqa: PLC0415 - Google's libraries
+
+    text = str(path.read_text())
+    return text.replace(_TITLES, json.dumps(possible_titles(CATALOGUE)))

@@ -6,6 +6,7 @@ It disables nothing itself: it prints the command, waits for a person to run it,
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -96,13 +97,16 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
         str, typer.Option(help="Name of the AnthropicAdmin block.")
     ] = "anthropic-admin",
     kms_block: Annotated[str, typer.Option(help="Name of the GoogleKms block.")] = "google-kms",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output; the rest on error.")
+    ] = False,
 ) -> None:
     """Try the kill switch on a canary workspace, and measure who notices when.
 
     A person disables the key and enables it again; the command prints how, waits and watches.
     Exit code 1 when something did not come in time.
     """
-    console = new_console()
+    console = new_console(stderr=as_json)
     # before anything is disabled: a drill must not end without its report
     key = signing_key or (default_key() if find_signers() else None)
     file = out or Path(f"drill-{workspace_id}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.md")
@@ -114,6 +118,10 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
     if key is not None:
         sign_report(file, key)
     console.print(f"The report is {file}{f', signed in {file}.sig' if key else ''}", markup=False)
+    if as_json:
+        files = {"report": str(file), "signature": f"{file}.sig" if key else None}
+        passed = {"passed": drill.passed}
+        typer.echo(json.dumps(drill.model_dump(mode="json") | passed | files))
     if not drill.passed:
         raise typer.Exit(1)
 
@@ -123,7 +131,8 @@ def _confirmed(workspace_id: str, given: str | None, console: Console) -> None:
         f"While the key is disabled, nothing in {printable(workspace_id)} can be read or written.",
         soft_wrap=True,
     )
-    typed = given if given is not None else typer.prompt("Type the workspace's id to go on")
+    question = "Type the workspace's id to go on"
+    typed = given if given is not None else typer.prompt(question, err=console.stderr)
     if typed.strip() != workspace_id:
         raise RunError("another workspace was typed; nothing was done")
 
@@ -259,8 +268,15 @@ class DrillRunner:
             external_key_id=ref.external_key_id,
             phases=(),
         )
-        drill = drill.with_phase(await self._phase("disabled", disable))
-        drill = drill.with_phase(await self._phase("enabled", enable))
+        try:
+            drill = drill.with_phase(await self._phase("disabled", disable))
+            drill = drill.with_phase(await self._phase("enabled", enable))
+        except BaseException:  # Ctrl-C too: whoever stops here must know how to take it back
+            how = (
+                f"The drill has stopped. If the version is disabled, enable it:\n\n{plain(enable)}"
+            )
+            self.console.print(f"\n{how}\n", soft_wrap=True, markup=False)
+            raise
         await acreate_markdown_artifact(
             markdown=report(drill),
             key=artifact_key("drill", drill.workspace),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from prefect.client.orchestration import SyncPrefectClient
@@ -15,7 +16,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from cli.client import connected
 from cli.terminal import new_console, printable
 from cmek.errors import CmekError
-from cmek.evidence.record import Chain, loads
+from cmek.evidence.record import Chain, EvidenceIntegrityError, loads
 from cmek.evidence.report import queries_of, record_in
 from cmek.names import artifact_key
 from cmek.signatures.statement import NAMESPACE, UnreadableApprovalError, parse_signed
@@ -54,8 +55,13 @@ def export_command(
         Path | None,
         typer.Option(help="Folder for the signed approvals, as `ssh-keygen -Y verify` reads them."),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object about the file; needs --out.")
+    ] = False,
 ) -> None:
     """Write the verified record of a workspace; where else to look goes to standard error."""
+    if as_json and out is None:
+        raise typer.BadParameter("the record itself goes to standard output: give --out FILE")
     with connected() as client:
         record = read_record(client, workspace_id)
     chain = loads(record)
@@ -65,11 +71,26 @@ def export_command(
         out.write_bytes(record.encode())
     console = new_console(stderr=True)
     console.print(f"{len(chain.entries)} entries, head {chain.head}", soft_wrap=True)
-    for command in write_approvals(chain, approvals) if approvals is not None else ():
+    commands = write_approvals(chain, approvals) if approvals is not None else []
+    if as_json:
+        queries = [one.model_dump() for one in queries_of(chain)]
+        facts = {"workspace": workspace_id, "file": str(out)} | _facts(chain)
+        typer.echo(json.dumps(facts | {"verify_approvals": commands, "queries": queries}))
+        return
+    for command in commands:
         console.print(printable(command), soft_wrap=True)
     for query in queries_of(chain):
         console.print(f"\n[bold]{printable(query.title)}[/] {printable(query.needs)}")
         console.print(printable(query.command), soft_wrap=True)
+
+
+def _facts(chain: Chain) -> dict[str, Any]:
+    attached = [
+        {"subject": one.subject, "at": one.at.isoformat(), "hash": one.hash}
+        for one in chain.entries
+        if one.kind == "attached"
+    ]
+    return {"entries": len(chain.entries), "head": chain.head, "attached": attached}
 
 
 def write_approvals(chain: Chain, folder: Path) -> list[str]:
@@ -101,7 +122,7 @@ def write_approvals(chain: Chain, folder: Path) -> list[str]:
 
 @evidence_command.command("verify")
 def verify_command(
-    file: Annotated[Path, typer.Argument(help="A record, as `export` wrote it.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A record, as `export` wrote it.")],
     *,
     anchor: Annotated[
         str | None,
@@ -110,17 +131,26 @@ def verify_command(
             help="Hash that stands elsewhere: the workspace's tag cmek-evidence, or a report.",
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Check every entry; the first one that was changed is named, and the exit code is 1.
 
     A record proves nothing about who wrote it: compare it with a hash that stands elsewhere.
     """
-    chain = loads(file.read_bytes())
+    try:
+        chain = loads(file.read_bytes())
+    except EvidenceIntegrityError as error:
+        raise EvidenceIntegrityError(
+            f"{file}: {error}; it was changed, or is no record that `cmek evidence export` wrote"
+        ) from error
     if anchor is not None and anchor not in {entry.hash for entry in chain.entries}:
         raise AnchorError(
             f"no entry has the hash {anchor}: this record is whole, but it is not the one that the "
             "hash was taken from"
         )
+    if as_json:
+        typer.echo(json.dumps(_facts(chain) | {"anchor": anchor}))
+        return
     console = new_console()
     console.print(f"Verified: {len(chain.entries)} entries, head {chain.head}", soft_wrap=True)
     for entry in chain.entries:
@@ -136,7 +166,7 @@ def read_record(client: SyncPrefectClient, workspace_id: str) -> str:
 
     Raises:
         NoEvidenceError: None was.
-        BrokenEvidenceError: The artifact holds no record.
+        EvidenceIntegrityError: The artifact holds no record.
     """
     key = artifact_key("evidence", workspace_id)
     found = client.read_artifacts(
@@ -169,6 +199,7 @@ def terraform_command(  # noqa: PLR0913 - a parameter is an option of the comman
         str, typer.Option(help="Name of the AnthropicAdmin block.")
     ] = "anthropic-admin",
     kms_block: Annotated[str, typer.Option(help="Name of the GoogleKms block.")] = "google-kms",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Write Terraform that adopts the keys of one or all workspaces as they are.
 
@@ -179,7 +210,12 @@ def terraform_command(  # noqa: PLR0913 - a parameter is an option of the comman
         raise typer.BadParameter("name one workspace, or give --all")
     with connected():
         keys = asyncio.run(_read(anthropic_block, kms_block, workspace_id))
-    write_module(render_module(keys), out, replace=replace)
+    module = render_module(keys)
+    write_module(module, out, replace=replace)
+    if as_json:
+        managed = [{"key": key.name, "workspaces": key.workspaces} for key in keys]
+        typer.echo(json.dumps({"folder": str(out), "files": sorted(module), "keys": managed}))
+        return
     console = new_console()
     for key in keys:
         users = ", ".join(key.workspaces)

@@ -19,7 +19,7 @@ from uuid import UUID, uuid5
 
 import typer
 
-from cli.client import RunError
+from cli.client import ServerAwayError, connected
 from cmek.errors import CmekError
 from cmek.evidence.report import signals_filter
 from cmek.revalidation.fleet import FLEET, read_rows
@@ -254,7 +254,7 @@ async def keys_on_server() -> KnownKeys:
 
 
 class ListenOptionError(CmekError):
-    """`cmek listen` was started without anything to listen to, or with a file that is none."""
+    """The file holds no signing secret."""
 
 
 def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
@@ -297,20 +297,21 @@ def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
     secrets = _secrets(webhook_secret_file) if webhook_secret_file else ()
     pushes = _pushes(push_audience, push_account, push_certs_url)
     if not secrets and pushes is None:
-        raise ListenOptionError(
+        raise typer.BadParameter(
             "nothing to listen to: give --webhook-secret-file, or --push-audience and "
             "--push-account, or both"
         )
-    _require_server()
     import uvicorn  # noqa: PLC0415 - only this command needs it
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     listener = Listener(post_to_prefect, keys_on_server)
     try:
-        asyncio.run(listener.know_keys())
-    except Exception:  # noqa: BLE001 - it is read again at the first signal
-        _log.exception("The list of watched keys could not be read")
+        with connected():
+            asyncio.run(listener.know_keys())
+    except ServerAwayError as error:
+        # as when both are started at once; what comes before it is there is sent again
+        _log.warning("The list of watched keys is read at the first signal: %s", error)
     app = application(listener, secrets=secrets, pushes=pushes)
     uvicorn.run(
         app,
@@ -320,13 +321,6 @@ def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
         server_header=False,
         limit_concurrency=CONCURRENT,
     )
-
-
-def _require_server() -> None:
-    from prefect.settings import PREFECT_API_URL  # noqa: PLC0415
-
-    if not PREFECT_API_URL.value():
-        raise RunError("no Prefect server is configured: set PREFECT_API_URL")
 
 
 def _secrets(file: Path) -> tuple[bytes, ...]:
@@ -340,5 +334,5 @@ def _pushes(audience: str | None, account: str | None, certs_url: str) -> PushVe
     if not audience and not account:
         return None
     if not audience or not account:
-        raise ListenOptionError("--push-audience and --push-account belong together")
+        raise typer.BadParameter("--push-audience and --push-account belong together")
     return PushVerifier(audience, account, certs_url)

@@ -174,8 +174,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     completion_init()
     try:
         command(args=arguments)
-    except (CmekError, OSError) as error:
+    except CmekError as error:
         _fail(str(error))
+    except OSError as error:
+        named = error.filename is not None and error.strerror
+        _fail(f"{error.filename}: {error.strerror}" if named else str(error))
     except Exception as error:
         # Only Prefect's clients raise these, and only where they were imported.
         http = sys.modules.get("httpx")

@@ -53,7 +53,9 @@ _REFUSALS: Final = (
 )
 """What the run would refuse as well, whatever machine executes it."""
 
-Workspace = Annotated[str | None, typer.Argument(help="The workspace, wrkspc_….")]
+Workspace = Annotated[
+    str | None, typer.Argument(metavar="WORKSPACE", help="The workspace, wrkspc_….")
+]
 CreateWorkspace = Annotated[
     str | None,
     typer.Option(
@@ -166,7 +168,15 @@ def build_form(given: dict[str, Any], overrides: list[str]) -> OnboardingForm:
         changed = settings.model_dump(mode="json", exclude_unset=True)
         return OnboardingForm.model_validate(given | {"overrides": changed})
     except ValidationError as error:
-        raise RunError(f"the request is not valid: {'; '.join(refusals(error))}") from None
+        wrong = "; ".join(map(_as_option, refusals(error)))
+        raise RunError(f"the request is not valid: {wrong}") from None
+
+
+def _as_option(refusal: str) -> str:
+    """The refusal by the option's name, where a field is one."""
+    field, colon, why = refusal.partition(":")
+    option = {"project_id": "--project", "requested_by": "--requested-by"}.get(field, field)
+    return f"{option}{colon}{why}"
 
 
 def _pair(override: str) -> tuple[str, object]:

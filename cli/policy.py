@@ -36,7 +36,9 @@ def _group() -> None:
 
 @policy_command.command("show")
 def show_command(
-    name: Annotated[str, typer.Argument(help="Of the OnboardingPolicy block.")] = DEFAULT_POLICY,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Of the OnboardingPolicy block.")
+    ] = DEFAULT_POLICY,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:

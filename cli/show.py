@@ -21,10 +21,10 @@ from prefect.client.schemas.sorting import ArtifactSort
 
 from cli.client import PAGE, RunError, connected, every
 from cli.terminal import markdown, new_console, printable, show_rows
-from cmek.keys.history import SIGNS, key_page, read_page
+from cmek.keys.history import key_page, read_page
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.names import artifact_key
-from cmek.revalidation.fleet import FLEET, FleetRow, counts, merged, published, read_rows
+from cmek.revalidation.fleet import FLEET, FleetRow, counts, facts, merged, read_rows
 from cmek.tags import LEFTOVERS, workspace_tag
 
 STYLES: Final = {
@@ -65,8 +65,10 @@ def status_command(
         raise typer.Exit(int(record.verdict is Health.BROKEN))
     with connected() as client:
         rows, left = read_fleet(client), _leftovers(client)
+        records = _last_records(client, rows) if as_json else {}
     if as_json:
-        typer.echo(json.dumps(published(rows), ensure_ascii=False))
+        data = [facts(row, records.get(row.external_key_id)) for row in rows]
+        typer.echo(json.dumps(data, ensure_ascii=False))
     else:
         shown = [row for row in rows if everything or row.level != Health.HEALTHY]
         show_rows(console, _FLEET_TITLES, map(_fleet_row, shown))
@@ -91,6 +93,18 @@ def _checked_now(workspace_id: str, anthropic_block: str, kms_block: str) -> Key
             await close_clients()
 
     return asyncio.run(check())
+
+
+def _last_records(client: SyncPrefectClient, rows: list[FleetRow]) -> dict[str, KeyRecord]:
+    """The last record of each key, by the external key."""
+    keys = [artifact_key("key", row.external_key_id) for row in rows]
+    found: dict[str, KeyRecord] = {}
+    for at in range(0, len(keys), PAGE):
+        wanted = ArtifactCollectionFilter.model_validate({"key": {"any_": keys[at : at + PAGE]}})
+        for one in client.read_latest_artifacts(artifact_filter=wanted, limit=PAGE):
+            if record := read_page(str(one.data)):
+                found[record.external_key_id] = record
+    return found
 
 
 def _leftovers(client: SyncPrefectClient) -> int:
@@ -149,7 +163,9 @@ class HistoryEntry:
 
 
 def history_command(
-    workspace_id: Annotated[str, typer.Argument(help="The workspace, wrkspc_….")],
+    workspace_id: Annotated[
+        str, typer.Argument(metavar="WORKSPACE", help="The workspace, wrkspc_….")
+    ],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
 ) -> None:
@@ -162,7 +178,8 @@ def history_command(
     if not entries:
         raise RunError(f"nothing is known about {workspace_id} on this server: check the id")
     if as_json:
-        typer.echo(json.dumps([vars(one) for one in entries], default=str, ensure_ascii=False))
+        data = [vars(one) | {"at": one.at.isoformat()} for one in entries]
+        typer.echo(json.dumps(data, ensure_ascii=False))
         return
     rows = (
         (
@@ -222,8 +239,8 @@ def _verdicts(client: SyncPrefectClient, workspace_id: str) -> Iterator[HistoryE
         for record in _records(client, external_key_id):
             if record.verdict is not last:
                 why = "; ".join(one.says for one in record.reasons if one.means is record.verdict)
-                sign = SIGNS[record.verdict]
-                yield HistoryEntry(record.checked_at, f"verdict {sign}", why, "", record.run_id)
+                verdict = record.verdict.replace("_", " ")
+                yield HistoryEntry(record.checked_at, f"verdict {verdict}", why, "", record.run_id)
             last = record.verdict
 
 

@@ -103,7 +103,7 @@ class TextRule:
 
     def refusal(self, text: str) -> str:
         """The value, so that the invisible is seen, what is wrong with it, and what is wanted."""
-        return f"{shown(text)} {_flaw(text, self) or 'is something else'}; wanted is {self.wanted}"
+        return f"{shown(text)} {_flaw(text, self) or 'does not fit'}; wanted is {self.wanted}"
 
     def check(self, value: Any) -> Any:  # noqa: ANN401 - what is no string is left to its type
         """The value, where it fits.

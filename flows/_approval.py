@@ -21,7 +21,7 @@ from cmek.models import TextRule
 from cmek.names import Email
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, exactly
 from cmek.onboarding.plan import Plan
-from cmek.onboarding.reports import approval_summary
+from cmek.onboarding.reports import approval_summary, plan_labels
 from cmek.plain_text import plain
 from cmek.signatures.statement import MAX_TEXT
 from cmek.tags import WAITING_TAG
@@ -106,7 +106,7 @@ WAITING_NAME: Final = " · waiting for approval"
 
 
 async def _show_as_waiting(approval_request: ApprovalRequest) -> None:
-    """Say in name, tag and log that the run waits for people, unless its wait is over."""
+    """Say in name, tag, labels and log that the run waits for people, unless its wait is over."""
     async with get_client() as client:
         run = await client.read_flow_run(current_run_id())
         if approval_request.key in (run.empirical_policy.pause_keys or ()):
@@ -114,6 +114,7 @@ async def _show_as_waiting(approval_request: ApprovalRequest) -> None:
         name = run.name.removesuffix(WAITING_NAME) + WAITING_NAME
         # the first tags are those that Prefect's pages show
         await client.update_flow_run(run.id, name=name, tags=[WAITING_TAG, *run.tags])
+        await client.update_flow_run_labels(run.id, plan_labels(approval_request))
     logging.getLogger("prefect.flow_runs").addFilter(_suspension_is_no_error)
     get_run_logger().info(waiting_line(approval_request))
 
@@ -193,10 +194,8 @@ def _fields(approval_request: ApprovalRequest) -> Iterator[tuple[str, _Field]]:
     yield "comment", _field(str, "Comment", why, min_length=1, max_length=2000)
     if plan.to_acknowledge:
         titles = "; ".join(plan.to_acknowledge)
-        needed = f"Needed to approve: {plain(titles)}."
-        # filled in and yet required: the page calls everything else optional
-        rules = {"json_schema_extra": {"default": False}}
-        yield "acknowledge_warnings", _field(bool, "I accept the warnings", needed, **rules)
+        needed = f"Needed to approve, not to reject: {plain(titles)}."
+        yield "acknowledge_warnings", _field(bool, "I accept the warnings", needed, default=False)
     if approval_request.signatures:
         signed = "What the command above prints. Not needed to reject."
         limits = {"default": "", "max_length": MAX_TEXT}

@@ -21,7 +21,6 @@ from prefect.client.schemas.filters import ArtifactFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
 from pydantic import SecretStr
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -271,15 +270,33 @@ _EXPECT: Final = {
 """What an onboarding does, and what a revalidation says about its key, by a sample's state."""
 
 
-def up_command() -> None:
+def up_command(
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One line of JSON when it is ready; the rest on error.")
+    ] = False,
+) -> None:
     """Run a private Prefect server, a worker and the sandbox until Ctrl-C."""
-    console = new_console()
+    console = new_console(stderr=as_json)
     console.print("Starting a private Prefect server, a worker and the sandbox …")
     with local_stack() as stack:
         _print_guide(stack, console)
+        if as_json:
+            typer.echo(json.dumps(_addresses(stack)))
         while True:
             stack.check()
             time.sleep(_WATCH_SECONDS)
+
+
+def _addresses(stack: LocalStack) -> dict[str, Any]:
+    """What a program needs to use the stack: no secret is among it."""
+    shown = {"http", "grpc", "organization_id", "project_id", "workspaces"}
+    return {
+        "ui": stack.ui_url,
+        "api": stack.api_url,
+        "sandbox": stack.sandbox.model_dump(mode="json", include=shown),
+        "logs": {name: str(log) for name, log in stack.logs.items()},
+    }
 
 
 def _print_guide(stack: LocalStack, console: Console) -> None:
@@ -288,13 +305,10 @@ def _print_guide(stack: LocalStack, console: Console) -> None:
     for number, step in enumerate(_tour(stack), start=1):
         steps.add_row(f"  {number}.", step)
     console.print(steps)
-    table = Table(title="Sample workspaces", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("id", "name", "state"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("an onboarding")
+    console.print("Sample workspaces, and what an onboarding does:")
     for one in stack.sandbox.workspaces:
-        table.add_row(*map(printable, (one.id, one.name, one.state)), _EXPECT.get(one.state, ""))
-    console.print(table)
+        console.print(f"  {printable(one.id)} ({printable(one.name)}, {one.state})", soft_wrap=True)
+        console.print(f"    {_EXPECT.get(one.state, '')}", soft_wrap=True)
     console.print("The same in another terminal:")
     activate = Path(sys.prefix) / "bin" / "activate"
     console.print(f"  . {activate}; export PREFECT_API_URL={stack.api_url}", soft_wrap=True)

@@ -340,7 +340,10 @@ def _call_error(error: core.GoogleAPICallError) -> _Body:
 
 def _auth_error(error: auth.GoogleAuthError) -> _Body:
     offline = isinstance(error, auth.TransportError)
-    message = f"no Google credentials ({type(error).__name__}: {error})"
+    # some have the cause as a second argument, and would be shown as a tuple
+    message = (
+        f"no Google credentials ({type(error).__name__}: {error.args[0] if error.args else ''})"
+    )
     transient = offline or bool(getattr(error, "retryable", False))
     reached = not any(isinstance(one, OSError) for one in error.args)  # requests' are too
     reason = _grant(message) if reached else lost_connection(error)[0]
@@ -485,7 +488,8 @@ _BY_REASON: Final[dict[str, str]] = {
         f"The clock of this machine is wrong: Google refuses tokens of another time. {SET_CLOCK}"
     ),
     "CREDENTIALS": (
-        "Check the GcpCredentials of the GoogleKms block, or log in again "
+        "Check the GcpCredentials of the GoogleKms block and the file that "
+        "GOOGLE_APPLICATION_CREDENTIALS names, or log in again "
         "(gcloud auth application-default login)."
     ),
     "KEY_OF_ACCOUNT": (

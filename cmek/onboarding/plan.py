@@ -8,7 +8,7 @@ onboarding would write, from reads alone. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 from uuid import UUID
@@ -19,7 +19,7 @@ from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, ROLES, VIEWER
 from cmek.canonical import digest
 from cmek.gcp.resources import CryptoKey, KeyVersion
 from cmek.keys.conditions import MISSING, has_organization_label
-from cmek.keys.verdicts import Check, CheckReport
+from cmek.keys.verdicts import Check, CheckReport, Prerequisite
 from cmek.markdown import code, table
 from cmek.models import FrozenModel
 from cmek.onboarding.request import OnboardingRequest
@@ -213,6 +213,16 @@ def _adoption_warning(key_name: str) -> PlanWarning:
         "protect other data. Nothing has been written to it. Who can decrypt with it is above.",
         remedy="if that is not what you want: reject, and request a key of another name",
     )
+
+
+def possible_titles(catalogue: Iterable[Prerequisite]) -> tuple[str, ...]:
+    """Every title that a warning of a plan can have, for these checks."""
+    checks = [
+        found
+        for one in catalogue
+        for found in (one.warned(""), one.unknown(""), one.failed("", "-"))
+    ]
+    return (ADOPTION_TITLE, *dict.fromkeys(PlanWarning.of(one).title for one in checks))
 
 
 def build_plan(

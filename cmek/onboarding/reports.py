@@ -309,6 +309,26 @@ def approval_summary(approval_request: ApprovalRequest) -> str:
     )
 
 
+TITLES_APART: Final = " | "
+"""Between the titles of a plan's warnings in a label."""
+
+
+def plan_labels(approval_request: ApprovalRequest) -> dict[str, str | int | float | bool]:
+    """The plan's summary as labels of the run, from which a notification is filled.
+
+    Whoever may write to Prefect's API can change labels. So a notification shows of them only a
+    key's name, hex digits, a number, and titles that it knows itself.
+    """
+    plan = approval_request.plan
+    others = len(plan.other_decrypters) + len(plan.other_workspaces)
+    return {
+        "cmek-plan-key": plan.key_name,
+        "cmek-plan-digest": approval_request.digest,
+        "cmek-plan-other-users": -1 if plan.unread_policies else others,
+        "cmek-plan-warnings": TITLES_APART.join(plan.warning_titles),
+    }
+
+
 def facts_table(plan: Plan) -> str:
     """The facts that were approved, and what is not as the guide recommends."""
     rows = (*_facts(plan), *_request(plan))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime, timedelta
-from typing import Final, Self
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final, Self
 
 from pydantic import ConfigDict, Field
 
@@ -122,6 +122,33 @@ def merged(
 def published(rows: Iterable[FleetRow]) -> list[dict[str, str]]:
     """The table's data."""
     return [row.model_dump(by_alias=True) for row in rows]
+
+
+def facts(row: FleetRow, record: KeyRecord | None) -> dict[str, Any]:
+    """A row for a program: ids, ISO times, and values in the place of signs and words.
+
+    Args:
+        row: Of the table, which every check writes.
+        record: What the last full check has left, or the last one with news; None without one.
+    """
+    known = record is not None and record.verdict is row.level
+    return {
+        "external_key_id": row.external_key_id,
+        "key_name": row.key_name,
+        "verdict": row.level.value,
+        "why": row.why,
+        "since": _iso(row.since),
+        "checked_at": _iso(row.checked),
+        "final_at": record.final_at.isoformat() if known and record and record.final_at else None,
+        "workspaces": list(record.workspaces) if record else row.workspaces.split(", "),
+        "reasons": [one.model_dump(mode="json") for one in record.reasons]
+        if known and record
+        else None,
+    }
+
+
+def _iso(minute: str) -> str:
+    return datetime.strptime(minute, _TIME).replace(tzinfo=UTC).isoformat()
 
 
 def counts(rows: Iterable[FleetRow]) -> dict[Health, int]:

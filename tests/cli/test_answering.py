@@ -87,6 +87,8 @@ def test_a_person_approves_in_a_terminal_by_typing_the_workspace_id(
     assert f"{workspace}, requested by ada@example.com" in listed
     assert f"plan {ask.plan_digest[:12]} cmek approve {run_id}" in listed
 
+    code, screen = approve_in_terminal(stack, run_id, [("accept the warnings", "\x04")], tmp_path)
+    assert (code, "nothing was answered: run " in screen) == (1, True), screen
     for typed, wanted in (("wrkspc_01Another11111", 1), (workspace, 0)):
         replies = typing(typed, approver="grace@example.com")
         code, screen = approve_in_terminal(stack, run_id, replies, tmp_path)

@@ -17,17 +17,15 @@ from cli.main import COMMANDS, LazyCommand, command, main
 from cli.onboard import build_form
 from cli.terminal import markdown, printable, show_rows
 from cmek.onboarding.policy import SETTINGS
-from tests.support.command import CMEK
+from tests.support.command import CMEK, leaf_commands
 
 ALL = [name for summaries in COMMANDS.values() for name in summaries]
 OUTPUT_OF = {
     "--help": "3 the run waits for another approval",
     "--version": f"cmek {version('cmek')}",
 }
-STARTS_OR_SHOWS = (
-    *("onboard", "check", "pending", "approve", "reject", "status", "history"),
-    *("doctor", "leftovers", "rehearse", "deploy"),
-)
+SERVICES = {"gateway", "sandbox", "listen"}
+"""They run until they are stopped; the first two say as JSON where, without being asked."""
 LOCAL_COMMANDS = ("rehearse", "up", "sandbox")
 GIVEN = {
     "workspace": "wrkspc_01PaymentsProd1111111111",
@@ -107,6 +105,11 @@ def test_the_list_of_commands_has_each_commands_own_help(name: str) -> None:
         (None, ["onboard", "wrkspc_x"], "workspace: 'wrkspc_x'"),
         (None, ["onboard", "--create-workspace", "x "], "workspace: 'x '"),
         (None, ["onboard", GIVEN["workspace"], "--set", "location=eu"], "location: 'eu'"),
+        (None, ["onboard", GIVEN["workspace"], "--project", "X"], "--project: 'X' does not fit"),
+        (None, ["evidence", "verify", "/none"], "error: /none: No such file or directory"),
+        (None, ["evidence", "verify", "/dev/null"], "/dev/null: the seal: "),
+        (None, ["gateway", "--config", "/none"], "/none: No such file or directory"),
+        (None, ["listen", "--webhook-secret-file", "/none"], "error: /none: No such file"),
     ],
 )
 def test_what_cannot_be_done_is_one_message_that_names_the_cause(
@@ -114,7 +117,8 @@ def test_what_cannot_be_done_is_one_message_that_names_the_cause(
 ) -> None:
     """Exit code 1, the field or address with its value, no trace."""
     if arguments[0] == "onboard":
-        arguments = [*arguments, "--project", "acme-kms-prod", "--requested-by", "ada@example.com"]
+        usual = ("--project", "acme-kms-prod", "--requested-by", "ada@example.com")
+        arguments = [arguments[0], *usual, *arguments[1:]]
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 1
@@ -190,15 +194,14 @@ def test_no_cell_of_a_table_is_cut_or_broken(width: int, names: list[str]) -> No
         assert any(line.endswith(name) for line in lines), lines
 
 
-@pytest.mark.parametrize("name", [*STARTS_OR_SHOWS, "policy show", "automations install"])
-def test_what_shows_or_starts_something_has_json(name: str) -> None:
-    """Data for programs: every such command has the option."""
-    group, _, member = name.partition(" ")
-    found = command.commands[group]
-    assert isinstance(found, LazyCommand)
-    loaded = found.load()
-    options = (loaded.commands[member] if member else loaded).params
-    assert "--json" in [option for one in options for option in one.opts]
+def test_every_command_but_the_services_has_json() -> None:
+    """Whatever a command shows or starts, a program can read."""
+    without = {
+        name
+        for name, one in leaf_commands().items()
+        if "--json" not in [option for each in one.params for option in each.opts]
+    }
+    assert without == SERVICES
 
 
 def test_completion_completes_the_commands() -> None:

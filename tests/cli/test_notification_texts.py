@@ -1,16 +1,17 @@
-"""Whoever may post an event chooses nothing of what a notification about a key says but ids."""
+"""Whoever may write to the API chooses nothing of what a notification says but ids and words."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
-import requests
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -19,14 +20,20 @@ from prefect.blocks.notifications import (
     SendgridEmail,
     SlackWebhook,
 )
+from prefect.client.schemas.objects import FlowRun
 from prefect.events.schemas.events import ReceivedEvent
 from prefect.server.events.actions import SendNotification
 from prefect.server.utilities.user_templates import render_user_template
 from pydantic import SecretStr
 
-from cli.deploy import automation_files
+from cli.deploy import PROJECT, automation_files, automation_text
 from cmek.keys.health import HEALTH_RULES, VALIDATION_FAILED, VALIDATION_UNEXPLAINED
+from cmek.keys.prerequisites import CATALOGUE
 from cmek.keys.verdicts import Health
+from cmek.onboarding.plan import possible_titles
+from cmek.onboarding.reports import plan_labels
+from tests.support import facts as make
+from tests.support.web_server import Posted, internet_sink
 
 KEY_ALERTS = {
     path.name.removesuffix(".yaml"): yaml.safe_load(path.read_text())
@@ -66,14 +73,16 @@ values = st.recursive(
 payloads = st.dictionaries(st.sampled_from(sorted(HOSTILE)), values)
 
 
-def rendered(alert: dict[str, Any], payload: dict[str, Any]) -> tuple[str, str]:
+def rendered(
+    alert: dict[str, Any], payload: dict[str, Any], run: FlowRun | None = None
+) -> tuple[str, str]:
     """Subject and body, as Prefect's server makes them of an event."""
     (given,) = alert["actions"]
     action = SendNotification(
         block_document_id=uuid4(), **{n: given[n] for n in ("subject", "body")}
     )
     action._register_filters_if_needed()
-    (name,) = alert["trigger"]["expect"]
+    name = alert["trigger"]["expect"][0]
     event = ReceivedEvent(
         event=name,
         resource={"prefect.resource.id": f"cmek.key.{MARKUP}", "prefect.resource.name": MARKUP},
@@ -82,7 +91,7 @@ def rendered(alert: dict[str, Any], payload: dict[str, Any]) -> tuple[str, str]:
         occurred=datetime.now(UTC),
         received=datetime.now(UTC),
     )
-    context = {"event": event, "flow_run": None}
+    context = {"event": event, "flow_run": run}
 
     async def render() -> tuple[str, str]:
         subject = await render_user_template(action.subject, context)
@@ -116,25 +125,23 @@ def test_a_true_event_names_key_rule_and_command_and_every_rule_is_known_to_its_
             assert [f"cmek status --live {one}" for one in ids] == body.splitlines()[2:4]
 
 
-@pytest.mark.parametrize("name", KEY_ALERTS)
-def test_nothing_of_a_forged_event_arrives_in_slack_a_mail_or_a_webhook(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What Prefect's own blocks put on the wire: no address, mention, markup or command."""
-    wire: list[str] = []
+HOOK = "https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/xxxxxxxxxxxxxxxxxxxxxxxx"
+HOSTS = ("hooks.slack.com", "api.sendgrid.com")
 
-    def request(_: object, method: str, url: str, **options: Any) -> requests.Response:
-        assert (method.lower(), url[:8]) == ("post", "https://")
-        sent = options["data"]
-        wire.append(sent.decode() if isinstance(sent, bytes) else str(sent))
-        answer = requests.Response()
-        answer.status_code, answer._content = 200, b"ok"
-        return answer
 
-    monkeypatch.setattr("requests.Session.request", request)
-    subject, body = rendered(KEY_ALERTS[name], HOSTILE)
-    parts = ("T1JJ3T3L2", "A1BRTD4JD", "x" * 24)
-    slack = SlackWebhook(url=SecretStr("/".join(["https://hooks.slack.com/services", *parts])))
+@pytest.fixture
+def posted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Posted]]:
+    """What Slack and SendGrid get, answered by a server of this machine in their place."""
+    with internet_sink(tmp_path, *HOSTS) as (environment, posted):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+            monkeypatch.delenv(name.lower(), raising=False)
+        yield posted
+
+
+def send(subject: str, body: str) -> str:
+    """Send the message with Prefect's own blocks; the JSON that a webhook would get."""
+    slack = SlackWebhook(url=SecretStr(HOOK))
     mail = SendgridEmail(
         api_key=SecretStr("k" * 20), sender_email="a@example.com", to_emails=["b@example.com"]
     )
@@ -143,8 +150,101 @@ def test_nothing_of_a_forged_event_arrives_in_slack_a_mail_or_a_webhook(
     hook = CustomWebhookNotificationBlock(
         name="hook", url="http://127.0.0.1:9/", json_data={"text": "{{subject}}\n{{body}}"}
     )
-    wire.append(json.dumps(hook._build_request_args(body, subject)["json"]))
-    assert len(wire) == 3
-    for sent in wire:
+    return json.dumps(hook._build_request_args(body, subject)["json"])
+
+
+@pytest.mark.parametrize("name", KEY_ALERTS)
+def test_nothing_of_a_forged_event_arrives_in_slack_a_mail_or_a_webhook(
+    name: str, posted: list[Posted]
+) -> None:
+    """What Prefect's own blocks put on the wire: no address, mention, markup or command."""
+    hook = send(*rendered(KEY_ALERTS[name], HOSTILE))
+    assert {one.url.split("/")[2] for one in posted} == set(HOSTS)
+    for sent in (hook, *(one.body for one in posted)):
         assert "cmek status" in sent
         assert not re.search(r"evil|channel|@here|rm -rf|curl|\x1b|\\u202e|\\u001b|\u202e", sent)
+
+
+REQUESTED = next(
+    yaml.safe_load(automation_text(path))
+    for path in automation_files()
+    if path.name == "approval-requested.yaml"
+)
+WARNED = make.approval_request(
+    make.plan(warnings=("features", "perimeter"), other_decrypters=("x",))
+)
+ASKED = {
+    "workspace": "wrkspc_01PaymentsProd1111111111",
+    "project_id": "acme-kms-prod",
+    "requested_by": "ada@example.com",
+}
+MESSAGE = f"""Workspace: wrkspc_01PaymentsProd1111111111
+Google Cloud project: acme-kms-prod
+Key: {WARNED.plan.key_name}
+Requested by: ada@example.com (unverified)
+Others who can use the key: 1
+Warnings: 2
+- Structured outputs and Console Playground will be off
+- A perimeter in dry run would keep Anthropic out
+Plan digest: {WARNED.digest[:12]}
+An attached key can never be taken off or replaced. Read the plan, then approve or reject:
+cmek approve {make.RUN_ID}
+"""
+UNFILLED = re.compile(
+    r"Workspace: (?:[\w]+|a new one, see the run|see the run)|Google Cloud project: (?:[\w-]+|see "
+    r"the run)|Key: (?:[\w/-]+|see the run)|Requested by: (?:[\w@.+-]+|see the run) \(unverified\)|"
+    r"Others who can use the key: (?:\d+|see the run)|Warnings: (?:\d+|see the run)|"
+    r"Plan digest: (?:\w{1,12}|see the run)|"
+    + "|".join(re.escape(f"- {one}") for one in possible_titles(CATALOGUE)),
+    re.ASCII,
+)
+
+
+def of_a_run(parameters: dict[str, Any], labels: dict[str, Any]) -> tuple[str, str]:
+    """The notification of a requested approval, for a run that the server has."""
+    run = FlowRun(
+        id=UUID(make.RUN_ID), flow_id=uuid4(), name=MARKUP, parameters=parameters, labels=labels
+    )
+    return rendered(REQUESTED, {"body": MARKUP}, run)
+
+
+def test_a_requested_approval_is_told_with_the_plans_summary(posted: list[Posted]) -> None:
+    """In Slack: the subject in bold, then the text; no part of it is markup."""
+    subject, body = of_a_run({"request": ASKED}, dict(plan_labels(WARNED)))
+    assert body.startswith(MESSAGE), body
+    send(subject, body)
+    (slack,) = [one for one in posted if one.url == HOOK]
+    (shown,) = json.loads(slack.body)["attachments"]
+    assert (shown["title"], shown["text"].rstrip()) == (subject, body.rstrip())
+    assert shown.get("mrkdwn_in", []) == []
+
+
+@given(
+    st.dictionaries(st.sampled_from([*ASKED, "new_workspace"]), values),
+    st.dictionaries(
+        st.sampled_from(list(plan_labels(WARNED))),
+        st.booleans() | st.integers() | st.floats() | st.text(max_size=90) | st.just(MARKUP),
+    ),
+)
+@example(dict.fromkeys(ASKED, MARKUP), dict.fromkeys(plan_labels(WARNED), MARKUP))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_of_a_forged_run_nothing_is_shown_but_words_of_their_kind_and_titles_of_ours(
+    asked: dict[str, Any], labels: dict[str, Any]
+) -> None:
+    """Whoever may write to the API can start a run with any parameters, and give it any label."""
+    _, body = of_a_run({"request": asked}, labels)
+    *filled, _, command, _ = body.splitlines()
+    assert [line for line in filled if not UNFILLED.fullmatch(line)] == [], body
+    assert command == f"cmek approve {make.RUN_ID}"
+
+
+def test_the_guide_shows_the_message_as_it_is_sent() -> None:
+    """Line for line, but for the warnings and the plan of its own example."""
+    page = (PROJECT / "docs" / "operations.md").read_text()
+    (example_,) = re.findall(r"```\n(Approval requested:.*?)```", page, re.DOTALL)
+    subject, _, *lines = example_.splitlines()
+    assert subject == REQUESTED["actions"][0]["subject"]
+    heads = [line.split(":")[0] for line in lines if not line.startswith(("-", "http", "cmek"))]
+    assert heads == [
+        line.split(":")[0] for line in MESSAGE.splitlines() if not line.startswith(("-", "cmek"))
+    ]

@@ -96,7 +96,10 @@ def test_a_request_and_its_end_are_told_with_address_and_command(stack: Stack) -
         run = stack.start_onboarding(stack.new_workspace("told"))
         ask = stack.wait_for_ask(run)
         body = sink.wait_for("Approval requested")["body"]
+        plan = ask.approval_request.plan
         for told in (f"cmek approve {run.id}", f"{stack.local.ui_url}/", ask.workspace):
+            assert told in body
+        for told in (plan.key_name, ask.plan_digest[:12], *plan.warning_titles):
             assert told in body
         mail = wait_until(lambda: next(iter(mails), None), "told by mail")
         assert str(mail["Subject"]).startswith("Approval requested")
@@ -128,4 +131,5 @@ def _nothing_forged_is_shown(stack: Stack, sink: Sink) -> None:
     body = message["body"]
     assert not set("<>&`\u202e\x1b") & set(body), body
     (line,) = [one for one in body.splitlines() if one.startswith("Workspace: ")]
-    assert "evil.example" in line
+    assert line == "Workspace: see the run"
+    assert "evil.example" not in body

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -21,20 +23,65 @@ from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.main import main
-from tests.support.command import clean_environment, cmek
+from tests.support.command import clean_environment, cmek, leaf_commands
 from tests.support.web_server import QuietHandler, serving
 
-CHECK = ("check", "wrkspc_01PaymentsProd1111111111", "--project", "acme-kms-prod")
-FOREIGN_PAGES = ("mozilla.org", "errors.pydantic.dev", "Traceback")
+WORKSPACE = "wrkspc_01PaymentsProd1111111111"
+RUN = "5d0c4b36-6a1f-4f0e-9a53-0d5f3a3b7c21"
+CHECK = ("check", WORKSPACE, "--project", "acme-kms-prod")
+TALKING: Mapping[str, tuple[str, ...]] = {
+    "deploy": (),
+    "automations install": (),
+    "doctor": (),
+    "onboard": (*CHECK[1:], "--requested-by", "ada@example.com"),
+    "check": CHECK[1:],
+    "policy show": (),
+    "pending": (),
+    "approve": (RUN,),
+    "reject": (RUN,),
+    "sign": (RUN, "--approver", "grace@example.com", "--comment", "x", "--plan-digest", "0" * 64),
+    "status": (),
+    "history": (WORKSPACE,),
+    "listen": ("--webhook-secret-file", "secret"),
+    "drill": (WORKSPACE,),
+    "leftovers": (),
+    "evidence export": (WORKSPACE,),
+    "terraform": (WORKSPACE, "--out", "module"),
+}
+"""Every command that talks to the Prefect server, with what it can't do without."""
+ALONE = {"automations show", "evidence verify", "gateway", "rehearse", "up", "sandbox"}
+"""The others."""
+FOREIGN_PAGES = ("mozilla.org", "pydantic.dev", "prefect.io", "Traceback", "For more information")
 
 
-def error_of(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty one, but for the secret of `cmek listen`."""
+    monkeypatch.chdir(tmp_path)
+    secret = base64.b64encode(b"0" * 32).decode()
+    (tmp_path / "secret").write_text(f"whsec_{secret}")
+
+
+def test_every_command_either_talks_to_the_server_or_needs_none() -> None:
+    """So that a new one is tried below, too."""
+    assert set(leaf_commands()) == {*TALKING, *ALONE}
+    assert not ALONE & {*TALKING}
+
+
+def error_of(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that the command ends with; it names no other site's page."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
+    output = capsys.readouterr()
+    if arguments[0] == "doctor":  # its error is one finding of several
+        _, head, below = output.out.partition("fail server")
+        said = head + below
+    else:
+        said = output.err
+        assert len(said.strip().splitlines()) == 1, said
+        assert output.out == ""
+        assert said.startswith("error: ")
     assert ended.value.code == 1
-    said = capsys.readouterr().err
-    assert len(said.strip().splitlines()) == 1, said
     assert not [one for one in FOREIGN_PAGES if one in said]
     return said
 
@@ -54,32 +101,67 @@ def answering(status: int, content: bytes, kind: str = "application/json") -> It
         yield address
 
 
-@pytest.mark.parametrize(
-    ("status", "content", "login", "message"),
-    [
-        (401, b'{"exception_message":"Unauthorized"}', None, "wants a login: PREFECT_API_AUTH"),
-        (401, b'{"exception_message":"Unauthorized"}', "a:b", "refuses the login in PREFECT_API"),
-        (403, b'{"detail":"Missing CSRF token."}', None, "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED on"),
-        (403, b"<html>Forbidden</html>", None, "a proxy before it wants another login"),
-        (500, b"", None, "failed at GET /api/admin/version with 500"),
-        (404, b'{"detail":"Not Found"}', None, "is no Prefect API"),
-        (200, b"<html>A page</html>", None, "is no Prefect API"),
-        (200, b"{}", "ü:ü", "a character that is not ASCII"),
-    ],
+UNAUTHORIZED = b'{"exception_message":"Unauthorized"}'
+ANSWERS = (
+    (401, UNAUTHORIZED, None, "wants a login: set PREFECT_API_AUTH_STRING"),
+    (401, UNAUTHORIZED, "a:b", "refuses the login in PREFECT_API_AUTH_STRING: set"),
+    (403, b'{"detail":"Missing CSRF token."}', None, "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED on"),
+    (403, b"<html>Forbidden</html>", None, "a proxy before it wants another login"),
+    (500, b"", None, "failed at GET /api/admin/version with 500"),
+    (404, b'{"detail":"Not Found"}', None, "is no Prefect API"),
+    (404, b"<html>nginx</html>", None, "is no Prefect API"),
+    (200, b"<html>A page</html>", None, "is no Prefect API"),
+    (200, b'{"status": "ok"}', None, "is no Prefect API"),
+    (302, b"", None, "sends elsewhere (nowhere): a proxy"),
+    (200, b"{}", "\u00fc:\u00fc", "a character that is not ASCII"),
 )
+"""Status and body of whatever is at the address, the caller's login, and what is said."""
+ADDRESSES = (
+    (None, "no Prefect server is configured: set PREFECT_API_URL"),
+    ("http://127.0.0.1:9/api", "is it running, and is PREFECT_API_URL right?"),
+    ("http://prefect.example/api", "is plain text: use https"),
+    ("prefect.example/api", "has no scheme: did you mean https://prefect.example/api?"),
+    ("https://", "PREFECT_API_URL: endpoint 'https://' is not an address"),
+)
+
+
+def each_with(faults: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Every command with every fault; not each of them every time, but each at least once."""
+    return [
+        pytest.param(name, *fault, marks=[] if (n - m) % len(faults) == 0 else pytest.mark.prove)
+        for n, name in enumerate(TALKING)
+        for m, fault in enumerate(faults)
+    ]
+
+
+@pytest.mark.parametrize(("name", "status", "content", "login", "message"), each_with(ANSWERS))
 def test_a_servers_refusal_names_the_setting_that_is_wrong(
+    name: str,
     status: int,
     content: bytes,
     login: str | None,
     message: str,
+    *,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whatever the command would have done."""
     with answering(status, content) as address:
         settings = {PREFECT_API_URL: f"{address}/api", PREFECT_API_AUTH_STRING: login}
         with temporary_settings(settings):
-            for arguments in (("pending",), ("status",), CHECK):
-                assert message in error_of(arguments, capsys)
+            assert message in error_of([*name.split(), *TALKING[name]], capsys)
+
+
+@pytest.mark.parametrize(("name", "url", "message"), each_with(ADDRESSES))
+def test_an_address_that_can_not_be_right_is_named(
+    name: str, url: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what it should be."""
+    if name == "listen" and "is it running" in message:
+        pytest.skip("it starts all the same, and reads later what it needs")
+    with temporary_settings({PREFECT_API_URL: url}):
+        said = error_of([*name.split(), *TALKING[name]], capsys)
+    assert message in said
+    assert (url or "") in said
 
 
 def test_an_address_without_api_is_corrected(
@@ -88,7 +170,8 @@ def test_an_address_without_api_is_corrected(
     """A real server serves its pages there."""
     ui = str(PREFECT_API_URL.value()).removesuffix("/api")
     with temporary_settings({PREFECT_API_URL: ui}):
-        assert f"did you mean {ui}/api?" in error_of(("pending",), capsys)
+        for name in TALKING:
+            assert f"did you mean {ui}/api?" in error_of([*name.split(), *TALKING[name]], capsys)
 
 
 def test_a_client_without_csrf_support_is_told_so(
@@ -122,18 +205,27 @@ def no_google(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOUDSDK_CONFIG", "/nonexistent")
 
 
+USING_BLOCKS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "anthropic_block": {"status": ("--live", WORKSPACE), "drill": (WORKSPACE,)},
+    "kms_block": {},
+}
+"""Commands that are told which block to use, besides `cmek terraform`, which reads both first."""
+
+
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("setting", "block", "message"),
     [
-        ("anthropic_block=no-such-block", "block anthropic-admin/no-such-block can't be used"),
-        ("anthropic_block=empty", "block anthropic-admin/empty can't be used: "),
-        ("kms_block=no-such-block", "block google-kms/no-such-block can't be used"),
-        ("kms_block=unset", "no Google credentials"),
+        ("anthropic_block", "no-such-block", "block anthropic-admin/no-such-block can't be used"),
+        ("anthropic_block", "empty", "block anthropic-admin/empty can't be used: "),
+        ("kms_block", "no-such-block", "block google-kms/no-such-block can't be used"),
+        ("kms_block", "unset", "no Google credentials"),
     ],
 )
 def test_a_block_that_is_missing_empty_or_without_credentials_is_named(
     setting: str,
+    block: str,
     message: str,
+    *,
     prefect_server: None,
     no_google: None,
     capsys: pytest.CaptureFixture[str],
@@ -142,13 +234,35 @@ def test_a_block_that_is_missing_empty_or_without_credentials_is_named(
     for kind in (AnthropicAdmin, GoogleKms, GcpCredentials):
         kind.register_type_and_schema()
     AnthropicAdmin(gateway=True, base_url="http://127.0.0.1:9").save("far-away", overwrite=True)
-    slug = "google-kms" if setting.startswith("kms") else "anthropic-admin"
-    if setting.endswith(("empty", "unset")):
-        empty(slug, setting.partition("=")[2])
-    name, _, block = setting.partition("=")
-    blocks = {"anthropic_block": "far-away"} | {name: block}
+    if block in {"empty", "unset"}:
+        empty("google-kms" if setting == "kms_block" else "anthropic-admin", block)
+    blocks = {"anthropic_block": "far-away"} | {setting: block}
     OnboardingPolicy.model_validate(blocks).save("tried", overwrite=True)
     assert message in error_of((*CHECK, "--policy", "tried"), capsys)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in blocks.items()]
+    for name, arguments in {**USING_BLOCKS[setting], "terraform": TALKING["terraform"]}.items():
+        assert message in error_of((name, *arguments, *options), capsys)
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "no JSON", '{"type": "service_account"}'])
+def test_a_file_of_google_credentials_that_can_not_be_used_is_one_line(
+    content: str | None,
+    tmp_path: Path,
+    prefect_server: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is missing, empty or of something else."""
+    file = tmp_path / "credentials.json"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    AnthropicAdmin(gateway=True, base_url="http://127.0.0.1:9").save("far-away", overwrite=True)
+    GoogleKms().save("of-this-machine", overwrite=True)
+    options = ("--anthropic-block=far-away", "--kms-block=of-this-machine")
+    said = error_of(("terraform", *TALKING["terraform"], *options), capsys)
+    assert "credentials" in said
+    assert "GOOGLE_APPLICATION_CREDENTIALS" in said
 
 
 def test_a_program_without_a_server_ends_with_one_line_too(tmp_path: Path) -> None:

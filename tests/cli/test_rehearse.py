@@ -151,9 +151,12 @@ def test_up_says_what_to_click_and_ends_with_ctrl_c(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:
     """SIGINT stops and removes all of it, also a run's process, which had left its group."""
-    with started(["up"], environment, tmp_path) as (process, output):
-        wait_for(lambda: "Ctrl-C" in output.read_text() or process.poll() is not None)
+    with started(["up", "--json"], environment, tmp_path) as (process, output):
+        wait_for(lambda: '{"ui"' in output.read_text() or process.poll() is not None)
         text = output.read_text()
+        (ready,) = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        assert f"PREFECT_API_URL={ready['api']}\n" in text
+        assert "admin_key" not in str(ready)
         logs = [line.rpartition(" ")[2] for line in text.splitlines() if "Log of the" in line]
         assert [Path(log).exists() for log in logs] == [True] * 4
         workspace, url = "wrkspc_01PaymentsProd1111111111", r"PREFECT_API_URL=(http://\S+)"

@@ -163,3 +163,50 @@ def test_a_revalidation_by_two_clicks_shows_the_broken_key(stack: Stack, browser
     browser.open_artifact("cmek-fleet")
     browser.shows("broken")
     browser.picture("fleet")
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize(
+    ("state", "ends_as", "why"),
+    [
+        ("archived", "Failed", "archived"),
+        ("default", "Failed", "is the default workspace"),
+        ("attached", "Failed", "already has another key"),
+        ("broken", "Failed", "already has another key"),
+        ("onboarded", "Already attached", "nothing was written"),
+    ],
+)
+def test_the_other_samples_end_as_the_page_says(
+    stack: Stack, browser: Browser, state: str, ends_as: str, why: str
+) -> None:
+    """What goes wrong, by trying it; the reason is the state's message."""
+    if state == "onboarded":
+        workspace_id = stack.new_workspace("onboarded-twice")
+        ask = stack.wait_for_ask(stack.start_onboarding(workspace_id), seconds=120)
+        stack.answer(ask)
+        stack.wait_for_state(ask.run, "Attached", seconds=300)
+    else:
+        workspace_id = stack.workspace(state)
+    form = browser.custom_run(ONBOARDING)
+    fill_in(form, stack, workspace_id)
+    run = started_by(stack, browser, form, ONBOARDING)
+    ended = stack.wait_for_state(run, ends_as, seconds=300)
+    assert ended.state is not None
+    assert why in str(ended.state.message)
+    browser.open_run(f"onboard {workspace_id}")
+    browser.shows_state(ends_as)
+
+
+@pytest.mark.prove
+def test_prerequisites_alone_are_checked_from_their_form(stack: Stack, browser: Browser) -> None:
+    """The table of checks is the run's artifact, and nothing was made."""
+    workspace_id = stack.new_workspace("only-checked")
+    deployment = "check-prerequisites/prerequisites"
+    form = browser.custom_run(deployment)
+    fill_in(form, stack, workspace_id)
+    run = started_by(stack, browser, form, deployment)
+    stack.wait_for_state(run, "Checked", seconds=120)
+    browser.open_run(f"check {workspace_id}")
+    browser.open_artifact("cmek-checks-")
+    browser.shows("Cloud KMS API is enabled")
+    assert not stack.is_attached(workspace_id)

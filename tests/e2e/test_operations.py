@@ -29,7 +29,7 @@ HARDENED = (
 
 @pytest.mark.prove
 @pytest.mark.e2e
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 @pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 def test_the_guides_own_commands_make_a_production_that_attaches_and_can_be_restored() -> None:
     """In namespaces of their own: nothing of it stays, and nothing reaches beyond loopback."""
@@ -42,7 +42,7 @@ def test_the_guides_own_commands_make_a_production_that_attaches_and_can_be_rest
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=1100,
+        timeout=2300,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-12000:]

@@ -27,7 +27,7 @@ def run(bench: Onboardings) -> Run:
 def test_every_field_that_binds_a_response_is_required(run: Run) -> None:
     """So that a resume without answer can't fall back on defaults: an approval needs them all."""
     form = run.form()
-    assert set(form["required"]) == set(form["properties"])
+    assert {*form["required"], *form["then"]["required"]} == set(form["properties"])
 
 
 def test_a_resume_with_no_body_is_not_an_approval(bench: Onboardings, run: Run) -> None:

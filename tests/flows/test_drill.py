@@ -184,6 +184,19 @@ def test_a_key_that_others_use_or_that_does_not_work_is_refused(
     assert canary.screen.getvalue() == ""
 
 
+def test_a_drill_that_is_stopped_says_how_to_enable_the_version(canary: Canary) -> None:
+    """By Ctrl-C, after the person has disabled it."""
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    canary.steps = [canary.disable, stop]
+    with pytest.raises(KeyboardInterrupt):
+        canary.drill()
+    assert "If the version is disabled, enable it:" in canary.screen.getvalue()
+    assert canary.screen.getvalue().count("versions enable") == 1
+
+
 def test_a_probe_that_does_not_work_is_refused(canary: Canary) -> None:
     with pytest.raises(DrillRefusedError, match="probe"):
         canary.drill("false")

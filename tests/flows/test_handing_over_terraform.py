@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import typer
@@ -74,7 +75,10 @@ def test_the_command_writes_the_module_of_one_workspace(bench: Onboardings, tmp_
     refused = COMMANDS.invoke(COMMAND, arguments)
     assert refused.exit_code == 1
     assert "main.tf" in str(refused.exception)
-    assert COMMANDS.invoke(COMMAND, [*arguments, "--replace"]).exit_code == 0
+    replaced = COMMANDS.invoke(COMMAND, [*arguments, "--replace", "--json"])
+    facts = json.loads(replaced.output)
+    assert set(facts["files"]) == {one.name for one in out.iterdir()}
+    assert [bench.workspace("attached") in one["workspaces"][0] for one in facts["keys"]] == [True]
 
 
 def test_all_workspaces_go_into_one_module(bench: Onboardings, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,11 @@ def test_what_is_exported_verifies_and_a_flipped_byte_is_named(
     done = COMMANDS.invoke(evidence_app, ["export", workspace, "--out", str(file)])
     assert done.exit_code == 0, done.output
     chain = chain_of(bench, workspace)
+    about = COMMANDS.invoke(evidence_app, ["export", workspace, "--out", str(file), "--json"])
+    facts = json.loads(about.stdout)
+    assert (facts["file"], facts["head"]) == (str(file), chain.head)
+    checked = COMMANDS.invoke(evidence_app, ["verify", str(file), "--json"])
+    assert json.loads(checked.stdout)["entries"] == facts["entries"] == len(chain.entries)
     checked = COMMANDS.invoke(evidence_app, ["verify", str(file), "--anchor", chain.head])
     assert f"Verified: 3 entries, head {chain.head}" in checked.output
     file.write_text(file.read_text().replace('"a":1', '"a":2'))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
+import threading
+from uuid import UUID
 
 import pytest
+import typer
+from rich.console import Console
 
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.onboarding_policy import OnboardingPolicy
+from cli.approve import Steps
 from cli.main import main
 from tests.support.onboarding import REQUESTER, Onboardings
 
@@ -78,3 +85,22 @@ def test_what_can_not_be_read_here_is_said_and_left_to_the_run(
         "requested_by": REQUESTER,
         "policy": "remote",
     }
+
+
+def test_who_stops_following_is_told_that_the_run_goes_on(
+    bench: Onboardings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C ends the command and not the run; so does a run that takes too long."""
+    assert onboard(bench.fresh, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    console = Console(file=io.StringIO(), width=200)
+    steps = Steps(bench.client, UUID(facts["run_id"]), console)
+    threading.Timer(1, signal.raise_signal, (signal.SIGINT,)).start()
+    with pytest.raises(typer.Exit) as ended:
+        steps.follow(seconds=120)
+    assert ended.value.exit_code == 130
+    assert isinstance(console.file, io.StringIO)
+    assert f"the run goes on: {facts['url']}" in console.file.getvalue()
+    with pytest.raises(TimeoutError, match=f"goes on without this command: {facts['url']}"):
+        steps.follow(seconds=0)
+    assert bench.client.read_flow_run(facts["run_id"]).state_name == "Scheduled"

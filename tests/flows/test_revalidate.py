@@ -13,6 +13,7 @@ from prefect.states import Completed, Running
 from typer.testing import CliRunner
 
 import tasks.revalidation
+from cli.main import main
 from cli.show import status_command
 from cmek.keys.verdicts import KeyRecord
 from flows._revalidation_lock import LIMIT
@@ -363,3 +364,26 @@ def test_a_live_status_reads_now_and_leaves_nothing(
     assert revalidations.events(key) == events
     unknown = CliRunner().invoke(app, ["--live", "wrkspc_01Nowhere"])
     assert isinstance(unknown.exception, NoWorkspaceKeyError)
+
+
+def test_the_verdicts_as_json_are_data(
+    fleet: Fleet, revalidations: Revalidations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ids, values and ISO times: no sign, no words for a time, nothing cut."""
+    key = fleet.onboard("as-data")
+    fleet.set_state("as-data", 1, "DISABLED")
+    revalidations.run(external_keys=[key])
+    with pytest.raises(SystemExit) as ended:
+        main(["status", "--json"])
+    assert ended.value.code == 1
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    (row,) = [one for one in json.loads(printed) if one["external_key_id"] == key]
+    assert (row["verdict"], row["reasons"][0]["rule"]) == ("broken", "primary-disabled")
+    assert all(datetime.fromisoformat(row[name]).tzinfo for name in ("since", "checked_at"))
+    (workspace,) = row["workspaces"]
+    with pytest.raises(SystemExit):
+        main(["history", workspace.rpartition("(")[2].rstrip(")"), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert "verdict broken" in [one["what"] for one in told]
+    assert all(datetime.fromisoformat(one["at"]).tzinfo for one in told)

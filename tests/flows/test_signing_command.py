@@ -61,6 +61,10 @@ def test_two_people_sign_and_one_of_them_answers(
     """The first passes on a file, the second responds with it and an own signature."""
     who = ["--approver", KATHERINE, "--signing-key", str(office.keys[KATHERINE])]
     what = ["--comment", "me too", "--plan-digest", approval_request.plan_digest]
+    command(bench, "sign", str(run.id), *who, *what, "--json")
+    facts = json.loads(capfd.readouterr().out)
+    assert (facts["run_id"], facts["approver"]) == (str(run.id), KATHERINE)
+    assert "BEGIN SSH SIGNATURE" in facts["signed_approval"]
     command(bench, "sign", str(run.id), *who, *what)
     printed = capfd.readouterr()
     assert approval_request.workspace in printed.err

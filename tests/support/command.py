@@ -11,9 +11,23 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from cli.main import LazyCommand, command
 
 CMEK = str(Path(sys.executable).with_name("cmek"))
 SECONDS = 200
+
+
+def leaf_commands() -> dict[str, Any]:
+    """Every command that does something, by its name, such as `policy show`."""
+    found: dict[str, Any] = {}
+    for name, one in command.commands.items():
+        assert isinstance(one, LazyCommand)
+        loaded = one.load()
+        below = getattr(loaded, "commands", None)
+        found |= {f"{name} {each}": below[each] for each in below} if below else {name: loaded}
+    return found
 
 
 def clean_environment(home: Path, **more: str) -> dict[str, str]:

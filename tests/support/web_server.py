@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import socketserver
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 
 class QuietHandler(BaseHTTPRequestHandler):
@@ -38,6 +47,69 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@dataclass(frozen=True)
+class Posted:
+    """One request that a service of the internet would have had."""
+
+    url: str
+    body: str
+
+
+@contextmanager
+def internet_sink(folder: Path, *hosts: str) -> Iterator[tuple[dict[str, str], list[Posted]]]:
+    """A proxy that answers in the place of these hosts, by TLS and with `ok`.
+
+    The environment in which Python's HTTP clients use and believe it, and what was posted.
+    """
+    posted: list[Posted] = []
+    certificate = _certificate(folder, hosts)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    class Handler(QuietHandler):
+        protocol_version = "HTTP/1.1"
+        tunnel = ""
+
+        def do_CONNECT(self) -> None:
+            self.tunnel = self.path.removesuffix(":443")
+            assert self.tunnel in hosts
+            self.send_response(200)
+            self.end_headers()
+            self.connection = self.request = context.wrap_socket(self.connection, server_side=True)
+            self.rfile = self.connection.makefile("rb")
+            self.wfile = self.connection.makefile("wb", buffering=0)
+            self.close_connection = False
+
+        def do_POST(self) -> None:
+            posted.append(Posted(f"https://{self.tunnel}{self.path}", self.body().decode()))
+            self.reply(200, b"ok", "text/plain")
+
+    with serving(Handler) as address:
+        yield {"HTTPS_PROXY": address, "REQUESTS_CA_BUNDLE": str(certificate)}, posted
+
+
+def _certificate(folder: Path, hosts: Sequence[str]) -> Path:
+    """A certificate for these hosts that is its own authority, with its key in the same file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "of a test")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(one) for one in hosts]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / "certificate.pem"
+    path.write_bytes(private + made.public_bytes(pem))
+    return path
 
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "ws_proxy", "wss_proxy")
