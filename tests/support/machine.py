@@ -113,7 +113,7 @@ KEYS: Final = ("none", "none", "none", "foreign", "labelled")
 class Stopwatch:
     """What the onboarding takes for `time`: seconds pass when the model says so."""
 
-    seconds: float = 1000.0
+    seconds: float = 0.0
 
     def monotonic(self) -> float:
         """Seconds."""
@@ -145,6 +145,7 @@ class Onboarding(RuleBasedStateMachine):
         self.scene = Scene(self.driver.sandbox.world)
         self.scene.new()
         self.driver.runs.clear()
+        self.stopwatch.seconds = 1000.0
         self.approval_request: dict[tuple[str, str], list[Sight]] = {}
         self.honest: dict[tuple[str, str], bool] = {}
         self.first: dict[str, OnboardingRequest] = {}
