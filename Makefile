@@ -52,6 +52,7 @@ screenshots: $(READY)
 
 # seconds as ratios within one run; needs a quiet machine
 bench: $(READY)
+	$(BIN)/python -m benchmarks.start_up
 	$(BIN)/python -m benchmarks.checks
 	$(BIN)/python -m benchmarks.gateway
 	$(BIN)/python -m benchmarks.api_writes

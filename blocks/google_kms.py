@@ -13,7 +13,7 @@ from prefect.blocks.abstract import CredentialsBlock
 from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
-from cmek._http import check_base_url, check_endpoint, is_loopback
+from cmek.addresses import check_base_url, check_endpoint, is_loopback
 from cmek.gcp._transport import SCOPES, TokenRequest, token_uri
 from cmek.gcp.errors import GoogleApiError, classify
 from cmek.gcp.kms import CloudKms

@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.client.schemas.sorting import TaskRunSort
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_UI_URL
 
-from cmek._http import check_endpoint, is_loopback
+from cmek.addresses import check_endpoint, is_loopback
 from cmek.errors import CmekError
 
 T = TypeVar("T")

@@ -30,7 +30,7 @@ from cli.deploy import (
     pool_problem,
 )
 from cli.terminal import new_console, printable, show_rows
-from cmek._http import is_loopback
+from cmek.addresses import is_loopback
 from cmek.errors import CmekError
 from cmek.keys.prerequisites import unknown_warnings
 from cmek.models import FrozenModel

@@ -31,7 +31,7 @@ from cli.terminal import markdown, new_console, printable
 from cmek._http import Ok, ok_value, try_read
 from cmek.gcp.iam import PolicyView
 from cmek.gcp.resources import CryptoKey
-from cmek.onboarding.reports import artifact_key
+from cmek.names import artifact_key
 from cmek.plain_text import plain
 from cmek.revalidation.drill import (
     ALERT,

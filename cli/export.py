@@ -17,7 +17,7 @@ from cli.terminal import new_console, printable
 from cmek.errors import CmekError
 from cmek.evidence.record import Chain, loads
 from cmek.evidence.report import queries_of, record_in
-from cmek.onboarding.reports import artifact_key
+from cmek.names import artifact_key
 from cmek.signatures.statement import NAMESPACE, UnreadableApprovalError, parse_signed
 from cmek.terraform.module import (
     ManagedKey,

@@ -23,7 +23,7 @@ from cli.client import PAGE, RunError, connected, every
 from cli.terminal import markdown, new_console, printable, show_rows
 from cmek.keys.history import SIGNS, key_page, read_page
 from cmek.keys.verdicts import Health, KeyRecord
-from cmek.onboarding.reports import artifact_key
+from cmek.names import artifact_key
 from cmek.revalidation.fleet import FLEET, FleetRow, counts, merged, published, read_rows
 from cmek.tags import LEFTOVERS, workspace_tag
 

@@ -204,6 +204,14 @@ def short_hash(text: str, digits: int = 8) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
+def artifact_key(kind: str, subject: str) -> str:
+    """A key that Prefect accepts (`a-z0-9-`) and that no two subjects share.
+
+    Two ids may differ in case only, so a hash stands behind the readable part.
+    """
+    return f"cmek-{kind}-{slug(subject.lower(), 40)}-{short_hash(subject)}"
+
+
 def is_us_single_region(location: str) -> bool:
     """Whether the name has the shape of one US region (not `us`, `global`, `nam4`, …)."""
     return re.fullmatch(r"us-[a-z]+[0-9]+", location) is not None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from cmek._http import EndpointError, is_loopback
+from cmek.addresses import EndpointError, is_loopback
 from cmek.signatures.signers import FileFacts, facts_of, file_text, weakness
 
 ANTHROPIC: Final = ("anthropic.com",)

@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
 
-from tasks.runs import current_run_id
+from tasks.runs import current_run_id, ensure_single_slot
 
 LIMIT: Final = "cmek-revalidation"
 LEASE_SECONDS: Final = 60.0
@@ -35,7 +35,7 @@ async def wait_for_turn(held: AsyncExitStack, seconds: float) -> FlowRun | None:
     """
     deadline = time.monotonic() + seconds
     async with get_client() as client:
-        await client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
+        await ensure_single_slot(client, LIMIT)
         while not await _acquired(held, min(TRY_SECONDS, seconds)):
             other = await _other(client)
             if other is None:

@@ -18,9 +18,9 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
 
 from cmek.errors import CmekError
-from cmek.onboarding.reports import artifact_key
+from cmek.names import artifact_key
 from cmek.tags import claim_tag, workspace_tag
-from tasks.runs import current_run_id, find_runs, retag
+from tasks.runs import current_run_id, ensure_single_slot, find_runs, retag
 
 LEASE_SECONDS = 60.0
 """How long a killed run keeps its workspace's slot."""
@@ -67,7 +67,7 @@ async def workspace_lock(subject: str, *, claimed: bool) -> AsyncIterator[FlowRu
         async def claimant() -> FlowRun | None:
             return None if claimed else await _lock_holder(client, claim)
 
-        await client.upsert_global_concurrency_limit_by_name(limit, 1)
+        await ensure_single_slot(client, limit)
         other = await claimant()
         while other is None and not await _acquire(limit, held):
             if time.monotonic() > deadline:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from cmek._http import check_endpoint
+from cmek.addresses import check_endpoint
 from cmek.anthropic.auth import AdminKey, Credential, WorkloadIdentity
 from cmek.errors import CmekError
 from cmek.gcp._transport import id_token_provider, token_uri

@@ -28,8 +28,8 @@ from cmek.anthropic.errors import AdminApiError
 from cmek.gcp.errors import GoogleApiError
 from cmek.keys.history import SIGNS, key_page, key_title, onboarding_record, read_page
 from cmek.keys.verdicts import KeyRecord
+from cmek.names import artifact_key
 from cmek.onboarding.plan import LiveFacts
-from cmek.onboarding.reports import artifact_key
 from cmek.onboarding.request import OnboardingRequest
 from cmek.terraform.module import (
     NotManageableError,

@@ -31,7 +31,7 @@ from cmek.evidence.record import Chain, Event, EvidenceEntry, EvidenceIntegrityE
 from cmek.evidence.report import evidence_page, record_in
 from cmek.gcp.errors import GoogleApiError
 from cmek.gcp.resources import CryptoKey
-from cmek.onboarding.reports import artifact_key
+from cmek.names import artifact_key
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import EVIDENCE_TAG
 from tasks._uncached_task import uncached_task

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from cmek.evidence.leftovers import Leftover, Made, find_leftovers, made_by, read_live
 from cmek.evidence.record import Chain, EvidenceIntegrityError, loads
 from cmek.evidence.report import record_in
-from cmek.onboarding.reports import artifact_key
+from cmek.names import artifact_key
 from cmek.tags import LEFTOVERS, workspace_tag
 from tasks._uncached_task import uncached_task
 from tasks.artifacts import latest_artifact

@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from functools import cache
 from typing import Final, TypeVar
 from uuid import UUID
@@ -19,7 +20,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.events.filters import EventFilter, EventNameFilter, EventOrder, EventResourceFilter
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runtime import flow_run
 from pydantic import BaseModel, JsonValue, ValidationError
 
@@ -66,6 +67,13 @@ async def find_runs(client: PrefectClient, wanted: FlowRunFilter) -> AsyncIterat
         offset += len(page)
         for run in page:
             yield run
+
+
+async def ensure_single_slot(client: PrefectClient, limit: str) -> None:
+    """A global concurrency limit of one slot, whichever runs want it first."""
+    # Prefect reads it and creates it when there is none: another run may be between the two.
+    with suppress(ObjectAlreadyExists):
+        await client.upsert_global_concurrency_limit_by_name(limit, 1)
 
 
 async def save_state(name: str, value: BaseModel) -> None:

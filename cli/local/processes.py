@@ -89,16 +89,31 @@ def start_module(
     return start(name, command, environment=environment, directory=home, log=home / log)
 
 
-def poll(probe: Callable[[], T | None], *, seconds: float) -> T | None:
-    """Call `probe` until it returns something; None when it has not in time."""
+def poll(
+    probe: Callable[[], T | None], *, seconds: float, pause: float = _POLL_SECONDS
+) -> T | None:
+    """Call `probe` until it returns something; None when it has not in time.
+
+    Args:
+        probe: What is asked.
+        seconds: How long.
+        pause: Seconds between two calls; longer where a call is work for a server that starts.
+    """
     deadline = time.monotonic() + seconds
     while (found := probe()) is None and time.monotonic() <= deadline:
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pause)
     return found
 
 
-def wait_for(child: Child, probe: Callable[[], T | None], *, what: str, seconds: float) -> T:
-    """Call `probe` until it returns something other than None.
+def wait_for(
+    child: Child,
+    probe: Callable[[], T | None],
+    *,
+    what: str,
+    seconds: float,
+    pause: float = _POLL_SECONDS,
+) -> T:
+    """Call `probe` until it returns something other than None; the arguments are those of `poll`.
 
     Raises:
         StackError: the child ended first, or `seconds` passed.
@@ -110,7 +125,7 @@ def wait_for(child: Child, probe: Callable[[], T | None], *, what: str, seconds:
             raise child.failure(f"ended before {what}")
         return found
 
-    found = poll(found_or_ended, seconds=seconds)
+    found = poll(found_or_ended, seconds=seconds, pause=pause)
     if found is None:
         raise child.failure(f"not {what} after {seconds:.0f} s")
     return found

@@ -36,7 +36,7 @@ from cli.terminal import is_interactive, markdown, new_console, printable
 from cmek.anthropic.auth import AdminKey
 from cmek.anthropic.client import AdminApi
 from cmek.models import FrozenModel
-from cmek.onboarding.reports import artifact_key
+from cmek.names import artifact_key
 from cmek.outcomes import HAS_ITS_KEY
 from tasks.discovery import start_onboarding
 

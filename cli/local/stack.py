@@ -40,6 +40,7 @@ LOOPBACK: Final = "127.0.0.1"
 _POOL: Final = {"work_pool_name": WORK_POOL}
 _START_SECONDS: Final = 120.0
 _ANSWER_SECONDS: Final = 60.0
+_ASK_SECONDS: Final = 0.3
 _KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 
 
@@ -186,7 +187,8 @@ def _wait_until_online(worker: Child, client: SyncPrefectClient, name: str) -> N
             raise
         return (name, "ONLINE") in {(one["name"], one["status"]) for one in found.json()} or None
 
-    wait_for(worker, online, what="online", seconds=_START_SECONDS)
+    # a question costs the server as much as a step of the deployments that it waits for
+    wait_for(worker, online, what="online", seconds=_START_SECONDS, pause=_ASK_SECONDS)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from typing import Any, Final, Literal, TypeVar
 import httpx
 from pydantic import ValidationError
 
-from cmek._http import RetryDecision, check_base_url, http_client, retrying, send_bounded
+from cmek._http import RetryDecision, http_client, retrying, send_bounded
+from cmek.addresses import check_base_url
 from cmek.anthropic.auth import (
     APPROVALS_HEADER,
     FEDERATION_BETA,

@@ -17,14 +17,8 @@ from google.auth.transport.requests import Request
 from google.oauth2 import id_token, service_account
 from google.protobuf.json_format import ParseError
 
-from cmek._http import (
-    RetryDecision,
-    check_base_url,
-    http_client,
-    is_loopback,
-    retrying,
-    send_bounded,
-)
+from cmek._http import RetryDecision, http_client, retrying, send_bounded
+from cmek.addresses import check_base_url, is_loopback
 from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
 
 CONCURRENT: Final = 16

@@ -26,7 +26,8 @@ from google.cloud.location import locations_pb2
 from google.iam.v1 import iam_policy_pb2, options_pb2, policy_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from cmek._http import EndpointError, RetryDecision, check_endpoint, is_loopback, retrying
+from cmek._http import RetryDecision, retrying
+from cmek.addresses import EndpointError, check_endpoint, is_loopback
 from cmek.gcp._transport import SCOPES, TokenRequest, scoped, transient
 from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
 from cmek.gcp.iam import POLICY_VERSION, with_grants

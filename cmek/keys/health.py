@@ -22,8 +22,9 @@ from cmek._http import Failed, Ok
 from cmek.keys import rules_iam, rules_key, rules_versions
 from cmek.keys.rules import HealthRule, Part
 from cmek.keys.rules_iam import grant_may_be_on_project
-from cmek.keys.snapshot import UNUSABLE, KeySnapshot
+from cmek.keys.snapshot import KeySnapshot
 from cmek.keys.verdicts import (
+    UNUSABLE,
     Baseline,
     CheckRun,
     Health,

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from cmek.keys.snapshot import UNUSABLE
-from cmek.keys.verdicts import Baseline, Health, HealthReason, KeyRecord
+from cmek.keys.verdicts import UNUSABLE, Baseline, Health, HealthReason, KeyRecord
 from cmek.markdown import code, escape, table
-from cmek.onboarding.plan import LiveFacts
+
+if TYPE_CHECKING:
+    from cmek.onboarding.plan import LiveFacts
 
 SIGNS: Final = {
     Health.HEALTHY: "🟢 healthy",

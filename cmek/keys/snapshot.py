@@ -133,9 +133,6 @@ def _reads(part: GoogleFindings | KmsFindings | AnthropicFindings) -> Iterator[o
             yield value
 
 
-UNUSABLE = frozenset({"DISABLED", "DESTROY_SCHEDULED", "DESTROYED"})
-
-
 @dataclass(frozen=True, kw_only=True)
 class KeySnapshot:
     """Answers and refusals; None = not asked, because the check was quick or there is no key."""

@@ -8,15 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from pydantic import ConfigDict, model_validator
 
-from cmek._http import Failed
-from cmek.gcp.resources import CryptoKey
-from cmek.keys.conditions import Condition
 from cmek.models import FrozenModel
 
+if TYPE_CHECKING:  # `cmek status` reads records and needs none of Google's libraries
+    from cmek._http import Failed
+    from cmek.gcp.resources import CryptoKey
+    from cmek.keys.conditions import Condition
+
+UNUSABLE: Final = frozenset({"DISABLED", "DESTROY_SCHEDULED", "DESTROYED"})
+"""States of a version that encrypts and decrypts nothing."""
 CheckStatus = Literal["pass", "warn", "fail", "unknown"]
 
 
@@ -116,7 +120,7 @@ class Prerequisite:
 
     def unknown(self, why: str | Failed, remedy: str | None = None) -> Check:
         """It could not be read; says who can."""
-        if isinstance(why, Failed):
+        if not isinstance(why, str):
             remedy = remedy or why.remedy
         return self._check("unknown", str(why), remedy, self.who_can_tell)
 

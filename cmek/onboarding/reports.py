@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 from cmek.keys.verdicts import Check, CheckReport
 from cmek.markdown import code, escape, table
-from cmek.names import short_hash, slug
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.plan import GOOGLE_APIS, GOOGLE_TOKENS, LiveFacts, Plan, PlanWarning
 from cmek.onboarding.policy import DEFAULT_POLICY, shown_value
@@ -95,14 +94,6 @@ def _next(check: Check) -> str:
     parts = [code(check.remedy)] if check.remedy else []
     parts += [f"who can tell: {escape(check.who_can_tell)}"] if check.who_can_tell else []
     return "; ".join(parts)
-
-
-def artifact_key(kind: str, subject: str) -> str:
-    """A key that Prefect accepts (`a-z0-9-`) and that no two subjects share.
-
-    Two ids may differ in case only, so a hash stands behind the readable part.
-    """
-    return f"cmek-{kind}-{slug(subject.lower(), 40)}-{short_hash(subject)}"
 
 
 EFFECTS: Final = ("features", "effect_time")

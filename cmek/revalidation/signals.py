@@ -24,7 +24,7 @@ from google.auth.transport import Request
 from google.oauth2 import id_token
 from pydantic import AliasPath, BaseModel, Field, ValidationError
 
-from cmek._http import check_endpoint, is_loopback
+from cmek.addresses import check_endpoint, is_loopback
 from cmek.errors import CmekError
 from cmek.gcp._transport import TokenRequest
 from cmek.keys.health import THREATENING_METHODS

@@ -11,7 +11,7 @@ from prefect_gcp import GcpCredentials
 from pydantic import SecretStr, ValidationError
 
 from blocks.anthropic_admin import AnthropicAdmin
-from cmek._http import EndpointError
+from cmek.addresses import EndpointError
 from cmek.anthropic.errors import AuthenticationError
 from sandbox import seed
 from tests.support.clients import Rig

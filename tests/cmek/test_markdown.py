@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmek.markdown import code, escape
-from cmek.onboarding.reports import artifact_key
+from cmek.names import artifact_key
 
 
 @given(st.text())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmek._http import EndpointError
+from cmek.addresses import EndpointError
 from cmek.signatures.signers import FileFacts, facts_of
 from cmek.trusted_hosts import ANTHROPIC, GOOGLE, check_destination
 

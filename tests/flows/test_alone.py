@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,9 @@ from prefect.states import Running, Scheduled
 
 import flows._workspace_lock
 from cli.client import calling
-from cmek.onboarding.reports import artifact_key
+from cmek.names import artifact_key
 from tasks.discovery import start_onboarding
+from tasks.runs import ensure_single_slot
 from tests.support.onboarding import Onboardings
 
 
@@ -128,3 +130,18 @@ def test_an_unfinished_plan_is_not_taken_for_the_onboarding_nor_the_other_way_ro
     plan, onboarding = started(plan_only=True), started()
     assert plan != onboarding
     assert (started(plan_only=True), started()) == (plan, onboarding)
+
+
+def test_runs_that_want_a_limit_for_the_first_time_all_get_it(bench: Onboardings) -> None:
+    """Prefect's own call reads it and then creates it: all but one would fail."""
+    limit = artifact_key("workspace", "wanted by many")
+
+    async def want() -> None:
+        async with get_client() as client:
+            await ensure_single_slot(client, limit)
+
+    async def together() -> None:
+        await asyncio.gather(*(want() for _ in range(8)))
+
+    asyncio.run(together())
+    assert bench.client.read_global_concurrency_limit_by_name(limit).limit == 1

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import Artifact
 from typer.testing import CliRunner
 
 from cli.export import terraform_command
-from cmek.onboarding.reports import artifact_key
+from cmek.names import artifact_key
 from cmek.onboarding.request import OnboardingRequest
 from cmek.terraform.module import IMPORTS, VARIABLES
 from tasks.artifacts import publish_terraform

@@ -18,7 +18,7 @@ from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from cli.local.stack import client_environment
 from cmek import anthropic_identity
-from cmek._http import EndpointError
+from cmek.addresses import EndpointError
 from cmek.anthropic_identity import MEMBER, SERVICE_ACCOUNT
 from cmek.onboarding.request import OnboardingRequest
 from tests.support.kms import Level

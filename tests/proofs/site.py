@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 
 from cmek.anthropic_identity import ROLES
-from cmek.onboarding.reports import artifact_key
+from cmek.names import artifact_key
 from cmek.onboarding.request import subject_in
 from cmek.outcomes import HAS_ITS_KEY
 from tests.support.onboarding import Onboardings, Run, onboardings

@@ -104,10 +104,13 @@ def make_private() -> None:
             (layers / part).mkdir(parents=True)
         options = f"lowerdir={folder},upperdir={layers}/upper,workdir={layers}/work"
         run(["mount", "-t", "overlay", "-o", options, "overlay", folder])
-    run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/tmp"])  # noqa: S108 - this machine's own
-    _reachable_python(scratch)
     HOME.mkdir()
     run(["mount", "--bind", str(PROJECT), str(HOME)])
+    run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/tmp"])  # noqa: S108 - this machine's own
+    if not PROJECT.exists():  # a clone below /tmp: the scripts of its environment name its path
+        PROJECT.mkdir(parents=True)
+        run(["mount", "--bind", str(HOME), str(PROJECT)])
+    _reachable_python(scratch)
 
 
 def _reachable_python(scratch: Path) -> None:

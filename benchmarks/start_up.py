@@ -1,0 +1,169 @@
+"""`python -m benchmarks.start_up`: commands and the local stack, against Prefect alone.
+
+A floor is what Prefect itself takes on this machine in the same run: its client's import, or a new
+PostgreSQL with Prefect's server and worker, and an empty flow that is suspended once and resumed.
+Exits with 1 when a wanted number is missed; the seconds are for a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
+
+from cli.client import local_client
+from cli.deploy import PROJECT, create_work_pool
+from cli.local import postgres, processes
+from cli.local.stack import (
+    FIRST_WORKER,
+    WORK_POOL,
+    client_environment,
+    free_port,
+    patient_client,
+    start_server,
+    start_worker,
+    wait_for_server,
+)
+from tests.support.server import lone_server
+
+WANTED: Final = {"cmek --help": 0.4, "cmek status": 1.5, "cmek up": 12.0, "cmek rehearse": 20.0}
+"""Seconds on two quiet cores."""
+SECONDS: Final = 120.0
+FLOW: Final = """
+from prefect import flow, suspend_flow_run
+
+@flow
+def empty():
+    suspend_flow_run(key="once")
+"""
+_CMEK: Final = str(Path(sys.executable).with_name("cmek"))
+
+
+def main() -> int:
+    """Measure, print, judge."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    missed = False
+    for what, seconds, floor in _measured(options.rounds):
+        took, least = statistics.median(seconds), statistics.median(floor)
+        good = took <= WANTED[what]
+        missed |= not good
+        sys.stdout.write(
+            f"{what:<14} {took:>6.2f} s, Prefect alone {least:>6.2f} s, ratio {took / least:.2f}; "
+            f"wanted {WANTED[what]:g} s{'' if good else '  MISSED'}\n"
+        )
+        sys.stdout.flush()
+    return int(missed)
+
+
+def _measured(rounds: int) -> Iterator[tuple[str, list[float], list[float]]]:
+    """Each command's seconds, and those of its floor, in turns."""
+    with lone_server() as address:
+        known = os.environ | {"PREFECT_API_URL": address}
+        for what, import_ in (
+            ("cmek --help", "typer, rich.console"),
+            ("cmek status", "prefect.client.orchestration"),
+        ):
+            command, floor = [_CMEK, what.split()[1]], [sys.executable, "-c", f"import {import_}"]
+            pairs = [(_seconds(command, known), _seconds(floor, known)) for _ in range(rounds)]
+            yield what, *_columns(pairs)
+    stacks = [(_rehearsal(), _prefect_alone()) for _ in range(rounds)]
+    yield "cmek up", *_columns([(ours[0], alone[0]) for ours, alone in stacks])
+    yield "cmek rehearse", *_columns([(ours[1], alone[1]) for ours, alone in stacks])
+
+
+def _columns(pairs: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [one for one, _ in pairs], [one for _, one in pairs]
+
+
+def _seconds(command: list[str], environment: dict[str, str]) -> float:
+    started = time.monotonic()
+    # `status` has nothing to show on an empty server, and says so with exit code 1
+    subprocess.run(command, env=environment, capture_output=True, check=False)  # noqa: S603
+    return time.monotonic() - started
+
+
+def _rehearsal() -> tuple[float, float]:
+    """Seconds until the stack of `cmek up` is ready, and those of a whole rehearsal."""
+    done = subprocess.run(  # noqa: S603 - our own command
+        [_CMEK, "rehearse", "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+    )
+    seconds = json.loads(done.stdout)["seconds"]
+    phases = ("database", "sandbox", "server", "deployments and worker")
+    return sum(seconds[one] for one in phases), seconds["total"]
+
+
+def _prefect_alone() -> tuple[float, float]:
+    """The same of a stack that has nothing of ours."""
+    started = time.monotonic()
+    with _bare_stack() as (client, home):
+        ready = time.monotonic() - started
+        _suspend_and_resume(client, home)
+    return ready, time.monotonic() - started
+
+
+@contextmanager
+def _bare_stack() -> Iterator[tuple[SyncPrefectClient, Path]]:
+    """Database, server and worker; its home is removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="cmek-bench-") as folder:
+        home = Path(folder)
+        (home / "tmp").mkdir()
+        port = free_port()
+        environment = client_environment(home, port)
+        database = postgres.start(postgres.new_folder(), environment)
+        children = []
+        try:
+            children.append(start_server(home, port, environment, database.url()))
+            children.append(start_worker(home, environment, FIRST_WORKER))
+            api_url = environment["PREFECT_API_URL"]
+            with patient_client(api_url) as api:
+                wait_for_server(children[0], api)
+            with local_client(api_url) as client:
+                create_work_pool(client, WORK_POOL, PROJECT / "deploy" / "work_pool.json", 1)
+                _until(lambda: bool(client.read_workers_for_work_pool(WORK_POOL)))
+                yield client, home
+        finally:
+            processes.stop(children)
+            database.stop()
+
+
+def _suspend_and_resume(client: SyncPrefectClient, home: Path) -> None:
+    (home / "empty.py").write_text(FLOW)
+    deployment = client.create_deployment(
+        client.create_flow_from_name("empty"),
+        "empty",
+        work_pool_name=WORK_POOL,
+        path=str(home),
+        entrypoint="empty.py:empty",
+    )
+    run = client.create_flow_run_from_deployment(deployment)
+    _until(lambda: _state(client, run) == "Suspended")
+    client.resume_flow_run(run.id)
+    _until(lambda: _state(client, run) == "Completed")
+
+
+def _state(client: SyncPrefectClient, run: FlowRun) -> str | None:
+    state = client.read_flow_run(run.id).state
+    return state.name if state else None
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    if processes.poll(lambda: holds() or None, seconds=SECONDS, pause=0.3) is None:
+        raise TimeoutError("the stack without anything of ours did not come so far")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
