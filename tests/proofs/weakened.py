@@ -146,7 +146,9 @@ def _unlabelled(stack: ExitStack) -> None:
 def _ours_by_label(stack: ExitStack) -> None:
     """Whoever can label a key makes it ours."""
 
-    async def ours(request: OnboardingRequest, key: CryptoKey, organization: UUID) -> bool:
+    async def ours(
+        request: OnboardingRequest, key: CryptoKey, organization: UUID, **known: Any
+    ) -> bool:
         return has_organization_label(key, organization)
 
     stack.enter_context(patch.object(tasks.crypto_key, "is_ours", ours))
