@@ -10,9 +10,14 @@ import asyncio
 import getpass
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+from urllib.request import (  # type: ignore[attr-defined]
+    getproxies_environment,
+    proxy_bypass_environment,
+)
 
 import httpx
 import typer
@@ -106,6 +111,7 @@ def examine(
     except CmekError as error:
         yield DoctorFinding(check="server", status="fail", found=str(error), remedy=_SETTINGS)
         return
+    yield _proxy(url, getproxies_environment())
     settings = {"trust_env": False} if is_loopback(url) else None
     try:
         with explained(url), get_client(httpx_settings=settings, sync_client=True) as client:
@@ -174,6 +180,27 @@ def _server(client: SyncPrefectClient, url: str) -> DoctorFinding:
         status="pass" if same else "fail",
         found=f"{url} runs Prefect {theirs}; here it is {ours}",
         remedy="" if same else "install the same requirements.lock for server and worker",
+    )
+
+
+def _proxy(url: str, proxies: Mapping[str, str]) -> DoctorFinding:
+    """Whether Prefect's own client, which reads the environment, sends the login through a proxy.
+
+    Args:
+        url: Of the server.
+        proxies: From the environment, `no` among them: as `getproxies_environment` gives them.
+    """
+    parts = urlsplit(url)
+    host, proxied = parts.hostname or "", parts.scheme in proxies or "all" in proxies
+    if not proxied or is_loopback(url) or proxy_bypass_environment(host, dict(proxies)):
+        return DoctorFinding(check="proxy", status="pass", found=f"none between here and {host}")
+    return DoctorFinding(
+        check="proxy",
+        status="warn",
+        found=f"a proxy is set and NO_PROXY does not name {host}: each call to the Prefect server, "
+        "with its login, goes through the proxy",
+        remedy=f"add {host} to NO_PROXY and no_proxy, here and in worker.env; a proxy is for "
+        "Google and Anthropic",
     )
 
 

@@ -120,12 +120,9 @@ class Attacher:
                 )
             intent = _intent(target, verified, signed_approvals)
             number = self._journal.begin(intent, now=self.clock.now())
-            if time.monotonic() - started > FRESHNESS_SECONDS:
+            if problem := self._too_late(signed.expires_at, started):
                 self._settle(number, IntentOutcome.REFUSED)
-                raise PolicyError(f"the validation is older than {FRESHNESS_SECONDS:.0f} s")
-            if self.clock.now() > signed.expires_at:
-                self._settle(number, IntentOutcome.REFUSED)
-                raise PolicyError(f"the approval expired at {signed.expires_at}")
+                raise PolicyError(problem)
             return await self._send(target, number)
 
     async def settle_unsettled(self) -> None:
@@ -173,6 +170,14 @@ class Attacher:
             return [await self._api.workspaces.retrieve(target.workspace_id)]
         listed = self._api.workspaces.list(include_archived=True, include_default=True)
         return [one async for one in listed]
+
+    def _too_late(self, expires_at: datetime, validated: float) -> str | None:
+        """Why it may not be sent any more: reads and the journal can have taken long."""
+        if time.monotonic() - validated > FRESHNESS_SECONDS:
+            return f"the validation is older than {FRESHNESS_SECONDS:.0f} s"
+        if self.clock.now() > expires_at:
+            return f"the approval expired at {expires_at}"
+        return None
 
     def _ensure_no_pending_create(self, target: Attach | Create) -> None:
         if isinstance(target, Attach):

@@ -85,12 +85,27 @@ async def ensure_crypto_key(
     return EnsuredKey(key=key, created=created, adopting=adopting, users_before=users)
 
 
-async def is_ours(request: OnboardingRequest, key: CryptoKey, organization: UUID) -> bool:
-    """Whether this organization's onboarding made the key, or a workspace of it has the key."""
+async def is_ours(
+    request: OnboardingRequest,
+    key: CryptoKey,
+    organization: UUID,
+    *,
+    has_workspace: bool | None = None,
+) -> bool:
+    """Whether this organization's onboarding made the key, or a workspace of it has the key.
+
+    Args:
+        request: Names the key.
+        key: As it was read.
+        organization: Whose label must be on it.
+        has_workspace: Whether a workspace has the key's external key; read here when None.
+    """
     if not has_organization_label(key, organization):
         return False
     if await made_here(str(request.key_name)):
         return True
+    if has_workspace is not None:
+        return has_workspace
     known = await find_external_key(await admin_client(request.anthropic_block), key.name)
     return known is not None and known.is_attached
 

@@ -301,7 +301,13 @@ async def read_existing_resources(
     return ExistingResources(
         ring_exists=ring is not None,
         key=key,
-        key_is_ours=key is not None and await is_ours(request, key, organization),
+        key_is_ours=key is not None
+        and await is_ours(
+            request,
+            key,
+            organization,
+            has_workspace=external_key is not None and external_key.is_attached,
+        ),
         granted_roles=unconditional_roles(policy, MEMBER) if policy else frozenset(),
         external_key_id=external_key.id if external_key else None,
         attached=attached,

@@ -12,7 +12,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.deploy import PROJECT
-from cli.doctor import DoctorFinding, examine
+from cli.doctor import DoctorFinding, _proxy, examine
 from cli.main import main
 from cmek.signatures import signers as signers_module
 from cmek.signatures.signers import REQUIRED_VARIABLE, SignersRefusedError, required_signatures
@@ -120,3 +120,28 @@ def test_image_and_templates_refuse_typed_approvals_by_themselves() -> None:
     files = [PROJECT / "Dockerfile", PROJECT / "deploy" / "env" / "worker.env"]
     files += [PROJECT / "deploy" / f"work_pool_{one}.json" for one in ("cloud_run", "kubernetes")]
     assert [one.name for one in files if REQUIRED_VARIABLE not in one.read_text()] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "proxies", "status"),
+    [
+        ("https://prefect.example.com/api", {"https": "http://proxy:3128"}, "warn"),
+        ("https://prefect.example.com/api", {"all": "http://proxy:3128", "no": "other"}, "warn"),
+        (
+            "https://prefect.example.com/api",
+            {"https": "http://proxy", "no": ".example.com"},
+            "pass",
+        ),
+        ("https://prefect.example.com/api", {"https": "http://proxy", "no": "*"}, "pass"),
+        ("https://prefect.example.com/api", {"http": "http://proxy:3128"}, "pass"),
+        ("http://127.0.0.1:4200/api", {"http": "http://proxy:3128"}, "pass"),
+        ("https://prefect.example.com/api", {}, "pass"),
+    ],
+)
+def test_a_proxy_between_worker_and_server_is_named(
+    url: str, proxies: dict[str, str], status: str
+) -> None:
+    """Prefect's client sends the login to whatever the environment names."""
+    found = _proxy(url, proxies)
+    assert found.status == status
+    assert ("NO_PROXY" in found.remedy) == (status == "warn")

@@ -356,3 +356,170 @@ def test_an_approval_of_an_adoption_permits_label_and_grants_before_any_validati
 def test_what_would_refuse_an_attach_refuses_an_adoption(parts: dict[str, Any], code: str) -> None:
     """But for what only label and grants can bring about."""
     assert code in adopting(**parts)
+
+
+def unlike(**changes: Any) -> GateInput:
+    """In order but for this, beside the plan."""
+    return make.gate_input(**changes)
+
+
+_PLAN = make.plan(warnings=("billing",))
+WORDS: dict[str, tuple[dict[str, Any], RefusalKind, str]] = {
+    "rejected": (
+        {"answer": make.answer(decision="reject", comment="wrong key")},
+        RefusalKind.REJECTED,
+        "rejected: wrong key",
+    ),
+    "workspace_id": (
+        {"answer": make.answer(workspace_id="wrkspc_01SomethingElse")},
+        RefusalKind.REAPPROVAL_REQUIRED,
+        "the typed workspace id is another one",
+    ),
+    "four_eyes": (
+        {"answer": make.answer(approver=make.REQUEST.requested_by)},
+        RefusalKind.REAPPROVAL_REQUIRED,
+        "four eyes: the approver is the requester; another person must approve",
+    ),
+    "approver": (
+        {"answer": make.answer(approver=" ")},
+        RefusalKind.REAPPROVAL_REQUIRED,
+        "the response names no approver",
+    ),
+    "warnings": (
+        {
+            "approval_request": make.approval_request(_PLAN),
+            "answer": make.answer(plan_digest=_PLAN.digest),
+            "gate_input": unlike(plan=_PLAN),
+        },
+        RefusalKind.REAPPROVAL_REQUIRED,
+        "the warnings were not acknowledged",
+    ),
+    "stale_request": (
+        {"gate_input": unlike(latest_request_number=2)},
+        RefusalKind.BLOCKED,
+        "this responds to approval request 1, the latest is 2",
+    ),
+    "expired": (
+        {"now": make.NOW + timedelta(days=7)},
+        RefusalKind.REAPPROVAL_REQUIRED,
+        "the approval request expired at 2026-11-30 12:00:00 UTC",
+    ),
+    "validation_age": (
+        {"monotonic": make.LOADED_AT + 100},
+        RefusalKind.REAPPROVAL_REQUIRED,
+        "the validation is older than 60 s",
+    ),
+    "validation": (
+        {
+            "gate_input": unlike(
+                validation=ValidationProof(
+                    succeeded=False, started_at=make.LOADED_AT + 1, error="denied", request_id=None
+                )
+            )
+        },
+        RefusalKind.BLOCKED,
+        f"Anthropic's validation of {make.KEY_NAME} failed: denied",
+    ),
+    "validation_order": (
+        {
+            "gate_input": unlike(response_loaded_at=make.LOADED_AT + 1.5),
+        },
+        RefusalKind.BLOCKED,
+        "the validation was started before the response was loaded",
+    ),
+    "plan": (
+        {"gate_input": unlike(plan=make.plan(make.facts(workspace_name="X", checks_endpoint="Y")))},
+        RefusalKind.REAPPROVAL_REQUIRED,
+        (
+            "not the approved plan: checks_endpoint: was 'googleapis.com', is 'Y'; "
+            "workspace_name: was 'Fresh', is 'X'"
+        ),
+    ),
+    "request": (
+        {"gate_input": unlike(pinned=make.REQUEST.model_copy(update={"four_eyes": False}))},
+        RefusalKind.BLOCKED,
+        "the request is not the pinned one",
+    ),
+    "archived": (
+        {"gate_input": unlike(facts=make.facts(workspace_archived=True))},
+        RefusalKind.BLOCKED,
+        "the workspace is archived",
+    ),
+    "attached": (
+        {"gate_input": unlike(facts=make.facts(workspace_external_key_id="ekey_01Other"))},
+        RefusalKind.BLOCKED,
+        "the workspace already has the key ekey_01Other",
+    ),
+    "same_name_workspaces": (
+        {"gate_input": unlike(facts=make.facts(same_name_workspaces=("wrkspc_1", "wrkspc_2")))},
+        RefusalKind.BLOCKED,
+        "a workspace of this name exists by now: wrkspc_1, wrkspc_2",
+    ),
+    "primary": (
+        {"gate_input": unlike(facts=make.facts(key=make.key(primary=None)))},
+        RefusalKind.BLOCKED,
+        f"the primary version of {make.KEY_NAME} is MISSING",
+    ),
+    "scheduled_for_destruction": (
+        {"gate_input": unlike(facts=make.facts(versions=(make.version(2, "DESTROY_SCHEDULED"),)))},
+        RefusalKind.BLOCKED,
+        f"scheduled for destruction: {make.KEY_NAME}/cryptoKeyVersions/2",
+    ),
+    "label": (
+        {"gate_input": unlike(facts=make.facts(key=make.key(labels={})))},
+        RefusalKind.BLOCKED,
+        f"{make.KEY_NAME} lacks the organization label",
+    ),
+    "grants": (
+        {"gate_input": unlike(facts=make.facts(granted_roles=frozenset()))},
+        RefusalKind.BLOCKED,
+        "missing on the key: roles/cloudkms.cryptoKeyEncrypterDecrypter, roles/cloudkms.viewer",
+    ),
+    "external_key": (
+        {"gate_input": unlike(facts=make.facts(external_key_name="another"))},
+        RefusalKind.BLOCKED,
+        "external key ekey_01SandboxKeyOne is of another",
+    ),
+    "checks": (
+        {"gate_input": unlike(failed_checks=("billing", "APIs"))},
+        RefusalKind.BLOCKED,
+        "prerequisites that fail now: billing, APIs",
+    ),
+}
+
+
+@pytest.mark.parametrize("code", WORDS)
+def test_each_reason_says_what_is_wrong_and_what_follows(code: str) -> None:
+    """People act on this sentence, and the run goes on by its kind."""
+    parts, kind, text = WORDS[code]
+    outcome = verdict(**parts)
+    assert isinstance(outcome, Refusal)
+    assert [one for one in outcome.reasons if one.code == code] == [RefusalReason(code, text, kind)]
+
+
+def test_several_reasons_stand_behind_each_other() -> None:
+    outcome = verdict(gate_input=unlike(failed_checks=("billing",), latest_request_number=2))
+    assert str(outcome) == (
+        "this responds to approval request 1, the latest is 2; prerequisites that fail now: billing"
+    )
+
+
+def test_a_validation_counts_for_a_whole_minute() -> None:
+    """Of its start and of its sixtieth second, too."""
+    started = make.gate_input().validation.started_at
+    for monotonic in (started, started + FRESHNESS_SECONDS):
+        permitted(verdict(monotonic=monotonic))
+
+
+def test_a_plan_that_nobody_saw_is_named_as_such() -> None:
+    """A digest of no plan that was ever shown."""
+    outcome = refused(
+        verdict(answer=make.answer(plan_digest="0" * 64)), RefusalKind.REAPPROVAL_REQUIRED
+    )
+    assert str(outcome) == "not the approved plan: the response is for another plan"
+
+
+def test_another_key_than_the_requested_one_is_named() -> None:
+    other = make.facts(key=make.key(name=f"{make.KEY_NAME}x"))
+    outcome = verdict(gate_input=unlike(facts=other))
+    assert f"the key is {make.KEY_NAME}x, asked for was {make.KEY_NAME}" in str(outcome)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -18,10 +19,14 @@ from cmek.onboarding.plan import (
     ADOPTION_TITLE,
     WARNING_TITLES,
     Difference,
+    ExistingResources,
     Plan,
     PlanWarning,
+    Step,
     build_plan,
     differences,
+    preview,
+    preview_text,
 )
 from tests.support import facts as make
 
@@ -164,3 +169,106 @@ def test_what_may_change_by_itself_does_not_void_an_approval(change: dict[str, A
 def test_a_plan_survives_being_stored() -> None:
     plan = make.plan(warnings=("ä",))
     assert Plan.model_validate_json(plan.model_dump_json()).digest == plan.digest
+
+
+NOTHING_YET = ExistingResources(
+    ring_exists=False,
+    key=None,
+    key_is_ours=False,
+    granted_roles=frozenset(),
+    external_key_id=None,
+    attached=False,
+)
+RING = str(make.REQUEST.key_name.key_ring_name)
+
+
+def test_a_preview_names_each_write_and_its_resource() -> None:
+    """All of them where there is nothing yet."""
+    assert preview(make.REQUEST, NOTHING_YET) == (
+        Step(1, "Key ring", "create", RING),
+        Step(2, "Crypto key", "create", make.KEY_NAME),
+        Step(3, "Grants", "grant", make.KEY_NAME),
+        Step(5, "External key", "register", make.KEY_NAME),
+        Step(7, "Attach", "approve and attach", make.WORKSPACE),
+    )
+
+
+def test_a_preview_of_a_finished_onboarding_writes_nothing() -> None:
+    done = ExistingResources(
+        ring_exists=True,
+        key=make.key(),
+        key_is_ours=True,
+        granted_roles=frozenset(ROLES),
+        external_key_id="ekey_1",
+        attached=True,
+    )
+    assert preview(make.REQUEST, done) == (
+        Step(1, "Key ring", "nothing", RING),
+        Step(2, "Crypto key", "nothing", make.KEY_NAME),
+        Step(3, "Grants", "nothing", make.KEY_NAME),
+        Step(5, "External key", "nothing", "ekey_1"),
+        Step(7, "Attach", "nothing", make.WORKSPACE),
+    )
+
+
+def test_a_preview_says_that_a_key_of_others_is_adopted_and_a_workspace_is_made() -> None:
+    """One grant of two is not enough."""
+    new = make.REQUEST.model_copy(update={"workspace_id": None, "create_workspace": "Fresh"})
+    found = replace(NOTHING_YET, key=make.key(), granted_roles=frozenset({VIEWER}))
+    _, key, grants, _, last = preview(new, found)
+    assert (key.action, grants.action) == ("adopt", "grant")
+    assert last == Step(7, "New workspace", "approve and create", "Fresh")
+
+
+def test_a_preview_is_a_table() -> None:
+    assert preview_text((Step(1, "Key ring", "create", "projects/p"),)).splitlines() == [
+        "| step |  | would | on |",
+        "| --- | --- | --- | --- |",
+        "| 1 | Key ring | create | `projects/p` |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "title"),
+    [
+        ({}, "Other systems depend on this key"),
+        ({"status": "unknown", "title": "Who uses it"}, "Not checked: Who uses it"),
+        ({"status": "fail", "title": "Nobody uses it"}, "Fails: Nobody uses it"),
+    ],
+)
+def test_a_warning_says_what_is_so_who_can_tell_and_what_ends_it(
+    changes: dict[str, Any], title: str
+) -> None:
+    """Only what warns can have been accepted by the policy."""
+    fields = {"evidence": "2 users.", "who_can_tell": "the owner", "remedy": "ask"} | changes
+    shown = PlanWarning.of(make.warning("key_shared", **fields), {"key_shared"})
+    assert shown == PlanWarning(
+        id="key_shared",
+        title=title,
+        text="2 users. Who can tell: the owner.",
+        remedy="ask",
+        accepted=not changes,
+    )
+    assert not PlanWarning.of(make.warning("key_shared")).accepted
+    assert PlanWarning.of(make.warning("key_shared")).text == "seen."
+    assert PlanWarning.of(make.warning("unheard of")).title == "unheard of"
+
+
+def test_an_adoption_is_a_warning_of_its_own() -> None:
+    plan = build_plan(make.facts(), make.REQUEST, CheckReport(checks=()), adopting=True)
+    assert plan.warnings == (
+        PlanWarning(
+            id="adopts_key",
+            title="This key existed before: the approval also puts label and grants on it",
+            text=f"Nothing shows that an onboarding of this organization made {make.KEY_NAME}, so "
+            "it may protect other data. Nothing has been written to it. Who can decrypt with it is "
+            "above.",
+            remedy="if that is not what you want: reject, and request a key of another name",
+        ),
+    )
+
+
+def test_a_difference_of_lists_names_what_came_and_what_went() -> None:
+    changed = Difference(field="other_workspaces", was=["a", "b"], now=["b", "c"])
+    assert str(changed) == "other workspaces: new: c; no longer: a"
+    assert str(Difference(field="x", was=["a"], now="b")) == "x: was ['a'], is 'b'"

@@ -11,7 +11,7 @@ import pytest
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import Permit, Refusal, RefusalKind, decide
 from cmek.onboarding.request import OnboardingRequest
-from cmek.signatures.statement import SignedApproval
+from cmek.signatures.statement import SignedApproval, signing_command, signing_text
 from cmek.signatures.verification import CLOCK_SKEW, Signatures, Verified
 from tests.support import facts as make
 from tests.support.signing import GRACE, KATHERINE, statement
@@ -179,3 +179,46 @@ def test_a_signature_must_be_for_the_plan_as_it_is_now() -> None:
     answer, asked = make.answer(plan_digest=renamed.digest), make.approval_request(signatures=1)
     outcome = decide(asked, answer, gate_input, now=make.NOW, monotonic=MONOTONIC)
     assert "for another plan" in why(outcome)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"run_id": "x"}, "run"),
+        ({"approval_request": "x"}, "approval request"),
+        ({"nonce": "x"}, "approval request (its nonce is not this one's)"),
+        ({"plan_digest": "x"}, "plan"),
+        ({"workspace_id": "x"}, "workspace"),
+        ({"workspace_name": "x"}, "workspace"),
+        ({"key_name": "x"}, "key"),
+        ({"external_key_id": "x"}, "external key"),
+        ({"requester": "x@example.com"}, "requester"),
+        ({"acknowledged_warnings": ("x",)}, "list of warnings"),
+        ({"other_decrypters": ("x",)}, "list of those who can decrypt"),
+        ({"other_workspaces": ("x",)}, "list of workspaces"),
+        ({"imported_versions": ("x",)}, "list of imported versions"),
+        ({"data_residency": "us_only"}, "data residency"),
+        ({"decision": "reject"}, "decision"),
+        ({"expires_at": make.NOW + timedelta(days=1)}, "expiry"),
+    ],
+)
+def test_a_statement_about_anything_else_is_named(change: dict[str, Any], what: str) -> None:
+    """Each field that binds a signature, in the very words that a person reads."""
+    assert why(verdict(verified(**change))) == f"{GRACE} has signed for another {what}"
+
+
+def test_the_text_of_a_request_says_how_many_must_sign_and_how() -> None:
+    """With the lines to paste; nothing where typing is enough."""
+    assert signing_text(make.approval_request()) == []
+    for number, count in ((1, "One approver"), (2, "2 different approvers")):
+        asked = make.approval_request(signatures=number)
+        assert signing_text(asked) == [
+            "### To sign",
+            (
+                f"{count} of this worker's `allowed_signers` must sign. Respond with `cmek approve "
+                f"{make.RUN_ID}`, which shows the plan that has this digest. Or paste these lines "
+                "into a shell; they ask for address and comment, which must be those of the form. "
+                "Paste all that they print; several signed approvals stand one behind the other."
+            ),
+            f"```sh\n{signing_command(asked)}\n```",
+        ]

@@ -422,3 +422,45 @@ def test_an_attach_that_took_effect_is_recognised_by_a_read() -> None:
     assert present(CREATE, [workspace(), ours]) == ours
     assert present(CREATE, [done]) is None
     assert present(replace(CREATE, run_id="another"), [ours]) is None
+
+
+def test_the_tag_is_forwarded_as_one_update_of_tags() -> None:
+    """Nothing but the tags that were checked goes on."""
+    path = f"{WORKSPACES}/{WRKSPC}"
+    tags: dict[str, Any] = {"cmek-evidence": HASH, "team": "payments"}
+    assert decide(Call("POST", path, (), {"tags": tags})) == Tag(
+        Forward("workspaces.update", "POST", path, {}, {"tags": tags}),
+        WRKSPC,
+        {"team": "payments"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (
+            Call("POST", KEYS, (), {"geo": "eu", "provider_config": {"type": "gcp"}}),
+            f"POST {KEYS}: geo: Input should be 'us'; provider_config.key_name: Field required",
+        ),
+        (
+            Call("POST", KEYS, (), ["geo"]),
+            f"POST {KEYS}: body: Input should be a valid dictionary or instance of _Registration",
+        ),
+        (
+            Call("GET", KEYS, (("z", "1"), ("a", "2"), ("a", "3"))),
+            f"GET {KEYS}: the query a, z does not pass",
+        ),
+        (
+            Call("POST", KEYS, (), dict.fromkeys("abcd", 1)),
+            (
+                f"POST {KEYS}: geo: Field required; provider_config: Field required; "
+                "a: Extra inputs are not permitted"
+            ),
+        ),
+    ],
+)
+def test_a_refusal_names_fields_and_never_their_values(call: Call, said: str) -> None:
+    """At most three; the answer goes to whoever asked."""
+    with pytest.raises(PolicyError) as refused:
+        decide(call)
+    assert str(refused.value) == said

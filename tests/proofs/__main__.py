@@ -1,7 +1,8 @@
 """`make prove`: run all proofs and print one table.
 
-Each proof is a process of its own; two run at a time. A proof that fails stops no other. Seed,
-rows and seconds also go into `.cmek/proofs.json`. Exit code 1 when a row does not hold.
+Each proof is a process of its own; two run at a time. A proof that fails stops no other. Rows also
+go into `.cmek/proofs.json`, each with its seed, time and seconds; those of other proofs stay. Exit
+code 1 when a row does not hold.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -53,7 +54,7 @@ def main() -> int:
     write(f"seed {options.seed}")
     started, writing = time.monotonic(), threading.Lock()
     when = f"{datetime.now(UTC):%Y-%m-%d}, seed {options.seed}"
-    results: dict[str, dict[str, Any]] = {}
+    took: dict[str, int] = {}
 
     def prove(name: str) -> Row:
         begun = time.monotonic()
@@ -62,9 +63,9 @@ def main() -> int:
         except Exception as error:  # noqa: BLE001 - a proof that breaks must not stop the others
             row = Row(name, 0, 0, "finished", (f"{type(error).__name__}: {error}",))
         seconds = round(time.monotonic() - begun)
+        took[name] = seconds
         with writing:  # at once, so that nothing is lost of a run that is stopped
-            results[name] = asdict(row) | {"passed": row.passed, "seconds": seconds}
-            keep(options.seed, results)
+            keep(row, options.seed, seconds)
             sys.stderr.write(f"{seconds} s: {row.line(when)}\n")
             if options.write:
                 PAGE.write_text(with_rows(PAGE.read_text(), [row.line(when)]))
@@ -76,15 +77,18 @@ def main() -> int:
     for row in rows:
         for problem in row.problems:
             write(f"\n{row.proof}: {problem}")
-    took = ", ".join(f"{row.proof} {results[row.proof]['seconds']} s" for row in rows)
-    write(f"\nseed {options.seed}; {(time.monotonic() - started) / 60:.0f} minutes: {took}")
+    each = ", ".join(f"{row.proof} {took[row.proof]} s" for row in rows)
+    write(f"\nseed {options.seed}; {(time.monotonic() - started) / 60:.0f} minutes: {each}")
     return 0 if all(row.passed for row in rows) else 1
 
 
-def keep(seed: int, results: Mapping[str, Mapping[str, Any]], file: Path = RESULTS) -> None:
-    """Write the results so far, with the seed that repeats them."""
+def keep(row: Row, seed: int, seconds: int, file: Path = RESULTS) -> None:
+    """Write one row in place of an older one of the same proof; others stay."""
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({"seed": seed, "proofs": results}, indent=2) + "\n")
+    kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    facts = {"passed": row.passed, "seed": seed, "seconds": seconds}
+    kept[row.proof] = asdict(row) | facts | {"at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    file.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def schedules(options: argparse.Namespace) -> Row:

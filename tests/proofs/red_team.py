@@ -15,7 +15,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 from unittest.mock import patch
@@ -30,21 +32,24 @@ from cmek.anthropic.client import AdminApi
 from cmek.errors import CmekError
 from cmek.signatures.statement import SignedApproval, Statement
 from gateway.attach import Attacher, SteadyClock
-from gateway.journal import Journal
+from gateway.journal import Intent, Journal
 from gateway.policy import Attach, Create
 from tests.proofs.schedules import explored
-from tests.proofs.weakened import judged, medians
+from tests.proofs.weakened import STEPS, judged, medians
 from tests.support.determinism import computed_once
 from tests.support.gateway import NEW_NAME, RUN_ID, Gateways, gateways
+from tests.support.machine import Stopwatch
 from tests.support.signing import GRACE, KATHERINE
 from tests.support.staging import EXTERNAL_KEY, KEY
 
 ATTACKS: Final = 1000
 """Schedules of up to 14 requests."""
 SCHEDULES: Final = 300
+"""Tried at most until an unsafe attach is found."""
 SEEDS: Final = 20
 _EVE: Final = "eve@example.com"
 _REQUESTER: Final = "ada@example.com"
+_SECOND_KEY: Final = "grace, with her other key"
 _OTHER_KEY: Final = f"{KEY}-other"
 _OTHER: Final = EXTERNAL_KEY.replace("Payments", "Personal")
 _HOUR: Final = timedelta(hours=1)
@@ -65,12 +70,59 @@ CHANGES: Final[dict[str, dict[str, Any]]] = {
 """What may be wrong with a statement that an approver has signed, for whatever reason."""
 
 
+APPROVERS: Final[tuple[tuple[str, ...], ...]] = (
+    (GRACE,),
+    (KATHERINE,),
+    (GRACE, KATHERINE),
+    (GRACE, GRACE),
+    (_REQUESTER,),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What approvers sign and the attacker sends."""
+
+    approvers: tuple[str, ...] = ()
+    """None given: as many as must sign."""
+    change: str = "nothing"
+    second: str = "nothing"
+    """What is wrong with the second approver's statement; the first one's `change`."""
+    meanwhile: str = "nothing"
+    """What passes while the gateway writes its journal."""
+    before: str = "nothing"
+    """What others change before it is sent."""
+
+
+FIRST: Final = (
+    *(Sending(change=one) for one in CHANGES),
+    *(Sending(approvers=one) for one in APPROVERS),
+    *(Sending((GRACE, KATHERINE), second=one) for one in ("another run", "another requester")),
+    *(Sending(meanwhile=one) for one in ("expire", "stall")),
+    *(Sending(before=one) for one in ("take the name", "reregister")),
+)
+"""With at most one flaw. One of them begins each schedule, before others change anything."""
+
+
+class SlowJournal(Journal):
+    """Something happens while an intent is being written."""
+
+    meanwhile: Callable[[], None]
+
+    def begin(self, intent: Intent, *, now: datetime) -> int:
+        """Write it, and let that happen."""
+        number = super().begin(intent, now=now)
+        self.meanwhile()
+        return number
+
+
 class RedTeam(RuleBasedStateMachine):
     """One gateway, started anew for each request, with one journal."""
 
     gate: ClassVar[Gateways]
     loop: ClassVar[asyncio.AbstractEventLoop]
     api: ClassVar[AdminApi]
+    stopwatch: ClassVar[Stopwatch] = Stopwatch()
     tally: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
@@ -88,41 +140,75 @@ class RedTeam(RuleBasedStateMachine):
         self.target = self.gate.target
         self.gate.sandbox.world.log.clear()
 
-    @initialize(minimum=st.sampled_from([1, 1, 2]))
-    def open(self, minimum: int) -> None:
-        """The gateway's administrator decides how many must sign."""
+    @initialize(minimum=st.sampled_from([1, 1, 2]), first=st.sampled_from(FIRST), new=st.booleans())
+    def open(self, minimum: int, first: Sending, new: bool) -> None:
+        """The gateway's administrator decides how many must sign; then something is sent."""
         self.minimum = minimum
         (self.gate.office.directory / "minimum_signatures").write_text(str(minimum))
+        self._sign_and_send(first, new)
 
     def teardown(self) -> None:
         """Count the schedule."""
         self.tally["schedules"] += 1
 
     @rule(
-        approvers=st.sampled_from(
-            [(GRACE,), (KATHERINE,), (GRACE, KATHERINE), (GRACE, GRACE), (_REQUESTER,)]
-        ),
+        approvers=st.sampled_from(APPROVERS),
         change=st.sampled_from(sorted(CHANGES) + ["nothing"] * 6),
         second=st.sampled_from(["nothing"] * 3 + sorted(CHANGES)),
         new=st.booleans(),
+        meanwhile=st.sampled_from(["nothing"] * 4 + ["expire", "stall"]),
     )
     def sign_and_send(
-        self, approvers: tuple[str, ...], change: str, second: str, new: bool
+        self, approvers: tuple[str, ...], change: str, second: str, new: bool, meanwhile: str
     ) -> None:
         """Approvers sign something, right or wrong, and it is sent."""
+        self._sign_and_send(Sending(approvers, change, second, meanwhile), new)
+
+    def _sign_and_send(self, sending: Sending, new: bool) -> None:
+        approvers = sending.approvers or (GRACE, KATHERINE)[: self.minimum]
+        signed = self._sign(approvers, sending.change, sending.second, new)
+        self.happen(sending.before)
+        self._send(self._text(signed), new, sending.meanwhile)
+
+    def _sign(
+        self, approvers: tuple[str, ...], change: str, second: str, new: bool
+    ) -> list[Statement]:
         first = self._statement(approvers[0], new, CHANGES[change])
         signed = [first]
         if len(approvers) > 1:
             signed.append(first.model_copy(update={"approver": approvers[1]} | CHANGES[second]))
         self.given.append(signed)
-        self._send("\n".join(str(self.gate.office.signed(one)) for one in signed), new)
+        return signed
+
+    def _text(self, signed: list[Statement]) -> str:
+        first, *others = signed
+        keys = [_SECOND_KEY if one.approver == first.approver == GRACE else None for one in others]
+        by = zip(signed, [None, *keys], strict=True)
+        return "\n".join(str(self.gate.office.signed(one, key)) for one, key in by)
+
+    @rule(between=st.sampled_from(["nothing", "set back", "expire"]))
+    def use_again(self, between: str) -> None:
+        """A workspace loses its key, and approvals of before are sent for it.
+
+        They attached it the first time, or have expired by a clock that is then set back.
+        """
+        both, good = (GRACE, KATHERINE)[: self.minimum], "nothing"
+        old = self._sign(both, good, good, new=False)
+        if between == "set back":
+            self.now += timedelta(days=1)
+            self._send(self._text(self._sign(both, good, good, new=False)), new=False)
+            self.now -= timedelta(days=1)
+        else:
+            self._send(self._text(old), new=False)
+            self.now += timedelta(days=between == "expire")
+        self.happen("take the key away")
+        self._send(self._text(old), new=False)
 
     @rule(which=st.integers(0, 9), new=st.booleans())
     def replay(self, which: int, new: bool) -> None:
         """What was signed before is sent again, perhaps for something else."""
         if self.given:
-            signed = self.given[which % len(self.given)]
-            self._send("\n".join(str(self.gate.office.signed(one)) for one in signed), new)
+            self._send(self._text(self.given[which % len(self.given)]), new)
 
     @rule(new=st.booleans(), as_whom=st.sampled_from([GRACE, _EVE]))
     def forge(self, new: bool, as_whom: str) -> None:
@@ -163,7 +249,7 @@ class RedTeam(RuleBasedStateMachine):
                 one.external_key_id = None
         elif what == "take the name":
             workspace.name = NEW_NAME
-        else:
+        elif what == "reregister":
             mine, other = admin.external_keys[EXTERNAL_KEY], admin.external_keys[_OTHER]
             mine.provider_config, other.provider_config = (
                 other.provider_config,
@@ -188,7 +274,7 @@ class RedTeam(RuleBasedStateMachine):
         )
         return said.model_copy(update=changes)
 
-    def _send(self, text: str, new: bool) -> None:
+    def _send(self, text: str, new: bool, meanwhile: str = "nothing") -> None:
         target = self.gate.new if new else self.target
         admin = self.gate.sandbox.world.admin
         before = {one.id: one.external_key_id for one in admin.workspaces.values()}
@@ -198,7 +284,7 @@ class RedTeam(RuleBasedStateMachine):
         self.tally["attacks"] += 1
         # failures are what is expected; what took effect is judged
         with suppress(CmekError):
-            self.loop.run_until_complete(self._attach(target, text))
+            self.loop.run_until_complete(self._attach(target, text, meanwhile))
         entries = self.gate.sandbox.world.log.entries[done:]
         sent = [
             one
@@ -209,6 +295,7 @@ class RedTeam(RuleBasedStateMachine):
             return
         self.tally["attached"] += 1
         assert len(sent) == 1, "more than one request"
+        assert meanwhile != "stall", "validated too long ago"
         body = sent[0].request
         assert body["external_key_id"] == target.external_key_id
         if isinstance(target, Create):
@@ -226,7 +313,7 @@ class RedTeam(RuleBasedStateMachine):
             said = json.loads(line)
             really = [one for signed in self.given for one in signed if one.text == line]
             assert really, "nobody has signed this"
-            assert said["approver"] in {GRACE, KATHERINE}
+            assert said["approver"] in {GRACE, KATHERINE, _REQUESTER}
             assert said["decision"] == "approve"
             assert said["external_key_id"] == EXTERNAL_KEY == target.external_key_id
             assert said["key_name"] == getattr(registered, "key_name", None), "another key"
@@ -240,20 +327,29 @@ class RedTeam(RuleBasedStateMachine):
             else:
                 assert said.get("workspace_id") == target.workspace_id, "another workspace"
             good.append(said)
-        assert len({one["approver"] for one in good}) == len(good) >= self.minimum, "too few"
+        people = {one["approver"] for one in good}
+        assert len(people) == len(good) >= self.minimum, "too few"
         assert len({(one["nonce"], one["run_id"], one["requester"]) for one in good}) == 1
         assert good[0]["nonce"] not in self.spent, "used before"
         self.spent.add(good[0]["nonce"])
 
-    async def _attach(self, target: Attach | Create, text: str) -> None:
-        journal = Journal(self.gate.journal)
-        self._latest = max(journal.latest_time(), self.now)
-        clock = SteadyClock(journal.latest_time(), wall=lambda: self.now)
+    async def _attach(self, target: Attach | Create, text: str, meanwhile: str) -> None:
+        journal = SlowJournal(self.gate.journal)
+        journal.meanwhile = partial(self._pass_time, meanwhile)
+        floor = journal.latest_time()
+        clock = SteadyClock(floor, wall=lambda: self.now, monotonic=self.stopwatch.monotonic)
         try:
             attacher = Attacher(self.api, journal, self.gate.office.signers, clock=clock)
             await attacher.attach(target, text)
         finally:
+            self._latest = max(floor, self.now)
             journal.close()
+
+    def _pass_time(self, how: str) -> None:
+        if how == "stall":
+            self.stopwatch.seconds += 61
+        elif how == "expire":
+            self.now += timedelta(days=1)
 
 
 Weakness = Callable[[ExitStack], None]
@@ -312,18 +408,31 @@ def _no_floor(stack: ExitStack) -> None:
     stack.enter_context(patch.object(SteadyClock, "now", lambda self: self.wall()))
 
 
+def _not_late(stack: ExitStack) -> None:
+    """Nothing looks at the time once the intent is written."""
+    stack.enter_context(patch.object(Attacher, "_too_late", return_value=None))
+
+
+def _ever_valid(stack: ExitStack) -> None:
+    """No expiry: neither in the statement nor once the intent is written."""
+    _no_flaws("expired at")(stack)
+    _not_late(stack)
+
+
 WEAKNESSES: Final[dict[str, Weakness]] = {
     "any signature counts": _any_signature,
     "an approval counts again": _nonce_again,
     "the clock may be set back": _no_floor,
+    "no last look at the clock": _not_late,
+    "no check of: expired at": _ever_valid,
     **{
         f"no check of: {words}": _no_flaws(words)
         for words in (
             "another workspace",
+            "another external key",
             "another decision",
             "another run",
             "another data residency",
-            "expired at",
             "signed in the future",
             "is the requester",
             "has signed more than once",
@@ -334,8 +443,8 @@ WEAKNESSES: Final[dict[str, Weakness]] = {
     "no check of: is registered for": _no_live("is registered for"),
     "no check of: exists": _no_live("exists"),
 }
-"""Not here: an archived workspace or one with a key, which Anthropic itself refuses, and an
-external key that does not fit, which the registered key name shows as well."""
+"""Not here: an archived workspace or one with a key, which Anthropic itself refuses, and one key in
+two names, for which the whole file of signers is refused."""
 
 
 @contextmanager
@@ -347,6 +456,8 @@ def staged() -> Iterator[None]:
         for name in (_EVE, _REQUESTER):
             RedTeam.gate.office.new_key(name)
         RedTeam.gate.office.enrol(_REQUESTER)
+        RedTeam.gate.office.enrol(GRACE, key=_SECOND_KEY)
+        stack.enter_context(patch.object(gateway.attach, "time", RedTeam.stopwatch))
         RedTeam.loop = asyncio.new_event_loop()
         stack.callback(RedTeam.loop.close)
         upstream = RedTeam.gate.upstream()
@@ -364,7 +475,7 @@ def noticed_after(name: str, seed: int) -> int | None:
     """How many schedules it takes until the witness notices, or None when it does not."""
     with ExitStack() as stack:
         WEAKNESSES[name](stack)
-        found = explored(RedTeam, SCHEDULES, seed, shrink=False)
+        found = explored(RedTeam, SCHEDULES, seed, shrink=False, steps=STEPS)
     sys.stderr.write(f"without {name}, seed {seed}: {found}\n")
     return found.schedules if found.unsafe else None
 

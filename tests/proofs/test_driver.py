@@ -8,6 +8,7 @@ import threading
 import httpx
 import pytest
 
+from sandbox.identities import PROJECT_ID
 from tests.support.crashes import begin
 from tests.support.driver import driving
 from tests.support.runs import Killed
@@ -36,3 +37,21 @@ def test_a_request_of_another_thread_is_neither_held_nor_counted(sockets: bool) 
         other.join(timeout=10)
     assert answers == [httpx.codes.UNAUTHORIZED]
     assert driver.calls == 0
+
+
+def test_a_preview_of_a_key_of_others_lists_the_external_keys_once() -> None:
+    """Beside the prerequisites, which read one page; whose the key is comes from the same list."""
+    with driving(sockets=False) as driver:
+        scene, _ = begin(driver, creates=False)
+        scene.plant(labelled=True)
+        run = driver.start(
+            **scene.request,
+            project_id=PROJECT_ID,
+            requested_by="ada@example.com",
+            plan_only=True,
+        )
+        driver.execute(run)
+    assert run.state == "Planned", run.message
+    calls = [one.call for one in driver.sandbox.world.log.entries]
+    assert calls.count("external_keys.list") == 2
+    assert "Crypto key" in run.message

@@ -59,12 +59,23 @@ def test_a_proof_that_breaks_stops_no_other(
     assert "seed 7" in printed
     assert "outages: RuntimeError: seed 7" in printed
     kept = json.loads(results.read_text())
-    assert kept["seed"] == 7
-    assert {name: one["passed"] for name, one in kept["proofs"].items()} == {
+    assert {name: one["passed"] for name, one in kept.items()} == {
         "outages": False,
         "mutants": True,
     }
-    assert all(one["seconds"] == 0 for one in kept["proofs"].values())
+    assert all((one["seed"], one["seconds"]) == (7, 0) for one in kept.values())
+
+
+def test_results_of_other_proofs_are_kept(tmp_path: Path) -> None:
+    """One that is repeated alone takes the place of its own older result, and of no other."""
+    results = tmp_path / "proofs.json"
+    for proof, good, seed in (("mutants", 9, 1), ("outages", 22, 2), ("mutants", 10, 3)):
+        proofs.keep(Row(proof, 10, good, "fine"), seed, 60, results)
+    kept = json.loads(results.read_text())
+    assert {name: (one["good"], one["seed"]) for name, one in kept.items()} == {
+        "mutants": (10, 3),
+        "outages": (22, 2),
+    }
 
 
 def test_every_attack_test_is_there() -> None:

@@ -1,6 +1,7 @@
 """The gate and the onboarding as a state machine: what people, faults and attackers may do.
 
-A witness that shares no code with the gate judges each attach that took effect.
+A witness that shares no code with the gate judges each attach that took effect, and each write to a
+key that is not this organization's own.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import logging
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 from unittest.mock import patch
 
 from hypothesis import strategies as st
@@ -50,8 +52,81 @@ TAMPERED: dict[str, dict[str, Any]] = {
     "field": {"extra": "field"},
     "nothing": {"decision": None},
 }
-BETWEEN = ("nothing", "event", "event at a call", "expiry", "parameters")
-"""What may come between a response and the attach."""
+_ATTACHING: Final = "POST /v1/organizations/workspaces"
+_FRESH: Final = 60.0
+"""Seconds that a validation counts for: invariant 1."""
+CHANGES: Final = (
+    "nothing",
+    "rename",
+    "label",
+    "label",
+    "share",
+    "age",
+    "age",
+    "expire",
+    "parameters",
+)
+"""What may come between an approval and the execution that may attach."""
+DURING: Final = ("rename", "share", "expire", "stall", "stall")
+"""What may come while that execution goes on."""
+UNSIGNED: Final = ("unsigned", "stranger", "alone", "altered", "twice")
+"""What may be wrong with the signatures of an answer; `alone` is enough for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one waiting run goes on: an answer with at most one flaw, and at most one change."""
+
+    flaw: str = "none"
+    change: str = "nothing"
+    during: str = "nothing"
+
+
+ENDINGS: Final = (
+    *(Ending(change=one) for one in CHANGES),
+    *(Ending(during=one) for one in DURING),
+    *(Ending(flaw="reject") for _ in range(2)),
+)
+BY_REQUESTER: Final = Ending(flaw="requester")
+OPENINGS: Final = (
+    *((required, one) for required in (0, 0, 1) for one in ENDINGS),
+    *((0, BY_REQUESTER) for _ in range(3)),
+    *((required, Ending(flaw=one)) for required in (1, 2) for one in UNSIGNED),
+    (2, Ending()),
+)
+"""How many must sign, and the ending of the first run that waits: drawn at the start, because the
+rules alone seldom bring an answer, one change and then nothing but the attach."""
+WISHES: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {},
+    {"adopt_existing_key": True},
+    {"plan_only": True},
+    {"repair": True},
+    {"repair": True, "plan_only": True},
+)
+"""What another run may ask for."""
+KEYS: Final = ("none", "none", "none", "foreign", "labelled")
+"""The key beforehand: none, or one that is not ours, with or without our label."""
+
+
+@dataclass
+class Stopwatch:
+    """What the onboarding takes for `time`: seconds pass when the model says so."""
+
+    seconds: float = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An outside call, when it was about to be sent."""
+
+    call: str
+    at: datetime
+    seconds: float
 
 
 class Onboarding(RuleBasedStateMachine):
@@ -59,6 +134,7 @@ class Onboarding(RuleBasedStateMachine):
 
     driver: ClassVar[Driver]
     office: ClassVar[Office]
+    stopwatch: ClassVar[Stopwatch] = Stopwatch()
     required: ClassVar[int] = 0
     tally: ClassVar[Counter[str]] = Counter()
 
@@ -69,44 +145,91 @@ class Onboarding(RuleBasedStateMachine):
         self.scene = Scene(self.driver.sandbox.world)
         self.scene.new()
         self.driver.runs.clear()
+        self.stopwatch.seconds = 1000.0
         self.approval_request: dict[tuple[str, str], list[Sight]] = {}
         self.honest: dict[tuple[str, str], bool] = {}
         self.first: dict[str, OnboardingRequest] = {}
         self.stolen: list[dict[str, Any]] = []
         self.executed = 0
         self.sound = False
+        self.foreign = False
+        """Whether the key existed before, and no honest attach has made it ours."""
 
-    @initialize(required=st.sampled_from([0, 0, 1, 2]), creates=st.booleans())
-    def open(self, required: int, creates: bool) -> None:
-        """A worker with or without signers; a workspace that is there, or a new one."""
-        Onboarding.required = required
-        self.scene.creates = creates
+    @initialize(
+        opening=st.sampled_from(OPENINGS),
+        creates=st.booleans(),
+        key=st.sampled_from(KEYS),
+        at=st.integers(1, 45),
+        later=st.sampled_from([False, False, False, True]),
+    )
+    def open(
+        self, opening: tuple[int, Ending], creates: bool, key: str, at: int, later: bool
+    ) -> None:
+        """A worker with or without signers; a workspace and a key that are there, or new ones."""
+        Onboarding.required, self.ending = opening
+        self.at, self.scene.creates, self.foreign = at, creates, key != "none"
+        if self.foreign:
+            self.scene.plant(labelled=key == "labelled")
         self.tally["creating"] += creates
-        (self.office.directory / "minimum_signatures").write_text(str(required or 1))
-        self._start(four_eyes=True)
+        self.tally["of a foreign key"] += self.foreign
+        (self.office.directory / "minimum_signatures").write_text(str(self.required or 1))
+        self._start(four_eyes=True, **({"adopt_existing_key": True} if self.foreign else {}))
         self._execute(self.driver.runs[0])
+        if not later:
+            self._end()
 
     def teardown(self) -> None:
-        """Whatever has happened, an honest approver goes on; then count what was executed."""
+        """Whatever has happened, a run that waits comes to the ending; count what was executed."""
         with self.surroundings:
-            self._go_on()
+            for run in self._in("Scheduled")[:1] if self.sound else ():
+                self._execute(run)
+            self._end()
         self.tally["schedules"] += bool(self.executed)
 
-    def _go_on(self) -> None:
-        for run in self._in("Scheduled")[:1] if self.sound else ():
-            self._execute(run)
+    def _end(self) -> None:
+        """Answer the first run that waits, let the drawn change happen, and execute it."""
         for run in self._in("Suspended")[:1] if self.sound else ():
-            approval_request = run.approval_request()
-            assert approval_request is not None
-            self._give(
-                run, approval_request, self._answer(approval_request), honest=True, at_once=True
-            )
+            self._answer_and_execute(run, self.ending, self.at)
+
+    def _answer_and_execute(self, run: Run, ending: Ending, at: int) -> None:
+        approval_request = run.approval_request()
+        assert approval_request is not None
+        self._give(run, approval_request, *self._flawed(run, approval_request, ending.flaw))
+        if ending.change == "parameters":
+            self._patch_parameters(run)
+        elif ending.change != "nothing":
+            self._happen(ending.change)
+        during = ending.during
+        self._execute(run, never if during == "nothing" else self._interfering(during, at))
+
+    def _flawed(
+        self, run: Run, approval_request: ApprovalRequest, flaw: str
+    ) -> tuple[dict[str, Any], bool]:
+        """An answer with this flaw, and whether it counts nevertheless."""
+        answer = self._answer(approval_request)
+        if flaw == "reject":
+            return answer | {"decision": "reject"}, False
+        if flaw == "requester":
+            return answer | {"approver": REQUESTER}, not run.parameters.four_eyes
+        if flaw != "none":
+            answer["signed_approvals"] = self._missigned(approval_request, flaw)
+        return answer, flaw == "none" or (flaw == "alone" and self.required == 1)
+
+    def _missigned(self, approval_request: ApprovalRequest, how: str) -> str:
+        grace = self._signed(approval_request, GRACE)
+        return {
+            "unsigned": "-",
+            "stranger": self._signed(approval_request, EVE),
+            "alone": grace,
+            "altered": grace.replace("fine", "fin"),
+            "twice": f"{grace}\n{grace}",
+        }[how]
 
     @precondition(lambda self: len(self.driver.runs) < MAX_RUNS)
-    @rule(four_eyes=st.booleans())
-    def start(self, four_eyes: bool) -> None:
+    @rule(four_eyes=st.booleans(), wish=st.sampled_from(WISHES))
+    def start(self, four_eyes: bool, wish: dict[str, Any]) -> None:
         """Another run for the same workspace."""
-        self._start(four_eyes=four_eyes)
+        self._start(four_eyes=four_eyes, **wish)
 
     @precondition(lambda self: self._in("Scheduled"))
     @rule(pick=st.integers(0, MAX_RUNS - 1))
@@ -142,7 +265,7 @@ class Onboarding(RuleBasedStateMachine):
     def _interfering(self, event: str, at: int) -> Hook:
         def interfere(number: int, moment: str) -> None:
             if (number, moment) == (at, "before"):
-                getattr(self.scene, event)()
+                self._happen(event)
                 self._seen.append(self.scene.look())
 
         return interfere
@@ -150,7 +273,15 @@ class Onboarding(RuleBasedStateMachine):
     @rule(event=st.sampled_from(EVENTS))
     def happen(self, event: str) -> None:
         """Something happens outside while no run is executed."""
-        getattr(self.scene, event)()
+        self._happen(event)
+
+    def _happen(self, event: str) -> None:
+        if event == "expire":
+            self.clock.shift(timedelta(days=8))
+        elif event == "stall":
+            self.stopwatch.seconds += 61
+        else:
+            getattr(self.scene, event)()
 
     @precondition(lambda self: self._in("Suspended"))
     @rule(pick=st.integers(0, MAX_RUNS - 1))
@@ -158,38 +289,18 @@ class Onboarding(RuleBasedStateMachine):
         """An approver reads the plan and approves it, as it should be."""
         run, approval_request = self._waiting(pick)
         answer = self._answer(approval_request)
-        self._give(run, approval_request, answer, honest=True)
+        self._give(run, approval_request, answer, True)
 
     @precondition(lambda self: self._in("Suspended"))
     @rule(
         pick=st.integers(0, MAX_RUNS - 1),
-        between=st.sampled_from(BETWEEN),
-        event=st.sampled_from(("rename",) * 4 + EVENTS),
+        ending=st.sampled_from((*ENDINGS, BY_REQUESTER)),
         at=st.integers(1, 45),
     )
-    def approve_and_execute(self, pick: int, between: str, event: str, at: int) -> None:
-        """Approved, something comes between the response and the attach, the worker takes it up."""
-        run, approval_request = self._waiting(pick)
-        self._give(run, approval_request, self._answer(approval_request), honest=True)
-        if between == "event":
-            getattr(self.scene, event)()
-        elif between == "expiry":
-            self.clock.shift(timedelta(days=8))
-        elif between == "parameters":
-            self._patch_parameters(run)
-        self._execute(run, self._interfering(event, at) if between == "event at a call" else never)
-
-    # the same once more: most of what can go wrong is here
-    @precondition(lambda self: self._in("Suspended"))
-    @rule(
-        pick=st.integers(0, MAX_RUNS - 1),
-        between=st.sampled_from(BETWEEN),
-        event=st.sampled_from(("rename",) * 4 + EVENTS),
-        at=st.integers(1, 45),
-    )
-    def approve_and_execute_too(self, pick: int, between: str, event: str, at: int) -> None:
-        """As `approve_and_execute`."""
-        self.approve_and_execute(pick, between, event, at)
+    def answer_and_execute(self, pick: int, ending: Ending, at: int) -> None:
+        """Answered, something comes between the response and the attach, the worker goes on."""
+        run, _ = self._waiting(pick)
+        self._answer_and_execute(run, ending, at)
 
     @precondition(lambda self: self._in("Suspended"))
     @rule(
@@ -205,28 +316,15 @@ class Onboarding(RuleBasedStateMachine):
         answer = self._answer(approval_request) | TAMPERED[how]
         kept = {name: value for name, value in answer.items() if value is not None}
         allowed = how == "approver" and not run.parameters.four_eyes and not self.required
-        self._give(run, approval_request, kept, honest=allowed, at_once=at_once)
+        self._give(run, approval_request, kept, allowed, at_once=at_once)
 
     @precondition(lambda self: self.required and self._in("Suspended"))
-    @rule(
-        pick=st.integers(0, MAX_RUNS - 1),
-        how=st.sampled_from(["unsigned", "stranger", "alone", "altered", "twice"]),
-        at_once=st.booleans(),
-    )
+    @rule(pick=st.integers(0, MAX_RUNS - 1), how=st.sampled_from(UNSIGNED), at_once=st.booleans())
     def missign(self, pick: int, how: str, at_once: bool) -> None:
         """An answer whose signatures are not what they should be."""
         run, approval_request = self._waiting(pick)
-        answer = self._answer(approval_request)
-        text = answer["signed_approvals"]
-        answer["signed_approvals"] = {
-            "unsigned": "-",
-            "stranger": self._signed(approval_request, EVE),
-            "alone": self._signed(approval_request, GRACE),
-            "altered": text.replace("fine", "fin"),
-            "twice": "\n".join([self._signed(approval_request, GRACE)] * 2),
-        }[how]
-        good = how == "alone" and self.required == 1
-        self._give(run, approval_request, answer, honest=good, at_once=at_once)
+        answer, counts = self._flawed(run, approval_request, how)
+        self._give(run, approval_request, answer, counts, at_once=at_once)
 
     @precondition(lambda self: self.stolen and self._in("Suspended"))
     @rule(
@@ -244,7 +342,7 @@ class Onboarding(RuleBasedStateMachine):
         same = answer.get("plan_digest") == approval_request.digest and not self.required
         # a typed approval does not prove who typed it: an old one for the very same plan counts
         good = same and self._is_good(run, answer, approval_request)
-        self._give(run, approval_request, answer, honest=good, at_once=at_once)
+        self._give(run, approval_request, answer, good, at_once=at_once)
 
     @precondition(lambda self: self._in("Suspended"))
     @rule(pick=st.integers(0, MAX_RUNS - 1))
@@ -294,22 +392,28 @@ class Onboarding(RuleBasedStateMachine):
         assert len(took_effect) <= 1
         assert sum(CREATED_BY_TAG in one.tags for one in world.admin.workspaces.values()) <= 1
 
-    def _start(self, *, four_eyes: bool) -> None:
+    def _start(self, **wishes: Any) -> None:
         self.driver.start(
-            **self.scene.request,
-            project_id=PROJECT_ID,
-            requested_by=REQUESTER,
-            four_eyes=four_eyes,
+            **self.scene.request, project_id=PROJECT_ID, requested_by=REQUESTER, **wishes
         )
 
     def _execute(self, run: Run, hook: Hook = never) -> None:
         world = self.driver.sandbox.world
         self.first.setdefault(str(run.id), run.parameters)
         done, answered = len(world.log.entries), run.suspended_at[-1:] if not run.is_over else []
-        self._seen = [self.scene.look()]
+        self._seen, self._sent = [self.scene.look()], list[Sent]()
         attached_before = self._seen[0].attached
-        self.now = datetime.now(UTC)
-        self.driver.execute(run, hook)
+
+        def note(number: int, moment: str) -> None:
+            # before the hook: what it changes comes after the run's last look at the clock
+            if moment == "before":
+                call = self.driver.call
+                self._sent.append(Sent(call, datetime.now(UTC), self.stopwatch.seconds))
+                if call.startswith(_ATTACHING):  # an adoption has changed the key by now
+                    self._seen.append(self.scene.look())
+            hook(number, moment)
+
+        self.driver.execute(run, note)
         self.executed += 1
         self.sound = False
         self.tally["executions"] += 1
@@ -320,34 +424,65 @@ class Onboarding(RuleBasedStateMachine):
         if run.state == "Suspended" and approval_request is not None:
             self._seen.append(self.scene.look())
             self.approval_request[str(run.id), approval_request.key] = self._seen
+        writes = [one.call for one in entries if one.write]
         if run.state == "Already attached" and attached_before and not run.parameters.repair:
-            assert [one.call for one in entries if one.write] == []
+            assert writes == []
+        assert not (writes and self.first[str(run.id)].plan_only), "a plan wrote something"
         run.evidence()  # raises when its chain is broken
         self.sound = True
 
     def _judge(self, run: Run, answered: list[str], entries: list[Entry]) -> None:
-        """The witness: every attach that took effect must have had every right to."""
+        """The witness: every attach, and every write to a key that is not ours, had every right."""
         sent = self.scene.attaches(entries)
         for before, entry in zip([None, *sent], sent, strict=False):
             calls = entries[entries.index(before) if before else 0 : entries.index(entry)]
             looked = "workspaces.list" if self.scene.creates else "workspaces.retrieve"
             assert any(one.call == looked for one in calls)
             assert any(one.call == "external_keys.validate" and one.effect for one in calls)
+        adopting = [one for one in entries if self.foreign and self._writes_to_key(one)]
+        if adopting:
+            self.tally["writes to a foreign key"] += len(adopting)
+            shown = self._permitted(run, answered)
+            assert self.first[str(run.id)].adopt_existing_key, "adopted without being asked to"
+            assert any(one.covered(adopting=True) in shown for one in self._seen), "other users"
         if not sent:
             return
         self.tally["attach requests"] += 1
-        assert len(answered) == 1, "attached without an approval request"
+        shown = self._permitted(run, answered)
+        assert any(
+            one.attachable and one.covered(adopting=self.foreign) in shown for one in self._seen
+        ), "other facts"
+        self._judge_times(run, len(sent))
+        self.foreign = self.foreign and not any(one.effect for one in sent)
+
+    def _writes_to_key(self, entry: Entry) -> bool:
+        return entry.write and entry.service == "kms" and self.scene.key in entry.resource
+
+    def _permitted(self, run: Run, answered: list[str]) -> set[tuple[object, ...]]:
+        """There was an honest answer to the latest question; the facts that it was about."""
+        assert len(answered) == 1, "without an approval request"
         key = (str(run.id), answered[0])
         assert answered[0].startswith(f"attach-{run.attempt}-"), (
             "the approval request is of another attempt"
         )
-        assert self.honest.get(key), "attached without an honest answer"
+        assert self.honest.get(key), "without an honest answer"
         assert run.parameters == self.first[str(run.id)], "the request is not the first one"
         approval_request = run.approval_request()
         assert approval_request is not None
-        assert self.now <= approval_request.expires_at, "expired"
-        shown = {one.covered for one in self.approval_request[key]}
-        assert any(one.attachable and one.covered in shown for one in self._seen), "other facts"
+        assert self._sent[0].at <= approval_request.expires_at, "expired"
+        return {one.covered(adopting=self.foreign) for one in self.approval_request[key]}
+
+    def _judge_times(self, run: Run, attaches: int) -> None:
+        """Each attach was sent in time, at most a minute after the validation before it."""
+        approval_request = run.approval_request()
+        assert approval_request is not None
+        # behind the attach there is another such call, for the tag of the evidence
+        posts = [n for n, one in enumerate(self._sent) if one.call.startswith(_ATTACHING)]
+        for number in posts[:attaches]:
+            one, before = self._sent[number], self._sent[:number]
+            validated = [sent.seconds for sent in before if sent.call.endswith("/validate")]
+            assert one.at <= approval_request.expires_at, "expired"
+            assert one.seconds - validated[-1] <= _FRESH, "validated too long ago"
 
     def _answer(self, approval_request: ApprovalRequest) -> dict[str, Any]:
         answer = approval_of(approval_request, **self.scene.typed)
@@ -371,8 +506,8 @@ class Onboarding(RuleBasedStateMachine):
         run: Run,
         approval_request: ApprovalRequest,
         answer: dict[str, Any],
-        *,
         honest: bool,
+        *,
         at_once: bool = False,
     ) -> None:
         self.tally["answers"] += 1
@@ -412,6 +547,8 @@ def stage(stack: ExitStack) -> None:
     office.new_key(EVE)
     Onboarding.office = office
     stack.enter_context(computed_once())
+    for module in ("flows._attach", "tasks.attachment", "tasks.validation"):
+        stack.enter_context(patch(f"{module}.time", Onboarding.stopwatch))
     stack.enter_context(
         patch(
             "tasks.reads.find_signers",

@@ -30,6 +30,7 @@ KEY: Final = str(KeyName(PROJECT_ID, "us-east5", "anthropic-cmek", WORKSPACE))
 NEW: Final = "born-encrypted"
 """Name of the workspace that a creating run makes."""
 NEW_KEY: Final = str(KeyName(PROJECT_ID, "us-east5", "anthropic-cmek", key_id_for(NEW)))
+OTHER_DECRYPTER: Final = ("roles/cloudkms.cryptoKeyDecrypter", "group:backup@example.com")
 OUTSIDER: Final = ("roles/cloudkms.admin", "group:owners@example.com")
 HARMFUL: Final = {
     "DestroyCryptoKeyVersion",
@@ -52,6 +53,8 @@ class Sight:
     states: tuple[str, ...]
     primary: str
     billing: bool
+    shared: bool
+    """Whether someone besides Anthropic can decrypt."""
     taken: bool
     """Whether another user's workspace has the name of the one to be created."""
 
@@ -69,10 +72,12 @@ class Sight:
             and self.billing
         )
 
-    @property
-    def covered(self) -> tuple[object, ...]:
-        """What an approver approves: must be the same at the attach."""
-        return (self.name, self.labelled, self.roles)
+    def covered(self, *, adopting: bool) -> tuple[object, ...]:
+        """What an approver approves: must be the same at the attach.
+
+        Label and grants are not yet on a key that the approval adopts.
+        """
+        return (self.name, self.shared, *(() if adopting else (self.labelled, self.roles)))
 
 
 @dataclass
@@ -109,6 +114,12 @@ class Scene(SandboxWorld):
         seed.reset(self.world, minimal=True)
         self.outsiders = False
 
+    def plant(self, *, labelled: bool) -> None:
+        """The key exists beforehand, made by others, who may have put our label on it."""
+        ring = self.key.rpartition("/cryptoKeys/")[0]
+        self.make_ring(ring)
+        self.create_key(self.key, labels={LABEL: VALUE} if labelled else {})
+
     def look(self) -> Sight:
         """As a witness sees it now."""
         ours = self.workspaces()
@@ -124,6 +135,7 @@ class Scene(SandboxWorld):
             states=tuple(State(version.state).name for version in versions.values()),
             primary=State(primary.state).name if primary else "MISSING",
             billing=self.world.switches.billing_enabled,
+            shared=any(one.role == OTHER_DECRYPTER[0] for one in self._bindings()),
             taken=self.creates and bool(ours),
         )
 
@@ -194,6 +206,12 @@ class Scene(SandboxWorld):
         self._edit(lambda bindings: [*bindings, policy_pb2.Binding(role=role, members=[member])])
         self.outsiders = self.key in self.world.kms.crypto_keys
 
+    def share(self) -> None:
+        """Another principal can decrypt with the key, or can't any more."""
+        role, member = OTHER_DECRYPTER
+        again = [] if self.look().shared else [policy_pb2.Binding(role=role, members=[member])]
+        self._edit(lambda bindings: [one for one in bindings if one.role != role] + again)
+
     def label(self) -> None:
         """The organization label is taken away, or put back."""
         key = self.world.kms.crypto_keys.get(self.key)
@@ -216,6 +234,11 @@ class Scene(SandboxWorld):
         if key is not None:
             version = new_version(self.world, key, self.world.clock.now())
             key.primary = kms_v1.CryptoKeyVersion(name=version.name)
+
+    def age(self) -> None:
+        """A new primary, and the first version is scheduled for destruction or restored."""
+        self.rotate()
+        self.doom()
 
     def billing(self) -> None:
         """Billing is switched off, or on again."""
@@ -257,6 +280,7 @@ EVENTS: Final = (
     "revoke",
     "grant",
     "invite",
+    "share",
     "label",
     "disable",
     "doom",

@@ -117,12 +117,16 @@ class Office:
         return path
 
     def enrol(
-        self, name: str, options: Sequence[str] = (), kind: str = "ed25519", bits: int = 0
+        self,
+        name: str,
+        options: Sequence[str] = (),
+        kind: str = "ed25519",
+        bits: int = 0,
+        *,
+        key: str | None = None,
     ) -> None:
-        """Add an approver to the signers file."""
-        public = (
-            self.new_key(name, kind, bits).with_suffix(f"{self.keys[name].suffix}.pub").read_text()
-        )
+        """Add an approver to the signers file; `key` is what another key of theirs is called."""
+        public = Path(f"{self.new_key(key or name, kind, bits)}.pub").read_text()
         limits = ",".join((f'namespaces="{NAMESPACE}"', *options))
         self.directory.mkdir(exist_ok=True)
         with (self.directory / "allowed_signers").open("a") as file:
