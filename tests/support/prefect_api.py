@@ -184,6 +184,12 @@ def _update_run(api: MemoryPrefect, body: Json, id: str) -> None:  # noqa: A002
     api.find(api.runs, id).update(body)
 
 
+@_route("PATCH", "/flow_runs/{id}/labels")
+def _label_run(api: MemoryPrefect, body: Json, id: str) -> None:  # noqa: A002
+    run = api.find(api.runs, id)
+    run["labels"] = run["labels"] | body
+
+
 @_route("DELETE", "/flow_runs/{id}")
 def _delete_run(api: MemoryPrefect, body: Json, id: str) -> None:  # noqa: A002
     del api.runs[api.find(api.runs, id)["id"]]

@@ -189,6 +189,7 @@ class MemoryPrefect:
             deployment_id=deployment_id,
             parameters=body.get("parameters") or {},
             tags=sorted(body.get("tags") or []),
+            labels={},
             idempotency_key=body.get("idempotency_key"),
             parent_task_run_id=None,
             work_queue_name=None,
