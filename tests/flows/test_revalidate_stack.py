@@ -59,6 +59,10 @@ def set_schedule(stack: Stack, daily: Revalidations, **fields: Any) -> None:
     stack.client.request(
         "PATCH", "/deployments/{id}/schedules/{schedule_id}", path_params=ids, json=fields
     ).raise_for_status()
+    # the scheduler looks at deployments that changed every few seconds, at all once a minute
+    stack.client.request(
+        "PATCH", "/deployments/{id}", path_params=ids, json={"paused": False}
+    ).raise_for_status()
 
 
 def deploy_again(stack: Stack) -> None:
