@@ -14,6 +14,7 @@ from prefect import get_run_logger, task
 
 from cmek.anthropic_identity import MEMBER
 from cmek.errors import listed
+from cmek.gcp.errors import GoogleApiError
 from cmek.gcp.iam import members_with
 from cmek.gcp.resources import CryptoKey
 from cmek.keys.conditions import has_organization_label, may_use
@@ -24,7 +25,7 @@ from cmek.onboarding.request import OnboardingRequest
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, kms_client
 from tasks.registration import find_external_key
-from tasks.runs import made_here, remember_making
+from tasks.runs import forget_making, made_here, remember_making
 from tasks.validation import NotYetError, not_yet
 
 
@@ -68,7 +69,13 @@ async def ensure_crypto_key(
     if key is None:
         # before the create: a run that is killed behind it must find that the key is ours
         await remember_making(name)
-        key, created = await kms.create_crypto_key(name, key_spec(request, organization))
+        try:
+            key, created = await kms.create_crypto_key(name, key_spec(request, organization))
+        except GoogleApiError as error:
+            # else a key that someone makes and labels later would count as ours
+            if not error.problem.transient and await kms.get_crypto_key(name) is None:
+                await forget_making(name)
+            raise
     check_key(key, request)
     users: tuple[str, ...] = ()
     adopting = not await is_ours(request, key, organization)

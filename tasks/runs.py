@@ -105,6 +105,12 @@ async def remember_making(key_name: str) -> None:
     await asyncio.to_thread(_records().write, _MADE_KEYS, _name_for(key_name), kept)
 
 
+async def forget_making(key_name: str) -> None:
+    """Keep that no onboarding has made this crypto key after all: its create was refused."""
+    kept: JsonValue = {"key_name": None, "run_id": str(current_run_id())}
+    await asyncio.to_thread(_records().write, _MADE_KEYS, _name_for(key_name), kept)
+
+
 async def made_here(key_name: str) -> bool:
     """Whether the worker's records say that an onboarding made this crypto key.
 

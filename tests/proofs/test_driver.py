@@ -55,3 +55,21 @@ def test_a_preview_of_a_key_of_others_lists_the_external_keys_once() -> None:
     calls = [one.call for one in driver.sandbox.world.log.entries]
     assert calls.count("external_keys.list") == 2
     assert "Crypto key" in run.message
+
+
+def test_a_key_that_others_made_after_a_refused_create_is_not_ours() -> None:
+    """Its label proves nothing, and neither does that an onboarding had wanted to make it."""
+    with driving(sockets=False) as driver:
+        scene, run = begin(driver, creates=False)
+        scene.fault("CreateCryptoKey", 403)
+        driver.execute(run)
+        assert run.state == "Failed", run.message
+        driver.sandbox.world.faults.clear()
+        scene.plant(labelled=True)
+        done = len(driver.sandbox.world.log.entries)
+        again = driver.start(**scene.request, project_id=PROJECT_ID, requested_by="ada@example.com")
+        driver.execute(again)
+    assert again.state == "Failed"
+    assert "adopt_existing_key" in again.message
+    written = [one.call for one in driver.sandbox.world.log.entries[done:] if one.write]
+    assert written == []

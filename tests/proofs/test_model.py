@@ -84,3 +84,22 @@ def test_each_schedule_is_drawn_anew() -> None:
     """Otherwise most schedules repeat the ending of the one before them."""
     assert explored(Drawn, 100, 1, shrink=False).schedules == 100
     assert len(set(Drawn.openings)) > 80
+
+
+def test_a_change_behind_the_reads_that_is_taken_back_is_no_other_fact() -> None:
+    """The witness must know what an approver was shown, though nothing else was so before."""
+    model = Onboarding()
+    with model.surroundings:
+        Onboarding.required = 0
+        model._start()
+        model._execute(model.driver.runs[0])
+        calls = model.driver.calls
+    model = Onboarding()
+    with model.surroundings:
+        model._start()
+        (run,) = model.driver.runs
+        model._execute(run, model._interfering("share", calls))
+        model.scene.share()
+        model.approve(0)
+        model.execute(0)
+        assert run.state == "Attached", run.message

@@ -233,6 +233,10 @@ class Driver:
     async def _remember_making(self, key_name: str) -> None:
         self._run().memory[f"made {key_name}"] = "{}"
 
+    async def _forget_making(self, key_name: str) -> None:
+        for run in self.runs:
+            run.memory.pop(f"made {key_name}", None)
+
     async def _made_here(self, key_name: str) -> bool:
         return any(f"made {key_name}" in run.memory for run in self.runs)
 
@@ -313,6 +317,7 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
         id(tasks.runs.save_state): driver._remember,
         id(tasks.runs.load_state): driver._recall,
         id(tasks.runs.remember_making): driver._remember_making,
+        id(tasks.runs.forget_making): driver._forget_making,
         id(tasks.runs.made_here): driver._made_here,
         id(tasks.runs.current_run_id): lambda: driver.executing().id,
         id(flows._approval.attempt): lambda: driver._run().attempt,

@@ -265,6 +265,7 @@ class Onboarding(RuleBasedStateMachine):
     def _interfering(self, event: str, at: int) -> Hook:
         def interfere(number: int, moment: str) -> None:
             if (number, moment) == (at, "before"):
+                self._seen.append(self.scene.look())  # what the run may have read so far
                 self._happen(event)
                 self._seen.append(self.scene.look())
 
