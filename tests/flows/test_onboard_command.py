@@ -87,6 +87,7 @@ def test_what_can_not_be_read_here_is_said_and_left_to_the_run(
     }
 
 
+@pytest.mark.server
 def test_who_stops_following_is_told_that_the_run_goes_on(
     bench: Onboardings, capsys: pytest.CaptureFixture[str]
 ) -> None:
