@@ -1,7 +1,8 @@
 """`python -m benchmarks.start_up`: commands and the local stack, against Prefect alone.
 
 A floor is what Prefect itself takes on this machine in the same run: its client's import, or a new
-PostgreSQL with Prefect's server and worker, and an empty flow that is suspended once and resumed.
+PostgreSQL with Prefect's server and then a worker, as one starts them by hand, and an empty flow
+that is suspended once and resumed.
 Exits with 1 when a wanted number is missed; the seconds are for a quiet machine.
 """
 
@@ -21,10 +22,10 @@ from pathlib import Path
 from typing import Final
 
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 
 from cli.client import local_client
-from cli.deploy import PROJECT, create_work_pool
 from cli.local import postgres, processes
 from cli.local.stack import (
     FIRST_WORKER,
@@ -107,7 +108,7 @@ def _rehearsal() -> tuple[float, float]:
 
 
 def _prefect_alone() -> tuple[float, float]:
-    """The same of a stack that has nothing of ours."""
+    """The same without anything of ours."""
     started = time.monotonic()
     with _bare_stack() as (client, home):
         ready = time.monotonic() - started
@@ -127,12 +128,12 @@ def _bare_stack() -> Iterator[tuple[SyncPrefectClient, Path]]:
         children = []
         try:
             children.append(start_server(home, port, environment, database.url()))
-            children.append(start_worker(home, environment, FIRST_WORKER))
             api_url = environment["PREFECT_API_URL"]
             with patient_client(api_url) as api:
                 wait_for_server(children[0], api)
             with local_client(api_url) as client:
-                create_work_pool(client, WORK_POOL, PROJECT / "deploy" / "work_pool.json", 1)
+                client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+                children.append(start_worker(home, environment, FIRST_WORKER))
                 _until(lambda: bool(client.read_workers_for_work_pool(WORK_POOL)))
                 yield client, home
         finally:
@@ -141,12 +142,14 @@ def _bare_stack() -> Iterator[tuple[SyncPrefectClient, Path]]:
 
 
 def _suspend_and_resume(client: SyncPrefectClient, home: Path) -> None:
-    (home / "empty.py").write_text(FLOW)
+    folder = home / "flow"  # of its own: a run gets a copy of it
+    folder.mkdir()
+    (folder / "empty.py").write_text(FLOW)
     deployment = client.create_deployment(
         client.create_flow_from_name("empty"),
         "empty",
         work_pool_name=WORK_POOL,
-        path=str(home),
+        path=str(folder),
         entrypoint="empty.py:empty",
     )
     run = client.create_flow_run_from_deployment(deployment)
