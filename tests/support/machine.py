@@ -146,7 +146,7 @@ class Onboarding(RuleBasedStateMachine):
         self.scene.new()
         self.driver.runs.clear()
         self.stopwatch.seconds = 1000.0
-        self.approval_request: dict[tuple[str, str], list[Sight]] = {}
+        self.approval_request: dict[tuple[str, str, str], list[Sight]] = {}
         self.honest: dict[tuple[str, str], bool] = {}
         self.first: dict[str, OnboardingRequest] = {}
         self.stolen: list[dict[str, Any]] = []
@@ -424,7 +424,10 @@ class Onboarding(RuleBasedStateMachine):
         approval_request = run.approval_request()
         if run.state == "Suspended" and approval_request is not None:
             self._seen.append(self.scene.look())
-            self.approval_request[str(run.id), approval_request.key] = self._seen
+            # a run that is set past its request waits with the same one, about the facts of before
+            self.approval_request.setdefault(
+                (str(run.id), approval_request.key, approval_request.digest), self._seen
+            )
         writes = [one.call for one in entries if one.write]
         if run.state == "Already attached" and attached_before and not run.parameters.repair:
             assert writes == []
@@ -451,7 +454,8 @@ class Onboarding(RuleBasedStateMachine):
         self.tally["attach requests"] += 1
         shown = self._permitted(run, answered)
         assert any(
-            one.attachable and one.covered(adopting=self.foreign) in shown for one in self._seen
+            one.attachable and one.covered(adopting=self._adopts(run)) in shown
+            for one in self._seen
         ), "other facts"
         self._judge_times(run, len(sent))
         self.foreign = self.foreign and not any(one.effect for one in sent)
@@ -462,16 +466,25 @@ class Onboarding(RuleBasedStateMachine):
     def _permitted(self, run: Run, answered: list[str]) -> set[tuple[object, ...]]:
         """There was an honest answer to the latest question; the facts that it was about."""
         assert len(answered) == 1, "without an approval request"
+        approval_request = run.approval_request()
+        assert approval_request is not None
         key = (str(run.id), answered[0])
         assert answered[0].startswith(f"attach-{run.attempt}-"), (
             "the approval request is of another attempt"
         )
         assert self.honest.get(key), "without an honest answer"
         assert run.parameters == self.first[str(run.id)], "the request is not the first one"
-        approval_request = run.approval_request()
-        assert approval_request is not None
         assert self._sent[0].at <= approval_request.expires_at, "expired"
-        return {one.covered(adopting=self.foreign) for one in self.approval_request[key]}
+        shown = self.approval_request[*key, approval_request.digest]
+        return {one.covered(adopting=self._adopts(run)) for one in shown}
+
+    def _adopts(self, run: Run) -> bool:
+        """Whether the approval says that label and grants will be put on the key.
+
+        So it does of our own key, too, when its label was gone as the request was made.
+        """
+        approval_request = run.approval_request()
+        return self.foreign or (approval_request is not None and approval_request.plan.adopts_key)
 
     def _judge_times(self, run: Run, attaches: int) -> None:
         """Each attach was sent in time, at most a minute after the validation before it."""
