@@ -454,7 +454,7 @@ class Onboarding(RuleBasedStateMachine):
         self.tally["attach requests"] += 1
         shown = self._permitted(run, answered)
         assert any(
-            one.attachable and one.covered(adopting=self._adopts(run)) in shown
+            one.attachable and one.covered(adopting=self._adopts(run, answered)) in shown
             for one in self._seen
         ), "other facts"
         self._judge_times(run, len(sent))
@@ -466,7 +466,7 @@ class Onboarding(RuleBasedStateMachine):
     def _permitted(self, run: Run, answered: list[str]) -> set[tuple[object, ...]]:
         """There was an honest answer to the latest question; the facts that it was about."""
         assert len(answered) == 1, "without an approval request"
-        approval_request = run.approval_request()
+        approval_request = run.approval_request(answered[0])
         assert approval_request is not None
         key = (str(run.id), answered[0])
         assert answered[0].startswith(f"attach-{run.attempt}-"), (
@@ -476,14 +476,14 @@ class Onboarding(RuleBasedStateMachine):
         assert run.parameters == self.first[str(run.id)], "the request is not the first one"
         assert self._sent[0].at <= approval_request.expires_at, "expired"
         shown = self.approval_request[*key, approval_request.digest]
-        return {one.covered(adopting=self._adopts(run)) for one in shown}
+        return {one.covered(adopting=self._adopts(run, answered)) for one in shown}
 
-    def _adopts(self, run: Run) -> bool:
+    def _adopts(self, run: Run, answered: list[str]) -> bool:
         """Whether the approval says that label and grants will be put on the key.
 
         So it does of our own key, too, when its label was gone as the request was made.
         """
-        approval_request = run.approval_request()
+        approval_request = run.approval_request(answered[0])
         return self.foreign or (approval_request is not None and approval_request.plan.adopts_key)
 
     def _judge_times(self, run: Run, attaches: int) -> None:

@@ -100,11 +100,12 @@ class Run(AnyRun):
         """Whether nothing but a retry makes it go on."""
         return self.state not in {"Scheduled", "Suspended", "Running"}
 
-    def approval_request(self) -> ApprovalRequest | None:
-        """What it waits for, or waited for last."""
+    def approval_request(self, key: str | None = None) -> ApprovalRequest | None:
+        """The one under this key, else what it waits for, or waited for last."""
         if not self.suspended_at:
             return None
-        text = self.memory.get(self.suspended_at[-1].replace("attach-", "approval-request-", 1))
+        named = key or self.suspended_at[-1]
+        text = self.memory.get(named.replace("attach-", "approval-request-", 1))
         return (
             flows._attach.ApprovalRequestRecord.model_validate_json(text).approval_request
             if text
