@@ -96,9 +96,14 @@ def test_who_stops_following_is_told_that_the_run_goes_on(
     facts = json.loads(capsys.readouterr().out)
     console = Console(file=io.StringIO(), width=200)
     steps = Steps(bench.client, UUID(facts["run_id"]), console)
-    threading.Timer(1, signal.raise_signal, (signal.SIGINT,)).start()
-    with pytest.raises(typer.Exit) as ended:
-        steps.follow(seconds=120)
+    # where the whole suite runs in a shell's background, the signal is ignored from the start
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Timer(1, signal.raise_signal, (signal.SIGINT,)).start()
+        with pytest.raises(typer.Exit) as ended:
+            steps.follow(seconds=120)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.value.exit_code == 130
     assert isinstance(console.file, io.StringIO)
     assert f"the run goes on: {facts['url']}" in console.file.getvalue()
