@@ -131,7 +131,7 @@ def facts(row: FleetRow, record: KeyRecord | None) -> dict[str, Any]:
         row: Of the table, which every check writes.
         record: What the last full check has left, or the last one with news; None without one.
     """
-    known = record is not None and record.verdict is row.level
+    current = record if record and record.verdict is row.level else None
     return {
         "external_key_id": row.external_key_id,
         "key_name": row.key_name,
@@ -139,11 +139,9 @@ def facts(row: FleetRow, record: KeyRecord | None) -> dict[str, Any]:
         "why": row.why,
         "since": _iso(row.since),
         "checked_at": _iso(row.checked),
-        "final_at": record.final_at.isoformat() if known and record and record.final_at else None,
+        "final_at": current.final_at.isoformat() if current and current.final_at else None,
         "workspaces": list(record.workspaces) if record else row.workspaces.split(", "),
-        "reasons": [one.model_dump(mode="json") for one in record.reasons]
-        if known and record
-        else None,
+        "reasons": [one.model_dump(mode="json") for one in current.reasons] if current else None,
     }
 
 
