@@ -3,11 +3,15 @@
 A key that exists is this organization's own only if the label is on it, and the worker's records
 say that an onboarding made it or a workspace of the organization has it. Whoever may update the
 key can set the label, and so can an adoption that failed half way. Any other key is adopted:
-nothing is written to it before an approval that names who can use it already.
+nothing is written to it before an approval that names who can use it already. That needs the
+request's `adopt_existing_key`, unless an onboarding has sent a create for this key whose answer was
+lost: then the key is most likely ours, but somebody else may have been faster.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
+from enum import StrEnum
 from uuid import UUID
 
 from prefect import get_run_logger, task
@@ -25,7 +29,7 @@ from cmek.onboarding.request import OnboardingRequest
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client, kms_client
 from tasks.registration import find_external_key
-from tasks.runs import forget_making, made_here, remember_making
+from tasks.runs import KeyCreate, remember_create, remembered_create
 from tasks.validation import NotYetError, not_yet
 
 
@@ -67,23 +71,27 @@ async def ensure_crypto_key(
     key = None if ring_is_new else await kms.get_crypto_key(name)
     created = False
     if key is None:
-        # before the create: a run that is killed behind it must find that the key is ours
-        await remember_making(name)
+        # before the create: after a lost answer the key needs no permission to be adopted
+        await remember_create(name, KeyCreate.SENT)
         try:
             key, created = await kms.create_crypto_key(name, key_spec(request, organization))
         except GoogleApiError as error:
-            # else a key that someone makes and labels later would count as ours
-            if not error.problem.transient and await kms.get_crypto_key(name) is None:
-                await forget_making(name)
+            with suppress(GoogleApiError):  # the refusal is what is told
+                if not error.problem.transient and await kms.get_crypto_key(name) is None:
+                    await remember_create(name, KeyCreate.REFUSED)
             raise
+        if created:
+            await remember_create(name, KeyCreate.CONFIRMED)
     check_key(key, request)
     users: tuple[str, ...] = ()
-    adopting = not await is_ours(request, key, organization)
+    origin = await key_origin(request, key, organization)
+    adopting = origin is not KeyOrigin.OURS
     if adopting:
         policy = await kms.get_iam_policy(name)
         using = {one.role for one in policy.bindings if may_use(one.role)}
         users = tuple(one for one in members_with(policy, using) if one != MEMBER)
-        check_adoption(key, request, users)
+        if origin is KeyOrigin.FOREIGN:
+            check_adoption(key, request, users)
     if key.primary is not None and key.primary.state == "PENDING_GENERATION":
         raise VersionPendingError(f"{key.primary.name} is still being generated")
     get_run_logger().info("%s %s", "Created" if created else "Using", key.name)
@@ -92,13 +100,24 @@ async def ensure_crypto_key(
     return EnsuredKey(key=key, created=created, adopting=adopting, users_before=users)
 
 
-async def is_ours(
+class KeyOrigin(StrEnum):
+    """Who made a key that exists."""
+
+    OURS = "ours"
+    """An onboarding of this organization, or a workspace of it has the key."""
+    IN_DOUBT = "in doubt"
+    """An onboarding sent a create for it, and its answer is not known."""
+    FOREIGN = "foreign"
+    """Nothing shows that it is ours."""
+
+
+async def key_origin(
     request: OnboardingRequest,
     key: CryptoKey,
     organization: UUID,
     *,
     has_workspace: bool | None = None,
-) -> bool:
+) -> KeyOrigin:
     """Whether this organization's onboarding made the key, or a workspace of it has the key.
 
     Args:
@@ -108,13 +127,16 @@ async def is_ours(
         has_workspace: Whether a workspace has the key's external key; read here when None.
     """
     if not has_organization_label(key, organization):
-        return False
-    if await made_here(str(request.key_name)):
-        return True
-    if has_workspace is not None:
-        return has_workspace
-    known = await find_external_key(await admin_client(request.anthropic_block), key.name)
-    return known is not None and known.is_attached
+        return KeyOrigin.FOREIGN
+    create = await remembered_create(str(request.key_name))
+    if create is KeyCreate.CONFIRMED:
+        return KeyOrigin.OURS
+    if has_workspace is None:
+        known = await find_external_key(await admin_client(request.anthropic_block), key.name)
+        has_workspace = known is not None and known.is_attached
+    if has_workspace:
+        return KeyOrigin.OURS
+    return KeyOrigin.IN_DOUBT if create is KeyCreate.SENT else KeyOrigin.FOREIGN
 
 
 @uncached_task(name="2 Organization label", task_run_name="2 Organization label")

@@ -45,7 +45,7 @@ from tasks.clients import (
     kms_client,
     onboarding_policy,
 )
-from tasks.crypto_key import is_ours
+from tasks.crypto_key import KeyOrigin, key_origin
 from tasks.registration import find_external_key
 from tasks.runs import current_run_id
 
@@ -302,7 +302,8 @@ async def read_existing_resources(
         ring_exists=ring is not None,
         key=key,
         key_is_ours=key is not None
-        and await is_ours(
+        and KeyOrigin.OURS
+        is await key_origin(
             request,
             key,
             organization,

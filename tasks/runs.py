@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from enum import StrEnum
 from functools import cache
 from typing import Final, TypeVar
 from uuid import UUID
@@ -99,26 +100,33 @@ _MADE_KEYS: Final = "made-keys"
 """In place of a run's id: what any run has made."""
 
 
-async def remember_making(key_name: str) -> None:
-    """Keep, for all runs of this worker's records, that an onboarding makes this crypto key."""
-    kept: JsonValue = {"key_name": key_name, "run_id": str(current_run_id())}
+class KeyCreate(StrEnum):
+    """How far an onboarding's request to create a crypto key came, by the worker's records."""
+
+    SENT = "sent"
+    """Its answer is not known: the key may be ours, or somebody else's who was faster."""
+    CONFIRMED = "confirmed"
+    """Cloud KMS answered that it made the key."""
+    REFUSED = "refused"
+
+
+async def remember_create(key_name: str, outcome: KeyCreate) -> None:
+    """Keep, for all runs of this worker's records, what became of the create of this crypto key."""
+    kept: JsonValue = {"key_name": key_name, "create": outcome, "run_id": str(current_run_id())}
     await asyncio.to_thread(_records().write, _MADE_KEYS, _name_for(key_name), kept)
 
 
-async def forget_making(key_name: str) -> None:
-    """Keep that no onboarding has made this crypto key after all: its create was refused."""
-    kept: JsonValue = {"key_name": None, "run_id": str(current_run_id())}
-    await asyncio.to_thread(_records().write, _MADE_KEYS, _name_for(key_name), kept)
-
-
-async def made_here(key_name: str) -> bool:
-    """Whether the worker's records say that an onboarding made this crypto key.
+async def remembered_create(key_name: str) -> KeyCreate | None:
+    """What `remember_create` kept last; None when no onboarding here has sent such a create.
 
     Raises:
         RecordTamperedError: Somebody else has written that record.
     """
     found = await asyncio.to_thread(_records().read, _MADE_KEYS, _name_for(key_name))
-    return isinstance(found, dict) and found.get("key_name") == key_name
+    if not isinstance(found, dict) or found.get("key_name") != key_name:
+        return None
+    # a record of an earlier release was written before the request, and never again
+    return KeyCreate(str(found.get("create", KeyCreate.SENT)))
 
 
 def _name_for(key_name: str) -> str:

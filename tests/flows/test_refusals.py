@@ -78,9 +78,10 @@ def test_a_key_that_does_not_fit_is_refused_and_left_alone(
     assert bench.writes() == []
 
 
-def _foreign_key(bench: Onboardings) -> None:
+def _foreign_key(bench: Onboardings, *, new_ring: bool = True) -> None:
     kms = bench.kms
-    kms.ring("anthropic-cmek")
+    if new_ring:
+        kms.ring("anthropic-cmek")
     hsm = {"protection_level": Level.HSM}
     key = kms.key(bench.fresh, ring=RING, version_template=hsm, labels={"team": "data"})
     kms.grant(key.name, "roles/cloudkms.cryptoKeyDecrypter", "user:someone@example.com")
@@ -150,6 +151,32 @@ def test_a_label_alone_proves_nothing(bench: Onboardings) -> None:
     _label(bench)
     run = bench.start().execute()
     assert_stopped(run, "user:someone@example.com", "adopt_existing_key")
+
+
+def test_after_a_create_whose_answer_was_lost_the_key_may_be_somebody_elses(
+    bench: Onboardings,
+) -> None:
+    """No permission is needed to adopt it, but nothing is written to it before an approval."""
+    bench.control.fault("CreateCryptoKey", status="UNAVAILABLE", times=50)
+    assert bench.start().execute().state == "Failed"
+    bench.control.clear_faults()
+    _foreign_key(bench, new_ring=False)
+    _label(bench)
+    run = bench.asked()
+    assert bench.writes() == ["external_keys.create"]
+    assert ADOPTION_TITLE in run.text()
+    assert "user:someone@example.com" in run.text()
+    assert run.approve().state == "Attached", run.message
+
+
+def test_after_a_create_that_was_refused_a_key_is_somebody_elses(bench: Onboardings) -> None:
+    bench.control.fault("CreateCryptoKey", status="PERMISSION_DENIED", times=50)
+    assert bench.start().execute().state == "Failed"
+    bench.control.clear_faults()
+    _foreign_key(bench, new_ring=False)
+    _label(bench)
+    assert_stopped(bench.start().execute(), "user:someone@example.com", "adopt_existing_key")
+    assert bench.writes() == []
 
 
 def test_an_adoption_that_failed_half_way_opens_no_door(bench: Onboardings) -> None:

@@ -26,6 +26,7 @@ from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import VALIDATION_AGE, GateInput, Permit, Refusal
 from cmek.onboarding.plan import Plan
 from cmek.onboarding.request import OnboardingRequest
+from tasks.crypto_key import KeyOrigin
 from tests.proofs.schedules import Told, explored, modelled
 from tests.support.world import LABEL, VALUE
 
@@ -148,10 +149,10 @@ def _ours_by_label(stack: ExitStack) -> None:
 
     async def ours(
         request: OnboardingRequest, key: CryptoKey, organization: UUID, **known: Any
-    ) -> bool:
-        return has_organization_label(key, organization)
+    ) -> KeyOrigin:
+        return KeyOrigin.OURS if has_organization_label(key, organization) else KeyOrigin.FOREIGN
 
-    stack.enter_context(patch.object(tasks.crypto_key, "is_ours", ours))
+    stack.enter_context(patch.object(tasks.crypto_key, "key_origin", ours))
 
 
 def _adopted_at_once(stack: ExitStack) -> None:

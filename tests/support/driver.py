@@ -43,6 +43,7 @@ from cmek.gcp.project_apis import GoogleReads
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.policy import PolicyModel
 from sandbox.server import Sandbox, http_app
+from tasks.runs import KeyCreate
 from tests.support.plain import Plain
 from tests.support.requests import LENIENT, resolved
 from tests.support.runs import AnyRun, Killed, Run, Suspended
@@ -230,15 +231,14 @@ class Driver:
         text = self.executing().memory.get(self._named(name))
         return kind.model_validate_json(text) if text else None
 
-    async def _remember_making(self, key_name: str) -> None:
-        self._run().memory[f"made {key_name}"] = "{}"
-
-    async def _forget_making(self, key_name: str) -> None:
+    async def _remember_create(self, key_name: str, outcome: KeyCreate) -> None:
         for run in self.runs:
-            run.memory.pop(f"made {key_name}", None)
+            run.memory.pop(f"create of {key_name}", None)
+        self._run().memory[f"create of {key_name}"] = outcome
 
-    async def _made_here(self, key_name: str) -> bool:
-        return any(f"made {key_name}" in run.memory for run in self.runs)
+    async def _remembered_create(self, key_name: str) -> KeyCreate | None:
+        found = (run.memory.get(f"create of {key_name}") for run in self.runs)
+        return next((KeyCreate(one) for one in found if one), None)
 
     async def _mark_sent(self) -> None:
         self._run().create_sent = True
@@ -316,9 +316,8 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
     exact: dict[int, Any] = {
         id(tasks.runs.save_state): driver._remember,
         id(tasks.runs.load_state): driver._recall,
-        id(tasks.runs.remember_making): driver._remember_making,
-        id(tasks.runs.forget_making): driver._forget_making,
-        id(tasks.runs.made_here): driver._made_here,
+        id(tasks.runs.remember_create): driver._remember_create,
+        id(tasks.runs.remembered_create): driver._remembered_create,
         id(tasks.runs.current_run_id): lambda: driver.executing().id,
         id(flows._approval.attempt): lambda: driver._run().attempt,
         id(flows._approval.approval_request_numbers): driver._asked_numbers,
