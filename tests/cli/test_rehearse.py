@@ -116,6 +116,7 @@ def test_a_rehearsal_attaches_a_key_and_a_second_one_writes_nothing(
     assert leftovers(scratch) == []
 
 
+@pytest.mark.prove
 def test_a_signed_rehearsal_attaches_through_a_gateway_and_leaves_nothing(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""`cmek onboard`: what it refuses before a run exists, what it says, and how it exits."""
+"""`cmek onboard`, `approve` and `reject` without a terminal: refusals, texts, and exit codes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import json
 import signal
 import threading
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import typer
@@ -16,15 +16,20 @@ from blocks.anthropic_admin import AnthropicAdmin
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.approve import Steps
 from cli.main import main
-from tests.support.onboarding import REQUESTER, Onboardings
+from tests.support.onboarding import APPROVER, REQUESTER, Onboardings
+
+
+def command(*arguments: str) -> int:
+    """`cmek` with these arguments; its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
 
 
 def onboard(*arguments: str) -> int:
-    """The command; its exit code."""
+    """Start an onboarding; the command's exit code."""
     usual = ("--project", "acme-kms-prod", "--requested-by", REQUESTER)
-    with pytest.raises(SystemExit) as ended:
-        main(["onboard", *arguments, *usual])
-    return int(ended.value.code or 0)
+    return command("onboard", *arguments, *usual)
 
 
 @pytest.mark.parametrize(
@@ -110,3 +115,59 @@ def test_who_stops_following_is_told_that_the_run_goes_on(
     with pytest.raises(TimeoutError, match=f"goes on without this command: {facts['url']}"):
         steps.follow(seconds=0)
     assert bench.client.read_flow_run(facts["run_id"]).state_name == "Scheduled"
+
+
+def test_a_response_must_be_complete_and_fit_the_plan(
+    bench: Onboardings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A script can neither approve blindly nor another plan; a complete rejection is taken."""
+    run = bench.asked()
+    digest = run.full_answer()["plan_digest"]
+    workspace = ("--workspace-id", bench.fresh)
+    complete = (
+        *(*workspace, "--plan-digest", digest),
+        *("--approver", APPROVER, "--comment", "not this one"),
+    )
+    refused = [
+        (("approve", *workspace), "give --plan-digest, --approver, --comment"),
+        (("approve", *complete, "--plan-digest", "0" * 64), "nothing was answered"),
+        (("approve", *complete), "--acknowledge-warnings"),
+        (("reject", *complete, "--approver", "no address"), "no e-mail address"),
+    ]
+    for (verb, *options), message in refused:
+        assert command(verb, str(run.id), *options) == 1
+        assert message in " ".join(capsys.readouterr().err.split())
+    with run.executed_when_scheduled():
+        assert command("reject", str(run.id), *complete, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["state"], facts["decision"]) == ("Rejected", "reject")
+    assert (facts["run_id"], facts["workspace"]) == (str(run.id), bench.fresh)
+    assert facts["url"].endswith(str(run.id))
+    assert command("reject", str(run.id), *complete) == 1
+    assert "waits for no approval: it is Rejected" in " ".join(capsys.readouterr().err.split())
+    assert bench.attaches() == []
+
+
+def test_an_idempotency_key_gives_the_same_run_and_never_another_requests(
+    bench: Onboardings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server returns the old run also for a changed request; the command says so."""
+    key = ("--idempotency-key", f"ticket-{uuid4()}", "--json")
+    started = []
+    for _ in range(2):
+        assert onboard(bench.fresh, *key) == 0
+        started.append(json.loads(capsys.readouterr().out)["run_id"])
+    assert started[0] == started[1]
+    assert onboard(bench.fresh, *key, "--plan-only") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "belongs to run" in said
+    assert "started with another request" in said
+    assert "nothing was started now" in said
+
+
+def test_an_unknown_run_is_said_to_be_unknown(
+    bench: Onboardings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name that fits no run is not an empty answer."""
+    assert command("approve", "brave-otter") == 1
+    assert "no run of this id or name" in " ".join(capsys.readouterr().err.split())

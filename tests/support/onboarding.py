@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -21,6 +23,7 @@ from prefect.client.schemas.responses import OrchestrationResult
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from blocks.onboarding_policy import OnboardingPolicy
+from cli.local.processes import poll
 from cmek.onboarding.policy import DEFAULT_POLICY
 from cmek.onboarding.request import OnboardingForm
 from flows.onboard import onboard_workspace
@@ -64,6 +67,24 @@ class Run:
         request = OnboardingForm.model_validate(run.parameters["request"])
         execute(onboard_workspace, run, {"request": request})
         return self
+
+    @contextmanager
+    def executed_when_scheduled(self) -> Iterator[None]:
+        """Execute the run beside what happens here, as soon as somebody has resumed it."""
+
+        def work() -> None:
+            assert poll(lambda: self._is_scheduled() or None, seconds=60.0)
+            self.execute()
+
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            # a thread of its own has none of the settings that name the server
+            done = pool.submit(copy_context().run, work)
+            yield
+            done.result()
+
+    def _is_scheduled(self) -> bool:
+        state = self.read().state
+        return state is not None and state.is_scheduled()
 
     def form(self) -> dict[str, Any]:
         """The JSON schema of the question that it waits with."""
