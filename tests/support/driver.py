@@ -169,6 +169,15 @@ class Driver:
         while self.loop._ready:  # type: ignore[attr-defined]  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0)
 
+    @contextmanager
+    def over_sockets(self, needed: bool) -> Iterator[None]:
+        """Send HTTP over sockets, or hand it to the sandbox in this process, at half the cost."""
+        before, self.sockets = self.sockets, needed
+        try:
+            yield
+        finally:
+            self.sockets = before
+
     @property
     def is_this_loop(self) -> bool:
         """Whether the caller runs in the driver's event loop."""
@@ -379,13 +388,13 @@ def _watched(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
 
         return await call(self, name, resource, watched_method, request)
 
-    if not driver.sockets:
-        inside = httpx.ASGITransport(http_app(driver.sandbox.world))
+    inside = httpx.ASGITransport(http_app(driver.sandbox.world))
 
-        def transport(self: httpx.AsyncClient, url: httpx.URL) -> Any:
-            return inside if driver.is_this_loop else transport_for(self, url)
+    def transport(self: httpx.AsyncClient, url: httpx.URL) -> Any:
+        direct = driver.is_this_loop and not driver.sockets
+        return inside if direct else transport_for(self, url)
 
-        yield httpx.AsyncClient, "_transport_for_url", transport
+    yield httpx.AsyncClient, "_transport_for_url", transport
     yield httpx.AsyncClient, "send", watched_send
     yield CloudKms, "_call", watched_call
 

@@ -52,6 +52,11 @@ class Script:
         where = {"call": self.call, "resource": self.resource, "when": self.when}
         return Fault.model_validate(dict(self.fault) | where | fields)
 
+    @property
+    def breaks_connection(self) -> bool:
+        """Whether the fault is one of the connection, not a response like others."""
+        return dict(self.fault).get("kind", "error") not in {"error", "html"}
+
     def __str__(self) -> str:
         said = " ".join(f"{name}={value}" for name, value in self.fault)
         what = "creating: " if self.creates else ""
@@ -95,6 +100,11 @@ def survive_faults(driver: Driver, script: Script) -> None:
     Raises:
         AssertionError: Too many calls, an error without a type of ours, or another end state.
     """
+    with driver.over_sockets(script.breaks_connection):
+        _survive(driver, script)
+
+
+def _survive(driver: Driver, script: Script) -> None:
     scene, run = begin(driver, creates=script.creates)
     world = scene.world
     world.faults.add(script.injected())
