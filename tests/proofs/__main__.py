@@ -109,12 +109,23 @@ def schedules(options: argparse.Namespace) -> Row:
 def attacks(options: argparse.Namespace) -> Row:
     """Attack tests, each a case, with the variants that `make test` leaves out."""
     del options
-    said = _run(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "prove or not prove", *ATTACKS
-    )
+    return _tested("attacks", "refused", "-m", "prove or not prove", *ATTACKS)
+
+
+def variants(options: argparse.Namespace) -> Row:
+    """What else `make test` leaves out, most of it the tests of flows on a real server."""
+    del options
+    others = [f"--ignore={one}" for one in ATTACKS]
+    return _tested("variants", "passed", "-m", "prove", *others)
+
+
+def _tested(proof: str, result: str, *arguments: str) -> Row:
+    said = _run("-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *arguments)
     passed, failed, wrong = (_number(said, word) for word in ("passed", "failed", "error"))
     problems = tuple(line for line in said.splitlines() if line.startswith(("FAILED", "ERROR")))
-    return Row("attacks", passed + failed + wrong, passed, "refused", problems)
+    skipped = [line for line in said.splitlines() if line.startswith("SKIPPED")]
+    sys.stderr.write("".join(f"{proof}: {line}\n" for line in skipped))
+    return Row(proof, passed + failed + wrong, passed, result, problems)
 
 
 def mutants(options: argparse.Namespace) -> Row:
@@ -178,6 +189,7 @@ _RUN: Final[dict[str, Callable[[argparse.Namespace], Row]]] = {
     "outages": _counted("outages", "converged", "tests.proofs.outages"),
     "drill": _counted("drill", "times measured, within their limits", "tests.proofs.drill"),
     "attacks": attacks,
+    "variants": variants,
     "mutants": mutants,
 }
 

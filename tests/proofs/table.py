@@ -24,6 +24,7 @@ PROOFS: Final = (
     "outages",
     "drill",
     "attacks",
+    "variants",
     "mutants",
 )
 """First cell of each row, in order."""
