@@ -9,9 +9,11 @@ from tests.support.condition_setups import (
     ANOTHER_KEY,
     DELETED,
     LOOK_ALIKE,
+    Blind,
     Condition,
     attached,
     both,
+    deny,
     google,
     protection,
     stored,
@@ -220,3 +222,20 @@ KEY_CONDITIONS: tuple[Condition, ...] = (
         lambda stage: None,
     ),
 )
+
+KEY_BLIND: tuple[Blind, ...] = (
+    Blind("key_purpose", deny("cloudkms.cryptoKeys.get", key=True)),
+    Blind("key_protection", deny("cloudkms.cryptoKeys.get", key=True)),
+    Blind("key_origin", deny("cloudkms.cryptoKeys.get", key=True)),
+    Blind("key_primary", deny("cloudkms.cryptoKeys.get", key=True)),
+    Blind("key_justifications", deny("cloudkms.cryptoKeys.get", key=True)),
+    Blind("key_shared", deny("cloudkms.protectedResources.search", key=True)),
+    Blind("broader_grants", deny("resourcemanager.projects.getIamPolicy")),
+    Blind("public_members", deny("cloudkms.cryptoKeys.getIamPolicy", key=True)),
+    Blind("look_alike_members", deny("cloudkms.keyRings.getIamPolicy", key=True)),
+    Blind("admin_credential", lambda stage: stage.fault("organization.me")),
+    Blind("cmek_reachable", lambda stage: stage.fault("external_keys.list")),
+    Blind("workspace", lambda stage: stage.fault("workspaces.retrieve", 403)),
+    Blind("retention", lambda stage: None),
+)
+"""Those of its checks whose reads can be refused, and how: the check is then `unknown`."""

@@ -8,9 +8,12 @@ from cmek.anthropic_identity import MEMBER
 from cmek.keys.rules_org import LEGACY, MANAGED
 from sandbox.world import ACCESS_POLICY
 from tests.support.condition_setups import (
+    Blind,
     Condition,
+    both,
     constraint,
     custom_constraint,
+    deny,
     exempted,
     google,
     ingress,
@@ -206,3 +209,21 @@ ORGANIZATION_CONDITIONS: tuple[Condition, ...] = (
         MEMBER,
     ),
 )
+
+ORGANIZATION_BLIND: tuple[Blind, ...] = (
+    Blind(
+        "audit_logs",
+        both(google(data_access_logs=[]), deny("resourcemanager.organizations.getIamPolicy")),
+    ),
+    Blind("drs_legacy", deny("orgpolicy.policy.get")),
+    Blind("drs_managed", deny("orgpolicy.policy.get")),
+    Blind("drs_custom", deny("orgpolicy.customConstraints.list")),
+    Blind("drs_custom", deny("resourcemanager.projects.get")),
+    Blind("location_policy", deny("orgpolicy.policy.get")),
+    Blind("protection_policy", deny("orgpolicy.policy.get")),
+    Blind("destroy_delay_policy", deny("orgpolicy.policy.get")),
+    Blind("disable_before_destroy", deny("orgpolicy.policy.get")),
+    Blind("perimeter", deny("accesscontextmanager.policies.list")),
+    Blind("perimeter", deny("accesscontextmanager.servicePerimeters.list")),
+)
+"""Those of its checks whose reads can be refused, and how: the check is then `unknown`."""

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from tests.support.condition_setups import Condition, both, google, refusal, switch, with_key
-from tests.support.staging import KEY
+from tests.support.condition_setups import (
+    Blind,
+    Condition,
+    both,
+    deny,
+    google,
+    refusal,
+    switch,
+    with_key,
+)
+from tests.support.staging import KEY, Stage
 
 PROJECT_CONDITIONS: tuple[Condition, ...] = (
     Condition(
@@ -107,3 +116,22 @@ PROJECT_CONDITIONS: tuple[Condition, ...] = (
         "gcloud kms keyrings add-iam-policy-binding anthropic-cmek",
     ),
 )
+
+
+def _no_location(stage: Stage) -> None:
+    stage.fault("GetLocation", "PERMISSION_DENIED")
+
+
+_READ_KMS = ("cloudkms.keyRings.get", "cloudkms.cryptoKeys.get")
+
+PROJECT_BLIND: tuple[Blind, ...] = (
+    Blind("project", deny("resourcemanager.projects.get")),
+    Blind("billing", deny("resourcemanager.projects.get")),
+    Blind("kms_api", both(deny("serviceusage.services.get", *_READ_KMS), _no_location)),
+    Blind("check_apis", google(disabled_services=["orgpolicy.googleapis.com"])),
+    Blind("location", _no_location),
+    Blind("caller_on_project", google(disabled_services=["cloudresourcemanager.googleapis.com"])),
+    Blind("caller_on_existing", deny("cloudkms.keyRings.get")),
+    Blind("caller_on_existing", deny("cloudkms.cryptoKeys.get", key=True)),
+)
+"""Those of its checks whose reads can be refused, and how: the check is then `unknown`."""
