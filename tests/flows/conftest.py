@@ -1,20 +1,26 @@
 """One sandbox a file, a new state of it a test.
 
-A test that asks for `bench` is executed with Prefect in memory, and by `make prove` on a server
-too. One that is marked `server` is about what Prefect keeps or decides: it has a server only.
+A test that asks for `bench` is executed with Prefect in memory. `make prove` executes it on a
+server too, so that a difference between the two shows: one case of each test, and each case of the
+attacks. One that is marked `server` is about what Prefect keeps or decides: it has a server only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, TypeGuard
 
 import pytest
 
+from tests.proofs.table import ATTACKS
 from tests.support.kept import forget_made_keys
 from tests.support.onboarding import Onboardings, onboardings
 from tests.support.prefect_memory import memory_prefect
 from tests.support.prefect_state import MemoryPrefect
+
+ROOT: Final = Path(__file__).parents[2]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -25,6 +31,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     both = ("memory", pytest.param("server", marks=pytest.mark.prove))
     where = ("server",) if only_server else both
     metafunc.parametrize("_bench", where, indirect=True, scope="module")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the cases of a test that is executed in memory too, one is enough on a server."""
+    seen: set[tuple[Path, str]] = set()
+    more: list[pytest.Item] = []
+    for item in items:
+        if _is_on_both(item) and str(item.path.relative_to(ROOT)) not in ATTACKS:
+            test = item.path, item.originalname
+            if test in seen:
+                more.append(item)
+            seen.add(test)
+    items[:] = [item for item in items if item not in more]
+    config.hook.pytest_deselected(items=more)
+
+
+def _is_on_both(item: pytest.Item) -> TypeGuard[pytest.Function]:
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return False
+    on_server = item.callspec.params.get("_bench") == "server"
+    return on_server and item.get_closest_marker("server") is None
 
 
 @pytest.fixture(scope="session")

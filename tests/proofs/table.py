@@ -28,6 +28,17 @@ PROOFS: Final = (
     "mutants",
 )
 """First cell of each row, in order."""
+ATTACKS: Final = (
+    "tests/flows/test_approval_attacks.py",
+    "tests/flows/test_born_attacks.py",
+    "tests/flows/test_signed_approvals.py",
+    "tests/flows/test_changes_while_waiting.py",
+    "tests/flows/test_signing_command.py",
+    "tests/cmek/test_signatures.py",
+    "tests/cmek/test_signatures_gate.py",
+    "tests/cmek/test_signatures_signers.py",
+)
+"""Files of tests, each of whose cases is an attack."""
 
 
 @dataclass(frozen=True, slots=True)

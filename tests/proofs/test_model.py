@@ -43,7 +43,7 @@ class Traced(Onboarding):
 def test_no_schedule_leads_to_an_unsafe_attach() -> None:
     """Every attach is judged by a witness; some schedules do end with one.
 
-    These are for every test run; `make prove` explores 10,000.
+    These are for every test run; `make prove` explores many more.
     """
     seed = secrets.randbelow(1_000_000)
     found = explored(Onboarding, 40, seed, shrink=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tests.proofs.__main__ as proofs
-from tests.proofs.table import BEGIN, END, PAGE, PROOFS, Row, rows_on, with_rows
+from tests.proofs.table import ATTACKS, BEGIN, END, PAGE, PROOFS, Row, rows_on, with_rows
 
 
 def test_the_page_has_every_proof_in_order() -> None:
@@ -80,4 +80,4 @@ def test_results_of_other_proofs_are_kept(tmp_path: Path) -> None:
 
 def test_every_attack_test_is_there() -> None:
     """A file that was moved without its name in the list would make the row empty."""
-    assert [one for one in proofs.ATTACKS if not (PAGE.parents[1] / one).is_file()] == []
+    assert [one for one in ATTACKS if not (PAGE.parents[1] / one).is_file()] == []
