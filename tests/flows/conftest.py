@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, TypeGuard
 
+import httpx
 import pytest
 
 from tests.proofs.table import ATTACKS
@@ -19,6 +20,7 @@ from tests.support.kept import forget_made_keys
 from tests.support.onboarding import Onboardings, onboardings
 from tests.support.prefect_memory import memory_prefect
 from tests.support.prefect_state import MemoryPrefect
+from tests.support.sandbox import breaks_connection, handed_over
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -68,7 +70,14 @@ def _in_memory(quick_prefect: None) -> Iterator[tuple[MemoryPrefect, Onboardings
 def _bench(request: pytest.FixtureRequest) -> Iterator[Onboardings]:
     if request.param == "memory":
         api, bench = request.getfixturevalue("_in_memory")
-        with memory_prefect(api):
+        sandbox = bench.sandbox
+
+        def needs_no_connection(url: httpx.URL) -> bool:
+            return str(url).startswith(sandbox.http) and not any(
+                map(breaks_connection, sandbox.world.faults.script)
+            )
+
+        with memory_prefect(api), handed_over(sandbox, needs_no_connection):
             yield bench
     else:
         request.getfixturevalue("prefect_server")

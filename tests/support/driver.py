@@ -42,12 +42,12 @@ from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.policy import PolicyModel
-from sandbox.server import Sandbox, http_app
+from sandbox.server import Sandbox
 from tasks.runs import KeyCreate
 from tests.support.plain import Plain
 from tests.support.requests import LENIENT, resolved
 from tests.support.runs import AnyRun, Killed, Run, Suspended
-from tests.support.sandbox import running
+from tests.support.sandbox import handed_over, running
 
 Hook = Callable[[int, str], None]
 
@@ -313,6 +313,8 @@ def driving(*, sockets: bool = True, patience: float = 15.0, **options: Any) -> 
         driver = Driver(sandbox, loop, sockets=sockets, patience=patience)
         stack.enter_context(patch.object(cmek.gcp.kms, "TIMEOUT_SECONDS", patience))
         stack.enter_context(patch.object(google_transport, "TIMEOUT", httpx.Timeout(patience)))
+        direct = handed_over(sandbox, lambda _: driver.is_this_loop and not driver.sockets)
+        stack.enter_context(direct)
         for module, name, value in _replacements(driver):
             stack.enter_context(patch.object(module, name, value))
         loop.run_until_complete(driver.renew_clients())
@@ -367,8 +369,7 @@ def _watched(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
 
     Only those of the driver's loop: Prefect's threads send the logs of earlier tests meanwhile.
     """
-    send, transport_for = httpx.AsyncClient.send, httpx.AsyncClient._transport_for_url
-    call = CloudKms._call
+    send, call = httpx.AsyncClient.send, CloudKms._call
 
     async def watched_send(self: httpx.AsyncClient, request: httpx.Request, **kwargs: Any) -> Any:
         if not driver.is_this_loop:
@@ -388,13 +389,6 @@ def _watched(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
 
         return await call(self, name, resource, watched_method, request)
 
-    inside = httpx.ASGITransport(http_app(driver.sandbox.world))
-
-    def transport(self: httpx.AsyncClient, url: httpx.URL) -> Any:
-        direct = driver.is_this_loop and not driver.sockets
-        return inside if direct else transport_for(self, url)
-
-    yield httpx.AsyncClient, "_transport_for_url", transport
     yield httpx.AsyncClient, "send", watched_send
     yield CloudKms, "_call", watched_call
 

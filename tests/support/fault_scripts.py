@@ -10,6 +10,7 @@ from typing import Any, Final
 from sandbox.world import Fault, World
 from tests.support.crashes import answer, begin, check_end, converge, crash_points
 from tests.support.driver import Driver
+from tests.support.sandbox import breaks_connection
 
 MOST_CALLS: Final = 60
 """Of one name in one execution, whatever goes wrong: 4 attempts a read, and a bounded number of
@@ -51,11 +52,6 @@ class Script:
         fields: dict[str, Any] = {"times": LONG if self.lasting else 1} | bounds
         where = {"call": self.call, "resource": self.resource, "when": self.when}
         return Fault.model_validate(dict(self.fault) | where | fields)
-
-    @property
-    def breaks_connection(self) -> bool:
-        """Whether the fault is one of the connection, not a response like others."""
-        return dict(self.fault).get("kind", "error") not in {"error", "html"}
 
     def __str__(self) -> str:
         said = " ".join(f"{name}={value}" for name, value in self.fault)
@@ -100,14 +96,15 @@ def survive_faults(driver: Driver, script: Script) -> None:
     Raises:
         AssertionError: Too many calls, an error without a type of ours, or another end state.
     """
-    with driver.over_sockets(script.breaks_connection):
-        _survive(driver, script)
+    fault = script.injected()
+    with driver.over_sockets(breaks_connection(fault)):
+        _survive(driver, script, fault)
 
 
-def _survive(driver: Driver, script: Script) -> None:
+def _survive(driver: Driver, script: Script, fault: Fault) -> None:
     scene, run = begin(driver, creates=script.creates)
     world = scene.world
-    world.faults.add(script.injected())
+    world.faults.add(fault)
     for _ in range(2):
         done = len(world.log.entries)
         driver.execute(run)

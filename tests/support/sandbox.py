@@ -6,18 +6,20 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
+from unittest.mock import patch
 
 import httpx
 
 from cli.local.sandbox import SandboxAddress
 from sandbox.control import TOKEN_HEADER
-from sandbox.server import Sandbox, running_sandbox
+from sandbox.server import Sandbox, http_app, running_sandbox
+from sandbox.world import Fault
 
 
 class SandboxControl:
@@ -124,6 +126,29 @@ def running(**options: Any) -> Iterator[tuple[Sandbox, SandboxControl]]:
             yield sandbox, control
         finally:
             control.close()
+
+
+@contextmanager
+def handed_over(sandbox: Sandbox, when: Callable[[httpx.URL], bool]) -> Iterator[None]:
+    """Hand requests of asynchronous clients to the sandbox in this process, at half of the cost.
+
+    Args:
+        sandbox: Of this process.
+        when: Whether a request to this address needs no connection.
+    """
+    inside = httpx.ASGITransport(http_app(sandbox.world))
+    before = httpx.AsyncClient._transport_for_url
+
+    def transport(self: httpx.AsyncClient, url: httpx.URL) -> Any:
+        return inside if when(url) else before(self, url)
+
+    with patch.object(httpx.AsyncClient, "_transport_for_url", transport):
+        yield
+
+
+def breaks_connection(fault: Fault) -> bool:
+    """Whether the fault is one of the connection or of time, not a response like others."""
+    return fault.kind not in {"error", "html"}
 
 
 @dataclass(slots=True)
