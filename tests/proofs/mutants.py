@@ -33,7 +33,9 @@ def try_all(workers: int = 2) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="cmek-mutants-") as scratch:
         copy = Path(scratch) / "tree"
         shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
-        if _mutmut(copy, "run", "--max-children", str(workers), output=sys.stderr).returncode:
+        done = _mutmut(copy, "run", "--max-children", str(workers))
+        if done.returncode:  # a spinner draws over its line thousands of times
+            sys.stderr.write(done.stdout.rpartition("\r")[2])
             raise UntriedError("mutmut run ended with an error")
         return summary(_mutmut(copy, "results", "--all", "true").stdout)
 
@@ -45,13 +47,11 @@ def summary(results: str) -> dict[str, Any]:
     return {"tried": len(found), "killed": len(found) - len(left), "survivors": left}
 
 
-def _mutmut(
-    folder: Path, *arguments: str, output: Any = subprocess.PIPE
-) -> subprocess.CompletedProcess[str]:
+def _mutmut(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mutmut", *arguments],
         cwd=folder,
-        stdout=output,
+        stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
