@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cli import approvals
 from cli.approvals import ApprovalError
+from cmek.onboarding.plan import Plan
 from cmek.signatures.statement import (
     MAX_SIGNATURES,
     MAX_TEXT,
@@ -23,6 +24,7 @@ from cmek.signatures.statement import (
     parse_signed,
     signing_command,
     signing_text,
+    statement_for,
 )
 from cmek.signatures.verification import BadSignatureError, Verified, verify
 from tests.support import facts as make
@@ -66,6 +68,42 @@ def test_what_an_answer_carries_is_verified_by_ssh_keygen_alone(
         *("-Y", "verify", "-n", "cmek-approval", "-s", tmp_path / "sig", *known),
         message=approval.statement.text,
     )
+
+
+def test_a_statement_holds_what_the_plan_shows() -> None:
+    """Each fact that a signer answers for, of a workspace that exists and of a new one."""
+    imported = make.version(7).model_copy(update={"import_job": "projects/p/importJobs/1"})
+    shown = make.plan(
+        make.facts(other_workspaces=("Second",), versions=(imported,)),
+        warnings=("shared",),
+        other_decrypters=("user:eve@example.com",),
+    )
+    said = of_plan(shown)
+    assert said.acknowledged_warnings == shown.warning_titles != ()
+    assert said.imported_versions == shown.imported_versions == (imported.id,)
+    assert said.other_decrypters == shown.other_decrypters == ("user:eve@example.com",)
+    assert said.other_workspaces == shown.other_workspaces != ()
+    assert (said.workspace_id, said.workspace_name) == (make.WORKSPACE, None)
+    assert said.data_residency is None  # nothing is decided about a workspace that exists
+    new = {"workspace_id": None, "create_workspace": "Fresh", "data_residency": "us_only"}
+    said = of_plan(make.plan(make.facts(), make.REQUEST.model_copy(update=new)))
+    named = said.workspace_id, said.workspace_name, said.data_residency
+    assert named == (None, "Fresh", "us_only")
+
+
+def of_plan(shown: Plan) -> Statement:
+    """What an approver of this plan signs."""
+    asked = make.approval_request(shown)
+    said = statement_for(asked, approver=GRACE, decision="approve", comment="fine", at=make.NOW)
+    assert (said.external_key_id, said.key_name) == (shown.external_key_id, shown.key_name)
+    assert (said.plan_digest, said.requester) == (shown.digest, shown.request.requested_by)
+    assert (said.run_id, said.nonce, said.approval_request) == (
+        asked.run_id,
+        asked.nonce,
+        asked.key,
+    )
+    assert (said.issued_at, said.expires_at) == (make.NOW, asked.expires_at)
+    return said
 
 
 COMMENTS = ("schön & gut", 'it\'s "quoted" \\ and `$(false)`', "tab\there", "100 % \\n {} !")
@@ -203,26 +241,30 @@ def altered(text: str, by: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "said"),
     [
-        "",
-        "-",
-        statement().text,
-        NOT_SIGNED,
-        NOT_SIGNED * (MAX_SIGNATURES + 1),
-        "x" * (MAX_TEXT + 1),
-        altered('{"acknowledged_warnings"', '{ "acknowledged_warnings"'),
-        altered("}", ',"workspace_id":"w"}'),
-        altered("fine", "\\ud800"),
-        altered("grace", "gr\\u0000ace"),
-        altered("", "").replace("QUJD", ""),
-        altered("fine", "\ud800"),
+        ("", "each signed approval must end with -----END"),
+        ("-", "each signed approval must end with -----END"),
+        (statement().text, "each signed approval must end with -----END"),
+        (NOT_SIGNED, "signed approval 1 is not the statement of the request: .*; .*; "),
+        (altered("", "") + NOT_SIGNED, "signed approval 2 is not the statement"),
+        (NOT_SIGNED * (MAX_SIGNATURES + 1), f"more than {MAX_SIGNATURES} signed"),
+        ("x" * (MAX_TEXT + 1), f"longer than {MAX_TEXT}"),
+        (
+            altered('{"acknowledged_warnings"', '{ "acknowledged_warnings"'),
+            "signed approval 1 is not in its one canonical form: {.ack",
+        ),
+        (altered("}", ',"workspace_id":"w"}'), "signed approval 1 is not"),
+        (altered("fine", "\\ud800"), "signed approval 1 is not the statement"),
+        (altered("grace", "gr\\u0000ace"), "signed approval 1 is not the statement"),
+        (altered("", "").replace("QUJD", ""), "signed approval 1 has no SSH signature"),
+        (altered("fine", "\ud800"), "signed approval 1 is not the statement"),
     ],
-    ids=range(12),
+    ids=range(13),
 )
-def test_what_is_no_signed_approval_is_refused_with_a_typed_error(text: str) -> None:
+def test_what_is_no_signed_approval_is_refused_with_a_typed_error(text: str, said: str) -> None:
     """Empty, unsigned, too many, too long, not canonical, said twice, not text, invisible."""
-    with pytest.raises(UnreadableApprovalError):
+    with pytest.raises(UnreadableApprovalError, match=said):
         parse_signed(text)
 
 
