@@ -107,7 +107,7 @@ def attacks(options: argparse.Namespace) -> Row:
 def variants(options: argparse.Namespace) -> Row:
     """What else `make test` leaves out, most of it the tests of flows on a real server."""
     del options
-    others = [f"--ignore={one}" for one in ATTACKS]
+    others = [f"--ignore={one}" for one in (*ATTACKS, "tests/proofs")]  # rows of their own
     return _tested("variants", "passed", "-m", "prove", *others)
 
 
