@@ -37,6 +37,11 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
+    def took(self, what: str, started: float) -> None:
+        """Keep how long it took, and say it at once, since the next may take minutes."""
+        self.seconds[what] = time.monotonic() - started
+        sys.stderr.write(f"{what} after {self.seconds[what]:.0f} s\n")
+
 
 def burst(stack: Stack, count: int) -> Outcome:
     """Let the workspaces appear, approve all runs, and check the end."""
@@ -46,15 +51,15 @@ def burst(stack: Stack, count: int) -> Outcome:
     started = time.monotonic()
     _discover_twice(stack, count)
     waiting = _until(lambda: _settled(stack, workspaces, "Suspended"), count, patience)
-    outcome.seconds["all wait"] = time.monotonic() - started
+    outcome.took("all wait", started)
     outcome.problems += _not_once(workspaces, waiting)
     started = time.monotonic()
     for run in waiting:
         if run.state_name == "Suspended":
             stack.answer(stack.wait_for_ask(run))
-    outcome.seconds["all are answered"] = time.monotonic() - started
+    outcome.took("all are answered", started)
     ended = _until(lambda: _settled(stack, workspaces, RunOutcome.ATTACHED), count, patience)
-    outcome.seconds["all are attached"] = time.monotonic() - started
+    outcome.took("all are attached", started)
     outcome.problems += [
         f"run {run.name} ended as {run.state_name}: {run.state.message if run.state else ''}"
         for run in ended
