@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -91,11 +92,12 @@ def schedules(options: argparse.Namespace) -> Row:
         tallies = list(
             pool.map(lambda part: _json("tests.proofs.schedules", *map(str, part)), parts)
         )
-    total = {name: sum(one.get(name, 0) for one in tallies) for name in tallies[0] | tallies[1]}
-    told = ", ".join(f"{total.get(name, 0)} {name}" for name in ("executions", "attach requests"))
+    flaky = tuple(found for one in tallies if (found := one.pop("flaky")))
+    total = sum(map(Counter, tallies), Counter[str]())
+    told = ", ".join(f"{total[name]} {name}" for name in ("executions", "attach requests"))
     tried, unsafe = total["schedules"], total["unsafe"]
-    enough = tried >= options.schedules
-    return Row("schedules", tried, (tried - unsafe) * enough, f"safe, {unsafe} unsafe ({told})")
+    good = tried - unsafe if tried >= options.schedules else 0
+    return Row("schedules", tried, good, f"safe, {unsafe} unsafe ({told})", flaky)
 
 
 def attacks(options: argparse.Namespace) -> Row:

@@ -6,6 +6,7 @@ import json
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,3 +82,20 @@ def test_results_of_other_proofs_are_kept(tmp_path: Path) -> None:
 def test_every_attack_test_is_there() -> None:
     """A file that was moved without its name in the list would make the row empty."""
     assert [one for one in ATTACKS if not (PAGE.parents[1] / one).is_file()] == []
+
+
+@pytest.mark.parametrize(("flaky", "good"), [("", 100), ("FlakyReplay: another way", 0)])
+def test_a_flaky_schedule_is_a_problem_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, flaky: str, good: int
+) -> None:
+    """It ends its half, so that too few were tried: neither safe nor unsafe."""
+    ends = iter([(50, ""), (20 if flaky else 50, flaky)])
+
+    def half(*arguments: str) -> dict[str, Any]:
+        tried, found = next(ends)
+        return {"schedules": tried, "executions": 3, "unsafe": 0, "flaky": found}
+
+    monkeypatch.setattr(proofs, "_json", half)
+    row = proofs.schedules(Namespace(schedules=100, seed=1, workers=1))
+    assert (row.good, row.problems) == (good, (flaky,) if flaky else ())
+    assert row.passed == (not flaky)
