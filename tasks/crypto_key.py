@@ -84,7 +84,7 @@ async def ensure_crypto_key(
             await remember_create(name, KeyCreate.CONFIRMED)
     check_key(key, request)
     users: tuple[str, ...] = ()
-    origin = await key_origin(request, key, organization)
+    origin = KeyOrigin.OURS if created else await key_origin(request, key, organization)
     adopting = origin is not KeyOrigin.OURS
     if adopting:
         policy = await kms.get_iam_policy(name)
@@ -118,7 +118,7 @@ async def key_origin(
     *,
     has_workspace: bool | None = None,
 ) -> KeyOrigin:
-    """Whether this organization's onboarding made the key, or a workspace of it has the key.
+    """Who made a key that exists, by its label, the worker's records and the workspaces.
 
     Args:
         request: Names the key.

@@ -60,7 +60,7 @@ _IN_FLOWS = re.compile(r"[\[-]server[]-]")
 
 
 def _scope(config: pytest.Config, nodeid: str) -> str:
-    """Which tests run in the same process; `make prove` has so many on a server that they share."""
+    """Which tests run in the same process; with `-m prove` too many are on a server for one."""
     if nodeid.startswith(ON_THE_STACK):
         return "the stack"
     on_a_server = nodeid.startswith(ON_A_SERVER) or _IN_FLOWS.search(nodeid)

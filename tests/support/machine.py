@@ -443,9 +443,9 @@ class Onboarding(RuleBasedStateMachine):
             looked = "workspaces.list" if self.scene.creates else "workspaces.retrieve"
             assert any(one.call == looked for one in calls)
             assert any(one.call == "external_keys.validate" and one.effect for one in calls)
-        adopting = [one for one in entries if self.foreign and self._writes_to_key(one)]
-        if adopting:
-            self.tally["writes to a foreign key"] += len(adopting)
+        written = [one for one in entries if self.foreign and self._writes_to_key(one)]
+        if written:
+            self.tally["writes to a foreign key"] += len(written)
             shown = self._permitted(run, answered)
             assert self.first[str(run.id)].adopt_existing_key, "adopted without being asked to"
             assert any(one.covered(adopting=True) in shown for one in self._seen), "other users"
@@ -453,9 +453,9 @@ class Onboarding(RuleBasedStateMachine):
             return
         self.tally["attach requests"] += 1
         shown = self._permitted(run, answered)
+        adopting = self._adopts(run, answered)
         assert any(
-            one.attachable and one.covered(adopting=self._adopts(run, answered)) in shown
-            for one in self._seen
+            one.attachable and one.covered(adopting=adopting) in shown for one in self._seen
         ), "other facts"
         self._judge_times(run, len(sent))
         self.foreign = self.foreign and not any(one.effect for one in sent)
@@ -476,7 +476,8 @@ class Onboarding(RuleBasedStateMachine):
         assert run.parameters == self.first[str(run.id)], "the request is not the first one"
         assert self._sent[0].at <= approval_request.expires_at, "expired"
         shown = self.approval_request[*key, approval_request.digest]
-        return {one.covered(adopting=self._adopts(run, answered)) for one in shown}
+        adopting = self._adopts(run, answered)
+        return {one.covered(adopting=adopting) for one in shown}
 
     def _adopts(self, run: Run, answered: list[str]) -> bool:
         """Whether the approval says that label and grants will be put on the key.
