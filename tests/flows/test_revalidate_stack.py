@@ -180,6 +180,9 @@ def test_a_broken_key_is_notified_by_its_webhook_and_by_its_audit_log(
     # another test has registered the same crypto key once more, for no workspace
     attached = [row for row in read_fleet(stack.client) if row.workspaces]
     key = next(row for row in attached if row.key_name.endswith("search-prod"))
+    # healthy and known as it is now, whatever other tests have done to it
+    change_key(stack, key.key_name, enabled=True)
+    finished(stack, daily.start(external_keys=[key.external_key_id], record_anew=True))
     with webhook_sink() as sink, listening(stack, tmp_path) as listener:
         install(stack.client, [webhook_block(stack, sink)])
         signal = stack.client.read_deployment_by_name("revalidate-keys/signal").id
@@ -195,10 +198,7 @@ def test_a_broken_key_is_notified_by_its_webhook_and_by_its_audit_log(
         listener.only("audit log")
         change_key(stack, key.key_name, enabled=True)
         wait_until(lambda: told()[1:] or None, "notified by audit log", 150)
-        broken, readable = (one.partition(":")[0] for one in told())
-        assert broken == "Broken key"
-        # the samples are at risk for other reasons, until another test has mended them
-        assert readable in {"Key at risk", "Key recovered"}
+        assert [one.partition(":")[0] for one in told()] == ["Broken key", "Key recovered"]
         runs = stack.wait_for_runs(deployment_id={"any_": [signal]})
         asked = [run.parameters["request"]["external_keys"] for run in runs]
         assert asked
