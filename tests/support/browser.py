@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
@@ -93,6 +94,15 @@ class Form:
         return self.within.locator("div:has(> fieldset)", has=label).last
 
 
+_UNTIL_DRAWN: Final = """() => new Promise(resolve => {
+  let timer;
+  const wait = () => { clearTimeout(timer); timer = setTimeout(resolve, 1000); };
+  new MutationObserver(wait).observe(document.body, {childList: true, subtree: true});
+  wait();
+})"""
+"""Resolves once nothing was drawn for a second."""
+
+
 @dataclass(frozen=True)
 class Browser:
     """One window on one server's UI."""
@@ -109,8 +119,9 @@ class Browser:
         name = self.page.get_by_role("link", name=deployment.partition("/")[2], exact=True)
         menu = row.filter(has=name).locator("button[aria-haspopup=menu]")
         menu.wait_for()
-        # until its runs are drawn the row is drawn again, which closes an open menu
-        self.page.wait_for_load_state("networkidle")
+        # until its runs are drawn the row is drawn again, which closes an open menu; to the browser
+        # it is still the dashboard that is loaded, which may have been idle before
+        self.page.evaluate(_UNTIL_DRAWN)
         self.clicks.on(menu)
         self.clicks.on(self.page.get_by_role("menuitem", name="Custom Run", exact=True))
         return self._start_form()
