@@ -2,6 +2,9 @@
 
 import os
 
+from cli.launch import collect_rarely
+
+collect_rarely()
 os.environ |= {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -15,6 +15,7 @@ from typer._completion_classes import completion_init
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from cli.launch import collect_rarely
 from cli.terminal import printable
 from cmek.errors import CmekError
 
@@ -170,6 +171,7 @@ def bypass_proxies(environment: MutableMapping[str, str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; 1 and one message on standard error when something was refused."""
+    collect_rarely()
     bypass_proxies(os.environ)
     completion_init()
     try:

@@ -9,7 +9,6 @@ which no page of another origin can read. The UI may load and contact nothing bu
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable
 from typing import Final
 
@@ -93,18 +92,14 @@ async def _refuse(why: str, scope: Scope, receive: Receive, send: Send) -> None:
 
 def main() -> None:
     """Serve on the host and port of Prefect's own settings until SIGTERM."""
-    # Half of a second of collecting what the imports make, which lives as long as the process.
-    gc.disable()
-    import uvicorn  # noqa: PLC0415 - the collector must be off before the imports
+    # here, since the command needs the names above and not the server
+    import uvicorn  # noqa: PLC0415
     from prefect.server.api.server import create_app  # noqa: PLC0415
     from prefect.settings import get_current_settings  # noqa: PLC0415
 
     api = get_current_settings().server.api
-    app = ServerOriginGuard(create_app(final=True), api.port)
-    gc.freeze()
-    gc.enable()
     uvicorn.run(
-        app,
+        ServerOriginGuard(create_app(final=True), api.port),
         host=str(api.host),
         port=api.port,
         timeout_keep_alive=api.keepalive_timeout,

@@ -84,8 +84,8 @@ def start(  # noqa: PLR0913 - what subprocess needs to know
 def start_module(
     name: str, arguments: Sequence[str], home: Path, environment: Mapping[str, str], *, log: str
 ) -> Child:
-    """Start `python -m` with these arguments in the home, where its log is, too."""
-    command = [sys.executable, "-m", *arguments]
+    """Start a module with these arguments in the home, where its log is, too."""
+    command = [sys.executable, "-m", "cli.launch", *arguments]
     return start(name, command, environment=environment, directory=home, log=home / log)
 
 

@@ -9,6 +9,7 @@ import base64
 import contextlib
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +60,10 @@ def client_environment(home: Path, port: int) -> dict[str, str]:
     only the variables named here are passed on and `HOME` is the private one.
     """
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    # the work pool's command is `python`: this one
+    path = os.pathsep.join((str(Path(sys.executable).parent), kept.get("PATH", os.defpath)))
     return kept | {
+        "PATH": path,
         "HOME": str(home),
         "TMPDIR": str(home / "tmp"),
         "PYTHONUNBUFFERED": "1",

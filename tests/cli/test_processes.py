@@ -146,3 +146,12 @@ def test_a_signal_ends_the_block_and_runs_its_clean_up(number: int, tmp_path: Pa
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=30
     )
     assert (ended.stdout, ended.returncode) == ("cleaned up\n", 128 + number)
+
+
+def test_a_launched_module_is_the_main_one_with_its_own_arguments(tmp_path: Path) -> None:
+    """And its exit code is the process's; it searches for garbage more seldom than Python does."""
+    said = "print(__name__, sys.argv[1:], gc.get_threshold()[0] > 700)"
+    (tmp_path / "told.py").write_text(f"import gc, sys\n{said}\nsys.exit(7)\n")
+    command = [sys.executable, "-m", "cli.launch", "told", "a b", "--c"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (7, "__main__ ['a b', '--c'] True\n"), done.stderr

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import configparser
 import json
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -110,6 +112,16 @@ def test_a_pool_that_takes_a_variable_is_refused_by_the_deploy(
         with pytest.raises(RunError, match=r"'cmek' .*; nothing was deployed"):
             deploy(client, PREFECT_YAML, None)
         assert client.read_deployments() == before
+
+
+def test_a_worker_starts_one_process_a_run_of_its_own_python() -> None:
+    """Prefect's default command imports Prefect twice, one process after the other."""
+    job = prepared(ProcessJobConfiguration, "process", **BENT)
+    assert job.command == "python -m cli.launch prefect.engine"
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.read(PROJECT / "deploy" / "systemd" / "cmek-worker.service")
+    program = Path(unit["Service"]["ExecStart"].split()[0])
+    assert unit["Service"]["Environment"].split(":")[0] == f"PATH={program.parent}"
 
 
 def test_prefects_cloud_run_worker_makes_the_job(

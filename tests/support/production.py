@@ -168,11 +168,17 @@ class Units:
         state = Path("/var/lib") / service["StateDirectory"]
         state.mkdir(mode=0o700, exist_ok=True)
         shutil.chown(state, user, user)
-        environment = environment_of(Path(service["EnvironmentFile"])) | changes
+        variable, _, value = service.get("Environment", "").partition("=")
+        environment = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            **({variable: value} if variable else {}),
+            **environment_of(Path(service["EnvironmentFile"])),
+            **changes,
+        }
         child = start(
             name,
             shlex.split(service["ExecStart"]),
-            environment={"PATH": "/usr/local/bin:/usr/bin:/bin", **environment},
+            environment=environment,
             directory=Path(service["WorkingDirectory"]),
             log=SCRATCH / f"{name}{len(self.running)}.log",
             user=user,
