@@ -58,7 +58,8 @@ class SigningKey:
     """An RSA key made at start."""
 
     def __init__(self) -> None:
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        # Short: it guards nothing, and OpenSSL checks a key whenever credentials are read.
+        key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
         pem, public = serialization.Encoding.PEM, key.public_key()
         self._numbers = public.public_numbers()
         self.private_pem = key.private_bytes(

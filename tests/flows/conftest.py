@@ -8,13 +8,17 @@ attacks. One that is marked `server` is about what Prefect keeps or decides: it 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, TypeGuard
+from unittest.mock import patch
 
 import httpx
 import pytest
+import stamina
 
+import flows._attach
+import tasks.attachment
 from tests.proofs.table import ATTACKS
 from tests.support.kept import forget_made_keys
 from tests.support.onboarding import Onboardings, onboardings
@@ -23,6 +27,8 @@ from tests.support.prefect_state import MemoryPrefect
 from tests.support.sandbox import breaks_connection, handed_over
 
 ROOT: Final = Path(__file__).parents[2]
+_PLENTY: Final = 100
+"""Attempts; the code's own number is smaller."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -77,12 +83,24 @@ def _bench(request: pytest.FixtureRequest) -> Iterator[Onboardings]:
                 map(breaks_connection, sandbox.world.faults.script)
             )
 
-        with memory_prefect(api), handed_over(sandbox, needs_no_connection):
+        with memory_prefect(api), handed_over(sandbox, needs_no_connection), _without_waits():
             yield bench
     else:
         request.getfixturevalue("prefect_server")
         with onboardings() as bench:
             yield bench
+
+
+@contextmanager
+def _without_waits() -> Iterator[None]:
+    """As many attempts and looks as ever, with nothing between them; on a server they wait."""
+    looks = (0.0,) * len(tasks.attachment.SEARCH_AFTER_SECONDS)
+    with (
+        stamina.set_testing(True, attempts=_PLENTY, cap=True),
+        patch.object(flows._attach, "ATTACH_PAUSE_SECONDS", 0.0),
+        patch.object(tasks.attachment, "SEARCH_AFTER_SECONDS", looks),
+    ):
+        yield
 
 
 @pytest.fixture
