@@ -57,8 +57,9 @@ class Site:
 
     def child(self, run: Run | FlowRun, *arguments: str) -> subprocess.Popen[bytes]:
         """Start executing the run, as a worker does."""
+        command = ("tests.proofs.execute_run", str(run.id), *arguments)
         return subprocess.Popen(
-            [sys.executable, "-Wignore", "-m", "tests.proofs.execute_run", str(run.id), *arguments],
+            [sys.executable, "-Wignore", "-m", "cli.launch", *command],
             env=self.server.environment,
             cwd=Path(__file__).parents[2],
             stdout=subprocess.DEVNULL,
