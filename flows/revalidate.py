@@ -106,29 +106,37 @@ async def revalidate_keys(
 
 async def _revalidate(request: RevalidationRequest) -> Tally:
     started = datetime.now(UTC)
-    registered = await read_registered_keys(request.anthropic_block)
-    context = await _context(request, registered, started)
-    tally = Tally(await last_fleet())
+    registered, reported, before = await asyncio.gather(
+        read_registered_keys(request.anthropic_block),
+        load_state(_REPORTED, Reported),
+        last_fleet(),
+    )
+    context = _context(request, registered, reported, started)
+    tally = Tally(before)
     await _check_all(context, tally)
     all_keys = request.covers_all_keys
+    tables = []
     if all_keys or tally.changed:
         anew = tally.changed or request.depth == "full"
-        await publish_fleet(tally.rows, all_keys=all_keys, anew=anew)
-    await schedule_follow_up(request, tally.unreachable)
+        tables.append(publish_fleet(tally.rows, all_keys=all_keys, anew=anew))
     if all_keys and request.depth == "full":
-        await publish_leftovers(request.anthropic_block, request.kms_block)
+        tables.append(publish_leftovers(request.anthropic_block, request.kms_block))
+    await asyncio.gather(*tables)
+    await schedule_follow_up(request, tally.unreachable)
     await save_state(_REPORTED, Reported(at=datetime.now(UTC)))
     return tally
 
 
-async def _context(
-    request: RevalidationRequest, registered: RegisteredKeys, started: datetime
+def _context(
+    request: RevalidationRequest,
+    registered: RegisteredKeys,
+    reported: Reported | None,
+    started: datetime,
 ) -> RevalidationContext:
     wanted = request.wanted
     keys = [k for k in registered.refs if wanted is None or k.external_key_id in wanted]
     for missing in sorted((wanted or set()) - {key.external_key_id for key in keys}):
         get_run_logger().warning("%s is not registered as a Google Cloud key (any more)", missing)
-    reported = await load_state(_REPORTED, Reported)
     return RevalidationContext(
         request=request,
         organization_id=registered.organization_id,
@@ -175,12 +183,15 @@ async def _check_one(context: RevalidationContext, ring: KeyRingBatch, ref: KeyR
 @asynccontextmanager
 async def _progress(tally: Tally, total: int) -> AsyncIterator[None]:
     """A progress artifact that is updated once a second."""
-    artifact = await acreate_progress_artifact(0.0, key=PROGRESS, description=f"{total} keys")
+    # no check waits for it
+    made = asyncio.ensure_future(
+        acreate_progress_artifact(0.0, key=PROGRESS, description=f"{total} keys")
+    )
 
     async def show() -> None:
         done = len(tally.rows)
         percent = 100.0 * done / total if total else 100.0
-        await aupdate_progress_artifact(artifact, percent, f"{done} of {total} keys")
+        await aupdate_progress_artifact(await made, percent, f"{done} of {total} keys")
 
     async def keep_showing() -> None:
         while True:

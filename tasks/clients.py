@@ -7,9 +7,9 @@ would return clients that hang. Clients are never inputs or results of a task.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from google.auth.exceptions import DefaultCredentialsError
@@ -32,7 +32,7 @@ class _Client(Protocol):
 T = TypeVar("T", bound=_Client)
 B = TypeVar("B", AnthropicAdmin, GoogleKms, OnboardingPolicy)
 
-_open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[type, str], _Client]] = (
+_open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[type, str], asyncio.Future[Any]]] = (
     WeakKeyDictionary()
 )
 
@@ -84,21 +84,26 @@ async def onboarding_policy(block: str) -> PolicyModel:
 
 async def close_clients() -> None:
     """Close what this loop has opened."""
-    for client in _open.pop(asyncio.get_running_loop(), {}).values():
-        await client.aclose()
+    for opening in _open.pop(asyncio.get_running_loop(), {}).values():
+        opening.cancel()  # one that is open already stays so
+        await asyncio.wait([opening])
+        if not _has_failed(opening):
+            await opening.result().aclose()
 
 
-async def _shared(kind: type[T], block: str, make: Callable[[], Awaitable[T]]) -> T:
+async def _shared(kind: type[T], block: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """The one client, made once, however many ask at the same moment; a failure is not kept."""
     clients = _open.setdefault(asyncio.get_running_loop(), {})
-    client = clients.get((kind, block))
-    if not isinstance(client, kind):
-        made = await make()
-        # another task may have been quicker while we loaded the block
-        client = clients.setdefault((kind, block), made)
-        if client is not made:
-            await made.aclose()
-    assert isinstance(client, kind)  # noqa: S101  # for the type checker
+    opening = clients.get((kind, block))
+    if opening is None or _has_failed(opening):
+        opening = clients[kind, block] = asyncio.ensure_future(make())
+    # whoever stops waiting does not take it from the others
+    client: T = await asyncio.shield(opening)
     return client
+
+
+def _has_failed(opening: asyncio.Future[Any]) -> bool:
+    return opening.done() and (opening.cancelled() or opening.exception() is not None)
 
 
 async def load_block(kind: type[B], name: str) -> B:

@@ -113,13 +113,16 @@ class Driver:
     async def renew_clients(self) -> None:
         """New clients, as a new process has; those of a killed one have requests half sent."""
         await self.drop_clients()
-        tasks.clients._open[self.loop] = _clients(self.sandbox, self.patience)
+        tasks.clients._open[self.loop] = {
+            each: asyncio.ensure_future(_made(client))
+            for each, client in _clients(self.sandbox, self.patience).items()
+        }
 
     async def drop_clients(self) -> None:
         """Close them, as far as that goes."""
-        for client in tasks.clients._open.pop(self.loop, {}).values():
+        for opening in tasks.clients._open.pop(self.loop, {}).values():
             with suppress(Exception):
-                await asyncio.wait_for(client.aclose(), timeout=1)
+                await asyncio.wait_for((await opening).aclose(), timeout=1)
 
     async def _until_killed(self, run: AnyRun) -> Any:
         self._killed, self._turn = asyncio.Event(), asyncio.Lock()
@@ -401,6 +404,10 @@ def _to_nobody(request: httpx.Request) -> httpx.Request:
         content=request.content,
         extensions=request.extensions,
     )
+
+
+async def _made(client: Any) -> Any:
+    return client
 
 
 def _clients(sandbox: Sandbox, patience: float) -> dict[tuple[type, str], Any]:
