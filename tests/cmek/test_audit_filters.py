@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from google.iam.v1 import policy_pb2
 
 from cmek.evidence.report import signals_filter, threats_filter
 from cmek.keys.health import HEALTH_RULES
@@ -14,8 +17,8 @@ from cmek.keys.rules import HealthRule
 from cmek.keys.verdicts import Health, Severity
 from cmek.names import KeyName
 from sandbox import seed
-from tests.support.ailments import AILMENTS
-from tests.support.fleet import Fleet
+from tests.support.conditions import HEALTH
+from tests.support.staging import KEY, Stage
 
 CRITICAL = [
     rule
@@ -24,22 +27,25 @@ CRITICAL = [
 ]
 FIXED_AT_REGISTRATION = {"name-malformed", "wrong-location", "wrong-kind", "primary-missing"}
 """Anthropic validates a key when it registers it, and none of this can be changed afterwards."""
+BEHIND_THE_LOG = {
+    "the external key names another key",
+    "the label is in upper case",
+    "the primary version could not be made",
+}
+"""What no call of an administrator brings about; the sandbox's state is changed directly."""
 SERVICE = "google.cloud.kms.v1.KeyManagementService"
 
 
 @dataclass
-class AuditedFleet(Fleet):
+class AuditedStage(Stage):
     """Writes an Admin Activity entry of what an administrator does, as Cloud KMS does."""
 
     entries: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def new(cls) -> AuditedFleet:
+    def new(cls) -> AuditedStage:
         """In a new world."""
-        fleet = cls.__new__(cls)
-        fleet.entries = []
-        Fleet.__init__(fleet, seed.new_world(minimal=True))
-        return fleet
+        return cls(seed.new_world(minimal=True))
 
     def administer(self, request: Any) -> Any:
         """The call, and its entry: an update names the resource inside of the request."""
@@ -50,17 +56,17 @@ class AuditedFleet(Fleet):
         self.log(method, named or getattr(request, "name", "") or getattr(request, "parent", ""))
         return made
 
-    def set_policy(
-        self, resource: str, bindings: dict[str, list[str]], condition: str | None = None
-    ) -> None:
+    @contextmanager
+    def policy_change(self, resource: str) -> Iterator[policy_pb2.Policy]:
         """A policy, and its entry."""
-        super().set_policy(resource, bindings, condition)
+        with super().policy_change(resource) as policy:
+            yield policy
         self.log("SetIamPolicy", resource)
 
-    def delete(self, name: str) -> None:
+    def remove_key(self, key_name: str) -> None:
         """A deletion, and its entry."""
-        super().delete(name)
-        self.log("DeleteCryptoKey", self.key(name))
+        super().remove_key(key_name)
+        self.log("DeleteCryptoKey", key_name)
 
     def log(self, method: str, resource: str) -> None:
         """One entry."""
@@ -92,33 +98,34 @@ def test_the_cause_of_every_critical_rule_matches_the_filters(rule: HealthRule) 
     if rule.id in FIXED_AT_REGISTRATION:
         assert rule.caused_by == ()
         return
-    for ailment in (one for one in AILMENTS if one.rule == rule.id):
-        fleet = AuditedFleet.new()
-        ailment.bring_about(fleet, ailment.key)
+    causing = [condition for condition, says in HEALTH if says.rule == rule.id]
+    audited = [one for one in causing if one.name not in BEHIND_THE_LOG]
+    assert audited
+    for condition in audited:
+        stage = AuditedStage.new()
+        condition.bring_about(stage)
         causes = [
             one
-            for one in fleet.entries
+            for one in stage.entries
             if one["protoPayload.methodName"].rpartition(".")[2] in rule.caused_by
         ]
-        assert causes, fleet.entries
-        key = KeyName.parse(fleet.key(ailment.key))
-        assert matches(threats_filter(key), causes[-1])
-        assert matches(signals_filter("acme-kms-prod"), causes[-1])
-        assert not matches(threats_filter(KeyName.parse(f"{key}-2")), causes[-1])
+        assert causes, stage.entries
+        assert matches(threats_filter(KEY), causes[-1])
+        assert matches(signals_filter(KEY.project), causes[-1])
+        assert not matches(threats_filter(KeyName.parse(f"{KEY}-2")), causes[-1])
 
 
 def test_making_a_key_is_no_threat_and_a_grant_on_its_ring_is_one() -> None:
-    fleet = AuditedFleet.new()
-    fleet.make_key("new")
+    stage = AuditedStage.new()
+    stage.key()
     made = next(
-        e for e in fleet.entries if e["protoPayload.methodName"].endswith("CreateCryptoKey")
+        e for e in stage.entries if e["protoPayload.methodName"].endswith("CreateCryptoKey")
     )
-    key = KeyName.parse(fleet.key("new"))
-    assert not matches(threats_filter(key), made)
+    assert not matches(threats_filter(KEY), made)
     assert not matches(signals_filter("acme-kms-prod"), made)
-    fleet.set_policy(key.key_ring_name, {"roles/cloudkms.admin": ["allUsers"]})
-    assert matches(threats_filter(key), fleet.entries[-1])
+    stage.grant(KEY.key_ring_name, "roles/cloudkms.admin", "allUsers")
+    assert matches(threats_filter(KEY), stage.entries[-1])
     assert not matches(
-        threats_filter(key),
-        fleet.entries[-1] | {"protoPayload.resourceName": f"{key.key_ring_name}-2"},
+        threats_filter(KEY),
+        stage.entries[-1] | {"protoPayload.resourceName": f"{KEY.key_ring_name}-2"},
     )

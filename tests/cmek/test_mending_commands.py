@@ -10,10 +10,8 @@ import pytest
 
 from cmek.keys.diagnosis import diagnose, gather_facts
 from sandbox.server import Sandbox
-from tests.support.ailments import AILMENTS
-from tests.support.causes import FAILURES
 from tests.support.checking import check, clients, failure, request
-from tests.support.conditions import CONDITIONS
+from tests.support.conditions import CHECKED, DIAGNOSED, HEALTH
 from tests.support.gcloud import commands_in, needs_gcloud, refused
 from tests.support.staging import Stage
 
@@ -22,13 +20,13 @@ ROOT = Path(__file__).parents[2]
 
 MENDED = (
     "the label is missing",
-    "a grant has a condition",
+    "a grant's condition does not hold",
     "the grant names the deleted account",
     "the primary version is missing",
     "the primary version is scheduled for destruction",
     "Key Access Justifications allow nothing",
 )
-REMOVED = ("Anthropic's account may use the whole ring", "a look-alike may use the existing key")
+REMOVED = ("Anthropic's account may use the whole ring", "a look-alike may use the key, too")
 
 
 def run(sandbox: Sandbox, command: str, home: Path) -> None:
@@ -55,9 +53,8 @@ async def test_the_first_causes_command_mends_it(
     sandbox: Sandbox, stage: Stage, tmp_path: Path, name: str
 ) -> None:
     """Afterwards nothing is proved any more, and the sandbox's validation succeeds."""
-    (failing,) = [one for one in FAILURES if one.name == name]
-    stage.key()
-    failing.setup(stage)
+    (condition,) = [one for one, _ in DIAGNOSED if one.name == name]
+    condition.bring_about(stage, registered=True)
     async with clients(sandbox) as ours:
         facts = await gather_facts(
             request(), failure(), admin=ours.admin, kms=ours.kms, google=ours.google
@@ -76,13 +73,13 @@ async def test_the_checks_remedy_mends_it(
     sandbox: Sandbox, stage: Stage, tmp_path: Path, name: str
 ) -> None:
     """Afterwards the check passes."""
-    (condition,) = [one for one in CONDITIONS if one.name == name]
-    condition.setup(stage)
+    ((condition, expected),) = [one for one in CHECKED if one[0].name == name]
+    condition.bring_about(stage)
     before = await check(sandbox)
-    (found,) = [one for one in before.checks if one.id == condition.check]
+    (found,) = [one for one in before.checks if one.id == expected.id]
     run(sandbox, found.remedy or "", tmp_path)
     after = await check(sandbox)
-    assert next(one.status for one in after.checks if one.id == condition.check) == "pass"
+    assert next(one.status for one in after.checks if one.id == expected.id) == "pass"
 
 
 def test_every_command_in_our_pages_is_one_that_gcloud_takes() -> None:
@@ -94,7 +91,7 @@ def test_every_command_in_our_pages_is_one_that_gcloud_takes() -> None:
 
 
 def test_every_command_of_a_health_rule_is_one_that_gcloud_takes() -> None:
-    printed = (text for one in AILMENTS for text in one.expected_commands())
+    printed = (text for _, expected in HEALTH for text in expected.commands)
     commands = [command for text in printed for command in commands_in(text)]
     assert len(commands) > 20
     assert refused(commands) == []

@@ -11,8 +11,7 @@ import re
 from cmek.keys.health import HEALTH_RULES
 from cmek.keys.prerequisites import CATALOGUE
 from tests.support import troubleshooting as page
-from tests.support.causes import FAILURES
-from tests.support.conditions import CONDITIONS
+from tests.support.conditions import CHECKED, DIAGNOSED
 
 AGAIN = "write it anew: python -m tests.support.troubleshooting"
 
@@ -21,12 +20,12 @@ def test_the_page_has_every_check_and_cause_and_no_row_too_many() -> None:
     """A check, a cause or a state that is new, renamed or gone makes the page stale."""
     text = page.DOCUMENT.read_text()
     for part in (page.INTRODUCTION, page.CHECKS_HEAD, page.CONDITIONS_HEAD, page.CAUSES_HEAD,
-                 page.FAILURES_HEAD, page.DATA_PLANE_HEAD, *page.catalogue_rows(),
+                 page.DIAGNOSED_HEAD, page.DATA_PLANE_HEAD, *page.catalogue_rows(),
                  *page.cause_rows(), *page.data_plane_rows()):  # fmt: skip
         assert part in text, AGAIN
     sections = text.split("\n## ")[1:]
     rows = [section.count("\n| ") - 2 for section in sections]
-    listed = (page.catalogue_rows(), CONDITIONS, page.cause_rows(), FAILURES)
+    listed = (page.catalogue_rows(), CHECKED, page.cause_rows(), DIAGNOSED)
     expected = [len(one) for one in (*listed, page.data_plane_rows())]
     assert rows == expected, AGAIN
 

@@ -16,7 +16,7 @@ from cmek.keys.snapshot import KeySnapshot
 from sandbox.server import Sandbox
 from tests.support import facts as make
 from tests.support.checking import check
-from tests.support.condition_setups import protection, stored, with_key
+from tests.support.condition_setups import Setup, protection, stored
 from tests.support.gcloud import commands_in, refused
 from tests.support.staging import Stage
 
@@ -108,18 +108,19 @@ def test_health_prints_only_what_works_where_the_material_comes_from_outside(kin
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("setup", "fatal"),
+    ("setup", "fields", "fatal"),
     [
-        (with_key(stored(purpose="MAC"), skip_version=True), "key_purpose"),
-        (with_key(stored(import_only=True), skip_version=True), "key_origin"),
-        (with_key(protection("EXTERNAL")), "key_origin"),
-        (with_key(protection("EXTERNAL_VPC")), "key_origin"),
+        (stored(purpose="MAC"), {"skip_version": True}, "key_purpose"),
+        (stored(import_only=True), {"skip_version": True}, "key_origin"),
+        (protection("EXTERNAL"), {}, "key_origin"),
+        (protection("EXTERNAL_VPC"), {}, "key_origin"),
     ],
     ids=["MAC", "import-only", "external", "external by VPC"],
 )
 async def test_the_prerequisites_name_one_thing_that_is_wrong_with_the_key(
-    sandbox: Sandbox, stage: Stage, setup: Any, fatal: str
+    sandbox: Sandbox, stage: Stage, setup: Setup, fields: dict[str, Any], fatal: str
 ) -> None:
+    stage.key(**fields)
     setup(stage)
     report = await check(sandbox)
     (failed,) = report.failed

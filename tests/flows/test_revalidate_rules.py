@@ -11,121 +11,141 @@ from prefect.client.schemas.objects import FlowRun
 from cmek.keys.health import HEALTH_RULES
 from cmek.keys.history import SIGNS
 from cmek.keys.verdicts import HealthReason, KeyRecord
-from tests.support.ailments import AILMENTS, GRANTS, Ailment, days_ago
-from tests.support.fleet import Fleet
+from tests.support.condition_setups import ExpectedHealth, KeyCondition
+from tests.support.conditions import HEALTH, KEY_CONDITIONS
 from tests.support.onboarding import Onboardings
 from tests.support.revalidation import Revalidations
+from tests.support.staging import KEY, Stage
 
 NEARLY = timedelta(minutes=10)
+NAME, SAYS = "condition", ("condition", "expected")
+
+
+def _named(one: object) -> str:
+    return one.name if isinstance(one, KeyCondition) else ""
 
 
 @dataclass
 class Ward:
-    """One revalidation of one key for each ailment."""
+    """One revalidation of one key for each condition, each key in a project of its own."""
 
-    fleet: Fleet
     revalidations: Revalidations
-    keys: dict[str, str]
+    keys: dict[str, Stage]
     run: FlowRun
     writes: list[str]
 
-    def record(self, ailment: Ailment) -> KeyRecord:
-        """The last record of the key with this ailment."""
-        return self.revalidations.record(self.keys[ailment.key])
+    def record(self, condition: KeyCondition) -> KeyRecord:
+        """The last record of the key with this condition."""
+        return self.revalidations.record(self.keys[condition.name].external_key_id)
 
-    def reason(self, ailment: Ailment) -> HealthReason:
-        """The reason that the ailment's rule gave."""
-        found = [one for one in self.record(ailment).reasons if one.rule == ailment.rule]
-        assert found, self.record(ailment).reasons
+    def page(self, condition: KeyCondition) -> str:
+        """The page of the key with this condition."""
+        return self.revalidations.page(self.keys[condition.name].external_key_id)
+
+    def reason(self, condition: KeyCondition, rule: str) -> HealthReason:
+        """The reason that this rule gave."""
+        found = [one for one in self.record(condition).reasons if one.rule == rule]
+        assert found, self.record(condition).reasons
         return found[0]
 
 
 @pytest.fixture(scope="module")
 def ward(_bench: Onboardings) -> Ward:
-    """All ailments at once; a run for each would say the same."""
+    """All conditions at once; a run for each would say the same."""
     _bench.control.reset()
-    fleet = Fleet(_bench.sandbox.world)
+    world = _bench.sandbox.world
+    keys = {one.name: Stage.beside(world, n) for n, one in enumerate(KEY_CONDITIONS)}
+    keys[LATE_COMER.name] = Stage.beside(world, len(keys))
+    for condition in (LATE_COMER, *KEY_CONDITIONS):
+        condition.bring_about(keys[condition.name])
     revalidations = Revalidations.deployed(_bench.client)
-    with days_ago(fleet, 10):
-        keys = {"late-comer": _destroyed_before_registration(fleet)}
-    keys |= {one.key: one.bring_about(fleet, one.key) for one in AILMENTS}
     _bench.control.clear_log()
-    run = revalidations.run(external_keys=list(keys.values()))
-    writes = _bench.control.calls(write=True)
-    return Ward(fleet, revalidations, keys, run, writes)
+    run = revalidations.run(external_keys=[one.external_key_id for one in keys.values()])
+    return Ward(revalidations, keys, run, _bench.control.calls(write=True))
 
 
-def _destroyed_before_registration(fleet: Fleet) -> str:
-    with days_ago(fleet, 60):
-        fleet.make_key("late-comer", rotation_period=timedelta(days=90))
-        fleet.rotate("late-comer")
-        fleet.destroy("late-comer", 1)
-    fleet.set_policy(fleet.key("late-comer"), GRANTS)
-    return fleet.register("late-comer", fleet.key("late-comer"))
+def _destroyed_before_registration(stage: Stage) -> None:
+    stage.rotate()
+    stage.destroy()
+    with stage.days_ago(-50):
+        stage.register(str(stage.name))
 
 
-@pytest.mark.parametrize("ailment", AILMENTS, ids=lambda one: one.key)
+LATE_COMER = KeyCondition(
+    "an old version was gone before the key was registered",
+    _destroyed_before_registration,
+    made_days_ago=60,
+)
+
+
+@pytest.mark.parametrize(SAYS, HEALTH, ids=_named)
 def test_a_condition_gives_its_verdict_and_the_rule_says_so_first(
-    ward: Ward, ailment: Ailment
+    ward: Ward, condition: KeyCondition, expected: ExpectedHealth
 ) -> None:
     """The artifact carries verdict and reason, and the reason that decides stands first."""
-    record = ward.record(ailment)
-    assert record.verdict == ailment.verdict, record.reasons
-    page = ward.revalidations.page(ward.keys[ailment.key])
+    record, page = ward.record(condition), ward.page(condition)
+    assert record.verdict == expected.verdict, record.reasons
     assert f"\n## {SIGNS[record.verdict]} since " in page
     assert page.startswith("# ")
     if record.verdict != "healthy":
         assert record.worst is not None
         assert record.worst.means == record.verdict
-    assert ward.reason(ailment).benchmark == ailment.benchmark
-
-
-@pytest.mark.parametrize("ailment", [a for a in AILMENTS if a.commands], ids=lambda one: one.key)
-def test_the_page_gives_the_exact_commands_in_their_order(ward: Ward, ailment: Ailment) -> None:
-    found = ward.reason(ailment).commands
-    page = ward.revalidations.page(ward.keys[ailment.key])
-    for command, expected in zip(found, ailment.expected_commands(), strict=True):
-        assert command == expected or (expected.endswith("=") and command.startswith(expected))
-        assert f"\n{command}\n" in page
+    assert ward.reason(condition, expected.rule).benchmark == expected.benchmark
 
 
 @pytest.mark.parametrize(
-    "ailment", [a for a in AILMENTS if a.days_left is not None], ids=lambda one: one.key
+    NAME, [*(one for one in KEY_CONDITIONS if one.health is None), LATE_COMER], ids=_named
 )
-def test_a_scheduled_destruction_says_how_long_there_is_left(ward: Ward, ailment: Ailment) -> None:
-    record, reason = ward.record(ailment), ward.reason(ailment)
+def test_what_is_no_matter_of_health_gives_no_reason(ward: Ward, condition: KeyCondition) -> None:
+    """Nothing of Anthropic's was ever sealed under a version that was gone before registration."""
+    record = ward.record(condition)
+    assert (record.verdict, record.reasons) == ("healthy", ())
+
+
+@pytest.mark.parametrize(SAYS, [one for one in HEALTH if one[1].commands], ids=_named)
+def test_the_page_gives_the_exact_commands_in_their_order(
+    ward: Ward, condition: KeyCondition, expected: ExpectedHealth
+) -> None:
+    stage, page = ward.keys[condition.name], ward.page(condition)
+    found = ward.reason(condition, expected.rule).commands
+    for command, wanted in zip(found, expected.commands, strict=True):
+        here = wanted.replace(KEY.project, stage.name.project)
+        assert command == here or (here.endswith("=") and command.startswith(here))
+        assert f"\n{command}\n" in page
+
+
+@pytest.mark.parametrize(SAYS, [one for one in HEALTH if one[1].days_left is not None], ids=_named)
+def test_a_scheduled_destruction_says_how_long_there_is_left(
+    ward: Ward, condition: KeyCondition, expected: ExpectedHealth
+) -> None:
+    record, reason = ward.record(condition), ward.reason(condition, expected.rule)
     left = reason.time_left(record.checked_at)
     assert left is not None
-    assert ailment.days_left is not None
-    assert abs(left - timedelta(days=ailment.days_left)) < NEARLY
+    assert expected.days_left is not None
+    assert abs(left - timedelta(days=expected.days_left)) < NEARLY
     row = next(r for r in ward.revalidations.rows(ward.run) if r.key_name == record.key_name)
-    assert row.time_left.startswith(f"{int(ailment.days_left) - 1} d 23 h") or row.time_left in (
-        f"{int(ailment.days_left)} d 0 h",
+    assert row.time_left.startswith(f"{int(expected.days_left) - 1} d 23 h") or row.time_left in (
+        f"{int(expected.days_left)} d 0 h",
         "23 h 59 min",
         "23 h 58 min",
     )
 
 
-@pytest.mark.parametrize(
-    "ailment", [a for a in AILMENTS if a.days_since is not None], ids=lambda one: one.key
-)
-def test_a_reason_is_dated_by_the_resource_where_that_tells(ward: Ward, ailment: Ailment) -> None:
+@pytest.mark.parametrize(SAYS, [one for one in HEALTH if one[1].days_since is not None], ids=_named)
+def test_a_reason_is_dated_by_the_resource_where_that_tells(
+    ward: Ward, condition: KeyCondition, expected: ExpectedHealth
+) -> None:
     """Since when: not since we looked, but since it happened."""
-    record, reason = ward.record(ailment), ward.reason(ailment)
-    assert ailment.days_since is not None
+    record, reason = ward.record(condition), ward.reason(condition, expected.rule)
+    assert expected.days_since is not None
     assert reason.since is not None
     age = record.checked_at - reason.since
-    assert abs(age - timedelta(days=ailment.days_since)) < NEARLY
+    assert abs(age - timedelta(days=expected.days_since)) < NEARLY
 
 
-def test_every_rule_has_an_ailment() -> None:
-    """A new rule needs a condition here; drift, which needs two looks, has its own test."""
-    assert {rule.id for rule in HEALTH_RULES} - {one.rule for one in AILMENTS} == {"drift"}
-
-
-def test_a_version_that_was_gone_before_registration_is_no_loss(ward: Ward) -> None:
-    """Nothing of Anthropic's was ever sealed under it."""
-    assert ward.revalidations.record(ward.keys["late-comer"]).verdict == "healthy"
+def test_every_rule_has_a_condition() -> None:
+    """A new rule needs a condition; drift, which needs two looks, has its own test."""
+    assert {rule.id for rule in HEALTH_RULES} - {says.rule for _, says in HEALTH} == {"drift"}
 
 
 def test_the_run_is_red_and_the_table_shows_the_worst_first(ward: Ward) -> None:
@@ -133,7 +153,8 @@ def test_the_run_is_red_and_the_table_shows_the_worst_first(ward: Ward) -> None:
     assert ward.run.state.name == "Failed"
     rows = ward.revalidations.rows(ward.run)
     ranks = [row.level.rank for row in rows]
-    assert set(ward.keys.values()) <= {row.external_key_id for row in rows}
+    staged = {one.external_key_id for one in ward.keys.values()}
+    assert staged <= {row.external_key_id for row in rows}
     assert ranks == sorted(ranks, reverse=True)
 
 

@@ -1,8 +1,8 @@
-"""Ways to bring one condition about, and what a condition is."""
+"""Ways to bring one condition about, what a condition is, and what must be said of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,21 +17,78 @@ KMS = "cloudkms.googleapis.com"
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """One thing that is wrong, and the check that must say so."""
+class ExpectedCheck:
+    """What the prerequisites say."""
 
-    name: str
-    """What a person would call it."""
-    check: str
+    id: str
     status: str
-    setup: Setup
     remedy: str = ""
     """A part of the remedy, with the real names in it."""
     evidence: str = ""
     subject: dict[str, Any] = field(default_factory=dict)
     """Changes of what is asked for."""
     also: frozenset[str] = frozenset()
-    """Other checks that fail with it."""
+    """Other checks that do not pass then."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedCause:
+    """What the diagnosis of a failed validation (or a refused attach) says first."""
+
+    id: str
+    command: str
+    """A part of the mending command, with the real names in it."""
+    verdict: str = "proved"
+    failure: dict[str, Any] = field(default_factory=dict)
+    """What is known about the failure besides."""
+    validation_fails: bool = True
+    """Whether the sandbox's own validation fails then, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedHealth:
+    """What a revalidation says."""
+
+    rule: str
+    verdict: str
+    commands: tuple[str, ...] = ()
+    """In their order. One that ends in `=` is followed by a time."""
+    days_left: float | None = None
+    days_since: float | None = None
+    benchmark: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that is wrong, and what must be said of it; None where a reading has no rule."""
+
+    name: str
+    """What a person would call it."""
+    setup: Setup
+    check: ExpectedCheck | None = None
+    cause: ExpectedCause | None = None
+
+    def bring_about(self, stage: Stage, *, registered: bool = False) -> None:
+        """In a project in order; where it is not about the key, that may be there or not."""
+        if registered:
+            stage.key()
+        self.setup(stage)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCondition(Condition):
+    """One thing that is wrong with a key that is registered; all three readings see it."""
+
+    health: ExpectedHealth | None = None
+    key: Mapping[str, Any] = field(default_factory=dict)
+    """The fields with which the key is made wrong."""
+    made_days_ago: float = 0
+
+    def bring_about(self, stage: Stage, *, registered: bool = True) -> None:
+        """A key that is in order but for its fields, and then the trouble."""
+        with stage.days_ago(self.made_days_ago):
+            stage.key(**self.key)
+            self.setup(stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +99,8 @@ class Blind:
     setup: Setup
 
 
-def with_key(*changes: Setup, **fields: Any) -> Setup:
-    """A healthy key, then these changes."""
-
-    def setup(stage: Stage) -> None:
-        stage.key(**fields)
-        for change in changes:
-            change(stage)
-
-    return setup
+def nothing(stage: Stage) -> None:
+    """No change."""
 
 
 def constraint(**changes: Any) -> Setup:

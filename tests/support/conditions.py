@@ -1,19 +1,39 @@
-"""The table of what can be wrong beforehand: how it comes about, and what the checks then say.
+"""The one table of what can be wrong: how it comes about, and what must be said of it.
 
-The tests walk through it and `docs/troubleshooting.md` lists it.
+The tests of the checks, of the diagnosis and of the health rules walk through it, and
+`docs/troubleshooting.md` lists it.
 """
 
 from __future__ import annotations
 
-from tests.support.condition_setups import Blind, Condition
+from tests.support.condition_setups import (
+    Blind,
+    Condition,
+    ExpectedCause,
+    ExpectedCheck,
+    ExpectedHealth,
+    KeyCondition,
+)
+from tests.support.conditions_anthropic import ANTHROPIC_BLIND, ANTHROPIC_CONDITIONS
 from tests.support.conditions_key import KEY_BLIND, KEY_CONDITIONS
 from tests.support.conditions_organization import ORGANIZATION_BLIND, ORGANIZATION_CONDITIONS
 from tests.support.conditions_project import PROJECT_BLIND, PROJECT_CONDITIONS
 
+__all__ = ["BLIND", "CHECKED", "CONDITIONS", "DIAGNOSED", "HEALTH", "KEY_CONDITIONS"]
 CONDITIONS: tuple[Condition, ...] = (
     *PROJECT_CONDITIONS,
     *ORGANIZATION_CONDITIONS,
     *KEY_CONDITIONS,
+    *ANTHROPIC_CONDITIONS,
 )
-BLIND: tuple[Blind, ...] = (*PROJECT_BLIND, *ORGANIZATION_BLIND, *KEY_BLIND)
+CHECKED: tuple[tuple[Condition, ExpectedCheck], ...] = tuple(
+    (one, one.check) for one in CONDITIONS if one.check
+)
+DIAGNOSED: tuple[tuple[Condition, ExpectedCause], ...] = tuple(
+    (one, one.cause) for one in CONDITIONS if one.cause
+)
+HEALTH: tuple[tuple[KeyCondition, ExpectedHealth], ...] = tuple(
+    (one, one.health) for one in KEY_CONDITIONS if one.health
+)
+BLIND: tuple[Blind, ...] = (*PROJECT_BLIND, *ORGANIZATION_BLIND, *KEY_BLIND, *ANTHROPIC_BLIND)
 """Each check's `unknown` path. `features` and `effect_time` read nothing, so they have none."""

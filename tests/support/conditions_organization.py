@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from cmek.anthropic_identity import MEMBER
+from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.keys.rules_org import LEGACY, MANAGED
 from sandbox.world import ACCESS_POLICY
 from tests.support.condition_setups import (
     Blind,
     Condition,
+    ExpectedCause,
+    ExpectedCheck,
     both,
     constraint,
     custom_constraint,
@@ -17,70 +19,72 @@ from tests.support.condition_setups import (
     exempted,
     google,
     ingress,
-    with_key,
+    nothing,
 )
+from tests.support.staging import Stage
+
+
+def _sharing(stage: Stage) -> None:
+    for role in ROLES:
+        stage.revoke(role)
+    stage.world.kms.constraints.allowed_policy_member_domains = ["C0sandbox"]
+
 
 ORGANIZATION_CONDITIONS: tuple[Condition, ...] = (
     Condition(
         "audit logs are off on every level",
-        "audit_logs",
-        "fail",
         google(data_access_logs=[]),
-        "https://console.cloud.google.com/iam-admin/audit?project=acme-kms-prod",
+        ExpectedCheck(
+            "audit_logs",
+            "fail",
+            "https://console.cloud.google.com/iam-admin/audit?project=acme-kms-prod",
+        ),
     ),
     Condition(
         "only one of the two audit logs is on",
-        "audit_logs",
-        "fail",
         google(data_access_logs=["DATA_READ"]),
-        "tick Data Read and Data Write",
-        evidence="DATA_WRITE",
+        ExpectedCheck("audit_logs", "fail", "tick Data Read and Data Write", evidence="DATA_WRITE"),
     ),
     Condition(
         "Anthropic's account is exempted from the audit logs",
-        "audit_logs",
-        "fail",
         exempted,
-        "Exempted principals",
-        evidence="exempted",
+        ExpectedCheck("audit_logs", "fail", "Exempted principals", evidence="exempted"),
     ),
     Condition(
         "domain restricted sharing (legacy) without Anthropic's customer id",
-        "drs_legacy",
-        "fail",
         constraint(allowed_policy_member_domains=["C0sandbox"]),
-        "iam-allowedPolicyMemberDomains?project=acme-kms-prod",
-        evidence="C0sandbox",
+        ExpectedCheck(
+            "drs_legacy",
+            "fail",
+            "iam-allowedPolicyMemberDomains?project=acme-kms-prod",
+            evidence="C0sandbox",
+        ),
     ),
     Condition(
         "domain restricted sharing (legacy) with another customer id than the given one",
-        "drs_legacy",
-        "fail",
         constraint(allowed_policy_member_domains=["C0sandbox"]),
-        "iam-allowedPolicyMemberDomains",
-        subject={"permitted_customer_id": "C0anthropic"},
-        evidence="C0anthropic is not among them",
+        ExpectedCheck(
+            "drs_legacy",
+            "fail",
+            "iam-allowedPolicyMemberDomains",
+            subject={"permitted_customer_id": "C0anthropic"},
+            evidence="C0anthropic is not among them",
+        ),
     ),
     Condition(
         "domain restricted sharing (managed) without Anthropic's account",
-        "drs_managed",
-        "fail",
         constraint(allowed_member_subjects=["user:ada@example.com"]),
-        f"add {MEMBER} to allowedMemberSubjects",
+        ExpectedCheck("drs_managed", "fail", f"add {MEMBER} to allowedMemberSubjects"),
     ),
     Condition(
         "domain restricted sharing (legacy) allows another organization's members",
-        "drs_legacy",
-        "unknown",
         constraint(
             allowed_policy_member_domains=["principalSet://iam.googleapis.com/organizations/1"]
         ),
-        "iam-allowedPolicyMemberDomains",
+        ExpectedCheck("drs_legacy", "unknown", "iam-allowedPolicyMemberDomains"),
     ),
     Condition(
         "domain restricted sharing (managed) allows another organization's members",
-        "drs_managed",
-        "unknown",
         lambda stage: stage.rules(
             MANAGED,
             {
@@ -93,120 +97,122 @@ ORGANIZATION_CONDITIONS: tuple[Condition, ...] = (
                 },
             },
         ),
-        "iam-managed-allowedPolicyMembers",
-        evidence="organizations/1;",
+        ExpectedCheck(
+            "drs_managed",
+            "unknown",
+            "iam-managed-allowedPolicyMembers",
+            evidence="organizations/1;",
+        ),
     ),
     Condition(
         "an organization policy depends on tags",
-        "drs_legacy",
-        "unknown",
         lambda stage: stage.rules(
             LEGACY, {"allowAll": True, "condition": {"expression": "resource.matchTag('a', 'b')"}}
         ),
+        ExpectedCheck("drs_legacy", "unknown"),
     ),
     Condition(
         "domain restricted sharing set after the grants",
-        "drs_legacy",
-        "warn",
-        with_key(constraint(allowed_policy_member_domains=["C0sandbox"])),
-        "iam-allowedPolicyMemberDomains",
+        both(lambda stage: stage.key(), constraint(allowed_policy_member_domains=["C0sandbox"])),
+        ExpectedCheck("drs_legacy", "warn", "iam-allowedPolicyMemberDomains"),
+    ),
+    Condition(
+        "domain restricted sharing removed the grants",
+        _sharing,
+        cause=ExpectedCause(
+            "domain_sharing", "iam-allowedPolicyMemberDomains?project=acme-kms-prod"
+        ),
     ),
     Condition(
         "custom constraint on IAM policies",
-        "drs_custom",
-        "unknown",
         custom_constraint,
-        evidence="custom.ourMembers",
+        ExpectedCheck("drs_custom", "unknown", evidence="custom.ourMembers"),
     ),
     Condition(
         "organization policy forbids the location",
-        "location_policy",
-        "fail",
         constraint(resource_locations=["us-central1", "in:eu-locations"]),
-        "gcp-resourceLocations?project=acme-kms-prod: allow us-east5",
+        ExpectedCheck(
+            "location_policy", "fail", "gcp-resourceLocations?project=acme-kms-prod: allow us-east5"
+        ),
     ),
     Condition(
         "organization policy forbids the location of the existing key",
-        "location_policy",
-        "warn",
-        with_key(constraint(resource_locations=["us-central1"])),
-        "gcp-resourceLocations",
-        evidence="rotation will fail",
+        both(lambda stage: stage.key(), constraint(resource_locations=["us-central1"])),
+        ExpectedCheck(
+            "location_policy", "warn", "gcp-resourceLocations", evidence="rotation will fail"
+        ),
     ),
     Condition(
         "organization policy names a group of locations that we don't know",
-        "location_policy",
-        "unknown",
         constraint(resource_locations=["in:low-carbon-locations"]),
+        ExpectedCheck("location_policy", "unknown"),
     ),
     Condition(
         "organization policy denies a group of locations that we don't know",
-        "location_policy",
-        "unknown",
         lambda stage: stage.rules(
             "gcp.resourceLocations", {"values": {"deniedValues": ["in:low-carbon-locations"]}}
         ),
+        ExpectedCheck("location_policy", "unknown"),
     ),
     Condition(
         "organization policy denies the location",
-        "location_policy",
-        "fail",
         lambda stage: stage.rules(
             "gcp.resourceLocations", {"values": {"deniedValues": ["in:us-east5-locations"]}}
         ),
-        "gcp-resourceLocations",
+        ExpectedCheck("location_policy", "fail", "gcp-resourceLocations"),
     ),
     Condition(
         "organization policy forbids the protection level",
-        "protection_policy",
-        "fail",
         constraint(allowed_protection_levels=["SOFTWARE"]),
-        "cloudkms-allowedProtectionLevels?project=acme-kms-prod: allow HSM",
+        ExpectedCheck(
+            "protection_policy",
+            "fail",
+            "cloudkms-allowedProtectionLevels?project=acme-kms-prod: allow HSM",
+        ),
     ),
     Condition(
         "organization policy asks for a longer destroy delay",
-        "destroy_delay_policy",
-        "fail",
         constraint(minimum_destroy_scheduled_duration=timedelta(days=60)),
-        "60 days",
+        ExpectedCheck("destroy_delay_policy", "fail", "60 days"),
     ),
     Condition(
         "nothing forces a version to be disabled before its destruction",
-        "disable_before_destroy",
-        "warn",
-        lambda stage: None,
-        "cloudkms-disableBeforeDestroy",
+        nothing,
+        ExpectedCheck("disable_before_destroy", "warn", "cloudkms-disableBeforeDestroy"),
     ),
     Condition(
         "perimeter keeps everybody out of Cloud KMS",
-        "perimeter",
-        "fail",
         lambda stage: stage.perimeter(),
-        "service-perimeter?organizationId=567890123456",
-        evidence="vault",
+        ExpectedCheck(
+            "perimeter", "fail", "service-perimeter?organizationId=567890123456", evidence="vault"
+        ),
+    ),
+    Condition(
+        "a perimeter refuses Anthropic's calls",
+        constraint(perimeter_blocks="anthropic"),
+        cause=ExpectedCause("perimeter", "service-perimeter?organizationId=567890123456"),
+    ),
+    Condition(
+        "a perimeter refuses everybody's calls",
+        constraint(perimeter_blocks="everybody"),
+        cause=ExpectedCause("perimeter", MEMBER),
     ),
     Condition(
         "perimeter with an ingress rule for somebody else",
-        "perimeter",
-        "fail",
         lambda stage: stage.perimeter(
             ingressPolicies=[ingress(identities=["user:ada@example.com"])]
         ),
-        MEMBER,
+        ExpectedCheck("perimeter", "fail", MEMBER),
     ),
     Condition(
         "perimeter with access levels",
-        "perimeter",
-        "unknown",
         lambda stage: stage.perimeter(accessLevels=[f"{ACCESS_POLICY}/accessLevels/office"]),
-        MEMBER,
+        ExpectedCheck("perimeter", "unknown", MEMBER),
     ),
     Condition(
         "perimeter in dry run",
-        "perimeter",
-        "warn",
         lambda stage: stage.perimeter("spec"),
-        MEMBER,
+        ExpectedCheck("perimeter", "warn", MEMBER),
     ),
 )
 

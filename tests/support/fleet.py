@@ -6,9 +6,6 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from google.cloud import kms_v1
-from google.protobuf import field_mask_pb2
-
 from cmek.anthropic_identity import MEMBER, ROLES
 from sandbox.admin.state import DataResidency, StoredWorkspace
 from sandbox.seed import fixed_id
@@ -67,41 +64,23 @@ class Fleet(SandboxWorld):
 
     def set_state(self, name: str, version: int, state: str) -> None:
         """Enable or disable a version."""
-        self.administer(
-            kms_v1.UpdateCryptoKeyVersionRequest(
-                crypto_key_version=kms_v1.CryptoKeyVersion(
-                    name=self.version(name, version), state=state
-                ),
-                update_mask=field_mask_pb2.FieldMask(paths=["state"]),
-            )
-        )
+        self.set_version_state(self.version(name, version), state)
 
     def destroy(self, name: str, version: int) -> None:
         """Schedule a version's destruction."""
-        self.administer(kms_v1.DestroyCryptoKeyVersionRequest(name=self.version(name, version)))
+        self.schedule_destruction(self.version(name, version))
 
     def rotate(self, name: str) -> None:
         """Make a new version the primary."""
-        made = self.administer(kms_v1.CreateCryptoKeyVersionRequest(parent=self.key(name)))
-        self.administer(
-            kms_v1.UpdateCryptoKeyPrimaryVersionRequest(
-                name=self.key(name), crypto_key_version_id=made.name.rpartition("/")[2]
-            )
-        )
+        self.rotate_key(self.key(name))
 
     def update(self, name: str, **fields: Any) -> None:
         """Change fields of a key."""
-        self.administer(
-            kms_v1.UpdateCryptoKeyRequest(
-                crypto_key=kms_v1.CryptoKey(name=self.key(name), **fields),
-                update_mask=field_mask_pb2.FieldMask(paths=list(fields)),
-            )
-        )
+        self.update_key(self.key(name), **fields)
 
     def delete(self, name: str) -> None:
         """Let a key vanish, as a deletion or a deleted project does."""
-        with self.world.lock:
-            del self.world.kms.crypto_keys[self.key(name)]
+        self.remove_key(self.key(name))
 
     def key(self, name: str) -> str:
         """The key's resource name."""

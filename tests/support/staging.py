@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from google.cloud import kms_v1
@@ -10,7 +12,8 @@ from google.iam.v1 import policy_pb2
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import KeyName
 from sandbox import seed
-from sandbox.world import ACCESS_POLICY, Json
+from sandbox.kms.state import GoogleProject
+from sandbox.world import ACCESS_POLICY, Json, World
 from tests.support.world import NUMBER, SandboxWorld
 
 __all__ = ["EXTERNAL_KEY", "FOLDER", "KEY", "NUMBER", "ORGANIZATION", "PROJECT", "WORKSPACE"]
@@ -24,43 +27,80 @@ EXTERNAL_KEY = seed.fixed_id("ekey", "PaymentsProd")
 State = kms_v1.CryptoKeyVersion.CryptoKeyVersionState
 
 
+@dataclass
 class Stage(SandboxWorld):
-    """A world whose parts tests change directly, each method for one thing."""
+    """A world with one key, whose parts tests change directly, each method for one thing."""
+
+    name: KeyName = KEY
+    external_key_id: str = EXTERNAL_KEY
+
+    @classmethod
+    def beside(cls, world: World, number: int) -> Stage:
+        """The same key in a project of its own, so that many can be staged in one world."""
+        project = f"acme-kms-{number:03}"
+        world.kms.projects[project] = GoogleProject(project, str(200000000000 + number))
+        return cls(
+            world, replace(KEY, project=project), seed.fixed_id("ekey", f"Staged{number:03}")
+        )
 
     def reset(self) -> None:
         """A project under a folder with everything in order, and no ring, key or registration."""
         seed.reset(self.world, minimal=True)
         self.world.kms.projects[KEY.project].ancestors = [FOLDER, ORGANIZATION]
 
+    @property
+    def project(self) -> str:
+        """The resource name of the key's project."""
+        return f"projects/{self.name.project}"
+
     def ring(self) -> None:
         """The key ring."""
-        self.make_ring(KEY.key_ring_name)
+        self.make_ring(self.name.key_ring_name)
 
-    def key(self, *, skip_version: bool = False, **fields: Any) -> None:
-        """The ring and the key with label and both grants, registered at Anthropic."""
+    def key(self, **fields: Any) -> None:
+        """The ring and the key with label, rotation and both grants, registered at Anthropic."""
         self.ring()
-        self.create_key(str(KEY), skip_version=skip_version, **fields)
+        first = self.world.clock.now() + timedelta(days=90)
+        rotation: dict[str, Any] = {
+            "rotation_period": timedelta(days=90),
+            "next_rotation_time": first,
+        }
+        self.create_key(str(self.name), **(rotation | fields))
         for role in ROLES:
-            self.grant(str(KEY), role)
-        self.register(str(KEY))
+            self.grant(str(self.name), role)
+        self.register(str(self.name))
 
     def register(self, key_name: str) -> None:
         """Anthropic's record, naming this key."""
-        self.create_external_key(EXTERNAL_KEY, "payments-prod", key_name)
+        self.create_external_key(self.external_key_id, "payments-prod", key_name)
 
     @property
     def stored_key(self) -> kms_v1.CryptoKey:
         """The key as stored, to change what no API call could."""
-        return self.world.kms.crypto_keys[str(KEY)]
+        return self.world.kms.crypto_keys[str(self.name)]
 
-    def version_state(self, state: int) -> None:
-        """The state of the primary version."""
-        self.world.kms.versions[str(KEY)][1].state = State(state)
+    def update(self, **fields: Any) -> None:
+        """Change fields of the key."""
+        self.update_key(str(self.name), **fields)
 
-    def schedule_destruction(self) -> None:
-        """The primary version, in 30 days."""
-        version = f"{KEY}/cryptoKeyVersions/1"
-        self.administer(kms_v1.DestroyCryptoKeyVersionRequest(name=version))
+    def rotate(self) -> None:
+        """Make a new version the primary."""
+        self.rotate_key(str(self.name))
+
+    def disable(self, version: int = 1) -> None:
+        """Disable a version."""
+        self.set_version_state(self._version(version), "DISABLED")
+
+    def destroy(self, version: int = 1) -> None:
+        """Schedule a version's destruction."""
+        self.schedule_destruction(self._version(version))
+
+    def version_state(self, state: str) -> None:
+        """The state of the primary version, to set what no API call could."""
+        self.world.kms.versions[str(self.name)][1].state = getattr(State, state)
+
+    def _version(self, number: int) -> str:
+        return f"{self.name}/cryptoKeyVersions/{number}"
 
     def grant(
         self, resource: str, role: str, member: str = MEMBER, condition: str | None = None
@@ -70,7 +110,7 @@ class Stage(SandboxWorld):
 
     def revoke(self, role: str) -> None:
         """Take a role away from Anthropic's account on the key."""
-        with self.policy_change(str(KEY)) as policy:
+        with self.policy_change(str(self.name)) as policy:
             kept = [binding for binding in policy.bindings if binding.role != role]
             del policy.bindings[:]
             policy.bindings.extend(kept)

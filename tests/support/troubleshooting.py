@@ -19,10 +19,9 @@ from cmek.keys.rules import Cause
 from cmek.keys.verdicts import Check, Health
 from cmek.onboarding.reports import STATUS_SIGNS
 from sandbox.server import Sandbox
-from tests.support.causes import FAILURES, Failing
 from tests.support.checking import check, clients, failure, request
-from tests.support.condition_setups import Condition
-from tests.support.conditions import CONDITIONS
+from tests.support.condition_setups import Condition, ExpectedCause, ExpectedCheck
+from tests.support.conditions import CHECKED, DIAGNOSED
 from tests.support.sandbox import running
 from tests.support.staging import Stage
 
@@ -73,7 +72,7 @@ each group in this order:
 | --- | --- | --- |
 """
 
-FAILURES_HEAD: Final = """
+DIAGNOSED_HEAD: Final = """
 ## What the diagnosis says first
 
 | when | first cause | verdict | what to do |
@@ -125,10 +124,10 @@ def cause_rows() -> list[str]:
     return [_row(f"`{one.id}`", one.title, one.reads) for one, _ in CAUSES]
 
 
-def failure_row(failing: Failing, first: Cause) -> str:
+def cause_row(condition: Condition, first: Cause) -> str:
     """What was wrong and which cause really came first; times of day are left out."""
     command = re.sub(r"[0-9]{2}:[0-9]{2} UTC", "HH:MM UTC", first.command)
-    return _row(failing.name, f"`{first.id}`", first.verdict, _code(command))
+    return _row(condition.name, f"`{first.id}`", first.verdict, _code(command))
 
 
 def rules_table() -> str:
@@ -152,38 +151,41 @@ async def document() -> str:
     """The whole page, by setting up every state."""
     with running(minimal=True) as (sandbox, _):
         stage = Stage(sandbox.world)
-        conditions = [await _condition(sandbox, stage, one) for one in CONDITIONS]
-        failures = [await _failure(sandbox, stage, one) for one in FAILURES]
+        checked = [await _checked(sandbox, stage, *one) for one in CHECKED]
+        diagnosed = [await _diagnosed(sandbox, stage, *one) for one in DIAGNOSED]
     parts = (
         (CHECKS_HEAD, catalogue_rows()),
-        (CONDITIONS_HEAD, conditions),
+        (CONDITIONS_HEAD, checked),
         (CAUSES_HEAD, cause_rows()),
-        (FAILURES_HEAD, failures),
+        (DIAGNOSED_HEAD, diagnosed),
         (DATA_PLANE_HEAD, data_plane_rows()),
     )
     return INTRODUCTION + "".join(head + "\n".join(rows) + "\n" for head, rows in parts)
 
 
-async def _condition(sandbox: Sandbox, stage: Stage, condition: Condition) -> str:
+async def _checked(
+    sandbox: Sandbox, stage: Stage, condition: Condition, expected: ExpectedCheck
+) -> str:
     stage.reset()
-    condition.setup(stage)
-    report = await check(sandbox, **condition.subject)
-    return condition_row(condition, next(one for one in report.checks if one.id == condition.check))
+    condition.bring_about(stage)
+    report = await check(sandbox, **expected.subject)
+    return condition_row(condition, next(one for one in report.checks if one.id == expected.id))
 
 
-async def _failure(sandbox: Sandbox, stage: Stage, failing: Failing) -> str:
+async def _diagnosed(
+    sandbox: Sandbox, stage: Stage, condition: Condition, expected: ExpectedCause
+) -> str:
     stage.reset()
-    stage.key()
-    failing.setup(stage)
+    condition.bring_about(stage, registered=True)
     async with clients(sandbox) as ours:
         facts = await gather_facts(
             request(),
-            failure(**failing.failure),
+            failure(**expected.failure),
             admin=ours.admin,
             kms=ours.kms,
             google=ours.google,
         )
-    return failure_row(failing, diagnose(facts)[0])
+    return cause_row(condition, diagnose(facts)[0])
 
 
 def _code(text: str) -> str:

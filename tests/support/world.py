@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final
 
 from google.cloud import kms_v1
 from google.iam.v1 import policy_pb2
+from google.protobuf import field_mask_pb2
 
 from cmek.anthropic_identity import MEMBER
 from cmek.names import organization_label
@@ -22,7 +24,7 @@ from sandbox.kms import operations as kms
 from sandbox.world import Fault, World
 
 NUMBER: Final = "123456789012"
-"""Of the sandbox's project."""
+"""Of the sandbox's project `acme-kms-prod`."""
 LABEL, VALUE = organization_label(seed.ORGANIZATION_ID)
 _TEMPLATE: Final = {"protection_level": "HSM", "algorithm": "GOOGLE_SYMMETRIC_ENCRYPTION"}
 
@@ -87,7 +89,7 @@ class SandboxWorld:
             policy = read_policy(self.world, resource, 3)
             yield policy
             policy.version = 3
-            write_policy(self.world, resource, policy, NUMBER)
+            self._write(resource, policy)
 
     def bind(
         self, resource: str, role: str, member: str = MEMBER, condition: str | None = None
@@ -101,15 +103,64 @@ class SandboxWorld:
         resource: str,
         bindings: Mapping[str, Sequence[str]],
         condition: str | None = None,
-        *,
-        number: str = NUMBER,
     ) -> None:
-        """Replace a policy by these members of each role; `number` is the project's."""
+        """Replace a policy by these members of each role."""
         policy = policy_pb2.Policy(version=3)
         for role, members in bindings.items():
             _add(policy, role, members, condition)
         with self.world.lock:
-            write_policy(self.world, resource, policy, number)
+            self._write(resource, policy)
+
+    def _write(self, resource: str, policy: policy_pb2.Policy) -> None:
+        kind, _, rest = resource.partition("/")
+        projects = self.world.kms.projects
+        number = projects[rest.partition("/")[0]].number if kind == "projects" else NUMBER
+        write_policy(self.world, resource, policy, number)
+
+    def update_key(self, key_name: str, **fields: Any) -> None:
+        """Change fields of a key."""
+        self.administer(
+            kms_v1.UpdateCryptoKeyRequest(
+                crypto_key=kms_v1.CryptoKey(name=key_name, **fields),
+                update_mask=field_mask_pb2.FieldMask(paths=list(fields)),
+            )
+        )
+
+    def set_version_state(self, version: str, state: str) -> None:
+        """Enable or disable a version."""
+        self.administer(
+            kms_v1.UpdateCryptoKeyVersionRequest(
+                crypto_key_version=kms_v1.CryptoKeyVersion(name=version, state=state),
+                update_mask=field_mask_pb2.FieldMask(paths=["state"]),
+            )
+        )
+
+    def schedule_destruction(self, version: str) -> None:
+        """Of a version, after the key's waiting time."""
+        self.administer(kms_v1.DestroyCryptoKeyVersionRequest(name=version))
+
+    def rotate_key(self, key_name: str) -> None:
+        """Make a new version the primary."""
+        made = self.administer(kms_v1.CreateCryptoKeyVersionRequest(parent=key_name))
+        self.administer(
+            kms_v1.UpdateCryptoKeyPrimaryVersionRequest(
+                name=key_name, crypto_key_version_id=made.name.rpartition("/")[2]
+            )
+        )
+
+    def remove_key(self, key_name: str) -> None:
+        """Let a key vanish, as a deletion or a deleted project does."""
+        with self.world.lock:
+            del self.world.kms.crypto_keys[key_name]
+
+    @contextmanager
+    def days_ago(self, days: float) -> Iterator[None]:
+        """Do something in the past of the sandbox."""
+        self.world.clock.advance(timedelta(days=-days))
+        try:
+            yield
+        finally:
+            self.world.clock.advance(timedelta(days=days))
 
     def fault(self, call: str, status: int | str = 503, **fields: Any) -> None:
         """Make every attempt of a call fail."""
