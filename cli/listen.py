@@ -301,8 +301,6 @@ def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
             "nothing to listen to: give --webhook-secret-file, or --push-audience and "
             "--push-account, or both"
         )
-    import uvicorn  # noqa: PLC0415 - only this command needs it
-
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     listener = Listener(post_to_prefect, keys_on_server)
@@ -312,7 +310,12 @@ def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
     except ServerAwayError as error:
         # as when both are started at once; what comes before it is there is sent again
         _log.warning("The list of watched keys is read at the first signal: %s", error)
-    app = application(listener, secrets=secrets, pushes=pushes)
+    _serve(application(listener, secrets=secrets, pushes=pushes), port)
+
+
+def _serve(app: Starlette, port: int) -> None:
+    import uvicorn  # noqa: PLC0415 - only this command needs it
+
     uvicorn.run(
         app,
         host="127.0.0.1",

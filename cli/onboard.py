@@ -11,6 +11,7 @@ import typer
 from prefect import get_client
 from prefect.client.schemas.objects import FlowRun
 from pydantic import ValidationError
+from rich.console import Console
 
 from cli.approve import Steps
 from cli.client import RunError, calling, connected, run_facts, run_url
@@ -123,12 +124,8 @@ def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
             get_client(),
             lambda api: start_onboarding(api, request, idempotency_key=idempotency_key),
         )
-        url = run_url(client, run.id)
         console = new_console(stderr=as_json)
-        console.print(f"Run [bold]{printable(run.name)}[/] ({run.id})")
-        console.print(url, soft_wrap=True)
-        if unchecked:
-            console.print(printable(unchecked), soft_wrap=True)
+        _say_started(console, run, run_url(client, run.id), unchecked)
         if wait:
             run = Steps(client, run.id, console).follow(seconds=_FOLLOW_SECONDS)
     waits = run.state is not None and run.state.is_paused()
@@ -140,6 +137,13 @@ def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
     if waits or not wait:
         console.print(f"When it waits: cmek approve {run.id}", soft_wrap=True)
     raise typer.Exit(_exit_code(run, waits=waits) if wait else 0)
+
+
+def _say_started(console: Console, run: FlowRun, url: str, unchecked: str | None) -> None:
+    console.print(f"Run [bold]{printable(run.name)}[/] ({run.id})")
+    console.print(url, soft_wrap=True)
+    if unchecked:
+        console.print(printable(unchecked), soft_wrap=True)
 
 
 def _exit_code(run: FlowRun, *, waits: bool) -> int:

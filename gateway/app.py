@@ -114,10 +114,7 @@ def gateway_app(
             clock=clock(journal),
         )
         app.state.service = _Service(settings, api, journal, attacher, find)
-        try:
-            await attacher.settle_unsettled()
-        except CmekError as error:
-            _log.warning("open intents are not settled yet: %s", error)
+        await _settle(attacher)
         try:
             yield
         finally:
@@ -146,6 +143,14 @@ def gateway_app(
         exception_handlers={404: other, 405: other},
         lifespan=lifespan,
     )
+
+
+async def _settle(attacher: Attacher) -> None:
+    """Look what became of attaches that an earlier process did not see the end of."""
+    try:
+        await attacher.settle_unsettled()
+    except CmekError as error:
+        _log.warning("open intents are not settled yet: %s", error)
 
 
 class _Service:
