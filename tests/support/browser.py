@@ -24,6 +24,7 @@ SCREENSHOTS = "CMEK_SCREENSHOTS"
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-software-rasterizer",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
