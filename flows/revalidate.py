@@ -105,15 +105,7 @@ async def revalidate_keys(
 
 
 async def _revalidate(request: RevalidationRequest) -> Tally:
-    started = datetime.now(UTC)
-    registered, reported, before = await asyncio.gather(
-        read_registered_keys(request.anthropic_block),
-        load_state(_REPORTED, Reported),
-        last_fleet(),
-    )
-    context = _context(request, registered, reported, started)
-    tally = Tally(before)
-    await _check_all(context, tally)
+    tally = await _check_registered(request)
     all_keys = request.covers_all_keys
     tables = []
     if all_keys or tally.changed:
@@ -124,6 +116,19 @@ async def _revalidate(request: RevalidationRequest) -> Tally:
     await asyncio.gather(*tables)
     await schedule_follow_up(request, tally.unreachable)
     await save_state(_REPORTED, Reported(at=datetime.now(UTC)))
+    return tally
+
+
+async def _check_registered(request: RevalidationRequest) -> Tally:
+    """Check the keys; what was kept in memory for the checks ends with them."""
+    started = datetime.now(UTC)
+    registered, reported, before = await asyncio.gather(
+        read_registered_keys(request.anthropic_block),
+        load_state(_REPORTED, Reported),
+        last_fleet(),
+    )
+    tally = Tally(before)
+    await _check_all(_context(request, registered, reported, started), tally)
     return tally
 
 

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from cmek.errors import listed
 from cmek.keys.history import SIGNS, shown_time
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.markdown import code, escape, table
-from cmek.models import FrozenModel
 from cmek.plain_text import shortened
 
 FLEET: Final = "cmek-fleet"
@@ -43,20 +43,37 @@ _BADNESS: Final = _NOT_CHECKED + "".join(MARKS.values())
 _TIME: Final = "%Y-%m-%d %H:%M"
 
 
-class FleetRow(FrozenModel):
+_COLUMNS: Final = {
+    "verdict": "Verdict",
+    "why": "Why",
+    "time_left": "Time left",
+    "since": "Since",
+    "workspaces": "Workspaces",
+    "days": f"Last {DAYS} days",
+    "checked": "Checked",
+    "key_name": "Key",
+    "external_key_id": "External key",
+}
+
+
+# slots: a run keeps one for each key, and a model would take three times the memory
+@dataclass(
+    frozen=True,
+    slots=True,
+    config=ConfigDict(alias_generator=_COLUMNS.__getitem__, populate_by_name=True),
+)
+class FleetRow:
     """One key in the table; the aliases are the table's columns."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
-    verdict: str = Field(alias="Verdict")
-    why: str = Field(alias="Why")
-    time_left: str = Field(alias="Time left")
-    since: str = Field(alias="Since")
-    workspaces: str = Field(alias="Workspaces")
-    days: str = Field(alias=f"Last {DAYS} days")
-    checked: str = Field(alias="Checked")
-    key_name: str = Field(alias="Key")
-    external_key_id: str = Field(alias="External key")
+    verdict: str
+    why: str
+    time_left: str
+    since: str
+    workspaces: str
+    days: str
+    checked: str
+    key_name: str
+    external_key_id: str
 
     @classmethod
     def of(cls, record: KeyRecord, before: Self | None) -> Self:
@@ -89,6 +106,9 @@ class FleetRow(FrozenModel):
         return _shifted(self.days, (today - self.checked_on).days)
 
 
+_ROW: Final = TypeAdapter(FleetRow)
+
+
 def read_rows(table: object) -> dict[str, FleetRow]:
     """Rows by external key, from a table that was published; what is not a row is left out."""
     # Prefect keeps a table as text or as JSON
@@ -96,7 +116,7 @@ def read_rows(table: object) -> dict[str, FleetRow]:
     rows: dict[str, FleetRow] = {}
     for item in items if isinstance(items, list) else ():
         try:
-            row = FleetRow.model_validate(item)
+            row = _ROW.validate_python(item)
             row.checked_on  # noqa: B018 - refuses a date that is none
         except ValueError:
             continue
@@ -121,7 +141,7 @@ def merged(
 
 def published(rows: Iterable[FleetRow]) -> list[dict[str, str]]:
     """The table's data."""
-    return [row.model_dump(by_alias=True) for row in rows]
+    return [_ROW.dump_python(row, by_alias=True) for row in rows]
 
 
 def facts(row: FleetRow, record: KeyRecord | None) -> dict[str, Any]:

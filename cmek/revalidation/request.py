@@ -15,6 +15,7 @@ from typing import Final
 from uuid import UUID
 
 from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from cmek.anthropic.models import ExternalKey, Workspace
 from cmek.keys.verdicts import Depth, UnreachableState
@@ -89,7 +90,9 @@ class RevalidationRequest(FormModel):
         return frozenset({*self.external_keys, *again}) or None
 
 
-class KeyRef(FrozenModel):
+# slots: a run keeps one for each key
+@dataclass(frozen=True, slots=True)
+class KeyRef:
     """As little as is needed to check one key."""
 
     external_key_id: str

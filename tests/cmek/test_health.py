@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import date, timedelta
 from itertools import pairwise
 from typing import Any
@@ -356,7 +357,7 @@ def test_the_overview_counts_each_verdict_and_links_each_key_in_trouble(
 
 
 def test_a_name_cannot_draw_in_the_overview() -> None:
-    nasty = row(1, Health.BROKEN).model_copy(update={"workspaces": "](x) | <script>x</script>"})
+    nasty = replace(row(1, Health.BROKEN), workspaces="](x) | <script>x</script>")
     page = overview([nasty], date(2026, 11, 24), lambda key: key)
     assert "<script" not in page
     assert len([line for line in page.splitlines() if line.startswith("|")]) == 3
