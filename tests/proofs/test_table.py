@@ -99,3 +99,36 @@ def test_a_flaky_schedule_is_a_problem_of_its_own(
     row = proofs.schedules(Namespace(schedules=100, seed=1, workers=1))
     assert (row.good, row.problems) == (good, (flaky,) if flaky else ())
     assert row.passed == (not flaky)
+
+
+TESTS = """
+import pytest
+
+def test_good():
+    assert True
+
+def test_bad():
+    print("17 passed, 17 failed")
+    assert "this is why" == ""
+
+def test_broken(no_such_fixture):
+    pass
+
+def test_skipped():
+    pytest.skip("needs a thing: install it")
+"""
+
+
+@pytest.mark.parametrize("bad", [True, False])
+def test_a_row_of_tests_names_those_that_failed_and_says_why(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], bad: bool
+) -> None:
+    file = tmp_path / "test_some.py"
+    file.write_text(TESTS)
+    row = proofs._tested("variants", "passed", *(() if bad else ("-k", "good or skip")), str(file))
+    said = capfd.readouterr().err
+    assert (row.tried, row.good, row.passed) == ((3, 1, False) if bad else (1, 1, True))
+    failed = [line.split(" - ")[0].rpartition("::")[2] for line in row.problems]
+    assert failed == (["test_bad", "test_broken"] if bad else [])
+    assert ("this is why" in said) == bad
+    assert "needs a thing: install it" in said
