@@ -106,6 +106,8 @@ async def revalidate_keys(
 
 async def _revalidate(request: RevalidationRequest) -> Tally:
     tally = await _check_registered(request)
+    # first: what fails to be published must not cost a key its next check
+    await schedule_follow_up(request, tally.unreachable)
     all_keys = request.covers_all_keys
     tables = []
     if all_keys or tally.changed:
@@ -114,7 +116,6 @@ async def _revalidate(request: RevalidationRequest) -> Tally:
     if all_keys and request.depth == "full":
         tables.append(publish_leftovers(request.anthropic_block, request.kms_block))
     await asyncio.gather(*tables)
-    await schedule_follow_up(request, tally.unreachable)
     await save_state(_REPORTED, Reported(at=datetime.now(UTC)))
     return tally
 

@@ -11,9 +11,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from cmek.errors import listed
@@ -43,37 +43,20 @@ _BADNESS: Final = _NOT_CHECKED + "".join(MARKS.values())
 _TIME: Final = "%Y-%m-%d %H:%M"
 
 
-_COLUMNS: Final = {
-    "verdict": "Verdict",
-    "why": "Why",
-    "time_left": "Time left",
-    "since": "Since",
-    "workspaces": "Workspaces",
-    "days": f"Last {DAYS} days",
-    "checked": "Checked",
-    "key_name": "Key",
-    "external_key_id": "External key",
-}
-
-
 # slots: a run keeps one for each key, and a model would take three times the memory
-@dataclass(
-    frozen=True,
-    slots=True,
-    config=ConfigDict(alias_generator=_COLUMNS.__getitem__, populate_by_name=True),
-)
+@dataclass(frozen=True, slots=True, config=ConfigDict(populate_by_name=True))
 class FleetRow:
     """One key in the table; the aliases are the table's columns."""
 
-    verdict: str
-    why: str
-    time_left: str
-    since: str
-    workspaces: str
-    days: str
-    checked: str
-    key_name: str
-    external_key_id: str
+    verdict: Annotated[str, Field(alias="Verdict")]
+    why: Annotated[str, Field(alias="Why")]
+    time_left: Annotated[str, Field(alias="Time left")]
+    since: Annotated[str, Field(alias="Since")]
+    workspaces: Annotated[str, Field(alias="Workspaces")]
+    days: Annotated[str, Field(alias=f"Last {DAYS} days")]
+    checked: Annotated[str, Field(alias="Checked")]
+    key_name: Annotated[str, Field(alias="Key")]
+    external_key_id: Annotated[str, Field(alias="External key")]
 
     @classmethod
     def of(cls, record: KeyRecord, before: Self | None) -> Self:

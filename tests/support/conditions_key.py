@@ -13,8 +13,6 @@ from typing import Any, Final
 from google.cloud import kms_v1
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, VIEWER
-from cmek.names import organization_label
-from sandbox import seed
 from tests.support.condition_setups import (
     DELETED,
     LOOK_ALIKE,
@@ -32,8 +30,8 @@ from tests.support.condition_setups import (
     stored,
 )
 from tests.support.staging import FOLDER, KEY, Stage
+from tests.support.world import LABEL, VALUE
 
-LABEL, TRUE = organization_label(seed.ORGANIZATION_ID)
 OTHER_LABEL: Final = "anthropic-org-00000000-0000-4000-8000-000000000001"
 ADMIN: Final = "roles/cloudkms.admin"
 EVE: Final = "user:eve@example.com"
@@ -46,7 +44,7 @@ ENABLE: Final = f"gcloud kms keys versions enable 1 {_KEY}"
 RESTORE: Final = f"gcloud kms keys versions restore 1 {_KEY}"
 NEW_PRIMARY: Final = f"gcloud kms keys versions create --primary {_KEY}"
 UPDATE: Final = f"gcloud kms keys update {_ON_KEY} "
-PUT_LABEL: Final = f"{UPDATE}--update-labels={LABEL}={TRUE}"
+PUT_LABEL: Final = f"{UPDATE}--update-labels={LABEL}={VALUE}"
 ROTATE: Final = f"{UPDATE}--rotation-period=90d --next-rotation-time="
 NOT_ON_RING: Final = (
     "gcloud kms keyrings remove-iam-policy-binding anthropic-cmek --location=us-east5 "
@@ -72,21 +70,22 @@ def _template(level: str, algorithm: str = "GOOGLE_SYMMETRIC_ENCRYPTION") -> dic
     return {"protection_level": level, "algorithm": algorithm}
 
 
-def _reasons(*allowed: str) -> dict[str, Any]:
-    return {"key_access_justifications_policy": {"allowed_access_reasons": list(allowed)}}
-
-
 def _binding(role: str, member: str) -> Setup:
     """One more on the key."""
     return lambda stage: stage.grant(str(stage.name), role, member)
 
 
-def _instead(role: str, where: Callable[[Stage], str], member: str = MEMBER) -> Setup:
-    """The role on the key, given elsewhere or to somebody else."""
+def _instead(
+    role: str,
+    where: Callable[[Stage], str],
+    member: str = MEMBER,
+    condition: str | None = None,
+) -> Setup:
+    """The role on the key, given elsewhere, to somebody else or under a condition."""
 
     def setup(stage: Stage) -> None:
         stage.revoke(role)
-        stage.grant(where(stage), role, member)
+        stage.grant(where(stage), role, member, condition)
 
     return setup
 
@@ -106,26 +105,22 @@ def _on_project(stage: Stage) -> str:
 
 
 def _until(time: str) -> Setup:
-    def setup(stage: Stage) -> None:
-        stage.revoke(ENCRYPTER_DECRYPTER)
-        condition = f"request.time < timestamp('{time}')"
-        stage.grant(str(stage.name), ENCRYPTER_DECRYPTER, MEMBER, condition)
-
-    return setup
+    condition = f"request.time < timestamp('{time}')"
+    return _instead(ENCRYPTER_DECRYPTER, _on_key, condition=condition)
 
 
 def _multi_region(stage: Stage) -> None:
     replace(stage, name=replace(stage.name, location="us")).key()
 
 
-def _external(stage: Stage) -> None:
-    protection("EXTERNAL")(stage)
-    level = stage.stored_key.version_template.protection_level
-    stage.world.kms.versions[str(stage.name)][1].protection_level = level
+def _version_protection(level: str) -> Setup:
+    """Of the primary version alone."""
 
+    def setup(stage: Stage) -> None:
+        version = stage.world.kms.versions[str(stage.name)][1]
+        version.protection_level = getattr(kms_v1.ProtectionLevel, level)
 
-def _mixed(stage: Stage) -> None:
-    stage.world.kms.versions[str(stage.name)][1].protection_level = kms_v1.ProtectionLevel(1)
+    return setup
 
 
 def _closed_project(stage: Stage) -> None:
@@ -164,7 +159,7 @@ KEY_CONDITIONS: tuple[KeyCondition, ...] = (
     ),
     KeyCondition(
         "the key lies in an external key manager",
-        _external,
+        both(protection("EXTERNAL"), _version_protection("EXTERNAL")),
         ExpectedCheck("key_origin", "fail", NEW_KEY),
         ExpectedCause("outside_backend", "", "open", validation_fails=False),
     ),
@@ -340,7 +335,11 @@ KEY_CONDITIONS: tuple[KeyCondition, ...] = (
                 ),
             ),
         ),
-        key=_reasons("GOOGLE_INITIATED_SYSTEM_OPERATION"),
+        key={
+            "key_access_justifications_policy": {
+                "allowed_access_reasons": ["GOOGLE_INITIATED_SYSTEM_OPERATION"]
+            }
+        },
     ),
     KeyCondition(
         "the encrypter/decrypter grant is missing",
@@ -544,7 +543,7 @@ KEY_CONDITIONS: tuple[KeyCondition, ...] = (
     ),
     KeyCondition(
         "versions have different protection levels",
-        _mixed,
+        _version_protection("SOFTWARE"),
         health=ExpectedHealth("protection-mixed", "at_risk"),
     ),
     KeyCondition(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -34,11 +33,7 @@ class Fleet(SandboxWorld):
 
     def make_key(self, name: str, *, ring: str | None = None, **key: Any) -> None:
         """A key as onboarding makes it, but for the fields given."""
-        skip = key.pop("skip_initial_version_creation", False)
-        first = self.world.clock.now() + timedelta(days=90)
-        rotation = {"rotation_period": timedelta(days=90), "next_rotation_time": first}
-        key_name = f"{ring or self.ring}/cryptoKeys/{name}"
-        self.create_key(key_name, skip_version=skip, **(rotation | key))
+        self.create_rotated_key(f"{ring or self.ring}/cryptoKeys/{name}", **key)
 
     def register(self, name: str, key_name: str) -> str:
         """An external key and a workspace that has it, without reading the key."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any
 
 from google.cloud import kms_v1
@@ -60,12 +59,7 @@ class Stage(SandboxWorld):
     def key(self, **fields: Any) -> None:
         """The ring and the key with label, rotation and both grants, registered at Anthropic."""
         self.ring()
-        first = self.world.clock.now() + timedelta(days=90)
-        rotation: dict[str, Any] = {
-            "rotation_period": timedelta(days=90),
-            "next_rotation_time": first,
-        }
-        self.create_key(str(self.name), **(rotation | fields))
+        self.create_rotated_key(str(self.name), **fields)
         for role in ROLES:
             self.grant(str(self.name), role)
         self.register(str(self.name))

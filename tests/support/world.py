@@ -64,6 +64,15 @@ class SandboxWorld:
             )
         )
 
+    def create_rotated_key(self, key_name: str, **fields: Any) -> None:
+        """A key as onboarding makes it, rotated every 90 days, but for the fields given."""
+        period = timedelta(days=90)
+        rotation: dict[str, Any] = {
+            "rotation_period": period,
+            "next_rotation_time": self.world.clock.now() + period,
+        }
+        self.create_key(key_name, **(rotation | fields))
+
     def create_external_key(
         self, external_key_id: str, name: str, key_name: str
     ) -> StoredExternalKey:
