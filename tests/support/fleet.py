@@ -51,12 +51,6 @@ class Fleet(SandboxWorld):
             self.world.admin.workspaces[workspace.id] = workspace
         return external_key_id
 
-    def set_policy(
-        self, resource: str, bindings: dict[str, list[str]], condition: str | None = None
-    ) -> None:
-        """Replace a policy."""
-        self.replace_policy(resource, bindings, condition)
-
     def set_state(self, name: str, version: int, state: str) -> None:
         """Enable or disable a version."""
         self.set_version_state(self.version(name, version), state)

@@ -86,7 +86,7 @@ class Sweeps:
         self.ids["inherited"] = self._in_ring(fleet, ring, "inherited")
         fleet.set_policy(f"{ring}/cryptoKeys/inherited", {})
         grants = {role: [MEMBER] for role in ROLES}
-        fleet.replace_policy(f"projects/{BEYOND}", grants)
+        fleet.set_policy(f"projects/{BEYOND}", grants)
         fleet.set_state("mended", 1, "DISABLED")
         return fleet
 

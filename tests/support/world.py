@@ -107,16 +107,11 @@ class SandboxWorld:
         with self.policy_change(resource) as policy:
             _add(policy, role, [member], condition)
 
-    def replace_policy(
-        self,
-        resource: str,
-        bindings: Mapping[str, Sequence[str]],
-        condition: str | None = None,
-    ) -> None:
+    def set_policy(self, resource: str, bindings: Mapping[str, Sequence[str]]) -> None:
         """Replace a policy by these members of each role."""
         policy = policy_pb2.Policy(version=3)
         for role, members in bindings.items():
-            _add(policy, role, members, condition)
+            _add(policy, role, members, None)
         with self.world.lock:
             self._write(resource, policy)
 
