@@ -20,6 +20,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import BaseModel
 
+from cmek.errors import listed
 from cmek.keys.verdicts import Health, KeyRecord, UnreachableState
 from cmek.outcomes import RunOutcome
 from cmek.revalidation.fleet import FleetRow
@@ -60,6 +61,8 @@ class Tally:
     unreachable: list[UnreachableState] = field(default_factory=list)
     verdicts: dict[Health, int] = field(default_factory=lambda: dict.fromkeys(Health, 0))
     changed: bool = False
+    unrecorded: list[str] = field(default_factory=list)
+    """External keys whose histories lack this check."""
 
     def add(self, record: KeyRecord) -> None:
         """Count one check."""
@@ -106,17 +109,19 @@ async def revalidate_keys(
 
 async def _revalidate(request: RevalidationRequest) -> Tally:
     tally = await _check_registered(request)
-    # first: what fails to be published must not cost a key its next check
-    await schedule_follow_up(request, tally.unreachable)
     all_keys = request.covers_all_keys
-    tables = []
+    last = [schedule_follow_up(request, tally.unreachable)]
     if all_keys or tally.changed:
         anew = tally.changed or request.depth == "full"
-        tables.append(publish_fleet(tally.rows, all_keys=all_keys, anew=anew))
+        last.append(publish_fleet(tally.rows, all_keys=all_keys, anew=anew))
     if all_keys and request.depth == "full":
-        tables.append(publish_leftovers(request.anthropic_block, request.kms_block))
-    await asyncio.gather(*tables)
-    await save_state(_REPORTED, Reported(at=datetime.now(UTC)))
+        last.append(publish_leftovers(request.anthropic_block, request.kms_block))
+    # each to its end: a table that can't be published must not cost a key its next check
+    for failed in await asyncio.gather(*last, return_exceptions=True):
+        if failed is not None:
+            raise failed
+    if not tally.unrecorded:  # else a retry checks those, and takes the others from their records
+        await save_state(_REPORTED, Reported(at=datetime.now(UTC)))
     return tally
 
 
@@ -128,8 +133,9 @@ async def _check_registered(request: RevalidationRequest) -> Tally:
         load_state(_REPORTED, Reported),
         last_fleet(),
     )
-    tally = Tally(before)
-    await _check_all(_context(request, registered, reported, started), tally)
+    context = _context(request, registered, reported, started)
+    tally = Tally(before, unrecorded=context.unrecorded)
+    await _check_all(context, tally)
     return tally
 
 
@@ -188,8 +194,7 @@ async def _check_one(context: RevalidationContext, ring: KeyRingBatch, ref: KeyR
 
 @asynccontextmanager
 async def _progress(tally: Tally, total: int) -> AsyncIterator[None]:
-    """A progress artifact that is updated once a second."""
-    # no check waits for it
+    """A progress artifact that is updated once a second; no check waits for it or fails by it."""
     made = asyncio.ensure_future(
         acreate_progress_artifact(0.0, key=PROGRESS, description=f"{total} keys")
     )
@@ -197,7 +202,12 @@ async def _progress(tally: Tally, total: int) -> AsyncIterator[None]:
     async def show() -> None:
         done = len(tally.rows)
         percent = 100.0 * done / total if total else 100.0
-        await aupdate_progress_artifact(await made, percent, f"{done} of {total} keys")
+        try:
+            # the last update needs it even when the one before it is cancelled
+            progress = await asyncio.shield(made)
+            await aupdate_progress_artifact(progress, percent, f"{done} of {total} keys")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the checks are not affected
+            get_run_logger().warning("The progress was not updated: %r", error)
 
     async def keep_showing() -> None:
         while True:
@@ -219,6 +229,11 @@ def _outcome(tally: Tally) -> State[Any]:
     found = tally.verdicts
     parts = [f"{found[verdict]} {verdict.replace('_', ' ')}" for verdict in reversed(Health)]
     message = f"{len(tally.rows)} keys: {', '.join(parts)}. See the artifact cmek-fleet"
+    if tally.unrecorded:
+        return Failed(
+            message=f"{message}. Not in the history of {len(tally.unrecorded)} keys, for which the "
+            f"log has the reason: {listed(tally.unrecorded)}. Retry this run to check them again"
+        )
     if found[Health.BROKEN]:
         return Failed(message=message)
     if found[Health.UNKNOWN]:

@@ -29,6 +29,8 @@ class _Client(Protocol):
     async def aclose(self) -> None: ...
 
 
+K = TypeVar("K")
+R = TypeVar("R")
 T = TypeVar("T", bound=_Client)
 B = TypeVar("B", AnthropicAdmin, GoogleKms, OnboardingPolicy)
 
@@ -92,18 +94,32 @@ async def close_clients() -> None:
 
 
 async def _shared(kind: type[T], block: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """The one client, made once, however many ask at the same moment; a failure is not kept."""
     clients = _open.setdefault(asyncio.get_running_loop(), {})
-    opening = clients.get((kind, block))
-    if opening is None or _has_failed(opening):
-        opening = clients[kind, block] = asyncio.ensure_future(make())
+    return await once(clients, (kind, block), make)
+
+
+async def once(
+    shared: dict[K, asyncio.Future[Any]], key: K, make: Callable[[], Coroutine[Any, Any, R]]
+) -> R:
+    """What is made once for a key, however many ask for it at the same moment.
+
+    A failure is raised to all that wait for it and not kept: the next one who asks tries again.
+
+    Args:
+        shared: What was made, and what is being made. All of it belongs to one event loop.
+        key: Of what is asked for.
+        make: Makes it.
+    """
+    making = shared.get(key)
+    if making is None or _has_failed(making):
+        making = shared[key] = asyncio.ensure_future(make())
     # whoever stops waiting does not take it from the others
-    client: T = await asyncio.shield(opening)
-    return client
+    made: R = await asyncio.shield(making)
+    return made
 
 
-def _has_failed(opening: asyncio.Future[Any]) -> bool:
-    return opening.done() and (opening.cancelled() or opening.exception() is not None)
+def _has_failed(making: asyncio.Future[Any]) -> bool:
+    return making.done() and (making.cancelled() or making.exception() is not None)
 
 
 async def load_block(kind: type[B], name: str) -> B:

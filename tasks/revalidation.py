@@ -69,7 +69,7 @@ from tasks.artifacts import (
     recent_records,
     update_data,
 )
-from tasks.clients import admin_client, google_client, kms_client
+from tasks.clients import admin_client, google_client, kms_client, once
 from tasks.runs import current_run_id
 
 T = TypeVar("T")
@@ -89,15 +89,11 @@ class SharedReads:
     """What is read once for several keys."""
 
     def __init__(self) -> None:
-        self._shared: dict[str, asyncio.Task[Any]] = {}
+        self._shared: dict[str, asyncio.Future[Any]] = {}
 
     async def once(self, what: str, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Read it for the first key that needs it, and give it to the others."""
-        if what not in self._shared:
-            self._shared[what] = asyncio.create_task(read())
-        # a check that runs out of time must not cancel the read for the others
-        result: T = await asyncio.shield(self._shared[what])
-        return result
+        return await once(self._shared, what, read)
 
     def forget(self) -> None:
         """Drop what was read, and stop what is being read."""
@@ -133,6 +129,8 @@ class RevalidationContext:
     projects: SharedReads = field(default_factory=SharedReads)
     reported: datetime | None = None
     """When this run had checked all keys: a retry after that checks them anew."""
+    unrecorded: list[str] = field(default_factory=list)
+    """External keys whose histories lack this check, since Prefect did not take the record."""
     rate_limiter: RateLimiter = field(init=False)
     reading: asyncio.Semaphore = field(init=False)
     """Bounds the keys that are read at once."""
@@ -345,8 +343,13 @@ async def check_key(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRe
 
 
 async def _keep(context: RevalidationContext, record: KeyRecord) -> None:
-    async with context.writing:
-        await publish_page(record)
+    """Add it to the key's history; a verdict that can't be added still counts in this run."""
+    try:
+        async with context.writing:
+            await publish_page(record)
+    except Exception:  # noqa: BLE001 - whatever it is, the run ends as failed and the rest goes on
+        get_run_logger().exception("%s: not added to its history", record.external_key_id)
+        context.unrecorded.append(record.external_key_id)
     if record.verdict is not Health.HEALTHY:
         get_run_logger().info("%s: %s", record.key_name, SIGNS[record.verdict])
 
@@ -354,12 +357,24 @@ async def _keep(context: RevalidationContext, record: KeyRecord) -> None:
 async def record_unfinished_check(
     context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef, why: str
 ) -> KeyRecord:
-    """The record of a key that could not be checked."""
-    previous = await context.previous(ring, ref)
+    """The record of a key that could not be checked.
+
+    It is not added to a history that can't be read: the next check would take a record that knows
+    nothing of those before it for the last one, and with it an empty baseline.
+    """
+    known, previous = True, None
+    try:
+        previous = await context.previous(ring, ref)
+    except Exception:  # noqa: BLE001 - one key's history never ends the others' checks
+        get_run_logger().exception("%s: its history can't be read", ref.external_key_id)
+        known = False
     now = datetime.now(UTC)
     snapshot = context.empty_snapshot(ref, previous, now)
     record = unfinished(snapshot, previous, context.check_run(ref, now), why)
-    await _keep(context, record)
+    if known:
+        await _keep(context, record)
+    else:
+        context.unrecorded.append(ref.external_key_id)
     return record
 
 

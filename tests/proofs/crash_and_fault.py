@@ -33,6 +33,7 @@ from tests.support.sweep_faults import (
     sweep_scripts,
     sweep_silences,
 )
+from tests.support.sweep_requests import survive_unanswered, unanswered_requests
 from tests.support.sweeps import sweeping
 
 COMBINATIONS: Final = 500
@@ -75,7 +76,10 @@ def faults(start: int) -> Found:
 
 
 def more_faults(start: int) -> Found:
-    """Each call refused, or left without an answer; and all of it in a revalidation."""
+    """Each call refused, or left without an answer; and all of it in a revalidation.
+
+    There also what is asked of Prefect's server.
+    """
     del start
     with driving() as driver:
         refused = try_all(driver, list(refusals(driver)), survive_refusal)
@@ -88,6 +92,7 @@ def _sweep_faults() -> Iterator[Found]:
     with sweeping() as sweeps:
         yield try_all(sweeps, sweep_scripts(sweeps), survive_sweep_faults)
         yield try_all(sweeps, sweep_refusals(sweeps), survive_sweep_refusal)
+        yield try_all(sweeps, unanswered_requests(sweeps), survive_unanswered)
     with sweeping(patience=PATIENCE) as sweeps:
         yield try_all(sweeps, sweep_silences(sweeps), survive_sweep_faults)
 

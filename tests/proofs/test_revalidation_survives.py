@@ -8,10 +8,12 @@ from __future__ import annotations
 from tasks.artifacts import page_key
 from tests.support.sweep_crashes import survive_in_sweep, sweep_points
 from tests.support.sweep_faults import survive_sweep_faults, sweep_scripts
+from tests.support.sweep_requests import survive_unanswered, unanswered_requests
 from tests.support.sweeps import Sweeps
 
 POINT_EVERY = 29
 SCRIPT_EVERY = 101
+REQUEST_EVERY = 7
 
 
 def test_every_crash_of_a_revalidation_converges(sweeps: Sweeps) -> None:
@@ -33,3 +35,9 @@ def test_no_fault_is_taken_for_a_verdict(sweeps: Sweeps) -> None:
     assert {"external_keys.validate", "ListCryptoKeys", "GetIamPolicy"} <= calls
     for script in scripts[::SCRIPT_EVERY]:
         survive_sweep_faults(sweeps, script)
+
+
+def test_what_prefect_does_not_answer_costs_one_thing_and_is_said(sweeps: Sweeps) -> None:
+    """No record, event, table or follow-up of another key is lost with it."""
+    for request in unanswered_requests(sweeps)[::REQUEST_EVERY]:
+        survive_unanswered(sweeps, request)

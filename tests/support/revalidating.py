@@ -6,6 +6,7 @@ gone between any two of its records.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import uuid
 from collections import defaultdict
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
+import httpx
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactFilter
 from prefect.client.schemas.sorting import ArtifactSort
 from pydantic import BaseModel
@@ -34,6 +36,8 @@ from tests.support.runs import AnyRun
 M = TypeVar("M", bound=BaseModel)
 UNPACED: Final = RevalidationRequest(reads_per_minute=1_000_000)
 """All keys; the pace of the reads is not what is tried here."""
+TURNS: Final = 20
+"""Of the event loop, by which an answer is later than a refusal: what nobody awaits is left."""
 
 
 @dataclass
@@ -62,10 +66,14 @@ class Kept:
     """By idempotency key: the request of each run that was scheduled."""
     writes: int = 0
     """Of the executions since `go_back_to`."""
+    asked: list[str] = field(default_factory=list)
+    """Every request to Prefect's server since `go_back_to`."""
+    refuses: Callable[[str], bool] = lambda what: False
+    """Which of them that server does not answer."""
 
     def go_back_to(self, earlier: Kept) -> None:
         """Keep what was kept then and nothing else."""
-        self.writes = 0
+        self.writes, self.asked = 0, []
         self.artifacts = copy.deepcopy(earlier.artifacts)
         self.events, self.follow_ups = dict(earlier.events), dict(earlier.follow_ups)
 
@@ -77,6 +85,20 @@ class Kept:
     def rows(self) -> dict[str, FleetRow]:
         """The newest table of the fleet."""
         return read_rows(self.artifacts[FLEET][-1][1])
+
+    @contextmanager
+    def refusing(self, refuses: Callable[[str], bool]) -> Iterator[None]:
+        """These requests are not answered in the block."""
+        self.refuses = refuses
+        try:
+            yield
+        finally:
+            self.refuses = lambda what: False
+
+    def _ask(self, what: str) -> None:
+        self.asked.append(what)
+        if self.refuses(what):
+            raise httpx.ConnectError(f"{what}: refused")
 
     # what the flow calls
 
@@ -103,6 +125,7 @@ class Kept:
     ) -> list[SimpleNamespace]:
         """The newest version of each key."""
         assert artifact_filter.key is not None
+        self._ask(f"read of {', '.join(sorted(artifact_filter.key.any_ or ()))}")
         found = [self.artifacts[key] for key in artifact_filter.key.any_ or ()]
         return [SimpleNamespace(data=versions[-1][1]) for versions in found if versions]
 
@@ -113,6 +136,7 @@ class Kept:
         assert artifact_filter.key is not None
         assert sort is ArtifactSort.CREATED_DESC
         key = (artifact_filter.key.any_ or [""])[0]
+        self._ask(f"read of recent {key}")
         return [SimpleNamespace(data=data) for _, data in self.artifacts[key][: -limit - 1 : -1]]
 
     async def create_flow_run_from_deployment(
@@ -137,10 +161,17 @@ class Kept:
         """Keep something, with the driver's hook around it."""
 
         async def write() -> None:
+            self._ask(what)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
             self.writes += 1
             keep(*data)
 
         await self.driver.watch(what, write)
+
+    async def show_progress(self, *args: Any, **kwargs: Any) -> None:
+        """Prefect's two functions for a progress artifact."""
+        self._ask("progress")
 
     def _append(self, key: str, data: Any) -> None:
         self.artifacts[key].append((self.driver.executing().id, copy.deepcopy(data)))
@@ -155,8 +186,8 @@ def revalidating(driver: Driver) -> Iterator[Kept]:
         (flows.revalidate, "publish_leftovers", _nothing),
         (flows.revalidate, "save_state", kept.save_state),
         (flows.revalidate, "load_state", kept.load_state),
-        (flows.revalidate, "acreate_progress_artifact", _nothing),
-        (flows.revalidate, "aupdate_progress_artifact", _nothing),
+        (flows.revalidate, "acreate_progress_artifact", kept.show_progress),
+        (flows.revalidate, "aupdate_progress_artifact", kept.show_progress),
         (tasks.artifacts, "get_client", kept.get_client),
         (tasks.revalidation, "acreate_table_artifact", kept.publish),
         (tasks.revalidation, "acreate_markdown_artifact", kept.publish),
