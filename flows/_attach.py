@@ -42,6 +42,7 @@ from flows._approval import (
     new_approval_request,
     wait_for_response,
 )
+from flows._outcome import reporting
 from flows._provision import KeyValidationError, ProvisionedKey, adopt, diagnose_failure
 from tasks.artifacts import publish
 from tasks.attachment import AttachOutcome, AttachResult, attach, create
@@ -155,15 +156,19 @@ async def _finish(pending: ApprovalRequestRecord, refusal: RefusalRecord) -> Rej
 
     Raises:
         RefusedError: Unless the approver rejected.
+        ReportUnfinishedError: It could not be published.
     """
     approval_request, why = pending.approval_request, "; ".join(refusal.reasons)
     text = refused_report(approval_request, pending.report, refusal.kind, refusal.reasons)
-    await publish("onboarding", approval_request.plan.request.subject, text, refusal.kind)
+    subject = approval_request.plan.request.subject
+    said = f"nothing was attached after approval request {approval_request.number}: {why}"
+    async with reporting(said) as report:
+        await report.part("report", publish("onboarding", subject, text, refusal.kind))
+        if refusal.kind is RefusalKind.REJECTED:
+            await report.part("evidence", publish_evidence(subject))
     if refusal.kind is RefusalKind.REJECTED:
         return Rejected(why)
-    raise RefusedError(
-        f"nothing was attached after approval request {approval_request.number}: {why}"
-    )
+    raise RefusedError(said)
 
 
 async def _load_request(number: int) -> ApprovalRequestRecord:
@@ -195,13 +200,11 @@ async def _request_approval(
     )
     await save_state(f"approval-request-{attempt()}-{number}", pending)
     await record(request.subject, events.approval_requested(approval_request))
-    await publish_evidence(request.subject)
-    await publish(
-        "onboarding",
-        request.subject,
-        approval_page(approval_request),
-        "",
-    )
+    page = approval_page(approval_request)
+    said = f"nothing was attached, and approval request {number} was not made"
+    async with reporting(said, "Retry the run for a new one") as publishing:
+        await publishing.part("evidence", publish_evidence(request.subject))
+        await publishing.part("report", publish("onboarding", request.subject, page, ""))
     return pending
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from prefect import flow
 from prefect.client.schemas.objects import FlowRun, State
@@ -19,6 +19,7 @@ from prefect.states import Completed
 
 from cmek.errors import CmekError
 from cmek.evidence.events import attached, checked, software_versions, started
+from cmek.evidence.record import Event
 from cmek.onboarding.eligibility import AttachmentStatus
 from cmek.onboarding.plan import preview, preview_text
 from cmek.onboarding.reports import already_attached_report, checks_table, final_report
@@ -26,6 +27,7 @@ from cmek.onboarding.request import OnboardingForm, OnboardingRequest, data_resi
 from cmek.outcomes import RunOutcome
 from flows._approval import approval_request_numbers, attempt
 from flows._attach import Approved, Rejected, approve_and_attach
+from flows._outcome import Report, reporting
 from flows._provision import (
     EligibleWorkspace,
     provision,
@@ -57,6 +59,8 @@ from tasks.reads import (
     signatures_needed,
 )
 from tasks.runs import pin_request
+
+_RETRY: Final = "Retry the run: it reads everything again, attaches nothing, and publishes evidence"
 
 
 class NoDeploymentError(CmekError):
@@ -146,7 +150,6 @@ async def _onboard(request: OnboardingRequest, numbers: list[int]) -> State[Any]
         provisioned = await provision(request, eligible.organization_id)
     result = await approve_and_attach(request, numbers, provisioned)
     if isinstance(result, Rejected):
-        await publish_evidence(request.subject)
         await publish_leftovers(request.anthropic_block, request.kms_block, request.subject)
         return Completed(name=RunOutcome.REJECTED, message=result.why)
     return await _report_attached(request, result)
@@ -172,6 +175,22 @@ async def _report_attached(request: OnboardingRequest, approved: Approved) -> St
     """Read back, and publish what happened."""
     plan, outcome = approved.approval_request.plan, approved.outcome
     now = request.for_existing(approved.workspace_id)
+    created = "" if plan.workspace_id else f" ({plan.workspace_name}), created with it"
+    key = f"{plan.external_key_id} ({plan.key_name})"
+    final = f"{key} is attached to {approved.workspace_id}{created}, which is final"
+    async with reporting(final, _RETRY) as report:
+        await _publish_attached(request, now, approved, report)
+    return Completed(
+        name=RunOutcome.ATTACHED,
+        message=f"{key} {outcome.outcome} to {approved.workspace_id}{created}, approved by "
+        + (", ".join(approved.signers) or f"{approved.response.approver} (unverified)"),
+    )
+
+
+async def _publish_attached(
+    request: OnboardingRequest, now: OnboardingRequest, approved: Approved, report: Report
+) -> None:
+    plan, outcome = approved.approval_request.plan, approved.outcome
     shown = await read_back(
         request.anthropic_block, approved.workspace_id, plan.external_key_id, _residency(request)
     )
@@ -192,20 +211,14 @@ async def _report_attached(request: OnboardingRequest, approved: Approved) -> St
         ),
         workspace_id=approved.workspace_id,
     )
-    await _publish(request, now, text, "attached")
+    await _publish(report, request, now, text, "attached")
     if outcome.outcome is AttachResult.NOW:
-        await label_attached_resources(now, plan.key_name, entry, label=request.mark_key)
-    await _publish_evidence(request, now)
+        marking = label_attached_resources(now, plan.key_name, entry, label=request.mark_key)
+        await report.part("marks of workspace and key", marking)
+    await _publish_evidence(report, request, now)
     facts = approved.facts.model_copy(update={"workspace_id": approved.workspace_id})
-    await record_onboarding(facts, approved.users_before)
-    await publish_terraform(now)
-    created = "" if plan.workspace_id else f" ({plan.workspace_name}), created with it"
-    return Completed(
-        name=RunOutcome.ATTACHED,
-        message=f"{plan.external_key_id} ({plan.key_name}) {outcome.outcome} to "
-        f"{approved.workspace_id}{created}, approved by "
-        + (", ".join(approved.signers) or f"{approved.response.approver} (unverified)"),
-    )
+    await report.part("history of the key", record_onboarding(facts, approved.users_before))
+    await report.part("Terraform", publish_terraform(now))
 
 
 async def _verify_existing_attachment(
@@ -217,45 +230,51 @@ async def _verify_existing_attachment(
     interrupted, repaired = await has_recorded(), False
     if now.repair and not now.plan_only:
         crypto_key, labelled = await ensure_organization_label(now, eligible.organization_id)
+        if labelled:
+            await _record_repair(now, label_event(crypto_key, written=True))
         granted = await ensure_grants(now.kms_block, crypto_key.name)
+        if granted:
+            await _record_repair(now, grants_event(crypto_key.name, written=True))
         repaired = labelled or granted
-        written = (
-            *label_event(crypto_key, written=labelled),
-            *grants_event(crypto_key.name, written=granted),
-        )
-        if repaired:
-            await record(now.subject, started(now, software_versions()), *written)
-            await _publish_evidence(request, now)
     facts = await read_live_facts(now, key.id)
-    report = await check_prerequisites(now)
+    checks = await check_prerequisites(now)
     await validate_registered(now, key.id, changed_at=datetime.now(UTC) if repaired else None)
     if interrupted:  # an earlier attempt of this run attached it, and ended before recording that
         shown = await read_back(now.anthropic_block, now.subject, key.id, _residency(request))
         outcome = AttachOutcome(outcome=AttachResult.BEFORE, workspace_id=now.workspace_id)
         await record(now.subject, attached(now.subject, outcome, shown))
-        await _publish_evidence(request, now)
-    text = already_attached_report(facts, report, repaired=repaired)
-    await _publish(request, now, text, "already attached")
-    return Completed(
-        name=RunOutcome.ALREADY_ATTACHED,
-        message=f"{now.subject} has {key.id} ({facts.key.name}); it validates, "
-        + ("and was repaired" if repaired else "and nothing was written"),
+    text = already_attached_report(facts, checks, repaired=repaired)
+    found = f"{now.subject} has {key.id} ({facts.key.name}); it validates, " + (
+        "and was repaired" if repaired else "and nothing was written"
     )
+    async with reporting(found, _RETRY) as report:
+        if repaired or interrupted:
+            await _publish_evidence(report, request, now)
+        await _publish(report, request, now, text, "already attached")
+    return Completed(name=RunOutcome.ALREADY_ATTACHED, message=found)
+
+
+async def _record_repair(now: OnboardingRequest, written: tuple[Event, ...]) -> None:
+    await record(now.subject, started(now, software_versions()), *written)
 
 
 def _residency(request: OnboardingRequest) -> dict[str, object] | None:
     return data_residency(request.data_residency) if request.create_workspace else None
 
 
-async def _publish(request: OnboardingRequest, now: OnboardingRequest, text: str, how: str) -> None:
+async def _publish(
+    report: Report, request: OnboardingRequest, now: OnboardingRequest, text: str, how: str
+) -> None:
     """The report, for the name of a created workspace and for the id that it has now."""
     for subject in dict.fromkeys((request.subject, now.subject)):
-        await publish("onboarding", subject, text, how)
+        await report.part(f"report of {subject}", publish("onboarding", subject, text, how))
 
 
-async def _publish_evidence(request: OnboardingRequest, now: OnboardingRequest) -> None:
+async def _publish_evidence(
+    report: Report, request: OnboardingRequest, now: OnboardingRequest
+) -> None:
     """The record, under the name of a created workspace and under its id."""
     if request.subject != now.subject:
-        await tag_run(now.subject)
+        await report.part(f"tag {now.subject} of this run", tag_run(now.subject))
     for subject in dict.fromkeys((request.subject, now.subject)):
-        await publish_evidence(subject)
+        await report.part(f"evidence of {subject}", publish_evidence(subject))

@@ -92,10 +92,16 @@ async def publish_evidence(subject: str) -> None:
 
 
 async def publish_failure(subject: str, error: BaseException) -> None:
-    """Add how the run ended, and publish; nothing when the run has recorded nothing."""
-    if await load_state(_MEMORY, _Record) is not None:
-        await record(subject, failed(error, f"attempt {flow_run.run_count}"))
-        await publish_evidence(subject)
+    """Add how the run ended, and publish; nothing when the run has recorded nothing.
+
+    Never raises: it would take the place of the failure.
+    """
+    try:
+        if await load_state(_MEMORY, _Record) is not None:
+            await record(subject, failed(error, f"attempt {flow_run.run_count}"))
+            await publish_evidence(subject)
+    except Exception as unpublished:  # noqa: BLE001 - the run fails already, and says why
+        get_run_logger().warning("The failure is not in the evidence: %r", unpublished)
 
 
 def _verified_page(page: str) -> Chain:

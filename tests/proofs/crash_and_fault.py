@@ -25,6 +25,7 @@ from tests.support.fault_combinations import (
     survive_refusal,
 )
 from tests.support.fault_scripts import all_scripts, survive_faults
+from tests.support.lost_reports import lost_reports, survive_lost_report
 from tests.support.sweep_crashes import survive_in_sweep, sweep_points
 from tests.support.sweep_faults import (
     survive_sweep_faults,
@@ -78,14 +79,15 @@ def faults(start: int) -> Found:
 def more_faults(start: int) -> Found:
     """Each call refused, or left without an answer; and all of it in a revalidation.
 
-    There also what is asked of Prefect's server.
+    Of Prefect's server: each artifact behind a response, and each request of a revalidation.
     """
     del start
     with driving() as driver:
         refused = try_all(driver, list(refusals(driver)), survive_refusal)
+        lost = try_all(driver, list(lost_reports(driver)), survive_lost_report)
     with driving(patience=PATIENCE) as driver:
         silent = try_all(driver, silences(driver), survive_faults)
-    return _sum(refused, silent, *_sweep_faults())
+    return _sum(refused, lost, silent, *_sweep_faults())
 
 
 def _sweep_faults() -> Iterator[Found]:

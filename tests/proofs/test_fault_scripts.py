@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from tests.support.driver import Driver
 from tests.support.fault_scripts import all_scripts, survive_faults
+from tests.support.lost_reports import lost_reports, survive_lost_report
 
 EVERY = 37
 CREATE_EVERY = 5
+LOST_EVERY = 5
 
 
 def test_every_fault_of_the_creation_is_survived(driver: Driver) -> None:
@@ -26,3 +28,9 @@ def test_every_fault_is_survived(driver: Driver) -> None:
     assert len({script.call for script in scripts}) > 20
     for script in scripts[::EVERY]:
         survive_faults(driver, script)
+
+
+def test_a_report_that_is_not_taken_hides_nothing(driver: Driver) -> None:
+    """Above all not that a key is attached, which nobody can undo."""
+    for lost in list(lost_reports(driver))[::LOST_EVERY]:
+        survive_lost_report(driver, lost)

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -76,6 +77,10 @@ class Driver:
     """Seconds that a client waits for an answer."""
     refused: Callable[[int], bool] = lambda number: False
     """Which HTTP calls of an execution find nothing listening."""
+    reports: list[str] = field(default_factory=list)
+    """What the execution that is going on has published: the kind of each artifact."""
+    report_lost: Callable[[int], bool] = lambda number: False
+    """Which of them, counted from 1, Prefect's server does not take."""
 
     def start(self, **request: Any) -> Run:
         """A new run; nothing of it is executed yet."""
@@ -85,7 +90,7 @@ class Driver:
 
     def execute(self, run: AnyRun, hook: Hook = lambda number, when: None) -> None:
         """Do what a worker does: execute the run until it suspends, ends or is killed."""
-        self.current, self.calls, self.hook = run, 0, hook
+        self.current, self.calls, self.hook, self.reports = run, 0, hook, []
         run.state = "Running"
         try:
             state = self.loop.run_until_complete(self._until_killed(run))
@@ -236,6 +241,14 @@ class Driver:
         except (KeyError, ValidationError) as error:
             raise flows._approval.ResponseMissingError(approval_request.key) from error
 
+    async def _publish(self, kind: str, *_: Any) -> None:
+        self.reports.append(kind)
+        if self.report_lost(len(self.reports)):
+            raise httpx.ConnectError(f"{kind} was not taken")
+
+    def _publishing(self, kind: str) -> Callable[..., Awaitable[None]]:
+        return partial(self._publish, kind)
+
     async def _remember(self, name: str, value: BaseModel) -> None:
         self.executing().memory[self._named(name)] = value.model_dump_json()
 
@@ -339,11 +352,10 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
         id(flows._workspace_lock.workspace_lock): driver._working_alone,
         id(tasks.clients.onboarding_policy): driver._policy,
         id(tasks.clients.close_clients): _nothing,
-        id(tasks.artifacts.publish): _nothing,
-        id(tasks.evidence.publish_evidence): _nothing,
-        id(tasks.evidence.publish_failure): _nothing,
-        id(tasks.artifacts.publish_terraform): _nothing,
-        id(tasks.artifacts.record_onboarding): _nothing,
+        id(tasks.artifacts.publish): driver._publish,
+        id(tasks.evidence.publish_evidence): driver._publishing("evidence"),
+        id(tasks.artifacts.publish_terraform): driver._publishing("terraform"),
+        id(tasks.artifacts.record_onboarding): driver._publishing("history"),
         id(tasks.leftovers.publish_leftovers): _nothing,
         id(deployment): _Deployment,
         id(tasks.evidence._earlier): _new_chain,

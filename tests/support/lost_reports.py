@@ -1,0 +1,114 @@
+"""Prefect's server does not take an artifact of an onboarding: the run says what had happened.
+
+The artifacts are those that undisturbed runs publish, and those of runs that end otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from sandbox.world import Fault
+from tests.support.crashes import answer, begin, check_end, converge, never
+from tests.support.driver import Driver, Hook
+from tests.support.fault_scripts import LONG
+from tests.support.runs import Run
+from tests.support.scene import Scene
+
+Respond = Callable[[Run], None]
+
+
+def reject(run: Run) -> None:
+    """A rejection of the run's approval request."""
+    answer(run)
+    for response in run.answers.values():
+        response["decision"] = "reject"
+
+
+def approve_own(run: Run) -> None:
+    """An approval by the requester."""
+    answer(run)
+    for response in run.answers.values():
+        response["approver"] = run.parameters.requested_by
+
+
+ENDS: Final[dict[str, tuple[Respond, str]]] = {
+    "approved": (answer, "is attached to"),
+    "rejected": (reject, "nothing was attached after approval request 1"),
+    "asked again": (approve_own, "nothing was attached, and approval request 2 was not made"),
+}
+"""What people do, and what the run's message must say when it could not publish that."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostReport:
+    """The nth artifact behind the response is not taken, or none from the nth on.
+
+    `number` 0 stands for the reads that the report of an attach begins with.
+    """
+
+    end: str
+    number: int
+    lasting: bool
+    creates: bool = False
+
+    def __str__(self) -> str:
+        if not self.number:
+            return f"{'creating, ' if self.creates else ''}{self.end}, not read back"
+        which = f"report {self.number}{' and all later' if self.lasting else ''}"
+        return f"{'creating, ' if self.creates else ''}{self.end}, {which} lost"
+
+    def __call__(self, number: int) -> bool:
+        """Whether this artifact is one of them."""
+        return number >= self.number if self.lasting else number == self.number
+
+
+def lost_reports(driver: Driver) -> Iterator[LostReport]:
+    """Each artifact that is published behind a response, whatever the response."""
+    for end, (respond, _) in ENDS.items():
+        for creates in (False, True):
+            _, run = begin(driver, creates=creates)
+            driver.execute(run)
+            respond(run)
+            driver.execute(run)
+            assert driver.reports, f"{end}: {run.state} {run.message}"
+            for number in range(1, len(driver.reports) + 1):
+                for lasting in (False, True):
+                    yield LostReport(end, number, lasting, creates)
+            if end == "approved":
+                yield LostReport(end, 0, lasting=False, creates=creates)
+
+
+def _reads_fail(scene: Scene) -> Hook:
+    """Once the key is attached, no workspace can be read."""
+
+    def hook(number: int, when: str) -> None:
+        if scene.attaches(scene.world.log.entries) and not scene.world.faults.script:
+            scene.world.faults.add(Fault(call="workspaces.retrieve", times=LONG))
+
+    return hook
+
+
+def survive_lost_report(driver: Driver, lost: LostReport) -> None:
+    """Lose it, look at what the run says, and go on.
+
+    Raises:
+        AssertionError: The run hides what had happened, or does not converge.
+    """
+    respond, said = ENDS[lost.end]
+    scene, run = begin(driver, creates=lost.creates)
+    driver.execute(run)
+    respond(run)
+    driver.report_lost = lost
+    try:
+        driver.execute(run, _reads_fail(scene) if not lost.number else never)
+    finally:
+        driver.report_lost = lambda number: False
+        scene.world.faults.clear()
+    assert said in run.message, f"{lost}: {run.state} {run.message}"
+    run.check_error(str(lost))
+    if run.state not in {"Attached", "Already attached"}:
+        run.retry()
+        converge(driver, run)
+    check_end(scene, run, str(lost))
