@@ -96,8 +96,11 @@ async def wait_for_response(approval_request: ApprovalRequest, text: str) -> App
         raise ResponseMissingError(
             f"{approval_request.key}: no response came back, so nothing was attached"
         )
-    async with get_client() as client:
-        await retag(client, without=WAITING_TAG)
+    try:
+        async with get_client() as client:
+            await retag(client, without=WAITING_TAG)
+    except Exception as error:  # noqa: BLE001 - an approval must not be lost with a tag
+        get_run_logger().warning("The tag %s stays on this run: %r", WAITING_TAG, error)
     return ApprovalResponse.model_validate(given.model_dump())
 
 

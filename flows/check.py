@@ -12,6 +12,7 @@ from cmek.errors import MAX_MESSAGE, bounded
 from cmek.onboarding.reports import checks_list, checks_table, summary
 from cmek.onboarding.request import OnboardingForm
 from cmek.outcomes import RunOutcome
+from flows._outcome import reporting
 from tasks.artifacts import publish
 from tasks.clients import close_clients
 from tasks.reads import check_prerequisites, resolve_request
@@ -30,15 +31,13 @@ async def check_prerequisites_only(request: OnboardingForm) -> State[Any]:
         report = await check_prerequisites(await resolve_request(request))
     finally:
         await close_clients()
-    await publish(
-        "checks",
-        request.subject,
-        f"# Prerequisites\n\n{summary(report)}\n\n{checks_list(report)}\n\n{checks_table(report)}",
-        summary(report),
-    )
-    message = bounded(
+    found = summary(report)
+    page = f"# Prerequisites\n\n{found}\n\n{checks_list(report)}\n\n{checks_table(report)}"
+    failed = bounded(
         "; ".join(f"{one.title}: {one.evidence}" for one in report.failed), MAX_MESSAGE
     )
+    async with reporting(failed or found) as publishing:
+        await publishing.part("table", publish("checks", request.subject, page, found))
     if report.failed:
-        return Failed(name=RunOutcome.PREREQUISITES_FAIL, message=message)
-    return Completed(name=RunOutcome.CHECKED, message=summary(report))
+        return Failed(name=RunOutcome.PREREQUISITES_FAIL, message=failed)
+    return Completed(name=RunOutcome.CHECKED, message=found)

@@ -20,6 +20,7 @@ from cmek.discovery.rules import Action, Decision, ineligible_reason, opt_in_mis
 from cmek.errors import listed
 from cmek.onboarding.policy import PolicyModel
 from cmek.outcomes import RunOutcome
+from flows._outcome import reporting
 from tasks.clients import close_clients
 from tasks.discovery import decided, find_workspaces, publish_discovery, start_once
 from tasks.reads import read_policy, read_workspace
@@ -47,10 +48,12 @@ async def discover_workspaces(
         policy = await read_policy(request.policy)
         found = await find_workspaces(policy.anthropic_block)
         decisions = await _decide(request, policy, found)
-        await publish_discovery(decisions)
+        ended = _outcome(decisions)
+        async with reporting(str(ended.message)) as report:
+            await report.part("table", publish_discovery(decisions))
     finally:
         await close_clients()
-    return _outcome(decisions)
+    return ended
 
 
 @flow(name="workspace-created", flow_run_name="a workspace was created", retries=0)

@@ -160,15 +160,14 @@ async def _preview(request: OnboardingRequest, eligible: EligibleWorkspace) -> S
     report = await check_prerequisites(request)
     existing = await read_existing_resources(request, eligible.organization_id)
     steps = preview(request, existing)
-    await publish(
-        "plan",
-        request.subject,
-        f"# Dry plan\n\n{preview_text(steps)}\n\n## Prerequisites\n\n{checks_table(report)}",
-        "dry plan, nothing was written",
-    )
-    name = RunOutcome.PREREQUISITES_FAIL if report.failed else RunOutcome.PLANNED
     writes = [step.title for step in steps if step.action != "nothing"]
-    return Completed(name=name, message="would do: " + (", ".join(writes) or "nothing"))
+    planned = "would do: " + (", ".join(writes) or "nothing")
+    page = f"# Dry plan\n\n{preview_text(steps)}\n\n## Prerequisites\n\n{checks_table(report)}"
+    about = "dry plan, nothing was written"
+    async with reporting(planned) as publishing:
+        await publishing.part("dry plan", publish("plan", request.subject, page, about))
+    name = RunOutcome.PREREQUISITES_FAIL if report.failed else RunOutcome.PLANNED
+    return Completed(name=name, message=planned)
 
 
 async def _report_attached(request: OnboardingRequest, approved: Approved) -> State[Any]:

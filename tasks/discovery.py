@@ -85,12 +85,12 @@ async def start_once(
         announced: What was announced for this workspace.
     """
     async with get_client() as client:
-        runs = await _earlier_runs(client, workspace.id)
-        wait = timedelta(hours=request.try_again_after_hours)
-        why = blocking_run(runs, now=datetime.now(UTC), try_again_after=wait)
-        if why is not None:
-            return decided(workspace, Action.LEFT_OUT, why)
         try:
+            runs = await _earlier_runs(client, workspace.id)
+            wait = timedelta(hours=request.try_again_after_hours)
+            why = blocking_run(runs, now=datetime.now(UTC), try_again_after=wait)
+            if why is not None:
+                return decided(workspace, Action.LEFT_OUT, why)
             form = onboarding_for(workspace, request, announced)
             # what the run would refuse is refused here, where somebody sees it
             onboarding = resolve(form, policy, workspace_name=workspace.name)

@@ -55,10 +55,12 @@ def current_run_id() -> UUID:
 
 
 async def retag(client: PrefectClient, *tags: str, without: str | None = None) -> None:
-    """Add tags to this run, and remove those that start with `without`."""
+    """Add tags to this run, and remove those that start with `without`; no write where all fit."""
     run = await client.read_flow_run(current_run_id())
     kept = {tag for tag in run.tags if without is None or not tag.startswith(without)}
-    await client.update_flow_run(run.id, tags=sorted(kept.union(tags)))
+    wanted = kept.union(tags)
+    if wanted != set(run.tags):
+        await client.update_flow_run(run.id, tags=sorted(wanted))
 
 
 async def find_runs(client: PrefectClient, wanted: FlowRunFilter) -> AsyncIterator[FlowRun]:
