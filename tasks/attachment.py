@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -257,7 +257,7 @@ class _Create(_Step):
         await record_pending_create()
 
     async def not_sent(self) -> None:
-        await clear_pending_create()
+        await _after_sending(clear_pending_create())
 
     async def read_after_failure(self, error: AdminApiError, sent: datetime) -> Workspace | None:
         if isinstance(error, WorkspaceCreatedIncompleteError) and error.workspace_id is not None:
@@ -282,7 +282,7 @@ class _Create(_Step):
 
     async def _complete(self, error: AdminApiError, workspace_id: str) -> Workspace:
         """The workspace that an incomplete create made, if it has its key all the same."""
-        await record_incomplete_create(workspace_id)
+        await _after_sending(record_incomplete_create(workspace_id))
         try:
             workspace = await self.api.workspaces.retrieve(workspace_id)
         except AdminApiError as unread:
@@ -299,6 +299,20 @@ class _Create(_Step):
         name = self.permit.request.create_workspace
         assert name is not None  # noqa: S101  # a permit for an existing one goes to `attach`
         return name
+
+
+async def _after_sending(tagging: Awaitable[None]) -> None:
+    """Change the run's tag; a failure leaves the stricter one, and the response counts."""
+    try:
+        await tagging
+    except Exception as error:  # noqa: BLE001 - it must not take the place of Anthropic's response
+        get_run_logger().warning(
+            "The tag %s… stays on this run, so no other run creates a workspace of this name "
+            "within %s: %r",
+            CREATE_SENT_PREFIX,
+            PENDING_CREATE_LIFETIME,
+            error,
+        )
 
 
 async def record_pending_create() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -12,7 +13,9 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State
 
 from cmek.onboarding.request import OnboardingForm
+from cmek.tags import CREATE_SENT_PREFIX
 from flows.check import check_prerequisites_only
+from tests.support.born import asked_to_create, born, creates, start_to_create
 from tests.support.discovering import Discoveries
 from tests.support.onboarding import REQUESTER, Onboardings
 
@@ -24,6 +27,17 @@ def no_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("create_artifact", "update_artifact"):
         monkeypatch.setattr(PrefectClient, name, refused)
+
+
+def _refuse_tags(monkeypatch: pytest.MonkeyPatch, refused: Callable[[list[str]], bool]) -> None:
+    update = PrefectClient.update_flow_run
+
+    async def update_flow_run(*args: Any, **kwargs: Any) -> None:
+        if "tags" in kwargs and refused(kwargs["tags"]):
+            raise httpx.ConnectError("no tag is taken")
+        await update(*args, **kwargs)
+
+    monkeypatch.setattr(PrefectClient, "update_flow_run", update_flow_run)
 
 
 @pytest.mark.usefixtures("no_artifacts")
@@ -94,13 +108,36 @@ def test_an_approval_counts_even_when_the_run_still_looks_as_if_it_waited(
 ) -> None:
     """The tag is for people who look for waiting runs; nothing else hangs on it."""
     run = bench.asked()
-
-    update = PrefectClient.update_flow_run
-
-    async def refused(*args: Any, **kwargs: Any) -> None:
-        if "tags" in kwargs:
-            raise httpx.ConnectError("no tag is taken")
-        await update(*args, **kwargs)
-
-    monkeypatch.setattr(PrefectClient, "update_flow_run", refused)
+    _refuse_tags(monkeypatch, lambda tags: True)
     assert run.approve().state == "Attached", run.message
+
+
+@pytest.mark.parametrize("incomplete", [True, False])
+def test_what_anthropic_answers_to_a_create_is_said_though_no_tag_records_it(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch, incomplete: bool
+) -> None:
+    """The tag from before the create stays, so that no run sends another one."""
+    name, says = f"untagged {incomplete}", "so said Anthropic"
+    run = asked_to_create(bench, name)
+    if incomplete:
+        bench.control.fault(
+            "workspaces.create", kind="incomplete", without=["external_key_id"], message=says
+        )
+    else:
+        bench.control.fault("workspaces.create", status=409, message=says)
+    sent: list[str] = []
+
+    def behind_the_create(tags: list[str]) -> bool:
+        known = bool(sent)
+        sent.extend(one for one in tags if one.startswith(CREATE_SENT_PREFIX))
+        return known
+
+    _refuse_tags(monkeypatch, behind_the_create)
+    run.approve()
+    assert run.state == "Failed"
+    assert says in run.message
+    assert all(workspace.id in run.message for workspace in born(bench, name))
+    assert set(sent) <= set(run.read().tags)
+    monkeypatch.undo()
+    assert start_to_create(bench, name).execute().state == "Failed"
+    assert len(creates(bench)) == 1
