@@ -20,6 +20,7 @@ from cmek.onboarding.gate import ValidationProof
 from cmek.onboarding.reports import causes_table
 from cmek.onboarding.request import OnboardingRequest
 from flows._approval import attempt
+from flows._outcome import Report
 from tasks.artifacts import publish
 from tasks.attachment import ensure_no_pending_create
 from tasks.crypto_key import ensure_crypto_key, ensure_organization_label
@@ -59,14 +60,14 @@ async def diagnose_failure(request: OnboardingRequest, failure: Failure, said: s
         said: Anthropic's free text; shown, never interpreted.
     """
     causes = await find_causes(request, failure)
-    await publish(
-        "diagnosis",
-        request.subject,
+    page = (
         f"# Why Anthropic can't use {escape(request.key_name)}\n\n"
         f"Anthropic said: {escape(said or 'nothing')} "
-        f"(request {escape(failure.request_id or 'unknown')})\n\n{causes_table(causes)}",
-        "causes, the most likely first",
+        f"(request {escape(failure.request_id or 'unknown')})\n\n{causes_table(causes)}"
     )
+    # the first cause stands in the run's message, whether the table is taken or not
+    publishing = publish("diagnosis", request.subject, page, "causes, the most likely first")
+    await Report().part("diagnosis", publishing)
     cause = next((cause for cause in causes if cause.verdict != "excluded"), None)
     if cause is None:
         return "every known cause is excluded; see the diagnosis artifact"

@@ -141,3 +141,17 @@ def test_what_anthropic_answers_to_a_create_is_said_though_no_tag_records_it(
     monkeypatch.undo()
     assert start_to_create(bench, name).execute().state == "Failed"
     assert len(creates(bench)) == 1
+
+
+def test_a_refused_attach_comes_with_its_cause(
+    bench: Onboardings, request: pytest.FixtureRequest
+) -> None:
+    run = bench.asked()
+    bench.control.fault(
+        "workspaces.update", status=400, error_code="external_key_validation_failed", times=9
+    )
+    request.getfixturevalue("no_artifacts")
+    run.approve()
+    assert run.state == "Failed"
+    assert "nothing was attached" in run.message
+    assert "Most likely: " in run.message
