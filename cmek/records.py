@@ -18,7 +18,8 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -43,7 +44,10 @@ class RecordTamperedError(CmekError):
 
 
 class Place(Protocol):
-    """Where the bytes are. A write replaces the whole object or leaves it as it was."""
+    """Where the bytes are. A write replaces the whole object or leaves it as it was.
+
+    Both raise `OSError` when the place can't be reached, read or written.
+    """
 
     def get(self, path: str) -> bytes | None:
         """The object; None when there is none."""
@@ -86,27 +90,49 @@ class Bucket:
 
     def __init__(self, name: str, prefix: str) -> None:
         # only here: its import takes a second, and a folder does not need it
+        from google.api_core.exceptions import GoogleAPIError, NotFound  # noqa: PLC0415
+        from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
         from google.cloud.storage import Client  # noqa: PLC0415
 
-        client: Any = Client()
+        self._missing, self._refused = NotFound, (GoogleAPIError, GoogleAuthError)
+        with self._reaching():
+            client: Any = Client()
         self._bucket: Any = client.bucket(name)
         self._prefix = prefix
 
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except self._refused as error:
+            raise OSError(str(error)) from error
+
     def get(self, path: str) -> bytes | None:
         """The object's content; None when there is none."""
-        from google.cloud.exceptions import NotFound  # noqa: PLC0415
-
-        try:
-            content: bytes = self._bucket.blob(self._prefix + path).download_as_bytes()
-        except NotFound:
-            return None
-        return content
+        with self._reaching():
+            try:
+                content: bytes = self._bucket.blob(self._prefix + path).download_as_bytes()
+            except self._missing:
+                return None
+            return content
 
     def put(self, path: str, content: bytes) -> None:
         """Write the object; Cloud Storage replaces it as a whole."""
-        self._bucket.blob(self._prefix + path).upload_from_string(
-            content, content_type="application/json"
-        )
+        with self._reaching():
+            self._bucket.blob(self._prefix + path).upload_from_string(
+                content, content_type="application/json"
+            )
+
+
+@contextmanager
+def _usable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecordsError(
+            f"the worker's records ({RECORDS}): {what}: {error.strerror or error}. Make room, or "
+            "let the worker reach, read and write there; then Retry"
+        ) from error
 
 
 class Records:
@@ -122,9 +148,11 @@ class Records:
         Raises:
             RecordTamperedError: It does not verify: changed, of another run or name, or made
                 with another key.
+            RecordsError: It can't be read.
         """
         path = _path(run_id, name)
-        content = self._place.get(path)
+        with _usable(f"{path} can't be read"):
+            content = self._place.get(path)
         if content is None:
             return None
         try:
@@ -143,15 +171,27 @@ class Records:
         return value  # type: ignore[no-any-return]  # of json.loads
 
     def write(self, run_id: str, name: str, value: JsonValue) -> None:
-        """Keep a value; what was kept before is replaced as a whole."""
+        """Keep a value; what was kept before is replaced as a whole.
+
+        Raises:
+            RecordsError: It can't be written; what was kept before is still there.
+        """
         content = {"mac": self._mac(run_id, name, value), "value": value}
-        self._place.put(_path(run_id, name), canonical_json(content))
+        self._put(_path(run_id, name), canonical_json(content))
 
     def copy_evidence(self, folder: str, run_id: str, text: str) -> str:
-        """Keep a run's evidence as plain lines for auditors; the path."""
+        """Keep a run's evidence as plain lines for auditors; the path.
+
+        Raises:
+            RecordsError: It can't be written.
+        """
         path = f"evidence/{_checked(folder)}/{_checked(run_id)}.jsonl"
-        self._place.put(path, text.encode())
+        self._put(path, text.encode())
         return path
+
+    def _put(self, path: str, content: bytes) -> None:
+        with _usable(f"{path} can't be written"):
+            self._place.put(path, content)
 
     def _mac(self, run_id: str, name: str, value: JsonValue) -> str:
         text = canonical_json({"name": name, "run_id": run_id, "value": value})
@@ -177,7 +217,8 @@ def records_of(environment: Mapping[str, str]) -> Records:
                 f"common key in {KEY_FILE} (head -c 32 /dev/urandom)"
             )
         prefix = f"{prefix.rstrip('/')}/" if prefix else ""
-        return Records(Bucket(bucket, prefix), _key(Path(key_file)))
+        with _usable(named):
+            return Records(Bucket(bucket, prefix), _key(Path(key_file)))
     if "://" in named:
         raise RecordsError(f"{RECORDS}={named}: use a folder or gs://BUCKET/PREFIX")
     folder = Path(named) if named else state / "records"

@@ -22,6 +22,7 @@ from cmek.records import (
     records_of,
 )
 from tests.support.bucket import running_bucket
+from tests.support.web_server import QuietHandler, serving
 
 KEY = bytes(range(32))
 RUN, OTHER = "5d0c4b36-6a1f-4f0e-9a53-0d5f3a3b7c21", "9a53"
@@ -129,7 +130,7 @@ def test_a_pickle_is_no_record(records: Records, tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_what_was_there(records: Records, tmp_path: Path) -> None:
     records.write(RUN, "request", "before")
     full = OSError(28, "No space left on device")
-    with patch("os.fsync", side_effect=full), pytest.raises(OSError, match="No space"):
+    with patch("os.fsync", side_effect=full), pytest.raises(RecordsError, match="No space"):
         records.write(RUN, "request", "after")
     assert records.read(RUN, "request") == "before"
     assert [one.name for one in file(tmp_path).parent.iterdir()] == ["request.json"]
@@ -177,6 +178,40 @@ def test_a_state_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "cmek").write_text("a file in its place")
     with pytest.raises(RecordsError, match=RECORDS):
         records_of({"XDG_STATE_HOME": str(tmp_path)})
+
+
+def test_a_place_that_can_not_be_used_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / RUN).write_text("a file where the run's folder should be")
+    records = Records(Folder(tmp_path), KEY)
+    named = rf"{RECORDS}\): {RUN}/request\.json can't be"
+    with pytest.raises(RecordsError, match=f"{named} written: File exists"):
+        records.write(RUN, "request", 1)
+    with pytest.raises(RecordsError, match=f"{named} read: Not a directory"):
+        records.read(RUN, "request")
+
+
+def test_a_bucket_that_refuses_is_named_with_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802 - the base class's name
+            self.body()
+            self.reply(403, b'{"error": {"code": 403, "message": "no storage.objects right"}}')
+
+        do_POST = do_GET  # noqa: N815 - the base class's name
+
+    key = tmp_path / "key"
+    key.write_bytes(KEY)
+    with serving(Handler) as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        records = records_of({RECORDS: "gs://acme-records", KEY_FILE: str(key)})
+        refused = pytest.raises(RecordsError, match=r"no storage\.objects right")
+        with refused:
+            records.write(RUN, "request", 1)
+        with refused:
+            records.read(RUN, "request")
+        with refused:
+            records.copy_evidence("folder", RUN, "text")
 
 
 def test_workers_with_one_key_share_a_bucket(
