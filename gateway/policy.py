@@ -189,6 +189,7 @@ def _read(call: Call) -> Forward:
     unknown = [(name, value) for name, value in call.query if name not in allowed]
     if unknown:
         raise PolicyError(f"GET {call.path}: the query {_names(unknown)} does not pass")
+    # given twice it could mean one thing here and another to Anthropic
     query: dict[str, str | list[str]] = {}
     for name, value in call.query:
         if name in query and not name.endswith("[]"):
@@ -219,6 +220,7 @@ def _create(call: Call) -> Create:
 
 
 def _update(call: Call, workspace_id: str) -> Tag | Attach:
+    # the models take no further field, so no key is attached beside a tag
     if isinstance(call.body, dict) and "tags" in call.body:
         tags = _parsed(_Tags, call).tags
         if not _HASH.fullmatch(tags.get(EVIDENCE_TAG, "")):

@@ -111,6 +111,7 @@ async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
     """
     api = await admin_client(block)
     listed = [w async for w in api.workspaces.list(ids=[workspace_id], include_archived=True)]
+    # a server that does not know the filter lists others too
     found = next((w for w in listed if w.id == workspace_id), None)
     try:
         workspace = found or await api.workspaces.retrieve(workspace_id)
@@ -346,6 +347,7 @@ async def verify_signatures(
     signers = find_signers()
     wanted = await _requested_signatures(request)
     required = required_signatures(signers, max(wanted, approval_request.signatures))
+    # a rejection attaches nothing, so anybody may give it unsigned
     if not response.signed_approvals or response.decision == "reject":
         return Signatures(required)
     if signers is None:

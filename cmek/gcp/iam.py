@@ -85,6 +85,7 @@ def with_grants(
     extended.CopyFrom(policy)
     extended.version = POLICY_VERSION
     for role in missing:
+        # to a binding with a condition the member would be added under that condition
         same = (b for b in extended.bindings if b.role == role and not _conditional(b))
         binding = next(same, None) or extended.bindings.add(role=role)
         binding.members.append(member)

@@ -228,6 +228,7 @@ def record_failed_check(
             external_key_id=external_key_id, since=now, rechecks=-1, anthropic_failed=True
         )
     failed = before.anthropic_failed and anthropic_failed
+    # otherwise each run that sees the key meanwhile would schedule a follow-up of its own
     waits_for_another = before.next_check is not None and before.next_check > now
     if waits_for_another and not run.is_scheduled_recheck and before.scheduled_by != run.run_id:
         return before.model_copy(update={"anthropic_failed": failed})
@@ -272,6 +273,7 @@ def judge(snapshot: KeySnapshot, previous: KeyRecord | None, run: CheckRun) -> K
     """
     found = [one for rule in _rules(snapshot) for one in rule.judge(snapshot)]
     found += _unread(snapshot)
+    # a failed validation without a cause in our reads may be Anthropic's or the network's trouble
     explained = any(r.means is Health.BROKEN or r.rule in MAY_STOP_ANTHROPIC for r in found)
     found += _validation(snapshot, explained=explained)
     unreachable = _unreachable(snapshot, found, run)
@@ -311,8 +313,10 @@ def _record(
 ) -> KeyRecord:
     notified = previous.announced if previous else Health.HEALTHY
     notified_at = previous.announced_at if previous else None
+    # nobody is told of an unknown health: what was announced before it is still what people know
     announced = notified if verdict is Health.UNKNOWN else verdict
     before, before_at = notified, notified_at
+    # a run that is retried must send the event again that it may not have sent
     if previous is not None and previous.run_id == run.run_id:
         before, before_at = previous.announced_before, previous.announced_before_at
     return KeyRecord(
@@ -483,7 +487,7 @@ def _since(
     verdict: Health, reasons: Iterable[HealthReason], previous: KeyRecord | None, now: datetime
 ) -> datetime:
     if previous is not None and previous.verdict is verdict:
-        return previous.since
+        return previous.since  # the reasons may have changed, the trouble has not ended
     dates = [reason.since for reason in reasons if reason.means is verdict and reason.since]
     return min(dates, default=now) if verdict is not Health.HEALTHY else now
 
@@ -491,6 +495,7 @@ def _since(
 def _baseline(snapshot: KeySnapshot, run: CheckRun) -> Baseline | None:
     """The one that exists, else what this check found, if it was full and everything was read."""
     key = snapshot.crypto_key
+    # what an incomplete one lacks would count as drift, or hide it, from then on
     complete = key is not None and {"versions", "policy"} <= _parts(snapshot)
     if snapshot.baseline is not None or key is None or not complete:
         return snapshot.baseline

@@ -117,6 +117,7 @@ async def _read_kms(request: OnboardingRequest, clients: Clients) -> KmsFindings
         location = start(try_read(kms.get_location(name.project, name.location)))
         ring = start(try_read(kms.get_key_ring(name.key_ring_name)))
         key = start(try_read(kms.get_crypto_key(str(name))))
+    # a policy of what is not there would be a refusal that says nothing
     has_ring, has_key = ok_value(ring.result()) is not None, ok_value(key.result()) is not None
     async with asyncio.TaskGroup() as group:
         start = group.create_task

@@ -87,6 +87,7 @@ def _verify(approval: SignedApproval, signers: Signers, at: datetime) -> Verifie
         known = ("-f", str(allowed), "-I", approver, "-O", time)
         revoked = ("-r", str(listed)) if signers.revoked else ()
         by = ("-n", NAMESPACE, "-s", str(signature))
+        # first without the signers: this names the key, whoever it belongs to
         found = _run(["-Y", "check-novalidate", *by], message)
         good = _GOOD.match(found.text)
         if found.code or not good:
@@ -101,6 +102,7 @@ def _verify(approval: SignedApproval, signers: Signers, at: datetime) -> Verifie
         valid = f'Good "{NAMESPACE}" signature for {approver} '
         if output.code == 0 and output.text.startswith(valid):
             return Verified(approval, good[1], good[2])
+        # good but for the list: revoked by it, or the list itself can't be read
         if revoked and _run(["-Y", "verify", *known, *by], message).code == 0:
             read = _run(["-Q", "-l", "-f", str(listed)], b"")
             if signers.revoked_content.startswith(KRL) and read.code:
