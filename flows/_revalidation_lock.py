@@ -6,6 +6,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import Final
 
+import httpx
 from prefect import get_client, get_run_logger
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
@@ -16,9 +17,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 
-from tasks.runs import current_run_id, ensure_single_slot
+from tasks.runs import current_run_id, ensure_single_slot, take_slot
 
 LIMIT: Final = "cmek-revalidation"
 LEASE_SECONDS: Final = 60.0
@@ -30,13 +31,31 @@ TRY_SECONDS: Final = 20.0
 async def wait_for_turn(held: AsyncExitStack, seconds: float) -> FlowRun | None:
     """Take the slot, which `held` gives back; or the run that kept it for all these seconds.
 
-    A server that was restarted keeps slots whose leases it has lost. Then nobody works under the
-    slot, and this run goes on without it: a key must not go unwatched because of a lock.
+    A server that was restarted keeps slots whose leases it has lost, and one in trouble gives none.
+    Then this run goes on without it: a key must not go unwatched because of a lock.
     """
+    try:
+        return await _wait_for_slot(held, seconds)
+    except (httpx.HTTPError, ConcurrencySlotAcquisitionError) as error:
+        get_run_logger().warning(
+            "The server gives no slot of the concurrency limit %s; going on without: %s",
+            LIMIT,
+            error,
+        )
+        return None
+
+
+async def _wait_for_slot(held: AsyncExitStack, seconds: float) -> FlowRun | None:
     deadline = time.monotonic() + seconds
     async with get_client() as client:
         await ensure_single_slot(client, LIMIT)
-        while not await _acquired(held, min(TRY_SECONDS, seconds)):
+        while not await take_slot(
+            held,
+            LIMIT,
+            lease_seconds=LEASE_SECONDS,
+            timeout_seconds=min(TRY_SECONDS, seconds),
+            ends_when_lost=False,
+        ):
             other = await _other(client)
             if other is None:
                 get_run_logger().warning(
@@ -49,21 +68,6 @@ async def wait_for_turn(held: AsyncExitStack, seconds: float) -> FlowRun | None:
             if time.monotonic() > deadline:
                 return other
     return None
-
-
-async def _acquired(held: AsyncExitStack, seconds: float) -> bool:
-    slot = concurrency(
-        LIMIT,
-        strict=True,
-        lease_duration=LEASE_SECONDS,
-        timeout_seconds=seconds,
-        raise_on_lease_renewal_failure=False,
-    )
-    try:
-        await held.enter_async_context(slot)
-    except AcquireConcurrencySlotTimeoutError:
-        return False
-    return True
 
 
 async def _other(client: PrefectClient) -> FlowRun | None:

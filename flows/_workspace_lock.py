@@ -15,12 +15,11 @@ from prefect.client.schemas.filters import (
     FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
 
 from cmek.errors import CmekError
 from cmek.names import artifact_key
 from cmek.tags import claim_tag, workspace_tag
-from tasks.runs import current_run_id, ensure_single_slot, find_runs, retag
+from tasks.runs import current_run_id, ensure_single_slot, find_runs, retag, take_slot
 
 LEASE_SECONDS = 60.0
 """How long a killed run keeps its workspace's slot."""
@@ -69,7 +68,13 @@ async def workspace_lock(subject: str, *, claimed: bool) -> AsyncIterator[FlowRu
 
         await ensure_single_slot(client, limit)
         other = await claimant()
-        while other is None and not await _acquire(limit, held):
+        while other is None and not await take_slot(
+            held,
+            limit,
+            lease_seconds=LEASE_SECONDS,
+            timeout_seconds=LOOK_AGAIN_SECONDS,
+            ends_when_lost=True,
+        ):
             if time.monotonic() > deadline:
                 raise WorkspaceLockedError(
                     f"the concurrency limit {limit!r} has had no free slot for {HELD_SECONDS:.0f} "
@@ -82,17 +87,6 @@ async def workspace_lock(subject: str, *, claimed: bool) -> AsyncIterator[FlowRu
         if other is None:
             await retag(client, claim, workspace_tag(subject))
         yield other
-
-
-async def _acquire(limit: str, held: AsyncExitStack) -> bool:
-    slot = concurrency(
-        limit, strict=True, lease_duration=LEASE_SECONDS, timeout_seconds=LOOK_AGAIN_SECONDS
-    )
-    try:
-        await held.enter_async_context(slot)
-    except AcquireConcurrencySlotTimeoutError:
-        return False
-    return True
 
 
 async def tag_run(subject: str) -> None:

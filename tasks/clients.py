@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -85,12 +85,13 @@ async def onboarding_policy(block: str) -> PolicyModel:
 
 
 async def close_clients() -> None:
-    """Close what this loop has opened."""
+    """Close what this loop has opened; one that can't be closed changes no run's end."""
     for opening in _open.pop(asyncio.get_running_loop(), {}).values():
         opening.cancel()  # one that is open already stays so
         await asyncio.wait([opening])
         if not _has_failed(opening):
-            await opening.result().aclose()
+            with suppress(Exception):  # the process ends, and with it the connections
+                await opening.result().aclose()
 
 
 async def _shared(kind: type[T], block: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:

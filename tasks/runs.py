@@ -11,15 +11,18 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from enum import StrEnum
 from functools import cache
+from types import TracebackType
 from typing import Final, TypeVar
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
+from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
 from prefect.events.filters import EventFilter, EventNameFilter, EventOrder, EventResourceFilter
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runtime import flow_run
@@ -77,6 +80,60 @@ async def ensure_single_slot(client: PrefectClient, limit: str) -> None:
     # Prefect reads it and creates it when there is none: another run may be between the two.
     with suppress(ObjectAlreadyExists):
         await client.upsert_global_concurrency_limit_by_name(limit, 1)
+
+
+async def take_slot(
+    held: AsyncExitStack,
+    limit: str,
+    *,
+    lease_seconds: float,
+    timeout_seconds: float,
+    ends_when_lost: bool,
+) -> bool:
+    """Take the slot of a global concurrency limit; False when it was not free in time.
+
+    Args:
+        held: Gives the slot back. When that fails, the run ends as it would have ended: the lease
+            ends by itself.
+        limit: Its name; it must exist.
+        lease_seconds: How long a killed run keeps the slot.
+        timeout_seconds: How long to wait for it.
+        ends_when_lost: Whether the run is cancelled when the server lets the lease end.
+
+    Raises:
+        ConcurrencySlotAcquisitionError: The server gives none.
+    """
+    slot = concurrency(
+        limit,
+        strict=True,
+        lease_duration=lease_seconds,
+        timeout_seconds=timeout_seconds,
+        raise_on_lease_renewal_failure=ends_when_lost,
+    )
+    try:
+        await slot.__aenter__()
+    except AcquireConcurrencySlotTimeoutError:
+        return False
+
+    async def give_back(
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        try:
+            return await slot.__aexit__(kind, failure, trace)
+        except Exception as error:  # noqa: BLE001 - it must not take the place of the run's end
+            get_run_logger().warning(
+                "The slot of the concurrency limit %s was not given back, so it is free in %.0f s: "
+                "%r",
+                limit,
+                lease_seconds,
+                error,
+            )
+            return False
+
+    held.push_async_exit(give_back)
+    return True
 
 
 async def save_state(name: str, value: BaseModel) -> None:

@@ -18,10 +18,13 @@ class Client:
 
     def __init__(self) -> None:
         self.closed = 0
+        self.refused: Exception | None = None
 
     async def aclose(self) -> None:
         """Count."""
         self.closed += 1
+        if self.refused:
+            raise self.refused
 
 
 class Loading:
@@ -92,6 +95,15 @@ async def test_one_that_stops_waiting_takes_it_from_nobody(loading: Loading) -> 
 async def test_all_are_closed_once_at_the_end(loading: Loading) -> None:
     loading.may_end.set()
     await asyncio.gather(*(_ask(loading) for _ in range(ASKING)), _ask(loading, "another"))
+    await close_clients()
+    assert [client.closed for client in loading.made] == [1, 1]
+
+
+async def test_one_that_can_not_be_closed_keeps_no_other_open(loading: Loading) -> None:
+    loading.may_end.set()
+    first = await _ask(loading)
+    first.refused = OSError("the connection is gone")
+    await _ask(loading, "another")
     await close_clients()
     assert [client.closed for client in loading.made] == [1, 1]
 

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from prefect import flow, get_client
@@ -18,7 +19,7 @@ import flows._workspace_lock
 from cli.client import calling
 from cmek.names import artifact_key
 from tasks.discovery import start_onboarding
-from tasks.runs import ensure_single_slot
+from tasks.runs import ensure_single_slot, take_slot
 from tests.support.onboarding import Onboardings
 
 
@@ -57,15 +58,15 @@ def test_a_run_that_waits_for_the_slot_sees_who_claims_the_workspace(
 ) -> None:
     """It ends as a duplicate at once, not when the other one has let go."""
     monkeypatch.setattr(flows._workspace_lock, "LOOK_AGAIN_SECONDS", 0.5)
-    limit, denied, takes = take_for_good(bench), threading.Event(), flows._workspace_lock._acquire
+    limit, denied, takes = take_for_good(bench), threading.Event(), take_slot
 
-    async def watched(name: str, held: AsyncExitStack) -> bool:
-        got = await takes(name, held)
+    async def watched(held: AsyncExitStack, name: str, **options: Any) -> bool:
+        got = await takes(held, name, **options)
         if not got:
             denied.set()
         return got
 
-    monkeypatch.setattr(flows._workspace_lock, "_acquire", watched)
+    monkeypatch.setattr(flows._workspace_lock, "take_slot", watched)
     first, second = bench.start(), bench.start()
     with ThreadPoolExecutor() as pool:
         executed = pool.submit(contextvars.copy_context().run, second.execute)

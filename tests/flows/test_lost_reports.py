@@ -1,4 +1,4 @@
-"""Prefect's server takes no artifact: each flow's run says what it found or did all the same."""
+"""Prefect's server refuses a request that only reports: the run ends and says what it did."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ from flows.check import check_prerequisites_only
 from tests.support.born import asked_to_create, born, creates, start_to_create
 from tests.support.discovering import Discoveries
 from tests.support.onboarding import REQUESTER, Onboardings
+from tests.support.revalidation import Revalidations
 
 
 @pytest.fixture
 def no_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refused(*args: Any, **kwargs: Any) -> None:
-        raise httpx.ConnectError("no artifact is taken")
+    _refuse(monkeypatch, "create_artifact", "update_artifact")
 
-    for name in ("create_artifact", "update_artifact"):
+
+def _refuse(monkeypatch: pytest.MonkeyPatch, *requests: str) -> None:
+    async def refused(*args: Any, **kwargs: Any) -> None:
+        raise httpx.ConnectError("not taken")
+
+    for name in requests:
         monkeypatch.setattr(PrefectClient, name, refused)
 
 
@@ -53,7 +58,7 @@ def test_a_check_says_what_fails(bench: Onboardings) -> None:
     state = asyncio.run(check())
     assert state.is_failed()
     assert "Billing" in str(state.message)
-    assert "Not published: table (ConnectError: no artifact is taken)" in str(state.message)
+    assert "Not published: table (ConnectError: not taken)" in str(state.message)
 
 
 @pytest.mark.usefixtures("no_artifacts")
@@ -155,3 +160,30 @@ def test_a_refused_attach_comes_with_its_cause(
     assert run.state == "Failed"
     assert "nothing was attached" in run.message
     assert "Most likely: " in run.message
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_a_slot_that_is_not_taken_back_changes_no_end(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch, attached: bool
+) -> None:
+    """Neither of a run that ends well nor of one that fails: the lease ends by itself."""
+    run = bench.asked()
+    if not attached:
+        bench.control.fault("workspaces.update", status=403, message="you may not", times=9)
+    _refuse(monkeypatch, "release_concurrency_slots_with_lease")
+    run.approve()
+    assert run.state == ("Attached" if attached else "Failed")
+    assert ("you may not" in run.message) is not attached
+
+
+@pytest.mark.parametrize(
+    "request_", ["upsert_global_concurrency_limit_by_name", "release_concurrency_slots_with_lease"]
+)
+def test_no_key_goes_unwatched_because_of_a_lock(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch, request_: str
+) -> None:
+    revalidations = Revalidations.deployed(bench.client)
+    _refuse(monkeypatch, request_)
+    run = revalidations.run(depth="quick")
+    assert run.state is not None
+    assert str(run.state.message).startswith(f"{len(revalidations.rows(run))} keys: ")
