@@ -6,7 +6,6 @@ import time
 from contextlib import AsyncExitStack
 from typing import Final
 
-import httpx
 from prefect import get_client, get_run_logger
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
@@ -17,9 +16,8 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 
-from tasks.runs import current_run_id, ensure_single_slot, take_slot
+from tasks.runs import SlotRefusedError, current_run_id, ensure_single_slot, take_slot
 
 LIMIT: Final = "cmek-revalidation"
 LEASE_SECONDS: Final = 60.0
@@ -36,12 +34,8 @@ async def wait_for_turn(held: AsyncExitStack, seconds: float) -> FlowRun | None:
     """
     try:
         return await _wait_for_slot(held, seconds)
-    except (httpx.HTTPError, ConcurrencySlotAcquisitionError) as error:
-        get_run_logger().warning(
-            "The server gives no slot of the concurrency limit %s; going on without: %s",
-            LIMIT,
-            error,
-        )
+    except SlotRefusedError as error:
+        get_run_logger().warning("Going on without a slot: %s", error)
         return None
 
 

@@ -57,6 +57,7 @@ async def workspace_lock(subject: str, *, claimed: bool) -> AsyncIterator[FlowRu
 
     Raises:
         WorkspaceLockedError: No other run has the workspace, and yet its slot is held.
+        SlotRefusedError: The server gives no slot.
     """
     claim = claim_tag(subject)
     limit = artifact_key("workspace", subject)  # not every character may be in its name

@@ -10,19 +10,24 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from enum import StrEnum
 from functools import cache
 from types import TracebackType
 from typing import Final, TypeVar
 from uuid import UUID
 
+import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
-from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, concurrency
+from prefect.concurrency.asyncio import (
+    AcquireConcurrencySlotTimeoutError,
+    ConcurrencySlotAcquisitionError,
+    concurrency,
+)
 from prefect.events.filters import EventFilter, EventNameFilter, EventOrder, EventResourceFilter
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.runtime import flow_run
@@ -75,10 +80,29 @@ async def find_runs(client: PrefectClient, wanted: FlowRunFilter) -> AsyncIterat
             yield run
 
 
+class SlotRefusedError(CmekError):
+    """The Prefect server gives no slot of a concurrency limit."""
+
+
+@contextmanager
+def _slot_refusals(limit: str) -> Iterator[None]:
+    try:
+        yield
+    except (httpx.HTTPError, ConcurrencySlotAcquisitionError) as error:
+        raise SlotRefusedError(
+            f"the Prefect server gives no slot of the concurrency limit {limit!r} ({error}). "
+            "What needs one was not done: Retry when the server answers"
+        ) from error
+
+
 async def ensure_single_slot(client: PrefectClient, limit: str) -> None:
-    """A global concurrency limit of one slot, whichever runs want it first."""
+    """A global concurrency limit of one slot, whichever runs want it first.
+
+    Raises:
+        SlotRefusedError: The server does not take it.
+    """
     # Prefect reads it and creates it when there is none: another run may be between the two.
-    with suppress(ObjectAlreadyExists):
+    with suppress(ObjectAlreadyExists), _slot_refusals(limit):
         await client.upsert_global_concurrency_limit_by_name(limit, 1)
 
 
@@ -101,7 +125,7 @@ async def take_slot(
         ends_when_lost: Whether the run is cancelled when the server lets the lease end.
 
     Raises:
-        ConcurrencySlotAcquisitionError: The server gives none.
+        SlotRefusedError: The server gives none.
     """
     slot = concurrency(
         limit,
@@ -111,7 +135,8 @@ async def take_slot(
         raise_on_lease_renewal_failure=ends_when_lost,
     )
     try:
-        await slot.__aenter__()
+        with _slot_refusals(limit):
+            await slot.__aenter__()
     except AcquireConcurrencySlotTimeoutError:
         return False
 
