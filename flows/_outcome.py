@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 
 from prefect import get_run_logger
 
 from cmek.errors import CmekError, listed
-from tasks.attachment import ReadBackMismatchError
 
 
 class ReportUnfinishedError(CmekError):
@@ -23,36 +22,39 @@ class Report:
 
     async def part(self, name: str, doing: Awaitable[object]) -> None:
         """Do one part; a failure is logged, and named at the end."""
-        with self._keeping_failure(name):
-            await doing
-
-    @contextmanager
-    def _keeping_failure(self, name: str) -> Iterator[None]:
         try:
-            yield
-        except ReadBackMismatchError:
-            raise  # it says that the outcome is another
+            await doing
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not hide the outcome
-            get_run_logger().exception("Not published: %s", name)
-            self.failed.append(f"{name} ({type(error).__name__}: {error})")
+            self.add_failure(name, error)
+
+    def add_failure(self, name: str, error: Exception) -> None:
+        """Log it, and name it at the end."""
+        get_run_logger().error("Not published: %s", name, exc_info=error)
+        self.failed.append(f"{name} ({type(error).__name__}: {error})")
 
 
 @asynccontextmanager
-async def reporting(happened: str, advice: str = "") -> AsyncIterator[Report]:
+async def reporting(
+    happened: str, advice: str = "", *, denial: type[Exception] | tuple[()] = ()
+) -> AsyncIterator[Report]:
     """Report an outcome in parts.
 
     Args:
         happened: The outcome, for the run's message.
         advice: What to do when a part of the report is missing.
+        denial: The error that says that the outcome is another; it is raised as it is.
 
     Raises:
         ReportUnfinishedError: A part failed, or what is needed for all of them; the message begins
             with the outcome.
-        ReadBackMismatchError: The outcome is another.
     """
     report = Report()
-    with report._keeping_failure("the whole report"):  # noqa: SLF001 - a part like the others
+    try:
         yield report
+    except denial:
+        raise
+    except Exception as error:  # noqa: BLE001 - as of a part
+        report.add_failure("the whole report", error)
     if report.failed:
         missing = listed(report.failed, separator="; ")
         raise ReportUnfinishedError(f"{happened}. Not published: {missing}. {advice}".strip())

@@ -37,7 +37,7 @@ from flows._provision import (
 )
 from flows._workspace_lock import tag_run, workspace_lock
 from tasks.artifacts import publish, publish_terraform, record_onboarding
-from tasks.attachment import AttachOutcome, AttachResult, read_back
+from tasks.attachment import AttachOutcome, AttachResult, ReadBackMismatchError, read_back
 from tasks.clients import close_clients
 from tasks.crypto_key import ensure_organization_label
 from tasks.evidence import (
@@ -177,7 +177,7 @@ async def _report_attached(request: OnboardingRequest, approved: Approved) -> St
     created = "" if plan.workspace_id else f" ({plan.workspace_name}), created with it"
     key = f"{plan.external_key_id} ({plan.key_name})"
     final = f"{key} is attached to {approved.workspace_id}{created}, which is final"
-    async with reporting(final, _RETRY) as report:
+    async with reporting(final, _RETRY, denial=ReadBackMismatchError) as report:
         await _publish_attached(request, now, approved, report)
     return Completed(
         name=RunOutcome.ATTACHED,

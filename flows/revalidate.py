@@ -25,6 +25,7 @@ from cmek.keys.verdicts import Health, KeyRecord, UnreachableState
 from cmek.outcomes import RunOutcome
 from cmek.revalidation.fleet import FleetRow
 from cmek.revalidation.request import KeyRef, RegisteredKeys, RevalidationRequest, by_ring
+from flows._outcome import reporting
 from flows._revalidation_lock import wait_for_turn
 from tasks.clients import close_clients
 from tasks.leftovers import publish_leftovers
@@ -94,6 +95,7 @@ async def revalidate_keys(
 
     Raises:
         AdminApiError: The external keys can't be listed.
+        ReportUnfinishedError: What was found is in the message, and not everywhere else.
     """
     async with AsyncExitStack() as held:
         if request.covers_all_keys:
@@ -104,25 +106,25 @@ async def revalidate_keys(
                     message=f"{other.name} ({other.id}) checked all keys all the while",
                 )
         held.push_async_callback(close_clients)
-        return _outcome(await _revalidate(request))
+        return await _revalidate(request)
 
 
-async def _revalidate(request: RevalidationRequest) -> Tally:
+async def _revalidate(request: RevalidationRequest) -> State[Any]:
     tally = await _check_registered(request)
-    all_keys = request.covers_all_keys
-    last = [schedule_follow_up(request, tally.unreachable)]
-    if all_keys or tally.changed:
-        anew = tally.changed or request.depth == "full"
-        last.append(publish_fleet(tally.rows, all_keys=all_keys, anew=anew))
-    if all_keys and request.depth == "full":
-        last.append(publish_leftovers(request.anthropic_block, request.kms_block))
-    # each to its end: a table that can't be published must not cost a key its next check
-    for failed in await asyncio.gather(*last, return_exceptions=True):
-        if failed is not None:
-            raise failed
-    if not tally.unrecorded:  # else a retry checks those, and takes the others from their records
-        await save_state(_REPORTED, Reported(at=datetime.now(UTC)))
-    return tally
+    ended, all_keys = _outcome(tally), request.covers_all_keys
+    async with reporting(str(ended.message), "Retry this run") as report:
+        # a table that can't be published must not cost a key its next check
+        parts = [report.part("follow-up", schedule_follow_up(request, tally.unreachable))]
+        if all_keys or tally.changed:
+            anew = tally.changed or request.depth == "full"
+            fleet = publish_fleet(tally.rows, all_keys=all_keys, anew=anew)
+            parts.append(report.part("table of all keys", fleet))
+        if all_keys and request.depth == "full":
+            parts.append(publish_leftovers(request.anthropic_block, request.kms_block))
+        await asyncio.gather(*parts)
+        if not (tally.unrecorded or report.failed):  # else a retry goes on from the records
+            await save_state(_REPORTED, Reported(at=datetime.now(UTC)))
+    return ended
 
 
 async def _check_registered(request: RevalidationRequest) -> Tally:

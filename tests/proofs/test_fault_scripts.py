@@ -5,9 +5,11 @@ Here a part of the scripts; `make prove` runs all.
 
 from __future__ import annotations
 
+from tests.support.crashes import answer, begin
 from tests.support.driver import Driver
 from tests.support.fault_scripts import all_scripts, survive_faults
 from tests.support.lost_reports import lost_reports, survive_lost_report
+from tests.support.scene import WORKSPACE
 
 EVERY = 37
 CREATE_EVERY = 5
@@ -34,3 +36,20 @@ def test_a_report_that_is_not_taken_hides_nothing(driver: Driver) -> None:
     """Above all not that a key is attached, which nobody can undo."""
     for lost in list(lost_reports(driver))[::LOST_EVERY]:
         survive_lost_report(driver, lost)
+
+
+def test_a_workspace_that_shows_another_key_is_not_said_to_have_ours(driver: Driver) -> None:
+    """What is read back outweighs what Anthropic answered to the attach."""
+    scene, run = begin(driver, creates=False)
+    driver.execute(run)
+    answer(run)
+
+    def change(number: int, when: str) -> None:
+        if scene.attaches(scene.world.log.entries):
+            scene.world.admin.workspaces[WORKSPACE].external_key_id = "ekey_another"
+
+    driver.execute(run, change)
+    assert run.state == "Failed"
+    assert "shows the key ekey_another" in run.message
+    assert "check both in the Console" in run.message
+    assert "is attached to" not in run.message

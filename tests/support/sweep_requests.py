@@ -102,6 +102,7 @@ def _check_rest(sweeps: Sweeps, run: Revalidation, request: Unanswered) -> None:
         wrong = {name for name, level in rows.items() if level != VERDICTS[name]}
         assert all(rows[name] == "unknown" for name in wrong & touched), f"{where}: {rows}"
         assert wrong <= touched, f"{where}: {rows}"
+    assert f"{len(VERDICTS)} keys: " in run.message, f"{where}: {run.message}"
     told = run.error is not None or bool(missing)
     ends = request.what.startswith(TABLES) or request.what == "follow-up"
     assert run.error is not None or not ends, f"{where}: ended as if nothing were missing"
