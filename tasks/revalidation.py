@@ -7,7 +7,6 @@ records, so that a large fleet costs few requests.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,7 @@ from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 from prefect import get_client, get_run_logger
-from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import ArtifactCollection
 from prefect.events.schemas.events import Event, RelatedResource, Resource
 from prefect.runtime import deployment
@@ -66,6 +65,7 @@ from tasks.artifacts import (
     latest_artifact,
     page_key,
     publish_page,
+    publish_table,
     recent_records,
     update_data,
 )
@@ -514,17 +514,18 @@ async def publish_fleet(checked: Sequence[FleetRow], *, all_keys: bool, anew: bo
         anew: Whether there is news; else the times of the last table are brought up to date, so
             that a check every few minutes leaves no table each.
     """
-    before = await latest_artifact(FLEET)
-    rows = merged(_rows(before), checked, all_keys=all_keys)
+    latest = await latest_artifact(FLEET)
+    latest_id = latest.latest_id if latest else None
+    rows = merged(_rows(latest), checked, all_keys=all_keys)
+    del latest  # as long as the new one
     found = counts(rows)
     summary = ", ".join(f"{count} {verdict.replace('_', ' ')}" for verdict, count in found.items())
-    if anew or before is None:
-        await acreate_table_artifact(table=published(rows), key=FLEET, description=summary)
+    table = published(rows)
+    if anew or latest_id is None or not await update_data(latest_id, table):
+        await publish_table(FLEET, table, summary)
         today = datetime.now(UTC).date()
         page = overview(rows, today, lambda key: artifact_url(page_key(key)))
         await acreate_markdown_artifact(markdown=page, key=OVERVIEW, description=summary)
-    else:
-        await update_data(before.latest_id, json.dumps(published(rows)))
     if all_keys:
         payload = {str(verdict): count for verdict, count in found.items()}
         await send_event(ENDED, resource={"prefect.resource.id": "cmek.fleet"}, payload=payload)

@@ -90,6 +90,7 @@ class FleetRow:
 
 
 _ROW: Final = TypeAdapter(FleetRow)
+_ROWS: Final = TypeAdapter(list[FleetRow])
 
 
 def read_rows(table: object) -> dict[str, FleetRow]:
@@ -122,9 +123,9 @@ def merged(
     return sorted(rows.values(), key=lambda row: (-row.level.rank, row.since, row.key_name))
 
 
-def published(rows: Iterable[FleetRow]) -> list[dict[str, str]]:
-    """The table's data."""
-    return [_ROW.dump_python(row, by_alias=True) for row in rows]
+def published(rows: list[FleetRow]) -> str:
+    """The table's data as JSON."""
+    return _ROWS.dump_json(rows, by_alias=True).decode()
 
 
 def facts(row: FleetRow, record: KeyRecord | None) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import typer
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Running
 from typer.testing import CliRunner
 
@@ -157,6 +159,21 @@ def test_a_quick_check_costs_little_more_than_one_read_a_key(
     assert [one for one in bench.control.calls() if "validate" in one] == []
     latest = revalidations.latest_rows()
     assert {row.external_key_id for row in latest} == set(keys)
+
+
+def test_a_table_that_is_deleted_while_it_is_brought_up_to_date_is_published_anew(
+    fleet: Fleet, revalidations: Revalidations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check without news only updates the last table; then there is none to update."""
+    fleet.onboard("tabled")
+    revalidations.run()
+
+    async def deleted(*args: object, **kwargs: object) -> None:
+        raise ObjectNotFound(LookupError("deleted"))
+
+    monkeypatch.setattr(PrefectClient, "update_artifact", deleted)
+    run = revalidations.run(depth="quick")
+    assert revalidations.rows(run) == revalidations.latest_rows()
 
 
 @pytest.mark.server  # which gives the slot

@@ -106,6 +106,10 @@ class Kept:
         """`prefect.artifacts.acreate_…_artifact`, whatever the kind."""
         await self.write(f"artifact {key}", self._append, key, data.popitem()[1])
 
+    async def publish_table(self, key: str, text: str, description: str) -> None:
+        """`tasks.artifacts.publish_table`."""
+        await self.publish(key=key, description=description, table=text)
+
     async def request(self, method: str, path: str, *, json: list[dict[str, Any]]) -> None:
         """The request that sends events."""
         assert (method, path) == ("POST", "/events")
@@ -127,7 +131,8 @@ class Kept:
         assert artifact_filter.key is not None
         self._ask(f"read of {', '.join(sorted(artifact_filter.key.any_ or ()))}")
         found = [self.artifacts[key] for key in artifact_filter.key.any_ or ()]
-        return [SimpleNamespace(data=versions[-1][1]) for versions in found if versions]
+        newest = [versions[-1] for versions in found if versions]
+        return [SimpleNamespace(latest_id=run, data=data) for run, data in newest]
 
     async def read_artifacts(
         self, artifact_filter: ArtifactFilter, sort: ArtifactSort, limit: int
@@ -189,7 +194,7 @@ def revalidating(driver: Driver) -> Iterator[Kept]:
         (flows.revalidate, "acreate_progress_artifact", kept.show_progress),
         (flows.revalidate, "aupdate_progress_artifact", kept.show_progress),
         (tasks.artifacts, "get_client", kept.get_client),
-        (tasks.revalidation, "acreate_table_artifact", kept.publish),
+        (tasks.revalidation, "publish_table", kept.publish_table),
         (tasks.revalidation, "acreate_markdown_artifact", kept.publish),
         (tasks.revalidation, "get_client", kept.get_client),
         (tasks.artifacts, "acreate_markdown_artifact", kept.publish),
