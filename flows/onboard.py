@@ -176,7 +176,8 @@ async def _report_attached(request: OnboardingRequest, approved: Approved) -> St
     now = request.for_existing(approved.workspace_id)
     created = "" if plan.workspace_id else f" ({plan.workspace_name}), created with it"
     key = f"{plan.external_key_id} ({plan.key_name})"
-    final = f"{key} is attached to {approved.workspace_id}{created}, which is final"
+    # in front, since a notification shows the beginning only
+    final = f"a key is attached to {approved.workspace_id}{created}, which is final: {key}"
     async with reporting(final, _RETRY, denial=ReadBackMismatchError) as report:
         await _publish_attached(request, now, approved, report)
     return Completed(
