@@ -150,25 +150,20 @@ def test_notification_blocks_get_every_alert(stack: Stack, daily: Revalidations)
         made = install(stack.client, [block], within=within)
         assert made == {name: name not in before for name in made}
         assert set(install(stack.client, [block], within=within).values()) == {False}
-        stack.wait_for_ask(stack.start_onboarding(stack.workspace()))
+        waiting = stack.start_onboarding(stack.workspace())
+        stack.wait_for_ask(waiting)
         (key,) = _more_external_keys(stack, 1)
         finished(stack, daily.start(external_keys=[key]))
-        assert (
-            f"{key} is reported as at risk: kms-key-not-rotated-off."
-            in (sink.wait_for("Key at risk")["body"])
-        )
+        sink.wait_for("Key at risk", f"{key} is reported as at risk: kms-key-not-rotated-off.")
         name = _key_name(stack, key)
         change_key(stack, name, enabled=False)
         finished(stack, daily.start(external_keys=[key]))
-        assert (
-            f"{key} is reported as broken: primary-disabled."
-            in (sink.wait_for("Broken key")["body"])
-        )
+        sink.wait_for("Broken key", f"{key} is reported as broken: primary-disabled.")
         change_key(stack, name, enabled=True)
         finished(stack, daily.start(external_keys=[key], record_anew=True))
-        assert f"{key} is reported as healthy again." in sink.wait_for("Key recovered")["body"]
-        sink.wait_for("waits for an approval", 60)
-        sink.wait_for("No revalidation", 60)
+        sink.wait_for("Key recovered", f"{key} is reported as healthy again.")
+        sink.wait_for("waits for an approval", str(waiting.id), 60)
+        sink.wait_for("No revalidation", "", 60)
 
 
 @pytest.mark.prove

@@ -47,13 +47,19 @@ class Sink:
     url: str
     messages: list[dict[str, Any]] = field(default_factory=list)
 
-    def wait_for(self, word: str, seconds: float = 30) -> dict[str, Any]:
-        """The first message whose subject has this word."""
-        return wait_until(
-            lambda: next((m for m in self.messages if word in m["subject"]), None),
-            f"notified of {word!r}",
+    def wait_for(self, word: str, about: str, seconds: float = 30) -> str:
+        """The body of the first message with this word in its subject and `about` in its body.
+
+        On a stack that others share, their runs and its schedules notify as well.
+        """
+        found = wait_until(
+            lambda: next(
+                (m for m in self.messages if word in m["subject"] and about in m["body"]), None
+            ),
+            f"notified of {word!r} about {about!r}",
             seconds,
         )
+        return str(found["body"])
 
 
 @contextmanager
