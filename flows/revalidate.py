@@ -8,11 +8,11 @@ all keys one waits for the other: together they would exceed the pace of one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
@@ -27,7 +27,7 @@ from cmek.revalidation.fleet import FleetRow
 from cmek.revalidation.request import KeyRef, RegisteredKeys, RevalidationRequest, by_ring
 from flows._outcome import reporting
 from flows._revalidation_lock import wait_for_turn
-from tasks.clients import close_clients
+from tasks.clients import close_clients, open_clients
 from tasks.leftovers import publish_leftovers
 from tasks.revalidation import (
     CheckUnfinishedError,
@@ -42,6 +42,7 @@ from tasks.revalidation import (
 )
 from tasks.runs import current_run_id, load_state, save_state
 
+T = TypeVar("T")
 PROGRESS = "cmek-revalidation-progress"
 PROGRESS_SECONDS = 1.0
 _REPORTED = "reported"
@@ -98,19 +99,24 @@ async def revalidate_keys(
         ReportUnfinishedError: What was found is in the message, and not everywhere else.
     """
     async with AsyncExitStack() as held:
+        held.push_async_callback(close_clients)
         if request.covers_all_keys:
+            # the server takes as long to give a slot as to read two blocks
+            opening = asyncio.ensure_future(
+                open_clients(request.anthropic_block, request.kms_block)
+            )
+            held.callback(opening.cancel)
             other = await wait_for_turn(held, request.deadline_seconds)
             if other is not None:
                 return Completed(
                     name=RunOutcome.SKIPPED,
                     message=f"{other.name} ({other.id}) checked all keys all the while",
                 )
-        held.push_async_callback(close_clients)
-        return await _revalidate(request)
+        return await _revalidate(request, held)
 
 
-async def _revalidate(request: RevalidationRequest) -> State[Any]:
-    tally = await _check_registered(request)
+async def _revalidate(request: RevalidationRequest, held: AsyncExitStack) -> State[Any]:
+    tally = await _check_registered(request, held)
     ended, all_keys = _outcome(tally), request.covers_all_keys
     async with reporting(str(ended.message), "Retry this run") as report:
         # a table that can't be published must not cost a key its next check
@@ -127,7 +133,7 @@ async def _revalidate(request: RevalidationRequest) -> State[Any]:
     return ended
 
 
-async def _check_registered(request: RevalidationRequest) -> Tally:
+async def _check_registered(request: RevalidationRequest, held: AsyncExitStack) -> Tally:
     """Check the keys; what was kept in memory for the checks ends with them."""
     started = datetime.now(UTC)
     registered, reported, before = await asyncio.gather(
@@ -137,7 +143,13 @@ async def _check_registered(request: RevalidationRequest) -> Tally:
     )
     context = _context(request, registered, reported, started)
     tally = Tally(before, unrecorded=context.unrecorded)
-    await _check_all(context, tally)
+    total = sum(len(ring.refs) for ring in context.rings)
+    checked = await held.enter_async_context(_progress(tally, total))
+    try:
+        await _check_all(context, tally, total)
+    finally:
+        context.forget()
+        checked.set()
     return tally
 
 
@@ -161,7 +173,7 @@ def _context(
     )
 
 
-async def _check_all(context: RevalidationContext, tally: Tally) -> None:
+async def _check_all(context: RevalidationContext, tally: Tally, total: int) -> None:
     """A bounded number of checks at the same time, ring by ring."""
     remaining = ((ring, ref) for ring in context.rings for ref in ring.refs)
 
@@ -170,14 +182,10 @@ async def _check_all(context: RevalidationContext, tally: Tally) -> None:
             tally.add(await _check_one(context, ring, ref))
             ring.done_with_one()
 
-    total = sum(len(ring.refs) for ring in context.rings)
-    try:
-        async with _progress(tally, total), asyncio.TaskGroup() as group:
-            # `context.reading` bounds the reads; as many keys again are prepared or published
-            for _ in range(min(2 * context.request.concurrency, total)):
-                group.create_task(work())
-    finally:
-        context.forget()
+    async with asyncio.TaskGroup() as group:
+        # `context.reading` bounds the reads; as many keys again are prepared or published
+        for _ in range(min(2 * context.request.concurrency, total)):
+            group.create_task(work())
 
 
 async def _check_one(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef) -> KeyRecord:
@@ -195,35 +203,39 @@ async def _check_one(context: RevalidationContext, ring: KeyRingBatch, ref: KeyR
 
 
 @asynccontextmanager
-async def _progress(tally: Tally, total: int) -> AsyncIterator[None]:
-    """A progress artifact that is updated once a second; no check waits for it or fails by it."""
-    made = asyncio.ensure_future(
-        acreate_progress_artifact(0.0, key=PROGRESS, description=f"{total} keys")
-    )
+async def _progress(tally: Tally, total: int) -> AsyncIterator[asyncio.Event]:
+    """A progress artifact that is updated once a second, and when all is checked.
 
-    async def show() -> None:
-        done = len(tally.rows)
-        percent = 100.0 * done / total if total else 100.0
+    Nothing waits for it but the end of the run, and nothing fails by it.
+
+    Yields:
+        To be set when all is checked.
+    """
+    checked = asyncio.Event()
+
+    async def shown(request: Coroutine[Any, Any, T]) -> T | None:
         try:
-            # the last update needs it even when the one before it is cancelled
-            progress = await asyncio.shield(made)
-            await aupdate_progress_artifact(progress, percent, f"{done} of {total} keys")
+            return await request
         except Exception as error:  # noqa: BLE001 - whatever it is, the checks are not affected
-            get_run_logger().warning("The progress was not updated: %r", error)
+            get_run_logger().warning("The progress is not shown: %r", error)
+            return None
 
     async def keep_showing() -> None:
-        while True:
-            await asyncio.sleep(PROGRESS_SECONDS)
-            await show()
+        new = acreate_progress_artifact(0.0, key=PROGRESS, description=f"{total} keys")
+        progress, is_last = await shown(new), False
+        while progress is not None and not is_last:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(checked.wait(), PROGRESS_SECONDS)
+            done, is_last = len(tally.rows), checked.is_set()
+            percent = 100.0 * done / total if total else 100.0
+            await shown(aupdate_progress_artifact(progress, percent, f"{done} of {total} keys"))
 
-    updates = asyncio.ensure_future(keep_showing())
+    showing = asyncio.ensure_future(keep_showing())
     try:
-        yield
+        yield checked
     finally:
-        updates.cancel()
-        with suppress(asyncio.CancelledError):
-            await updates
-        await show()
+        checked.set()
+        await showing
 
 
 def _outcome(tally: Tally) -> State[Any]:

@@ -84,6 +84,15 @@ async def onboarding_policy(block: str) -> PolicyModel:
     return PolicyModel.model_validate(loaded.model_dump(include=set(PolicyModel.model_fields)))
 
 
+async def open_clients(anthropic_block: str, kms_block: str) -> None:
+    """Load both blocks and make their clients; none of them connects.
+
+    What fails here fails again, and is said, where it is used.
+    """
+    opening = (admin_client(anthropic_block), kms_client(kms_block), google_client(kms_block))
+    await asyncio.gather(*opening, return_exceptions=True)
+
+
 async def close_clients() -> None:
     """Close what this loop has opened; one that can't be closed changes no run's end."""
     for opening in _open.pop(asyncio.get_running_loop(), {}).values():

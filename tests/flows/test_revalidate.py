@@ -19,6 +19,7 @@ from cli.main import main
 from cli.show import status_command
 from cmek.keys.verdicts import KeyRecord
 from flows._revalidation_lock import LIMIT
+from flows.revalidate import PROGRESS
 from tasks.revalidation import NoWorkspaceKeyError
 from tests.support.fleet import Fleet, many_keys
 from tests.support.onboarding import Onboardings
@@ -50,6 +51,13 @@ def test_all_registered_keys_are_looked_at_unless_some_are_named(
     registered = set(bench.sandbox.world.admin.external_keys)
     assert {row.external_key_id for row in revalidations.rows(revalidations.run())} == registered
     assert keys < registered
+
+
+def test_the_progress_ends_with_all_keys(fleet: Fleet, revalidations: Revalidations) -> None:
+    """However quick the run is."""
+    keys = [fleet.onboard("first"), fleet.onboard("second")]
+    shown = revalidations.artifact(revalidations.run(external_keys=keys), PROGRESS)
+    assert (shown.data, shown.description) == (100.0, "2 of 2 keys")
 
 
 def test_a_look_at_some_keys_keeps_the_other_rows_of_the_table(

@@ -174,9 +174,10 @@ class Kept:
 
         await self.driver.watch(what, write)
 
-    async def show_progress(self, *args: Any, **kwargs: Any) -> None:
+    async def show_progress(self, *args: Any, **kwargs: Any) -> uuid.UUID:
         """Prefect's two functions for a progress artifact."""
         self._ask("progress")
+        return uuid.uuid4()
 
     def _append(self, key: str, data: Any) -> None:
         self.artifacts[key].append((self.driver.executing().id, copy.deepcopy(data)))
