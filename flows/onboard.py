@@ -230,11 +230,9 @@ async def _verify_existing_attachment(
     interrupted, repaired = await has_recorded(), False
     if now.repair and not now.plan_only:
         crypto_key, labelled = await ensure_organization_label(now, eligible.organization_id)
-        if labelled:
-            await _record_repair(now, label_event(crypto_key, written=True))
+        await _record_repair(now, label_event(crypto_key, written=labelled))
         granted = await ensure_grants(now.kms_block, crypto_key.name)
-        if granted:
-            await _record_repair(now, grants_event(crypto_key.name, written=True))
+        await _record_repair(now, grants_event(crypto_key.name, written=granted))
         repaired = labelled or granted
     facts = await read_live_facts(now, key.id)
     checks = await check_prerequisites(now)
@@ -255,7 +253,8 @@ async def _verify_existing_attachment(
 
 
 async def _record_repair(now: OnboardingRequest, written: tuple[Event, ...]) -> None:
-    await record(now.subject, started(now, software_versions()), *written)
+    if written:
+        await record(now.subject, started(now, software_versions()), *written)
 
 
 def _residency(request: OnboardingRequest) -> dict[str, object] | None:

@@ -246,9 +246,6 @@ class Driver:
         if self.report_lost(len(self.reports)):
             raise httpx.ConnectError(f"{kind} was not taken")
 
-    def _publishing(self, kind: str) -> Callable[..., Awaitable[None]]:
-        return partial(self._publish, kind)
-
     async def _remember(self, name: str, value: BaseModel) -> None:
         self.executing().memory[self._named(name)] = value.model_dump_json()
 
@@ -353,9 +350,9 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
         id(tasks.clients.onboarding_policy): driver._policy,
         id(tasks.clients.close_clients): _nothing,
         id(tasks.artifacts.publish): driver._publish,
-        id(tasks.evidence.publish_evidence): driver._publishing("evidence"),
-        id(tasks.artifacts.publish_terraform): driver._publishing("terraform"),
-        id(tasks.artifacts.record_onboarding): driver._publishing("history"),
+        id(tasks.evidence.publish_evidence): partial(driver._publish, "evidence"),
+        id(tasks.artifacts.publish_terraform): partial(driver._publish, "terraform"),
+        id(tasks.artifacts.record_onboarding): partial(driver._publish, "history"),
         id(tasks.leftovers.publish_leftovers): _nothing,
         id(deployment): _Deployment,
         id(tasks.evidence._earlier): _new_chain,

@@ -86,15 +86,6 @@ class Kept:
         """The newest table of the fleet."""
         return read_rows(self.artifacts[FLEET][-1][1])
 
-    @contextmanager
-    def refusing(self, refuses: Callable[[str], bool]) -> Iterator[None]:
-        """These requests are not answered in the block."""
-        self.refuses = refuses
-        try:
-            yield
-        finally:
-            self.refuses = lambda what: False
-
     def _ask(self, what: str) -> None:
         self.asked.append(what)
         if self.refuses(what):
