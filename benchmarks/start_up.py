@@ -14,41 +14,17 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun
-
-from cli.client import local_client
-from cli.local import postgres, processes
-from cli.local.stack import (
-    FIRST_WORKER,
-    WORK_POOL,
-    client_environment,
-    free_port,
-    patient_client,
-    start_server,
-    start_worker,
-    wait_for_server,
-)
+from benchmarks.alone import prefect_alone
 from tests.support.server import lone_server
 
 WANTED: Final = {"cmek --help": 0.4, "cmek status": 1.5, "cmek up": 12.0, "cmek rehearse": 20.0}
 """Seconds on two quiet cores."""
 SECONDS: Final = 120.0
-FLOW: Final = """
-from prefect import flow, suspend_flow_run
-
-@flow
-def empty():
-    suspend_flow_run(key="once")
-"""
 _CMEK: Final = str(Path(sys.executable).with_name("cmek"))
 
 
@@ -110,62 +86,13 @@ def _rehearsal() -> tuple[float, float]:
 def _prefect_alone() -> tuple[float, float]:
     """The same without anything of ours."""
     started = time.monotonic()
-    with _bare_stack() as (client, home):
+    with prefect_alone() as alone:
         ready = time.monotonic() - started
-        _suspend_and_resume(client, home)
+        alone.start(1)
+        alone.wait_for("Suspended", 1, SECONDS)
+        alone.resume_all()
+        alone.wait_for("Completed", 1, SECONDS)
     return ready, time.monotonic() - started
-
-
-@contextmanager
-def _bare_stack() -> Iterator[tuple[SyncPrefectClient, Path]]:
-    """Database, server and worker; its home is removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="cmek-bench-") as folder:
-        home = Path(folder)
-        (home / "tmp").mkdir()
-        port = free_port()
-        environment = client_environment(home, port)
-        database = postgres.start(postgres.new_folder(), environment)
-        children = []
-        try:
-            children.append(start_server(home, port, environment, database.url()))
-            api_url = environment["PREFECT_API_URL"]
-            with patient_client(api_url) as api:
-                wait_for_server(children[0], api)
-            with local_client(api_url) as client:
-                client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
-                children.append(start_worker(home, environment, FIRST_WORKER))
-                _until(lambda: bool(client.read_workers_for_work_pool(WORK_POOL)))
-                yield client, home
-        finally:
-            processes.stop(children)
-            database.stop()
-
-
-def _suspend_and_resume(client: SyncPrefectClient, home: Path) -> None:
-    folder = home / "flow"  # of its own: a run gets a copy of it
-    folder.mkdir()
-    (folder / "empty.py").write_text(FLOW)
-    deployment = client.create_deployment(
-        client.create_flow_from_name("empty"),
-        "empty",
-        work_pool_name=WORK_POOL,
-        path=str(folder),
-        entrypoint="empty.py:empty",
-    )
-    run = client.create_flow_run_from_deployment(deployment)
-    _until(lambda: _state(client, run) == "Suspended")
-    client.resume_flow_run(run.id)
-    _until(lambda: _state(client, run) == "Completed")
-
-
-def _state(client: SyncPrefectClient, run: FlowRun) -> str | None:
-    state = client.read_flow_run(run.id).state
-    return state.name if state else None
-
-
-def _until(holds: Callable[[], bool]) -> None:
-    if processes.poll(lambda: holds() or None, seconds=SECONDS, pause=0.3) is None:
-        raise TimeoutError("the stack without anything of ours did not come so far")
 
 
 if __name__ == "__main__":

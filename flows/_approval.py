@@ -25,7 +25,7 @@ from cmek.onboarding.reports import approval_summary, plan_labels
 from cmek.plain_text import plain
 from cmek.signatures.statement import MAX_TEXT
 from cmek.tags import WAITING_TAG
-from tasks.runs import current_run_id, retag
+from tasks.runs import current_run_id, never_ends_the_run, retag
 
 MAX_APPROVAL_REQUESTS: Final = 4
 """The first, and at most three more after a difference."""
@@ -96,11 +96,9 @@ async def wait_for_response(approval_request: ApprovalRequest, text: str) -> App
         raise ResponseMissingError(
             f"{approval_request.key}: no response came back, so nothing was attached"
         )
-    try:
+    with never_ends_the_run(f"The tag {WAITING_TAG} stays on this run"):
         async with get_client() as client:
             await retag(client, without=WAITING_TAG)
-    except Exception as error:  # noqa: BLE001 - an approval must not be lost with a tag
-        get_run_logger().warning("The tag %s stays on this run: %r", WAITING_TAG, error)
     return ApprovalResponse.model_validate(given.model_dump())
 
 

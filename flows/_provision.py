@@ -20,7 +20,6 @@ from cmek.onboarding.gate import ValidationProof
 from cmek.onboarding.reports import causes_table
 from cmek.onboarding.request import OnboardingRequest
 from flows._approval import attempt
-from flows._outcome import Report
 from tasks.artifacts import publish
 from tasks.attachment import ensure_no_pending_create
 from tasks.crypto_key import ensure_crypto_key, ensure_organization_label
@@ -44,6 +43,7 @@ from tasks.reads import (
     search_workspace,
 )
 from tasks.registration import ensure_external_key
+from tasks.runs import never_ends_the_run
 from tasks.validation import ValidationFailedError, validate_while_settling
 
 
@@ -66,8 +66,8 @@ async def diagnose_failure(request: OnboardingRequest, failure: Failure, said: s
         f"(request {escape(failure.request_id or 'unknown')})\n\n{causes_table(causes)}"
     )
     # the first cause stands in the run's message, whether the table is taken or not
-    publishing = publish("diagnosis", request.subject, page, "causes, the most likely first")
-    await Report().part("diagnosis", publishing)
+    with never_ends_the_run("The table of causes is not published"):
+        await publish("diagnosis", request.subject, page, "causes, the most likely first")
     cause = next((cause for cause in causes if cause.verdict != "excluded"), None)
     if cause is None:
         return "every known cause is excluded; see the diagnosis artifact"

@@ -40,7 +40,7 @@ from tasks.revalidation import (
     record_unfinished_check,
     schedule_follow_up,
 )
-from tasks.runs import current_run_id, load_state, save_state
+from tasks.runs import current_run_id, load_state, never_ends_the_run, save_state
 
 T = TypeVar("T")
 PROGRESS = "cmek-revalidation-progress"
@@ -214,11 +214,9 @@ async def _progress(tally: Tally, total: int) -> AsyncIterator[asyncio.Event]:
     checked = asyncio.Event()
 
     async def shown(request: Coroutine[Any, Any, T]) -> T | None:
-        try:
+        with never_ends_the_run("The progress is not shown"):
             return await request
-        except Exception as error:  # noqa: BLE001 - whatever it is, the checks are not affected
-            get_run_logger().warning("The progress is not shown: %r", error)
-            return None
+        return None
 
     async def keep_showing() -> None:
         new = acreate_progress_artifact(0.0, key=PROGRESS, description=f"{total} keys")

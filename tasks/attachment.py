@@ -47,7 +47,7 @@ from cmek.tags import (
 )
 from tasks._uncached_task import uncached_task
 from tasks.clients import admin_client
-from tasks.runs import current_run_id, find_runs, retag
+from tasks.runs import current_run_id, find_runs, never_ends_the_run, retag
 
 SEARCH_AFTER_SECONDS: Final = (0.0, 5.0, 15.0)
 """Pauses before each search for a workspace whose create got no response."""
@@ -303,16 +303,11 @@ class _Create(_Step):
 
 async def _after_sending(tagging: Awaitable[None]) -> None:
     """Change the run's tag; a failure leaves the stricter one, and the response counts."""
-    try:
+    with never_ends_the_run(
+        f"The tag {CREATE_SENT_PREFIX}… stays on this run, so no other run creates a workspace of "
+        f"this name within {PENDING_CREATE_LIFETIME}"
+    ):
         await tagging
-    except Exception as error:  # noqa: BLE001 - it must not take the place of Anthropic's response
-        get_run_logger().warning(
-            "The tag %s… stays on this run, so no other run creates a workspace of this name "
-            "within %s: %r",
-            CREATE_SENT_PREFIX,
-            PENDING_CREATE_LIFETIME,
-            error,
-        )
 
 
 async def record_pending_create() -> None:

@@ -38,7 +38,13 @@ from tasks._uncached_task import uncached_task
 from tasks.artifacts import publish
 from tasks.clients import admin_client, kms_client
 from tasks.crypto_key import EnsuredKey
-from tasks.runs import copy_evidence, current_run_id, load_state, save_state
+from tasks.runs import (
+    copy_evidence,
+    current_run_id,
+    load_state,
+    never_ends_the_run,
+    save_state,
+)
 
 _MEMORY = "evidence"
 
@@ -96,12 +102,10 @@ async def publish_failure(subject: str, error: BaseException) -> None:
 
     Never raises: it would take the place of the failure.
     """
-    try:
+    with never_ends_the_run("The failure is not in the evidence"):
         if await load_state(_MEMORY, _Record) is not None:
             await record(subject, failed(error, f"attempt {flow_run.run_count}"))
             await publish_evidence(subject)
-    except Exception as unpublished:  # noqa: BLE001 - the run fails already, and says why
-        get_run_logger().warning("The failure is not in the evidence: %r", unpublished)
 
 
 def _verified_page(page: str) -> Chain:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -27,7 +26,7 @@ from cmek.tags import LEFTOVERS, workspace_tag
 from tasks._uncached_task import uncached_task
 from tasks.artifacts import latest_artifact
 from tasks.clients import admin_client, kms_client
-from tasks.runs import current_run_id, find_runs
+from tasks.runs import current_run_id, find_runs, never_ends_the_run
 
 _RECORDS_AT_ONCE: Final = 20
 _ROWS: Final = TypeAdapter(tuple[Leftover, ...])
@@ -105,7 +104,9 @@ async def last_leftovers() -> tuple[Leftover, ...]:
 def read_table(data: object) -> tuple[Leftover, ...]:
     """The rows of a table; none when it is not one of ours."""
     try:
-        return _ROWS.validate_python(json.loads(data) if isinstance(data, str) else data or ())
+        if isinstance(data, str):
+            return _ROWS.validate_json(data)
+        return _ROWS.validate_python(data or ())
     except ValidationError:
         return ()
 
@@ -118,19 +119,17 @@ async def publish_leftovers(
 
     Never ends a run: what can't be read is logged, and `cmek leftovers` reads it at any time.
     """
-    try:
+    with never_ends_the_run("What is left over was not listed"):
         found = await read_leftovers(
             anthropic_block, kms_block, subject=subject, ended=str(current_run_id())
         )
+        if subject and found:
+            named = _named(found)
+            get_run_logger().warning("Left over: %s. `cmek leftovers` has the commands", named)
         kept = await last_leftovers()
         rows = (*(one for one in kept if subject and one.subject != subject), *found)
         if rows != kept:
             await _publish(rows)
-    except Exception as error:  # noqa: BLE001 - the run has ended already, for better or worse
-        get_run_logger().warning("What is left over was not listed: %r", error)
-        return
-    if subject and found:
-        get_run_logger().warning("Left over: %s. `cmek leftovers` has the commands", _named(found))
 
 
 async def _publish(rows: Sequence[Leftover]) -> None:

@@ -62,6 +62,19 @@ def current_run_id() -> UUID:
     return UUID(known)
 
 
+@contextmanager
+def never_ends_the_run(consequence: str) -> Iterator[None]:
+    """For what is worth no failure of the run, or comes after its outcome: a failure is logged.
+
+    Args:
+        consequence: What it means for the reader of the log.
+    """
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, it must not hide the run's outcome
+        get_run_logger().warning("%s: %r", consequence, error)
+
+
 async def retag(client: PrefectClient, *tags: str, without: str | None = None) -> None:
     """Add tags to this run, and remove those that start with `without`; no write where all fit."""
     run = await client.read_flow_run(current_run_id())
@@ -145,17 +158,12 @@ async def take_slot(
         failure: BaseException | None,
         trace: TracebackType | None,
     ) -> bool | None:
-        try:
+        with never_ends_the_run(
+            f"The slot of the concurrency limit {limit} was not given back, so it is free in "
+            f"{lease_seconds:.0f} s"
+        ):
             return await slot.__aexit__(kind, failure, trace)
-        except Exception as error:  # noqa: BLE001 - it must not take the place of the run's end
-            get_run_logger().warning(
-                "The slot of the concurrency limit %s was not given back, so it is free in %.0f s: "
-                "%r",
-                limit,
-                lease_seconds,
-                error,
-            )
-            return False
+        return False
 
     held.push_async_exit(give_back)
     return True

@@ -1,0 +1,113 @@
+"""What Prefect itself takes: its server on a new PostgreSQL, a worker, and runs of an empty flow.
+
+Started as by hand, without anything of ours. Each run is suspended once and resumed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
+
+from cli.client import every, local_client
+from cli.local import postgres, processes
+from cli.local.stack import (
+    FIRST_WORKER,
+    WORK_POOL,
+    client_environment,
+    free_port,
+    patient_client,
+    start_server,
+    start_worker,
+    wait_for_server,
+)
+
+FLOW: Final = """
+from prefect import flow, suspend_flow_run
+
+@flow
+def empty():
+    suspend_flow_run(key="once")
+"""
+_SECONDS: Final = 120.0
+_POLL_SECONDS: Final = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class PrefectAlone:
+    """A stack with one deployment, of the empty flow."""
+
+    client: SyncPrefectClient
+    deployment: UUID
+
+    def start(self, runs: int) -> None:
+        """Create so many runs."""
+        for _ in range(runs):
+            self.client.create_flow_run_from_deployment(self.deployment)
+
+    def resume_all(self) -> None:
+        """Resume every run."""
+        for run in every(self.client.read_flow_runs):
+            self.client.resume_flow_run(run.id)
+
+    def wait_for(self, state: str, runs: int, seconds: float) -> None:
+        """Until so many runs are in the state of this name.
+
+        Raises:
+            TimeoutError: They are not.
+        """
+
+        def reached() -> bool:
+            found = every(self.client.read_flow_runs)
+            return sum(run.state_name == state for run in found) >= runs
+
+        _until(reached, seconds)
+
+
+@contextmanager
+def prefect_alone() -> Iterator[PrefectAlone]:
+    """The stack, with its worker ready; its files are removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="cmek-bench-") as folder:
+        home = Path(folder)
+        (home / "tmp").mkdir()
+        port = free_port()
+        environment = client_environment(home, port)
+        database = postgres.start(postgres.new_folder(), environment)
+        children = []
+        try:
+            children.append(start_server(home, port, environment, database.url()))
+            api_url = environment["PREFECT_API_URL"]
+            with patient_client(api_url) as api:
+                wait_for_server(children[0], api)
+            with local_client(api_url) as client:
+                client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+                children.append(start_worker(home, environment, FIRST_WORKER))
+                _until(lambda: bool(client.read_workers_for_work_pool(WORK_POOL)), _SECONDS)
+                yield PrefectAlone(client, _deploy(client, home / "flow"))
+        finally:
+            processes.stop(children)
+            database.stop()
+
+
+def _deploy(client: SyncPrefectClient, folder: Path) -> UUID:
+    folder.mkdir()  # of its own: a run gets a copy of it
+    (folder / "empty.py").write_text(FLOW)
+    return client.create_deployment(
+        client.create_flow_from_name("empty"),
+        "empty",
+        work_pool_name=WORK_POOL,
+        path=str(folder),
+        entrypoint="empty.py:empty",
+    )
+
+
+def _until(holds: Callable[[], bool], seconds: float) -> None:
+    if processes.poll(lambda: holds() or None, seconds=seconds, pause=_POLL_SECONDS) is None:
+        raise TimeoutError("the stack without anything of ours did not come so far")
