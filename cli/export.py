@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,8 +114,11 @@ def write_approvals(chain: Chain, folder: Path) -> list[str]:
             name = f"{entry.number}-{number}"
             (folder / f"{name}.json").write_text(one.statement.text)
             (folder / f"{name}.sig").write_text(one.signature)
+            # an approver's `valid-before` may have passed since
+            then = f"{entry.at.astimezone(UTC):%Y%m%d%H%M%S}"
             commands.append(
-                f"ssh-keygen -Y verify -f allowed_signers -I {shlex.quote(one.statement.approver)} "
+                f"TZ=UTC ssh-keygen -Y verify -O verify-time={then} -f allowed_signers "
+                f"-I {shlex.quote(one.statement.approver)} "
                 f"-n {NAMESPACE} -s {name}.sig < {name}.json"
             )
     return commands

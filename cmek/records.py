@@ -3,7 +3,7 @@
 | variable | names |
 |---|---|
 | `CMEK_RECORDS` | a folder, or `gs://BUCKET/PREFIX`; without it a folder of the worker's user |
-| `CMEK_RECORDS_KEY_FILE` | a file of 32 bytes or more; without it one made beside the folder |
+| `CMEK_RECORDS_KEY_FILE` | a file of 32 bytes or more; else `cmek/records.key` with its state |
 
 Nothing here is read through Prefect: a result record names its own serializer, and one of those
 runs code. A record that does not verify was written by somebody else, and ends the run.

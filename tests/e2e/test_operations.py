@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli.deploy import PROJECT
+from tests.support.examples import DOCS
 from tests.support.production import blocks
 
 NEEDED = ("unshare", "ip", "runuser", "useradd", "openssl", "psql", "pg_dump", "ssh-keygen", "jq")
@@ -65,6 +66,20 @@ def test_a_unit_is_one_that_systemd_takes_and_has_its_own_user(unit: Path, tmp_p
     )
     complaints = [line for line in done.stderr.splitlines() if unit.name in line]
     assert complaints == []
+
+
+def test_a_reader_sees_who_runs_each_block() -> None:
+    """What follows a fence is not displayed: the user is named in the sentence above it."""
+    _, _, page = (DOCS / "operations.md").read_text().partition("\n## One machine\n")
+    page, _, _ = page.partition("\n## ")
+    found = re.findall(r"([^`]{0,400})^```(?:sh|python) ([a-z -]+)\n", page, re.MULTILINE)
+    assert len(found) == len(blocks("operations.md", "One machine"))
+    named = ""
+    for above, user in found:
+        last = re.findall(r"\b[Aa]s\s+(?:the )?([a-z-]+)(?=[:,.])", above)
+        named = last[-1] if last else named  # two blocks of one user
+        who = {"systemd": "root", "operator tty": "approver"}.get(user, user)
+        assert named == who, f"{user}, behind: {above[-80:]!r}"
 
 
 def test_each_user_of_the_guide_reads_its_own_settings_only() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from prefect.states import Scheduled
 
 from blocks.anthropic_admin import AnthropicAdmin
 from cli.export import write_approvals
-from cmek.evidence.record import loads
+from cmek.evidence.record import Chain, Event, loads
 from cmek.evidence.report import record_in
 from cmek.onboarding.approval import ApprovalRequest
 from cmek.records import records_of
@@ -66,10 +65,16 @@ def test_a_signed_approval_attaches_and_names_its_signer(
     (answered,) = [json.dumps(entry.body) for entry in entries if entry.kind == "approval_response"]
     (gate,) = [json.dumps(entry.body) for entry in entries if entry.kind == "gate_decision"]
     assert "BEGIN SSH SIGNATURE" in answered
-    # what is exported verifies with OpenSSH alone
+    # what is exported verifies with OpenSSH alone, also when the approver's time is over
     folder = office.home / "approvals"
-    (command,) = write_approvals(loads(record_in(str(evidence.data))), folder)
-    shutil.copy(office.directory / "allowed_signers", folder)
+    (response,) = [entry for entry in entries if entry.kind == "approval_response"]
+    of_2020 = Chain()
+    event = Event(kind=response.kind, subject=response.subject, body=response.body)
+    of_2020.append(event, run=response.run, at=datetime(2020, 1, 1, 23, 30, tzinfo=UTC))
+    (command,) = write_approvals(of_2020, folder)
+    signers = (office.directory / "allowed_signers").read_text()
+    over = signers.replace("namespaces=", 'valid-before="20200102Z",namespaces=')
+    (folder / "allowed_signers").write_text(over)
     shell: dict[str, Any] = {"cwd": folder, "capture_output": True, "text": True}
     verified = subprocess.run(["sh", "-c", command], check=False, **shell)
     assert f'Good "cmek-approval" signature for {GRACE}' in verified.stdout, verified.stderr
