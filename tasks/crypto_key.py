@@ -16,12 +16,10 @@ from uuid import UUID
 
 from prefect import get_run_logger, task
 
-from cmek.anthropic_identity import MEMBER
 from cmek.errors import listed
 from cmek.gcp.errors import GoogleApiError
-from cmek.gcp.iam import members_with
 from cmek.gcp.resources import CryptoKey
-from cmek.keys.conditions import has_organization_label, may_use
+from cmek.keys.conditions import has_organization_label, other_users
 from cmek.keys.rules_key import KeyRefusedError, check_adoption, check_key, key_spec
 from cmek.models import FrozenModel
 from cmek.names import organization_label
@@ -87,9 +85,7 @@ async def ensure_crypto_key(
     origin = KeyOrigin.OURS if created else await key_origin(request, key, organization)
     adopting = origin is not KeyOrigin.OURS
     if adopting:
-        policy = await kms.get_iam_policy(name)
-        using = {one.role for one in policy.bindings if may_use(one.role)}
-        users = tuple(one for one in members_with(policy, using) if one != MEMBER)
+        users = other_users(await kms.get_iam_policy(name))
         if origin is KeyOrigin.FOREIGN:
             check_adoption(key, request, users)
     if key.primary is not None and key.primary.state == "PENDING_GENERATION":

@@ -25,10 +25,10 @@ from cmek.anthropic.models import ExternalKey
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.evidence.record import Chain, EvidenceEntry
 from cmek.gcp.gcloud import on_key, on_version, revoke
-from cmek.gcp.iam import members_with, unconditional_roles
+from cmek.gcp.iam import unconditional_roles
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import CryptoKey, KeyVersion
-from cmek.keys.conditions import DECRYPTING_ROLES
+from cmek.keys.conditions import other_users
 from cmek.models import FrozenModel
 from cmek.names import KeyName, organization_label
 
@@ -300,8 +300,7 @@ def _crypto_key(made: Made, live: Live) -> Found:
         return _unread(
             ", ".join(str(one) for one in vars(read).values() if isinstance(one, Failed))
         )
-    others = [one for one in members_with(policy, DECRYPTING_ROLES) if one != MEMBER]
-    if others:
+    if others := other_users(policy):
         return f"{', '.join(others)} may have used it: ask them before a version is destroyed."
     name = KeyName.parse(made.key_name)
     left = [on_version(name, "destroy", one.id) for one in versions if one.state not in _GONE]

@@ -92,12 +92,6 @@ def with_grants(
     return extended
 
 
-def members_with(policy: policy_pb2.Policy, roles: Iterable[str]) -> tuple[str, ...]:
-    """Every member that holds one of `roles`, with or without a condition, sorted."""
-    wanted = set(roles)
-    return tuple(sorted({m for b in policy.bindings if b.role in wanted for m in b.members}))
-
-
 @dataclass(frozen=True, slots=True)
 class Grant:
     """One member's role in one resource's policy."""

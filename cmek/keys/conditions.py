@@ -16,9 +16,11 @@ from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
+from google.iam.v1 import policy_pb2
+
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, SERVICE_ACCOUNT, VIEWER
 from cmek.gcp.gcloud import grant, import_version, new_primary, on_key, on_version, revoke
-from cmek.gcp.iam import Grant, describe, kind_of
+from cmek.gcp.iam import Grant, PolicyView, describe, kind_of
 from cmek.gcp.resources import CUSTOMER_INITIATED, SYMMETRIC, CryptoKey, KeyVersion
 from cmek.names import KeyName, is_us_single_region, organization_label
 
@@ -57,6 +59,15 @@ def may_decrypt(role: str) -> bool:
 def may_use(role: str) -> bool:
     """The same for encrypting or decrypting."""
     return role in DECRYPTING_ROLES or is_custom(role)
+
+
+def other_users(policy: policy_pb2.Policy | PolicyView) -> tuple[str, ...]:
+    """Members besides Anthropic's that a key's own policy lets use it, or may let; sorted.
+
+    Under a condition too, and deleted ones, who may have used it before.
+    """
+    using = {member for one in policy.bindings if may_use(one.role) for member in one.members}
+    return tuple(sorted(using - {MEMBER}))
 
 
 def is_custom(role: str) -> bool:

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Literal, Self
 
-from cmek.anthropic_identity import MEMBER
 from cmek.errors import CmekError
 from cmek.gcp.gcloud import on_version
 from cmek.gcp.iam import PolicyView
 from cmek.gcp.resources import CryptoKey
-from cmek.keys.conditions import DECRYPTING_ROLES
+from cmek.keys.conditions import other_users
 from cmek.keys.history import shown_time
 from cmek.markdown import code, escape, table
 from cmek.models import FrozenModel
@@ -52,16 +51,9 @@ def check_scope(ref: KeyRef, others: Sequence[KeyRef], key: CryptoKey, policy: P
             f"{ref.key_name} serves more than one workspace ({', '.join(users)}): a drill would "
             "stop them all. Name a canary workspace with a key of its own"
         )
-    members = {
-        member
-        for binding in policy.bindings
-        if binding.role in DECRYPTING_ROLES
-        for member in binding.members
-        if member != MEMBER
-    }
-    if members:
+    if members := other_users(policy):
         raise DrillRefusedError(
-            f"{', '.join(sorted(members))} may use {ref.key_name} too: a drill would stop them. "
+            f"{', '.join(members)} may use {ref.key_name} too: a drill would stop them. "
             "Name a canary workspace whose key only Anthropic uses"
         )
     if key.primary is None or key.primary.state != "ENABLED":
