@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -13,7 +15,6 @@ from pydantic import BaseModel
 
 from cmek.anthropic.errors import (
     AdminStatusError,
-    ApprovalSpentError,
     GatewayRefusedError,
     StorageProfileMismatchError,
 )
@@ -45,7 +46,13 @@ from flows._approval import (
 from flows._outcome import reporting
 from flows._provision import KeyValidationError, ProvisionedKey, adopt, diagnose_failure
 from tasks.artifacts import publish
-from tasks.attachment import AttachOutcome, AttachResult, attach, create
+from tasks.attachment import (
+    AttachedElsewhereError,
+    AttachOutcome,
+    AttachResult,
+    attach,
+    create,
+)
 from tasks.evidence import publish_evidence, record
 from tasks.reads import check_prerequisites, read_live_facts, signatures_needed, verify_signatures
 from tasks.runs import load_state, save_state
@@ -55,8 +62,11 @@ ATTACH_TRIES: Final = 3
 ATTACH_PAUSE_SECONDS: Final = 5.0
 
 
+NOTHING_ATTACHED: Final = "nothing was attached"
+
+
 class RefusedError(CmekError):
-    """The gate refused for good; nothing was attached."""
+    """The gate refused for good; the message says what is attached, or may still be."""
 
 
 class AttachNotConfirmedError(CmekError):
@@ -68,6 +78,8 @@ class RefusalRecord(BaseModel):
 
     kind: RefusalKind
     reasons: tuple[str, ...]
+    happened: str = NOTHING_ATTACHED
+    """What the workspace has, or may still get, all the same."""
 
 
 class ApprovalRequestRecord(BaseModel):
@@ -159,9 +171,10 @@ async def _finish(pending: ApprovalRequestRecord, refusal: RefusalRecord) -> Rej
         ReportUnfinishedError: It could not be published.
     """
     approval_request, why = pending.approval_request, "; ".join(refusal.reasons)
-    text = refused_report(approval_request, pending.report, refusal.kind, refusal.reasons)
+    headline = f"{refusal.kind}: {refusal.happened}"
+    text = refused_report(approval_request, pending.report, headline, refusal.reasons)
     subject = approval_request.plan.request.subject
-    said = f"nothing was attached after approval request {approval_request.number}: {why}"
+    said = f"{refusal.happened} after approval request {approval_request.number}: {why}"
     async with reporting(said) as report:
         await report.part("report", publish("onboarding", subject, text, refusal.kind))
         if refusal.kind is RefusalKind.REJECTED:
@@ -220,55 +233,95 @@ async def _handle_response(
         refused = await _adopt(request, pending, response)
         if refused is not None:
             return refused
-    outcome = AttachOutcome(outcome=AttachResult.NOT_YET)
-    # a permit lives for a minute, so each try reads, validates and passes the gate anew
+    return await _attach_in_tries(request, pending, response, loaded_at)
+
+
+async def _attach_in_tries(
+    request: OnboardingRequest,
+    pending: ApprovalRequestRecord,
+    response: ApprovalResponse,
+    loaded_at: float,
+) -> Approved | RefusalRecord:
+    """Attach; a permit lives for a minute, so each try reads, validates and is judged anew."""
+    asked, outcome = pending.approval_request, AttachOutcome(outcome=AttachResult.NOT_YET)
+    signers: tuple[str, ...] = ()
+    sent_at: datetime | None = None
     for tried in range(1, ATTACH_TRIES + 1):
-        gate_input, report = await _read_again(request, pending, response, loaded_at)
-        verdict = decide(
-            approval_request,
-            response,
-            gate_input,
-            now=datetime.now(UTC),
-            monotonic=time.monotonic(),
-        )
-        proof = gate_input.validation
-        await record(
-            request.subject, *events.gate_decision(approval_request, tried, proof, report, verdict)
-        )
-        if isinstance(verdict, Refusal):
-            if verdict.is_stale_validation_only and tried < ATTACH_TRIES:
-                continue
-            return await _refused(request, approval_request, verdict, proof)
-        outcome = await _try_attach(request, approval_request, verdict)
-        if outcome.outcome is not AttachResult.NOT_YET:
-            return Approved(
-                approval_request,
-                response,
-                verdict.signers,
-                outcome,
-                report,
-                gate_input.facts,
-                pending.users_before,
+        with _never_hidden(sent_at):
+            gate_input, report = await _read_again(request, pending, response, loaded_at)
+            facts = gate_input.facts
+            if sent_at is not None and facts.has_key_already:  # it took effect after it was read
+                outcome = AttachOutcome(outcome=AttachResult.NOW, workspace_id=facts.workspace_id)
+                break
+            verdict = decide(
+                asked, response, gate_input, now=datetime.now(UTC), monotonic=time.monotonic()
             )
+            proof = gate_input.validation
+            entry = events.gate_decision(asked, tried, proof, report, verdict)
+            await record(request.subject, *entry)
+            if isinstance(verdict, Refusal):
+                if verdict.is_stale_validation_only and tried < ATTACH_TRIES:
+                    continue
+                return await _refused(request, pending, verdict, gate_input, sent_at)
+            signers = verdict.signers
+            outcome = await _try_attach(request, asked, verdict)
+        if outcome.outcome is not AttachResult.NOT_YET:
+            break
+        sent_at = outcome.sent_at or sent_at
         await asyncio.sleep(ATTACH_PAUSE_SECONDS)
-    raise AttachNotConfirmedError(
-        f"{ATTACH_TRIES} tries ended without the key on {request.subject} ({outcome.why}); "
-        "the workspace was read after each. Retry the run for a new approval request"
-    )
+    else:
+        may = f"; {_may_still(sent_at)}" if sent_at else ""
+        raise AttachNotConfirmedError(
+            f"{ATTACH_TRIES} tries ended without the key on {request.subject} ({outcome.why}); "
+            f"the workspace was read after each{may}. Retry the run for a new approval request"
+        )
+    if sent_at is not None:  # what was found attached is what this run has sent
+        outcome = outcome.model_copy(update={"outcome": AttachResult.NOW})
+    return Approved(asked, response, signers, outcome, report, facts, pending.users_before)
+
+
+@contextmanager
+def _never_hidden(sent_at: datetime | None) -> Iterator[None]:
+    """What fails behind an attach of unknown outcome must not hide that one was sent.
+
+    Raises:
+        AttachNotConfirmedError: Something failed, and an attach may still take effect.
+    """
+    try:
+        yield
+    except AttachedElsewhereError:
+        raise  # it can't take effect any more
+    except CmekError as error:
+        if sent_at is None:
+            raise
+        raise AttachNotConfirmedError(
+            f"{_may_still(sent_at)}; Retry the run, which reads the workspace first. Another try "
+            f"failed: {error}"
+        ) from error
+
+
+def _may_still(sent_at: datetime) -> str:
+    return f"the attach that was sent at {sent_at:%Y-%m-%d %H:%M:%S} UTC may still take effect"
 
 
 async def _refused(
     request: OnboardingRequest,
-    approval_request: ApprovalRequest,
+    pending: ApprovalRequestRecord,
     refusal: Refusal,
-    proof: ValidationProof,
+    gate_input: GateInput,
+    sent_at: datetime | None,
 ) -> RefusalRecord:
     """The refusal for keeping; with the cause when the validation is what failed."""
-    reasons = [reason.text for reason in refusal.reasons]
+    reasons, proof = [reason.text for reason in refusal.reasons], gate_input.validation
     if refusal.kind is RefusalKind.BLOCKED and not proof.succeeded:
-        failure = _failed_validation(approval_request, request_id=proof.request_id)
+        failure = _failed_validation(pending.approval_request, request_id=proof.request_id)
         reasons.append(f"most likely: {await diagnose_failure(request, failure, proof.error)}")
-    return RefusalRecord(kind=refusal.kind, reasons=tuple(reasons))
+    happened = NOTHING_ATTACHED
+    if gate_input.facts.has_key_already:
+        happened = "the workspace has this key already (Retry checks it), and nothing was attached"
+    elif sent_at is not None:
+        happened = f"{_may_still(sent_at)} (Retry reads the workspace first), nothing was attached"
+    return RefusalRecord(kind=refusal.kind, reasons=tuple(reasons), happened=happened)
 
 
 async def _try_attach(
@@ -278,7 +331,7 @@ async def _try_attach(
     step = attach if request.create_workspace is None else create
     try:
         return await step(request.anthropic_block, permit)
-    except (GatewayRefusedError, ApprovalSpentError) as error:
+    except GatewayRefusedError as error:
         raise RefusedError(f"the gateway attached nothing: {error}") from error
     except StorageProfileMismatchError:
         raise  # it is not about the key, and says what it is about

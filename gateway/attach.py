@@ -107,7 +107,9 @@ class Attacher:
             workspaces = await self._read(target)
             existing = present(target, workspaces)
             if existing is not None:
-                await self.settle_unsettled()
+                for entry in self._journal.unsettled():
+                    if entry.workspace == _subject(target):
+                        self._settle_by(entry, workspaces)
                 return existing
             if problems := live_problems(target, signed, key, workspaces):
                 raise PolicyError("; ".join(problems))
@@ -133,12 +135,15 @@ class Attacher:
             JournalError: It could not be written.
         """
         for entry in self._journal.unsettled():
-            target = _target(entry)
-            existing = present(target, await self._read(target))
-            if existing is not None:
-                self._settle(entry.number, IntentOutcome.ATTACHED, existing.id, existing.request_id)
-            elif entry.outcome is None:
-                self._settle(entry.number, IntentOutcome.UNKNOWN)
+            self._settle_by(entry, await self._read(_target(entry)))
+
+    def _settle_by(self, entry: JournalEntry, workspaces: list[Workspace]) -> None:
+        """What a read shows of one intent."""
+        existing = present(_target(entry), workspaces)
+        if existing is not None:
+            self._settle(entry.number, IntentOutcome.ATTACHED, existing.id, existing.request_id)
+        elif entry.outcome is None:
+            self._settle(entry.number, IntentOutcome.UNKNOWN)
 
     async def _verified(
         self, target: Attach | Create, signed_approvals: str

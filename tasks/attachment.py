@@ -25,6 +25,7 @@ from pydantic import JsonValue
 from cmek.anthropic.client import PENDING_CREATE_LIFETIME, AdminApi
 from cmek.anthropic.errors import (
     AdminApiError,
+    ApprovalSpentError,
     ExternalKeyChangedError,
     ExternalKeyValidationTimeoutError,
     WorkspaceCreatedIncompleteError,
@@ -70,6 +71,8 @@ class AttachOutcome(FrozenModel):
     """Which workspace has the key; None while none has."""
     request_id: str | None = None
     why: str | None = None
+    sent_at: datetime | None = None
+    """Of NOT_YET: when a request was sent that may still take effect; None when none was."""
 
 
 class AttachedElsewhereError(CmekError):
@@ -82,6 +85,10 @@ class NameTakenError(CmekError):
 
 class IncompleteWorkspaceError(CmekError):
     """A create made the workspace but not all of it, and must never be sent again."""
+
+
+class AttachOutcomeUnknownError(CmekError):
+    """An attach was sent, its outcome is unknown, and the workspace could not be read."""
 
 
 class CreateOutcomeUnknownError(CmekError):
@@ -102,6 +109,7 @@ async def attach(block: str, permit: Permit) -> AttachOutcome:
 
     Raises:
         AttachedElsewhereError: The workspace has another key.
+        AttachOutcomeUnknownError: No clear response, and the workspace could not be read after it.
         AdminApiError: Refused for a reason that another try would not change.
     """
     return await _send_once(_Attach(await admin_client(block), permit))
@@ -150,9 +158,9 @@ class _Step(ABC):
     async def not_sent(self) -> None:  # noqa: B027 - as above
         """The request was refused, or never left: it can't take effect any more."""
 
-    async def read_after_failure(self, error: AdminApiError, sent: datetime) -> Workspace | None:  # noqa: ARG002
+    @abstractmethod
+    async def read_after_failure(self, error: AdminApiError, sent: datetime) -> Workspace | None:
         """What a read shows after a request that failed at an unknown point."""
-        return await self.existing()
 
 
 async def _send_once(step: _Step) -> AttachOutcome:
@@ -179,7 +187,7 @@ async def _send_once(step: _Step) -> AttachOutcome:
 async def _settle(step: _Step, error: AdminApiError, sent: datetime) -> AttachOutcome:
     """Only a read shows whether a request that failed took effect."""
     heals = isinstance(error, ExternalKeyValidationTimeoutError | ExternalKeyChangedError)
-    if not (error.ambiguous or heals):
+    if not (_is_unclear(error) or heals):
         await step.not_sent()
         raise error
     get_run_logger().warning("The outcome is not clear (%s); reading again", error)
@@ -187,7 +195,17 @@ async def _settle(step: _Step, error: AdminApiError, sent: datetime) -> AttachOu
     if existing is not None:
         return _outcome(AttachResult.NOW, existing, error.request_id)
     await step.not_sent()
-    return AttachOutcome(outcome=AttachResult.NOT_YET, request_id=error.request_id, why=str(error))
+    return AttachOutcome(
+        outcome=AttachResult.NOT_YET,
+        request_id=error.request_id,
+        why=str(error),
+        sent_at=sent if _is_unclear(error) else None,
+    )
+
+
+def _is_unclear(error: AdminApiError) -> bool:
+    """Whether the request may have taken effect, or the one that has used its approval before."""
+    return error.ambiguous or isinstance(error, ApprovalSpentError)
 
 
 def _outcome(outcome: AttachResult, workspace: Workspace, request_id: str | None) -> AttachOutcome:
@@ -213,6 +231,17 @@ class _Attach(_Step):
             external_key_id=self.permit.external_key_id,
             signed_approvals=self.permit.signed_approvals,
         )
+
+    async def read_after_failure(self, error: AdminApiError, sent: datetime) -> Workspace | None:
+        try:
+            return await self.existing()
+        except AdminApiError as unread:
+            raise AttachOutcomeUnknownError(
+                f"an attach of {self.permit.external_key_id} to {self._workspace_id} was sent at "
+                f"{sent:%Y-%m-%d %H:%M:%S} UTC, and whether it took effect is not known: {error} "
+                f"Reading the workspace failed: {unread} Retry the run: it reads the workspace "
+                "before anything else"
+            ) from error
 
     @property
     def _workspace_id(self) -> str:
@@ -262,8 +291,9 @@ class _Create(_Step):
     async def read_after_failure(self, error: AdminApiError, sent: datetime) -> Workspace | None:
         if isinstance(error, WorkspaceCreatedIncompleteError) and error.workspace_id is not None:
             return await self._complete(error, error.workspace_id)
+        unknown = _outcome_unknown(self.permit.request.subject, "this run", sent)
         # a create may become visible some time after its response was lost
-        for pause in SEARCH_AFTER_SECONDS if error.ambiguous else (0.0,):
+        for pause in SEARCH_AFTER_SECONDS if _is_unclear(error) else (0.0,):
             await asyncio.sleep(pause)
             try:
                 existing = await self.existing()
@@ -272,12 +302,14 @@ class _Create(_Step):
                     f"{taken}; it may be what this run's create made, of which the "
                     f"outcome is not known: {error}"
                 ) from error
+            except AdminApiError as unread:
+                raise CreateOutcomeUnknownError(
+                    f"{unknown}. The last search failed: {unread}"
+                ) from error
             if existing is not None:
                 return existing
-        if error.ambiguous:
-            raise CreateOutcomeUnknownError(
-                _outcome_unknown(self.permit.request.subject, "this run", sent)
-            ) from error
+        if _is_unclear(error):
+            raise CreateOutcomeUnknownError(unknown) from error
         return None
 
     async def _complete(self, error: AdminApiError, workspace_id: str) -> Workspace:

@@ -63,6 +63,11 @@ class LiveFacts(FrozenModel):
         return has_organization_label(self.key, self.organization_id)
 
     @property
+    def has_key_already(self) -> bool:
+        """Whether the workspace has this external key."""
+        return self.workspace_external_key_id == self.external_key_id
+
+    @property
     def primary_state(self) -> str:
         """State of the primary version, `MISSING` when there is none."""
         return self.key.primary.state if self.key.primary else MISSING

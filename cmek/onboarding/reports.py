@@ -386,9 +386,8 @@ def refused_report(
 ) -> str:
     """The report of an approval request that ended without an attach."""
     plan = approval_request.plan
-    nothing = "nothing was attached" if plan.workspace_id else "no workspace was created"
     parts = [
-        f"# {escape(headline)}: {nothing}",
+        f"# {escape(headline)}",
         bullets(map(escape, reasons)),
         "## What to do next",
         bullets(

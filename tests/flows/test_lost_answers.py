@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from prefect.states import Scheduled
 
+import flows._attach
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.evidence.record import loads
 from cmek.evidence.report import record_in
@@ -100,3 +101,54 @@ def test_a_run_that_ends_right_after_the_attach_tells_of_it_when_retried(
     (record,) = [a for a in bench.artifacts(run) if (a.key or "").startswith("cmek-evidence")]
     kinds = [entry.kind for entry in loads(record_in(str(record.data))).entries]
     assert kinds[-2:] == ["failed", "attached"]
+
+
+@pytest.mark.parametrize(("seconds", "pause"), [(0.2, 1.0), (0.2, 0.0), (2.0, 0.0)])
+def test_an_attach_that_takes_effect_late_ends_as_attached(
+    bench: Onboardings, seconds: float, pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection broke, the next read showed no key; it is there before or after another."""
+    monkeypatch.setattr(flows._attach, "ATTACH_PAUSE_SECONDS", pause)
+    run = bench.asked()
+    bench.control.fault("workspaces.update", kind="late", seconds=seconds)
+    run.approve()
+    assert_one_of_everything(bench, run)
+
+
+@pytest.mark.parametrize(
+    ("when", "kind"), [("after", "reset"), ("after", "error"), ("before", "error")]
+)
+def test_an_attach_of_unknown_outcome_is_told_as_one_that_was_sent(
+    bench: Onboardings, when: str, kind: str
+) -> None:
+    """The workspace can't be read behind it: nobody knows, so nobody says that it is not there."""
+    run = bench.asked()
+    bench.control.fault("workspaces.update", when=when, kind=kind, status=503)
+    bench.control.fault("workspaces.retrieve", status=500, times=40, skip=3)
+    run.approve()
+    assert run.state == "Failed"
+    assert len(bench.attaches()) == 1
+    assert "was sent at" in run.message
+    assert "nothing was attached" not in run.message
+    bench.control.clear_faults()
+    run.force(Scheduled(name="AwaitingRetry"))
+    run.execute()
+    if when == "before":
+        run.approve()
+    assert run.state in {"Attached", "Already attached"}, run.message
+    assert len(bench.attaches()) == (2 if when == "before" else 1)
+
+
+@pytest.mark.parametrize("status", [403, 500])
+@pytest.mark.parametrize("call", ["external_keys.validate", "external_keys.retrieve"])
+def test_what_fails_behind_an_attach_of_unknown_outcome_does_not_hide_it(
+    bench: Onboardings, call: str, status: int
+) -> None:
+    """The next try gets no further; the message begins with what may have happened."""
+    run = bench.asked()
+    bench.control.fault("workspaces.update", when="before", kind="reset")
+    bench.control.fault(call, status=status, times=40, skip=1)
+    run.approve()
+    assert run.state == "Failed"
+    assert len(bench.attaches()) == 1
+    assert "may still take effect" in run.message.partition(f"{status}")[0]

@@ -132,3 +132,20 @@ def test_the_gateways_reads_come_on_top_and_are_named(
         "workspaces.retrieve",
         "external_keys.validate",
     ]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1000.0])
+def test_an_attach_of_unknown_outcome_is_not_called_one_that_did_not_happen(
+    gateway: str, office: Office, bench: Onboardings, seconds: float
+) -> None:
+    """The gateway sends once; its approval is spent, and the key comes late, or never."""
+    run = bench.asked()
+    bench.control.fault("workspaces.update", kind="late", seconds=seconds)
+    run.approve(**signed(office, run, APPROVER))
+    assert len(bench.attaches()) <= 1
+    if seconds < 100:
+        assert run.state == "Attached", run.message
+    else:
+        assert run.state == "Failed"
+        assert "may still take effect" in run.message
+        assert "attached nothing" not in run.message

@@ -21,6 +21,7 @@ from cmek.anthropic.errors import (
     NotFoundError,
 )
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER
+from cmek.tags import CREATED_BY_TAG
 from gateway.attach import SteadyClock
 from gateway.journal import IntentOutcome, Journal
 from tests.support.gateway import NEW_NAME, RUN_ID, Gateways, through
@@ -430,6 +431,30 @@ async def test_an_unknown_outcome_is_never_sent_again(gate: Gateways) -> None:
                 target.workspace_id, external_key_id=EXTERNAL_KEY, signed_approvals=gate.approvals()
             )
     assert gate.sent() == [False, True]
+    assert outcomes(gate) == [IntentOutcome.UNKNOWN, IntentOutcome.ATTACHED]
+
+
+async def test_a_read_for_another_intent_does_not_hide_what_is_attached(gate: Gateways) -> None:
+    """One create has no clear outcome, and the workspaces can't be listed any more."""
+    gate.fault("workspaces.create", when="before", kind="reset")
+    target, approvals = gate.target, gate.approvals()
+    new = gate.approvals(gate.statement(new=True))
+    with gate.running() as url:
+        async with through(url) as api:
+            with pytest.raises(AdminApiError):
+                await api.workspaces.create(
+                    gate.new.name,
+                    EXTERNAL_KEY,
+                    tags={CREATED_BY_TAG: gate.new.run_id},
+                    data_residency=gate.new.data_residency,
+                    signed_approvals=new,
+                )
+            gate.fault("workspaces.list", status=500, times=100)
+            for _ in range(2):
+                done = await api.workspaces.update(
+                    target.workspace_id, external_key_id=EXTERNAL_KEY, signed_approvals=approvals
+                )
+                assert done.external_key_id == EXTERNAL_KEY
     assert outcomes(gate) == [IntentOutcome.UNKNOWN, IntentOutcome.ATTACHED]
 
 
