@@ -235,7 +235,7 @@ async def _verify_existing_attachment(
         await _record_repair(now, grants_event(crypto_key.name, written=granted))
         repaired = labelled or granted
     facts = await read_live_facts(now, key.id)
-    checks = await check_prerequisites(now)
+    checks = await check_prerequisites(now, started_with=request)
     await validate_registered(now, key.id, changed_at=datetime.now(UTC) if repaired else None)
     if interrupted:  # an earlier attempt of this run attached it, and ended before recording that
         shown = await read_back(now.anthropic_block, now.subject, key.id, _residency(request))

@@ -251,11 +251,17 @@ class PrerequisitesFailedError(CmekError):
 
 
 @uncached_task(name="Prerequisites", task_run_name="Prerequisites")
-async def check_prerequisites(request: OnboardingRequest) -> CheckReport:
+async def check_prerequisites(
+    request: OnboardingRequest, started_with: OnboardingRequest | None = None
+) -> CheckReport:
     """Every check; a read that is refused makes `unknown`, never an exception.
 
     A policy that was edited while the run waited is a warning: the run keeps what it was started
     with, and an approver must see that others would not be started so any more.
+
+    Args:
+        request: For the workspace as it is now.
+        started_with: The run's own, where its new workspace exists by now.
     """
     report = await run_checks(
         request,
@@ -264,7 +270,8 @@ async def check_prerequisites(request: OnboardingRequest) -> CheckReport:
         google=await google_client(request.kms_block),
     )
     try:
-        changed = policy_change(request, await onboarding_policy(request.policy))
+        policy = await onboarding_policy(request.policy)
+        changed = policy_change(started_with or request, policy)
     except BlockMissingError:
         changed = changed_policy_check(request, "its block can't be loaded any more")
     return report.model_copy(update={"checks": (*report.checks, changed)}) if changed else report

@@ -12,7 +12,7 @@ from enum import StrEnum
 from cmek.anthropic.models import ExternalKey, Organization, Workspace
 from cmek.errors import CmekError
 from cmek.keys.verdicts import Check
-from cmek.onboarding.policy import OverrideRefusedError, PolicyModel
+from cmek.onboarding.policy import OverrideRefusedError, PolicyModel, UnnameableKeyError
 from cmek.onboarding.request import (
     OnboardingRequest,
     created_by_run,
@@ -134,13 +134,14 @@ def policy_change(request: OnboardingRequest, policy: PolicyModel) -> Check | No
     """A warning when the request would come to something else under the policy as it is now.
 
     Args:
-        request: The pinned request.
+        request: As it was started: what a new workspace became since is not compared.
         policy: The one that it names, read anew.
     """
     form = request.form
     try:
-        now = resolve(form, policy, workspace_name="").model_dump(mode="json")
-    except OverrideRefusedError as error:
+        # the name is not known here; any one shows whether the template gives a key's name
+        now = resolve(form, policy, workspace_name="workspace").model_dump(mode="json")
+    except (OverrideRefusedError, UnnameableKeyError) as error:
         return changed_policy_check(request, str(error).removesuffix(". Nothing was made"))
     was = request.model_dump(mode="json")
     unknown = {"crypto_key"} if is_named_after_workspace(form, policy) else set()

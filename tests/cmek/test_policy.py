@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cmek.keys.verdicts import Check, CheckReport
@@ -169,6 +171,31 @@ def test_an_edited_policy_is_noticed_exactly_when_the_request_would_come_to_some
         assert check is not None
         assert check.status == "warn"
         assert said in check.evidence
+
+
+@given(
+    template=st.from_regex(r"\A[a-z-]{0,70}(\{workspace_(name|id)\})?[a-z-]{0,20}\Z"),
+    new=st.booleans(),
+)
+def test_whatever_the_policy_is_by_now_a_run_that_waits_hears_of_it_as_a_warning(
+    template: str, new: bool
+) -> None:
+    workspace = "Payments EU" if new else "wrkspc_01PaymentsProd"
+    request = resolve(form(workspace=workspace, new_workspace=new), RECOMMENDED)
+    try:
+        policy = PolicyModel(crypto_key=template)
+    except ValidationError:
+        return
+    check = policy_change(request, policy)
+    assert check is None or check.status == "warn"
+
+
+@pytest.mark.parametrize("template", ["{workspace_name}", "a-{workspace_name}-{workspace_id}"])
+def test_a_key_that_is_named_after_the_workspace_is_no_change_of_policy(template: str) -> None:
+    policy = PolicyModel(crypto_key=template)
+    wanted = form(workspace="wrkspc_01PaymentsProd", new_workspace=False)
+    request = resolve(wanted, policy, workspace_name="pay prod")
+    assert policy_change(request, policy) is None
 
 
 def report(*checks: Check) -> CheckReport:

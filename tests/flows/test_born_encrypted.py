@@ -62,13 +62,19 @@ def test_a_name_that_exists_stops_the_run_before_anything_is_made(bench: Onboard
     assert_stopped(run, bench.fresh, "onboard that one by its id")
 
 
-def test_a_second_run_for_a_created_workspace_writes_nothing(bench: Onboardings) -> None:
-    asked_to_create(bench).approve()
+@pytest.mark.parametrize("settings", [{}, {"data_residency": "us_only"}])
+def test_a_second_run_for_a_created_workspace_writes_nothing(
+    bench: Onboardings, settings: dict[str, str]
+) -> None:
+    asked_to_create(bench, **settings).approve()
     (workspace,) = born(bench)
     bench.control.clear_log()
-    again = start_to_create(bench).execute()
+    again = start_to_create(bench, **settings).execute()
     assert again.state == "Already attached", again.message
     assert workspace.id in again.message
+    reports = [str(one.data) for one in bench.artifacts(again)]
+    assert reports
+    assert not any("has changed since" in one for one in reports)
     key = key_id_for(NAME)
     by_id = bench.start(workspace_id=workspace.id, crypto_key=key).execute()
     assert by_id.state == "Already attached", by_id.message
