@@ -218,13 +218,7 @@ async def refuse_early(form: OnboardingForm) -> str | None:
 
 
 async def _check_workspace(request: OnboardingRequest, workspace_id: str) -> None:
-    reading = await read_workspace.fn(request.anthropic_block, workspace_id)
-    check_eligibility(
-        request,
-        reading.workspace,
-        is_default=reading.is_default,
-        current_key=reading.current_key,
-    )
+    check_eligibility(request, await read_workspace.fn(request.anthropic_block, workspace_id))
 
 
 _STYLES: Final = {"fail": "bold red", "unknown": "yellow", "warn": "yellow", "pass": "green"}

@@ -112,12 +112,7 @@ async def read_and_check_workspace(request: OnboardingRequest) -> EligibleWorksp
             await ensure_no_pending_create(request.subject)
             return EligibleWorkspace(request, AttachmentStatus.NEEDS_KEY, organization.id)
         request, reading = request.for_existing(found.workspace.id), found
-    status = check_eligibility(
-        request,
-        reading.workspace,
-        is_default=reading.is_default,
-        current_key=reading.current_key,
-    )
+    status = check_eligibility(request, reading)
     return EligibleWorkspace(request, status, organization.id, reading.current_key)
 
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -137,7 +137,7 @@ class Attacher:
         for entry in self._journal.unsettled():
             self._settle_by(entry, await self._read(_target(entry)))
 
-    def _settle_by(self, entry: JournalEntry, workspaces: list[Workspace]) -> None:
+    def _settle_by(self, entry: JournalEntry, workspaces: Sequence[Workspace]) -> None:
         """What a read shows of one intent."""
         existing = present(_target(entry), workspaces)
         if existing is not None:
@@ -170,11 +170,10 @@ class Attacher:
             raise PolicyError("; ".join(problems))
         return verified
 
-    async def _read(self, target: Attach | Create) -> list[Workspace]:
+    async def _read(self, target: Attach | Create) -> Sequence[Workspace]:
         if isinstance(target, Attach):
             return [await self._api.workspaces.retrieve(target.workspace_id)]
-        listed = self._api.workspaces.list(include_archived=True, include_default=True)
-        return [one async for one in listed]
+        return await self._api.workspaces.everything()
 
     def _too_late(self, expires_at: datetime, validated: float) -> str | None:
         """Why it may not be sent any more: reads and the journal can have taken long."""

@@ -253,8 +253,7 @@ class _Attach(_Step):
 class _Create(_Step):
     async def existing(self) -> Workspace | None:
         """What this run has created already, over all pages."""
-        listed = self.api.workspaces.list(include_archived=True, include_default=True)
-        everything = [one async for one in listed]
+        everything = await self.api.workspaces.everything()
         ours = created_by_run(everything, str(current_run_id()))
         if not ours:
             taken = same_name_workspaces(everything, self._name)

@@ -7,23 +7,29 @@ failed validation, what exists already, and the signatures of an approval.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.errors import NotFoundError
-from cmek.anthropic.models import ExternalKey, Organization, Workspace
+from cmek.anthropic.models import Organization, Workspace
 from cmek.anthropic_identity import MEMBER
 from cmek.errors import CmekError, bounded
 from cmek.gcp.iam import unconditional_roles
 from cmek.keys.diagnosis import Failure, diagnose, gather_facts
 from cmek.keys.prerequisites import run_checks
+from cmek.keys.reader import Clients
 from cmek.keys.rules import Cause
 from cmek.keys.verdicts import CheckReport
-from cmek.models import FrozenModel
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
-from cmek.onboarding.eligibility import changed_policy_check, find_created, policy_change
+from cmek.onboarding.eligibility import (
+    WorkspaceReading,
+    changed_policy_check,
+    find_created,
+    policy_change,
+)
 from cmek.onboarding.plan import ExistingResources, LiveFacts
 from cmek.onboarding.policy import PolicyModel, effective_settings
 from cmek.onboarding.request import (
@@ -52,14 +58,6 @@ from tasks.runs import current_run_id
 
 class WorkspaceNotFoundError(CmekError):
     """No such workspace in the organization of the credential."""
-
-
-class WorkspaceReading(FrozenModel):
-    """A workspace, whether it is (or may be) the default one, and its key."""
-
-    workspace: Workspace
-    is_default: bool
-    current_key: ExternalKey | None
 
 
 @uncached_task(name="Read the policy", task_run_name="Read policy {name}")
@@ -123,7 +121,7 @@ async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
     key_id = workspace.external_key_id
     return WorkspaceReading(
         workspace=workspace,
-        is_default=found is None or workspace.name == "Default",
+        is_default=found is None or workspace.is_named_default,
         current_key=await api.external_keys.retrieve(key_id) if key_id else None,
     )
 
@@ -139,8 +137,7 @@ async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | Non
         WorkspaceNotEligibleError: Another workspace has the name.
     """
     api, name = await admin_client(request.anthropic_block), request.create_workspace or ""
-    listed = api.workspaces.list(include_archived=True, include_default=True)
-    everything = [one async for one in listed]
+    everything = await api.workspaces.everything()
     close = (
         *created_by_run(everything, str(current_run_id())),
         *same_name_workspaces(everything, name),
@@ -152,7 +149,7 @@ async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | Non
         return None
     return WorkspaceReading(
         workspace=found,
-        is_default=found.name == "Default",
+        is_default=found.is_named_default,
         current_key=keys.get(found.external_key_id or ""),
     )
 
@@ -209,9 +206,9 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
 
 async def _workspace(
     admin: AdminApi, request: OnboardingRequest
-) -> tuple[dict[str, Any], list[Workspace]]:
+) -> tuple[dict[str, Any], Sequence[Workspace]]:
     """The fields about the workspace, or about a new one, that nothing has its name; and all."""
-    listed = _all_workspaces(admin)
+    listed = admin.workspaces.everything()
     if request.workspace_id is None:
         name, everything = request.create_workspace or "", await listed
         return {
@@ -230,12 +227,6 @@ async def _workspace(
         "workspace_archived": workspace.is_archived,
         "workspace_external_key_id": workspace.external_key_id,
     }, everything
-
-
-async def _all_workspaces(admin: AdminApi) -> list[Workspace]:
-    """Archived ones too: their data is under their key as before."""
-    listed = admin.workspaces.list(include_default=True, include_archived=True)
-    return [one async for one in listed]
 
 
 class PrerequisitesFailedError(CmekError):
@@ -263,12 +254,7 @@ async def check_prerequisites(
         request: For the workspace as it is now.
         started_with: The run's own, where its new workspace exists by now.
     """
-    report = await run_checks(
-        request,
-        admin=await admin_client(request.anthropic_block),
-        kms=await kms_client(request.kms_block),
-        google=await google_client(request.kms_block),
-    )
+    report = await run_checks(request, await _clients(request))
     try:
         policy = await onboarding_policy(request.policy)
         changed = policy_change(started_with or request, policy)
@@ -280,14 +266,15 @@ async def check_prerequisites(
 @uncached_task(name="Diagnose", task_run_name="Diagnose")
 async def find_causes(request: OnboardingRequest, failure: Failure) -> tuple[Cause, ...]:
     """Every known cause, the most likely first; each proved, excluded or open by our own reads."""
-    facts = await gather_facts(
-        request,
-        failure,
-        admin=await admin_client(request.anthropic_block),
-        kms=await kms_client(request.kms_block),
-        google=await google_client(request.kms_block),
+    return diagnose(await gather_facts(request, failure, await _clients(request)))
+
+
+async def _clients(request: OnboardingRequest) -> Clients:
+    return Clients(
+        await admin_client(request.anthropic_block),
+        await kms_client(request.kms_block),
+        await google_client(request.kms_block),
     )
-    return diagnose(facts)
 
 
 @uncached_task(name="Read existing resources", task_run_name="Read existing resources")

@@ -177,6 +177,11 @@ class Workspaces:
                 return
             _advance(query, "after_id", page.last_id)
 
+    async def everything(self) -> Sequence[Workspace]:
+        """Archived workspaces and the default one too: all that can have a name or a key."""
+        listed = self.list(include_archived=True, include_default=True)
+        return [one async for one in listed]
+
     async def retrieve(self, workspace_id: str) -> Workspace:
         """One workspace; the default one too, by its id."""
         return await self._transport.get(Workspace, _path(_WORKSPACES, workspace_id), {})

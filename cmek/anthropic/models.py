@@ -101,6 +101,11 @@ class Workspace(AdminObject):
         """Whether it was archived, which cannot be undone."""
         return self.archived_at is not None
 
+    @property
+    def is_named_default(self) -> bool:
+        """Whether it has the default workspace's name, by which alone a list shows that one."""
+        return self.name == "Default"
+
 
 class Validation(AdminObject):
     """The outcome of Anthropic's encrypt and decrypt round trip (guide step 6)."""

@@ -21,8 +21,6 @@ from cmek.outcomes import CAME_TO_NOTHING, RunOutcome
 
 ONBOARD = "onboard"
 NEVER = "never"
-DEFAULT_NAME = "Default"
-"""A list may show the default workspace; by the documentation only its name identifies it."""
 
 
 def ineligible_reason(
@@ -33,7 +31,7 @@ def ineligible_reason(
         return "archived"
     if workspace.external_key_id is not None:
         return "has a key"
-    if is_default or workspace.name == DEFAULT_NAME:
+    if is_default or workspace.is_named_default:
         return "the default workspace, or can't be told from it; a person starts that one"
     if workspace.tags.get(request.opt_in_tag) == NEVER:
         return f"tagged {request.opt_in_tag}={NEVER}"

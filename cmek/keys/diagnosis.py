@@ -11,9 +11,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cmek._http import try_read
-from cmek.anthropic.client import AdminApi
-from cmek.gcp.kms import CloudKms
-from cmek.gcp.project_apis import GoogleReads
 from cmek.keys import rules_anthropic, rules_iam, rules_key, rules_versions
 from cmek.keys.reader import Clients, read_findings
 from cmek.keys.rules import Cause, CauseRule, DiagnosisFacts, KnownCause
@@ -73,20 +70,14 @@ class Failure:
 
 
 async def gather_facts(
-    request: OnboardingRequest,
-    failure: Failure,
-    *,
-    admin: AdminApi,
-    kms: CloudKms,
-    google: GoogleReads,
+    request: OnboardingRequest, failure: Failure, clients: Clients
 ) -> DiagnosisFacts:
     """Read everything again after a failure; a refused read leaves its causes open."""
     key_id = failure.external_key_id
     async with asyncio.TaskGroup() as group:
-        findings = group.create_task(read_findings(request, Clients(admin, kms, google)))
-        external = (
-            group.create_task(try_read(admin.external_keys.retrieve(key_id))) if key_id else None
-        )
+        findings = group.create_task(read_findings(request, clients))
+        read = try_read(clients.admin.external_keys.retrieve(key_id)) if key_id else None
+        external = group.create_task(read) if read else None
     return DiagnosisFacts(
         request=request,
         findings=findings.result(),

@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from cmek.anthropic.client import AdminApi
-from cmek.gcp.kms import CloudKms
-from cmek.gcp.project_apis import GoogleReads
 from cmek.keys import rules_anthropic, rules_iam, rules_key, rules_org, rules_project
 from cmek.keys.reader import Clients, read_findings
 from cmek.keys.snapshot import Findings
@@ -61,14 +58,12 @@ def unknown_warnings(policy: OnboardingSettings) -> list[str]:
     return sorted(set(policy.accepted_warnings) - {one.id for one in CATALOGUE})
 
 
-async def run_checks(
-    request: OnboardingRequest, *, admin: AdminApi, kms: CloudKms, google: GoogleReads
-) -> CheckReport:
+async def run_checks(request: OnboardingRequest, clients: Clients) -> CheckReport:
     """Read everything in three waves and judge it; writes nothing.
 
     Never raises for a refused, failed or late read: that check is `unknown` and says who can tell.
     """
-    return judge(request, await read_findings(request, Clients(admin, kms, google)))
+    return judge(request, await read_findings(request, clients))
 
 
 def judge(request: OnboardingRequest, findings: Findings) -> CheckReport:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from cmek.anthropic.models import ExternalKey, Organization, Workspace
 from cmek.errors import CmekError
 from cmek.keys.verdicts import Check
+from cmek.models import FrozenModel
 from cmek.onboarding.policy import OverrideRefusedError, PolicyModel, UnnameableKeyError
 from cmek.onboarding.request import (
     OnboardingRequest,
@@ -34,25 +35,24 @@ class WorkspaceNotEligibleError(CmekError):
     """This workspace must not be onboarded by this request; the message says why and what to do."""
 
 
-def check_eligibility(
-    request: OnboardingRequest,
-    workspace: Workspace,
-    *,
-    is_default: bool,
-    current_key: ExternalKey | None,
-) -> AttachmentStatus:
-    """Decide from the first reads, before anything is made.
+class WorkspaceReading(FrozenModel):
+    """A workspace as it was read first."""
 
-    Args:
-        request: The pinned request.
-        workspace: As read.
-        is_default: Whether it is, or may be, the default workspace.
-        current_key: The external key that the workspace already has, if any.
+    workspace: Workspace
+    is_default: bool
+    """Whether it is, or may be, the default workspace."""
+    current_key: ExternalKey | None
+    """The external key that it has already, if any."""
+
+
+def check_eligibility(request: OnboardingRequest, reading: WorkspaceReading) -> AttachmentStatus:
+    """Decide from the first reads, before anything is made.
 
     Raises:
         WorkspaceNotEligibleError: Archived, attached to another key, or the default workspace
             without permission.
     """
+    workspace, current_key = reading.workspace, reading.current_key
     name = f"workspace {workspace.id} ({workspace.name})"
     if workspace.is_archived:
         raise WorkspaceNotEligibleError(
@@ -65,7 +65,7 @@ def check_eligibility(
             f"{current_key.gcp_key_name or 'not a Google Cloud key'}. A workspace's key can never "
             "be replaced: make a new workspace, or request that key"
         )
-    if is_default and not request.allow_default_workspace and current_key is None:
+    if reading.is_default and not request.allow_default_workspace and current_key is None:
         raise WorkspaceNotEligibleError(
             f"{name} is the default workspace (or can't be told from it); it serves every API key "
             "without a workspace: choose another one, or a policy with allow_default_workspace on"

@@ -240,7 +240,7 @@ async def read_workspace_keys(
 
 async def _workspaces_by_key(admin: AdminApi) -> dict[str, set[str]]:
     users: dict[str, set[str]] = defaultdict(set)
-    async for workspace in admin.workspaces.list(include_archived=True, include_default=True):
+    for workspace in await admin.workspaces.everything():
         if workspace.external_key_id is not None:
             users[workspace.external_key_id].add(workspace.id)
     return users

@@ -25,9 +25,7 @@ UNREADABLE = {"deny_policy", "anthropic_side"}
 async def gathered(sandbox: Sandbox, **known: Any) -> DiagnosisFacts:
     """All that our own reads say; `known` is about the failure."""
     async with clients(sandbox) as ours:
-        return await gather_facts(
-            request(), failure(**known), admin=ours.admin, kms=ours.kms, google=ours.google
-        )
+        return await gather_facts(request(), failure(**known), ours)
 
 
 async def diagnosed(sandbox: Sandbox, **known: Any) -> tuple[Cause, ...]:

@@ -56,13 +56,9 @@ async def test_the_first_causes_command_mends_it(
     (condition,) = [one for one, _ in DIAGNOSED if one.name == name]
     condition.bring_about(stage, registered=True)
     async with clients(sandbox) as ours:
-        facts = await gather_facts(
-            request(), failure(), admin=ours.admin, kms=ours.kms, google=ours.google
-        )
+        facts = await gather_facts(request(), failure(), ours)
         run(sandbox, diagnose(facts)[0].command, tmp_path)
-        facts = await gather_facts(
-            request(), failure(), admin=ours.admin, kms=ours.kms, google=ours.google
-        )
+        facts = await gather_facts(request(), failure(), ours)
         validation = await ours.admin.external_keys.validate("ekey_01PaymentsProd1111111111")
     assert [one.id for one in diagnose(facts) if one.verdict == "proved"] == []
     assert validation.succeeded, validation.error

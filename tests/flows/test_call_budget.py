@@ -9,6 +9,7 @@ from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from cmek.gcp.project_apis import GoogleReads
 from cmek.keys.prerequisites import run_checks
+from cmek.keys.reader import Clients
 from cmek.onboarding.request import OnboardingForm, OnboardingRequest, resolve
 from tests.support.born import creates, start_to_create
 from tests.support.onboarding import Onboardings
@@ -21,7 +22,7 @@ async def _check(bench: Onboardings, request: OnboardingRequest) -> None:
     kms = GoogleKms(endpoint=sandbox.grpc, checks_endpoint=sandbox.http).get_client()
     google = GoogleReads(None, base_url=sandbox.http)
     try:
-        await run_checks(request, admin=admin, kms=kms, google=google)
+        await run_checks(request, Clients(admin, kms, google))
     finally:
         for client in (admin, kms, google):
             await client.aclose()

@@ -21,6 +21,7 @@ from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
 from cmek.keys.history import SIGNS
 from cmek.keys.prerequisites import run_checks
+from cmek.keys.reader import Clients
 from cmek.keys.verdicts import CheckReport, Health
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import LEFTOVERS
@@ -158,12 +159,7 @@ async def seen(bench: Onboardings, block: GoogleKms) -> dict[str, Any]:
     try:
         reports = [
             statuses(
-                await run_checks(
-                    OnboardingRequest.model_validate(base | fields),
-                    admin=clients[0],
-                    kms=clients[1],
-                    google=clients[2],
-                )
+                await run_checks(OnboardingRequest.model_validate(base | fields), Clients(*clients))
             )
             for fields in ({}, existing)
         ]

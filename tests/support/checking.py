@@ -53,9 +53,7 @@ async def clients(sandbox: Sandbox | SandboxProcess) -> AsyncIterator[Clients]:
 async def check(sandbox: Sandbox | SandboxProcess, **changes: Any) -> CheckReport:
     """One run of all checks."""
     async with clients(sandbox) as found:
-        return await run_checks(
-            request(**changes), admin=found.admin, kms=found.kms, google=found.google
-        )
+        return await run_checks(request(**changes), found)
 
 
 def failure(**known: Any) -> Failure:

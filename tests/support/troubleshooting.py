@@ -178,13 +178,7 @@ async def _diagnosed(
     stage.reset()
     condition.bring_about(stage, registered=True)
     async with clients(sandbox) as ours:
-        facts = await gather_facts(
-            request(),
-            failure(**expected.failure),
-            admin=ours.admin,
-            kms=ours.kms,
-            google=ours.google,
-        )
+        facts = await gather_facts(request(), failure(**expected.failure), ours)
     return cause_row(condition, diagnose(facts)[0])
 
 
