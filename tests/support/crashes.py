@@ -115,6 +115,14 @@ def survive(driver: Driver, point: Point) -> None:
     check_end(scene, run, str(point))
 
 
+def check_told(scene: Scene, run: Run, where: str) -> None:
+    """How a run failed: by an error of ours, which does not deny an attach that took effect."""
+    run.check_error(where)
+    denies = any(said in run.message for said in ("nothing was attached", "attached nothing"))
+    if denies and "has this key already" not in run.message:
+        assert scene.look().attached is None, f"{where}: {run.message}"
+
+
 def check_end(scene: Scene, run: Run, where: str) -> None:
     """The one end state of invariant 5, and evidence that records the attach."""
     world, sight = scene.world, scene.look()

@@ -10,7 +10,7 @@ from typing import Final
 
 from hypothesis import strategies as st
 
-from tests.support.crashes import answer, begin, check_end, converge, crash_points
+from tests.support.crashes import answer, begin, check_end, check_told, converge, crash_points
 from tests.support.driver import Driver
 from tests.support.fault_scripts import LONG, Script, all_scripts
 
@@ -64,7 +64,7 @@ def survive_refusal(driver: Driver, refused: RefusedCalls) -> None:
     for execution in (1, 2):
         with driver.refusing(refused) if execution == refused.execution else nullcontext():
             driver.execute(run)
-        run.check_error(str(refused))
+        check_told(scene, run, str(refused))
         if run.state != "Suspended":
             break
         answer(run)
@@ -106,7 +106,7 @@ def survive_combination(driver: Driver, combination: Combination) -> None:
         world.faults.add(script.injected(skip=skip, times=times))
     for _ in range(3):
         driver.execute(run)
-        run.check_error(str(combination))
+        check_told(scene, run, str(combination))
         if run.state == "Suspended":
             answer(run)
         elif run.state in {"Failed", "Crashed"}:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sandbox.world import Fault, World
-from tests.support.crashes import answer, begin, check_end, converge, crash_points
+from tests.support.crashes import answer, begin, check_end, check_told, converge, crash_points
 from tests.support.driver import Driver
 from tests.support.sandbox import breaks_connection
 
@@ -110,7 +110,7 @@ def _survive(driver: Driver, script: Script, fault: Fault) -> None:
         driver.execute(run)
         counts = Counter(entry.call for entry in world.log.entries[done:])
         assert counts[script.call] <= MOST_CALLS, f"{script}: {counts[script.call]} calls"
-        run.check_error(str(script))
+        check_told(scene, run, str(script))
         if run.state != "Suspended":
             break
         answer(run)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sandbox.world import Fault
-from tests.support.crashes import answer, begin, check_end, converge, never
+from tests.support.crashes import answer, begin, check_end, check_told, converge, never
 from tests.support.driver import Driver, Hook
 from tests.support.fault_scripts import LONG
 from tests.support.runs import Run
@@ -107,7 +107,7 @@ def survive_lost_report(driver: Driver, lost: LostReport) -> None:
         driver.report_lost = lambda number: False
         scene.world.faults.clear()
     assert said in run.message, f"{lost}: {run.state} {run.message}"
-    run.check_error(str(lost))
+    check_told(scene, run, str(lost))
     if run.state not in {"Attached", "Already attached"}:
         run.retry()
         converge(driver, run)
