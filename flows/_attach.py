@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from cmek.anthropic.errors import (
     AdminStatusError,
+    BadRequestError,
     GatewayRefusedError,
     StorageProfileMismatchError,
 )
@@ -66,7 +67,7 @@ NOTHING_ATTACHED: Final = "nothing was attached"
 
 
 class RefusedError(CmekError):
-    """The gate refused for good; the message says what is attached, or may still be."""
+    """Gate or service refused; the message says what is attached, or may still be."""
 
 
 class AttachNotConfirmedError(CmekError):
@@ -327,20 +328,21 @@ async def _refused(
 async def _try_attach(
     request: OnboardingRequest, approval_request: ApprovalRequest, permit: Permit
 ) -> AttachOutcome:
-    """Attach or create; a refusal that names the key's validation comes with its cause."""
+    """Attach or create; a refusal that can be about the key comes with its cause."""
     step = attach if request.create_workspace is None else create
     try:
         return await step(request.anthropic_block, permit)
     except GatewayRefusedError as error:
         raise RefusedError(f"the gateway attached nothing: {error}") from error
-    except StorageProfileMismatchError:
-        raise  # it is not about the key, and says what it is about
     except AdminStatusError as error:
+        about_key = isinstance(error, BadRequestError)
+        if not about_key or isinstance(error, StorageProfileMismatchError):
+            raise RefusedError(f"{NOTHING_ATTACHED}: {error}") from error
         failure = _failed_validation(
             approval_request, request_id=error.request_id, error_code=error.error_code
         )
         cause = await diagnose_failure(request, failure, str(error))
-        raise KeyValidationError(f"nothing was attached: {error}. Most likely: {cause}") from error
+        raise KeyValidationError(f"{NOTHING_ATTACHED}: {error}. Most likely: {cause}") from error
 
 
 def _failed_validation(

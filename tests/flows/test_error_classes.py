@@ -164,3 +164,16 @@ def test_a_refused_attach_comes_with_its_cause(bench: Onboardings, code: str, ca
     assert cause in likely
     (causes,) = [one for one in bench.artifacts(run) if "diagnosis" in str(one.key)]
     assert "req_" in str(causes.data)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 429])
+def test_a_refusal_that_is_not_about_the_key_is_not_blamed_on_it(
+    bench: Onboardings, status: int
+) -> None:
+    run = bench.asked()
+    bench.control.fault("workspaces.update", status=status, times=9)
+    run.approve()
+    assert run.state == "Failed"
+    assert "nothing was attached" in run.message
+    assert str(status) in run.message
+    assert "Most likely" not in run.message

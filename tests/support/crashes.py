@@ -115,11 +115,18 @@ def survive(driver: Driver, point: Point) -> None:
     check_end(scene, run, str(point))
 
 
-def check_told(scene: Scene, run: Run, where: str) -> None:
-    """How a run failed: by an error of ours, which does not deny an attach that took effect."""
+def check_told(scene: Scene, run: Run, where: str, *, believes: bool = False) -> None:
+    """How a run failed: by an error of ours, which does not deny an attach that took effect.
+
+    Args:
+        scene: What there is.
+        run: As it ended.
+        where: For the message.
+        believes: Whether a service denied it first.
+    """
     run.check_error(where)
     denies = any(said in run.message for said in ("nothing was attached", "attached nothing"))
-    if denies and "has this key already" not in run.message:
+    if denies and not believes and "has this key already" not in run.message:
         assert scene.look().attached is None, f"{where}: {run.message}"
 
 

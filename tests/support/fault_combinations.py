@@ -106,7 +106,8 @@ def survive_combination(driver: Driver, combination: Combination) -> None:
         world.faults.add(script.injected(skip=skip, times=times))
     for _ in range(3):
         driver.execute(run)
-        check_told(scene, run, str(combination))
+        lied_to = any(script.is_untrue for script, _, _ in combination.scripts)
+        check_told(scene, run, str(combination), believes=lied_to)
         if run.state == "Suspended":
             answer(run)
         elif run.state in {"Failed", "Crashed"}:

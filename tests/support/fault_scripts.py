@@ -53,6 +53,11 @@ class Script:
         where = {"call": self.call, "resource": self.resource, "when": self.when}
         return Fault.model_validate(dict(self.fault) | where | fields)
 
+    @property
+    def is_untrue(self) -> bool:
+        """Whether the service says of what it has done that it was refused."""
+        return self.when == "after" and str(dict(self.fault).get("status")).startswith("4")
+
     def __str__(self) -> str:
         said = " ".join(f"{name}={value}" for name, value in self.fault)
         what = "creating: " if self.creates else ""
@@ -110,7 +115,7 @@ def _survive(driver: Driver, script: Script, fault: Fault) -> None:
         driver.execute(run)
         counts = Counter(entry.call for entry in world.log.entries[done:])
         assert counts[script.call] <= MOST_CALLS, f"{script}: {counts[script.call]} calls"
-        check_told(scene, run, str(script))
+        check_told(scene, run, str(script), believes=script.is_untrue)
         if run.state != "Suspended":
             break
         answer(run)
