@@ -48,7 +48,7 @@ ACTIONS = st.sampled_from(
     ]
 )
 AFTER = st.none() | st.fixed_dictionaries({}, optional={"key_name": RESOURCES | st.none()})
-BODIES = st.fixed_dictionaries(
+BODIES: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {"action": ACTIONS, "resource": RESOURCES, "after": AFTER},
     optional={"before": st.just({"users": []}) | st.just([])},
 )
