@@ -9,6 +9,7 @@ from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from blocks.google_kms import checked_url, service_account_key
+from cmek.addresses import ADMIN_API
 from cmek.anthropic.auth import AdminKey, Credential, GatewayAccess, WorkloadIdentity
 from cmek.anthropic.client import AdminApi
 from cmek.gcp._transport import id_token_provider
@@ -67,7 +68,7 @@ class AnthropicAdmin(CredentialsBlock):
         description="svac_…; for workload identity federation.",
     )
     audience: str = Field(
-        default="https://api.anthropic.com",
+        default=ADMIN_API,
         title="Audience",
         description="The audience that the federation rule expects in the Google ID token.",
     )
@@ -77,7 +78,7 @@ class AnthropicAdmin(CredentialsBlock):
         description="Whose ID token is exchanged; empty: the service account of this machine.",
     )
     base_url: str = Field(
-        default="https://api.anthropic.com",
+        default=ADMIN_API,
         title="Base URL",
         description="https; http is allowed on this machine only.",
     )

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from cmek.addresses import check_endpoint
+from cmek.addresses import ADMIN_API, check_endpoint
 from cmek.anthropic.auth import AdminKey, Credential, WorkloadIdentity
 from cmek.errors import CmekError
 from cmek.gcp._transport import id_token_provider, service_account_info
@@ -37,7 +37,7 @@ class FederationSettings(FrozenModel):
     federation_rule_id: str
     organization_id: UUID
     service_account_id: str
-    audience: str = "https://api.anthropic.com"
+    audience: str = ADMIN_API
     google_credentials_file: Path | None = None
     """A service-account key; without it the Google identity of this machine."""
 
@@ -54,7 +54,7 @@ class GatewaySettings(FrozenModel):
     """0 takes a free one, for trials."""
     names: tuple[str, ...] = ()
     """Host names by which a TLS proxy of the administrator's passes requests on."""
-    upstream: str = "https://api.anthropic.com"
+    upstream: str = ADMIN_API
     admin_key_file: Path | None = None
     """A file that holds the Admin API key and that only the gateway's user can read."""
     workload_identity: FederationSettings | None = None

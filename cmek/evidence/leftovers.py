@@ -20,6 +20,7 @@ from google.iam.v1 import policy_pb2
 from pydantic import BaseModel, ValidationError
 
 from cmek._http import Failed, Ok, Result, ok_value, try_read
+from cmek.addresses import ADMIN_API, ADMIN_API_VERSION
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.models import ExternalKey
 from cmek.anthropic_identity import MEMBER, ROLES
@@ -284,8 +285,8 @@ Found = tuple[str, ...] | str | None
 def _external_key(made: Made, live: Live) -> Found:
     if made.resource not in live.external_keys:
         return None
-    url = f"https://api.anthropic.com/v1/organizations/external_keys/{made.resource}"
-    version = '-H "anthropic-version: 2023-06-01"'
+    url = f"{ADMIN_API}/v1/organizations/external_keys/{made.resource}"
+    version = f'-H "anthropic-version: {ADMIN_API_VERSION}"'
     return (f'curl -sS -X DELETE {url} -H "x-api-key: $ANTHROPIC_ADMIN_KEY" {version}',)
 
 

@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ValidationError
 
+from cmek.addresses import ADMIN_API, ADMIN_API_VERSION
 from cmek.anthropic_identity import SERVICE_ACCOUNT
 from cmek.evidence.record import Chain, EvidenceEntry, EvidenceIntegrityError
 from cmek.gcp.gcloud import key_in
@@ -186,14 +187,14 @@ def _log_query(title: str, key: KeyName, log_filter: str, since: datetime, needs
 def _activity_query(workspace_id: str | None, external_key_id: str, since: datetime) -> Query:
     parameters = [("activity_types[]", one) for one in ACTIVITY_TYPES]
     parameters += [("created_at.gte", _zulu(since)), ("limit", "5000")]
-    url = f"https://api.anthropic.com/v1/compliance/activities?{urlencode(parameters)}"
+    url = f"{ADMIN_API}/v1/compliance/activities?{urlencode(parameters)}"
     ours = f'.external_key_id == "{external_key_id}"'
     if workspace_id is not None:
         ours = f'.workspace_id == "{workspace_id}" or {ours}'
     return Query(
         title="Workspace and external key events at Anthropic",
         command=f"curl -sS {shlex.quote(url)} "
-        '-H "x-api-key: $ANTHROPIC_ADMIN_KEY" -H "anthropic-version: 2023-06-01" '
+        f'-H "x-api-key: $ANTHROPIC_ADMIN_KEY" -H "anthropic-version: {ADMIN_API_VERSION}" '
         f"| jq {shlex.quote(f'.data[] | select({ours})')}",
         needs="The Compliance API enabled before the key in ANTHROPIC_ADMIN_KEY was made; nothing "
         "is recorded while it is off. Newest first; while has_more, add after_id=<last_id>.",
