@@ -9,9 +9,10 @@ from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from blocks.google_kms import checked_url, service_account_key
+from cmek.addresses import ADMIN_API
 from cmek.anthropic.auth import AdminKey, Credential, GatewayAccess, WorkloadIdentity
 from cmek.anthropic.client import AdminApi
-from cmek.gcp._transport import id_token_provider, token_uri
+from cmek.gcp._transport import id_token_provider
 from cmek.trusted_hosts import ANTHROPIC, check_destination
 
 _FEDERATION = ("federation_rule_id", "organization_id", "service_account_id")
@@ -67,7 +68,7 @@ class AnthropicAdmin(CredentialsBlock):
         description="svac_…; for workload identity federation.",
     )
     audience: str = Field(
-        default="https://api.anthropic.com",
+        default=ADMIN_API,
         title="Audience",
         description="The audience that the federation rule expects in the Google ID token.",
     )
@@ -77,7 +78,7 @@ class AnthropicAdmin(CredentialsBlock):
         description="Whose ID token is exchanged; empty: the service account of this machine.",
     )
     base_url: str = Field(
-        default="https://api.anthropic.com",
+        default=ADMIN_API,
         title="Base URL",
         description="https; http is allowed on this machine only.",
     )
@@ -119,6 +120,7 @@ class AnthropicAdmin(CredentialsBlock):
 
         Raises:
             EndpointError: The address is not Anthropic's, nor allowed by the administrator.
+            ValueError: The Google identity's key can't sign.
         """
         # a gateway is the administrator's own: no host of Anthropic's is one
         check_destination(self.base_url, () if self.gateway else ANTHROPIC)
@@ -156,6 +158,6 @@ class AnthropicAdmin(CredentialsBlock):
                 service_account_id=self.service_account_id,
                 audience=self.audience,
                 id_token=id_token_provider(google_key),
-                token_endpoint=token_uri(google_key) if google_key else None,
+                token_endpoint=google_key["token_uri"] if google_key else None,
             )
         raise ValueError("the block has no credential")

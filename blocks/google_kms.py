@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import google.auth
@@ -14,7 +13,7 @@ from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
 from cmek.addresses import check_base_url, check_endpoint, is_loopback
-from cmek.gcp._transport import SCOPES, TokenRequest, token_uri
+from cmek.gcp._transport import SCOPES, TokenRequest, credential_errors, service_account_info
 from cmek.gcp.errors import GoogleApiError, classify
 from cmek.gcp.kms import CloudKms
 from cmek.trusted_hosts import GOOGLE, check_destination
@@ -107,18 +106,21 @@ class GoogleKms(CredentialsBlock):
             if address is not None:
                 check_destination(address, GOOGLE)
         try:
-            # Credentials without a key are none: google-auth would put this machine's own in place.
-            if self.gcp_credentials is not None and service_account_key(self.gcp_credentials):
-                found: Credentials = self.gcp_credentials.get_credentials_from_service_account()
-                return found
-            if _local(self.endpoint):
-                return None
-            default: Credentials = google.auth.default(scopes=list(SCOPES))[0]
+            with credential_errors():
+                return self._credentials()
         except GoogleAuthError as error:
             problem = classify(error, call="google credentials")
-        else:
-            return default
         raise GoogleApiError(problem)
+
+    def _credentials(self) -> Credentials | None:
+        # Credentials without a key are none: google-auth would put this machine's own in place.
+        if self.gcp_credentials is not None and service_account_key(self.gcp_credentials):
+            found: Credentials = self.gcp_credentials.get_credentials_from_service_account()
+            return found
+        if _local(self.endpoint):
+            return None
+        default: Credentials = google.auth.default(scopes=list(SCOPES))[0]
+        return default
 
     def get_client(self) -> CloudKms:
         """A new client, for the event loop that first uses it; the caller closes it.
@@ -185,13 +187,14 @@ def service_account_key(block: GcpCredentials) -> dict[str, Any] | None:
     """The service-account key in the block or its file; None when it has neither.
 
     Raises:
+        MalformedError: it is no key; google-auth's error, and a ValueError.
         EndpointError: the key's `token_uri` is plain text beyond loopback, or not a host of Google.
     """
     if block.service_account_info is not None:
-        key: dict[str, Any] = block.service_account_info.get_secret_value()
+        key = service_account_info(block.service_account_info.get_secret_value())
     elif block.service_account_file is not None:
-        key = json.loads(block.service_account_file.read_text())
+        key = service_account_info(block.service_account_file.read_text())
     else:
         return None
-    check_destination(check_endpoint(token_uri(key)), GOOGLE)
+    check_destination(check_endpoint(key["token_uri"]), GOOGLE)
     return key

@@ -9,6 +9,13 @@ from urllib.parse import SplitResult, urlsplit
 
 from cmek.errors import CmekError
 
+ADMIN_API: Final = "https://api.anthropic.com"
+"""Also the audience that Anthropic's federation rules expect unless told otherwise."""
+ADMIN_API_VERSION: Final = "2023-06-01"
+"""Of the header `anthropic-version`."""
+GOOGLE_APIS: Final = "googleapis.com"
+"""Stands for all of Google's addresses, of which each service has its own."""
+
 
 class EndpointError(CmekError, ValueError):
     """An address that no credential may be sent to: names it and says what is allowed."""

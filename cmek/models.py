@@ -171,15 +171,17 @@ def _flaw(text: str, rule: TextRule) -> str:
     return f"holds {name} (U+{ord(first):04X}): type it again instead of pasting it"
 
 
-def refusals(error: ValidationError, *, values: bool = True) -> Iterator[str]:
+def refusals(error: ValidationError, *, values: bool = True, root: str = "") -> Iterator[str]:
     """Each wrong field of a model, by its name, with its value and what is wrong.
 
     Args:
         error: Of the model.
         values: Whether to show values; not where one may be a secret.
+        root: What to call the whole, where that and no field is wrong.
     """
     for one in error.errors(include_url=False, include_context=False):
-        where, what = ".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")
+        where = ".".join(map(str, one["loc"])) or root
+        what = one["msg"].removeprefix("Value error, ")
         given = one["input"]
         # a text rule shows the value itself
         shows = values and one["type"] not in {"text_rule", "extra_forbidden"}

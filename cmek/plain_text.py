@@ -1,16 +1,15 @@
 """Text of the outside world, made harmless for people, one function a medium.
 
 Names of workspaces, comments, error texts and forged records may hold sequences that steer a
-terminal, marks that reverse or hide what is read, or addresses that a chat draws as a button.
+terminal, or marks that reverse or hide what is read.
 `cmek/markdown.py` has the functions for pages, `cli/terminal.py` those for terminals.
 
-Source: UTS 39 and UAX 31 (default-ignorable code points); Slack, "Formatting text".
+Source: UTS 39 and UAX 31 (default-ignorable code points).
 """
 
 from __future__ import annotations
 
 import re
-from html import escape
 from typing import Final
 
 HIDDEN: Final = "\N{REPLACEMENT CHARACTER}"
@@ -23,8 +22,6 @@ _IGNORABLE: Final = re.compile(
 """Default-ignorable, or blank, and yet printable to Python."""
 _STACKED: Final = re.compile("([\u0300-\u034e\u0350-\u036f]{3})[\u0300-\u036f]+")
 """Marks piled up until they cover the lines above and below."""
-_MARKUP: Final = re.compile(r"([*_`~@])")
-_ADDRESS: Final = re.compile(r"(?i)(https?|ftp|mailto|slack|file|javascript)(:)")
 _BLANK: Final = re.compile(r"\s+")
 
 
@@ -48,9 +45,3 @@ def shortened(text: object, limit: int) -> str:
     if len(shown) <= limit:
         return shown
     return f"{shown[:limit].rstrip()}… ({len(shown) - limit} more characters)"
-
-
-def notification(text: object) -> str:
-    """`text` in a chat message or an e-mail: no mention, link, markup or HTML comes out of it."""
-    shown = _ADDRESS.sub("\\1\N{MODIFIER LETTER COLON}", plain(text))
-    return _MARKUP.sub("'", escape(shown, quote=False))

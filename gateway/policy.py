@@ -17,13 +17,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from cmek.anthropic.models import ExternalKey, Workspace
 from cmek.errors import CmekError
-from cmek.models import FrozenModel
+from cmek.models import FrozenModel, refusals
 from cmek.names import EXTERNAL_KEY_ID, WORKSPACE_ID, KeyName
 from cmek.onboarding.request import (
     MAX_NAME,
@@ -235,10 +236,7 @@ def _parsed(model: type[B], call: Call) -> B:
     try:
         return model.model_validate(call.body)
     except ValidationError as error:
-        found = error.errors(include_input=False, include_url=False, include_context=False)
-        what = "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or 'body'}: {one['msg']}" for one in found[:3]
-        )
+        what = "; ".join(islice(refusals(error, values=False, root="body"), 3))
         raise PolicyError(f"POST {call.path}: {what}") from error
 
 

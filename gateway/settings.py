@@ -5,7 +5,6 @@ Source: docs/gateway.md
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -15,11 +14,11 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from cmek.addresses import check_endpoint
+from cmek.addresses import ADMIN_API, check_endpoint
 from cmek.anthropic.auth import AdminKey, Credential, WorkloadIdentity
 from cmek.errors import CmekError
-from cmek.gcp._transport import id_token_provider, token_uri
-from cmek.models import FrozenModel
+from cmek.gcp._transport import id_token_provider, service_account_info
+from cmek.models import FrozenModel, refusals
 from cmek.signatures.signers import DIRECTORY, file_text
 from cmek.trusted_hosts import ANTHROPIC, GOOGLE, check_destination
 
@@ -38,7 +37,7 @@ class FederationSettings(FrozenModel):
     federation_rule_id: str
     organization_id: UUID
     service_account_id: str
-    audience: str = "https://api.anthropic.com"
+    audience: str = ADMIN_API
     google_credentials_file: Path | None = None
     """A service-account key; without it the Google identity of this machine."""
 
@@ -55,7 +54,7 @@ class GatewaySettings(FrozenModel):
     """0 takes a free one, for trials."""
     names: tuple[str, ...] = ()
     """Host names by which a TLS proxy of the administrator's passes requests on."""
-    upstream: str = "https://api.anthropic.com"
+    upstream: str = ADMIN_API
     admin_key_file: Path | None = None
     """A file that holds the Admin API key and that only the gateway's user can read."""
     workload_identity: FederationSettings | None = None
@@ -85,8 +84,11 @@ class GatewaySettings(FrozenModel):
         """The credential of the Admin API, read now.
 
         Raises:
-            GatewaySettingsError: A file is missing, unreadable or empty.
+            GatewaySettingsError: A file is missing, unreadable or empty, or holds no credential.
         """
+        file = self.admin_key_file
+        if self.workload_identity is not None:
+            file = self.workload_identity.google_credentials_file
         try:
             if self.admin_key_file is not None:
                 return AdminKey(SecretStr(file_text(self.admin_key_file.read_bytes())))
@@ -104,7 +106,7 @@ class GatewaySettings(FrozenModel):
                 f"{error.filename}: {error.strerror}; the gateway's user must be able to read it"
             ) from error
         except ValueError as error:
-            raise GatewaySettingsError(f"the credential can't be used: {error}") from None
+            raise GatewaySettingsError(f"the credential in {file} can't be used: {error}") from None
 
 
 def load_settings(path: Path = CONFIG) -> GatewaySettings:
@@ -119,10 +121,7 @@ def load_settings(path: Path = CONFIG) -> GatewaySettings:
     except OSError as error:
         raise GatewaySettingsError(f"{path}: {error.strerror}; see docs/gateway.md") from error
     except ValidationError as error:
-        found = error.errors(include_input=False, include_url=False, include_context=False)
-        what = "; ".join(
-            f"{'.'.join(map(str, one['loc'])) or path.name}: {one['msg']}" for one in found
-        )
+        what = "; ".join(refusals(error, values=False, root=path.name))
         raise GatewaySettingsError(f"{path}: {what}") from error
     except ValueError as error:
         raise GatewaySettingsError(f"{path} is not TOML: {error}") from error
@@ -133,6 +132,6 @@ def load_settings(path: Path = CONFIG) -> GatewaySettings:
 def _id_token(file: Path | None) -> Callable[[str], str]:
     if file is None:
         return id_token_provider(None)
-    key = json.loads(file_text(file.read_bytes()))
-    check_destination(check_endpoint(token_uri(key)), GOOGLE)
+    key = service_account_info(file_text(file.read_bytes()))
+    check_destination(check_endpoint(key["token_uri"]), GOOGLE)
     return id_token_provider(key)

@@ -224,16 +224,12 @@ def running_sandbox(
             )
 
 
-def serve(
-    http_port: int = 0, grpc_port: int = 0, *, minimal: bool = False, world: World | None = None
-) -> None:
+def serve(http_port: int = 0, grpc_port: int = 0, *, world: World | None = None) -> None:
     """Run until SIGTERM or SIGINT; print the ready line once both ports answer."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with running_sandbox(
-        http_port=http_port, grpc_port=grpc_port, minimal=minimal, world=world
-    ) as sandbox:
+    with running_sandbox(http_port=http_port, grpc_port=grpc_port, world=world) as sandbox:
         sys.stdout.write(sandbox.ready_line() + "\n")
         sys.stdout.flush()
         stop.wait()

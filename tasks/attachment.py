@@ -10,6 +10,8 @@ run sends another create for the name.
 from __future__ import annotations
 
 import asyncio
+import json
+import shlex
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Mapping
@@ -20,6 +22,7 @@ from typing import Final
 
 from prefect import get_client, get_run_logger
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun
 from pydantic import JsonValue
 
 from cmek.anthropic.client import PENDING_CREATE_LIFETIME, AdminApi
@@ -365,7 +368,8 @@ async def ensure_no_pending_create(subject: str) -> None:
     """Go on only when no create for this subject may still take effect.
 
     Raises:
-        CreateOutcomeUnknownError: One may; names the run that sent it and when it counts as lost.
+        CreateOutcomeUnknownError: One may; names the run that sent it and when it counts as lost,
+            or the tag that does not say when, and how to go on.
         IncompleteWorkspaceError: One made a workspace that no search shows; names it.
     """
     now = datetime.now(UTC)
@@ -384,11 +388,35 @@ async def ensure_no_pending_create(subject: str) -> None:
                     )
                 if not tag.startswith(CREATE_SENT_PREFIX):
                     continue
-                sent = datetime.fromisoformat(tag.removeprefix(CREATE_SENT_PREFIX))
+                sent = _time_sent(tag, now)
+                if sent is None:
+                    raise CreateOutcomeUnknownError(_time_unknown(subject, run, tag))
                 if now < sent + PENDING_CREATE_LIFETIME:
                     raise CreateOutcomeUnknownError(
                         _outcome_unknown(subject, f"run {run.name} ({run.id})", sent)
                     )
+
+
+def _time_sent(tag: str, now: datetime) -> datetime | None:
+    """When the create was sent; None where somebody has changed the tag, so that it can't say."""
+    try:
+        sent = datetime.fromisoformat(tag.removeprefix(CREATE_SENT_PREFIX))
+        known = sent.tzinfo is not None and sent <= now + PENDING_CREATE_LIFETIME
+        return sent.astimezone(UTC) if known else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _time_unknown(subject: str, run: FlowRun, tag: str) -> str:
+    others = json.dumps({"tags": [one for one in run.tags if one != tag]})
+    return (
+        f"run {run.name} ({run.id}) has the tag {tag!r}, which does not say when its create for "
+        f"{subject} was sent, so none is sent now: somebody has changed the tag. Look in the "
+        "Console whether the workspace is there, not before "
+        f"{PENDING_CREATE_LIFETIME.total_seconds() / 60:.0f} minutes after the run's last step. If "
+        "it is, onboard it by its id. If it is not, take the tag away and Retry: prefect api PATCH "
+        f"/flow_runs/{run.id} --data {shlex.quote(others)}"
+    )
 
 
 def _outcome_unknown(subject: str, sender: str, sent: datetime) -> str:

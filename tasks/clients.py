@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from google.auth.exceptions import DefaultCredentialsError
@@ -22,6 +22,7 @@ from cmek.anthropic.client import AdminApi
 from cmek.errors import CmekError
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
+from cmek.models import refusals
 from cmek.onboarding.policy import PolicyModel
 
 
@@ -47,7 +48,9 @@ async def admin_client(block: str) -> AdminApi:
     """The Admin API client of an AnthropicAdmin block, by its name."""
 
     async def make() -> AdminApi:
-        return (await load_block(AnthropicAdmin, block)).get_client()
+        loaded = await load_block(AnthropicAdmin, block)
+        with _usable(loaded, block):
+            return loaded.get_client()
 
     return await _shared(AdminApi, block, make)
 
@@ -142,19 +145,18 @@ async def load_block(kind: type[B], name: str) -> B:
         return await kind.aload(name)
 
 
+_UNUSABLE: Final = (ValueError, RuntimeError, OSError, AttributeError, TypeError)
+"""What a block raises that can't be used. The last three are google-auth's for the file of a GCP
+Credentials block that can't be read, or is no JSON object."""
+
+
 @contextmanager
 def _usable(kind: B | type[B], name: str) -> Iterator[None]:
     """Say which block is unusable, why, and what to do, in one line."""
     block = f"block {kind.get_block_type_slug()}/{name}"
     try:
         yield
-    except DefaultCredentialsError as error:
-        raise BlockMissingError(
-            f"{block} names no Google credentials, and this machine has no application default "
-            "ones: run where the worker runs, set GOOGLE_APPLICATION_CREDENTIALS, or put a GCP "
-            "Credentials block into it"
-        ) from error
-    except (ValueError, RuntimeError) as error:
+    except _UNUSABLE as error:
         if isinstance(error, CmekError):
             raise
         # Prefect hides what a validator said behind its own error
@@ -163,14 +165,16 @@ def _usable(kind: B | type[B], name: str) -> Iterator[None]:
             f"{block} can't be used: {_said(error)}. Make or fix it in the Prefect UI under "
             f"Blocks{made}, or name another one in request or policy"
         ) from error
+    except DefaultCredentialsError as error:
+        raise BlockMissingError(
+            f"{block} names no Google credentials, and this machine has no application default "
+            "ones: run where the worker runs, set GOOGLE_APPLICATION_CREDENTIALS, or put a GCP "
+            "Credentials block into it"
+        ) from error
 
 
 def _said(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(cause, ValidationError):
-        # without the values, and without pydantic's link to its own pages
-        return "; ".join(
-            ": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"])))
-            for one in cause.errors(include_url=False, include_input=False)
-        )
+        return "; ".join(refusals(cause, values=False))
     return " ".join(str(error).split())

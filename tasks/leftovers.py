@@ -55,7 +55,7 @@ async def read_leftovers(
             return ()
         admin, kms = await admin_client(anthropic_block), await kms_client(kms_block)
         live = await read_live(made, admin, kms)
-        unused = [one for one in made if not live.in_use(one.key_name)]
+        unused = [one for one in made if not live.in_use(one)]
         subjects = {one.subject for one in unused}
         busy = {one for one in subjects if await _is_under_way(client, one, ended)}
     return find_leftovers((one for one in unused if one.subject not in busy), live)

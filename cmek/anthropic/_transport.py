@@ -11,7 +11,7 @@ import httpx
 from pydantic import ValidationError
 
 from cmek._http import RetryDecision, http_client, retrying, send_bounded
-from cmek.addresses import check_base_url
+from cmek.addresses import ADMIN_API_VERSION, check_base_url
 from cmek.anthropic.auth import (
     APPROVALS_HEADER,
     FEDERATION_BETA,
@@ -38,7 +38,6 @@ from cmek.anthropic.models import AdminObject
 from cmek.models import refusals
 
 Model = TypeVar("Model", bound=AdminObject)
-API_VERSION: Final = "2023-06-01"
 CONNECT_SECONDS: Final = 5.0
 
 
@@ -113,7 +112,7 @@ class AdminTransport:
         slow = timeouts.slow * (2 if self.is_gateway else 1)
         self._timeouts = Timeouts(timeouts.usual, slow)
         self._http = http_client(
-            self.base_url, base_url=self.base_url, headers={"anthropic-version": API_VERSION}
+            self.base_url, base_url=self.base_url, headers={"anthropic-version": ADMIN_API_VERSION}
         )
 
     async def aclose(self) -> None:

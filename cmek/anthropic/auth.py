@@ -178,6 +178,8 @@ class WorkloadIdentity:
     async def _assertion(self) -> str:
         try:
             return await asyncio.to_thread(self.id_token, self.audience)
-        except GoogleAuthError as error:
-            problem = f"no Google ID token for audience {self.audience}: {error}"
+        except (GoogleAuthError, ValueError) as error:  # the latter where an answer is no token
+            # the cause, a second argument of some, may quote the key
+            said = error.args[0] if error.args else type(error).__name__
+            problem = f"no Google ID token for audience {self.audience}: {said}"
         raise GoogleIdentityError(CallFailure("GET", "Google ID token", problem))

@@ -20,17 +20,18 @@ from google.iam.v1 import policy_pb2
 from pydantic import BaseModel, ValidationError
 
 from cmek._http import Failed, Ok, Result, ok_value, try_read
+from cmek.addresses import ADMIN_API, ADMIN_API_VERSION
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.models import ExternalKey
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.evidence.record import Chain, EvidenceEntry
-from cmek.gcp.gcloud import on_key, on_version, revoke
+from cmek.gcp.gcloud import key_in, on_key, on_version, revoke
 from cmek.gcp.iam import unconditional_roles
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import CryptoKey, KeyVersion
 from cmek.keys.conditions import other_users
-from cmek.models import FrozenModel
-from cmek.names import KeyName, organization_label
+from cmek.models import FrozenModel, rule_of
+from cmek.names import ExternalKeyId, KeyName, organization_label
 
 Kind = Literal["external key", "grants", "organization label", "crypto key", "key ring"]
 Approval = Literal["approved", "rejected", "not approved"]
@@ -70,6 +71,15 @@ class Made(FrozenModel):
     """The workspace's id, or what stands for a new one."""
     approval: Approval
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether the record names something of this kind; whoever wrote it may have named more."""
+        if self.kind == "external key":
+            return rule_of(ExternalKeyId).fits(self.resource)
+        if self.kind == "key ring":
+            return key_in(f"{self.resource}/cryptoKeys/any") is not None
+        return key_in(self.resource) is not None
+
 
 class Leftover(FrozenModel):
     """What was made, is still there, and is used by nothing."""
@@ -97,7 +107,6 @@ def made_by(subject: str, chain: Chain) -> Iterator[Made]:
 
     A key that a run attached is in use, and so is all that an earlier run made of it.
     """
-    key_names = dict(_key_names(chain))
     for entry in chain.entries:
         write = _write(entry)
         if write is None or write.action not in _KINDS:
@@ -108,7 +117,7 @@ def made_by(subject: str, chain: Chain) -> Iterator[Made]:
         yield Made(
             kind=kind,
             resource=write.resource,
-            key_name=key_names.get(write.resource, write.resource),
+            key_name=_key_name(write),
             at=entry.at,
             run=entry.run,
             subject=subject,
@@ -116,12 +125,11 @@ def made_by(subject: str, chain: Chain) -> Iterator[Made]:
         )
 
 
-def _key_names(chain: Chain) -> Iterator[tuple[str, str]]:
-    """Of each external key that was registered, the crypto key."""
-    for entry in chain.entries:
-        write = _write(entry)
-        if write is not None and write.action == "external_keys.create" and write.after:
-            yield write.resource, str(write.after.get("key_name", ""))
+def _key_name(write: _Write) -> str:
+    """Of an external key the crypto key that it was registered for."""
+    if _KINDS[write.action] != "external key":
+        return write.resource
+    return str((write.after or {}).get("key_name", ""))
 
 
 def _write(entry: EvidenceEntry) -> _Write | None:
@@ -168,14 +176,32 @@ class Live:
     rings: dict[str, Result[tuple[str, ...] | None]]
     """The keys in each ring; None when there is no such ring."""
 
-    def in_use(self, key_name: str) -> bool:
-        """Whether a workspace has the key, or a key of the ring."""
-        return any(
-            one.is_attached
-            for one in self.external_keys.values()
-            if one.gcp_key_name == key_name
-            or (one.gcp_key_name or "").startswith(f"{key_name}/cryptoKeys/")
-        )
+    def in_use(self, made: Made) -> bool:
+        """Whether a workspace has the key, or a key of the ring.
+
+        Of an external key only the live one counts: its record may say anything.
+        """
+        name: str | None = made.key_name
+        if made.kind == "external key":
+            found = self.external_keys.get(made.resource)
+            if found is None or found.is_attached:
+                return found is not None
+            name = found.gcp_key_name
+        used = (one.gcp_key_name for one in self.external_keys.values() if one.is_attached)
+        return name is not None and any(_is_in(one, name) for one in used if one is not None)
+
+
+def _is_in(used: str, name: str) -> bool:
+    """Whether a key is that key, or in that ring; a project's number may stand for its id."""
+    (project, place), (other, wanted) = _parts(used), _parts(name)
+    alike = project == other or project.isdigit() is not other.isdigit()
+    return alike and f"{place}/".startswith(f"{wanted}/")
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """The project of `projects/P/…`, and where in it."""
+    project, _, place = name.removeprefix("projects/").partition("/")
+    return project, place
 
 
 async def read_live(made: Collection[Made], admin: AdminApi, kms: CloudKms) -> Live:
@@ -187,9 +213,9 @@ async def read_live(made: Collection[Made], admin: AdminApi, kms: CloudKms) -> L
     label, _ = organization_label((await admin.organization.me()).id)
     external = {key.id: key async for key in admin.external_keys.list()}
     live = Live(label, external, {}, {})
-    names = sorted({one.key_name for one in made if not live.in_use(one.key_name)})
-    keys = [name for name in names if "/cryptoKeys/" in name]
-    rings = sorted({one.resource for one in made if one.kind == "key ring"} & set(names))
+    wanted = [one for one in made if one.is_readable and not live.in_use(one)]
+    rings = sorted({one.resource for one in wanted if one.kind == "key ring"})
+    keys = sorted({one.resource for one in wanted if key_in(one.resource)})
     found = await asyncio.gather(*(_read_key(kms, name) for name in keys))
     listed = await asyncio.gather(*(try_read(_read_ring(kms, name)) for name in rings))
     by_name = dict(zip(keys, found, strict=True)), dict(zip(rings, listed, strict=True))
@@ -231,9 +257,9 @@ def find_leftovers(made: Iterable[Made], live: Live) -> tuple[Leftover, ...]:
 
 
 def _leftover(made: Made, live: Live) -> Leftover | None:
-    if live.in_use(made.key_name):
+    if live.in_use(made):
         return None
-    found = _TAKE_BACK[made.kind](made, live)
+    found = _TAKE_BACK[made.kind](made, live) if made.is_readable else _NOT_NAMED
     if found is None:
         return None
     return Leftover(
@@ -248,6 +274,10 @@ def _leftover(made: Made, live: Live) -> Leftover | None:
     )
 
 
+_NOT_NAMED: Final = (
+    "The record names nothing of this kind, so nothing was read and no command is given. Find out "
+    "who changed the record: `cmek evidence export` writes it to a file."
+)
 Found = tuple[str, ...] | str | None
 """The commands that take it back, or why none is given; None when nothing is left."""
 
@@ -255,8 +285,8 @@ Found = tuple[str, ...] | str | None
 def _external_key(made: Made, live: Live) -> Found:
     if made.resource not in live.external_keys:
         return None
-    url = f"https://api.anthropic.com/v1/organizations/external_keys/{made.resource}"
-    version = '-H "anthropic-version: 2023-06-01"'
+    url = f"{ADMIN_API}/v1/organizations/external_keys/{made.resource}"
+    version = f'-H "anthropic-version: {ADMIN_API_VERSION}"'
     return (f'curl -sS -X DELETE {url} -H "x-api-key: $ANTHROPIC_ADMIN_KEY" {version}',)
 
 

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from cmek.addresses import ADMIN_API, ADMIN_API_VERSION
 from cmek.anthropic_identity import SERVICE_ACCOUNT
-from cmek.evidence.record import Chain, EvidenceIntegrityError
+from cmek.evidence.record import Chain, EvidenceEntry, EvidenceIntegrityError
+from cmek.gcp.gcloud import key_in
 from cmek.keys.health import THREATENING_METHODS
 from cmek.markdown import code, escape, table
-from cmek.models import FrozenModel
-from cmek.names import KeyName
+from cmek.models import FrozenModel, rule_of
+from cmek.names import ExternalKeyId, KeyName, WorkspaceId
 
 ACTIVITY_TYPES: Final = (
     "org_external_key_created",
@@ -59,10 +60,10 @@ class Query(FrozenModel):
 class _Planned(BaseModel):
     """What a query needs of a recorded plan; other versions of this tool may have more in it."""
 
-    workspace_id: str | None
+    workspace_id: WorkspaceId | None
     """None for one that was still to be created."""
     key_name: str
-    external_key_id: str
+    external_key_id: ExternalKeyId
 
 
 class _RecordedRequest(BaseModel):
@@ -144,17 +145,30 @@ def queries(
 
 
 def queries_of(chain: Chain) -> tuple[Query, ...]:
-    """Queries about what a record is about, from its first entry on; none before a plan exists."""
-    requests = [entry for entry in chain.entries if entry.kind == "approval_request"]
-    if not requests:
+    """Queries about what a record is about, from its first entry on.
+
+    None before a plan exists, nor when the last one can't be read: a record proves nothing about
+    who wrote it, so its entries may hold anything.
+    """
+    request = _last_request(chain)
+    try:
+        plan = _RecordedRequest.model_validate(request.body).plan if request else None
+    except ValidationError:
+        plan = None
+    key = key_in(plan.key_name) if plan else None
+    if request is None or plan is None or key is None:
         return ()
-    plan = _RecordedRequest.model_validate(requests[-1].body).plan
-    key = KeyName.parse(plan.key_name)
     attached = [
-        one for one in chain.entries if (one.run, one.kind) == (requests[-1].run, "attached")
+        one.subject for one in chain.entries if (one.run, one.kind) == (request.run, "attached")
     ]
-    created = attached[-1].subject if attached else None
-    return queries(key, plan.workspace_id or created, plan.external_key_id, chain.entries[0].at)
+    created = [one for one in attached[-1:] if rule_of(WorkspaceId).fits(one)]
+    workspace_id = plan.workspace_id or next(iter(created), None)
+    return queries(key, workspace_id, plan.external_key_id, chain.entries[0].at)
+
+
+def _last_request(chain: Chain) -> EvidenceEntry | None:
+    requests = [entry for entry in chain.entries if entry.kind == "approval_request"]
+    return requests[-1] if requests else None
 
 
 def _log_query(title: str, key: KeyName, log_filter: str, since: datetime, needs: str) -> Query:
@@ -173,14 +187,14 @@ def _log_query(title: str, key: KeyName, log_filter: str, since: datetime, needs
 def _activity_query(workspace_id: str | None, external_key_id: str, since: datetime) -> Query:
     parameters = [("activity_types[]", one) for one in ACTIVITY_TYPES]
     parameters += [("created_at.gte", _zulu(since)), ("limit", "5000")]
-    url = f"https://api.anthropic.com/v1/compliance/activities?{urlencode(parameters)}"
+    url = f"{ADMIN_API}/v1/compliance/activities?{urlencode(parameters)}"
     ours = f'.external_key_id == "{external_key_id}"'
     if workspace_id is not None:
         ours = f'.workspace_id == "{workspace_id}" or {ours}'
     return Query(
         title="Workspace and external key events at Anthropic",
         command=f"curl -sS {shlex.quote(url)} "
-        '-H "x-api-key: $ANTHROPIC_ADMIN_KEY" -H "anthropic-version: 2023-06-01" '
+        f'-H "x-api-key: $ANTHROPIC_ADMIN_KEY" -H "anthropic-version: {ADMIN_API_VERSION}" '
         f"| jq {shlex.quote(f'.data[] | select({ours})')}",
         needs="The Compliance API enabled before the key in ANTHROPIC_ADMIN_KEY was made; nothing "
         "is recorded while it is off. Newest first; while has_more, add after_id=<last_id>.",
@@ -207,7 +221,7 @@ def evidence_page(workspace_id: str, chain: Chain) -> str:
         f"# Evidence for {code(workspace_id)}",
         _HOW,
         table(("", "when", "what", "on", "hash"), rows),
-        *_outside(queries_of(chain)),
+        *_outside(chain),
         "## The record",
         f"```jsonl\n{chain.dumps()}```",
     ]
@@ -226,8 +240,18 @@ def record_in(page: str) -> str:
     return str(found[0])
 
 
-def _outside(queries: Sequence[Query]) -> list[str]:
-    parts = ["## Where else to look"] if queries else []
+def _outside(chain: Chain) -> list[str]:
+    request = _last_request(chain)
+    if request is None:
+        return []
+    parts = ["## Where else to look"]
+    queries = queries_of(chain)
+    if not queries:
+        parts.append(
+            f"Entry {request.number}, the last approval request, holds no plan that can be read, "
+            "so there are no queries. A record that this product wrote holds one: find out who "
+            "changed it."
+        )
     for query in queries:
         linked = f" ([open]({query.link}))" if query.link else ""
         parts += [f"**{query.title}**{linked}. {query.needs}", f"```sh\n{query.command}\n```"]

@@ -7,7 +7,8 @@ dependencies for a dozen reads, so these go over httpx with google-auth.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -16,10 +17,13 @@ from google.auth.credentials import AnonymousCredentials, Credentials, with_scop
 from google.auth.transport.requests import Request
 from google.oauth2 import id_token, service_account
 from google.protobuf.json_format import ParseError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cmek._http import RetryDecision, http_client, retrying, send_bounded
 from cmek.addresses import check_base_url, is_loopback
+from cmek.errors import CmekError
 from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
+from cmek.models import refusals
 
 CONCURRENT: Final = 16
 """Requests under way at once: a wave of the checks fits into it."""
@@ -49,9 +53,35 @@ class TokenRequest(Request):
         return super().__call__(url, *arguments, **options)  # type: ignore[no-untyped-call]
 
 
-def token_uri(key: Mapping[str, Any]) -> str:
-    """Where a service-account key gets its tokens."""
-    return str(key.get("token_uri", "https://oauth2.googleapis.com/token"))
+class _ServiceAccountKey(BaseModel):
+    """What signing needs of a key file; the rest stays as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    client_email: str
+    private_key: str
+    token_uri: str
+
+
+def service_account_info(key: str | Mapping[str, Any]) -> dict[str, Any]:
+    """A service-account key, from its JSON file's text or content.
+
+    Raises:
+        MalformedError: It is none; a ValueError too. Says which field is wrong, without values.
+    """
+    try:
+        if isinstance(key, str):
+            return _ServiceAccountKey.model_validate_json(key).model_dump()
+        return _ServiceAccountKey.model_validate(key).model_dump()
+    except ValidationError as error:
+        problem = "; ".join(refusals(error, values=False))
+    raise _malformed(problem)
+
+
+def _malformed(problem: str) -> auth_errors.MalformedError:
+    return auth_errors.MalformedError(  # type: ignore[no-untyped-call]
+        f"no service-account key in Google's JSON form ({problem}): copy its file again"
+    )
 
 
 def token_endpoint(credentials: Credentials | None) -> str | None:
@@ -67,19 +97,50 @@ def id_token_provider(key: Mapping[str, Any] | None) -> Callable[[str], str]:
     Args:
         key: The service-account key that signs; None for this machine's identity (metadata
             server, or the service-account file in GOOGLE_APPLICATION_CREDENTIALS).
+
+    Raises:
+        MalformedError: The key can't sign; a ValueError too.
     """
+    # google-auth has no annotations for any of these.
+    if key is None:
+        return _own_id_token
+    try:
+        signer = service_account.IDTokenCredentials.from_service_account_info(  # type: ignore[no-untyped-call]
+            key, target_audience=""
+        )
+    except ValueError:  # its text would be about OpenSSL
+        raise _malformed("private_key: no private key in PEM") from None
 
     def fetch(audience: str) -> str:
-        # google-auth has no annotations for any of these.
-        if key is None:
-            return str(id_token.fetch_id_token(TokenRequest(), audience))  # type: ignore[no-untyped-call]
-        signer = service_account.IDTokenCredentials.from_service_account_info(  # type: ignore[no-untyped-call]
-            key, target_audience=audience
-        )
-        signer.refresh(TokenRequest())
-        return str(signer.token)
+        aimed = signer.with_target_audience(audience)
+        aimed.refresh(TokenRequest())
+        return str(aimed.token)
 
     return fetch
+
+
+def _own_id_token(audience: str) -> str:
+    with credential_errors():
+        return str(id_token.fetch_id_token(TokenRequest(), audience))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def credential_errors() -> Iterator[None]:
+    """Around what reads credentials from a block, a file or this machine.
+
+    Raises:
+        GoogleAuthError: There are none, or what should hold them is damaged or can't be read, for
+            which google-auth has errors of Python's too.
+    """
+    try:
+        yield
+    except (AttributeError, OSError, RecursionError, TypeError, ValueError) as error:
+        if isinstance(error, auth_errors.GoogleAuthError | CmekError):
+            raise
+        problem = f"the credentials can't be used: {type(error).__name__}: {error}"
+    else:
+        return
+    raise auth_errors.DefaultCredentialsError(problem)  # type: ignore[no-untyped-call]
 
 
 def transient(error: Exception) -> RetryDecision:

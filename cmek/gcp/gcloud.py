@@ -23,10 +23,9 @@ def on_key(key: KeyName, verb: str, rest: str = "") -> str:
     return " ".join(f"gcloud kms keys {verb} {key.crypto_key} {key_flags(key)} {rest}".split())
 
 
-def on_version(key: KeyName, verb: str, version: str, rest: str = "") -> str:
+def on_version(key: KeyName, verb: str, version: str) -> str:
     """`gcloud kms keys versions VERB VERSION …`."""
-    command = f"gcloud kms keys versions {verb} {version} --key={key.crypto_key} {key_flags(key)}"
-    return f"{command} {rest}".strip()
+    return f"gcloud kms keys versions {verb} {version} --key={key.crypto_key} {key_flags(key)}"
 
 
 def key_in(resource: str) -> KeyName | None:

@@ -15,6 +15,7 @@ from google.protobuf import json_format
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from cmek.addresses import GOOGLE_APIS
 from cmek.gcp._transport import GoogleTransport, token_endpoint
 from cmek.models import FrozenModel
 
@@ -216,7 +217,7 @@ class GoogleReads:
         email = getattr(credentials, "service_account_email", None)
         self.caller = f"serviceAccount:{email}" if email and "@" in email else None
         """The member that the credentials are; None where they do not say, as a person's."""
-        self.endpoint = base_url or "googleapis.com"
+        self.endpoint = base_url or GOOGLE_APIS
         self.token_endpoint = token_endpoint(credentials)
         """Where the credentials get their tokens; None where no address of ours says so."""
         self._http = GoogleTransport(credentials, base_url=base_url, quota_project=quota_project)

@@ -148,9 +148,9 @@ class KnownCause:
         """The cause holds."""
         return self._cause("proved", why, command)
 
-    def excluded(self, why: str, command: str = "none needed") -> Cause:
+    def excluded(self, why: str) -> Cause:
         """The cause does not hold."""
-        return self._cause("excluded", why, command)
+        return self._cause("excluded", why, "none needed")
 
     def open(self, why: str, command: str) -> Cause:
         """What we may read neither proves nor excludes it."""

@@ -14,7 +14,9 @@ from blocks.anthropic_admin import AnthropicAdmin
 from cmek.addresses import EndpointError
 from cmek.anthropic.errors import AuthenticationError
 from sandbox import seed
+from tasks.clients import BlockMissingError, admin_client, close_clients
 from tests.support.clients import Rig
+from tests.support.google import BAD_KEY_FILES
 
 pytestmark = pytest.mark.anyio
 
@@ -82,6 +84,27 @@ async def test_a_wrong_block_says_what_is_wrong_and_keeps_its_key(
     with pytest.raises(ValidationError, match=problem) as caught:
         AnthropicAdmin(**fields)
     assert CANARY not in f"{caught.value} {caught.value!r}"
+
+
+@pytest.mark.parametrize("loads", [True, False], ids=["when loaded", "when used"])
+@pytest.mark.parametrize("name", BAD_KEY_FILES)
+async def test_a_key_file_that_can_not_sign_names_the_block(
+    name: str, loads: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before anything is sent; the nested block checks the file too, each fault in its own way."""
+    file = tmp_path / "key.json"
+    file.write_text(BAD_KEY_FILES[name], errors="surrogateescape")
+
+    async def load(_: str) -> AnthropicAdmin:
+        block = AnthropicAdmin(**FEDERATION)
+        make = GcpCredentials if loads else GcpCredentials.model_construct
+        block.gcp_credentials = make(service_account_file=file, service_account_info=None)
+        return block
+
+    monkeypatch.setattr(AnthropicAdmin, "aload", load)
+    with pytest.raises(BlockMissingError, match="block anthropic-admin/wif can't be used"):
+        await admin_client("wif")
+    await close_clients()
 
 
 async def test_a_token_endpoint_in_plain_text_is_refused() -> None:

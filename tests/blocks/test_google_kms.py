@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.auth.compute_engine import _metadata
 from google.auth.credentials import Credentials
 from prefect_gcp import GcpCredentials
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from blocks.google_kms import GoogleKms
 from cmek.addresses import EndpointError
 from cmek.gcp.errors import GoogleApiError
 from tests.support.clients import Rig
+from tests.support.google import BAD_KEY_FILES
 
 pytestmark = pytest.mark.anyio
 
@@ -73,10 +75,27 @@ async def test_application_default_credentials_are_used_for_google(
     await client.aclose()
 
 
+@pytest.mark.parametrize("name", BAD_KEY_FILES)
+def test_a_key_file_that_is_none_is_said_by_the_error_for_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of this machine or of the nested block; it may have changed since the block was loaded."""
+    file = tmp_path / "key.json"
+    file.write_text(BAD_KEY_FILES[name], errors="surrogateescape")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    nested = GcpCredentials.model_construct(service_account_file=file, service_account_info=None)
+    block = GoogleKms()
+    for credentials in (None, nested):
+        block.gcp_credentials = credentials
+        with pytest.raises(GoogleApiError) as caught:
+            block.credentials()
+        assert "CANARY" not in f"{caught.value} {caught.value!r}"
+
+
 async def test_no_credentials_at_all_say_how_to_get_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setattr(_metadata, "is_on_gce", lambda **_: False)
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     with pytest.raises(GoogleApiError, match="application-default login"):

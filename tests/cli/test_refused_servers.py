@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.auth.compute_engine import _metadata
 from prefect.client.orchestration import get_client
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
@@ -201,7 +202,7 @@ def empty(slug: str, name: str) -> None:
 def no_google(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without application default credentials."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
-    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setattr(_metadata, "is_on_gce", lambda **_: False)
     monkeypatch.setenv("CLOUDSDK_CONFIG", "/nonexistent")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from google.auth.compute_engine import _metadata
 from google.auth.exceptions import RefreshError
 from pydantic import SecretStr
 
@@ -17,8 +19,10 @@ from cmek.anthropic.errors import (
     GoogleIdentityError,
     PermissionDeniedError,
 )
+from cmek.gcp._transport import id_token_provider
 from sandbox import seed
 from tests.support.clients import Rig
+from tests.support.google import BAD_KEY_FILES
 
 pytestmark = pytest.mark.anyio
 
@@ -124,16 +128,32 @@ async def test_a_refused_exchange_says_what_to_compare(rig: Rig, change: dict[st
     assert rig.calls() == ["oauth.token"]
 
 
-async def test_no_google_identity_is_an_error_of_its_own(rig: Rig) -> None:
+@pytest.mark.parametrize("kind", [RefreshError, ValueError])
+async def test_no_google_identity_is_an_error_of_its_own(rig: Rig, kind: type[Exception]) -> None:
     """google-auth's exception does not come out; the text says how to give an identity."""
 
     def fail(_: str) -> str:
-        raise RefreshError("no metadata server")  # type: ignore[no-untyped-call]
+        raise kind("no metadata server")
 
     async with rig.admin(identity(rig, id_token=fail)) as api:
         with pytest.raises(GoogleIdentityError, match=r"no metadata server.*service account"):
             await api.organization.me()
     assert rig.calls() == []
+
+
+@pytest.mark.parametrize("name", BAD_KEY_FILES)
+async def test_a_machines_key_file_that_is_none_is_an_error_of_its_own(
+    rig: Rig, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever google-auth makes of it; the file is not shown."""
+    file = tmp_path / "key.json"
+    file.write_text(BAD_KEY_FILES[name], errors="surrogateescape")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+    monkeypatch.setattr(_metadata, "ping", lambda _: False)
+    async with rig.admin(identity(rig, id_token=id_token_provider(None))) as api:
+        with pytest.raises(GoogleIdentityError) as caught:
+            await api.organization.me()
+    assert "CANARY" not in f"{caught.value} {caught.value!r}"
 
 
 @pytest.mark.parametrize("kind", ["reset", "truncate", "error", "html"])

@@ -6,19 +6,64 @@ import re
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cmek.evidence.events import in_use_label, with_evidence_tag
-from cmek.evidence.report import ACTIVITY_TYPES, key_pattern, queries, threats_filter
+from cmek.evidence.record import Chain, Event, loads
+from cmek.evidence.report import (
+    ACTIVITY_TYPES,
+    evidence_page,
+    key_pattern,
+    queries,
+    queries_of,
+    record_in,
+    threats_filter,
+)
 from cmek.names import KeyName
 from cmek.tags import EVIDENCE_TAG
 
 KEY = KeyName("acme-kms-prod", "us-east5", "anthropic-cmek", "payments")
 SINCE = datetime(2026, 11, 24, 12, tzinfo=UTC)
 THREATS, USES, ACTIVITIES = queries(KEY, "wrkspc_01abcdef", "ekey_01abcdef", SINCE)
+
+
+PLAN = {
+    "workspace_id": "wrkspc_01abcdef",
+    "key_name": str(KEY),
+    "external_key_id": "ekey_01abcdef",
+}
+ODD = st.none() | st.integers(0, 9) | st.sampled_from(["", "x", "ekey_01\n```\n", *PLAN.values()])
+PLANS = st.fixed_dictionaries({}, optional=dict.fromkeys(PLAN, ODD)) | ODD
+
+
+def asked(*bodies: Any, attached: str | None = None) -> Chain:
+    """A record with these approval requests, which anybody may have sealed."""
+    chain = Chain()
+    for number, body in enumerate(bodies):
+        event = Event(kind="approval_request", subject=f"attach-1-{number}", body=body)
+        chain.append(event, run="run-1", at=SINCE)
+    if attached is not None:
+        chain.append(Event(kind="attached", subject=attached, body=None), run="run-1", at=SINCE)
+    return loads(chain.dumps())
+
+
+@given(st.none() | st.fixed_dictionaries({}, optional={"plan": PLANS}), ODD.map(str) | st.none())
+@example({"plan": PLAN | {"key_name": "foo"}}, None)
+@example({"plan": PLAN | {"workspace_id": None}}, "x\n```\n")
+def test_whatever_a_sealed_request_holds_the_page_is_made_and_holds_the_record(
+    body: Any, attached: str | None
+) -> None:
+    """Without queries it says so; a workspace's later onboardings continue the same record."""
+    chain = asked(body, attached=attached)
+    page = evidence_page("wrkspc_01abcdef", chain)
+    assert record_in(page) == chain.dumps()
+    assert bool(queries_of(chain)) is not ("there are no queries" in page)
+    again = asked(body, {"plan": PLAN}, attached=attached)
+    assert queries_of(again) == (THREATS, USES, ACTIVITIES)
 
 
 def test_the_pattern_fits_the_key_and_its_versions_and_no_other_key() -> None:

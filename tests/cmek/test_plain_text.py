@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cli.terminal import markdown, new_console, printable
 from cmek.errors import MAX_MESSAGE, CmekError
 from cmek.markdown import NO_LINK, code, escape
-from cmek.plain_text import HIDDEN, notification, plain
+from cmek.plain_text import HIDDEN, plain
 
 ATTACKS = (
     "\x1b[2J\x1b[1;1Happroved",
@@ -76,15 +76,6 @@ def test_a_page_in_a_terminal_has_no_sequence_of_the_outside_world(text: str) ->
     console.file = sink
     console.print(markdown(f"# {text}\n\n{escape(text)}"))
     assert all(is_visible(one) or one == "\n" for one in sink.getvalue())
-
-
-@given(outside)
-def test_a_notification_has_no_mention_and_no_link(text: str) -> None:
-    """Slack reads `<…>` and `@…`, and draws addresses as links."""
-    shown = notification(text)
-    assert not set(shown) & set("<>*_`~@")
-    assert not re.search(r"https?:", shown)
-    assert not re.search(r"&(?!amp;|lt;|gt;)", shown)
 
 
 @given(outside)

@@ -38,9 +38,9 @@ def in_browser(request: ApprovalRequest) -> str:
     return re.sub(r"\\([\\`*_{}\[\]()#+!|~$-])", r"\1", page)
 
 
-def in_terminal(request: ApprovalRequest, width: int = 80) -> str:
+def in_terminal(request: ApprovalRequest) -> str:
     sink = io.StringIO()
-    show(request, Console(file=sink, width=width))
+    show(request, Console(file=sink, width=80))
     return sink.getvalue()
 
 

@@ -47,8 +47,6 @@ OF_MATERIAL: dict[str, dict[str, Any]] = {
     "external by VPC": {"protection_level": "EXTERNAL_VPC", "primary": None},
 }
 UNFIT = OF_PURPOSE | OF_MATERIAL
-CANNOT_WORK = ("versions create --primary", "--rotation-period", "--update-labels")
-"""On keys of another purpose, and (the first two) where Cloud KMS generates nothing."""
 
 
 def key_of(kind: str) -> CryptoKey:

@@ -19,7 +19,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 DUMP = "database.sql"
 """PostgreSQL's own files may be compressed."""
-ACCESS_TOKEN_FIELDS = ("access_token", "id_token", "assertion")
 
 
 def encodings(secret: str) -> Iterator[bytes]:

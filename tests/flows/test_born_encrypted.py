@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections import Counter
 from datetime import timedelta
 
@@ -12,7 +14,7 @@ from cli.export import read_record
 from cli.show import history
 from cmek.evidence.record import loads
 from cmek.onboarding.policy import key_id_for
-from cmek.tags import CREATED_BY_TAG, EVIDENCE_TAG
+from cmek.tags import CREATE_SENT_PREFIX, CREATED_BY_TAG, EVIDENCE_TAG
 from tests.flows.outcomes import assert_stopped
 from tests.support.admin import wait_until
 from tests.support.born import NAME, asked_to_create, born, creates, start_to_create
@@ -79,6 +81,31 @@ def test_a_second_run_for_a_created_workspace_writes_nothing(
     by_id = bench.start(workspace_id=workspace.id, crypto_key=key).execute()
     assert by_id.state == "Already attached", by_id.message
     assert bench.writes() == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("", "yesterday", "2026-11-24T12:00:00", "9999-12-31T23:59:59+00:00"),
+        *("9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00+05:00"),
+    ],
+)
+def test_a_tag_that_does_not_say_when_a_create_was_sent_stops_the_next_one(
+    bench: Onboardings, said: str
+) -> None:
+    """The message names run and tag, and the command after which the run goes on."""
+    tag = f"{CREATE_SENT_PREFIX}{said}"
+    run = start_to_create(bench)
+    tags = run.read().tags
+    bench.client.update_flow_run(run.id, tags=[*tags, tag])
+    run.execute()
+    assert_stopped(run, str(run.id), tag, "Console")
+    method, path, _, data = shlex.split(run.message.partition("prefect api ")[2])
+    assert (method, path) == ("PATCH", f"/flow_runs/{run.id}")
+    assert set(json.loads(data)["tags"]) >= set(tags)
+    bench.client.update_flow_run(run.id, **json.loads(data))
+    run.force(Scheduled(name="AwaitingRetry"))
+    assert run.execute().state == "Suspended", run.message
 
 
 def test_two_runs_for_one_name_never_work_at_once(bench: Onboardings) -> None:

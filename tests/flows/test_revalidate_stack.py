@@ -38,13 +38,13 @@ def daily(stack: Stack) -> Revalidations:
     return Revalidations(stack.client, stack.client.read_deployment_by_name(DEPLOYMENT).id)
 
 
-def finished(stack: Stack, run: FlowRun, seconds: float = 60) -> FlowRun:
+def finished(stack: Stack, run: FlowRun) -> FlowRun:
 
     def ended() -> FlowRun | None:
         found = stack.client.read_flow_run(run.id)
         return found if found.state and found.state.is_final() else None
 
-    return wait_until(ended, "ended", seconds)
+    return wait_until(ended, "ended", 60)
 
 
 def schedule(stack: Stack, daily: Revalidations) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,8 +19,6 @@ from cli.terminal import new_console
 from cmek.onboarding.plan import Plan
 from tests.support.onboarding import APPROVER, Onboardings, Run
 from tests.support.signing import GRACE, KATHERINE, Office
-
-Sign = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -22,9 +23,12 @@ from cmek.anthropic.errors import (
 )
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER
 from cmek.tags import CREATED_BY_TAG
+from gateway.app import gateway_app
 from gateway.attach import SteadyClock
 from gateway.journal import IntentOutcome, Journal
+from gateway.settings import FederationSettings, GatewaySettings, GatewaySettingsError
 from tests.support.gateway import NEW_NAME, RUN_ID, Gateways, through
+from tests.support.google import BAD_KEY_FILES
 from tests.support.signing import GRACE, KATHERINE
 from tests.support.staging import EXTERNAL_KEY, KEY
 
@@ -252,6 +256,23 @@ async def test_a_refused_credential_is_the_gateways_matter(gate: Gateways, tmp_p
                 await api.organization.me()
     assert "FAKE-REVOKED" not in str(caught.value)
     assert len(gate.sandbox.world.log.entries) == 1
+
+
+@pytest.mark.parametrize("name", BAD_KEY_FILES)
+def test_a_google_key_that_can_not_sign_is_named_at_the_start(tmp_path: Path, name: str) -> None:
+    """Not at the first call, when health has said that all is well; the file is not shown."""
+    file = tmp_path / "key.json"
+    file.write_text(BAD_KEY_FILES[name], errors="surrogateescape")
+    federation = FederationSettings(
+        federation_rule_id="fdrl_01",
+        organization_id=UUID(int=1),
+        service_account_id="svac_01",
+        google_credentials_file=file,
+    )
+    settings = GatewaySettings(journal=tmp_path / "journal", workload_identity=federation)
+    with pytest.raises(GatewaySettingsError, match=r"key\.json") as refused:
+        gateway_app(settings)
+    assert "CANARY" not in f"{refused.value} {refused.value!r}"
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,6 @@ def admin(sandbox: Admin) -> Admin:
 KEY_NAME = (
     "projects/acme-kms-prod/locations/us-east5/keyRings/anthropic-cmek/cryptoKeys/claude-prod"
 )
-GRANTED = ("roles/cloudkms.cryptoKeyEncrypterDecrypter", "roles/cloudkms.viewer")
 
 
 def _external_key(key: str, sequence: int, name: str) -> StoredExternalKey:

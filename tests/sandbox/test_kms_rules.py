@@ -13,7 +13,6 @@ from google.cloud import kms_v1
 from sandbox.kms.state import GoogleProject
 from tests.support.kms import LOCATION, NO_RETRY, Client, Kms, Level, Purpose
 
-PAST = datetime(2020, 1, 1, tzinfo=UTC)
 SOON = datetime.now(UTC) + timedelta(days=1)
 PERIOD = timedelta(days=90)
 

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from cmek.anthropic_identity import ROLES
 from sandbox.identities import PROJECT_ID
-from tests.support.driver import Driver, Hook
+from tests.support.driver import Driver
 from tests.support.runs import Killed, Run, approval_of
 from tests.support.scene import Scene
 
@@ -80,10 +80,10 @@ def crash_points(driver: Driver, *, creates: bool = False) -> list[Point]:
     return points
 
 
-def converge(driver: Driver, run: Run, hook: Hook = never) -> Run:
+def converge(driver: Driver, run: Run) -> Run:
     """Go on as people would: execute, approve each request, retry what has failed."""
     for _ in range(_ENOUGH):
-        driver.execute(run, hook)
+        driver.execute(run, never)
         if run.state in {"Failed", "Crashed"}:
             run.retry()
         elif run.state == "Suspended":

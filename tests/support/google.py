@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import httpx
@@ -9,6 +10,29 @@ from google.api_core.exceptions import GoogleAPICallError
 
 from tests.support import kms
 from tests.support.clients import Rig
+
+_KEY = {
+    "type": "service_account",
+    "client_email": "a@example.com",
+    "token_uri": "https://oauth2.googleapis.com/token",
+}
+BAD_KEY_FILES = {
+    "not JSON": "CANARY",
+    "not UTF-8": "\udcff",
+    "deep": "[" * 100_000,
+    "a list": '["CANARY"]',
+    "nothing": "null",
+    "a field is missing": json.dumps(_KEY),
+    "a field is a list": json.dumps(_KEY | {"private_key": ["CANARY"]}),
+    "a field is null": json.dumps(_KEY | {"private_key": "CANARY", "client_email": None}),
+    "a person's login": json.dumps({"type": "authorized_user", "refresh_token": "CANARY"}),
+    "not PEM": json.dumps(_KEY | {"private_key": "CANARY"}),
+    "no key in PEM": json.dumps(
+        # pragma: allowlist nextline secret
+        _KEY | {"private_key": "-----BEGIN PRIVATE KEY-----\nCANARY==\n-----END PRIVATE KEY-----"}
+    ),
+}
+"""What may stand where a service-account key is expected; CANARY for what must not be shown."""
 
 Client = kms.Client
 Call = Callable[[Client], object]

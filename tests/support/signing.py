@@ -6,7 +6,6 @@ import hashlib
 import subprocess
 import textwrap
 from base64 import b64encode
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -119,7 +118,6 @@ class Office:
     def enrol(
         self,
         name: str,
-        options: Sequence[str] = (),
         kind: str = "ed25519",
         bits: int = 0,
         *,
@@ -127,10 +125,9 @@ class Office:
     ) -> None:
         """Add an approver to the signers file; `key` is what another key of theirs is called."""
         public = Path(f"{self.new_key(key or name, kind, bits)}.pub").read_text()
-        limits = ",".join((f'namespaces="{NAMESPACE}"', *options))
         self.directory.mkdir(exist_ok=True)
         with (self.directory / "allowed_signers").open("a") as file:
-            file.write(f"{name} {limits} {' '.join(public.split()[:2])}\n")
+            file.write(f'{name} namespaces="{NAMESPACE}" {" ".join(public.split()[:2])}\n')
 
     def enrol_hardware(self, name: str) -> HardwareKey:
         """Add an approver whose key is in a security key, which this one stands in for."""

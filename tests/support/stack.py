@@ -118,7 +118,7 @@ class Stack:
 
     def deploy(self) -> None:
         """Make the deployments as they were at the start, after a test has changed them."""
-        with _without_quick_checks(PREFECT_FILE) as deployments:
+        with _without_quick_checks() as deployments:
             deploy(self.client, deployments, self.local.sandbox.project_id)
 
     def log_text(self, name: str) -> str:
@@ -170,9 +170,9 @@ def full_answer(ask: approvals.PendingApproval, **changes: Any) -> dict[str, Any
 
 
 @contextmanager
-def _without_quick_checks(prefect_file: Path) -> Iterator[Path]:
+def _without_quick_checks() -> Iterator[Path]:
     """The same deployments, but for a run each 15 minutes in the midst of whatever test it is."""
-    content = yaml.safe_load(prefect_file.read_text())
+    content = yaml.safe_load(PREFECT_FILE.read_text())
     for deployment in content["deployments"]:
         if deployment["name"] == "quick":
             deployment.pop("schedules", None)
@@ -183,19 +183,13 @@ def _without_quick_checks(prefect_file: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def running_stack(
-    *,
-    prefect_file: Path = PREFECT_FILE,
-    sandbox_arguments: tuple[str, ...] = (),
-    extra_environment: Mapping[str, str] | None = None,
-) -> Iterator[Stack]:
+def running_stack(*, extra_environment: Mapping[str, str] | None = None) -> Iterator[Stack]:
     """Start a stack, and stop and remove it at the end."""
     database = cluster().new_database()
     with (
-        _without_quick_checks(prefect_file) as deployments,
+        _without_quick_checks() as deployments,
         local_stack.local_stack(
             prefect_file=deployments,
-            sandbox_arguments=sandbox_arguments,
             extra_environment=extra_environment,
             database_url=cluster().url(database),
         ) as local,
