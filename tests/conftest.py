@@ -18,6 +18,8 @@ from prefect.settings import (
 )
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
+from tests.support.clients import Rig
+from tests.support.sandbox import running
 from tests.support.server import lone_server
 from tests.support.stack import Stack, running_stack
 
@@ -85,6 +87,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """What takes longest comes first: alone at the end it would idle a core."""
     slow = {item.path for item in items if item.get_closest_marker("e2e")}
     items.sort(key=lambda item: (item.path not in slow, _scope(config, item.nodeid) != "a server"))
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Async tests run on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def shared_rig() -> Iterator[Rig]:
+    """One sandbox for the file; a test takes `rig` instead, which is emptied before it."""
+    with running(minimal=True) as (sandbox, control):
+        yield Rig(sandbox, control)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,12 +8,6 @@ import pytest
 import stamina
 
 from tests.support.clients import Rig
-from tests.support.sandbox import running
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 @pytest.fixture(autouse=True)
@@ -21,12 +15,6 @@ def no_waiting() -> Iterator[None]:
     """Retries keep their number and lose their waits."""
     with stamina.set_testing(True, attempts=4, cap=True):
         yield
-
-
-@pytest.fixture(scope="module")
-def shared_rig() -> Iterator[Rig]:
-    with running(minimal=True) as (sandbox, control):
-        yield Rig(sandbox, control)
 
 
 @pytest.fixture

@@ -13,11 +13,6 @@ from tests.support.sandbox import running
 from tests.support.staging import Stage
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     """One sandbox for the file, whose world tests change directly."""
@@ -37,12 +32,6 @@ def no_waiting() -> Iterator[None]:
     """Retries keep their number and lose their waits."""
     with stamina.set_testing(True, attempts=6, cap=True):
         yield
-
-
-@pytest.fixture(scope="module")
-def shared_rig() -> Iterator[Rig]:
-    with running(minimal=True) as (sandbox, control):
-        yield Rig(sandbox, control)
 
 
 @pytest.fixture

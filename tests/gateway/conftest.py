@@ -11,11 +11,6 @@ import stamina
 from tests.support.gateway import Gateways, gateways
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def no_waiting() -> Iterator[None]:
     """Retries keep their number and lose their waits."""

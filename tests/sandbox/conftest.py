@@ -17,12 +17,6 @@ from tests.support.sandbox import running
 
 
 @pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    """Async tests run on asyncio."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="session")
 def room() -> Iterator[tuple[Sandbox, Client, Client]]:
     """The room's sandbox and its clients; a test takes `kms` instead."""
     with running(minimal=True) as (sandbox, _):
