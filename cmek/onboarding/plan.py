@@ -15,7 +15,7 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from cmek import addresses
+from cmek.addresses import GOOGLE_APIS
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, ROLES, VIEWER
 from cmek.canonical import digest
 from cmek.gcp.resources import CryptoKey, KeyVersion
@@ -27,7 +27,6 @@ from cmek.onboarding.request import OnboardingRequest
 
 ENABLED = "ENABLED"
 DESTROY_SCHEDULED = "DESTROY_SCHEDULED"
-GOOGLE_APIS: Final = addresses.GOOGLE_APIS
 GOOGLE_TOKENS: Final = "https://oauth2.googleapis.com/token"
 
 

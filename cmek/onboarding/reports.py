@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from cmek.addresses import GOOGLE_APIS
 from cmek.keys.verdicts import Check, CheckReport
 from cmek.markdown import code, escape, table
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
-from cmek.onboarding.plan import GOOGLE_APIS, GOOGLE_TOKENS, LiveFacts, Plan, PlanWarning
+from cmek.onboarding.plan import GOOGLE_TOKENS, LiveFacts, Plan, PlanWarning
 from cmek.onboarding.policy import DEFAULT_POLICY, shown_value
 from cmek.plain_text import plain
 from cmek.signatures.statement import signing_text
