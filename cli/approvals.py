@@ -23,7 +23,7 @@ from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ValidationError
 
-from cmek.errors import CmekError
+from cmek.errors import CmekError, listed
 from cmek.models import refusals
 from cmek.onboarding.approval import ApprovalRequest
 from cmek.signatures.signers import file_text
@@ -100,36 +100,34 @@ def read_ask(client: SyncPrefectClient, run_id: UUID) -> PendingApproval:
         state = run.state.name if run.state else "in no state"
         raise ApprovalError(f"run {run.name} waits for no approval: it is {state}")
     # Prefect suspends the run before it stores the form.
-    schema = _stored(client, run, keyset["schema"])
-    if schema is None:
+    stored = _stored(client, run, keyset["schema"])
+    if stored is None:
         raise ApprovalError(
             f"run {run.name} is suspended, but its approval request is not stored yet: try again"
         )
-    return PendingApproval(run, _checked_request(run, schema), keyset)
+    return PendingApproval(run, _checked_request(run, stored), keyset)
 
 
-def _stored(client: SyncPrefectClient, run: FlowRun, key: str) -> Any:  # noqa: ANN401 - any JSON
+def _stored(client: SyncPrefectClient, run: FlowRun, key: str) -> str | None:
     try:
-        return json.loads(client.read_flow_run_input(run.id, key))
+        return client.read_flow_run_input(run.id, key)
     except (ObjectNotFound, PrefectHTTPStatusError):
         return None
 
 
-def _checked_request(run: FlowRun, schema: Mapping[str, Any]) -> ApprovalRequest:
-    field = schema.get("properties", {}).get("plan_digest", {})
+def _checked_request(run: FlowRun, stored: str) -> ApprovalRequest:
     try:
-        request = ApprovalRequest.model_validate(field.get("approval_request"))
-    except ValidationError as error:
-        raise TamperedError(f"run {run.name}: its question carries no plan to answer") from error
-    plan = request.plan
-    asked = plan.request
-    fits = (
-        (request.digest, request.run_id) == (plan.digest, str(run.id))
-        # what is shown and typed, and what a signature speaks of
-        and plan.workspace_id == asked.workspace_id
-        and (plan.workspace_id is not None or plan.workspace_name == asked.create_workspace)
-        and plan.key_name == str(asked.key_name)
-    )
+        request = ApprovalRequest.model_validate(_carried(stored))
+        fits = _fits(run, request)
+    # what is no JSON, too deep, no request, or a plan that can have no digest or no key's name
+    except (ValueError, RecursionError, CmekError) as error:
+        why = listed(refusals(error), 3, "; ") if isinstance(error, ValidationError) else error
+        raise TamperedError(
+            f"run {run.name}: its question carries no plan to answer ({why}). What the server has "
+            "stored is damaged or was changed: answer nothing and tell its administrator. Then "
+            f"cancel the run (`prefect flow-run cancel {run.id}`) and start a new onboarding, "
+            "which finds what exists already"
+        ) from error
     if not fits:
         raise TamperedError(
             f"run {run.name}: the plan in its approval request is not the one of its digest, of "
@@ -137,6 +135,28 @@ def _checked_request(run: FlowRun, schema: Mapping[str, Any]) -> ApprovalRequest
             "answer nothing, and tell its administrator"
         )
     return request
+
+
+def _carried(stored: str) -> Any:  # noqa: ANN401 - any JSON
+    """What the form's field carries beside its schema; None where the form is none of ours."""
+    found = json.loads(stored)
+    for name in ("properties", "plan_digest", "approval_request"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def _fits(run: FlowRun, request: ApprovalRequest) -> bool:
+    """Whether all that is shown, typed and signed is what the digest is of."""
+    plan = request.plan
+    asked = plan.request
+    return (
+        (request.digest, request.run_id) == (plan.digest, str(run.id))
+        and plan.workspace_id == asked.workspace_id
+        and (plan.workspace_id is not None or plan.workspace_name == asked.create_workspace)
+        and plan.key_name == str(asked.key_name)
+        # beside the digest, and says which warnings nobody must acknowledge
+        and plan.to_acknowledge == plan.bound.to_acknowledge
+    )
 
 
 def dead_end(client: SyncPrefectClient, pending: PendingApproval) -> str | None:
@@ -198,10 +218,17 @@ def answer(client: SyncPrefectClient, pending: PendingApproval, fields: Mapping[
     # The client repeats a request whose reply was lost, and then reads that the run no longer
     # waits. Whether our own response was taken is seen from the stored one.
     stored = _stored(client, pending.run, pending.keyset["response"])
-    if result.status is SetStateStatus.ABORT and stored == dict(fields):
+    if result.status is SetStateStatus.ABORT and stored and _says(stored, fields):
         return
     reason = getattr(result.details, "reason", None) or "no reason given"
     raise ApprovalError(f"run {pending.run.name}: the server refused the answer: {reason}")
+
+
+def _says(stored: str, fields: Mapping[str, Any]) -> bool:
+    try:
+        return bool(json.loads(stored) == dict(fields))
+    except (ValueError, RecursionError):
+        return False
 
 
 def signed_field(

@@ -31,9 +31,10 @@ from cli.terminal import is_interactive, new_console, printable
 from cmek.keys.history import shown_time
 from cmek.names import EMAIL
 from cmek.onboarding.approval import ApprovalRequest, same_identity
+from cmek.onboarding.plan import possible_titles
 from cmek.onboarding.reports import plan_view
 from cmek.outcomes import HAS_ITS_KEY
-from cmek.plain_text import plain
+from cmek.plain_text import plain, shortened
 from tasks.runs import ONBOARDING
 
 Decision = Literal["approve", "reject"]
@@ -41,6 +42,8 @@ _WAITING: Final = 3
 """Exit code when the run waits for another approval."""
 _INTERRUPTED: Final = 130
 """Exit code after Ctrl-C, as a shell gives it."""
+_REASONS, _LONG = 8, 320
+"""Reasons of the server that are shown, and characters of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,15 @@ class ResponseInput:
 def show(request: ApprovalRequest, console: Console) -> None:
     """Print the plan that the request's digest is of, in the order of the page in the browser.
 
-    No text of the server is shown: somebody could have changed it.
+    Somebody could have changed what else the server has stored. What a person still needs of it is
+    marked as the server's; what was read about a warning and the commands that end it are left out.
     """
-    view = plan_view(request)
+    from cmek.keys.prerequisites import CATALOGUE  # noqa: PLC0415 - Google's libraries
+
+    ours = possible_titles(CATALOGUE)
+    strange = {one for one in request.plan.warning_titles if one not in ours}
+    bound = {"plan": request.plan.bound, "reapproval_reasons": ()}
+    view = plan_view(request.model_copy(update=bound))
     left = shown_time(request.expires_at - datetime.now(UTC))
     _say(console, view.headline, view.headline)
     _say(
@@ -68,19 +77,36 @@ def show(request: ApprovalRequest, console: Console) -> None:
         f"{view.sentence(str, plain)} This can never be undone.",
         "This can never be undone.",
     )
+    _say_why_again(console, "You are asked again", request.reapproval_reasons)
     for title, lines, more in view.first_screen():
         _say(console, title, title)
         for line in lines:
             about = f": {line.text}" if line.text else ""
-            _say(console, f"• {line.title.removesuffix('.')}{about}", line.title, indent=2)
-            if line.command:
-                console.print(f"    {printable(line.command)}", soft_wrap=True)
+            whose = "(a title that is not known here) " if line.title in strange else ""
+            _say(console, f"• {whose}{line.title.removesuffix('.')}{about}", line.title, indent=2)
         if more:
             _say(console, f"• and {more} more, at the end of the plan's artifact", indent=2)
+    if request.plan.warnings:
+        _say(
+            console,
+            "What was read about each warning, and what ends it, is in the plan's artifact in "
+            "Prefect; nothing verifies that text.",
+        )
     facts = " · ".join(f"{name} {value}" for name, value in (*view.facts, *view.request))
     _say(console, f"Facts: {facts}", "Facts")
     _say(console, f"Plan digest: {request.digest}", "Plan digest")
-    _say(console, f"It counts for {left}, until {request.expires_at:%Y-%m-%d %H:%M %Z}.")
+    until = f"{request.expires_at:%Y-%m-%d %H:%M %Z}"
+    _say(console, f"The Prefect server says that it counts for {left}, until {until}.")
+
+
+def _say_why_again(console: Console, what: str, reasons: Sequence[str]) -> None:
+    """The worker's reasons, as whoever may write to the server lets them be read."""
+    if reasons:
+        _say(console, f"{what}; the Prefect server says why, not verified:", what)
+    for reason in reasons[:_REASONS]:
+        _say(console, f"• {shortened(reason, _LONG)}", indent=2)
+    if len(reasons) > _REASONS:
+        _say(console, f"• and {len(reasons) - _REASONS} more", indent=2)
 
 
 def _say(console: Console, text: str, bold: str = "", *, indent: int = 0) -> None:
@@ -476,7 +502,5 @@ def _say_what_next(
     if run.state is None or not run.state.is_paused():
         console.print(run_url(client, run.id), soft_wrap=True)
         return
-    console.print("Nothing was attached:")
-    for reason in again:
-        console.print(f"  • {printable(reason)}", soft_wrap=True)
+    _say_why_again(console, "Nothing was attached", again)
     console.print(f"It asks again: cmek approve {run.id}", soft_wrap=True)

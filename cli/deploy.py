@@ -37,6 +37,12 @@ from cmek.tags import CMEK_TAG
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
 """The project's folder: `prefect.yaml` and the deployments' code."""
+PREFECT_FILE: Final = PROJECT / "prefect.yaml"
+"""The deployments; a package that was installed without its folder has none."""
+OWN_ENVIRONMENT: Final = (
+    "run the command of the project's own environment, .venv/bin/cmek in its folder "
+    "(docs/operations.md, step 1)"
+)
 PROJECT_VARIABLE: Final = "CMEK_PROJECT_ID"
 """What prefect.yaml reads the discovery's Google Cloud project from."""
 
@@ -53,8 +59,8 @@ def deploy_command(
         ),
     ] = None,
     prefect_file: Annotated[
-        Path, typer.Option(help="The deployments.", exists=True, dir_okay=False)
-    ] = PROJECT / "prefect.yaml",
+        Path, typer.Option(help="The deployments.", dir_okay=False)
+    ] = PREFECT_FILE,
     on: Annotated[
         str | None,
         typer.Option(
@@ -89,9 +95,14 @@ def deploy(
     `on` names one of the file's `work_pools`, to use instead of those that the deployments name.
 
     Raises:
-        RunError: Prefect refused the file; its output says why. Or the file has no such pool, or
-            the pool is not on the server, or lets a run choose what is executed.
+        RunError: There is no such file. Or Prefect refused it; its output says why. Or it has no
+            such pool, or the pool is not on the server, or lets a run choose what is executed.
     """
+    if not prefect_file.is_file():
+        raise RunError(
+            f"there is no {prefect_file}, so nothing was deployed: {OWN_ENVIRONMENT}, or name the "
+            "file with --prefect-file"
+        )
     paused = {
         (deployment.id, schedule.slug)
         for deployment in find_deployments(client)

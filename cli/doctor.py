@@ -29,6 +29,8 @@ from prefect.settings import PREFECT_API_AUTH_STRING
 
 from cli.client import check_api, configured_url, explained
 from cli.deploy import (
+    OWN_ENVIRONMENT,
+    PREFECT_FILE,
     PROJECT,
     automation_files,
     find_deployments,
@@ -37,6 +39,7 @@ from cli.deploy import (
 from cli.terminal import new_console, printable, show_rows
 from cmek.addresses import is_loopback
 from cmek.errors import CmekError
+from cmek.gcp.gcloud import bind, key_in, revoke
 from cmek.keys.prerequisites import unknown_warnings
 from cmek.models import FrozenModel
 from cmek.onboarding.policy import DEFAULT_POLICY, OnboardingSettings, deviations
@@ -48,9 +51,10 @@ Status = Literal["pass", "warn", "fail", "unknown"]
 _STYLES: Final = {"fail": "bold red", "unknown": "yellow", "warn": "yellow", "pass": "green"}
 _ROLES: Final = PROJECT / "deploy" / "roles"
 _WRITES: Final = ("cloudkms.cryptoKeys.update", "cloudkms.cryptoKeys.setIamPolicy")
+_SOMEBODY: Final = "MEMBER"
+"""In a command, where the caller is not known."""
 _ASKED_KEYS: Final = 20
 """Of how many attached keys it is asked who may write to them."""
-_PREFECT_YAML: Final = PROJECT / "prefect.yaml"
 _DEFAULT_POOL: Final = "cmek"
 _SECONDS: Final = 10.0
 
@@ -161,7 +165,7 @@ def _approvals() -> DoctorFinding:
         )
     people = sum(
         bool(line.strip()) and not line.lstrip().startswith("#")
-        for line in signers.allowed.read_text().splitlines()
+        for line in signers.allowed_lines.splitlines()
     )
     return DoctorFinding(
         check="approvals",
@@ -313,7 +317,14 @@ def _worker(client: SyncPrefectClient, pool: str) -> DoctorFinding:
 
 
 def _deployments(deployments: list[DeploymentResponse]) -> DoctorFinding:
-    wanted = {one["name"] for one in yaml.safe_load(_PREFECT_YAML.read_text())["deployments"]}
+    if not PREFECT_FILE.is_file():
+        return DoctorFinding(
+            check="deployments",
+            status="unknown",
+            found=f"there is no {PREFECT_FILE} that says which there should be",
+            remedy=OWN_ENVIRONMENT,
+        )
+    wanted = {one["name"] for one in yaml.safe_load(PREFECT_FILE.read_text())["deployments"]}
     missing = sorted(wanted - {one.name for one in deployments})
     open_forms = sorted(
         one.name
@@ -520,11 +531,11 @@ def _permissions_of(role: str) -> list[str]:
 
 
 def _give_back(project: str, caller: str | None) -> str:
-    return (
-        f"gcloud projects add-iam-policy-binding {project}"
-        f" --role=projects/{project}/roles/cmekWorker --member={caller or 'MEMBER'}"
-        " --condition=None"
-    )
+    return bind(f"projects/{project}", caller or _SOMEBODY, _worker_role(project))
+
+
+def _worker_role(project: str) -> str:
+    return f"projects/{project}/roles/cmekWorker"
 
 
 async def write_access(admin_block: str, kms_block: str) -> DoctorFinding:
@@ -538,28 +549,35 @@ async def write_access(admin_block: str, kms_block: str) -> DoctorFinding:
     from tasks.clients import google_client, kms_client  # noqa: PLC0415
     from tasks.revalidation import read_all_registered  # noqa: PLC0415
 
-    who = (await google_client(kms_block)).caller or "this identity"
+    caller = (await google_client(kms_block)).caller
+    who = caller or "this identity"
     kms = await kms_client(kms_block)
-    names = sorted(
-        {one.key_name for one in (await read_all_registered(admin_block)).refs if one.workspaces}
-    )
-    asked = [one for one in names if "/cryptoKeys/" in one][:_ASKED_KEYS]
+    refs = (await read_all_registered(admin_block)).refs
+    names = sorted({one.key_name for one in refs if one.workspaces and key_in(one.key_name)})
+    asked, left = names[:_ASKED_KEYS], len(names[_ASKED_KEYS:])
     held = await asyncio.gather(*(kms.test_iam_permissions(one, _WRITES) for one in asked))
     open_keys = [name for name, may in zip(asked, held, strict=True) if may]
-    project = open_keys[0].split("/")[1] if open_keys else ""
+    rest = f"; {left} more were not asked about" if left else ""
+    if not open_keys:
+        return DoctorFinding(
+            check="write access",
+            status="unknown" if left else "pass",
+            found=f"{who} may change none of {len(asked)} attached keys{rest}",
+            remedy="look for the worker in the policies of their projects and rings: "
+            "gcloud projects get-iam-policy PROJECT"
+            if left
+            else "",
+        )
+    project = open_keys[0].split("/")[1]
+    taken = revoke(f"projects/{project}", caller or _SOMEBODY, _worker_role(project))
     return DoctorFinding(
         check="write access",
-        status="warn" if open_keys else "pass",
-        found=f"{who} may change {len(open_keys)} of {len(asked)} attached keys, "
-        f"{open_keys[0]} among them: whoever runs code as the worker could lock Anthropic out"
-        if open_keys
-        else f"{who} may change none of {len(asked)} attached keys",
+        status="warn",
+        found=f"{who} may change {len(open_keys)} of {len(asked)} attached keys, {open_keys[0]} "
+        f"among them{rest}: whoever runs code as the worker could lock Anthropic out",
         remedy="an attached key needs no write of the worker: until the next onboarding, "
-        f"gcloud projects remove-iam-policy-binding {project}"
-        f" --role=projects/{project}/roles/cmekWorker --member={who} --condition=None"
-        " (and give it cmekWatcher, or remove the grant from key or ring where it is there)"
-        if open_keys
-        else "",
+        f"{taken} (and give it cmekWatcher, or remove the grant from key or ring where it is "
+        "there)",
     )
 
 

@@ -17,7 +17,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from cli.client import connected
 from cli.terminal import new_console, printable
 from cmek.errors import CmekError
-from cmek.evidence.record import Chain, EvidenceIntegrityError, loads
+from cmek.evidence.record import Chain, EvidenceEntry, EvidenceIntegrityError, loads
 from cmek.evidence.report import queries_of, record_in
 from cmek.names import artifact_key
 from cmek.signatures.statement import NAMESPACE, UnreadableApprovalError, parse_signed
@@ -99,6 +99,9 @@ def write_approvals(chain: Chain, folder: Path) -> list[str]:
 
     Returns:
         For each the command that verifies it, to be run in the folder.
+
+    Raises:
+        EvidenceIntegrityError: An entry's time is none that OpenSSH could be told.
     """
     folder.mkdir(parents=True, exist_ok=True)
     commands = []
@@ -115,13 +118,23 @@ def write_approvals(chain: Chain, folder: Path) -> list[str]:
             (folder / f"{name}.json").write_text(one.statement.text)
             (folder / f"{name}.sig").write_text(one.signature)
             # an approver's `valid-before` may have passed since
-            then = f"{entry.at.astimezone(UTC):%Y%m%d%H%M%S}"
+            then = _verify_time(entry)
             commands.append(
                 f"TZ=UTC ssh-keygen -Y verify -O verify-time={then} -f allowed_signers "
                 f"-I {shlex.quote(one.statement.approver)} "
                 f"-n {NAMESPACE} -s {name}.sig < {name}.json"
             )
     return commands
+
+
+def _verify_time(entry: EvidenceEntry) -> str:
+    try:
+        return f"{entry.at.astimezone(UTC):%Y%m%d%H%M%S}"
+    except OverflowError as error:
+        raise EvidenceIntegrityError(
+            f"entry {entry.number} is of {entry.at}, which is no time in UTC: no onboarding wrote "
+            "it. Compare the record with the copies in the worker's records (CMEK_RECORDS)"
+        ) from error
 
 
 @evidence_command.command("verify")
@@ -225,8 +238,8 @@ def terraform_command(  # noqa: PLR0913 - a parameter is an option of the comman
         users = ", ".join(key.workspaces)
         console.print(printable(f"{key.name} ({users})"), soft_wrap=True)
     console.print(
-        f"Wrote {printable(out)}. Next: terraform -chdir={printable(out)} init, then plan: it "
-        "must show imports, and nothing to add or destroy.",
+        f"Wrote {printable(out)}. Next: terraform -chdir={printable(shlex.quote(str(out)))} init, "
+        "then plan: it must show imports, and nothing to add or destroy.",
         soft_wrap=True,
     )
 

@@ -56,7 +56,13 @@ def import_version(key: KeyName) -> str:
 
 def grant(key: KeyName, role: str, member: str = MEMBER) -> str:
     """The guide's step 3 for one role; `--condition=None` lets it run unattended."""
-    return on_key(key, _ADD, f"--member={quote(member)} --role={role} --condition=None")
+    return bind(str(key), member, role)
+
+
+def bind(resource: str, member: str, role: str) -> str:
+    """Give a member a role without a condition."""
+    command = _policy_command(resource, _ADD)
+    return f"{command} --member={quote(member)} --role={role} --condition=None"
 
 
 def revoke(resource: str, member: str, role: str) -> str:
@@ -66,8 +72,7 @@ def revoke(resource: str, member: str, role: str) -> str:
 
 def make_admin(resource: str, member: str) -> str:
     """Give the caller the role that the guide asks for."""
-    role = "--role=roles/cloudkms.admin --condition=None"
-    return f"{_policy_command(resource, _ADD)} --member={quote(member)} {role}"
+    return bind(resource, member, "roles/cloudkms.admin")
 
 
 def _policy_command(resource: str, verb: str) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Final, Literal
 
-from pydantic import ConfigDict
+from pydantic import AwareDatetime, ConfigDict
 
 from cmek.models import FrozenModel
 from cmek.names import look_alike
@@ -25,8 +24,8 @@ class ApprovalRequest(FrozenModel):
     """Unguessable: a signature over it can be neither older than the request nor for another."""
     plan: Plan
     digest: str
-    requested_at: datetime
-    expires_at: datetime
+    requested_at: AwareDatetime
+    expires_at: AwareDatetime
     signatures: int = 0
     """How many approvers must sign; 0 means that typing is enough."""
     reapproval_reasons: tuple[str, ...] = ()

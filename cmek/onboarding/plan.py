@@ -78,6 +78,10 @@ class LiveFacts(FrozenModel):
         return tuple(v for v in self.versions if v.state == DESTROY_SCHEDULED)
 
 
+_NOT_CHECKED: Final = "Not checked: "
+_FAILS: Final = "Fails: "
+
+
 class PlanWarning(FrozenModel):
     """What an approver must acknowledge: a prerequisite that did not pass."""
 
@@ -97,8 +101,8 @@ class PlanWarning(FrozenModel):
         """For a check that is not a pass; only what warns can have been accepted before."""
         titles = {
             "warn": WARNING_TITLES.get(check.id, check.title),
-            "unknown": f"Not checked: {check.title}",
-            "fail": f"Fails: {check.title}",
+            "unknown": _NOT_CHECKED + check.title,
+            "fail": _FAILS + check.title,
         }
         who = f" Who can tell: {check.who_can_tell}." if check.who_can_tell else ""
         text = f"{check.evidence.rstrip('.')}.{who}"
@@ -179,6 +183,25 @@ class Plan(FrozenModel):
     def to_acknowledge(self) -> tuple[str, ...]:
         """Titles of the warnings that the policy has not accepted already."""
         return tuple(one.title for one in self.warnings if not one.accepted)
+
+    @property
+    def bound(self) -> Plan:
+        """This plan without what is beside its digest, which whoever stores it could change.
+
+        What the policy has accepted follows from the request and the titles.
+        """
+        never = (ADOPTION_TITLE, _NOT_CHECKED, _FAILS)
+        warnings = tuple(
+            PlanWarning(
+                id=one.id,
+                title=one.title,
+                text="",
+                accepted=one.id in self.request.accepted_warnings
+                and not one.title.startswith(never),
+            )
+            for one in self.warnings
+        )
+        return self.model_copy(update={"warnings": warnings})
 
     @property
     def covered(self) -> dict[str, JsonValue]:

@@ -198,7 +198,7 @@ def plan_view(approval_request: ApprovalRequest) -> PlanView:
 
 def _warning(warning: PlanWarning, plan: Plan) -> Line:
     said = f" Accepted by policy {plan.request.policy}." if warning.accepted else ""
-    return Line(warning.title, warning.text + said, warning.remedy or "")
+    return Line(warning.title, (warning.text + said).strip(), warning.remedy or "")
 
 
 def _other_users(plan: Plan) -> Iterator[Line]:

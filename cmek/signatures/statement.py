@@ -43,7 +43,14 @@ class UnreadableApprovalError(CmekError):
     """The text holds no signed approvals in the shape that the approval request describes."""
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(lambda moment: moment.astimezone(UTC))]
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("it is before the year 1 or after the year 9999 in UTC") from error
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Statement(FrozenModel):

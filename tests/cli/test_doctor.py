@@ -11,12 +11,14 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.onboarding_policy import OnboardingPolicy
-from cli.deploy import PROJECT
-from cli.doctor import DoctorFinding, _proxy, examine
+from cli.client import RunError
+from cli.deploy import PROJECT, deploy
+from cli.doctor import DoctorFinding, _approvals, _proxy, examine
 from cli.main import main
 from cmek.signatures import signers as signers_module
 from cmek.signatures.signers import REQUIRED_VARIABLE, SignersRefusedError, required_signatures
 from tests.support.command import clean_environment, cmek
+from tests.support.signing import GRACE, KATHERINE, Office
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.e2e
@@ -106,6 +108,37 @@ def test_a_worker_that_must_have_signatures_and_has_no_approvers_fails(
     assert "1 signatures are required" in approvals["found"]
     with pytest.raises(SignersRefusedError, match="enrol the approvers"):
         required_signatures(None, 0)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_approvers_are_counted_in_every_file_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    office = Office(tmp_path)
+    office.enrol(GRACE)
+    office.enrol(KATHERINE)
+    file = office.directory / "allowed_signers"
+    file.write_bytes(f"# people\r\n\r\n{file.read_text()}".encode(encoding))
+    monkeypatch.setattr("cli.doctor.find_signers", office.finder)
+    assert "2 enrolled keys; an attach needs 1 signatures" in _approvals().found
+
+
+def test_where_only_the_package_is_installed_the_missing_file_is_said(
+    prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As after `uv tool install`: one unknown row of doctor, and deploy deploys nothing."""
+    missing = tmp_path / "prefect.yaml"
+    monkeypatch.setattr("cli.doctor.PREFECT_FILE", missing)
+    found = by_check(list(examine("no-admin", "no-kms", None)))
+    assert found["deployments"].status == "unknown"
+    assert str(missing) in found["deployments"].found
+    assert ".venv/bin/cmek" in found["deployments"].remedy
+    assert found["server"].status == "pass"
+    assert "policy" in found
+    with get_client(sync_client=True) as client, pytest.raises(RunError) as refused:
+        deploy(client, missing, None)
+    assert str(missing) in str(refused.value)
+    assert ".venv/bin/cmek" in str(refused.value)
 
 
 @pytest.mark.parametrize("text", ["one", "10", "-1"])

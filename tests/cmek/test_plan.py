@@ -268,6 +268,29 @@ def test_an_adoption_is_a_warning_of_its_own() -> None:
     )
 
 
+@pytest.mark.parametrize("accepted", [(), tuple(one.id for one in CATALOGUE), ("adopts_key",)])
+@pytest.mark.parametrize("adopting", [False, True])
+def test_what_the_policy_has_accepted_follows_from_what_the_digest_binds(
+    accepted: tuple[str, ...], adopting: bool
+) -> None:
+    """For each check that warns, fails or could not be read, and for an adoption."""
+    request = make.REQUEST.model_copy(update={"accepted_warnings": accepted})
+    for found in ("warned", "unknown", "failed"):
+        more = ("-",) if found == "failed" else ()
+        checks = tuple(getattr(one, found)("seen", *more) for one in CATALOGUE)
+        report = CheckReport(checks=checks)
+        plan = build_plan(make.facts(), request, report, adopting=adopting)
+        flags = [(one.id, one.accepted) for one in plan.warnings]
+        changed = tuple(
+            one.model_copy(update={"text": "x", "remedy": "x", "accepted": not one.accepted})
+            for one in plan.warnings
+        )
+        for bound in (plan.bound, plan.model_copy(update={"warnings": changed}).bound):
+            assert [(one.id, one.accepted) for one in bound.warnings] == flags
+            assert {(one.text, one.remedy) for one in bound.warnings} == {("", None)}
+            assert bound.digest == plan.digest
+
+
 def test_a_difference_of_lists_names_what_came_and_what_went() -> None:
     changed = Difference(field="other_workspaces", was=["a", "b"], now=["b", "c"])
     assert str(changed) == "other workspaces: new: c; no longer: a"

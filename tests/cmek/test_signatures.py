@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import subprocess
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from cli import approvals
 from cli.approvals import ApprovalError
+from cli.export import write_approvals
+from cmek.evidence.record import Chain, Event, EvidenceIntegrityError
 from cmek.onboarding.plan import Plan
 from cmek.signatures.statement import (
     MAX_SIGNATURES,
@@ -268,7 +270,23 @@ def test_what_is_no_signed_approval_is_refused_with_a_typed_error(text: str, sai
         parse_signed(text)
 
 
-@given(st.text() | st.builds(NOT_SIGNED.replace, st.just("{}"), st.text()))
+EDGES = [
+    "0001-01-01T00:00:00+14:00",
+    "9999-12-31T23:59:59-01:00",
+    "0001-01-01T00:00:00Z",
+    "9999-12-31T23:59:59Z",
+]
+
+
+@given(
+    st.text()
+    | st.builds(NOT_SIGNED.replace, st.just("{}"), st.text())
+    | st.builds(
+        altered,
+        st.sampled_from([f"{statement().expires_at:%FT%TZ}", f"{statement().issued_at:%FT%TZ}"]),
+        st.sampled_from(EDGES) | st.text(),
+    )
+)
 def test_the_parser_fails_in_one_way_only(text: str) -> None:
     """Whatever the text: its typed error, or statements that print as they were read."""
     try:
@@ -276,6 +294,20 @@ def test_the_parser_fails_in_one_way_only(text: str) -> None:
     except UnreadableApprovalError:
         return
     assert all(str(one).startswith("{") for one in found)
+
+
+@pytest.mark.parametrize("at", EDGES)
+def test_an_entry_of_any_time_is_exported_or_named(tmp_path: Path, at: str) -> None:
+    """A record is outside text as well."""
+    body = {"signed_approvals": altered("", "")}
+    chain = Chain()
+    event = Event(kind="approval_response", subject="attach-1-1", body=body)
+    chain.append(event, run="run-1", at=datetime.fromisoformat(at))
+    if at.endswith("Z"):
+        assert len(write_approvals(chain, tmp_path)) == 1
+        return
+    with pytest.raises(EvidenceIntegrityError, match="entry 1 is of"):
+        write_approvals(chain, tmp_path)
 
 
 @given(

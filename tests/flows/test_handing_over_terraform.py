@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from pathlib import Path
 
 import typer
@@ -64,11 +65,12 @@ def test_what_can_not_be_read_leaves_no_artifact_and_fails_nothing(bench: Onboar
 
 
 def test_the_command_writes_the_module_of_one_workspace(bench: Onboardings, tmp_path: Path) -> None:
-    out = tmp_path / "module"
+    out = tmp_path / "my module's"
     arguments = [bench.workspace("attached"), "--out", str(out)]
     done = COMMANDS.invoke(COMMAND, arguments)
     assert done.exit_code == 0, done.exception
     assert "search-prod" in done.output
+    assert f"-chdir={out}" in shlex.split(done.output.partition("Next: ")[2])
     assert "search-prod" in (out / IMPORTS).read_text()
     assert "ledger-prod" not in (out / VARIABLES).read_text()
     (out / "main.tf").write_text("# mine\n")

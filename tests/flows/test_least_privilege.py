@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock, patch
 
 import pytest
 import yaml
@@ -26,6 +29,7 @@ from cmek.keys.verdicts import CheckReport, Health
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import LEFTOVERS
 from sandbox.admin.state import GcpConfig
+from tasks import clients
 from tasks.clients import close_clients
 from tests.support.fleet import Fleet
 from tests.support.kms import LOCATION
@@ -184,7 +188,7 @@ async def revalidation_reads(kms: CloudKms, key: str) -> list[bool]:
 
 
 def test_a_worker_that_keeps_write_on_an_attached_key_is_noticed_until_it_is_taken(
-    bench: Onboardings, kms_block: GoogleKms
+    bench: Onboardings, kms_block: GoogleKms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`cmek doctor`, where a gateway attaches: at whatever level the grant is."""
 
@@ -202,5 +206,17 @@ def test_a_worker_that_keeps_write_on_an_attached_key_is_noticed_until_it_is_tak
     assert open_to_change.status == "warn"
     assert "may change 3 of 3 attached keys" in open_to_change.found
     assert "remove-iam-policy-binding acme-kms-prod" in open_to_change.remedy
+    # whose command is printed is what a shell and gcloud take
+    for caller, member in (("user:o'x@example.com", "user:o'x@example.com"), (None, "MEMBER")):
+        google = AsyncMock(return_value=SimpleNamespace(caller=caller))
+        with patch.object(clients, "google_client", google):
+            command = found().remedy.partition("gcloud ")[2].partition(" (")[0]
+        assert f"--member={member}" in shlex.split(command)
     bench.control.identity("onboarding", permissions=WATCHER)
     assert (found().status, found().remedy) == ("pass", "")
+    # of the rest nothing is known
+    monkeypatch.setattr("cli.doctor._ASKED_KEYS", 2)
+    some = found()
+    assert some.status == "unknown"
+    assert "none of 2 attached keys; 1 more were not asked about" in some.found
+    assert "get-iam-policy" in some.remedy

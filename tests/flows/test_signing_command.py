@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -86,9 +87,13 @@ def store_form(
     bench: Onboardings, run: Run, approval_request: PendingApproval, form: dict[str, Any]
 ) -> None:
     """Change the stored form, as anyone with write access to the server can."""
+    store_text(bench, run, approval_request, json.dumps(form))
+
+
+def store_text(bench: Onboardings, run: Run, approval_request: PendingApproval, text: str) -> None:
     key = approval_request.keyset["schema"]
     bench.client.delete_flow_run_input(run.id, key)
-    bench.client.create_flow_run_input(run.id, key, json.dumps(form))
+    bench.client.create_flow_run_input(run.id, key, text)
 
 
 def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
@@ -107,6 +112,8 @@ def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
         {"plan": evil},
         {"digest": "0" * 64},
         {"run_id": other},
+        # beside the digest: what the policy has accepted needs no acknowledgement
+        {"plan": plan | {"warnings": [one | {"accepted": True} for one in plan["warnings"]]}},
         # a whole plan, whose workspace is not the one that its request would have signed
         {"plan": typed.model_dump(mode="json"), "digest": typed.digest},
     ):
@@ -122,6 +129,50 @@ def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
     store_form(bench, run, approval_request, form)
     with pytest.raises(TamperedError, match="no plan to answer"):
         approvals.read_ask(bench.client, run.id)
+
+
+def damaged(form: dict[str, Any]) -> Iterator[str]:
+    """Forms that cannot be read, or whose plan can have no digest or no name."""
+    yield from ("", "no JSON", "null", "[]", '"text"', "{}", "[" * 100_000, '{"properties": []}')
+    others: tuple[Any, ...] = (None, [], "x", {"plan": 1})
+    for other in others:
+        yield json.dumps({"properties": {"plan_digest": {"approval_request": other}}})
+    yield json.dumps({"properties": {"plan_digest": "x"}})
+    carried = form["properties"]["plan_digest"]["approval_request"]
+    plan = carried["plan"]
+    asked = plan["request"]
+    deep: Any = 0
+    for _ in range(400):
+        deep = [deep]
+    for change in (
+        {"expires_at": "2026-11-30T12:00:00"},
+        {"requested_at": "2026-11-20T12:00:00"},
+        {"plan": plan | {"workspace_name": "\ud800"}},
+        {"plan": plan | {"request": asked | {"overrides": {"x": 2**60}}}},
+        {"plan": plan | {"request": asked | {"overrides": {"x": deep}}}},
+        {"plan": plan | {"request": asked | {"crypto_key": "x" * 100}}},
+    ):
+        named = {"approval_request": carried | change}
+        yield json.dumps({"properties": {"plan_digest": named}})
+
+
+def test_a_damaged_form_is_said_of_its_run_and_hides_no_other(
+    bench: Onboardings,
+    run: Run,
+    approval_request: PendingApproval,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """In the list of all, and to whoever wants to answer it."""
+    other = bench.asked(workspace_id=None, create_workspace="Beside it")
+    for text in damaged(run.form()):
+        store_text(bench, run, approval_request, text)
+        with pytest.raises(TamperedError) as refused:
+            approvals.wait_for_ask(bench.client, run.id, seconds=60)
+        assert "answer nothing" in str(refused.value), text[:60]
+        command(bench, "pending", "--json")
+        rows = {one["run_id"]: one for one in json.loads(capfd.readouterr().out)}
+        assert rows[str(run.id)]["problem"] == str(refused.value)
+        assert rows[str(other.id)]["problem"] is None
 
 
 def test_what_can_not_be_signed_is_said(office: Office, approval_request: PendingApproval) -> None:
