@@ -499,7 +499,7 @@ async def last_fleet() -> dict[str, FleetRow]:
 
 
 def _rows(table: ArtifactCollection | None) -> dict[str, FleetRow]:
-    return read_rows(table.data if table else None)
+    return read_rows(table.data if table else None, get_run_logger().warning)
 
 
 @uncached_task(name="Publish fleet", task_run_name="Publish fleet")

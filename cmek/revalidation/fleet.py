@@ -25,6 +25,8 @@ from cmek.plain_text import shortened
 
 FLEET: Final = "cmek-fleet"
 """Key of the artifact that holds the table of all keys."""
+Warn = Callable[[str], object]
+"""Takes what people must be told of a table that was damaged: a log's or a console's method."""
 DAYS: Final = 30
 SHOWN_KEYS: Final = 50
 LONGEST_REASON: Final = 160
@@ -42,6 +44,7 @@ _HEALTHY: Final = MARKS[Health.HEALTHY]
 _NOT_CHECKED: Final = "_"
 _BADNESS: Final = _NOT_CHECKED + "".join(MARKS.values())
 _TIME: Final = "%Y-%m-%d %H:%M"
+_ANEW: Final = "The next full revalidation of all keys publishes it anew"
 
 
 # slots: a run keeps one for each key, and a model would take three times the memory
@@ -95,18 +98,42 @@ _ROW: Final = TypeAdapter(FleetRow)
 _ROWS: Final = TypeAdapter(list[FleetRow])
 
 
-def read_rows(table: object) -> dict[str, FleetRow]:
-    """Rows by external key, from a table that was published; what is not a row is left out."""
+def read_items(key: str, table: object, warn: Warn) -> list[Any]:
+    """What a table that was published lists, unchecked; nothing when it is no table (any more).
+
+    Args:
+        key: Of the artifact.
+        table: Its data; None where there is no artifact.
+        warn: Is told when there is one that can't be read: whoever may write to Prefect's API can
+            have changed it.
+    """
     # Prefect keeps a table as text or as JSON
-    items = json.loads(table) if isinstance(table, str) else table
+    try:
+        items = json.loads(table) if isinstance(table, str) else table
+    except (ValueError, RecursionError):
+        items = table
+    if isinstance(items, list):
+        return items
+    if table is not None:
+        warn(f"the artifact {key} holds no table, so it counts as empty. {_ANEW}")
+    return []
+
+
+def read_rows(table: object, warn: Warn) -> dict[str, FleetRow]:
+    """Rows by external key, from the data of the artifact `FLEET`; `warn` as for `read_items`."""
     rows: dict[str, FleetRow] = {}
-    for item in items if isinstance(items, list) else ():
+    unread = 0
+    for item in read_items(FLEET, table, warn):
         try:
             row = _ROW.validate_python(item)
-            row.checked_on  # noqa: B018 - refuses a date that is none
+            for minute in (row.since, row.checked):
+                _iso(minute)  # refuses a time that is none
         except ValueError:
-            continue
-        rows[row.external_key_id] = row
+            unread += 1
+        else:
+            rows[row.external_key_id] = row
+    if unread:
+        warn(f"{unread} rows of the artifact {FLEET} can't be read and are left out. {_ANEW}")
     return rows
 
 
@@ -121,8 +148,12 @@ def merged(
     later = {
         key: row for key, row in before.items() if key in new and row.checked > new[key].checked
     }
-    rows = {**({} if all_keys else before), **new, **later}
-    return sorted(rows.values(), key=lambda row: (-row.level.rank, row.since, row.key_name))
+    return worst_first({**({} if all_keys else before), **new, **later}.values())
+
+
+def worst_first(rows: Iterable[FleetRow]) -> list[FleetRow]:
+    """As people read them: of equal ones, those that have been so for longest come first."""
+    return sorted(rows, key=lambda row: (-row.level.rank, row.since, row.key_name))
 
 
 def published(rows: list[FleetRow]) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +32,7 @@ from cmek.revalidation.fleet import (
     published,
     read_rows,
 )
+from cmek.revalidation.fleet import facts as facts_of
 from cmek.revalidation.request import KeyRef, RateLimiter, by_ring
 from tests.support.facts import KEY_NAME, NOW, ORGANIZATION, facts, key, version
 
@@ -321,7 +323,7 @@ def test_the_table_is_worst_first_and_survives_being_published(
     rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=all_keys)
     ranks = [one.level.rank for one in rows]
     assert ranks == sorted(ranks, reverse=True)
-    assert list(read_rows(published(rows)).values()) == rows
+    assert list(read_rows(published(rows), pytest.fail).values()) == rows
 
 
 def test_a_row_remembers_its_days_and_the_worst_of_each() -> None:
@@ -339,6 +341,48 @@ def test_a_key_that_is_registered_no_more_drops_out_of_the_table() -> None:
     new = [row(2, Health.HEALTHY)]
     assert len(merged(before, new, all_keys=True)) == 1
     assert len(merged(before, new, all_keys=False)) == 2
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+COLUMNS = ("Verdict", "Why", "Since", "Checked", "Last 30 days", "Workspaces", "External key")
+CELLS = st.dictionaries(st.sampled_from(COLUMNS), JSON, min_size=1, max_size=3)
+
+
+@given(st.text() | JSON | st.just("[" * 100_000) | st.just("1" * 5_000))
+def test_what_is_no_table_is_said_and_counts_as_none(damaged: Any) -> None:
+    """Whoever may write to Prefect's API may have put anything under the artifact's key."""
+    said: list[str] = []
+    assert read_rows(damaged, said.append) == {}
+    empty = damaged is None or damaged == [] or (isinstance(damaged, str) and _is_empty(damaged))
+    assert bool(said) is not empty
+
+
+def _is_empty(text: str) -> bool:
+    try:
+        return json.loads(text) == []
+    except (ValueError, RecursionError):
+        return False
+
+
+@given(CELLS, st.booleans())
+def test_a_row_that_is_read_can_be_shown_and_another_is_said(
+    cells: dict[str, Any], as_text: bool
+) -> None:
+    """As data and as a page; a row beside it that is damaged costs it nothing."""
+    table = json.loads(published([row(1, Health.BROKEN), row(2, Health.HEALTHY)]))
+    table[0] |= cells
+    said: list[str] = []
+    rows = read_rows(json.dumps(table) if as_text else table, said.append)
+    for one in rows.values():
+        shown = facts_of(one, None)
+        assert all(datetime.fromisoformat(shown[name]) for name in ("since", "checked_at"))
+        overview([one], NOW.date(), lambda key: key)
+    same_key = rows.keys() == {"ekey_000002"} and table[0]["External key"] == "ekey_000002"
+    assert len(rows) + bool(said) == 2 - same_key
 
 
 @given(st.lists(st.sampled_from(list(Health)), max_size=60))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import typer
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
@@ -15,9 +17,13 @@ from prefect.states import Completed, Running
 from typer.testing import CliRunner
 
 import tasks.revalidation
+from cli.listen import keys_on_server
 from cli.main import main
 from cli.show import status_command
 from cmek.keys.verdicts import KeyRecord
+from cmek.revalidation.fleet import FLEET
+from cmek.revalidation.signals import Signal
+from cmek.tags import LEFTOVERS
 from flows._revalidation_lock import LIMIT
 from flows.revalidate import PROGRESS
 from tasks.revalidation import NoWorkspaceKeyError
@@ -182,6 +188,52 @@ def test_a_table_that_is_deleted_while_it_is_brought_up_to_date_is_published_ane
     monkeypatch.setattr(PrefectClient, "update_artifact", deleted)
     run = revalidations.run(depth="quick")
     assert revalidations.rows(run) == revalidations.latest_rows()
+
+
+@pytest.mark.parametrize(
+    "data", ["# somebody's page", "[" * 100_000, '{"rows": []}', '[{"Key": 1}]']
+)
+def test_a_damaged_table_stops_no_check_and_is_said_until_a_check_replaces_it(
+    bench: Onboardings,
+    fleet: Fleet,
+    revalidations: Revalidations,
+    capsys: pytest.CaptureFixture[str],
+    data: str,
+) -> None:
+    """Whoever may write to Prefect's API can put anything under its key."""
+    key = fleet.onboard("under-a-damaged-table")
+    (workspace,) = (
+        one.id
+        for one in bench.sandbox.world.admin.workspaces.values()
+        if one.external_key_id == key
+    )
+    revalidations.run()
+    for damaged in (FLEET, LEFTOVERS):
+        bench.client.create_artifact(ArtifactCreate(key=damaged, type="table", data=data))
+    assert (
+        asyncio.run(keys_on_server()).about(
+            Signal(source="webhook", id="1", what="failed", external_key_id=key)
+        )
+        == ()
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["status"])
+    assert ended.value.code == 1
+    assert "no verdict can be read" in (told := " ".join(capsys.readouterr().err.split()))
+    assert f"artifact {FLEET}" in told
+    with pytest.raises(SystemExit):
+        main(["history", workspace])
+    assert f"artifact {FLEET}" in " ".join(capsys.readouterr().err.split())
+    revalidations.run(external_keys=[key])
+    assert [row.external_key_id for row in revalidations.latest_rows()] == [key]
+    revalidations.run()
+    registered = set(bench.sandbox.world.admin.external_keys)
+    assert {row.external_key_id for row in revalidations.latest_rows()} == registered
+    with pytest.raises(SystemExit):
+        main(["status", "--json"])
+    printed = capsys.readouterr()
+    assert {one["external_key_id"] for one in json.loads(printed.out)} == registered
+    assert printed.err == ""
 
 
 @pytest.mark.server  # which gives the slot
