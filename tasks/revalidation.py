@@ -516,7 +516,7 @@ async def publish_fleet(checked: Sequence[FleetRow], *, all_keys: bool, anew: bo
     """
     latest = await latest_artifact(FLEET)
     latest_id = latest.latest_id if latest else None
-    rows = merged(_rows(latest), checked, all_keys=all_keys)
+    rows = merged(_rows(latest), checked, all_keys=all_keys, now=datetime.now(UTC))
     del latest  # as long as the new one
     found = counts(rows)
     summary = ", ".join(f"{count} {verdict.replace('_', ' ')}" for verdict, count in found.items())

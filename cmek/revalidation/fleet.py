@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from cmek.errors import listed
 from cmek.keys.history import SIGNS, shown_time
-from cmek.keys.verdicts import Health, KeyRecord
+from cmek.keys.verdicts import CLOCKS_DIFFER, Health, KeyRecord
 from cmek.markdown import code, escape, table
 from cmek.plain_text import shortened
 
@@ -138,15 +138,23 @@ def read_rows(table: object, warn: Warn) -> dict[str, FleetRow]:
 
 
 def merged(
-    before: Mapping[str, FleetRow], checked: Iterable[FleetRow], *, all_keys: bool
+    before: Mapping[str, FleetRow],
+    checked: Iterable[FleetRow],
+    *,
+    all_keys: bool,
+    now: datetime,
 ) -> list[FleetRow]:
     """Worst first. After a check of all keys, those that are no longer registered drop out.
 
-    A row of a later check, which another run has made meanwhile, stays.
+    A row of a later check, which another run has made meanwhile, stays; one that a clock ahead of
+    `now` has dated does not, or it would stay until that time has come.
     """
     new = {row.external_key_id: row for row in checked}
+    latest = (now + CLOCKS_DIFFER).strftime(_TIME)
     later = {
-        key: row for key, row in before.items() if key in new and row.checked > new[key].checked
+        key: row
+        for key, row in before.items()
+        if key in new and new[key].checked < row.checked <= latest
     }
     return worst_first({**({} if all_keys else before), **new, **later}.values())
 

@@ -320,7 +320,7 @@ def test_the_table_is_worst_first_and_survives_being_published(
     verdicts: list[Health], all_keys: bool
 ) -> None:
     """What is read back is what was published."""
-    rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=all_keys)
+    rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=all_keys, now=NOW)
     ranks = [one.level.rank for one in rows]
     assert ranks == sorted(ranks, reverse=True)
     assert list(read_rows(published(rows), pytest.fail).values()) == rows
@@ -339,8 +339,20 @@ def test_a_key_that_is_registered_no_more_drops_out_of_the_table() -> None:
     """But only a look at all keys can know that."""
     before = {"ekey_000001": row(1, Health.HEALTHY)}
     new = [row(2, Health.HEALTHY)]
-    assert len(merged(before, new, all_keys=True)) == 1
-    assert len(merged(before, new, all_keys=False)) == 2
+    assert len(merged(before, new, all_keys=True, now=NOW)) == 1
+    assert len(merged(before, new, all_keys=False, now=NOW)) == 2
+
+
+@given(st.integers(-3_000_000, 3_000_000), st.booleans())
+def test_another_runs_row_stays_only_if_its_check_can_have_been_later(
+    minutes: int, all_keys: bool
+) -> None:
+    """A clock that is ahead for one run must not hide what all later ones find."""
+    other = replace(
+        row(1, Health.HEALTHY), checked=f"{NOW + timedelta(minutes=minutes):%Y-%m-%d %H:%M}"
+    )
+    (kept,) = merged({"ekey_000001": other}, [row(1, Health.BROKEN)], all_keys=all_keys, now=NOW)
+    assert kept.level is (Health.HEALTHY if 0 < minutes <= 5 else Health.BROKEN)
 
 
 JSON = st.recursive(
@@ -390,7 +402,7 @@ def test_the_overview_counts_each_verdict_and_links_each_key_in_trouble(
     verdicts: list[Health],
 ) -> None:
     """At most so many keys are listed, and the text says how many are not."""
-    rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=True)
+    rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=True, now=NOW)
     page = overview(rows, NOW.date(), lambda key: f"https://prefect.example/{key}")
     for verdict in Health:
         assert f"{verdicts.count(verdict)} {SIGNS[verdict]}" in page
