@@ -28,9 +28,9 @@ from cmek.gcp.iam import PolicyView
 from cmek.gcp.resources import CryptoKey, KeyVersion
 from cmek.keys.health import (
     UNFINISHED,
+    agreed,
     event_id,
     health_event,
-    is_known,
     is_news,
     judge,
     needs_validation,
@@ -336,7 +336,7 @@ async def check_key(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRe
             f"{ref.external_key_id}: not done by {context.deadline}"
         ) from None
     record = judge(snapshot, previous, context.check_run(ref, snapshot.now))
-    await _announce(record)
+    record = await _announced(record, previous)
     if context.request.depth == "full" or is_news(record, previous):
         await _keep(context, record)
     return record
@@ -434,14 +434,16 @@ async def _validation(block: str, ref: KeyRef) -> Result[Validation]:
         return Failed(str(error.status or "CONNECTION"), str(error), remedy=error.advice or None)
 
 
-async def _announce(record: KeyRecord) -> None:
-    """Send the event of a change, once whichever runs find it.
+async def _announced(record: KeyRecord, previous: KeyRecord | None) -> KeyRecord:
+    """Send the event of a change, once whichever runs find it; the record to keep.
 
     Runs that find it at the same time send the same event; a later one finds the other's record.
     """
+    if {record.announced, record.announced_before} != {Health.HEALTHY}:
+        record = agreed(record, previous, await recent_records(record.external_key_id))
     what = health_event(record)
-    if what is None or is_known(record, await recent_records(record.external_key_id)):
-        return
+    if what is None:
+        return record
     worst = record.worst
     left = worst.time_left(record.checked_at) if worst else None
     await send_event(
@@ -466,6 +468,7 @@ async def _announce(record: KeyRecord) -> None:
             "commands": list(worst.commands) if worst else [],
         },
     )
+    return record
 
 
 async def send_event(

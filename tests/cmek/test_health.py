@@ -18,7 +18,7 @@ from cmek.anthropic.models import Validation
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.gcp.iam import PolicyBinding, PolicyView
 from cmek.keys import health as unreachable
-from cmek.keys.health import event_id, health_event, judge, unfinished
+from cmek.keys.health import agreed, event_id, health_event, judge, unfinished
 from cmek.keys.history import SIGNS, key_page, onboarding_record, read_page, shown_time
 from cmek.keys.snapshot import KeySnapshot
 from cmek.keys.verdicts import CheckRun, Health, HealthReason, KeyRecord, Severity, UnreachableState
@@ -231,24 +231,24 @@ def test_a_key_that_is_reached_again_forgets_that_it_was_not() -> None:
     assert (again.verdict, again.unreachable) == (Health.HEALTHY, None)
 
 
+READINGS: dict[Health, dict[str, Any]] = {
+    Health.HEALTHY: {},
+    Health.AT_RISK: {
+        "key": Ok(
+            key(rotation_period=timedelta(days=90), destroy_scheduled_duration=timedelta(days=2))
+        )
+    },
+    Health.BROKEN: {"key": Ok(None)},
+    Health.UNKNOWN: {"versions": REFUSED},
+}
+
+
 @given(st.lists(st.sampled_from(list(Health)), min_size=1, max_size=8))
 def test_people_hear_of_changes_only_and_of_all(verdicts: list[Health]) -> None:
     """Leaving out the unknown ones, each verdict that differs from the one before is told."""
-    readings: dict[Health, dict[str, Any]] = {
-        Health.HEALTHY: {},
-        Health.AT_RISK: {
-            "key": Ok(
-                key(
-                    rotation_period=timedelta(days=90), destroy_scheduled_duration=timedelta(days=2)
-                )
-            )
-        },
-        Health.BROKEN: {"key": Ok(None)},
-        Health.UNKNOWN: {"versions": REFUSED},
-    }
     told, previous = [], None
     for number, verdict in enumerate(verdicts):
-        previous = judge(reading(**readings[verdict]), previous, look(number, run=str(number)))
+        previous = judge(reading(**READINGS[verdict]), previous, look(number, run=str(number)))
         assert previous.verdict is verdict
         told.append(health_event(previous))
     known = [Health.HEALTHY, *(v for v in verdicts if v is not Health.UNKNOWN)]
@@ -266,6 +266,40 @@ def test_a_run_that_is_retried_tells_the_same_event() -> None:
     assert what is not None
     assert event_id(first, what) == event_id(again, what)
     assert health_event(judge(gone, again, look(2, run="another"))) is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([Health.HEALTHY, Health.AT_RISK, Health.BROKEN]),
+            st.sampled_from([0, 0, -60, 60, 3700, -3700, 10**6]),
+            st.booleans(),
+        ),
+        max_size=8,
+    ),
+    st.sampled_from([Health.HEALTHY, Health.BROKEN]),
+)
+def test_what_people_know_is_what_they_were_told_however_runs_overlap(
+    looks: list[tuple[Health, int, bool]], end: Health
+) -> None:
+    """One run an hour; some clocks are wrong, and some had read the history before the last record.
+
+    What the last one finds, by the right clock, is what people were told last.
+    """
+    history: list[KeyRecord] = []
+    told: dict[Any, str] = {}
+    for number, (verdict, seconds, is_stale) in enumerate([*looks, (end, 0, False)]):
+        at = look(60 * number + seconds / 60, run=f"run-{number}")
+        known = history[:-1] if is_stale and verdict is not Health.HEALTHY else history
+        previous = known[-1] if known else None
+        found = judge(reading(**READINGS[verdict]), previous, at)
+        if found.announced is not Health.HEALTHY or health_event(found):
+            found = agreed(found, previous, reversed(history[-4:]))
+        history.append(found)
+        if what := health_event(found):
+            told.setdefault(event_id(found, what), what)
+    words = {"healthy": "cmek.key.recovered", "broken": "cmek.key.broken"}
+    assert (list(told.values()) or [words["healthy"]])[-1] == words[end]
 
 
 def test_an_unfinished_look_is_unknown_and_keeps_what_was_found() -> None:
