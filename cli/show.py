@@ -31,6 +31,7 @@ from cmek.revalidation.fleet import (
     facts,
     read_items,
     read_rows,
+    shown_counts,
     worst_first,
 )
 from cmek.tags import LEFTOVERS, workspace_tag
@@ -80,8 +81,7 @@ def status_command(
     else:
         shown = [row for row in rows if everything or row.level != Health.HEALTHY]
         show_rows(console, _FLEET_TITLES, map(_fleet_row, shown))
-        found = counts(rows)
-        console.print(", ".join(f"{found[v]} {v.replace('_', ' ')}" for v in reversed(Health)))
+        console.print(shown_counts(counts(rows)))
         console.print(f"Last check at {max(row.checked for row in rows)} UTC")
         if left:
             console.print(f"{left} things of onboardings are used by nothing: `cmek leftovers`")

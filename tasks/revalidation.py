@@ -506,7 +506,13 @@ def _rows(table: ArtifactCollection | None) -> dict[str, FleetRow]:
 
 
 @uncached_task(name="Publish fleet", task_run_name="Publish fleet")
-async def publish_fleet(checked: Sequence[FleetRow], *, all_keys: bool, anew: bool = True) -> None:
+async def publish_fleet(
+    checked: Sequence[FleetRow],
+    *,
+    all_keys: bool,
+    anew: bool = True,
+    dropped: frozenset[str] = frozenset(),
+) -> None:
     """One table for all keys, worst first, and the overview of those in trouble.
 
     The last table is read again here, so that a check of some keys that ended meanwhile is kept.
@@ -516,10 +522,12 @@ async def publish_fleet(checked: Sequence[FleetRow], *, all_keys: bool, anew: bo
         all_keys: Whether a key without a row is no longer registered.
         anew: Whether there is news; else the times of the last table are brought up to date, so
             that a check every few minutes leaves no table each.
+        dropped: External keys whose rows are left out.
     """
     latest = await latest_artifact(FLEET)
     latest_id = latest.latest_id if latest else None
-    rows = merged(_rows(latest), checked, all_keys=all_keys, now=datetime.now(UTC))
+    before = {key: row for key, row in _rows(latest).items() if key not in dropped}
+    rows = merged(before, checked, all_keys=all_keys, now=datetime.now(UTC))
     del latest  # as long as the new one
     found = counts(rows)
     summary = ", ".join(f"{count} {verdict.replace('_', ' ')}" for verdict, count in found.items())

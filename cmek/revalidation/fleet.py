@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from sys import intern
 from typing import Annotated, Any, Final, Self
@@ -44,6 +45,10 @@ _HEALTHY: Final = MARKS[Health.HEALTHY]
 _NOT_CHECKED: Final = "_"
 _BADNESS: Final = _NOT_CHECKED + "".join(MARKS.values())
 _TIME: Final = "%Y-%m-%d %H:%M"
+_NOT_REGISTERED: Final = (
+    "A workspace had it, and it is not registered: is this the credential of its organization? "
+    "If that is meant, check it by name with Record anew"
+)
 _ANEW: Final = "The next full revalidation of all keys publishes it anew"
 
 
@@ -88,6 +93,19 @@ class FleetRow:
     def checked_on(self) -> date:
         """The day of the last check, on which `days` ends."""
         return datetime.strptime(self.checked, _TIME).date()  # noqa: DTZ007 - a day, in UTC
+
+    def not_registered(self, now: datetime) -> FleetRow:
+        """The row of an attached key that is among the registered ones no more: unknown."""
+        checked = now.strftime(_TIME)
+        return replace(
+            self,
+            verdict=SIGNS[Health.UNKNOWN],
+            why=_NOT_REGISTERED,
+            since=self.since if self.why == _NOT_REGISTERED else checked,
+            time_left="",
+            checked=checked,
+            days=_extend_history(self, now.date(), MARKS[Health.UNKNOWN]),
+        )
 
     def marks_until(self, today: date) -> str:
         """One mark a day, the last one for `today`."""
@@ -144,7 +162,7 @@ def merged(
     all_keys: bool,
     now: datetime,
 ) -> list[FleetRow]:
-    """Worst first. After a check of all keys, those that are no longer registered drop out.
+    """Worst first. After a check of all keys, those without a row in it drop out.
 
     A row of a later check, which another run has made meanwhile, stays; one that a clock ahead of
     `now` has dated does not, or it would stay until that time has come.
@@ -201,6 +219,11 @@ def counts(rows: Iterable[FleetRow]) -> dict[Health, int]:
     """How many keys have each verdict."""
     found = Counter(row.level for row in rows)
     return {verdict: found[verdict] for verdict in Health}
+
+
+def shown_counts(found: Mapping[Health, int]) -> str:
+    """How many keys have each verdict, in words, worst first."""
+    return ", ".join(f"{found[one]} {one.replace('_', ' ')}" for one in reversed(Health))
 
 
 def _extend_history(before: FleetRow | None, today: date, mark: str) -> str:
