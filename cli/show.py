@@ -32,8 +32,10 @@ from cmek.revalidation.fleet import (
     read_items,
     read_rows,
     shown_counts,
+    users_of,
     worst_first,
 )
+from cmek.revalidation.request import shown_id
 from cmek.tags import LEFTOVERS, workspace_tag
 
 STYLES: Final = {
@@ -244,7 +246,10 @@ def _verdicts(client: SyncPrefectClient, workspace_id: str) -> Iterator[HistoryE
         rows = read_fleet(client)
     except RunError:
         return
-    for external_key_id in (r.external_key_id for r in rows if f"({workspace_id}" in r.workspaces):
+    records = _last_records(client, rows)
+    keys = {row.external_key_id: users_of(row, records.get(row.external_key_id)) for row in rows}
+    used = [key for key, users in keys.items() if workspace_id in map(shown_id, users)]
+    for external_key_id in used:
         last = None
         for record in _records(client, external_key_id):
             if record.verdict is not last:

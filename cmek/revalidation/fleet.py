@@ -8,6 +8,7 @@ are in trouble, which, and since when, so keys that were healthy all along are o
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -45,6 +46,8 @@ _HEALTHY: Final = MARKS[Health.HEALTHY]
 _NOT_CHECKED: Final = "_"
 _BADNESS: Final = _NOT_CHECKED + "".join(MARKS.values())
 _TIME: Final = "%Y-%m-%d %H:%M"
+_BETWEEN: Final = re.compile(r"(?<=\)), ")
+_MORE: Final = re.compile(r" and \d+ more$")
 _NOT_REGISTERED: Final = (
     "A workspace had it, and it is not registered: is this the credential of its organization? "
     "If that is meant, check it by name with Record anew"
@@ -74,7 +77,7 @@ class FleetRow:
         return cls(
             verdict=SIGNS[record.verdict],
             key_name=record.key_name,
-            workspaces=listed(record.workspaces, most=3),
+            workspaces=listed(record.workspaces, most=3),  # `_BETWEEN` and `_MORE` undo it
             why=shortened(record.worst.says, LONGEST_REASON) if record.worst else "",
             # of most keys the same, and kept for each until all are checked
             since=intern(record.since.strftime(_TIME)),
@@ -206,9 +209,17 @@ def facts(row: FleetRow, record: KeyRecord | None) -> dict[str, Any]:
         "since": _iso(row.since),
         "checked_at": _iso(row.checked),
         "final_at": current.final_at.isoformat() if current and current.final_at else None,
-        "workspaces": list(record.workspaces) if record else row.workspaces.split(", "),
+        "workspaces": list(users_of(row, record)),
         "reasons": [one.model_dump(mode="json") for one in current.reasons] if current else None,
     }
+
+
+def users_of(row: FleetRow, record: KeyRecord | None) -> tuple[str, ...]:
+    """The key's workspaces, each as in its record; without one only those that the row names."""
+    if record is not None:
+        return record.workspaces
+    shown = _MORE.sub("", row.workspaces)
+    return tuple(_BETWEEN.split(shown)) if shown else ()
 
 
 def _iso(minute: str) -> str:

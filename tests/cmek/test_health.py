@@ -389,6 +389,15 @@ def test_another_runs_row_stays_only_if_its_check_can_have_been_later(
     assert kept.level is (Health.HEALTHY if 0 < minutes <= 5 else Health.BROKEN)
 
 
+@given(st.lists(st.booleans(), max_size=6), st.booleans())
+def test_a_row_without_its_record_still_tells_whose_it_is(archived: list[bool], kept: bool) -> None:
+    """All that it names, each by itself: an archived one's text has a comma of its own."""
+    users = tuple(f"a, b (wrkspc_{n}{', archived' * gone})" for n, gone in enumerate(archived))
+    looked = record(Health.HEALTHY, workspaces=users)
+    shown = facts_of(FleetRow.of(looked, None), looked if kept else None)
+    assert shown["workspaces"] == list(users if kept else users[:3])
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

@@ -19,13 +19,14 @@ from typer.testing import CliRunner
 import tasks.revalidation
 from cli.listen import keys_on_server
 from cli.main import main
-from cli.show import status_command
+from cli.show import history, status_command
 from cmek.keys.verdicts import KeyRecord
 from cmek.revalidation.fleet import FLEET
 from cmek.revalidation.signals import Signal
 from cmek.tags import LEFTOVERS
 from flows._revalidation_lock import LIMIT
 from flows.revalidate import PROGRESS
+from sandbox.seed import fixed_id
 from tasks.revalidation import NoWorkspaceKeyError
 from tests.support.fleet import Fleet, many_keys
 from tests.support.onboarding import Onboardings
@@ -234,6 +235,69 @@ def test_a_damaged_table_stops_no_check_and_is_said_until_a_check_replaces_it(
     printed = capsys.readouterr()
     assert {one["external_key_id"] for one in json.loads(printed.out)} == registered
     assert printed.err == ""
+
+
+def test_each_workspace_of_a_shared_key_has_its_history_and_no_other_id_has(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """However many there are; the table names three, and an id may begin with another."""
+    key = fleet.onboard("shared")
+    workspaces = bench.sandbox.world.admin.workspaces
+    fleet.set_state("shared", 1, "DISABLED")
+    for number in range(5):
+        fleet.register(f"sharer-{number}", fleet.key("shared"))
+        id_ = fixed_id("wrkspc", f"Sharer{number}")
+        workspaces[id_].external_key_id = key
+    revalidations.run(external_keys=[key])
+    sharing = [one.id for one in workspaces.values() if one.external_key_id == key]
+    assert len(sharing) == 6
+    for one in sharing:
+        verdicts = [entry.what for entry in history(bench.client, one) if "verdict" in entry.what]
+        assert verdicts == ["verdict broken"]
+        assert history(bench.client, one[:-1]) == []
+
+
+@pytest.mark.parametrize("depth", ["quick", "full"])
+def test_an_attached_key_that_is_registered_no_more_is_unknown_until_a_person_drops_it(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations, depth: str
+) -> None:
+    """As with a credential of another organization; one without a workspace just drops out."""
+    attached, kept = fleet.onboard("vanished"), fleet.onboard("kept")
+    unattached = fixed_id("ekey", "Unattached")
+    fleet.create_external_key(unattached, "unattached", fleet.key("kept"))
+    revalidations.run()
+    for gone in (attached, unattached):
+        del bench.sandbox.world.admin.external_keys[gone]
+    for again in range(2):
+        run = revalidations.run(depth=depth)
+        assert run.state is not None
+        assert attached in str(run.state.message), again
+        assert unattached not in str(run.state.message)
+        rows = {row.external_key_id: row for row in revalidations.latest_rows()}
+        assert (rows[attached].level, rows[kept].level) == ("unknown", "healthy")
+        assert unattached not in rows
+    assert revalidations.run(external_keys=[kept, attached]).state_name == "Unknown"
+    revalidations.run(record_anew=True)
+    assert attached in {row.external_key_id for row in revalidations.latest_rows()}
+    run = revalidations.run(external_keys=[attached], record_anew=True)
+    assert run.state_name == "Completed"
+    left = {row.external_key_id for row in revalidations.latest_rows()}
+    assert left == set(bench.sandbox.world.admin.external_keys)
+
+
+def test_a_check_of_no_key_that_leaves_attached_ones_unknown_is_not_completed(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """Nothing is registered there: the run must not look as if all were well."""
+    bench.sandbox.world.admin.external_keys.clear()
+    key = fleet.onboard("of-another-organization")
+    revalidations.run()
+    bench.sandbox.world.admin.external_keys.clear()
+    run = revalidations.run()
+    assert run.state_name == "Unknown"
+    assert key in str(run.state.message if run.state else "")
+    shown = revalidations.artifact(run, PROGRESS)
+    assert (shown.data, shown.description) == (100.0, "0 of 0 keys")
 
 
 @pytest.mark.server  # which gives the slot
