@@ -383,6 +383,10 @@ async def _read(
 ) -> KeySnapshot:
     if context.request.depth == "quick":
         return await _read_quickly(context, ring, ref, previous)
+    # a block that is missing is said by its own error, and not by a group of errors
+    await admin_client(context.request.anthropic_block)
+    await kms_client(context.request.kms_block)
+    await google_client(context.request.kms_block)
     # Anthropic's validation takes the longest, so the rest is read at the same time
     async with asyncio.TaskGroup() as group:
         validation = group.create_task(_validation(context.request.anthropic_block, ref))

@@ -507,6 +507,22 @@ def test_a_live_status_reads_now_and_leaves_nothing(
     assert isinstance(unknown.exception, NoWorkspaceKeyError)
 
 
+@pytest.mark.parametrize("option", ["--kms-block", "--anthropic-block"])
+def test_a_live_status_with_a_block_that_is_missing_names_it_in_one_line(
+    bench: Onboardings, fleet: Fleet, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    """Reads that run at the same time must not make a group of what one of them lacks."""
+    key = fleet.onboard("without-a-block")
+    workspaces = bench.sandbox.world.admin.workspaces.values()
+    workspace = next(one.id for one in workspaces if one.external_key_id == key)
+    with pytest.raises(SystemExit) as ended:
+        main(["status", "--live", workspace, option, "not-there"])
+    assert ended.value.code == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("error: block ")
+    assert "/not-there can't be used" in said
+
+
 def test_the_verdicts_as_json_are_data(
     fleet: Fleet, revalidations: Revalidations, capsys: pytest.CaptureFixture[str]
 ) -> None:
