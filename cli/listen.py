@@ -249,7 +249,7 @@ async def keys_on_server() -> KnownKeys:
     wanted = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=[FLEET]))
     async with get_client() as client:
         found = await client.read_latest_artifacts(artifact_filter=wanted, limit=1)
-    rows = read_rows(found[0].data if found else None)
+    rows = read_rows(found[0].data if found else None, _log.warning)
     return KnownKeys({row.external_key_id: row.key_name for row in rows.values()})
 
 

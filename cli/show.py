@@ -24,7 +24,18 @@ from cli.terminal import markdown, new_console, printable, show_rows
 from cmek.keys.history import key_page, read_page
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.names import artifact_key
-from cmek.revalidation.fleet import FLEET, FleetRow, counts, facts, merged, read_rows
+from cmek.revalidation.fleet import (
+    FLEET,
+    FleetRow,
+    counts,
+    facts,
+    read_items,
+    read_rows,
+    shown_counts,
+    users_of,
+    worst_first,
+)
+from cmek.revalidation.request import shown_id
 from cmek.tags import LEFTOVERS, workspace_tag
 
 STYLES: Final = {
@@ -72,8 +83,7 @@ def status_command(
     else:
         shown = [row for row in rows if everything or row.level != Health.HEALTHY]
         show_rows(console, _FLEET_TITLES, map(_fleet_row, shown))
-        found = counts(rows)
-        console.print(", ".join(f"{found[v]} {v.replace('_', ' ')}" for v in reversed(Health)))
+        console.print(shown_counts(counts(rows)))
         console.print(f"Last check at {max(row.checked for row in rows)} UTC")
         if left:
             console.print(f"{left} things of onboardings are used by nothing: `cmek leftovers`")
@@ -111,27 +121,29 @@ def _leftovers(client: SyncPrefectClient) -> int:
     """How many the last run has listed."""
     wanted = ArtifactCollectionFilter.model_validate({"key": {"any_": [LEFTOVERS]}})
     found = client.read_latest_artifacts(artifact_filter=wanted, limit=1)
-    data = found[0].data if found else []
-    rows = json.loads(data) if isinstance(data, str) else data
-    return len(rows) if isinstance(rows, list) else 0
+    return len(read_items(LEFTOVERS, found[0].data if found else None, _warn))
 
 
 def read_fleet(client: SyncPrefectClient) -> list[FleetRow]:
     """The rows of the last table, worst first.
 
     Raises:
-        RunError: There is none yet.
+        RunError: There is none yet, or none that can be read.
     """
     wanted = ArtifactCollectionFilter.model_validate({"key": {"any_": [FLEET]}})
     found = client.read_latest_artifacts(artifact_filter=wanted, limit=1)
-    latest = read_rows(found[0].data if found else None)
-    rows = merged({}, latest.values(), all_keys=True)
+    damage: list[str] = []
+    rows = worst_first(read_rows(found[0].data if found else None, damage.append).values())
+    for one in damage:
+        _warn(one)
     if not rows:
-        raise RunError(
-            "no revalidation has ended on this server yet: start revalidate-keys/scheduled, or "
-            "wait for its schedule"
-        )
+        why = "no verdict can be read" if damage else "no revalidation has ended on this server yet"
+        raise RunError(f"{why}: start revalidate-keys/scheduled, or wait for its schedule")
     return rows
+
+
+def _warn(text: str) -> None:
+    new_console(stderr=True).print(f"[yellow]warning:[/] {printable(text)}", soft_wrap=True)
 
 
 _FLEET_TITLES: Final = (
@@ -234,7 +246,10 @@ def _verdicts(client: SyncPrefectClient, workspace_id: str) -> Iterator[HistoryE
         rows = read_fleet(client)
     except RunError:
         return
-    for external_key_id in (r.external_key_id for r in rows if f"({workspace_id}" in r.workspaces):
+    records = _last_records(client, rows)
+    keys = {row.external_key_id: users_of(row, records.get(row.external_key_id)) for row in rows}
+    used = [key for key, users in keys.items() if workspace_id in map(shown_id, users)]
+    for external_key_id in used:
         last = None
         for record in _records(client, external_key_id):
             if record.verdict is not last:

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from cmek.errors import listed
 from cmek.keys.verdicts import Health, KeyRecord, UnreachableState
 from cmek.outcomes import RunOutcome
-from cmek.revalidation.fleet import FleetRow
+from cmek.revalidation.fleet import FleetRow, counts, shown_counts
 from cmek.revalidation.request import KeyRef, RegisteredKeys, RevalidationRequest, by_ring
 from flows._outcome import reporting
 from flows._revalidation_lock import wait_for_turn
@@ -61,7 +61,8 @@ class Tally:
     before: dict[str, FleetRow]
     rows: list[FleetRow] = field(default_factory=list)
     unreachable: list[UnreachableState] = field(default_factory=list)
-    verdicts: dict[Health, int] = field(default_factory=lambda: dict.fromkeys(Health, 0))
+    missing: list[FleetRow] = field(default_factory=list)
+    """Of attached keys that are not registered any more."""
     changed: bool = False
     unrecorded: list[str] = field(default_factory=list)
     """External keys whose histories lack this check."""
@@ -71,10 +72,35 @@ class Tally:
         before = self.before.pop(record.external_key_id, None)
         row = FleetRow.of(record, before)
         self.rows.append(row)
-        self.verdicts[record.verdict] += 1
-        self.changed |= before is None or (before.verdict, before.why) != (row.verdict, row.why)
+        self.changed |= before is None or _differs(before, row)
         if record.unreachable and record.unreachable.scheduled_by == record.run_id:
             self.unreachable.append(record.unreachable)
+
+    def add_missing(self, request: RevalidationRequest) -> frozenset[str]:
+        """Count the attached keys that should have been checked and are not registered any more.
+
+        A workspace's key can't be unregistered, so the credential may be another organization's.
+
+        Returns:
+            Those that were named to be recorded anew: they are meant to drop out of the table.
+        """
+        gone = {
+            key: row
+            for key, row in self.before.items()
+            if row.workspaces and (request.wanted is None or key in request.wanted)
+        }
+        if gone and request.record_anew and request.wanted:
+            self.changed = True
+            return frozenset(gone)
+        for before in gone.values():
+            row = before.not_registered(datetime.now(UTC))
+            self.missing.append(row)
+            self.changed |= _differs(before, row)
+        return frozenset()
+
+
+def _differs(before: FleetRow, row: FleetRow) -> bool:
+    return (before.verdict, before.why) != (row.verdict, row.why)
 
 
 @flow(
@@ -117,13 +143,15 @@ async def revalidate_keys(
 
 async def _revalidate(request: RevalidationRequest, held: AsyncExitStack) -> State[Any]:
     tally = await _check_registered(request, held)
+    dropped = tally.add_missing(request)
     ended, all_keys = _outcome(tally), request.covers_all_keys
     async with reporting(str(ended.message), "Retry this run") as report:
         # a table that can't be published must not cost a key its next check
         parts = [report.part("follow-up", schedule_follow_up(request, tally.unreachable))]
         if all_keys or tally.changed:
             anew = tally.changed or request.depth == "full"
-            fleet = publish_fleet(tally.rows, all_keys=all_keys, anew=anew)
+            rows = [*tally.rows, *tally.missing]
+            fleet = publish_fleet(rows, all_keys=all_keys, anew=anew, dropped=dropped)
             parts.append(report.part("table of all keys", fleet))
         if all_keys and request.depth == "full":
             parts.append(publish_leftovers(request.anthropic_block, request.kms_block))
@@ -238,9 +266,12 @@ async def _progress(tally: Tally, total: int) -> AsyncIterator[asyncio.Event]:
 
 def _outcome(tally: Tally) -> State[Any]:
     """Failed (red) when a key is broken; Prefect has no yellow, so the name says the rest."""
-    found = tally.verdicts
-    parts = [f"{found[verdict]} {verdict.replace('_', ' ')}" for verdict in reversed(Health)]
-    message = f"{len(tally.rows)} keys: {', '.join(parts)}. See the artifact cmek-fleet"
+    rows = [*tally.rows, *tally.missing]
+    found = counts(rows)
+    message = f"{len(rows)} keys: {shown_counts(found)}. See the artifact cmek-fleet"
+    if tally.missing:
+        names = listed(row.external_key_id for row in tally.missing)
+        message += f". Not registered any more, though a workspace had them: {names}"
     if tally.unrecorded:
         return Failed(
             message=f"{message}. Not in the history of {len(tally.unrecorded)} keys, for which the "

@@ -96,19 +96,19 @@ def _is_open(run: FlowRun) -> bool:
     return not (run.state.is_paused() and until is not None and until < datetime.now(UTC))
 
 
-async def last_leftovers() -> tuple[Leftover, ...]:
-    """The rows of the last table."""
+async def last_leftovers() -> tuple[Leftover, ...] | None:
+    """The rows of the last table, as `read_table`."""
     return read_table(getattr(await latest_artifact(LEFTOVERS), "data", None))
 
 
-def read_table(data: object) -> tuple[Leftover, ...]:
-    """The rows of a table; none when it is not one of ours."""
+def read_table(data: object) -> tuple[Leftover, ...] | None:
+    """The rows of a table; None when there is one that is not ours (any more)."""
     try:
         if isinstance(data, str):
             return _ROWS.validate_json(data)
         return _ROWS.validate_python(data or ())
     except ValidationError:
-        return ()
+        return None
 
 
 @uncached_task(name="Leftovers", task_run_name="Leftovers")
@@ -127,7 +127,9 @@ async def publish_leftovers(
             named = _named(found)
             get_run_logger().warning("Left over: %s. `cmek leftovers` has the commands", named)
         kept = await last_leftovers()
-        rows = (*(one for one in kept if subject and one.subject != subject), *found)
+        if kept is None:
+            get_run_logger().warning("The table %s can't be read and is made anew", LEFTOVERS)
+        rows = (*(one for one in kept or () if subject and one.subject != subject), *found)
         if rows != kept:
             await _publish(rows)
 

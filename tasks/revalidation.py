@@ -28,9 +28,9 @@ from cmek.gcp.iam import PolicyView
 from cmek.gcp.resources import CryptoKey, KeyVersion
 from cmek.keys.health import (
     UNFINISHED,
+    agreed,
     event_id,
     health_event,
-    is_known,
     is_news,
     judge,
     needs_validation,
@@ -336,7 +336,7 @@ async def check_key(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRe
             f"{ref.external_key_id}: not done by {context.deadline}"
         ) from None
     record = judge(snapshot, previous, context.check_run(ref, snapshot.now))
-    await _announce(record)
+    record = await _announced(record, previous)
     if context.request.depth == "full" or is_news(record, previous):
         await _keep(context, record)
     return record
@@ -383,6 +383,10 @@ async def _read(
 ) -> KeySnapshot:
     if context.request.depth == "quick":
         return await _read_quickly(context, ring, ref, previous)
+    # a block that is missing is said by its own error, and not by a group of errors
+    await admin_client(context.request.anthropic_block)
+    await kms_client(context.request.kms_block)
+    await google_client(context.request.kms_block)
     # Anthropic's validation takes the longest, so the rest is read at the same time
     async with asyncio.TaskGroup() as group:
         validation = group.create_task(_validation(context.request.anthropic_block, ref))
@@ -434,14 +438,16 @@ async def _validation(block: str, ref: KeyRef) -> Result[Validation]:
         return Failed(str(error.status or "CONNECTION"), str(error), remedy=error.advice or None)
 
 
-async def _announce(record: KeyRecord) -> None:
-    """Send the event of a change, once whichever runs find it.
+async def _announced(record: KeyRecord, previous: KeyRecord | None) -> KeyRecord:
+    """Send the event of a change, once whichever runs find it; the record to keep.
 
     Runs that find it at the same time send the same event; a later one finds the other's record.
     """
+    if {record.announced, record.announced_before} != {Health.HEALTHY}:
+        record = agreed(record, previous, await recent_records(record.external_key_id))
     what = health_event(record)
-    if what is None or is_known(record, await recent_records(record.external_key_id)):
-        return
+    if what is None:
+        return record
     worst = record.worst
     left = worst.time_left(record.checked_at) if worst else None
     await send_event(
@@ -466,6 +472,7 @@ async def _announce(record: KeyRecord) -> None:
             "commands": list(worst.commands) if worst else [],
         },
     )
+    return record
 
 
 async def send_event(
@@ -499,11 +506,17 @@ async def last_fleet() -> dict[str, FleetRow]:
 
 
 def _rows(table: ArtifactCollection | None) -> dict[str, FleetRow]:
-    return read_rows(table.data if table else None)
+    return read_rows(table.data if table else None, get_run_logger().warning)
 
 
 @uncached_task(name="Publish fleet", task_run_name="Publish fleet")
-async def publish_fleet(checked: Sequence[FleetRow], *, all_keys: bool, anew: bool = True) -> None:
+async def publish_fleet(
+    checked: Sequence[FleetRow],
+    *,
+    all_keys: bool,
+    anew: bool = True,
+    dropped: frozenset[str] = frozenset(),
+) -> None:
     """One table for all keys, worst first, and the overview of those in trouble.
 
     The last table is read again here, so that a check of some keys that ended meanwhile is kept.
@@ -513,10 +526,12 @@ async def publish_fleet(checked: Sequence[FleetRow], *, all_keys: bool, anew: bo
         all_keys: Whether a key without a row is no longer registered.
         anew: Whether there is news; else the times of the last table are brought up to date, so
             that a check every few minutes leaves no table each.
+        dropped: External keys whose rows are left out.
     """
     latest = await latest_artifact(FLEET)
     latest_id = latest.latest_id if latest else None
-    rows = merged(_rows(latest), checked, all_keys=all_keys)
+    before = {key: row for key, row in _rows(latest).items() if key not in dropped}
+    rows = merged(before, checked, all_keys=all_keys, now=datetime.now(UTC))
     del latest  # as long as the new one
     found = counts(rows)
     summary = ", ".join(f"{count} {verdict.replace('_', ' ')}" for verdict, count in found.items())

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import takewhile
 from typing import Final
 from uuid import UUID, uuid5
 
@@ -24,6 +25,7 @@ from cmek.keys.rules import HealthRule, Part
 from cmek.keys.rules_iam import grant_may_be_on_project
 from cmek.keys.snapshot import KeySnapshot
 from cmek.keys.verdicts import (
+    CLOCKS_DIFFER,
     UNUSABLE,
     Baseline,
     CheckRun,
@@ -545,26 +547,28 @@ def event_id(record: KeyRecord, what: HealthEvent) -> UUID:
     return uuid5(_NAMESPACE, f"{since} {record.external_key_id} {what}")
 
 
-def is_known(record: KeyRecord, others: Iterable[KeyRecord]) -> bool:
-    """Whether another run has read the key meanwhile, and so has told people or found otherwise.
+def agreed(record: KeyRecord, previous: KeyRecord | None, recent: Iterable[KeyRecord]) -> KeyRecord:
+    """The record with what people know, where other runs have added theirs since `previous`.
+
+    If one has told of the same verdict, or has found otherwise later, nobody is told again; the
+    next check compares with this record, and a verdict that nobody knows must be news to that one.
 
     Args:
-        record: Of this check, with a verdict that people don't know yet as far as it knows.
-        others: The last records of the key.
+        record: Of this check.
+        previous: The last record that it knew.
+        recent: The last records of the key, newest first. Clocks differ, this order does not.
     """
-    before = record.announced_before_at
-    newest = max(
-        (one for one in others if one.run_id != record.run_id),
-        key=lambda one: one.checked_at,
-        default=None,
-    )
+    meanwhile = takewhile(lambda one: one != previous, recent)
+    newest = next((one for one in meanwhile if one.run_id != record.run_id), None)
     if newest is None:
-        return False
-    is_announced = newest.announced is record.announced and newest.announced_at not in {
-        None,
-        before,
-    }
-    return is_announced or newest.checked_at > record.checked_at
+        return record
+    known, at = newest.announced, newest.announced_at
+    # what was known before this run too: a retry of it goes on from there
+    before = {"announced_before": known, "announced_before_at": at}
+    ahead = newest.checked_at - record.checked_at
+    if known is record.announced or timedelta(0) < ahead <= CLOCKS_DIFFER:
+        return record.model_copy(update={"announced": known, "announced_at": at, **before})
+    return record.model_copy(update={"announced_at": record.checked_at, **before})
 
 
 def is_news(record: KeyRecord, previous: KeyRecord | None) -> bool:

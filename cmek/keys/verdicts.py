@@ -206,6 +206,11 @@ class HealthReason(FrozenModel):
         return max(self.final_at - now, timedelta(0)) if self.final_at else None
 
 
+CLOCKS_DIFFER: Final = timedelta(minutes=5)
+"""How far two workers' clocks may be apart. What another has dated further ahead than that was
+dated by a clock that is wrong, and is not later than what is found now."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRun:
     """Who looks, when, and why."""

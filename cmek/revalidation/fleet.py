@@ -8,8 +8,10 @@ are in trouble, which, and since when, so keys that were healthy all along are o
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from sys import intern
 from typing import Annotated, Any, Final, Self
@@ -19,12 +21,14 @@ from pydantic.dataclasses import dataclass
 
 from cmek.errors import listed
 from cmek.keys.history import SIGNS, shown_time
-from cmek.keys.verdicts import Health, KeyRecord
+from cmek.keys.verdicts import CLOCKS_DIFFER, Health, KeyRecord
 from cmek.markdown import code, escape, table
 from cmek.plain_text import shortened
 
 FLEET: Final = "cmek-fleet"
 """Key of the artifact that holds the table of all keys."""
+Warn = Callable[[str], object]
+"""Takes what people must be told of a table that was damaged: a log's or a console's method."""
 DAYS: Final = 30
 SHOWN_KEYS: Final = 50
 LONGEST_REASON: Final = 160
@@ -42,6 +46,13 @@ _HEALTHY: Final = MARKS[Health.HEALTHY]
 _NOT_CHECKED: Final = "_"
 _BADNESS: Final = _NOT_CHECKED + "".join(MARKS.values())
 _TIME: Final = "%Y-%m-%d %H:%M"
+_BETWEEN: Final = re.compile(r"(?<=\)), ")
+_MORE: Final = re.compile(r" and \d+ more$")
+_NOT_REGISTERED: Final = (
+    "A workspace had it, and it is not registered: is this the credential of its organization? "
+    "If that is meant, check it by name with Record anew"
+)
+_ANEW: Final = "The next full revalidation of all keys publishes it anew"
 
 
 # slots: a run keeps one for each key, and a model would take three times the memory
@@ -66,7 +77,7 @@ class FleetRow:
         return cls(
             verdict=SIGNS[record.verdict],
             key_name=record.key_name,
-            workspaces=listed(record.workspaces, most=3),
+            workspaces=listed(record.workspaces, most=3),  # `_BETWEEN` and `_MORE` undo it
             why=shortened(record.worst.says, LONGEST_REASON) if record.worst else "",
             # of most keys the same, and kept for each until all are checked
             since=intern(record.since.strftime(_TIME)),
@@ -86,6 +97,19 @@ class FleetRow:
         """The day of the last check, on which `days` ends."""
         return datetime.strptime(self.checked, _TIME).date()  # noqa: DTZ007 - a day, in UTC
 
+    def not_registered(self, now: datetime) -> FleetRow:
+        """The row of an attached key that is among the registered ones no more: unknown."""
+        checked = now.strftime(_TIME)
+        return replace(
+            self,
+            verdict=SIGNS[Health.UNKNOWN],
+            why=_NOT_REGISTERED,
+            since=self.since if self.why == _NOT_REGISTERED else checked,
+            time_left="",
+            checked=checked,
+            days=_extend_history(self, now.date(), MARKS[Health.UNKNOWN]),
+        )
+
     def marks_until(self, today: date) -> str:
         """One mark a day, the last one for `today`."""
         return _shifted(self.days, (today - self.checked_on).days)
@@ -95,34 +119,70 @@ _ROW: Final = TypeAdapter(FleetRow)
 _ROWS: Final = TypeAdapter(list[FleetRow])
 
 
-def read_rows(table: object) -> dict[str, FleetRow]:
-    """Rows by external key, from a table that was published; what is not a row is left out."""
+def read_items(key: str, table: object, warn: Warn) -> list[Any]:
+    """What a table that was published lists, unchecked; nothing when it is no table (any more).
+
+    Args:
+        key: Of the artifact.
+        table: Its data; None where there is no artifact.
+        warn: Is told when there is one that can't be read: whoever may write to Prefect's API can
+            have changed it.
+    """
     # Prefect keeps a table as text or as JSON
-    items = json.loads(table) if isinstance(table, str) else table
+    try:
+        items = json.loads(table) if isinstance(table, str) else table
+    except (ValueError, RecursionError):
+        items = table
+    if isinstance(items, list):
+        return items
+    if table is not None:
+        warn(f"the artifact {key} holds no table, so it counts as empty. {_ANEW}")
+    return []
+
+
+def read_rows(table: object, warn: Warn) -> dict[str, FleetRow]:
+    """Rows by external key, from the data of the artifact `FLEET`; `warn` as for `read_items`."""
     rows: dict[str, FleetRow] = {}
-    for item in items if isinstance(items, list) else ():
+    unread = 0
+    for item in read_items(FLEET, table, warn):
         try:
             row = _ROW.validate_python(item)
-            row.checked_on  # noqa: B018 - refuses a date that is none
+            for minute in (row.since, row.checked):
+                _iso(minute)  # refuses a time that is none
         except ValueError:
-            continue
-        rows[row.external_key_id] = row
+            unread += 1
+        else:
+            rows[row.external_key_id] = row
+    if unread:
+        warn(f"{unread} rows of the artifact {FLEET} can't be read and are left out. {_ANEW}")
     return rows
 
 
 def merged(
-    before: Mapping[str, FleetRow], checked: Iterable[FleetRow], *, all_keys: bool
+    before: Mapping[str, FleetRow],
+    checked: Iterable[FleetRow],
+    *,
+    all_keys: bool,
+    now: datetime,
 ) -> list[FleetRow]:
-    """Worst first. After a check of all keys, those that are no longer registered drop out.
+    """Worst first. After a check of all keys, those without a row in it drop out.
 
-    A row of a later check, which another run has made meanwhile, stays.
+    A row of a later check, which another run has made meanwhile, stays; one that a clock ahead of
+    `now` has dated does not, or it would stay until that time has come.
     """
     new = {row.external_key_id: row for row in checked}
+    latest = (now + CLOCKS_DIFFER).strftime(_TIME)
     later = {
-        key: row for key, row in before.items() if key in new and row.checked > new[key].checked
+        key: row
+        for key, row in before.items()
+        if key in new and new[key].checked < row.checked <= latest
     }
-    rows = {**({} if all_keys else before), **new, **later}
-    return sorted(rows.values(), key=lambda row: (-row.level.rank, row.since, row.key_name))
+    return worst_first({**({} if all_keys else before), **new, **later}.values())
+
+
+def worst_first(rows: Iterable[FleetRow]) -> list[FleetRow]:
+    """As people read them: of equal ones, those that have been so for longest come first."""
+    return sorted(rows, key=lambda row: (-row.level.rank, row.since, row.key_name))
 
 
 def published(rows: list[FleetRow]) -> str:
@@ -149,9 +209,17 @@ def facts(row: FleetRow, record: KeyRecord | None) -> dict[str, Any]:
         "since": _iso(row.since),
         "checked_at": _iso(row.checked),
         "final_at": current.final_at.isoformat() if current and current.final_at else None,
-        "workspaces": list(record.workspaces) if record else row.workspaces.split(", "),
+        "workspaces": list(users_of(row, record)),
         "reasons": [one.model_dump(mode="json") for one in current.reasons] if current else None,
     }
+
+
+def users_of(row: FleetRow, record: KeyRecord | None) -> tuple[str, ...]:
+    """The key's workspaces, each as in its record; without one only those that the row names."""
+    if record is not None:
+        return record.workspaces
+    shown = _MORE.sub("", row.workspaces)
+    return tuple(_BETWEEN.split(shown)) if shown else ()
 
 
 def _iso(minute: str) -> str:
@@ -162,6 +230,11 @@ def counts(rows: Iterable[FleetRow]) -> dict[Health, int]:
     """How many keys have each verdict."""
     found = Counter(row.level for row in rows)
     return {verdict: found[verdict] for verdict in Health}
+
+
+def shown_counts(found: Mapping[Health, int]) -> str:
+    """How many keys have each verdict, in words, worst first."""
+    return ", ".join(f"{found[one]} {one.replace('_', ' ')}" for one in reversed(Health))
 
 
 def _extend_history(before: FleetRow | None, today: date, mark: str) -> str:

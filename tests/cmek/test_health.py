@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +18,7 @@ from cmek.anthropic.models import Validation
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.gcp.iam import PolicyBinding, PolicyView
 from cmek.keys import health as unreachable
-from cmek.keys.health import event_id, health_event, judge, unfinished
+from cmek.keys.health import agreed, event_id, health_event, judge, unfinished
 from cmek.keys.history import SIGNS, key_page, onboarding_record, read_page, shown_time
 from cmek.keys.snapshot import KeySnapshot
 from cmek.keys.verdicts import CheckRun, Health, HealthReason, KeyRecord, Severity, UnreachableState
@@ -31,6 +32,7 @@ from cmek.revalidation.fleet import (
     published,
     read_rows,
 )
+from cmek.revalidation.fleet import facts as facts_of
 from cmek.revalidation.request import KeyRef, RateLimiter, by_ring
 from tests.support.facts import KEY_NAME, NOW, ORGANIZATION, facts, key, version
 
@@ -229,24 +231,24 @@ def test_a_key_that_is_reached_again_forgets_that_it_was_not() -> None:
     assert (again.verdict, again.unreachable) == (Health.HEALTHY, None)
 
 
+READINGS: dict[Health, dict[str, Any]] = {
+    Health.HEALTHY: {},
+    Health.AT_RISK: {
+        "key": Ok(
+            key(rotation_period=timedelta(days=90), destroy_scheduled_duration=timedelta(days=2))
+        )
+    },
+    Health.BROKEN: {"key": Ok(None)},
+    Health.UNKNOWN: {"versions": REFUSED},
+}
+
+
 @given(st.lists(st.sampled_from(list(Health)), min_size=1, max_size=8))
 def test_people_hear_of_changes_only_and_of_all(verdicts: list[Health]) -> None:
     """Leaving out the unknown ones, each verdict that differs from the one before is told."""
-    readings: dict[Health, dict[str, Any]] = {
-        Health.HEALTHY: {},
-        Health.AT_RISK: {
-            "key": Ok(
-                key(
-                    rotation_period=timedelta(days=90), destroy_scheduled_duration=timedelta(days=2)
-                )
-            )
-        },
-        Health.BROKEN: {"key": Ok(None)},
-        Health.UNKNOWN: {"versions": REFUSED},
-    }
     told, previous = [], None
     for number, verdict in enumerate(verdicts):
-        previous = judge(reading(**readings[verdict]), previous, look(number, run=str(number)))
+        previous = judge(reading(**READINGS[verdict]), previous, look(number, run=str(number)))
         assert previous.verdict is verdict
         told.append(health_event(previous))
     known = [Health.HEALTHY, *(v for v in verdicts if v is not Health.UNKNOWN)]
@@ -264,6 +266,40 @@ def test_a_run_that_is_retried_tells_the_same_event() -> None:
     assert what is not None
     assert event_id(first, what) == event_id(again, what)
     assert health_event(judge(gone, again, look(2, run="another"))) is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([Health.HEALTHY, Health.AT_RISK, Health.BROKEN]),
+            st.sampled_from([0, 0, -60, 60, 3700, -3700, 10**6]),
+            st.booleans(),
+        ),
+        max_size=8,
+    ),
+    st.sampled_from([Health.HEALTHY, Health.BROKEN]),
+)
+def test_what_people_know_is_what_they_were_told_however_runs_overlap(
+    looks: list[tuple[Health, int, bool]], end: Health
+) -> None:
+    """One run an hour; some clocks are wrong, and some had read the history before the last record.
+
+    What the last one finds, by the right clock, is what people were told last.
+    """
+    history: list[KeyRecord] = []
+    told: dict[Any, str] = {}
+    for number, (verdict, seconds, is_stale) in enumerate([*looks, (end, 0, False)]):
+        at = look(60 * number + seconds / 60, run=f"run-{number}")
+        known = history[:-1] if is_stale and verdict is not Health.HEALTHY else history
+        previous = known[-1] if known else None
+        found = judge(reading(**READINGS[verdict]), previous, at)
+        if found.announced is not Health.HEALTHY or health_event(found):
+            found = agreed(found, previous, reversed(history[-4:]))
+        history.append(found)
+        if what := health_event(found):
+            told.setdefault(event_id(found, what), what)
+    words = {"healthy": "cmek.key.recovered", "broken": "cmek.key.broken"}
+    assert (list(told.values()) or [words["healthy"]])[-1] == words[end]
 
 
 def test_an_unfinished_look_is_unknown_and_keeps_what_was_found() -> None:
@@ -318,10 +354,10 @@ def test_the_table_is_worst_first_and_survives_being_published(
     verdicts: list[Health], all_keys: bool
 ) -> None:
     """What is read back is what was published."""
-    rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=all_keys)
+    rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=all_keys, now=NOW)
     ranks = [one.level.rank for one in rows]
     assert ranks == sorted(ranks, reverse=True)
-    assert list(read_rows(published(rows)).values()) == rows
+    assert list(read_rows(published(rows), pytest.fail).values()) == rows
 
 
 def test_a_row_remembers_its_days_and_the_worst_of_each() -> None:
@@ -337,8 +373,71 @@ def test_a_key_that_is_registered_no_more_drops_out_of_the_table() -> None:
     """But only a look at all keys can know that."""
     before = {"ekey_000001": row(1, Health.HEALTHY)}
     new = [row(2, Health.HEALTHY)]
-    assert len(merged(before, new, all_keys=True)) == 1
-    assert len(merged(before, new, all_keys=False)) == 2
+    assert len(merged(before, new, all_keys=True, now=NOW)) == 1
+    assert len(merged(before, new, all_keys=False, now=NOW)) == 2
+
+
+@given(st.integers(-3_000_000, 3_000_000), st.booleans())
+def test_another_runs_row_stays_only_if_its_check_can_have_been_later(
+    minutes: int, all_keys: bool
+) -> None:
+    """A clock that is ahead for one run must not hide what all later ones find."""
+    other = replace(
+        row(1, Health.HEALTHY), checked=f"{NOW + timedelta(minutes=minutes):%Y-%m-%d %H:%M}"
+    )
+    (kept,) = merged({"ekey_000001": other}, [row(1, Health.BROKEN)], all_keys=all_keys, now=NOW)
+    assert kept.level is (Health.HEALTHY if 0 < minutes <= 5 else Health.BROKEN)
+
+
+@given(st.lists(st.booleans(), max_size=6), st.booleans())
+def test_a_row_without_its_record_still_tells_whose_it_is(archived: list[bool], kept: bool) -> None:
+    """All that it names, each by itself: an archived one's text has a comma of its own."""
+    users = tuple(f"a, b (wrkspc_{n}{', archived' * gone})" for n, gone in enumerate(archived))
+    looked = record(Health.HEALTHY, workspaces=users)
+    shown = facts_of(FleetRow.of(looked, None), looked if kept else None)
+    assert shown["workspaces"] == list(users if kept else users[:3])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+COLUMNS = ("Verdict", "Why", "Since", "Checked", "Last 30 days", "Workspaces", "External key")
+CELLS = st.dictionaries(st.sampled_from(COLUMNS), JSON, min_size=1, max_size=3)
+
+
+@given(st.text() | JSON | st.just("[" * 100_000) | st.just("1" * 5_000))
+def test_what_is_no_table_is_said_and_counts_as_none(damaged: Any) -> None:
+    """Whoever may write to Prefect's API may have put anything under the artifact's key."""
+    said: list[str] = []
+    assert read_rows(damaged, said.append) == {}
+    empty = damaged is None or damaged == [] or (isinstance(damaged, str) and _is_empty(damaged))
+    assert bool(said) is not empty
+
+
+def _is_empty(text: str) -> bool:
+    try:
+        return json.loads(text) == []
+    except (ValueError, RecursionError):
+        return False
+
+
+@given(CELLS, st.booleans())
+def test_a_row_that_is_read_can_be_shown_and_another_is_said(
+    cells: dict[str, Any], as_text: bool
+) -> None:
+    """As data and as a page; a row beside it that is damaged costs it nothing."""
+    table = json.loads(published([row(1, Health.BROKEN), row(2, Health.HEALTHY)]))
+    table[0] |= cells
+    said: list[str] = []
+    rows = read_rows(json.dumps(table) if as_text else table, said.append)
+    for one in rows.values():
+        shown = facts_of(one, None)
+        assert all(datetime.fromisoformat(shown[name]) for name in ("since", "checked_at"))
+        overview([one], NOW.date(), lambda key: key)
+    same_key = rows.keys() == {"ekey_000002"} and table[0]["External key"] == "ekey_000002"
+    assert len(rows) + bool(said) == 2 - same_key
 
 
 @given(st.lists(st.sampled_from(list(Health)), max_size=60))
@@ -346,7 +445,7 @@ def test_the_overview_counts_each_verdict_and_links_each_key_in_trouble(
     verdicts: list[Health],
 ) -> None:
     """At most so many keys are listed, and the text says how many are not."""
-    rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=True)
+    rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=True, now=NOW)
     page = overview(rows, NOW.date(), lambda key: f"https://prefect.example/{key}")
     for verdict in Health:
         assert f"{verdicts.count(verdict)} {SIGNS[verdict]}" in page

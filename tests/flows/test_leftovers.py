@@ -44,7 +44,7 @@ def table(bench: Onboardings) -> tuple[Leftover, ...]:
     """As the last run published them, for `cmek status` to count."""
     wanted = ArtifactCollectionFilter.model_validate({"key": {"any_": [LEFTOVERS]}})
     found = bench.client.read_latest_artifacts(artifact_filter=wanted, limit=1)
-    return read_table(found[0].data) if found else ()
+    return (read_table(found[0].data) or ()) if found else ()
 
 
 def rejected(bench: Onboardings) -> Run:

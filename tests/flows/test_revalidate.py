@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import typer
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
@@ -15,11 +17,16 @@ from prefect.states import Completed, Running
 from typer.testing import CliRunner
 
 import tasks.revalidation
+from cli.listen import keys_on_server
 from cli.main import main
-from cli.show import status_command
+from cli.show import history, status_command
 from cmek.keys.verdicts import KeyRecord
+from cmek.revalidation.fleet import FLEET
+from cmek.revalidation.signals import Signal
+from cmek.tags import LEFTOVERS
 from flows._revalidation_lock import LIMIT
 from flows.revalidate import PROGRESS
+from sandbox.seed import fixed_id
 from tasks.revalidation import NoWorkspaceKeyError
 from tests.support.fleet import Fleet, many_keys
 from tests.support.onboarding import Onboardings
@@ -182,6 +189,115 @@ def test_a_table_that_is_deleted_while_it_is_brought_up_to_date_is_published_ane
     monkeypatch.setattr(PrefectClient, "update_artifact", deleted)
     run = revalidations.run(depth="quick")
     assert revalidations.rows(run) == revalidations.latest_rows()
+
+
+@pytest.mark.parametrize(
+    "data", ["# somebody's page", "[" * 100_000, '{"rows": []}', '[{"Key": 1}]']
+)
+def test_a_damaged_table_stops_no_check_and_is_said_until_a_check_replaces_it(
+    bench: Onboardings,
+    fleet: Fleet,
+    revalidations: Revalidations,
+    capsys: pytest.CaptureFixture[str],
+    data: str,
+) -> None:
+    """Whoever may write to Prefect's API can put anything under its key."""
+    key = fleet.onboard("under-a-damaged-table")
+    (workspace,) = (
+        one.id
+        for one in bench.sandbox.world.admin.workspaces.values()
+        if one.external_key_id == key
+    )
+    revalidations.run()
+    for damaged in (FLEET, LEFTOVERS):
+        bench.client.create_artifact(ArtifactCreate(key=damaged, type="table", data=data))
+    assert (
+        asyncio.run(keys_on_server()).about(
+            Signal(source="webhook", id="1", what="failed", external_key_id=key)
+        )
+        == ()
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["status"])
+    assert ended.value.code == 1
+    assert "no verdict can be read" in (told := " ".join(capsys.readouterr().err.split()))
+    assert f"artifact {FLEET}" in told
+    with pytest.raises(SystemExit):
+        main(["history", workspace])
+    assert f"artifact {FLEET}" in " ".join(capsys.readouterr().err.split())
+    revalidations.run(external_keys=[key])
+    assert [row.external_key_id for row in revalidations.latest_rows()] == [key]
+    revalidations.run()
+    registered = set(bench.sandbox.world.admin.external_keys)
+    assert {row.external_key_id for row in revalidations.latest_rows()} == registered
+    with pytest.raises(SystemExit):
+        main(["status", "--json"])
+    printed = capsys.readouterr()
+    assert {one["external_key_id"] for one in json.loads(printed.out)} == registered
+    assert printed.err == ""
+
+
+def test_each_workspace_of_a_shared_key_has_its_history_and_no_other_id_has(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """However many there are; the table names three, and an id may begin with another."""
+    key = fleet.onboard("shared")
+    workspaces = bench.sandbox.world.admin.workspaces
+    fleet.set_state("shared", 1, "DISABLED")
+    for number in range(5):
+        fleet.register(f"sharer-{number}", fleet.key("shared"))
+        id_ = fixed_id("wrkspc", f"Sharer{number}")
+        workspaces[id_].external_key_id = key
+    revalidations.run(external_keys=[key])
+    sharing = [one.id for one in workspaces.values() if one.external_key_id == key]
+    assert len(sharing) == 6
+    for one in sharing:
+        verdicts = [entry.what for entry in history(bench.client, one) if "verdict" in entry.what]
+        assert verdicts == ["verdict broken"]
+        assert history(bench.client, one[:-1]) == []
+
+
+@pytest.mark.parametrize("depth", ["quick", "full"])
+def test_an_attached_key_that_is_registered_no_more_is_unknown_until_a_person_drops_it(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations, depth: str
+) -> None:
+    """As with a credential of another organization; one without a workspace just drops out."""
+    attached, kept = fleet.onboard("vanished"), fleet.onboard("kept")
+    unattached = fixed_id("ekey", "Unattached")
+    fleet.create_external_key(unattached, "unattached", fleet.key("kept"))
+    revalidations.run()
+    for gone in (attached, unattached):
+        del bench.sandbox.world.admin.external_keys[gone]
+    for again in range(2):
+        run = revalidations.run(depth=depth)
+        assert run.state is not None
+        assert attached in str(run.state.message), again
+        assert unattached not in str(run.state.message)
+        rows = {row.external_key_id: row for row in revalidations.latest_rows()}
+        assert (rows[attached].level, rows[kept].level) == ("unknown", "healthy")
+        assert unattached not in rows
+    assert revalidations.run(external_keys=[kept, attached]).state_name == "Unknown"
+    revalidations.run(record_anew=True)
+    assert attached in {row.external_key_id for row in revalidations.latest_rows()}
+    run = revalidations.run(external_keys=[attached], record_anew=True)
+    assert run.state_name == "Completed"
+    left = {row.external_key_id for row in revalidations.latest_rows()}
+    assert left == set(bench.sandbox.world.admin.external_keys)
+
+
+def test_a_check_of_no_key_that_leaves_attached_ones_unknown_is_not_completed(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """Nothing is registered there: the run must not look as if all were well."""
+    bench.sandbox.world.admin.external_keys.clear()
+    key = fleet.onboard("of-another-organization")
+    revalidations.run()
+    bench.sandbox.world.admin.external_keys.clear()
+    run = revalidations.run()
+    assert run.state_name == "Unknown"
+    assert key in str(run.state.message if run.state else "")
+    shown = revalidations.artifact(run, PROGRESS)
+    assert (shown.data, shown.description) == (100.0, "0 of 0 keys")
 
 
 @pytest.mark.server  # which gives the slot
@@ -389,6 +505,22 @@ def test_a_live_status_reads_now_and_leaves_nothing(
     assert revalidations.events(key) == events
     unknown = CliRunner().invoke(app, ["--live", "wrkspc_01Nowhere"])
     assert isinstance(unknown.exception, NoWorkspaceKeyError)
+
+
+@pytest.mark.parametrize("option", ["--kms-block", "--anthropic-block"])
+def test_a_live_status_with_a_block_that_is_missing_names_it_in_one_line(
+    bench: Onboardings, fleet: Fleet, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    """Reads that run at the same time must not make a group of what one of them lacks."""
+    key = fleet.onboard("without-a-block")
+    workspaces = bench.sandbox.world.admin.workspaces.values()
+    workspace = next(one.id for one in workspaces if one.external_key_id == key)
+    with pytest.raises(SystemExit) as ended:
+        main(["status", "--live", workspace, option, "not-there"])
+    assert ended.value.code == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("error: block ")
+    assert "/not-there can't be used" in said
 
 
 def test_the_verdicts_as_json_are_data(

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 from unittest.mock import patch
 
 import httpx
+import pytest
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactFilter
 from prefect.client.schemas.sorting import ArtifactSort
 from pydantic import BaseModel
@@ -84,7 +85,7 @@ class Kept:
 
     def rows(self) -> dict[str, FleetRow]:
         """The newest table of the fleet."""
-        return read_rows(self.artifacts[FLEET][-1][1])
+        return read_rows(self.artifacts[FLEET][-1][1], pytest.fail)
 
     def _ask(self, what: str) -> None:
         self.asked.append(what)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -77,12 +78,14 @@ class Revalidations:
 
     def rows(self, run: FlowRun) -> list[FleetRow]:
         """The table of a run, in its order."""
-        return list(read_rows(json.loads(str(self.artifact(run, "cmek-fleet").data))).values())
+        return list(
+            read_rows(json.loads(str(self.artifact(run, "cmek-fleet").data)), pytest.fail).values()
+        )
 
     def latest_rows(self) -> list[FleetRow]:
         """The newest table."""
         newest = self._artifacts(key=ArtifactFilterKey(any_=["cmek-fleet"]))[0]
-        return list(read_rows(json.loads(str(newest.data))).values())
+        return _rows(newest)
 
     def artifact(self, run: FlowRun, key: str) -> Artifact:
         """An artifact of a run."""
@@ -120,3 +123,7 @@ class Revalidations:
             artifact_filter=ArtifactFilter(**filters)
         )
         return sorted(found, key=lambda one: str(one.created), reverse=True)
+
+
+def _rows(table: Artifact) -> list[FleetRow]:
+    return list(read_rows(json.loads(str(table.data)), pytest.fail).values())
