@@ -134,9 +134,8 @@ def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
 def damaged(form: dict[str, Any]) -> Iterator[str]:
     """Forms that cannot be read, or whose plan can have no digest or no name."""
     yield from ("", "no JSON", "null", "[]", '"text"', "{}", "[" * 100_000, '{"properties": []}')
-    others: tuple[Any, ...] = (None, [], "x", {"plan": 1})
-    for other in others:
-        yield json.dumps({"properties": {"plan_digest": {"approval_request": other}}})
+    for other in ("null", "[]", '"x"', '{"plan": 1}'):
+        yield f'{{"properties": {{"plan_digest": {{"approval_request": {other}}}}}}}'
     yield json.dumps({"properties": {"plan_digest": "x"}})
     carried = form["properties"]["plan_digest"]["approval_request"]
     plan = carried["plan"]
