@@ -217,6 +217,8 @@ def application(
 
 async def _body(request: Request, most: int) -> bytes:
     """The body: no more than `most` bytes are ever held, and nobody waits for it for long."""
+    from starlette.requests import ClientDisconnect  # noqa: PLC0415
+
     parts, size = [], 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -227,6 +229,8 @@ async def _body(request: Request, most: int) -> bytes:
                 parts.append(part)
     except TimeoutError:
         raise SignalRefusedError(f"no whole body within {BODY_SECONDS:.0f} s") from None
+    except ClientDisconnect:
+        raise SignalRefusedError("the sender left before the end of the body") from None
     return b"".join(parts)
 
 
@@ -254,7 +258,7 @@ async def keys_on_server() -> KnownKeys:
 
 
 class ListenOptionError(CmekError):
-    """The file holds no signing secret."""
+    """The file holds no signing secret, or the certificates' address is not one of Google's."""
 
 
 def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
@@ -338,4 +342,7 @@ def _pushes(audience: str | None, account: str | None, certs_url: str) -> PushVe
         return None
     if not audience or not account:
         raise typer.BadParameter("--push-audience and --push-account belong together")
-    return PushVerifier(audience, account, certs_url)
+    try:
+        return PushVerifier(audience, account, certs_url)
+    except ValueError as error:
+        raise ListenOptionError(f"--push-certs-url: {error}") from None

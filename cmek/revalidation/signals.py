@@ -32,6 +32,8 @@ from cmek.models import FrozenModel
 
 TOLERANCE_SECONDS: Final = 300
 """How far a webhook's time may be from ours, as the official SDK has it."""
+MIN_SECRET: Final = 24
+"""Bytes, by the specification; with none anybody could sign."""
 MAX_WEBHOOK: Final = 64 * 1024
 MAX_PUSH: Final = 1024 * 1024
 """A log entry has at most 256 KiB."""
@@ -39,6 +41,7 @@ GOOGLE_CERTS: Final = "https://www.googleapis.com/oauth2/v1/certs"
 CERTS_SECONDS: Final = 3600.0
 _ISSUERS: Final = frozenset({"accounts.google.com", "https://accounts.google.com"})
 _PREFIX: Final = "whsec_"
+_SECONDS: Final = re.compile(r"[0-9]{1,12}")
 _KEY_EVENT: Final = re.compile(r"external_key\.\w+")
 
 
@@ -96,8 +99,21 @@ def webhook_secrets(text: str) -> tuple[bytes, ...]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines or not all(line.startswith(_PREFIX) for line in lines):
         raise ValueError(f"expected one {_PREFIX}… a line, as Anthropic shows it once")
-    # Anthropic may leave the padding out
-    return tuple(base64.b64decode(line.removeprefix(_PREFIX) + "==") for line in lines)
+    return tuple(_signing_key(line.removeprefix(_PREFIX)) for line in lines)
+
+
+def _signing_key(text: str) -> bytes:
+    digits = text.rstrip("=")  # Anthropic may leave the padding out
+    try:
+        key = base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+    except ValueError:
+        key = b""
+    if len(key) < MIN_SECRET:
+        raise ValueError(
+            f"{_PREFIX} is not followed by {MIN_SECRET} bytes or more in base64: copy the secret "
+            "whole, as Anthropic shows it once"
+        )
+    return key
 
 
 def verified_webhook(
@@ -115,7 +131,7 @@ def verified_webhook(
         SignalRefusedError: Not signed by any of the secrets, too old or too new, or not an event.
     """
     sent, at = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
-    if not sent or not at.isascii() or not at.isdigit():
+    if not sent or not _SECONDS.fullmatch(at):
         raise SignalRefusedError("webhook-id or webhook-timestamp is missing", status=401)
     if abs(now - int(at)) > TOLERANCE_SECONDS:
         raise SignalRefusedError(
@@ -179,7 +195,7 @@ class PushVerifier:
             claims: Mapping[str, Any] = id_token.verify_token(
                 token, self._request, audience=self._audience, certs_url=self._certs_url
             )
-        except (ValueError, auth_errors.GoogleAuthError) as error:
+        except (ValueError, RecursionError, auth_errors.GoogleAuthError) as error:
             why = str(error).replace(token, "…")  # some of google-auth's messages quote it
             raise SignalRefusedError(f"the OIDC token does not count: {why}", status=401) from None
         caller = claims.get("email") if claims.get("email_verified") is True else None

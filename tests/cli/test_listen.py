@@ -14,6 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from cli.listen import SIGNAL, Listener, application, listen_command
+from cmek.errors import CmekError
 from cmek.evidence.report import signals_filter
 from cmek.revalidation.signals import (
     MAX_PUSH,
@@ -197,6 +198,27 @@ async def test_no_more_than_a_bounded_body_is_read(desk: Desk, path: str, most: 
     assert str(most) in response.text
 
 
+async def test_a_sender_that_leaves_is_refused_and_not_a_fault(desk: Desk) -> None:
+    app = application(Listener(desk.post, desk.read_keys), secrets=webhook_secrets(SECRET))
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/webhook",
+        "headers": [],
+        "query_string": b"",
+    }
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    assert sent[0]["status"] == 400
+
+
 async def test_what_could_not_be_posted_is_sent_again(desk: Desk) -> None:
     """The sender repeats on 503; the delivery is not taken for merged then."""
     desk.away = True
@@ -220,7 +242,14 @@ def test_the_command_needs_something_to_listen_to(tmp_path: Path) -> None:
     app.command()(listen_command)
     secret = tmp_path / "secret"
     secret.write_text("not one")
-    for options in ([], ["--push-audience", "x"], ["--webhook-secret-file", str(secret)]):
-        assert CliRunner().invoke(app, options).exit_code != 0
+    for options in ([], ["--push-audience", "x"]):
+        assert CliRunner().invoke(app, options).exit_code == 2
+    push = ["--push-audience", "x", "--push-account", "y", "--push-certs-url"]
+    for url in ("https://other.example/certs", "http://other.example/certs", "x"):
+        assert isinstance(CliRunner().invoke(app, [*push, url]).exception, CmekError)
+    for text in ("not one", "whsec_", "whsec_****"):
+        secret.write_text(text)
+        refused = CliRunner().invoke(app, ["--webhook-secret-file", str(secret)])
+        assert isinstance(refused.exception, CmekError), text
     shown = CliRunner().invoke(app, ["--print-filter", "acme-kms-prod"])
     assert shown.output.strip() == signals_filter("acme-kms-prod")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import anthropic
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from cmek.evidence.report import signals_filter
@@ -139,6 +143,36 @@ def test_a_forged_or_stale_webhook_is_refused_with_the_reason(
     assert refused.value.status == 401
 
 
+HEADER = st.text(st.characters(max_codepoint=255), max_size=40)
+DIGITS = st.integers(1, 6000).map(lambda count: "9" * count)
+
+
+@given(HEADER, HEADER | DIGITS, HEADER, st.binary(max_size=40))
+def test_whatever_a_stranger_sends_is_refused_and_not_a_fault(
+    sent: str, at: str, signature: str, body: bytes
+) -> None:
+    """A fault would put a trace into the log for whoever asks for one."""
+    headers = {"webhook-id": sent, "webhook-timestamp": at, "webhook-signature": signature}
+    with pytest.raises(SignalRefusedError):
+        verified_webhook(headers, body, SECRETS, time.time())
+
+
+TOKEN_PART = st.sampled_from(
+    ["", "{}", "[]", "1", '{"alg":[]}', '{"alg":"RS256","kid":[]}', '{"exp":[]}', "[" * 5000]
+).map(lambda text: base64.urlsafe_b64encode(text.encode()).decode().rstrip("="))
+
+
+@given(st.lists(TOKEN_PART, max_size=4).map(".".join) | HEADER)
+def test_whatever_token_a_stranger_sends_is_refused_and_not_a_fault(
+    signer: Google, token: str
+) -> None:
+    """Before google-auth has verified it, it reads what the sender wrote."""
+    pushes = PushVerifier(AUDIENCE, ACCOUNT, signer.certs_url)
+    with pytest.raises(SignalRefusedError):
+        pushes.verified({"authorization": f"Bearer {token}"}, b"")
+    signer.fetched.clear()
+
+
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
 def test_every_header_is_needed(name: str) -> None:
     headers, body = webhook("ekey_01Payments")
@@ -154,6 +188,20 @@ def test_the_new_and_the_old_secret_count_while_one_is_replaced() -> None:
     for text in ("", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", f"{SECRET}\nx"):
         with pytest.raises(ValueError, match="whsec_"):
             webhook_secrets(text)
+
+
+@given(st.text(st.sampled_from("AZaz09+/=*_- é"), max_size=40))
+def test_a_secret_that_is_not_whole_is_refused_and_not_quoted(text: str) -> None:
+    """Of an empty one anybody knows the signature; the padding may be left out."""
+    digits = text.rstrip().rstrip("=")
+    whole = re.fullmatch(r"[A-Za-z0-9+/]{32,}", digits) and len(digits) % 4 != 1
+    if whole:
+        (key,) = webhook_secrets(f"whsec_{text}")
+        assert len(key) >= 24
+        return
+    with pytest.raises(ValueError, match="whsec_") as refused:
+        webhook_secrets(f"whsec_{text}")
+    assert len(digits) < 5 or digits not in str(refused.value)
 
 
 def test_a_push_of_our_subscription_names_the_resource(
