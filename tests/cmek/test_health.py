@@ -418,7 +418,7 @@ def test_what_is_no_table_is_said_and_counts_as_none(damaged: Any) -> None:
 
 def _is_empty(text: str) -> bool:
     try:
-        return json.loads(text) == []
+        return bool(json.loads(text) == [])
     except (ValueError, RecursionError):
         return False
 
