@@ -11,9 +11,11 @@ import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import httpx
 import typer
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
@@ -24,6 +26,7 @@ from prefect.events.filters import (
     EventOrder,
     EventResourceFilter,
 )
+from prefect.exceptions import ObjectNotFound
 from rich.console import Console
 
 from cli.approvals import default_key, signature
@@ -110,11 +113,12 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
     # before anything is disabled: a drill must not end without its report
     key = signing_key or (default_key() if find_signers() else None)
     file = out or Path(f"drill-{workspace_id}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.md")
+    _try_to_write(file)
     with connected():
         observer = Observer(anthropic_block, kms_block, workspace_id, probe)
-        runner = DrillRunner(observer, console, timedelta(minutes=alert_minutes))
+        keep, alert = partial(_keep, file), timedelta(minutes=alert_minutes)
+        runner = DrillRunner(observer, console, keep, alert)
         drill = asyncio.run(_run(runner, lambda: _confirmed(workspace_id, confirm, console)))
-    file.write_text(report(drill))
     if key is not None:
         sign_report(file, key)
     console.print(f"The report is {file}{f', signed in {file}.sig' if key else ''}", markup=False)
@@ -124,6 +128,22 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
         typer.echo(json.dumps(drill.model_dump(mode="json") | passed | files))
     if not drill.passed:
         raise typer.Exit(1)
+
+
+def _try_to_write(file: Path) -> None:
+    """What stands there stays as it is.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    is_there = file.exists()
+    file.open("a").close()
+    if not is_there:
+        file.unlink()
+
+
+def _keep(file: Path, drill: Drill) -> None:
+    file.write_text(report(drill))
 
 
 def _confirmed(workspace_id: str, given: str | None, console: Console) -> None:
@@ -222,10 +242,13 @@ class Observer:
 
 async def _deployment_of(client: Any, resource: str) -> str:  # noqa: ANN401 - Prefect's client
     """The deployment of a run, which tells what started it."""
-    run = await client.read_flow_run(resource.rpartition(".")[2])
-    if run.deployment_id is None:
-        return str(run.name)
-    deployment = await client.read_deployment(run.deployment_id)
+    try:
+        run = await client.read_flow_run(resource.rpartition(".")[2])
+        if run.deployment_id is None:
+            return str(run.name)
+        deployment = await client.read_deployment(run.deployment_id)
+    except (ObjectNotFound, ValueError):  # deleted meanwhile, or the event names no run
+        return ""
     return f"revalidate-keys/{deployment.name}"
 
 
@@ -235,10 +258,13 @@ class DrillRunner:
 
     observer: Observer
     console: Console
+    keep: Callable[[Drill], object]
+    """Keeps the drill before its report is published."""
     alert: timedelta = ALERT
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     key: CryptoKey | None = None
+    _said: bool = False
 
     async def prepare(self) -> None:
         """Refuse what must not be tried, or could prove nothing.
@@ -257,6 +283,7 @@ class DrillRunner:
 
         Raises:
             DrillRefusedError: The person did not run a command in time; the key stays as it is.
+            OSError: The report could not be kept.
         """
         key, ref = self.key, self.observer.ref
         assert key is not None  # noqa: S101 - `prepare` was called
@@ -277,12 +304,17 @@ class DrillRunner:
             )
             self.console.print(f"\n{how}\n", soft_wrap=True, markup=False)
             raise
-        await acreate_markdown_artifact(
-            markdown=report(drill),
-            key=artifact_key("drill", drill.workspace),
-            description="passed" if drill.passed else "failed",
-        )
         self.console.print(markdown(report(drill)))
+        self.keep(drill)
+        try:
+            await acreate_markdown_artifact(
+                markdown=report(drill),
+                key=artifact_key("drill", drill.workspace),
+                description="passed" if drill.passed else "failed",
+            )
+        except httpx.HTTPError as error:
+            text = f"The report is not published as an artifact: {plain(str(error))}"
+            self.console.print(text, soft_wrap=True, markup=False)
         return drill
 
     async def _phase(self, change: Any, command: str) -> Phase:  # noqa: ANN401 - a Literal
@@ -302,16 +334,15 @@ class DrillRunner:
         return Phase(change=change, at=at, measured=tuple(found.values()))
 
     async def _watch(self, change: str, asked: datetime, at: datetime) -> dict[What, Delay]:
-        """Until all has been seen, or an hour and the alert's limit are over."""
+        """Until all has been seen, or both an hour and the alert's limit are over."""
         limits: dict[What, timedelta] = {"alert": self.alert, "validation": HOUR}
         if self.observer.probe is not None:
             limits["data plane"] = HOUR
         found = {what: Delay(what=what, at=None, limit=limit) for what, limit in limits.items()}
         works, asked_at = change == "enabled", at - HOUR
-        while any(one.at is None for one in found.values()) and self.now() - at <= HOUR:
-            if found["alert"].at is None and (
-                seen := await self.observer.event(EVENTS[change], asked)
-            ):
+        end = at + max(HOUR, self.alert)
+        while any(one.at is None for one in found.values()) and self.now() <= end:
+            if found["alert"].at is None and (seen := await self._event(EVENTS[change], asked)):
                 self._saw(found, "alert", at, seen[0], seen[1])
             if (self.now() - asked_at).total_seconds() >= ASK_SECONDS:
                 asked_at = self.now()
@@ -322,6 +353,17 @@ class DrillRunner:
                     self._saw(found, "data plane", at, self.now())
             await self.pause(LOOK_SECONDS)
         return found
+
+    async def _event(self, name: str, since: datetime) -> tuple[datetime, str] | None:
+        """None, too, when the server does not answer now: the key is disabled, so go on."""
+        try:
+            return await self.observer.event(name, since)
+        except httpx.HTTPError as error:
+            if not self._said:
+                text = f"  alert: the events can't be read now ({plain(str(error))}); trying again"
+                self.console.print(text, soft_wrap=True, markup=False)
+            self._said = True
+        return None
 
     def _saw(
         self, found: dict[What, Delay], what: What, since: datetime, at: datetime, by: str = ""

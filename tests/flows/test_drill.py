@@ -9,16 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
+import httpx
 import pytest
 import typer
+from prefect.client.orchestration import get_client
 from rich.console import Console
 from typer.testing import CliRunner
 
 import cli.drill
 from cli.client import RunError
 from cli.drill import NAMESPACE, DrillRunner, Observer, drill_command, sign_report
-from cmek.revalidation.drill import Drill, DrillRefusedError
+from cmek.revalidation.drill import ALERT, Drill, DrillRefusedError
 from cmek.signatures import statement
 from tasks.clients import close_clients
 from tests.support.fleet import Fleet
@@ -82,11 +85,17 @@ class Canary:
         """The time that the drill sees."""
         return datetime.now(UTC) + self.passed
 
-    def drill(self, probe: str | None = None) -> Drill:
+    def drill(
+        self,
+        probe: str | None = None,
+        *,
+        alert: timedelta = ALERT,
+        keep: Callable[[Drill], object] = lambda drill: None,
+    ) -> Drill:
         """From confirmation to report."""
         console = Console(file=self.screen, width=200)
         observer = Observer("anthropic-admin", "google-kms", self.workspace, probe)
-        runner = DrillRunner(observer, console, pause=self.pause, now=self.now)
+        runner = DrillRunner(observer, console, keep, alert, pause=self.pause, now=self.now)
 
         async def run() -> Drill:
             try:
@@ -151,6 +160,91 @@ def test_an_alert_that_never_comes_fails_the_drill(canary: Canary) -> None:
     assert drill.phases[0].measured[1].at is not None
     assert "versions enable 1" in canary.screen.getvalue()
     assert "not seen" in canary.screen.getvalue()
+
+
+def test_an_alert_is_waited_for_as_long_as_it_may_take(canary: Canary) -> None:
+    """Also where that is longer than the hour that Anthropic documents."""
+    canary.skip = 60
+    looks: list[Callable[[], object]] = [nothing] * 80
+    canary.steps = [canary.disable, *looks, canary.look, canary.enable]
+    drill = canary.drill(alert=timedelta(minutes=90))
+    assert drill.phases[0].measured[0].at is not None
+
+
+def refusing() -> None:
+    request = httpx.Request("POST", "http://prefect.example/api/events/filter")
+    response = httpx.Response(503, request=request)
+    raise httpx.HTTPStatusError("503 Service Unavailable", request=request, response=response)
+
+
+def lost() -> None:
+    raise httpx.ConnectError("connection refused")
+
+
+@pytest.mark.parametrize("fault", [refusing, lost])
+def test_a_server_that_is_away_for_a_moment_does_not_end_a_drill(
+    canary: Canary, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., None]
+) -> None:
+    """The key is disabled meanwhile; what can't be read is said once and asked for again."""
+    event, asked = Observer.event, 0
+
+    async def often_away(self: Observer, name: str, since: datetime) -> object:
+        nonlocal asked
+        asked += 1
+        if asked % 4:
+            fault()
+        return await event(self, name, since)
+
+    monkeypatch.setattr(Observer, "event", often_away)
+    canary.steps = [canary.disable, canary.look, *[nothing] * 8, canary.enable, canary.look]
+    drill = canary.drill()
+    assert [phase.measured[0].at is not None for phase in drill.phases] == [True, True]
+    assert canary.screen.getvalue().count("can't be read now") == 1
+
+
+@pytest.mark.parametrize("run", [str(uuid4()), "none"], ids=["deleted", "forged"])
+def test_an_alert_of_a_run_that_can_not_be_found_counts(canary: Canary, run: str) -> None:
+    """Its event is there; only whose run it was is not known."""
+
+    async def deployment() -> str:
+        async with get_client() as client:
+            return await cli.drill._deployment_of(client, f"prefect.flow-run.{run}")
+
+    assert asyncio.run(deployment()) == ""
+
+
+def test_the_report_is_kept_before_it_is_published_and_whether_or_not_it_is(
+    canary: Canary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured for hours is not lost with the server."""
+    kept: list[Drill] = []
+
+    async def away(**_: object) -> None:
+        assert kept
+        refusing()
+
+    monkeypatch.setattr(cli.drill, "acreate_markdown_artifact", away)
+    canary.steps = [canary.disable, canary.look, canary.enable, canary.look]
+    drill = canary.drill(keep=kept.append)
+    assert kept == [drill]
+    assert "not published" in canary.screen.getvalue()
+
+
+@pytest.mark.parametrize("place", ["missing/report.md", "folder"])
+def test_a_report_that_can_not_be_written_is_refused_before_anything_is_asked(
+    canary: Canary, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "report.md").write_text("an older one")
+    refused = CliRunner().invoke(COMMAND, [canary.workspace, "--out", str(tmp_path / place)])
+    assert isinstance(refused.exception, OSError)
+    assert "Type the workspace" not in refused.output
+    CliRunner().invoke(COMMAND, [canary.workspace, "--out", str(tmp_path / "new.md")], input="x\n")
+    CliRunner().invoke(
+        COMMAND, [canary.workspace, "--out", str(tmp_path / "report.md")], input="x\n"
+    )
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["folder", "report.md"]
+    assert (tmp_path / "report.md").read_text() == "an older one"
 
 
 def share(canary: Canary) -> None:
