@@ -33,7 +33,7 @@ up: $(READY)
 test: lint
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-# Branch coverage of `make test`, subprocesses included. No floor yet: the whole suite was not measured.
+# branch coverage of the tests of `make test`, with the floor of pyproject.toml
 coverage: $(READY)
 	mkdir -p .cmek
 	$(BIN)/coverage run -m pytest -n 3 --dist loadfile --no-loadscope-reorder

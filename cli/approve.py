@@ -89,7 +89,7 @@ def show(request: ApprovalRequest, console: Console) -> None:
     if request.plan.warnings:
         _say(
             console,
-            "What was read about each warning, and what ends it, is in the plan's artifact in "
+            "What was read about each of these, and what ends it, is in the plan's artifact in "
             "Prefect; nothing verifies that text.",
         )
     facts = " · ".join(f"{name} {value}" for name, value in (*view.facts, *view.request))
