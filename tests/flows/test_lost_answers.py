@@ -115,7 +115,7 @@ def test_an_attach_that_takes_effect_late_ends_as_attached(
     if pause:  # else the next try may be under way when it takes effect, with the same key
         assert_one_of_everything(bench, run)
     assert run.state == "Attached", run.message
-    assert bench.sandbox.world.admin.workspaces[bench.fresh].external_key_id in run.message
+    assert str(bench.sandbox.world.admin.workspaces[bench.fresh].external_key_id) in run.message
 
 
 @pytest.mark.parametrize(
