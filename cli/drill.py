@@ -104,9 +104,9 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
         bool, typer.Option("--json", help="One JSON object on standard output; the rest on error.")
     ] = False,
 ) -> None:
-    """Try the kill switch on a canary workspace, and measure who notices when.
+    """Measure who notices when the key of a test workspace is disabled.
 
-    A person disables the key and enables it again; the command prints how, waits and watches.
+    A person disables it and enables it again; the command prints how, waits and watches.
     Exit code 1 when something did not come in time.
     """
     console = new_console(stderr=as_json)
@@ -123,9 +123,9 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
         sign_report(file, key)
     console.print(f"The report is {file}{f', signed in {file}.sig' if key else ''}", markup=False)
     if as_json:
-        files = {"report": str(file), "signature": f"{file}.sig" if key else None}
-        passed = {"passed": drill.passed}
-        typer.echo(json.dumps(drill.model_dump(mode="json") | passed | files))
+        signature = f"{file}.sig" if key else None
+        more = {"passed": drill.passed, "report": str(file), "signature": signature}
+        typer.echo(json.dumps(drill.model_dump(mode="json") | more))
     if not drill.passed:
         raise typer.Exit(1)
 

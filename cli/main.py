@@ -53,7 +53,7 @@ COMMANDS: Final = {
         "its key.",
     },
     "cli.drill": {
-        "drill": "Try the kill switch on a canary workspace, and measure who notices when.",
+        "drill": "Measure who notices when the key of a test workspace is disabled.",
     },
     "cli.leftovers": {
         "leftovers": "List what onboarding made and nothing uses, and how to take it back; deletes "
