@@ -57,7 +57,7 @@ class PrefectAlone:
         for run in every(self.client.read_flow_runs):
             self.client.resume_flow_run(run.id)
 
-    def wait_for(self, state: str, runs: int, seconds: float) -> None:
+    def wait_for(self, state: str, runs: int, seconds: float = _SECONDS) -> None:
         """Until so many runs are in the state of this name.
 
         Raises:
@@ -89,7 +89,7 @@ def prefect_alone() -> Iterator[PrefectAlone]:
             with local_client(api_url) as client:
                 client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
                 children.append(start_worker(home, environment, FIRST_WORKER))
-                _until(lambda: bool(client.read_workers_for_work_pool(WORK_POOL)), _SECONDS)
+                _until(lambda: bool(client.read_workers_for_work_pool(WORK_POOL)))
                 yield PrefectAlone(client, _deploy(client, home / "flow"))
         finally:
             processes.stop(children)
@@ -108,6 +108,6 @@ def _deploy(client: SyncPrefectClient, folder: Path) -> UUID:
     )
 
 
-def _until(holds: Callable[[], bool], seconds: float) -> None:
+def _until(holds: Callable[[], bool], seconds: float = _SECONDS) -> None:
     if processes.poll(lambda: holds() or None, seconds=seconds, pause=_POLL_SECONDS) is None:
         raise TimeoutError("the stack without anything of ours did not come so far")

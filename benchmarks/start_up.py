@@ -24,7 +24,6 @@ from tests.support.server import lone_server
 
 WANTED: Final = {"cmek --help": 0.4, "cmek status": 1.5, "cmek up": 12.0, "cmek rehearse": 20.0}
 """Seconds on two quiet cores."""
-SECONDS: Final = 120.0
 _CMEK: Final = str(Path(sys.executable).with_name("cmek"))
 
 
@@ -89,9 +88,9 @@ def _prefect_alone() -> tuple[float, float]:
     with prefect_alone() as alone:
         ready = time.monotonic() - started
         alone.start(1)
-        alone.wait_for("Suspended", 1, SECONDS)
+        alone.wait_for("Suspended", 1)
         alone.resume_all()
-        alone.wait_for("Completed", 1, SECONDS)
+        alone.wait_for("Completed", 1)
     return ready, time.monotonic() - started
 
 

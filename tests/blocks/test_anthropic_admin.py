@@ -16,7 +16,7 @@ from cmek.anthropic.errors import AuthenticationError
 from sandbox import seed
 from tasks.clients import BlockMissingError, admin_client, close_clients
 from tests.support.clients import Rig
-from tests.support.google import BAD_KEY_FILES
+from tests.support.google import BAD_KEY_FILES, bad_key_file
 
 pytestmark = pytest.mark.anyio
 
@@ -92,8 +92,7 @@ async def test_a_key_file_that_can_not_sign_names_the_block(
     name: str, loads: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Before anything is sent; the nested block checks the file too, each fault in its own way."""
-    file = tmp_path / "key.json"
-    file.write_text(BAD_KEY_FILES[name], errors="surrogateescape")
+    file = bad_key_file(tmp_path, name)
 
     async def load(_: str) -> AnthropicAdmin:
         block = AnthropicAdmin(**FEDERATION)

@@ -16,7 +16,7 @@ from blocks.google_kms import GoogleKms
 from cmek.addresses import EndpointError
 from cmek.gcp.errors import GoogleApiError
 from tests.support.clients import Rig
-from tests.support.google import BAD_KEY_FILES
+from tests.support.google import BAD_KEY_FILES, bad_key_file
 
 pytestmark = pytest.mark.anyio
 
@@ -80,8 +80,7 @@ def test_a_key_file_that_is_none_is_said_by_the_error_for_it(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Of this machine or of the nested block; it may have changed since the block was loaded."""
-    file = tmp_path / "key.json"
-    file.write_text(BAD_KEY_FILES[name], errors="surrogateescape")
+    file = bad_key_file(tmp_path, name)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
     nested = GcpCredentials.model_construct(service_account_file=file, service_account_info=None)
     block = GoogleKms()

@@ -22,7 +22,7 @@ from cmek.anthropic.errors import (
 from cmek.gcp._transport import id_token_provider
 from sandbox import seed
 from tests.support.clients import Rig
-from tests.support.google import BAD_KEY_FILES
+from tests.support.google import BAD_KEY_FILES, bad_key_file
 
 pytestmark = pytest.mark.anyio
 
@@ -146,8 +146,7 @@ async def test_a_machines_key_file_that_is_none_is_an_error_of_its_own(
     rig: Rig, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whatever google-auth makes of it; the file is not shown."""
-    file = tmp_path / "key.json"
-    file.write_text(BAD_KEY_FILES[name], errors="surrogateescape")
+    file = bad_key_file(tmp_path, name)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
     monkeypatch.setattr(_metadata, "ping", lambda _: False)
     async with rig.admin(identity(rig, id_token=id_token_provider(None))) as api:

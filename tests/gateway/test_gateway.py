@@ -28,7 +28,7 @@ from gateway.attach import SteadyClock
 from gateway.journal import IntentOutcome, Journal
 from gateway.settings import FederationSettings, GatewaySettings, GatewaySettingsError
 from tests.support.gateway import NEW_NAME, RUN_ID, Gateways, through
-from tests.support.google import BAD_KEY_FILES
+from tests.support.google import BAD_KEY_FILES, bad_key_file
 from tests.support.signing import GRACE, KATHERINE
 from tests.support.staging import EXTERNAL_KEY, KEY
 
@@ -261,8 +261,7 @@ async def test_a_refused_credential_is_the_gateways_matter(gate: Gateways, tmp_p
 @pytest.mark.parametrize("name", BAD_KEY_FILES)
 def test_a_google_key_that_can_not_sign_is_named_at_the_start(tmp_path: Path, name: str) -> None:
     """Not at the first call, when health has said that all is well; the file is not shown."""
-    file = tmp_path / "key.json"
-    file.write_text(BAD_KEY_FILES[name], errors="surrogateescape")
+    file = bad_key_file(tmp_path, name)
     federation = FederationSettings(
         federation_rule_id="fdrl_01",
         organization_id=UUID(int=1),

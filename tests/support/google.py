@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 from google.api_core.exceptions import GoogleAPICallError
@@ -33,6 +34,14 @@ BAD_KEY_FILES = {
     ),
 }
 """What may stand where a service-account key is expected; CANARY for what must not be shown."""
+
+
+def bad_key_file(folder: Path, name: str) -> Path:
+    """A file with the bad key of this name."""
+    file = folder / "key.json"
+    file.write_text(BAD_KEY_FILES[name], errors="surrogateescape")  # one is not UTF-8
+    return file
+
 
 Client = kms.Client
 Call = Callable[[Client], object]
