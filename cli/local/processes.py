@@ -200,8 +200,22 @@ def ending_on_signals() -> Iterator[None]:
     Handlers of ours, even where the shell had SIGINT ignored, also give children the default
     handling: ignored signals are inherited by a new program, handled ones are not.
     """
-    with _handling(_raise_exit):
-        yield
+    received: list[int] = []
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        raise SystemExit(128 + number)
+
+    with _handling(end):
+        try:
+            yield
+        except Exception as error:
+            # Code in C may replace what a handler raises: pydantic makes an error of its own of it.
+            if received:
+                raise SystemExit(128 + received[-1]) from error
+            raise
+        if received:  # or drops it, as in a finalizer
+            raise SystemExit(128 + received[-1])
 
 
 @contextlib.contextmanager
@@ -222,10 +236,6 @@ def _handling(handler: Callable[[int, FrameType | None], None] | signal.Handlers
     finally:
         for number, before in previous.items():
             signal.signal(number, before)
-
-
-def _raise_exit(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _in_groups(leaders: Collection[int]) -> bool:

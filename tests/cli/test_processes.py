@@ -128,18 +128,30 @@ def test_a_job_that_fails_is_an_error(children: list[Child], tmp_path: Path) -> 
         processes.wait_for_exit(child, seconds=10)
 
 
+IN_C_CODE = {
+    "nowhere": "kill(); print('went on')",
+    "a callback of pydantic": (
+        "from pydantic import TypeAdapter, PlainSerializer; from typing import Annotated; "
+        "TypeAdapter(Annotated[str, PlainSerializer(lambda _: kill())]).dump_json('')"
+    ),
+    "a finalizer": "One = type('One', (), {'__del__': lambda _: kill()}); one = One(); del one",
+}
+"""Where a signal arrives: C code may replace what its handler raises, or drop it."""
+
+
+@pytest.mark.parametrize("inside", IN_C_CODE)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_block_and_runs_its_clean_up(number: int, tmp_path: Path) -> None:
+def test_a_signal_ends_the_block_and_runs_its_clean_up(number: int, inside: str) -> None:
     """Both signals become an exit through `finally`, and a second one does not cut that short."""
     code = (
         "import os, signal\nfrom cli.local import processes\n"
+        f"def kill(): os.kill(os.getpid(), {int(number)})\n"
         "try:\n"
         "  with processes.ending_on_signals():\n"
-        f"    os.kill(os.getpid(), {int(number)})\n"
-        "    print('went on')\n"
+        f"    {IN_C_CODE[inside]}\n"
         "finally:\n"
         "  with processes.ignore_signals():\n"
-        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    kill()\n"
         "    print('cleaned up')\n"
     )
     ended = subprocess.run(
