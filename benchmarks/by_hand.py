@@ -11,43 +11,62 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import organization_label
 from tests.support.onboarding import Onboardings, onboardings
 
+ROUNDS = 3
 RING = "by-hand"
 KEY = "claude-prod"
 
 
-def compare(show: Callable[[str], None]) -> None:
-    """Seconds, requests, and what a second run does; with the guide where gcloud and curl are."""
+def compare(show: Callable[[str], None], rounds: int = ROUNDS) -> float | None:
+    """Seconds, requests, and what a second run does; with the guide where gcloud and curl are.
+
+    Returns:
+        The median of this project's first runs, divided by the guide's; None without the guide.
+    """
+    by_hand = bool(shutil.which("gcloud") and shutil.which("curl"))
+    show(f"{'':24} {'seconds':>8} {'requests':>9} {'writes':>7}  outcome")
+    taken = [_round(show, by_hand) for _ in range(rounds)]
+    show("Nobody's waiting is counted; the guide has no approval, no checks, no read-back.")
+    if not by_hand:
+        show("the guide by hand: gcloud or curl is not installed here")
+        return None
+    own, guide = median(own for own, _ in taken), median(guide for _, guide in taken)
+    show(f"Medians of the first runs: {own:.2f} s and {guide:.2f} s, ratio {own / guide:.2f}")
+    return own / guide
+
+
+def _round(show: Callable[[str], None], by_hand: bool) -> tuple[float, float]:
+    """Both ways on a new sandbox; the seconds of the first run of each."""
+    first: dict[str, float] = {"the guide, first run": 0.0}
     with onboardings() as bench:
-        show(f"{'':24} {'seconds':>8} {'requests':>9} {'writes':>7}  outcome")
         workspace = bench.fresh
         for title in ("this project, first run", "this project, again"):
-            with _measured(bench, show, title) as outcome:
+            with _measured(bench, show, title, first) as outcome:
                 run = bench.start(workspace).execute()
                 if run.state == "Suspended":
                     run.approve()
                 outcome.append(run.state)
-        if not (shutil.which("gcloud") and shutil.which("curl")):
-            show("the guide by hand: gcloud or curl is not installed here")
-            return
         workspace = _other_fresh(bench, workspace)
-        for title in ("the guide, first run", "the guide, again"):
-            with _measured(bench, show, title) as outcome:
+        for title in ("the guide, first run", "the guide, again") if by_hand else ():
+            with _measured(bench, show, title, first) as outcome:
                 outcome.append(_guide(bench, workspace))
-    show("Nobody's waiting is counted; the guide has no approval, no checks, no read-back.")
+    return first["this project, first run"], first["the guide, first run"]
 
 
 @contextmanager
-def _measured(bench: Onboardings, show: Callable[[str], None], title: str) -> Iterator[list[str]]:
+def _measured(
+    bench: Onboardings, show: Callable[[str], None], title: str, taken: dict[str, float]
+) -> Iterator[list[str]]:
     bench.control.clear_log()
     outcome: list[str] = []
     started = time.monotonic()
     yield outcome
-    seconds = time.monotonic() - started
+    taken[title] = seconds = time.monotonic() - started
     log = bench.control.log()
     writes = sum(one["write"] for one in log)
     show(f"{title:24} {seconds:>8.1f} {len(log):>9} {writes:>7}  {'; '.join(outcome)}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from prefect import get_run_logger
 from pydantic import BaseModel
@@ -58,6 +58,8 @@ from tasks.evidence import publish_evidence, record
 from tasks.reads import check_prerequisites, read_live_facts, signatures_needed, verify_signatures
 from tasks.runs import load_state, save_state
 from tasks.validation import validate
+
+R = TypeVar("R")
 
 ATTACH_TRIES: Final = 3
 ATTACH_PAUSE_SECONDS: Final = 5.0
@@ -203,10 +205,14 @@ async def _request_approval(
     reapproval_reasons: tuple[str, ...],
 ) -> ApprovalRequestRecord:
     """Read, plan, keep and publish a new approval request."""
-    facts = await read_live_facts(request, provisioned.external_key_id)
     # some checks on a key are possible only once it exists, so all are made again
-    report = await check_prerequisites(request)
-    signatures = await signatures_needed(request)
+    read = await asyncio.gather(
+        read_live_facts(request, provisioned.external_key_id),
+        check_prerequisites(request),
+        signatures_needed(request),
+        return_exceptions=True,
+    )
+    facts, report, signatures = _value(read[0]), _value(read[1]), _value(read[2])
     plan = build_plan(facts, request, report, adopting=provisioned.adopting)
     approval_request = new_approval_request(number, plan, signatures, reapproval_reasons)
     pending = ApprovalRequestRecord(
@@ -217,8 +223,10 @@ async def _request_approval(
     page = approval_page(approval_request)
     said = f"nothing was attached, and approval request {number} was not made"
     async with reporting(said, "Retry the run for a new one") as publishing:
-        await publishing.part("evidence", publish_evidence(request.subject))
-        await publishing.part("report", publish("onboarding", request.subject, page, ""))
+        await asyncio.gather(
+            publishing.part("evidence", publish_evidence(request.subject)),
+            publishing.part("report", publish("onboarding", request.subject, page, "")),
+        )
     return pending
 
 
@@ -365,9 +373,12 @@ async def _read_again(
 ) -> tuple[GateInput, CheckReport]:
     """Checks and validation at once, the facts last: they are what the gate compares."""
     external_key_id = pending.approval_request.plan.external_key_id
-    proof, report = await asyncio.gather(
-        validate(request.anthropic_block, external_key_id), check_prerequisites(request)
+    read = await asyncio.gather(
+        validate(request.anthropic_block, external_key_id),
+        check_prerequisites(request),
+        return_exceptions=True,
     )
+    proof, report = _value(read[0]), _value(read[1])
     gate_input = await _gate_input(request, pending, response, proof, report, loaded_at=loaded_at)
     return gate_input, report
 
@@ -382,9 +393,13 @@ async def _gate_input(  # noqa: PLR0913 - what the gate judges, as it was read
     loaded_at: float,
 ) -> GateInput:
     approved = pending.approval_request.plan
-    facts = await read_live_facts(request, approved.external_key_id)
-    numbers = await approval_request_numbers()
-    signatures = await verify_signatures(request, pending.approval_request, response)
+    read = await asyncio.gather(
+        read_live_facts(request, approved.external_key_id),
+        approval_request_numbers(),
+        verify_signatures(request, pending.approval_request, response),
+        return_exceptions=True,
+    )
+    facts, numbers, signatures = _value(read[0]), _value(read[1]), _value(read[2])
     return GateInput(
         facts=facts,
         plan=build_plan(facts, request, report, adopting=approved.adopts_key),
@@ -395,6 +410,13 @@ async def _gate_input(  # noqa: PLR0913 - what the gate judges, as it was read
         pinned=request,
         signatures=signatures,
     )
+
+
+def _value(read: R | BaseException) -> R:
+    """What one of several reads at once gave; each has ended before a failed one ends the run."""
+    if isinstance(read, BaseException):
+        raise read
+    return read
 
 
 async def _adopt(

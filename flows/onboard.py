@@ -8,6 +8,7 @@ removed meanwhile is refused and not silently repaired.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -38,7 +39,7 @@ from flows._provision import (
 from flows._workspace_lock import tag_run, workspace_lock
 from tasks.artifacts import publish, publish_terraform, record_onboarding
 from tasks.attachment import AttachOutcome, AttachResult, ReadBackMismatchError, read_back
-from tasks.clients import close_clients
+from tasks.clients import close_clients, opening_clients
 from tasks.crypto_key import ensure_organization_label
 from tasks.evidence import (
     grants_event,
@@ -118,7 +119,7 @@ async def _onboard_as_pinned(request: OnboardingForm) -> State[Any]:
         lock: AbstractAsyncContextManager[FlowRun | None] = nullcontext()
     else:
         lock = workspace_lock(request.subject, claimed=bool(numbers))
-    async with lock as other:
+    async with opening_clients(pinned.anthropic_block, pinned.kms_block), lock as other:
         if other is not None:
             return Completed(
                 name=RunOutcome.DUPLICATE,
@@ -211,14 +212,23 @@ async def _publish_attached(
         ),
         workspace_id=approved.workspace_id,
     )
-    await _publish(report, request, now, text, "attached")
-    if outcome.outcome is AttachResult.NOW:
-        marking = label_attached_resources(now, plan.key_name, entry, label=request.mark_key)
-        await report.part("marks of workspace and key", marking)
-    await _publish_evidence(report, request, now)
     facts = approved.facts.model_copy(update={"workspace_id": approved.workspace_id})
-    await report.part("history of the key", record_onboarding(facts, approved.users_before))
-    await report.part("Terraform", publish_terraform(now))
+
+    async def mark_and_read_again() -> None:
+        if outcome.outcome is AttachResult.NOW:
+            marking = label_attached_resources(now, plan.key_name, entry, label=request.mark_key)
+            await report.part("marks of workspace and key", marking)
+        # both have what the marking wrote
+        await asyncio.gather(
+            _publish_evidence(report, request, now),
+            report.part("Terraform", publish_terraform(now)),
+        )
+
+    await asyncio.gather(
+        _publish(report, request, now, text, "attached"),
+        report.part("history of the key", record_onboarding(facts, approved.users_before)),
+        mark_and_read_again(),
+    )
 
 
 async def _verify_existing_attachment(

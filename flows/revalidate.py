@@ -27,7 +27,7 @@ from cmek.revalidation.fleet import FleetRow, counts, shown_counts
 from cmek.revalidation.request import KeyRef, RegisteredKeys, RevalidationRequest, by_ring
 from flows._outcome import reporting
 from flows._revalidation_lock import wait_for_turn
-from tasks.clients import close_clients, open_clients
+from tasks.clients import close_clients, opening_clients
 from tasks.leftovers import publish_leftovers
 from tasks.revalidation import (
     CheckUnfinishedError,
@@ -127,11 +127,8 @@ async def revalidate_keys(
     async with AsyncExitStack() as held:
         held.push_async_callback(close_clients)
         if request.covers_all_keys:
-            # the server takes as long to give a slot as to read two blocks
-            opening = asyncio.ensure_future(
-                open_clients(request.anthropic_block, request.kms_block)
-            )
-            held.callback(opening.cancel)
+            opening = opening_clients(request.anthropic_block, request.kms_block)
+            await held.enter_async_context(opening)
             other = await wait_for_turn(held, request.deadline_seconds)
             if other is not None:
                 return Completed(

@@ -7,9 +7,9 @@ would return clients that hang. Clients are never inputs or results of a task.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from google.auth.exceptions import DefaultCredentialsError
@@ -25,14 +25,8 @@ from cmek.gcp.project_apis import GoogleReads
 from cmek.models import refusals
 from cmek.onboarding.policy import PolicyModel
 
-
-class _Client(Protocol):
-    async def aclose(self) -> None: ...
-
-
 K = TypeVar("K")
 R = TypeVar("R")
-T = TypeVar("T", bound=_Client)
 B = TypeVar("B", AnthropicAdmin, GoogleKms, OnboardingPolicy)
 
 _open: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[type, str], asyncio.Future[Any]]] = (
@@ -59,7 +53,7 @@ async def kms_client(block: str) -> CloudKms:
     """The Cloud KMS client of a GoogleKms block, by its name."""
 
     async def make() -> CloudKms:
-        loaded = await load_block(GoogleKms, block)
+        loaded = await _google_block(block)
         with _usable(loaded, block):
             return loaded.get_client()
 
@@ -70,7 +64,7 @@ async def google_client(block: str) -> GoogleReads:
     """The reader of the other Google APIs of a GoogleKms block, by its name."""
 
     async def make() -> GoogleReads:
-        loaded = await load_block(GoogleKms, block)
+        loaded = await _google_block(block)
         with _usable(loaded, block):
             return GoogleReads(
                 loaded.credentials(),
@@ -81,32 +75,43 @@ async def google_client(block: str) -> GoogleReads:
     return await _shared(GoogleReads, block, make)
 
 
+async def _google_block(block: str) -> GoogleKms:
+    # read once: both clients are of the same block, also when somebody edits it meanwhile
+    return await _shared(GoogleKms, block, lambda: load_block(GoogleKms, block))
+
+
 async def onboarding_policy(block: str) -> PolicyModel:
     """What an OnboardingPolicy block holds, by its name."""
     loaded = await load_block(OnboardingPolicy, block)
     return PolicyModel.model_validate(loaded.model_dump(include=set(PolicyModel.model_fields)))
 
 
-async def open_clients(anthropic_block: str, kms_block: str) -> None:
-    """Load both blocks and make their clients; none of them connects.
+@asynccontextmanager
+async def opening_clients(anthropic_block: str, kms_block: str) -> AsyncIterator[None]:
+    """Load both blocks and make their clients, beside what the body does first.
 
-    What fails here fails again, and is said, where it is used.
+    The server takes as long to give a slot as to read two blocks. No client connects here. What
+    fails here fails again, and is said, where it is used.
     """
-    opening = (admin_client(anthropic_block), kms_client(kms_block), google_client(kms_block))
-    await asyncio.gather(*opening, return_exceptions=True)
+    clients = (admin_client(anthropic_block), kms_client(kms_block), google_client(kms_block))
+    opening = asyncio.gather(*clients, return_exceptions=True)
+    try:
+        yield
+    finally:
+        opening.cancel()
 
 
 async def close_clients() -> None:
     """Close what this loop has opened; one that can't be closed changes no run's end."""
-    for opening in _open.pop(asyncio.get_running_loop(), {}).values():
+    for (kind, _), opening in _open.pop(asyncio.get_running_loop(), {}).items():
         opening.cancel()  # one that is open already stays so
         await asyncio.wait([opening])
-        if not _has_failed(opening):
+        if kind is not GoogleKms and not _has_failed(opening):
             with suppress(Exception):  # the process ends, and with it the connections
                 await opening.result().aclose()
 
 
-async def _shared(kind: type[T], block: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+async def _shared(kind: type[R], block: str, make: Callable[[], Coroutine[Any, Any, R]]) -> R:
     clients = _open.setdefault(asyncio.get_running_loop(), {})
     return await once(clients, (kind, block), make)
 

@@ -19,6 +19,7 @@ import stamina
 
 import flows._attach
 import tasks.attachment
+from cli.client import every
 from tests.proofs.table import ATTACKS
 from tests.support.kept import forget_made_keys
 from tests.support.onboarding import Onboardings, onboardings
@@ -108,9 +109,7 @@ def bench(_bench: Onboardings) -> Onboardings:
     """Server, sandbox and records as new: nothing claims a workspace, nothing tells of one."""
     _bench.control.reset()
     forget_made_keys()
-    for run in _bench.client.read_flow_runs():
-        if run.state is None or not run.state.is_final():
-            _bench.client.delete_flow_run(run.id)
-    for artifact in _bench.client.read_artifacts():
+    _bench.forget_runs()
+    for artifact in tuple(every(_bench.client.read_artifacts)):
         _bench.client.delete_artifact(artifact.id)
     return _bench

@@ -50,9 +50,7 @@ class Site:
     def begin(self, **request: Any) -> Run:
         """A new sandbox and a run in it; what an earlier case has left claims nothing."""
         self.bench.control.reset()
-        for run in self.bench.client.read_flow_runs():
-            if run.state is None or not run.state.is_final():
-                self.bench.client.delete_flow_run(run.id)
+        self.bench.forget_runs()
         return self.bench.start(**request)
 
     def child(self, run: Run | FlowRun, *arguments: str) -> subprocess.Popen[bytes]:

@@ -23,6 +23,7 @@ from prefect.client.schemas.responses import OrchestrationResult
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from blocks.onboarding_policy import OnboardingPolicy
+from cli.client import every
 from cli.local.processes import poll
 from cmek.onboarding.policy import DEFAULT_POLICY
 from cmek.onboarding.request import OnboardingForm
@@ -196,6 +197,11 @@ class Onboardings:
     def writes(self) -> list[str]:
         """The names of the calls that write, as far as they reached the state."""
         return [one["call"] for one in self.control.log(write=True)]
+
+    def forget_runs(self) -> None:
+        """Delete every run: one that waits claims its workspace, and a count begins at none."""
+        for run in tuple(every(self.client.read_flow_runs)):
+            self.client.delete_flow_run(run.id)
 
     def artifacts(self, run: Run) -> list[Artifact]:
         """The run's artifacts, newest first."""
