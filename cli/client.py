@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
 import httpx
+import typer
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, TaskRun
@@ -19,6 +20,12 @@ from cmek.addresses import EndpointError, check_endpoint, is_loopback
 from cmek.errors import CmekError
 
 T = TypeVar("T")
+AnthropicBlock = Annotated[
+    str | None, typer.Option(help="Name of the AnthropicAdmin block; else the policy's.")
+]
+KmsBlock = Annotated[
+    str | None, typer.Option(help="Name of the GoogleKms block; else the policy's.")
+]
 _REASON: Final = 400
 """Characters of a server's own words that are shown."""
 PAGE: Final = 200

@@ -27,7 +27,7 @@ from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.settings import PREFECT_API_AUTH_STRING
 
-from cli.client import check_api, configured_url, explained
+from cli.client import AnthropicBlock, KmsBlock, check_api, configured_url, explained
 from cli.deploy import (
     OWN_ENVIRONMENT,
     PREFECT_FILE,
@@ -73,12 +73,8 @@ def doctor_command(
     policy: Annotated[
         str, typer.Option(help="Name of the OnboardingPolicy block.")
     ] = DEFAULT_POLICY,
-    admin_block: Annotated[
-        str | None, typer.Option(help="Name of the AnthropicAdmin block; else the policy's.")
-    ] = None,
-    kms_block: Annotated[
-        str | None, typer.Option(help="Name of the GoogleKms block; else the policy's.")
-    ] = None,
+    anthropic_block: AnthropicBlock = None,
+    kms_block: KmsBlock = None,
     project_id: Annotated[
         str | None,
         typer.Option(
@@ -93,7 +89,7 @@ def doctor_command(
     Run it as the worker's user on the worker's machine: signers and application default credentials
     are looked for there. It changes nothing.
     """
-    findings = list(examine(admin_block, kms_block, project_id, policy))
+    findings = list(examine(anthropic_block, kms_block, project_id, policy))
     if as_json:
         typer.echo(json.dumps([one.model_dump() for one in findings], ensure_ascii=False))
     else:
@@ -103,7 +99,7 @@ def doctor_command(
 
 
 def examine(
-    admin_block: str | None,
+    anthropic_block: str | None,
     kms_block: str | None,
     project_id: str | None,
     policy: str = DEFAULT_POLICY,
@@ -127,7 +123,7 @@ def examine(
             yield _schedules(deployments)
             yield _automations(client)
             project = project_id or _project(deployments)
-            yield from _blocks(policy, admin_block, kms_block, project)
+            yield from _blocks(policy, anthropic_block, kms_block, project)
     except CmekError as error:
         yield DoctorFinding(check="server", status="fail", found=str(error), remedy=_SETTINGS)
 
@@ -382,7 +378,7 @@ def _project(deployments: list[DeploymentResponse]) -> str | None:
 
 
 def _blocks(
-    policy: str, admin_block: str | None, kms_block: str | None, project: str | None
+    policy: str, anthropic_block: str | None, kms_block: str | None, project: str | None
 ) -> list[DoctorFinding]:
     """The policy, and the credentials of the blocks that it names unless others were given."""
 
@@ -399,7 +395,7 @@ def _blocks(
                 found=str(error),
                 remedy="cmek deploy makes the block `default`; another one is made under Blocks",
             )
-        admin, kms = admin_block or settings.anthropic_block, kms_block or settings.kms_block
+        admin, kms = anthropic_block or settings.anthropic_block, kms_block or settings.kms_block
         try:
             credential = await _guarded("Anthropic credential", lambda: _anthropic(admin))
             found = [
@@ -538,7 +534,7 @@ def _worker_role(project: str) -> str:
     return f"projects/{project}/roles/cmekWorker"
 
 
-async def write_access(admin_block: str, kms_block: str) -> DoctorFinding:
+async def write_access(anthropic_block: str, kms_block: str) -> DoctorFinding:
     """Whether this identity may still change keys that are attached: nothing of ours does.
 
     It is asked of the key, so a grant on key, ring, project or above counts alike.
@@ -552,7 +548,7 @@ async def write_access(admin_block: str, kms_block: str) -> DoctorFinding:
     caller = (await google_client(kms_block)).caller
     who = caller or "this identity"
     kms = await kms_client(kms_block)
-    refs = (await read_all_registered(admin_block)).refs
+    refs = (await read_all_registered(anthropic_block)).refs
     names = sorted({one.key_name for one in refs if one.workspaces and key_in(one.key_name)})
     asked, left = names[:_ASKED_KEYS], len(names[_ASKED_KEYS:])
     held = await asyncio.gather(*(kms.test_iam_permissions(one, _WRITES) for one in asked))

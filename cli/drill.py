@@ -30,7 +30,7 @@ from prefect.exceptions import ObjectNotFound
 from rich.console import Console
 
 from cli.approvals import default_key, signature
-from cli.client import RunError, connected
+from cli.client import AnthropicBlock, KmsBlock, RunError, connected
 from cli.terminal import markdown, new_console, printable
 from cmek._http import Ok, ok_value, try_read
 from cmek.gcp.iam import PolicyView
@@ -52,7 +52,7 @@ from cmek.revalidation.drill import (
 )
 from cmek.revalidation.request import KeyRef
 from cmek.signatures.signers import find_signers
-from tasks.clients import admin_client, close_clients, kms_client
+from tasks.clients import admin_client, block_names, close_clients, kms_client
 from tasks.revalidation import read_all_registered
 
 NAMESPACE: Final = "cmek-drill"
@@ -96,10 +96,8 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
     alert_minutes: Annotated[
         float, typer.Option(min=0.1, help="By when our alert must have come.")
     ] = ALERT.total_seconds() / 60,
-    anthropic_block: Annotated[
-        str, typer.Option(help="Name of the AnthropicAdmin block.")
-    ] = "anthropic-admin",
-    kms_block: Annotated[str, typer.Option(help="Name of the GoogleKms block.")] = "google-kms",
+    anthropic_block: AnthropicBlock = None,
+    kms_block: KmsBlock = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on standard output; the rest on error.")
     ] = False,
@@ -115,7 +113,8 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
     file = out or Path(f"drill-{workspace_id}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.md")
     _try_to_write(file)
     with connected():
-        observer = Observer(anthropic_block, kms_block, workspace_id, probe)
+        blocks = asyncio.run(block_names(anthropic_block, kms_block))
+        observer = Observer(*blocks, workspace_id, probe)
         keep, alert = partial(_keep, file), timedelta(minutes=alert_minutes)
         runner = DrillRunner(observer, console, keep, alert)
         drill = asyncio.run(_run(runner, lambda: _confirmed(workspace_id, confirm, console)))

@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter
 from prefect.client.schemas.sorting import ArtifactSort
 
-from cli.client import connected
+from cli.client import AnthropicBlock, KmsBlock, connected
 from cli.terminal import new_console, printable
 from cmek.errors import CmekError
 from cmek.evidence.record import Chain, EvidenceEntry, EvidenceIntegrityError, loads
@@ -28,7 +28,7 @@ from cmek.terraform.module import (
     render_module,
     write_module,
 )
-from tasks.clients import admin_client, close_clients, kms_client
+from tasks.clients import admin_client, block_names, close_clients, kms_client
 
 evidence_command = typer.Typer(
     help="Export and verify what an onboarding left behind.",
@@ -212,10 +212,8 @@ def terraform_command(  # noqa: PLR0913 - a parameter is an option of the comman
     replace: Annotated[
         bool, typer.Option("--replace", help="Overwrite files that say something else.")
     ] = False,
-    anthropic_block: Annotated[
-        str, typer.Option(help="Name of the AnthropicAdmin block.")
-    ] = "anthropic-admin",
-    kms_block: Annotated[str, typer.Option(help="Name of the GoogleKms block.")] = "google-kms",
+    anthropic_block: AnthropicBlock = None,
+    kms_block: KmsBlock = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Write Terraform that adopts the keys of one or all workspaces as they are.
@@ -245,8 +243,9 @@ def terraform_command(  # noqa: PLR0913 - a parameter is an option of the comman
 
 
 async def _read(
-    anthropic_block: str, kms_block: str, workspace_id: str | None
+    anthropic_block: str | None, kms_block: str | None, workspace_id: str | None
 ) -> tuple[ManagedKey, ...]:
+    anthropic_block, kms_block = await block_names(anthropic_block, kms_block)
     try:
         admin, kms = await admin_client(anthropic_block), await kms_client(kms_block)
         if workspace_id is None:

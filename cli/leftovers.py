@@ -8,20 +8,18 @@ from typing import Annotated
 
 import typer
 
-from cli.client import connected
+from cli.client import AnthropicBlock, KmsBlock, connected
 from cli.terminal import new_console, printable
 from cmek.evidence.leftovers import Leftover
-from tasks.clients import close_clients
+from tasks.clients import block_names, close_clients
 from tasks.leftovers import read_leftovers
 
 
 def leftovers_command(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
-    anthropic_block: Annotated[
-        str, typer.Option(help="Name of the AnthropicAdmin block.")
-    ] = "anthropic-admin",
-    kms_block: Annotated[str, typer.Option(help="Name of the GoogleKms block.")] = "google-kms",
+    anthropic_block: AnthropicBlock = None,
+    kms_block: KmsBlock = None,
 ) -> None:
     """List what onboarding made and nothing uses, and how to take it back; deletes nothing.
 
@@ -54,8 +52,8 @@ def _lines(one: Leftover) -> list[str]:
     return [*head, *remark, *(f"    {command}" for command in one.take_back), ""]
 
 
-async def _read(anthropic_block: str, kms_block: str) -> tuple[Leftover, ...]:
+async def _read(anthropic_block: str | None, kms_block: str | None) -> tuple[Leftover, ...]:
     try:
-        return await read_leftovers(anthropic_block, kms_block)
+        return await read_leftovers(*await block_names(anthropic_block, kms_block))
     finally:
         await close_clients()

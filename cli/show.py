@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactFil
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
 
-from cli.client import PAGE, RunError, connected, every
+from cli.client import PAGE, AnthropicBlock, KmsBlock, RunError, connected, every
 from cli.terminal import markdown, new_console, printable, show_rows
 from cmek.keys.history import key_page, read_page
 from cmek.keys.verdicts import Health, KeyRecord
@@ -57,12 +57,8 @@ def status_command(
             help="Check this workspace's key now, by live reads; leaves no record.",
         ),
     ] = None,
-    anthropic_block: Annotated[
-        str, typer.Option(help="Name of the AnthropicAdmin block, for --live.")
-    ] = "anthropic-admin",
-    kms_block: Annotated[
-        str, typer.Option(help="Name of the GoogleKms block, for --live.")
-    ] = "google-kms",
+    anthropic_block: AnthropicBlock = None,
+    kms_block: KmsBlock = None,
 ) -> None:
     """Show the verdicts of the last revalidation; exit code 1 when a key is broken."""
     console = new_console()
@@ -91,14 +87,16 @@ def status_command(
         raise typer.Exit(1)
 
 
-def _checked_now(workspace_id: str, anthropic_block: str, kms_block: str) -> KeyRecord:
+def _checked_now(
+    workspace_id: str, anthropic_block: str | None, kms_block: str | None
+) -> KeyRecord:
     # Google's libraries, which the last verdicts need none of
-    from tasks.clients import close_clients  # noqa: PLC0415
+    from tasks.clients import block_names, close_clients  # noqa: PLC0415
     from tasks.revalidation import check_now  # noqa: PLC0415
 
     async def check() -> KeyRecord:
         try:
-            return await check_now(anthropic_block, kms_block, workspace_id)
+            return await check_now(*await block_names(anthropic_block, kms_block), workspace_id)
         finally:
             await close_clients()
 

@@ -325,12 +325,17 @@ async def _refused(
     if refusal.kind is RefusalKind.BLOCKED and not proof.succeeded:
         failure = _failed_validation(pending.approval_request, request_id=proof.request_id)
         reasons.append(f"most likely: {await diagnose_failure(request, failure, proof.error)}")
-    happened = NOTHING_ATTACHED
-    if gate_input.facts.has_key_already:
-        happened = "the workspace has this key already (Retry checks it), and nothing was attached"
-    elif sent_at is not None:
-        happened = f"{_may_still(sent_at)} (Retry reads the workspace first), nothing was attached"
+    happened = _happened(gate_input.facts, sent_at)
     return RefusalRecord(kind=refusal.kind, reasons=tuple(reasons), happened=happened)
+
+
+def _happened(facts: LiveFacts, sent_at: datetime | None) -> str:
+    """What the workspace has, or may still get, when this run attaches nothing."""
+    if facts.has_key_already:
+        return "the workspace has this key already (Retry checks it), and nothing was attached"
+    if sent_at is not None:
+        return f"{_may_still(sent_at)} (Retry reads the workspace first), nothing was attached"
+    return NOTHING_ATTACHED
 
 
 async def _try_attach(
@@ -435,7 +440,8 @@ async def _adopt(
     )
     if refusal is not None:
         reasons = tuple(reason.text for reason in refusal.reasons)
-        return RefusalRecord(kind=refusal.kind, reasons=reasons)
+        happened = _happened(gate_input.facts, None)
+        return RefusalRecord(kind=refusal.kind, reasons=reasons, happened=happened)
     await adopt(
         request,
         gate_input.facts.organization_id,

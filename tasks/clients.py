@@ -23,7 +23,7 @@ from cmek.errors import CmekError
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
 from cmek.models import refusals
-from cmek.onboarding.policy import PolicyModel
+from cmek.onboarding.policy import DEFAULT_POLICY, PolicyModel
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -84,6 +84,18 @@ async def onboarding_policy(block: str) -> PolicyModel:
     """What an OnboardingPolicy block holds, by its name."""
     loaded = await load_block(OnboardingPolicy, block)
     return PolicyModel.model_validate(loaded.model_dump(include=set(PolicyModel.model_fields)))
+
+
+async def block_names(anthropic_block: str | None, kms_block: str | None) -> tuple[str, str]:
+    """The names that were given; in place of one that was not, that of the policy `default`.
+
+    Raises:
+        BlockMissingError: That policy is needed, and not there.
+    """
+    if anthropic_block and kms_block:
+        return anthropic_block, kms_block
+    policy = await onboarding_policy(DEFAULT_POLICY)
+    return anthropic_block or policy.anthropic_block, kms_block or policy.kms_block
 
 
 @asynccontextmanager

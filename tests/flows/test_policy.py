@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.main import main
+from cmek.onboarding.policy import DEFAULT_POLICY
 from tests.flows.outcomes import assert_stopped
 from tests.support.onboarding import Onboardings
+from tests.support.requests import LENIENT
 
 
 def save(name: str, **settings: Any) -> None:
@@ -74,6 +77,38 @@ def test_a_policy_deleted_while_the_run_waits_is_asked_about(bench: Onboardings)
     run.approve()
     assert run.state == "Suspended", run.message
     assert "its block can't be loaded any more" in run.text().replace("\\", "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status", "--live", "wrkspc_01Some"],
+        ["leftovers"],
+        ["terraform", "--all", "--out", "."],
+        ["drill", "wrkspc_01Some", "--confirm", "wrkspc_01Some"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_command_reads_with_the_blocks_that_the_policy_names(
+    bench: Onboardings,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: list[str],
+) -> None:
+    """A team names them once, there; an option names another."""
+    monkeypatch.chdir(tmp_path)
+    bench.asked().approve(decision="reject")  # so that something is left over
+    save(DEFAULT_POLICY, anthropic_block="of-the-policy", may_override=())
+    try:
+        named = {"of-the-policy": [], "of-the-option": ["--anthropic-block", "of-the-option"]}
+        for name, option in named.items():
+            with pytest.raises(SystemExit) as ended:
+                main([*command, *option])
+            assert ended.value.code == 1
+            assert f"block anthropic-admin/{name} can't be used" in capsys.readouterr().err
+    finally:
+        save(DEFAULT_POLICY, **dict(LENIENT))
 
 
 def test_an_edit_that_matters_to_no_value_of_the_run_is_not_asked_about(

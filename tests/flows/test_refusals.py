@@ -132,6 +132,18 @@ def test_a_response_that_permits_no_adoption_leaves_the_key_untouched(
     assert bench.writes() == ["external_keys.create"]
 
 
+def test_an_adoption_of_a_key_that_was_attached_meanwhile_says_so(bench: Onboardings) -> None:
+    """By somebody else, while the run waited: the refusal must not read as if there were none."""
+    _foreign_key(bench)
+    run = bench.asked(adopt_existing_key=True)
+    admin = bench.sandbox.world.admin
+    admin.workspaces[bench.fresh].external_key_id = tuple(admin.external_keys)[-1]
+    bench.control.clear_log()
+    run.approve()
+    assert_stopped(run, "the workspace has this key already (Retry checks it)")
+    assert bench.writes() == []
+
+
 def test_a_user_who_is_added_while_an_adoption_waits_is_named_before_anything_is_written(
     bench: Onboardings,
 ) -> None:
