@@ -104,7 +104,7 @@ def test_a_real_browsers_page_of_another_origin_reads_and_writes_nothing(stack: 
     """Neither by fetch, nor blindly, nor by a socket; nor under a rebound name."""
 
     class Evil(QuietHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the base class's name
+        def do_GET(self) -> None:
             script = ATTACK % port_of(stack)
             self.reply(200, f"<script>{script}</script>".encode(), "text/html")
 

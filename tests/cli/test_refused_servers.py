@@ -92,11 +92,11 @@ def answering(status: int, content: bytes, kind: str = "application/json") -> It
     """A server that gives every call this answer; its address."""
 
     class Handler(QuietHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the base class's name
+        def do_GET(self) -> None:
             self.body()
             self.reply(status, content, kind)
 
-        do_POST = do_GET  # noqa: N815
+        do_POST = do_GET
 
     with serving(Handler) as address:
         yield address

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -19,6 +17,7 @@ from cmek.addresses import EndpointError
 from cmek.gcp.errors import GoogleApiError
 from cmek.gcp.project_apis import GoogleReads
 from tests.support.clients import Rig
+from tests.support.web_server import QuietHandler, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -166,28 +165,14 @@ def _holds_no_canary(error: BaseException) -> None:
 def _recorder() -> Iterator[tuple[str, list[tuple[str | None, str | None]]]]:
     seen: list[tuple[str | None, str | None]] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             seen.append(
                 (self.headers.get("x-goog-user-project"), self.headers.get("authorization"))
             )
-            body = b'{"name": "projects/1", "state": "ACTIVE"}'
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.reply(200, b'{"name": "projects/1", "state": "ACTIVE"}')
 
-        do_POST = do_GET  # noqa: N815 - the name that http.server calls
+        do_POST = do_GET
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(Handler) as address:
+        yield address, seen

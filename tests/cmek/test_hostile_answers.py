@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +18,7 @@ from cmek.anthropic.client import AdminApi
 from cmek.anthropic.errors import AdminApiError
 from cmek.gcp.errors import GoogleApiError
 from cmek.gcp.project_apis import GoogleReads
+from tests.support.web_server import QuietHandler, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -35,43 +34,35 @@ HOSTILE = {
 }
 
 
-class _Answers(BaseHTTPRequestHandler):
+class _Answers(QuietHandler):
     """Gives one answer to everything."""
 
     protocol_version = "HTTP/1.1"
-    status, body, headers_given = 200, b"", dict[str, str]()
+    status, content, headers_given = 200, b"", dict[str, str]()
 
     def do_GET(self) -> None:
         """The answer."""
-        length = int(self.headers.get("content-length") or 0)
-        self.rfile.read(length)
+        self.body()
         with suppress(ConnectionError):
             self.send_response(self.status)
             for name, value in self.headers_given.items():
                 self.send_header(name, value)
-            self.send_header("content-length", str(len(self.body)))
+            self.send_header("content-length", str(len(self.content)))
             self.end_headers()
-            self.wfile.write(self.body)
+            self.wfile.write(self.content)
 
-    do_POST = do_GET  # noqa: N815 - the name that the base class calls
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
+    do_POST = do_GET
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as serving:
-        thread = threading.Thread(target=serving.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{serving.server_port}"
-        serving.shutdown()
-        thread.join()
+    with serving(_Answers) as address:
+        yield address
 
 
 @contextmanager
 def answering(status: int, body: bytes, headers: dict[str, str]) -> Iterator[None]:
-    _Answers.status, _Answers.body, _Answers.headers_given = status, body, headers
+    _Answers.status, _Answers.content, _Answers.headers_given = status, body, headers
     yield
 
 

@@ -194,11 +194,11 @@ def test_a_bucket_that_refuses_is_named_with_its_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Handler(QuietHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the base class's name
+        def do_GET(self) -> None:
             self.body()
             self.reply(403, b'{"error": {"code": 403, "message": "no storage.objects right"}}')
 
-        do_POST = do_GET  # noqa: N815 - the base class's name
+        do_POST = do_GET
 
     key = tmp_path / "key"
     key.write_bytes(KEY)

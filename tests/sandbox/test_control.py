@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import http.server
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from sandbox.control import TOKEN_HEADER
 from sandbox.server import Sandbox
 from tests.support.browser import CHROMIUM, NO_CHROMIUM, chromium
 from tests.support.sandbox import running
+from tests.support.web_server import serving
 
 ROOT = "/_sandbox/switches"
 MAKE_RING = "/v1/projects/acme-kms-prod/locations/us-east5/keyRings?keyRingId=forged"
@@ -110,7 +109,8 @@ def test_a_page_of_another_origin_changes_and_learns_nothing(
     page = ATTACK % (sandbox.http, ROOT, ROOT, MAKE_RING, sandbox.http + MAKE_RING)
     (tmp_path / "index.html").write_text(page)
     before = len(sandbox.world.log.entries)
-    with _site(tmp_path) as address, chromium(address) as browser:
+    handler = partial(_Quiet, directory=str(tmp_path))
+    with serving(handler) as address, chromium(address) as browser:
         browser.page.goto(address)
         browser.page.wait_for_function("document.title.startsWith('done')")
         browser.page.frame_locator("iframe").get_by_text("own origin only").wait_for()
@@ -122,16 +122,3 @@ def test_a_page_of_another_origin_changes_and_learns_nothing(
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
-
-
-@contextmanager
-def _site(root: Path) -> Iterator[str]:
-    handler = partial(_Quiet, directory=str(root))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/"
-        finally:
-            server.shutdown()
-            thread.join()

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import anthropic
@@ -28,6 +26,7 @@ from tests.support.admin import KEY_RING, Admin, wait_until
 from tests.support.discovery import discovery
 from tests.support.kms import State, grpc_client
 from tests.support.sandbox import SandboxProcess, sandbox_process
+from tests.support.web_server import QuietHandler, serving
 
 EVENTS = ["external_key.failed", "external_key.recovered"]
 KEY = f"{KEY_RING}/cryptoKeys/claude-prod"
@@ -52,26 +51,17 @@ class Receiver:
 def _receiving() -> Iterator[Receiver]:
     receiver = Receiver()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_POST(self) -> None:
             """Keep the message."""
-            body = self.rfile.read(int(self.headers["content-length"])).decode()
+            body = self.body().decode()
             receiver.got.append(({k.lower(): v for k, v in self.headers.items()}, body))
             self.send_response(503 if len(receiver.got) <= receiver.refusals else 204)
             self.end_headers()
 
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        receiver.url = f"http://127.0.0.1:{server.server_port}/hook"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield receiver
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as address:
+        receiver.url = f"{address}/hook"
+        yield receiver
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def running_bucket() -> Iterator[tuple[str, Objects]]:
     objects: Objects = {}
 
     class Handler(QuietHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the base class's name
+        def do_GET(self) -> None:
             url = urlsplit(self.path)
             _, _, place = url.path.partition("/b/")
             bucket, _, name = place.partition("/o/")
@@ -34,7 +34,7 @@ def running_bucket() -> Iterator[tuple[str, Objects]]:
             else:
                 self.reply(200, _json({"name": unquote(name) or bucket, "bucket": bucket}))
 
-        def do_POST(self) -> None:  # noqa: N802 - the base class's name
+        def do_POST(self) -> None:
             head = f"content-type: {self.headers['content-type']}\r\n\r\n".encode()
             about, content = BytesParser(policy=HTTP).parsebytes(head + self.body()).iter_parts()
             # not get_content(), which makes text of what is sent as text/plain

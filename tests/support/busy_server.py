@@ -26,10 +26,10 @@ def busy_server(api_url: str) -> Iterator[tuple[str, Counter[str]]]:
     behind = httpx.Client(base_url=api_url.removesuffix("/api"), trust_env=False, timeout=30)
 
     class Handler(QuietHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the base class's name
+        def do_GET(self) -> None:
             self.do_POST()
 
-        def do_POST(self) -> None:  # noqa: N802 - the base class's name
+        def do_POST(self) -> None:
             body = self.body()
             asked[self.path] += 1
             status, content = 503, BUSY

@@ -115,7 +115,7 @@ def google() -> Iterator[Google]:
     fetched: list[str] = []
 
     class Certificates(QuietHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             fetched.append(self.path)
             self.reply(200, json.dumps({"key-1": pem}).encode())
 
