@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +14,7 @@ from statistics import median
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.names import organization_label
+from tests.support.gcloud import gcloud_environment
 from tests.support.onboarding import Onboardings, onboardings
 
 ROUNDS = 3
@@ -99,7 +99,7 @@ def _guide(bench: Onboardings, workspace: str) -> str:
         for number, command in enumerate(commands, start=1):
             done = subprocess.run(  # noqa: S603 - the commands above
                 command.split(),
-                env=_environment(bench, Path(home)),
+                env=gcloud_environment(sandbox, Path(home)),
                 capture_output=True,
                 check=False,
             )
@@ -124,16 +124,3 @@ def _curl(bench: Onboardings, path: str, body: dict[str, object]) -> dict[str, s
     answer = sent.stdout
     found: dict[str, str] = json.loads(answer)
     return found
-
-
-def _environment(bench: Onboardings, home: Path) -> dict[str, str]:
-    """A gcloud aimed at the sandbox and at nothing else."""
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "CLOUDSDK_CONFIG": str(home),
-        "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
-        "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
-        "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "True",
-        "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDKMS": f"{bench.sandbox.http}/",
-    }

@@ -15,12 +15,12 @@ from typing import Final
 
 from cli.deploy import install
 from tests.support.stack import Stack, running_stack
+from tests.support.waiting import wait_until
 from tests.support.watching import (
     Listening,
     Sink,
     change_key,
     listening,
-    wait_until,
     webhook_block,
     webhook_sink,
 )

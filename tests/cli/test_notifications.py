@@ -19,7 +19,8 @@ from pydantic import SecretStr
 from cli.deploy import install
 from tasks.runs import ONBOARDING
 from tests.support.stack import Stack
-from tests.support.watching import Sink, wait_until, webhook_block, webhook_sink
+from tests.support.waiting import wait_until
+from tests.support.watching import Sink, webhook_block, webhook_sink
 
 pytestmark = pytest.mark.e2e
 

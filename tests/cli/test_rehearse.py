@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,13 +17,12 @@ import pytest
 from rich.console import Console
 
 from cli.client import local_client
-from cli.local.processes import poll
 from cli.local.rehearse import rehearse
 from tests.support.command import CMEK, clean_environment, cmek
 from tests.support.stack import Stack, start_run, wait_for_state
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
-SECONDS = 200
 
 
 @pytest.fixture
@@ -76,19 +75,14 @@ def started(
             process.wait(30)
 
 
-def wait_for(probe: Callable[[], bool]) -> None:
-    """Wait until the probe holds."""
-    assert poll(lambda: probe() or None, seconds=SECONDS)
-
-
 def end_while_it_starts(
     environment: dict[str, str], directory: Path, scratch: Path, number: int
-) -> int:
-    """Send a rehearsal this signal when its server starts; its exit code."""
-    with started(["rehearse"], environment, directory) as (process, _):
-        wait_for(lambda: any(scratch.glob("*/server.log")))
+) -> tuple[int, str]:
+    """Send a rehearsal this signal when its server starts; its exit code, and what it printed."""
+    with started(["rehearse"], environment, directory) as (process, output):
+        wait_until(lambda: any(scratch.glob("*/server.log")), "starting")
         process.send_signal(number)
-        return process.wait(30)
+        return process.wait(30), output.read_text()
 
 
 def test_a_rehearsal_attaches_a_key_and_a_second_one_writes_nothing(
@@ -134,8 +128,8 @@ def test_a_rehearsal_that_is_stopped_while_it_starts_leaves_nothing(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:
     """SIGTERM ends it as a signal does, after the clean-up."""
-    code = end_while_it_starts(environment, tmp_path, scratch, signal.SIGTERM)
-    assert code == 128 + signal.SIGTERM
+    code, output = end_while_it_starts(environment, tmp_path, scratch, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM, output
     assert leftovers(scratch) == []
 
 
@@ -144,7 +138,7 @@ def test_a_rehearsal_that_is_killed_is_cleaned_up_by_its_reaper(
 ) -> None:
     """No orphans even when nothing of ours could run at the end."""
     end_while_it_starts(environment, tmp_path, scratch, signal.SIGKILL)
-    wait_for(lambda: leftovers(scratch) == [])
+    wait_until(lambda: leftovers(scratch) == [], "cleaned up")
 
 
 @pytest.mark.prove
@@ -153,7 +147,9 @@ def test_up_says_what_to_click_and_ends_with_ctrl_c(
 ) -> None:
     """SIGINT stops and removes all of it, also a run's process, which had left its group."""
     with started(["up", "--json"], environment, tmp_path) as (process, output):
-        wait_for(lambda: '{"ui"' in output.read_text() or process.poll() is not None)
+        wait_until(
+            lambda: '{"ui"' in output.read_text() or process.poll() is not None, "ready", 200
+        )
         text = output.read_text()
         (ready,) = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
         assert f"PREFECT_API_URL={ready['api']}\n" in text
@@ -173,7 +169,7 @@ def start_a_run(api_url: str, workspace: str) -> None:
     with local_client(api_url) as client:
         request = {"workspace": workspace, "project_id": "acme-kms-prod"}
         run = start_run(api_url, {**request, "requested_by": "ada@example.com"})
-        wait_for_state(client, run.id, "Running", seconds=SECONDS)
+        wait_for_state(client, run.id, "Running", seconds=200)
 
 
 def test_a_workspace_that_cannot_be_onboarded_is_no_success(stack: Stack) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from cmek.keys.diagnosis import diagnose, gather_facts
 from sandbox.server import Sandbox
 from tests.support.checking import check, clients, failure, request
 from tests.support.conditions import CHECKED, DIAGNOSED, HEALTH
-from tests.support.gcloud import commands_in, needs_gcloud, refused
+from tests.support.gcloud import commands_in, gcloud_environment, needs_gcloud, refused
 from tests.support.staging import Stage
 
 pytestmark = [pytest.mark.anyio, needs_gcloud]
@@ -31,15 +30,9 @@ REMOVED = ("Anthropic's account may use the whole ring", "a look-alike may use t
 
 def run(sandbox: Sandbox, command: str, home: Path) -> None:
     """A printed command in a shell, without the remark behind it."""
-    environment = os.environ | {
-        "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDKMS": f"{sandbox.http}/",
-        "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "True",
-        "CLOUDSDK_CONFIG": str(home),
-        "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
-    }
     done = subprocess.run(
         ["bash", "-c", command.partition(" (")[0]],
-        env=environment,
+        env=gcloud_environment(sandbox, home),
         capture_output=True,
         text=True,
         timeout=60,

@@ -16,9 +16,9 @@ from cmek.evidence.record import loads
 from cmek.onboarding.policy import key_id_for
 from cmek.tags import CREATE_SENT_PREFIX, CREATED_BY_TAG, EVIDENCE_TAG
 from tests.flows.outcomes import assert_stopped
-from tests.support.admin import wait_until
 from tests.support.born import NAME, asked_to_create, born, creates, start_to_create
 from tests.support.onboarding import Onboardings, Run
+from tests.support.waiting import wait_until
 
 LATE = 15.0
 """Seconds after which a late create takes effect: time for three executions before it."""

@@ -19,10 +19,10 @@ from cli.show import history, read_fleet
 from tests.support.killing import kill_worker
 from tests.support.revalidation import Revalidations
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 from tests.support.watching import (
     change_key,
     listening,
-    wait_until,
     webhook_block,
     webhook_sink,
 )

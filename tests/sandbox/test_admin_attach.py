@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.admin import Admin, error_code, running_admin, wait_until
+from tests.support.admin import Admin, error_code, running_admin
+from tests.support.waiting import wait_until
 
 
 def test_an_archived_workspace_takes_no_key_unless_the_switch_allows_it(full: Admin) -> None:

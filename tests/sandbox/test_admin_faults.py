@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from sandbox.control import TOKEN_HEADER
-from tests.support.admin import Admin, wait_until
+from tests.support.admin import Admin
+from tests.support.waiting import wait_until
 
 CREATE = "workspaces.create"
 

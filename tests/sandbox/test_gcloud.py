@@ -20,6 +20,7 @@ import pytest
 from cmek.anthropic_identity import MEMBER, ROLES
 from sandbox.world import GoogleState
 from tests.support.discovery import discovery
+from tests.support.gcloud import gcloud_environment
 from tests.support.kms import LOCATION, Kms, State
 
 RECORDED = Path(__file__).parent / "gcloud_requests.json"
@@ -36,7 +37,6 @@ LOCATIONS = "gcloud kms locations list --project=acme-kms-prod --format=value(lo
 LABEL = f"gcloud kms keys update claude-prod {IN_RING} --update-labels=anthropic-org-x=true"
 LIST = f"gcloud kms keys versions list --key=claude-prod {IN_RING} --format=value(state)"
 VERSION = f"--key=claude-prod {IN_RING}"
-SERVED = ("CLOUDKMS", "CLOUDRESOURCEMANAGER", "SERVICEUSAGE", "ORGPOLICY", "CLOUDBILLING")
 PROJECT = "--project=acme-kms-prod"
 needs_gcloud = pytest.mark.skipif(
     shutil.which("gcloud") is None,
@@ -48,14 +48,7 @@ class Gcloud:
     """gcloud, aimed at the sandbox and at nothing else."""
 
     def __init__(self, kms: Kms, home: Path) -> None:
-        self._environment = os.environ | {
-            **{f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{one}": f"{kms.sandbox.http}/" for one in SERVED},
-            "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "True",
-            "CLOUDSDK_CONFIG": str(home),
-            "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
-            "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
-            "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
-        }
+        self._environment = gcloud_environment(kms.sandbox, home)
 
     def __call__(self, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command and give what it did."""

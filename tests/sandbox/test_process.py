@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from sandbox.server import running_sandbox
-from tests.support.admin import wait_until
 from tests.support.sandbox import SandboxProcess, sandbox_process
+from tests.support.waiting import wait_until
 
 HEADERS = {"anthropic-version": "2023-06-01"}
 ROOT = Path(__file__).parents[2]

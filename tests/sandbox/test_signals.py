@@ -22,10 +22,11 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from sandbox import signals
-from tests.support.admin import KEY_RING, Admin, wait_until
+from tests.support.admin import KEY_RING, Admin
 from tests.support.discovery import discovery
 from tests.support.kms import State, grpc_client
 from tests.support.sandbox import SandboxProcess, sandbox_process
+from tests.support.waiting import wait_until
 from tests.support.web_server import QuietHandler, serving
 
 EVENTS = ["external_key.failed", "external_key.recovered"]

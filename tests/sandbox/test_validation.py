@@ -10,7 +10,8 @@ import pytest
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, ROLES, VIEWER
 from sandbox.seed import ORGANIZATION_ID
-from tests.support.admin import Admin, wait_until
+from tests.support.admin import Admin
+from tests.support.waiting import wait_until
 
 LABEL = f"anthropic-org-{ORGANIZATION_ID}"
 OTHER_LABEL = "anthropic-org-00000000-1111-4222-8333-444455556666"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -105,14 +104,6 @@ def error_code(response: httpx.Response) -> str | None:
     """`error.details.error_code` of a refusal."""
     code: str | None = response.json()["error"].get("details", {}).get("error_code")
     return code
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 5.0) -> None:
-    """Look every 10 ms until `condition` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.01)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -13,9 +14,13 @@ from typing import Final
 
 import pytest
 
+from sandbox.server import Sandbox
+
 needs_gcloud: Final = pytest.mark.skipif(
     shutil.which("gcloud") is None, reason="gcloud is not installed"
 )
+
+_SERVED: Final = ("CLOUDKMS", "CLOUDRESOURCEMANAGER", "SERVICEUSAGE", "ORGPOLICY", "CLOUDBILLING")
 
 _PARSER: Final = """
 import json, shlex, sys
@@ -35,6 +40,18 @@ _ELSEWHERE: Final = re.compile(
     "policy-troubleshoot|org-policies"
 )
 """Groups whose commands need no `--project`: they name project, folder or organization."""
+
+
+def gcloud_environment(sandbox: Sandbox, home: Path) -> dict[str, str]:
+    """That of a gcloud which is aimed at the sandbox and at nothing else, and has its own home."""
+    return os.environ | {
+        **{f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{one}": f"{sandbox.http}/" for one in _SERVED},
+        "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "True",
+        "CLOUDSDK_CONFIG": str(home),
+        "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+        "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
+        "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
+    }
 
 
 def commands_in(text: str) -> Iterator[str]:

@@ -24,7 +24,6 @@ from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.client import every
-from cli.local.processes import poll
 from cmek.onboarding.policy import DEFAULT_POLICY
 from cmek.onboarding.request import OnboardingForm
 from flows.onboard import onboard_workspace
@@ -33,6 +32,7 @@ from tests.support.execution import deploy, execute
 from tests.support.kms import Kms, grpc_client, rest_client
 from tests.support.requests import LENIENT, form_json
 from tests.support.sandbox import SandboxControl, running
+from tests.support.waiting import wait_until
 
 APPROVER = "grace@example.com"
 REQUESTER = "ada@example.com"
@@ -74,7 +74,7 @@ class Run:
         """Execute the run beside what happens here, as soon as somebody has resumed it."""
 
         def work() -> None:
-            assert poll(lambda: self._is_scheduled() or None, seconds=60.0)
+            wait_until(self._is_scheduled, "scheduled")
             self.execute()
 
         with ThreadPoolExecutor(max_workers=1) as pool:

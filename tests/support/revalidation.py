@@ -18,7 +18,6 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.states import Scheduled
 
-from cli.local.processes import poll
 from cmek.keys.history import read_page
 from cmek.keys.verdicts import KeyRecord
 from cmek.revalidation.fleet import FleetRow, read_rows
@@ -26,6 +25,7 @@ from cmek.revalidation.request import RevalidationRequest
 from flows.revalidate import revalidate_keys
 from tasks.artifacts import page_key
 from tests.support.execution import deploy, execute
+from tests.support.waiting import wait_until
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Revalidations:
             "resource": {"prefect.resource.id": last},
         }
         self.client.request("POST", "/events", json=[mark])
-        assert poll(lambda: self._read_events(last) or None, seconds=60), "the mark is not kept"
+        wait_until(lambda: self._read_events(last), "kept: the mark")
         found = self._read_events(f"cmek.key.{external_key_id}")
         return [one for one in found if one.startswith("cmek.key.")]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -21,23 +20,8 @@ from cli.local.stack import free_port
 from tests.support.command import CMEK
 from tests.support.kms import NO_RETRY, State, grpc_client
 from tests.support.stack import Stack
+from tests.support.waiting import wait_until
 from tests.support.web_server import serving
-
-T = TypeVar("T")
-
-
-def wait_until(probe: Callable[[], T | None], what: str, seconds: float = 60) -> T:
-    """What the probe finds, once it finds something.
-
-    Raises:
-        AssertionError: Nothing in all these seconds.
-    """
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := probe():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"not {what} after {seconds:.0f} s")
 
 
 @dataclass
