@@ -36,7 +36,7 @@ def main() -> int:
     )
     _print(HEAD)
     with _server():
-        # not counted: a new server's first run takes a fifth of a second more, and is one in its life
+        # not counted: a new server's first run takes a fifth of a second more
         measure(min(options.keys), latency)
         sweeps = [_shown(measure(keys, latency)) for keys in options.keys]
         quota = Conditions(options.kms_seconds, options.validate_seconds, options.quota)
