@@ -24,6 +24,7 @@ from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.main import main
+from cmek.onboarding.policy import DEFAULT_POLICY
 from tests.support.command import clean_environment, cmek, leaf_commands
 from tests.support.web_server import QuietHandler, serving
 
@@ -239,6 +240,7 @@ def test_a_block_that_is_missing_empty_or_without_credentials_is_named(
         empty("google-kms" if setting == "kms_block" else "anthropic-admin", block)
     blocks = {"anthropic_block": "far-away"} | {setting: block}
     OnboardingPolicy.model_validate(blocks).save("tried", overwrite=True)
+    OnboardingPolicy().save(DEFAULT_POLICY, overwrite=True)  # names the block that no option names
     assert message in error_of((*CHECK, "--policy", "tried"), capsys)
     options = [f"--{name.replace('_', '-')}={value}" for name, value in blocks.items()]
     for name, arguments in {**USING_BLOCKS[setting], "terraform": TALKING["terraform"]}.items():
