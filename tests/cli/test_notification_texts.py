@@ -227,6 +227,7 @@ def test_a_requested_approval_is_told_with_the_plans_summary(posted: list[Posted
     ),
 )
 @example(dict.fromkeys(ASKED, MARKUP), dict.fromkeys(plan_labels(WARNED), MARKUP))
+@example({}, {"cmek-plan-digest": 10**12})
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_of_a_forged_run_nothing_is_shown_but_words_of_their_kind_and_titles_of_ours(
     asked: dict[str, Any], labels: dict[str, Any]
