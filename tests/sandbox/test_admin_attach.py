@@ -98,7 +98,7 @@ def test_a_key_that_is_edited_during_the_attach_is_a_conflict(admin: Admin) -> N
     answers: list[httpx.Response] = []
     attaching = threading.Thread(target=lambda: answers.append(admin.attach(workspace, key)))
     attaching.start()
-    wait_until(lambda: "workspaces.update" in admin.control.calls(), "the attach arrives")
+    wait_until(lambda: "workspaces.update" in admin.control.calls(), "arrived", 5)
     admin.ok("POST", f"external_keys/{key}", {"display_name": "edited"})
     attaching.join()
     assert _refusal(answers[0]) == (409, "external_key_changed")

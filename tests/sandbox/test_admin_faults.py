@@ -98,4 +98,4 @@ def test_a_late_call_takes_effect_after_its_connection_broke(admin: Admin) -> No
         admin.call("POST", "workspaces", {"name": "late"})
     made = admin.world.admin.workspaces
     assert "late" not in {one.name for one in made.values()}
-    wait_until(lambda: "late" in {one.name for one in made.values()}, "the late create")
+    wait_until(lambda: "late" in {one.name for one in made.values()}, "created late", 5)

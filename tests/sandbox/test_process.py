@@ -64,9 +64,7 @@ def test_a_signal_ends_it_cleanly_even_in_the_middle_of_a_call(number: signal.Si
                 f"Host: localhost\r\nx-api-key: {sandbox.admin_key}\r\n"
                 "anthropic-version: 2023-06-01\r\ncontent-length: 0\r\n\r\n".encode()
             )
-            wait_until(
-                lambda: sandbox.control.log(call="external_keys.validate"), "the call arrives"
-            )
+            wait_until(lambda: sandbox.control.log(call="external_keys.validate"), "arrived", 5)
             sandbox.process.send_signal(number)
             assert sandbox.process.wait(10) == 0
 

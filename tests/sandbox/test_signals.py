@@ -216,7 +216,7 @@ def test_an_unanswered_delivery_is_repeated_with_its_id_and_a_signature_of_its_o
     for headers, body in got:
         Webhook(made.signing_secret).verify(body, headers)
     (told,) = attached.world.signals.deliveries
-    wait_until(lambda: told.status == "204", "the end of the delivery")
+    wait_until(lambda: told.status == "204", "delivered", 5)
     assert told.tries == 3
 
 

@@ -137,7 +137,7 @@ def test_others_are_served_while_a_validation_waits(admin: Admin) -> None:
     with ThreadPoolExecutor(1) as pool:
         began = time.monotonic()
         waiting = pool.submit(admin.ok, "POST", f"external_keys/{key}/validate")
-        wait_until(lambda: admin.control.calls(call="external_keys.validate"), "it arrives")
+        wait_until(lambda: admin.control.calls(call="external_keys.validate"), "arrived", 5)
         admin.ok("GET", f"external_keys/{key}")
         assert admin.world.lock.acquire(timeout=0.1)
         admin.world.lock.release()
