@@ -11,8 +11,7 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
-from cmek.markdown import NO_LINK
-from cmek.plain_text import plain
+from cmek.plain_text import NO_LINK, plain
 
 _FILE_WIDTH: Final = 120
 

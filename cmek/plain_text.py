@@ -2,7 +2,12 @@
 
 Names of workspaces, comments, error texts and forged records may hold sequences that steer a
 terminal, or marks that reverse or hide what is read.
-`cmek/markdown.py` has the functions for pages, `cli/terminal.py` those for terminals.
+`plain` and `shortened` are for one line anywhere, `escape`, `code` and `table` for Markdown;
+`cli/terminal.py` has the functions for terminals.
+
+Prefect's two UIs render Markdown, and one of them HTML, so a workspace's name or a comment could
+otherwise draw a table, a link or a heading that the approver takes for ours. Both understand
+backslashes and the named entities; one shows numeric entities as they stand.
 
 Source: UTS 39 and UAX 31 (default-ignorable code points).
 """
@@ -10,6 +15,7 @@ Source: UTS 39 and UAX 31 (default-ignorable code points).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 HIDDEN: Final = "\N{REPLACEMENT CHARACTER}"
@@ -45,3 +51,29 @@ def shortened(text: object, limit: int) -> str:
     if len(shown) <= limit:
         return shown
     return f"{shown[:limit].rstrip()}… ({len(shown) - limit} more characters)"
+
+
+_ACTIVE: Final = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
+_LINK: Final = re.compile(r"(?=://)|(?<=www)(?=\.)", re.IGNORECASE)
+NO_LINK: Final = "\u200b"
+"""Our own zero width space, which keeps an address from becoming a link; a terminal drops it."""
+
+
+def escape(text: object) -> str:
+    """`text` on one line, with everything that Markdown or HTML would interpret disarmed."""
+    line = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # an address would become a link even behind a backslash, so its scheme is cut off
+    return _ACTIVE.sub(r"\\\1", _LINK.sub(NO_LINK, line))
+
+
+def code(text: object) -> str:
+    """`text` as an inline code span; only for text that we check or make, still disarmed."""
+    line = plain(text).replace("`", "'").replace("|", "¦").replace("<", "‹")
+    return f"`{line}`"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; cells must be escaped already."""
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)

@@ -14,11 +14,11 @@ from cmek.errors import CmekError
 from cmek.evidence.events import validated
 from cmek.keys.diagnosis import Failure
 from cmek.keys.verdicts import CheckReport
-from cmek.markdown import escape
 from cmek.onboarding.eligibility import AttachmentStatus, check_eligibility, check_organization
 from cmek.onboarding.gate import ValidationProof
 from cmek.onboarding.reports import causes_table
 from cmek.onboarding.request import OnboardingRequest
+from cmek.plain_text import escape
 from flows._approval import attempt
 from tasks.artifacts import publish
 from tasks.attachment import ensure_no_pending_create

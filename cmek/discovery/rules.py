@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from cmek.anthropic.models import Workspace
 from cmek.discovery.request import Announcement, DiscoveryRequest
-from cmek.markdown import code, escape, table
 from cmek.models import FrozenModel
 from cmek.onboarding.request import OnboardingForm
 from cmek.outcomes import CAME_TO_NOTHING, RunOutcome
+from cmek.plain_text import code, escape, table
 
 ONBOARD = "onboard"
 NEVER = "never"

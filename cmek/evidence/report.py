@@ -22,9 +22,9 @@ from cmek.anthropic_identity import SERVICE_ACCOUNT
 from cmek.evidence.record import Chain, EvidenceEntry, EvidenceIntegrityError
 from cmek.gcp.gcloud import key_in
 from cmek.keys.health import THREATENING_METHODS
-from cmek.markdown import code, escape, table
 from cmek.models import FrozenModel, rule_of
 from cmek.names import ExternalKeyId, KeyName, WorkspaceId
+from cmek.plain_text import code, escape, table
 
 ACTIVITY_TYPES: Final = (
     "org_external_key_created",

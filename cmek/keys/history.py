@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import ValidationError
 
 from cmek.keys.verdicts import UNUSABLE, Baseline, Health, HealthReason, KeyRecord
-from cmek.markdown import code, escape, table
+from cmek.plain_text import code, escape, table
 
 if TYPE_CHECKING:
     from cmek.onboarding.plan import LiveFacts

@@ -21,9 +21,9 @@ from cmek.canonical import digest
 from cmek.gcp.resources import CryptoKey, KeyVersion
 from cmek.keys.conditions import MISSING, has_organization_label
 from cmek.keys.verdicts import Check, CheckReport, Prerequisite
-from cmek.markdown import code, table
 from cmek.models import FrozenModel
 from cmek.onboarding.request import OnboardingRequest
+from cmek.plain_text import code, table
 
 ENABLED = "ENABLED"
 DESTROY_SCHEDULED = "DESTROY_SCHEDULED"

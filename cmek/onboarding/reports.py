@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from cmek.addresses import GOOGLE_APIS
 from cmek.keys.verdicts import Check, CheckReport
-from cmek.markdown import code, escape, table
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.plan import GOOGLE_TOKENS, LiveFacts, Plan, PlanWarning
 from cmek.onboarding.policy import DEFAULT_POLICY, shown_value
-from cmek.plain_text import plain
+from cmek.plain_text import code, escape, plain, table
 from cmek.signatures.statement import signing_text
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from cmek.gcp.iam import PolicyView
 from cmek.gcp.resources import CryptoKey
 from cmek.keys.conditions import other_users
 from cmek.keys.history import shown_time
-from cmek.markdown import code, escape, table
 from cmek.models import FrozenModel
 from cmek.names import KeyName
+from cmek.plain_text import code, escape, table
 from cmek.revalidation.request import KeyRef
 
 HOUR: Final = timedelta(hours=1)

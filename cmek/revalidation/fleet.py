@@ -22,8 +22,7 @@ from pydantic.dataclasses import dataclass
 from cmek.errors import listed
 from cmek.keys.history import SIGNS, shown_time
 from cmek.keys.verdicts import CLOCKS_DIFFER, Health, KeyRecord
-from cmek.markdown import code, escape, table
-from cmek.plain_text import shortened
+from cmek.plain_text import code, escape, shortened, table
 
 FLEET: Final = "cmek-fleet"
 """Key of the artifact that holds the table of all keys."""

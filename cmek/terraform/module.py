@@ -25,9 +25,9 @@ from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import CryptoKey
 from cmek.keys.conditions import cloud_kms_material, symmetric
 from cmek.keys.health import THREATENING_METHODS
-from cmek.markdown import code
 from cmek.models import FrozenModel
 from cmek.names import KeyName
+from cmek.plain_text import code
 
 VARIABLES = "terraform.tfvars.json"
 IMPORTS = "imports.tf.json"

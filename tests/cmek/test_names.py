@@ -16,6 +16,7 @@ from cmek.names import (
     US_SINGLE_REGIONS,
     BadNameError,
     KeyName,
+    artifact_key,
     is_us_single_region,
     organization_label,
 )
@@ -62,3 +63,10 @@ def test_the_organization_label_is_lower_case_and_fits(organization: UUID) -> No
 def test_an_organization_that_is_not_a_uuid_has_no_label() -> None:
     with pytest.raises(ValueError, match="badly formed"):
         organization_label("org_01Acme")
+
+
+@given(st.text(), st.text())
+def test_artifact_keys_are_what_prefect_accepts_and_differ(one: str, other: str) -> None:
+    """Two ids never share a history, also where they differ in case only."""
+    assert re.fullmatch(r"[a-z0-9-]+", artifact_key("onboarding", one))
+    assert (artifact_key("x", one) == artifact_key("x", other)) is (one == other)

@@ -15,7 +15,6 @@ from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
 from cmek.anthropic.models import ExternalKey, Workspace
-from cmek.markdown import code
 from cmek.models import refusals as reasons
 from cmek.models import whole
 from cmek.names import KMS_ID_PATTERN, WORKSPACE_NAME, look_alike
@@ -23,6 +22,7 @@ from cmek.onboarding.approval import exactly
 from cmek.onboarding.eligibility import WorkspaceNotEligibleError, find_created
 from cmek.onboarding.policy import key_id_for
 from cmek.onboarding.request import OnboardingForm, OnboardingRequest, same_name_workspaces
+from cmek.plain_text import code
 from cmek.tags import CREATED_BY_TAG
 from flows.onboard import onboard_workspace
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from cli.terminal import markdown, new_console, printable
 from cmek.errors import MAX_MESSAGE, CmekError
-from cmek.markdown import NO_LINK, code, escape
-from cmek.plain_text import HIDDEN, plain
+from cmek.plain_text import HIDDEN, NO_LINK, code, escape, plain
 
 ATTACKS = (
     "\x1b[2J\x1b[1;1Happroved",
@@ -55,6 +54,19 @@ def test_plain_text_has_visible_characters_only_and_hides_none_silently(text: st
 def test_a_page_gets_nothing_invisible_but_our_own_mark(text: str) -> None:
     for shown in (escape(text), code(text)):
         assert all(map(is_visible, shown.replace(NO_LINK, ""))), ascii(shown)
+
+
+@given(st.text())
+def test_escaped_text_has_nothing_that_markdown_or_html_interprets(text: str) -> None:
+    bare = re.sub(r"&(amp|lt|gt);|\\[\\`*_{}\[\]()#+!|~$-]", "", escape(text))
+    assert not set(bare) & set("\\`*_{}[]()<>#+!|~$-&\n\r")
+    assert not re.search(r"(?i)[a-z]://|www\.\S", bare)
+
+
+@given(st.text())
+def test_a_code_span_can_not_be_left(text: str) -> None:
+    inner = code(text)[1:-1]
+    assert not set(inner) & set("`|<\n\r")
 
 
 @given(outside)

@@ -11,10 +11,10 @@ from rich.console import Console
 from time_machine import travel
 
 from cli.approve import show
-from cmek.markdown import NO_LINK
 from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.plan import Plan
 from cmek.onboarding.reports import IRREVERSIBLE_EFFECTS, approval_page, plan_view
+from cmek.plain_text import NO_LINK
 from tests.support import facts as make
 
 EVE = "user:eve@example.com (roles/cloudkms.cryptoKeyDecrypter on projects/acme-kms-prod)"
