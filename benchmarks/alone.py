@@ -18,6 +18,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 
 from cli.client import every, local_client
 from cli.local import postgres, processes
+from cli.local._reaper import Reaper
 from cli.local.stack import (
     FIRST_WORKER,
     WORK_POOL,
@@ -74,26 +75,27 @@ class PrefectAlone:
 @contextmanager
 def prefect_alone() -> Iterator[PrefectAlone]:
     """The stack, with its worker ready; its files are removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="cmek-bench-") as folder:
-        home = Path(folder)
-        (home / "tmp").mkdir()
-        port = free_port()
-        environment = client_environment(home, port)
-        database = postgres.start(postgres.new_folder(), environment)
-        children = []
-        try:
-            children.append(start_server(home, port, environment, database.url()))
-            api_url = environment["PREFECT_API_URL"]
-            with patient_client(api_url) as api:
-                wait_for_server(children[0], api)
-            with local_client(api_url) as client:
-                client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
-                children.append(start_worker(home, environment, FIRST_WORKER))
-                _until(lambda: bool(client.read_workers_for_work_pool(WORK_POOL)))
-                yield PrefectAlone(client, _deploy(client, home / "flow"))
-        finally:
-            processes.stop(children)
-            database.stop()
+    home = Path(tempfile.mkdtemp(prefix="cmek-bench-"))
+    (home / "tmp").mkdir()
+    folder = postgres.new_folder()
+    reaper = Reaper(home, folder)
+    port = free_port()
+    environment = client_environment(home, port)
+    children = []
+    try:
+        database = postgres.start(folder, environment)
+        children.append(start_server(home, port, environment, database.url()))
+        api_url = environment["PREFECT_API_URL"]
+        with patient_client(api_url) as api:
+            wait_for_server(children[0], api)
+        with local_client(api_url) as client:
+            client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+            children.append(start_worker(home, environment, FIRST_WORKER))
+            _until(lambda: bool(client.read_workers_for_work_pool(WORK_POOL)))
+            yield PrefectAlone(client, _deploy(client, home / "flow"))
+    finally:
+        processes.stop(children)
+        reaper.finish()
 
 
 def _deploy(client: SyncPrefectClient, folder: Path) -> UUID:
