@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import certifi
 import pytest
 from hypothesis import settings
 from prefect.client.orchestration import get_client
@@ -18,6 +16,7 @@ from prefect.settings import (
 )
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
+from cli.local.stack import one_authority
 from tests.support.clients import Rig
 from tests.support.sandbox import running
 from tests.support.server import lone_server
@@ -128,15 +127,11 @@ def stack() -> Iterator[Stack]:
 def quick_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Settings of this process as a client of Prefect's, without what tests need not wait for.
 
-    A flow's heartbeat thread takes a second to end, so it is off; and Prefect reads its authorities
-    anew for each of its clients, also on loopback without TLS, so there is only one to read.
+    A flow's heartbeat thread takes a second to end, so it is off.
     """
-    authorities = tmp_path_factory.mktemp("tls") / "one.pem"
-    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
-    authorities.write_text(first + end)
     quick = {
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
-        PREFECT_API_SSL_CERT_FILE: str(authorities),
+        PREFECT_API_SSL_CERT_FILE: str(one_authority(tmp_path_factory.mktemp("tls"))),
     }
     with temporary_settings(quick):
         yield
