@@ -9,11 +9,11 @@ from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from blocks.google_kms import checked_url, service_account_key
-from cmek.addresses import ADMIN_API
+from cmek.addresses import ADMIN_API, ANTHROPIC
 from cmek.anthropic.auth import AdminKey, Credential, GatewayAccess, WorkloadIdentity
 from cmek.anthropic.client import AdminApi
 from cmek.gcp._transport import id_token_provider
-from cmek.trusted_hosts import ANTHROPIC, check_destination
+from cmek.trusted_hosts import check_destination
 
 _FEDERATION = ("federation_rule_id", "organization_id", "service_account_id")
 

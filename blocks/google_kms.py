@@ -12,11 +12,17 @@ from prefect.blocks.abstract import CredentialsBlock
 from prefect_gcp import GcpCredentials
 from pydantic import ConfigDict, Field, HttpUrl, field_validator, model_validator
 
-from cmek.addresses import check_base_url, check_endpoint, is_loopback
-from cmek.gcp._transport import SCOPES, TokenRequest, credential_errors, service_account_info
+from cmek.addresses import GOOGLE, check_base_url, check_endpoint, is_loopback
+from cmek.gcp._transport import (
+    SCOPES,
+    TokenRequest,
+    credential_errors,
+    service_account_credentials,
+    service_account_info,
+)
 from cmek.gcp.errors import GoogleApiError, classify
 from cmek.gcp.kms import CloudKms
-from cmek.trusted_hosts import GOOGLE, check_destination
+from cmek.trusted_hosts import check_destination
 
 _PROBE_LOCATION = "us-east5"
 
@@ -114,9 +120,9 @@ class GoogleKms(CredentialsBlock):
 
     def _credentials(self) -> Credentials | None:
         # Credentials without a key are none: google-auth would put this machine's own in place.
-        if self.gcp_credentials is not None and service_account_key(self.gcp_credentials):
-            found: Credentials = self.gcp_credentials.get_credentials_from_service_account()
-            return found
+        key = service_account_key(self.gcp_credentials) if self.gcp_credentials else None
+        if key is not None:
+            return service_account_credentials(key)
         if _local(self.endpoint):
             return None
         default: Credentials = google.auth.default(scopes=list(SCOPES))[0]

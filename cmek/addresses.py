@@ -15,6 +15,10 @@ ADMIN_API_VERSION: Final = "2023-06-01"
 """Of the header `anthropic-version`."""
 GOOGLE_APIS: Final = "googleapis.com"
 """Stands for all of Google's addresses, of which each service has its own."""
+ANTHROPIC: Final = ("anthropic.com",)
+"""Domains of Anthropic's services; their subdomains count."""
+GOOGLE: Final = (GOOGLE_APIS, "accounts.google.com")
+"""Domains of Google's services; their subdomains count."""
 
 
 class EndpointError(CmekError, ValueError):
@@ -32,7 +36,7 @@ def check_endpoint(url: str) -> str:
     parts = _split(url)
     if parts.scheme not in {"", "http", "https"}:
         raise EndpointError(f"endpoint {url!r}: use https://HOST, or HOST:PORT for gRPC")
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+    if parts.query or parts.fragment:
         raise EndpointError(f"endpoint of {parts.hostname!r}: only scheme, host, port and path")
     if parts.scheme == "http" and not is_loopback(url):
         raise EndpointError(
@@ -42,7 +46,6 @@ def check_endpoint(url: str) -> str:
 
 
 _VERSION: Final = re.compile(r"/v[0-9]+(?:(?:alpha|beta)[0-9]*)?(?=/|$)")
-_SERVICES: Final = ("anthropic.com", "googleapis.com")
 
 
 def check_base_url(url: str) -> str:
@@ -56,7 +59,7 @@ def check_base_url(url: str) -> str:
     accepted = check_endpoint(url)
     parts = _split(accepted)
     version = _VERSION.search(parts.path)
-    if version is None and not (parts.path and f".{parts.hostname}".endswith(_SERVICES)):
+    if version is None and not (parts.path and is_host_of(url, (*ANTHROPIC, *GOOGLE))):
         return accepted
     kept = (
         accepted[: len(accepted) - len(parts.path)]
@@ -69,19 +72,44 @@ def check_base_url(url: str) -> str:
 
 def is_loopback(url: str) -> bool:
     """Whether the address (URL or `host:port`) is this machine's own."""
-    host = _split(url).hostname or ""
+    host = host_of(url)
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
+def is_host_of(url: str, domains: tuple[str, ...]) -> bool:
+    """Whether the address is in one of these domains, or is one of them."""
+    host = host_of(url)
+    return any(host == one or host.endswith(f".{one}") for one in domains)
+
+
+def host_of(url: str) -> str:
+    """The address's host in lower case, without a final dot.
+
+    Raises:
+        EndpointError: It is no address that every client reads in the same way.
+    """
+    return str(_split(url).hostname).rstrip(".").lower()
+
+
+_CHARACTERS: Final = re.compile(r"[A-Za-z0-9._~:/\[\]@?#%!$&'()*+,;=-]+")
+"""Those of RFC 3986. Clients disagree about others: to some a backslash ends the host."""
+_AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
+"""Host and port; user information is refused."""
+
+
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url if "://" in url else f"//{url}")
-        known = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        known = parts.hostname is not None and (parts.port is None or parts.port > 0)
     except ValueError:
         known = False
-    if not known or any(character.isspace() for character in url):
-        raise EndpointError(f"endpoint {url!r} is not an address: use https://HOST or HOST:PORT")
+    if known and "@" in parts.netloc:
+        raise EndpointError(f"endpoint of {parts.hostname!r}: only scheme, host, port and path")
+    if not known or not _AUTHORITY.fullmatch(parts.netloc) or not _CHARACTERS.fullmatch(url):
+        raise EndpointError(
+            f"endpoint {url.rpartition('@')[2]!r} is not an address: use https://HOST or HOST:PORT"
+        )
     return parts

@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
-from cmek.addresses import EndpointError, is_loopback
+from cmek.addresses import EndpointError, host_of, is_host_of, is_loopback
 from cmek.signatures.signers import FileFacts, facts_of, file_text, weakness
 
-ANTHROPIC: Final = ("anthropic.com",)
-GOOGLE: Final = ("googleapis.com", "accounts.google.com")
 ALLOWED_HOSTS: Final = Path("/etc/cmek/allowed_hosts")
 """One host a line, `#` begins a comment: a proxy or gateway of the worker's own organization."""
 
@@ -36,11 +33,12 @@ def check_destination(
         look: How to read the facts of the file; tests run as root, who can write everything.
 
     Raises:
-        EndpointError: Another host, or a file that the worker's own user could have written.
+        EndpointError: Another host, no address that every client reads in the same way, or a file
+            that the worker's own user could have written.
     """
-    host = (urlsplit(url if "://" in url else f"//{url}").hostname or "").rstrip(".").lower()
-    if is_loopback(url) or any(host == one or host.endswith(f".{one}") for one in service):
+    if is_loopback(url) or is_host_of(url, service):
         return
+    host = host_of(url)
     if host not in _listed(file, look):
         raise EndpointError(
             f"{host} is {_why_not(service)} not sent there: "

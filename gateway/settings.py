@@ -14,13 +14,13 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from cmek.addresses import ADMIN_API, check_endpoint
+from cmek.addresses import ADMIN_API, ANTHROPIC, GOOGLE, check_endpoint
 from cmek.anthropic.auth import AdminKey, Credential, WorkloadIdentity
 from cmek.errors import CmekError
 from cmek.gcp._transport import id_token_provider, service_account_info
 from cmek.models import FrozenModel, refusals
 from cmek.signatures.signers import DIRECTORY, file_text
-from cmek.trusted_hosts import ANTHROPIC, GOOGLE, check_destination
+from cmek.trusted_hosts import check_destination
 
 CONFIG: Final = Path("/etc/cmek-gateway/gateway.toml")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import httpx
 from google.auth import exceptions as auth_errors
@@ -17,10 +17,10 @@ from google.auth.credentials import AnonymousCredentials, Credentials, with_scop
 from google.auth.transport.requests import Request
 from google.oauth2 import id_token, service_account
 from google.protobuf.json_format import ParseError
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cmek._http import RetryDecision, http_client, retrying, send_bounded
-from cmek.addresses import check_base_url, is_loopback
+from cmek.addresses import GOOGLE_APIS, check_base_url, is_loopback
 from cmek.errors import CmekError
 from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
 from cmek.models import refusals
@@ -54,13 +54,18 @@ class TokenRequest(Request):
 
 
 class _ServiceAccountKey(BaseModel):
-    """What signing needs of a key file; the rest stays as it is."""
+    """What signing needs of a key file; whatever else is in it does not count.
 
-    model_config = ConfigDict(extra="allow")
+    google-auth follows other fields too: with another `universe_domain` it sends what the key has
+    signed to hosts of that domain.
+    """
 
     client_email: str
     private_key: str
+    private_key_id: str | None = None
+    project_id: str | None = None
     token_uri: str
+    universe_domain: Literal["googleapis.com"] = GOOGLE_APIS
 
 
 def service_account_info(key: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -76,6 +81,21 @@ def service_account_info(key: str | Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         problem = "; ".join(refusals(error, values=False))
     raise _malformed(problem)
+
+
+def service_account_credentials(key: Mapping[str, Any]) -> Credentials:
+    """Credentials that sign with this key.
+
+    Args:
+        key: As `service_account_info` returns it.
+
+    Raises:
+        ValueError: The private key is none.
+    """
+    made: Credentials = service_account.Credentials.from_service_account_info(  # type: ignore[no-untyped-call]
+        key, scopes=list(SCOPES)
+    )
+    return made
 
 
 def _malformed(problem: str) -> auth_errors.MalformedError:

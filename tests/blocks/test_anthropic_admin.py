@@ -28,9 +28,9 @@ FEDERATION: dict[str, Any] = {
 }
 
 
-def google_key(rig: Rig) -> GcpCredentials:
+def google_key(rig: Rig, **more: str) -> GcpCredentials:
     key = json.loads(Path(rig.sandbox.google_credentials_file).read_text())
-    return GcpCredentials(service_account_info=key)
+    return GcpCredentials(service_account_info=key | more)
 
 
 async def test_the_check_says_whose_credential_it_is(rig: Rig) -> None:
@@ -122,6 +122,13 @@ async def test_a_token_endpoint_in_plain_text_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="plain text"):
         block.get_client()
+
+
+async def test_a_google_key_has_no_say_about_where_its_signature_goes(rig: Rig) -> None:
+    """google-auth sends a bearer token that the key signed to hosts of its `universe_domain`."""
+    elsewhere = google_key(rig, universe_domain="evil.example")
+    with pytest.raises(ValueError, match="universe_domain"):
+        AnthropicAdmin(**FEDERATION, gcp_credentials=elsewhere).get_client()
 
 
 async def test_a_changed_address_does_not_get_the_stored_key() -> None:

@@ -12,7 +12,7 @@ from google.auth.credentials import Credentials
 from prefect_gcp import GcpCredentials
 from pydantic import ValidationError
 
-from blocks.google_kms import GoogleKms
+from blocks.google_kms import GoogleKms, service_account_key
 from cmek.addresses import EndpointError
 from cmek.gcp.errors import GoogleApiError
 from tests.support.clients import Rig
@@ -21,9 +21,13 @@ from tests.support.google import BAD_KEY_FILES, bad_key_file
 pytestmark = pytest.mark.anyio
 
 
-def block_for(rig: Rig, **fields: Any) -> GoogleKms:
+def google_key(rig: Rig, **more: Any) -> GcpCredentials:
     key = json.loads(Path(rig.sandbox.google_credentials_file).read_text())
-    nested = GcpCredentials(service_account_info=key)
+    return GcpCredentials(service_account_info=key | more)
+
+
+def block_for(rig: Rig, **fields: Any) -> GoogleKms:
+    nested = google_key(rig)
     local = {"endpoint": rig.sandbox.grpc, "checks_endpoint": rig.sandbox.http}
     return GoogleKms(**({"gcp_credentials": nested} | local | fields))
 
@@ -125,8 +129,7 @@ async def test_a_wrong_block_says_what_is_wrong_and_keeps_its_key(
 
 def test_a_changed_address_does_not_get_the_stored_key(rig: Rig) -> None:
     """Neither Cloud KMS's nor that of the checks, nor the key's own token endpoint."""
-    key = json.loads(Path(rig.sandbox.google_credentials_file).read_text())
-    elsewhere = GcpCredentials(service_account_info=key | {"token_uri": "https://token.example/t"})
+    elsewhere = google_key(rig, token_uri="https://token.example/t")
     for block in (
         GoogleKms(endpoint="kms.example:443"),
         GoogleKms(checks_endpoint="https://googleapis.example"),
@@ -134,3 +137,20 @@ def test_a_changed_address_does_not_get_the_stored_key(rig: Rig) -> None:
     ):
         with pytest.raises(EndpointError, match="not sent there"):
             block.credentials()
+
+
+async def test_a_key_has_no_say_about_where_its_signature_goes(rig: Rig) -> None:
+    """google-auth sends what the key signed to hosts of its `universe_domain`."""
+    block = block_for(rig, gcp_credentials=google_key(rig, universe_domain="evil.example"))
+    with pytest.raises(GoogleApiError, match="universe_domain"):
+        block.credentials()
+
+
+async def test_of_a_key_only_the_fields_count_that_are_checked(rig: Rig) -> None:
+    """Whatever a release of google-auth may make of another one."""
+    more = dict.fromkeys(("token_url", "trust_boundary", "iam_endpoint"), "https://evil.example")
+    nested = google_key(rig, **more)
+    known = service_account_key(nested)
+    assert known is not None
+    assert "evil" not in json.dumps(known)
+    await block_for(rig, gcp_credentials=nested).check()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from urllib3.util import parse_url
 
-from cmek.addresses import EndpointError, check_base_url, check_endpoint, is_loopback
+from cmek.addresses import EndpointError, check_base_url, check_endpoint, host_of, is_loopback
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,12 @@ def test_encrypted_and_local_addresses_are_accepted(url: str) -> None:
         "https://host?x=y",
         "https://a b",
         "https://[::1",
+        "https://[::1].googleapis.com",
+        "https://evil.example\\.googleapis.com/token",
+        "https://evil.example\\@oauth2.googleapis.com",
+        "https://evil.exam\tple",
+        "https://\u24d4vil.example",
+        "https://evil.example%2f.googleapis.com",
         "",
         "/path",
     ],
@@ -77,7 +85,35 @@ def test_a_base_url_with_an_apis_own_path_says_what_to_write(url: str, instead: 
         check_base_url(url)
 
 
-@pytest.mark.parametrize("url", ["https://api.anthropic.com", "https://p.example/anthropic/v1x"])
+_PIECES = (
+    *("http://", "https://", "//", "/", "\\", ":", "@", "?", "#", "%2f", "%5c", ".", "[", "]", ";"),
+    *("evil.example", "oauth2.googleapis.com", "127.0.0.1", "[::1]", "localhost", "443", "token"),
+    *("\t", "\n", "\r", "\x00", " ", "\u2028", "\uff0f", "\u3002", "\u2100", "é", "_", "~", "|"),
+)
+
+
+@given(st.lists(st.sampled_from(_PIECES), max_size=8).map("".join))
+@example("https://evil.example\\.googleapis.com/token")
+def test_every_client_reads_the_same_host(url: str) -> None:
+    """Tokens are fetched by requests and urllib3, APIs are called by httpx: none goes elsewhere."""
+    try:
+        host = host_of(check_endpoint(url))
+    except EndpointError:
+        return
+    written = url if "://" in url else f"//{url}"
+    for read in (parse_url(written).host, httpx.URL(written).host):
+        assert (read or "").strip("[]").rstrip(".").lower() == host
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.anthropic.com",
+        "https://p.example/anthropic/v1x",
+        "https://notanthropic.com/proxy",
+        "https://my-googleapis.com/proxy",
+    ],
+)
 def test_a_base_url_may_have_a_proxys_path(url: str) -> None:
     assert check_base_url(f"{url}/") == url
 

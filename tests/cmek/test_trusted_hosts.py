@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmek.addresses import EndpointError
+from cmek.addresses import ANTHROPIC, GOOGLE, EndpointError
 from cmek.signatures.signers import FileFacts, facts_of
-from cmek.trusted_hosts import ANTHROPIC, GOOGLE, check_destination
+from cmek.trusted_hosts import check_destination
 
 LABEL = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=12)
 
