@@ -9,7 +9,7 @@ import json
 import re
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ from cmek.keys.history import shown_time
 from cmek.names import EMAIL
 from cmek.onboarding.approval import ApprovalRequest, same_identity
 from cmek.onboarding.plan import possible_titles
-from cmek.onboarding.reports import plan_view
+from cmek.onboarding.reports import Line, plan_view
 from cmek.outcomes import HAS_ITS_KEY
 from cmek.plain_text import plain, shortened
 from tasks.runs import ONBOARDING
@@ -71,32 +71,46 @@ def show(request: ApprovalRequest, console: Console) -> None:
     bound = {"plan": request.plan.bound, "reapproval_reasons": ()}
     view = plan_view(request.model_copy(update=bound))
     left = shown_time(request.expires_at - datetime.now(UTC))
+    # above the rest, so that what comes first for a person is what stays on the screen
+    if rest := view.in_full():
+        _say(console, f"More of the plan than fits below, {len(rest)} lines", "More of the plan")
+        _say_lines(console, rest, strange)
     _say(console, view.headline, view.headline)
     _say(
         console,
-        f"{view.sentence(str, plain)} This can never be undone.",
+        f"{view.sentence(_quoted, _quoted)} This can never be undone.",
         "This can never be undone.",
     )
     _say_why_again(console, "You are asked again", request.reapproval_reasons)
     for title, lines, more in view.first_screen():
         _say(console, title, title)
-        for line in lines:
-            about = f": {line.text}" if line.text else ""
-            whose = "(a title that is not known here) " if line.title in strange else ""
-            _say(console, f"• {whose}{line.title.removesuffix('.')}{about}", line.title, indent=2)
+        _say_lines(console, lines, strange)
         if more:
-            _say(console, f"• and {more} more, at the end of the plan's artifact", indent=2)
+            _say(console, f"• and {more} more, listed above all of this", indent=2)
     if request.plan.warnings:
         _say(
             console,
             "What was read about each of these, and what ends it, is in the plan's artifact in "
             "Prefect; nothing verifies that text.",
         )
-    facts = " · ".join(f"{name} {value}" for name, value in (*view.facts, *view.request))
-    _say(console, f"Facts: {facts}", "Facts")
+    _say(console, "Facts", "Facts")
+    for name, value in (*view.facts, *view.request):
+        _say(console, f"{name}: {value}", name, indent=2)
     _say(console, f"Plan digest: {request.digest}", "Plan digest")
     until = f"{request.expires_at:%Y-%m-%d %H:%M %Z}"
     _say(console, f"The Prefect server says that it counts for {left}, until {until}.")
+
+
+def _say_lines(console: Console, lines: Sequence[Line], strange: Collection[str]) -> None:
+    for line in lines:
+        about = f": {line.text}" if line.text else ""
+        whose = "(a title that is not known here) " if line.title in strange else ""
+        _say(console, f"• {whose}{line.title.removesuffix('.')}{about}", line.title, indent=2)
+
+
+def _quoted(text: object) -> str:
+    """Outside text in the midst of our own, which it can not go on."""
+    return '"' + plain(text).replace('"', "'") + '"'
 
 
 def _say_why_again(console: Console, what: str, reasons: Sequence[str]) -> None:

@@ -227,3 +227,8 @@ def organization_label(organization: UUID | str) -> tuple[str, str]:
         ValueError: `organization` is not a bare UUID (the `org_…` form is not one).
     """
     return f"anthropic-org-{UUID(str(organization))}", "true"
+
+
+def is_custom(role: str) -> bool:
+    """Whether a project or an organization has made this role itself."""
+    return role.startswith(("projects/", "organizations/"))

@@ -19,11 +19,13 @@ from google.iam.v1 import policy_pb2
 from cmek.anthropic_identity import MEMBER, SERVICE_ACCOUNT
 from cmek.errors import listed
 from cmek.models import FrozenModel
+from cmek.names import is_custom
 
 POLICY_VERSION = 3
 """The only version that carries conditions; a lower one would drop them."""
-KMS_ROLES: Final = ("roles/cloudkms.", "roles/owner", "roles/editor", "roles/viewer")
-"""Prefixes of the roles by which a binding above the ring reaches into Cloud KMS."""
+_BASIC_ROLES: Final = frozenset(
+    f"roles/{name}" for name in ("owner", "editor", "viewer", "admin", "writer", "reader")
+)
 PUBLIC: Final = frozenset({"allUsers", "allAuthenticatedUsers"})
 _ACCOUNT, _, _DOMAIN = SERVICE_ACCOUNT.partition("@")
 _SIMILAR: Final = 0.9
@@ -103,12 +105,21 @@ class Grant:
     """The expression of the binding's condition; None = without condition."""
 
 
-def grants_in(resource: str, policy: policy_pb2.Policy) -> Iterator[Grant]:
+def grants_in(resource: str, policy: PolicyView) -> Iterator[Grant]:
     """Every (role, member, condition) of a policy."""
     for binding in policy.bindings:
-        condition = binding.condition.expression or None
         for member in binding.members:
-            yield Grant(resource, binding.role, member, condition)
+            yield Grant(resource, binding.role, member, binding.condition)
+
+
+def reaches_kms(role: str) -> bool:
+    """Whether a binding of this role above the ring reaches into Cloud KMS, or may.
+
+    What a custom role allows is not read.
+
+    Source: https://docs.cloud.google.com/iam/docs/roles-overview (basic roles)
+    """
+    return role.startswith("roles/cloudkms.") or role in _BASIC_ROLES or is_custom(role)
 
 
 def kind_of(member: str) -> Kind:

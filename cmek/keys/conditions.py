@@ -22,7 +22,7 @@ from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, SERVICE_
 from cmek.gcp.gcloud import grant, import_version, new_primary, on_key, on_version, revoke
 from cmek.gcp.iam import Grant, PolicyView, describe, kind_of
 from cmek.gcp.resources import CUSTOMER_INITIATED, SYMMETRIC, CryptoKey, KeyVersion
-from cmek.names import KeyName, is_us_single_region, organization_label
+from cmek.names import KeyName, is_custom, is_us_single_region, organization_label
 
 MISSING: Final = "MISSING"
 """The state of a primary version that does not exist."""
@@ -31,6 +31,7 @@ NOT_APPLICABLE: Final = "NOT_APPLICABLE"
 DECRYPTING_ROLES: Final = frozenset(
     {
         "roles/owner",
+        "roles/admin",
         "roles/cloudkms.cryptoKeyEncrypterDecrypter",
         "roles/cloudkms.cryptoKeyDecrypter",
         "roles/cloudkms.cryptoKeyEncrypter",
@@ -68,11 +69,6 @@ def other_users(policy: policy_pb2.Policy | PolicyView) -> tuple[str, ...]:
     """
     using = {member for one in policy.bindings if may_use(one.role) for member in one.members}
     return tuple(sorted(using - {MEMBER}))
-
-
-def is_custom(role: str) -> bool:
-    """Whether a project or an organization has made this role itself."""
-    return role.startswith(("projects/", "organizations/"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,15 @@ from cmek._http import Failed, Ok, Result
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, VIEWER
 from cmek.errors import listed
 from cmek.gcp.gcloud import grant, revoke
-from cmek.gcp.iam import KMS_ROLES, PUBLIC, Grant, describe, grants_in, of_kind
+from cmek.gcp.iam import (
+    PUBLIC,
+    Grant,
+    PolicyView,
+    describe,
+    grants_in,
+    of_kind,
+    reaches_kms,
+)
 from cmek.keys.conditions import (
     DECRYPTING_ROLES,
     Condition,
@@ -25,7 +33,6 @@ from cmek.keys.conditions import (
     exceeding_grants,
     grant_statuses,
     granted,
-    is_custom,
     may_decrypt,
 )
 from cmek.keys.rules import Cause, CauseRule, DiagnosisFacts, Finding, KnownCause
@@ -33,6 +40,7 @@ from cmek.keys.rules_key import without_key
 from cmek.keys.rules_org import check_legacy, check_managed
 from cmek.keys.snapshot import Findings, KeySnapshot
 from cmek.keys.verdicts import Check, Prerequisite
+from cmek.names import is_custom
 from cmek.onboarding.request import OnboardingRequest
 
 READS: Final = (
@@ -103,8 +111,8 @@ def other_decrypters(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Everyone besides Anthropic who can decrypt with the key, and whose policies were not read.
 
-    By bindings on the key, its ring, its project and above, as `MEMBER (ROLE on RESOURCE)`; with
-    custom roles on key and ring.
+    By bindings on the key, its ring, its project and above, as `MEMBER (ROLE on RESOURCE)`. With
+    custom roles, of which only the name is known.
     """
     grants, unreadable = _grants(request, findings)
     found = {
@@ -125,10 +133,8 @@ def _grants(request: OnboardingRequest, findings: Findings) -> tuple[list[Grant]
     grants: list[Grant] = []
     for resource, read in (below | dict(findings.google.policies)).items():
         if isinstance(read, Ok):
-            everywhere = grants_in(resource, read.value)
-            grants += [
-                one for one in everywhere if resource in below or one.role.startswith(KMS_ROLES)
-            ]
+            everywhere = grants_in(resource, PolicyView.of(read.value))
+            grants += [one for one in everywhere if resource in below or reaches_kms(one.role)]
     unreadable = [
         resource
         for resource, read in (below | dict(findings.google.policies)).items()
@@ -244,7 +250,7 @@ def project_unread(snapshot: KeySnapshot) -> Iterator[Finding]:
 def separation_of_duties(snapshot: KeySnapshot) -> Iterator[Finding]:
     """One person may both administer the key and use it."""
     admins = {one.member: one for one in snapshot.all_grants() if one.role == ADMIN}
-    using = DECRYPTING_ROLES - {"roles/owner"}
+    using = DECRYPTING_ROLES - {"roles/owner", "roles/admin"}
     users = {one.member for one in snapshot.all_grants() if one.role in using}
     for member in sorted(users.intersection(admins)):
         if member.startswith("user:"):

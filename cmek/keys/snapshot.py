@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from cmek._http import Failed, Result, ok_value
 from cmek.anthropic.models import ExternalKey, Organization, Validation, Workspace
 from cmek.canonical import digest
-from cmek.gcp.iam import KMS_ROLES, Grant, PolicyView
+from cmek.gcp.iam import Grant, PolicyView, grants_in, reaches_kms
 from cmek.gcp.project_apis import (
     AccessPolicy,
     BillingInfo,
@@ -219,7 +219,7 @@ class KeySnapshot:
         yield from self.grants()
         if self.name:
             above = _grants(f"projects/{self.name.project}", self.project_policy)
-            yield from (one for one in above if one.role.startswith(KMS_ROLES))
+            yield from (one for one in above if reaches_kms(one.role))
 
     @property
     def _ring(self) -> str:
@@ -228,6 +228,4 @@ class KeySnapshot:
 
 def _grants(resource: str, read: Result[PolicyView] | None) -> Iterator[Grant]:
     policy = ok_value(read)
-    for binding in policy.bindings if policy else ():
-        for member in binding.members:
-            yield Grant(resource, binding.role, member, binding.condition)
+    return grants_in(resource, policy) if policy else iter(())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from cmek.addresses import GOOGLE_APIS
 from cmek.keys.verdicts import Check, CheckReport
+from cmek.names import is_custom
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.plan import GOOGLE_TOKENS, LiveFacts, Plan, PlanWarning
 from cmek.onboarding.policy import DEFAULT_POLICY, shown_value
@@ -201,14 +202,27 @@ def _warning(warning: PlanWarning, plan: Plan) -> Line:
 
 
 def _other_users(plan: Plan) -> Iterator[Line]:
-    yield from (Line(f"{one} can decrypt.") for one in plan.other_decrypters)
+    """The members last: they can be many, and the first screen has a few lines of a section."""
     yield from (Line(f"Workspace {one} has the same key.") for one in plan.other_workspaces)
     for one in plan.imported_versions:
         yield Line(f"Version {one} was imported: whoever made it may have a copy.")
     if plan.unread_policies:
         yield Line(f"Not checked, since it could not be read: {', '.join(plan.unread_policies)}")
-    elif not plan.other_decrypters and not plan.other_workspaces:
+    yield from (Line(_may_decrypt(one)) for one in plan.other_decrypters)
+    if not (
+        plan.other_workspaces
+        or plan.imported_versions
+        or plan.unread_policies
+        or plan.other_decrypters
+    ):
         yield Line("Nobody, by the policies of the key and above.")
+
+
+def _may_decrypt(member: str) -> str:
+    # as `rules_iam.other_decrypters` writes it: MEMBER (ROLE on RESOURCE)
+    if is_custom(member.rpartition(" (")[2]):
+        return f"{member} may be able to decrypt: what the custom role allows was not read."
+    return f"{member} can decrypt."
 
 
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -220,7 +234,7 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     if plan.imported_versions:
         origin = f"imported: version {', '.join(plan.imported_versions)}"
     reasons = plan.key_access_justifications
-    yield "workspace", f"{plan.workspace_name} ({workspace})"
+    yield "workspace", f"{workspace}, named {plan.workspace_name}"
     yield "organization", str(plan.organization_id)
     yield "project", f"{project}, number {plan.project_number or 'not readable'}"
     yield "key", f"{plan.protection_level}, {plan.purpose}, {plan.algorithm}"

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from cmek.anthropic_identity import ENCRYPTER_DECRYPTER
+from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER
 from cmek.errors import MAX_MESSAGE, CmekError, bounded, listed
 from cmek.keys.rules_key import ForeignKeyError, check_adoption
 from sandbox.server import Sandbox
 from tests.support import facts as make
 from tests.support.checking import check
 from tests.support.gcloud import commands_in
-from tests.support.staging import KEY, Stage
+from tests.support.staging import FOLDER, KEY, ORGANIZATION, Stage
 
 MANY = [
     f"serviceAccount:app-{number:04}@acme-kms-prod.iam.gserviceaccount.com"
     for number in range(1490)
+]
+BASIC_ROLES = [
+    f"roles/{name}" for name in ("owner", "editor", "viewer", "admin", "writer", "reader")
 ]
 LOOK_ALIKES = [
     f"serviceAccount:anthropic-cmek-client-us@evil-{n}.iam.gserviceaccount.com" for n in range(300)
@@ -82,7 +85,9 @@ def test_a_list_of_few_is_whole() -> None:
         ("roles/cloudkms.viewer", False),
     ],
 )
-@pytest.mark.parametrize("resource", [str(KEY), KEY.key_ring_name], ids=["key", "ring"])
+@pytest.mark.parametrize(
+    "resource", [str(KEY), KEY.key_ring_name, f"projects/{KEY.project}", FOLDER, ORGANIZATION]
+)
 async def test_whoever_may_decrypt_is_shown_also_by_a_role_that_nobody_read(
     sandbox: Sandbox, stage: Stage, role: str, shown: bool, resource: str
 ) -> None:
@@ -91,3 +96,20 @@ async def test_whoever_may_decrypt_is_shown_also_by_a_role_that_nobody_read(
     stage.grant(resource, role, "user:eve@example.com")
     report = await check(sandbox)
     assert report.other_decrypters == ((f"user:eve@example.com ({role} on {resource})",) * shown)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("role", [*BASIC_ROLES, "projects/acme-kms-prod/roles/x"])
+@pytest.mark.parametrize("resource", [f"projects/{KEY.project}", FOLDER, ORGANIZATION])
+async def test_a_role_above_the_ring_that_may_reach_the_key_is_seen(
+    sandbox: Sandbox, stage: Stage, role: str, resource: str
+) -> None:
+    """Google's basic roles of both generations, and those that somebody has made."""
+    stage.key()
+    for member in (MEMBER, "allUsers", LOOK_ALIKES[0]):
+        stage.grant(resource, role, member)
+    report = await check(sandbox)
+    found = {one.id: one for one in report.checks}
+    for name in ("broader_grants", "public_members", "look_alike_members"):
+        assert found[name].status in {"warn", "fail"}, name
+        assert role in found[name].evidence

@@ -7,6 +7,8 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from rich.console import Console
 from time_machine import travel
 
@@ -14,7 +16,7 @@ from cli.approve import show
 from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.plan import Plan
 from cmek.onboarding.reports import IRREVERSIBLE_EFFECTS, approval_page, plan_view
-from cmek.plain_text import NO_LINK
+from cmek.plain_text import NO_LINK, plain
 from tests.support import facts as make
 
 EVE = "user:eve@example.com (roles/cloudkms.cryptoKeyDecrypter on projects/acme-kms-prod)"
@@ -60,10 +62,10 @@ def test_what_is_permanent_comes_before_the_warnings_and_those_before_facts(read
         "was 'a', is 'b'",
         *(one.removesuffix(".") for one in IRREVERSIBLE_EFFECTS),
         "Structured outputs and Console Playground will be off",
-        EVE,
         "wrkspc_01Another has the same key",
         "Version 1 was imported",
         "organizations/1",
+        EVE,
         "billing",
         "HSM, ENCRYPT_DECRYPT",
         request.digest,
@@ -145,18 +147,52 @@ def test_a_plan_without_trouble_fits_a_screen_of_a_terminal() -> None:
 
 
 def test_a_list_of_a_thousand_members_does_not_bury_what_is_permanent() -> None:
-    """A few come first, the rest at the end; the terminal says where."""
+    """A few come first, the rest at the end; in a terminal above all, which scrolls away."""
     many = tuple(f"user:{n}@example.com (roles/owner on projects/p)" for n in range(1500))
     request = make.approval_request(worst_plan(other_decrypters=many))
     first, _, rest = in_browser(request).partition("| fact |")
-    assert first.count("can decrypt") == 8
+    assert first.count("can decrypt") == 5
     assert "more, at the end" in first
-    assert rest.count("can decrypt") == 1492
-    assert len(in_terminal(request).splitlines()) < 80
+    assert rest.count("can decrypt") == 1495
+    for other in ("wrkspc_01Another", "Version 1 was imported", "organizations/1"):
+        assert other in first
+    above, _, last_screen = in_terminal(request).partition("Attach a key to")
+    assert len(last_screen.splitlines()) < 80
+    assert above.count("can decrypt") == 1500 - 5
     long = make.warning("billing", evidence="x" * 5000, remedy="y" * 5000)
     shown = plan_view(make.approval_request(make.plan(checks=(long,))))
     assert len(str(list(shown.first_screen()))) < 2000
     assert "y" * 5000 in in_browser(shown.approval_request)
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
+def test_a_person_sees_all_that_is_signed_however_much_there_is(
+    members: int, workspaces: int, warnings: int
+) -> None:
+    """In a terminal too: what the server has of it beside the plan, others may have written."""
+    plan = make.plan(
+        make.facts(other_workspaces=tuple(f"wrkspc_{n:03}Other" for n in range(workspaces))),
+        other_decrypters=tuple(f"user:{n:03}@example.com (r on p)" for n in range(members)),
+        checks=tuple(make.warning(f"warning_{n:03}", title=f"T{n:03}") for n in range(warnings)),
+    )
+    request = make.approval_request(plan)
+    shown = in_terminal(request)
+    for one in (*plan.other_decrypters, *plan.other_workspaces, *plan.warning_titles):
+        assert shown.count(one) == 1, one
+        assert one in in_browser(request)
+
+
+@given(st.text(max_size=200))
+@example('x" with y. This can never be undone. Facts: key: SOFTWARE · label: no')
+def test_a_name_ends_where_its_quotes_or_its_line_end(name: str) -> None:
+    """So that nothing that follows is the name's own."""
+    plan = make.plan(make.facts(workspace_name=name, workspace_id=None))
+    shown = in_terminal(make.approval_request(plan), 10_000).splitlines()
+    (sentence,) = [line for line in shown if "(unverified) requests to" in line]
+    assert sentence.count('"') == 6
+    assert sentence.endswith('". This can never be undone.')
+    (fact,) = [line for line in shown if line.startswith("  workspace: ")]
+    assert fact == f"  workspace: to be created, named {plain(name)}".rstrip()
 
 
 def test_a_name_can_not_draw_a_section_of_its_own() -> None:
