@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -34,7 +34,7 @@ from cmek.signatures.statement import (
     parse_signed,
     statement_for,
 )
-from cmek.signatures.verification import PROGRAM
+from cmek.signatures.verification import CLOCK_SKEW, PROGRAM
 
 FIELD: Final = "signed_approvals"
 _KEYS: Final = ("id_ed25519", "id_ecdsa", "id_rsa")
@@ -123,16 +123,23 @@ def _checked_request(run: FlowRun, stored: str) -> ApprovalRequest:
     except (ValueError, RecursionError, CmekError) as error:
         why = listed(refusals(error), 3, "; ") if isinstance(error, ValidationError) else error
         raise TamperedError(
-            f"run {run.name}: its question carries no plan to answer ({why}). What the server has "
-            "stored is damaged or was changed: answer nothing and tell its administrator. Then "
-            f"cancel the run (`prefect flow-run cancel {run.id}`) and start a new onboarding, "
+            f"run {run.name}: its approval request holds no readable plan ({why}). What the server "
+            "has stored is damaged or was changed: do not respond, and tell its administrator. "
+            f"Then cancel the run (`prefect flow-run cancel {run.id}`) and start a new onboarding, "
             "which finds what exists already"
         ) from error
+    hours = request.plan.request.approval_expires_hours
+    if request.expires_at > datetime.now(UTC) + timedelta(hours=hours) + CLOCK_SKEW:
+        raise TamperedError(
+            f"run {run.name}: its approval request expires at {request.expires_at.isoformat()}, "
+            f"later than the {hours} hours of its plan allow. Somebody may have tampered with the "
+            "server, or this machine's clock is behind: neither sign nor respond before you know"
+        )
     if not fits:
         raise TamperedError(
             f"run {run.name}: the plan in its approval request is not the one of its digest, of "
-            "its request or of this run. Somebody may have tampered with the server: sign and "
-            "answer nothing, and tell its administrator"
+            "its request or of this run. Somebody may have tampered with the server: neither "
+            "sign nor respond, and tell its administrator"
         )
     return request
 

@@ -15,6 +15,7 @@ Source: UTS 39 and UAX 31 (default-ignorable code points).
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -23,11 +24,11 @@ HIDDEN: Final = "\N{REPLACEMENT CHARACTER}"
 
 _IGNORABLE: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
-    "\U000e0100-\U000e01ef]"
+    "\U00016fe4\U0001d159\U000e0100-\U000e01ef]"
 )
 """Default-ignorable, or blank, and yet printable to Python."""
-_STACKED: Final = re.compile("([\u0300-\u034e\u0350-\u036f]{3})[\u0300-\u036f]+")
-"""Marks piled up until they cover the lines above and below."""
+_MARKS: Final = 3
+"""Of one letter; more pile up until they cover the lines above and below."""
 _BLANK: Final = re.compile(r"\s+")
 
 
@@ -42,7 +43,18 @@ def plain(text: object, *, lines: bool = False) -> str:
     if not lines:
         given = _BLANK.sub(" ", given).strip()
     seen = "".join(c if c.isprintable() or (lines and c == "\n") else HIDDEN for c in given)
-    return _STACKED.sub(r"\1", _IGNORABLE.sub(HIDDEN, seen))
+    return _unstacked(_IGNORABLE.sub(HIDDEN, seen))
+
+
+def _unstacked(text: str) -> str:
+    if text.isascii():
+        return text
+    kept, marks = [], 0
+    for character in text:
+        marks = marks + 1 if unicodedata.category(character).startswith("M") else 0
+        if marks <= _MARKS:
+            kept.append(character)
+    return "".join(kept)
 
 
 def shortened(text: object, limit: int) -> str:

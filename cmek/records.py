@@ -17,6 +17,7 @@ import json
 import os
 import re
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -159,9 +160,10 @@ class Records:
             found = json.loads(content)
             value, mac = found["value"], str(found["mac"])
             expected = self._mac(run_id, name, value)
+            verifies = hmac.compare_digest(expected.encode(), mac.encode())
         except (ValueError, TypeError, KeyError, RecursionError):
-            expected, value, mac = "-", None, ""
-        if not hmac.compare_digest(expected.encode(), mac.encode()):
+            verifies = False
+        if not verifies:
             raise RecordTamperedError(
                 f"record {path} was not written by this worker, or by one with another key "
                 f"({KEY_FILE}): somebody has changed it, or a run was moved between workers that "
@@ -231,6 +233,7 @@ def records_of(environment: Mapping[str, str]) -> Records:
 def _key(path: Path) -> bytes:
     try:
         key = path.read_bytes()
+        mode = path.stat().st_mode
     except OSError as error:
         raise RecordsError(f"{KEY_FILE}={path}: {error.strerror}") from error
     if len(key) < _SHORTEST_KEY:
@@ -238,6 +241,8 @@ def _key(path: Path) -> bytes:
             f"{path} has {len(key)} bytes; a key has {_SHORTEST_KEY} or more "
             "(head -c 32 /dev/urandom)"
         )
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise RecordsError(f"{path} can be written by others, who could forge records: chmod 400")
     return key
 
 

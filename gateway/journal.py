@@ -96,7 +96,8 @@ _SETTLE: Final = (
     " WHERE number = ?"
 )
 _UNSETTLED: Final = (
-    "workspace NOT IN (SELECT workspace FROM attaches WHERE outcome = ?)"
+    "NOT EXISTS (SELECT 1 FROM attaches AS later WHERE later.workspace = attaches.workspace"
+    " AND later.number > attaches.number AND later.outcome = ?)"
     " AND (outcome IS NULL OR outcome = ?) ORDER BY number"
 )
 
@@ -170,7 +171,10 @@ class Journal:
             self._connection.execute(_SETTLE, values)
 
     def unsettled(self) -> tuple[JournalEntry, ...]:
-        """Intents without a certain outcome, oldest first; none whose workspace has its key."""
+        """Intents without a certain outcome, oldest first; none that a later one has settled.
+
+        What was attached before settles nothing: the name of a created workspace can be used again.
+        """
         with self._errors():
             return self._select(_UNSETTLED, IntentOutcome.ATTACHED, IntentOutcome.UNKNOWN)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
@@ -26,6 +26,7 @@ from cmek.anthropic.models import ExternalKey, Workspace
 from cmek.errors import CmekError
 from cmek.models import FrozenModel, refusals
 from cmek.names import EXTERNAL_KEY_ID, WORKSPACE_ID, KeyName
+from cmek.onboarding.policy import MAX_APPROVAL_HOURS
 from cmek.onboarding.request import (
     MAX_NAME,
     created_by_run,
@@ -33,13 +34,20 @@ from cmek.onboarding.request import (
     same_name_workspaces,
 )
 from cmek.signatures.statement import Statement
-from cmek.signatures.verification import Verified, people_problems, statement_problems
+from cmek.signatures.verification import (
+    CLOCK_SKEW,
+    Verified,
+    people_problems,
+    statement_problems,
+)
 from cmek.tags import CREATED_BY_TAG, EVIDENCE_TAG
 
 _ORGANIZATION: Final = "/v1/organizations/me"
 _EXTERNAL_KEYS: Final = "/v1/organizations/external_keys"
 _WORKSPACES: Final = "/v1/organizations/workspaces"
 _VALIDATE: Final = "/validate"
+_LONGEST: Final = timedelta(hours=MAX_APPROVAL_HOURS)
+"""Of an approval, from its signature on."""
 
 
 class PolicyError(CmekError):
@@ -292,12 +300,19 @@ def _flaws(target: Attach | Create, signed: Statement, now: datetime) -> Iterato
         wanted = data_residency(signed.data_residency) if signed.data_residency else None
         compared["data residency"] = (wanted, target.data_residency)
     yield from statement_problems(signed, compared, now)
+    # the worker knows the request's own lifetime; here it is not believed
+    if signed.expires_at > signed.issued_at + _LONGEST + CLOCK_SKEW:
+        yield (
+            f"{signed.approver} signed until {signed.expires_at}: an approval counts for "
+            f"{_LONGEST.days} days at most"
+        )
 
 
 _SHARED: Final = (
     "acknowledged_warnings",
     "approval_request",
     "data_residency",
+    "expires_at",
     "external_key_id",
     "imported_versions",
     "key_name",
@@ -310,7 +325,7 @@ _SHARED: Final = (
     "workspace_id",
     "workspace_name",
 )
-"""What all approvers must have signed alike; their names, comments and times differ."""
+"""What all approvers must have signed alike; who, when and with which comment differs."""
 
 
 def _disagreements(statements: Sequence[Statement]) -> Iterator[str]:

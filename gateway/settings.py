@@ -5,6 +5,8 @@ Source: docs/gateway.md
 
 from __future__ import annotations
 
+import logging
+import stat
 import tomllib
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -21,6 +23,8 @@ from cmek.gcp._transport import id_token_provider, service_account_info
 from cmek.models import FrozenModel, refusals
 from cmek.signatures.signers import DIRECTORY, file_text
 from cmek.trusted_hosts import check_destination
+
+_log = logging.getLogger("cmek.gateway")
 
 CONFIG: Final = Path("/etc/cmek-gateway/gateway.toml")
 
@@ -84,12 +88,15 @@ class GatewaySettings(FrozenModel):
         """The credential of the Admin API, read now.
 
         Raises:
-            GatewaySettingsError: A file is missing, unreadable or empty, or holds no credential.
+            GatewaySettingsError: A file is missing, unreadable or empty, holds no credential, or
+                others could have written it.
         """
         file = self.admin_key_file
         if self.workload_identity is not None:
             file = self.workload_identity.google_credentials_file
         try:
+            if file is not None:
+                _check_mode(file)
             if self.admin_key_file is not None:
                 return AdminKey(SecretStr(file_text(self.admin_key_file.read_bytes())))
             assert self.workload_identity is not None  # noqa: S101  # the validator says so
@@ -127,6 +134,14 @@ def load_settings(path: Path = CONFIG) -> GatewaySettings:
         raise GatewaySettingsError(f"{path} is not TOML: {error}") from error
     check_destination(settings.upstream, ANTHROPIC)
     return settings
+
+
+def _check_mode(file: Path) -> None:
+    mode = file.stat().st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise GatewaySettingsError(f"{file} can be written by others: chmod 400 {file}")
+    if mode & stat.S_IROTH:
+        _log.warning("%s can be read by every user of this machine: chmod 400 %s", file, file)
 
 
 def _id_token(file: Path | None) -> Callable[[str], str]:

@@ -44,6 +44,8 @@ Residency = Literal["unrestricted", "us_default", "us_only"]
 _ID: Final = "{workspace_id}"
 _NAME: Final = "{workspace_name}"
 _MAX_KEY_ID: Final = 63
+MAX_APPROVAL_HOURS: Final = 720
+"""How long an approval request can be open."""
 KeyTemplate = Annotated[
     str,
     TextRule(
@@ -152,7 +154,7 @@ class OnboardingSettings(FormModel):
         title="Approval expires after hours",
         description="An approval request without a response in time is never an approval.",
         ge=1,
-        le=720,
+        le=MAX_APPROVAL_HOURS,
     )
     accepted_warnings: tuple[CheckId, ...] = Field(
         default=(),

@@ -23,6 +23,7 @@ from cmek.models import FrozenModel, refusals
 from cmek.names import Email
 from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.policy import Residency
+from cmek.plain_text import plain
 
 NAMESPACE: Final = "cmek-approval"
 """Of every signature; one made for git or for files does not count."""
@@ -130,11 +131,16 @@ def statement_for(
 
 
 def signed_list(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, or the first ones and a digest of all, so that a statement stays readable."""
-    if len(names) <= _LISTED:
-        return tuple(names)
-    more = len(names) - _LISTED
-    return (*names[:_LISTED], f"and {more} more; SHA-256 of the whole list {digest(list(names))}")
+    """The names, or the first ones and a digest of all, so that a statement stays readable.
+
+    A statement is read on a page and in a terminal, so of a name it has what can be seen there.
+    `plan_digest` covers the names as they are.
+    """
+    shown = tuple(map(plain, names))
+    if len(shown) <= _LISTED:
+        return shown
+    more = len(shown) - _LISTED
+    return (*shown[:_LISTED], f"and {more} more; SHA-256 of the whole list {digest(list(names))}")
 
 
 @dataclass(frozen=True, slots=True)

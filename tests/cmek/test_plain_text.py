@@ -29,9 +29,14 @@ ATTACKS = (
 outside = st.text(st.characters(exclude_categories=())) | st.sampled_from(ATTACKS)
 
 
+BLANK = (
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0\U00016fe4\U0001d159"
+)
+
+
 def is_visible(character: str) -> bool:
     """By the Unicode database, and the list of what is blank although it says otherwise."""
-    if character in "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0":
+    if character in BLANK:
         return False
     selector = "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
     category = unicodedata.category(character)
@@ -47,7 +52,21 @@ def test_plain_text_has_visible_characters_only_and_hides_none_silently(text: st
     assert plain(shown) == shown
     if shown == text:
         return
-    assert HIDDEN in shown or re.search(r"\s", text) or re.search("[\u0300-\u036f]{4}", text)
+    assert HIDDEN in shown or re.search(r"\s", text) or most_marks(text) > 3
+
+
+def most_marks(text: str) -> int:
+    """How many marks are on the letter that has the most."""
+    kinds = "".join(unicodedata.category(one)[0] for one in text)
+    return max(map(len, re.findall("M+", kinds)), default=0)
+
+
+@given(st.text(st.characters(categories=["Mn", "Me", "Mc"]) | st.just("e"), min_size=4))
+@example("e" + "\u20d2" * 200)
+@example("e" + "\u0489" * 200)
+def test_marks_do_not_pile_up_over_other_lines(text: str) -> None:
+    """Of whatever script: a letter keeps three."""
+    assert most_marks(plain(text)) <= 3
 
 
 @given(outside)

@@ -85,7 +85,8 @@ def test_nothing_is_there_before_the_first_write(records: Records) -> None:
 @pytest.mark.parametrize(
     "content",
     [b"", b"{", b"[]", b"null", b'{"value":1}', b'{"mac":"x","value":1}', b'{"mac":null,"value":1}',
-     b"\xff", b"[" * 100_000, b'{"mac":"x","value":1e400}'],
+     b"\xff", b"[" * 100_000, b'{"mac":"x","value":1e400}',
+     b'{"mac":"\\ud800","value":1}'],
 )  # fmt: skip
 def test_what_somebody_else_wrote_is_refused(
     records: Records, tmp_path: Path, content: bytes
@@ -111,6 +112,15 @@ def test_another_key_does_not_verify(records: Records, tmp_path: Path) -> None:
     records.write(RUN, "request", 1)
     with pytest.raises(RecordTamperedError, match=KEY_FILE):
         Records(Folder(tmp_path), KEY + b"x").read(RUN, "request")
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o660])
+def test_a_key_that_others_could_have_written_does_not_count(tmp_path: Path, mode: int) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(KEY)
+    key.chmod(mode)
+    with pytest.raises(RecordsError, match="can be written by others"):
+        records_of({RECORDS: str(tmp_path), KEY_FILE: str(key)})
 
 
 def test_a_pickle_is_no_record(records: Records, tmp_path: Path) -> None:

@@ -328,6 +328,19 @@ def test_every_statement_is_read_as_it_was_written(said: Statement) -> None:
     assert found.statement == said
 
 
+@given(st.lists(st.text(max_size=30), max_size=25))
+def test_what_is_signed_holds_nothing_that_a_page_or_a_terminal_does_not_show(
+    members: list[str],
+) -> None:
+    """A federated principal's subject can be anything; the digest covers it as it is."""
+    asked = make.approval_request(make.plan(other_decrypters=tuple(members)), signatures=1)
+    said = statement_for(
+        asked, approver="a@example.com", decision="approve", comment="-", at=make.NOW
+    )
+    for text in (said.text, *signing_text(asked)):
+        assert all(one == "\n" or one.isprintable() for one in text), ascii(text)
+
+
 def test_the_bounds_hold_for_what_is_well_formed_too() -> None:
     """Nine approvals in 40,000 characters are read, one more of either is not."""
     signature = "-----BEGIN SSH SIGNATURE-----\nQUJD\n-----END SSH SIGNATURE-----\n"

@@ -258,6 +258,22 @@ async def test_a_refused_credential_is_the_gateways_matter(gate: Gateways, tmp_p
     assert len(gate.sandbox.world.log.entries) == 1
 
 
+@pytest.mark.parametrize(("mode", "said"), [(0o666, "written"), (0o620, "written"), (0o644, "")])
+def test_a_credential_that_others_could_have_written_does_not_count(
+    gate: Gateways, mode: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that every user can read is said in the log: its content is still what was put there."""
+    settings = gate.settings
+    assert settings.admin_key_file is not None
+    settings.admin_key_file.chmod(mode)
+    if said:
+        with pytest.raises(GatewaySettingsError, match=said):
+            settings.credential()
+    else:
+        settings.credential()
+        assert "can be read by every user" in caplog.text
+
+
 @pytest.mark.parametrize("name", BAD_KEY_FILES)
 def test_a_google_key_that_can_not_sign_is_named_at_the_start(tmp_path: Path, name: str) -> None:
     """Not at the first call, when health has said that all is well; the file is not shown."""

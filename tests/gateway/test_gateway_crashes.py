@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 import httpx
 import pytest
@@ -164,6 +165,31 @@ async def test_a_crash_after_the_effect_is_settled_by_a_read_at_the_next_start(
     assert journal.unsettled() == ()
     journal.close()
     assert gate.sent() == [True]
+
+
+async def test_a_name_that_was_used_before_hides_no_create_that_may_still_appear(
+    gate: Gateways,
+) -> None:
+    """The first workspace of the name was archived: the name is free, and counts like any other."""
+    journal = Journal(gate.journal)
+    async with gate.upstream() as api:
+        attacher = gate.attacher(journal, api)
+
+        async def create(run_id: str) -> None:
+            signed = gate.approvals(gate.statement(new=True, run_id=run_id))
+            await attacher.attach(replace(gate.new, run_id=run_id), signed)
+
+        first, second, third = (str(UUID(int=n)) for n in (1, 2, 3))
+        await create(first)
+        (made,) = gate.keys_attached()
+        gate.sandbox.world.admin.workspaces[made].archived_at = "2026-11-28T00:00:00Z"
+        gate.fault("workspaces.create", kind="reset", times=1)
+        with pytest.raises(AdminApiError):
+            await create(second)
+        assert [one.run_id for one in journal.unsettled()] == [second]
+        with pytest.raises(PolicyError, match="may still appear"):
+            await create(third)
+    journal.close()
 
 
 FAULTS: Final = [

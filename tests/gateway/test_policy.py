@@ -278,6 +278,7 @@ def test_an_approval_for_exactly_this_permits_it() -> None:
 
 
 KATHERINE = "katherine@example.com"
+LONGEST = timedelta(days=30)
 FLAWS: dict[str, tuple[Statement, str]] = {
     "another workspace": (said(workspace_id="wrkspc_01SandboxOther"), "another workspace"),
     "a new workspace": (creation(), "another workspace"),
@@ -287,6 +288,10 @@ FLAWS: dict[str, tuple[Statement, str]] = {
     "expired": (said(expires_at=NOW - timedelta(seconds=1)), "expired at"),
     "from the future": (
         said(issued_at=NOW + CLOCK_SKEW + timedelta(seconds=1)), "signed in the future"
+    ),
+    "for years": (
+        said(expires_at=NOW - timedelta(minutes=1) + LONGEST + CLOCK_SKEW + timedelta(seconds=1)),
+        "30 days at most",
     ),
     "the requester's own": (said(approver="ada@example.com"), "is the requester"),
     "the requester's in other letters": (said(approver="ADA@example.com"), "is the requester"),
@@ -305,6 +310,7 @@ def test_an_approval_with_one_flaw_permits_nothing(statement: Statement, why: st
 def test_the_limits_of_time_belong_to_the_approval() -> None:
     assert problems(said(expires_at=NOW)) == ""
     assert problems(said(issued_at=NOW + CLOCK_SKEW)) == ""
+    assert problems(said(issued_at=NOW, expires_at=NOW + LONGEST + CLOCK_SKEW)) == ""
 
 
 CREATION_FLAWS: dict[str, tuple[Statement, str]] = {
@@ -345,6 +351,7 @@ SHARED: dict[str, Any] = {
     "acknowledged_warnings": ("a",),
     "approval_request": "attach-1-2",
     "data_residency": "us_only",
+    "expires_at": NOW + timedelta(hours=2),
     "external_key_id": OTHER_KEY,
     "imported_versions": ("1",),
     "key_name": KEY_NAME + "2",
@@ -357,7 +364,7 @@ SHARED: dict[str, Any] = {
     "workspace_id": "wrkspc_01SandboxOther",
     "workspace_name": "Fresh",
 }
-OWN = {"approver", "comment", "decision", "expires_at", "issued_at"}
+OWN = {"approver", "comment", "decision", "issued_at"}
 
 
 def test_every_field_of_a_statement_is_either_shared_or_an_approvers_own() -> None:

@@ -62,6 +62,7 @@ CHANGES: Final[dict[str, dict[str, Any]]] = {
     "another key": {"key_name": _OTHER_KEY},
     "a rejection": {"decision": "reject"},
     "expired": {"expires_at": _START - _HOUR},
+    "for years": {"expires_at": _START + 20_000 * _HOUR},
     "of the future": {"issued_at": _START + 400 * _HOUR},
     "another run": {"run_id": "another"},
     "another residency": {"data_residency": "us_only"},
@@ -318,7 +319,11 @@ class RedTeam(RuleBasedStateMachine):
             assert said["external_key_id"] == EXTERNAL_KEY == target.external_key_id
             assert said["key_name"] == getattr(registered, "key_name", None), "another key"
             assert datetime.fromisoformat(said["expires_at"]) >= self._latest, "expired"
-            assert datetime.fromisoformat(said["issued_at"]) <= self._latest + _HOUR, "future"
+            issued, expires = (
+                datetime.fromisoformat(said[name]) for name in ("issued_at", "expires_at")
+            )
+            assert issued <= self._latest + _HOUR, "future"
+            assert expires - issued <= timedelta(days=31), "for years"
             assert said["requester"].lower() != said["approver"].lower(), "the requester"
             if isinstance(target, Create):
                 assert said.get("workspace_name") == NEW_NAME, "another name"
@@ -434,6 +439,7 @@ WEAKNESSES: Final[dict[str, Weakness]] = {
             "another run",
             "another data residency",
             "signed in the future",
+            "days at most",
             "is the requester",
             "has signed more than once",
             "required signatures",

@@ -56,6 +56,7 @@ class Gateways:
     def settings(self) -> GatewaySettings:
         """Of a gateway before this sandbox."""
         key = self.home / "admin_key"
+        key.touch(mode=0o600)
         key.write_text(f"{self.sandbox.admin_key}\n")
         return GatewaySettings(
             journal=self.journal, port=0, upstream=self.sandbox.http, admin_key_file=key
