@@ -18,7 +18,12 @@ from tasks.clients import close_clients
 from tasks.reads import check_prerequisites, resolve_request
 
 
-@flow(name="check-prerequisites", flow_run_name="check {request.subject}", retries=0)
+@flow(
+    name="check-prerequisites",
+    flow_run_name="check {request.subject}",
+    persist_result=False,
+    retries=0,
+)
 async def check_prerequisites_only(request: OnboardingForm) -> State[Any]:
     """Check everything that an onboarding needs, and write nothing.
 

@@ -26,7 +26,9 @@ from tasks.discovery import decided, find_workspaces, publish_discovery, start_o
 from tasks.reads import read_policy, read_workspace
 
 
-@flow(name="discover-workspaces", flow_run_name="discover workspaces", retries=0)
+@flow(
+    name="discover-workspaces", flow_run_name="discover workspaces", persist_result=False, retries=0
+)
 async def discover_workspaces(
     request: DiscoveryRequest = DiscoveryRequest(),  # noqa: B008 - frozen
 ) -> State[Any]:
@@ -56,7 +58,12 @@ async def discover_workspaces(
     return ended
 
 
-@flow(name="workspace-created", flow_run_name="a workspace was created", retries=0)
+@flow(
+    name="workspace-created",
+    flow_run_name="a workspace was created",
+    persist_result=False,
+    retries=0,
+)
 async def workspace_created(
     payload: str,
     request: DiscoveryRequest = DiscoveryRequest(),  # noqa: B008 - frozen

@@ -14,7 +14,7 @@ from cmek.outcomes import RunOutcome
 from tasks.runs import wait_for_heartbeat
 
 
-@flow(name="crash-stale-run", flow_run_name="look at {flow_run_id}", retries=0)
+@flow(name="crash-stale-run", flow_run_name="watch {flow_run_id}", persist_result=False, retries=0)
 async def crash_stale_run(
     flow_run_id: UUID, watch_seconds: Annotated[float, Field(ge=0)] = 360
 ) -> State[Any]:

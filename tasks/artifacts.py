@@ -37,7 +37,7 @@ from cmek.terraform.module import (
     render_module,
     terraform_page,
 )
-from tasks._uncached_task import uncached_task
+from tasks._task_options import uncached_task
 from tasks.clients import admin_client, kms_client
 from tasks.runs import current_run_id, load_state, save_state
 
@@ -103,7 +103,7 @@ async def publish_terraform(request: OnboardingRequest) -> None:
     await publish("terraform", workspace_id, page, "adopts the key as it is now")
 
 
-@uncached_task(name="Terraform", task_run_name="Terraform")
+@uncached_task(name="Terraform")
 async def read_module(anthropic_block: str, kms_block: str, workspace_id: str) -> dict[str, str]:
     """The module of the workspace's live key, text by file name.
 
@@ -177,7 +177,6 @@ async def _latest(keys: list[str]) -> list[ArtifactCollection]:
 
 @uncached_task(
     name="Record the key",
-    task_run_name="Record the key",
 )
 async def record_onboarding(facts: LiveFacts, users_before: tuple[str, ...] = ()) -> None:
     """Begin the key's history with what was true when it was attached.

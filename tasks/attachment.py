@@ -49,7 +49,7 @@ from cmek.tags import (
     CREATED_INCOMPLETE_PREFIX,
     workspace_tag,
 )
-from tasks._uncached_task import uncached_task
+from tasks._task_options import uncached_task
 from tasks.clients import admin_client
 from tasks.runs import current_run_id, find_runs, never_ends_the_run, retag
 
@@ -100,7 +100,6 @@ class CreateOutcomeUnknownError(CmekError):
 
 @uncached_task(
     name="7 Attach",
-    task_run_name="7 Attach",
     retries=0,
 )
 async def attach(block: str, permit: Permit) -> AttachOutcome:
@@ -120,7 +119,6 @@ async def attach(block: str, permit: Permit) -> AttachOutcome:
 
 @uncached_task(
     name="7 Create",
-    task_run_name="7 Create",
     retries=0,
 )
 async def create(block: str, permit: Permit) -> AttachOutcome:
@@ -444,7 +442,7 @@ class ReadBackMismatchError(CmekError):
     """The service does not show what was attached."""
 
 
-@uncached_task(name="Read back", task_run_name="Read back")
+@uncached_task(name="Read back")
 async def read_back(
     block: str,
     workspace_id: str,

@@ -14,7 +14,7 @@ from contextlib import suppress
 from enum import StrEnum
 from uuid import UUID
 
-from prefect import get_run_logger, task
+from prefect import get_run_logger
 
 from cmek.errors import listed
 from cmek.gcp.errors import GoogleApiError
@@ -24,11 +24,10 @@ from cmek.keys.rules_key import KeyRefusedError, check_adoption, check_key, key_
 from cmek.models import FrozenModel
 from cmek.names import organization_label
 from cmek.onboarding.request import OnboardingRequest
-from tasks._uncached_task import uncached_task
+from tasks._task_options import NotYetError, not_yet, uncached_task
 from tasks.clients import admin_client, kms_client
 from tasks.registration import find_external_key
 from tasks.runs import KeyCreate, remember_create, remembered_create
-from tasks.validation import NotYetError, not_yet
 
 
 class EnsuredKey(FrozenModel):
@@ -46,9 +45,8 @@ class VersionPendingError(NotYetError):
     """The primary version is still being generated."""
 
 
-@task(
+@uncached_task(
     name="2 Crypto key",
-    task_run_name="2 Crypto key",
     retries=6,
     retry_delay_seconds=[1, 2, 4, 8, 16, 30],
     retry_condition_fn=not_yet,
@@ -135,7 +133,7 @@ async def key_origin(
     return KeyOrigin.IN_DOUBT if create is KeyCreate.SENT else KeyOrigin.FOREIGN
 
 
-@uncached_task(name="2 Organization label", task_run_name="2 Organization label")
+@uncached_task(name="2 Organization label")
 async def ensure_organization_label(
     request: OnboardingRequest, organization: UUID
 ) -> tuple[CryptoKey, bool]:

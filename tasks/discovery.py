@@ -35,7 +35,7 @@ from cmek.errors import CmekError
 from cmek.onboarding.policy import OverrideRefusedError, PolicyModel, UnnameableKeyError
 from cmek.onboarding.request import resolve, subject_in
 from cmek.tags import CMEK_TAG, workspace_tag
-from tasks._uncached_task import uncached_task
+from tasks._task_options import uncached_task
 from tasks.clients import admin_client
 from tasks.runs import ONBOARDING, find_runs
 
@@ -58,7 +58,7 @@ class DifferentRequestError(NotStartedError):
     """The run that the key gives was started with another request."""
 
 
-@uncached_task(name="Find workspaces", task_run_name="Find workspaces")
+@uncached_task(name="Find workspaces")
 async def find_workspaces(anthropic_block: str) -> tuple[Workspace, ...]:
     """All workspaces that are not archived.
 
@@ -117,7 +117,7 @@ def decided(workspace: Workspace, action: Action, why: str) -> Decision:
     )
 
 
-@uncached_task(name="Publish discovery", task_run_name="Publish discovery")
+@uncached_task(name="Publish discovery")
 async def publish_discovery(decisions: list[Decision]) -> None:
     """The table of what was decided; its versions are the history."""
     await acreate_markdown_artifact(

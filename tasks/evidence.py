@@ -34,7 +34,7 @@ from cmek.gcp.resources import CryptoKey
 from cmek.names import artifact_key
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import EVIDENCE_TAG
-from tasks._uncached_task import uncached_task
+from tasks._task_options import uncached_task
 from tasks.artifacts import publish
 from tasks.clients import admin_client, kms_client
 from tasks.crypto_key import EnsuredKey
@@ -156,7 +156,7 @@ async def label_attached_resources(
         await record(workspace_id, await label_key(request.kms_block, key_name, workspace_id))
 
 
-@uncached_task(name="Mark the workspace", task_run_name="Mark the workspace")
+@uncached_task(name="Mark the workspace")
 async def tag_workspace(block: str, workspace_id: str, entry_hash: str) -> Event:
     """Tag the workspace with the hash of the `attached` entry; the event for the record."""
     try:
@@ -187,7 +187,7 @@ async def tag_workspace(block: str, workspace_id: str, entry_hash: str) -> Event
     )
 
 
-@uncached_task(name="Mark the key", task_run_name="Mark the key")
+@uncached_task(name="Mark the key")
 async def label_key(kms_block: str, key_name: str, workspace_id: str) -> Event:
     """Label the key as used by this workspace, others' labels kept; the event for the record."""
     label, value = in_use_label(workspace_id)

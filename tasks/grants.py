@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from prefect import get_run_logger, task
+from prefect import get_run_logger
 
 from cmek.anthropic_identity import MEMBER, ROLES
+from tasks._task_options import policy_race, uncached_task
 from tasks.clients import kms_client
-from tasks.validation import policy_race
 
 
-@task(
+@uncached_task(
     name="3 Grants",
-    task_run_name="3 Grants",
     retries=3,
     retry_delay_seconds=[2, 5, 10],
     retry_jitter_factor=0.5,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from prefect import get_run_logger
 
 from cmek.names import KeyName
-from tasks._uncached_task import uncached_task
+from tasks._task_options import NotYetError, not_yet, uncached_task
 from tasks.clients import kms_client
-from tasks.validation import NotYetError, not_yet
 
 
 class KeyNotReadableYetError(NotYetError):
@@ -16,7 +15,6 @@ class KeyNotReadableYetError(NotYetError):
 
 @uncached_task(
     name="4 Key name",
-    task_run_name="4 Key name",
     retries=3,
     retry_delay_seconds=[1, 3, 9],
     retry_jitter_factor=0.5,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from prefect import get_run_logger, task
+from prefect import get_run_logger
 
+from tasks._task_options import name_race, uncached_task
 from tasks.clients import kms_client
-from tasks.validation import name_race
 
 
-@task(
+@uncached_task(
     name="1 Key ring",
-    task_run_name="1 Key ring",
     retries=3,
     retry_delay_seconds=[2, 5, 10],
     retry_jitter_factor=0.5,

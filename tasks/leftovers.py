@@ -23,7 +23,7 @@ from cmek.evidence.record import Chain, EvidenceIntegrityError, loads
 from cmek.evidence.report import record_in
 from cmek.names import artifact_key
 from cmek.tags import LEFTOVERS, workspace_tag
-from tasks._uncached_task import uncached_task
+from tasks._task_options import uncached_task
 from tasks.artifacts import latest_artifact
 from tasks.clients import admin_client, kms_client
 from tasks.runs import current_run_id, find_runs, never_ends_the_run
@@ -111,7 +111,7 @@ def read_table(data: object) -> tuple[Leftover, ...] | None:
         return None
 
 
-@uncached_task(name="Leftovers", task_run_name="Leftovers")
+@uncached_task(name="Leftovers")
 async def publish_leftovers(
     anthropic_block: str, kms_block: str, subject: str | None = None
 ) -> None:

@@ -43,7 +43,7 @@ from cmek.onboarding.request import (
 from cmek.signatures.signers import Signers, find_signers, required_signatures
 from cmek.signatures.statement import SignedApproval, UnreadableApprovalError, parse_signed
 from cmek.signatures.verification import BadSignatureError, Signatures, Verified, verify
-from tasks._uncached_task import uncached_task
+from tasks._task_options import uncached_task
 from tasks.clients import (
     BlockMissingError,
     admin_client,
@@ -87,7 +87,7 @@ async def resolve_request(form: OnboardingForm) -> OnboardingRequest:
     return resolve(form, policy, workspace_name=name)
 
 
-@uncached_task(name="Read organization", task_run_name="Read organization")
+@uncached_task(name="Read organization")
 async def read_organization(block: str) -> Organization:
     """The organization of the credential (prerequisite: the Admin API key works).
 
@@ -97,7 +97,7 @@ async def read_organization(block: str) -> Organization:
     return await (await admin_client(block)).organization.me()
 
 
-@uncached_task(name="Read workspace", task_run_name="Read workspace")
+@uncached_task(name="Read workspace")
 async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
     """The workspace and the key that it has.
 
@@ -128,7 +128,6 @@ async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
 
 @uncached_task(
     name="Search workspaces",
-    task_run_name="Search workspaces",
 )
 async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | None:
     """What this request has created already, over all pages; None when nothing has its name.
@@ -158,7 +157,7 @@ class KeyNotFoundError(CmekError):
     """The crypto key is not there (any more)."""
 
 
-@uncached_task(name="Read live facts", task_run_name="Read live facts")
+@uncached_task(name="Read live facts")
 async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> LiveFacts:
     """All reads at once, never cached: a run that was suspended must not see old responses.
 
@@ -241,7 +240,7 @@ class PrerequisitesFailedError(CmekError):
         self.report = report
 
 
-@uncached_task(name="Prerequisites", task_run_name="Prerequisites")
+@uncached_task(name="Prerequisites")
 async def check_prerequisites(
     request: OnboardingRequest, started_with: OnboardingRequest | None = None
 ) -> CheckReport:
@@ -263,7 +262,7 @@ async def check_prerequisites(
     return report.model_copy(update={"checks": (*report.checks, changed)}) if changed else report
 
 
-@uncached_task(name="Diagnose", task_run_name="Diagnose")
+@uncached_task(name="Diagnose")
 async def find_causes(request: OnboardingRequest, failure: Failure) -> tuple[Cause, ...]:
     """Every known cause, the most likely first; each proved, excluded or open by our own reads."""
     return diagnose(await gather_facts(request, failure, await _clients(request)))
@@ -277,7 +276,7 @@ async def _clients(request: OnboardingRequest) -> Clients:
     )
 
 
-@uncached_task(name="Read existing resources", task_run_name="Read existing resources")
+@uncached_task(name="Read existing resources")
 async def read_existing_resources(
     request: OnboardingRequest, organization: UUID
 ) -> ExistingResources:
@@ -310,7 +309,7 @@ async def read_existing_resources(
     )
 
 
-@uncached_task(name="Who must sign", task_run_name="Who must sign")
+@uncached_task(name="Who must sign")
 async def signatures_needed(request: OnboardingRequest) -> int:
     """How many approvers must sign; 0 on a worker without signers.
 
@@ -326,7 +325,7 @@ async def _requested_signatures(request: OnboardingRequest) -> int:
     return max(request.signatures, int(admin.is_gateway))
 
 
-@uncached_task(name="Verify signatures", task_run_name="Verify signatures")
+@uncached_task(name="Verify signatures")
 async def verify_signatures(
     request: OnboardingRequest, approval_request: ApprovalRequest, response: ApprovalResponse
 ) -> Signatures:

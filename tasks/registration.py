@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from prefect import get_run_logger, task
+from prefect import get_run_logger
 
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.models import ExternalKey
+from tasks._task_options import response_lost, uncached_task
 from tasks.clients import admin_client
-from tasks.validation import response_lost
 
 
-@task(
+@uncached_task(
     name="5 External key",
-    task_run_name="5 External key",
     retries=3,
     retry_delay_seconds=[1, 3, 9],
     retry_jitter_factor=0.5,

@@ -58,7 +58,7 @@ from cmek.revalidation.request import (
     shown_workspace,
 )
 from cmek.tags import CMEK_TAG, LOOK_AGAIN_TAG
-from tasks._uncached_task import uncached_task
+from tasks._task_options import uncached_task
 from tasks.artifacts import (
     artifact_url,
     last_records,
@@ -292,7 +292,7 @@ async def check_now(anthropic_block: str, kms_block: str, workspace_id: str) -> 
     return judge(snapshot, previous, context.check_run(ref, snapshot.now))
 
 
-@uncached_task(name="Read registered keys", task_run_name="Read registered keys")
+@uncached_task(name="Read registered keys")
 async def read_registered_keys(block: str) -> RegisteredKeys:
     """As `read_all_registered`."""
     return await read_all_registered(block)
@@ -509,7 +509,7 @@ def _rows(table: ArtifactCollection | None) -> dict[str, FleetRow]:
     return read_rows(table.data if table else None, get_run_logger().warning)
 
 
-@uncached_task(name="Publish fleet", task_run_name="Publish fleet")
+@uncached_task(name="Publish fleet")
 async def publish_fleet(
     checked: Sequence[FleetRow],
     *,
@@ -546,7 +546,7 @@ async def publish_fleet(
         await send_event(ENDED, resource={"prefect.resource.id": "cmek.fleet"}, payload=payload)
 
 
-@uncached_task(name="Schedule follow-up", task_run_name="Schedule follow-up")
+@uncached_task(name="Schedule follow-up")
 async def schedule_follow_up(
     request: RevalidationRequest, unreachable: Sequence[UnreachableState]
 ) -> None:

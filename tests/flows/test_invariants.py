@@ -7,13 +7,20 @@ invariant 5 (convergence) has `test_onboard.py` and `test_lost_answers.py`.
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from prefect import Flow, Task
+from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ValidationError
 
+import flows
+import tasks
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from cli.local.stack import client_environment
@@ -170,3 +177,20 @@ def test_invariant_8_a_server_of_tests_and_benchmarks_has_analytics_off(bench: O
     """By its own word; all of them are started by `lone_server`, or as the local stack's."""
     settings = bench.client.request("GET", "/admin/settings").json()
     assert settings["server"]["analytics_enabled"] is False
+
+
+def objects_of(package: ModuleType) -> Iterator[tuple[str, object]]:
+    """What the package's modules define at their top."""
+    for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        module = importlib.import_module(found.name)
+        yield from ((f"{found.name}.{name}", one) for name, one in vars(module).items())
+
+
+def test_no_result_of_a_task_or_flow_is_stored_or_taken_from_before() -> None:
+    """Also where a worker's settings store results by default: a Retry reads everything again."""
+    found = dict((*objects_of(flows), *objects_of(tasks)))
+    made = {name: one for name, one in found.items() if isinstance(one, Task | Flow)}
+    assert len(made) > 35
+    assert [name for name, one in made.items() if one.persist_result is not False] == []
+    cached = {name: one.cache_policy for name, one in made.items() if isinstance(one, Task)}
+    assert [name for name, policy in cached.items() if policy is not NO_CACHE] == []
