@@ -22,7 +22,7 @@ RING = "by-hand"
 KEY = "claude-prod"
 
 
-def compare(show: Callable[[str], None], rounds: int = ROUNDS) -> float | None:
+def compare(show: Callable[[str], None]) -> float | None:
     """Seconds, requests, and what a second run does; with the guide where gcloud and curl are.
 
     Returns:
@@ -30,7 +30,7 @@ def compare(show: Callable[[str], None], rounds: int = ROUNDS) -> float | None:
     """
     by_hand = bool(shutil.which("gcloud") and shutil.which("curl"))
     show(f"{'':24} {'seconds':>8} {'requests':>9} {'writes':>7}  outcome")
-    taken = [_round(show, by_hand) for _ in range(rounds)]
+    taken = [_round(show, by_hand) for _ in range(ROUNDS)]
     show("Nobody's waiting is counted; the guide has no approval, no checks, no read-back.")
     if not by_hand:
         show("the guide by hand: gcloud or curl is not installed here")

@@ -50,7 +50,6 @@ class Measured:
     fastest_minute: int
     """The most Cloud KMS reads in any 60 seconds of the sandbox's log."""
     peak_mb: float
-    cpu_seconds: float
     state: str
 
     @property
@@ -84,7 +83,6 @@ def measure(keys: int, conditions: Conditions, depth: Depth = "full") -> Measure
         requests=len(log),
         fastest_minute=_fastest_minute([one["time"] for one in reads]),
         peak_mb=child["peak_mb"],
-        cpu_seconds=child["cpu"],
         state=child["state"],
     )
 
@@ -142,12 +140,10 @@ async def _sweep(order: dict[str, str]) -> dict[str, object]:
             "reads_per_minute": int(order["reads_per_minute"]),
         }
     )
-    cpu = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     started = time.monotonic()
     state = await revalidate_keys(request, return_state=True)
     return {
         "seconds": time.monotonic() - started,
-        "cpu": sum(resource.getrusage(resource.RUSAGE_SELF)[:2]) - cpu,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "state": state.name,
     }

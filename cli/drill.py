@@ -35,6 +35,7 @@ from cli.terminal import markdown, new_console, printable
 from cmek._http import Ok, ok_value, try_read
 from cmek.gcp.iam import PolicyView
 from cmek.gcp.resources import CryptoKey
+from cmek.keys.health import HealthEvent
 from cmek.names import artifact_key
 from cmek.plain_text import plain
 from cmek.revalidation.drill import (
@@ -57,7 +58,7 @@ from tasks.revalidation import read_all_registered
 
 NAMESPACE: Final = "cmek-drill"
 """Of the report's signature: none of these can stand for an approval."""
-EVENTS: Final = {"disabled": "cmek.key.broken", "enabled": "cmek.key.recovered"}
+EVENTS: Final = {"disabled": HealthEvent.BROKEN, "enabled": HealthEvent.RECOVERED}
 STATES: Final = {"disabled": "DISABLED", "enabled": "ENABLED"}
 LOOK_SECONDS: Final = 2.0
 ASK_SECONDS: Final = 30.0
@@ -223,7 +224,8 @@ class Observer:
         """Whether Anthropic can use the key; None without an answer."""
         assert self.ref is not None  # noqa: S101 - `find` was called
         admin = await admin_client(self.anthropic_block)
-        read = await try_read(admin.external_keys.validate(self.ref.external_key_id))
+        validating = admin.external_keys.validate(self.ref.external_key_id)
+        read = await try_read(validating, seconds=None)
         return read.value.succeeded if isinstance(read, Ok) else None
 
     async def works(self) -> bool:

@@ -172,13 +172,18 @@ class Failed:
 Result: TypeAlias = Ok[T] | Failed
 
 
-async def try_read(read: Awaitable[T]) -> Result[T]:
+async def try_read(read: Awaitable[T], seconds: float | None = READ_SECONDS) -> Result[T]:
     """Wait for a read and catch what the clients raise.
 
     Other exceptions are bugs and go through.
+
+    Args:
+        read: The call.
+        seconds: For how long; None: as long as its client waits. A validation may take longer than
+            a read.
     """
     try:
-        async with asyncio.timeout(READ_SECONDS):
+        async with asyncio.timeout(seconds):
             return Ok(await read)
     except GoogleApiError as error:
         problem = error.problem
@@ -193,7 +198,7 @@ async def try_read(read: Awaitable[T]) -> Result[T]:
     except AdminApiError as error:
         return Failed(str(error.status or "CONNECTION"), str(error), remedy=error.advice or None)
     except TimeoutError:
-        return Failed("TIMEOUT", f"no answer within {READ_SECONDS:.0f} s")
+        return Failed("TIMEOUT", f"no answer within {seconds:.0f} s")
 
 
 def ok_value(read: Result[T] | None) -> T | None:

@@ -13,6 +13,10 @@ ADMIN_API: Final = "https://api.anthropic.com"
 """Also the audience that Anthropic's federation rules expect unless told otherwise."""
 ADMIN_API_VERSION: Final = "2023-06-01"
 """Of the header `anthropic-version`."""
+ADMIN_HEADERS: Final = (
+    f'-H "x-api-key: $ANTHROPIC_ADMIN_KEY" -H "anthropic-version: {ADMIN_API_VERSION}"'
+)
+"""Of a curl command for a person."""
 GOOGLE_APIS: Final = "googleapis.com"
 """Stands for all of Google's addresses, of which each service has its own."""
 ANTHROPIC: Final = ("anthropic.com",)

@@ -217,6 +217,9 @@ def is_us_single_region(location: str) -> bool:
     return re.fullmatch(r"us-[a-z]+[0-9]+", location) is not None
 
 
+ORGANIZATION_LABEL_PREFIX: Final = "anthropic-org-"
+
+
 def organization_label(organization: UUID | str) -> tuple[str, str]:
     """The label by which a key says that this organization may use it, as (key, value).
 
@@ -226,7 +229,7 @@ def organization_label(organization: UUID | str) -> tuple[str, str]:
     Raises:
         ValueError: `organization` is not a bare UUID (the `org_…` form is not one).
     """
-    return f"anthropic-org-{UUID(str(organization))}", "true"
+    return f"{ORGANIZATION_LABEL_PREFIX}{UUID(str(organization))}", "true"
 
 
 def is_custom(role: str) -> bool:

@@ -22,6 +22,7 @@ from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
+from cmek.anthropic.client import EXTERNAL_KEYS_PATH, ORGANIZATION_PATH, WORKSPACES_PATH
 from cmek.anthropic.models import ExternalKey, Workspace
 from cmek.errors import CmekError
 from cmek.models import FrozenModel, refusals
@@ -42,9 +43,6 @@ from cmek.signatures.verification import (
 )
 from cmek.tags import CREATED_BY_TAG, EVIDENCE_TAG
 
-_ORGANIZATION: Final = "/v1/organizations/me"
-_EXTERNAL_KEYS: Final = "/v1/organizations/external_keys"
-_WORKSPACES: Final = "/v1/organizations/workspaces"
 _VALIDATE: Final = "/validate"
 _LONGEST: Final = timedelta(hours=MAX_APPROVAL_HOURS)
 """Of an approval, from its signature on."""
@@ -144,20 +142,20 @@ class _CreateBody(_AttachBody):
 assert CREATED_BY_TAG == "cmek-run"  # noqa: S101  # as in the model above
 
 _LISTS: Final = {
-    _EXTERNAL_KEYS: ("external_keys.list", frozenset({"limit", "page"})),
-    _WORKSPACES: (
+    EXTERNAL_KEYS_PATH: ("external_keys.list", frozenset({"limit", "page"})),
+    WORKSPACES_PATH: (
         "workspaces.list",
         frozenset({"limit", "after_id", "include_archived", "include_default", "ids[]"}),
     ),
-    _ORGANIZATION: ("organization.me", frozenset[str]()),
+    ORGANIZATION_PATH: ("organization.me", frozenset[str]()),
 }
 _OBJECTS: Final = (
-    (re.compile(rf"{_EXTERNAL_KEYS}/{EXTERNAL_KEY_ID}"), "external_keys.retrieve"),
-    (re.compile(rf"{_WORKSPACES}/{WORKSPACE_ID}"), "workspaces.retrieve"),
+    (re.compile(rf"{EXTERNAL_KEYS_PATH}/{EXTERNAL_KEY_ID}"), "external_keys.retrieve"),
+    (re.compile(rf"{WORKSPACES_PATH}/{WORKSPACE_ID}"), "workspaces.retrieve"),
 )
-_VALIDATION_PATH: Final = re.compile(rf"{_EXTERNAL_KEYS}/{EXTERNAL_KEY_ID}{_VALIDATE}")
+_VALIDATION_PATH: Final = re.compile(rf"{EXTERNAL_KEYS_PATH}/{EXTERNAL_KEY_ID}{_VALIDATE}")
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
-_WORKSPACE_PATH: Final = re.compile(rf"{_WORKSPACES}/({WORKSPACE_ID})")
+_WORKSPACE_PATH: Final = re.compile(rf"{WORKSPACES_PATH}/({WORKSPACE_ID})")
 
 
 def decide(call: Call) -> Decision:
@@ -176,9 +174,9 @@ def decide(call: Call) -> Decision:
         if call.body is not None:
             raise PolicyError(f"POST {call.path}: a validation has no body")
         return Forward("external_keys.validate", "POST", call.path, {})
-    if call.path == _EXTERNAL_KEYS:
+    if call.path == EXTERNAL_KEYS_PATH:
         return _registration(call)
-    if call.path == _WORKSPACES:
+    if call.path == WORKSPACES_PATH:
         return _create(call)
     match = _WORKSPACE_PATH.fullmatch(call.path)
     if match is None:

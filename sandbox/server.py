@@ -88,7 +88,7 @@ def serving(app: Starlette, listener: socket.socket) -> Iterator[None]:
         listener.close()
 
 
-def start_grpc(world: World, port: int = 0, host: str = "127.0.0.1") -> tuple[grpc.Server, int]:
+def start_grpc(world: World, port: int) -> tuple[grpc.Server, int]:
     """The server, already serving, and its port; a `port` of 0 takes a free one.
 
     Raises:
@@ -100,7 +100,7 @@ def start_grpc(world: World, port: int = 0, host: str = "127.0.0.1") -> tuple[gr
     )
     server.add_generic_rpc_handlers([_GrpcHandlers(world)])
     credentials = grpc.local_server_credentials(grpc.LocalConnectionType.LOCAL_TCP)
-    bound = server.add_secure_port(f"{host}:{port}", credentials)
+    bound = server.add_secure_port(f"127.0.0.1:{port}", credentials)
     server.start()
     return server, bound
 

@@ -24,8 +24,8 @@ Json = dict[str, Any]
 class Clock:
     """Real time plus an offset that only grows or shrinks when someone moves it."""
 
-    def __init__(self, offset: timedelta = timedelta(0)) -> None:
-        self.offset = offset
+    def __init__(self) -> None:
+        self.offset = timedelta(0)
 
     def now(self) -> datetime:
         """The sandbox's time, with time zone."""

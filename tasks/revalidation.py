@@ -21,7 +21,6 @@ from prefect.runtime import deployment
 from prefect.states import Scheduled
 
 from cmek._http import Failed, Ok, Result, try_read
-from cmek.anthropic.errors import AdminApiError
 from cmek.anthropic.models import Validation
 from cmek.errors import CmekError
 from cmek.gcp.iam import PolicyView
@@ -432,10 +431,7 @@ async def _kms_parts(
 
 async def _validation(block: str, ref: KeyRef) -> Result[Validation]:
     api = await admin_client(block)
-    try:
-        return Ok(await api.external_keys.validate(ref.external_key_id))
-    except AdminApiError as error:
-        return Failed(str(error.status or "CONNECTION"), str(error), remedy=error.advice or None)
+    return await try_read(api.external_keys.validate(ref.external_key_id), seconds=None)
 
 
 async def _announced(record: KeyRecord, previous: KeyRecord | None) -> KeyRecord:

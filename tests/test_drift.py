@@ -30,9 +30,10 @@ from anthropic.types import shared
 from anthropic.types.beta.organization import webhook_create_params
 from google.cloud import kms_v1
 
-from cmek.anthropic.errors import _BY_CODE, DATA_PLANE_ADVICE
+from cmek.anthropic.errors import _BY_CODE
 from sandbox.google_apis import METHODS
 from tests.support.discovery import Discovery, discovery
+from tests.support.troubleshooting import DATA_PLANE_ADVICE
 from tests.test_names_golden import differences, text
 
 GOLDEN: Final = Path(__file__).parent / "golden" / "vendors.json"

@@ -40,8 +40,9 @@ PENDING_CREATE_LIFETIME: Final = timedelta(minutes=10)
 """How long a create without a response may still take effect: the official SDK stops waiting then
 (600 s)."""
 
-_EXTERNAL_KEYS: Final = "/v1/organizations/external_keys"
-_WORKSPACES: Final = "/v1/organizations/workspaces"
+ORGANIZATION_PATH: Final = "/v1/organizations/me"
+EXTERNAL_KEYS_PATH: Final = "/v1/organizations/external_keys"
+WORKSPACES_PATH: Final = "/v1/organizations/workspaces"
 
 
 Query = dict[str, str | int | list[str]]
@@ -109,7 +110,7 @@ class OrganizationResource:
 
     async def me(self) -> Organization:
         """The credential's organization; also the check that the credential works."""
-        return await self._transport.get(Organization, "/v1/organizations/me", {})
+        return await self._transport.get(Organization, ORGANIZATION_PATH, {})
 
 
 class ExternalKeys:
@@ -125,13 +126,13 @@ class ExternalKeys:
             "geo": "us",
             "provider_config": {"type": "gcp", "key_name": key_name},
         }
-        return await self._transport.post(ExternalKey, _EXTERNAL_KEYS, CREATE, body)
+        return await self._transport.post(ExternalKey, EXTERNAL_KEYS_PATH, CREATE, body)
 
     async def list(self) -> AsyncIterator[ExternalKey]:
         """All external keys, newest first."""
         query: Query = {"limit": 100}
         while True:
-            page = await self._transport.get(ExternalKeyPage, _EXTERNAL_KEYS, query)
+            page = await self._transport.get(ExternalKeyPage, EXTERNAL_KEYS_PATH, query)
             for key in page.data:
                 yield key.model_copy(update={"request_id": page.request_id})
             if page.next_page is None:
@@ -140,14 +141,16 @@ class ExternalKeys:
 
     async def retrieve(self, external_key_id: str) -> ExternalKey:
         """One external key."""
-        return await self._transport.get(ExternalKey, _path(_EXTERNAL_KEYS, external_key_id), {})
+        return await self._transport.get(
+            ExternalKey, _path(EXTERNAL_KEYS_PATH, external_key_id), {}
+        )
 
     async def validate(self, external_key_id: str) -> Validation:
         """Let Anthropic try an encrypt and decrypt round trip (guide step 6); changes nothing.
 
         A key that does not work is a result (`failure`), not an error.
         """
-        path = _path(_EXTERNAL_KEYS, external_key_id) + "/validate"
+        path = _path(EXTERNAL_KEYS_PATH, external_key_id) + "/validate"
         return await self._transport.post_slow(Validation, path, READ, None)
 
 
@@ -170,7 +173,7 @@ class Workspaces:
         query |= {"include_default": "true"} if include_default else {}
         query |= {"ids[]": list(ids)} if ids else {}
         while True:
-            page = await self._transport.get(WorkspacePage, _WORKSPACES, query)
+            page = await self._transport.get(WorkspacePage, WORKSPACES_PATH, query)
             for workspace in page.data:
                 yield workspace.model_copy(update={"request_id": page.request_id})
             if not page.has_more or page.last_id is None:
@@ -184,7 +187,7 @@ class Workspaces:
 
     async def retrieve(self, workspace_id: str) -> Workspace:
         """One workspace; the default one too, by its id."""
-        return await self._transport.get(Workspace, _path(_WORKSPACES, workspace_id), {})
+        return await self._transport.get(Workspace, _path(WORKSPACES_PATH, workspace_id), {})
 
     async def create(
         self,
@@ -208,7 +211,9 @@ class Workspaces:
         body |= {"external_key_id": external_key_id} if external_key_id is not None else {}
         body |= {"tags": dict(tags)} if tags else {}
         body |= {"data_residency": dict(data_residency)} if data_residency else {}
-        return await self._transport.post_slow(Workspace, _WORKSPACES, ONCE, body, signed_approvals)
+        return await self._transport.post_slow(
+            Workspace, WORKSPACES_PATH, ONCE, body, signed_approvals
+        )
 
     async def update(
         self,
@@ -226,7 +231,7 @@ class Workspaces:
             tags: The tags to change.
             signed_approvals: Of the attach, for a gateway; sent nowhere else.
         """
-        path = _path(_WORKSPACES, workspace_id)
+        path = _path(WORKSPACES_PATH, workspace_id)
         body: dict[str, object] = {"tags": dict(tags)} if tags else {}
         if external_key_id is None:
             return await self._transport.post(Workspace, path, IDEMPOTENT, body)

@@ -332,25 +332,6 @@ _BY_CODE: Final[dict[str, type[AdminStatusError] | str]] = {
 }
 """The class of a documented `error.details.error_code`, or its advice where the class is that of
 the status."""
-DATA_PLANE_ADVICE: Final[dict[str, str]] = {
-    "cmek_key_disabled": (
-        "The key is disabled, destroyed, or Anthropic lost its grants: run `cmek status`, do what "
-        "it says, then retry."
-    ),
-    "cmek_key_network_blocked": (
-        "The key may be healthy: VPC Service Controls keep Anthropic out. Let it in, or exclude "
-        "the project from the perimeter."
-    ),
-    "cmek_key_unreachable": (
-        "Retry; if it stays so, check that Cloud KMS is available in the key's location, then ask "
-        "Anthropic's support."
-    ),
-    "cmek_context_unavailable": (
-        "Anthropic could not read the workspace's encryption settings: retry in a few minutes."
-    ),
-}
-"""What users of a workspace get from Claude's API while its key can't be used, and what to do; the
-Admin API does not give these."""
 _SHOULD_RETRY: Final = {"true": True, "false": False}
 
 

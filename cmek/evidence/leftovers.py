@@ -20,8 +20,8 @@ from google.iam.v1 import policy_pb2
 from pydantic import BaseModel, ValidationError
 
 from cmek._http import Failed, Ok, Result, ok_value, try_read
-from cmek.addresses import ADMIN_API, ADMIN_API_VERSION
-from cmek.anthropic.client import AdminApi
+from cmek.addresses import ADMIN_API, ADMIN_HEADERS
+from cmek.anthropic.client import EXTERNAL_KEYS_PATH, AdminApi
 from cmek.anthropic.models import ExternalKey
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.evidence.record import Chain, EvidenceEntry
@@ -285,9 +285,8 @@ Found = tuple[str, ...] | str | None
 def _external_key(made: Made, live: Live) -> Found:
     if made.resource not in live.external_keys:
         return None
-    url = f"{ADMIN_API}/v1/organizations/external_keys/{made.resource}"
-    version = f'-H "anthropic-version: {ADMIN_API_VERSION}"'
-    return (f'curl -sS -X DELETE {url} -H "x-api-key: $ANTHROPIC_ADMIN_KEY" {version}',)
+    url = f"{ADMIN_API}{EXTERNAL_KEYS_PATH}/{made.resource}"
+    return (f"curl -sS -X DELETE {url} {ADMIN_HEADERS}",)
 
 
 def _key_ring(made: Made, live: Live) -> Found:

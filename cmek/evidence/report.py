@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ValidationError
 
-from cmek.addresses import ADMIN_API, ADMIN_API_VERSION
+from cmek.addresses import ADMIN_API, ADMIN_HEADERS
 from cmek.anthropic_identity import SERVICE_ACCOUNT
 from cmek.evidence.record import Chain, EvidenceEntry, EvidenceIntegrityError
 from cmek.gcp.gcloud import key_in
@@ -193,8 +193,7 @@ def _activity_query(workspace_id: str | None, external_key_id: str, since: datet
         ours = f'.workspace_id == "{workspace_id}" or {ours}'
     return Query(
         title="Workspace and external key events at Anthropic",
-        command=f"curl -sS {shlex.quote(url)} "
-        f'-H "x-api-key: $ANTHROPIC_ADMIN_KEY" -H "anthropic-version: {ADMIN_API_VERSION}" '
+        command=f"curl -sS {shlex.quote(url)} {ADMIN_HEADERS} "
         f"| jq {shlex.quote(f'.data[] | select({ours})')}",
         needs="The Compliance API enabled before the key in ANTHROPIC_ADMIN_KEY was made; nothing "
         "is recorded while it is off. Newest first; while has_more, add after_id=<last_id>.",

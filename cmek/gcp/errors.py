@@ -31,8 +31,6 @@ from cmek.errors import LOST, SET_CLOCK, CmekError, lost_connection
 from cmek.gcp.gcloud import key_in, policy_of, revoke
 from cmek.models import FrozenModel
 
-__all__ = ["GoogleApiError", "GoogleProblem", "Violation", "classify"]
-
 
 class Violation(FrozenModel):
     """One line of a precondition or quota failure: which rule, about what."""

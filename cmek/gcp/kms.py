@@ -28,12 +28,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from cmek._http import RetryDecision, retrying
 from cmek.addresses import EndpointError, check_endpoint, is_loopback
-from cmek.gcp._transport import SCOPES, TokenRequest, scoped, transient
+from cmek.gcp._transport import TokenRequest, scoped, transient
 from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
 from cmek.gcp.iam import POLICY_VERSION, with_grants
 from cmek.gcp.resources import MAX_LABELS, CryptoKey, KeyRing, KeySpec, KeyVersion, Location
-
-__all__ = ["SCOPES", "CloudKms"]
 
 T = TypeVar("T")
 ListRequest = kms_v1.ListCryptoKeysRequest | kms_v1.ListCryptoKeyVersionsRequest

@@ -10,7 +10,7 @@ https://platform.claude.com/docs/en/manage-claude/cmek-google-cloud-kms
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -50,6 +50,11 @@ COVERING: Final = {
     VIEWER: frozenset({VIEWER, "roles/cloudkms.admin", "roles/owner", "roles/viewer"}),
 }
 """By role of the guide: the roles that hold at least the same permissions."""
+
+
+def missing_roles(granted: Collection[str]) -> tuple[str, ...]:
+    """The roles of the guide that are not among those; sorted."""
+    return tuple(sorted(set(ROLES).difference(granted)))
 
 
 def may_decrypt(role: str) -> bool:

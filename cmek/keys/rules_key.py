@@ -21,7 +21,7 @@ from cmek.keys.conditions import Condition
 from cmek.keys.rules import Cause, CauseRule, DiagnosisFacts, Finding, KnownCause
 from cmek.keys.snapshot import Findings, KeySnapshot
 from cmek.keys.verdicts import RECORDED_FIELDS, Check, Prerequisite
-from cmek.names import RECOMMENDED_REGIONS, organization_label
+from cmek.names import ORGANIZATION_LABEL_PREFIX, RECOMMENDED_REGIONS, organization_label
 from cmek.onboarding.request import OnboardingRequest
 
 WHO: Final = "whoever has cloudkms.cryptoKeys.get on the key (roles/cloudkms.viewer)"
@@ -450,7 +450,6 @@ def without_key(facts: DiagnosisFacts, known: KnownCause, command: str) -> Cause
     return known.open(f"the key could not be read: {facts.findings.kms.key}", command)
 
 
-PREFIX: Final = "anthropic-org-"
 READS: Final = "GetCryptoKey, organization.me"
 
 MISSING: Final = KnownCause("label_missing", "The organization label is missing", READS)
@@ -498,7 +497,7 @@ def _judge(
 
 
 def _organizations(labels: Mapping[str, str]) -> list[str]:
-    return [name for name in labels if name.casefold().startswith(PREFIX)]
+    return [name for name in labels if name.casefold().startswith(ORGANIZATION_LABEL_PREFIX)]
 
 
 def _spelled_otherwise(labels: Mapping[str, str], ours: str) -> bool:

@@ -25,10 +25,11 @@ from datetime import timedelta
 from typing import Final
 
 from cmek._http import Failed, Ok, ok_value
-from cmek.anthropic_identity import MEMBER, ROLES, SERVICE_ACCOUNT
+from cmek.anthropic_identity import MEMBER, SERVICE_ACCOUNT
 from cmek.gcp.gcloud import leave_perimeter, org_policy_page, perimeters_page
 from cmek.gcp.iam import unconditional_roles
 from cmek.gcp.project_apis import IngressPolicy, PerimeterConfig, PolicyRule, ServicePerimeter
+from cmek.keys.conditions import missing_roles
 from cmek.keys.rules_project import KMS
 from cmek.keys.snapshot import Findings
 from cmek.keys.verdicts import Check, Prerequisite
@@ -113,7 +114,7 @@ def check_custom(request: OnboardingRequest, findings: Findings) -> Iterator[Che
 def is_granted(findings: Findings) -> bool:
     """Whether both grants stand on the key already."""
     policy = ok_value(findings.kms.key_policy)
-    return policy is not None and unconditional_roles(policy, MEMBER).issuperset(ROLES)
+    return policy is not None and not missing_roles(unconditional_roles(policy, MEMBER))
 
 
 def _legacy_rule(rule: PolicyRule, customer: str | None, own: str | None) -> Verdict:

@@ -11,8 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from cmek.anthropic_identity import ROLES
 from cmek.errors import listed
+from cmek.keys.conditions import missing_roles
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, same_identity
 from cmek.onboarding.plan import ENABLED, LiveFacts, Plan, differences
 from cmek.onboarding.request import OnboardingRequest
@@ -283,8 +283,8 @@ def _check_facts(gate_input: GateInput) -> list[RefusalReason]:
         + listed(version.name for version in facts.versions_scheduled_for_destruction),
         "label": not facts.has_organization_label
         and f"{facts.key.name} lacks the organization label",
-        "grants": not facts.granted_roles.issuperset(ROLES)
-        and "missing on the key: " + ", ".join(sorted(set(ROLES) - facts.granted_roles)),
+        "grants": (missing := missing_roles(facts.granted_roles))
+        and f"missing on the key: {', '.join(missing)}",
         "key_name": facts.key.name != str(gate_input.pinned.key_name)
         and f"the key is {facts.key.name}, asked for was {gate_input.pinned.key_name}",
         "external_key": facts.external_key_name != facts.key.name

@@ -16,10 +16,10 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from cmek.addresses import GOOGLE_APIS
-from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, ROLES, VIEWER
+from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, VIEWER
 from cmek.canonical import digest
 from cmek.gcp.resources import CryptoKey, KeyVersion
-from cmek.keys.conditions import MISSING, has_organization_label
+from cmek.keys.conditions import MISSING, has_organization_label, missing_roles
 from cmek.keys.verdicts import Check, CheckReport, Prerequisite
 from cmek.models import FrozenModel
 from cmek.onboarding.request import OnboardingRequest
@@ -348,7 +348,7 @@ def preview(request: OnboardingRequest, found: ExistingResources) -> tuple[Step,
     ring, name = request.key_name.key_ring_name, str(request.key_name)
     adopted = found.key is not None and not found.key_is_ours
     key_action: Action = "adopt" if adopted else "nothing" if found.key else "create"
-    granted = found.granted_roles.issuperset(ROLES)
+    granted = not missing_roles(found.granted_roles)
     registered = found.external_key_id is not None
     if request.create_workspace is not None:
         last = Step(7, "New workspace", "approve and create", request.create_workspace)

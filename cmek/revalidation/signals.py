@@ -16,7 +16,7 @@ import hmac
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 from google.auth import exceptions as auth_errors
@@ -231,8 +231,8 @@ def pushed_signal(body: bytes) -> Signal | None:
 class _Remembered(Request):
     """Keeps Google's certificates for an hour: google-auth fetches them for every token."""
 
-    def __init__(self, request: Request, clock: Callable[[], float] = time.monotonic) -> None:
-        self._request, self._clock = request, clock
+    def __init__(self, request: Request) -> None:
+        self._request = request
         self._kept: tuple[float, Any] | None = None
 
     def __call__(
@@ -245,11 +245,11 @@ class _Remembered(Request):
         **options: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """The kept response while it is fresh, else a new one."""
-        if self._kept is None or self._clock() > self._kept[0]:
+        if self._kept is None or time.monotonic() > self._kept[0]:
             response = self._request(url, method, body, headers, timeout, **options)
             if response.status != 200:
                 return response
-            self._kept = (self._clock() + CERTS_SECONDS, response)
+            self._kept = (time.monotonic() + CERTS_SECONDS, response)
         return self._kept[1]
 
 

@@ -11,7 +11,6 @@ import re
 from pathlib import Path
 from typing import Final
 
-from cmek.anthropic.errors import DATA_PLANE_ADVICE
 from cmek.keys.diagnosis import CAUSES, diagnose, gather_facts
 from cmek.keys.health import HEALTH_RULES
 from cmek.keys.prerequisites import CATALOGUE
@@ -27,6 +26,26 @@ from tests.support.staging import Stage
 
 DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 RULES_DOCUMENT: Final = DOCUMENT.with_name("revalidation.md")
+
+DATA_PLANE_ADVICE: Final[dict[str, str]] = {
+    "cmek_key_disabled": (
+        "The key is disabled, destroyed, or Anthropic lost its grants: run `cmek status`, do what "
+        "it says, then retry."
+    ),
+    "cmek_key_network_blocked": (
+        "The key may be healthy: VPC Service Controls keep Anthropic out. Let it in, or exclude "
+        "the project from the perimeter."
+    ),
+    "cmek_key_unreachable": (
+        "Retry; if it stays so, check that Cloud KMS is available in the key's location, then ask "
+        "Anthropic's support."
+    ),
+    "cmek_context_unavailable": (
+        "Anthropic could not read the workspace's encryption settings: retry in a few minutes."
+    ),
+}
+"""What users of a workspace get from Claude's API while its key can't be used, and what to do; the
+Admin API does not give these."""
 
 INTRODUCTION: Final = """# Troubleshooting
 
