@@ -472,6 +472,12 @@ def _respond(  # noqa: PLR0913 - what the command line brought along
         pending = approvals.read_ask(client, find_run(client, name_or_id).id)
         if why := approvals.dead_end(client, pending):
             raise ApprovalError(f"run {pending.run.name}: {why}")
+        if (signing_key or others) and not pending.approval_request.signatures:
+            raise ApprovalError(
+                f"run {pending.run.name} asks for no signature, so --signing-key and --with would "
+                "count for nothing; nothing was answered. Leave them out, or have the platform "
+                "team require signatures (policy `signatures`, or /etc/cmek on the worker)"
+            )
         show(pending.approval_request, console)
         try:
             fields = build_response(pending, decision, given, console)

@@ -32,6 +32,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from cli.client import RunError, connected, every
 from cli.policy import save_default_policy
 from cli.terminal import new_console, printable
+from cmek.models import rule_of
+from cmek.names import ProjectId
 from cmek.onboarding.plan import possible_titles
 from cmek.tags import CMEK_TAG
 
@@ -43,6 +45,8 @@ OWN_ENVIRONMENT: Final = (
     "run the command of the project's own environment, .venv/bin/cmek in its folder "
     "(docs/operations.md, step 1)"
 )
+_LAST_LINES: Final = 6
+"""Of what Prefect printed; a trace of its own ends with the cause."""
 PROJECT_VARIABLE: Final = "CMEK_PROJECT_ID"
 """What prefect.yaml reads the discovery's Google Cloud project from."""
 
@@ -76,6 +80,9 @@ def deploy_command(
     from then on; plain `prefect deploy` opens that again.
     """
     console = new_console(stderr=as_json)
+    rule = rule_of(ProjectId)
+    if project_id and not rule.fits(project_id):
+        raise RunError(f"--project: {rule.refusal(project_id)}; nothing was deployed")
     with connected() as client:
         names = deploy(client, prefect_file, project_id, on=on)
         for name in names:
@@ -115,15 +122,28 @@ def deploy(
         for pool in _pools_of(prefect_file):
             if problem := pool_problem(client, pool):
                 raise RunError(f"{problem}; nothing was deployed")
-        _prefect_deploy(client, prefect_file, project_id)
-    for deployment in find_deployments(client):
-        _close_form(client, deployment)
-        _pause_again(client, deployment, paused)
+        try:
+            _prefect_deploy(client, prefect_file, project_id)
+        finally:  # what it has deployed before it failed, too
+            for deployment in find_deployments(client):
+                _close_form(client, deployment)
+                _pause_again(client, deployment, paused)
     return [f"{client.read_flow(one.flow_id).name}/{one.name}" for one in find_deployments(client)]
 
 
+def _content(prefect_file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(prefect_file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        why = " ".join(str(error).split())
+        raise RunError(f"{prefect_file} is not YAML ({why}); nothing was deployed") from error
+    if not isinstance(content, dict) or not isinstance(content.get("deployments"), list):
+        raise RunError(f"{prefect_file} has no list of deployments; nothing was deployed")
+    return content
+
+
 def _on_pool(prefect_file: Path, on: str, target: Path) -> Path:
-    content = yaml.safe_load(prefect_file.read_text())
+    content = _content(prefect_file)
     pools = content.get("definitions", {}).get("work_pools", {})
     if on not in pools:
         raise RunError(f"{prefect_file} defines no work pool {on!r}: it has {', '.join(pools)}")
@@ -134,8 +154,12 @@ def _on_pool(prefect_file: Path, on: str, target: Path) -> Path:
 
 
 def _pools_of(prefect_file: Path) -> list[str]:
-    found = yaml.safe_load(prefect_file.read_text())["deployments"]
-    return sorted({one["work_pool"]["name"] for one in found})
+    try:
+        return sorted({one["work_pool"]["name"] for one in _content(prefect_file)["deployments"]})
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"{prefect_file}: each deployment needs a work_pool with a name; nothing was deployed"
+        ) from error
 
 
 def create_work_pool(client: SyncPrefectClient, name: str, template: Path, at_once: int) -> None:
@@ -201,7 +225,12 @@ def _prefect_deploy(client: SyncPrefectClient, prefect_file: Path, project_id: s
             app()
         except SystemExit as ended:
             if ended.code:
-                raise RunError(f"`prefect deploy --all` failed:\n{output.getvalue()}") from None
+                lines = [line for line in output.getvalue().splitlines() if line.strip()]
+                last = "\n".join(lines[-_LAST_LINES:])
+                raise RunError(
+                    "`prefect deploy --all` failed; it may have deployed some. Correct the cause "
+                    f"and deploy again. It said at last:\n{last}"
+                ) from None
 
 
 def _close_form(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:

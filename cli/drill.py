@@ -113,6 +113,8 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
     key = signing_key or (default_key() if find_signers() else None)
     file = out or Path(f"drill-{workspace_id}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.md")
     _try_to_write(file)
+    if key is not None:
+        signature("a trial", key, NAMESPACE)
     with connected():
         blocks = asyncio.run(block_names(anthropic_block, kms_block))
         observer = Observer(*blocks, workspace_id, probe)
@@ -123,8 +125,8 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
         sign_report(file, key)
     console.print(f"The report is {file}{f', signed in {file}.sig' if key else ''}", markup=False)
     if as_json:
-        signature = f"{file}.sig" if key else None
-        more = {"passed": drill.passed, "report": str(file), "signature": signature}
+        signed = f"{file}.sig" if key else None
+        more = {"passed": drill.passed, "report": str(file), "signature": signed}
         typer.echo(json.dumps(drill.model_dump(mode="json") | more))
     if not drill.passed:
         raise typer.Exit(1)

@@ -27,7 +27,7 @@ from cmek.revalidation.fleet import FleetRow, counts, shown_counts
 from cmek.revalidation.request import KeyRef, RegisteredKeys, RevalidationRequest, by_ring
 from flows._outcome import reporting
 from flows._revalidation_lock import wait_for_turn
-from tasks.clients import close_clients, opening_clients
+from tasks.clients import close_clients, open_clients, opening_clients
 from tasks.leftovers import publish_leftovers
 from tasks.revalidation import (
     CheckUnfinishedError,
@@ -63,6 +63,8 @@ class Tally:
     unreachable: list[UnreachableState] = field(default_factory=list)
     missing: list[FleetRow] = field(default_factory=list)
     """Of attached keys that are not registered any more."""
+    not_found: list[str] = field(default_factory=list)
+    """External keys that the request names and that neither are nor were registered."""
     changed: bool = False
     unrecorded: list[str] = field(default_factory=list)
     """External keys whose histories lack this check."""
@@ -89,6 +91,8 @@ class Tally:
             for key, row in self.before.items()
             if row.workspaces and (request.wanted is None or key in request.wanted)
         }
+        checked = {row.external_key_id for row in self.rows}
+        self.not_found = sorted(set(request.external_keys).difference(checked, gone))
         if gone and request.record_anew and request.wanted:
             self.changed = True
             return frozenset(gone)
@@ -122,6 +126,7 @@ async def revalidate_keys(
 
     Raises:
         AdminApiError: The external keys can't be listed.
+        BlockMissingError: A block can't be used; nothing was checked or recorded.
         ReportUnfinishedError: What was found is in the message, and not everywhere else.
     """
     async with AsyncExitStack() as held:
@@ -133,7 +138,8 @@ async def revalidate_keys(
             if other is not None:
                 return Completed(
                     name=RunOutcome.SKIPPED,
-                    message=f"{other.name} ({other.id}) checked all keys all the while",
+                    message=f"{other.name} ({other.id}) was checking all keys until this run's "
+                    "deadline",
                 )
         return await _revalidate(request, held)
 
@@ -161,6 +167,8 @@ async def _revalidate(request: RevalidationRequest, held: AsyncExitStack) -> Sta
 async def _check_registered(request: RevalidationRequest, held: AsyncExitStack) -> Tally:
     """Check the keys; what was kept in memory for the checks ends with them."""
     started = datetime.now(UTC)
+    # a block that can't be used says nothing about any key
+    await open_clients(request.anthropic_block, request.kms_block)
     registered, reported, before = await asyncio.gather(
         read_registered_keys(request.anthropic_block),
         load_state(_REPORTED, Reported),
@@ -186,8 +194,6 @@ def _context(
 ) -> RevalidationContext:
     wanted = request.wanted
     keys = [k for k in registered.refs if wanted is None or k.external_key_id in wanted]
-    for missing in sorted((wanted or set()) - {key.external_key_id for key in keys}):
-        get_run_logger().warning("%s is not registered as a Google Cloud key (any more)", missing)
     return RevalidationContext(
         request=request,
         organization_id=registered.organization_id,
@@ -269,14 +275,19 @@ def _outcome(tally: Tally) -> State[Any]:
     if tally.missing:
         names = listed(row.external_key_id for row in tally.missing)
         message += f". Not registered any more, though a workspace had them: {names}"
+    if tally.not_found:
+        message += (
+            f". Not registered as Google Cloud keys of this organization, so check the ids: "
+            f"{listed(tally.not_found)}"
+        )
     if tally.unrecorded:
         return Failed(
             message=f"{message}. Not in the history of {len(tally.unrecorded)} keys, for which the "
             f"log has the reason: {listed(tally.unrecorded)}. Retry this run to check them again"
         )
-    if found[Health.BROKEN]:
+    if found[Health.BROKEN] or (tally.not_found and not rows):
         return Failed(message=message)
-    if found[Health.UNKNOWN]:
+    if found[Health.UNKNOWN] or tally.not_found:
         return Completed(name=RunOutcome.KEY_UNKNOWN, message=message)
     if found[Health.AT_RISK]:
         return Completed(name=RunOutcome.KEY_AT_RISK, message=message)

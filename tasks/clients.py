@@ -105,12 +105,24 @@ async def opening_clients(anthropic_block: str, kms_block: str) -> AsyncIterator
     The server takes as long to give a slot as to read two blocks. No client connects here. What
     fails here fails again, and is said, where it is used.
     """
-    clients = (admin_client(anthropic_block), kms_client(kms_block), google_client(kms_block))
-    opening = asyncio.gather(*clients, return_exceptions=True)
+    opening = asyncio.ensure_future(open_clients(anthropic_block, kms_block))
+    opening.add_done_callback(_has_failed)  # which takes note of its error
     try:
         yield
     finally:
         opening.cancel()
+
+
+async def open_clients(anthropic_block: str, kms_block: str) -> None:
+    """Load both blocks and make their clients; none connects here.
+
+    Raises:
+        BlockMissingError: A block is not there, or can't be used.
+        CmekError: Its credentials or addresses can't be used.
+    """
+    await asyncio.gather(
+        admin_client(anthropic_block), kms_client(kms_block), google_client(kms_block)
+    )
 
 
 async def close_clients() -> None:

@@ -196,15 +196,18 @@ def _check_response(
     request = gate_input.pinned
     typed = (response.workspace_id, response.workspace_name)
     what = "name" if request.create_workspace else "id"
-    rejected = response.decision == "reject" and f"rejected: {response.comment}"
+    approves = response.decision == "approve"
+    rejected = not approves and f"rejected: {response.comment}"
     reapproval: dict[str, object] = {
         "workspace_id": typed != (request.workspace_id, request.create_workspace)
         and f"the typed workspace {what} is another one",
-        "four_eyes": request.four_eyes
+        "four_eyes": approves
+        and request.four_eyes
         and same_identity(response.approver, request.requested_by)
         and "four eyes: the approver is the requester; another person must approve",
         "approver": not response.approver.strip() and "the response names no approver",
-        "warnings": gate_input.plan.to_acknowledge
+        "warnings": approves
+        and gate_input.plan.to_acknowledge
         and not response.acknowledge_warnings
         and "the warnings were not acknowledged",
     }

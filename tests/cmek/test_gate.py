@@ -128,6 +128,18 @@ def test_a_response_that_does_not_count_is_refused(answer: dict[str, Any], code:
     assert codes(refused(verdict(answer=make.answer(**answer)), kind)) == {code}
 
 
+def test_a_rejection_needs_nothing_that_an_approval_needs() -> None:
+    """The requester may withdraw, and nobody has to acknowledge warnings to say no."""
+    plan = make.plan(warnings=("billing",))
+    answer = make.answer(decision="reject", approver="ada@example.com", plan_digest=plan.digest)
+    found = verdict(
+        approval_request=make.approval_request(plan),
+        answer=answer,
+        gate_input=make.gate_input(plan=plan),
+    )
+    assert codes(refused(found, RefusalKind.REJECTED)) == {"rejected"}
+
+
 def test_without_four_eyes_the_requester_may_approve() -> None:
     """The comparison is made only when the request asks for it."""
     request = make.REQUEST.model_copy(update={"four_eyes": False})

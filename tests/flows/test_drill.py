@@ -19,6 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import cli.drill
+from cli.approvals import ApprovalError
 from cli.client import RunError
 from cli.drill import NAMESPACE, DrillRunner, Observer, drill_command, sign_report
 from cmek.revalidation.drill import ALERT, Drill, DrillRefusedError
@@ -245,6 +246,17 @@ def test_a_report_that_can_not_be_written_is_refused_before_anything_is_asked(
     )
     assert sorted(one.name for one in tmp_path.iterdir()) == ["folder", "report.md"]
     assert (tmp_path / "report.md").read_text() == "an older one"
+
+
+def test_a_key_that_can_not_sign_is_refused_before_anything_is_asked(
+    canary: Canary, tmp_path: Path
+) -> None:
+    """Else a person would disable the key for a drill whose report nobody can sign."""
+    options = [canary.workspace, "--out", str(tmp_path / "new.md"), "--signing-key", "/no/such/key"]
+    refused = CliRunner().invoke(COMMAND, options)
+    assert isinstance(refused.exception, ApprovalError)
+    assert "/no/such/key did not sign" in str(refused.exception)
+    assert "Type the workspace" not in refused.output
 
 
 def share(canary: Canary) -> None:

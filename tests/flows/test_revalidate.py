@@ -300,6 +300,34 @@ def test_a_check_of_no_key_that_leaves_attached_ones_unknown_is_not_completed(
     assert (shown.data, shown.description) == (100.0, "0 of 0 keys")
 
 
+def test_a_key_that_is_named_and_was_never_registered_is_said_and_not_taken_for_checked(
+    fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """A mistyped id: alone it fails the run, beside others it is no green either."""
+    key, mistyped = fleet.onboard("spelt-right"), fixed_id("ekey", "Mistyped")
+    for keys, name in (([mistyped], "Failed"), ([key, mistyped], "Unknown")):
+        run = revalidations.run(external_keys=keys)
+        assert run.state is not None
+        assert run.state.name == name
+        assert f"check the ids: {mistyped}" in str(run.state.message)
+
+
+@pytest.mark.parametrize("field", ["anthropic_block", "kms_block"])
+def test_a_block_that_can_not_be_used_ends_the_run_and_changes_no_keys_verdict(
+    fleet: Fleet, revalidations: Revalidations, field: str
+) -> None:
+    """It says nothing about any key: one that is known to be broken stays so."""
+    key = fleet.onboard("known")
+    fleet.set_state("known", 1, "DISABLED")
+    revalidations.run()
+    run = revalidations.run(**{field: "not-there"})
+    assert run.state is not None
+    assert run.state.name == "Failed"
+    assert "/not-there can't be used" in str(run.state.message)
+    rows = {row.external_key_id: row.level for row in revalidations.latest_rows()}
+    assert rows[key] == "broken"
+
+
 @pytest.mark.server  # which gives the slot
 def test_a_second_check_of_all_keys_waits_and_then_says_which_one_it_left_the_work_to(
     bench: Onboardings, revalidations: Revalidations

@@ -9,11 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
-from cli.deploy import PROJECT, install
+from cli.client import RunError
+from cli.deploy import PROJECT, deploy, find_deployments, install
 from cli.local.stack import WORKER
 from cli.show import history, read_fleet
 from tests.support.killing import kill_worker
@@ -112,6 +114,35 @@ def test_a_paused_schedule_stays_paused_when_it_is_deployed_again(
     deploy_again(stack)
     assert schedule(stack, daily)["active"] is False
     set_schedule(stack, daily, active=True)
+
+
+def test_a_deploy_that_fails_half_way_opens_no_form_and_says_the_cause_last(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """Prefect writes each deployment's schema anew, open to any parameter."""
+    content = yaml.safe_load(PREFECT_FILE.read_text())
+    content["deployments"][-1]["schedules"] = [{"cron": "no such time"}]
+    file = tmp_path / "prefect.yaml"
+    file.write_text(yaml.safe_dump(content))
+    try:
+        with pytest.raises(RunError, match="deploy again") as refused:
+            deploy(stack.client, file, stack.local.sandbox.project_id)
+        assert len(str(refused.value)) < 1500
+        found = find_deployments(stack.client)
+        forms = [(one.parameter_openapi_schema or {}).get("additionalProperties") for one in found]
+        assert forms == [False] * len(found)
+    finally:
+        stack.deploy()
+
+
+@pytest.mark.parametrize("text", ["{", "just text", "deployments: [{name: x}]", "\x00"])
+def test_a_file_of_deployments_that_is_none_is_named(
+    stack: Stack, tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "other.yaml"
+    file.write_text(text)
+    with pytest.raises(RunError, match=r"other\.yaml.*nothing was deployed"):
+        deploy(stack.client, file, None)
 
 
 @pytest.mark.prove

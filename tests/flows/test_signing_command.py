@@ -188,3 +188,17 @@ def test_what_can_not_be_signed_is_said(office: Office, approval_request: Pendin
     answer = {"decision": "approve", "approver": GRACE, "comment": "fine"}
     with pytest.raises(ApprovalError, match="must end with"):
         approvals.signed_field(asked, answer, office.keys[GRACE], [other])
+
+
+@pytest.mark.parametrize("option", ["--signing-key", "--with"])
+def test_a_signature_that_would_count_for_nothing_is_refused_before_the_attach(
+    bench: Onboardings, capfd: pytest.CaptureFixture[str], option: str
+) -> None:
+    """Whoever brings one means it to count; the request of an unsigned run has no room for it."""
+    run = bench.asked()
+    pending = approvals.wait_for_ask(bench.client, run.id, seconds=60)
+    typed = ["--workspace-id", pending.workspace, "--plan-digest", pending.plan_digest]
+    who = ["--approver", APPROVER, "--comment", "fine", "--acknowledge-warnings"]
+    command(bench, "approve", str(run.id), *typed, *who, option, "/no/such/file")
+    assert "asks for no signature" in " ".join(capfd.readouterr().err.split())
+    assert run.state == "Suspended"
