@@ -409,9 +409,9 @@ def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
     others: Others = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run's plan, approve it, and follow the run until it ends or asks again.
+    """Show a run's plan, approve it, and follow the run until it ends or waits again.
 
-    Where the run wants signatures, yours is made with your SSH key. Exit code 3 when it asks again.
+    Where the run wants signatures, yours is made with your SSH key. Exit code 3 when it waits again.
     """
     given = ResponseInput(
         workspace_id, plan_digest, approver, comment, acknowledge_warnings, workspace_name
@@ -523,4 +523,4 @@ def _say_what_next(
         console.print(run_url(client, run.id), soft_wrap=True)
         return
     _say_why_again(console, "Nothing was attached", again)
-    console.print(f"It asks again: cmek approve {run.id}", soft_wrap=True)
+    console.print(f"It waits for another approval: cmek approve {run.id}", soft_wrap=True)

@@ -102,7 +102,7 @@ def http_client(address: str | None, **options: Any) -> httpx.AsyncClient:  # no
 
 @cache
 def _authorities(*, trust_env: bool) -> ssl.SSLContext:
-    """Who may vouch for a service, read once: each of httpx's clients would take 0.1 s for it."""
+    """The trusted certificate authorities, read once: httpx would read them for each client."""
     return httpx.create_ssl_context(trust_env=trust_env)
 
 

@@ -107,29 +107,29 @@ class Tag:
 Decision: TypeAlias = Forward | Tag | Attach | Create
 
 
-class _Body(FrozenModel):
+class _RequestModel(FrozenModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-B = TypeVar("B", bound=_Body)
+B = TypeVar("B", bound=_RequestModel)
 
 
-class _GcpKey(_Body):
+class _GcpKey(_RequestModel):
     type: Literal["gcp"]
     key_name: Annotated[str, Field(max_length=500)]
 
 
-class _Registration(_Body):
+class _Registration(_RequestModel):
     display_name: Annotated[str | None, Field(max_length=255)] = None
     geo: Literal["us"]
     provider_config: _GcpKey
 
 
-class _Tags(_Body):
+class _Tags(_RequestModel):
     tags: dict[str, str]
 
 
-class _AttachBody(_Body):
+class _AttachBody(_RequestModel):
     external_key_id: Annotated[str, Field(pattern=rf"^{EXTERNAL_KEY_ID}$")]
 
 

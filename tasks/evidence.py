@@ -49,7 +49,7 @@ from tasks.runs import (
 _MEMORY = "evidence"
 
 
-class _Record(BaseModel):
+class _RecordText(BaseModel):
     text: str
 
 
@@ -67,17 +67,17 @@ async def record(subject: str, *events: Event) -> tuple[EvidenceEntry, ...]:
     """
     if not events:
         return ()
-    kept = await load_state(_MEMORY, _Record)
+    kept = await load_state(_MEMORY, _RecordText)
     chain = loads(kept.text) if kept else await _earlier(subject)
     now = datetime.now(UTC)
     entries = tuple(chain.append(event, run=str(current_run_id()), at=now) for event in events)
-    await save_state(_MEMORY, _Record(text=chain.dumps()))
+    await save_state(_MEMORY, _RecordText(text=chain.dumps()))
     return entries
 
 
 async def has_recorded() -> bool:
     """Whether this run has recorded anything, also in an earlier attempt."""
-    return await load_state(_MEMORY, _Record) is not None
+    return await load_state(_MEMORY, _RecordText) is not None
 
 
 async def publish_evidence(subject: str) -> None:
@@ -85,7 +85,7 @@ async def publish_evidence(subject: str) -> None:
 
     A run that has recorded nothing leaves the last record as it is.
     """
-    kept = await load_state(_MEMORY, _Record)
+    kept = await load_state(_MEMORY, _RecordText)
     if kept is None:
         return
     chain = loads(kept.text)
@@ -103,7 +103,7 @@ async def publish_failure(subject: str, error: BaseException) -> None:
     Never raises: it would take the place of the failure.
     """
     with never_ends_the_run("The failure is not in the evidence"):
-        if await load_state(_MEMORY, _Record) is not None:
+        if await load_state(_MEMORY, _RecordText) is not None:
             await record(subject, failed(error, f"attempt {flow_run.run_count}"))
             await publish_evidence(subject)
 

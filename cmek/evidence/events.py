@@ -55,7 +55,7 @@ def started(request: OnboardingRequest, versions: Mapping[str, str]) -> Event:
 
 
 def checked(report: CheckReport, stage: str) -> Event:
-    """All prerequisites; `stage` says when, such as `before` or an approval request's key."""
+    """All prerequisites; `stage` says when, such as `attempt 1` or an approval request's key."""
     return Event(kind="prerequisites", subject=stage, body=report.model_dump(mode="json"))
 
 

@@ -165,7 +165,7 @@ class LiveKey:
 
 
 @dataclass(frozen=True)
-class Live:
+class LiveResources:
     """What there is of all that was made."""
 
     organization_label: str
@@ -204,7 +204,7 @@ def _parts(name: str) -> tuple[str, str]:
     return project, place
 
 
-async def read_live(made: Collection[Made], admin: AdminApi, kms: CloudKms) -> Live:
+async def read_live(made: Collection[Made], admin: AdminApi, kms: CloudKms) -> LiveResources:
     """Read what is still there; a refused read stays a refusal, so that nothing is overlooked.
 
     Raises:
@@ -212,14 +212,14 @@ async def read_live(made: Collection[Made], admin: AdminApi, kms: CloudKms) -> L
     """
     label, _ = organization_label((await admin.organization.me()).id)
     external = {key.id: key async for key in admin.external_keys.list()}
-    live = Live(label, external, {}, {})
+    live = LiveResources(label, external, {}, {})
     wanted = [one for one in made if one.is_readable and not live.in_use(one)]
     rings = sorted({one.resource for one in wanted if one.kind == "key ring"})
     keys = sorted({one.resource for one in wanted if key_in(one.resource)})
     found = await asyncio.gather(*(_read_key(kms, name) for name in keys))
     listed = await asyncio.gather(*(try_read(_read_ring(kms, name)) for name in rings))
     by_name = dict(zip(keys, found, strict=True)), dict(zip(rings, listed, strict=True))
-    return Live(label, external, *by_name)
+    return LiveResources(label, external, *by_name)
 
 
 async def _read_key(kms: CloudKms, name: str) -> LiveKey:
@@ -238,7 +238,7 @@ async def _read_ring(kms: CloudKms, name: str) -> tuple[str, ...] | None:
     return tuple([key.name async for key in kms.list_crypto_keys(name)])
 
 
-def find_leftovers(made: Iterable[Made], live: Live) -> tuple[Leftover, ...]:
+def find_leftovers(made: Iterable[Made], live: LiveResources) -> tuple[Leftover, ...]:
     """What is still there and used by nothing, key by key, in the order to take it back.
 
     What two runs made of one key is named once, by the run that made it first.
@@ -256,7 +256,7 @@ def find_leftovers(made: Iterable[Made], live: Live) -> tuple[Leftover, ...]:
     return tuple(one for one in found if one is not None)
 
 
-def _leftover(made: Made, live: Live) -> Leftover | None:
+def _leftover(made: Made, live: LiveResources) -> Leftover | None:
     if live.in_use(made):
         return None
     found = _TAKE_BACK[made.kind](made, live) if made.is_readable else _NOT_NAMED
@@ -282,14 +282,14 @@ Found = tuple[str, ...] | str | None
 """The commands that take it back, or why none is given; None when nothing is left."""
 
 
-def _external_key(made: Made, live: Live) -> Found:
+def _external_key(made: Made, live: LiveResources) -> Found:
     if made.resource not in live.external_keys:
         return None
     url = f"{ADMIN_API}{EXTERNAL_KEYS_PATH}/{made.resource}"
     return (f"curl -sS -X DELETE {url} {ADMIN_HEADERS}",)
 
 
-def _key_ring(made: Made, live: Live) -> Found:
+def _key_ring(made: Made, live: LiveResources) -> Found:
     read = live.rings[made.resource]
     if isinstance(read, Failed):
         return _unread(read)
@@ -300,7 +300,7 @@ def _unread(read: object) -> str:
     return f"It could not be read, so no command is given: {read}"
 
 
-def _grants(made: Made, live: Live) -> Found:
+def _grants(made: Made, live: LiveResources) -> Found:
     read = live.keys[made.key_name]
     if isinstance(read.key, Failed) or isinstance(read.policy, Failed):
         return _unread(read.key if isinstance(read.key, Failed) else read.policy)
@@ -309,7 +309,7 @@ def _grants(made: Made, live: Live) -> Found:
     return tuple(revoke(made.key_name, MEMBER, role) for role in ROLES if role in held) or None
 
 
-def _label(made: Made, live: Live) -> Found:
+def _label(made: Made, live: LiveResources) -> Found:
     read = live.keys[made.key_name].key
     if isinstance(read, Failed):
         return _unread(read)
@@ -319,8 +319,8 @@ def _label(made: Made, live: Live) -> Found:
     return (on_key(KeyName.parse(made.key_name), "update", removal),)
 
 
-def _crypto_key(made: Made, live: Live) -> Found:
-    """No command for a key that others may have used: what they sealed would be lost."""
+def _crypto_key(made: Made, live: LiveResources) -> Found:
+    """No command for a key that others may have used: what they encrypted would be lost."""
     read = live.keys[made.key_name]
     if isinstance(read.key, Ok) and read.key.value is None:
         return None
@@ -338,7 +338,7 @@ def _crypto_key(made: Made, live: Live) -> Found:
     return tuple(left) or None
 
 
-_TAKE_BACK: Final[dict[Kind, Callable[[Made, Live], Found]]] = {
+_TAKE_BACK: Final[dict[Kind, Callable[[Made, LiveResources], Found]]] = {
     "external key": _external_key,
     "grants": _grants,
     "organization label": _label,

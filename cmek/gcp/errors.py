@@ -191,7 +191,7 @@ def classify(
 
 
 def _reason(
-    body: _Body, info: dict[str, Any], violations: tuple[Violation, ...], denied: bool
+    body: _ErrorBody, info: dict[str, Any], violations: tuple[Violation, ...], denied: bool
 ) -> str | None:
     # A mistyped location is a NOT_FOUND that only its text tells apart from a missing resource.
     if _MISROUTED.search(body.message):
@@ -210,14 +210,14 @@ def _reason(
     return by_text or ("IAM_PERMISSION_DENIED" if denied else None)
 
 
-def _facts(body: _Body, reason: str | None) -> dict[str, str]:
+def _facts(body: _ErrorBody, reason: str | None) -> dict[str, str]:
     """What the text says beside the reason: a member, numbers."""
     found = (text.search(body.message) for name, text in _TEXTS if name == reason)
     return {name: fact for match in found if match for name, fact in match.groupdict().items()}
 
 
 def _resource(
-    body: _Body,
+    body: _ErrorBody,
     denied: re.Match[str] | None,
     metadata: dict[str, str],
     violations: tuple[Violation, ...],
@@ -234,13 +234,13 @@ def _resource(
     return missing[1] if missing else None
 
 
-def _is_transient(body: _Body, reason: str | None) -> bool:
+def _is_transient(body: _ErrorBody, reason: str | None) -> bool:
     if body.transient is not None:
         return body.transient
     return body.status in _TRANSIENT or reason == "KEY_PENDING_GENERATION"
 
 
-def _violations(body: _Body) -> Iterator[Violation]:
+def _violations(body: _ErrorBody) -> Iterator[Violation]:
     for kind in ("PreconditionFailure", "QuotaFailure"):
         for detail in _details(body, kind):
             lines = detail.get("violations")
@@ -249,7 +249,7 @@ def _violations(body: _Body) -> Iterator[Violation]:
                     yield Violation(**{n: _text(line, n) or "" for n in Violation.model_fields})
 
 
-def _retry_after(body: _Body) -> float | None:
+def _retry_after(body: _ErrorBody) -> float | None:
     if body.retry_after is not None:
         return body.retry_after
     for detail in _details(body, "RetryInfo"):
@@ -258,7 +258,7 @@ def _retry_after(body: _Body) -> float | None:
     return None
 
 
-def _details(body: _Body, kind: str) -> Iterator[dict[str, Any]]:
+def _details(body: _ErrorBody, kind: str) -> Iterator[dict[str, Any]]:
     wanted = f"google.rpc.{kind}"
     return (d for d in body.details if str(d.get("@type", "")).endswith(wanted))
 
@@ -286,7 +286,7 @@ _STATUS_OF_HTTP: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Body:
+class _ErrorBody:
     """Status, text and details, before anyone has read meaning into them."""
 
     status: str
@@ -299,7 +299,7 @@ class _Body:
     """Known already; None: judge by the status."""
 
 
-def _body(failure: Exception | httpx.Response) -> _Body:
+def _body(failure: Exception | httpx.Response) -> _ErrorBody:
     """Read a failure of any kind that a Google client lets out.
 
     Raises:
@@ -318,11 +318,11 @@ def _body(failure: Exception | httpx.Response) -> _Body:
     lost = httpx.TransportError | requests.RequestException | core.RetryError | TimeoutError
     if isinstance(failure, lost | ConnectionError):
         message = f"no answer ({type(failure).__name__}: {failure})"
-        return _Body("UNAVAILABLE", message, reason=lost_connection(failure)[0])
+        return _ErrorBody("UNAVAILABLE", message, reason=lost_connection(failure)[0])
     raise failure
 
 
-def _call_error(error: core.GoogleAPICallError) -> _Body:
+def _call_error(error: core.GoogleAPICallError) -> _ErrorBody:
     code = error.grpc_status_code
     if code is None:
         payload = _json(error.response) if hasattr(error.response, "json") else None
@@ -332,11 +332,11 @@ def _call_error(error: core.GoogleAPICallError) -> _Body:
     if message.startswith("Getting metadata from plugin failed"):
         # The transport calls every failure to get a token UNAVAILABLE.
         offline = "TransportError" in message or "Failed to establish" in message
-        return _Body("UNAUTHENTICATED", message, reason=_grant(message), transient=offline)
-    return _Body(code.name, message, [_detail(detail) for detail in error.details])
+        return _ErrorBody("UNAUTHENTICATED", message, reason=_grant(message), transient=offline)
+    return _ErrorBody(code.name, message, [_detail(detail) for detail in error.details])
 
 
-def _auth_error(error: auth.GoogleAuthError) -> _Body:
+def _auth_error(error: auth.GoogleAuthError) -> _ErrorBody:
     offline = isinstance(error, auth.TransportError)
     # some have the cause as a second argument, and would be shown as a tuple
     message = (
@@ -345,7 +345,7 @@ def _auth_error(error: auth.GoogleAuthError) -> _Body:
     transient = offline or bool(getattr(error, "retryable", False))
     reached = not any(isinstance(one, OSError) for one in error.args)  # requests' are too
     reason = _grant(message) if reached else lost_connection(error)[0]
-    return _Body("UNAUTHENTICATED", message, reason=reason, transient=transient)
+    return _ErrorBody("UNAUTHENTICATED", message, reason=reason, transient=transient)
 
 
 def _grant(message: str) -> str:
@@ -353,7 +353,7 @@ def _grant(message: str) -> str:
     return next((reason for reason, text in _GRANTS if text.search(message)), "CREDENTIALS")
 
 
-def _http_body(code: int, payload: object, wait: float | None) -> _Body:
+def _http_body(code: int, payload: object, wait: float | None) -> _ErrorBody:
     """From a JSON error body; a 4xx without one comes from a proxy or another service."""
     payload = payload[0] if isinstance(payload, list) and payload else payload
     error = payload.get("error") if isinstance(payload, dict) else None
@@ -362,9 +362,9 @@ def _http_body(code: int, payload: object, wait: float | None) -> _Body:
         refused = code < 500 and code not in {408, 429}
         text = f"HTTP {code} without an error body of Google's"
         status = "UNKNOWN" if refused else status
-        return _Body(status, text, [], "NOT_GOOGLE", wait, False if refused else None)
+        return _ErrorBody(status, text, [], "NOT_GOOGLE", wait, False if refused else None)
     details = error.get("details")
-    return _Body(
+    return _ErrorBody(
         status=str(error.get("status") or status),
         message=str(error.get("message") or ""),
         details=[d for d in details if isinstance(d, dict)] if isinstance(details, list) else [],

@@ -1,4 +1,4 @@
-"""The commands and console pages that mend things, with the real names filled in."""
+"""The commands and console pages that fix things, with the real names filled in."""
 
 from __future__ import annotations
 

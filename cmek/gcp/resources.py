@@ -36,7 +36,7 @@ class KeyRing(FrozenModel):
 
 
 class KeyVersion(FrozenModel):
-    """One version of a crypto key; data sealed under it needs it for ever."""
+    """One version of a crypto key; data encrypted with it needs it for ever."""
 
     name: str
     state: str

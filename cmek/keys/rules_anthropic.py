@@ -236,7 +236,7 @@ def billing_off(facts: DiagnosisFacts) -> Cause:
 
 
 def perimeter(facts: DiagnosisFacts) -> Cause:
-    """Proved by the perimeter's own rules, or by one that turned us away as well."""
+    """Proved by the perimeter's own rules, or by a perimeter that refused our own read."""
     (check,) = check_perimeters(facts.request, facts.findings)
     return _from_check(PERIMETER, check)
 

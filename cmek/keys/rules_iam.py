@@ -67,7 +67,7 @@ PUBLIC_MEMBERS: Final = Prerequisite(
 )
 LOOK_ALIKES: Final = Prerequisite(
     "look_alike_members",
-    "Nobody only looks like Anthropic's account",
+    "No member imitates Anthropic's account",
     READS,
     WHO,
     "A spoofed account with the crypto role can read the data; a deleted one can do nothing.",
@@ -239,7 +239,7 @@ def _each(grants: Iterable[Grant]) -> Iterator[Finding]:
 
 
 def project_unread(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """Nothing hangs on it, but a grant above the ring would not be seen."""
+    """The verdict does not depend on it, but grants on the project are not seen."""
     if isinstance(snapshot.project_policy, Failed):
         yield Finding(
             "the project's IAM policy could not be read, so grants there are not seen: "

@@ -317,7 +317,7 @@ def software_protection(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 
 def drift(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """Something is no longer as it was recorded at onboarding (or at the first look)."""
+    """Something is no longer as it was recorded at onboarding (or at the first check)."""
     baseline = snapshot.baseline
     for key, _ in snapshot.key_and_name():
         for field in RECORDED_FIELDS if baseline else ():
@@ -374,7 +374,7 @@ def key_deleted(facts: DiagnosisFacts) -> Cause:
 
 
 def other_key_name(facts: DiagnosisFacts) -> Cause:
-    """What was registered is not what we look at; it can never be changed, only made anew."""
+    """Another key was registered than the one that is read; that can never be changed."""
     name, read = str(facts.request.key_name), facts.external_key
     command = f"register {name} as a new external key; a key name can never be changed"
     if read is None:

@@ -71,17 +71,17 @@ _PRIMARY_STATES: Final = frozenset(
 
 
 def old_version_disabled(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """What it sealed can't be read until it is enabled again."""
+    """What it encrypted can't be read until it is enabled again."""
     for version, name in _old_in(snapshot, "DISABLED"):
         yield Finding(
-            f"the older version {version.id} is disabled: data sealed under it can't be read",
+            f"the older version {version.id} is disabled: data encrypted with it can't be read",
             (on_version(name, "enable", version.id),),
             version.id,
         )
 
 
 def old_version_destroy_scheduled(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """What it sealed can't be read, and is lost for good at its destroy time."""
+    """What it encrypted can't be read, and is lost for good at its destroy time."""
     for version, name in _old_in(snapshot, "DESTROY_SCHEDULED"):
         key = snapshot.crypto_key
         if key is not None:
@@ -90,7 +90,7 @@ def old_version_destroy_scheduled(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 
 def old_version_destroyed(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """What it sealed is lost; a version that was gone before registration sealed nothing."""
+    """What it encrypted is lost; nothing, if it was destroyed before the registration."""
     for version, name in _old_in(snapshot, "DESTROYED"):
         gone, registered = version.destroy_event_time, snapshot.registered_at
         if gone and registered and gone < registered:
@@ -100,7 +100,7 @@ def old_version_destroyed(snapshot: KeySnapshot) -> Iterator[Finding]:
             f'protoPayload.resourceName="{version.name}"'
         )
         yield Finding(
-            f"the older version {version.id} was destroyed: data sealed under it is lost, and "
+            f"the older version {version.id} was destroyed: data encrypted with it is lost, and "
             "nothing brings it back. Find out who did it, and protect the other versions",
             (f"gcloud logging read '{query}' --project={name.project}",),
             version.id,
@@ -121,7 +121,7 @@ def protection_mixed(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 
 def _old_in(snapshot: KeySnapshot, state: str) -> Iterator[tuple[KeyVersion, KeyName]]:
-    """Old versions in a state, without those that were unusable before we sealed anything."""
+    """Old versions in a state, without those that were unusable before anything was encrypted."""
     baseline = snapshot.baseline
     before = baseline.unusable_versions if baseline and baseline.source == "onboarding" else ()
     for version in snapshot.old_versions:

@@ -1,8 +1,7 @@
-"""Everything that the checks read, before anybody judges it.
+"""Everything that was read about a key, before any rule judges it.
 
-A field that may be None was not asked for, because there is nothing to ask about.
-
-Everything that one look read about a key, before anybody judges it.
+`Findings` is for prerequisites and diagnosis, `KeySnapshot` for health. None: not read, because
+there was nothing to read or the check was quick.
 """
 
 from __future__ import annotations
@@ -155,7 +154,7 @@ class KeySnapshot:
     project_policy: Result[PolicyView] | None = None
     baseline: Baseline | None = None
     unreachable: UnreachableState | None = None
-    """From the looks before."""
+    """From the checks before."""
 
     @cached_property
     def name(self) -> KeyName | None:

@@ -1,6 +1,6 @@
-"""What a check says: pass, warn, fail or unknown, with evidence and the way to mend it.
+"""The results: a prerequisite's check with evidence and remedy, and the health of a key.
 
-What a look at a key finds: a verdict with its reasons, and what the next look must know.
+A health has its reasons, and what the next check compares with.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Check(FrozenModel):
     evidence: str
     """What was read, and from where."""
     remedy: str | None = None
-    """The command or console page that mends it; always there on `fail`."""
+    """The command or console page that fixes it; always there on `fail`."""
     who_can_tell: str | None = None
     """Who could answer it; always there on `unknown`."""
 
     @model_validator(mode="after")
     def _a_verdict_helps(self) -> Self:
         if self.status == "fail" and not self.remedy:
-            raise ValueError(f"check {self.id} fails without saying what mends it")
+            raise ValueError(f"check {self.id} fails without saying what fixes it")
         if self.status == "unknown" and not self.who_can_tell:
             raise ValueError(f"check {self.id} is unknown without saying who can tell")
         return self
@@ -186,7 +186,7 @@ class HealthReason(FrozenModel):
     benchmark: str | None = None
     """The CIS Google Cloud Foundations or Security Command Center check of the same thing."""
     since: datetime | None = None
-    """From the resource where it tells, else the first look that found it."""
+    """From the resource where it tells, else the first check that found it."""
     final_at: datetime | None = None
     """When it can no longer be undone."""
     commands: tuple[str, ...] = ()
@@ -194,11 +194,11 @@ class HealthReason(FrozenModel):
     who_can_tell: str | None = None
     """Who could answer what we could not read."""
     seen_at: datetime | None = None
-    """The look that saw it, when the last one did not look there."""
+    """When it was last seen, if the last check did not read that part."""
 
     @property
     def identity(self) -> tuple[str, str]:
-        """The same for the same finding in two looks."""
+        """The same for the same finding in two checks."""
         return self.rule, self.subject
 
     def time_left(self, now: datetime) -> timedelta | None:
@@ -213,7 +213,7 @@ dated by a clock that is wrong, and is not later than what is found now."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRun:
-    """Who looks, when, and why."""
+    """One check: its flow run, its time, and whether it was scheduled as a recheck."""
 
     run_id: str
     now: datetime
@@ -229,15 +229,15 @@ class UnreachableState(FrozenModel):
     rechecks: int = 0
     """Checks after the first one."""
     anthropic_failed: bool
-    """Whether Anthropic's own validation failed at every look so far."""
+    """Whether Anthropic's own validation failed at every check so far."""
     next_check: datetime | None = None
     """None once the day is over."""
     scheduled_by: str = ""
-    """The flow run that sees to the next look."""
+    """The flow run that scheduled the next check."""
 
 
 class Baseline(FrozenModel):
-    """What was recorded at onboarding, or by the first full look: later looks compare with it."""
+    """What was recorded at onboarding, or by the first full check: later checks compare with it."""
 
     source: Literal["onboarding", "first look"]
     recorded_at: datetime
@@ -288,7 +288,7 @@ RECORDED_FIELDS = (
 
 
 class KeyRecord(FrozenModel):
-    """The outcome of one look, kept for people and for the next look."""
+    """The outcome of one check, kept for people and for the next check."""
 
     external_key_id: str
     key_name: str

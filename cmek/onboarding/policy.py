@@ -105,7 +105,7 @@ class OnboardingSettings(FormModel):
         default=90,
         title="Rotation period in days",
         description="A new key's automatic rotation; 0 for none. Old versions must stay enabled: "
-        "data sealed under them is never re-encrypted. An existing key's rotation is left as it "
+        "data encrypted with them is never re-encrypted. An existing key's rotation is left as it "
         "is.",
         json_schema_extra=_plain_text,
     )

@@ -93,7 +93,7 @@ class Phase(FrozenModel):
 
     change: Literal["disabled", "enabled"]
     at: datetime
-    """When the drill saw the version's new state; the change was at most one look earlier."""
+    """When the drill saw the version's new state; the change was at most one read earlier."""
     measured: tuple[Delay, ...]
 
     @property

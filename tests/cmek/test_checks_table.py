@@ -7,7 +7,7 @@ import pytest
 from cmek.keys.prerequisites import CATALOGUE
 from sandbox.server import Sandbox
 from tests.support.checking import check
-from tests.support.condition_setups import Blind, Condition, KeyCondition
+from tests.support.condition_setups import Blind, KeyCondition, Situation
 from tests.support.conditions import BLIND, CHECKED, CONDITIONS
 from tests.support.staging import Stage
 from tests.support.troubleshooting import DOCUMENT, condition_row
@@ -33,7 +33,7 @@ async def test_a_healthy_project_passes(sandbox: Sandbox, stage: Stage, existing
 
 @pytest.mark.parametrize("condition", EXAMINED, ids=lambda one: one.name)
 async def test_what_is_wrong_is_found_and_nothing_is_written(
-    sandbox: Sandbox, stage: Stage, condition: Condition
+    sandbox: Sandbox, stage: Stage, condition: Situation
 ) -> None:
     """The right check says it and names the remedy, the others pass, and no call writes.
 

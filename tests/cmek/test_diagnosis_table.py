@@ -11,7 +11,7 @@ from cmek.keys.diagnosis import CAUSES, diagnose, gather_facts
 from cmek.keys.rules import Cause, DiagnosisFacts
 from sandbox.server import Sandbox
 from tests.support.checking import clients, failure, request
-from tests.support.condition_setups import Condition, KeyCondition
+from tests.support.condition_setups import KeyCondition, Situation
 from tests.support.conditions import CONDITIONS, DIAGNOSED
 from tests.support.staging import EXTERNAL_KEY, Stage
 from tests.support.troubleshooting import DOCUMENT, cause_row
@@ -35,7 +35,7 @@ async def diagnosed(sandbox: Sandbox, **known: Any) -> tuple[Cause, ...]:
 
 @pytest.mark.parametrize("condition", EXAMINED, ids=lambda one: one.name)
 async def test_the_right_cause_comes_first_with_its_command_and_nothing_is_written(
-    sandbox: Sandbox, stage: Stage, condition: Condition
+    sandbox: Sandbox, stage: Stage, condition: Situation
 ) -> None:
     """One cause is proved (or is the likeliest open one), and no call writes.
 
@@ -62,7 +62,7 @@ async def test_the_right_cause_comes_first_with_its_command_and_nothing_is_writt
     "condition", [one for one, says in DIAGNOSED if says.validation_fails], ids=lambda one: one.name
 )
 async def test_the_sandbox_refuses_what_the_table_calls_a_failure(
-    sandbox: Sandbox, stage: Stage, condition: Condition
+    sandbox: Sandbox, stage: Stage, condition: Situation
 ) -> None:
     """The table's states are such that Anthropic's stand-in can't use the key."""
     condition.bring_about(stage, registered=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import subprocess
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -194,3 +196,16 @@ def test_no_result_of_a_task_or_flow_is_stored_or_taken_from_before() -> None:
     assert [name for name, one in made.items() if one.persist_result is not False] == []
     cached = {name: one.cache_policy for name, one in made.items() if isinstance(one, Task)}
     assert [name for name, policy in cached.items() if policy is not NO_CACHE] == []
+
+
+def test_no_class_name_stands_for_two_things() -> None:
+    """Whoever searches for one finds one; `http.server`'s handlers inside functions aside."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "*.py"], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for file in tracked.stdout.split():
+        for node in ast.parse((PROJECT / file).read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(file)
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}

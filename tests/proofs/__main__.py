@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from tests.proofs.table import ATTACKS, HEAD, PAGE, PROOFS, Row, with_rows
+from tests.proofs.table import ATTACKS, HEAD, PAGE, PROOFS, ProofRow, with_rows
 
 KILLED_AT_LEAST: Final = 0.9
 SCHEDULES: Final = 1_000
@@ -52,12 +52,12 @@ def main() -> int:
     when = f"{datetime.now(UTC):%Y-%m-%d}, seed {options.seed}"
     took: dict[str, int] = {}
 
-    def prove(name: str) -> Row:
+    def prove(name: str) -> ProofRow:
         begun = time.monotonic()
         try:
             row = _RUN[name](options)
         except Exception as error:  # noqa: BLE001 - a proof that breaks must not stop the others
-            row = Row(name, 0, 0, "finished", (f"{type(error).__name__}: {error}",))
+            row = ProofRow(name, 0, 0, "finished", (f"{type(error).__name__}: {error}",))
         seconds = round(time.monotonic() - begun)
         took[name] = seconds
         with writing:  # at once, so that nothing is lost of a run that is stopped
@@ -81,7 +81,7 @@ def main() -> int:
     return 0 if all(row.passed for row in rows) else 1
 
 
-def keep(row: Row, seed: int, seconds: int, file: Path = RESULTS) -> None:
+def keep(row: ProofRow, seed: int, seconds: int, file: Path = RESULTS) -> None:
     """Write one row in place of an older one of the same proof; others stay."""
     file.parent.mkdir(exist_ok=True)
     kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
@@ -90,7 +90,7 @@ def keep(row: Row, seed: int, seconds: int, file: Path = RESULTS) -> None:
     file.write_text(json.dumps(kept, indent=2) + "\n")
 
 
-def schedules(options: argparse.Namespace) -> Row:
+def schedules(options: argparse.Namespace) -> ProofRow:
     """The model, in two processes with seeds of their own."""
     half = options.schedules // 2
     parts = ((half, options.seed), (options.schedules - half, options.seed + 1))
@@ -103,23 +103,23 @@ def schedules(options: argparse.Namespace) -> Row:
     told = ", ".join(f"{total[name]} {name}" for name in ("executions", "attach requests"))
     tried, unsafe = total["schedules"], total["unsafe"]
     good = tried - unsafe if tried >= options.schedules else 0
-    return Row("schedules", tried, good, f"safe, {unsafe} unsafe ({told})", flaky)
+    return ProofRow("schedules", tried, good, f"safe, {unsafe} unsafe ({told})", flaky)
 
 
-def attacks(options: argparse.Namespace) -> Row:
+def attacks(options: argparse.Namespace) -> ProofRow:
     """Attack tests, each a case, with the variants that `make test` leaves out."""
     del options
     return _tested("attacks", "refused", "-m", "prove or not prove", *ATTACKS)
 
 
-def variants(options: argparse.Namespace) -> Row:
+def variants(options: argparse.Namespace) -> ProofRow:
     """What else `make test` leaves out, most of it the tests of flows on a real server."""
     del options
     others = [f"--ignore={one}" for one in (*ATTACKS, "tests/proofs")]  # rows of their own
     return _tested("variants", "passed", "-m", "prove", *others)
 
 
-def _tested(proof: str, result: str, *arguments: str) -> Row:
+def _tested(proof: str, result: str, *arguments: str) -> ProofRow:
     said = _run("pytest", "-q", "-rsfE", "-p", "no:cacheprovider", *arguments)
     closing = (said.splitlines() or [""])[-1]
     passed, failed, wrong = (_number(closing, word) for word in ("passed", "failed", "error"))
@@ -127,20 +127,20 @@ def _tested(proof: str, result: str, *arguments: str) -> Row:
     skipped = [line for line in said.splitlines() if line.startswith("SKIPPED")]
     # why a test failed is seen once only, an hour later
     sys.stderr.write(said if failed or wrong else "".join(f"{proof}: {one}\n" for one in skipped))
-    return Row(proof, passed + failed + wrong, passed, result, problems)
+    return ProofRow(proof, passed + failed + wrong, passed, result, problems)
 
 
-def mutants(options: argparse.Namespace) -> Row:
+def mutants(options: argparse.Namespace) -> ProofRow:
     """Mutants of the gate, the plan and the signature check."""
     found = _json("tests.proofs.mutants", str(options.workers))
     left = tuple(found["survivors"])
-    return Row("mutants", found["tried"], found["killed"], "killed", left, KILLED_AT_LEAST)
+    return ProofRow("mutants", found["tried"], found["killed"], "killed", left, KILLED_AT_LEAST)
 
 
-def _counted(proof: str, result: str, *modules: str) -> Callable[[argparse.Namespace], Row]:
+def _counted(proof: str, result: str, *modules: str) -> Callable[[argparse.Namespace], ProofRow]:
     """A proof whose modules say how many cases they tried and what was wrong with which of them."""
 
-    def prove(options: argparse.Namespace) -> Row:
+    def prove(options: argparse.Namespace) -> ProofRow:
         with ThreadPoolExecutor(max_workers=min(2, options.workers)) as pool:
             found = list(pool.map(lambda one: _json(*one.split(), str(options.seed)), modules))
         tried = sum(one["tried"] for one in found)
@@ -148,12 +148,12 @@ def _counted(proof: str, result: str, *modules: str) -> Callable[[argparse.Names
         medians = {guard: after for one in found for guard, after in one.get("medians", {}).items()}
         after = ", ".join(f"{guard} {number}" for guard, number in medians.items())
         said = f"{result} (median schedules: {after})" if after else result
-        return Row(proof, tried, tried - len(problems), said, problems)
+        return ProofRow(proof, tried, tried - len(problems), said, problems)
 
     return prove
 
 
-def prefect_attacks(options: argparse.Namespace) -> Row:
+def prefect_attacks(options: argparse.Namespace) -> ProofRow:
     """What whoever may write to Prefect's API gets attached, on a production with a gateway."""
     del options
     found = _json("tests.proofs.prefect_attacks")
@@ -161,12 +161,12 @@ def prefect_attacks(options: argparse.Namespace) -> Row:
     told = f"refused, or signed by name; {ran} payloads executed as the worker, {files} files read"
     problems = tuple(found["problems"])
     tried = found["tried"]
-    return Row("attacks by Prefect's API", tried, tried - len(problems), told, problems)
+    return ProofRow("attacks by Prefect's API", tried, tried - len(problems), told, problems)
 
 
 _IN_PROCESS: Final = "tests.proofs.crash_and_fault"
 _RED_TEAM: Final = "tests.proofs.red_team"
-_RUN: Final[dict[str, Callable[[argparse.Namespace], Row]]] = {
+_RUN: Final[dict[str, Callable[[argparse.Namespace], ProofRow]]] = {
     "crash points": _counted("crash points", "converged", f"{_IN_PROCESS} crashes"),
     "fault scripts": _counted(
         "fault scripts", "survived", f"{_IN_PROCESS} faults", f"{_IN_PROCESS} more-faults"

@@ -42,7 +42,7 @@ ATTACKS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ProofRow:
     """One line of the table."""
 
     proof: str

@@ -16,7 +16,7 @@ from tests.proofs.schedules import explored
 from tests.support.crashes import never
 from tests.support.driver import Hook
 from tests.support.machine import Onboarding, stage
-from tests.support.runs import Run
+from tests.support.runs import DrivenRun
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,7 +32,7 @@ class Traced(Onboarding):
 
     trace: ClassVar[list[Any]] = []
 
-    def _execute(self, run: Run, hook: Hook = never) -> None:
+    def _execute(self, run: DrivenRun, hook: Hook = never) -> None:
         log = self.driver.sandbox.world.log
         done = len(log.entries)
         super()._execute(run, hook)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import tests.proofs.__main__ as proofs
-from tests.proofs.table import ATTACKS, BEGIN, END, PAGE, PROOFS, Row, rows_on, with_rows
+from tests.proofs.table import ATTACKS, BEGIN, END, PAGE, PROOFS, ProofRow, rows_on, with_rows
 
 
 def test_the_page_has_every_proof_in_order() -> None:
@@ -22,7 +22,7 @@ def test_the_page_has_every_proof_in_order() -> None:
 def test_a_new_row_takes_the_place_of_the_old_one_and_of_no_other() -> None:
     """So that one proof can be repeated alone, each row having its own date and seed."""
     page = PAGE.read_text()
-    line = Row("mutants", 10, 9, "killed", enough=0.9).line("2026-11-24, seed 1")
+    line = ProofRow("mutants", 10, 9, "killed", enough=0.9).line("2026-11-24, seed 1")
     changed = with_rows(page, [line])
     before, after = rows_on(page), rows_on(changed)
     assert after == before | {"mutants": "| mutants | 10 | 9 killed | yes | 2026-11-24, seed 1 |"}
@@ -32,7 +32,7 @@ def test_a_new_row_takes_the_place_of_the_old_one_and_of_no_other() -> None:
 @pytest.mark.parametrize(("tried", "good", "holds"), [(10, 10, "yes"), (10, 9, "NO"), (0, 0, "NO")])
 def test_a_proof_that_tried_nothing_does_not_hold(tried: int, good: int, holds: str) -> None:
     """Nor one in which a single case went wrong."""
-    assert f"| {holds} |" in Row("outages", tried, good, "converged").line("today")
+    assert f"| {holds} |" in ProofRow("outages", tried, good, "converged").line("today")
 
 
 def test_a_page_without_the_table_is_told() -> None:
@@ -47,11 +47,11 @@ def test_a_proof_that_breaks_stops_no_other(
 ) -> None:
     """Its row does not hold, the others are there, and so are the seed and the seconds."""
 
-    def breaks(options: Namespace) -> Row:
+    def breaks(options: Namespace) -> ProofRow:
         raise RuntimeError(f"seed {options.seed}")
 
     monkeypatch.setitem(proofs._RUN, "outages", breaks)
-    monkeypatch.setitem(proofs._RUN, "mutants", lambda options: Row("mutants", 1, 1, "killed"))
+    monkeypatch.setitem(proofs._RUN, "mutants", lambda options: ProofRow("mutants", 1, 1, "killed"))
     results = tmp_path / "proofs.json"
     monkeypatch.setattr(proofs, "keep", partial(proofs.keep, file=results))
     monkeypatch.setattr("sys.argv", ["proofs", "--seed", "7", "--only", "outages", "mutants"])
@@ -71,7 +71,7 @@ def test_results_of_other_proofs_are_kept(tmp_path: Path) -> None:
     """One that is repeated alone takes the place of its own older result, and of no other."""
     results = tmp_path / "proofs.json"
     for proof, good, seed in (("mutants", 9, 1), ("outages", 22, 2), ("mutants", 10, 3)):
-        proofs.keep(Row(proof, 10, good, "fine"), seed, 60, results)
+        proofs.keep(ProofRow(proof, 10, good, "fine"), seed, 60, results)
     kept = json.loads(results.read_text())
     assert {name: (one["good"], one["seed"]) for name, one in kept.items()} == {
         "mutants": (10, 3),

@@ -59,7 +59,7 @@ class ExpectedHealth:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class Situation:
     """One thing that is wrong, and what must be said of it; None where a reading has no rule."""
 
     name: str
@@ -76,7 +76,7 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyCondition(Condition):
+class KeyCondition(Situation):
     """One thing that is wrong with a key that is registered; all three readings see it."""
 
     health: ExpectedHealth | None = None

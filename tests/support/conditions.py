@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from tests.support.condition_setups import (
     Blind,
-    Condition,
     ExpectedCause,
     ExpectedCheck,
     ExpectedHealth,
     KeyCondition,
+    Situation,
 )
 from tests.support.conditions_anthropic import ANTHROPIC_BLIND, ANTHROPIC_CONDITIONS
 from tests.support.conditions_key import KEY_BLIND, KEY_CONDITIONS
@@ -20,16 +20,16 @@ from tests.support.conditions_organization import ORGANIZATION_BLIND, ORGANIZATI
 from tests.support.conditions_project import PROJECT_BLIND, PROJECT_CONDITIONS
 
 __all__ = ["BLIND", "CHECKED", "CONDITIONS", "DIAGNOSED", "HEALTH", "KEY_CONDITIONS"]
-CONDITIONS: tuple[Condition, ...] = (
+CONDITIONS: tuple[Situation, ...] = (
     *PROJECT_CONDITIONS,
     *ORGANIZATION_CONDITIONS,
     *KEY_CONDITIONS,
     *ANTHROPIC_CONDITIONS,
 )
-CHECKED: tuple[tuple[Condition, ExpectedCheck], ...] = tuple(
+CHECKED: tuple[tuple[Situation, ExpectedCheck], ...] = tuple(
     (one, one.check) for one in CONDITIONS if one.check
 )
-DIAGNOSED: tuple[tuple[Condition, ExpectedCause], ...] = tuple(
+DIAGNOSED: tuple[tuple[Situation, ExpectedCause], ...] = tuple(
     (one, one.cause) for one in CONDITIONS if one.cause
 )
 HEALTH: tuple[tuple[KeyCondition, ExpectedHealth], ...] = tuple(

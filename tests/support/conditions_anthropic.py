@@ -8,22 +8,22 @@ from uuid import UUID
 from tests.support.condition_setups import (
     ANOTHER_KEY,
     Blind,
-    Condition,
     ExpectedCause,
     ExpectedCheck,
+    Situation,
     attached,
     nothing,
     switch,
     workspace,
 )
 
-ANTHROPIC_CONDITIONS: tuple[Condition, ...] = (
-    Condition(
+ANTHROPIC_CONDITIONS: tuple[Situation, ...] = (
+    Situation(
         "Admin credential is refused",
         lambda stage: stage.fault("organization.me", 401),
         ExpectedCheck("admin_credential", "fail", "Admin API key"),
     ),
-    Condition(
+    Situation(
         "Admin credential belongs to another organization",
         nothing,
         ExpectedCheck(
@@ -33,17 +33,17 @@ ANTHROPIC_CONDITIONS: tuple[Condition, ...] = (
             subject={"expected_organization": UUID("00000000-0000-4000-8000-000000000001")},
         ),
     ),
-    Condition(
+    Situation(
         "external keys are not open to the organization",
         lambda stage: stage.fault("external_keys.list", 403),
         ExpectedCheck("cmek_reachable", "fail", "account team"),
     ),
-    Condition(
+    Situation(
         "workspace is archived",
         workspace(archived_at="2026-11-01T00:00:00+00:00"),
         ExpectedCheck("workspace", "fail", "choose another workspace"),
     ),
-    Condition(
+    Situation(
         "workspace does not exist",
         nothing,
         ExpectedCheck(
@@ -53,32 +53,32 @@ ANTHROPIC_CONDITIONS: tuple[Condition, ...] = (
             subject={"workspace_id": "wrkspc_01NoSuchWorkspace111111"},
         ),
     ),
-    Condition(
+    Situation(
         "workspace has another key",
         attached(ANOTHER_KEY),
         ExpectedCheck("workspace", "fail", "never be replaced", evidence=ANOTHER_KEY),
     ),
-    Condition(
+    Situation(
         "features stop working",
         nothing,
         ExpectedCheck("features", "warn"),
     ),
-    Condition(
+    Situation(
         "the workspace may be in use",
         nothing,
         ExpectedCheck("effect_time", "warn"),
     ),
-    Condition(
+    Situation(
         "nobody can read whether the workspace retains data",
         nothing,
         ExpectedCheck("retention", "unknown"),
     ),
-    Condition(
+    Situation(
         "the external key was deleted",
         lambda stage: stage.world.admin.external_keys.pop(stage.external_key_id),
         cause=ExpectedCause("external_key_gone", "run the onboarding", validation_fails=False),
     ),
-    Condition(
+    Situation(
         "the grants are a minute old",
         switch(iam_propagation_seconds=600.0),
         cause=ExpectedCause(
@@ -88,7 +88,7 @@ ANTHROPIC_CONDITIONS: tuple[Condition, ...] = (
             failure={"granted_at": timedelta(minutes=-1)},
         ),
     ),
-    Condition(
+    Situation(
         "nothing of ours is wrong",
         lambda stage: stage.world.identities.anthropic.deny(
             "cloudkms.cryptoKeyVersions.useToDecrypt"
@@ -100,7 +100,7 @@ ANTHROPIC_CONDITIONS: tuple[Condition, ...] = (
             failure={"granted_at": timedelta(days=-1)},
         ),
     ),
-    Condition(
+    Situation(
         "the Admin API fails",
         lambda stage: stage.fault("external_keys.list", 500),
         cause=ExpectedCause(
@@ -110,7 +110,7 @@ ANTHROPIC_CONDITIONS: tuple[Condition, ...] = (
             validation_fails=False,
         ),
     ),
-    Condition(
+    Situation(
         "attach: the Workspace Policy forbids the key",
         nothing,
         cause=ExpectedCause(
@@ -120,7 +120,7 @@ ANTHROPIC_CONDITIONS: tuple[Condition, ...] = (
             validation_fails=False,
         ),
     ),
-    Condition(
+    Situation(
         "attach: key and workspace have different user profiles",
         nothing,
         cause=ExpectedCause(
@@ -130,7 +130,7 @@ ANTHROPIC_CONDITIONS: tuple[Condition, ...] = (
             validation_fails=False,
         ),
     ),
-    Condition(
+    Situation(
         "attach: the external key was edited meanwhile",
         nothing,
         cause=ExpectedCause(

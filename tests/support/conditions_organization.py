@@ -9,9 +9,9 @@ from cmek.keys.rules_org import LEGACY, MANAGED
 from sandbox.world import ACCESS_POLICY
 from tests.support.condition_setups import (
     Blind,
-    Condition,
     ExpectedCause,
     ExpectedCheck,
+    Situation,
     both,
     constraint,
     custom_constraint,
@@ -30,8 +30,8 @@ def _sharing(stage: Stage) -> None:
     stage.world.kms.constraints.allowed_policy_member_domains = ["C0sandbox"]
 
 
-ORGANIZATION_CONDITIONS: tuple[Condition, ...] = (
-    Condition(
+ORGANIZATION_CONDITIONS: tuple[Situation, ...] = (
+    Situation(
         "audit logs are off on every level",
         google(data_access_logs=[]),
         ExpectedCheck(
@@ -40,17 +40,17 @@ ORGANIZATION_CONDITIONS: tuple[Condition, ...] = (
             "https://console.cloud.google.com/iam-admin/audit?project=acme-kms-prod",
         ),
     ),
-    Condition(
+    Situation(
         "only one of the two audit logs is on",
         google(data_access_logs=["DATA_READ"]),
         ExpectedCheck("audit_logs", "fail", "tick Data Read and Data Write", evidence="DATA_WRITE"),
     ),
-    Condition(
+    Situation(
         "Anthropic's account is exempted from the audit logs",
         exempted,
         ExpectedCheck("audit_logs", "fail", "Exempted principals", evidence="exempted"),
     ),
-    Condition(
+    Situation(
         "domain restricted sharing (legacy) without Anthropic's customer id",
         constraint(allowed_policy_member_domains=["C0sandbox"]),
         ExpectedCheck(
@@ -60,7 +60,7 @@ ORGANIZATION_CONDITIONS: tuple[Condition, ...] = (
             evidence="C0sandbox",
         ),
     ),
-    Condition(
+    Situation(
         "domain restricted sharing (legacy) with another customer id than the given one",
         constraint(allowed_policy_member_domains=["C0sandbox"]),
         ExpectedCheck(
@@ -71,19 +71,19 @@ ORGANIZATION_CONDITIONS: tuple[Condition, ...] = (
             evidence="C0anthropic is not among them",
         ),
     ),
-    Condition(
+    Situation(
         "domain restricted sharing (managed) without Anthropic's account",
         constraint(allowed_member_subjects=["user:ada@example.com"]),
         ExpectedCheck("drs_managed", "fail", f"add {MEMBER} to allowedMemberSubjects"),
     ),
-    Condition(
+    Situation(
         "domain restricted sharing (legacy) allows another organization's members",
         constraint(
             allowed_policy_member_domains=["principalSet://iam.googleapis.com/organizations/1"]
         ),
         ExpectedCheck("drs_legacy", "unknown", "iam-allowedPolicyMemberDomains"),
     ),
-    Condition(
+    Situation(
         "domain restricted sharing (managed) allows another organization's members",
         lambda stage: stage.rules(
             MANAGED,
@@ -104,64 +104,64 @@ ORGANIZATION_CONDITIONS: tuple[Condition, ...] = (
             evidence="organizations/1;",
         ),
     ),
-    Condition(
+    Situation(
         "an organization policy depends on tags",
         lambda stage: stage.rules(
             LEGACY, {"allowAll": True, "condition": {"expression": "resource.matchTag('a', 'b')"}}
         ),
         ExpectedCheck("drs_legacy", "unknown"),
     ),
-    Condition(
+    Situation(
         "domain restricted sharing set after the grants",
         both(lambda stage: stage.key(), constraint(allowed_policy_member_domains=["C0sandbox"])),
         ExpectedCheck("drs_legacy", "warn", "iam-allowedPolicyMemberDomains"),
     ),
-    Condition(
+    Situation(
         "domain restricted sharing removed the grants",
         _sharing,
         cause=ExpectedCause(
             "domain_sharing", "iam-allowedPolicyMemberDomains?project=acme-kms-prod"
         ),
     ),
-    Condition(
+    Situation(
         "custom constraint on IAM policies",
         custom_constraint,
         ExpectedCheck("drs_custom", "unknown", evidence="custom.ourMembers"),
     ),
-    Condition(
+    Situation(
         "organization policy forbids the location",
         constraint(resource_locations=["us-central1", "in:eu-locations"]),
         ExpectedCheck(
             "location_policy", "fail", "gcp-resourceLocations?project=acme-kms-prod: allow us-east5"
         ),
     ),
-    Condition(
+    Situation(
         "organization policy forbids the location of the existing key",
         both(lambda stage: stage.key(), constraint(resource_locations=["us-central1"])),
         ExpectedCheck(
             "location_policy", "warn", "gcp-resourceLocations", evidence="rotation will fail"
         ),
     ),
-    Condition(
+    Situation(
         "organization policy names a group of locations that we don't know",
         constraint(resource_locations=["in:low-carbon-locations"]),
         ExpectedCheck("location_policy", "unknown"),
     ),
-    Condition(
+    Situation(
         "organization policy denies a group of locations that we don't know",
         lambda stage: stage.rules(
             "gcp.resourceLocations", {"values": {"deniedValues": ["in:low-carbon-locations"]}}
         ),
         ExpectedCheck("location_policy", "unknown"),
     ),
-    Condition(
+    Situation(
         "organization policy denies the location",
         lambda stage: stage.rules(
             "gcp.resourceLocations", {"values": {"deniedValues": ["in:us-east5-locations"]}}
         ),
         ExpectedCheck("location_policy", "fail", "gcp-resourceLocations"),
     ),
-    Condition(
+    Situation(
         "organization policy forbids the protection level",
         constraint(allowed_protection_levels=["SOFTWARE"]),
         ExpectedCheck(
@@ -170,46 +170,46 @@ ORGANIZATION_CONDITIONS: tuple[Condition, ...] = (
             "cloudkms-allowedProtectionLevels?project=acme-kms-prod: allow HSM",
         ),
     ),
-    Condition(
+    Situation(
         "organization policy asks for a longer destroy delay",
         constraint(minimum_destroy_scheduled_duration=timedelta(days=60)),
         ExpectedCheck("destroy_delay_policy", "fail", "60 days"),
     ),
-    Condition(
+    Situation(
         "nothing forces a version to be disabled before its destruction",
         nothing,
         ExpectedCheck("disable_before_destroy", "warn", "cloudkms-disableBeforeDestroy"),
     ),
-    Condition(
+    Situation(
         "perimeter keeps everybody out of Cloud KMS",
         lambda stage: stage.perimeter(),
         ExpectedCheck(
             "perimeter", "fail", "service-perimeter?organizationId=567890123456", evidence="vault"
         ),
     ),
-    Condition(
+    Situation(
         "a perimeter refuses Anthropic's calls",
         constraint(perimeter_blocks="anthropic"),
         cause=ExpectedCause("perimeter", "service-perimeter?organizationId=567890123456"),
     ),
-    Condition(
+    Situation(
         "a perimeter refuses everybody's calls",
         constraint(perimeter_blocks="everybody"),
         cause=ExpectedCause("perimeter", MEMBER),
     ),
-    Condition(
+    Situation(
         "perimeter with an ingress rule for somebody else",
         lambda stage: stage.perimeter(
             ingressPolicies=[ingress(identities=["user:ada@example.com"])]
         ),
         ExpectedCheck("perimeter", "fail", MEMBER),
     ),
-    Condition(
+    Situation(
         "perimeter with access levels",
         lambda stage: stage.perimeter(accessLevels=[f"{ACCESS_POLICY}/accessLevels/office"]),
         ExpectedCheck("perimeter", "unknown", MEMBER),
     ),
-    Condition(
+    Situation(
         "perimeter in dry run",
         lambda stage: stage.perimeter("spec"),
         ExpectedCheck("perimeter", "warn", MEMBER),

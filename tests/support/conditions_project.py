@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from tests.support.condition_setups import (
     Blind,
-    Condition,
     ExpectedCause,
     ExpectedCheck,
+    Situation,
     both,
     deny,
     google,
@@ -16,8 +16,8 @@ from tests.support.condition_setups import (
 )
 from tests.support.staging import KEY, Stage
 
-PROJECT_CONDITIONS: tuple[Condition, ...] = (
-    Condition(
+PROJECT_CONDITIONS: tuple[Situation, ...] = (
+    Situation(
         "project waits for its deletion",
         google(project_states={KEY.project: "DELETE_REQUESTED"}),
         ExpectedCheck("project", "fail", "gcloud projects undelete acme-kms-prod"),
@@ -25,13 +25,13 @@ PROJECT_CONDITIONS: tuple[Condition, ...] = (
             "project_inactive", "gcloud projects undelete acme-kms-prod", validation_fails=False
         ),
     ),
-    Condition(
+    Situation(
         "billing is off",
         switch(billing_enabled=False),
         ExpectedCheck("billing", "fail", "gcloud billing projects link acme-kms-prod"),
         ExpectedCause("billing_off", "gcloud billing projects link acme-kms-prod"),
     ),
-    Condition(
+    Situation(
         "billing is off, and only Cloud KMS says so",
         both(
             switch(billing_enabled=False),
@@ -39,7 +39,7 @@ PROJECT_CONDITIONS: tuple[Condition, ...] = (
         ),
         ExpectedCheck("billing", "fail", "gcloud billing projects link acme-kms-prod"),
     ),
-    Condition(
+    Situation(
         "Cloud KMS API is off",
         switch(kms_api_enabled=False),
         ExpectedCheck(
@@ -51,7 +51,7 @@ PROJECT_CONDITIONS: tuple[Condition, ...] = (
             "kms_api_off", "gcloud services enable cloudkms.googleapis.com --project=acme-kms-prod"
         ),
     ),
-    Condition(
+    Situation(
         "Cloud KMS API is off, and only Cloud KMS says so",
         both(switch(kms_api_enabled=False), lambda stage: stage.deny("serviceusage.services.get")),
         ExpectedCheck(
@@ -60,7 +60,7 @@ PROJECT_CONDITIONS: tuple[Condition, ...] = (
             "gcloud services enable cloudkms.googleapis.com --project=acme-kms-prod",
         ),
     ),
-    Condition(
+    Situation(
         "Cloud KMS API is off in the caller's quota project",
         refusal("SERVICE_DISABLED"),
         ExpectedCheck(
@@ -70,7 +70,7 @@ PROJECT_CONDITIONS: tuple[Condition, ...] = (
             evidence="the caller's quota project 999999999999",
         ),
     ),
-    Condition(
+    Situation(
         "billing is off in the caller's quota project",
         refusal("BILLING_DISABLED"),
         ExpectedCheck(
@@ -80,22 +80,22 @@ PROJECT_CONDITIONS: tuple[Condition, ...] = (
             evidence="the caller's quota project 999999999999",
         ),
     ),
-    Condition(
+    Situation(
         "location is a multi-region",
         nothing,
         ExpectedCheck("location", "fail", "us-east5", subject={"location": "us"}),
     ),
-    Condition(
+    Situation(
         "location is mistyped",
         nothing,
         ExpectedCheck("location", "fail", "us-east5", subject={"location": "us-east99"}),
     ),
-    Condition(
+    Situation(
         "location has no HSM",
         lambda stage: stage.world.kms.locations_without_hsm.add("us-east5"),
         ExpectedCheck("location", "fail", "us-east5"),
     ),
-    Condition(
+    Situation(
         "caller may not create keys",
         lambda stage: stage.deny("cloudkms.cryptoKeys.create"),
         ExpectedCheck(
@@ -105,7 +105,7 @@ PROJECT_CONDITIONS: tuple[Condition, ...] = (
             evidence="cloudkms.cryptoKeys.create",
         ),
     ),
-    Condition(
+    Situation(
         "caller may not grant on the existing key",
         deny("cloudkms.cryptoKeys.setIamPolicy", key=True),
         ExpectedCheck(
@@ -115,7 +115,7 @@ PROJECT_CONDITIONS: tuple[Condition, ...] = (
             evidence="cloudkms.cryptoKeys.setIamPolicy",
         ),
     ),
-    Condition(
+    Situation(
         "caller may not create keys in the existing ring",
         both(lambda stage: stage.ring(), lambda stage: stage.deny("cloudkms.cryptoKeys.create")),
         ExpectedCheck(

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from cmek.anthropic_identity import ROLES
 from sandbox.identities import PROJECT_ID
 from tests.support.driver import Driver
-from tests.support.runs import Killed, Run, approval_of
+from tests.support.runs import DrivenRun, Killed, approval_of
 from tests.support.scene import Scene
 
 When = Literal["before", "after"]
@@ -42,7 +42,7 @@ def never(number: int, when: str) -> None:
     """A hook that does nothing."""
 
 
-def answer(run: Run) -> None:
+def answer(run: DrivenRun) -> None:
     """An honest approval of the run's approval request."""
     approval_request = run.approval_request()
     assert approval_request is not None, run
@@ -54,7 +54,7 @@ def answer(run: Run) -> None:
     )
 
 
-def begin(driver: Driver, *, creates: bool) -> tuple[Scene, Run]:
+def begin(driver: Driver, *, creates: bool) -> tuple[Scene, DrivenRun]:
     """A new world and a run in it, for a workspace that is there or for a new one."""
     driver.runs.clear()
     scene = Scene(driver.sandbox.world, creates=creates)
@@ -80,7 +80,7 @@ def crash_points(driver: Driver, *, creates: bool = False) -> list[Point]:
     return points
 
 
-def converge(driver: Driver, run: Run) -> Run:
+def converge(driver: Driver, run: DrivenRun) -> DrivenRun:
     """Go on as people would: execute, approve each request, retry what has failed."""
     for _ in range(_ENOUGH):
         driver.execute(run, never)
@@ -115,7 +115,7 @@ def survive(driver: Driver, point: Point) -> None:
     check_end(scene, run, str(point))
 
 
-def check_told(scene: Scene, run: Run, where: str, *, believes: bool = False) -> None:
+def check_told(scene: Scene, run: DrivenRun, where: str, *, believes: bool = False) -> None:
     """How a run failed: by an error of ours, which does not deny an attach that took effect.
 
     Args:
@@ -130,7 +130,7 @@ def check_told(scene: Scene, run: Run, where: str, *, believes: bool = False) ->
         assert scene.look().attached is None, f"{where}: {run.message}"
 
 
-def check_end(scene: Scene, run: Run, where: str) -> None:
+def check_end(scene: Scene, run: DrivenRun, where: str) -> None:
     """The one end state of invariant 5, and evidence that records the attach."""
     world, sight = scene.world, scene.look()
     assert run.state in {"Attached", "Already attached"}, f"{where}: {run.state} {run.message}"

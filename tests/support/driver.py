@@ -47,7 +47,7 @@ from sandbox.server import Sandbox
 from tasks.runs import KeyCreate
 from tests.support.plain import Plain
 from tests.support.requests import LENIENT, resolved
-from tests.support.runs import AnyRun, Killed, Run, Suspended
+from tests.support.runs import AnyRun, DrivenRun, Killed, Suspended
 from tests.support.sandbox import handed_over, running
 
 Hook = Callable[[int, str], None]
@@ -59,7 +59,7 @@ class Driver:
 
     sandbox: Sandbox
     loop: asyncio.AbstractEventLoop
-    runs: list[Run] = field(default_factory=list)
+    runs: list[DrivenRun] = field(default_factory=list)
     current: AnyRun | None = None
     calls: int = 0
     """Outside calls of the execution that is going on."""
@@ -82,9 +82,9 @@ class Driver:
     report_lost: Callable[[int], bool] = lambda number: False
     """Which of them, counted from 1, Prefect's server does not take."""
 
-    def start(self, **request: Any) -> Run:
+    def start(self, **request: Any) -> DrivenRun:
         """A new run; nothing of it is executed yet."""
-        run = Run(resolved(request))
+        run = DrivenRun(resolved(request))
         self.runs.append(run)
         return run
 
@@ -213,9 +213,9 @@ class Driver:
         assert self.current is not None
         return self.current
 
-    def _run(self) -> Run:
+    def _run(self) -> DrivenRun:
         run = self.executing()
-        assert isinstance(run, Run)
+        assert isinstance(run, DrivenRun)
         return run
 
     async def _policy(self, block: str) -> PolicyModel:

@@ -13,20 +13,20 @@ from sandbox.world import Fault
 from tests.support.crashes import answer, begin, check_end, check_told, converge, never
 from tests.support.driver import Driver, Hook
 from tests.support.fault_scripts import LONG
-from tests.support.runs import Run
+from tests.support.runs import DrivenRun
 from tests.support.scene import Scene
 
-Respond = Callable[[Run], None]
+Respond = Callable[[DrivenRun], None]
 
 
-def reject(run: Run) -> None:
+def reject(run: DrivenRun) -> None:
     """A rejection of the run's approval request."""
     answer(run)
     for response in run.answers.values():
         response["decision"] = "reject"
 
 
-def approve_own(run: Run) -> None:
+def approve_own(run: DrivenRun) -> None:
     """An approval by the requester."""
     answer(run)
     for response in run.answers.values():

@@ -33,7 +33,7 @@ from sandbox.world import Entry
 from tests.support.crashes import never
 from tests.support.determinism import computed_once, deterministic
 from tests.support.driver import Driver, Hook, driving
-from tests.support.runs import Killed, Run, approval_of
+from tests.support.runs import DrivenRun, Killed, approval_of
 from tests.support.scene import EVENTS, HARMFUL, Scene, Sight
 from tests.support.signing import GRACE, KATHERINE, Office
 
@@ -191,7 +191,7 @@ class Onboarding(RuleBasedStateMachine):
         for run in self._in("Suspended")[:1] if self.sound else ():
             self._answer_and_execute(run, self.ending, self.at)
 
-    def _answer_and_execute(self, run: Run, ending: Ending, at: int) -> None:
+    def _answer_and_execute(self, run: DrivenRun, ending: Ending, at: int) -> None:
         approval_request = run.approval_request()
         assert approval_request is not None
         self._give(run, approval_request, *self._flawed(run, approval_request, ending.flaw))
@@ -203,7 +203,7 @@ class Onboarding(RuleBasedStateMachine):
         self._execute(run, never if during == "nothing" else self._interfering(during, at))
 
     def _flawed(
-        self, run: Run, approval_request: ApprovalRequest, flaw: str
+        self, run: DrivenRun, approval_request: ApprovalRequest, flaw: str
     ) -> tuple[dict[str, Any], bool]:
         """An answer with this flaw, and whether it counts nevertheless."""
         answer = self._answer(approval_request)
@@ -365,7 +365,7 @@ class Onboarding(RuleBasedStateMachine):
         self._patch_parameters(self._pick(pick, "Suspended", "Scheduled"))
 
     @staticmethod
-    def _patch_parameters(run: Run) -> None:
+    def _patch_parameters(run: DrivenRun) -> None:
         run.parameters = run.parameters.model_copy(update={"four_eyes": False, "repair": True})
 
     @precondition(lambda self: self._in("Suspended"))
@@ -398,7 +398,7 @@ class Onboarding(RuleBasedStateMachine):
             **self.scene.request, project_id=PROJECT_ID, requested_by=REQUESTER, **wishes
         )
 
-    def _execute(self, run: Run, hook: Hook = never) -> None:
+    def _execute(self, run: DrivenRun, hook: Hook = never) -> None:
         world = self.driver.sandbox.world
         self.first.setdefault(str(run.id), run.parameters)
         done, answered = len(world.log.entries), run.suspended_at[-1:] if not run.is_over else []
@@ -435,7 +435,7 @@ class Onboarding(RuleBasedStateMachine):
         run.evidence()  # raises when its chain is broken
         self.sound = True
 
-    def _judge(self, run: Run, answered: list[str], entries: list[Entry]) -> None:
+    def _judge(self, run: DrivenRun, answered: list[str], entries: list[Entry]) -> None:
         """The witness: every attach, and every write to a key that is not ours, had every right."""
         sent = self.scene.attaches(entries)
         for before, entry in zip([None, *sent], sent, strict=False):
@@ -463,7 +463,7 @@ class Onboarding(RuleBasedStateMachine):
     def _writes_to_key(self, entry: Entry) -> bool:
         return entry.write and entry.service == "kms" and self.scene.key in entry.resource
 
-    def _permitted(self, run: Run, answered: list[str]) -> set[tuple[object, ...]]:
+    def _permitted(self, run: DrivenRun, answered: list[str]) -> set[tuple[object, ...]]:
         """There was an honest answer to the latest question; the facts that it was about."""
         assert len(answered) == 1, "without an approval request"
         approval_request = run.approval_request(answered[0])
@@ -479,7 +479,7 @@ class Onboarding(RuleBasedStateMachine):
         adopting = self._adopts(run, answered)
         return {one.covered(adopting=adopting) for one in shown}
 
-    def _adopts(self, run: Run, answered: list[str]) -> bool:
+    def _adopts(self, run: DrivenRun, answered: list[str]) -> bool:
         """Whether the approval says that label and grants will be put on the key.
 
         So it does of our own key, too, when its label was gone as the request was made.
@@ -487,7 +487,7 @@ class Onboarding(RuleBasedStateMachine):
         approval_request = run.approval_request(answered[0])
         return self.foreign or (approval_request is not None and approval_request.plan.adopts_key)
 
-    def _judge_times(self, run: Run, attaches: int) -> None:
+    def _judge_times(self, run: DrivenRun, attaches: int) -> None:
         """Each attach was sent in time, at most a minute after the validation before it."""
         approval_request = run.approval_request()
         assert approval_request is not None
@@ -511,14 +511,16 @@ class Onboarding(RuleBasedStateMachine):
     def _signed(self, approval_request: ApprovalRequest, approver: str) -> str:
         return self.office.answer_text(approval_request, approver, at=datetime.now(UTC))
 
-    def _is_good(self, run: Run, answer: dict[str, Any], approval_request: ApprovalRequest) -> bool:
+    def _is_good(
+        self, run: DrivenRun, answer: dict[str, Any], approval_request: ApprovalRequest
+    ) -> bool:
         wanted = self._answer(approval_request)
         allowed = {GRACE} | (set() if run.parameters.four_eyes else {REQUESTER})
         return answer.get("approver") in allowed and wanted == answer | {"approver": GRACE}
 
     def _give(
         self,
-        run: Run,
+        run: DrivenRun,
         approval_request: ApprovalRequest,
         answer: dict[str, Any],
         honest: bool,
@@ -534,7 +536,7 @@ class Onboarding(RuleBasedStateMachine):
         if at_once:
             self._execute(run)
 
-    def _in(self, *states: str) -> list[Run]:
+    def _in(self, *states: str) -> list[DrivenRun]:
         return [
             run
             for run in self.driver.runs
@@ -542,11 +544,11 @@ class Onboarding(RuleBasedStateMachine):
             and (run.state != "Suspended" or run.approval_request() is not None)
         ]
 
-    def _pick(self, pick: int, *states: str) -> Run:
+    def _pick(self, pick: int, *states: str) -> DrivenRun:
         found = self._in(*states)
         return found[pick % len(found)]
 
-    def _waiting(self, pick: int) -> tuple[Run, ApprovalRequest]:
+    def _waiting(self, pick: int) -> tuple[DrivenRun, ApprovalRequest]:
         run = self._pick(pick, "Suspended")
         approval_request = run.approval_request()
         assert approval_request is not None

@@ -76,7 +76,7 @@ class AnyRun:
 
 
 @dataclass
-class Run(AnyRun):
+class DrivenRun(AnyRun):
     """What is kept of an onboarding."""
 
     parameters: OnboardingRequest

@@ -19,7 +19,7 @@ from cmek.keys.verdicts import Check, Health
 from cmek.onboarding.reports import STATUS_SIGNS
 from sandbox.server import Sandbox
 from tests.support.checking import check, clients, failure, request
-from tests.support.condition_setups import Condition, ExpectedCause, ExpectedCheck
+from tests.support.condition_setups import ExpectedCause, ExpectedCheck, Situation
 from tests.support.conditions import CHECKED, DIAGNOSED
 from tests.support.sandbox import running
 from tests.support.staging import Stage
@@ -49,13 +49,13 @@ Admin API does not give these."""
 
 INTRODUCTION: Final = """# Troubleshooting
 
-What can be wrong before a key is made, why a validation fails, and what mends it. Every line below
+What can be wrong before a key is made, why a validation fails, and what fixes it. Every line below
 is a state that the tests set up in the sandbox; the commands are what `cmek` then prints, so they
 name the sandbox's project `acme-kms-prod` and key `payments-prod` where yours will stand.
 
 - ✅ **pass**: read, and in order.
 - ⚠ **warn**: goes on, after an approver has seen it.
-- ❌ **fail**: nothing is made until it is mended.
+- ❌ **fail**: nothing is made until it is fixed.
 - ❓ **unknown**: could not be read; it says who can. Never shown as a pass.
 """
 
@@ -132,7 +132,7 @@ def catalogue_rows() -> list[str]:
     ]
 
 
-def condition_row(condition: Condition, found: Check) -> str:
+def condition_row(condition: Situation, found: Check) -> str:
     """What was wrong and what the check really said."""
     remedy = found.remedy or (f"ask {found.who_can_tell}" if found.who_can_tell else "acknowledge")
     return _row(condition.name, f"`{found.id}`", STATUS_SIGNS[found.status], _code(remedy))
@@ -143,7 +143,7 @@ def cause_rows() -> list[str]:
     return [_row(f"`{one.id}`", one.title, one.reads) for one, _ in CAUSES]
 
 
-def cause_row(condition: Condition, first: Cause) -> str:
+def cause_row(condition: Situation, first: Cause) -> str:
     """What was wrong and which cause really came first; times of day are left out."""
     command = re.sub(r"[0-9]{2}:[0-9]{2} UTC", "HH:MM UTC", first.command)
     return _row(condition.name, f"`{first.id}`", first.verdict, _code(command))
@@ -183,7 +183,7 @@ async def document() -> str:
 
 
 async def _checked(
-    sandbox: Sandbox, stage: Stage, condition: Condition, expected: ExpectedCheck
+    sandbox: Sandbox, stage: Stage, condition: Situation, expected: ExpectedCheck
 ) -> str:
     stage.reset()
     condition.bring_about(stage)
@@ -192,7 +192,7 @@ async def _checked(
 
 
 async def _diagnosed(
-    sandbox: Sandbox, stage: Stage, condition: Condition, expected: ExpectedCause
+    sandbox: Sandbox, stage: Stage, condition: Situation, expected: ExpectedCause
 ) -> str:
     stage.reset()
     condition.bring_about(stage, registered=True)

@@ -9,7 +9,7 @@ import httpx
 State = dict[str, Any]
 
 
-class Live:
+class LiveState:
     """Resources as they are, in the form of Terraform state."""
 
     def __init__(self, base_url: str, *, labels_on_import: bool) -> None:

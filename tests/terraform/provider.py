@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from tests.terraform.live import Live, State
+from tests.terraform.live import LiveState, State
 from tests.terraform.messages import MESSAGES, METHODS, SERVICE
 from tests.terraform.msgpack import UNKNOWN, pack, unpack
 from tests.terraform.schemas import PROVIDER, RESOURCES, Resource
@@ -25,7 +25,7 @@ from tests.terraform.schemas import PROVIDER, RESOURCES, Resource
 class StandIn:
     """The protocol's methods."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: LiveState) -> None:
         self._live = live
 
     def schema(self, _: Any) -> Any:
@@ -97,7 +97,7 @@ def stand_in(sandbox_url: str, *, labels_on_import: bool = True) -> Iterator[str
             later of the true provider does not: it manages only labels that it knows, and after
             an import it knows none.
     """
-    live = Live(sandbox_url, labels_on_import=labels_on_import)
+    live = LiveState(sandbox_url, labels_on_import=labels_on_import)
     service = StandIn(live)
     server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
     handlers = {
