@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
 
 from cli.client import PAGE, AnthropicBlock, KmsBlock, RunError, connected, every
-from cli.terminal import markdown, new_console, printable, show_rows
+from cli.terminal import new_console, printable, show_markdown, show_rows
 from cmek.keys.history import key_page, read_page
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.names import artifact_key
@@ -68,7 +68,7 @@ def status_command(
         if as_json:
             typer.echo(record.model_dump_json())
         else:
-            console.print(markdown(key_page(record).partition("### Record")[0]))
+            show_markdown(console, key_page(record).partition("### Record")[0])
         raise typer.Exit(int(record.verdict is Health.BROKEN))
     with connected() as client:
         rows, left = read_fleet(client), _leftovers(client)

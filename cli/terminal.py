@@ -70,8 +70,13 @@ def printable(text: object) -> str:
     return shown + " " if shown.endswith("\\") else shown
 
 
+def show_markdown(console: Console, text: str) -> None:
+    """A page or a report; nothing is cut or wrapped, so its commands can be copied."""
+    console.print(markdown(text), soft_wrap=True)
+
+
 def markdown(text: str) -> RenderableType:
-    """A plan or a report; nothing in its tables is cut off, since an approver reads them."""
+    """A plan or a report, of which nothing is cut off; `show_markdown` does not wrap it either."""
     from cli._markdown import FoldingMarkdown  # noqa: PLC0415 - a fifth of what `--help` imports
 
     return FoldingMarkdown(plain(text.replace(NO_LINK, ""), lines=True))

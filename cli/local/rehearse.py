@@ -31,7 +31,7 @@ from cli.client import calling, local_async_client, local_client, run_url
 from cli.local.sandbox import SandboxAddress
 from cli.local.signed import APPROVER
 from cli.local.stack import LocalStack, local_stack
-from cli.terminal import is_interactive, markdown, new_console, printable
+from cli.terminal import is_interactive, new_console, printable, show_markdown
 from cmek.anthropic.auth import AdminKey
 from cmek.anthropic.client import AdminApi
 from cmek.models import FrozenModel
@@ -213,7 +213,7 @@ def _print_report(
     newest = ArtifactSort.CREATED_DESC
     for report in client.read_artifacts(artifact_filter=wanted, sort=newest, limit=1):
         console.rule("Report", characters="-")
-        console.print(markdown(str(report.data).partition("\n## Attach\n")[0]))
+        show_markdown(console, str(report.data).partition("\n## Attach\n")[0])
 
 
 def rehearse_command(

@@ -15,7 +15,7 @@ from rich.console import Console
 from cli.client import RunError
 from cli.main import COMMANDS, LazyCommand, command, main
 from cli.onboard import build_form
-from cli.terminal import markdown, printable, show_rows
+from cli.terminal import markdown, printable, show_markdown, show_rows
 from cmek.onboarding.policy import SETTINGS
 from tests.support.command import CMEK, leaf_commands
 
@@ -179,6 +179,7 @@ def test_outside_text_cannot_steer_the_terminal(text: str) -> None:
     with console.capture() as capture:
         console.print(printable(text))
         console.print(markdown(text))
+        show_markdown(console, text)
     assert all(c.isprintable() or c == "\n" for c in capture.get())
 
 
@@ -192,6 +193,29 @@ def test_no_cell_of_a_table_is_cut_or_broken(width: int, names: list[str]) -> No
     lines = [line.rstrip() for line in capture.get().splitlines()]
     for name in names:
         assert any(line.endswith(name) for line in lines), lines
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("width", [20, 80, 400])
+@given(st.lists(st.text("ab-=/ ", min_size=1, max_size=300).map(str.strip), min_size=1, max_size=3))
+def test_a_page_can_be_copied_from_at_any_width(
+    width: int, terminal: bool, parts: list[str]
+) -> None:
+    """A line of code, an item and a cell are each one line, as long as it may be."""
+    command = f"gcloud {' '.join(parts)} --project=acme-kms-prod"
+    page = (
+        f"```sh\n{command}\n{command}\n```\n\n    {command}\n\n"
+        f"- `{command}`\n- two\n\n1. run `{command}`\n\n> `{command}`\n\n"
+        f"| when | what |\n| --- | --- |\n| now | `{command}` |\n"
+    )
+    console = Console(width=width, force_terminal=terminal, color_system=None)
+    with console.capture() as capture:
+        show_markdown(console, page)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    assert lines.count(command) == 3, "no blank before it"
+    before = {line.removesuffix(command) for line in lines if line.endswith(command)}
+    assert {" • ", " 1 run ", "▌ "} <= before
+    assert any("now" in one or "what: " in one for one in before)
 
 
 def test_every_command_but_the_services_has_json() -> None:
