@@ -133,14 +133,15 @@ def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
         asked = {"workspace": form.subject, "policy": form.policy, "not_checked": unchecked}
         typer.echo(json.dumps(run_facts(client, run) | asked))
     if wait and run.state is not None:
-        console.print(f"[bold]{run.state.name}[/] {printable(run.state.message or '')}")
+        ended = f"[bold]{printable(run.state.name)}[/] {printable(run.state.message or '')}"
+        console.print(ended, soft_wrap=True)
     if waits or not wait:
         console.print(f"When it waits: cmek approve {run.id}", soft_wrap=True)
     raise typer.Exit(_exit_code(run, waits=waits) if wait else 0)
 
 
 def _say_started(console: Console, run: FlowRun, url: str, unchecked: str | None) -> None:
-    console.print(f"Run [bold]{printable(run.name)}[/] ({run.id})")
+    console.print(f"Run [bold]{printable(run.name)}[/] ({run.id})", soft_wrap=True)
     console.print(url, soft_wrap=True)
     if unchecked:
         console.print(printable(unchecked), soft_wrap=True)
@@ -251,7 +252,7 @@ def check_command(  # noqa: PLR0913 - a parameter is an option of the command
         console = new_console()
         shown = [one for one in report.checks if everything or one.status != "pass"]
         show_rows(console, ("", "check", "found", "what to do"), _rows(shown))
-        console.print(summary(report).replace("*", ""))
+        console.print(summary(report).replace("*", ""), soft_wrap=True)
     if report.failed:
         raise typer.Exit(1)
 

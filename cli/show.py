@@ -79,10 +79,11 @@ def status_command(
     else:
         shown = [row for row in rows if everything or row.level != Health.HEALTHY]
         show_rows(console, _FLEET_TITLES, map(_fleet_row, shown))
-        console.print(shown_counts(counts(rows)))
-        console.print(f"Last check at {max(row.checked for row in rows)} UTC")
+        console.print(shown_counts(counts(rows)), soft_wrap=True)
+        console.print(f"Last check at {max(row.checked for row in rows)} UTC", soft_wrap=True)
         if left:
-            console.print(f"{left} things of onboardings are used by nothing: `cmek leftovers`")
+            unused = f"{left} things of onboardings are used by nothing: `cmek leftovers`"
+            console.print(unused, soft_wrap=True)
     if any(row.level is Health.BROKEN for row in rows):
         raise typer.Exit(1)
 

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import typer
+from prefect.states import Failed
 from rich.console import Console
 
 from blocks.anthropic_admin import AnthropicAdmin
@@ -163,6 +164,19 @@ def test_an_idempotency_key_gives_the_same_run_and_never_another_requests(
     assert "belongs to run" in said
     assert "started with another request" in said
     assert "nothing was started now" in said
+
+
+def test_the_last_sentence_of_a_run_is_one_line(
+    bench: Onboardings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It names keys and commands, which are copied; it is longer than any screen is wide."""
+    key = ("--idempotency-key", f"ticket-{uuid4()}")
+    assert onboard(bench.fresh, *key, "--json") == 0
+    run_id = UUID(json.loads(capsys.readouterr().out)["run_id"])
+    said = f"{bench.key_name} is DISABLED: gcloud kms keys versions enable 1 --key {bench.key_name}"
+    bench.client.set_flow_run_state(run_id, Failed(message=said), force=True)
+    assert onboard(bench.fresh, *key, "--wait") == 1
+    assert f"Failed {said}" in capsys.readouterr().out.splitlines()
 
 
 def test_an_unknown_run_is_said_to_be_unknown(
