@@ -17,6 +17,7 @@ from cli.approve import Steps
 from cli.client import RunError, calling, connected, run_facts, run_url
 from cli.terminal import new_console, printable, show_rows
 from cmek.errors import CmekError
+from cmek.keys.rules_project import PROJECT
 from cmek.keys.verdicts import Check, CheckReport
 from cmek.models import refusals
 from cmek.onboarding.eligibility import WorkspaceNotEligibleError, check_eligibility
@@ -237,7 +238,8 @@ def check_command(  # noqa: PLR0913 - a parameter is an option of the command
 ) -> None:
     """Check all that an onboarding needs, without one write; exit code 1 on a failure.
 
-    Credentials come from the blocks of the configured Prefect server.
+    Also when the project itself could not be read: it may not exist. Credentials come from the
+    blocks of the configured Prefect server.
     """
     form = build_form(
         _workspace(workspace, create_workspace)
@@ -251,9 +253,15 @@ def check_command(  # noqa: PLR0913 - a parameter is an option of the command
     else:
         console = new_console()
         shown = [one for one in report.checks if everything or one.status != "pass"]
-        show_rows(console, ("", "check", "found", "what to do"), _rows(shown))
+        show_rows(console, _CHECK_TITLES, _rows(shown))
         console.print(summary(report).replace("*", ""), soft_wrap=True)
-    if report.failed:
+    unread = any(one.id == PROJECT.id for one in report.unknown)
+    if unread:
+        said = (
+            f"Whether project {printable(project_id)} exists could not be read: is it the right id?"
+        )
+        new_console(stderr=True).print(said, soft_wrap=True)
+    if report.failed or unread:
         raise typer.Exit(1)
 
 
@@ -265,13 +273,14 @@ async def _check(form: OnboardingForm) -> CheckReport:
         await close_clients()
 
 
-def _rows(checks: list[Check]) -> Iterator[tuple[str, str, str, str]]:
+_CHECK_TITLES: Final = ("", "check", "found", "what to do", "who can tell")
+
+
+def _rows(checks: list[Check]) -> Iterator[tuple[str, ...]]:
     order = list(_STYLES)
     for check in sorted(checks, key=lambda one: order.index(one.status)):
-        who = f"who can tell: {check.who_can_tell}" if check.who_can_tell else None
-        yield (
-            f"[{_STYLES[check.status]}]{check.status}[/]",
-            printable(check.title),
-            printable(check.evidence),
-            printable("\n".join(filter(None, (check.remedy, who)))),
-        )
+        remedy = check.remedy or ""
+        # the text of a refused call ends with the same advice
+        found = check.evidence.removesuffix(remedy).rstrip() or check.evidence
+        texts = (check.title, found, remedy, check.who_can_tell or "")
+        yield (f"[{_STYLES[check.status]}]{check.status}[/]", *map(printable, texts))

@@ -68,6 +68,34 @@ def test_the_command_exits_with_one_when_a_check_fails(
     assert bench.writes() == []
 
 
+def test_a_project_that_can_not_be_read_is_no_success(
+    bench: Onboardings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Google says the same of one that does not exist, so a typing mistake must not go on."""
+    assert _command(bench, "--project", "nope-project-x") == 1
+    said = capsys.readouterr()
+    assert "fail" not in said.out
+    assert "project nope-project-x exists could not be read" in said.err
+    assert _command(bench, "--project", "nope-project-x", "--json") == 1
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert {one["status"] for one in checks if one["id"] == "project"} == {"unknown"}
+
+
+def test_each_check_says_once_what_to_do_and_who_can_tell(
+    bench: Onboardings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A refused call's text ends with the advice that is the remedy, too."""
+    _command(bench, "--project", "nope-project-x")
+    first = capsys.readouterr().out.splitlines()[:4]
+    assert [one.partition(": ")[0].strip() for one in first[1:]] == [
+        "found",
+        "what to do",
+        "who can tell",
+    ]
+    assert first[1].endswith("(or it may not exist).")
+    assert "\n".join(first).count("Give the caller a role") == 1
+
+
 def test_the_command_speaks_json(bench: Onboardings, capsys: pytest.CaptureFixture[str]) -> None:
     assert _command(bench, "--json") == 0
     checks = json.loads(capsys.readouterr().out)["checks"]

@@ -68,6 +68,9 @@ that depend on each other: first what the request names; then what project, ring
 led to; then the perimeters of the organization's access policies. A read that takes longer than
 25 s with all its attempts leaves its checks unknown.
 
+`cmek check WORKSPACE --project PROJECT` makes them without a run and prints what is not a pass. Its
+exit code is 1 when one fails, and when `project` is unknown, since the project may not exist.
+
 | id | check | requests | what goes wrong otherwise | who can tell |
 | --- | --- | --- | --- | --- |
 """
