@@ -29,8 +29,8 @@ RULES_DOCUMENT: Final = DOCUMENT.with_name("revalidation.md")
 
 DATA_PLANE_ADVICE: Final[dict[str, str]] = {
     "cmek_key_disabled": (
-        "The key is disabled, destroyed, or Anthropic lost its grants: run `cmek status`, do what "
-        "it says, then retry."
+        "The key is disabled, destroyed, or Anthropic lost its grants: run `cmek status --live "
+        "WORKSPACE`, do what it says, then retry."
     ),
     "cmek_key_network_blocked": (
         "The key may be healthy: VPC Service Controls keep Anthropic out. Let it in, or exclude "
