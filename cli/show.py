@@ -158,7 +158,8 @@ _FLEET_TITLES: Final = (
 
 def _fleet_row(row: FleetRow) -> tuple[str, ...]:
     verdict = f"[{STYLES[row.level]}]{printable(row.verdict)}[/]"
-    texts = (row.workspaces, row.key_name, row.why, row.since, row.time_left, row.days[-7:])
+    users = row.workspaces or "no workspace yet"
+    texts = (users, row.key_name, row.why, row.since, row.time_left, row.days[-7:])
     return (verdict, *map(printable, texts))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -533,6 +534,29 @@ def test_a_live_status_reads_now_and_leaves_nothing(
     assert revalidations.events(key) == events
     unknown = CliRunner().invoke(app, ["--live", "wrkspc_01Nowhere"])
     assert isinstance(unknown.exception, NoWorkspaceKeyError)
+
+
+def test_a_key_without_a_workspace_is_shown_as_one(
+    bench: Onboardings,
+    fleet: Fleet,
+    revalidations: Revalidations,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In words for a person, as an empty list for a program."""
+    key = fleet.onboard("not-attached-yet")
+    for workspace in bench.sandbox.world.admin.workspaces.values():
+        if workspace.external_key_id == key:
+            workspace.external_key_id = None
+    revalidations.run(external_keys=[key])
+    with contextlib.suppress(SystemExit):
+        main(["status", "--all"])
+    lines = capsys.readouterr().out.splitlines()
+    at = next(at for at, line in enumerate(lines) if line.endswith("not-attached-yet"))
+    assert lines[at - 1].endswith("no workspace yet")
+    with contextlib.suppress(SystemExit):
+        main(["status", "--json"])
+    (row,) = [one for one in json.loads(capsys.readouterr().out) if one["external_key_id"] == key]
+    assert row["workspaces"] == []
 
 
 @pytest.mark.parametrize("option", ["--kms-block", "--anthropic-block"])
