@@ -112,6 +112,8 @@ def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
     started, or with --wait has ended well; 1 refused or failed; 2 wrong usage; 3 with --wait, the
     run waits for an approval.
     """
+    if idempotency_key is not None and not idempotency_key.strip():
+        raise RunError("--idempotency-key is empty: leave it out, or give a text of your own")
     form = build_form(
         _workspace(workspace, create_workspace)
         | {"project_id": project_id, "requested_by": requested_by, "policy": policy}
@@ -159,7 +161,8 @@ def _workspace(workspace: str | None, create_workspace: str | None) -> dict[str,
         raise typer.BadParameter(
             "give either a workspace's id, or --create-workspace with a new name"
         )
-    return {"workspace": workspace or create_workspace, "new_workspace": workspace is None}
+    given = create_workspace if workspace is None else workspace
+    return {"workspace": given, "new_workspace": workspace is None}
 
 
 def build_form(given: dict[str, Any], overrides: list[str]) -> OnboardingForm:

@@ -8,6 +8,7 @@ a `TextRule`: one pattern, which both use in the same way, and one text for peop
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,8 +26,11 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from cmek.plain_text import HIDDEN, plain
+
 _END: Final = r"(?![\s\S])"
 """The end of the text. `$` also fits before a final line break, in Python."""
+_ASCII: Final = frozenset(string.ascii_letters + string.digits + string.punctuation)
 _SHOWN: Final = 120
 """Characters of a refused value that its message shows."""
 
@@ -156,11 +160,16 @@ def shown(text: str) -> str:
     return ascii(text[:_SHOWN]) + cut
 
 
+def too_long(text: str, limit: int) -> str:
+    """The value, how long it is, and how long it may be."""
+    return f"{shown(text)} has {len(text)} characters; at most {limit} are allowed"
+
+
 def _flaw(text: str, rule: TextRule) -> str:
     """What a person overlooks, where that is all that is wrong or the first thing that is."""
     if not text:
         return "is empty"
-    if rule.fits(text.strip()):
+    if text != text.strip() and rule.fits(text.strip()):
         return "begins or ends with a blank or a line break: take it away"
     odd = [one for one in text if not " " <= one <= "~"]
     if not odd:
@@ -168,7 +177,20 @@ def _flaw(text: str, rule: TextRule) -> str:
     alone = (one for one in odd if rule.fits(text.replace(one, "x")))
     first = next(alone, odd[0])
     name = unicodedata.name(first, "a control character" if first < " " else "no character")
-    return f"holds {name} (U+{ord(first):04X}): type it again instead of pasting it"
+    typed_again = _is_unseen(first) or rule.fits(unicodedata.normalize("NFKC", text))
+    advice = "type it again instead of pasting it" if typed_again else "it is not allowed here"
+    return f"holds {name} (U+{ord(first):04X}): {advice}"
+
+
+def _is_unseen(character: str) -> bool:
+    """Whether nobody sees it, or sees an ASCII character in it."""
+    from confusable_homoglyphs.confusables import (  # noqa: PLC0415 - 0.9 MB, for a refusal
+        confusables_data,
+    )
+
+    if plain(character, lines=True) in (HIDDEN, " ", "\n"):
+        return True
+    return any(one["c"] in _ASCII for one in confusables_data.get(character, ()))
 
 
 def refusals(error: ValidationError, *, values: bool = True, root: str = "") -> Iterator[str]:
@@ -179,7 +201,7 @@ def refusals(error: ValidationError, *, values: bool = True, root: str = "") -> 
         values: Whether to show values; not where one may be a secret.
         root: What to call the whole, where that and no field is wrong.
     """
-    for one in error.errors(include_url=False, include_context=False):
+    for one in error.errors(include_url=False):
         where = ".".join(map(str, one["loc"])) or root
         what = one["msg"].removeprefix("Value error, ")
         given = one["input"]
@@ -191,4 +213,8 @@ def refusals(error: ValidationError, *, values: bool = True, root: str = "") -> 
             what = "there is no such field"
         elif one["type"] == "missing":
             what = "is needed"
+        elif one["type"] == "too_long" and isinstance(given, str):
+            # Pydantic calls a text's characters items
+            limit = one["ctx"]["max_length"]
+            what = too_long(given, limit) if values else f"has more than {limit} characters"
         yield ": ".join(filter(None, (where, what)))

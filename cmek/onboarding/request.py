@@ -27,7 +27,7 @@ from pydantic import (
 
 from cmek.anthropic.models import Workspace
 from cmek.errors import listed
-from cmek.models import FormModel, TextRule, rule_of
+from cmek.models import FormModel, TextRule, rule_of, too_long
 from cmek.names import (
     WORKSPACE_ID,
     BlockName,
@@ -170,7 +170,9 @@ class OnboardingForm(FormModel):
     def _id_or_name(self) -> OnboardingForm:
         """The schema's `if`, again: a caller can switch the server's enforcement off."""
         rule = _NEW_NAME if self.new_workspace else _ID
-        if not rule.fits(self.workspace) or len(self.workspace) > MAX_NAME:
+        if self.new_workspace and len(self.workspace) > MAX_NAME:
+            raise ValueError(f"workspace: {too_long(self.workspace, MAX_NAME)}")
+        if not rule.fits(self.workspace):
             raise ValueError(f"workspace: {rule.refusal(self.workspace)}")
         residency = self.overrides.get("data_residency", "unrestricted")
         if residency != "unrestricted" and not self.new_workspace:

@@ -173,6 +173,21 @@ def test_a_pasted_line_break_is_refused_before_a_run_exists(name: str) -> None:
         ({"requested_by": "ada"}, ["requested_by: 'ada'", "such as ada@example.com"]),
         ({"overrides": {"key_ring": ""}}, ["overrides: key_ring: '' is empty"]),
         ({"overrides": {"key_ring": "x" * 3000}}, ["the first 120 of 3000 characters"]),
+        (
+            {"workspace": "w" * 5000, "new_workspace": True},
+            ["workspace: 'ww", "has 5000 characters; at most 255 are allowed"],
+        ),
+        ({"workspace": "w" * 5000}, ["does not fit; wanted is a workspace's id"]),
+        (
+            {"overrides": {"display_name": "\u00fc" * 400}},
+            ["display_name: ", "has 400 characters; at most 255 are allowed"],
+        ),
+        ({"overrides": {"crypto_key": "k\u00e4se"}}, ["it is not allowed here; wanted is letters"]),
+        ({"overrides": {"crypto_key": "k\u0430se"}}, ["CYRILLIC", "type it again"]),
+        ({"overrides": {"crypto_key": "a\u2013b"}}, ["EN DASH (U+2013): type it again"]),
+        ({"overrides": {"crypto_key": "\uff11"}}, ["FULLWIDTH DIGIT ONE", "type it again"]),
+        ({"workspace": "e\u0301t\u00e9", "new_workspace": True}, ["ACUTE ACCENT", "type it again"]),
+        ({"workspace": "\U0001f511", "new_workspace": True}, ["it is not allowed here; wanted"]),
         ({"overrides": {"expected_organization": "org_01"}}, ["zation: 'org_01'", "UUID"]),
         ({"overrides": {"display_name": "a\x1b[31mb"}}, [r"'a\x1b[31mb'", "control character"]),
     ],
@@ -187,6 +202,14 @@ def test_a_refusal_shows_field_value_flaw_and_way_out(
     assert all(word in said for word in words), said
     assert not any(syntax in said for syntax in ("[a-z", "{1,", "(?", "^", "\\u0000-"))
     assert len(said) < 600
+
+
+def test_a_refusal_without_values_speaks_of_characters_too() -> None:
+    """Where a value may be a secret."""
+    with pytest.raises(ValidationError) as caught:
+        OnboardingSettings.model_validate({"display_name": "\u00fc" * 400})
+    (said,) = refusals(caught.value, values=False)
+    assert said == "display_name: has more than 255 characters"
 
 
 @given(st.text(alphabet=st.characters(), max_size=60), st.sampled_from(["[a-z]+", "[a-z]*"]))
