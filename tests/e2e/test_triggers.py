@@ -16,7 +16,7 @@ from cli.deploy import PROJECT, deploy
 from tasks.runs import ONBOARDING
 from tests.support.busy_server import busy_server
 from tests.support.examples import run_example
-from tests.support.stack import REQUESTER, Stack
+from tests.support.stack import REQUESTER, Stack, start_run
 
 pytestmark = pytest.mark.e2e
 
@@ -41,6 +41,12 @@ def attach(stack: Stack, run_id: UUID) -> None:
     assert stack.is_attached(ask.workspace)
 
 
+def plan(stack: Stack, workspace: str) -> None:
+    """A run that only plans, from its start to its end."""
+    run = start_run(stack.local.api_url, stack.request(workspace) | {"plan_only": True})
+    stack.wait_for_state(run, "Planned")
+
+
 @pytest.mark.parametrize(
     ("heading", "language"),
     [
@@ -51,15 +57,22 @@ def attach(stack: Stack, run_id: UUID) -> None:
 def test_the_documented_call_starts_one_run_and_notices_another_request(
     stack: Stack, heading: str, language: str
 ) -> None:
-    """Also by a server that is busy; with another body it says so; after a cancel it is new."""
+    """Also by a server that is busy, and whatever was only planned before or meanwhile.
+
+    With another body it says so; after a cancel it is new.
+    """
     workspace = stack.new_workspace(f"by-{language}")
+    plan(stack, workspace)
     with busy_server(stack.local.api_url) as (url, asked):
         first = follow(stack, heading, language, WORKSPACE=workspace, PREFECT_API_URL=url)
     assert (first.returncode, len(asked)) == (0, 4), first.stderr
     assert min(asked.values()) > 1
+    plan(stack, workspace)
     again = follow(stack, heading, language, WORKSPACE=workspace)
     assert again.stdout == first.stdout, again.stderr
-    assert len(stack.runs_of(workspace)) == 1
+    by_command = start_run(stack.local.api_url, stack.request(workspace))
+    assert str(by_command.id) == first.stdout.strip(), "command and example have the same key"
+    assert len(stack.runs_of(workspace)) == 3
     other = follow(stack, heading, language, WORKSPACE=workspace, REQUESTER="eve@example.com")
     assert other.returncode == 1
     assert "another request; nothing was started" in other.stderr
@@ -84,6 +97,24 @@ def test_the_documented_call_says_which_field_is_wrong(
     assert refused.returncode != 0
     assert "workspace" in refused.stdout + refused.stderr
     assert stack.runs_of("wrkspc_x", at_least=0) == []
+
+
+@pytest.mark.parametrize("parameters", [None, []])
+def test_parameters_that_are_no_object_are_refused_as_documented(
+    stack: Stack, parameters: object
+) -> None:
+    """By Prefect itself, with another status than a request that does not fit."""
+    onboard = stack.client.read_deployment_by_name(ONBOARDING)
+    with pytest.raises(PrefectHTTPStatusError) as refused:
+        stack.client.request(
+            "POST",
+            "/deployments/{id}/create_flow_run",
+            path_params={"id": onboard.id},
+            json={"parameters": parameters},
+        )
+    answer = refused.value.response
+    assert answer.status_code == 422
+    assert "parameters" in str(answer.json()["exception_detail"])
 
 
 @pytest.mark.prove
