@@ -409,9 +409,9 @@ def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
     others: Others = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run's plan, approve it, and follow the run until it ends or waits again.
+    """Show a run's plan, approve it, and follow it until its end or next request.
 
-    Where the run wants signatures, yours is made with your SSH key. Exit code 3 when it waits again.
+    Where the run wants signatures, yours is made with your SSH key. Exit code 3: it waits again.
     """
     given = ResponseInput(
         workspace_id, plan_digest, approver, comment, acknowledge_warnings, workspace_name

@@ -31,7 +31,7 @@ from rich.console import Console
 
 from cli.approvals import default_key, signature
 from cli.client import AnthropicBlock, KmsBlock, RunError, connected
-from cli.terminal import markdown, new_console, printable
+from cli.terminal import new_console, printable, show_markdown
 from cmek._http import Ok, ok_value, try_read
 from cmek.gcp.iam import PolicyView
 from cmek.gcp.resources import CryptoKey
@@ -307,7 +307,7 @@ class DrillRunner:
             )
             self.console.print(f"\n{how}\n", soft_wrap=True, markup=False)
             raise
-        self.console.print(markdown(report(drill)))
+        show_markdown(self.console, report(drill))
         self.keep(drill)
         try:
             await acreate_markdown_artifact(

@@ -40,7 +40,7 @@ COMMANDS: Final = {
     },
     "cli.approve": {
         "pending": "List the runs that wait for an approval, and how to respond.",
-        "approve": "Show a run's plan, approve it, and follow the run until it ends or waits again.",
+        "approve": "Show a run's plan, approve it, and follow it until its end or next request.",
         "reject": "Show a run's plan and reject it; nothing is attached.",
         "sign": "Print your signed approval, for whoever answers with `cmek approve --with FILE`.",
     },
