@@ -73,6 +73,9 @@ def connected() -> Iterator[SyncPrefectClient]:
         yield client
 
 
+_LOOPBACK: Final = ("127.", "localhost", "[::1]")
+
+
 def configured_url() -> str:
     """The configured address of the server's API.
 
@@ -86,7 +89,10 @@ def configured_url() -> str:
             "no Prefect server is configured: set PREFECT_API_URL, e.g. https://prefect.example/api"
         )
     if "://" not in url:
-        raise NoServerError(f"PREFECT_API_URL {url!r} has no scheme: did you mean https://{url}?")
+        scheme = "http" if url.startswith(_LOOPBACK) else "https"
+        raise NoServerError(
+            f"PREFECT_API_URL {url!r} has no scheme: did you mean {scheme}://{url}?"
+        )
     try:
         check_endpoint(url)
     except EndpointError as error:

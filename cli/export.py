@@ -81,7 +81,8 @@ def export_command(
     for command in commands:
         console.print(printable(command), soft_wrap=True)
     for query in queries_of(chain):
-        console.print(f"\n[bold]{printable(query.title)}[/] {printable(query.needs)}")
+        needs = f"needs: {printable(query.needs)}"
+        console.print(f"\n[bold]{printable(query.title)}[/]\n{needs}", soft_wrap=True)
         console.print(printable(query.command), soft_wrap=True)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -19,9 +20,11 @@ from uuid import UUID, uuid5
 
 import typer
 
-from cli.client import ServerAwayError, connected
+from cli.client import RunError, ServerAwayError, connected
 from cmek.errors import CmekError
 from cmek.evidence.report import signals_filter
+from cmek.models import rule_of
+from cmek.names import ProjectId
 from cmek.revalidation.fleet import FLEET, read_rows
 from cmek.revalidation.signals import (
     GOOGLE_CERTS,
@@ -296,6 +299,9 @@ def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
     The server is Prefect's: PREFECT_API_URL, or the active profile.
     """
     if print_filter is not None:
+        rule = rule_of(ProjectId)
+        if not rule.fits(print_filter):
+            raise typer.BadParameter(f"--print-filter: {rule.refusal(print_filter)}")
         typer.echo(signals_filter(print_filter))
         return
     secrets = _secrets(webhook_secret_file) if webhook_secret_file else ()
@@ -320,14 +326,16 @@ def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
 def _serve(app: Starlette, port: int) -> None:
     import uvicorn  # noqa: PLC0415 - only this command needs it
 
-    uvicorn.run(
-        app,
-        host="127.0.0.1",
-        port=port,
-        log_level="warning",
-        server_header=False,
-        limit_concurrency=CONCURRENT,
+    try:  # uvicorn itself would end the process with 3, which means something else here
+        listener = socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise RunError(
+            f"port {port} of 127.0.0.1: {error.strerror}; --port names another"
+        ) from error
+    config = uvicorn.Config(
+        app, log_level="warning", server_header=False, limit_concurrency=CONCURRENT
     )
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _secrets(file: Path) -> tuple[bytes, ...]:

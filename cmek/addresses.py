@@ -102,12 +102,17 @@ _CHARACTERS: Final = re.compile(r"[A-Za-z0-9._~:/\[\]@?#%!$&'()*+,;=-]+")
 """Those of RFC 3986. Clients disagree about others: to some a backslash ends the host."""
 _AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 """Host and port; user information is refused."""
+_NUMBERS: Final = re.compile(r"[0-9.]+")
+"""An IPv4 address; some clients take one number, or a part of more than 255, for one too."""
 
 
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url if "://" in url else f"//{url}")
-        known = parts.hostname is not None and (parts.port is None or parts.port > 0)
+        host = parts.hostname or ""
+        known = bool(host) and (parts.port is None or parts.port > 0)
+        if _NUMBERS.fullmatch(host) or ":" in host:
+            ip_address(host)
     except ValueError:
         known = False
     if known and "@" in parts.netloc:

@@ -40,7 +40,7 @@ from cmek.signatures.verification import CLOCK_SKEW
 from gateway.attach import Attacher, KeyUnusableError, SteadyClock
 from gateway.journal import Journal, JournalError, NonceUsedError
 from gateway.policy import Attach, Call, Create, Forward, PolicyError, Tag, decide, tag_problem
-from gateway.settings import GatewaySettings
+from gateway.settings import GatewaySettings, GatewaySettingsError
 
 _log = logging.getLogger("cmek.gateway")
 MAX_BODY: Final = 64 * 1024
@@ -350,17 +350,23 @@ def serve(settings: GatewaySettings, *, find: Callable[[], Signers | None] | Non
         find: As for `gateway_app`.
 
     Raises:
-        OSError: The port is taken.
+        GatewaySettingsError: The port is taken.
         CmekError: Credential or journal can't be used.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    app = gateway_app(settings, find=find)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # with the protocol left open asyncio does not set TCP_NODELAY: each answer would take 40 ms
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((settings.host, settings.port))
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        raise GatewaySettingsError(
+            f"port {settings.port} of {settings.host}: {error.strerror}; choose another in the "
+            "settings (`port`)"
+        ) from error
+    app = gateway_app(settings, find=find)  # which opens the journal
     url = f"http://{settings.host}:{listener.getsockname()[1]}"
     _Announced(server_config(app), url).run(sockets=[listener])
 

@@ -16,8 +16,8 @@ from sandbox.world import World
 
 def sandbox_command(  # noqa: PLR0913 - the options of a command
     *,
-    http_port: Annotated[int, typer.Option(help="0 chooses a free one.")] = 0,
-    grpc_port: Annotated[int, typer.Option(help="0 chooses a free one.")] = 0,
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 chooses a free one.")] = 0,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 chooses a free one.")] = 0,
     minimal: Annotated[bool, typer.Option("--minimal", help="Only two fresh workspaces.")] = False,
     webhook_url: Annotated[
         str | None, typer.Option(help="Loopback address for webhooks about external keys.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ from cli.main import COMMANDS, LazyCommand, command, main
 from cli.onboard import build_form
 from cli.terminal import markdown, printable, show_markdown, show_rows
 from cmek.onboarding.policy import SETTINGS
-from tests.support.command import CMEK, leaf_commands
+from tests.support.command import CMEK, clean_environment, cmek, leaf_commands
 
 ALL = [name for summaries in COMMANDS.values() for name in summaries]
 OUTPUT_OF = {
@@ -256,3 +258,44 @@ def test_a_plan_is_shown_uncut_on_a_narrow_terminal() -> None:
     with console.capture() as capture:
         console.print(markdown(f"| fact | value |\n| --- | --- |\n| key name | {name} |\n"))
     assert name in "".join(capture.get().replace("key name", "").split())
+
+
+def test_a_port_in_use_is_said_and_ends_with_one(tmp_path: Path) -> None:
+    """Three means that a run waits for an approval; and a gateway makes no journal in vain."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        key = tmp_path / "key"
+        key.touch(mode=0o600)
+        key.write_text("sk-ant-admin01-FAKE")
+        settings = tmp_path / "gateway.toml"
+        settings.write_text(
+            f'journal = "{tmp_path / "journal"}"\nport = {port}\nadmin_key_file = "{key}"\n'
+        )
+        push = ("--push-audience", "a", "--push-account", "b@example.iam.gserviceaccount.com")
+        environment = clean_environment(tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api")
+        for arguments in (
+            ("listen", "--port", str(port), *push),
+            ("gateway", "--config", str(settings)),
+        ):
+            done = cmek(*arguments, environment=environment, directory=tmp_path)
+            assert done.returncode == 1, done.stderr
+            assert f"port {port} of 127.0.0.1" in " ".join(done.stderr.split())
+    assert not (tmp_path / "journal").exists()
+
+
+@pytest.mark.parametrize("option", ["--http-port", "--grpc-port"])
+@pytest.mark.parametrize("port", ["65536", "-1"])
+def test_a_port_that_can_not_be_is_refused(tmp_path: Path, option: str, port: str) -> None:
+    done = cmek(
+        "sandbox", option, port, environment=clean_environment(tmp_path), directory=tmp_path
+    )
+    assert done.returncode == 2
+    assert option in done.stderr
+
+
+def test_a_filter_is_printed_for_a_project_only(tmp_path: Path) -> None:
+    done = cmek(
+        "listen", "--print-filter", "", environment=clean_environment(tmp_path), directory=tmp_path
+    )
+    assert done.returncode == 2
+    assert "logName" not in done.stdout

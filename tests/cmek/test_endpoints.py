@@ -55,6 +55,9 @@ def test_encrypted_and_local_addresses_are_accepted(url: str) -> None:
         "https://evil.exam\tple",
         "https://\u24d4vil.example",
         "https://evil.example%2f.googleapis.com",
+        "https://127.0.0.1443",
+        "https://2130706433",
+        "https://[::1::1]",
         "",
         "/path",
     ],
@@ -94,6 +97,8 @@ _PIECES = (
 
 @given(st.lists(st.sampled_from(_PIECES), max_size=8).map("".join))
 @example("https://evil.example\\.googleapis.com/token")
+@example("https://127.0.0.1443")
+@example("https://[::1::1]")
 def test_every_client_reads_the_same_host(url: str) -> None:
     """Tokens are fetched by requests and urllib3, APIs are called by httpx: none goes elsewhere."""
     try:
