@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from cmek.errors import CmekError
 from cmek.evidence.report import signals_filter
 from cmek.models import rule_of
 from cmek.names import ProjectId
+from cmek.own_origin import listening_socket
 from cmek.revalidation.fleet import FLEET, read_rows
 from cmek.revalidation.signals import (
     GOOGLE_CERTS,
@@ -327,7 +327,7 @@ def _serve(app: Starlette, port: int) -> None:
     import uvicorn  # noqa: PLC0415 - only this command needs it
 
     try:  # uvicorn itself would end the process with 3, which means something else here
-        listener = socket.create_server(("127.0.0.1", port))
+        listener = listening_socket("127.0.0.1", port)
     except OSError as error:
         raise RunError(
             f"port {port} of 127.0.0.1: {error.strerror}; --port names another"

@@ -198,6 +198,8 @@ async def try_read(read: Awaitable[T], seconds: float | None = READ_SECONDS) -> 
     except AdminApiError as error:
         return Failed(str(error.status or "CONNECTION"), str(error), remedy=error.advice or None)
     except TimeoutError:
+        if seconds is None:  # not ours
+            raise
         return Failed("TIMEOUT", f"no answer within {seconds:.0f} s")
 
 

@@ -232,6 +232,6 @@ def organization_label(organization: UUID | str) -> tuple[str, str]:
     return f"{ORGANIZATION_LABEL_PREFIX}{UUID(str(organization))}", "true"
 
 
-def is_custom(role: str) -> bool:
+def is_custom_role(role: str) -> bool:
     """Whether a project or an organization has made this role itself."""
     return role.startswith(("projects/", "organizations/"))

@@ -9,6 +9,7 @@ last two. The gateway, the sandbox and the local stack's Prefect server have thi
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -69,3 +70,22 @@ class OwnOrigin:
         if self.port is None:
             return frozenset({asked})
         return frozenset(f"{name}:{self.port}" for name in self.names)
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """What such a process listens on; connections queue up until its server runs.
+
+    Raises:
+        OSError: The port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # with the protocol left open asyncio does not set TCP_NODELAY: each answer would take 40 ms
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(512)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -167,12 +167,12 @@ async def _revalidate(request: RevalidationRequest, held: AsyncExitStack) -> Sta
 async def _check_registered(request: RevalidationRequest, held: AsyncExitStack) -> Tally:
     """Check the keys; what was kept in memory for the checks ends with them."""
     started = datetime.now(UTC)
-    # a block that can't be used says nothing about any key
-    await open_clients(request.anthropic_block, request.kms_block)
-    registered, reported, before = await asyncio.gather(
+    registered, reported, before, _ = await asyncio.gather(
         read_registered_keys(request.anthropic_block),
         load_state(_REPORTED, Reported),
         last_fleet(),
+        # a block that can't be used says nothing about any key
+        open_clients(request.anthropic_block, request.kms_block),
     )
     context = _context(request, registered, reported, started)
     tally = Tally(before, unrecorded=context.unrecorded)

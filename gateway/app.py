@@ -33,7 +33,7 @@ from cmek.anthropic.auth import APPROVALS_HEADER, decoded_approvals
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.errors import APPROVAL_SPENT, GATEWAY_REFUSED, AdminApiError
 from cmek.errors import CmekError
-from cmek.own_origin import LOOPBACK_NAMES, OwnOrigin
+from cmek.own_origin import LOOPBACK_NAMES, OwnOrigin, listening_socket
 from cmek.plain_text import shortened
 from cmek.signatures.signers import Signers, SignersRefusedError, find_signers
 from cmek.signatures.verification import CLOCK_SKEW
@@ -355,12 +355,8 @@ def serve(settings: GatewaySettings, *, find: Callable[[], Signers | None] | Non
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # with the protocol left open asyncio does not set TCP_NODELAY: each answer would take 40 ms
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        listener = listening_socket(settings.host, settings.port)
     except OSError as error:
         raise GatewaySettingsError(
             f"port {settings.port} of {settings.host}: {error.strerror}; choose another in the "

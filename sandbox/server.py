@@ -31,6 +31,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from cmek.own_origin import listening_socket
 from sandbox import seed
 from sandbox.admin import external_keys, webhooks, workspaces
 from sandbox.admin.api import admin_routes
@@ -55,18 +56,11 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         OSError: the port is taken, naming it.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol left open asyncio does not set TCP_NODELAY: each answer takes 40 ms.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(512)
+        return listening_socket(host, port)
     except OSError as error:
-        listener.close()
         message = f"cannot listen on {host}:{port} ({error.strerror}); choose another port, or 0"
         raise OSError(error.errno, message) from error
-    return listener
 
 
 @contextmanager

@@ -175,9 +175,7 @@ async def _latest(keys: list[str]) -> list[ArtifactCollection]:
         return await client.read_latest_artifacts(artifact_filter=wanted, limit=PAGE)
 
 
-@uncached_task(
-    name="Record the key",
-)
+@uncached_task(name="Record the key")
 async def record_onboarding(facts: LiveFacts, users_before: tuple[str, ...] = ()) -> None:
     """Begin the key's history with what was true when it was attached.
 

@@ -126,9 +126,7 @@ async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
     )
 
 
-@uncached_task(
-    name="Search workspaces",
-)
+@uncached_task(name="Search workspaces")
 async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | None:
     """What this request has created already, over all pages; None when nothing has its name.
 

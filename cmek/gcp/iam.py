@@ -19,7 +19,7 @@ from google.iam.v1 import policy_pb2
 from cmek.anthropic_identity import MEMBER, SERVICE_ACCOUNT
 from cmek.errors import listed
 from cmek.models import FrozenModel
-from cmek.names import is_custom
+from cmek.names import is_custom_role
 
 POLICY_VERSION = 3
 """The only version that carries conditions; a lower one would drop them."""
@@ -119,7 +119,7 @@ def reaches_kms(role: str) -> bool:
 
     Source: https://docs.cloud.google.com/iam/docs/roles-overview (basic roles)
     """
-    return role.startswith("roles/cloudkms.") or role in _BASIC_ROLES or is_custom(role)
+    return role.startswith("roles/cloudkms.") or role in _BASIC_ROLES or is_custom_role(role)
 
 
 def kind_of(member: str) -> Kind:

@@ -22,7 +22,7 @@ from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, SERVICE_
 from cmek.gcp.gcloud import grant, import_version, new_primary, on_key, on_version, revoke
 from cmek.gcp.iam import Grant, PolicyView, describe, kind_of
 from cmek.gcp.resources import CUSTOMER_INITIATED, SYMMETRIC, CryptoKey, KeyVersion
-from cmek.names import KeyName, is_custom, is_us_single_region, organization_label
+from cmek.names import KeyName, is_custom_role, is_us_single_region, organization_label
 
 MISSING: Final = "MISSING"
 """The state of a primary version that does not exist."""
@@ -59,12 +59,12 @@ def missing_roles(granted: Collection[str]) -> tuple[str, ...]:
 
 def may_decrypt(role: str) -> bool:
     """Whether a holder of this role can decrypt, or may: what a custom role allows is not read."""
-    return role in DECRYPTING_ROLES - _ENCRYPT_ONLY or is_custom(role)
+    return role in DECRYPTING_ROLES - _ENCRYPT_ONLY or is_custom_role(role)
 
 
 def may_use(role: str) -> bool:
     """The same for encrypting or decrypting."""
-    return role in DECRYPTING_ROLES or is_custom(role)
+    return role in DECRYPTING_ROLES or is_custom_role(role)
 
 
 def other_users(policy: policy_pb2.Policy | PolicyView) -> tuple[str, ...]:

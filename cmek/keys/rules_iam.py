@@ -40,7 +40,7 @@ from cmek.keys.rules_key import without_key
 from cmek.keys.rules_org import check_legacy, check_managed
 from cmek.keys.snapshot import Findings, KeySnapshot
 from cmek.keys.verdicts import Check, Prerequisite
-from cmek.names import is_custom
+from cmek.names import is_custom_role
 from cmek.onboarding.request import OnboardingRequest
 
 READS: Final = (
@@ -220,7 +220,7 @@ def unexpected_decrypter(snapshot: KeySnapshot) -> Iterator[Finding]:
         one
         for one in snapshot.grants()
         if may_decrypt(one.role)
-        and not is_custom(one.role)
+        and not is_custom_role(one.role)
         and one.member not in expected
         and not one.member.startswith("deleted:")
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from cmek.addresses import GOOGLE_APIS
 from cmek.keys.verdicts import Check, CheckReport
-from cmek.names import is_custom
+from cmek.names import is_custom_role
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.plan import GOOGLE_TOKENS, LiveFacts, Plan, PlanWarning
 from cmek.onboarding.policy import DEFAULT_POLICY, shown_value
@@ -184,7 +184,7 @@ def plan_view(approval_request: ApprovalRequest) -> PlanView:
             tuple(map(Line, IRREVERSIBLE_EFFECTS + (IRREVERSIBLE_CREATE if new else ()))),
         ),
         ("What changes in the workspace", effects),
-        ("Who else can use the key", tuple(_other_users(plan))),
+        ("Who else can use the key", tuple(_other_users(plan)) or (_NOBODY,)),
         (others, tuple(lines.values())),
     )
     return PlanView(
@@ -201,6 +201,9 @@ def _warning(warning: PlanWarning, plan: Plan) -> Line:
     return Line(warning.title, (warning.text + said).strip(), warning.remedy or "")
 
 
+_NOBODY: Final = Line("Nobody, by the policies of the key and above.")
+
+
 def _other_users(plan: Plan) -> Iterator[Line]:
     """The members last: they can be many, and the first screen has a few lines of a section."""
     yield from (Line(f"Workspace {one} has the same key.") for one in plan.other_workspaces)
@@ -209,18 +212,11 @@ def _other_users(plan: Plan) -> Iterator[Line]:
     if plan.unread_policies:
         yield Line(f"Not checked, since it could not be read: {', '.join(plan.unread_policies)}")
     yield from (Line(_may_decrypt(one)) for one in plan.other_decrypters)
-    if not (
-        plan.other_workspaces
-        or plan.imported_versions
-        or plan.unread_policies
-        or plan.other_decrypters
-    ):
-        yield Line("Nobody, by the policies of the key and above.")
 
 
 def _may_decrypt(member: str) -> str:
     # as `rules_iam.other_decrypters` writes it: MEMBER (ROLE on RESOURCE)
-    if is_custom(member.rpartition(" (")[2]):
+    if is_custom_role(member.rpartition(" (")[2]):
         return f"{member} may be able to decrypt: what the custom role allows was not read."
     return f"{member} can decrypt."
 
