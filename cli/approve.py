@@ -27,6 +27,7 @@ from rich.text import Text
 from cli import approvals
 from cli.approvals import ApprovalError, Others, PendingApproval, SigningKey
 from cli.client import connected, every, find_run, run_facts, run_url, task_runs
+from cli.options import JsonArray, JsonObjectOnly
 from cli.terminal import is_interactive, new_console, printable
 from cmek.keys.history import shown_time
 from cmek.names import EMAIL
@@ -300,10 +301,10 @@ _ASK_SECONDS: Final = 30.0
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="Its id or name; `cmek pending` lists them.")
 ]
-WorkspaceId = Annotated[
+ConfirmedId = Annotated[
     str | None, typer.Option(help="The workspace's id, as a confirmation; asked for if missing.")
 ]
-WorkspaceName = Annotated[
+ConfirmedName = Annotated[
     str | None, typer.Option(help="The same for a new workspace, which has a name only.")
 ]
 PlanDigest = Annotated[
@@ -311,14 +312,11 @@ PlanDigest = Annotated[
 ]
 Person = Annotated[str | None, typer.Option(help="Your e-mail address; asked for if missing.")]
 Comment = Annotated[str | None, typer.Option(help="Why; asked for if missing.")]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="One JSON object on standard output; the rest on error.")
-]
 
 
 def pending_command(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+    as_json: JsonArray = False,
 ) -> None:
     """List the runs that wait for an approval, and how to respond."""
     console = new_console()
@@ -397,8 +395,8 @@ def _suspended_runs(client: SyncPrefectClient) -> list[FlowRun]:
 def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
     run: Run,
     *,
-    workspace_id: WorkspaceId = None,
-    workspace_name: WorkspaceName = None,
+    workspace_id: ConfirmedId = None,
+    workspace_name: ConfirmedName = None,
     plan_digest: PlanDigest = None,
     approver: Person = None,
     comment: Comment = None,
@@ -407,7 +405,7 @@ def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
     ] = False,
     signing_key: SigningKey = None,
     others: Others = None,
-    as_json: AsJson = False,
+    as_json: JsonObjectOnly = False,
 ) -> None:
     """Show a run's plan, approve it, and follow it until its end or next request.
 
@@ -422,12 +420,12 @@ def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
 def reject_command(  # noqa: PLR0913 - a parameter is an option of the command
     run: Run,
     *,
-    workspace_id: WorkspaceId = None,
-    workspace_name: WorkspaceName = None,
+    workspace_id: ConfirmedId = None,
+    workspace_name: ConfirmedName = None,
     plan_digest: PlanDigest = None,
     approver: Person = None,
     comment: Comment = None,
-    as_json: AsJson = False,
+    as_json: JsonObjectOnly = False,
 ) -> None:
     """Show a run's plan and reject it; nothing is attached."""
     given = ResponseInput(
@@ -443,7 +441,7 @@ def sign_command(  # noqa: PLR0913 - a parameter is an option of the command
     comment: Annotated[str, typer.Option(help="Why you approve.")],
     plan_digest: Annotated[str, typer.Option(help="Digest of the plan that you read.")],
     signing_key: SigningKey = None,
-    as_json: AsJson = False,
+    as_json: JsonObjectOnly = False,
 ) -> None:
     """Print your signed approval, for whoever answers with `cmek approve --with FILE`."""
     with connected() as client:

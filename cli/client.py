@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import httpx
-import typer
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, TaskRun
@@ -20,12 +19,6 @@ from cmek.addresses import EndpointError, check_endpoint, is_loopback
 from cmek.errors import CmekError
 
 T = TypeVar("T")
-AnthropicBlock = Annotated[
-    str | None, typer.Option(help="Name of the AnthropicAdmin block; else the policy's.")
-]
-KmsBlock = Annotated[
-    str | None, typer.Option(help="Name of the GoogleKms block; else the policy's.")
-]
 _REASON: Final = 400
 """Characters of a server's own words that are shown."""
 PAGE: Final = 200
@@ -74,6 +67,8 @@ def connected() -> Iterator[SyncPrefectClient]:
 
 
 _LOOPBACK: Final = ("127.", "localhost", "[::1]")
+_NO_TLS: Final = "WRONG_VERSION_NUMBER"
+"""OpenSSL's word for bytes that are no TLS."""
 
 
 def configured_url() -> str:
@@ -113,9 +108,11 @@ def explained(url: str) -> Iterator[None]:
     try:
         yield
     except httpx.TransportError as error:
+        advice = "is it running, and is PREFECT_API_URL right?"
+        if _NO_TLS in str(error):
+            advice = "it speaks http, not https: is PREFECT_API_URL right?"
         raise ServerAwayError(
-            f"Prefect server at {url}: {error or type(error).__name__}; is it running, and is"
-            " PREFECT_API_URL right?"
+            f"Prefect server at {url}: {error or type(error).__name__}; {advice}"
         ) from error
     except httpx.HTTPStatusError as error:  # Prefect's own error is one of these
         raise ServerRefusedError(refusal(error.response)) from error
@@ -143,7 +140,8 @@ def check_api(client: SyncPrefectClient, url: str) -> str:
     except ValueError:
         pass  # a page instead of JSON
     if not isinstance(version, str):
-        hint = "" if url.rstrip("/").endswith("/api") else f"; did you mean {url.rstrip('/')}/api?"
+        bare = not httpx.URL(url).path.strip("/")
+        hint = f"; did you mean {url.rstrip('/')}/api?" if bare else ""
         raise NoServerError(
             f"what is at {url} is no Prefect API: PREFECT_API_URL is the server's address with"
             f" /api at its end{hint}"

@@ -30,10 +30,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cli.client import RunError, connected, every
+from cli.options import JsonArray, JsonObject, check_project
 from cli.policy import save_default_policy
 from cli.terminal import new_console, printable
-from cmek.models import rule_of
-from cmek.names import ProjectId
 from cmek.onboarding.plan import possible_titles
 from cmek.tags import CMEK_TAG
 
@@ -58,6 +57,7 @@ def deploy_command(
         typer.Option(
             "--project",
             envvar=PROJECT_VARIABLE,
+            callback=check_project,
             help="Google Cloud project of the keys that discovered workspaces get; without it "
             "discovery does nothing.",
         ),
@@ -72,7 +72,7 @@ def deploy_command(
             "what each deployment names unless given."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Deploy everything to the configured Prefect server; safe to repeat.
 
@@ -80,9 +80,6 @@ def deploy_command(
     from then on; plain `prefect deploy` opens that again.
     """
     console = new_console(stderr=as_json)
-    rule = rule_of(ProjectId)
-    if project_id and not rule.fits(project_id):
-        raise RunError(f"--project: {rule.refusal(project_id)}; nothing was deployed")
     with connected() as client:
         names = deploy(client, prefect_file, project_id, on=on)
         for name in names:
@@ -311,7 +308,7 @@ def install_command(  # noqa: PLR0913 - a parameter is an option of the command
             "360 unless given, at least two PREFECT_FLOWS_HEARTBEAT_FREQUENCY of the worker.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+    as_json: JsonArray = False,
 ) -> None:
     """Install or update the automations; those of other names are left alone."""
     within = {
@@ -333,7 +330,7 @@ def install_command(  # noqa: PLR0913 - a parameter is an option of the command
 @automations_command.command("show")
 def show_command(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+    as_json: JsonArray = False,
 ) -> None:
     """Print the files, for `prefect automation create --from-file` or for reading."""
     if as_json:

@@ -27,7 +27,7 @@ from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.settings import PREFECT_API_AUTH_STRING
 
-from cli.client import AnthropicBlock, KmsBlock, check_api, configured_url, explained
+from cli.client import check_api, configured_url, explained
 from cli.deploy import (
     OWN_ENVIRONMENT,
     PREFECT_FILE,
@@ -36,6 +36,7 @@ from cli.deploy import (
     find_deployments,
     pool_problem,
 )
+from cli.options import AnthropicBlock, JsonArray, KmsBlock, PolicyBlock, check_project
 from cli.terminal import new_console, printable, show_rows
 from cmek.addresses import is_loopback
 from cmek.errors import CmekError
@@ -70,19 +71,18 @@ class DoctorFinding(FrozenModel):
 
 def doctor_command(
     *,
-    policy: Annotated[
-        str, typer.Option(help="Name of the OnboardingPolicy block.")
-    ] = DEFAULT_POLICY,
+    policy: PolicyBlock = DEFAULT_POLICY,
     anthropic_block: AnthropicBlock = None,
     kms_block: KmsBlock = None,
     project_id: Annotated[
         str | None,
         typer.Option(
             "--project",
+            callback=check_project,
             help="Google Cloud project of the keys; the one that discovery has unless given.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+    as_json: JsonArray = False,
 ) -> None:
     """Check the set-up and say what to do about each fault; exit code 1 on a failure.
 

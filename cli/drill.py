@@ -30,7 +30,8 @@ from prefect.exceptions import ObjectNotFound
 from rich.console import Console
 
 from cli.approvals import default_key, signature
-from cli.client import AnthropicBlock, KmsBlock, RunError, connected
+from cli.client import RunError, connected
+from cli.options import AnthropicBlock, JsonObjectOnly, KmsBlock, check_workspace
 from cli.terminal import new_console, printable, show_markdown
 from cmek._http import Ok, ok_value, try_read
 from cmek.gcp.iam import PolicyView
@@ -70,7 +71,10 @@ PROBE_SECONDS: Final = 60.0
 
 def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
     workspace_id: Annotated[
-        str, typer.Argument(metavar="WORKSPACE", help="A canary workspace, wrkspc_….")
+        str,
+        typer.Argument(
+            metavar="WORKSPACE", help="A canary workspace, wrkspc_….", callback=check_workspace
+        ),
     ],
     *,
     confirm: Annotated[
@@ -99,9 +103,7 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
     ] = ALERT.total_seconds() / 60,
     anthropic_block: AnthropicBlock = None,
     kms_block: KmsBlock = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on standard output; the rest on error.")
-    ] = False,
+    as_json: JsonObjectOnly = False,
 ) -> None:
     """Measure who notices when the key of a test workspace is disabled.
 

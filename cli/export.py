@@ -14,7 +14,14 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter
 from prefect.client.schemas.sorting import ArtifactSort
 
-from cli.client import AnthropicBlock, KmsBlock, connected
+from cli.client import connected
+from cli.options import (
+    AnthropicBlock,
+    JsonObject,
+    KmsBlock,
+    WorkspaceArgument,
+    check_workspace,
+)
 from cli.terminal import new_console, printable
 from cmek.errors import CmekError
 from cmek.evidence.record import Chain, EvidenceEntry, EvidenceIntegrityError, loads
@@ -47,7 +54,7 @@ class AnchorError(CmekError):
 
 @evidence_command.command("export")
 def export_command(
-    workspace_id: Annotated[str, typer.Argument(metavar="WORKSPACE", help="wrkspc_….")],
+    workspace_id: WorkspaceArgument,
     *,
     out: Annotated[
         Path | None, typer.Option(help="File to write; standard output without it.")
@@ -61,6 +68,7 @@ def export_command(
     ] = False,
 ) -> None:
     """Write the verified record of a workspace; where else to look goes to standard error."""
+    out = None if out == Path("-") else out
     if as_json and out is None:
         raise typer.BadParameter("the record itself goes to standard output: give --out FILE")
     with connected() as client:
@@ -80,6 +88,8 @@ def export_command(
         return
     for command in commands:
         console.print(printable(command), soft_wrap=True)
+    if approvals is not None and not commands:
+        console.print("No approval was signed: nothing was written to the folder.", soft_wrap=True)
     for query in queries_of(chain):
         needs = f"needs: {printable(query.needs)}"
         console.print(f"\n[bold]{printable(query.title)}[/]\n{needs}", soft_wrap=True)
@@ -149,7 +159,7 @@ def verify_command(
             help="Hash that stands elsewhere: the workspace's tag cmek-evidence, or a report.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Check every entry; the first one that was changed is named, and the exit code is 1.
 
@@ -203,7 +213,10 @@ def read_record(client: SyncPrefectClient, workspace_id: str) -> str:
 
 def terraform_command(  # noqa: PLR0913 - a parameter is an option of the command
     workspace_id: Annotated[
-        str | None, typer.Argument(metavar="WORKSPACE", help="The workspace, wrkspc_….")
+        str | None,
+        typer.Argument(
+            metavar="WORKSPACE", help="The workspace, wrkspc_….", callback=check_workspace
+        ),
     ] = None,
     *,
     out: Annotated[Path, typer.Option(help="Folder for the module.")],
@@ -215,7 +228,7 @@ def terraform_command(  # noqa: PLR0913 - a parameter is an option of the comman
     ] = False,
     anthropic_block: AnthropicBlock = None,
     kms_block: KmsBlock = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Write Terraform that adopts the keys of one or all workspaces as they are.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated
 
 import typer
 
-from cli.client import AnthropicBlock, KmsBlock, connected
+from cli.client import connected
+from cli.options import AnthropicBlock, JsonArray, KmsBlock
 from cli.terminal import new_console, printable
 from cmek.evidence.leftovers import Leftover
 from tasks.clients import block_names, close_clients
@@ -17,7 +17,7 @@ from tasks.leftovers import read_leftovers
 
 def leftovers_command(
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+    as_json: JsonArray = False,
     anthropic_block: AnthropicBlock = None,
     kms_block: KmsBlock = None,
 ) -> None:

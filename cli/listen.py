@@ -20,10 +20,9 @@ from uuid import UUID, uuid5
 import typer
 
 from cli.client import RunError, ServerAwayError, connected
+from cli.options import check_project
 from cmek.errors import CmekError
 from cmek.evidence.report import signals_filter
-from cmek.models import rule_of
-from cmek.names import ProjectId
 from cmek.own_origin import listening_socket
 from cmek.revalidation.fleet import FLEET, read_rows
 from cmek.revalidation.signals import (
@@ -291,7 +290,11 @@ def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
     ] = GOOGLE_CERTS,
     print_filter: Annotated[
         str | None,
-        typer.Option(metavar="PROJECT", help="Print the log sink's filter for a project, and end."),
+        typer.Option(
+            metavar="PROJECT",
+            callback=check_project,
+            help="Print the log sink's filter for a project, and end.",
+        ),
     ] = None,
 ) -> None:
     """Take Anthropic's webhooks and Cloud Audit Log pushes; each starts a check of its key.
@@ -299,9 +302,6 @@ def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
     The server is Prefect's: PREFECT_API_URL, or the active profile.
     """
     if print_filter is not None:
-        rule = rule_of(ProjectId)
-        if not rule.fits(print_filter):
-            raise typer.BadParameter(f"--print-filter: {rule.refusal(print_filter)}")
         typer.echo(signals_filter(print_filter))
         return
     secrets = _secrets(webhook_secret_file) if webhook_secret_file else ()

@@ -7,9 +7,11 @@ import sys
 from collections.abc import MutableMapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from traceback import walk_tb
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from typer._completion_classes import completion_init
 from typer.core import TyperCommand, TyperGroup
@@ -182,6 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         named = error.filename is not None and error.strerror
         _fail(f"{error.filename}: {error.strerror}" if named else str(error))
     except Exception as error:
+        if refused := _refused_setting(error):
+            _fail(refused)
         # Only Prefect's clients raise these, and only where they were imported.
         http = sys.modules.get("httpx")
         if http is None or not isinstance(error, http.HTTPStatusError):
@@ -189,6 +193,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from cli.client import refusal  # noqa: PLC0415 - imported already, with the command
 
         _fail(refusal(error.response))
+
+
+def _refused_setting(error: Exception) -> str | None:
+    """What is wrong with a setting of Prefect's, which is read when Prefect is imported.
+
+    Values are left out: a setting may be a login or a key.
+    """
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    if not isinstance(error, ValueError) or not any(
+        name.startswith("prefect.settings") for name in frames
+    ):
+        return None
+    where = (
+        "Prefect reads its settings from variables PREFECT_…, from profiles.toml in PREFECT_HOME "
+        "(~/.prefect), and from .env, prefect.toml and pyproject.toml in this folder"
+    )
+    if not isinstance(error, ValidationError):
+        return f"Prefect's settings can't be read: {error}. {where}"
+    flaws = [
+        _variable(one["loc"]) + one["msg"].removeprefix("Value error, ").splitlines()[0]
+        for one in error.errors(include_url=False, include_input=False, include_context=False)
+        if one["type"] != "default_factory_not_called"  # follows from another
+    ]
+    return f"a setting of Prefect is not valid: {'; '.join(flaws)}. {where}"
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    """The variable that sets this field, where one of the environment does; else the field."""
+    field = "_".join(map(str, location))
+    if not field:
+        return ""
+    ending = f"_{field.upper()}"
+    named = [name for name in os.environ if name.startswith("PREFECT_") and name.endswith(ending)]
+    return f"{' or '.join(named) or field}: "
 
 
 def _fail(message: str) -> NoReturn:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from cli.approve import Steps
 from cli.client import RunError, calling, connected, run_facts, run_url
+from cli.options import JsonObject
 from cli.terminal import new_console, printable, show_rows
 from cmek.errors import CmekError
 from cmek.keys.rules_project import PROJECT
@@ -76,7 +77,6 @@ Overrides = Annotated[
         help=f"Override a setting, where the policy allows it: {', '.join(SETTINGS)}; repeatable.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
 def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
@@ -104,7 +104,7 @@ def onboard_command(  # noqa: PLR0913 - a parameter is an option of the command
     wait: Annotated[
         bool, typer.Option("--wait", help="Until the run has ended, or waits for an approval.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Start onboarding a workspace; the run waits for approval before the last step.
 
@@ -237,7 +237,7 @@ def check_command(  # noqa: PLR0913 - a parameter is an option of the command
     policy: Policy = DEFAULT_POLICY,
     overrides: Overrides = None,
     everything: Annotated[bool, typer.Option("--all", help="Checks that pass, too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Check all that an onboarding needs, without one write; exit code 1 on a failure.
 

@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.client import connected
+from cli.options import JsonObject, check_block
 from cli.terminal import new_console, printable, show_rows
 from cmek.keys.prerequisites import unknown_warnings
 from cmek.onboarding.policy import DEFAULT_POLICY, SETTINGS, PolicyModel, deviations, shown_value
@@ -37,10 +38,11 @@ def _group() -> None:
 @policy_command.command("show")
 def show_command(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Of the OnboardingPolicy block.")
+        str,
+        typer.Argument(metavar="NAME", help="Of the OnboardingPolicy block.", callback=check_block),
     ] = DEFAULT_POLICY,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Print the settings of a policy, and which of them a request may override."""
     with connected():

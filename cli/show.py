@@ -19,7 +19,8 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactFil
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
 
-from cli.client import PAGE, AnthropicBlock, KmsBlock, RunError, connected, every
+from cli.client import PAGE, RunError, connected, every
+from cli.options import AnthropicBlock, JsonArray, KmsBlock, WorkspaceArgument, check_workspace
 from cli.terminal import new_console, printable, show_markdown, show_rows
 from cmek.keys.history import key_page, read_page
 from cmek.keys.verdicts import Health, KeyRecord
@@ -54,6 +55,7 @@ def status_command(
         str | None,
         typer.Option(
             metavar="WORKSPACE",
+            callback=check_workspace,
             help="Check this workspace's key now, by live reads; leaves no record.",
         ),
     ] = None,
@@ -175,11 +177,9 @@ class HistoryEntry:
 
 
 def history_command(
-    workspace_id: Annotated[
-        str, typer.Argument(metavar="WORKSPACE", help="The workspace, wrkspc_….")
-    ],
+    workspace_id: WorkspaceArgument,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+    as_json: JsonArray = False,
 ) -> None:
     """Show what happened to one workspace's key, oldest first.
 

@@ -217,4 +217,6 @@ def refusals(error: ValidationError, *, values: bool = True, root: str = "") -> 
             # Pydantic calls a text's characters items
             limit = one["ctx"]["max_length"]
             what = too_long(given, limit) if values else f"has more than {limit} characters"
+        elif one["type"] == "path_type":
+            what = "wanted is a path, as a text in quotes"
         yield ": ".join(filter(None, (where, what)))

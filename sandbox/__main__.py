@@ -48,7 +48,7 @@ def sandbox_command(  # noqa: PLR0913 - the options of a command
         if webhook_url is not None:
             _register_webhook(world, webhook_url, webhook_secret_file)
         serve(http_port, grpc_port, world=world)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise typer.Exit(1) from None
 

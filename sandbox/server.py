@@ -86,8 +86,10 @@ def start_grpc(world: World, port: int) -> tuple[grpc.Server, int]:
     """The server, already serving, and its port; a `port` of 0 takes a free one.
 
     Raises:
-        RuntimeError: the port is taken.
+        OSError: the port is taken.
     """
+    if port:
+        listen("127.0.0.1", port).close()  # gRPC's own refusal does not say why
     server = grpc.server(
         ThreadPoolExecutor(32, thread_name_prefix="sandbox-grpc"),
         options=[("grpc.so_reuseport", 0)],

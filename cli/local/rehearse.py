@@ -31,6 +31,7 @@ from cli.client import calling, local_async_client, local_client, run_url
 from cli.local.sandbox import SandboxAddress
 from cli.local.signed import APPROVER
 from cli.local.stack import LocalStack, local_stack
+from cli.options import JsonObjectOnly, check_workspace
 from cli.terminal import is_interactive, new_console, printable, show_markdown
 from cmek.anthropic.auth import AdminKey
 from cmek.anthropic.client import AdminApi
@@ -218,7 +219,11 @@ def _print_report(
 
 def rehearse_command(
     workspace: Annotated[
-        str | None, typer.Option(help="A sample workspace's id; by default the first fresh one.")
+        str | None,
+        typer.Option(
+            callback=check_workspace,
+            help="A sample workspace's id; by default the first fresh one.",
+        ),
     ] = None,
     twice: Annotated[
         bool, typer.Option("--twice", help="Run again afterwards: that must make no write.")
@@ -229,9 +234,7 @@ def rehearse_command(
             "--signed", help="The approver signs; a gateway alone holds the Admin API credential."
         ),
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on standard output at the end.")
-    ] = False,
+    as_json: JsonObjectOnly = False,
 ) -> None:
     """Onboard a sample workspace on a private stack, then clean up.
 

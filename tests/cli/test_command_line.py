@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -29,6 +34,31 @@ OUTPUT_OF = {
 SERVICES = {"gateway", "sandbox", "listen"}
 """They run until they are stopped; the first two say as JSON where, without being asked."""
 LOCAL_COMMANDS = ("rehearse", "up", "sandbox")
+WRONG_SETTINGS = {
+    "variable": ("", "PREFECT_API_REQUEST_TIMEOUT: Input should be a valid number"),
+    "prefect/profiles.toml": ('active = "x', "Unterminated string"),
+    "prefect.toml": ('[logging]\nlevel = "loud"\n', "level: Input should be 'DEBUG'"),
+}
+"""Where a wrong setting of Prefect's stands, what is there, and what is said."""
+RULES = {
+    "WORKSPACE": "a workspace's id, such as",
+    "--workspace": "a workspace's id, such as",
+    "--live": "a workspace's id, such as",
+    "--project": "a project's id (not its number), such as",
+    "--print-filter": "a project's id (not its number), such as",
+    "--policy": "a block's name in lower case",
+    "--anthropic-block": "a block's name in lower case",
+    "--kms-block": "a block's name in lower case",
+    "NAME": "a block's name in lower case",
+}
+"""What the value of an argument or option must be, wherever one of that name is."""
+GOOD = {
+    "WORKSPACE": "wrkspc_01PaymentsProd1111111111",
+    "--project": "acme-kms-prod",
+    "--requested-by": "ada@example.com",
+    "--out": "module",
+}
+"""What some commands can't do without."""
 GIVEN = {
     "workspace": "wrkspc_01PaymentsProd1111111111",
     "project_id": "acme-kms-prod",
@@ -293,9 +323,59 @@ def test_a_port_that_can_not_be_is_refused(tmp_path: Path, option: str, port: st
     assert option in done.stderr
 
 
-def test_a_filter_is_printed_for_a_project_only(tmp_path: Path) -> None:
-    done = cmek(
-        "listen", "--print-filter", "", environment=clean_environment(tmp_path), directory=tmp_path
-    )
-    assert done.returncode == 2
-    assert "logName" not in done.stdout
+@pytest.mark.parametrize("place", WRONG_SETTINGS)
+def test_a_wrong_setting_of_prefect_is_named_without_its_value(place: str, tmp_path: Path) -> None:
+    """Prefect raises while it is imported, with a stack trace and the value."""
+    text, message = WRONG_SETTINGS[place]
+    environment = clean_environment(tmp_path)
+    if text:
+        (tmp_path / "prefect").mkdir()
+        (tmp_path / place).write_text(text)
+    else:
+        environment["PREFECT_API_REQUEST_TIMEOUT"] = "hunter2"
+    done = cmek("status", environment=environment, directory=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("error: ")
+    assert message in said
+    assert "Prefect reads its settings from" in said
+    assert "hunter2" not in said
+
+
+def label_of(parameter: Any) -> str:
+    """An argument by its metavar, an option by its name."""
+    argument = parameter.param_type_name == "argument"
+    return str(parameter.metavar if argument else parameter.opts[0])
+
+
+def with_one_wrong(parameters: Sequence[Any], wrong: str) -> list[str]:
+    """What the command needs, each as it may be but for one."""
+    given = []
+    for label in map(label_of, parameters):
+        if label in GOOD or label == wrong:
+            value = "Wr\u00f6ng" if label == wrong else GOOD[label]
+            given += [label, value] if label.startswith("--") else [value]
+    return given
+
+
+@pytest.mark.parametrize("label", RULES)
+def test_a_name_or_id_that_can_not_be_is_refused_by_every_command(
+    label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a server, Anthropic or Google is asked, or a file is written."""
+    monkeypatch.chdir(tmp_path)
+    commands = {
+        name: one.params
+        for name, one in leaf_commands().items()
+        if label in map(label_of, one.params)
+    }
+    assert commands
+    for name, parameters in commands.items():
+        with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(StringIO()) as error:
+            main([*name.split(), *with_one_wrong(parameters, label)])
+        assert ended.value.code in {1, 2}
+        said = " ".join(re.sub("[\u2500-\u257f]", "", error.getvalue()).split())
+        assert RULES[label] in said, name
+        assert "U+00F6" in said, name
+    assert not list(tmp_path.iterdir())

@@ -111,7 +111,7 @@ ANSWERS = (
     (403, b"<html>Forbidden</html>", None, "a proxy before it wants another login"),
     (500, b"", None, "failed at GET /api/admin/version with 500"),
     (404, b'{"detail":"Not Found"}', None, "is no Prefect API"),
-    (404, b"<html>nginx</html>", None, "is no Prefect API"),
+    (404, b"<html>nginx</html>", None, "with /api at its end"),
     (200, b"<html>A page</html>", None, "is no Prefect API"),
     (200, b'{"status": "ok"}', None, "is no Prefect API"),
     (302, b"", None, "sends elsewhere (nowhere): a proxy"),
@@ -174,6 +174,24 @@ def test_an_address_without_api_is_corrected(
     with temporary_settings({PREFECT_API_URL: ui}):
         for name in TALKING:
             assert f"did you mean {ui}/api?" in error_of([*name.split(), *TALKING[name]], capsys)
+
+
+def test_only_an_address_without_a_path_gets_a_guess(capsys: pytest.CaptureFixture[str]) -> None:
+    """/api after whatever else stands there would be a second mistake."""
+    with answering(200, b"{}") as address:
+        for path, guess in (("", True), ("/", True), ("/apix", False), ("/a/b/", False)):
+            with temporary_settings({PREFECT_API_URL: f"{address}{path}"}):
+                said = error_of(("status",), capsys)
+            assert ("did you mean" in said) is guess
+
+
+def test_https_to_a_server_that_speaks_http_is_told_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with answering(200, b"{}") as address:
+        secure = address.replace("http:", "https:")
+        with temporary_settings({PREFECT_API_URL: f"{secure}/api"}):
+            assert "it speaks http, not https" in error_of(("status",), capsys)
 
 
 def test_a_client_without_csrf_support_is_told_so(

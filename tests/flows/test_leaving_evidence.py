@@ -87,6 +87,19 @@ def test_what_is_exported_verifies_and_a_flipped_byte_is_named(
     assert "entry 2 (write CreateKeyRing r): its hash" in str(broken.exception)
 
 
+def test_a_record_goes_to_standard_output_for_a_dash(
+    bench: Onboardings, workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a folder for approvals that stays empty is said to be."""
+    told(workspace, STARTED, WROTE, ATTACHED)
+    monkeypatch.chdir(tmp_path)
+    options = ["--out", "-", "--approvals", "approvals"]
+    done = COMMANDS.invoke(evidence_app, ["export", workspace, *options])
+    assert loads(done.stdout).head == chain_of(bench, workspace).head
+    assert "No approval was signed" in done.stderr
+    assert [one.name for one in tmp_path.iterdir()] == ["approvals"]
+
+
 def test_a_whole_forged_record_is_found_by_its_anchor(
     bench: Onboardings, workspace: str, tmp_path: Path
 ) -> None:

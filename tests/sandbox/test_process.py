@@ -72,7 +72,10 @@ def test_a_signal_ends_it_cleanly_even_in_the_middle_of_a_call(number: signal.Si
 def test_a_second_sandbox_on_the_same_port_does_not_start() -> None:
     with running_sandbox(minimal=True) as first:
         http, grpc = (int(one.rpartition(":")[2]) for one in (first.http, first.grpc))
-        with pytest.raises(RuntimeError, match=str(grpc)), running_sandbox(grpc_port=grpc):
+        with (
+            pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{grpc}"),
+            running_sandbox(grpc_port=grpc),
+        ):
             pass
         second = subprocess.run(
             [sys.executable, "-m", "sandbox", "--http-port", str(http)],
