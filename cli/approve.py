@@ -26,7 +26,7 @@ from rich.text import Text
 
 from cli import approvals
 from cli.approvals import ApprovalError, Others, PendingApproval, SigningKey
-from cli.client import connected, every, find_run, run_facts, run_url, task_runs
+from cli.client import WAITING, connected, every, find_run, run_facts, run_url, task_runs
 from cli.options import JsonArray, JsonObjectOnly
 from cli.terminal import is_interactive, new_console, printable
 from cmek.keys.history import shown_time
@@ -39,8 +39,6 @@ from cmek.plain_text import plain, shortened
 from tasks.runs import ONBOARDING
 
 Decision = Literal["approve", "reject"]
-_WAITING: Final = 3
-"""Exit code when the run waits for another approval."""
 _INTERRUPTED: Final = 130
 """Exit code after Ctrl-C, as a shell gives it."""
 _REASONS, _LONG = 8, 320
@@ -504,7 +502,7 @@ def _respond(  # noqa: PLR0913 - what the command line brought along
             facts = run_facts(client, run) | said | {"reapproval_reasons": again}
             typer.echo(json.dumps(facts, ensure_ascii=False))
     if run.state.is_paused():
-        raise typer.Exit(_WAITING)
+        raise typer.Exit(WAITING)
     if decision == "approve" and run.state.name not in HAS_ITS_KEY:
         raise typer.Exit(1)
 

@@ -21,6 +21,8 @@ from cmek.errors import CmekError
 T = TypeVar("T")
 _REASON: Final = 400
 """Characters of a server's own words that are shown."""
+WAITING: Final = 3
+"""Exit code when the run waits for an approval."""
 PAGE: Final = 200
 """The most that Prefect's API lists at once."""
 

@@ -37,7 +37,7 @@ from cli.deploy import (
     pool_problem,
 )
 from cli.options import AnthropicBlock, JsonArray, KmsBlock, PolicyBlock, check_project
-from cli.terminal import new_console, printable, show_rows
+from cli.terminal import STATUS_STYLES, new_console, printable, show_rows
 from cmek.addresses import is_loopback
 from cmek.errors import CmekError
 from cmek.gcp.gcloud import bind, key_in, revoke
@@ -49,7 +49,6 @@ from cmek.signatures.signers import DIRECTORY, REQUIRED_VARIABLE, find_signers, 
 from cmek.signatures.verification import PROGRAM
 
 Status = Literal["pass", "warn", "fail", "unknown"]
-_STYLES: Final = {"fail": "bold red", "unknown": "yellow", "warn": "yellow", "pass": "green"}
 _ROLES: Final = PROJECT / "deploy" / "roles"
 _WRITES: Final = ("cloudkms.cryptoKeys.update", "cloudkms.cryptoKeys.setIamPolicy")
 _SOMEBODY: Final = "MEMBER"
@@ -579,5 +578,5 @@ async def write_access(anthropic_block: str, kms_block: str) -> DoctorFinding:
 
 def _row(one: DoctorFinding) -> tuple[str, str, str, str]:
     remedy = "" if one.status == "pass" else printable(one.remedy)
-    status = f"[{_STYLES[one.status]}]{one.status}[/]"
+    status = f"[{STATUS_STYLES[one.status]}]{one.status}[/]"
     return status, printable(one.check), printable(one.found), remedy

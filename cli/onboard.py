@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from cli.approve import Steps
-from cli.client import RunError, calling, connected, run_facts, run_url
+from cli.client import WAITING, RunError, calling, connected, run_facts, run_url
 from cli.options import JsonObject
-from cli.terminal import new_console, printable, show_rows
+from cli.terminal import STATUS_STYLES, new_console, printable, show_rows
 from cmek.errors import CmekError
 from cmek.keys.rules_project import PROJECT
 from cmek.keys.verdicts import Check, CheckReport
@@ -41,8 +41,6 @@ from tasks.reads import (
     resolve_request,
 )
 
-_WAITING: Final = 3
-"""Exit code when the run waits for an approval."""
 _READ_SECONDS: Final = 15.0
 """How long to try to read the workspace before the run is left to do it."""
 _FOLLOW_SECONDS: Final = 600.0
@@ -152,7 +150,7 @@ def _say_started(console: Console, run: FlowRun, url: str, unchecked: str | None
 
 def _exit_code(run: FlowRun, *, waits: bool) -> int:
     if waits:
-        return _WAITING
+        return WAITING
     return 0 if run.state is not None and run.state.name in _DONE else 1
 
 
@@ -226,9 +224,6 @@ async def _check_workspace(request: OnboardingRequest, workspace_id: str) -> Non
     check_eligibility(request, await read_workspace.fn(request.anthropic_block, workspace_id))
 
 
-_STYLES: Final = {"fail": "bold red", "unknown": "yellow", "warn": "yellow", "pass": "green"}
-
-
 def check_command(  # noqa: PLR0913 - a parameter is an option of the command
     workspace: Workspace = None,
     *,
@@ -280,10 +275,10 @@ _CHECK_TITLES: Final = ("", "check", "found", "what to do", "who can tell")
 
 
 def _rows(checks: list[Check]) -> Iterator[tuple[str, ...]]:
-    order = list(_STYLES)
+    order = list(STATUS_STYLES)
     for check in sorted(checks, key=lambda one: order.index(one.status)):
         remedy = check.remedy or ""
         # the text of a refused call ends with the same advice
         found = check.evidence.removesuffix(remedy).rstrip() or check.evidence
         texts = (check.title, found, remedy, check.who_can_tell or "")
-        yield (f"[{_STYLES[check.status]}]{check.status}[/]", *map(printable, texts))
+        yield (f"[{STATUS_STYLES[check.status]}]{check.status}[/]", *map(printable, texts))

@@ -14,6 +14,8 @@ from rich.table import Table
 from cmek.plain_text import NO_LINK, plain
 
 _FILE_WIDTH: Final = 120
+STATUS_STYLES: Final = {"fail": "bold red", "unknown": "yellow", "warn": "yellow", "pass": "green"}
+"""Of a check, worst first."""
 
 
 def new_console(*, stderr: bool = False) -> Console:

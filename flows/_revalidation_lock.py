@@ -17,13 +17,15 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 
-from tasks.runs import SlotRefusedError, current_run_id, ensure_single_slot, take_slot
+from tasks.runs import (
+    TRY_SECONDS,
+    SlotRefusedError,
+    current_run_id,
+    ensure_single_slot,
+    take_slot,
+)
 
 LIMIT: Final = "cmek-revalidation"
-LEASE_SECONDS: Final = 60.0
-"""How long a killed run keeps the others waiting."""
-TRY_SECONDS: Final = 20.0
-"""How often a run that waits checks whether another one is there at all."""
 
 
 async def wait_for_turn(held: AsyncExitStack, seconds: float) -> FlowRun | None:
@@ -46,7 +48,6 @@ async def _wait_for_slot(held: AsyncExitStack, seconds: float) -> FlowRun | None
         while not await take_slot(
             held,
             LIMIT,
-            lease_seconds=LEASE_SECONDS,
             timeout_seconds=min(TRY_SECONDS, seconds),
             ends_when_lost=False,
         ):

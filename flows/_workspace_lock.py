@@ -19,14 +19,18 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from cmek.errors import CmekError
 from cmek.names import artifact_key
 from cmek.tags import claim_tag, workspace_tag
-from tasks.runs import current_run_id, ensure_single_slot, find_runs, retag, take_slot
+from tasks.runs import (
+    LEASE_SECONDS,
+    TRY_SECONDS,
+    current_run_id,
+    ensure_single_slot,
+    find_runs,
+    retag,
+    take_slot,
+)
 
-LEASE_SECONDS = 60.0
-"""How long a killed run keeps its workspace's slot."""
 HELD_SECONDS = 3 * LEASE_SECONDS
 """After this time the slot's holder is alive, or the server has lost the lease."""
-LOOK_AGAIN_SECONDS = 20.0
-"""How often a run that waits for the slot checks whether another has claimed the workspace."""
 
 _UNFINISHED = [
     StateType.SCHEDULED,
@@ -72,8 +76,7 @@ async def workspace_lock(subject: str, *, claimed: bool) -> AsyncIterator[FlowRu
         while other is None and not await take_slot(
             held,
             limit,
-            lease_seconds=LEASE_SECONDS,
-            timeout_seconds=LOOK_AGAIN_SECONDS,
+            timeout_seconds=TRY_SECONDS,
             ends_when_lost=True,
         ):
             if time.monotonic() > deadline:

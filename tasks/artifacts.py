@@ -39,7 +39,7 @@ from cmek.terraform.module import (
 )
 from tasks._task_options import uncached_task
 from tasks.clients import admin_client, kms_client
-from tasks.runs import current_run_id, load_state, save_state
+from tasks.runs import PAGE, current_run_id, load_state, save_state
 
 
 class _Published(BaseModel):
@@ -115,8 +115,6 @@ async def read_module(anthropic_block: str, kms_block: str, workspace_id: str) -
     return render_module(await read_workspace_keys(admin, kms, workspace_id))
 
 
-PAGE = 200
-"""The most that Prefect's API lists at once."""
 RECENT = 4
 """Records of a key that runs which overlap can have left."""
 

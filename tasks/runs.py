@@ -41,7 +41,12 @@ ONBOARDING: Final = "onboard-workspace/onboard"
 """The onboarding's deployment."""
 HEARTBEAT: Final = "prefect.flow-run.heartbeat"
 _POLL_SECONDS: Final = 2.0
-_PAGE: Final = 200
+LEASE_SECONDS: Final = 60.0
+"""How long a killed run keeps a slot, and the others waiting."""
+TRY_SECONDS: Final = 20.0
+"""How often a run that waits for a slot checks whether another run is there at all."""
+PAGE: Final = 200
+"""The most that Prefect's API lists at once."""
 _PINNED: Final = "request"
 M = TypeVar("M", bound=BaseModel)
 
@@ -87,7 +92,7 @@ async def retag(client: PrefectClient, *tags: str, without: str | None = None) -
 async def find_runs(client: PrefectClient, wanted: FlowRunFilter) -> AsyncIterator[FlowRun]:
     """The runs that fit a filter, over all pages."""
     offset = 0
-    while page := await client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE, offset=offset):
+    while page := await client.read_flow_runs(flow_run_filter=wanted, limit=PAGE, offset=offset):
         offset += len(page)
         for run in page:
             yield run
@@ -123,7 +128,6 @@ async def take_slot(
     held: AsyncExitStack,
     limit: str,
     *,
-    lease_seconds: float,
     timeout_seconds: float,
     ends_when_lost: bool,
 ) -> bool:
@@ -133,7 +137,6 @@ async def take_slot(
         held: Gives the slot back. When that fails, the run ends as it would have ended: the lease
             ends by itself.
         limit: Its name; it must exist.
-        lease_seconds: How long a killed run keeps the slot.
         timeout_seconds: How long to wait for it.
         ends_when_lost: Whether the run is cancelled when the server lets the lease end.
 
@@ -143,7 +146,7 @@ async def take_slot(
     slot = concurrency(
         limit,
         strict=True,
-        lease_duration=lease_seconds,
+        lease_duration=LEASE_SECONDS,
         timeout_seconds=timeout_seconds,
         raise_on_lease_renewal_failure=ends_when_lost,
     )
@@ -160,7 +163,7 @@ async def take_slot(
     ) -> bool | None:
         with never_ends_the_run(
             f"The slot of the concurrency limit {limit} was not given back, so it is free in "
-            f"{lease_seconds:.0f} s"
+            f"{LEASE_SECONDS:.0f} s"
         ):
             return await slot.__aexit__(kind, failure, trace)
         return False

@@ -1,6 +1,6 @@
 """The record of an onboarding: entries chained by their hashes, written as text and verified.
 
-As text it is one canonical JSON object a line, and a last line that seals number and head, so
+As text it is one canonical JSON object a line, and a last line with number and head, so
 that a file that lost its end is found out too. One changed byte is found, and the entry named.
 
 A chain proves that nothing inside it was changed. Whoever can write the whole file can write a
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Final, Literal, TypeVar
@@ -72,7 +71,7 @@ class EvidenceEntry(FrozenModel):
         return digest(self.model_dump(mode="json", exclude={"hash"}))
 
     @classmethod
-    def seal(
+    def chained(
         cls, number: int, at: AwareDatetime, run: str, event: Event, previous: str
     ) -> EvidenceEntry:
         """The entry for an event, with its hash."""
@@ -125,7 +124,7 @@ class Chain:
         if known is not None:
             return known
         clean = event.model_copy(update={"body": without_secrets(event.body)})
-        entry = EvidenceEntry.seal(len(self._entries) + 1, at, run, clean, self.head)
+        entry = EvidenceEntry.chained(len(self._entries) + 1, at, run, clean, self.head)
         self._entries.append(entry)
         self._known[entry.identity] = entry
         self._lines.append(_line(entry))
@@ -133,43 +132,16 @@ class Chain:
 
     def dumps(self) -> str:
         """The record as text."""
-        seal = Footer(entries=len(self._entries), head=self.head)
-        return "\n".join([*self._lines, _line(seal)]) + "\n"
-
-
-@dataclass(frozen=True, slots=True)
-class IntegrityError:
-    """Something was changed; this is the first place."""
-
-    line: int
-    """Counted from 1; it is the entry's number too."""
-    where: str
-    """`entry 3 (plan attach-1-1)`, `line 3` when that can't be read, or `the seal`."""
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.problem}"
+        footer = Footer(entries=len(self._entries), head=self.head)
+        return "\n".join([*self._lines, _line(footer)]) + "\n"
 
 
 class EvidenceIntegrityError(CmekError):
-    """A record that does not verify; the message names the place."""
+    """A record that does not verify.
 
-
-def verify(record: bytes | str) -> Chain | IntegrityError:
-    """Check a whole record: its chain when nothing was changed, else the first broken place."""
-    data = record.encode("utf-8", "surrogatepass") if isinstance(record, str) else record
-    *lines, rest = data.split(b"\n")
-    if rest or not lines:
-        problem = "the record does not end with a sealed line"
-        return IntegrityError(len(lines) + 1, "the seal", problem)
-    *entry_lines, seal_line = lines
-    entries = _entries(entry_lines)
-    if isinstance(entries, IntegrityError):
-        return entries
-    chain = Chain(entries, (line.decode() for line in entry_lines))
-    if found := _footer_problem(seal_line, chain):
-        return IntegrityError(len(lines), "the seal", found)
-    return chain
+    The message names the first place: `entry 3 (plan attach-1-1)`, `line 3` when that can't be
+    read, or `the last line`.
+    """
 
 
 def loads(record: bytes | str) -> Chain:
@@ -178,24 +150,30 @@ def loads(record: bytes | str) -> Chain:
     Raises:
         EvidenceIntegrityError: It does not.
     """
-    verdict = verify(record)
-    if isinstance(verdict, IntegrityError):
-        raise EvidenceIntegrityError(str(verdict))
-    return verdict
+    data = record.encode("utf-8", "surrogatepass") if isinstance(record, str) else record
+    *lines, rest = data.split(b"\n")
+    if rest or not lines:
+        raise EvidenceIntegrityError("the last line, with count and last hash, is missing")
+    *entry_lines, last_line = lines
+    chain = Chain(_entries(entry_lines), (line.decode() for line in entry_lines))
+    if problem := _footer_problem(last_line, chain):
+        raise EvidenceIntegrityError(f"the last line: {problem}")
+    return chain
 
 
-def _entries(lines: Sequence[bytes]) -> list[EvidenceEntry] | IntegrityError:
+def _entries(lines: Sequence[bytes]) -> list[EvidenceEntry]:
     entries: list[EvidenceEntry] = []
     previous, seen = GENESIS, set[tuple[str, str, str]]()
     for number, line in enumerate(lines, 1):
         entry, fits = _read_entry(line)
         if isinstance(entry, str):
-            return IntegrityError(number, f"line {number}", entry)
+            raise EvidenceIntegrityError(f"line {number}: {entry}")
         problem = _problem(entry, number, previous, hash_fits=fits)
         if not problem and entry.identity in seen:
             problem = "the same event is recorded twice"
         if problem:
-            return IntegrityError(number, f"entry {number} ({entry.kind} {entry.subject})", problem)
+            where = f"entry {number} ({entry.kind} {entry.subject})"
+            raise EvidenceIntegrityError(f"{where}: {problem}")
         entries.append(entry)
         previous = entry.hash
         seen.add(entry.identity)
@@ -220,11 +198,12 @@ def _problem(entry: EvidenceEntry, number: int, previous: str, *, hash_fits: boo
 
 
 def _footer_problem(line: bytes, chain: Chain) -> str | None:
-    seal = _read(line, Footer)
-    if isinstance(seal, str):
-        return seal
-    if seal != Footer(entries=len(chain.entries), head=chain.head):
-        return f"it seals {seal.entries} entries up to {seal.head[:12]}…, which is not what is here"
+    footer = _read(line, Footer)
+    if isinstance(footer, str):
+        return footer
+    if footer != Footer(entries=len(chain.entries), head=chain.head):
+        known = f"{footer.entries} entries up to {footer.head[:12]}…"
+        return f"it speaks of {known}, which is not what is here"
     return None
 
 

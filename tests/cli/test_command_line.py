@@ -143,7 +143,7 @@ def test_the_list_of_commands_has_each_commands_own_help(name: str) -> None:
         (None, ["onboard", GIVEN["workspace"], "--set", "location=eu"], "location: 'eu'"),
         (None, ["onboard", GIVEN["workspace"], "--project", "X"], "--project: 'X' does not fit"),
         (None, ["evidence", "verify", "/none"], "error: /none: No such file or directory"),
-        (None, ["evidence", "verify", "/dev/null"], "/dev/null: the seal: "),
+        (None, ["evidence", "verify", "/dev/null"], "/dev/null: the last line, with count"),
         (None, ["gateway", "--config", "/none"], "/none: No such file or directory"),
         (None, ["listen", "--webhook-secret-file", "/none"], "error: /none: No such file"),
     ],

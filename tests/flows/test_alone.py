@@ -40,7 +40,7 @@ def test_a_slot_that_never_becomes_free_fails_the_run_with_the_way_out(
 ) -> None:
     """It does not wait for ever; after what the message says, a retry goes on."""
     monkeypatch.setattr(flows._workspace_lock, "HELD_SECONDS", 1.0)
-    monkeypatch.setattr(flows._workspace_lock, "LOOK_AGAIN_SECONDS", 0.5)
+    monkeypatch.setattr(flows._workspace_lock, "TRY_SECONDS", 0.5)
     limit = take_for_good(bench)
     bench.control.clear_log()
     run = bench.start().execute()
@@ -57,7 +57,7 @@ def test_a_run_that_waits_for_the_slot_sees_who_claims_the_workspace(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends as a duplicate at once, not when the other one has let go."""
-    monkeypatch.setattr(flows._workspace_lock, "LOOK_AGAIN_SECONDS", 0.5)
+    monkeypatch.setattr(flows._workspace_lock, "TRY_SECONDS", 0.5)
     limit, denied, takes = take_for_good(bench), threading.Event(), take_slot
 
     async def watched(held: AsyncExitStack, name: str, **options: Any) -> bool:
