@@ -64,7 +64,7 @@ def burst(stack: Stack, count: int) -> Outcome:
     started = time.monotonic()
     for run in waiting:
         if run.state_name == "Suspended":
-            stack.answer(stack.wait_for_ask(run))
+            stack.answer(stack.wait_for_pending(run))
     outcome.took("all are answered", started)
     ended = _until(lambda: _settled(stack, workspaces, RunOutcome.ATTACHED), count, patience)
     outcome.took(ALL_ATTACHED, started)

@@ -87,7 +87,7 @@ class PendingApproval:
         return bool(self.approval_request.plan.to_acknowledge)
 
 
-def read_ask(client: SyncPrefectClient, run_id: UUID) -> PendingApproval:
+def read_pending(client: SyncPrefectClient, run_id: UUID) -> PendingApproval:
     """Read the run's approval request.
 
     Raises:
@@ -183,19 +183,19 @@ def dead_end(client: SyncPrefectClient, pending: PendingApproval) -> str | None:
     )
 
 
-def wait_for_ask(
+def wait_for_pending(
     client: SyncPrefectClient, run_id: UUID, *, after: PendingApproval | None = None, seconds: float
 ) -> PendingApproval:
     """Wait until the run has an approval request, and another one than `after`.
 
     Raises:
-        TamperedError: See `read_ask`.
+        TamperedError: See `read_pending`.
         ApprovalError: the run ended without a (further) request, or `seconds` passed.
     """
     deadline = time.monotonic() + seconds
     while True:
         try:
-            pending = read_ask(client, run_id)
+            pending = read_pending(client, run_id)
             if after is None or pending.keyset != after.keyset:
                 return pending
             problem = f"run {pending.run.name} has no new approval request"
@@ -209,7 +209,7 @@ def wait_for_ask(
         time.sleep(_POLL_SECONDS)
 
 
-def answer(client: SyncPrefectClient, pending: PendingApproval, fields: Mapping[str, Any]) -> None:
+def respond(client: SyncPrefectClient, pending: PendingApproval, fields: Mapping[str, Any]) -> None:
     """Send the approval response and make sure that it was taken.
 
     Raises:

@@ -294,7 +294,7 @@ class Steps:
 
 
 _FOLLOW_SECONDS: Final = 300.0
-_ASK_SECONDS: Final = 30.0
+_NEXT_SECONDS: Final = 30.0
 
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="Its id or name; `cmek pending` lists them.")
@@ -351,7 +351,7 @@ class _PendingRow:
     @classmethod
     def of(cls, client: SyncPrefectClient, run: FlowRun) -> Self:
         try:
-            pending = approvals.read_ask(client, run.id)
+            pending = approvals.read_pending(client, run.id)
         except ApprovalError as error:
             return cls(run.id, run.name, problem=str(error))
         request = pending.approval_request
@@ -443,7 +443,7 @@ def sign_command(  # noqa: PLR0913 - a parameter is an option of the command
 ) -> None:
     """Print your signed approval, for whoever answers with `cmek approve --with FILE`."""
     with connected() as client:
-        request = approvals.read_ask(client, find_run(client, run).id).approval_request
+        request = approvals.read_pending(client, find_run(client, run).id).approval_request
     show(request, new_console(stderr=True))
     if plan_digest != request.digest:
         raise ApprovalError(f"the run asks about plan {request.digest}; nothing was signed")
@@ -465,7 +465,7 @@ def _respond(  # noqa: PLR0913 - what the command line brought along
 ) -> None:
     console = new_console(stderr=as_json)
     with connected() as client:
-        pending = approvals.read_ask(client, find_run(client, name_or_id).id)
+        pending = approvals.read_pending(client, find_run(client, name_or_id).id)
         if why := approvals.dead_end(client, pending):
             raise ApprovalError(f"run {pending.run.name}: {why}")
         if (signing_key or others) and not pending.approval_request.signatures:
@@ -486,7 +486,7 @@ def _respond(  # noqa: PLR0913 - what the command line brought along
                 pending.approval_request, fields, signing_key, others
             )
         steps = Steps(client, pending.run.id, console)
-        approvals.answer(client, pending, fields)
+        approvals.respond(client, pending, fields)
         run = steps.follow(seconds=_FOLLOW_SECONDS)
         if run.state is None:
             return
@@ -508,7 +508,7 @@ def _respond(  # noqa: PLR0913 - what the command line brought along
 
 
 def _why_again(client: SyncPrefectClient, before: PendingApproval) -> tuple[str, ...]:
-    again = approvals.wait_for_ask(client, before.run.id, after=before, seconds=_ASK_SECONDS)
+    again = approvals.wait_for_pending(client, before.run.id, after=before, seconds=_NEXT_SECONDS)
     return again.approval_request.reapproval_reasons
 
 

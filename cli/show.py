@@ -214,7 +214,7 @@ def _onboardings(client: SyncPrefectClient, workspace_id: str) -> Iterator[Histo
     for run in every(client.read_flow_runs, flow_run_filter=wanted):
         asked = str(run.parameters.get("request", {}).get("requested_by", ""))
         if run.created:
-            yield HistoryEntry(run.created, "onboarding asked for", "", asked, str(run.id))
+            yield HistoryEntry(run.created, "onboarding requested", "", asked, str(run.id))
         for state in client.read_flow_run_states(run.id):
             if state.is_paused() or state.is_final():
                 outcome = state.message or ""
@@ -229,7 +229,7 @@ def _responses(client: SyncPrefectClient, run: FlowRun) -> Iterator[HistoryEntry
         if response is not None and given.created is not None:
             outcome = f"{response.get('decision')}: {response.get('comment', '')}"
             approver = str(response.get("approver", ""))
-            yield HistoryEntry(given.created, "answered", outcome, approver, str(run.id))
+            yield HistoryEntry(given.created, "approval response", outcome, approver, str(run.id))
 
 
 def _response(text: str) -> dict[str, Any] | None:

@@ -16,7 +16,13 @@ from prefect.states import Completed, Failed
 
 from cmek.anthropic.models import Workspace
 from cmek.discovery.request import DiscoveryRequest, read_announcement
-from cmek.discovery.rules import Action, Decision, ineligible_reason, opt_in_missing_reason, summary
+from cmek.discovery.rules import (
+    Action,
+    DiscoveryDecision,
+    ineligible_reason,
+    opt_in_missing_reason,
+    summary,
+)
 from cmek.errors import listed
 from cmek.onboarding.policy import PolicyModel
 from cmek.outcomes import RunOutcome
@@ -98,9 +104,9 @@ async def workspace_created(
 
 async def _decide(
     request: DiscoveryRequest, policy: PolicyModel, workspaces: Iterable[Workspace]
-) -> list[Decision]:
+) -> list[DiscoveryDecision]:
     """About every workspace, the oldest first; starts no more than the cap."""
-    decisions: list[Decision] = []
+    decisions: list[DiscoveryDecision] = []
     started = 0
     for workspace in sorted(workspaces, key=_created):
         why = ineligible_reason(workspace, request, is_default=False) or opt_in_missing_reason(
@@ -129,7 +135,7 @@ def _created(workspace: Workspace) -> tuple[str, str]:
     return (created.astimezone(UTC).isoformat() if created else "", workspace.id)
 
 
-def _outcome(decisions: list[Decision]) -> State[Any]:
+def _outcome(decisions: list[DiscoveryDecision]) -> State[Any]:
     """Red when a run could not be started; the message says which and why."""
     failed = [one for one in decisions if one.action is Action.FAILED]
     if failed:

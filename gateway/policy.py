@@ -52,7 +52,7 @@ class PolicyError(CmekError):
     """The gateway does not let this call through; nothing was sent to Anthropic."""
 
 
-Query: TypeAlias = tuple[tuple[str, str], ...]
+QueryItems: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Call:
 
     method: str
     path: str
-    query: Query = ()
+    query: QueryItems = ()
     body: JsonValue = None
 
 
@@ -104,7 +104,7 @@ class Tag:
     others: Mapping[str, str]
 
 
-Decision: TypeAlias = Forward | Tag | Attach | Create
+PermittedCall: TypeAlias = Forward | Tag | Attach | Create
 
 
 class _RequestModel(FrozenModel):
@@ -158,7 +158,7 @@ _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _WORKSPACE_PATH: Final = re.compile(rf"{WORKSPACES_PATH}/({WORKSPACE_ID})")
 
 
-def decide(call: Call) -> Decision:
+def decide(call: Call) -> PermittedCall:
     """What this call asks for, when it may be asked for at all.
 
     Raises:

@@ -20,7 +20,7 @@ from cmek.errors import listed
 from cmek.gcp.errors import GoogleApiError
 from cmek.gcp.resources import CryptoKey
 from cmek.keys.conditions import has_organization_label, other_users
-from cmek.keys.rules_key import KeyRefusedError, check_adoption, check_key, key_spec
+from cmek.keys.rules_key import KeyRefusedError, check_adoption, key_spec, refuse_unfit_key
 from cmek.models import FrozenModel
 from cmek.names import organization_label
 from cmek.onboarding.request import OnboardingRequest
@@ -78,13 +78,13 @@ async def ensure_crypto_key(
             raise
         if created:
             await remember_create(name, KeyCreate.CONFIRMED)
-    check_key(key, request)
+    refuse_unfit_key(key, request)
     users: tuple[str, ...] = ()
     origin = KeyOrigin.OURS if created else await key_origin(request, key, organization)
     adopting = origin is not KeyOrigin.OURS
     if adopting:
         users = other_users(await kms.get_iam_policy(name))
-        if origin is KeyOrigin.FOREIGN:
+        if origin is KeyOrigin.UNPROVEN:
             check_adoption(key, request, users)
     if key.primary is not None and key.primary.state == "PENDING_GENERATION":
         raise VersionPendingError(f"{key.primary.name} is still being generated")
@@ -101,7 +101,7 @@ class KeyOrigin(StrEnum):
     """An onboarding of this organization, or a workspace of it has the key."""
     IN_DOUBT = "in doubt"
     """An onboarding sent a create for it, and its answer is not known."""
-    FOREIGN = "foreign"
+    UNPROVEN = "unproven"
     """Nothing shows that it is ours."""
 
 
@@ -121,7 +121,7 @@ async def key_origin(
         has_workspace: Whether a workspace has the key's external key; read here when None.
     """
     if not has_organization_label(key, organization):
-        return KeyOrigin.FOREIGN
+        return KeyOrigin.UNPROVEN
     create = await remembered_create(str(request.key_name))
     if create is KeyCreate.CONFIRMED:
         return KeyOrigin.OURS
@@ -130,7 +130,7 @@ async def key_origin(
         has_workspace = known is not None and known.is_attached
     if has_workspace:
         return KeyOrigin.OURS
-    return KeyOrigin.IN_DOUBT if create is KeyCreate.SENT else KeyOrigin.FOREIGN
+    return KeyOrigin.IN_DOUBT if create is KeyCreate.SENT else KeyOrigin.UNPROVEN
 
 
 @uncached_task(name="2 Organization label")
@@ -151,7 +151,7 @@ async def ensure_organization_label(
     key = await kms.get_crypto_key(name)
     if key is None:
         raise KeyRefusedError(f"{name} is not there any more, so nothing is attached")
-    check_key(key, request)
+    refuse_unfit_key(key, request)
     if has_organization_label(key, organization):
         return key, False
     return await kms.add_label(name, *organization_label(organization)), True

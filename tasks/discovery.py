@@ -20,7 +20,7 @@ from cmek.anthropic.models import Workspace
 from cmek.discovery.request import Announcement, DiscoveryRequest
 from cmek.discovery.rules import (
     Action,
-    Decision,
+    DiscoveryDecision,
     EarlierRun,
     blocking_run,
     complete,
@@ -75,7 +75,7 @@ async def start_once(
     policy: PolicyModel,
     workspace: Workspace,
     announced: Announcement | None = None,
-) -> Decision:
+) -> DiscoveryDecision:
     """Start the workspace's onboarding unless an earlier run speaks against it.
 
     Args:
@@ -110,15 +110,15 @@ async def start_once(
     )
 
 
-def decided(workspace: Workspace, action: Action, why: str) -> Decision:
+def decided(workspace: Workspace, action: Action, why: str) -> DiscoveryDecision:
     """A decision about this workspace."""
-    return Decision(
+    return DiscoveryDecision(
         workspace_id=workspace.id, workspace_name=workspace.name, action=action, why=why
     )
 
 
 @uncached_task(name="Publish discovery")
-async def publish_discovery(decisions: list[Decision]) -> None:
+async def publish_discovery(decisions: list[DiscoveryDecision]) -> None:
     """The table of what was decided; its versions are the history."""
     await acreate_markdown_artifact(
         markdown=page(decisions), key=PAGE_KEY, description=summary(decisions)

@@ -136,7 +136,7 @@ def _respond_to_all(
     """Respond to each approval request until the run has ended; the last one, if there was any."""
     steps = Steps(client, run.id, console)
     pending: PendingApproval | None = None
-    phase = "until the ask"
+    phase = "until it waits"
     while True:
         started = time.monotonic()
         run = steps.follow(seconds=_ONBOARD_SECONDS)
@@ -144,13 +144,15 @@ def _respond_to_all(
         if run.state and run.state.is_final():
             return run, pending
         started = time.monotonic()
-        pending = approvals.wait_for_ask(client, run.id, after=pending, seconds=_ONBOARD_SECONDS)
+        pending = approvals.wait_for_pending(
+            client, run.id, after=pending, seconds=_ONBOARD_SECONDS
+        )
         console.rule("Plan", characters="-")
         show(pending.approval_request, console)
         console.rule("Approval", characters="-")
         _respond(client, pending, console, stack.approver_key)
         seconds["answering"] = round(time.monotonic() - started, 2)
-        phase = "after the answer"
+        phase = "after the response"
 
 
 def _respond(
@@ -173,7 +175,7 @@ def _respond(
                 request = pending.approval_request
                 fields[approvals.FIELD] = approvals.signed_field(request, fields, key, ())
                 console.print(f"Signed by {APPROVER}, with the key that this rehearsal enrolled.")
-            return approvals.answer(client, pending, fields)
+            return approvals.respond(client, pending, fields)
         except ApprovalError as error:
             if not left:
                 raise

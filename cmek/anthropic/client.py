@@ -45,7 +45,7 @@ EXTERNAL_KEYS_PATH: Final = "/v1/organizations/external_keys"
 WORKSPACES_PATH: Final = "/v1/organizations/workspaces"
 
 
-Query = dict[str, str | int | list[str]]
+_Parameters = dict[str, str | int | list[str]]
 
 
 class AdminApi:
@@ -130,7 +130,7 @@ class ExternalKeys:
 
     async def list(self) -> AsyncIterator[ExternalKey]:
         """All external keys, newest first."""
-        query: Query = {"limit": 100}
+        query: _Parameters = {"limit": 100}
         while True:
             page = await self._transport.get(ExternalKeyPage, EXTERNAL_KEYS_PATH, query)
             for key in page.data:
@@ -168,7 +168,7 @@ class Workspaces:
         include_default: bool = False,
     ) -> AsyncIterator[Workspace]:
         """All workspaces, or those of `ids` (at most 100) that the two switches let through."""
-        query: Query = {"limit": 1000}
+        query: _Parameters = {"limit": 1000}
         query |= {"include_archived": "true"} if include_archived else {}
         query |= {"include_default": "true"} if include_default else {}
         query |= {"ids[]": list(ids)} if ids else {}
@@ -239,7 +239,7 @@ class Workspaces:
         return await self._transport.post_slow(Workspace, path, ONCE, body, signed_approvals)
 
 
-def _advance(query: Query, name: str, cursor: str) -> None:
+def _advance(query: _Parameters, name: str, cursor: str) -> None:
     """To the next page; the same cursor again would otherwise be read for ever."""
     if query.get(name) == cursor:
         message = f"the list does not end: its next page is the same one again ({name}={cursor})"

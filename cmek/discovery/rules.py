@@ -84,7 +84,7 @@ class Action(StrEnum):
     LEFT_OUT = "left out"
 
 
-class Decision(FrozenModel):
+class DiscoveryDecision(FrozenModel):
     """About one workspace."""
 
     workspace_id: str
@@ -94,14 +94,14 @@ class Decision(FrozenModel):
     run_id: UUID | None = None
 
 
-def summary(decisions: Sequence[Decision]) -> str:
+def summary(decisions: Sequence[DiscoveryDecision]) -> str:
     """`2 started, 5 left out`; without what there is none of."""
     found = Counter(one.action for one in decisions)
     parts = [f"{found[action]} {action}" for action in Action if found[action]]
     return ", ".join(parts) or "no workspace"
 
 
-def page(decisions: Sequence[Decision]) -> str:
+def page(decisions: Sequence[DiscoveryDecision]) -> str:
     """The artifact: what matters most first."""
     order = list(Action)
     rows = [

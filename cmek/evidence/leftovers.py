@@ -33,9 +33,9 @@ from cmek.keys.conditions import other_users
 from cmek.models import FrozenModel, rule_of
 from cmek.names import ExternalKeyId, KeyName, organization_label
 
-Kind = Literal["external key", "grants", "organization label", "crypto key", "key ring"]
+LeftoverKind = Literal["external key", "grants", "organization label", "crypto key", "key ring"]
 Approval = Literal["approved", "rejected", "not approved"]
-_KINDS: Final[dict[str, Kind]] = {
+_KINDS: Final[dict[str, LeftoverKind]] = {
     "external_keys.create": "external key",
     "SetIamPolicy": "grants",
     "UpdateCryptoKey": "organization label",
@@ -46,7 +46,7 @@ _KINDS: Final[dict[str, Kind]] = {
 nothing can be attached any more, then nobody outside can use the key, and the key itself last."""
 _ORDER: Final = tuple(_KINDS.values())
 _GONE: Final = frozenset({"DESTROYED", "DESTROY_SCHEDULED"})
-_FOR_EVER: Final[dict[Kind, str]] = {
+_FOR_EVER: Final[dict[LeftoverKind, str]] = {
     "external key": "Its id is gone for good; registering the key again gives another one.",
     "grants": "",
     "organization label": "",
@@ -60,7 +60,7 @@ _FOR_EVER: Final[dict[Kind, str]] = {
 class Made(FrozenModel):
     """One thing that an onboarding made, as its record says."""
 
-    kind: Kind
+    kind: LeftoverKind
     resource: str
     """Of an external key its id, else the full resource name."""
     key_name: str
@@ -84,7 +84,7 @@ class Made(FrozenModel):
 class Leftover(FrozenModel):
     """What was made, is still there, and is used by nothing."""
 
-    kind: Kind
+    kind: LeftoverKind
     resource: str
     since: datetime
     run: str
@@ -338,7 +338,7 @@ def _crypto_key(made: Made, live: LiveResources) -> Found:
     return tuple(left) or None
 
 
-_TAKE_BACK: Final[dict[Kind, Callable[[Made, LiveResources], Found]]] = {
+_TAKE_BACK: Final[dict[LeftoverKind, Callable[[Made, LiveResources], Found]]] = {
     "external key": _external_key,
     "grants": _grants,
     "organization label": _label,

@@ -30,7 +30,7 @@ PUBLIC: Final = frozenset({"allUsers", "allAuthenticatedUsers"})
 _ACCOUNT, _, _DOMAIN = SERVICE_ACCOUNT.partition("@")
 _SIMILAR: Final = 0.9
 
-Kind = Literal["anthropic", "public", "deleted", "look_alike", "other"]
+MemberKind = Literal["anthropic", "public", "deleted", "look_alike", "other"]
 
 
 class PolicyBinding(FrozenModel):
@@ -122,7 +122,7 @@ def reaches_kms(role: str) -> bool:
     return role.startswith("roles/cloudkms.") or role in _BASIC_ROLES or is_custom_role(role)
 
 
-def kind_of(member: str) -> Kind:
+def kind_of(member: str) -> MemberKind:
     """Exact for Anthropic's account and the public, by similarity for look-alikes."""
     if member == MEMBER:
         return "anthropic"
@@ -138,7 +138,7 @@ def kind_of(member: str) -> Kind:
     return "other"
 
 
-def of_kind(grants: Iterable[Grant], kind: Kind) -> list[Grant]:
+def of_kind(grants: Iterable[Grant], kind: MemberKind) -> list[Grant]:
     """Those grants whose member is of that kind."""
     return [grant for grant in grants if kind_of(grant.member) == kind]
 

@@ -29,7 +29,7 @@ CAUSES: Final[tuple[tuple[KnownCause, CauseRule], ...]] = (
     (rules_key.WRONG_LOCATION, rules_key.location_cause),
     (rules_key.WRONG_PURPOSE, rules_key.wrong_purpose),
     *rules_versions.PRIMARY_CAUSES,
-    (rules_key.MISSING, rules_key.label_missing_cause),
+    (rules_key.LABEL_MISSING, rules_key.label_missing_cause),
     (rules_key.OTHER, rules_key.label_other_organization),
     (rules_key.SPELLING, rules_key.label_spelling),
     (rules_iam.CONDITIONAL, rules_iam.grant_conditional_cause),

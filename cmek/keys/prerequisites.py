@@ -41,7 +41,7 @@ PREREQUISITE_RULES: Final[dict[PrerequisiteRule, tuple[Prerequisite, ...]]] = {
     rules_anthropic.check_credential: (rules_anthropic.CREDENTIAL,),
     rules_anthropic.check_cmek: (rules_anthropic.CMEK,),
     rules_anthropic.check_workspace: (rules_anthropic.WORKSPACE,),
-    rules_anthropic.check_eligibility: (
+    rules_anthropic.check_acknowledged: (
         rules_anthropic.RETENTION,
         rules_anthropic.FEATURES,
         rules_anthropic.EFFECT,

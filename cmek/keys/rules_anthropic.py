@@ -168,7 +168,7 @@ def _attached(request: OnboardingRequest, findings: Findings, named: str, key_id
     )
 
 
-def check_eligibility(request: OnboardingRequest, _: Findings) -> Iterator[Check]:
+def check_acknowledged(request: OnboardingRequest, _: Findings) -> Iterator[Check]:
     """What no API shows and a person therefore acknowledges before attaching."""
     yield RETENTION.unknown("No API shows it")
     yield FEATURES.warned(FEATURES.why)

@@ -163,7 +163,7 @@ class KeyRefusedError(CmekError):
     """An existing key that can't serve; nothing about it is changed."""
 
 
-class ForeignKeyError(KeyRefusedError):
+class UnprovenKeyError(KeyRefusedError):
     """A key that exists and is not known to be ours, and nobody allowed us to adopt it."""
 
 
@@ -183,7 +183,7 @@ def key_spec(request: OnboardingRequest, organization: UUID) -> KeySpec:
     )
 
 
-def check_key(key: CryptoKey, request: OnboardingRequest) -> None:
+def refuse_unfit_key(key: CryptoKey, request: OnboardingRequest) -> None:
     """Compare an existing key with the request.
 
     Raises:
@@ -216,12 +216,12 @@ def check_adoption(key: CryptoKey, request: OnboardingRequest, users: Sequence[s
         users: Members that can encrypt or decrypt with it today.
 
     Raises:
-        ForeignKeyError: `adopt_existing_key` is off.
+        UnprovenKeyError: `adopt_existing_key` is off.
     """
     if not request.adopt_existing_key:
         shown = listed(users) or "no member by a binding on the key itself"
         see = policy_of(request.key_name)
-        raise ForeignKeyError(
+        raise UnprovenKeyError(
             f"{key.name} exists, and nothing shows that an onboarding of this organization made it"
             " (label and record, or a workspace that has it), so it may protect other data. Its "
             f"users: {shown} (see {see}). Set adopt_existing_key to have label and grants added "
@@ -452,7 +452,7 @@ def without_key(facts: DiagnosisFacts, known: KnownCause, command: str) -> Cause
 
 READS: Final = "GetCryptoKey, organization.me"
 
-MISSING: Final = KnownCause("label_missing", "The organization label is missing", READS)
+LABEL_MISSING: Final = KnownCause("label_missing", "The organization label is missing", READS)
 OTHER: Final = KnownCause("label_other_organization", "The label is another organization's", READS)
 SPELLING: Final = KnownCause(
     "label_spelling", "The label is not in lower case, or its value is not `true`", READS
@@ -461,7 +461,7 @@ SPELLING: Final = KnownCause(
 
 def label_missing_cause(facts: DiagnosisFacts) -> Cause:
     """No label of any organization."""
-    return _judge(facts, MISSING, lambda labels, _: not _organizations(labels))
+    return _judge(facts, LABEL_MISSING, lambda labels, _: not _organizations(labels))
 
 
 def label_other_organization(facts: DiagnosisFacts) -> Cause:

@@ -82,7 +82,7 @@ def test_a_person_approves_in_a_terminal_by_typing_the_workspace_id(
     """Onboard, see it pending, approve; a wrong id answers nothing, the right one attaches."""
     workspace = stack.new_workspace("approved-by-hand")
     run_id = onboard(stack, command, workspace)
-    ask = stack.wait_for_ask(stack.run(run_id))
+    ask = stack.wait_for_pending(stack.run(run_id))
     _, listed = command("pending")
     assert f"{workspace}, requested by ada@example.com" in listed
     assert f"plan {ask.plan_digest[:12]} cmek approve {run_id}" in listed
@@ -107,7 +107,7 @@ def test_a_new_workspace_is_asked_for_once_and_approved_by_its_name(
     name = "Made by hand (1)"
     run_id, again = (onboard(stack, command, "--create-workspace", name) for _ in range(2))
     assert run_id == again
-    stack.wait_for_ask(stack.run(run_id))
+    stack.wait_for_pending(stack.run(run_id))
     _, listed = command("pending")
     assert f"{name}, requested by" in listed
     assert f"cmek approve {run_id}" in listed

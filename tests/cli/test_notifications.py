@@ -95,7 +95,7 @@ def test_a_request_and_its_end_are_told_with_address_and_command(stack: Stack) -
         blocks = [webhook_block(stack, sink), mail_block(stack, address)]
         install(stack.client, blocks, within={"approval-waits": 0})
         run = stack.start_onboarding(stack.new_workspace("told"))
-        ask = stack.wait_for_ask(run)
+        ask = stack.wait_for_pending(run)
         body = sink.wait_for("Approval requested", f"cmek approve {run.id}")
         plan = ask.approval_request.plan
         for told in (f"cmek approve {run.id}", f"{stack.local.ui_url}/", ask.workspace):

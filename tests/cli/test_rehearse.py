@@ -97,7 +97,7 @@ def test_a_rehearsal_attaches_a_key_and_a_second_one_writes_nothing(
     assert result["external_key_id"].startswith("ekey_")
     assert len(result["plan_digest"]) == 64
     assert {"admin", "kms"} <= set(result["calls"])
-    assert {"server", "until the ask", "total"} <= set(result["seconds"])
+    assert {"server", "until it waits", "total"} <= set(result["seconds"])
     assert (result["again"]["run_state"], result["again"]["writes"]) == ("Already attached", 0)
     assert "approving, because this is the sandbox" in ended.stderr
     story, _, again = ended.stderr.partition("\nOnboarding ")[2].partition("\nOnboarding ")

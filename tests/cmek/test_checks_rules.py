@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from cmek._http import Failed, Ok
 from cmek.anthropic_identity import MEMBER, SERVICE_ACCOUNT
-from cmek.gcp.iam import Kind, kind_of
+from cmek.gcp.iam import MemberKind, kind_of
 from cmek.gcp.project_apis import OrgPolicy, PerimeterConfig, Project, ServicePerimeter
 from cmek.keys.prerequisites import judge
 from cmek.keys.reader import CONSTRAINTS
@@ -175,7 +175,7 @@ def test_a_perimeter_without_a_full_ingress_rule_never_passes(found: list[Perime
 @given(texts)
 def test_only_the_published_account_is_anthropics(member: str) -> None:
     """Any other member is somebody else, and every member is of some kind."""
-    assert kind_of(member) in get_args(Kind)
+    assert kind_of(member) in get_args(MemberKind)
     assert (kind_of(member) == "anthropic") == (member == MEMBER)
 
 

@@ -22,7 +22,7 @@ from cmek.discovery.request import (
 )
 from cmek.discovery.rules import (
     Action,
-    Decision,
+    DiscoveryDecision,
     EarlierRun,
     blocking_run,
     complete,
@@ -229,8 +229,10 @@ def test_an_event_that_asks_for_what_a_person_decides_is_refused(field: str) -> 
             read_announcement(payload)
 
 
-def decision(action: Action) -> Decision:
-    return Decision(workspace_id="wrkspc_01P", workspace_name="a|<b>", action=action, why="|")
+def decision(action: Action) -> DiscoveryDecision:
+    return DiscoveryDecision(
+        workspace_id="wrkspc_01P", workspace_name="a|<b>", action=action, why="|"
+    )
 
 
 def test_names_of_workspaces_cannot_draw_in_the_page() -> None:

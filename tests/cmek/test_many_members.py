@@ -6,7 +6,7 @@ import pytest
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER
 from cmek.errors import MAX_MESSAGE, CmekError, bounded, listed
-from cmek.keys.rules_key import ForeignKeyError, check_adoption
+from cmek.keys.rules_key import UnprovenKeyError, check_adoption
 from sandbox.server import Sandbox
 from tests.support import facts as make
 from tests.support.checking import check
@@ -26,7 +26,7 @@ LOOK_ALIKES = [
 
 
 def test_the_refusal_of_a_foreign_key_names_some_users_their_number_and_the_way_to_all() -> None:
-    with pytest.raises(ForeignKeyError) as caught:
+    with pytest.raises(UnprovenKeyError) as caught:
         check_adoption(make.key(labels={}), make.REQUEST, MANY)
     said = str(caught.value)
     assert len(said) < 1500

@@ -11,7 +11,7 @@ from cmek._http import Ok
 from cmek.anthropic.models import Validation
 from cmek.gcp.resources import CryptoKey
 from cmek.keys.health import HEALTH_RULES
-from cmek.keys.rules_key import KeyRefusedError, check_key
+from cmek.keys.rules_key import KeyRefusedError, refuse_unfit_key
 from cmek.keys.snapshot import KeySnapshot
 from sandbox.server import Sandbox
 from tests.support import facts as make
@@ -71,7 +71,7 @@ def snapshot(key: CryptoKey) -> KeySnapshot:
 def test_an_adoption_is_refused_by_what_can_not_be_changed(kind: str) -> None:
     """And the message offers nothing that would not help."""
     with pytest.raises(KeyRefusedError, match="request another key name") as caught:
-        check_key(key_of(kind), make.REQUEST)
+        refuse_unfit_key(key_of(kind), make.REQUEST)
     assert "gcloud" not in str(caught.value)
     assert "request what the key has" not in str(caught.value)
 

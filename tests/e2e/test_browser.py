@@ -73,7 +73,7 @@ def answer(form: Form, ask: PendingApproval, decision: str) -> None:
 def start(stack: Stack, browser: Browser, form: Form, workspace_id: str) -> PendingApproval:
     """Send the form, and wait for its approval request; then the run is open."""
     run = started_by(stack, browser, form, ONBOARDING)
-    ask = stack.wait_for_ask(run, seconds=120)
+    ask = stack.wait_for_pending(run, seconds=120)
     browser.open_run(f"onboard {workspace_id} · waiting for approval")
     return ask
 
@@ -89,7 +89,7 @@ def test_an_onboarding_from_the_form_to_the_report(stack: Stack, browser: Browse
     browser.picture("run-form")
     run = started_by(stack, browser, form, ONBOARDING)
     browser.follow_the_note()
-    ask = stack.wait_for_ask(run, seconds=120)
+    ask = stack.wait_for_pending(run, seconds=120)
     browser.shows(f"onboard {workspace_id} · waiting for approval")
 
     browser.open_artifact("cmek-onboarding-")

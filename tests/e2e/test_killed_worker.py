@@ -49,7 +49,7 @@ def start_working(stack: Stack) -> FlowRun:
 
 def attach(stack: Stack, run_id: UUID) -> None:
     """Approve the latest request, and check the end."""
-    ask = stack.wait_for_ask(run_id)
+    ask = stack.wait_for_pending(run_id)
     stack.answer(ask)
     stack.wait_for_state(run_id, "Attached")
     assert stack.is_attached(ask.workspace)
@@ -59,7 +59,7 @@ def test_a_killed_worker_costs_no_run(stack: Stack) -> None:
     """One run waits and one works while it dies; the other worker brings both to their end."""
     first = next(child for child in stack.local.children if child.name == WORKER)
     waits = stack.start_onboarding(stack.new_workspace("waits"))
-    stack.wait_for_ask(waits)
+    stack.wait_for_pending(waits)
     works = start_working(stack)
     stack.local.start_worker("second")
     kill_worker(stack, first)

@@ -34,7 +34,7 @@ def test_no_proxy_sees_a_run_or_a_command_on_this_machine(tmp_path: Path) -> Non
         workspace, project = stack.workspace("fresh"), stack.local.sandbox.project_id
         run("onboard", workspace, "--project", project, "--requested-by", "ada@example.com")
         (started,) = stack.runs_of(workspace)
-        asked = stack.wait_for_ask(started)
+        asked = stack.wait_for_pending(started)
         assert str(started.id) in run("pending", "--json")
         person = ("--approver", APPROVER, "--comment", "fine", "--acknowledge-warnings")
         typed = ("--workspace-id", workspace, "--plan-digest", asked.plan_digest)

@@ -84,7 +84,7 @@ def test_no_secret_is_left_after_success_or_failure() -> None:
     with running_stack(extra_environment={"PREFECT_LOGGING_LEVEL": "DEBUG"}) as stack:
         control = stack.control
         run = stack.start_onboarding(stack.workspace("fresh"))
-        ask = stack.wait_for_ask(run)
+        ask = stack.wait_for_pending(run)
         stack.answer(ask)
         stack.wait_for_state(run, "Attached")
         _fail_by(control, stack, "organization.me", kind="error", status=401)
@@ -92,10 +92,10 @@ def test_no_secret_is_left_after_success_or_failure() -> None:
         _fail_by(control, stack, "external_keys.create", kind="html", status=502)
         control.fault("workspaces.update", kind="error", status=400)
         second = stack.start_onboarding(stack.local.sandbox.workspaces[2].id)
-        stack.answer(stack.wait_for_ask(second))
+        stack.answer(stack.wait_for_pending(second))
         stack.wait_for_state(second, "Failed")
         rejected = stack.start_onboarding(stack.local.sandbox.workspaces[2].id)
-        stack.answer(stack.wait_for_ask(rejected), decision="reject")
+        stack.answer(stack.wait_for_pending(rejected), decision="reject")
         stack.wait_for_state(rejected, "Rejected")
         dump = cluster().client("pg_dump", stack.database)
         assert "cmek-claim:" in dump

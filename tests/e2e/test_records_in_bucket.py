@@ -24,7 +24,7 @@ def test_a_waiting_run_goes_on_where_nothing_is_left_of_the_first_worker(tmp_pat
         }
         with running_stack(extra_environment=environment) as stack:
             run = stack.start_onboarding(stack.workspace("fresh"))
-            ask = stack.wait_for_ask(run)
+            ask = stack.wait_for_pending(run)
             assert any(
                 name.startswith(f"acme-records/runs/{run.id}/approval-request") for name in objects
             )

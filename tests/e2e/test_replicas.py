@@ -130,7 +130,7 @@ def test_an_event_at_one_replica_and_an_answer_at_the_other_attach(replicas: Rep
     sent = run_example("api.md", "An event", "bash", variables)
     assert sent.returncode == 0, sent.stdout + sent.stderr
     (run,) = stack.runs_of(workspace)
-    ask = stack.wait_for_ask(run)
+    ask = stack.wait_for_pending(run)
     replicas.client.resume_flow_run(ask.run.id, run_input=full_answer(ask))
     stack.wait_for_state(ask.run, "Attached")
     assert stack.is_attached(workspace)
@@ -144,7 +144,7 @@ def test_two_workers_at_two_replicas_never_work_on_one_workspace(replicas: Repli
     ended = [stack.wait_for_state(run, "Suspended", "Duplicate", seconds=120) for run in started]
     states = [run.state_name for run in ended]
     assert sorted(map(str, states)) == ["Duplicate"] * 3 + ["Suspended"]
-    ask = stack.wait_for_ask(ended[states.index("Suspended")].id)
+    ask = stack.wait_for_pending(ended[states.index("Suspended")].id)
     stack.answer(ask)
     stack.wait_for_state(ask.run, "Attached")
     sent = [

@@ -35,7 +35,7 @@ def follow(
 
 def attach(stack: Stack, run_id: UUID) -> None:
     """Approve, and check that the workspace has its key."""
-    ask = stack.wait_for_ask(run_id)
+    ask = stack.wait_for_pending(run_id)
     stack.answer(ask)
     stack.wait_for_state(run_id, "Attached")
     assert stack.is_attached(ask.workspace)
@@ -77,7 +77,7 @@ def test_the_documented_call_starts_one_run_and_notices_another_request(
     assert other.returncode == 1
     assert "another request; nothing was started" in other.stderr
     run_id = UUID(first.stdout.strip())
-    stack.wait_for_ask(run_id)
+    stack.wait_for_pending(run_id)
     stack.client.set_flow_run_state(run_id, Cancelling())
     stack.wait_for_state(run_id, "Cancelled")
     anew = follow(stack, heading, language, WORKSPACE=workspace)

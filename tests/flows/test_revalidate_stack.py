@@ -182,7 +182,7 @@ def test_notification_blocks_get_every_alert(stack: Stack, daily: Revalidations)
         assert made == {name: name not in before for name in made}
         assert set(install(stack.client, [block], within=within).values()) == {False}
         waiting = stack.start_onboarding(stack.workspace())
-        stack.wait_for_ask(waiting)
+        stack.wait_for_pending(waiting)
         (key,) = _more_external_keys(stack, 1)
         finished(stack, daily.start(external_keys=[key]))
         sink.wait_for("Key at risk", f"{key} is reported as at risk: kms-key-not-rotated-off.")

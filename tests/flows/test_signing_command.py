@@ -40,7 +40,7 @@ def run(office: Office, bench: Onboardings) -> Run:
 
 @pytest.fixture
 def approval_request(bench: Onboardings, run: Run) -> PendingApproval:
-    return approvals.read_ask(bench.client, run.id)
+    return approvals.read_pending(bench.client, run.id)
 
 
 def command(bench: Onboardings, *arguments: str) -> None:
@@ -76,7 +76,7 @@ def test_two_people_sign_and_one_of_them_answers(
     fields[approvals.FIELD] = approvals.signed_field(
         approval_request.approval_request, fields, office.keys[GRACE], [first]
     )
-    approvals.answer(bench.client, approval_request, fields)
+    approvals.respond(bench.client, approval_request, fields)
     run.execute()
     assert run.state == "Attached", run.message
     assert GRACE in run.message
@@ -122,7 +122,7 @@ def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
         form["properties"]["plan_digest"]["approval_request"] = carried | change
         store_form(bench, run, approval_request, form)
         with pytest.raises(TamperedError, match="neither sign nor respond"):
-            approvals.wait_for_ask(bench.client, run.id, seconds=60)
+            approvals.wait_for_pending(bench.client, run.id, seconds=60)
     command(bench, "pending")
     listed = " ".join(capfd.readouterr().out.split())
     assert "neither sign nor respond" in listed
@@ -130,7 +130,7 @@ def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
     del form["properties"]["plan_digest"]["approval_request"]
     store_form(bench, run, approval_request, form)
     with pytest.raises(TamperedError, match="no readable plan"):
-        approvals.read_ask(bench.client, run.id)
+        approvals.read_pending(bench.client, run.id)
 
 
 def damaged(form: dict[str, Any]) -> Iterator[str]:
@@ -168,7 +168,7 @@ def test_a_damaged_form_is_said_of_its_run_and_hides_no_other(
     for text in damaged(run.form()):
         store_text(bench, run, approval_request, text)
         with pytest.raises(TamperedError) as refused:
-            approvals.wait_for_ask(bench.client, run.id, seconds=60)
+            approvals.wait_for_pending(bench.client, run.id, seconds=60)
         assert "respond" in str(refused.value), text[:60]
         command(bench, "pending", "--json")
         rows = {one["run_id"]: one for one in json.loads(capfd.readouterr().out)}
@@ -196,7 +196,7 @@ def test_a_signature_that_would_count_for_nothing_is_refused_before_the_attach(
 ) -> None:
     """Whoever brings one means it to count; the request of an unsigned run has no room for it."""
     run = bench.asked()
-    pending = approvals.wait_for_ask(bench.client, run.id, seconds=60)
+    pending = approvals.wait_for_pending(bench.client, run.id, seconds=60)
     typed = ["--workspace-id", pending.workspace, "--plan-digest", pending.plan_digest]
     who = ["--approver", APPROVER, "--comment", "fine", "--acknowledge-warnings"]
     command(bench, "approve", str(run.id), *typed, *who, option, "/no/such/file")

@@ -61,7 +61,7 @@ def test_a_run_whose_deployment_was_made_anew_is_listed_and_not_answered(
 ) -> None:
     """No worker could go on with it: the command says so, and what to do."""
     bench, run = made_anew, made_anew.asked()
-    pending = approvals.read_ask(bench.client, run.id)
+    pending = approvals.read_pending(bench.client, run.id)
     assert command(bench, "pending") == 0
     assert f"cmek approve {run.id}" in capsys.readouterr().out
 
@@ -76,7 +76,7 @@ def test_a_run_whose_deployment_was_made_anew_is_listed_and_not_answered(
         said = " ".join(capsys.readouterr().err.split())
         assert "start a new onboarding" in said
     with pytest.raises(ApprovalError, match="nothing was answered"):
-        approvals.answer(bench.client, pending, run.full_answer())
+        approvals.respond(bench.client, pending, run.full_answer())
     assert run.state == "Suspended"
 
 

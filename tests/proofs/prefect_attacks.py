@@ -236,7 +236,7 @@ def _waiting(
         attacker.request = request
         runs.append(attacker.start("onboard-workspace/onboard", request=request))
     for run in runs:
-        yield approvals.wait_for_ask(client, run, seconds=SECONDS)
+        yield approvals.wait_for_pending(client, run, seconds=SECONDS)
 
 
 def _give_what_an_api_writer_sees(follower: Follower, approved: PendingApproval) -> None:

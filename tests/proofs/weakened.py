@@ -150,7 +150,7 @@ def _ours_by_label(stack: ExitStack) -> None:
     async def ours(
         request: OnboardingRequest, key: CryptoKey, organization: UUID, **known: Any
     ) -> KeyOrigin:
-        return KeyOrigin.OURS if has_organization_label(key, organization) else KeyOrigin.FOREIGN
+        return KeyOrigin.OURS if has_organization_label(key, organization) else KeyOrigin.UNPROVEN
 
     stack.enter_context(patch.object(tasks.crypto_key, "key_origin", ours))
 

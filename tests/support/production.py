@@ -269,7 +269,7 @@ import json, uuid
 from cli import approvals
 from cli.client import connected
 with connected() as client:
-    asked = approvals.wait_for_ask(client, uuid.UUID({run_id!r}), seconds=120)
+    asked = approvals.wait_for_pending(client, uuid.UUID({run_id!r}), seconds=120)
     print(json.dumps({{"workspace": asked.workspace, "digest": asked.plan_digest}}))
 """
         printed = self.as_user("operator", code, "python")

@@ -101,7 +101,7 @@ class Stack:
         tags = {"all_": [f"workspace:{workspace}"]}
         return self.wait_for_runs(at_least=at_least, tags=tags)
 
-    def wait_for_ask(
+    def wait_for_pending(
         self,
         run: FlowRun | UUID,
         *,
@@ -110,7 +110,7 @@ class Stack:
     ) -> approvals.PendingApproval:
         """Wait until the run has stored a question, other than `after`."""
         run_id = run if isinstance(run, UUID) else run.id
-        return approvals.wait_for_ask(self.client, run_id, after=after, seconds=seconds)
+        return approvals.wait_for_pending(self.client, run_id, after=after, seconds=seconds)
 
     def answer(self, ask: approvals.PendingApproval, **fields: Any) -> OrchestrationResult[Any]:
         """Resume with a complete approval, changed by `fields`; None leaves a field out."""
