@@ -37,6 +37,8 @@ from cmek.onboarding.request import OnboardingForm
 from cmek.outcomes import RunOutcome
 from cmek.revalidation.request import RevalidationRequest
 from cmek.signatures.statement import NAMESPACE, Statement
+from gateway.journal import IntentOutcome, JournalEntry
+from gateway.settings import GatewaySettings
 from tasks.artifacts import page_key
 
 GOLDEN: Final = PROJECT / "tests" / "golden" / "names.json"
@@ -49,6 +51,7 @@ PARAMETERS: Final = (
     RevalidationRequest,
     DiscoveryRequest,
     Announcement,
+    GatewaySettings,
 )
 """What other programs send: a field may be added, none may be renamed."""
 RECORDS: Final = (
@@ -59,9 +62,10 @@ RECORDS: Final = (
     EvidenceEntry,
     Footer,
     KeyRecord,
+    JournalEntry,
 )
 """What is kept and read again, maybe by a later version."""
-ENUMS: Final = (RunOutcome, RefusalKind, Health)
+ENUMS: Final = (RunOutcome, RefusalKind, Health, IntentOutcome)
 WORDING: Final = frozenset({"title", "description", "examples", "position"})
 """Parts of a JSON schema that are text for people, not names."""
 PREFIXED: Final = re.compile(r"cmek[-:][^\s()\\]+")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from google.auth.compute_engine import _metadata
 from google.auth.credentials import Credentials
+from google.cloud import kms_v1
 from prefect_gcp import GcpCredentials
 from pydantic import ValidationError
 
@@ -75,8 +76,21 @@ async def test_application_default_credentials_are_used_for_google(
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", rig.sandbox.google_credentials_file)
     credentials = GoogleKms().credentials()
     assert isinstance(credentials, Credentials)
-    client = GoogleKms(quota_project="another-project").get_client()
-    await client.aclose()
+
+
+async def test_the_quota_project_goes_to_cloud_kms_too(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it a person's login is told that the API is off in a project of Google's."""
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", rig.sandbox.google_credentials_file)
+    handed: list[Any] = []
+    monkeypatch.setattr(
+        kms_v1,
+        "KeyManagementServiceAsyncClient",
+        lambda **given: handed.append(given["credentials"]),
+    )
+    GoogleKms(quota_project="another-project").get_client()
+    assert [one.quota_project_id for one in handed] == ["another-project"]
 
 
 @pytest.mark.parametrize("name", BAD_KEY_FILES)

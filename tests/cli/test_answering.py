@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from cli.main import main
-from tests.support.command import clean_environment, cmek_in_terminal
+from tests.support.command import clean_environment, cmek_in_terminal, exit_code
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.e2e
@@ -26,13 +25,10 @@ def command(stack: Stack, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs `cmek` against the stack without a terminal; exit code, and output on one line."""
 
     def run(*arguments: str) -> tuple[int, str]:
-        with (
-            temporary_settings({PREFECT_API_URL: stack.local.api_url}),
-            pytest.raises(SystemExit) as ended,
-        ):
-            main(arguments)
+        with temporary_settings({PREFECT_API_URL: stack.local.api_url}):
+            code = exit_code(*arguments)
         output = capsys.readouterr()
-        return int(ended.value.code or 0), " ".join((output.out + output.err).split())
+        return code, " ".join((output.out + output.err).split())
 
     return run
 
@@ -97,6 +93,28 @@ def test_a_person_approves_in_a_terminal_by_typing_the_workspace_id(
         assert screen.count("\n") <= LINES, screen  # a spinner draws over one line
         assert len(attach_calls(stack, workspace)) == 1 - wanted
     assert "Attached" in screen
+
+
+def test_an_approval_of_facts_that_changed_ends_with_three_and_says_what_changed(
+    stack: Stack, command: Command
+) -> None:
+    """The run asks again; a second approval, of the facts as they are, attaches."""
+    workspace = stack.new_workspace("about-to-change")
+    run_id = onboard(stack, command, workspace)
+    pending = stack.wait_for_pending(stack.run(run_id))
+    stack.admin("POST", f"workspaces/{workspace}", {"name": "changed-meanwhile"})
+    person = ("--approver", "grace@example.com", "--comment", "fine", "--acknowledge-warnings")
+    given = ("approve", run_id, "--workspace-id", workspace, *person, "--json")
+    code, said = command(*given, "--plan-digest", pending.plan_digest)
+    facts = json.loads(re.search(r"{.*}", said)[0])  # type: ignore[index]
+    assert (code, facts["state_type"]) == (3, "PAUSED"), said
+    (reason,) = [one for one in facts["reapproval_reasons"] if "changed-meanwhile" in one]
+    assert "about-to-change" in reason
+    assert f"cmek approve {run_id}" in said
+    assert attach_calls(stack, workspace) == []
+    again = stack.wait_for_pending(stack.run(run_id), after=pending)
+    code, said = command(*given, "--plan-digest", again.plan_digest)
+    assert (code, len(attach_calls(stack, workspace))) == (0, 1), said
 
 
 @pytest.mark.prove

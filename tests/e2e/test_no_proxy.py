@@ -40,8 +40,9 @@ def test_no_proxy_sees_a_run_or_a_command_on_this_machine(tmp_path: Path) -> Non
         typed = ("--workspace-id", workspace, "--plan-digest", asked.plan_digest)
         run("approve", str(started.id), *typed, *person)
         assert stack.is_attached(workspace)
-        for command in (("status", "--all"), ("history", workspace), ("policy",), ("leftovers",)):
-            cmek(*command, environment=user, directory=tmp_path)
+        for command in (("history", workspace), ("policy", "show"), ("leftovers",)):
+            run(*command)
+        cmek("status", "--all", environment=user, directory=tmp_path)
         run("evidence", "export", workspace, "--out", str(tmp_path / "evidence.json"))
         cmek("doctor", environment=user, directory=tmp_path)
         assert seen == []

@@ -60,12 +60,14 @@ def test_a_unit_is_one_that_systemd_takes_and_has_its_own_user(unit: Path, tmp_p
     if program is None:
         pytest.skip("needs systemd-analyze")
     copy = tmp_path / unit.name
-    copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.M))
-    done = subprocess.run(
-        [program, "verify", str(copy)], capture_output=True, text=True, check=False
-    )
-    complaints = [line for line in done.stderr.splitlines() if unit.name in line]
-    assert complaints == []
+    runnable = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.M)
+    for content, fits in ((runnable, True), (f"{runnable}\n[Service]\nNoSuchSetting=1\n", False)):
+        copy.write_text(content)
+        done = subprocess.run(
+            [program, "verify", str(copy)], capture_output=True, text=True, check=False
+        )
+        complaints = [line for line in done.stderr.splitlines() if unit.name in line]
+        assert (complaints == []) is fits, complaints
 
 
 def test_a_reader_sees_who_runs_each_block() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from prefect.client.schemas.objects import State
 
-from cli.main import main
 from cmek.onboarding.request import OnboardingForm
 from flows.check import check_prerequisites_only
+from tests.support.command import exit_code
 from tests.support.onboarding import REQUESTER, Onboardings
 
 BILLING_REMEDY = "gcloud billing projects link"
@@ -29,11 +29,7 @@ def _checked(bench: Onboardings) -> State[Any]:
 
 
 def _command(bench: Onboardings, *more: str) -> int:
-    try:
-        main(["check", bench.fresh, "--project", "acme-kms-prod", *more])
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+    return exit_code("check", bench.fresh, "--project", "acme-kms-prod", *more)
 
 
 def test_a_healthy_project_is_checked(bench: Onboardings) -> None:

@@ -34,8 +34,10 @@ from tests.support.kms import Level
 from tests.support.onboarding import Onboardings
 
 PROJECT = Path(__file__).parents[2]
-ROOMS = ("cmek", "blocks", "tasks", "flows", "cli")
+ROOMS = ("cmek", "gateway", "blocks", "tasks", "flows", "cli")
 HARMFUL = {
+    "delete",
+    "destroy",
     "destroy_crypto_key_version",
     "delete_crypto_key",
     "delete_crypto_key_version",
@@ -162,10 +164,11 @@ PLAIN = ["http://api.anthropic.com", "http://10.0.0.1:8080", "http://localhost.e
 
 @pytest.mark.parametrize("url", PLAIN)
 def test_invariant_8_plain_text_is_for_loopback_only(url: str) -> None:
-    with pytest.raises((ValidationError, EndpointError)):
+    refused = pytest.raises((ValidationError, EndpointError), match="plain text")
+    with refused:
         AnthropicAdmin(base_url=url, admin_key="sk-ant-admin01-NOT-A-REAL-KEY").get_client()
-    with pytest.raises((ValidationError, EndpointError)):
-        GoogleKms(endpoint="127.0.0.1:1", checks_endpoint=url).get_client()
+    with refused:
+        GoogleKms(checks_endpoint=url).get_client()
 
 
 def test_invariant_8_everything_that_we_start_sets_do_not_track(tmp_path: Path) -> None:

@@ -16,21 +16,14 @@ from rich.console import Console
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.approve import Steps
-from cli.main import main
+from tests.support.command import exit_code
 from tests.support.onboarding import APPROVER, REQUESTER, Onboardings
-
-
-def command(*arguments: str) -> int:
-    """`cmek` with these arguments; its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    return int(ended.value.code or 0)
 
 
 def onboard(*arguments: str) -> int:
     """Start an onboarding; the command's exit code."""
     usual = ("--project", "acme-kms-prod", "--requested-by", REQUESTER)
-    return command("onboard", *arguments, *usual)
+    return exit_code("onboard", *arguments, *usual)
 
 
 @pytest.mark.parametrize(
@@ -136,15 +129,15 @@ def test_a_response_must_be_complete_and_fit_the_plan(
         (("reject", *complete, "--approver", "no address"), "no e-mail address"),
     ]
     for (verb, *options), message in refused:
-        assert command(verb, str(run.id), *options) == 1
+        assert exit_code(verb, str(run.id), *options) == 1
         assert message in " ".join(capsys.readouterr().err.split())
     with run.executed_when_scheduled():
-        assert command("reject", str(run.id), *complete, "--json") == 0
+        assert exit_code("reject", str(run.id), *complete, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["state"], facts["decision"]) == ("Rejected", "reject")
     assert (facts["run_id"], facts["workspace"]) == (str(run.id), bench.fresh)
     assert facts["url"].endswith(str(run.id))
-    assert command("reject", str(run.id), *complete) == 1
+    assert exit_code("reject", str(run.id), *complete) == 1
     assert "waits for no approval: it is Rejected" in " ".join(capsys.readouterr().err.split())
     assert bench.attaches() == []
 
@@ -183,5 +176,5 @@ def test_an_unknown_run_is_said_to_be_unknown(
     bench: Onboardings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A name that fits no run is not an empty answer."""
-    assert command("approve", "brave-otter") == 1
+    assert exit_code("approve", "brave-otter") == 1
     assert "no run of this id or name" in " ".join(capsys.readouterr().err.split())

@@ -12,6 +12,7 @@ from blocks.onboarding_policy import OnboardingPolicy
 from cli.main import main
 from cmek.onboarding.policy import DEFAULT_POLICY
 from tests.flows.outcomes import assert_stopped
+from tests.support.command import exit_code
 from tests.support.onboarding import Onboardings
 from tests.support.requests import LENIENT
 
@@ -132,9 +133,7 @@ def test_the_policy_command_marks_what_the_guide_does_not_recommend(
     save("loose", protection_level="SOFTWARE", may_override=("location",))
 
     def printed(*arguments: str) -> str:
-        with pytest.raises(SystemExit) as ended:
-            main(["policy", "show", *arguments])
-        assert not ended.value.code
+        assert exit_code("policy", "show", *arguments) == 0
         return capsys.readouterr().out
 
     facts = json.loads(printed("loose", "--json"))

@@ -9,15 +9,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cli import approvals
 from cli import approve as dialogue
 from cli.approvals import ApprovalError, PendingApproval, TamperedError
 from cli.approve import ResponseInput
-from cli.main import main
 from cli.terminal import new_console
 from cmek.onboarding.plan import Plan
+from tests.support.command import exit_code
 from tests.support.onboarding import APPROVER, Onboardings, Run
 from tests.support.signing import GRACE, KATHERINE, Office
 
@@ -43,12 +42,6 @@ def approval_request(bench: Onboardings, run: Run) -> PendingApproval:
     return approvals.read_pending(bench.client, run.id)
 
 
-def command(bench: Onboardings, *arguments: str) -> None:
-    url = {PREFECT_API_URL: str(bench.client.api_url)}
-    with temporary_settings(url), pytest.raises(SystemExit):
-        main(list(arguments))
-
-
 def test_two_people_sign_and_one_of_them_answers(
     office: Office,
     bench: Onboardings,
@@ -59,11 +52,11 @@ def test_two_people_sign_and_one_of_them_answers(
     """The first passes on a file, the second responds with it and an own signature."""
     who = ["--approver", KATHERINE, "--signing-key", str(office.keys[KATHERINE])]
     what = ["--comment", "me too", "--plan-digest", approval_request.plan_digest]
-    command(bench, "sign", str(run.id), *who, *what, "--json")
+    assert exit_code("sign", str(run.id), *who, *what, "--json") == 0
     facts = json.loads(capfd.readouterr().out)
     assert (facts["run_id"], facts["approver"]) == (str(run.id), KATHERINE)
     assert "BEGIN SSH SIGNATURE" in facts["signed_approval"]
-    command(bench, "sign", str(run.id), *who, *what)
+    assert exit_code("sign", str(run.id), *who, *what) == 0
     printed = capfd.readouterr()
     assert approval_request.workspace in printed.err
     first = office.home / "first"
@@ -123,7 +116,7 @@ def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
         store_form(bench, run, approval_request, form)
         with pytest.raises(TamperedError, match="neither sign nor respond"):
             approvals.wait_for_pending(bench.client, run.id, seconds=60)
-    command(bench, "pending")
+    assert exit_code("pending") == 0
     listed = " ".join(capfd.readouterr().out.split())
     assert "neither sign nor respond" in listed
     assert f"cmek approve {run.id}" not in listed
@@ -170,7 +163,7 @@ def test_a_damaged_form_is_said_of_its_run_and_hides_no_other(
         with pytest.raises(TamperedError) as refused:
             approvals.wait_for_pending(bench.client, run.id, seconds=60)
         assert "respond" in str(refused.value), text[:60]
-        command(bench, "pending", "--json")
+        assert exit_code("pending", "--json") == 0
         rows = {one["run_id"]: one for one in json.loads(capfd.readouterr().out)}
         assert rows[str(run.id)]["problem"] == str(refused.value)
         assert rows[str(other.id)]["problem"] is None
@@ -199,6 +192,6 @@ def test_a_signature_that_would_count_for_nothing_is_refused_before_the_attach(
     pending = approvals.wait_for_pending(bench.client, run.id, seconds=60)
     typed = ["--workspace-id", pending.workspace, "--plan-digest", pending.plan_digest]
     who = ["--approver", APPROVER, "--comment", "fine", "--acknowledge-warnings"]
-    command(bench, "approve", str(run.id), *typed, *who, option, "/no/such/file")
+    assert exit_code("approve", str(run.id), *typed, *who, option, "/no/such/file") == 1
     assert "asks for no signature" in " ".join(capfd.readouterr().err.split())
     assert run.state == "Suspended"

@@ -7,13 +7,12 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cli import approvals
 from cli.approvals import ApprovalError
-from cli.main import main
 from cmek.tags import WAITING_TAG
 from flows.onboard import onboard_workspace
+from tests.support.command import exit_code
 from tests.support.execution import deploy
 from tests.support.onboarding import APPROVER, REQUESTER, Onboardings
 
@@ -46,15 +45,6 @@ def test_a_waiting_run_says_so_in_name_tag_and_log_and_no_longer_when_it_goes_on
     assert WAITING_TAG not in run.read().tags
 
 
-def command(bench: Onboardings, *arguments: str) -> int:
-    with (
-        temporary_settings({PREFECT_API_URL: str(bench.client.api_url)}),
-        pytest.raises(SystemExit) as ended,
-    ):
-        main(list(arguments))
-    return int(ended.value.code or 0)
-
-
 @pytest.mark.server
 def test_a_run_whose_deployment_was_made_anew_is_listed_and_not_answered(
     made_anew: Onboardings, capsys: pytest.CaptureFixture[str]
@@ -62,17 +52,17 @@ def test_a_run_whose_deployment_was_made_anew_is_listed_and_not_answered(
     """No worker could go on with it: the command says so, and what to do."""
     bench, run = made_anew, made_anew.asked()
     pending = approvals.read_pending(bench.client, run.id)
-    assert command(bench, "pending") == 0
+    assert exit_code("pending") == 0
     assert f"cmek approve {run.id}" in capsys.readouterr().out
 
     bench.client.delete_deployment(bench.deployment)
     bench.deployment = deploy(onboard_workspace, "onboard")
-    assert command(bench, "pending", "--json") == 0
+    assert exit_code("pending", "--json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["run_id"] == str(run.id)
     assert "deleted or made anew" in row["problem"]
     for verb in ("approve", "reject"):
-        assert command(bench, verb, str(run.id)) == 1
+        assert exit_code(verb, str(run.id)) == 1
         said = " ".join(capsys.readouterr().err.split())
         assert "start a new onboarding" in said
     with pytest.raises(ApprovalError, match="nothing was answered"):
@@ -96,6 +86,6 @@ def test_an_answer_that_the_gate_would_refuse_is_refused_before_it_is_sent(
     ]
     if approver != APPROVER:
         given.append("--acknowledge-warnings")
-    assert command(bench, "approve", str(run.id), *given) == 1
+    assert exit_code("approve", str(run.id), *given) == 1
     assert why in " ".join(capsys.readouterr().err.split())
     assert run.state == "Suspended"

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cli.main import LazyCommand, command
+import pytest
+
+from cli.main import LazyCommand, command, main
 
 CMEK = str(Path(sys.executable).with_name("cmek"))
 SECONDS = 200
@@ -28,6 +30,13 @@ def leaf_commands() -> dict[str, Any]:
         below = getattr(loaded, "commands", None)
         found |= {f"{name} {each}": below[each] for each in below} if below else {name: loaded}
     return found
+
+
+def exit_code(*arguments: str) -> int:
+    """Run `cmek` in this process; the code that it ends with."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
 
 
 def clean_environment(home: Path, **more: str) -> dict[str, str]:
