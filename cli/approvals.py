@@ -37,7 +37,7 @@ from cmek.signatures.statement import (
 from cmek.signatures.verification import CLOCK_SKEW, PROGRAM
 
 FIELD: Final = "signed_approvals"
-_KEYS: Final = ("id_ed25519", "id_ecdsa", "id_rsa")
+_KEYS: Final = ("id_ed25519", "id_ecdsa", "id_rsa", "id_ed25519_sk", "id_ecdsa_sk")
 _POLL_SECONDS: Final = 0.3
 
 SigningKey = Annotated[

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from unittest import mock
 from uuid import UUID
 
@@ -44,6 +44,7 @@ OWN_ENVIRONMENT: Final = (
     "run the command of the project's own environment, .venv/bin/cmek in its folder "
     "(docs/operations.md, step 1)"
 )
+Change = Literal["installed", "updated", "removed"]
 _LAST_LINES: Final = 6
 """Of what Prefect printed; a trace of its own ends with the cause."""
 PROJECT_VARIABLE: Final = "CMEK_PROJECT_ID"
@@ -288,8 +289,8 @@ def install_command(  # noqa: PLR0913 - a parameter is an option of the command
         float | None,
         typer.Option(
             min=0,
-            help="How long an approval may wait before a reminder; 4 unless given. 0: none, only "
-            "the notification that comes at once.",
+            help="How long an approval may wait before a reminder; 4 unless given. 0: no reminder, "
+            "only the notification that comes at once.",
         ),
     ] = None,
     expiry_hours: Annotated[
@@ -320,10 +321,13 @@ def install_command(  # noqa: PLR0913 - a parameter is an option of the command
     console = new_console(stderr=as_json)
     with connected() as client:
         installed = install(client, block or [], within=within)
-    for name, made in installed.items():
-        console.print(f"{'installed' if made else 'updated'} {printable(name)}")
+    for name, change in installed.items():
+        console.print(f"{change} {printable(name)}")
     if as_json:
-        rows = [{"automation": name, "new": made} for name, made in installed.items()]
+        rows = [
+            {"automation": name, "new": change == "installed", "change": change}
+            for name, change in installed.items()
+        ]
         typer.echo(json.dumps(rows))
 
 
@@ -346,22 +350,29 @@ def install(
     blocks: Sequence[str],
     *,
     within: dict[str, float | None] | None = None,
-) -> dict[str, bool]:
-    """Install every file, notifying once for each block; whether it was new, by name.
+) -> dict[str, Change]:
+    """Install every file, notifying once for each block; what was done, by name.
 
     Without a block (`TYPE/NAME`) the files that only notify are left out. `within` has seconds to
-    wait, by file name, in place of the file's own; 0 leaves the file out.
+    wait, by file name, in place of the file's own; 0 takes away what is
+    installed.
 
     Raises:
         RunError: A block is missing, or is none that notifies, or a deployment is missing.
     """
     ids = [_block_id(client, block) for block in blocks]
-    outcome: dict[str, bool] = {}
+    outcome: dict[str, Change] = {}
     for path in automation_files():
         content = yaml.safe_load(automation_text(path))
+        known = client.read_automations_by_name(content["name"])
         seconds = (within or {}).get(path.name.removesuffix(".yaml"))
         actions = _actions(client, content["actions"], ids, seconds)
-        if not actions or seconds == 0:
+        if seconds == 0:
+            for one in known:
+                client.delete_automation(one.id)
+                outcome[content["name"]] = "removed"
+            continue
+        if not actions:
             continue
         # Prefect checks a proactive trigger's time before it converts numbers.
         wait = timedelta(seconds=seconds or content["trigger"]["within"])
@@ -369,12 +380,11 @@ def install(
         automation = AutomationCore.model_validate(
             content | {"actions": actions, "trigger": trigger}
         )
-        known = client.read_automations_by_name(automation.name)
         if known:
             client.update_automation(known[0].id, automation)
         else:
             client.create_automation(automation)
-        outcome[automation.name] = not known
+        outcome[automation.name] = "updated" if known else "installed"
     return outcome
 
 

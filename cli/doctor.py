@@ -349,7 +349,7 @@ def _schedules(deployments: list[DeploymentResponse]) -> DoctorFinding:
         check="schedules",
         status="pass" if planned and not idle else "warn",
         found=found if planned else "no deployment has one: no key is checked by itself",
-        remedy="switch the schedule on in the UI, or cmek deploy",
+        remedy="switch the schedule on in the UI; where there is none: cmek deploy",
     )
 
 

@@ -1,4 +1,4 @@
-"""`cmek drill`: what happens when a canary workspace's key is disabled, measured and reported.
+"""`cmek drill`: what happens when a test workspace's key is disabled, measured and reported.
 
 It disables nothing itself: it prints the command, waits for a person to run it, and watches.
 """
@@ -73,7 +73,7 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
     workspace_id: Annotated[
         str,
         typer.Argument(
-            metavar="WORKSPACE", help="A canary workspace, wrkspc_….", callback=check_workspace
+            metavar="WORKSPACE", help="A test workspace, wrkspc_….", callback=check_workspace
         ),
     ],
     *,

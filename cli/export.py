@@ -19,7 +19,7 @@ from cli.options import (
     AnthropicBlock,
     JsonObject,
     KmsBlock,
-    WorkspaceArgument,
+    Subject,
     check_workspace,
 )
 from cli.terminal import new_console, printable
@@ -54,7 +54,7 @@ class AnchorError(CmekError):
 
 @evidence_command.command("export")
 def export_command(
-    workspace_id: WorkspaceArgument,
+    workspace_id: Subject,
     *,
     out: Annotated[
         Path | None, typer.Option(help="File to write; standard output without it.")

@@ -79,7 +79,7 @@ _LOCAL: Final = ("cli.local.", "sandbox.")
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _EXIT_CODES: Final = (
     "Exit codes: 0 done; 1 refused, failed, or a key is broken; 2 wrong usage; "
-    "3 the run waits for another approval."
+    "3 the run waits for an approval; 130 you stopped following a run."
 )
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Final
 
 import typer
 
-from cmek.models import rule_of
-from cmek.names import BlockName, ProjectId, WorkspaceId
+from cmek.models import TextRule, rule_of
+from cmek.names import WORKSPACE_ID, WORKSPACE_NAME, BlockName, ProjectId, WorkspaceId
 
 
-def checked(kind: Any) -> Callable[[str | None], str | None]:  # noqa: ANN401 - an annotated type
-    """The callback of an option whose value must fit the rule of an `Annotated[str, TextRule(…)]`.
+def checked(rule: TextRule) -> Callable[[str | None], str | None]:
+    """The callback of an option whose value must fit the rule.
 
     The callback raises BadParameter, which says value, flaw and what is wanted.
     """
-    rule = rule_of(kind)
 
     def check(value: str | None) -> str | None:
         if value is not None and not rule.fits(value):
@@ -26,13 +25,22 @@ def checked(kind: Any) -> Callable[[str | None], str | None]:  # noqa: ANN401 - 
     return check
 
 
-check_workspace = checked(WorkspaceId)
-check_project = checked(ProjectId)
-check_block = checked(BlockName)
+check_workspace = checked(rule_of(WorkspaceId))
+check_project = checked(rule_of(ProjectId))
+check_block = checked(rule_of(BlockName))
+_SUBJECT: Final = TextRule(
+    f"{WORKSPACE_ID}|new:(?:{WORKSPACE_NAME})",
+    "a workspace's id, such as wrkspc_01HxPv6KsDq9TnBzMw3YfLrE, or new:NAME of one that an "
+    "onboarding was to create",
+)
 
-WorkspaceArgument = Annotated[
+Subject = Annotated[
     str,
-    typer.Argument(metavar="WORKSPACE", help="The workspace, wrkspc_….", callback=check_workspace),
+    typer.Argument(
+        metavar="WORKSPACE",
+        help="The workspace, wrkspc_…, or new:NAME of one that was to be created.",
+        callback=checked(_SUBJECT),
+    ),
 ]
 AnthropicBlock = Annotated[
     str | None,

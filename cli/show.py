@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
 
 from cli.client import PAGE, RunError, connected, every
-from cli.options import AnthropicBlock, JsonArray, KmsBlock, WorkspaceArgument, check_workspace
+from cli.options import AnthropicBlock, JsonArray, KmsBlock, Subject, check_workspace
 from cli.terminal import new_console, printable, show_markdown, show_rows
 from cmek.keys.history import key_page, read_page
 from cmek.keys.verdicts import Health, KeyRecord
@@ -177,7 +177,7 @@ class HistoryEntry:
 
 
 def history_command(
-    workspace_id: WorkspaceArgument,
+    workspace_id: Subject,
     *,
     as_json: JsonArray = False,
 ) -> None:

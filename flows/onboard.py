@@ -97,8 +97,8 @@ async def onboard_workspace(request: OnboardingForm) -> State[Any]:
     """
     if deployment.id is None:
         raise NoDeploymentError(
-            "onboard_workspace waits for an approval, so it needs a deployment: run `prefect "
-            "deploy --all` and start onboard-workspace/onboard"
+            "onboard_workspace waits for an approval, so it needs a deployment: run `cmek deploy` "
+            "and start onboard-workspace/onboard"
         )
     try:
         return await _onboard_as_pinned(request)

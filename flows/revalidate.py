@@ -154,7 +154,9 @@ async def _revalidate(request: RevalidationRequest, held: AsyncExitStack) -> Sta
         if all_keys or tally.changed:
             anew = tally.changed or request.depth == "full"
             rows = [*tally.rows, *tally.missing]
-            fleet = publish_fleet(rows, all_keys=all_keys, anew=anew, dropped=dropped)
+            fleet = publish_fleet(
+                rows, all_keys=all_keys, depth=request.depth, anew=anew, dropped=dropped
+            )
             parts.append(report.part("table of all keys", fleet))
         if all_keys and request.depth == "full":
             parts.append(publish_leftovers(request.anthropic_block, request.kms_block))

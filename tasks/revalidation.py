@@ -510,6 +510,7 @@ async def publish_fleet(
     checked: Sequence[FleetRow],
     *,
     all_keys: bool,
+    depth: str,
     anew: bool = True,
     dropped: frozenset[str] = frozenset(),
 ) -> None:
@@ -520,6 +521,7 @@ async def publish_fleet(
     Args:
         checked: The rows of this run.
         all_keys: Whether a key without a row is no longer registered.
+        depth: Of the check, `full` or `quick`: one notifies people when no full check ends.
         anew: Whether there is news; else the times of the last table are brought up to date, so
             that a check every few minutes leaves no table each.
         dropped: External keys whose rows are left out.
@@ -539,7 +541,8 @@ async def publish_fleet(
         await acreate_markdown_artifact(markdown=page, key=OVERVIEW, description=summary)
     if all_keys:
         payload = {str(verdict): count for verdict, count in found.items()}
-        await send_event(ENDED, resource={"prefect.resource.id": "cmek.fleet"}, payload=payload)
+        resource = {"prefect.resource.id": "cmek.fleet", "cmek.depth": depth}
+        await send_event(ENDED, resource=resource, payload=payload)
 
 
 @uncached_task(name="Schedule follow-up")

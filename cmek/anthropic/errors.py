@@ -319,6 +319,7 @@ _BY_CODE: Final[dict[str, type[AdminStatusError] | str]] = {
     "storage_profile_mismatch": StorageProfileMismatchError,
     "change_outcome_unknown": ChangeOutcomeUnknownError,
     "workspace_created_incomplete": WorkspaceCreatedIncompleteError,
+    "cmek_gateway_credential": "Replace the gateway's credential, and restart the gateway.",
     "user_profile_not_found": (
         "The external key or the workspace is bound to a user profile that is not there any more: "
         "register the key anew without one."

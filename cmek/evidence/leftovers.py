@@ -50,8 +50,9 @@ _FOR_EVER: Final[dict[LeftoverKind, str]] = {
     "external key": "Its id is gone for good; registering the key again gives another one.",
     "grants": "",
     "organization label": "",
-    "crypto key": "A destroyed version can be restored until its destroy time, never after it. "
-    "The name of a key that is deleted can never be used again.",
+    "crypto key": "Who can use it by a grant on the ring, the project or above was not read: look "
+    "before you destroy a version. A destroyed version can be restored until its destroy time, "
+    "never after it. The name of a key that is deleted can never be used again.",
     "key ring": "It costs nothing, can't be moved or renamed, and the next onboarding uses it: "
     "leave it.",
 }

@@ -83,7 +83,9 @@ def check_credential(request: OnboardingRequest, findings: Findings) -> Iterator
     if isinstance(read, Failed):
         if read.status in {"401", "403"}:
             yield CREDENTIAL.failed(
-                str(read), f"{KEYS_PAGE}: make an Admin API key and put it into the block"
+                str(read),
+                f"{KEYS_PAGE}: make an Admin API key and put it into the block, or with a gateway "
+                "into its admin_key_file",
             )
         else:
             yield CREDENTIAL.unknown(read)

@@ -80,7 +80,7 @@ class OnboardingSettings(FormModel):
     key_ring: KmsId = Field(
         default="anthropic-cmek",
         title="Key ring",
-        description="Used when it exists, else created. The name stays taken.",
+        description="Used when it exists, else created. It can't be moved or renamed.",
     )
     crypto_key: KeyTemplate = Field(
         default=_ID,

@@ -403,7 +403,8 @@ def refused_report(
         bullets(
             (
                 "Settle the reason, then start a new onboarding: it finds what exists already.",
-                "Key ring, key, grants and external key stay as they are; nothing depends on them.",
+                "Key ring, key, grants and external key stay as they are.",
+                "`cmek leftovers` lists what nothing uses. An older key may protect other data.",
             )
         ),
         "## The plan of the approval request",

@@ -49,12 +49,12 @@ def check_scope(ref: KeyRef, others: Sequence[KeyRef], key: CryptoKey, policy: P
     if len(users) > 1:
         raise DrillRefusedError(
             f"{ref.key_name} serves more than one workspace ({', '.join(users)}): a drill would "
-            "stop them all. Name a canary workspace with a key of its own"
+            "stop them all. Name a test workspace with a key of its own"
         )
     if members := other_users(policy):
         raise DrillRefusedError(
             f"{', '.join(members)} may use {ref.key_name} too: a drill would stop them. "
-            "Name a canary workspace whose key only Anthropic uses"
+            "Name a test workspace whose key only Anthropic uses"
         )
     if key.primary is None or key.primary.state != "ENABLED":
         state = key.primary.state if key.primary else "missing"

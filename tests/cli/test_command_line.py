@@ -28,7 +28,7 @@ from tests.support.command import CMEK, clean_environment, cmek, leaf_commands
 
 ALL = [name for summaries in COMMANDS.values() for name in summaries]
 OUTPUT_OF = {
-    "--help": "3 the run waits for another approval",
+    "--help": "3 the run waits for an approval",
     "--version": f"cmek {version('cmek')}",
 }
 SERVICES = {"gateway", "sandbox", "listen"}

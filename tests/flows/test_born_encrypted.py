@@ -10,13 +10,12 @@ from datetime import timedelta
 import pytest
 from prefect.states import Scheduled
 
-from cli.export import read_record
-from cli.show import history
 from cmek.evidence.record import loads
 from cmek.onboarding.policy import key_id_for
 from cmek.tags import CREATE_SENT_PREFIX, CREATED_BY_TAG, EVIDENCE_TAG
 from tests.flows.outcomes import assert_stopped
 from tests.support.born import NAME, asked_to_create, born, creates, start_to_create
+from tests.support.command import exit_code
 from tests.support.onboarding import Onboardings, Run
 from tests.support.waiting import wait_until
 
@@ -271,16 +270,21 @@ def test_a_refused_create_says_why_and_leaves_no_doubt(bench: Onboardings) -> No
     assert run.execute().state == "Suspended", run.message
 
 
-def test_the_record_is_found_by_the_name_and_by_the_id(bench: Onboardings) -> None:
+def test_the_record_is_found_by_the_name_and_by_the_id(
+    bench: Onboardings, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Evidence, history and Terraform of a workspace that had no id when its run began."""
     run = asked_to_create(bench)
     run.approve()
     (workspace,) = born(bench)
+    capsys.readouterr()
     for subject in (f"new:{NAME}", workspace.id):
-        record = read_record(bench.client, subject)
+        assert exit_code("evidence", "export", subject) == 0
+        record = capsys.readouterr().out
         assert loads(record).entries[-1].run == str(run.id)
         assert f'"subject":"{workspace.id}"' in record
-        assert [one.where for one in history(bench.client, subject)]
+        assert exit_code("history", subject, "--json") == 0
+        assert str(run.id) in {one["where"] for one in json.loads(capsys.readouterr().out)}
     assert f"workspace:{workspace.id}" in run.read().tags
     assert workspace.tags[EVIDENCE_TAG]
     keys = [one.key for one in bench.artifacts(run) if one.key]

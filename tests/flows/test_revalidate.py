@@ -555,6 +555,19 @@ def test_a_key_without_a_workspace_is_shown_as_one(
     assert row["workspaces"] == []
 
 
+@pytest.mark.server
+def test_only_a_full_check_counts_as_the_one_that_must_come_each_day(
+    fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """Quick ones go on where the daily one has stopped, and must not hide that."""
+    fleet.onboard("checked-each-day")
+    before = revalidations.ended()
+    revalidations.run(depth="quick")
+    assert revalidations.ended() == before
+    revalidations.run(depth="full")
+    assert revalidations.ended() == before + 1
+
+
 @pytest.mark.parametrize("option", ["--kms-block", "--anthropic-block"])
 def test_a_live_status_with_a_block_that_is_missing_names_it_in_one_line(
     bench: Onboardings, fleet: Fleet, capsys: pytest.CaptureFixture[str], option: str

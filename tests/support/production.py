@@ -469,8 +469,9 @@ def _is_restored(follower: Follower, before: list[Any]) -> None:
 
     A run that waited is approved, which needs all of them.
     """
-    url = environment_of(Path("/etc/cmek/server.env"))["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
-    assert "/prefect_restored?" in url
+    listed = follower.follow(Block("sh", "postgres", "psql --list --tuples-only --no-align\n"))
+    assert "prefect_before|" in listed
+    assert "prefect_restored|" not in listed
     assert _stored(follower) == before
     assert before[0] == 3, before
     ids = f"[str(one.id) for one in {RUNS} if one.state_name == %r]"

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -18,6 +19,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.states import Scheduled
 
+from cli.deploy import PROJECT
 from cmek.keys.history import read_page
 from cmek.keys.verdicts import KeyRecord
 from cmek.revalidation.fleet import FleetRow, read_rows
@@ -109,12 +111,20 @@ class Revalidations:
             "resource": {"prefect.resource.id": last},
         }
         self.client.request("POST", "/events", json=[mark])
-        wait_until(lambda: self._read_events(last), "kept: the mark")
-        found = self._read_events(f"cmek.key.{external_key_id}")
+        wait_until(lambda: self._read_events({"id": [last]}), "kept: the mark")
+        found = self._read_events({"id": [f"cmek.key.{external_key_id}"]})
         return [one for one in found if one.startswith("cmek.key.")]
 
-    def _read_events(self, resource: str) -> list[str]:
-        wanted = {"resource": {"id": [resource]}, "order": "ASC"}
+    def ended(self) -> int:
+        """How many checks have ended that the automation for a missed one counts."""
+        file = PROJECT / "deploy" / "automations" / "revalidation-missed.yaml"
+        trigger = yaml.safe_load(file.read_text())["trigger"]
+        self.events("none")  # so that what was sent can be read
+        labels = {name: [value] for name, value in trigger["match"].items()}
+        return self._read_events({"labels": labels}).count(*trigger["expect"])
+
+    def _read_events(self, resource: dict[str, object]) -> list[str]:
+        wanted = {"resource": resource, "order": "ASC"}
         answer = self.client.request("POST", "/events/filter", json={"filter": wanted})
         return [one["event"] for one in answer.json()["events"]]
 
