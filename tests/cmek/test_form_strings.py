@@ -56,11 +56,11 @@ class Field:
 
     @property
     def usual(self) -> str:
-        """A value that both take, where one is known."""
-        model = OnboardingSettings if self.is_override else self.model
-        examples = model.model_fields[self.name].examples or [""]
-        value = self.given.get(self.name, examples[0])
-        return str(value[0] if isinstance(value, list) else value)
+        """A value that both take: the request's, an example, or the default."""
+        info = (OnboardingSettings if self.is_override else self.model).model_fields[self.name]
+        (usual, *_) = info.examples or [info.default or ""]
+        value = self.given.get(self.name, usual)
+        return str(value[0] if isinstance(value, list | tuple) else value)
 
     def verdicts(self, text: str) -> tuple[bool, bool]:
         """Whether the schema, as Prefect checks it, and the model take this string."""
@@ -161,6 +161,7 @@ def test_schema_and_model_take_the_same_strings(name: str, data: st.DataObject) 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_pasted_line_break_is_refused_before_a_run_exists(name: str) -> None:
     field = FIELDS[name]
+    assert field.verdicts(field.usual) == (True, True)
     assert field.verdicts(f"{field.usual}\n") == (False, False)
 
 
