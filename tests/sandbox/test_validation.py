@@ -12,6 +12,7 @@ from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, ROLES, VIEWER
 from sandbox.seed import ORGANIZATION_ID
 from tests.support.admin import Admin
 from tests.support.waiting import wait_until
+from tests.support.world import SandboxWorld
 
 LABEL = f"anthropic-org-{ORGANIZATION_ID}"
 OTHER_LABEL = "anthropic-org-00000000-1111-4222-8333-444455556666"
@@ -73,9 +74,16 @@ def test_a_grant_on_the_project_or_under_a_condition_is_judged_as_iam_judges_it(
     admin: Admin,
 ) -> None:
     name = admin.crypto_key()
-    expired = {"title": "past", "expression": 'request.time < timestamp("2020-01-01T00:00:00Z")'}
-    admin.bind(name, ROLES, condition=expired)
-    assert _validate(admin, name)["status"] == "failure"
+    key = admin.register(name)
+    for year, status in ((2020, "failure"), (2120, "success")):
+        until = f'request.time < timestamp("{year}-01-01T00:00:00Z")'
+        admin.bind(name, ROLES, condition={"title": "until", "expression": until})
+        assert _status(admin, key) == status
+    admin.bind(name, ())
+    assert _status(admin, key) == "failure"
+    for role in ROLES:
+        SandboxWorld(admin.world).bind("projects/acme-kms-prod", role)
+    assert _status(admin, key) == "success"
 
 
 def test_a_disabled_or_scheduled_primary_fails_and_a_restored_one_passes_again(
