@@ -278,8 +278,25 @@ EDGES = [
 ]
 
 
+STATEMENTS = st.builds(
+    statement,
+    comment=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),
+    nonce=st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+    issued_at=st.datetimes(timezones=st.timezones()).filter(lambda at: 1 < at.year < 9999),
+).map(lambda said: Statement.model_validate(said.model_dump()))
+
+
+def block(said: Statement, length: int = 1) -> str:
+    return NOT_SIGNED.replace("QUJD", "QUJD" * length).replace("{}", said.text)
+
+
 @given(
     st.text()
+    | st.builds(
+        str.join,
+        st.sampled_from(["", " ", "\n"]),
+        st.lists(st.builds(block, STATEMENTS, st.integers(1, 60)), min_size=1, max_size=3),
+    )
     | st.builds(NOT_SIGNED.replace, st.just("{}"), st.text())
     | st.builds(
         altered,
@@ -293,7 +310,7 @@ def test_the_parser_fails_in_one_way_only(text: str) -> None:
         found = parse_signed(text)
     except UnreadableApprovalError:
         return
-    assert all(str(one).startswith("{") for one in found)
+    assert parse_signed("\n".join(map(str, found))) == found
 
 
 @pytest.mark.parametrize("at", EDGES)
@@ -310,21 +327,12 @@ def test_an_entry_of_any_time_is_exported_or_named(tmp_path: Path, at: str) -> N
         write_approvals(chain, tmp_path)
 
 
-@given(
-    st.builds(
-        statement,
-        comment=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),
-        nonce=st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
-        issued_at=st.datetimes(timezones=st.timezones()).filter(lambda at: 1 < at.year < 9999),
-    )
-)
+@given(STATEMENTS)
 def test_every_statement_is_read_as_it_was_written(said: Statement) -> None:
     """Its line is canonical: the same facts give the same bytes."""
-    said = Statement.model_validate(said.model_dump())
-    text = NOT_SIGNED.replace("{}", said.text)
     if "-----" in said.comment + said.nonce:
         return
-    (found,) = parse_signed(text)
+    (found,) = parse_signed(block(said))
     assert found.statement == said
 
 
