@@ -15,7 +15,6 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelling, Pending, Running, Scheduled
 
 from tests.flows.outcomes import assert_not_attached, assert_waiting
-from tests.support.kept import record_files
 from tests.support.onboarding import REQUESTER, Onboardings, Run
 
 
@@ -196,14 +195,6 @@ def test_an_approval_that_comes_into_effect_after_the_expiry_is_refused(
     with time_machine.travel(datetime.now(UTC) + timedelta(days=8)):
         run.execute()
     assert_waiting(run, "expired")
-
-
-def test_the_loss_of_the_recorded_ask_is_not_an_approval(bench: Onboardings, run: Run) -> None:
-    """The record lost while waiting: the response can't be compared, so it does not count."""
-    for kept in record_files(run, "approval-request"):
-        kept.unlink()
-    run.approve()
-    assert_not_attached(run, "Retry the run for a new approval request")
 
 
 @pytest.mark.server
