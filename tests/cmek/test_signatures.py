@@ -159,11 +159,6 @@ def test_the_lines_run_nothing_that_a_plan_smuggles_in(office: Office) -> None:
     assert approval.statement.key_name == evil
 
 
-def test_nobody_signs_for_a_typed_approval() -> None:
-    """An ask without required signatures has no such paragraph."""
-    assert signing_text(make.approval_request()) == []
-
-
 @pytest.mark.parametrize("field", sorted(Statement.model_fields))
 def test_no_field_can_be_altered(office: Office, field: str) -> None:
     """One letter or second more in any field, and the signature does not fit."""
