@@ -12,7 +12,6 @@ from google.cloud import kms_v1
 from google.cloud.location import locations_pb2
 
 from cmek.names import US_SINGLE_REGIONS
-from sandbox.server import start_grpc
 from tests.support.kms import (
     LOCATION,
     NO_RETRY,
@@ -156,13 +155,6 @@ def test_a_call_that_is_not_served_is_logged_all_the_same(kms: Kms, client: Clie
     assert last.write
     assert last.call == ("CreateImportJob" if last.transport == "grpc" else "Unserved")
     kms.world.log.clear()
-
-
-def test_a_second_server_can_not_share_the_port(kms: Kms) -> None:
-    """Without SO_REUSEPORT a stale sandbox can not answer half of the calls."""
-    port = int(kms.sandbox.grpc.rsplit(":", 1)[1])
-    with pytest.raises(RuntimeError, match=f"127.0.0.1:{port}"):
-        start_grpc(kms.world, port)
 
 
 def test_an_insecure_channel_may_send_its_own_token(kms: Kms) -> None:
