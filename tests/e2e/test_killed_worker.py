@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -16,6 +15,7 @@ from cli.local.stack import WORKER
 from tasks.runs import ONBOARDING
 from tests.support.killing import executing, kill_worker
 from tests.support.stack import Stack, running_stack
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.prove, pytest.mark.timeout(600)]
 
@@ -39,10 +39,8 @@ def start_working(stack: Stack) -> FlowRun:
     """A run that is in the middle of a call, with its process."""
     stack.control.fault("external_keys.create", kind="delay", seconds=20)
     run = stack.start_onboarding(stack.new_workspace("works"))
-    deadline = time.monotonic() + 60
-    while not stack.control.log(call="external_keys.create", status="PENDING"):
-        assert time.monotonic() < deadline, stack.run(run.id).state
-        time.sleep(0.2)
+    call = {"call": "external_keys.create", "status": "PENDING"}
+    wait_until(lambda: stack.control.log(**call), "working")
     assert executing(run.id)
     return run
 
@@ -64,9 +62,8 @@ def test_a_killed_worker_costs_no_run(stack: Stack) -> None:
     stack.local.start_worker("second")
     kill_worker(stack, first)
     assert executing(works.id) == []
-    killed_at = time.monotonic()
     assert stack.run(works.id).state_name == "Running"
-    wait_until_crashed(stack, works.id, killed_at + FOUND_SECONDS)
+    wait_until_crashed(stack, works.id)
     assert stack.run(waits.id).state_name == "Suspended"
     stack.client.set_flow_run_state(works.id, Scheduled(name="AwaitingRetry"))
     attach(stack, works.id)
@@ -85,15 +82,17 @@ def test_a_run_that_a_worker_took_and_never_started_is_found(stack: Stack) -> No
         deployment.id, parameters={"request": request}, state=far
     )
     stack.client.set_flow_run_state(run.id, Pending())
-    wait_until_crashed(stack, run.id, time.monotonic() + FOUND_SECONDS)
+    wait_until_crashed(stack, run.id)
     stack.client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"))
     attach(stack, run.id)
 
 
-def wait_until_crashed(stack: Stack, run_id: UUID, deadline: float) -> None:
+def wait_until_crashed(stack: Stack, run_id: UUID) -> None:
     """Wait for the automation."""
-    while (state := stack.run(run_id).state) is not None and not state.is_crashed():
-        assert time.monotonic() < deadline, "the dead run was not noticed"
-        time.sleep(1)
-    assert state is not None
+
+    def crashed() -> State | None:
+        state = stack.run(run_id).state
+        return state if state is not None and state.is_crashed() else None
+
+    state = wait_until(crashed, "noticed to be dead", FOUND_SECONDS)
     assert "no sign of life" in str(state.message)

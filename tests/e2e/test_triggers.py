@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -17,6 +16,7 @@ from tasks.runs import ONBOARDING
 from tests.support.busy_server import busy_server
 from tests.support.examples import run_example
 from tests.support.stack import REQUESTER, Stack, start_run
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -206,10 +206,7 @@ def test_of_runs_that_start_at_the_same_moment_one_attaches(stack: Stack) -> Non
     by_event = {run.id for run in stack.runs_of(workspace)} - set(by_hand)
     assert len(by_event) == (announced.state_name == "Started")
     every = [*by_hand, *by_event]
-    deadline = time.monotonic() + 60
-    while not all(settled(stack.run(one)) for one in every):
-        assert time.monotonic() < deadline, [stack.run(one).state for one in every]
-        time.sleep(0.3)
+    wait_until(lambda: all(settled(stack.run(one)) for one in every), "settled")
     (first,) = (one for one in every if stack.run(one).state_name == "Suspended")
     for other in set(every) - {first}:
         state = stack.run(other).state

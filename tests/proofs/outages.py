@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
@@ -11,6 +10,7 @@ from typing import Any, Final
 from cmek.outcomes import RunOutcome
 from tests.proofs.site import Site, ended, try_all
 from tests.support.onboarding import Run
+from tests.support.waiting import wait_until
 
 PHASES: Final = (
     ("organization.me", 0, "before"),
@@ -62,11 +62,12 @@ def _server_killed(place: Site, *, call: tuple[str, int, str]) -> None:
 
 
 def _reach(place: Site, call: str, child: Any) -> None:
-    deadline = time.monotonic() + _SECONDS
-    while not place.bench.control.log(call=call):
-        assert child.poll() is None, f"the run ended before {call}"
-        assert time.monotonic() < deadline, f"{call} was never made"
-        time.sleep(0.05)
+    def reached() -> bool:
+        made = bool(place.bench.control.log(call=call))
+        assert made or child.poll() is None, f"the run ended before {call}"
+        return made
+
+    wait_until(reached, f"at {call}", _SECONDS)
 
 
 def _server_killed_while_waiting(place: Site) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,6 +10,7 @@ from sandbox.world import Fault, World
 from tests.support.crashes import answer, begin, check_end, check_told, converge, crash_points
 from tests.support.driver import Driver
 from tests.support.sandbox import breaks_connection
+from tests.support.waiting import wait_until
 
 MOST_CALLS: Final = 60
 """Of one name in one execution, whatever goes wrong: 4 attempts a read, and a bounded number of
@@ -134,7 +134,5 @@ def settle(world: World) -> None:
     Raises:
         AssertionError: A call does not end.
     """
-    deadline = time.monotonic() + _MOST_SECONDS
-    while held := [entry.call for entry in world.log.entries if entry.status == "PENDING"]:
-        assert time.monotonic() < deadline, held
-        time.sleep(0.01)
+    entries = world.log.entries
+    wait_until(lambda: all(one.status != "PENDING" for one in entries), "settled", _MOST_SECONDS)

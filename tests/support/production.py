@@ -16,7 +16,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from cli.local.processes import Child, poll, start, stop
 from cli.local.sandbox import SandboxAddress, start_sandbox, wait_for_sandbox
 from tests.support.examples import DOCS, prelude
 from tests.support.signals import SECRET, webhook
+from tests.support.waiting import wait_until
 
 PROJECT: Final = Path(__file__).parents[2]
 HOME: Final = Path("/opt/cmek")
@@ -429,10 +429,8 @@ def _start_from_outside(follower: Follower) -> None:
     (event,) = re.findall(r"^```bash\n(call events.*?)^```$", examples, re.DOTALL | re.M)
     follower.as_user("operator", f"{given}{made[2]}\n{prelude('api.md')}\n{event}")
     tag = f"workspace:{made[2]}"
-    deadline = time.monotonic() + SECONDS
     runs = f"[one.id for one in client.read_flow_runs(limit=50) if {tag!r} in one.tags]"
-    while not (found := follower.prefect(runs)):
-        assert time.monotonic() < deadline, "the event started no run"
+    found = wait_until(lambda: follower.prefect(runs), "started by the event", SECONDS)
     follower.waiting(found[0])
 
 
@@ -447,11 +445,12 @@ def _signal(follower: Follower) -> None:
         )
         assert answer.status_code == status, answer.text
     runs = f"[one.parameters for one in {RUNS}]"
-    deadline = time.monotonic() + SECONDS
-    while not any(
-        (one.get("request") or {}).get("external_keys") == [key] for one in follower.prefect(runs)
-    ):
-        assert time.monotonic() < deadline, "the signal started no check"
+
+    def checked() -> bool:
+        given = [one.get("request") or {} for one in follower.prefect(runs)]
+        return any(one.get("external_keys") == [key] for one in given)
+
+    wait_until(checked, "started by the signal", SECONDS)
 
 
 def _stored(follower: Follower) -> list[Any]:

@@ -26,6 +26,7 @@ from cli.local import stack as prefect_server
 from tasks.discovery import start_onboarding
 from tests.support.postgres import cluster
 from tests.support.sandbox import SandboxControl, admin_call
+from tests.support.waiting import wait_until
 
 APPROVER = "grace@example.com"
 REQUESTER = "ada@example.com"
@@ -87,14 +88,15 @@ class Stack:
         return wait_for_state(self.client, run_id, *names, seconds=seconds)
 
     def wait_for_runs(self, *, at_least: int = 1, **wanted: object) -> list[FlowRun]:
-        """Wait until there are runs that fit a filter; after a minute, those that there are."""
-        deadline = time.monotonic() + 60
-        while True:
-            fitting = FlowRunFilter.model_validate(wanted)
+        """Wait until there are runs that fit a filter."""
+        fitting = FlowRunFilter.model_validate(wanted)
+
+        def enough() -> tuple[list[FlowRun]] | None:
             found = self.client.read_flow_runs(flow_run_filter=fitting)
-            if len(found) >= at_least or time.monotonic() > deadline:
-                return found
-            time.sleep(0.3)
+            return (found,) if len(found) >= at_least else None
+
+        (found,) = wait_until(enough, f"started: {at_least} of {wanted}")
+        return found
 
     def runs_of(self, workspace: str, *, at_least: int = 1) -> list[FlowRun]:
         """The onboarding runs for a workspace, once there are any."""
