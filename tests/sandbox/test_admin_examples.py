@@ -76,11 +76,6 @@ def admin(sandbox: Admin) -> Admin:
     return sandbox
 
 
-KEY_NAME = (
-    "projects/acme-kms-prod/locations/us-east5/keyRings/anthropic-cmek/cryptoKeys/claude-prod"
-)
-
-
 def _external_key(key: str, sequence: int, name: str) -> StoredExternalKey:
     ring = KEY_NAME.rpartition("/")[0]
     return StoredExternalKey(
