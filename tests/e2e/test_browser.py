@@ -14,7 +14,8 @@ from cli.approvals import PendingApproval
 from cli.local.processes import poll
 from tasks.runs import ONBOARDING
 from tests.support.browser import CHROMIUM, NO_CHROMIUM, Browser, Form, chromium
-from tests.support.stack import APPROVER, REQUESTER, Stack, running_stack
+from tests.support.requests import APPROVER, REQUESTER
+from tests.support.stack import Stack, running_stack
 
 pytestmark = [
     pytest.mark.e2e,

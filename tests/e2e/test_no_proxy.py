@@ -10,7 +10,8 @@ from cli.deploy import PROJECT
 from cli.main import bypass_proxies
 from tests.support.command import clean_environment, cmek
 from tests.support.production import environment_of
-from tests.support.stack import APPROVER, running_stack
+from tests.support.requests import APPROVER
+from tests.support.stack import running_stack
 from tests.support.web_server import recording_proxy
 
 

@@ -22,7 +22,8 @@ from cli.local.processes import start, stop
 from cli.local.stack import LOOPBACK, free_port, start_worker, wait_for_server
 from tests.support.examples import DOCS, run_example
 from tests.support.postgres import cluster
-from tests.support.stack import REQUESTER, Stack, full_answer, running_stack
+from tests.support.requests import REQUESTER, approval_of
+from tests.support.stack import Stack, running_stack
 
 MISSING = [
     *([] if shutil.which("redis-server") else ["redis-server: apt-get install redis-server"]),
@@ -131,7 +132,7 @@ def test_an_event_at_one_replica_and_an_answer_at_the_other_attach(replicas: Rep
     assert sent.returncode == 0, sent.stdout + sent.stderr
     (run,) = stack.runs_of(workspace)
     ask = stack.wait_for_pending(run)
-    replicas.client.resume_flow_run(ask.run.id, run_input=full_answer(ask))
+    replicas.client.resume_flow_run(ask.run.id, run_input=approval_of(ask.approval_request))
     stack.wait_for_state(ask.run, "Attached")
     assert stack.is_attached(workspace)
 

@@ -15,7 +15,8 @@ from cli.deploy import PROJECT, deploy
 from tasks.runs import ONBOARDING
 from tests.support.busy_server import busy_server
 from tests.support.examples import run_example
-from tests.support.stack import REQUESTER, Stack, start_run
+from tests.support.requests import REQUESTER
+from tests.support.stack import Stack, start_run
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.e2e

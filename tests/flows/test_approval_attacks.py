@@ -15,7 +15,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelling, Pending, Running, Scheduled
 
 from tests.flows.outcomes import assert_not_attached, assert_waiting
-from tests.support.onboarding import REQUESTER, Onboardings, Run
+from tests.support.onboarding import Onboardings, Run
+from tests.support.requests import REQUESTER
 
 
 @pytest.fixture

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.states import Scheduled
 
-from cmek.onboarding.approval import ApprovalRequest
 from tests.support.born import NAME, asked_to_create, born, creates
-from tests.support.onboarding import APPROVER, Onboardings, Run
+from tests.support.onboarding import Onboardings, Run, signed
+from tests.support.requests import APPROVER
 from tests.support.signing import GRACE, Office
 
 MISNAMED: dict[str, dict[str, Any]] = {
@@ -73,13 +72,10 @@ def test_a_signed_approval_says_the_name(
     monkeypatch.setattr("tasks.reads.find_signers", office.finder)
     run = asked_to_create(bench)
     for changes in ({"workspace_name": "payments"}, {}):
-        approval_request = ApprovalRequest.model_validate(
-            run.form()["properties"]["plan_digest"]["approval_request"]
-        )
-        text = office.answer_text(approval_request, APPROVER, at=datetime.now(UTC), **changes)
-        statement = json.loads(text.partition("\n")[0])
+        fields = signed(office, run, APPROVER, **changes)
+        statement = json.loads(fields["signed_approvals"].partition("\n")[0])
         assert "workspace_id" not in statement
-        run.approve(signed_approvals=text, comment="fine")
+        run.approve(**fields)
         if changes:
             assert run.state == "Suspended"
             assert "signed for another workspace" in run.text()

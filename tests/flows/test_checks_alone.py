@@ -12,7 +12,8 @@ from prefect.client.schemas.objects import State
 from cmek.onboarding.request import OnboardingForm
 from flows.check import check_prerequisites_only
 from tests.support.command import exit_code
-from tests.support.onboarding import REQUESTER, Onboardings
+from tests.support.onboarding import Onboardings
+from tests.support.requests import REQUESTER
 
 BILLING_REMEDY = "gcloud billing projects link"
 

@@ -17,7 +17,8 @@ from cmek.tags import CREATE_SENT_PREFIX
 from flows.check import check_prerequisites_only
 from tests.support.born import asked_to_create, born, creates, start_to_create
 from tests.support.discovering import Discoveries
-from tests.support.onboarding import REQUESTER, Onboardings
+from tests.support.onboarding import Onboardings
+from tests.support.requests import REQUESTER
 from tests.support.revalidation import Revalidations
 
 

@@ -17,7 +17,8 @@ from blocks.anthropic_admin import AnthropicAdmin
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.approve import Steps
 from tests.support.command import exit_code
-from tests.support.onboarding import APPROVER, REQUESTER, Onboardings
+from tests.support.onboarding import Onboardings
+from tests.support.requests import APPROVER, REQUESTER
 
 
 def onboard(*arguments: str) -> int:

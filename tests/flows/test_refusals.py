@@ -15,7 +15,8 @@ from flows.onboard import NoDeploymentError, onboard_workspace
 from tests.flows.outcomes import assert_stopped
 from tests.support.kept import forget_made_keys
 from tests.support.kms import Level, Purpose
-from tests.support.onboarding import REQUESTER, Onboardings
+from tests.support.onboarding import Onboardings
+from tests.support.requests import REQUESTER
 
 RING = "projects/acme-kms-prod/locations/us-east5/keyRings/anthropic-cmek"
 

@@ -16,11 +16,11 @@ from blocks.anthropic_admin import AnthropicAdmin
 from cli.export import write_approvals
 from cmek.evidence.record import Chain, Event, loads
 from cmek.evidence.report import record_in
-from cmek.onboarding.approval import ApprovalRequest
 from cmek.records import records_of
 from tests.flows.outcomes import assert_not_attached, assert_stopped, assert_waiting
 from tests.support.kept import record_files
-from tests.support.onboarding import APPROVER, Onboardings, Run
+from tests.support.onboarding import Onboardings, Run, signed
+from tests.support.requests import APPROVER
 from tests.support.signing import GRACE, KATHERINE, Office
 
 
@@ -38,16 +38,6 @@ def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
 @pytest.fixture
 def run(office: Office, bench: Onboardings) -> Run:
     return bench.asked()
-
-
-def ask_of(run: Run) -> ApprovalRequest:
-    carried = run.form()["properties"]["plan_digest"]["approval_request"]
-    return ApprovalRequest.model_validate(carried)
-
-
-def signed(office: Office, run: Run, *approvers: str, **changes: object) -> dict[str, str]:
-    text = office.answer_text(ask_of(run), *approvers, at=datetime.now(UTC), **changes)
-    return {"signed_approvals": text, "comment": "fine"}
 
 
 def test_a_signed_approval_attaches_and_names_its_signer(

@@ -17,7 +17,8 @@ from cli.approve import ResponseInput
 from cli.terminal import new_console
 from cmek.onboarding.plan import Plan
 from tests.support.command import exit_code
-from tests.support.onboarding import APPROVER, Onboardings, Run
+from tests.support.onboarding import Onboardings, Run
+from tests.support.requests import APPROVER
 from tests.support.signing import GRACE, KATHERINE, Office
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
 from blocks.anthropic_admin import AnthropicAdmin
-from cmek.onboarding.approval import ApprovalRequest
 from gateway.settings import GatewaySettings
 from tests.flows.outcomes import assert_not_attached, assert_stopped
 from tests.support.gateway import serving_gateway
-from tests.support.onboarding import APPROVER, Onboardings, Run
+from tests.support.onboarding import Onboardings, signed
+from tests.support.requests import APPROVER
 from tests.support.signing import GRACE, KATHERINE, Office
 
 
@@ -54,20 +53,12 @@ def gateway(bench: Onboardings, own_office: Office, tmp_path: Path) -> Iterator[
     direct.save("anthropic-admin", overwrite=True)
 
 
-def signed(office: Office, run: Run, *approvers: str) -> dict[str, str]:
-    """A response that these approvers have signed."""
-    carried = run.form()["properties"]["plan_digest"]["approval_request"]
-    request = ApprovalRequest.model_validate(carried)
-    text = office.answer_text(request, *approvers, at=datetime.now(UTC))
-    return {"signed_approvals": text, "comment": "fine"}
-
-
 def test_a_signed_approval_attaches_through_the_gateway(
     gateway: str, office: Office, bench: Onboardings
 ) -> None:
     run = bench.asked()
     assert "signed_approvals" in run.form()["properties"]
-    digest = run.form()["properties"]["plan_digest"]["approval_request"]["digest"]
+    digest = run.approval_request.digest
     run.approve(**signed(office, run, APPROVER))
     assert run.state == "Attached", run.message
     assert [one["effect"] for one in bench.attaches()] == [True]

@@ -14,7 +14,8 @@ from cmek.tags import WAITING_TAG
 from flows.onboard import onboard_workspace
 from tests.support.command import exit_code
 from tests.support.execution import deploy
-from tests.support.onboarding import APPROVER, REQUESTER, Onboardings
+from tests.support.onboarding import Onboardings
+from tests.support.requests import APPROVER, REQUESTER
 
 
 @pytest.fixture

@@ -39,7 +39,8 @@ from cli.approvals import PendingApproval
 from cli.local.processes import poll
 from cmek.signatures.statement import SignedApproval, statement_for
 from tests.support.payload import PLACE
-from tests.support.production import APPROVER, PROJECT, Follower, blocks, environment_of, machine
+from tests.support.production import PROJECT, Follower, blocks, environment_of, machine
+from tests.support.requests import APPROVER
 
 API: Final = "http://127.0.0.1:4200/api"
 GATEWAY: Final = "http://127.0.0.1:4300"

@@ -13,7 +13,8 @@ from typing import Final, Literal
 from cmek.anthropic_identity import ROLES
 from sandbox.identities import PROJECT_ID
 from tests.support.driver import Driver
-from tests.support.runs import DrivenRun, Killed, approval_of
+from tests.support.requests import approval_of
+from tests.support.runs import DrivenRun, Killed
 from tests.support.scene import Scene
 
 When = Literal["before", "after"]

@@ -33,11 +33,11 @@ from sandbox.world import Entry
 from tests.support.crashes import never
 from tests.support.determinism import computed_once, deterministic
 from tests.support.driver import Driver, Hook, driving
-from tests.support.runs import DrivenRun, Killed, approval_of
+from tests.support.requests import REQUESTER, approval_of
+from tests.support.runs import DrivenRun, Killed
 from tests.support.scene import EVENTS, HARMFUL, Scene, Sight
 from tests.support.signing import GRACE, KATHERINE, Office
 
-REQUESTER = "ada@example.com"
 EVE = "eve@example.com"
 MAX_RUNS = 3
 TAMPERED: dict[str, dict[str, Any]] = {

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -24,18 +25,17 @@ from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.client import every
+from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.policy import DEFAULT_POLICY
 from cmek.onboarding.request import OnboardingForm
 from flows.onboard import onboard_workspace
 from sandbox.server import Sandbox
 from tests.support.execution import deploy, execute
 from tests.support.kms import Kms, grpc_client, rest_client
-from tests.support.requests import LENIENT, form_json
+from tests.support.requests import LENIENT, REQUESTER, approval_of, form_json
 from tests.support.sandbox import SandboxControl, running
+from tests.support.signing import Office
 from tests.support.waiting import wait_until
-
-APPROVER = "grace@example.com"
-REQUESTER = "ada@example.com"
 
 
 @dataclass
@@ -91,6 +91,12 @@ class Run:
         """The JSON schema of the question that it waits with."""
         return json.loads(self._input("schema"))  # type: ignore[no-any-return]
 
+    @property
+    def approval_request(self) -> ApprovalRequest:
+        """What that form carries."""
+        carried = self.form()["properties"]["plan_digest"]["approval_request"]
+        return ApprovalRequest.model_validate(carried)
+
     def text(self) -> str:
         """The text of the question."""
         return str(json.loads(self._input("description")))
@@ -104,19 +110,10 @@ class Run:
 
     def full_answer(self, **changes: Any) -> dict[str, Any]:
         """An approval that fits the form, with changes; None leaves a field out."""
-        properties = self.form()["properties"]
         request = self.parameters["request"]
-        workspace = request["workspace"]
-        fields = {
-            "decision": "approve",
-            "workspace_name" if request.get("new_workspace") else "workspace_id": workspace,
-            "approver": APPROVER,
-            "comment": "approved in a test",
-            "plan_digest": properties["plan_digest"]["approval_request"]["digest"],
-        }
-        if "acknowledge_warnings" in properties:
-            fields["acknowledge_warnings"] = True
-        return {name: value for name, value in (fields | changes).items() if value is not None}
+        typed = "workspace_name" if request.get("new_workspace") else "workspace_id"
+        fields = {typed: request["workspace"]} | changes
+        return approval_of(self.approval_request, **fields)
 
     def force(self, state: State[Any]) -> OrchestrationResult[Any]:
         """Set a state past Prefect's rules, as every client with access to its API can."""
@@ -210,6 +207,12 @@ class Onboardings:
                 artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
             )
         )
+
+
+def signed(office: Office, run: Run, *approvers: str, **changes: Any) -> dict[str, str]:
+    """What of a response these approvers have signed."""
+    text = office.answer_text(run.approval_request, *approvers, at=datetime.now(UTC), **changes)
+    return {"signed_approvals": text, "comment": "fine"}
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from cli.local import postgres
 from cli.local.processes import Child, poll, start, stop
 from cli.local.sandbox import SandboxAddress, start_sandbox, wait_for_sandbox
 from tests.support.examples import DOCS, prelude
+from tests.support.requests import APPROVER
 from tests.support.signals import SECRET, webhook
 from tests.support.waiting import wait_until
 
@@ -45,7 +46,6 @@ READY: Final = {
     "cmek-listen": "http://127.0.0.1:8786/healthz",
 }
 OPERATOR_SHELL: Final = "set -a; [ ! -e ~/.config/cmek.env ] || . ~/.config/cmek.env; set +a\n"
-APPROVER: Final = "grace@example.com"
 RUNS: Final = "client.read_flow_runs(limit=200)"
 
 

@@ -1,4 +1,4 @@
-"""Onboarding requests for tests: who, what and settings in one go, under a policy that allows all.
+"""Onboarding requests for tests, under a policy that allows all, and their complete approval.
 
 A test names the fields that it cares about, flat; where each of them goes is said here only.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.policy import RECOMMENDED, SETTINGS, PolicyModel
 from cmek.onboarding.request import OnboardingForm, OnboardingRequest, resolve
 
+APPROVER: Final = "grace@example.com"
+REQUESTER: Final = "ada@example.com"
 LENIENT: Final = PolicyModel(may_override=SETTINGS)
 """What the guide recommends, and a request may override everything."""
 
@@ -41,3 +44,18 @@ def form_of(request: OnboardingRequest) -> OnboardingForm:
     usual = RECOMMENDED.model_dump(mode="json")
     overrides = {name: value for name, value in settings.items() if value != usual[name]}
     return request.form.model_copy(update={"overrides": overrides})
+
+
+def approval_of(approval_request: ApprovalRequest, **changes: Any) -> dict[str, Any]:
+    """The approval that the form asks for, with changes; a change to None leaves the field out."""
+    plan = approval_request.plan
+    fields: dict[str, Any] = {
+        "decision": "approve",
+        "workspace_id": plan.workspace_id,
+        "workspace_name": None if plan.workspace_id else plan.workspace_name,
+        "approver": APPROVER,
+        "comment": "fine",
+        "plan_digest": approval_request.digest,
+        "acknowledge_warnings": True if plan.to_acknowledge else None,
+    }
+    return {name: value for name, value in (fields | changes).items() if value is not None}

@@ -29,17 +29,6 @@ class _Record(BaseModel):
     text: str
 
 
-def approval_of(approval_request: ApprovalRequest, **typed: str | None) -> dict[str, Any]:
-    """An honest response that approves; `typed` is the workspace's id or name."""
-    response: dict[str, Any] = {
-        "decision": "approve",
-        "approver": "grace@example.com",
-        "comment": "fine",
-        "plan_digest": approval_request.digest,
-    } | {name: value for name, value in typed.items() if value is not None}
-    return response | ({"acknowledge_warnings": True} if approval_request.plan.warnings else {})
-
-
 @dataclass(kw_only=True)
 class AnyRun:
     """What a Prefect server and the result storage keep of a run of any flow."""

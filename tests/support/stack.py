@@ -25,11 +25,10 @@ from cli.local import stack as local_stack
 from cli.local import stack as prefect_server
 from tasks.discovery import start_onboarding
 from tests.support.postgres import cluster
+from tests.support.requests import REQUESTER, approval_of
 from tests.support.sandbox import SandboxControl, admin_call
 from tests.support.waiting import wait_until
 
-APPROVER = "grace@example.com"
-REQUESTER = "ada@example.com"
 PREFECT_FILE = PROJECT / "prefect.yaml"
 
 
@@ -116,7 +115,8 @@ class Stack:
 
     def answer(self, ask: approvals.PendingApproval, **fields: Any) -> OrchestrationResult[Any]:
         """Resume with a complete approval, changed by `fields`; None leaves a field out."""
-        return self.client.resume_flow_run(ask.run.id, run_input=full_answer(ask, **fields))
+        approval = approval_of(ask.approval_request, **fields)
+        return self.client.resume_flow_run(ask.run.id, run_input=approval)
 
     def deploy(self) -> None:
         """Make the deployments as they were at the start, after a test has changed them."""
@@ -155,20 +155,6 @@ def wait_for_state(client: SyncPrefectClient, run_id: UUID, *names: str, seconds
         assert state is None or not state.is_final(), told
         assert time.monotonic() < deadline, told
         time.sleep(0.3)
-
-
-def full_answer(ask: approvals.PendingApproval, **changes: Any) -> dict[str, Any]:
-    """The approval that the form asks for, with changes; a change to None leaves the field out."""
-    fields: dict[str, Any] = {
-        "decision": "approve",
-        "workspace_id": ask.workspace,
-        "approver": APPROVER,
-        "comment": "approved in a test",
-        "plan_digest": ask.plan_digest,
-    }
-    if ask.has_warnings:
-        fields["acknowledge_warnings"] = True
-    return {name: value for name, value in (fields | changes).items() if value is not None}
 
 
 @contextmanager
