@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import pytest
 from cmek.anthropic_identity import MEMBER, ROLES
 from sandbox.world import GoogleState
 from tests.support.discovery import discovery
-from tests.support.gcloud import gcloud_environment
+from tests.support.gcloud import gcloud_environment, needs_gcloud
 from tests.support.kms import LOCATION, Kms, State
 
 RECORDED = Path(__file__).parent / "gcloud_requests.json"
@@ -38,10 +37,6 @@ LABEL = f"gcloud kms keys update claude-prod {IN_RING} --update-labels=anthropic
 LIST = f"gcloud kms keys versions list --key=claude-prod {IN_RING} --format=value(state)"
 VERSION = f"--key=claude-prod {IN_RING}"
 PROJECT = "--project=acme-kms-prod"
-needs_gcloud = pytest.mark.skipif(
-    shutil.which("gcloud") is None,
-    reason="gcloud is not installed; its recorded requests are replayed in this file",
-)
 
 
 class Gcloud:
