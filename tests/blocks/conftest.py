@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import stamina
 
-from tests.support.clients import Rig
+from tests.support.clients import Rig, no_waiting
 
-
-@pytest.fixture(autouse=True)
-def no_waiting() -> Iterator[None]:
-    """Retries keep their number and lose their waits."""
-    with stamina.set_testing(True, attempts=4, cap=True):
-        yield
+__all__ = ["no_waiting"]
 
 
 @pytest.fixture

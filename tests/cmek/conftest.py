@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import stamina
 
 from sandbox.server import Sandbox
-from tests.support.clients import Rig
+from tests.support.clients import Rig, no_waiting
 from tests.support.sandbox import running
 from tests.support.staging import Stage
+
+__all__ = ["no_waiting"]
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,6 @@ def stage(sandbox: Sandbox) -> Stage:
     stage = Stage(sandbox.world)
     stage.reset()
     return stage
-
-
-@pytest.fixture(autouse=True)
-def no_waiting() -> Iterator[None]:
-    """Retries keep their number and lose their waits."""
-    with stamina.set_testing(True, attempts=6, cap=True):
-        yield
 
 
 @pytest.fixture

@@ -6,16 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import stamina
 
+from tests.support.clients import no_waiting
 from tests.support.gateway import Gateways, gateways
 
-
-@pytest.fixture(autouse=True)
-def no_waiting() -> Iterator[None]:
-    """Retries keep their number and lose their waits."""
-    with stamina.set_testing(True, attempts=6, cap=True):
-        yield
+__all__ = ["no_waiting"]
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+import stamina
 from pydantic import SecretStr
 
 from cmek.anthropic.auth import AdminKey, Credential
@@ -18,6 +20,13 @@ from sandbox.server import Sandbox
 from tests.support.sandbox import SandboxControl
 
 SOFTWARE = KeySpec(protection_level="SOFTWARE")
+
+
+@pytest.fixture(autouse=True)
+def no_waiting() -> Iterator[None]:
+    """Retries keep their number and lose their waits, in each folder whose conftest names this."""
+    with stamina.set_testing(True, attempts=6, cap=True):
+        yield
 
 
 @dataclass(slots=True)
