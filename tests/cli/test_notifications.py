@@ -88,20 +88,6 @@ def forge(client: SyncPrefectClient, state: str, run_id: object, **payload: obje
     client.request("POST", "/events", json=[event])
 
 
-def test_a_reminder_is_taken_away_by_zero_hours(stack: Stack) -> None:
-    """It may have been installed before; the others stay."""
-    name = "cmek: approval waits too long"
-    with webhook_sink() as sink:
-        blocks = [webhook_block(stack, sink)]
-        install(stack.client, blocks)
-        assert install(stack.client, blocks, within={"approval-waits": 0})[name] == "removed"
-        left = {one.name for one in stack.client.read_automations()}
-        assert name not in left
-        assert "cmek: approval requested" in left
-        assert name not in install(stack.client, blocks, within={"approval-waits": 0})
-        assert install(stack.client, blocks)[name] == "installed"
-
-
 @pytest.mark.prove
 def test_a_request_and_its_end_are_told_with_address_and_command(stack: Stack) -> None:
     """And a forged event can't put anything into a message but a run that the server has."""

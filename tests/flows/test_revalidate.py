@@ -555,7 +555,6 @@ def test_a_key_without_a_workspace_is_shown_as_one(
     assert row["workspaces"] == []
 
 
-@pytest.mark.server
 def test_only_a_full_check_counts_as_the_one_that_must_come_each_day(
     fleet: Fleet, revalidations: Revalidations
 ) -> None:

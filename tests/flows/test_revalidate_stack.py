@@ -171,6 +171,20 @@ def test_a_killed_worker_loses_nothing_once_the_run_is_retried(
     assert {levels[key] for key in keys} == {"at_risk"}
 
 
+def test_a_reminder_is_taken_away_by_zero_hours(stack: Stack) -> None:
+    """It may have been installed before; the others stay."""
+    name = "cmek: approval waits too long"
+    with webhook_sink() as sink:
+        blocks = [webhook_block(stack, sink)]
+        install(stack.client, blocks)
+        assert install(stack.client, blocks, within={"approval-waits": 0})[name] == "removed"
+        left = {one.name for one in stack.client.read_automations()}
+        assert name not in left
+        assert "cmek: approval requested" in left
+        assert name not in install(stack.client, blocks, within={"approval-waits": 0})
+        assert install(stack.client, blocks)[name] == "installed"
+
+
 @pytest.mark.prove
 def test_notification_blocks_get_every_alert(stack: Stack, daily: Revalidations) -> None:
     """Broken, recovered, an approval that waits, a revalidation that did not run."""

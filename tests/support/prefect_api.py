@@ -472,12 +472,14 @@ def _take_events(api: MemoryPrefect, body: Any) -> None:
 @_route("POST", "/events/filter")
 def _filter_events(api: MemoryPrefect, body: Json) -> Json:
     wanted = body["filter"]
-    ids, names = wanted["resource"]["id"], (wanted.get("event") or {}).get("name")
+    resource, names = wanted["resource"], (wanted.get("event") or {}).get("name")
+    # as the server's own: an id is the label of that name
+    labels = {"prefect.resource.id": resource["id"]} if "id" in resource else resource["labels"]
     since = (wanted.get("occurred") or {}).get("since") or _EVER
     found = [
         one
         for one in api.events.values()
-        if one["resource"]["prefect.resource.id"] in ids
+        if all(one["resource"].get(name) in values for name, values in labels.items())
         and one["event"] in (names or [one["event"]])
         and time_of(one["occurred"]) >= time_of(since)
     ]
