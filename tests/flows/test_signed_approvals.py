@@ -136,12 +136,18 @@ def test_a_signature_of_an_earlier_ask_is_refused_when_the_facts_flip_back(
 ) -> None:
     """A→B→A: the digest is the same again, the nonce is not."""
     workspace = bench.sandbox.world.admin.workspaces[bench.fresh]
+    name = workspace.name
+    digest = ask_of(run).digest
     old = signed(office, run, APPROVER)
-    workspace.name = "renamed"
+    for now in ("renamed", name):
+        workspace.name = now
+        run.approve(**old)
+        assert_waiting(run)
+    assert ask_of(run).digest == digest
     run.approve(**old)
-    assert run.state == "Suspended"
-    run.approve(**signed(office, run, APPROVER))  # of B, while the facts are B: would attach
-    assert run.state == "Attached"
+    assert_waiting(run, "its nonce is not")
+    run.approve(**signed(office, run, APPROVER))
+    assert run.state == "Attached", run.message
 
 
 @pytest.mark.parametrize(
