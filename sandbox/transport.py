@@ -82,14 +82,15 @@ def _steps(world: World, call: ServedCall, run: Callable[[], None]) -> Iterator[
         with world.lock:
             fault = world.faults.take(call.name, when, call.resource)
         if fault is not None:
-            if fault.kind != "late":
-                yield fault.seconds
+            if fault.kind == "release":
+                world.faults.release()
+            yield fault.seconds
             if fault.kind == "incomplete":
                 for name in fault.without:
                     call.body.pop(name, None)
                 yield call.latency()
                 run()
-            if fault.kind != "delay":
+            if fault.kind not in {"delay", "release"}:
                 call.fault = fault
                 return
         if when == "before":
@@ -127,7 +128,7 @@ async def answer(world: World, request: Request, call: ServedCall) -> Response:
             await asyncio.sleep(seconds)
     if call.fault is not None:
         if call.fault.kind == "late":
-            asyncio.get_running_loop().call_later(call.fault.seconds, run)
+            world.faults.late.append(run)
         return _struck(call.fault, entry, call, body)
     entry.status = "OK" if status == 200 else str(status)
     entry.response = body

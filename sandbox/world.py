@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -113,9 +114,10 @@ class Fault(BaseModel):
     (HTTP JSON) or `details` (Google error details as JSON with `@type`); `delay` waits `seconds`
     and goes on; `reset` breaks the connection in the middle of the answer (gRPC: UNAVAILABLE);
     `truncate` sends half of the JSON with status 200; `html` answers as a proxy would; `late`
-    (HTTP, before) breaks the connection now, and the call takes effect `seconds` later;
-    `incomplete` (`workspaces.create`, before) makes the workspace without the fields `without` and
-    answers 503 `workspace_created_incomplete` with its id.
+    (HTTP, before) breaks the connection now, and the call takes effect when a `release` strikes,
+    which goes on, and waits for a call at which something is late; `incomplete`
+    (`workspaces.create`, before) makes the workspace without the fields `without` and answers 503
+    `workspace_created_incomplete` with its id.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -125,7 +127,9 @@ class Fault(BaseModel):
     )
     resource: str = Field(default="*", description="fnmatch pattern over the log's resource")
     when: Literal["before", "after"] = "before"
-    kind: Literal["error", "delay", "reset", "truncate", "html", "late", "incomplete"] = "error"
+    kind: Literal[
+        "error", "delay", "reset", "truncate", "html", "late", "release", "incomplete"
+    ] = "error"
     status: int | str = 503
     message: str = "injected fault"
     error_code: str | None = Field(default=None, description="of the Admin API's typed errors")
@@ -145,14 +149,23 @@ class Faults:
 
     def __init__(self) -> None:
         self.script: list[Fault] = []
+        self.late: list[Callable[[], None]] = []
+        """What has not taken effect yet."""
 
     def add(self, fault: Fault) -> None:
         """Append a line."""
         self.script.append(fault)
 
     def clear(self) -> None:
-        """Forget the script."""
+        """Forget the script, and what is late."""
         self.script.clear()
+        self.late.clear()
+
+    def release(self) -> None:
+        """Let everything that is late take effect."""
+        late, self.late = self.late, []
+        for effect in late:
+            effect()
 
     def take(self, call: str, when: Literal["before", "after"], resource: str = "") -> Fault | None:
         """The fault that strikes this call now, used up by one."""
@@ -160,6 +173,8 @@ class Faults:
             if fault.when != when or not fnmatchcase(call, fault.call):
                 continue
             if not fnmatchcase(resource, fault.resource):
+                continue
+            if fault.kind == "release" and not self.late:
                 continue
             if fault.skip:
                 fault.skip -= 1

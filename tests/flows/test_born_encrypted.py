@@ -17,10 +17,6 @@ from tests.flows.outcomes import assert_stopped
 from tests.support.born import NAME, asked_to_create, born, creates, start_to_create
 from tests.support.command import exit_code
 from tests.support.onboarding import Onboardings, Run
-from tests.support.waiting import wait_until
-
-LATE = 15.0
-"""Seconds after which a late create takes effect: time for three executions before it."""
 
 
 def test_a_new_workspace_is_born_with_its_key(bench: Onboardings) -> None:
@@ -142,7 +138,7 @@ def test_a_create_that_takes_effect_late_is_never_doubled(
     """While its outcome is open neither a retry nor another run creates; then it is found."""
     monkeypatch.setattr("tasks.attachment.SEARCH_AFTER_SECONDS", (0.0,))
     run = asked_to_create(bench, "late")
-    bench.control.fault("workspaces.create", kind="late", seconds=LATE)
+    bench.control.fault("workspaces.create", kind="late")
     run.approve()
     assert run.state == "Failed"
     assert "it may still appear" in run.message
@@ -153,7 +149,8 @@ def test_a_create_that_takes_effect_late_is_never_doubled(
     assert other.state == "Failed"
     assert str(run.id) in other.message
     assert len(creates(bench)) == 1
-    wait_until(lambda: born(bench, "late"), "the late create", seconds=2 * LATE)
+    assert born(bench, "late") == []
+    bench.control.fault("workspaces.list", kind="release")
     run.force(Scheduled(name="AwaitingRetry"))
     run.execute()
     assert run.state == "Already attached", run.message
