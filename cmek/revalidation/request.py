@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -170,19 +171,26 @@ BURST_SECONDS: Final = 1.0
 class RateLimiter:
     """Spaces reads evenly; one for each event loop."""
 
-    def __init__(self, reads_per_minute: int) -> None:
+    def __init__(
+        self,
+        reads_per_minute: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._interval = 60.0 / reads_per_minute
+        self._clock, self._sleep = clock, sleep
         self._next: dict[str, float] = defaultdict(float)
 
     async def acquire(self, where: str) -> None:
         """Wait for a turn in `where` (a location's name)."""
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         at = max(self._next[where], now - BURST_SECONDS)
         self._next[where] = at + self._interval
         if at > now:
-            await asyncio.sleep(at - now)
+            await self._sleep(at - now)
 
     def pause(self, where: str, seconds: float) -> None:
         """Give no turn in `where` for some seconds, as the service requested."""
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         self._next[where] = max(self._next[where], now + seconds)

@@ -484,19 +484,19 @@ def test_keys_are_grouped_by_ring_and_nobody_is_always_last(
 
 def test_reads_are_paced_in_each_location_by_itself() -> None:
     """Sixty turns at twenty a second: one second's worth at once, the rest in two."""
+    waits: list[float] = []
 
-    async def turns() -> tuple[float, float]:
-        loop = asyncio.get_running_loop()
-        pacer = RateLimiter(reads_per_minute=1200)
-        started = loop.time()
-        await asyncio.gather(*(pacer.acquire("here") for _ in range(60)))
-        here = loop.time() - started
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    async def turns() -> None:
+        pacer = RateLimiter(reads_per_minute=1200, clock=lambda: 100.0, sleep=sleep)
+        for _ in range(60):
+            await pacer.acquire("here")
         await pacer.acquire("there")
-        return here, loop.time() - started - here
 
-    here, there = asyncio.run(turns())
-    assert 1.9 < here < 2.6
-    assert there < 0.2
+    asyncio.run(turns())
+    assert waits == pytest.approx([n / 20 for n in range(1, 40)])
 
 
 def test_time_left_is_short_and_never_overstated() -> None:
