@@ -69,6 +69,8 @@ class Listener:
     post: Post
     read_keys: ReadKeys
     merge_seconds: float = MERGE_SECONDS
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     _deliveries: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict)
     _known: KnownKeys = field(default_factory=lambda: KnownKeys({}))
     _read_at: float = float("-inf")
@@ -113,7 +115,7 @@ class Listener:
             _log.warning("No watched key, so nothing is checked: %s", json.dumps(as_json(signal)))
             return
         about = keys[0] if len(keys) == 1 else str(signal.resource)
-        wait = self._merger.wait(about, time.monotonic())
+        wait = self._merger.wait(about, self.clock())
         if wait is None:
             _log.info("%s: merged with the check that is due", about)
         elif wait > 0:
@@ -129,16 +131,16 @@ class Listener:
 
     async def _keys_of(self, signal: Signal) -> tuple[str, ...]:
         found = self._known.about(signal)
-        if not found and time.monotonic() - self._read_at > KNOWN_SECONDS:
+        if not found and self.clock() - self._read_at > KNOWN_SECONDS:
             await self.know_keys()
-            self._read_at = time.monotonic()
+            self._read_at = self.clock()
             found = self._known.about(signal)
         return found
 
     async def _post_later(
         self, wait: float, about: str, keys: tuple[str, ...], signal: Signal
     ) -> None:
-        await asyncio.sleep(wait)
+        await self.sleep(wait)
         try:
             await self._post(about, keys, signal)
         except Exception:  # noqa: BLE001 - the sender has its answer; the quick check is left

@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cli.listen import SIGNAL, Listener, application, listen_command
+from cli.listen import MERGE_SECONDS, SIGNAL, Listener, application, listen_command
 from cmek.errors import CmekError
 from cmek.evidence.report import signals_filter
 from cmek.revalidation.signals import (
@@ -51,6 +51,11 @@ class Desk:
     away: bool = False
     slow: asyncio.Event | None = None
     """Set when the server may answer."""
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when an event is at the slow server."""
+    waits: list[float] = field(default_factory=list)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when every wait is over."""
     third: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def post(self, event: dict[str, Any]) -> None:
@@ -58,10 +63,16 @@ class Desk:
         if self.away:
             raise httpx.ConnectError("refused")
         if self.slow is not None:
+            self.arrived.set()
             await self.slow.wait()
         self.events.append(event)
         if len(self.events) == 3:
             self.third.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the test says that the time is over."""
+        self.waits.append(seconds)
+        await self.over.wait()
 
     async def read_keys(self) -> KnownKeys:
         """As the last table has them."""
@@ -81,9 +92,9 @@ class Desk:
 
 @pytest.fixture
 async def desk(signer: Google) -> AsyncIterator[Desk]:
-    """With a merging window that a test can wait for."""
+    """With a clock that stands still."""
     desk = Desk(httpx.AsyncClient())
-    listener = Listener(desk.post, desk.read_keys, merge_seconds=0.2)
+    listener = Listener(desk.post, desk.read_keys, clock=lambda: 0.0, sleep=desk.sleep)
     pushes = PushVerifier(AUDIENCE, ACCOUNT, signer.certs_url)
     app = application(listener, secrets=webhook_secrets(SECRET), pushes=pushes)
     transport = httpx.ASGITransport(app)
@@ -142,6 +153,8 @@ async def test_a_flood_is_merged_per_key(desk: Desk) -> None:
         await desk.webhook("ekey_01One", sent=f"evt_{number}")
     await desk.webhook("ekey_01Two")
     assert desk.about == [["ekey_01One"], ["ekey_01Two"]]
+    assert desk.waits == [MERGE_SECONDS]
+    desk.over.set()
     async with asyncio.timeout(5):
         await desk.third.wait()
     assert desk.about == [["ekey_01One"], ["ekey_01Two"], ["ekey_01One"]]
@@ -154,13 +167,14 @@ async def test_a_repeated_delivery_is_one_event_and_swallows_no_other_signal(
     desk.slow = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         tries = [group.create_task(desk.webhook("ekey_01One", sent="evt_1")) for _ in range(3)]
-        await asyncio.sleep(0)
+        await desk.arrived.wait()
         desk.slow.set()
     assert [one.result().status_code for one in tries] == [204] * 3
     assert (await desk.webhook("ekey_01One", sent="evt_1")).status_code == 204
     body = push("UpdateCryptoKeyVersion", f"{KEYS['ekey_01One']}/cryptoKeyVersions/1")
     await desk.http.post("/pubsub", headers=signer.token(), content=body)
     await desk.webhook("ekey_01Two")
+    desk.over.set()
     async with asyncio.timeout(5):
         await desk.third.wait()
     assert sorted(one["payload"]["id"] for one in desk.events) == ["1", "evt_01", "evt_1"]

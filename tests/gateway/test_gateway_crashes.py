@@ -22,6 +22,7 @@ from gateway.policy import PolicyError
 from tests.support.fault_scripts import faults_of
 from tests.support.gateway import Gateways
 from tests.support.runs import Killed
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -230,8 +231,7 @@ async def test_a_cancelled_request_leaves_an_intent_that_is_settled(gate: Gatewa
     attempts = Attempts(gate, creates=False)
     gate.fault("workspaces.update", when="after", kind="delay", seconds=5)
     trying = asyncio.create_task(attempts.once(attempts.approvals()))
-    while not gate.sent():  # noqa: ASYNC110 - the log is another thread's
-        await asyncio.sleep(0.01)
+    await asyncio.to_thread(wait_until, gate.sent, "sent")
     trying.cancel()
     with pytest.raises(asyncio.CancelledError):
         await trying
