@@ -29,6 +29,7 @@ from sandbox.world import Entry, Fault, Service, World
 PROXY_PAGE = "<html><head><title>502 Bad Gateway</title></head><body>proxy</body></html>"
 # Parsing details by type name needs their descriptors, so the module must be loaded.
 _DETAILS: Final = error_details_pb2.DESCRIPTOR.name
+_HOLD_SECONDS: Final = 0.01
 # Several names share a code: the first one counts, except for the two that are more likely.
 _BY_HTTP: Final = {code: status for status, code in reversed(GOOGLE_HTTP.items())} | {
     409: "ABORTED",
@@ -75,7 +76,9 @@ def _begin(
         )
 
 
-def _steps(world: World, call: ServedCall, run: Callable[[], None]) -> Iterator[float]:
+def _steps(
+    world: World, call: ServedCall, entry: Entry, run: Callable[[], None]
+) -> Iterator[float]:
     """Yield each wait, in seconds; a fault that ends the call is left in `call.fault`."""
     moments: tuple[Literal["before", "after"], ...] = ("before", "after")
     for when in moments:
@@ -95,6 +98,8 @@ def _steps(world: World, call: ServedCall, run: Callable[[], None]) -> Iterator[
                 return
         if when == "before":
             yield call.latency()
+            while not world.may_go_on(entry):
+                yield _HOLD_SECONDS
             run()
 
 
@@ -123,7 +128,7 @@ async def answer(world: World, request: Request, call: ServedCall) -> Response:
                 request_id = call.headers.get("request-id", "req_unknown")
                 status, body = error.http_status, error.to_json(request_id)
 
-    for seconds in _steps(world, call, run):
+    for seconds in _steps(world, call, entry, run):
         if seconds > 0:
             await asyncio.sleep(seconds)
     if call.fault is not None:
@@ -271,7 +276,7 @@ def answer_grpc(world: World, context: grpc.ServicerContext, call: ServedCall) -
             world.signals.called(call, entry.response)
 
     try:
-        for seconds in _steps(world, call, run):
+        for seconds in _steps(world, call, entry, run):
             _wait(context, seconds)
         if call.fault is not None:
             raise _grpc_fault(call.fault)

@@ -264,5 +264,7 @@ class World:
         self.admin: AdminState
         self.signals: Signals
         self.google = GoogleState()
+        self.may_go_on: Callable[[Entry], bool] = lambda _: True
+        """Asked again and again before a call's handler runs; tests of this process hold it."""
         self.control_token = secrets.token_urlsafe(32)
         """What a caller of the control API must send: no other web page can know it."""
