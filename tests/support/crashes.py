@@ -95,7 +95,7 @@ def converge(driver: Driver, run: DrivenRun) -> DrivenRun:
 
 
 def survive(driver: Driver, point: Point) -> None:
-    """Kill a run at this point, go on, and check the end state.
+    """Kill a run at this point, retry it once, approve at most once more, and check the end state.
 
     Raises:
         AssertionError: It did not converge; says what is wrong.
@@ -111,8 +111,13 @@ def survive(driver: Driver, point: Point) -> None:
         answer(run)
         driver.execute(run, kill)
     assert run.state == "Crashed", f"{point}: {run.state} {run.message}"
+    attached = scene.look().attached
     run.retry()
-    converge(driver, run)
+    driver.execute(run, never)
+    assert run.state == ("Already attached" if attached else "Suspended"), f"{point}: {run.message}"
+    if not attached:
+        answer(run)
+        driver.execute(run, never)
     check_end(scene, run, str(point))
 
 
