@@ -71,14 +71,23 @@ def test_stopping_ends_the_whole_group(children: list[Child], tmp_path: Path) ->
 
 
 def test_a_child_that_ignores_term_is_killed_when_the_deadline_has_passed(
-    children: list[Child], tmp_path: Path
+    children: list[Child], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TERM first, KILL after the given seconds, and no later."""
     child = run(children, tmp_path, STUBBORN)
     wait_up(child)
+    wait, waits = child.process.wait, list[float | None]()
+
+    def recorded(timeout: float | None = None) -> int:
+        waits.append(timeout)
+        return wait(timeout)
+
+    monkeypatch.setattr(child.process, "wait", recorded)
     before = time.monotonic()
     processes.stop([child], seconds=0.3)
-    assert 0.3 <= time.monotonic() - before < 3
+    assert time.monotonic() - before >= 0.3
+    assert waits[0] is not None
+    assert waits[0] <= 0.3
     assert child.process.returncode == -signal.SIGKILL
 
 

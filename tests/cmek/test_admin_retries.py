@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import stamina
 from pydantic import SecretStr
+from stamina.instrumentation import get_on_retry_hooks, set_on_retry_hooks
 
 from cmek.anthropic.auth import AdminKey
 from cmek.anthropic.client import AdminApi
@@ -181,13 +182,21 @@ async def test_the_server_may_forbid_repeats(rig: Rig) -> None:
 
 
 async def test_a_wait_that_the_budget_allows_is_observed(rig: Rig) -> None:
-    """`retry-after` is the least that passes between two attempts."""
+    """`retry-after` is the least that passes between two attempts; half a second more at most."""
+    waits: list[float] = []
+    hooks = get_on_retry_hooks()
     rig.control.fault("organization.me", status=429, headers={"retry-after": "0.2"})
     started = time.monotonic()
-    async with rig.admin() as api:
-        with stamina.set_testing(False):
-            await api.organization.me()
-    assert 0.2 <= time.monotonic() - started < 5
+    set_on_retry_hooks([lambda details: waits.append(details.wait_for)])
+    try:
+        async with rig.admin() as api:
+            with stamina.set_testing(False):
+                await api.organization.me()
+    finally:
+        set_on_retry_hooks(hooks)
+    assert time.monotonic() - started >= 0.2
+    (wait,) = waits
+    assert 0.2 <= wait <= 0.7
     assert len(rig.calls()) == 2
 
 
