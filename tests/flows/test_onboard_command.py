@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import signal
-import threading
 from uuid import UUID, uuid4
 
 import pytest
@@ -89,19 +88,27 @@ def test_what_can_not_be_read_here_is_said_and_left_to_the_run(
 
 @pytest.mark.server
 def test_who_stops_following_is_told_that_the_run_goes_on(
-    bench: Onboardings, capsys: pytest.CaptureFixture[str]
+    bench: Onboardings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C ends the command and not the run; so does a run that takes too long."""
     assert onboard(bench.fresh, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     console = Console(file=io.StringIO(), width=200)
     steps = Steps(bench.client, UUID(facts["run_id"]), console)
+    show = Steps._show_ended
+
+    def interrupted(steps: Steps) -> str:
+        going = show(steps)
+        signal.raise_signal(signal.SIGINT)
+        return going
+
     # where the whole suite runs in a shell's background, the signal is ignored from the start
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        threading.Timer(1, signal.raise_signal, (signal.SIGINT,)).start()
-        with pytest.raises(typer.Exit) as ended:
-            steps.follow(seconds=120)
+        with monkeypatch.context() as patch:
+            patch.setattr(Steps, "_show_ended", interrupted)
+            with pytest.raises(typer.Exit) as ended:
+                steps.follow(seconds=120)
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended.value.exit_code == 130

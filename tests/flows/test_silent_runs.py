@@ -6,18 +6,20 @@ Pending is such a claim: a worker has taken it, and starts its process.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow
-from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Paused, Pending, Running, Scheduled, Suspended
 
+import tasks.runs
 from flows.watchdog import crash_stale_run
 from tests.support.onboarding import Onboardings
 
@@ -90,17 +92,35 @@ def test_a_run_that_does_not_claim_to_be_running_is_left_alone(
     assert bench.client.read_flow_run(run_id).state_name == state.name
 
 
+@pytest.fixture
+def behind_first_look(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Sets what happens as soon as the watchdog has looked for the first time."""
+    last_heartbeat = tasks.runs._last_heartbeat
+    monkeypatch.setattr(tasks.runs, "_POLL_SECONDS", 0.1)
+
+    def let(happen: Callable[[], object]) -> None:
+        async def looks(client: PrefectClient, run_id: UUID) -> UUID | None:
+            seen = await last_heartbeat(client, run_id)
+            monkeypatch.setattr(tasks.runs, "_last_heartbeat", last_heartbeat)
+            await asyncio.to_thread(happen)
+            return seen
+
+        monkeypatch.setattr(tasks.runs, "_last_heartbeat", looks)
+
+    return let
+
+
 def test_a_heartbeat_or_another_state_while_watched_is_a_sign_of_life(
-    bench: Onboardings,
+    bench: Onboardings, behind_first_look: Callable[[Callable[[], object]], None]
 ) -> None:
     """A run that was only late goes on, and so does one that begins to wait meanwhile."""
     beats, waits = (run_in(bench.client, Running()) for _ in range(2))
     starts = run_in(bench.client, Pending())
-    threading.Timer(1, heartbeat, (bench.client, beats)).start()
+    behind_first_look(partial(heartbeat, bench.client, beats))
     assert look(beats, 20) == ("Left alone", f"run {beats}: it gave a sign of life")
-    threading.Timer(1, begin_to_wait, (bench.client, waits)).start()
+    behind_first_look(partial(begin_to_wait, bench.client, waits))
     assert look(waits, 20) == ("Left alone", f"run {waits}: it is Suspended")
-    threading.Timer(1, bench.client.set_flow_run_state, (starts, Running(), True)).start()
+    behind_first_look(partial(bench.client.set_flow_run_state, starts, Running(), force=True))
     assert look(starts, 20) == ("Left alone", f"run {starts}: it gave a sign of life")
     assert bench.client.read_flow_run(beats).state_name == "Running"
 
