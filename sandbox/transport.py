@@ -132,7 +132,9 @@ async def answer(world: World, request: Request, call: ServedCall) -> Response:
         if seconds > 0:
             await asyncio.sleep(seconds)
     if call.fault is not None:
-        if call.fault.kind == "late":
+        if call.fault.kind == "late" and call.fault.seconds:
+            asyncio.get_running_loop().call_later(call.fault.seconds, run)
+        elif call.fault.kind == "late":
             world.faults.late.append(run)
         return _struck(call.fault, entry, call, body)
     entry.status = "OK" if status == 200 else str(status)

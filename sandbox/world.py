@@ -114,10 +114,10 @@ class Fault(BaseModel):
     (HTTP JSON) or `details` (Google error details as JSON with `@type`); `delay` waits `seconds`
     and goes on; `reset` breaks the connection in the middle of the answer (gRPC: UNAVAILABLE);
     `truncate` sends half of the JSON with status 200; `html` answers as a proxy would; `late`
-    (HTTP, before) breaks the connection now, and the call takes effect when a `release` strikes,
-    which goes on, and waits for a call at which something is late; `incomplete`
-    (`workspaces.create`, before) makes the workspace without the fields `without` and answers 503
-    `workspace_created_incomplete` with its id.
+    (HTTP, before) breaks the connection now, and the call takes effect `seconds` later, or without
+    them when a `release` strikes; `release` goes on, and waits for a call at which something is
+    late; `incomplete` (`workspaces.create`, before) makes the workspace without the fields
+    `without` and answers 503 `workspace_created_incomplete` with its id.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -137,13 +137,13 @@ def test_a_signature_of_an_earlier_ask_is_refused_when_the_facts_flip_back(
     """A→B→A: the digest is the same again, the nonce is not."""
     workspace = bench.sandbox.world.admin.workspaces[bench.fresh]
     name = workspace.name
-    digest = ask_of(run).digest
+    digest = run.approval_request.digest
     old = signed(office, run, APPROVER)
     for now in ("renamed", name):
         workspace.name = now
         run.approve(**old)
         assert_waiting(run)
-    assert ask_of(run).digest == digest
+    assert run.approval_request.digest == digest
     run.approve(**old)
     assert_waiting(run, "its nonce is not")
     run.approve(**signed(office, run, APPROVER))

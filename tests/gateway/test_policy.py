@@ -217,7 +217,7 @@ FIELDS = st.sampled_from(sorted({name for body in BODIES for name in body}))
 VALUES = st.sampled_from([value for body in BODIES for value in body.values()])
 CALLS = [
     (method, path + end)
-    for method in ("POST", "GET", "PUT")
+    for method in ("POST", "GET", "PUT", "PATCH", "DELETE")
     for path in (KEYS, WORKSPACES, f"{KEYS}/{EKEY}", f"{WORKSPACES}/{WRKSPC}")
     for end in ("", "/", "/validate")
 ]
