@@ -354,8 +354,7 @@ def install(
     """Install every file, notifying once for each block; what was done, by name.
 
     Without a block (`TYPE/NAME`) the files that only notify are left out. `within` has seconds to
-    wait, by file name, in place of the file's own; 0 takes away what is
-    installed.
+    wait, by file name, in place of the file's own; 0 takes its automation away.
 
     Raises:
         RunError: A block is missing, or is none that notifies, or a deployment is missing.
@@ -364,15 +363,15 @@ def install(
     outcome: dict[str, Change] = {}
     for path in automation_files():
         content = yaml.safe_load(automation_text(path))
-        known = client.read_automations_by_name(content["name"])
         seconds = (within or {}).get(path.name.removesuffix(".yaml"))
         actions = _actions(client, content["actions"], ids, seconds)
+        if not actions and seconds != 0:
+            continue
+        known = client.read_automations_by_name(content["name"])
         if seconds == 0:
             for one in known:
                 client.delete_automation(one.id)
                 outcome[content["name"]] = "removed"
-            continue
-        if not actions:
             continue
         # Prefect checks a proactive trigger's time before it converts numbers.
         wait = timedelta(seconds=seconds or content["trigger"]["within"])

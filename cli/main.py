@@ -200,9 +200,9 @@ def _refused_setting(error: Exception) -> str | None:
 
     Values are left out: a setting may be a login or a key.
     """
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
     if not isinstance(error, ValueError) or not any(
-        name.startswith("prefect.settings") for name in frames
+        name.startswith("prefect.settings") for name in modules
     ):
         return None
     where = (

@@ -87,7 +87,8 @@ def _steps(
         if fault is not None:
             if fault.kind == "release":
                 world.faults.release()
-            yield fault.seconds
+            if fault.kind != "late":
+                yield fault.seconds
             if fault.kind == "incomplete":
                 for name in fault.without:
                     call.body.pop(name, None)

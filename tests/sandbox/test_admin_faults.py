@@ -10,6 +10,7 @@ import pytest
 
 from sandbox.control import TOKEN_HEADER
 from tests.support.admin import Admin
+from tests.support.waiting import wait_until
 
 CREATE = "workspaces.create"
 
@@ -100,3 +101,16 @@ def test_a_late_call_takes_effect_after_its_connection_broke(admin: Admin) -> No
     admin.control.fault("workspaces.list", kind="release")
     admin.call("GET", "workspaces")
     assert "late" in {one.name for one in made.values()}
+
+
+def test_a_late_call_with_seconds_breaks_now_and_takes_effect_then(admin: Admin) -> None:
+    """The caller does not wait for what it will never hear of."""
+    admin.control.fault("workspaces.create", kind="late", seconds=3600)
+    with pytest.raises(httpx.RemoteProtocolError):
+        admin.call("POST", "workspaces", {"name": "next hour"})
+    admin.control.fault("workspaces.create", kind="late", seconds=0.05)
+    with pytest.raises(httpx.RemoteProtocolError):
+        admin.call("POST", "workspaces", {"name": "soon"})
+    made = admin.world.admin.workspaces
+    wait_until(lambda: "soon" in {one.name for one in made.values()}, "made")
+    assert "next hour" not in {one.name for one in made.values()}
