@@ -20,11 +20,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
 
 from cli.client import RunError
-from cli.main import COMMANDS, LazyCommand, command, main
+from cli.main import COMMANDS, LazyCommand, command
 from cli.onboard import build_form
 from cli.terminal import markdown, show_markdown, show_rows
 from cmek.onboarding.policy import SETTINGS
-from tests.support.command import CMEK, clean_environment, cmek, leaf_commands
+from tests.support.command import CMEK, clean_environment, cmek, exit_code, leaf_commands
 
 ALL = [name for summaries in COMMANDS.values() for name in summaries]
 OUTPUT_OF = {
@@ -155,9 +155,8 @@ def test_what_cannot_be_done_is_one_message_that_names_the_cause(
     if arguments[0] == "onboard":
         usual = ("--project", "acme-kms-prod", "--requested-by", "ada@example.com")
         arguments = [arguments[0], *usual, *arguments[1:]]
-    with temporary_settings({PREFECT_API_URL: url}), pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 1
+    with temporary_settings({PREFECT_API_URL: url}):
+        assert exit_code(*arguments) == 1
     assert message in " ".join(capsys.readouterr().err.split())
 
 
@@ -174,9 +173,7 @@ def test_wrong_usage_of_onboard_ends_with_two(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usual = ["--project", "acme-kms-prod", "--requested-by", "ada@example.com"]
-    with pytest.raises(SystemExit) as ended:
-        main(["onboard", *arguments, *usual])
-    assert ended.value.code == 2
+    assert exit_code("onboard", *arguments, *usual) == 2
     said = capsys.readouterr().err.replace("│", " ")
     assert message in " ".join(said.split())
 
@@ -370,10 +367,10 @@ def test_a_name_or_id_that_can_not_be_is_refused_by_every_command(
     }
     assert commands
     for name, parameters in commands.items():
-        with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(StringIO()) as error:
-            main([*name.split(), *with_one_wrong(parameters, label)])
+        with contextlib.redirect_stderr(StringIO()) as error:
+            code = exit_code(*name.split(), *with_one_wrong(parameters, label))
         # these two name every wrong field of their request at once
-        assert ended.value.code == (1 if name in {"onboard", "check"} else 2), name
+        assert code == (1 if name in {"onboard", "check"} else 2), name
         said = " ".join(re.sub("[\u2500-\u257f]", "", error.getvalue()).split())
         assert RULES[label] in said, name
         assert "U+00F6" in said, name

@@ -14,10 +14,9 @@ from blocks.onboarding_policy import OnboardingPolicy
 from cli.client import RunError
 from cli.deploy import PROJECT, deploy
 from cli.doctor import DoctorFinding, _approvals, _proxy, examine
-from cli.main import main
 from cmek.signatures import signers as signers_module
 from cmek.signatures.signers import REQUIRED_VARIABLE, SignersRefusedError, required_signatures
-from tests.support.command import clean_environment, cmek
+from tests.support.command import clean_environment, cmek, exit_code
 from tests.support.signing import GRACE, KATHERINE, Office
 from tests.support.stack import Stack
 
@@ -100,9 +99,8 @@ def test_a_worker_that_must_have_signatures_and_has_no_approvers_fails(
         signers_module.find_signers, "__defaults__", (tmp_path / "cmek", signers_module.facts_of)
     )
     monkeypatch.setenv(REQUIRED_VARIABLE, "1")
-    with temporary_settings({PREFECT_API_URL: None}), pytest.raises(SystemExit) as ended:
-        main(["doctor", "--json"])
-    assert ended.value.code == 1
+    with temporary_settings({PREFECT_API_URL: None}):
+        assert exit_code("doctor", "--json") == 1
     (approvals, _) = json.loads(capsys.readouterr().out)
     assert (approvals["check"], approvals["status"]) == ("approvals", "fail")
     assert "1 signatures are required" in approvals["found"]

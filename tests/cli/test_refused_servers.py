@@ -22,9 +22,8 @@ from prefect_gcp import GcpCredentials
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from blocks.onboarding_policy import OnboardingPolicy
-from cli.main import main
 from cmek.onboarding.policy import DEFAULT_POLICY
-from tests.support.command import clean_environment, cmek, leaf_commands
+from tests.support.command import clean_environment, cmek, exit_code, leaf_commands
 from tests.support.web_server import QuietHandler, serving
 
 WORKSPACE = "wrkspc_01PaymentsProd1111111111"
@@ -71,8 +70,7 @@ def test_every_command_either_talks_to_the_server_or_needs_none() -> None:
 
 def error_of(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line that the command ends with; it names no other site's page."""
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
+    code = exit_code(*arguments)
     output = capsys.readouterr()
     if arguments[0] == "doctor":  # its error is one finding of several
         _, head, below = output.out.partition("fail server")
@@ -82,7 +80,7 @@ def error_of(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> st
         assert len(said.strip().splitlines()) == 1, said
         assert output.out == ""
         assert said.startswith("error: ")
-    assert ended.value.code == 1
+    assert code == 1
     assert not [one for one in FOREIGN_PAGES if one in said]
     return said
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from blocks.onboarding_policy import OnboardingPolicy
-from cli.main import main
 from cmek.onboarding.policy import DEFAULT_POLICY
 from tests.flows.outcomes import assert_stopped
 from tests.support.command import exit_code
@@ -104,9 +103,7 @@ def test_a_command_reads_with_the_blocks_that_the_policy_names(
     try:
         named = {"of-the-policy": [], "of-the-option": ["--anthropic-block", "of-the-option"]}
         for name, option in named.items():
-            with pytest.raises(SystemExit) as ended:
-                main([*command, *option])
-            assert ended.value.code == 1
+            assert exit_code(*command, *option) == 1
             assert f"block anthropic-admin/{name} can't be used" in capsys.readouterr().err
     finally:
         save(DEFAULT_POLICY, **dict(LENIENT))
