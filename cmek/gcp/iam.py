@@ -26,6 +26,18 @@ POLICY_VERSION = 3
 _BASIC_ROLES: Final = frozenset(
     f"roles/{name}" for name in ("owner", "editor", "viewer", "admin", "writer", "reader")
 )
+DECRYPTING_ELSEWHERE: Final = frozenset(
+    {
+        "roles/cloudkmskacls.serviceAgent",
+        "roles/dlp.serviceAgent",
+        "roles/iam.dataScientist",
+        "roles/iam.devOps",
+    }
+)
+"""Roles that allow decrypting with every key below, and do not have Cloud KMS in their name.
+
+Source: https://docs.cloud.google.com/iam/docs/roles-permissions/cloudkms, `useToDecrypt`
+"""
 PUBLIC: Final = frozenset({"allUsers", "allAuthenticatedUsers"})
 _ACCOUNT, _, _DOMAIN = SERVICE_ACCOUNT.partition("@")
 _SIMILAR: Final = 0.9
@@ -119,7 +131,8 @@ def reaches_kms(role: str) -> bool:
 
     Source: https://docs.cloud.google.com/iam/docs/roles-overview (basic roles)
     """
-    return role.startswith("roles/cloudkms.") or role in _BASIC_ROLES or is_custom_role(role)
+    named = role.startswith("roles/cloudkms.") or role in _BASIC_ROLES | DECRYPTING_ELSEWHERE
+    return named or is_custom_role(role)
 
 
 def kind_of(member: str) -> MemberKind:

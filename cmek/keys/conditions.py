@@ -20,7 +20,7 @@ from google.iam.v1 import policy_pb2
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, SERVICE_ACCOUNT, VIEWER
 from cmek.gcp.gcloud import grant, import_version, new_primary, on_key, on_version, revoke
-from cmek.gcp.iam import Grant, PolicyView, describe, kind_of
+from cmek.gcp.iam import DECRYPTING_ELSEWHERE, Grant, PolicyView, describe, kind_of
 from cmek.gcp.resources import CUSTOMER_INITIATED, SYMMETRIC, CryptoKey, KeyVersion
 from cmek.names import KeyName, is_custom_role, is_us_single_region, organization_label
 
@@ -39,6 +39,7 @@ DECRYPTING_ROLES: Final = frozenset(
         "roles/cloudkms.cryptoKeyEncrypterDecrypterViaDelegation",
         "roles/cloudkms.cryptoKeyDecrypterViaDelegation",
         "roles/cloudkms.cryptoKeyEncrypterViaDelegation",
+        *DECRYPTING_ELSEWHERE,
     }
 )
 """Roles that allow cryptographic use of a key's material."""

@@ -99,6 +99,27 @@ async def test_whoever_may_decrypt_is_shown_also_by_a_role_that_nobody_read(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(
+    "role",
+    [
+        "roles/iam.devOps",
+        "roles/iam.dataScientist",
+        "roles/dlp.serviceAgent",
+        "roles/cloudkmskacls.serviceAgent",
+    ],
+)
+@pytest.mark.parametrize("resource", [f"projects/{KEY.project}", FOLDER, ORGANIZATION])
+async def test_a_role_of_another_service_that_decrypts_is_shown(
+    sandbox: Sandbox, stage: Stage, role: str, resource: str
+) -> None:
+    """Cloud KMS takes none of them on a key or a ring."""
+    stage.key()
+    stage.grant(resource, role, "user:eve@example.com")
+    report = await check(sandbox)
+    assert report.other_decrypters == (f"user:eve@example.com ({role} on {resource})",)
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("role", [*BASIC_ROLES, "projects/acme-kms-prod/roles/x"])
 @pytest.mark.parametrize("resource", [f"projects/{KEY.project}", FOLDER, ORGANIZATION])
 async def test_a_role_above_the_ring_that_may_reach_the_key_is_seen(
