@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -218,16 +219,24 @@ def respond(client: SyncPrefectClient, pending: PendingApproval, fields: Mapping
     """
     if why := dead_end(client, pending):
         raise ApprovalError(f"run {pending.run.name}: {why}; nothing was answered")
-    result = client.resume_flow_run(pending.run.id, run_input=dict(fields))
-    # The server responds with 200 also when it refuses, so its `status` is what counts.
-    if result.status is SetStateStatus.ACCEPT:
+    try:
+        result = client.resume_flow_run(pending.run.id, run_input=dict(fields))
+    except PrefectHTTPStatusError as error:
+        # answers of the same moment: the server keeps the first
+        if error.response.status_code != HTTPStatus.CONFLICT:
+            raise
+        status, reason = SetStateStatus.ABORT, "another answer came first"
+    else:
+        # The server responds with 200 also when it refuses, so its `status` is what counts.
+        status = result.status
+        reason = getattr(result.details, "reason", None) or "no reason given"
+    if status is SetStateStatus.ACCEPT:
         return
     # The client repeats a request whose reply was lost, and then reads that the run no longer
     # waits. Whether our own response was taken is seen from the stored one.
     stored = _stored(client, pending.run, pending.keyset["response"])
-    if result.status is SetStateStatus.ABORT and stored and _says(stored, fields):
+    if status is SetStateStatus.ABORT and stored and _says(stored, fields):
         return
-    reason = getattr(result.details, "reason", None) or "no reason given"
     raise ApprovalError(f"run {pending.run.name}: the server refused the answer: {reason}")
 
 
