@@ -432,6 +432,10 @@ def _block_id(client: SyncPrefectClient, block: str) -> str:
     return str(document.id)
 
 
+REMINDER: Final = "cmek: approval waits too long"
+"""The automation that `--approval-hours 0` leaves out."""
+
+
 def automation_files() -> list[Any]:
     """The automations that are installed, sorted by name."""
     found = [path for path in files(_FILES).iterdir() if path.name.endswith(".yaml")]

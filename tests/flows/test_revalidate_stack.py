@@ -15,7 +15,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Scheduled
 
 from cli.client import RunError
-from cli.deploy import PROJECT, deploy, find_deployments, install
+from cli.deploy import PROJECT, REMINDER, deploy, find_deployments, install
+from cli.doctor import check_automations
 from cli.local.stack import WORKER
 from cli.show import history, read_fleet
 from tests.support.killing import kill_worker
@@ -172,8 +173,8 @@ def test_a_killed_worker_loses_nothing_once_the_run_is_retried(
 
 
 def test_a_reminder_is_taken_away_by_zero_hours(stack: Stack) -> None:
-    """It may have been installed before; the others stay."""
-    name = "cmek: approval waits too long"
+    """It may have been installed before; the others stay, and `cmek doctor` misses nothing."""
+    name = REMINDER
     with webhook_sink() as sink:
         blocks = [webhook_block(stack, sink)]
         install(stack.client, blocks)
@@ -181,6 +182,10 @@ def test_a_reminder_is_taken_away_by_zero_hours(stack: Stack) -> None:
         left = {one.name for one in stack.client.read_automations()}
         assert name not in left
         assert "cmek: approval requested" in left
+        assert check_automations(stack.client).status == "pass"
+        (other,) = stack.client.read_automations_by_name("cmek: key broken")
+        stack.client.delete_automation(other.id)
+        assert check_automations(stack.client).status == "warn"
         assert name not in install(stack.client, blocks, within={"approval-waits": 0})
         assert install(stack.client, blocks)[name] == "installed"
 
