@@ -44,14 +44,15 @@ class FrozenModel(BaseModel):
 class FormModel(FrozenModel):
     """A flow's parameter: Prefect's form shows its fields in the order of their declaration."""
 
-    moved: ClassVar[Mapping[str, str]] = {}
-    """Fields of an earlier release, each with where its value goes now; never shown in the form."""
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """What plans, evidence and policies have as a field, each with where its value goes here; never
+    shown in the form."""
 
     @model_validator(mode="before")
     @classmethod
-    def _say_where_it_moved(cls, given: Any) -> Any:  # noqa: ANN401 - whatever was given
+    def _say_where_it_goes(cls, given: Any) -> Any:  # noqa: ANN401 - whatever was given
         if isinstance(given, Mapping):
-            found = [f"{name} {cls.moved[name]}" for name in given if name in cls.moved]
+            found = [f"{name} {cls.elsewhere[name]}" for name in given if name in cls.elsewhere]
             if found:
                 raise ValueError("; ".join(found))
         return given
@@ -60,7 +61,7 @@ class FormModel(FrozenModel):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Number the fields, by which the form sorts them; an old name is refused with its new one.
+        """Number the fields, by which the form sorts them; others are refused with where to go.
 
         Prefect's server refuses by the schema alone, before a run exists. What it says of
         `additionalProperties` beside patterns is a list of patterns, so names have a rule instead.
@@ -69,12 +70,12 @@ class FormModel(FrozenModel):
         resolved = handler.resolve_ref_schema(schema)
         for position, field in enumerate(resolved["properties"].values()):
             field["position"] = position
-        if cls.moved:
-            named = {f"^{name}$": {"enum": [where]} for name, where in cls.moved.items()}
+        if cls.elsewhere:
+            named = {f"^{name}$": {"enum": [where]} for name, where in cls.elsewhere.items()}
             resolved["patternProperties"] = named
             fields = list(resolved["properties"])
-            not_moved = {"not": {"enum": list(cls.moved)}}
-            resolved["propertyNames"] = {"if": not_moved, "then": {"enum": fields}}
+            other = {"not": {"enum": list(cls.elsewhere)}}
+            resolved["propertyNames"] = {"if": other, "then": {"enum": fields}}
             resolved.pop("additionalProperties", None)
         return schema
 

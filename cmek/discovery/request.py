@@ -35,11 +35,9 @@ class DiscoveryRequest(FormModel):
     """Find workspaces without a key and start their onboarding, up to the approval."""
 
     model_config = ConfigDict(extra="forbid", title="Discovery request")
-    moved: ClassVar[Mapping[str, str]] = {
-        "key_policy": "is decided by the policy now, by its crypto_key: leave it out",
-        "key_template": "is decided by the policy now, by its crypto_key: leave it out",
-        **dict.fromkeys(SETTINGS, "is decided by the policy now: leave it out"),
-    }
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        SETTINGS, "is decided by the policy: leave it out"
+    )
 
     project_id: Annotated[str, _PROJECT_OR_NOTHING] = Field(
         default="",
@@ -115,8 +113,8 @@ class Announcement(FormModel):
     """The payload of the event. Only `workspace_id` is needed."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    moved: ClassVar[Mapping[str, str]] = {
-        name: f"is decided by the policy now: leave it out, or give it as overrides.{name}"
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        name: f"is decided by the policy: leave it out, or give it as overrides.{name}"
         for name in ANNOUNCED
     }
 

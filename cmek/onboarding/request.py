@@ -100,11 +100,11 @@ class OnboardingForm(FormModel):
             "else": {"properties": {"workspace": _ID.schema}},
         },
     )
-    moved: ClassVar[Mapping[str, str]] = {
-        "workspace_id": "is now called workspace: give the id there",
-        "create_workspace": "is now workspace with the name, and new_workspace: true",
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "workspace_id": "is called workspace: give the id there",
+        "create_workspace": "is workspace with the name, and new_workspace: true",
         **{
-            name: f"is decided by the policy now: leave it out, or give it as overrides.{name}"
+            name: f"is decided by the policy: leave it out, or give it as overrides.{name}"
             for name in SETTINGS
         },
     }

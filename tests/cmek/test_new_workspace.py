@@ -84,7 +84,7 @@ def test_a_request_names_one_workspace(request_: dict[str, Any]) -> None:
             ["overrides.data_residency: 'us_only': .*keeps its own"],
         ),
         ({"workspace": ID, "location": "us-west1"}, ["overrides.location"] * 2),
-        ({"workspace_id": ID}, ["workspace", "workspace_id is now called workspace"]),
+        ({"workspace_id": ID}, ["workspace", "workspace_id is called workspace"]),
         ({"workspace": ID, "overrides": {"location": "us"}}, ["'us'.*us-east5"] * 2),
         ({"workspace": ID, "overrides": {"colour": 1}}, ["colour.*location", "no colour here"]),
         ({"workspace": ID, "overrides": {"key_ring": "a b"}}, ["a b.*anthropic-cmek"] * 2),
