@@ -56,7 +56,7 @@ from tasks.attachment import (
 )
 from tasks.evidence import publish_evidence, record
 from tasks.reads import check_prerequisites, read_live_facts, signatures_needed, verify_signatures
-from tasks.runs import load_state, save_state
+from tasks.runs import load_state, never_ends_the_run, save_state
 from tasks.validation import validate
 
 R = TypeVar("R")
@@ -238,11 +238,28 @@ async def _handle_response(
     response = await wait_for_response(approval_request, approval_page(approval_request))
     loaded_at = time.monotonic()
     await record(request.subject, events.approval_response_received(approval_request, response))
+    if response.decision == "reject":
+        return await _rejected(request, pending, response)
     if approval_request.plan.adopts_key:
         refused = await _adopt(request, pending, response)
         if refused is not None:
             return refused
     return await _attach_in_tries(request, pending, response, loaded_at)
+
+
+async def _rejected(
+    request: OnboardingRequest, pending: ApprovalRequestRecord, response: ApprovalResponse
+) -> RefusalRecord:
+    """A rejection counts whatever can be read: what can't be may be why somebody rejects."""
+    happened = NOTHING_ATTACHED
+    with never_ends_the_run("Whether the workspace has this key already is not known"):
+        external_key_id = pending.approval_request.plan.external_key_id
+        happened = _happened(await read_live_facts(request, external_key_id), None)
+    return RefusalRecord(
+        kind=RefusalKind.REJECTED,
+        reasons=(f"rejected: {response.comment}",),
+        happened=happened,
+    )
 
 
 async def _attach_in_tries(

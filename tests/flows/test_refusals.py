@@ -262,3 +262,20 @@ def test_a_repair_puts_back_what_was_stripped(bench: Onboardings) -> None:
     repaired = bench.start(repair=True).execute()
     assert repaired.state == "Already attached", repaired.message
     assert bench.writes() == ["UpdateCryptoKey"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("adopting", [False, True], ids=["own key", "adopted key"])
+def test_a_rejection_counts_whatever_can_no_longer_be_read(
+    bench: Onboardings, status: int, adopting: bool
+) -> None:
+    """Discovery asks again about a run that failed, and never about one that was rejected."""
+    if adopting:
+        _foreign_key(bench)
+    run = bench.asked(adopt_existing_key=adopting)
+    for call in ("organization.me", "workspaces.retrieve", "external_keys.*", "*CryptoKey*"):
+        bench.control.fault(call, status=status, times=100)
+    run.approve(decision="reject", comment="not with this key")
+    assert run.state == "Rejected", run.message
+    assert "not with this key" in run.message
+    assert bench.attaches() == []
