@@ -1,1 +1,1 @@
-"""Order, the approval gate and reports; no HTTP and no Cloud KMS calls of their own."""
+"""The flows: order of the tasks, approval and reports; they call no outside service directly."""

@@ -28,11 +28,11 @@ from cmek.tags import WAITING_TAG
 from tasks.runs import current_run_id, never_ends_the_run, retag
 
 MAX_APPROVAL_REQUESTS: Final = 4
-"""The first, and at most three more after a difference."""
+"""The first, and at most three more after responses that did not permit the attach."""
 
 
 class ResponseMissingError(CmekError):
-    """The run went on without a response that fits the form; nothing was attached."""
+    """The run continued without a response that fits the form; nothing was attached."""
 
 
 class ApprovalRequestLostError(CmekError):
@@ -40,16 +40,17 @@ class ApprovalRequestLostError(CmekError):
 
 
 async def approval_request_numbers() -> list[int]:
-    """Numbers of this attempt's approval requests at which the run has suspended, by the server."""
+    """Numbers of the approval requests at which this attempt has suspended, as the server says."""
     prefix = f"attach-{attempt()}-"
     async with get_client() as client:
         run = await client.read_flow_run(current_run_id())
+    # the server's word only: the plan digest, not the number, binds a response to its request
     keys = run.empirical_policy.pause_keys or set()
     return sorted(int(key.removeprefix(prefix)) for key in keys if key.startswith(prefix))
 
 
 def attempt() -> int:
-    """1 for a new run, also after a suspension; one more after each Retry."""
+    """1 for a new run; each Retry adds one, a suspension does not."""
     count: int = flow_run.run_count
     return count
 
@@ -74,19 +75,22 @@ def new_approval_request(
 
 
 async def wait_for_response(approval_request: ApprovalRequest, text: str) -> ApprovalResponse:
-    """Suspend until there is a response; in the process that goes on, load it.
+    """Suspend until there is a response; load it in the process that continues the run.
 
     Raises:
-        ResponseMissingError: The run was resumed without one, or with one beside the form.
+        ResponseMissingError: The run was resumed without one, or with one that does not fit.
     """
     await _show_as_waiting(approval_request)
     left = (approval_request.expires_at - datetime.now(UTC)).total_seconds()
     try:
         given = await asuspend_flow_run(
             wait_for_input=approval_form(approval_request, text),
+            # negative when loaded after the expiry: Prefect would raise; the gate refuses instead
             timeout=max(1, int(left)),
+            # differs in each attempt: after a Retry the same key would load the old response
             key=approval_request.key,
         )
+    # the API also stores responses that were never checked against the form
     except (ValidationError, ValueError, TypeError) as error:
         raise ResponseMissingError(
             f"{approval_request.key}: no response that fits the form came back, so nothing was "
@@ -103,17 +107,18 @@ async def wait_for_response(approval_request: ApprovalRequest, text: str) -> App
 
 
 WAITING_NAME: Final = " · waiting for approval"
-"""Behind the name of a run that waits; Prefect gives the flow's own name again when it goes on."""
+"""Added to the name of a waiting run; Prefect restores the flow's own name when it continues."""
 
 
 async def _show_as_waiting(approval_request: ApprovalRequest) -> None:
-    """Say in name, tag, labels and log that the run waits for people, unless its wait is over."""
+    """Show in name, tag, labels and log that the run waits, unless the wait is over."""
     async with get_client() as client:
         run = await client.read_flow_run(current_run_id())
+        # suspended for this request before: this is the execution after the response
         if approval_request.key in (run.empirical_policy.pause_keys or ()):
             return
         name = run.name.removesuffix(WAITING_NAME) + WAITING_NAME
-        # the first tags are those that Prefect's pages show
+        # in front, because Prefect's pages show only the first tags
         await client.update_flow_run(run.id, name=name, tags=[WAITING_TAG, *run.tags])
         await client.update_flow_run_labels(run.id, plan_labels(approval_request))
     logging.getLogger("prefect.flow_runs").addFilter(_suspension_is_no_error)
@@ -133,14 +138,14 @@ def waiting_line(approval_request: ApprovalRequest) -> str:
 
 
 def _suspension_is_no_error(record: logging.LogRecord) -> bool:
-    """Prefect logs every end of an execution but Completed as an error, a suspension too."""
+    """Log a suspension as INFO: Prefect logs every state but Completed as an error."""
     if record.getMessage().startswith("Finished in state Suspended("):
         record.levelno, record.levelname = logging.INFO, "INFO"
     return True
 
 
 class _Form(RunInput):
-    """The base of every approval form: what an approval needs and a rejection does not."""
+    """Base of every approval form: some fields are required to approve, but not to reject."""
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -159,7 +164,7 @@ _TO_APPROVE: Final[dict[str, dict[str, Any]]] = {
     "acknowledge_warnings": {"const": True},
     "signed_approvals": {"minLength": 1},
 }
-"""What an approval needs and a rejection does not; refused by the server while the run waits."""
+"""Rules for an approval only, not for a rejection; the server checks them before it resumes."""
 
 
 _Field = tuple[Any, dict[str, Any]]
@@ -170,7 +175,8 @@ def approval_form(approval_request: ApprovalRequest, text: str) -> type[RunInput
     """The form of one approval request, with every rule in its JSON schema.
 
     Prefect checks a response against the schema before it resumes the run; a validator of ours
-    would run only after that. What binds a response is required, so that none comes from defaults.
+    would run only after that. The fields that bind a response to its request have no defaults:
+    else Prefect would accept a resume without any response.
     """
     defined: dict[str, Any] = {}
     for position, (name, (kind, rules)) in enumerate(_fields(approval_request)):
@@ -202,8 +208,8 @@ def _fields(approval_request: ApprovalRequest) -> Iterator[tuple[str, _Field]]:
         limits = {"default": "", "max_length": MAX_TEXT}
         yield "signed_approvals", _field(str, "Signed approval", signed, **limits)
     kind, rules = _typed("Plan digest", "Of the plan above:", digest)
-    # what `cmek approve` reads; it checks that the digest is of this plan. The schema's default
-    # only fills the form in: to the model the field is required
+    # `cmek approve` reads the request from here and checks that the digest is that of its plan.
+    # The schema's default only prefills the form: the model requires the field
     carried = {"approval_request": approval_request.model_dump(mode="json"), "default": digest}
     yield "plan_digest", (kind, rules | {"json_schema_extra": carried})
 

@@ -1,4 +1,4 @@
-"""Guide step 7: request an approval, read everything again after the response, pass the gate."""
+"""Guide step 7: request an approval, read everything again after it, pass the gate, attach."""
 
 from __future__ import annotations
 
@@ -69,20 +69,20 @@ NOTHING_ATTACHED: Final = "nothing was attached"
 
 
 class RefusedError(CmekError):
-    """Gate or service refused; the message says what is attached, or may still be."""
+    """The gate or the service refused; the message says what is, or may still be, attached."""
 
 
 class AttachNotConfirmedError(CmekError):
-    """No try ended with the key on the workspace."""
+    """No read has shown the key on the workspace, after all tries or after a failure in one."""
 
 
 class RefusalRecord(BaseModel):
-    """A refusal, kept so that the same response is not judged again when facts change back."""
+    """A refusal, stored so that the same response is not judged again if the facts change back."""
 
     kind: RefusalKind
     reasons: tuple[str, ...]
     happened: str = NOTHING_ATTACHED
-    """What the workspace has, or may still get, all the same."""
+    """What is attached, or may still be, although this run attaches nothing."""
 
 
 class ApprovalRequestRecord(BaseModel):
@@ -91,7 +91,7 @@ class ApprovalRequestRecord(BaseModel):
     approval_request: ApprovalRequest
     report: CheckReport
     users_before: tuple[str, ...]
-    """Of an adopted key: who could use it before this onboarding."""
+    """Who could use an adopted key before this onboarding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +127,16 @@ async def approve_and_attach(
 
     Args:
         request: The pinned request.
-        numbers: Of this attempt's approval requests so far; only the highest counts.
-        provisioned: From `provision`; None in an execution that goes on after a suspension.
+        numbers: Numbers of this attempt's approval requests so far; only the highest is open.
+        provisioned: From `provision`; None in an execution that continues after a suspension.
 
     Raises:
-        RefusedError: These facts must not be attached, or too many approval requests.
+        RefusedError: The facts forbid the attach, or there were too many approval requests.
         KeyValidationError: Anthropic refused the attach because of the key.
-        ResponseMissingError, ApprovalRequestLostError: No response that counts.
+        ResponseMissingError, ApprovalRequestLostError: There is no valid response.
     """
     if provisioned is None:
+        # never an older one: its plan could become true again when facts change back
         pending = await _load_request(max(numbers))
     else:
         pending = await _request_approval(request, 1, provisioned, ())
@@ -155,12 +156,13 @@ async def approve_and_attach(
 async def _decided(
     request: OnboardingRequest, pending: ApprovalRequestRecord
 ) -> Approved | RefusalRecord:
-    """The outcome of the response; a refusal stays what it was, also when facts change back."""
+    """Decide about the response once: a stored refusal stays, even if the facts change back."""
     name = f"refusal-{attempt()}-{pending.approval_request.number}"
     refusal = await load_state(name, RefusalRecord)
     if refusal is not None:
         return refusal
     result = await _handle_response(request, pending)
+    # a permit is never stored: it is for this process and for one minute
     if isinstance(result, RefusalRecord):
         await save_state(name, result)
     return result
@@ -171,7 +173,7 @@ async def _finish(pending: ApprovalRequestRecord, refusal: RefusalRecord) -> Rej
 
     Raises:
         RefusedError: Unless the approver rejected.
-        ReportUnfinishedError: It could not be published.
+        ReportUnfinishedError: A part of the report could not be published.
     """
     approval_request, why = pending.approval_request, "; ".join(refusal.reasons)
     headline = f"{refusal.kind}: {refusal.happened}"
@@ -204,8 +206,8 @@ async def _request_approval(
     provisioned: ProvisionedKey,
     reapproval_reasons: tuple[str, ...],
 ) -> ApprovalRequestRecord:
-    """Read, plan, keep and publish a new approval request."""
-    # some checks on a key are possible only once it exists, so all are made again
+    """Make a new approval request from live reads, store it and publish it."""
+    # some checks need an existing key, so all are made again now that it exists
     read = await asyncio.gather(
         read_live_facts(request, provisioned.external_key_id),
         check_prerequisites(request),
@@ -218,6 +220,7 @@ async def _request_approval(
     pending = ApprovalRequestRecord(
         approval_request=approval_request, report=report, users_before=provisioned.users_before
     )
+    # stored before the run suspends: another process loads it after the response
     await save_state(f"approval-request-{attempt()}-{number}", pending)
     await record(request.subject, events.approval_requested(approval_request))
     page = approval_page(approval_request)
@@ -233,9 +236,10 @@ async def _request_approval(
 async def _handle_response(
     request: OnboardingRequest, pending: ApprovalRequestRecord
 ) -> Approved | RefusalRecord:
-    """Wait for the response; then read everything again, and attach what passes the gate."""
+    """Wait for the response; then read everything again, and attach if the gate permits it."""
     approval_request = pending.approval_request
     response = await wait_for_response(approval_request, approval_page(approval_request))
+    # the gate accepts only a validation that was started after this moment
     loaded_at = time.monotonic()
     await record(request.subject, events.approval_response_received(approval_request, response))
     if response.decision == "reject":
@@ -268,7 +272,7 @@ async def _attach_in_tries(
     response: ApprovalResponse,
     loaded_at: float,
 ) -> Approved | RefusalRecord:
-    """Attach; a permit lives for a minute, so each try reads, validates and is judged anew."""
+    """Attach in a few tries; each reads and validates again, and needs a new permit (60 s)."""
     asked, outcome = pending.approval_request, AttachOutcome(outcome=AttachResult.NOT_YET)
     signers: tuple[str, ...] = ()
     sent_at: datetime | None = None
@@ -276,7 +280,7 @@ async def _attach_in_tries(
         with _never_hidden(sent_at):
             gate_input, report = await _read_again(request, pending, response, loaded_at)
             facts = gate_input.facts
-            if sent_at is not None and facts.has_key_already:  # it took effect after it was read
+            if sent_at is not None and facts.has_key_already:  # our earlier request has worked
                 outcome = AttachOutcome(outcome=AttachResult.NOW, workspace_id=facts.workspace_id)
                 break
             verdict = decide(
@@ -284,8 +288,10 @@ async def _attach_in_tries(
             )
             proof = gate_input.validation
             entry = events.gate_decision(asked, tried, proof, report, verdict)
+            # recorded first: there is no attach without its gate decision in the evidence
             await record(request.subject, *entry)
             if isinstance(verdict, Refusal):
+                # only the reads were slow: no reason to ask a person again
                 if verdict.is_stale_validation_only and tried < ATTACH_TRIES:
                     continue
                 return await _refused(request, pending, verdict, gate_input, sent_at)
@@ -293,6 +299,7 @@ async def _attach_in_tries(
             outcome = await _try_attach(request, asked, verdict)
         if outcome.outcome is not AttachResult.NOT_YET:
             break
+        # kept from earlier tries: their requests may still take effect
         sent_at = outcome.sent_at or sent_at
         await asyncio.sleep(ATTACH_PAUSE_SECONDS)
     else:
@@ -301,14 +308,14 @@ async def _attach_in_tries(
             f"{ATTACH_TRIES} tries ended without the key on {request.subject} ({outcome.why}); "
             f"the workspace was read after each{may}. Retry the run for a new approval request"
         )
-    if sent_at is not None:  # what was found attached is what this run has sent
+    if sent_at is not None:  # found attached, but by the request that this run sent
         outcome = outcome.model_copy(update={"outcome": AttachResult.NOW})
     return Approved(asked, response, signers, outcome, report, facts, pending.users_before)
 
 
 @contextmanager
 def _never_hidden(sent_at: datetime | None) -> Iterator[None]:
-    """What fails behind an attach of unknown outcome must not hide that one was sent.
+    """Make a failure after an attach of unknown outcome say that one was sent.
 
     Raises:
         AttachNotConfirmedError: Something failed, and an attach may still take effect.
@@ -316,7 +323,7 @@ def _never_hidden(sent_at: datetime | None) -> Iterator[None]:
     try:
         yield
     except AttachedElsewhereError:
-        raise  # it can't take effect any more
+        raise  # another key is attached, so ours can't take effect any more
     except CmekError as error:
         if sent_at is None:
             raise
@@ -337,7 +344,7 @@ async def _refused(
     gate_input: GateInput,
     sent_at: datetime | None,
 ) -> RefusalRecord:
-    """The refusal for keeping; with the cause when the validation is what failed."""
+    """The refusal as a record; with the most likely cause when the validation failed."""
     reasons, proof = [reason.text for reason in refusal.reasons], gate_input.validation
     if refusal.kind is RefusalKind.BLOCKED and not proof.succeeded:
         failure = _failed_validation(pending.approval_request, request_id=proof.request_id)
@@ -347,7 +354,7 @@ async def _refused(
 
 
 def _happened(facts: LiveFacts, sent_at: datetime | None) -> str:
-    """What the workspace has, or may still get, when this run attaches nothing."""
+    """What is attached, or may still be, when this run attaches nothing."""
     if facts.has_key_already:
         return "the workspace has this key already (Retry checks it), and nothing was attached"
     if sent_at is not None:
@@ -358,13 +365,14 @@ def _happened(facts: LiveFacts, sent_at: datetime | None) -> str:
 async def _try_attach(
     request: OnboardingRequest, approval_request: ApprovalRequest, permit: Permit
 ) -> AttachOutcome:
-    """Attach or create; a refusal that can be about the key comes with its cause."""
+    """Attach or create; a refusal that can be about the key is diagnosed."""
     step = attach if request.create_workspace is None else create
     try:
         return await step(request.anthropic_block, permit)
     except GatewayRefusedError as error:
         raise RefusedError(f"the gateway attached nothing: {error}") from error
     except AdminStatusError as error:
+        # 400 is also the answer when Anthropic's own check of the key fails
         about_key = isinstance(error, BadRequestError)
         if not about_key or isinstance(error, StorageProfileMismatchError):
             raise RefusedError(f"{NOTHING_ATTACHED}: {error}") from error
@@ -378,7 +386,7 @@ async def _try_attach(
 def _failed_validation(
     approval_request: ApprovalRequest, *, request_id: str | None, error_code: str | None = None
 ) -> Failure:
-    # the plan was only shown with both grants in place
+    # both grants were on the key when the plan was shown, unless the plan adopts the key
     return Failure(
         external_key_id=approval_request.plan.external_key_id,
         granted_at=approval_request.requested_at,
@@ -393,7 +401,7 @@ async def _read_again(
     response: ApprovalResponse,
     loaded_at: float,
 ) -> tuple[GateInput, CheckReport]:
-    """Checks and validation at once, the facts last: they are what the gate compares."""
+    """Check and validate at the same time, then read the facts: the gate compares these."""
     external_key_id = pending.approval_request.plan.external_key_id
     read = await asyncio.gather(
         validate(request.anthropic_block, external_key_id),
@@ -435,7 +443,7 @@ async def _gate_input(  # noqa: PLR0913 - what the gate judges, as it was read
 
 
 def _value(read: R | BaseException) -> R:
-    """What one of several reads at once gave; each has ended before a failed one ends the run."""
+    """The result of one of several concurrent reads; its error is raised after all have ended."""
     if isinstance(read, BaseException):
         raise read
     return read
@@ -444,11 +452,12 @@ def _value(read: R | BaseException) -> R:
 async def _adopt(
     request: OnboardingRequest, pending: ApprovalRequestRecord, response: ApprovalResponse
 ) -> RefusalRecord | None:
-    """Add label and grants to the key that existed, if the response permits that; else why not.
+    """Add label and grants to an existing key, if the response permits it; else the refusal.
 
     Raises:
         KeyValidationError: Anthropic can't use the key with them; nothing was attached.
     """
+    # no validation yet: it can't succeed before label and grants are on the key
     none_yet = ValidationProof(succeeded=False, started_at=0.0, error=None, request_id=None)
     report = await check_prerequisites(request)
     gate_input = await _gate_input(request, pending, response, none_yet, report, loaded_at=0.0)

@@ -1,4 +1,4 @@
-"""Report what a run has done: a report that can't be published never hides that."""
+"""Report the outcome of a run: a report that can't be published never hides the outcome."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from cmek.errors import CmekError, listed
 
 
 class ReportUnfinishedError(CmekError):
-    """What the message says first has happened; only a part of its report failed."""
+    """The outcome that the message begins with is real; only a part of its report is missing."""
 
 
 class Report:
-    """The parts of one report: each is tried, whatever becomes of the others."""
+    """The parts of one report; each is tried, even if others fail."""
 
     def __init__(self) -> None:
         self.failed: list[str] = []
 
     async def part(self, name: str, doing: Awaitable[object]) -> None:
-        """Do one part; a failure is logged, and named at the end."""
+        """Await one part; a failure is logged, and named in the final message."""
         try:
             await doing
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not hide the outcome
             self.add_failure(name, error)
 
     def add_failure(self, name: str, error: Exception) -> None:
-        """Log it, and name it at the end."""
+        """Log a failure, and name it in the final message."""
         get_run_logger().error("Not published: %s", name, exc_info=error)
         self.failed.append(f"{name} ({type(error).__name__}: {error})")
 
@@ -42,10 +42,10 @@ async def reporting(
     Args:
         happened: The outcome, for the run's message.
         advice: What to do when a part of the report is missing.
-        denial: The error that says that the outcome is another; it is raised as it is.
+        denial: An error that contradicts the outcome; it is raised unchanged.
 
     Raises:
-        ReportUnfinishedError: A part failed, or what is needed for all of them; the message begins
+        ReportUnfinishedError: A part failed, or something outside the parts; the message begins
             with the outcome.
     """
     report = Report()

@@ -65,7 +65,7 @@ async def diagnose_failure(request: OnboardingRequest, failure: Failure, said: s
         f"Anthropic said: {escape(said or 'nothing')} "
         f"(request {escape(failure.request_id or 'unknown')})\n\n{causes_table(causes)}"
     )
-    # the first cause stands in the run's message, whether the table is taken or not
+    # the first cause is in the run's message anyway, so the run does not need the table
     with never_ends_the_run("The table of causes is not published"):
         await publish("diagnosis", request.subject, page, "causes, the most likely first")
     cause = next((cause for cause in causes if cause.verdict != "excluded"), None)
@@ -76,10 +76,10 @@ async def diagnose_failure(request: OnboardingRequest, failure: Failure, said: s
 
 @dataclass(frozen=True, slots=True)
 class EligibleWorkspace:
-    """A workspace that may be onboarded, by the first reads."""
+    """A workspace that may be onboarded, according to the first reads."""
 
     request: OnboardingRequest
-    """Names the workspace by its id as soon as there is one."""
+    """With the id of the workspace if the workspace exists."""
     status: AttachmentStatus
     organization_id: UUID
     current_key: ExternalKey | None = None
@@ -109,6 +109,7 @@ async def read_and_check_workspace(request: OnboardingRequest) -> EligibleWorksp
     else:
         found = await search_workspace(request)
         if found is None:
+            # an earlier create whose response was lost may still take effect
             await ensure_no_pending_create(request.subject)
             return EligibleWorkspace(request, AttachmentStatus.NEEDS_KEY, organization.id)
         request, reading = request.for_existing(found.workspace.id), found
@@ -117,7 +118,7 @@ async def read_and_check_workspace(request: OnboardingRequest) -> EligibleWorksp
 
 
 async def require_prerequisites(request: OnboardingRequest) -> CheckReport:
-    """All prerequisites; nothing is made while one fails.
+    """Check all prerequisites; nothing is created while one fails.
 
     Raises:
         PrerequisitesFailedError: Names each failed check and its remedy.
@@ -129,9 +130,9 @@ async def require_prerequisites(request: OnboardingRequest) -> CheckReport:
 
 
 async def provision(request: OnboardingRequest, organization: UUID) -> ProvisionedKey:
-    """Key ring, key, grants, key name, registration and a successful validation.
+    """Ensure key ring, key, grants, key name and registration, and validate the key.
 
-    Of a key that is adopted nothing is written, so that it can't be validated yet either.
+    Nothing is written to an adopted key before the approval, so it can't be validated here.
     """
     workspace = request.subject
     ring = request.key_name.key_ring_name
@@ -181,16 +182,16 @@ async def _validate(request: OnboardingRequest, external_key_id: str, *, changed
 async def validate_registered(
     request: OnboardingRequest, external_key_id: str, *, changed_at: datetime | None
 ) -> ValidationProof:
-    """A successful validation.
+    """Validate the external key.
 
     Args:
         request: The pinned request.
         external_key_id: What to validate.
-        changed_at: When this run changed key or grants; None when it did not, and then waiting
-            for IAM to settle would not help.
+        changed_at: When this run changed the key or its grants; None if it did not: then there
+            is no change of IAM to wait for.
 
     Raises:
-        KeyValidationError: With its cause as far as our own reads show it.
+        KeyValidationError: Validation failed; with the most likely cause by our own reads.
     """
     task = validate_while_settling
     if changed_at is None:

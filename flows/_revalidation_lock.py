@@ -1,4 +1,4 @@
-"""One check of all keys at a time: a second one waits, so that both keep the pace of one."""
+"""One check of all keys at a time: a second one waits, so that both keep one rate limit."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ LIMIT: Final = "cmek-revalidation"
 
 
 async def wait_for_turn(held: AsyncExitStack, seconds: float) -> FlowRun | None:
-    """Take the slot, which `held` gives back; or the run that kept it for all these seconds.
+    """Wait for the slot, which `held` gives back. None: go on; else the run that kept the slot.
 
-    A server that was restarted keeps slots whose leases it has lost, and one in trouble gives none.
-    Then this run goes on without it: a key must not go unwatched because of a lock.
+    A restarted server can keep a slot whose lease it has lost, and a failing one gives none. Then
+    this run continues without the slot: no key may stay unchecked because of a lock.
     """
     try:
         return await _wait_for_slot(held, seconds)
@@ -49,7 +49,7 @@ async def _wait_for_slot(held: AsyncExitStack, seconds: float) -> FlowRun | None
             held,
             LIMIT,
             timeout_seconds=min(TRY_SECONDS, seconds),
-            ends_when_lost=False,
+            ends_when_lost=False,  # a lost lease must not cancel the checks
         ):
             other = await _other(client)
             if other is None:
@@ -74,7 +74,7 @@ async def _other(client: PrefectClient) -> FlowRun | None:
     )
     for run in runs:
         request = run.parameters.get("request") or {}
-        some = request.get("external_keys") or request.get("look_again")
-        if run.id != current_run_id() and not some:
+        some_keys = request.get("external_keys") or request.get("look_again")
+        if run.id != current_run_id() and not some_keys:
             return run
     return None

@@ -1,4 +1,4 @@
-"""One run a workspace: the first claims it, later ones end as duplicates."""
+"""One run per workspace: the first claims it, later ones end as duplicates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tasks.runs import (
 )
 
 HELD_SECONDS = 3 * LEASE_SECONDS
-"""After this time the slot's holder is alive, or the server has lost the lease."""
+"""A slot that is held for longer has a living holder, or the server has lost its lease."""
 
 _UNFINISHED = [
     StateType.SCHEDULED,
@@ -53,18 +53,18 @@ async def workspace_lock(subject: str, *, claimed: bool) -> AsyncIterator[FlowRu
     while executing only, and makes checking for other claims and claiming one atomic step.
 
     Args:
-        subject: The id of a workspace, or what stands for a new one.
+        subject: The id of a workspace, or `new:NAME` for one that is to be created.
         claimed: Whether this attempt of the run has claimed the workspace before.
 
     Yields:
-        None when this run goes on, else the run that has the workspace.
+        None when this run has the workspace, else the run that has it.
 
     Raises:
-        WorkspaceLockedError: No other run has the workspace, and yet its slot is held.
+        WorkspaceLockedError: The slot stays taken, although no other run has the workspace.
         SlotRefusedError: The server gives no slot.
     """
     claim = claim_tag(subject)
-    limit = artifact_key("workspace", subject)  # not every character may be in its name
+    limit = artifact_key("workspace", subject)  # a limit's name allows fewer characters
     deadline = time.monotonic() + HELD_SECONDS
     async with get_client() as client, AsyncExitStack() as held:
 
@@ -72,6 +72,7 @@ async def workspace_lock(subject: str, *, claimed: bool) -> AsyncIterator[FlowRu
             return None if claimed else await _lock_holder(client, claim)
 
         await ensure_single_slot(client, limit)
+        # once without the slot, so that a duplicate ends without waiting for it
         other = await claimant()
         while other is None and not await take_slot(
             held,
@@ -87,14 +88,14 @@ async def workspace_lock(subject: str, *, claimed: bool) -> AsyncIterator[FlowRu
                     f"`prefect gcl delete {limit}`, and Retry"
                 )
             other = await claimant()
-        other = other or await claimant()  # one that had the slot before may have claimed it
+        other = other or await claimant()  # again: the slot's last holder may have claimed it
         if other is None:
             await retag(client, claim, workspace_tag(subject))
         yield other
 
 
 async def tag_run(subject: str) -> None:
-    """Show this run among those of the workspace that it has created."""
+    """Tag this run, without a claim, so that it is listed among the runs of the workspace."""
     async with get_client() as client:
         await retag(client, workspace_tag(subject))
 
@@ -106,7 +107,7 @@ async def _lock_holder(client: PrefectClient, claim: str) -> FlowRun | None:
     )
     own = await client.read_flow_run(current_run_id())
     async for run in find_runs(client, wanted):
-        # Anyone may set a tag. A run that never began has claimed nothing, nor has another flow's.
+        # anyone may set a tag, but only a run of this flow that has started can have claimed
         if run.id != own.id and run.flow_id == own.flow_id and run.run_count > 0:
             return run
     return None

@@ -1,7 +1,7 @@
 """Start onboardings up to the approval: for workspaces found hourly, or announced by an event.
 
-Neither decides what needs a person: no run that is started here adopts an existing key, repairs,
-takes the default workspace, or starts again after a rejection.
+What needs a person's decision is left to a person: no run that is started here adopts an existing
+key, repairs, takes the default workspace, or starts again after a rejection.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ async def workspace_created(
 async def _decide(
     request: DiscoveryRequest, policy: PolicyModel, workspaces: Iterable[Workspace]
 ) -> list[DiscoveryDecision]:
-    """About every workspace, the oldest first; starts no more than the cap."""
+    """Decide about every workspace, oldest first; start at most `max_new_runs` runs."""
     decisions: list[DiscoveryDecision] = []
     started = 0
     for workspace in sorted(workspaces, key=_created):

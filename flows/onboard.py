@@ -109,12 +109,13 @@ async def onboard_workspace(request: OnboardingForm) -> State[Any]:
 async def _onboard_as_pinned(request: OnboardingForm) -> State[Any]:
     numbers = await approval_request_numbers()
     pinned = await pin_request(request, resolve_request, asked=bool(numbers))
+    # whoever may write to Prefect's API can change the parameters of a waiting run
     if pinned.form != request:
         raise ParametersChangedError(
             "the parameters of this run were changed after it had started; nothing was attached. "
             "Start a new run for another request"
         )
-    if pinned.plan_only:  # writes nothing, so it need not have the workspace for itself
+    if pinned.plan_only:  # writes nothing, so it needs no lock
         await tag_run(request.subject)
         lock: AbstractAsyncContextManager[FlowRun | None] = nullcontext()
     else:
@@ -127,7 +128,7 @@ async def _onboard_as_pinned(request: OnboardingForm) -> State[Any]:
             )
         try:
             return await _onboard(pinned, numbers)
-        except Exception as error:
+        except Exception as error:  # not a suspension: Prefect's Pause is a BaseException
             await publish_failure(request.subject, error)
             await publish_leftovers(pinned.anthropic_block, pinned.kms_block, pinned.subject)
             raise
@@ -141,7 +142,7 @@ async def _onboard(request: OnboardingRequest, numbers: list[int]) -> State[Any]
             return await _verify_existing_attachment(request, eligible)
         if request.plan_only:
             return await _preview(request, eligible)
-        await signatures_needed(request)  # before anything is made that could not be approved
+        await signatures_needed(request)  # fails before anything is made that nobody can approve
         report = await require_prerequisites(request)
         await record(
             request.subject,
@@ -157,7 +158,7 @@ async def _onboard(request: OnboardingRequest, numbers: list[int]) -> State[Any]
 
 
 async def _preview(request: OnboardingRequest, eligible: EligibleWorkspace) -> State[Any]:
-    """Checks and a dry plan, without one write."""
+    """Check the prerequisites and make a dry plan, without one write."""
     report = await check_prerequisites(request)
     existing = await read_existing_resources(request, eligible.organization_id)
     steps = preview(request, existing)
@@ -174,13 +175,13 @@ async def _preview(request: OnboardingRequest, eligible: EligibleWorkspace) -> S
 async def _report_attached(request: OnboardingRequest, approved: Approved) -> State[Any]:
     """Read back, and publish what happened."""
     plan, outcome = approved.approval_request.plan, approved.outcome
-    now = request.for_existing(approved.workspace_id)
+    by_id = request.for_existing(approved.workspace_id)
     created = "" if plan.workspace_id else f" ({plan.workspace_name}), created with it"
     key = f"{plan.external_key_id} ({plan.key_name})"
-    # in front, since a notification shows the beginning only
+    # the outcome first: a notification shows only the beginning
     final = f"a key is attached to {approved.workspace_id}{created}, which is final: {key}"
     async with reporting(final, _RETRY, denial=ReadBackMismatchError) as report:
-        await _publish_attached(request, now, approved, report)
+        await _publish_attached(request, by_id, approved, report)
     return Completed(
         name=RunOutcome.ATTACHED,
         message=f"{key} {outcome.outcome} to {approved.workspace_id}{created}, approved by "
@@ -189,13 +190,13 @@ async def _report_attached(request: OnboardingRequest, approved: Approved) -> St
 
 
 async def _publish_attached(
-    request: OnboardingRequest, now: OnboardingRequest, approved: Approved, report: Report
+    request: OnboardingRequest, by_id: OnboardingRequest, approved: Approved, report: Report
 ) -> None:
     plan, outcome = approved.approval_request.plan, approved.outcome
     shown = await read_back(
         request.anthropic_block, approved.workspace_id, plan.external_key_id, _residency(request)
     )
-    (entry,) = await record(now.subject, attached(now.subject, outcome, shown))
+    (entry,) = await record(by_id.subject, attached(by_id.subject, outcome, shown))
     text = final_report(
         approved.approval_request,
         approved.response,
@@ -216,16 +217,16 @@ async def _publish_attached(
 
     async def mark_and_read_again() -> None:
         if outcome.outcome is AttachResult.NOW:
-            marking = label_attached_resources(now, plan.key_name, entry, label=request.mark_key)
+            marking = label_attached_resources(by_id, plan.key_name, entry, label=request.mark_key)
             await report.part("marks of workspace and key", marking)
-        # both have what the marking wrote
+        # only now: evidence and Terraform include what the marking wrote
         await asyncio.gather(
-            _publish_evidence(report, request, now),
-            report.part("Terraform", publish_terraform(now)),
+            _publish_evidence(report, request, by_id),
+            report.part("Terraform", publish_terraform(by_id)),
         )
 
     await asyncio.gather(
-        _publish(report, request, now, text, "attached"),
+        _publish(report, request, by_id, text, "attached"),
         report.part("history of the key", record_onboarding(facts, approved.users_before)),
         mark_and_read_again(),
     )
@@ -235,36 +236,36 @@ async def _verify_existing_attachment(
     request: OnboardingRequest, eligible: EligibleWorkspace
 ) -> State[Any]:
     """The workspace has this key: read, validate and report; repair only when requested."""
-    now, key = eligible.request, eligible.current_key
+    by_id, key = eligible.request, eligible.current_key
     assert key is not None  # noqa: S101  # HAS_OUR_KEY means that there is one
     interrupted, repaired = await has_recorded(), False
-    if now.repair and not now.plan_only:
-        crypto_key, labelled = await ensure_organization_label(now, eligible.organization_id)
-        await _record_repair(now, label_event(crypto_key, written=labelled))
-        granted = await ensure_grants(now.kms_block, crypto_key.name)
-        await _record_repair(now, grants_event(crypto_key.name, written=granted))
+    if by_id.repair and not by_id.plan_only:
+        crypto_key, labelled = await ensure_organization_label(by_id, eligible.organization_id)
+        await _record_repair(by_id, label_event(crypto_key, written=labelled))
+        granted = await ensure_grants(by_id.kms_block, crypto_key.name)
+        await _record_repair(by_id, grants_event(crypto_key.name, written=granted))
         repaired = labelled or granted
-    facts = await read_live_facts(now, key.id)
-    checks = await check_prerequisites(now, started_with=request)
-    await validate_registered(now, key.id, changed_at=datetime.now(UTC) if repaired else None)
-    if interrupted:  # an earlier attempt of this run attached it, and ended before recording that
-        shown = await read_back(now.anthropic_block, now.subject, key.id, _residency(request))
-        outcome = AttachOutcome(outcome=AttachResult.BEFORE, workspace_id=now.workspace_id)
-        await record(now.subject, attached(now.subject, outcome, shown))
+    facts = await read_live_facts(by_id, key.id)
+    checks = await check_prerequisites(by_id, started_with=request)
+    await validate_registered(by_id, key.id, changed_at=datetime.now(UTC) if repaired else None)
+    if interrupted:  # an earlier attempt attached the key, and ended before it recorded that
+        shown = await read_back(by_id.anthropic_block, by_id.subject, key.id, _residency(request))
+        outcome = AttachOutcome(outcome=AttachResult.BEFORE, workspace_id=by_id.workspace_id)
+        await record(by_id.subject, attached(by_id.subject, outcome, shown))
     text = already_attached_report(facts, checks, repaired=repaired)
-    found = f"{now.subject} has {key.id} ({facts.key.name}); it validates, " + (
+    found = f"{by_id.subject} has {key.id} ({facts.key.name}); it validates, " + (
         "and was repaired" if repaired else "and nothing was written"
     )
     async with reporting(found, _RETRY) as report:
         if repaired or interrupted:
-            await _publish_evidence(report, request, now)
-        await _publish(report, request, now, text, "already attached")
+            await _publish_evidence(report, request, by_id)
+        await _publish(report, request, by_id, text, "already attached")
     return Completed(name=RunOutcome.ALREADY_ATTACHED, message=found)
 
 
-async def _record_repair(now: OnboardingRequest, written: tuple[Event, ...]) -> None:
+async def _record_repair(by_id: OnboardingRequest, written: tuple[Event, ...]) -> None:
     if written:
-        await record(now.subject, started(now, software_versions()), *written)
+        await record(by_id.subject, started(by_id, software_versions()), *written)
 
 
 def _residency(request: OnboardingRequest) -> dict[str, object] | None:
@@ -272,18 +273,18 @@ def _residency(request: OnboardingRequest) -> dict[str, object] | None:
 
 
 async def _publish(
-    report: Report, request: OnboardingRequest, now: OnboardingRequest, text: str, how: str
+    report: Report, request: OnboardingRequest, by_id: OnboardingRequest, text: str, how: str
 ) -> None:
-    """The report, for the name of a created workspace and for the id that it has now."""
-    for subject in dict.fromkeys((request.subject, now.subject)):
+    """Publish the report under the workspace's id, and under the name of a created one."""
+    for subject in dict.fromkeys((request.subject, by_id.subject)):
         await report.part(f"report of {subject}", publish("onboarding", subject, text, how))
 
 
 async def _publish_evidence(
-    report: Report, request: OnboardingRequest, now: OnboardingRequest
+    report: Report, request: OnboardingRequest, by_id: OnboardingRequest
 ) -> None:
-    """The record, under the name of a created workspace and under its id."""
-    if request.subject != now.subject:
-        await report.part(f"tag {now.subject} of this run", tag_run(now.subject))
-    for subject in dict.fromkeys((request.subject, now.subject)):
+    """Publish the record under the workspace's id, and under the name of a created one."""
+    if request.subject != by_id.subject:
+        await report.part(f"tag {by_id.subject} of this run", tag_run(by_id.subject))
+    for subject in dict.fromkeys((request.subject, by_id.subject)):
         await report.part(f"evidence of {subject}", publish_evidence(subject))

@@ -1,8 +1,8 @@
 """Revalidate every onboarded key: on a schedule, or at once from the UI or after a signal.
 
-Many keys are checked at the same time. A verdict is published as soon as it is known, so that a run
-that is killed loses nothing and continues where it was when it is retried. Of two runs that check
-all keys one waits for the other: together they would exceed the pace of one.
+Many keys are checked at the same time. A verdict is published as soon as it is known, so that a
+killed run loses nothing, and a retry continues where it stopped. Of two runs that check all keys
+one waits for the other: together they would exceed the rate limit.
 """
 
 from __future__ import annotations
@@ -49,28 +49,28 @@ _REPORTED = "reported"
 
 
 class Reported(BaseModel):
-    """When this run had checked all keys: a retry after that checks them anew."""
+    """When this run had finished with all keys; a retry after that checks them again."""
 
     at: datetime
 
 
 @dataclass
 class Tally:
-    """What is kept in memory of the checks: rows, not records."""
+    """Results of the checks in memory: one table row per key, not the whole record."""
 
     before: dict[str, FleetRow]
     rows: list[FleetRow] = field(default_factory=list)
     unreachable: list[UnreachableState] = field(default_factory=list)
     missing: list[FleetRow] = field(default_factory=list)
-    """Of attached keys that are not registered any more."""
+    """Rows of attached keys that are no longer registered."""
     not_found: list[str] = field(default_factory=list)
-    """External keys that the request names and that neither are nor were registered."""
+    """External keys of the request that are neither registered nor in the table as attached."""
     changed: bool = False
     unrecorded: list[str] = field(default_factory=list)
     """External keys whose histories lack this check."""
 
     def add(self, record: KeyRecord) -> None:
-        """Count one check."""
+        """Add the result of one check."""
         before = self.before.pop(record.external_key_id, None)
         row = FleetRow.of(record, before)
         self.rows.append(row)
@@ -79,12 +79,12 @@ class Tally:
             self.unreachable.append(record.unreachable)
 
     def add_missing(self, request: RevalidationRequest) -> frozenset[str]:
-        """Count the attached keys that should have been checked and are not registered any more.
+        """Add a row for each attached key that was to be checked and is no longer registered.
 
-        A workspace's key can't be unregistered, so the credential may be another organization's.
+        An attached key can't be unregistered, so the credential may be another organization's.
 
         Returns:
-            Those that were named to be recorded anew: they are meant to drop out of the table.
+            The keys to drop from the table: those that the request names with `record_anew`.
         """
         gone = {
             key: row
@@ -127,7 +127,7 @@ async def revalidate_keys(
     Raises:
         AdminApiError: The external keys can't be listed.
         BlockMissingError: A block can't be used; nothing was checked or recorded.
-        ReportUnfinishedError: What was found is in the message, and not everywhere else.
+        ReportUnfinishedError: A part of the report failed; the message has what was found.
     """
     async with AsyncExitStack() as held:
         held.push_async_callback(close_clients)
@@ -149,7 +149,7 @@ async def _revalidate(request: RevalidationRequest, held: AsyncExitStack) -> Sta
     dropped = tally.add_missing(request)
     ended, all_keys = _outcome(tally), request.covers_all_keys
     async with reporting(str(ended.message), "Retry this run") as report:
-        # a table that can't be published must not cost a key its next check
+        # separate from the table: if that can't be published, keys must still be checked again
         parts = [report.part("follow-up", schedule_follow_up(request, tally.unreachable))]
         if all_keys or tally.changed:
             anew = tally.changed or request.depth == "full"
@@ -161,19 +161,19 @@ async def _revalidate(request: RevalidationRequest, held: AsyncExitStack) -> Sta
         if all_keys and request.depth == "full":
             parts.append(publish_leftovers(request.anthropic_block, request.kms_block))
         await asyncio.gather(*parts)
-        if not (tally.unrecorded or report.failed):  # else a retry goes on from the records
+        if not (tally.unrecorded or report.failed):  # otherwise a retry must reuse the records
             await save_state(_REPORTED, Reported(at=datetime.now(UTC)))
     return ended
 
 
 async def _check_registered(request: RevalidationRequest, held: AsyncExitStack) -> Tally:
-    """Check the keys; what was kept in memory for the checks ends with them."""
+    """Check the keys; reads that they share are dropped from memory at the end."""
     started = datetime.now(UTC)
     registered, reported, before, _ = await asyncio.gather(
         read_registered_keys(request.anthropic_block),
         load_state(_REPORTED, Reported),
         last_fleet(),
-        # a block that can't be used says nothing about any key
+        # fails here when a block can't be used, which is no verdict about any key
         open_clients(request.anthropic_block, request.kms_block),
     )
     context = _context(request, registered, reported, started)
@@ -208,6 +208,7 @@ def _context(
 
 async def _check_all(context: RevalidationContext, tally: Tally, total: int) -> None:
     """A bounded number of checks at the same time, ring by ring."""
+    # one iterator for all workers: a ring's keys follow each other, so its reads are dropped soon
     remaining = ((ring, ref) for ring in context.rings for ref in ring.refs)
 
     async def work() -> None:
@@ -216,13 +217,13 @@ async def _check_all(context: RevalidationContext, tally: Tally, total: int) -> 
             ring.done_with_one()
 
     async with asyncio.TaskGroup() as group:
-        # `context.reading` bounds the reads; as many keys again are prepared or published
+        # twice as many, as `context.reading` bounds the reads: the rest prepare or publish
         for _ in range(min(2 * context.request.concurrency, total)):
             group.create_task(work())
 
 
 async def _check_one(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef) -> KeyRecord:
-    """One key's record, whatever happens to its check."""
+    """The record of one key, even if its check fails or is too late."""
     why = f"not checked before the deadline, {context.deadline:%Y-%m-%d %H:%M:%S %Z}"
     if datetime.now(UTC) < context.deadline:
         try:
@@ -237,12 +238,12 @@ async def _check_one(context: RevalidationContext, ring: KeyRingBatch, ref: KeyR
 
 @asynccontextmanager
 async def _progress(tally: Tally, total: int) -> AsyncIterator[asyncio.Event]:
-    """A progress artifact that is updated once a second, and when all is checked.
+    """Keep a progress artifact up to date: once a second, and when all keys are checked.
 
-    Nothing waits for it but the end of the run, and nothing fails by it.
+    Only the end of the run waits for it, and its failures do not end the run.
 
     Yields:
-        To be set when all is checked.
+        An event that the caller sets when all keys are checked.
     """
     checked = asyncio.Event()
 
@@ -270,7 +271,7 @@ async def _progress(tally: Tally, total: int) -> AsyncIterator[asyncio.Event]:
 
 
 def _outcome(tally: Tally) -> State[Any]:
-    """Failed (red) when a key is broken; Prefect has no yellow, so the name says the rest."""
+    """The final state: Failed (red) for a broken key; Prefect has no yellow, so names show it."""
     rows = [*tally.rows, *tally.missing]
     found = counts(rows)
     message = f"{len(rows)} keys: {shown_counts(found)}. See the artifact cmek-fleet"
