@@ -122,7 +122,7 @@ class AnthropicAdmin(CredentialsBlock):
             EndpointError: The address is not Anthropic's, nor allowed by the administrator.
             ValueError: The Google identity's key can't sign.
         """
-        # a gateway is the administrator's own: no host of Anthropic's is one
+        # a gateway runs on a host of the administrator's, so Anthropic's hosts are not allowed
         check_destination(self.base_url, () if self.gateway else ANTHROPIC)
         return AdminApi(self.base_url, self._credential())
 

@@ -119,7 +119,7 @@ class GoogleKms(CredentialsBlock):
         raise GoogleApiError(problem)
 
     def _credentials(self) -> Credentials | None:
-        # Credentials without a key are none: google-auth would put this machine's own in place.
+        # A GCP Credentials block without a key would silently mean this machine's own identity.
         key = service_account_key(self.gcp_credentials) if self.gcp_credentials else None
         if key is not None:
             return service_account_credentials(key)
@@ -185,7 +185,7 @@ def _get_token(credentials: Credentials) -> None:
         problem = classify(error, call="google credentials")
     else:
         return
-    # outside the handler, so that google-auth's error with what it quotes is not its context
+    # outside the handler, so that google-auth's error, which quotes text, is not the context
     raise GoogleApiError(problem)
 
 

@@ -27,24 +27,25 @@ def uncached_task(
     task_run_name: str | None = None,
     **options: Any,  # noqa: ANN401 - those of Prefect's own decorator, which checks them
 ) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Prefect's `task`, run anew each time: after a suspension or Retry no old result counts.
+    """Prefect's `task` without old results: after a suspension or Retry it runs again.
 
     Args:
-        name: Of the task.
-        task_run_name: Of each run, with parameters in braces; by default the task's name.
+        name: Name of the task.
+        task_run_name: Name of each run, with parameters in braces; by default the task's name.
         options: Anything else that Prefect's `task` takes, such as `retries`.
     """
     return task(
         name=name,
         task_run_name=task_run_name or name,
         cache_policy=NO_CACHE,
+        # a stored result names its own serializer, pickle too: reading it back could run code
         persist_result=False,
         **options,
     )
 
 
 class NotYetError(CmekError):
-    """Something that heals by itself with time: IAM settling, a version being generated."""
+    """A condition that ends by itself: IAM is still settling, a version is being generated."""
 
 
 async def _failure(state: State[Any]) -> BaseException | None:
@@ -53,7 +54,7 @@ async def _failure(state: State[Any]) -> BaseException | None:
 
 
 async def not_yet(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
-    """Retry what heals with time."""
+    """Retry a condition that ends by itself."""
     return isinstance(await _failure(state), NotYetError)
 
 

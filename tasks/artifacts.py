@@ -48,10 +48,10 @@ class _Published(BaseModel):
 
 @uncached_task(name="Publish report", task_run_name="Publish {kind}")
 async def publish(kind: str, subject: str, markdown: str, description: str) -> None:
-    """One Markdown artifact of this kind a run, brought up to date when there is more to say.
+    """Publish a Markdown artifact; a run has one of each kind, and later calls update it.
 
-    The versions under its key are the workspace's history, one a run. A workspace that the run
-    creates gets one of its own besides the one of its name.
+    The versions under its key are the workspace's history, one per run. A created workspace has
+    one artifact under its id, and one under its name.
     """
     name = artifact_key(kind, subject)
     known = await load_state(name, _Published)
@@ -62,7 +62,7 @@ async def publish(kind: str, subject: str, markdown: str, description: str) -> N
 
 
 async def update_data(artifact_id: UUID, data: str, description: str | None = None) -> bool:
-    """Put other data in an artifact's place; whether it was still there to be updated."""
+    """Replace an artifact's data; False when the artifact no longer exists."""
     change = ArtifactUpdate(data=data, **({"description": description} if description else {}))
     async with get_client() as client:
         try:
@@ -79,7 +79,7 @@ class _Table(Artifact):
     text: str
 
     async def aformat(self) -> str:
-        """As it is."""
+        """The text, unchanged."""
         return self.text
 
 
@@ -116,7 +116,7 @@ async def read_module(anthropic_block: str, kms_block: str, workspace_id: str) -
 
 
 RECENT = 4
-"""Records of a key that runs which overlap can have left."""
+"""How many of a key's last records are read, since runs may overlap."""
 
 
 def page_key(external_key_id: str) -> str:
@@ -152,7 +152,7 @@ async def last_records(external_key_ids: Sequence[str]) -> dict[str, KeyRecord]:
 
 
 async def recent_records(external_key_id: str) -> list[KeyRecord]:
-    """A key's last few records: runs that overlap may have left them in another order."""
+    """A key's last few records, newest first: runs that overlap may each have added one."""
     wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[page_key(external_key_id)]))
     async with get_client() as client:
         found = await client.read_artifacts(
@@ -175,9 +175,9 @@ async def _latest(keys: list[str]) -> list[ArtifactCollection]:
 
 @uncached_task(name="Record the key")
 async def record_onboarding(facts: LiveFacts, users_before: tuple[str, ...] = ()) -> None:
-    """Begin the key's history with what was true when it was attached.
+    """Begin the key's history with its state when it was attached.
 
-    A key that other workspaces use has a history already, which stays as it is.
+    A key that other workspaces use has a history already, which is left unchanged.
     """
     if await last_records([facts.external_key_id]):
         return

@@ -63,7 +63,7 @@ class AttachResult(StrEnum):
     NOW = "attached"
     BEFORE = "was attached already"
     NOT_YET = "not attached"
-    """The workspace has no key still: read, validate and pass the gate again before another try."""
+    """The workspace has no key; another try needs new reads, a validation and the gate again."""
 
 
 class AttachOutcome(FrozenModel):
@@ -71,11 +71,11 @@ class AttachOutcome(FrozenModel):
 
     outcome: AttachResult
     workspace_id: str | None = None
-    """Which workspace has the key; None while none has."""
+    """The workspace with the key; None for NOT_YET."""
     request_id: str | None = None
     why: str | None = None
     sent_at: datetime | None = None
-    """Of NOT_YET: when a request was sent that may still take effect; None when none was."""
+    """For NOT_YET: when a request was sent that may still take effect; None if there is none."""
 
 
 class AttachedElsewhereError(CmekError):
@@ -147,21 +147,21 @@ class _Step(ABC):
 
     @abstractmethod
     async def existing(self) -> Workspace | None:
-        """The workspace that has this key already, by a read."""
+        """Read whether a workspace has this key already; that workspace, or None."""
 
     @abstractmethod
     async def send(self) -> Workspace:
-        """The one request that writes."""
+        """Send the one request that writes."""
 
-    async def before_sending(self) -> None:  # noqa: B027 - an attach leaves no trace
+    async def before_sending(self) -> None:  # noqa: B027 - an attach needs no record
         """Record that a request is about to be sent."""
 
     async def not_sent(self) -> None:  # noqa: B027 - as above
-        """The request was refused, or never left: it can't take effect any more."""
+        """Take that record back: the request was refused or never sent, so it has no effect."""
 
     @abstractmethod
     async def read_after_failure(self, error: AdminApiError, sent: datetime) -> Workspace | None:
-        """What a read shows after a request that failed at an unknown point."""
+        """Read after a request of unknown outcome; the workspace if it has the key, else None."""
 
 
 async def _send_once(step: _Step) -> AttachOutcome:
@@ -171,6 +171,7 @@ async def _send_once(step: _Step) -> AttachOutcome:
     if existing is not None:
         return _outcome(AttachResult.BEFORE, existing, existing.request_id)
     await step.before_sending()
+    # checked last, since the calls above take time
     if not permit.is_fresh(now=datetime.now(UTC), monotonic=time.monotonic()):
         await step.not_sent()
         return AttachOutcome(
@@ -186,9 +187,10 @@ async def _send_once(step: _Step) -> AttachOutcome:
 
 
 async def _settle(step: _Step, error: AdminApiError, sent: datetime) -> AttachOutcome:
-    """Only a read shows whether a request that failed took effect."""
-    heals = isinstance(error, ExternalKeyValidationTimeoutError | ExternalKeyChangedError)
-    if not (_is_unclear(error) or heals):
+    """Read whether a failed request took effect: only a read can show it."""
+    # these two have no effect, and may be gone at the next try
+    is_transient = isinstance(error, ExternalKeyValidationTimeoutError | ExternalKeyChangedError)
+    if not (_is_unclear(error) or is_transient):
         await step.not_sent()
         raise error
     get_run_logger().warning("The outcome is not clear (%s); reading again", error)
@@ -205,7 +207,7 @@ async def _settle(step: _Step, error: AdminApiError, sent: datetime) -> AttachOu
 
 
 def _is_unclear(error: AdminApiError) -> bool:
-    """Whether the request may have taken effect, or the one that has used its approval before."""
+    """Whether this request, or an earlier one with the same approval, may have taken effect."""
     return error.ambiguous or isinstance(error, ApprovalSpentError)
 
 
@@ -253,8 +255,9 @@ class _Attach(_Step):
 
 class _Create(_Step):
     async def existing(self) -> Workspace | None:
-        """What this run has created already, over all pages."""
+        """Search all pages for the workspace that this run has created already."""
         everything = await self.api.workspaces.everything()
+        # by the run's tag: the same name could be somebody else's workspace
         ours = created_by_run(everything, str(current_run_id()))
         if not ours:
             taken = same_name_workspaces(everything, self._name)
@@ -313,7 +316,8 @@ class _Create(_Step):
         return None
 
     async def _complete(self, error: AdminApiError, workspace_id: str) -> Workspace:
-        """The workspace that an incomplete create made, if it has its key all the same."""
+        """The workspace that an incomplete create made, if it has its key nevertheless."""
+        # before anything can fail: from now on no run for this name may create again
         await _after_sending(record_incomplete_create(workspace_id))
         try:
             workspace = await self.api.workspaces.retrieve(workspace_id)
@@ -334,7 +338,7 @@ class _Create(_Step):
 
 
 async def _after_sending(tagging: Awaitable[None]) -> None:
-    """Change the run's tag; a failure leaves the stricter one, and the response counts."""
+    """Change the run's tag; if that fails, the old tag stays, which only forbids more."""
     with never_ends_the_run(
         f"The tag {CREATE_SENT_PREFIX}… stays on this run, so no other run creates a workspace of "
         f"this name within {PENDING_CREATE_LIFETIME}"
@@ -343,39 +347,39 @@ async def _after_sending(tagging: Awaitable[None]) -> None:
 
 
 async def record_pending_create() -> None:
-    """Before a create is sent: tag this run, where every later run sees it."""
+    """Tag this run before a create is sent; every later run for the name sees the tag."""
     async with get_client() as client:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         await retag(client, f"{CREATE_SENT_PREFIX}{now}", without=CREATE_SENT_PREFIX)
 
 
 async def clear_pending_create() -> None:
-    """It was refused, or never left: nothing was created."""
+    """Remove that tag: the create was refused or never sent, so nothing was created."""
     async with get_client() as client:
         await retag(client, without=CREATE_SENT_PREFIX)
 
 
 async def record_incomplete_create(workspace_id: str) -> None:
-    """In place of the pending create: which workspace it made; no run of the name creates again."""
+    """Replace that tag by one with the workspace's id; no run for the name creates again."""
     async with get_client() as client:
         tag = f"{CREATED_INCOMPLETE_PREFIX}{workspace_id}"
         await retag(client, tag, without=CREATE_SENT_PREFIX)
 
 
 async def ensure_no_pending_create(subject: str) -> None:
-    """Go on only when no create for this subject may still take effect.
+    """Make sure that no create for this subject may still take effect.
 
     Raises:
-        CreateOutcomeUnknownError: One may; names the run that sent it and when it counts as lost,
-            or the tag that does not say when, and how to go on.
-        IncompleteWorkspaceError: One made a workspace that no search shows; names it.
+        CreateOutcomeUnknownError: One may. Names the run that sent it and when to try again; or
+            the tag that holds no valid time, and what to do.
+        IncompleteWorkspaceError: One made a workspace that the search does not find; names it.
     """
     now = datetime.now(UTC)
     wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(subject)]))
     async with get_client() as client:
         async for run in find_runs(client, wanted):
             if run.state is not None and run.state.is_completed():
-                continue  # it knew the outcome
+                continue  # it ended well, so the outcome of its create was known
             for tag in run.tags:
                 if tag.startswith(CREATED_INCOMPLETE_PREFIX):
                     workspace_id = tag.removeprefix(CREATED_INCOMPLETE_PREFIX)
@@ -396,9 +400,10 @@ async def ensure_no_pending_create(subject: str) -> None:
 
 
 def _time_sent(tag: str, now: datetime) -> datetime | None:
-    """When the create was sent; None where somebody has changed the tag, so that it can't say."""
+    """When the create was sent; None when somebody has changed the tag to no valid time."""
     try:
         sent = datetime.fromisoformat(tag.removeprefix(CREATE_SENT_PREFIX))
+        # a time far ahead is not ours, and would block the name until then
         known = sent.tzinfo is not None and sent <= now + PENDING_CREATE_LIFETIME
         return sent.astimezone(UTC) if known else None
     except (ValueError, OverflowError):
@@ -453,13 +458,13 @@ async def read_back(
 
     Args:
         block: Name of the AnthropicAdmin block.
-        workspace_id: What has the key.
-        external_key_id: Which it must be.
-        residency: What a new workspace must show; None for one that existed before.
+        workspace_id: The workspace with the key.
+        external_key_id: The key that it must show.
+        residency: The data residency that a new workspace must show; None for an older one.
 
     Raises:
-        ReadBackMismatchError: The workspace does not show this key, or the key does not show
-            itself as attached.
+        ReadBackMismatchError: The workspace does not show this key or this data residency, or
+            the key is not shown as attached.
     """
     api = await admin_client(block)
     workspace = await api.workspaces.retrieve(workspace_id)

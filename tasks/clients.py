@@ -1,4 +1,4 @@
-"""The clients that tasks share: one a block and event loop, closed at the end of the flow.
+"""The clients that tasks share: one per block and event loop, closed at the end of the flow.
 
 httpx and grpc.aio bind a client to the loop that it was made in, so a cache that ignored the loop
 would return clients that hang. Clients are never inputs or results of a task.
@@ -76,7 +76,7 @@ async def google_client(block: str) -> GoogleReads:
 
 
 async def _google_block(block: str) -> GoogleKms:
-    # read once: both clients are of the same block, also when somebody edits it meanwhile
+    # read once, so that both clients use the same block even if somebody edits it meanwhile
     return await _shared(GoogleKms, block, lambda: load_block(GoogleKms, block))
 
 
@@ -87,10 +87,10 @@ async def onboarding_policy(block: str) -> PolicyModel:
 
 
 async def block_names(anthropic_block: str | None, kms_block: str | None) -> tuple[str, str]:
-    """The names that were given; in place of one that was not, that of the policy `default`.
+    """The given names; for one that is not given, the name in the policy `default`.
 
     Raises:
-        BlockMissingError: That policy is needed, and not there.
+        BlockMissingError: That policy is needed, and does not exist.
     """
     if anthropic_block and kms_block:
         return anthropic_block, kms_block
@@ -100,13 +100,14 @@ async def block_names(anthropic_block: str | None, kms_block: str | None) -> tup
 
 @asynccontextmanager
 async def opening_clients(anthropic_block: str, kms_block: str) -> AsyncIterator[None]:
-    """Load both blocks and make their clients, beside what the body does first.
+    """Load both blocks and make their clients while the body begins.
 
-    The server takes as long to give a slot as to read two blocks. No client connects here. What
-    fails here fails again, and is said, where it is used.
+    Taking a slot takes the server as long as reading two blocks. No client connects here. An error
+    is ignored here, since it is raised again where the client is used.
     """
     opening = asyncio.ensure_future(open_clients(anthropic_block, kms_block))
-    opening.add_done_callback(_has_failed)  # which takes note of its error
+    # retrieves the error, else asyncio logs that nobody did
+    opening.add_done_callback(_has_failed)
     try:
         yield
     finally:
@@ -126,9 +127,9 @@ async def open_clients(anthropic_block: str, kms_block: str) -> None:
 
 
 async def close_clients() -> None:
-    """Close what this loop has opened; one that can't be closed changes no run's end."""
+    """Close this loop's clients; a failure to close one does not change the run's outcome."""
     for (kind, _), opening in _open.pop(asyncio.get_running_loop(), {}).items():
-        opening.cancel()  # one that is open already stays so
+        opening.cancel()  # no effect on a client that is open already
         await asyncio.wait([opening])
         if kind is not GoogleKms and not _has_failed(opening):
             with suppress(Exception):  # the process ends, and with it the connections
@@ -143,19 +144,19 @@ async def _shared(kind: type[R], block: str, make: Callable[[], Coroutine[Any, A
 async def once(
     shared: dict[K, asyncio.Future[Any]], key: K, make: Callable[[], Coroutine[Any, Any, R]]
 ) -> R:
-    """What is made once for a key, however many ask for it at the same moment.
+    """Make something once per key, even if several callers need it at the same time.
 
-    A failure is raised to all that wait for it and not kept: the next one who asks tries again.
+    A failure is raised to all callers that wait, and is not kept: the next caller tries again.
 
     Args:
-        shared: What was made, and what is being made. All of it belongs to one event loop.
-        key: Of what is asked for.
+        shared: What was made or is being made, by key; all of it belongs to one event loop.
+        key: The key in `shared`.
         make: Makes it.
     """
     making = shared.get(key)
     if making is None or _has_failed(making):
         making = shared[key] = asyncio.ensure_future(make())
-    # whoever stops waiting does not take it from the others
+    # shielded: a caller that is cancelled must not cancel it for the others
     made: R = await asyncio.shield(making)
     return made
 
@@ -175,8 +176,8 @@ async def load_block(kind: type[B], name: str) -> B:
 
 
 _UNUSABLE: Final = (ValueError, RuntimeError, OSError, AttributeError, TypeError)
-"""What a block raises that can't be used. The last three are google-auth's for the file of a GCP
-Credentials block that can't be read, or is no JSON object."""
+"""Errors of a block that can't be used. The last three are google-auth's, when the file of a GCP
+Credentials block can't be read or is no JSON object."""
 
 
 @contextmanager
@@ -188,7 +189,6 @@ def _usable(kind: B | type[B], name: str) -> Iterator[None]:
     except _UNUSABLE as error:
         if isinstance(error, CmekError):
             raise
-        # Prefect hides what a validator said behind its own error
         made = "; `cmek deploy` makes the default one" if kind is OnboardingPolicy else ""
         raise BlockMissingError(
             f"{block} can't be used: {_said(error)}. Make or fix it in the Prefect UI under "
@@ -203,6 +203,7 @@ def _usable(kind: B | type[B], name: str) -> Iterator[None]:
 
 
 def _said(error: BaseException) -> str:
+    # Prefect raises an error of its own from the validator's, which has the reasons
     cause = error.__cause__
     if isinstance(cause, ValidationError):
         return "; ".join(refusals(cause, values=False))

@@ -1,11 +1,12 @@
 """Guide step 2: the crypto key, with the organization label.
 
 A key that exists is this organization's own only if the label is on it, and the worker's records
-say that an onboarding made it or a workspace of the organization has it. Whoever may update the
-key can set the label, and so can an adoption that failed half way. Any other key is adopted:
-nothing is written to it before an approval that names who can use it already. That needs the
-request's `adopt_existing_key`, unless an onboarding has sent a create for this key whose answer was
-lost: then the key is most likely ours, but somebody else may have been faster.
+say that an onboarding made it or a workspace of the organization has it. The label alone proves
+nothing: anyone who may update the key can set it, and an adoption that failed half way leaves it.
+Any other key is adopted: nothing is written to it before an approval that names who can use it
+already. That needs the request's `adopt_existing_key`, unless an onboarding has sent a create for
+this key whose answer was lost: the key is then most likely ours, but somebody else may have
+created it first.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class EnsuredKey(FrozenModel):
     adopting: bool = False
     """It exists, and nothing shows that it is ours: label and grants wait for an approval."""
     users_before: tuple[str, ...] = ()
-    """Of an adopted key: who could already encrypt or decrypt with it."""
+    """Who could already encrypt or decrypt with an adopted key."""
 
 
 class VersionPendingError(NotYetError):
@@ -67,12 +68,13 @@ async def ensure_crypto_key(
     key = None if ring_is_new else await kms.get_crypto_key(name)
     created = False
     if key is None:
-        # before the create: after a lost answer the key needs no permission to be adopted
+        # before the create: if its answer is lost, the key needs no `adopt_existing_key`
         await remember_create(name, KeyCreate.SENT)
         try:
             key, created = await kms.create_crypto_key(name, key_spec(request, organization))
         except GoogleApiError as error:
-            with suppress(GoogleApiError):  # the refusal is what is told
+            with suppress(GoogleApiError):  # the create's error is raised, not that of this read
+                # refused, and no key is there: one that appears later is not ours
                 if not error.problem.transient and await kms.get_crypto_key(name) is None:
                     await remember_create(name, KeyCreate.REFUSED)
             raise
@@ -80,6 +82,7 @@ async def ensure_crypto_key(
             await remember_create(name, KeyCreate.CONFIRMED)
     refuse_unfit_key(key, request)
     users: tuple[str, ...] = ()
+    # not by `created` alone: a retry, or a later run, finds a key that an earlier call made
     origin = KeyOrigin.OURS if created else await key_origin(request, key, organization)
     adopting = origin is not KeyOrigin.OURS
     if adopting:
@@ -100,7 +103,7 @@ class KeyOrigin(StrEnum):
     OURS = "ours"
     """An onboarding of this organization, or a workspace of it has the key."""
     IN_DOUBT = "in doubt"
-    """An onboarding sent a create for it, and its answer is not known."""
+    """An onboarding sent a create for it, and the answer is not known."""
     UNPROVEN = "unproven"
     """Nothing shows that it is ours."""
 

@@ -55,7 +55,7 @@ class RequestRefusedError(NotStartedError):
 
 
 class DifferentRequestError(NotStartedError):
-    """The run that the key gives was started with another request."""
+    """The run that exists already was started with another request."""
 
 
 @uncached_task(name="Find workspaces")
@@ -76,13 +76,13 @@ async def start_once(
     workspace: Workspace,
     announced: Announcement | None = None,
 ) -> DiscoveryDecision:
-    """Start the workspace's onboarding unless an earlier run speaks against it.
+    """Start the workspace's onboarding unless an earlier run forbids it.
 
     Args:
-        request: The discovery's.
-        policy: That the discovery names.
-        workspace: Eligible and opted in.
-        announced: What was announced for this workspace.
+        request: The discovery's request.
+        policy: The policy that the discovery names.
+        workspace: A workspace that is eligible and has opted in.
+        announced: The event's payload about this workspace.
     """
     async with get_client() as client:
         try:
@@ -92,7 +92,7 @@ async def start_once(
             if why is not None:
                 return decided(workspace, Action.LEFT_OUT, why)
             form = onboarding_for(workspace, request, announced)
-            # what the run would refuse is refused here, where somebody sees it
+            # what the run would refuse is refused here, where the table shows it
             onboarding = resolve(form, policy, workspace_name=workspace.name)
             run = await start_onboarding(client, form.model_dump(mode="json"))
         except (
@@ -119,7 +119,7 @@ def decided(workspace: Workspace, action: Action, why: str) -> DiscoveryDecision
 
 @uncached_task(name="Publish discovery")
 async def publish_discovery(decisions: list[DiscoveryDecision]) -> None:
-    """The table of what was decided; its versions are the history."""
+    """Publish the table of decisions; its versions are the history."""
     await acreate_markdown_artifact(
         markdown=page(decisions), key=PAGE_KEY, description=summary(decisions)
     )
@@ -128,13 +128,13 @@ async def publish_discovery(decisions: list[DiscoveryDecision]) -> None:
 async def start_onboarding(
     client: PrefectClient, request: Mapping[str, Any], *, idempotency_key: str | None = None
 ) -> FlowRun:
-    """Start a run for the request's workspace, or give the one that is under way.
+    """Start a run for the request's workspace, or return the one that is under way.
 
     Args:
-        client: Of the Prefect server.
+        client: Client of the Prefect server.
         request: JSON of an `OnboardingForm`; fields that are left out have their defaults.
-        idempotency_key: The same key gives the same run, also when that has ended. Without one,
-            the key is the workspace's next free one.
+        idempotency_key: The same key returns the same run, even one that has ended. Without one,
+            the workspace's next free key is used.
 
     Raises:
         OnboardingMissingError: `prefect deploy` has not been run.
@@ -157,6 +157,7 @@ async def start_onboarding(
         run = await _active_run(client, deployment, request)
         named = f"run {run.name} ({run.id}) for {subject_in(request)}"
         advice = "Approve, reject or cancel that run first"
+    # for a key that is known, Prefect ignores the new parameters without a word
     differs = request_differences(complete(request), complete(run.parameters.get("request") or {}))
     if differs:
         raise DifferentRequestError(
@@ -169,13 +170,13 @@ async def start_onboarding(
 async def _active_run(
     client: PrefectClient, deployment: DeploymentResponse, request: Mapping[str, Any]
 ) -> FlowRun:
-    """The workspace's run that has not ended, or a new one; plans are counted by themselves."""
+    """The workspace's run that has not ended, or a new one; plan-only runs count separately."""
     workspace, plan_only = subject_in(request), bool(request.get("plan_only"))
     number = finished_run_count(await _earlier_runs(client, workspace, plan_only=plan_only))
     while True:
         key = numbered_key(f"plan:{workspace}" if plan_only else workspace, number)
         run = await _create(client, deployment, request, key)
-        # a run that ended before anything could tag it is not among the counted ones
+        # the key's run has ended without being counted above: try the next key
         if run.state is None or not run.state.is_final():
             return run
         number += 1
@@ -201,7 +202,7 @@ async def _create(
 async def _earlier_runs(
     client: PrefectClient, workspace_id: str, *, plan_only: bool | None = None
 ) -> list[EarlierRun]:
-    """All onboarding runs for the workspace, or those that only plan or don't; in no order."""
+    """Onboarding runs for the workspace, in no order; `plan_only` selects those with this flag."""
     wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(workspace_id)]))
     return [
         EarlierRun(

@@ -56,10 +56,10 @@ class _RecordText(BaseModel):
 async def record(subject: str, *events: Event) -> tuple[EvidenceEntry, ...]:
     """Add events to the workspace's record; what this run has recorded before is not added again.
 
-    To be awaited by the flow, one call after another.
+    For the flow only, one call after another: it reads the chain, extends it and writes it back.
 
     Args:
-        subject: The id of a workspace, or what stands for a new one.
+        subject: The id of a workspace, or `new:NAME` for one that is to be created.
         events: From `cmek.evidence.events`.
 
     Returns:
@@ -98,9 +98,9 @@ async def publish_evidence(subject: str) -> None:
 
 
 async def publish_failure(subject: str, error: BaseException) -> None:
-    """Add how the run ended, and publish; nothing when the run has recorded nothing.
+    """Add the failure to the evidence and publish it, if the run has recorded anything.
 
-    Never raises: it would take the place of the failure.
+    Never raises: that error would replace the run's own failure.
     """
     with never_ends_the_run("The failure is not in the evidence"):
         if await load_state(_MEMORY, _RecordText) is not None:
@@ -112,7 +112,7 @@ def _verified_page(page: str) -> Chain:
     """The record in a published page.
 
     Raises:
-        EvidenceIntegrityError: It does not verify, or holds what this run has not written.
+        EvidenceIntegrityError: It does not verify, or has entries that claim to be of this run.
     """
     chain = loads(record_in(page))
     if any(entry.run == str(current_run_id()) for entry in chain.entries):
@@ -121,7 +121,7 @@ def _verified_page(page: str) -> Chain:
 
 
 async def _earlier(subject: str) -> Chain:
-    """What earlier runs have published; a new record that says so when that can't be trusted."""
+    """The record that earlier runs published; if that can't be trusted, a new one that says so."""
     artifact = await Artifact.aget(artifact_key("evidence", subject))
     if artifact is None:
         return Chain()
@@ -139,7 +139,7 @@ async def _earlier(subject: str) -> Chain:
 async def label_attached_resources(
     request: OnboardingRequest, key_name: str, attached: EvidenceEntry, *, label: bool = True
 ) -> None:
-    """Both marks, and an entry about each.
+    """Tag the workspace and label the key, with an entry in the evidence about each.
 
     Only for the run that attached the key, never for one that found it attached.
 
@@ -163,7 +163,7 @@ async def tag_workspace(block: str, workspace_id: str, entry_hash: str) -> Event
         api = await admin_client(block)
         workspace = await api.workspaces.retrieve(workspace_id)
         tags = with_evidence_tag(workspace.tags, entry_hash)
-        if tags is None:
+        if tags is None:  # the tag exists, and is never overwritten
             planted = workspace.tags[EVIDENCE_TAG]
             if planted != entry_hash:
                 get_run_logger().warning(

@@ -17,7 +17,7 @@ from tasks.clients import kms_client
     retry_condition_fn=policy_race,
 )
 async def ensure_grants(kms_block: str, key_name: str) -> bool:
-    """Both roles in one read-modify-write with etag; the policy of others stays as it is.
+    """Grant both roles in one read-modify-write with etag; other bindings stay unchanged.
 
     Returns:
         Whether this run had to write the policy.

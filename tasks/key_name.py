@@ -21,7 +21,7 @@ class KeyNotReadableYetError(NotYetError):
     retry_condition_fn=not_yet,
 )
 async def read_key_name(kms_block: str, key_name: str) -> str:
-    """The name to register, read back: what Anthropic is told can never be changed.
+    """The name to register, read from Cloud KMS: once registered it can never be changed.
 
     Raises:
         KeyNotReadableYetError: Retried; Cloud KMS does not know the key yet.

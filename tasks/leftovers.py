@@ -41,7 +41,7 @@ async def read_leftovers(
         anthropic_block: Name of the block.
         kms_block: Name of the block.
         subject: Whose records are read; those of all workspaces unless given.
-        ended: A run that counts as ended although it is executing.
+        ended: A run that is treated as ended although it is executing: the caller's own.
 
     Raises:
         AdminApiError: The external keys can't be listed.
@@ -62,7 +62,7 @@ async def read_leftovers(
 
 
 async def _records(client: PrefectClient, key: str | None) -> AsyncIterator[tuple[str, Chain]]:
-    """Every verified record and whose it is; a few at once, since each may be long."""
+    """Every verified record with its workspace; a few at a time, since each may be long."""
     wanted = ArtifactCollectionFilterKey(any_=[key]) if key else None
     wanted = wanted or ArtifactCollectionFilterKey(like_="cmek-evidence-%")
     offset = 0
@@ -76,7 +76,7 @@ async def _records(client: PrefectClient, key: str | None) -> AsyncIterator[tupl
             try:
                 chain = loads(record_in(str(artifact.data)))
             except EvidenceIntegrityError:
-                continue  # the onboarding that continues it says so; `cmek evidence verify` too
+                continue  # the workspace's next onboarding and `cmek evidence verify` report it
             started = [entry for entry in chain.entries if entry.kind == "started"]
             if started:
                 yield started[-1].subject, chain
@@ -102,7 +102,7 @@ async def last_leftovers() -> tuple[Leftover, ...] | None:
 
 
 def read_table(data: object) -> tuple[Leftover, ...] | None:
-    """The rows of a table; None when there is one that is not ours (any more)."""
+    """The rows of a table; None when the table can't be read."""
     try:
         if isinstance(data, str):
             return _ROWS.validate_json(data)
@@ -115,9 +115,9 @@ def read_table(data: object) -> tuple[Leftover, ...] | None:
 async def publish_leftovers(
     anthropic_block: str, kms_block: str, subject: str | None = None
 ) -> None:
-    """Bring the table of leftovers up to date, of all workspaces or of one.
+    """Update the table of leftovers, for all workspaces or for one.
 
-    Never ends a run: what can't be read is logged, and `cmek leftovers` reads it at any time.
+    Never fails the run: what can't be read is logged, and `cmek leftovers` can read it any time.
     """
     with never_ends_the_run("What is left over was not listed"):
         found = await read_leftovers(

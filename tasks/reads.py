@@ -1,4 +1,4 @@
-"""Reads that an onboarding decides from, each made anew every time.
+"""The reads on which an onboarding decides; none is cached.
 
 The workspace and its organization, the live facts of a plan, all prerequisites, the causes of a
 failed validation, what exists already, and the signatures of an approval.
@@ -62,22 +62,22 @@ class WorkspaceNotFoundError(CmekError):
 
 @uncached_task(name="Read the policy", task_run_name="Read policy {name}")
 async def read_policy(name: str) -> PolicyModel:
-    """What the platform team has decided, read anew.
+    """The platform team's policy, read now.
 
     Raises:
-        BlockMissingError: There is no such block, or what it holds is not valid.
+        BlockMissingError: There is no such block, or its content is not valid.
     """
     return await onboarding_policy(name)
 
 
 @uncached_task(name="Apply the policy", task_run_name="Apply policy {form.policy}")
 async def resolve_request(form: OnboardingForm) -> OnboardingRequest:
-    """What the request comes to under its policy as it is now.
+    """Complete the request with the settings of its policy as they are now.
 
     Raises:
         BlockMissingError: The policy can't be read; nothing outside was called.
         OverrideRefusedError: The policy does not let a request change a setting.
-        WorkspaceNotFoundError: The key is named after a workspace that is not there.
+        WorkspaceNotFoundError: The key is to be named after a workspace that does not exist.
     """
     policy, name = await onboarding_policy(form.policy), None
     if is_named_after_workspace(form, policy):
@@ -101,15 +101,15 @@ async def read_organization(block: str) -> Organization:
 async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
     """The workspace and the key that it has.
 
-    No field of the object says that it is the default one, but a list without `include_default`
-    leaves that one out. What can't be told counts as default.
+    No field of the object marks the default workspace, but a list without `include_default` leaves
+    it out. A workspace that is not in the list is taken for the default one.
 
     Raises:
         WorkspaceNotFoundError: Not in this organization.
     """
     api = await admin_client(block)
     listed = [w async for w in api.workspaces.list(ids=[workspace_id], include_archived=True)]
-    # a server that does not know the filter lists others too
+    # a server that ignores the filter lists other workspaces too
     found = next((w for w in listed if w.id == workspace_id), None)
     try:
         workspace = found or await api.workspaces.retrieve(workspace_id)
@@ -128,7 +128,7 @@ async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
 
 @uncached_task(name="Search workspaces")
 async def search_workspace(request: OnboardingRequest) -> WorkspaceReading | None:
-    """What this request has created already, over all pages; None when nothing has its name.
+    """The workspace that this request has created already; None when nothing has its name.
 
     Raises:
         WorkspaceNotEligibleError: Another workspace has the name.
@@ -204,7 +204,7 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
 async def _workspace(
     admin: AdminApi, request: OnboardingRequest
 ) -> tuple[dict[str, Any], Sequence[Workspace]]:
-    """The fields about the workspace, or about a new one, that nothing has its name; and all."""
+    """The facts about the workspace, or about the name of a new one; and all workspaces."""
     listed = admin.workspaces.everything()
     if request.workspace_id is None:
         name, everything = request.create_workspace or "", await listed
@@ -242,14 +242,14 @@ class PrerequisitesFailedError(CmekError):
 async def check_prerequisites(
     request: OnboardingRequest, started_with: OnboardingRequest | None = None
 ) -> CheckReport:
-    """Every check; a read that is refused makes `unknown`, never an exception.
+    """Run every check; a refused read gives `unknown`, never an exception.
 
-    A policy that was edited while the run waited is a warning: the run keeps what it was started
-    with, and an approver must see that others would not be started so any more.
+    A policy that was edited while the run waited gives a warning: the run keeps the settings that
+    it was started with, and the approver must see that a new run would get others.
 
     Args:
-        request: For the workspace as it is now.
-        started_with: The run's own, where its new workspace exists by now.
+        request: The request, with the workspace's id if the workspace exists.
+        started_with: The run's original request, when its new workspace exists by now.
     """
     report = await run_checks(request, await _clients(request))
     try:
@@ -312,13 +312,13 @@ async def signatures_needed(request: OnboardingRequest) -> int:
     """How many approvers must sign; 0 on a worker without signers.
 
     Raises:
-        SignersRefusedError: Signatures are wanted and can't be verified here.
+        SignersRefusedError: Signatures are required and can't be verified here.
     """
     return required_signatures(find_signers(), await _requested_signatures(request))
 
 
 async def _requested_signatures(request: OnboardingRequest) -> int:
-    """By the request; at least one where a gateway holds the credential: it takes no others."""
+    """What the request asks for; with a gateway at least one, since it refuses unsigned ones."""
     admin = await admin_client(request.anthropic_block)
     return max(request.signatures, int(admin.is_gateway))
 
@@ -329,16 +329,16 @@ async def verify_signatures(
 ) -> Signatures:
     """Read the signers file again and verify each signature; a bad one is reported as a problem.
 
-    What is required is the most of worker, pinned request and stored approval request: a record
-    that was rewritten with fewer signatures lowers nothing.
+    The highest number of worker, pinned request and stored approval request is required, so that
+    a record that was rewritten with fewer signatures lowers nothing.
 
     Raises:
-        SignersRefusedError: The signers file is gone, or does not count any more.
+        SignersRefusedError: The signers file is missing or can't be used any more.
     """
     signers = find_signers()
     wanted = await _requested_signatures(request)
     required = required_signatures(signers, max(wanted, approval_request.signatures))
-    # a rejection attaches nothing, so anybody may give it unsigned
+    # a rejection attaches nothing, so anyone may send it unsigned
     if not response.signed_approvals or response.decision == "reject":
         return Signatures(required)
     if signers is None:

@@ -40,7 +40,7 @@ async def ensure_external_key(
 
 
 async def find_external_key(api: AdminApi, key_name: str) -> ExternalKey | None:
-    """The external key of a crypto key: an attached one first, then the oldest."""
+    """The external key of a crypto key; of several an attached one first, then the oldest."""
     found = [key async for key in api.external_keys.list() if key.gcp_key_name == key_name]
     found.sort(key=lambda key: (not key.is_attached, key.created_at, key.id))
     return found[0] if found else None

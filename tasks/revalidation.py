@@ -74,24 +74,24 @@ from tasks.runs import current_run_id
 T = TypeVar("T")
 OVERVIEW = "cmek-fleet-overview"
 ENDED = "cmek.revalidation.ended"
-"""The event of each check of all keys; its absence means that keys are not watched."""
+"""The event at the end of each check of all keys; without it, keys are not being watched."""
 WRITERS: Final = 4
 """Records published at once: a server has 15 connections to its database, for all clients."""
 KEPT: Final = timedelta(hours=1)
-"""How long a run that is retried takes its earlier attempts' checks for true."""
+"""How long a retried run reuses the checks of its earlier attempts."""
 _EVER: Final = datetime.min.replace(tzinfo=UTC)
 HOLD_SECONDS: Final = 15.0
 """Pause of a location whose quota is used up, after the client's own tries."""
 
 
 class SharedReads:
-    """What is read once for several keys."""
+    """Reads that several keys share; each is made once."""
 
     def __init__(self) -> None:
         self._shared: dict[str, asyncio.Future[Any]] = {}
 
     async def once(self, what: str, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Read it for the first key that needs it, and give it to the others."""
+        """Read it for the first key that needs it, and give the result to the others."""
         return await once(self._shared, what, read)
 
     def forget(self) -> None:
@@ -110,7 +110,7 @@ class KeyRingBatch(SharedReads):
         self._left = len(refs)
 
     def done_with_one(self) -> None:
-        """Forget what was read once no key needs it any more."""
+        """Count a checked key; after the last one, drop the shared reads."""
         self._left -= 1
         if self._left <= 0:
             self.forget()
@@ -127,16 +127,16 @@ class RevalidationContext:
     rings: list[KeyRingBatch]
     projects: SharedReads = field(default_factory=SharedReads)
     reported: datetime | None = None
-    """When this run had checked all keys: a retry after that checks them anew."""
+    """When this run had finished with all keys; a retry after that checks them again."""
     unrecorded: list[str] = field(default_factory=list)
-    """External keys whose histories lack this check, since Prefect did not take the record."""
+    """External keys whose histories lack this check: Prefect did not accept the record."""
     rate_limiter: RateLimiter = field(init=False)
     reading: asyncio.Semaphore = field(init=False)
     """Bounds the keys that are read at once."""
     writing: asyncio.Semaphore = field(init=False)
     """Bounds the records that are published at once."""
     rechecks: dict[str, UnreachableState] = field(init=False)
-    """Of a follow-up: the keys that could not be reached, by external key."""
+    """In a follow-up: the state of each key that could not be reached, by external key."""
 
     def __post_init__(self) -> None:
         self.rate_limiter = RateLimiter(self.request.reads_per_minute)
@@ -174,6 +174,7 @@ class RevalidationContext:
 
     async def project_policy(self, ref: KeyRef) -> Result[PolicyView]:
         """The project's IAM policy, read once."""
+        # Resource Manager has a quota of its own, so `limited` is not for it
         google = await google_client(self.request.kms_block)
         project = ref.location.partition("/locations/")[0]
 
@@ -183,7 +184,7 @@ class RevalidationContext:
         return await self.projects.once(project, lambda: try_read(read()))
 
     async def crypto_key(self, ring: KeyRingBatch, ref: KeyRef) -> Result[CryptoKey | None]:
-        """The key, from one list of its ring where that serves several keys."""
+        """The key; from one list of its ring if this run checks several keys of the ring."""
         kms = await kms_client(self.request.kms_block)
         if len(ring.refs) > 1:
             listed = await ring.once("keys", lambda: self._listed(ring))
@@ -191,6 +192,7 @@ class RevalidationContext:
                 return Ok(listed.value[ref.key_name])
             if isinstance(listed, Failed) and listed.status != "PERMISSION_DENIED":
                 return listed
+        # alone, not in the list, or listing is not permitted: read the key itself
         return await self.limited(ref.location, lambda: kms.get_crypto_key(ref.key_name))
 
     async def _listed(self, ring: KeyRingBatch) -> Result[dict[str, CryptoKey]]:
@@ -216,18 +218,18 @@ class RevalidationContext:
         return records.get(ref.external_key_id)
 
     def has_checked(self, record: KeyRecord) -> bool:
-        """Whether an earlier attempt of this run made this record, and had not yet reported."""
+        """Whether an earlier attempt of this run made this record, and it can be reused."""
         done = all(reason.rule != UNFINISHED for reason in record.reasons)
         since = max(self.reported or _EVER, datetime.now(UTC) - KEPT)
         return done and record.run_id == self.run_id and record.checked_at > since
 
     def check_run(self, ref: KeyRef, now: datetime) -> CheckRun:
-        """This check, for the rules."""
+        """What the rules must know about this check."""
         is_recheck = ref.external_key_id in self.rechecks
         return CheckRun(run_id=self.run_id, now=now, is_scheduled_recheck=is_recheck)
 
     def empty_snapshot(self, ref: KeyRef, previous: KeyRecord | None, now: datetime) -> KeySnapshot:
-        """The snapshot of a key of which nothing has been read."""
+        """The snapshot of a key before anything has been read."""
         return KeySnapshot(
             external_key_id=ref.external_key_id,
             registered_name=ref.key_name,
@@ -239,7 +241,7 @@ class RevalidationContext:
             validation=None,
             key=None,
             baseline=previous.baseline if previous and not self.request.record_anew else None,
-            # what the follow-up carries counts when the key's own history was lost
+            # from the follow-up's parameters if the key's own history was lost
             unreachable=previous.unreachable
             if previous
             else self.rechecks.get(ref.external_key_id),
@@ -318,7 +320,7 @@ async def read_all_registered(block: str) -> RegisteredKeys:
 async def check_key(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef) -> KeyRecord:
     """Read everything anew, judge it by pure rules, and add what is new to the key's history.
 
-    A run that was killed and is retried takes what it had found within the last hour.
+    A retried run reuses what its earlier attempts found within the last hour.
 
     Raises:
         CheckUnfinishedError: The deadline came first.
@@ -334,6 +336,7 @@ async def check_key(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRe
         raise CheckUnfinishedError(
             f"{ref.external_key_id}: not done by {context.deadline}"
         ) from None
+    # outside the timeout: what was read is also judged and recorded
     record = judge(snapshot, previous, context.check_run(ref, snapshot.now))
     record = await _announced(record, previous)
     if context.request.depth == "full" or is_news(record, previous):
@@ -342,7 +345,7 @@ async def check_key(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRe
 
 
 async def _keep(context: RevalidationContext, record: KeyRecord) -> None:
-    """Add it to the key's history; a verdict that can't be added still counts in this run."""
+    """Add the record to the key's history; if that fails, this run still reports the verdict."""
     try:
         async with context.writing:
             await publish_page(record)
@@ -358,8 +361,8 @@ async def record_unfinished_check(
 ) -> KeyRecord:
     """The record of a key that could not be checked.
 
-    It is not added to a history that can't be read: the next check would take a record that knows
-    nothing of those before it for the last one, and with it an empty baseline.
+    It is not added to a history that can't be read: it would have no baseline, and the next check
+    would take it for the last record.
     """
     known, previous = True, None
     try:
@@ -382,7 +385,7 @@ async def _read(
 ) -> KeySnapshot:
     if context.request.depth == "quick":
         return await _read_quickly(context, ring, ref, previous)
-    # a block that is missing is said by its own error, and not by a group of errors
+    # before the task group: a missing block raises its own error, not an ExceptionGroup
     await admin_client(context.request.anthropic_block)
     await kms_client(context.request.kms_block)
     await google_client(context.request.kms_block)
@@ -397,7 +400,7 @@ async def _read(
 async def _read_quickly(
     context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef, previous: KeyRecord | None
 ) -> KeySnapshot:
-    """Cloud KMS first: whether Anthropic is asked depends on what has changed there."""
+    """Read Cloud KMS first: Anthropic validates only if something has changed there."""
     parts = await _kms_parts(context, ring, ref)
     snapshot = replace(context.empty_snapshot(ref, previous, datetime.now(UTC)), **parts)
     if not needs_validation(snapshot, previous):
@@ -409,7 +412,7 @@ async def _read_quickly(
 async def _kms_parts(
     context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef
 ) -> dict[str, Any]:
-    if "/cryptoKeys/" not in ref.key_name:
+    if "/cryptoKeys/" not in ref.key_name:  # there is nothing to read; a rule reports the name
         return {}
     key = await context.crypto_key(ring, ref)
     if not (isinstance(key, Ok) and key.value is not None):
@@ -431,14 +434,16 @@ async def _kms_parts(
 
 async def _validation(block: str, ref: KeyRef) -> Result[Validation]:
     api = await admin_client(block)
+    # the client's own limit: a validation may take longer than a read
     return await try_read(api.external_keys.validate(ref.external_key_id), seconds=None)
 
 
 async def _announced(record: KeyRecord, previous: KeyRecord | None) -> KeyRecord:
-    """Send the event of a change, once whichever runs find it; the record to keep.
+    """Send the event of a change, once even if several runs find it; the record to store.
 
-    Runs that find it at the same time send the same event; a later one finds the other's record.
+    Runs that find it at the same time send the same event id; a later one finds the other's record.
     """
+    # healthy before and after: nothing to announce, so these records need not be read
     if {record.announced, record.announced_before} != {Health.HEALTHY}:
         record = agreed(record, previous, await recent_records(record.external_key_id))
     what = health_event(record)
@@ -476,8 +481,8 @@ async def send_event(
 ) -> None:
     """Send one event and wait until the server has it.
 
-    Prefect's own `emit_event` only queues it, so a process that is killed may have recorded a
-    change that nobody is told of.
+    Prefect's own `emit_event` only queues it: a killed process could have recorded a change for
+    which no notification is ever sent.
     """
     run = RelatedResource(
         {
@@ -521,16 +526,17 @@ async def publish_fleet(
     Args:
         checked: The rows of this run.
         all_keys: Whether a key without a row is no longer registered.
-        depth: Of the check, `full` or `quick`: one notifies people when no full check ends.
-        anew: Whether there is news; else the times of the last table are brought up to date, so
-            that a check every few minutes leaves no table each.
+        depth: Depth of the check, `full` or `quick`; an automation notifies people when no full
+            check ends.
+        anew: Whether there is news; otherwise the last table is updated in place, so that frequent
+            checks do not leave one table each.
         dropped: External keys whose rows are left out.
     """
     latest = await latest_artifact(FLEET)
     latest_id = latest.latest_id if latest else None
     before = {key: row for key, row in _rows(latest).items() if key not in dropped}
     rows = merged(before, checked, all_keys=all_keys, now=datetime.now(UTC))
-    del latest  # as long as the new one
+    del latest  # frees its memory: it is as large as the new table
     found = counts(rows)
     summary = ", ".join(f"{count} {verdict.replace('_', ' ')}" for verdict, count in found.items())
     table = published(rows)
@@ -549,9 +555,9 @@ async def publish_fleet(
 async def schedule_follow_up(
     request: RevalidationRequest, unreachable: Sequence[UnreachableState]
 ) -> None:
-    """One run that checks every key that could not be reached again, when the first is due.
+    """Schedule one run that checks the unreachable keys again, when the first of them is due.
 
-    The idempotency key makes it one even when this run is retried.
+    The idempotency key prevents a second one when this run is retried.
     """
     times = [one.next_check for one in unreachable if one.next_check is not None]
     if not times:

@@ -42,9 +42,9 @@ ONBOARDING: Final = "onboard-workspace/onboard"
 HEARTBEAT: Final = "prefect.flow-run.heartbeat"
 _POLL_SECONDS: Final = 2.0
 LEASE_SECONDS: Final = 60.0
-"""How long a killed run keeps a slot, and the others waiting."""
+"""Lease of a slot: how long a killed run keeps it and makes the others wait."""
 TRY_SECONDS: Final = 20.0
-"""How often a run that waits for a slot checks whether another run is there at all."""
+"""How often a run that waits for a slot checks whether another run exists that may hold it."""
 PAGE: Final = 200
 """The most that Prefect's API lists at once."""
 _PINNED: Final = "request"
@@ -69,10 +69,10 @@ def current_run_id() -> UUID:
 
 @contextmanager
 def never_ends_the_run(consequence: str) -> Iterator[None]:
-    """For what is worth no failure of the run, or comes after its outcome: a failure is logged.
+    """Log a failure instead of raising it, where it must not change the run's outcome.
 
     Args:
-        consequence: What it means for the reader of the log.
+        consequence: What the failure means, for the log.
     """
     try:
         yield
@@ -81,7 +81,7 @@ def never_ends_the_run(consequence: str) -> Iterator[None]:
 
 
 async def retag(client: PrefectClient, *tags: str, without: str | None = None) -> None:
-    """Add tags to this run, and remove those that start with `without`; no write where all fit."""
+    """Add tags to this run and remove those that start with `without`; write only a change."""
     run = await client.read_flow_run(current_run_id())
     kept = {tag for tag in run.tags if without is None or not tag.startswith(without)}
     wanted = kept.union(tags)
@@ -114,12 +114,12 @@ def _slot_refusals(limit: str) -> Iterator[None]:
 
 
 async def ensure_single_slot(client: PrefectClient, limit: str) -> None:
-    """A global concurrency limit of one slot, whichever runs want it first.
+    """Make sure that the global concurrency limit exists, with one slot.
 
     Raises:
-        SlotRefusedError: The server does not take it.
+        SlotRefusedError: The server does not accept it.
     """
-    # Prefect reads it and creates it when there is none: another run may be between the two.
+    # Prefect's upsert reads, then creates: another run may create it between the two
     with suppress(ObjectAlreadyExists), _slot_refusals(limit):
         await client.upsert_global_concurrency_limit_by_name(limit, 1)
 
@@ -134,10 +134,10 @@ async def take_slot(
     """Take the slot of a global concurrency limit; False when it was not free in time.
 
     Args:
-        held: Gives the slot back. When that fails, the run ends as it would have ended: the lease
-            ends by itself.
-        limit: Its name; it must exist.
-        timeout_seconds: How long to wait for it.
+        held: Gives the slot back at its end. If that fails, the run ends as it would have ended,
+            since the lease expires.
+        limit: The limit's name; it must exist.
+        timeout_seconds: How long to wait for the slot.
         ends_when_lost: Whether the run is cancelled when the server lets the lease end.
 
     Raises:
@@ -145,7 +145,7 @@ async def take_slot(
     """
     slot = concurrency(
         limit,
-        strict=True,
+        strict=True,  # else a limit that is missing would let every run pass
         lease_duration=LEASE_SECONDS,
         timeout_seconds=timeout_seconds,
         raise_on_lease_renewal_failure=ends_when_lost,
@@ -173,13 +173,13 @@ async def take_slot(
 
 
 async def save_state(name: str, value: BaseModel) -> None:
-    """Keep `value` under this run and `name`; when that fails, what was kept before stays."""
+    """Store `value` under this run and `name`; if that fails, the earlier value stays."""
     run_id, data = str(current_run_id()), value.model_dump(mode="json")
     await asyncio.to_thread(_records().write, run_id, name, data)
 
 
 async def load_state(name: str, kind: type[M]) -> M | None:
-    """What was kept under `name`; None when nothing was, or another release's.
+    """The value stored under `name`; None if there is none, or one that does not fit `kind`.
 
     Raises:
         RecordTamperedError: Somebody else has written it.
@@ -187,32 +187,32 @@ async def load_state(name: str, kind: type[M]) -> M | None:
     found = await asyncio.to_thread(_records().read, str(current_run_id()), name)
     try:
         return None if found is None else kind.model_validate(found)
-    except ValidationError:
+    except ValidationError:  # from another release, since the MAC has been verified
         return None
 
 
 _MADE_KEYS: Final = "made-keys"
-"""In place of a run's id: what any run has made."""
+"""In place of a run's id, for records that all runs share."""
 
 
 class KeyCreate(StrEnum):
-    """How far an onboarding's request to create a crypto key came, by the worker's records."""
+    """State of an onboarding's request to create a crypto key, in the worker's records."""
 
     SENT = "sent"
-    """Its answer is not known: the key may be ours, or somebody else's who was faster."""
+    """No answer is known: the key may be ours, or somebody else may have created it first."""
     CONFIRMED = "confirmed"
     """Cloud KMS answered that it made the key."""
     REFUSED = "refused"
 
 
 async def remember_create(key_name: str, outcome: KeyCreate) -> None:
-    """Keep, for all runs of this worker's records, what became of the create of this crypto key."""
+    """Store the state of the create of this crypto key, for all runs that share the records."""
     kept: JsonValue = {"key_name": key_name, "create": outcome, "run_id": str(current_run_id())}
     await asyncio.to_thread(_records().write, _MADE_KEYS, _name_for(key_name), kept)
 
 
 async def remembered_create(key_name: str) -> KeyCreate | None:
-    """What `remember_create` kept last; None when no onboarding here has sent such a create.
+    """The state that `remember_create` stored last; None if no onboarding sent such a create.
 
     Raises:
         RecordTamperedError: Somebody else has written that record.
@@ -220,7 +220,7 @@ async def remembered_create(key_name: str) -> KeyCreate | None:
     found = await asyncio.to_thread(_records().read, _MADE_KEYS, _name_for(key_name))
     if not isinstance(found, dict) or found.get("key_name") != key_name:
         return None
-    # a record of an earlier release was written before the request, and never again
+    # an earlier release wrote its record before the request and never updated it: same as SENT
     return KeyCreate(str(found.get("create", KeyCreate.SENT)))
 
 
@@ -229,7 +229,7 @@ def _name_for(key_name: str) -> str:
 
 
 async def copy_evidence(folder: str, text: str) -> str:
-    """Keep this run's evidence beside the records, for auditors; where."""
+    """Copy this run's evidence beside the records, for auditors; the path of the copy."""
     return await asyncio.to_thread(_records().copy_evidence, folder, str(current_run_id()), text)
 
 
@@ -244,7 +244,7 @@ async def pin_request(
     *,
     asked: bool,
 ) -> OnboardingRequest:
-    """The request as this run first saw it, whatever its parameters and its policy say by now.
+    """The request as this run first saw it; later changes of parameters or policy are ignored.
 
     Args:
         form: The run's parameter.
@@ -258,6 +258,7 @@ async def pin_request(
     pinned = await load_state(_PINNED, OnboardingRequest)
     if pinned is not None:
         return pinned
+    # pinned again now, it could be what somebody changed while the run waited
     if asked:
         raise PinnedRequestLostError(
             "the record of this run's request is gone, or of another release, so its parameters "
@@ -270,12 +271,12 @@ async def pin_request(
 
 
 async def wait_for_heartbeat(client: PrefectClient, run_id: UUID, seconds: float) -> str | None:
-    """Watch a run; what shows that it is alive or over, or None when it stayed silent.
+    """Watch a run; why it is to be left alone, or None when it gave no sign of life.
 
     Args:
-        client: Of the Prefect server.
+        client: Client of the Prefect server.
         run_id: The run to watch.
-        seconds: For how long; two heartbeats at least.
+        seconds: For how long; at least two heartbeats.
     """
     deadline = time.monotonic() + seconds
     first: tuple[UUID | None, UUID | None] | None = None

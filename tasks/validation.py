@@ -16,7 +16,7 @@ SETTLING_SECONDS: Final = [2.0, 4.0, 8.0, 16.0, 30.0]
 
 
 class ValidationFailedError(NotYetError):
-    """Anthropic could not use the key; right after a grant that may heal by itself."""
+    """Anthropic could not use the key; right after a grant this may end by itself."""
 
     def __init__(self, external_key_id: str, proof: ValidationProof) -> None:
         super().__init__(
@@ -28,8 +28,8 @@ class ValidationFailedError(NotYetError):
 
 @uncached_task(name="6 Validate")
 async def validate(block: str, external_key_id: str) -> ValidationProof:
-    """One validation, whatever its outcome; timed from before it was sent."""
-    started = time.monotonic()
+    """Validate once, whatever the outcome."""
+    started = time.monotonic()  # before the request, so that the proof never looks younger
     outcome = await (await admin_client(block)).external_keys.validate(external_key_id)
     proof = ValidationProof(outcome.succeeded, started, outcome.error, outcome.request_id)
     get_run_logger().info("Validation of %s: %s", external_key_id, outcome.status)
