@@ -1,12 +1,12 @@
 """The gateway over HTTP: an ASGI application, and how `cmek gateway` serves it.
 
-It answers as the Admin API does, its own refusals with the Admin API's error body, so that the
-product's client needs nothing but another base URL. No page in a browser can use it: a request
-with an origin, another host name or a body that is not JSON is refused.
+It answers like the Admin API, and its own refusals have the Admin API's error body, so that the
+product's client only needs another base URL. No page in a browser can use it: a request with an
+origin, another host name or a body that is not JSON is refused.
 
     GET /gateway/health          what it holds and whether it could attach, without secrets
-    GET /gateway/journal/RUN_ID  what it was about to attach for a flow run, and what became of it
-    /v1/…                        the Admin API, as far as `gateway.policy` lets it through
+    GET /gateway/journal/RUN_ID  what it intended to attach for a flow run, and the outcome
+    /v1/…                        the calls of the Admin API that `gateway.policy` permits
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from gateway.settings import GatewaySettings, GatewaySettingsError
 _log = logging.getLogger("cmek.gateway")
 MAX_BODY: Final = 64 * 1024
 _LONGEST: Final = 2000
-"""Characters of outside text in a line of the log."""
+"""The most characters of outside text in a line of the log."""
 MAX_HEADERS: Final = 128 * 1024
 """Nine signed approvals as base64 are about 54 kB, more where they are not ASCII."""
 _PASSED_HEADERS: Final = (
@@ -92,8 +92,8 @@ def gateway_app(
     """The application, which holds credential and journal until it is shut down.
 
     Args:
-        settings: Of its administrator.
-        find: How to read the signers, where they are not root's: in rehearsals and tests.
+        settings: The administrator's settings.
+        find: Reads the signers when they are not root's: in rehearsals and tests.
         clock: For tests.
 
     Raises:
@@ -146,9 +146,10 @@ def gateway_app(
 
 
 async def _settle(attacher: Attacher) -> None:
-    """Look what became of attaches that an earlier process did not see the end of."""
+    """Read the outcome of attaches that an earlier process left open."""
     try:
         await attacher.settle_unsettled()
+    # no reason not to start: an open intent can't be sent again
     except CmekError as error:
         _log.warning("open intents are not settled yet: %s", error)
 
@@ -208,7 +209,7 @@ class _Service:
         return JSONResponse({"entries": [one.model_dump(mode="json") for one in entries]})
 
     async def admin(self, request: Request) -> Response:
-        """One call of the Admin API: one line in the log, whatever became of it."""
+        """Handle one call of the Admin API; it leaves one line in the log, whatever happens."""
         started = time.monotonic()
         asked = f"{request.method} {shortened(request.url.path, _LONGEST)}"
         try:
@@ -250,6 +251,7 @@ class _Service:
 
     async def _forward(self, call: Forward) -> Response:
         response = await self._api.forward(call.method, call.path, call.query, call.body)
+        # not passed on: the credential is the gateway's, so the caller could do nothing about it
         if response.status_code == 401:
             return _credential_refused().response()
         headers = {n: v for n in _PASSED_HEADERS if (v := response.headers.get(n)) is not None}
@@ -267,7 +269,7 @@ class _Service:
         return done, JSONResponse(body, headers=headers)
 
     def _foreign(self, request: Request) -> ErrorAnswer | None:
-        """Why the request is not the product's own: a browser's, or to a name that was rebound."""
+        """Why a request is refused: it is a browser's, or its host name is not ours (rebinding)."""
         why = self._own.refusal(request.headers)
         return ErrorAnswer(403, "permission_error", why, GATEWAY_REFUSED) if why else None
 
@@ -276,8 +278,9 @@ async def _call(request: Request) -> Call:
     """The request, bounded and parsed.
 
     Raises:
-        PolicyError: It is too long, not JSON, or its path is written in another way than ours.
+        PolicyError: Its body is too long or not JSON.
     """
+    # undecoded: the policy compares exactly the path that is sent on
     raw = request.scope.get("raw_path") or request.url.path.encode()
     path = raw.decode("latin-1").partition("?")[0]
     content = bytearray()
@@ -300,7 +303,7 @@ async def _call(request: Request) -> Call:
 
 
 def _once_each(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
-    # two readers of one text could otherwise see two values
+    # with a name given twice, Anthropic could read another value than the one checked here
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name is given more than once")
@@ -318,12 +321,12 @@ def _refusal(error: CmekError) -> ErrorAnswer:
         )
     if isinstance(error, NonceUsedError):
         return ErrorAnswer(409, "conflict_error", str(error), APPROVAL_SPENT)
-    # a journal or signers file that can't be used: nothing was sent, and a repeat won't help now
+    # also an unusable journal or signers file: nothing was sent, and a repeat won't help now
     return ErrorAnswer(403, "permission_error", str(error), GATEWAY_REFUSED)
 
 
 def _of_anthropic(error: AdminApiError) -> ErrorAnswer:
-    """Anthropic's own error, or that there was no answer."""
+    """Anthropic's own error; 502 when there was no answer."""
     failure = error.failure
     if failure.status == 401:
         return _credential_refused()
@@ -346,7 +349,7 @@ def serve(settings: GatewaySettings, *, find: Callable[[], Signers | None] | Non
     """Serve until SIGTERM or SIGINT; one line of JSON on standard output when ready.
 
     Args:
-        settings: Of its administrator.
+        settings: The administrator's settings.
         find: As for `gateway_app`.
 
     Raises:
@@ -362,13 +365,13 @@ def serve(settings: GatewaySettings, *, find: Callable[[], Signers | None] | Non
             f"port {settings.port} of {settings.host}: {error.strerror}; choose another in the "
             "settings (`port`)"
         ) from error
-    app = gateway_app(settings, find=find)  # which opens the journal
+    app = gateway_app(settings, find=find)  # after the port is ours, since it opens the journal
     url = f"http://{settings.host}:{listener.getsockname()[1]}"
     _Announced(server_config(app), url).run(sockets=[listener])
 
 
 class _Announced(uvicorn.Server):
-    """Says where it listens once it does."""
+    """Prints its address once it listens."""
 
     def __init__(self, config: uvicorn.Config, url: str) -> None:
         super().__init__(config)
@@ -383,7 +386,7 @@ class _Announced(uvicorn.Server):
 
 
 def server_config(app: Starlette) -> uvicorn.Config:
-    """How the gateway is served: no log of uvicorn's own, and room for signed approvals."""
+    """How the gateway is served: without uvicorn's access log, with room for signed approvals."""
     return uvicorn.Config(
         app,
         log_level="warning",

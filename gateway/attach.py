@@ -48,12 +48,12 @@ class SteadyClock:
         self._started = (max(self.wall(), self.floor), self.monotonic())
 
     def now(self) -> datetime:
-        """The later of the wall clock and of what has passed since the start."""
+        """The later of the wall clock and the start time plus the monotonic time since then."""
         at, then = self._started
         return max(self.wall(), at + timedelta(seconds=self.monotonic() - then))
 
     def behind(self) -> timedelta:
-        """How far the wall clock is behind: set back, or ahead when the journal was written."""
+        """How far the wall clock is behind: it was set back, or was ahead in an earlier process."""
         return self.now() - self.wall()
 
 
@@ -74,8 +74,8 @@ class Attacher:
         Args:
             api: The Admin API with the gateway's own credential.
             journal: The open journal.
-            find: Reads the signers anew.
-            requester_excluded: Whether the requester's own approval counts for nothing.
+            find: Reads the signers, at each attach.
+            requester_excluded: Whether the requester's own approval is ignored.
             clock: For tests.
         """
         self._api = api
@@ -89,7 +89,7 @@ class Attacher:
         """Attach the key, or create the workspace with it, if these approvals permit it.
 
         Returns:
-            The workspace with its key; read only, when it has had the key before.
+            The workspace with its key; if it had the key before, nothing was sent.
 
         Raises:
             PolicyError: The approvals or the live state do not permit it. Nothing was sent.
@@ -100,6 +100,7 @@ class Attacher:
             AdminApiError: Of a read; or of the attach itself, whose `ambiguous` says whether it
                 may have taken effect.
         """
+        # of two requests for one workspace, the second one reads after the first has ended
         async with self._turns[_subject(target)]:
             verified = await self._verified(target, signed_approvals)
             signed = verified[0].approval.statement
@@ -107,6 +108,7 @@ class Attacher:
             workspaces = await self._read(target)
             existing = present(target, workspaces)
             if existing is not None:
+                # the same read shows the outcome of intents that are still open
                 for entry in self._journal.unsettled():
                     if entry.workspace == _subject(target):
                         self._settle_by(entry, workspaces)
@@ -121,6 +123,7 @@ class Attacher:
                     f"validation of {signed.key_name} failed: {validation.error}"
                 )
             intent = _intent(target, verified, signed_approvals)
+            # on the disk before the request: after a crash, the next start settles it by a read
             number = self._journal.begin(intent, now=self.clock.now())
             if problem := self._too_late(signed.expires_at, started):
                 self._settle(number, IntentOutcome.REFUSED)
@@ -128,7 +131,7 @@ class Attacher:
             return await self._send(target, number)
 
     async def settle_unsettled(self) -> None:
-        """Read what became of the intents that have no certain outcome.
+        """Read the outcome of the intents that have no certain one.
 
         Raises:
             AdminApiError: It could not be read; they stay as they are.
@@ -138,7 +141,7 @@ class Attacher:
             self._settle_by(entry, await self._read(_target(entry)))
 
     def _settle_by(self, entry: JournalEntry, workspaces: Sequence[Workspace]) -> None:
-        """What a read shows of one intent."""
+        """Write the outcome that a read shows for one intent; without an effect it is UNKNOWN."""
         existing = present(_target(entry), workspaces)
         if existing is not None:
             self._settle(entry.number, IntentOutcome.ATTACHED, existing.id, existing.request_id)
@@ -176,7 +179,7 @@ class Attacher:
         return await self._api.workspaces.everything()
 
     def _too_late(self, expires_at: datetime, validated: float) -> str | None:
-        """Why it may not be sent any more: reads and the journal can have taken long."""
+        """Why it may not be sent any more: the reads and the journal may have taken too long."""
         if time.monotonic() - validated > FRESHNESS_SECONDS:
             return f"the validation is older than {FRESHNESS_SECONDS:.0f} s"
         if self.clock.now() > expires_at:
@@ -184,7 +187,7 @@ class Attacher:
         return None
 
     def _ensure_no_pending_create(self, target: Attach | Create) -> None:
-        if isinstance(target, Attach):
+        if isinstance(target, Attach):  # can't take effect twice: its field is written once
             return
         since = self.clock.now() - PENDING_CREATE_LIFETIME
         for entry in self._journal.unsettled():
@@ -209,7 +212,7 @@ class Attacher:
                     data_residency=target.data_residency,
                 )
         except AdminApiError as error:
-            if not error.ambiguous:
+            if not error.ambiguous:  # certainly without effect, so the approval can be used again
                 self._settle(number, IntentOutcome.REFUSED, None, error.request_id)
                 raise
             existing = await self._read_after_failure(target, number)
@@ -245,8 +248,8 @@ class Attacher:
                 request_id=request_id,
             )
         except JournalError:
-            # The intent is on the disk. Without an outcome it counts as used, and the next start
-            # settles it by reading; the answer of Anthropic must not be lost for it.
+            # Not raised, since the caller must get Anthropic's answer. The intent is on the disk:
+            # without an outcome its approval is used up, and the next start settles it by a read.
             _log.exception("outcome %s of intent %d is not in the journal", outcome, number)
 
 

@@ -1,8 +1,8 @@
-"""The gateway's journal: what it was about to attach, and what became of it. One SQLite file.
+"""The gateway's journal: what it intended to attach, and the outcome. One SQLite file.
 
-An intent is on the disk before a request is sent, its outcome after. A nonce counts once: it can be
-used again only when it is certain that nothing was sent, or that Anthropic refused. It is the
-second, independent record beside the evidence that the flow keeps.
+An intent is on the disk before its request is sent, the outcome is written after. A nonce is valid
+once: it can be used again only if it is certain that nothing was sent, or that Anthropic refused.
+The journal is a second record, independent of the evidence that the flow keeps.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class NonceUsedError(CmekError):
 
 
 class IntentOutcome(StrEnum):
-    """What became of an intent."""
+    """The outcome of an intent."""
 
     ATTACHED = "attached"
     REFUSED = "refused"
     """Certainly without effect: not sent, or refused by Anthropic."""
     UNKNOWN = "unknown"
-    """Sent, and no read has shown its effect so far. Never sent again."""
+    """Perhaps sent, and no read has shown its effect so far. Never sent again."""
 
 
 class Intent(FrozenModel):
@@ -50,23 +50,24 @@ class Intent(FrozenModel):
     key_name: str
     plan_digest: str
     approvers: tuple[str, ...]
-    """With type and fingerprint of the key that each has signed with."""
+    """Each with type and fingerprint of the SSH key that signed."""
     signed_approvals: str
     """The statements and their signatures, byte for byte."""
 
 
 class JournalEntry(Intent):
-    """An intent and what became of it."""
+    """An intent and its outcome."""
 
     number: int
     intended_at: datetime
     settled_at: datetime | None
     outcome: IntentOutcome | None
-    """None while it is under way, or when the gateway died meanwhile."""
+    """None while the attach is under way, or if the gateway died during it."""
     workspace_id: str | None
     request_id: str | None
 
 
+# the index `one_use` lets SQLite itself refuse a nonce that was used, even by two requests at once
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS attaches (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -119,6 +120,7 @@ class Journal:
             path.chmod(0o600)
             self._connection.row_factory = sqlite3.Row
             self._connection.execute("PRAGMA journal_mode = WAL")
+            # each commit waits for the disk; with WAL, NORMAL would not
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(_SCHEMA)
 
@@ -127,10 +129,10 @@ class Journal:
         self._connection.close()
 
     def begin(self, intent: Intent, *, now: datetime) -> int:
-        """Write an intent; its number.
+        """Write an intent and return its number.
 
         Raises:
-            NonceUsedError: The approval was used before; says what became of it.
+            NonceUsedError: The approval was used before; says with which outcome.
             JournalError: It is not on the disk.
         """
         values = (
@@ -161,7 +163,7 @@ class Journal:
         workspace_id: str | None = None,
         request_id: str | None = None,
     ) -> None:
-        """Write what became of an intent.
+        """Write the outcome of an intent.
 
         Raises:
             JournalError: It is not on the disk; the next start settles the intent by reading.
@@ -171,9 +173,10 @@ class Journal:
             self._connection.execute(_SETTLE, values)
 
     def unsettled(self) -> tuple[JournalEntry, ...]:
-        """Intents without a certain outcome, oldest first; none that a later one has settled.
+        """Intents without a certain outcome, oldest first.
 
-        What was attached before settles nothing: the name of a created workspace can be used again.
+        A later attach for the same workspace settles an intent. An earlier one does not: the name
+        of a created workspace can be used again.
         """
         with self._errors():
             return self._select(_UNSETTLED, IntentOutcome.ATTACHED, IntentOutcome.UNKNOWN)
@@ -184,7 +187,7 @@ class Journal:
             return self._select("run_id = ? ORDER BY number", run_id)
 
     def latest_time(self) -> datetime:
-        """The latest time that any entry has: the clock was there once, so it can't be earlier."""
+        """The latest time of any entry: it is never earlier than that, whatever the clock says."""
         with self._errors():
             row = self._connection.execute(
                 "SELECT max(max(intended_at), max(coalesce(settled_at, ''))) FROM attaches"
@@ -200,6 +203,7 @@ class Journal:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
+        """Hold the lock, and turn what SQLite raises into a JournalError."""
         with self._lock:
             try:
                 yield

@@ -45,7 +45,7 @@ from cmek.tags import CREATED_BY_TAG, EVIDENCE_TAG
 
 _VALIDATE: Final = "/validate"
 _LONGEST: Final = timedelta(hours=MAX_APPROVAL_HOURS)
-"""Of an approval, from its signature on."""
+"""The longest time between an approval's signature and its expiry."""
 
 
 class PolicyError(CmekError):
@@ -97,7 +97,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """The evidence tag, beside tags that the workspace must have already, just so."""
+    """The evidence tag; the others in the call must be exactly those that the workspace has."""
 
     call: Forward
     workspace_id: str
@@ -159,10 +159,10 @@ _WORKSPACE_PATH: Final = re.compile(rf"{WORKSPACES_PATH}/({WORKSPACE_ID})")
 
 
 def decide(call: Call) -> PermittedCall:
-    """What this call asks for, when it may be asked for at all.
+    """Parse a call into one of the permitted kinds.
 
     Raises:
-        PolicyError: Another method, path, query or field than the product's own; names which.
+        PolicyError: A method, path, query or field that the product does not use; names it.
     """
     if call.method == "GET":
         return _read(call)
@@ -196,7 +196,7 @@ def _read(call: Call) -> Forward:
     unknown = [(name, value) for name, value in call.query if name not in allowed]
     if unknown:
         raise PolicyError(f"GET {call.path}: the query {_names(unknown)} does not pass")
-    # given twice it could mean one thing here and another to Anthropic
+    # a name given twice could be read in one way here and in another by Anthropic
     query: dict[str, str | list[str]] = {}
     for name, value in call.query:
         if name in query and not name.endswith("[]"):
@@ -227,7 +227,7 @@ def _create(call: Call) -> Create:
 
 
 def _update(call: Call, workspace_id: str) -> Tag | Attach:
-    # the models take no further field, so no key is attached beside a tag
+    # the models forbid other fields, so a call with tags can't attach a key as well
     if isinstance(call.body, dict) and "tags" in call.body:
         tags = _parsed(_Tags, call).tags
         if not _HASH.fullmatch(tags.get(EVIDENCE_TAG, "")):
@@ -257,10 +257,10 @@ def approval_problems(
     """Why these signed approvals do not permit this attach or create; empty when they do.
 
     Args:
-        target: What was asked for.
+        target: The requested attach or create.
         verified: Approvals whose signatures are those of enrolled approvers.
         minimum: How many approvers must sign; 1 or more.
-        requester_excluded: Whether the requester's own approval counts for nothing.
+        requester_excluded: Whether the requester's own approval is ignored.
         now: Wall clock, with time zone.
     """
     statements = [one.approval.statement for one in verified]
@@ -279,7 +279,7 @@ def approval_problems(
 
 
 def _flaws(target: Attach | Create, signed: Statement, now: datetime) -> Iterator[str]:
-    """What in one statement is not this request."""
+    """Where one signed statement differs from this attach or create, or is not valid now."""
     compared: dict[str, tuple[object, object]] = {
         "external key": (signed.external_key_id, target.external_key_id),
         "decision": (signed.decision, "approve"),
@@ -294,11 +294,12 @@ def _flaws(target: Attach | Create, signed: Statement, now: datetime) -> Iterato
             (signed.workspace_id, signed.workspace_name),
             (None, target.name),
         )
+        # the run's tag is how a create is found again, so it is signed for as well
         compared["run"] = (signed.run_id, target.run_id)
         wanted = data_residency(signed.data_residency) if signed.data_residency else None
         compared["data residency"] = (wanted, target.data_residency)
     yield from statement_problems(signed, compared, now)
-    # the worker knows the request's own lifetime; here it is not believed
+    # the worker sets the lifetime of a request, and the gateway does not trust the worker
     if signed.expires_at > signed.issued_at + _LONGEST + CLOCK_SKEW:
         yield (
             f"{signed.approver} signed until {signed.expires_at}: an approval counts for "
@@ -323,7 +324,7 @@ _SHARED: Final = (
     "workspace_id",
     "workspace_name",
 )
-"""What all approvers must have signed alike; who, when and with which comment differs."""
+"""Fields that must be equal in all statements; approver, time and comment may differ."""
 
 
 def _disagreements(statements: Sequence[Statement]) -> Iterator[str]:
@@ -343,8 +344,8 @@ def live_problems(
     """Why the state that the gateway itself has read forbids it; empty when it does not.
 
     Args:
-        target: What was asked for.
-        signed: One of the statements; all say the same.
+        target: The requested attach or create.
+        signed: One of the statements; they agree about this.
         key: The external key, just read.
         workspaces: The workspace, just read; for a create all of the organization's.
     """
@@ -382,6 +383,7 @@ def tag_problem(tag: Tag, workspace: Workspace) -> str | None:
 
 
 def present(target: Attach | Create, workspaces: Sequence[Workspace]) -> Workspace | None:
-    """The workspace that has what is asked for already: an attach is settled by reading."""
+    """The workspace that already has the requested key; None when there is none."""
+    # a create by the run's tag: a workspace of the same name may be somebody else's
     found = created_by_run(workspaces, target.run_id) if isinstance(target, Create) else workspaces
     return next((one for one in found if one.external_key_id == target.external_key_id), None)

@@ -57,16 +57,16 @@ class GatewaySettings(FrozenModel):
     port: int = Field(default=4300, ge=0, le=65535)
     """0 takes a free one, for trials."""
     names: tuple[str, ...] = ()
-    """Host names by which a TLS proxy of the administrator's passes requests on."""
+    """Host names under which the administrator's TLS proxy forwards requests."""
     upstream: str = ADMIN_API
     admin_key_file: Path | None = None
     """A file that holds the Admin API key and that only the gateway's user can read."""
     workload_identity: FederationSettings | None = None
-    """Instead of a key."""
+    """In place of a key file."""
     signers: Path = DIRECTORY
-    """Directory of `allowed_signers`, `revoked_keys` and `minimum_signatures`: root's alone."""
+    """Directory of `allowed_signers`, `revoked_keys` and `minimum_signatures`, owned by root."""
     requester_excluded: bool = True
-    """Whether the requester's own approval counts for nothing."""
+    """Whether the requester's own approval is ignored."""
 
     @field_validator("host")
     @classmethod

@@ -188,7 +188,7 @@ async def _send_once(step: _Step) -> AttachOutcome:
 
 async def _settle(step: _Step, error: AdminApiError, sent: datetime) -> AttachOutcome:
     """Read whether a failed request took effect: only a read can show it."""
-    # these two have no effect, and may be gone at the next try
+    # refused, but for reasons that may have passed at the next try
     is_transient = isinstance(error, ExternalKeyValidationTimeoutError | ExternalKeyChangedError)
     if not (_is_unclear(error) or is_transient):
         await step.not_sent()
