@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
-# each process would compile the sources and the tests anew
+# otherwise each process would compile the sources and the tests again
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install shell rehearse up test coverage prove screenshots bench lint audit lock clean
@@ -48,7 +48,7 @@ prove: $(READY)
 screenshots: $(READY)
 	CMEK_SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/e2e/test_browser.py -m e2e
 
-# seconds as ratios within one run; needs a quiet machine
+# seconds are compared within one run only; needs a machine that does nothing else
 bench: $(READY)
 	$(BIN)/python -m benchmarks.start_up
 	$(BIN)/python -m benchmarks.checks
@@ -67,7 +67,7 @@ lint: $(READY)
 	git ls-files -z | xargs -0 -n 120 -P 2 $(BIN)/detect-secrets-hook --no-verify --disable-plugin Base64HighEntropyString --disable-plugin HexHighEntropyString --disable-filter detect_secrets.filters.heuristic.is_indirect_reference --exclude-secrets '^(prefect-api-auth-string|cmek-records-key|CANARY)$$'
 	@if $(BIN)/python -c 'import socket; socket.create_connection(("api.osv.dev", 443), 3)' 2>/dev/null; then $(MAKE) audit; else echo "dependencies not audited: api.osv.dev, which knows their vulnerabilities, can't be reached"; fi
 
-# known vulnerabilities of what the locks name
+# known vulnerabilities of the locked packages
 audit: $(READY)
 	$(BIN)/uv tool run pip-audit --vulnerability-service osv --disable-pip --require-hashes --requirement requirements-dev.lock
 

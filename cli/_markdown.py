@@ -1,6 +1,6 @@
-"""Markdown in a terminal of which nothing is cut off.
+"""Markdown for the terminal that is never cut off.
 
-Printed with `soft_wrap=True`, nothing is wrapped either: commands, ids and addresses can be copied.
+With `soft_wrap=True` it is not wrapped either, so that commands, ids and addresses can be copied.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _BLANK: Final = Segment("   ")
 
 
 class _Code(CodeBlock):
-    """A line of code is a line on the screen: rich's wraps it, and fills it up with blanks."""
+    """Code whose lines are printed as they are: rich's own wraps them and pads them with blanks."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(self.text.plain.rstrip(), style="markdown.code_block")
 
 
 class _Item(ListItem):
-    """Rich's cuts each line at the width of the terminal."""
+    """A list item that is not cut: rich's own cuts each line at the width of the terminal."""
 
     def render_bullet(self, console: Console, options: ConsoleOptions) -> RenderResult:
         style = console.get_style("markdown.item.bullet")
@@ -42,7 +42,7 @@ class _Item(ListItem):
 
 
 class _Quote(BlockQuote):
-    """Rich's cuts as well."""
+    """A quotation that is not cut, as with `_Item`."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         bar = Segment("▌ ", self.style)
@@ -63,7 +63,7 @@ def _marked(
 
 
 class _FoldingTable(TableElement):
-    """A cell that does not fit is folded; without wrapping, each row is a block of its own."""
+    """Folds a cell that does not fit; where nothing may be wrapped, prints a block per row."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for table in super().__rich_console__(console, options):
@@ -88,7 +88,7 @@ class _FoldingTable(TableElement):
 
 
 class FoldingMarkdown(Markdown):
-    """As rich's, and nothing is cut off."""
+    """Rich's Markdown, but nothing is cut off."""
 
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {
         **Markdown.elements,

@@ -1,6 +1,6 @@
 """Approval requests and responses: reading, responding, and signing with the approver's SSH key.
 
-The request that counts is the one whose plan fits its digest and its run. Any other text on the
+A stored request is trusted only if its plan fits its digest and its run. Any other text on the
 server may have been written by somebody else.
 """
 
@@ -84,7 +84,7 @@ class PendingApproval:
 
     @property
     def has_warnings(self) -> bool:
-        """Whether an approval must accept warnings; those that the policy accepts need nobody."""
+        """Whether an approval must accept warnings, other than those that the policy accepts."""
         return bool(self.approval_request.plan.to_acknowledge)
 
 
@@ -120,7 +120,7 @@ def _checked_request(run: FlowRun, stored: str) -> ApprovalRequest:
     try:
         request = ApprovalRequest.model_validate(_carried(stored))
         fits = _fits(run, request)
-    # what is no JSON, too deep, no request, or a plan that can have no digest or no key's name
+    # not JSON, nested too deeply, no request, or a plan without a valid digest or key name
     except (ValueError, RecursionError, CmekError) as error:
         why = listed(refusals(error), 3, "; ") if isinstance(error, ValidationError) else error
         raise TamperedError(
@@ -146,7 +146,7 @@ def _checked_request(run: FlowRun, stored: str) -> ApprovalRequest:
 
 
 def _carried(stored: str) -> Any:  # noqa: ANN401 - any JSON
-    """What the form's field carries beside its schema; None where the form is none of ours."""
+    """The request that the form's schema carries; None when the form is not one of ours."""
     found = json.loads(stored)
     for name in ("properties", "plan_digest", "approval_request"):
         found = found.get(name) if isinstance(found, dict) else None
@@ -154,7 +154,7 @@ def _carried(stored: str) -> Any:  # noqa: ANN401 - any JSON
 
 
 def _fits(run: FlowRun, request: ApprovalRequest) -> bool:
-    """Whether all that is shown, typed and signed is what the digest is of."""
+    """Whether the digest covers everything that is shown, typed and signed."""
     plan = request.plan
     asked = plan.request
     return (
@@ -162,13 +162,13 @@ def _fits(run: FlowRun, request: ApprovalRequest) -> bool:
         and plan.workspace_id == asked.workspace_id
         and (plan.workspace_id is not None or plan.workspace_name == asked.create_workspace)
         and plan.key_name == str(asked.key_name)
-        # beside the digest, and says which warnings nobody must acknowledge
+        # not under the digest, but it decides which warnings must be acknowledged
         and plan.to_acknowledge == plan.bound.to_acknowledge
     )
 
 
 def dead_end(client: SyncPrefectClient, pending: PendingApproval) -> str | None:
-    """Why no answer to this request can lead anywhere; None when one can."""
+    """Why no response to this request can have an effect; None when one can."""
     if pending.approval_request.expires_at <= datetime.now(UTC):
         return "the approval request has expired; start a new onboarding"
     try:
@@ -214,8 +214,8 @@ def respond(client: SyncPrefectClient, pending: PendingApproval, fields: Mapping
     """Send the approval response and make sure that it was taken.
 
     Raises:
-        ApprovalError: refused; names the field as the server does. Or the answer could lead
-            nowhere, and was not sent.
+        ApprovalError: refused; names the field as the server does. Or the response could have no
+            effect, and was not sent.
     """
     if why := dead_end(client, pending):
         raise ApprovalError(f"run {pending.run.name}: {why}; nothing was answered")
@@ -227,7 +227,7 @@ def respond(client: SyncPrefectClient, pending: PendingApproval, fields: Mapping
             raise
         status, reason = SetStateStatus.ABORT, "another answer came first"
     else:
-        # The server responds with 200 also when it refuses, so its `status` is what counts.
+        # The server responds with 200 also when it refuses: only `status` shows the result.
         status = result.status
         reason = getattr(result.details, "reason", None) or "no reason given"
     if status is SetStateStatus.ACCEPT:
@@ -275,7 +275,7 @@ def sign(request: ApprovalRequest, approver: str, comment: str, key: Path | None
 
 
 def signature(text: str, key: Path, namespace: str = NAMESPACE) -> str:
-    """An SSH signature over a text; it counts in this namespace only.
+    """An SSH signature over a text; it is valid in this namespace only.
 
     Raises:
         ApprovalError: OpenSSH did not sign it, or is not installed.
@@ -286,7 +286,7 @@ def signature(text: str, key: Path, namespace: str = NAMESPACE) -> str:
     except OSError as error:
         raise ApprovalError(f"{PROGRAM}: {error.strerror}; install OpenSSH's client") from error
     if done.returncode:
-        # all of it: the last line alone says "No private key found" of a file that others may read
+        # all lines: for a key file that others may read, the last one is "No private key found"
         said = [line.strip("@ ") for line in done.stderr.decode(errors="replace").splitlines()]
         why = "; ".join(line for line in said if line) or "no reason given"
         raise ApprovalError(f"{key} did not sign: {why}")

@@ -47,7 +47,7 @@ _REASONS, _LONG = 8, 320
 
 @dataclass(frozen=True, slots=True)
 class ResponseInput:
-    """What the command line brought along; None is asked for in the terminal."""
+    """The values from the command line; one that is None is asked for in the terminal."""
 
     workspace_id: str | None = None
     plan_digest: str | None = None
@@ -58,10 +58,10 @@ class ResponseInput:
 
 
 def show(request: ApprovalRequest, console: Console) -> None:
-    """Print the plan that the request's digest is of, in the order of the page in the browser.
+    """Print the plan that the digest covers, in the order of the page in the browser.
 
-    Somebody could have changed what else the server has stored. What a person still needs of it is
-    marked as the server's; what was read about a warning and the commands that end it are left out.
+    Somebody could have changed everything else that the server has stored. What a person needs of
+    it is marked as the server's statement; evidence and remedies of warnings are left out.
     """
     from cmek.keys.prerequisites import CATALOGUE  # noqa: PLC0415 - Google's libraries
 
@@ -70,7 +70,7 @@ def show(request: ApprovalRequest, console: Console) -> None:
     bound = {"plan": request.plan.bound, "reapproval_reasons": ()}
     view = plan_view(request.model_copy(update=bound))
     left = shown_time(request.expires_at - datetime.now(UTC))
-    # above the rest, so that what comes first for a person is what stays on the screen
+    # first, so that the most important part comes last and stays on the screen
     if rest := view.in_full():
         _say(console, f"More of the plan than fits below, {len(rest)} lines", "More of the plan")
         _say_lines(console, rest, strange)
@@ -108,12 +108,12 @@ def _say_lines(console: Console, lines: Sequence[Line], strange: Collection[str]
 
 
 def _quoted(text: object) -> str:
-    """Outside text in the midst of our own, which it can not go on."""
+    """Outside text within a sentence of ours, in quotation marks that it can't close."""
     return '"' + plain(text).replace('"', "'") + '"'
 
 
 def _say_why_again(console: Console, what: str, reasons: Sequence[str]) -> None:
-    """The worker's reasons, as whoever may write to the server lets them be read."""
+    """Print the worker's reasons. They come from the server and are not verified."""
     if reasons:
         _say(console, f"{what}; the Prefect server says why, not verified:", what)
     for reason in reasons[:_REASONS]:
@@ -123,7 +123,7 @@ def _say_why_again(console: Console, what: str, reasons: Sequence[str]) -> None:
 
 
 def _say(console: Console, text: str, bold: str = "", *, indent: int = 0) -> None:
-    """Print outside text in whole words: names are for comparing and copying, so none is broken."""
+    """Print outside text, wrapped only between words, so that names can be compared and copied."""
     before = " " * indent
     lines = textwrap.wrap(
         plain(text),
@@ -142,7 +142,7 @@ def _say(console: Console, text: str, bold: str = "", *, indent: int = 0) -> Non
 def build_response(
     pending: PendingApproval, decision: Decision, given: ResponseInput, console: Console
 ) -> dict[str, Any]:
-    """Complete the response: from the command line, else by asking.
+    """Complete the response from the command line, and by asking in the terminal.
 
     Without a terminal everything must be given, the digest included, so that no script responds
     to a plan that nobody has read.
@@ -176,7 +176,7 @@ def build_response(
 
 
 def _check_approver(pending: PendingApproval, decision: Decision, approver: str) -> None:
-    """What the form or the gate would refuse for sure, said before it is sent."""
+    """Refuse, before it is sent, what the form or the gate would certainly refuse."""
     request = pending.approval_request.plan.request
     if re.fullmatch(EMAIL, approver) is None:
         raise ApprovalError(
@@ -207,7 +207,7 @@ def _completed(
     if decision == "approve":
         new = field == "workspace_name"
         verb = "approve creating it with its key" if new else "approve attaching a key to it"
-    # The workspace is typed, never taken over: it shows that the right plan was read.
+    # The workspace must be typed, not confirmed: that shows that the right plan was read.
     typed = getattr(given, field) or Prompt.ask(
         f"Type the {field.replace('_', ' ')} to {verb}", console=console
     )
@@ -231,7 +231,7 @@ class Steps:
         self._client = client
         self._run_id = run_id
         self._console = console
-        # what has ended before is no step of now
+        # steps that have ended before are not shown again
         self._shown = {
             task.id for task in task_runs(client, run_id) if task.state and task.state.is_final()
         }
@@ -241,7 +241,7 @@ class Steps:
 
         Raises:
             TimeoutError: neither happened in time; names the state and the step.
-            Exit: The person has stopped following.
+            Exit: The person has pressed Ctrl-C.
         """
         try:
             return self._follow(time.monotonic() + seconds, seconds)
@@ -330,7 +330,7 @@ def pending_command(
 
 
 def _as_data(value: object) -> str:
-    """A time as ISO 8601 has it, and an id as text."""
+    """For JSON: a time in ISO 8601, an id as text."""
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
@@ -346,7 +346,7 @@ class _PendingRow:
     requested_at: datetime | None = None
     expires_at: datetime | None = None
     problem: str | None = None
-    """Why it must not or need not be answered."""
+    """Why it must not, or need not, be answered."""
 
     @classmethod
     def of(cls, client: SyncPrefectClient, run: FlowRun) -> Self:
@@ -367,7 +367,7 @@ class _PendingRow:
         )
 
     def show(self, console: Console) -> None:
-        """Nothing is cut: ids and commands are for copying."""
+        """Print without cutting anything, so that ids and commands can be copied."""
         console.print(f"[bold]{printable(self.name)}[/]", soft_wrap=True)
         if self.requested_at and self.expires_at:
             now = datetime.now(UTC)
@@ -384,7 +384,7 @@ class _PendingRow:
 
 
 def _suspended_runs(client: SyncPrefectClient) -> list[FlowRun]:
-    """By their flow, since a deployment that was made anew no longer has its older runs."""
+    """Suspended onboardings, found by flow: a deployment that was made again has no older runs."""
     only = FlowRunFilter.model_validate({"state": {"type": {"any_": ["PAUSED"]}}})
     flow = FlowFilter.model_validate({"name": {"any_": [ONBOARDING.partition("/")[0]]}})
     return list(every(client.read_flow_runs, flow_run_filter=only, flow_filter=flow))

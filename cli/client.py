@@ -20,7 +20,7 @@ from cmek.errors import CmekError
 
 T = TypeVar("T")
 _REASON: Final = 400
-"""Characters of a server's own words that are shown."""
+"""The most characters of a server's message that are shown."""
 WAITING: Final = 3
 """Exit code when the run waits for an approval."""
 PAGE: Final = 200
@@ -40,12 +40,12 @@ class ServerRefusedError(CmekError):
 
 
 def local_client(api_url: str) -> SyncPrefectClient:
-    """A client for a server on loopback, past any proxy and without the caller's credentials."""
+    """A client for a server on loopback, without any proxy and without the caller's credentials."""
     return SyncPrefectClient(api_url, httpx_settings={"trust_env": False})
 
 
 def local_async_client(api_url: str) -> PrefectClient:
-    """The same, for what only the asynchronous client can."""
+    """The same, for calls that only the asynchronous client has."""
     return PrefectClient(api_url, httpx_settings={"trust_env": False})
 
 
@@ -56,9 +56,9 @@ def connected() -> Iterator[SyncPrefectClient]:
     One cheap call comes first, so that a wrong address or login is named before anything is done.
 
     Raises:
-        NoServerError: none is configured (Prefect would start a temporary one), it is away, or
-            what is at the address is no Prefect API.
-        ServerRefusedError: it refused the login, or a call of the caller's block.
+        NoServerError: none is configured (Prefect would start a temporary one), it does not
+            respond, or what is at the address is no Prefect API.
+        ServerRefusedError: it refused the login, or a call in the caller's `with` block.
     """
     url = configured_url()
     # Plain text is allowed on loopback only, and there no proxy may see the login.
@@ -70,15 +70,14 @@ def connected() -> Iterator[SyncPrefectClient]:
 
 _LOOPBACK: Final = ("127.", "localhost", "[::1]")
 _NO_TLS: Final = "WRONG_VERSION_NUMBER"
-"""OpenSSL's word for bytes that are no TLS."""
+"""In OpenSSL's error when the other side does not speak TLS."""
 
 
 def configured_url() -> str:
     """The configured address of the server's API.
 
     Raises:
-        NoServerError: there is none, or it is none that may be used; or the login is one that no
-            server can accept.
+        NoServerError: there is none, or it must not be used; or no server can accept the login.
     """
     url = PREFECT_API_URL.value()
     if not url:
@@ -106,7 +105,7 @@ def configured_url() -> str:
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turn what Prefect's client raises into one line with cause and way out."""
+    """Turn what Prefect's client raises into one line with the cause and what to do."""
     try:
         yield
     except httpx.TransportError as error:
@@ -152,7 +151,7 @@ def check_api(client: SyncPrefectClient, url: str) -> str:
 
 
 def _target(response: httpx.Response) -> str:
-    """Where a redirect leads, without what a login page is given."""
+    """Where a redirect leads, without the query, which is for the login page."""
     location: str = response.headers.get("location", "nowhere")
     return location.partition("?")[0][:_REASON]
 
@@ -190,7 +189,7 @@ def refusal(response: httpx.Response) -> str:
 
 
 def _reason(response: httpx.Response) -> str:
-    """What the server itself said, short."""
+    """The server's own message, shortened."""
     try:
         body = response.json()
     except ValueError:
@@ -213,7 +212,7 @@ def calling(client: PrefectClient, call: Callable[[PrefectClient], Awaitable[T]]
 
 
 def every(read: Callable[..., list[T]], **wanted: object) -> Iterator[T]:
-    """What a reading method of a client lists, over all pages."""
+    """All objects that a reading method of a client lists, over all pages."""
     offset = 0
     while page := read(**wanted, limit=PAGE, offset=offset):
         offset += len(page)
@@ -229,7 +228,7 @@ def run_url(client: SyncPrefectClient, run_id: UUID) -> str:
 
 
 def run_facts(client: SyncPrefectClient, run: FlowRun) -> dict[str, str | None]:
-    """What every command says of a run as JSON."""
+    """The facts about a run that every command prints as JSON."""
     state = run.state
     return {
         "run_id": str(run.id),

@@ -1,4 +1,4 @@
-"""`cmek deploy`: work pools, `prefect deploy --all`, and what Prefect leaves open behind it.
+"""`cmek deploy`: checks work pools, runs `prefect deploy --all`, and corrects what that leaves.
 
 `cmek automations`: notifications and actions of the server, from the files of the project.
 """
@@ -46,7 +46,7 @@ OWN_ENVIRONMENT: Final = (
 )
 Change = Literal["installed", "updated", "removed"]
 _LAST_LINES: Final = 6
-"""Of what Prefect printed; a trace of its own ends with the cause."""
+"""How many of Prefect's last lines are shown; a traceback ends with the cause."""
 PROJECT_VARIABLE: Final = "CMEK_PROJECT_ID"
 """What prefect.yaml reads the discovery's Google Cloud project from."""
 
@@ -122,7 +122,7 @@ def deploy(
                 raise RunError(f"{problem}; nothing was deployed")
         try:
             _prefect_deploy(client, prefect_file, project_id)
-        finally:  # what it has deployed before it failed, too
+        finally:  # also after a failure, for what was deployed before it
             for deployment in find_deployments(client):
                 _close_form(client, deployment)
                 _pause_again(client, deployment, paused)
@@ -181,9 +181,9 @@ def create_work_pool(client: SyncPrefectClient, name: str, template: Path, at_on
 def pool_problem(client: SyncPrefectClient, name: str) -> str | None:
     """Why runs must not be given to this pool, or None.
 
-    A run's job variables may be chosen by whoever may start a run, and a worker resolves references
-    to blocks in them. So a pool must take none: Prefect's own templates take command, environment
-    and directory, and a label or a name is enough to bring a block's secret into a log.
+    Whoever may start a run may choose its job variables, and a worker resolves references to blocks
+    in them. So a pool must accept none: Prefect's own templates accept command, environment and
+    directory, and a label or a name is enough to bring a block's secret into a log.
     """
     try:
         pool = client.read_work_pool(name)
@@ -257,14 +257,14 @@ def _pause_again(
 
 
 def find_deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
-    """All of this project's."""
+    """All deployments of this project."""
     wanted = DeploymentFilter(tags=DeploymentFilterTags(all_=[CMEK_TAG]))
     return list(every(client.read_deployments, deployment_filter=wanted))
 
 
 _FILES: Final = "deploy.automations"
 _TITLES: Final = "WARNING_TITLES"
-"""Stands in a file for the titles of all warnings."""
+"""Placeholder in a file for the titles of all warnings."""
 _NOTIFIES: Final = "notify"
 """The capability of Prefect's notification blocks."""
 

@@ -53,9 +53,9 @@ Status = Literal["pass", "warn", "fail", "unknown"]
 _ROLES: Final = PROJECT / "deploy" / "roles"
 _WRITES: Final = ("cloudkms.cryptoKeys.update", "cloudkms.cryptoKeys.setIamPolicy")
 _SOMEBODY: Final = "MEMBER"
-"""In a command, where the caller is not known."""
+"""Placeholder in a command when the caller is not known."""
 _ASKED_KEYS: Final = 20
-"""Of how many attached keys it is asked who may write to them."""
+"""For how many attached keys the write access is tested."""
 _DEFAULT_POOL: Final = "cmek"
 _SECONDS: Final = 10.0
 
@@ -284,7 +284,7 @@ def _pools(
 
 
 def _jobs(pool: WorkPool) -> DoctorFinding:
-    """Jobs start where no signers may be, and where no result of theirs stays."""
+    """Check the environment of jobs: their machines have no signers and keep no records."""
     text = json.dumps(pool.base_job_template)
     missing = [one for one in (REQUIRED_VARIABLE, RECORDS) if one not in text]
     return DoctorFinding(
@@ -493,7 +493,7 @@ def _gateway(base_url: str) -> DoctorFinding:
 
 
 async def _google(block: str, project: str | None) -> DoctorFinding:
-    """What the worker's identity may do on the project, of what the role in deploy/ gives."""
+    """Which permissions of the role in deploy/ the worker's identity has on the project."""
     from tasks.clients import google_client  # noqa: PLC0415
 
     client = await google_client(block)
@@ -540,9 +540,9 @@ def _worker_role(project: str) -> str:
 
 
 async def write_access(anthropic_block: str, kms_block: str) -> DoctorFinding:
-    """Whether this identity may still change keys that are attached: nothing of ours does.
+    """Whether this identity may change attached keys, which nothing of ours needs to do.
 
-    It is asked of the key, so a grant on key, ring, project or above counts alike.
+    Permissions are tested on the key itself, which includes grants on ring, project and above.
 
     Raises:
         CmekError: The external keys can't be listed, or Cloud KMS does not answer.

@@ -58,14 +58,14 @@ from tasks.clients import admin_client, block_names, close_clients, kms_client
 from tasks.revalidation import read_all_registered
 
 NAMESPACE: Final = "cmek-drill"
-"""Of the report's signature: none of these can stand for an approval."""
+"""Namespace of the report's signature, so that it can never be used as an approval."""
 EVENTS: Final = {"disabled": HealthEvent.BROKEN, "enabled": HealthEvent.RECOVERED}
 STATES: Final = {"disabled": "DISABLED", "enabled": "ENABLED"}
 LOOK_SECONDS: Final = 2.0
 ASK_SECONDS: Final = 30.0
-"""A validation uses the key and is logged, so it is asked for less often."""
+"""A validation uses the key and is logged, so it is requested less often."""
 PATIENCE: Final = timedelta(hours=2)
-"""How long the person may take."""
+"""How long the person may take to run a command."""
 PROBE_SECONDS: Final = 60.0
 
 
@@ -111,7 +111,7 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
     Exit code 1 when something did not come in time.
     """
     console = new_console(stderr=as_json)
-    # before anything is disabled: a drill must not end without its report
+    # key and file are tried before anything is disabled: no drill may end without its report
     key = signing_key or (default_key() if find_signers() else None)
     file = out or Path(f"drill-{workspace_id}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.md")
     _try_to_write(file)
@@ -135,7 +135,7 @@ def drill_command(  # noqa: PLR0913 - a parameter is an option of the command
 
 
 def _try_to_write(file: Path) -> None:
-    """What stands there stays as it is.
+    """Check that the file can be written, without changing its content.
 
     Raises:
         OSError: The file can't be written.
@@ -199,7 +199,7 @@ class Observer:
         return key
 
     async def state(self) -> str | None:
-        """Of the primary version; None when it can't be read now."""
+        """State of the primary version; None when it can't be read now."""
         assert self.ref is not None  # noqa: S101 - `find` was called
         kms = await kms_client(self.kms_block)
         read = await try_read(kms.get_crypto_key(self.ref.key_name))
@@ -246,7 +246,7 @@ class Observer:
 
 
 async def _deployment_of(client: Any, resource: str) -> str:  # noqa: ANN401 - Prefect's client
-    """The deployment of a run, which tells what started it."""
+    """The deployment of a run, which shows what started it."""
     try:
         run = await client.read_flow_run(resource.rpartition(".")[2])
         if run.deployment_id is None:
@@ -264,7 +264,7 @@ class DrillRunner:
     observer: Observer
     console: Console
     keep: Callable[[Drill], object]
-    """Keeps the drill before its report is published."""
+    """Stores the report before it is published."""
     alert: timedelta = ALERT
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -272,10 +272,10 @@ class DrillRunner:
     _said: bool = False
 
     async def prepare(self) -> None:
-        """Refuse what must not be tried, or could prove nothing.
+        """Refuse a drill that must not be run, or that would prove nothing.
 
         Raises:
-            DrillRefusedError: Says which.
+            DrillRefusedError: Says why.
         """
         self.key = await self.observer.find()
         if await self.observer.validates() is not True:
@@ -303,7 +303,7 @@ class DrillRunner:
         try:
             drill = drill.with_phase(await self._phase("disabled", disable))
             drill = drill.with_phase(await self._phase("enabled", enable))
-        except BaseException:  # Ctrl-C too: whoever stops here must know how to take it back
+        except BaseException:  # Ctrl-C too: the person must learn how to enable the version again
             how = (
                 f"The drill has stopped. If the version is disabled, enable it:\n\n{plain(enable)}"
             )
@@ -339,28 +339,29 @@ class DrillRunner:
         return Phase(change=change, at=at, measured=tuple(found.values()))
 
     async def _watch(self, change: str, asked: datetime, at: datetime) -> dict[What, Delay]:
-        """Until all has been seen, or both an hour and the alert's limit are over."""
+        """Watch until everything was seen, or both an hour and the alert's limit have passed."""
         limits: dict[What, timedelta] = {"alert": self.alert, "validation": HOUR}
         if self.observer.probe is not None:
             limits["data plane"] = HOUR
         found = {what: Delay(what=what, at=None, limit=limit) for what, limit in limits.items()}
-        works, asked_at = change == "enabled", at - HOUR
+        expected, validated_at = change == "enabled", at - HOUR  # so the first look validates
         end = at + max(HOUR, self.alert)
         while any(one.at is None for one in found.values()) and self.now() <= end:
+            # since the command was shown: the event may be older than our look at the state
             if found["alert"].at is None and (seen := await self._event(EVENTS[change], asked)):
                 self._saw(found, "alert", at, seen[0], seen[1])
-            if (self.now() - asked_at).total_seconds() >= ASK_SECONDS:
-                asked_at = self.now()
-                if found["validation"].at is None and await self.observer.validates() is works:
+            if (self.now() - validated_at).total_seconds() >= ASK_SECONDS:
+                validated_at = self.now()
+                if found["validation"].at is None and await self.observer.validates() is expected:
                     self._saw(found, "validation", at, self.now())
                 probed = found.get("data plane")
-                if probed and probed.at is None and await self.observer.works() is works:
+                if probed and probed.at is None and await self.observer.works() is expected:
                     self._saw(found, "data plane", at, self.now())
             await self.pause(LOOK_SECONDS)
         return found
 
     async def _event(self, name: str, since: datetime) -> tuple[datetime, str] | None:
-        """None, too, when the server does not answer now: the key is disabled, so go on."""
+        """The event; None also if the server does not answer, which must not end the drill."""
         try:
             return await self.observer.event(name, since)
         except httpx.HTTPError as error:

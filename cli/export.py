@@ -49,7 +49,7 @@ class NoEvidenceError(CmekError, LookupError):
 
 
 class AnchorError(CmekError):
-    """A record that verifies by itself, but is not the one that a hash elsewhere speaks of."""
+    """The record verifies, but the given hash was taken from another record."""
 
 
 @evidence_command.command("export")
@@ -112,7 +112,7 @@ def write_approvals(chain: Chain, folder: Path) -> list[str]:
         For each the command that verifies it, to be run in the folder.
 
     Raises:
-        EvidenceIntegrityError: An entry's time is none that OpenSSH could be told.
+        EvidenceIntegrityError: An entry's time can't be given to OpenSSH.
     """
     folder.mkdir(parents=True, exist_ok=True)
     commands = []
@@ -128,7 +128,7 @@ def write_approvals(chain: Chain, folder: Path) -> list[str]:
             name = f"{entry.number}-{number}"
             (folder / f"{name}.json").write_text(one.statement.text)
             (folder / f"{name}.sig").write_text(one.signature)
-            # an approver's `valid-before` may have passed since
+            # as of that time, because an approver's `valid-before` may have passed since
             then = _verify_time(entry)
             commands.append(
                 f"TZ=UTC ssh-keygen -Y verify -O verify-time={then} -f allowed_signers "
@@ -193,7 +193,7 @@ def read_record(client: SyncPrefectClient, workspace_id: str) -> str:
     """The record that was published last.
 
     Raises:
-        NoEvidenceError: None was.
+        NoEvidenceError: No record was published.
         EvidenceIntegrityError: The artifact holds no record.
     """
     key = artifact_key("evidence", workspace_id)

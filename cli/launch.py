@@ -1,8 +1,8 @@
 """`python -m cli.launch MODULE [ARGUMENT ...]`: as `python -m MODULE`, with a quicker start.
 
-Prefect and Google's libraries leave 190,000 objects when they are imported. Python searches them
-for garbage over and over meanwhile, and once more at the end, and finds next to none: a quarter of
-the processor time of a process that does little else.
+Importing Prefect and Google's libraries makes 190,000 objects that stay. Python's garbage collector
+scans them again and again, and once more at exit, and frees almost nothing: that is a quarter of
+the processor time of a short process.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import sys
 from typing import Final
 
 _NEW_OBJECTS: Final = 50_000
-"""So many between two searches; 700 is Python's default."""
+"""Allocations between two collections; Python's default is 700."""
 
 
 def collect_rarely() -> None:
-    """Search for garbage seldom from here on, and not at all when the process ends."""
+    """Collect garbage rarely from here on, and not at exit."""
     gc.set_threshold(_NEW_OBJECTS, 20, 50)
     atexit.register(gc.freeze)
 

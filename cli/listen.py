@@ -45,14 +45,14 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 SIGNAL: Final = "cmek.key.signal"
-"""The event; its trigger stands in `prefect.yaml`."""
+"""The event; its trigger is in `prefect.yaml`."""
 MERGE_SECONDS: Final = 30.0
 KNOWN_SECONDS: Final = 15.0
 """How old the list of watched keys may be when a signal names a key that is not in it."""
 REMEMBERED: Final = 10_000
-"""Deliveries of which a repeat is recognized."""
+"""How many deliveries are remembered, to recognize repeats."""
 CONCURRENT: Final = 64
-"""Requests under way at once; more are told to come again."""
+"""Requests that are handled at once; more get a 503, which the sender repeats."""
 BODY_SECONDS: Final = 10.0
 _NAMESPACE: Final = UUID("8a4f3f0e-5b5e-5f0f-9a69-6f7f0d0b5c11")
 _log = logging.getLogger("cmek.listen")
@@ -80,14 +80,14 @@ class Listener:
         self._merger = Merger(self.merge_seconds)
 
     async def take(self, signal: Signal) -> None:
-        """Post its event, now or when the last one of its key is old enough.
+        """Post the signal's event, now or when the last one of its key is old enough.
 
-        A sender repeats what was not answered in time. The repeat waits for the first and is not
-        merged: its event would have the first one's id, so the server would drop it, and with it
-        whatever else was merged into it.
+        A sender repeats a delivery that was not answered in time. The repeat waits for the first
+        one and is not merged: its event would have the same id, so the server would drop it, with
+        all other signals that were merged into it.
 
         Raises:
-            Exception: The server is away; the sender repeats what was not taken.
+            Exception: The server does not respond; the sender must repeat the delivery.
         """
         delivery = signal.source, signal.id
         taken = self._deliveries.get(delivery)
@@ -96,6 +96,7 @@ class Listener:
             for oldest in list(self._deliveries)[:-REMEMBERED]:
                 del self._deliveries[oldest]
         try:
+            # shielded: a sender that disconnects must not cancel what its repeat waits for
             await asyncio.shield(taken)
         except Exception:
             self._deliveries.pop(delivery, None)
@@ -105,7 +106,7 @@ class Listener:
         """Read the list of watched keys, so that the first signal need not wait for it.
 
         Raises:
-            Exception: The server is away.
+            Exception: The server does not respond.
         """
         self._known = await self.read_keys()
 
@@ -125,12 +126,13 @@ class Listener:
         else:
             try:
                 await self._post(about, keys, signal)
-            except BaseException:
+            except BaseException:  # nothing was posted, so nothing may be merged into it
                 self._merger.forget(about)
                 raise
 
     async def _keys_of(self, signal: Signal) -> tuple[str, ...]:
         found = self._known.about(signal)
+        # a new key, or none of ours: a flood about it must not read the list each time
         if not found and self.clock() - self._read_at > KNOWN_SECONDS:
             await self.know_keys()
             self._read_at = self.clock()
@@ -143,7 +145,7 @@ class Listener:
         await self.sleep(wait)
         try:
             await self._post(about, keys, signal)
-        except Exception:  # noqa: BLE001 - the sender has its answer; the quick check is left
+        except Exception:  # noqa: BLE001 - already answered; the next quick check sees the change
             _log.exception("%s: the event could not be posted", about)
 
     async def _post(self, about: str, keys: tuple[str, ...], signal: Signal) -> None:
@@ -161,7 +163,7 @@ class Listener:
 
 @dataclass(frozen=True)
 class _Endpoints:
-    """What answers requests."""
+    """The request handlers."""
 
     listener: Listener
     secrets: tuple[bytes, ...]
@@ -220,7 +222,7 @@ def application(
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """The body: no more than `most` bytes are ever held, and nobody waits for it for long."""
+    """Read the body: at most `most` bytes of it are held, for at most BODY_SECONDS."""
     from starlette.requests import ClientDisconnect  # noqa: PLC0415
 
     parts, size = [], 0
@@ -320,7 +322,7 @@ def listen_command(  # noqa: PLR0913 - a parameter is an option of the command
         with connected():
             asyncio.run(listener.know_keys())
     except ServerAwayError as error:
-        # as when both are started at once; what comes before it is there is sent again
+        # for example both start at once; until the server responds, senders repeat their signals
         _log.warning("The list of watched keys is read at the first signal: %s", error)
     _serve(application(listener, secrets=secrets, pushes=pushes), port)
 

@@ -72,8 +72,8 @@ COMMANDS: Final = {
 }
 """By module: each command `NAME_command` and its line in the list of commands.
 
-The line stands here too, so that the list needs neither Prefect nor Google's libraries, which
-take seconds to import. A test compares it with the command's own help.
+The line is repeated here so that the list needs neither Prefect nor Google's libraries, which take
+seconds to import. A test compares it with the command's own help.
 """
 _LOCAL: Final = ("cli.local.", "sandbox.")
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
@@ -84,7 +84,7 @@ _EXIT_CODES: Final = (
 
 
 class MissingExtraError(CmekError):
-    """A command of the local stack, where only what production needs is installed."""
+    """A command of the local stack was called, but only production's packages are installed."""
 
 
 class LazyCommand(TyperCommand):
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Only Prefect's clients raise these, and only where they were imported.
         http = sys.modules.get("httpx")
         if http is None or not isinstance(error, http.HTTPStatusError):
-            raise  # a defect: it keeps its trace
+            raise  # a bug of ours: show the traceback
         from cli.client import refusal  # noqa: PLC0415 - imported already, with the command
 
         _fail(refusal(error.response))
@@ -214,13 +214,13 @@ def _refused_setting(error: Exception) -> str | None:
     flaws = [
         _variable(one["loc"]) + one["msg"].removeprefix("Value error, ").splitlines()[0]
         for one in error.errors(include_url=False, include_input=False, include_context=False)
-        if one["type"] != "default_factory_not_called"  # follows from another
+        if one["type"] != "default_factory_not_called"  # only a consequence of another error
     ]
     return f"a setting of Prefect is not valid: {'; '.join(flaws)}. {where}"
 
 
 def _variable(location: tuple[int | str, ...]) -> str:
-    """The variable that sets this field, where one of the environment does; else the field."""
+    """The environment variable that sets this field, if there is one; else the field's name."""
     field = "_".join(map(str, location))
     if not field:
         return ""

@@ -52,7 +52,7 @@ _REFUSALS: Final = (
     WorkspaceNotEligibleError,
     WorkspaceNotFoundError,
 )
-"""What the run would refuse as well, whatever machine executes it."""
+"""Refusals that the run would give as well, on any machine."""
 
 Workspace = Annotated[
     str | None, typer.Argument(metavar="WORKSPACE", help="The workspace, wrkspc_….")
@@ -198,7 +198,7 @@ def _pair(override: str) -> tuple[str, object]:
 
 
 async def refuse_early(form: OnboardingForm) -> str | None:
-    """Refuse, before a run exists, what this machine can tell; what it can't tell, in a sentence.
+    """Refuse what can be refused before a run exists; returns what could not be checked here.
 
     Raises:
         BlockMissingError, OverrideRefusedError: The policy can't be read, or refuses an override.
@@ -265,7 +265,7 @@ def check_command(  # noqa: PLR0913 - a parameter is an option of the command
 
 async def _check(form: OnboardingForm) -> CheckReport:
     try:
-        # without a flow run around them, the tasks' functions are called as they are
+        # `.fn`: there is no flow run, so the plain functions are called, not Prefect's tasks
         return await check_prerequisites.fn(await resolve_request.fn(form))
     finally:
         await close_clients()

@@ -14,7 +14,7 @@ from cmek.names import WORKSPACE_ID, WORKSPACE_NAME, BlockName, ProjectId, Works
 def checked(rule: TextRule) -> Callable[[str | None], str | None]:
     """The callback of an option whose value must fit the rule.
 
-    The callback raises BadParameter, which says value, flaw and what is wanted.
+    The callback raises BadParameter, which names the value, what is wrong and what is expected.
     """
 
     def check(value: str | None) -> str | None:

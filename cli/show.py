@@ -93,7 +93,7 @@ def status_command(
 def _checked_now(
     workspace_id: str, anthropic_block: str | None, kms_block: str | None
 ) -> KeyRecord:
-    # Google's libraries, which the last verdicts need none of
+    # imports Google's libraries, which the stored verdicts do not need
     from tasks.clients import block_names, close_clients  # noqa: PLC0415
     from tasks.revalidation import check_now  # noqa: PLC0415
 
@@ -119,7 +119,7 @@ def _last_records(client: SyncPrefectClient, rows: list[FleetRow]) -> dict[str, 
 
 
 def _leftovers(client: SyncPrefectClient) -> int:
-    """How many the last run has listed."""
+    """How many leftovers the last run has listed."""
     wanted = ArtifactCollectionFilter.model_validate({"key": {"any_": [LEFTOVERS]}})
     found = client.read_latest_artifacts(artifact_filter=wanted, limit=1)
     return len(read_items(LEFTOVERS, found[0].data if found else None, _warn))

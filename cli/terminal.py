@@ -20,7 +20,7 @@ STATUS_STYLES: Final = {"fail": "bold red", "unknown": "yellow", "warn": "yellow
 
 def new_console(*, stderr: bool = False) -> Console:
     """A console of the terminal's width, or of a fixed one when it is written to a file."""
-    # no `:name:` becomes a picture, and no number a colour: what is shown is what was given
+    # no emoji for `:name:` and no colour for numbers: text is shown as it is
     console = Console(stderr=stderr, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = _FILE_WIDTH
@@ -33,9 +33,9 @@ def is_interactive(console: Console) -> bool:
 
 
 def show_rows(console: Console, titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table where each cell fits on its line, else a block a row; markup is read.
+    """Print a table if every cell fits on one line, else one block per row; cells may have markup.
 
-    Nothing is cut or wrapped here: ids, addresses and commands are for copying.
+    Nothing is cut or wrapped, so that ids, addresses and commands can be copied.
     """
     cells = [tuple(row) for row in rows]
     table = Table(box=box.SIMPLE_HEAD)
@@ -73,7 +73,7 @@ def printable(text: object) -> str:
 
 
 def show_markdown(console: Console, text: str) -> None:
-    """A page or a report; nothing is cut or wrapped, so its commands can be copied."""
+    """Print a page or a report; nothing is cut or wrapped, so its commands can be copied."""
     console.print(markdown(text), soft_wrap=True)
 
 

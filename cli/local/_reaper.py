@@ -1,7 +1,7 @@
-"""Clean up after a stack whose owner is gone, however it ended. Run as a child process.
+"""Clean up after a stack whose owner has ended, in whatever way. Run as a child process.
 
 The owner holds the other end of standard input. When that closes, because the owner is done or
-was killed, what is left of the stack is killed and its folders are removed.
+was killed, the remaining processes are killed and the folders are removed.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Reaper:
 
 def main(home: Path, database: Path | None = None) -> None:
     """Wait for the owner's end, then clean up."""
+    # a signal to all processes must not end the one that cleans up after them
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdin.buffer.read()

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cmek.own_origin import OwnOrigin
 
 SERVER_NAMES: Final = ("127.0.0.1", "localhost")
-"""By which it is reached: it listens on IPv4 only."""
+"""The names by which it is reached; it listens on IPv4 only."""
 _POLICY_VIOLATION: Final = 1008
 
 
@@ -84,7 +84,7 @@ def _is_api(scope: Scope) -> bool:
 
 async def _refuse(why: str, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
-        await receive()
+        await receive()  # ASGI: the connect message comes first
         await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": why})
         return
     await JSONResponse({"detail": why}, status_code=403)(scope, receive, send)
@@ -92,7 +92,7 @@ async def _refuse(why: str, scope: Scope, receive: Receive, send: Send) -> None:
 
 def main() -> None:
     """Serve on the host and port of Prefect's own settings until SIGTERM."""
-    # here, since the command needs the names above and not the server
+    # imported here: the command needs only the names above, not the server
     import uvicorn  # noqa: PLC0415
     from prefect.server.api.server import create_app  # noqa: PLC0415
     from prefect.settings import get_current_settings  # noqa: PLC0415

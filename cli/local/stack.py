@@ -36,7 +36,7 @@ WORKER: Final = "Prefect worker"
 FIRST_WORKER: Final = "local"
 WORK_POOL: Final = "cmek"
 AT_ONCE: Final = 8
-"""Runs that execute at the same time: each takes a core and 200 MB. Those that wait don't count."""
+"""Runs that execute at the same time, each with a core and 200 MB; suspended ones do not count."""
 LOOPBACK: Final = "127.0.0.1"
 
 _POOL: Final = {"work_pool_name": WORK_POOL}
@@ -61,7 +61,7 @@ def client_environment(home: Path, port: int) -> dict[str, str]:
     only the variables named here are passed on and `HOME` is the private one.
     """
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    # the work pool's command is `python`: this one
+    # the work pool runs the first `python` in PATH: it must be this one
     path = os.pathsep.join((str(Path(sys.executable).parent), kept.get("PATH", os.defpath)))
     return kept | {
         "PATH": path,
@@ -81,8 +81,8 @@ def client_environment(home: Path, port: int) -> dict[str, str]:
 def one_authority(folder: Path) -> Path:
     """A file in the folder with one certificate authority, for clients of a server on loopback.
 
-    They use no TLS. But Prefect reads its authorities anew for each client, a dozen times in a run:
-    all of certifi's would cost a seventh of the processor time of that run.
+    They use no TLS, but Prefect reads the authorities for each new client, a dozen times in a run:
+    reading all of certifi's would cost a seventh of the run's processor time.
     """
     first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
     file = folder / "authority.pem"
@@ -91,7 +91,7 @@ def one_authority(folder: Path) -> Path:
 
 
 def start_server(home: Path, port: int, environment: Mapping[str, str], database_url: str) -> Child:
-    """Start the server; what the environment says outweighs what is chosen here."""
+    """Start the server; variables in the environment override those that are set here."""
     own = {
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
         "PREFECT_SERVER_API_HOST": LOOPBACK,
@@ -102,11 +102,11 @@ def start_server(home: Path, port: int, environment: Mapping[str, str], database
             f"http://{name}:{port}" for name in SERVER_NAMES
         ),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
-        # Three seconds of work for block types that are not used here; those that are get
-        # registered by who saves a block of them.
+        # Registering all block types takes three seconds; those in use are registered when a
+        # block is saved.
         "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
         "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
-        # Kept out of the database, where it would lie beside what it encrypts.
+        # Else Prefect keeps the key in the database, beside what it encrypts.
         "PREFECT_SERVER_ENCRYPTION_KEY": base64.urlsafe_b64encode(os.urandom(32)).decode(),
         # By default a restarted server forgets who holds which slot, and no slot becomes free.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
@@ -140,7 +140,7 @@ def wait_for_server(server: Child, api: httpx.Client) -> None:
 def start_worker(
     home: Path, environment: Mapping[str, str], name: str, files: Sequence[Path | str] = ()
 ) -> Child:
-    """Start a worker; with `files`, as in `cli.local._set_up`, it deploys these first."""
+    """Start a worker; with the `files` of `cli.local._set_up` it first sets everything up."""
     command = ["cli.local._set_up", name, *map(str, files)]
     return start_module(WORKER, command, home, environment, log=f"worker-{name}.log")
 
@@ -174,10 +174,10 @@ class LocalStack:
         return {child.name: child.log for child in self.children}
 
     def check(self) -> None:
-        """Notice a part that has ended by itself.
+        """Make sure that no part has ended by itself.
 
         Raises:
-            StackError: names it and shows its log.
+            StackError: one has; names it and shows its log.
         """
         for child in self.children:
             if not child.is_running:
@@ -205,7 +205,7 @@ def _wait_until_online(worker: Child, client: SyncPrefectClient, name: str) -> N
             raise
         return (name, "ONLINE") in {(one["name"], one["status"]) for one in found.json()} or None
 
-    # a question costs the server as much as a step of the deployments that it waits for
+    # with pauses: a call costs the server as much as a step of the deployments that it waits for
     wait_for(worker, online, what="online", seconds=_START_SECONDS, pause=_ASK_SECONDS)
 
 
@@ -218,7 +218,7 @@ def local_stack(
     database_url: str | None = None,
     signed: bool = False,
 ) -> Iterator[LocalStack]:
-    """Start everything; at the end, however it comes, stop everything and remove the home.
+    """Start everything; at the end, whatever caused it, stop everything and remove the home.
 
     The server's database is a PostgreSQL of the stack's own, unless `database_url` names another.
     With `signed` approvals must be signed, and a gateway alone holds the Admin API credential.
@@ -230,6 +230,7 @@ def local_stack(
     with processes.ending_on_signals():
         home = Path(tempfile.mkdtemp(prefix="cmek-"))
         database = postgres.new_folder() if database_url is None else None
+        # before any part: from here on, even after SIGKILL nothing stays
         reaper = Reaper(home, database)
         children: list[Child] = []
         watch = _Stopwatch()
@@ -259,7 +260,7 @@ def _signers_folder(home: Path) -> Path:
 
 
 def _with_signers(prefect_file: Path, home: Path) -> Path:
-    """An approver who is enrolled, and the deployments whose flow takes the approval from them."""
+    """Enrol an approver, and write a copy of the deployments whose flow knows this approver."""
     RehearsalSigners(_signers_folder(home)).enrol()
     changed = home / "prefect.yaml"
     changed.write_text(prefect_file.read_text().replace(*FLOW))
@@ -273,7 +274,7 @@ def _set_up(
     prefect_file: Path,
     watch: _Stopwatch,
 ) -> LocalStack:
-    """Start what uses the server while that starts: most of it is importing Prefect."""
+    """Start the server's clients while the server starts: most of their time is importing."""
     sandbox, server = children[0], children[-1]
     address = wait_for_sandbox(sandbox)
     watch.lap("sandbox")
