@@ -164,7 +164,7 @@ class GoogleKms(CredentialsBlock):
 
 
 def checked_url(url: str) -> str:
-    """The base URL, when it is https, or http on this machine, and without an API's own path.
+    """The base URL, if it is https (or http on this machine) and has no path of an API.
 
     Raises:
         ValueError: It is not; says what to write.

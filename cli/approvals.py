@@ -187,7 +187,7 @@ def dead_end(client: SyncPrefectClient, pending: PendingApproval) -> str | None:
 def wait_for_pending(
     client: SyncPrefectClient, run_id: UUID, *, after: PendingApproval | None = None, seconds: float
 ) -> PendingApproval:
-    """Wait until the run has an approval request, and another one than `after`.
+    """Wait until the run has an approval request other than `after`.
 
     Raises:
         TamperedError: See `read_pending`.
@@ -233,7 +233,7 @@ def respond(client: SyncPrefectClient, pending: PendingApproval, fields: Mapping
     if status is SetStateStatus.ACCEPT:
         return
     # The client repeats a request whose reply was lost, and then reads that the run no longer
-    # waits. Whether our own response was taken is seen from the stored one.
+    # waits. The stored response shows whether ours was taken.
     stored = _stored(client, pending.run, pending.keyset["response"])
     if status is SetStateStatus.ABORT and stored and _says(stored, fields):
         return

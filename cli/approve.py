@@ -1,6 +1,6 @@
 """`cmek pending`, `approve`, `reject` and `sign`: the approvals of the configured server.
 
-A plan is shown before anything is typed, and a run's steps are shown while it goes on.
+A plan is shown before anything is typed, and a run's steps are shown while it continues.
 """
 
 from __future__ import annotations
@@ -485,6 +485,7 @@ def _respond(  # noqa: PLR0913 - what the command line brought along
             fields[approvals.FIELD] = approvals.signed_field(
                 pending.approval_request, fields, signing_key, others
             )
+        # made before the response, so that it shows all steps that come after it
         steps = Steps(client, pending.run.id, console)
         approvals.respond(client, pending, fields)
         run = steps.follow(seconds=_FOLLOW_SECONDS)

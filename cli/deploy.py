@@ -39,7 +39,7 @@ from cmek.tags import CMEK_TAG
 PROJECT: Final = Path(__file__).resolve().parent.parent
 """The project's folder: `prefect.yaml` and the deployments' code."""
 PREFECT_FILE: Final = PROJECT / "prefect.yaml"
-"""The deployments; a package that was installed without its folder has none."""
+"""The deployments; a package that is installed without the project's folder lacks this file."""
 OWN_ENVIRONMENT: Final = (
     "run the command of the project's own environment, .venv/bin/cmek in its folder "
     "(docs/operations.md, step 1)"
@@ -208,7 +208,7 @@ def pool_problem(client: SyncPrefectClient, name: str) -> str | None:
 def _prefect_deploy(client: SyncPrefectClient, prefect_file: Path, project_id: str | None) -> None:
     from prefect.cli import app  # noqa: PLC0415 - a second of imports, for this command only
 
-    # Prefect's own command reads these two; a process of its own would spend seconds on imports.
+    # Prefect's command reads argv and environment; a separate process would import for seconds.
     arguments = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)]
     variables = {PROJECT_VARIABLE: project_id} if project_id else {}
     output = io.StringIO()
@@ -354,7 +354,7 @@ def install(
     """Install every file, notifying once for each block; what was done, by name.
 
     Without a block (`TYPE/NAME`) the files that only notify are left out. `within` has seconds to
-    wait, by file name, in place of the file's own; 0 takes its automation away.
+    wait, by file name, in place of the file's own; 0 removes its automation.
 
     Raises:
         RunError: A block is missing, or is none that notifies, or a deployment is missing.

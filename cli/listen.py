@@ -1,7 +1,7 @@
 """`cmek listen`: take signals about keys, and post each as a Prefect event, which starts a check.
 
 It holds no credential of Anthropic or Google and changes nothing: a signal is a hint. It listens on
-loopback; a proxy with TLS stands before it.
+loopback, behind a proxy with TLS.
 """
 
 from __future__ import annotations

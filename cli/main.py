@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _refused_setting(error: Exception) -> str | None:
-    """What is wrong with a setting of Prefect's, which is read when Prefect is imported.
+    """What is wrong with a setting of Prefect; these are read when Prefect is imported.
 
     Values are left out: a setting may be a login or a key.
     """

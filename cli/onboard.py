@@ -42,7 +42,7 @@ from tasks.reads import (
 )
 
 _READ_SECONDS: Final = 15.0
-"""How long to try to read the workspace before the run is left to do it."""
+"""How long to try to read the workspace here; after that, only the run reads it."""
 _FOLLOW_SECONDS: Final = 600.0
 _DONE: Final = HAS_ITS_KEY | {RunOutcome.PLANNED}
 _REFUSALS: Final = (

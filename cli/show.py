@@ -1,6 +1,6 @@
 """`cmek status`: the latest verdicts, worst first. `cmek history`: what happened to one key.
 
-Both read what the runs have left in Prefect. `status` is typed often: it imports no more than
+Both read what the runs have stored in Prefect. `status` is typed often, so it imports no more than
 Prefect's client and the pure half of the revalidation.
 """
 

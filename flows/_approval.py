@@ -58,7 +58,7 @@ def attempt() -> int:
 def new_approval_request(
     number: int, plan: Plan, signatures: int, reapproval_reasons: tuple[str, ...]
 ) -> ApprovalRequest:
-    """An approval request for this plan, which expires as the request says, counted from now."""
+    """An approval request for this plan; it expires `approval_expires_hours` from now."""
     now = datetime.now(UTC)
     return ApprovalRequest(
         run_id=str(current_run_id()),
@@ -219,6 +219,6 @@ def _field(kind: Any, title: str, description: str, **rules: Any) -> _Field:  # 
 
 
 def _typed(title: str, verb: str, text: str) -> _Field:
-    """A field that takes exactly this text."""
+    """A field that accepts only this text."""
     rule = TextRule(exactly(text), f"{plain(text)}, letter by letter")
     return _field(Annotated[str, rule], title, f"{verb} {plain(text)}")

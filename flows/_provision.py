@@ -141,6 +141,7 @@ async def provision(request: OnboardingRequest, organization: UUID) -> Provision
     key = await ensure_crypto_key(request, organization, ring_is_new=ring_created)
     await record(workspace, *crypto_key_event(key))
     name = key.key.name
+    # an adopted key gets its grants only after the approval
     granted = not key.adopting and await ensure_grants(request.kms_block, name)
     await record(workspace, *grants_event(name, written=granted))
     name = await read_key_name(request.kms_block, key.key.name)

@@ -78,7 +78,7 @@ async def workspace_lock(subject: str, *, claimed: bool) -> AsyncIterator[FlowRu
             held,
             limit,
             timeout_seconds=TRY_SECONDS,
-            ends_when_lost=True,
+            ends_when_lost=True,  # without the slot, two runs could claim the workspace
         ):
             if time.monotonic() > deadline:
                 raise WorkspaceLockedError(

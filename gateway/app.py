@@ -59,7 +59,7 @@ _PASSED_HEADERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ErrorAnswer:
-    """An answer of the gateway's own, in the Admin API's form."""
+    """An error of the gateway's own, in the form of the Admin API's errors."""
 
     status: int
     type: str

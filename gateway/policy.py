@@ -108,6 +108,7 @@ PermittedCall: TypeAlias = Forward | Tag | Attach | Create
 
 
 class _RequestModel(FrozenModel):
+    # a field that is not known and checked here must never reach Anthropic
     model_config = ConfigDict(extra="forbid", strict=True)
 
 

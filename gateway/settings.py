@@ -112,7 +112,7 @@ class GatewaySettings(FrozenModel):
             raise GatewaySettingsError(
                 f"{error.filename}: {error.strerror}; the gateway's user must be able to read it"
             ) from error
-        except ValueError as error:
+        except ValueError as error:  # `from None`: the cause may quote the file's content
             raise GatewaySettingsError(f"the credential in {file} can't be used: {error}") from None
 
 
@@ -140,6 +140,7 @@ def _check_mode(file: Path) -> None:
     mode = file.stat().st_mode
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise GatewaySettingsError(f"{file} can be written by others: chmod 400 {file}")
+    # only a warning, since the content is still what the administrator put there
     if mode & stat.S_IROTH:
         _log.warning("%s can be read by every user of this machine: chmod 400 %s", file, file)
 

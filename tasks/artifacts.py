@@ -54,6 +54,7 @@ async def publish(kind: str, subject: str, markdown: str, description: str) -> N
     one artifact under its id, and one under its name.
     """
     name = artifact_key(kind, subject)
+    # by id and not by key: the newest artifact under the key may be another run's
     known = await load_state(name, _Published)
     if known is not None and await update_data(known.artifact_id, markdown, description):
         return

@@ -280,6 +280,7 @@ class _Create(_Step):
         return await self.api.workspaces.create(
             self._name,
             self.permit.external_key_id,
+            # finds the workspace again if the response is lost
             tags={CREATED_BY_TAG: str(current_run_id())},
             data_residency=data_residency(self.permit.request.data_residency),
             signed_approvals=self.permit.signed_approvals,

@@ -81,7 +81,7 @@ async def _google_block(block: str) -> GoogleKms:
 
 
 async def onboarding_policy(block: str) -> PolicyModel:
-    """What an OnboardingPolicy block holds, by its name."""
+    """The content of an OnboardingPolicy block, by its name."""
     loaded = await load_block(OnboardingPolicy, block)
     return PolicyModel.model_validate(loaded.model_dump(include=set(PolicyModel.model_fields)))
 

@@ -193,7 +193,7 @@ async def _create(
             tags=[CMEK_TAG, workspace_tag(subject_in(request))],
         )
     except PrefectHTTPStatusError as error:
-        if error.response.status_code != 409:
+        if error.response.status_code != 409:  # parameters that do not fit the schema
             raise
         reason = error.response.json().get("detail", error.response.text)
         raise RequestRefusedError(f"the server refused the request: {reason}") from error

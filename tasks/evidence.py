@@ -68,6 +68,7 @@ async def record(subject: str, *events: Event) -> tuple[EvidenceEntry, ...]:
     if not events:
         return ()
     kept = await load_state(_MEMORY, _RecordText)
+    # the published artifact is read once only, since anyone with the API could change it
     chain = loads(kept.text) if kept else await _earlier(subject)
     now = datetime.now(UTC)
     entries = tuple(chain.append(event, run=str(current_run_id()), at=now) for event in events)

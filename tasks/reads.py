@@ -108,6 +108,7 @@ async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
         WorkspaceNotFoundError: Not in this organization.
     """
     api = await admin_client(block)
+    # archived ones too: one that is not in the list would be taken for the default workspace
     listed = [w async for w in api.workspaces.list(ids=[workspace_id], include_archived=True)]
     # a server that ignores the filter lists other workspaces too
     found = next((w for w in listed if w.id == workspace_id), None)

@@ -102,7 +102,7 @@ class SharedReads:
 
 
 class KeyRingBatch(SharedReads):
-    """The keys to check in one ring, and what is read once for all of them."""
+    """The keys to check in one ring, and the reads that they share."""
 
     def __init__(self, refs: list[KeyRef]) -> None:
         super().__init__()
@@ -318,7 +318,7 @@ async def read_all_registered(block: str) -> RegisteredKeys:
 
 
 async def check_key(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRef) -> KeyRecord:
-    """Read everything anew, judge it by pure rules, and add what is new to the key's history.
+    """Read the key, judge it by pure rules, and add what is new to the key's history.
 
     A retried run reuses what its earlier attempts found within the last hour.
 

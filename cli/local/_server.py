@@ -1,10 +1,10 @@
 """Prefect's server as the local stack runs it: for its own origin only. Run as a child process.
 
 `prefect server start` has no login by default, answers every origin (`Access-Control-Allow-Origin:
-*`) and looks at no Host header, so any web page that a developer visits could drive it, directly or
-by DNS rebinding. Here a request passes only when it names this address as its host and when it is
-no browser's or a browser's on a page of this address; and a write needs the server's CSRF token,
-which no page of another origin can read. The UI may load and contact nothing but this server.
+*`) and ignores the Host header, so any web page that a developer visits could use it, directly or
+by DNS rebinding. Here a request passes only if its host is this address, and if no browser sent it
+or a browser sent it from a page of this address. A write also needs the server's CSRF token, which
+no page of another origin can read. The UI may load and contact nothing but this server.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ def set_up_resources(
     create_work_pool(client, WORK_POOL, PROJECT / "deploy" / "work_pool.json", AT_ONCE)
     _save_blocks(sandbox, gateway)
     deploy(client, prefect_file, sandbox.project_id)
+    # for `cmek automations`: this server registers no block types when it starts
     for notifier in (SlackWebhook, CustomWebhookNotificationBlock):
         notifier.register_type_and_schema()
 

@@ -1,4 +1,4 @@
-"""The sandbox as a child process, and what its ready line says."""
+"""The sandbox as a child process, and the content of its ready line."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class RehearsalSigners:
         """Make the key, and enrol it.
 
         Raises:
-            subprocess.CalledProcessError: OpenSSH made none.
+            subprocess.CalledProcessError: OpenSSH could not make the key.
             OSError: OpenSSH's client is not installed.
         """
         signers = self.folder / "cmek"
@@ -75,7 +75,7 @@ def start_gateway(
         StackError: It did not start; shows its log.
     """
     credential = folder / "admin_key"
-    credential.touch(mode=0o600)
+    credential.touch(mode=0o600)  # before the content, so that nobody else can ever read it
     credential.write_text(admin_key)
     command = ["cli.local.signed", str(folder), upstream]
     child = start_module("gateway", command, home, environment, log="gateway.log")

@@ -114,7 +114,7 @@ def start_server(home: Path, port: int, environment: Mapping[str, str], database
         ),
     }
     if not os.access(prefect.__ui_static_path__.parent, os.W_OK):
-        # Prefect copies its UI beside its own package, or serves none.
+        # Prefect copies its UI into its own package; where it can't, it serves no pages.
         own["PREFECT_SERVER_UI_STATIC_DIRECTORY"] = str(home / "ui")
     return start_module(
         "Prefect server", ["cli.local._server"], home, {**own, **environment}, log="server.log"
