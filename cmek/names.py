@@ -145,6 +145,12 @@ class KeyName:
         return f"{self.key_ring_name}/cryptoKeys/{self.crypto_key}"
 
 
+def may_be_one_key(name: str, other: str) -> bool:
+    """Whether both can be names of one crypto key: a project's number may stand for its id."""
+    (_, project, *where), (_, another, *there) = name.split("/"), other.split("/")
+    return where == there and (project == another or project.isdigit() is not another.isdigit())
+
+
 _IGNORED: Final = re.compile(f"[ {UNSEEN}]")
 
 

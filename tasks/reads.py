@@ -23,6 +23,7 @@ from cmek.keys.prerequisites import run_checks
 from cmek.keys.reader import Clients
 from cmek.keys.rules import Cause
 from cmek.keys.verdicts import CheckReport
+from cmek.names import may_be_one_key
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.eligibility import (
     WorkspaceReading,
@@ -168,14 +169,16 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
     kms = await kms_client(request.kms_block)
     google = await google_client(request.kms_block)
     name = str(request.key_name)
-    organization, (workspace, listed), external_key, key, versions, policy = await asyncio.gather(
+    read = await asyncio.gather(
         admin.organization.me(),
         _workspace(admin, request),
         admin.external_keys.retrieve(external_key_id),
+        _external_keys_of(admin, name),
         kms.get_crypto_key(name),
         kms.list_crypto_key_versions(name),
         kms.get_iam_policy(name),
     )
+    organization, (workspace, listed), external_key, registered, key, versions, policy = read
     if key is None:
         raise KeyNotFoundError(f"{name} is not found: was it deleted? Nothing was attached")
     return LiveFacts(
@@ -185,7 +188,8 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
             sorted(
                 one.id
                 for one in listed
-                if one.external_key_id == external_key.id and one.id != request.workspace_id
+                if one.external_key_id in {external_key.id, *registered}
+                and one.id != request.workspace_id
             )
         ),
         key=key,
@@ -200,6 +204,15 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
             sorted({one for one in (admin.token_endpoint, google.token_endpoint) if one})
         ),
     )
+
+
+async def _external_keys_of(admin: AdminApi, key_name: str) -> set[str]:
+    """Ids of all external keys of a crypto key: it may have been registered more than once."""
+    return {
+        one.id
+        async for one in admin.external_keys.list()
+        if one.gcp_key_name is not None and may_be_one_key(one.gcp_key_name, key_name)
+    }
 
 
 async def _workspace(

@@ -17,7 +17,7 @@ from cmek.gcp.resources import CryptoKey
 from cmek.keys.conditions import other_users
 from cmek.keys.history import shown_time
 from cmek.models import FrozenModel
-from cmek.names import KeyName
+from cmek.names import KeyName, may_be_one_key
 from cmek.plain_text import code, escape, table
 from cmek.revalidation.request import KeyRef
 
@@ -44,7 +44,7 @@ def check_scope(ref: KeyRef, others: Sequence[KeyRef], key: CryptoKey, policy: P
         DrillRefusedError: Another workspace, or someone besides Anthropic, uses the key; or its
             primary version is not enabled.
     """
-    same = [one for one in others if one.key_name == ref.key_name]
+    same = [one for one in others if may_be_one_key(one.key_name, ref.key_name)]
     users = sorted({user for one in same for user in one.workspaces})
     if len(users) > 1:
         raise DrillRefusedError(

@@ -18,6 +18,7 @@ from cmek.names import (
     KeyName,
     artifact_key,
     is_us_single_region,
+    may_be_one_key,
     organization_label,
 )
 from tests.support.texts import similar
@@ -72,3 +73,14 @@ def test_artifact_keys_are_what_prefect_accepts_and_differ(two: tuple[str, str])
     one, other = two
     assert re.fullmatch(r"[a-z0-9-]+", artifact_key("onboarding", one))
     assert (artifact_key("x", one) == artifact_key("x", other)) is (one == other)
+
+
+@pytest.mark.parametrize(
+    ("project", "one_key"),
+    [("acme-kms-prod", True), ("123456789012", True), ("acme-kms-test", False)],
+)
+def test_a_projects_number_may_stand_for_its_id(project: str, one_key: bool) -> None:
+    where = "locations/us-east5/keyRings/r/cryptoKeys/k"
+    name, other = f"projects/acme-kms-prod/{where}", f"projects/{project}/{where}"
+    assert may_be_one_key(name, other) is may_be_one_key(other, name) is one_key
+    assert not may_be_one_key(name, f"{other}2")

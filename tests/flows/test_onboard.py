@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.onboarding import Onboardings
+from tests.support.sandbox import admin_call
 
 
 @pytest.mark.server
@@ -48,3 +49,19 @@ def test_a_rejection_ends_the_run_as_rejected(bench: Onboardings) -> None:
     assert run.state == "Rejected"
     assert "not this week" in run.message
     assert bench.attaches() == []
+
+
+def test_a_workspace_that_has_the_crypto_key_by_another_registration_is_named(
+    bench: Onboardings,
+) -> None:
+    """Two runs at once can register a key twice; the data of both is under the one crypto key."""
+    run = bench.asked()
+    admin = bench.sandbox.world.admin
+    registered = admin.external_keys[run.approval_request.plan.external_key_id]
+    config = registered.provider_config.model_dump(mode="json")
+    again = admin_call(bench.sandbox, "POST", "external_keys", {"provider_config": config})
+    other = bench.workspace("default")
+    admin.workspaces[other].external_key_id = again["id"]
+    run.approve()
+    assert run.state == "Suspended", run.message
+    assert run.approval_request.plan.other_workspaces == (other,)
