@@ -22,7 +22,7 @@ from cmek.plain_text import escape
 from flows._approval import attempt
 from tasks.artifacts import publish
 from tasks.attachment import ensure_no_pending_create
-from tasks.crypto_key import ensure_crypto_key, ensure_organization_label
+from tasks.crypto_key import ensure_crypto_key, ensure_organization_label, wait_for_primary
 from tasks.evidence import (
     crypto_key_event,
     grants_event,
@@ -141,6 +141,8 @@ async def provision(request: OnboardingRequest, organization: UUID) -> Provision
     key = await ensure_crypto_key(request, organization, ring_is_new=ring_created)
     await record(workspace, *crypto_key_event(key))
     name = key.key.name
+    if key.key.is_pending:
+        await wait_for_primary(request.kms_block, name)
     # an adopted key gets its grants only after the approval
     granted = not key.adopting and await ensure_grants(request.kms_block, name)
     await record(workspace, *grants_event(name, written=granted))

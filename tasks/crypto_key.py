@@ -28,7 +28,7 @@ from cmek.onboarding.request import OnboardingRequest
 from tasks._task_options import NotYetError, not_yet, uncached_task
 from tasks.clients import admin_client, kms_client
 from tasks.registration import find_external_key
-from tasks.runs import KeyCreate, remember_create, remembered_create
+from tasks.runs import KeyCreate, created_by_this_run, remember_create, remembered_create
 
 
 class EnsuredKey(FrozenModel):
@@ -46,12 +46,7 @@ class VersionPendingError(NotYetError):
     """The primary version is still being generated."""
 
 
-@uncached_task(
-    name="2 Crypto key",
-    retries=6,
-    retry_delay_seconds=[1, 2, 4, 8, 16, 30],
-    retry_condition_fn=not_yet,
-)
+@uncached_task(name="2 Crypto key")
 async def ensure_crypto_key(
     request: OnboardingRequest, organization: UUID, *, ring_is_new: bool
 ) -> EnsuredKey:
@@ -59,7 +54,6 @@ async def ensure_crypto_key(
 
     Raises:
         KeyRefusedError: An existing key does not fit, or is not ours and may not be adopted.
-        VersionPendingError: Retried; the primary is not there yet.
         GoogleApiError: Refused by Google.
     """
     kms = await kms_client(request.kms_block)
@@ -82,19 +76,37 @@ async def ensure_crypto_key(
             await remember_create(name, KeyCreate.CONFIRMED)
     refuse_unfit_key(key, request)
     users: tuple[str, ...] = ()
-    # not by `created` alone: a retry, or a later run, finds a key that an earlier call made
+    # not by `created` alone: a Retry, or a later run, finds a key that an earlier call made
     origin = KeyOrigin.OURS if created else await key_origin(request, key, organization)
+    # the run may have been killed after its create: the evidence must still name it
+    created = created or await created_by_this_run(name)
     adopting = origin is not KeyOrigin.OURS
     if adopting:
         users = other_users(await kms.get_iam_policy(name))
         if origin is KeyOrigin.UNPROVEN:
             check_adoption(key, request, users)
-    if key.primary is not None and key.primary.state == "PENDING_GENERATION":
-        raise VersionPendingError(f"{key.primary.name} is still being generated")
     get_run_logger().info("%s %s", "Created" if created else "Using", key.name)
     if users:
         get_run_logger().warning("Not touched yet: it already serves %s", listed(users))
     return EnsuredKey(key=key, created=created, adopting=adopting, users_before=users)
+
+
+@uncached_task(
+    name="2 Primary version",
+    retries=6,
+    retry_delay_seconds=[1, 2, 4, 8, 16, 30],
+    retry_condition_fn=not_yet,
+)
+async def wait_for_primary(block: str, key_name: str) -> None:
+    """Wait while Cloud KMS generates the key's first version; a task of its own only reads again.
+
+    Raises:
+        VersionPendingError: Retried; the version is not generated yet.
+        GoogleApiError: Refused by Google.
+    """
+    key = await (await kms_client(block)).get_crypto_key(key_name)
+    if key is not None and key.is_pending:
+        raise VersionPendingError(f"the primary version of {key_name} is still being generated")
 
 
 class KeyOrigin(StrEnum):

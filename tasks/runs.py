@@ -208,24 +208,41 @@ class KeyCreate(StrEnum):
 async def remember_create(key_name: str, outcome: KeyCreate) -> None:
     """Store the state of the create of this crypto key, for all runs that share the records."""
     kept: JsonValue = {"key_name": key_name, "create": outcome, "run_id": str(current_run_id())}
-    await asyncio.to_thread(_records().write, _MADE_KEYS, _name_for(key_name), kept)
+    name = _name_for(key_name, confirmed=outcome is KeyCreate.CONFIRMED)
+    await asyncio.to_thread(_records().write, _MADE_KEYS, name, kept)
 
 
 async def remembered_create(key_name: str) -> KeyCreate | None:
-    """The state that `remember_create` stored last; None if no onboarding sent such a create.
+    """The state of the create of this crypto key; None if no onboarding sent one.
 
     Raises:
-        RecordTamperedError: Somebody else has written that record.
+        RecordTamperedError: Somebody else has written a record of it.
     """
-    found = await asyncio.to_thread(_records().read, _MADE_KEYS, _name_for(key_name))
-    if not isinstance(found, dict) or found.get("key_name") != key_name:
-        return None
-    # an earlier release wrote its record before the request and never updated it: same as SENT
-    return KeyCreate(str(found.get("create", KeyCreate.SENT)))
+    if await _create_record(key_name, confirmed=True) is not None:
+        return KeyCreate.CONFIRMED
+    found = await _create_record(key_name, confirmed=False)
+    return None if found is None else KeyCreate(str(found["create"]))
 
 
-def _name_for(key_name: str) -> str:
-    return hashlib.sha256(key_name.encode()).hexdigest()
+async def created_by_this_run(key_name: str) -> bool:
+    """Whether Cloud KMS has confirmed a create of this crypto key to this run.
+
+    Raises:
+        RecordTamperedError: Somebody else has written the record.
+    """
+    found = await _create_record(key_name, confirmed=True)
+    return found is not None and found["run_id"] == str(current_run_id())
+
+
+async def _create_record(key_name: str, *, confirmed: bool) -> dict[str, JsonValue] | None:
+    name = _name_for(key_name, confirmed=confirmed)
+    found = await asyncio.to_thread(_records().read, _MADE_KEYS, name)
+    return found if isinstance(found, dict) and found.get("key_name") == key_name else None
+
+
+def _name_for(key_name: str, *, confirmed: bool) -> str:
+    # apart: a run that sends a create for the same key must not replace the proof that it is ours
+    return hashlib.sha256(key_name.encode()).hexdigest() + ("-confirmed" if confirmed else "")
 
 
 async def copy_evidence(folder: str, text: str) -> str:

@@ -97,6 +97,11 @@ class CryptoKey(FrozenModel):
     crypto_key_backend: str | None = None
     create_time: datetime | None = None
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether Cloud KMS is still generating the primary version."""
+        return self.primary is not None and self.primary.state == "PENDING_GENERATION"
+
     @classmethod
     def of(cls, key: kms_v1.CryptoKey) -> CryptoKey:
         """From the client library's message."""

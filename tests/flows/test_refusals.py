@@ -220,6 +220,36 @@ def test_a_key_that_a_workspace_of_the_organization_has_is_ours(bench: Onboardin
     assert ADOPTION_TITLE not in run.text()
 
 
+@pytest.mark.server
+@pytest.mark.parametrize("new_ring", [True, False], ids=["new ring", "ring that existed"])
+def test_a_key_whose_first_version_takes_its_time_is_the_runs_own(
+    bench: Onboardings, new_ring: bool
+) -> None:
+    """Nothing is adopted, and the evidence names the create."""
+    if not new_ring:
+        bench.kms.ring("anthropic-cmek")
+    bench.control.switches(initial_version_pending_seconds=1)
+    run = bench.asked()
+    assert ADOPTION_TITLE not in run.text()
+    assert run.approval_request.plan.adopts_key is False
+    (evidence,) = [one for one in bench.artifacts(run) if (one.key or "").startswith("cmek-evid")]
+    assert str(evidence.data).count('"action":"CreateCryptoKey"') == 1
+
+
+def test_a_run_that_comes_too_late_to_create_a_key_leaves_the_proof_that_it_is_ours(
+    bench: Onboardings,
+) -> None:
+    """Two runs with one key: the second reads that there is none, and Cloud KMS that there is."""
+    first, second = (w["id"] for w in bench.sandbox.workspaces if w["state"] == "fresh")
+    assert bench.start(first, crypto_key="shared").execute().state == "Suspended"
+    bench.control.clear_log()
+    bench.control.fault("GetCryptoKey", status="NOT_FOUND", skip=1)
+    run = bench.start(second, crypto_key="shared").execute()
+    assert "CreateCryptoKey" in bench.control.calls()
+    assert run.state == "Suspended", run.message
+    assert ADOPTION_TITLE not in run.text()
+
+
 def _label(bench: Onboardings) -> None:
     organization = bench.sandbox.organization_id
     key = bench.kms.grpc.get_crypto_key(name=bench.key_name)

@@ -60,6 +60,8 @@ class Driver:
     sandbox: Sandbox
     loop: asyncio.AbstractEventLoop
     runs: list[DrivenRun] = field(default_factory=list)
+    creates: dict[str, list[tuple[KeyCreate, str]]] = field(default_factory=dict)
+    """By crypto key: the states of its creates, each with the id of the run."""
     current: AnyRun | None = None
     calls: int = 0
     """Outside calls of the execution that is going on."""
@@ -254,13 +256,16 @@ class Driver:
         return kind.model_validate_json(text) if text else None
 
     async def _remember_create(self, key_name: str, outcome: KeyCreate) -> None:
-        for run in self.runs:
-            run.memory.pop(f"create of {key_name}", None)
-        self._run().memory[f"create of {key_name}"] = outcome
+        self.creates.setdefault(key_name, []).append((outcome, self.executing().id))
 
     async def _remembered_create(self, key_name: str) -> KeyCreate | None:
-        found = (run.memory.get(f"create of {key_name}") for run in self.runs)
-        return next((KeyCreate(one) for one in found if one), None)
+        outcomes = [outcome for outcome, _ in self.creates.get(key_name, ())]
+        if KeyCreate.CONFIRMED in outcomes:
+            return KeyCreate.CONFIRMED
+        return outcomes[-1] if outcomes else None
+
+    async def _created_by_this_run(self, key_name: str) -> bool:
+        return (KeyCreate.CONFIRMED, self.executing().id) in self.creates.get(key_name, ())
 
     async def _mark_sent(self) -> None:
         self._run().create_sent = True
@@ -342,6 +347,7 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
         id(tasks.runs.load_state): driver._recall,
         id(tasks.runs.remember_create): driver._remember_create,
         id(tasks.runs.remembered_create): driver._remembered_create,
+        id(tasks.runs.created_by_this_run): driver._created_by_this_run,
         id(tasks.runs.current_run_id): lambda: driver.executing().id,
         id(flows._approval.attempt): lambda: driver._run().attempt,
         id(flows._approval.approval_request_numbers): driver._asked_numbers,
