@@ -1,9 +1,9 @@
-"""What every client here shares: repeats, bounded responses, caught reads.
+"""What all clients share: retries, a size limit for responses, and errors caught as values.
 
-One layer repeats a request whose transport failed: at most 4 attempts, none started later than
-60 s after the first, exponential backoff with jitter, `Retry-After` honoured. Conditions that need
-new reads (a failed validation, a concurrent policy change) are not transport errors and are not
-repeated here.
+Requests are retried in this layer only: at most 4 attempts, none started later than 60 s after the
+first, with exponential backoff and jitter, and `Retry-After` is honoured. Each client decides with
+its `judge` what may be retried. A condition that needs new reads, such as a failed validation, is
+not a transport error and is left to the caller.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ BUDGET_SECONDS: Final = 60.0
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 8.0
 READ_SECONDS: Final = 25.0
-"""How long one read may take with all its attempts; a check then says `unknown`."""
+"""How long one read may take, retries included; after that the check is `unknown`."""
 MAX_BYTES: Final = 16 * 1024 * 1024
-"""Of one response, unpacked. The largest documented one is a page of 1,000 objects."""
+"""Limit for one uncompressed response. The largest documented one is a page of 1,000 objects."""
 
 RetryDecision = bool | float
-"""After an error: give up (False), wait as usual (True), or the seconds that the server named."""
+"""After an error: give up (False), retry with backoff (True), or wait this many seconds first."""
 
 
 async def retrying(
@@ -48,12 +48,12 @@ async def retrying(
     *,
     attempts: int = ATTEMPTS,
 ) -> T:
-    """Call `send` until it returns, `judge` gives up, or attempts or time run out.
+    """Call `send` until it succeeds, `judge` gives up, or no attempts or no time are left.
 
-    A server that wants a longer wait than is left ends it at once.
+    When the server asks for a longer wait than the time that is left, it gives up at once.
 
     Raises:
-        Exception: whatever the last `send` raised.
+        Exception: Whatever the last `send` raised.
     """
     deadline = time.monotonic() + BUDGET_SECONDS
 
@@ -68,6 +68,7 @@ async def retrying(
     async for attempt in stamina.retry_context(
         on=decide,
         attempts=attempts,
+        # stamina checks its timeout before a wait: the wait itself must fit into the budget
         timeout=BUDGET_SECONDS - _LONGEST_WAIT,
         wait_initial=_FIRST_WAIT,
         wait_max=_LONGEST_WAIT,
@@ -91,9 +92,10 @@ set_on_retry_hooks([_log_retry])  # stamina's own line does not name the cause
 
 
 def http_client(address: str | None, **options: Any) -> httpx.AsyncClient:  # noqa: ANN401 - httpx's
-    """A client for an address (None: a service's own); only beyond loopback through a proxy.
+    """An HTTP client; proxy settings of the environment are ignored for an address on loopback.
 
-    A proxy is for the internet: it must not see a token that is meant for this machine.
+    A proxy must not see a token that is meant for this machine. Without an address the client is
+    for the public address of a service.
     """
     trust_env = address is None or not is_loopback(address)
     verify = _authorities(trust_env=trust_env)
@@ -102,15 +104,15 @@ def http_client(address: str | None, **options: Any) -> httpx.AsyncClient:  # no
 
 @cache
 def _authorities(*, trust_env: bool) -> ssl.SSLContext:
-    """The trusted certificate authorities, read once: httpx would read them for each client."""
+    """The trusted certificate authorities, loaded once; httpx would load them for every client."""
     return httpx.create_ssl_context(trust_env=trust_env)
 
 
 async def send_bounded(http: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-    """Send, and read the response as long as it is not too long.
+    """Send a request and read its response, up to `MAX_BYTES`.
 
     Raises:
-        httpx.DecodingError: It is longer than `MAX_BYTES`, packed or unpacked.
+        httpx.DecodingError: The uncompressed response is longer than `MAX_BYTES`.
         httpx.HTTPError: As `httpx.AsyncClient.send`.
     """
     response = await http.send(request, stream=True)
@@ -123,6 +125,7 @@ async def send_bounded(http: httpx.AsyncClient, request: httpx.Request) -> httpx
                 raise httpx.DecodingError(message, request=request)
     finally:
         await response.aclose()
+    # the content is uncompressed by now: with these headers httpx would decode it again
     kept = [
         (name, value)
         for name, value in response.headers.multi_items()
@@ -152,7 +155,7 @@ class Failed:
     service: str | None = None
     """The API that refused, where Google names it."""
     consumer: str | None = None
-    """`projects/N`, in which that API has to be on: the caller's quota project, at times."""
+    """`projects/N`, in which that API must be enabled; it may be the caller's quota project."""
     remedy: str | None = None
 
     def __str__(self) -> str:
@@ -173,14 +176,13 @@ Result: TypeAlias = Ok[T] | Failed
 
 
 async def try_read(read: Awaitable[T], seconds: float | None = READ_SECONDS) -> Result[T]:
-    """Wait for a read and catch what the clients raise.
+    """Await a read; return the errors of our clients as `Failed`.
 
-    Other exceptions are bugs and go through.
+    Any other exception is a bug and is not caught.
 
     Args:
         read: The call.
-        seconds: For how long; None: as long as its client waits. A validation may take longer than
-            a read.
+        seconds: Time limit; None leaves it to the client, for a validation, which takes longer.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -198,11 +200,11 @@ async def try_read(read: Awaitable[T], seconds: float | None = READ_SECONDS) -> 
     except AdminApiError as error:
         return Failed(str(error.status or "CONNECTION"), str(error), remedy=error.advice or None)
     except TimeoutError:
-        if seconds is None:  # not ours
+        if seconds is None:  # not from our time limit, so not ours to interpret
             raise
         return Failed("TIMEOUT", f"no answer within {seconds:.0f} s")
 
 
 def ok_value(read: Result[T] | None) -> T | None:
-    """The value, or None when there is none."""
+    """The value of a successful read; None for a failed one, or when nothing was read."""
     return read.value if isinstance(read, Ok) else None

@@ -1,4 +1,4 @@
-"""Which addresses of services are accepted, and which of them are this machine's own."""
+"""Addresses of services: which are accepted, and which are on this machine."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from urllib.parse import SplitResult, urlsplit
 from cmek.errors import CmekError
 
 ADMIN_API: Final = "https://api.anthropic.com"
-"""Also the audience that Anthropic's federation rules expect unless told otherwise."""
+"""Also the default audience of Anthropic's federation rules."""
 ADMIN_API_VERSION: Final = "2023-06-01"
-"""Of the header `anthropic-version`."""
+"""Value of the header `anthropic-version`."""
 ADMIN_HEADERS: Final = (
     f'-H "x-api-key: $ANTHROPIC_ADMIN_KEY" -H "anthropic-version: {ADMIN_API_VERSION}"'
 )
-"""Of a curl command for a person."""
+"""Headers for a curl command that a person runs."""
 GOOGLE_APIS: Final = "googleapis.com"
-"""Stands for all of Google's addresses, of which each service has its own."""
+"""The domain of Google's APIs; each service has a host of its own in it."""
 ANTHROPIC: Final = ("anthropic.com",)
-"""Domains of Anthropic's services; their subdomains count."""
+"""Domains of Anthropic's services, subdomains included."""
 GOOGLE: Final = (GOOGLE_APIS, "accounts.google.com")
-"""Domains of Google's services; their subdomains count."""
+"""Domains of Google's services, subdomains included."""
 
 
 class EndpointError(CmekError, ValueError):
-    """An address that no credential may be sent to: names it and says what is allowed."""
+    """An address to which no credential may be sent; the message says what is allowed."""
 
 
 def check_endpoint(url: str) -> str:
     """Accept `https://host`, `http://` on loopback, or gRPC's `host:port`; drop a final slash.
 
-    A `host:port` beyond loopback is spoken to over TLS (see `CloudKms.connect`).
+    To a `host:port` that is not on loopback the client uses TLS (see `CloudKms.connect`).
 
     Raises:
-        EndpointError: plain text beyond loopback, another scheme, user information or a query.
+        EndpointError: Plain HTTP beyond loopback, another scheme, user information or a query.
     """
     parts = _split(url)
     if parts.scheme not in {"", "http", "https"}:
@@ -53,9 +53,10 @@ _VERSION: Final = re.compile(r"/v[0-9]+(?:(?:alpha|beta)[0-9]*)?(?=/|$)")
 
 
 def check_base_url(url: str) -> str:
-    """Accept what `check_endpoint` accepts, where a client can put an API's paths behind it.
+    """Accept an address of `check_endpoint` to which a client can append the paths of an API.
 
-    A path is for a proxy; the services themselves have none, and an API's version is ours to add.
+    Only a proxy may have a path of its own: the services have none, and the client itself appends
+    the version of the API.
 
     Raises:
         EndpointError: As `check_endpoint`; or a path such as `/v1`, which would be there twice.
@@ -75,7 +76,7 @@ def check_base_url(url: str) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the address (URL or `host:port`) is this machine's own."""
+    """Whether the address (URL or `host:port`) is on loopback."""
     host = host_of(url)
     try:
         return ip_address(host).is_loopback
@@ -84,26 +85,26 @@ def is_loopback(url: str) -> bool:
 
 
 def is_host_of(url: str, domains: tuple[str, ...]) -> bool:
-    """Whether the address is in one of these domains, or is one of them."""
+    """Whether the host is one of these domains or in one of them."""
     host = host_of(url)
     return any(host == one or host.endswith(f".{one}") for one in domains)
 
 
 def host_of(url: str) -> str:
-    """The address's host in lower case, without a final dot.
+    """The host in lower case, without a final dot.
 
     Raises:
-        EndpointError: It is no address that every client reads in the same way.
+        EndpointError: Clients could disagree about which host the address names.
     """
     return str(_split(url).hostname).rstrip(".").lower()
 
 
 _CHARACTERS: Final = re.compile(r"[A-Za-z0-9._~:/\[\]@?#%!$&'()*+,;=-]+")
-"""Those of RFC 3986. Clients disagree about others: to some a backslash ends the host."""
+"""Characters of RFC 3986. Clients disagree about others: for some a backslash ends the host."""
 _AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
-"""Host and port; user information is refused."""
+"""Host and port, without user information."""
 _NUMBERS: Final = re.compile(r"[0-9.]+")
-"""An IPv4 address; some clients take one number, or a part of more than 255, for one too."""
+"""Looks like an IPv4 address; some clients also accept a single number or parts above 255."""
 
 
 def _split(url: str) -> SplitResult:
@@ -112,10 +113,10 @@ def _split(url: str) -> SplitResult:
         host = parts.hostname or ""
         known = bool(host) and (parts.port is None or parts.port > 0)
         if _NUMBERS.fullmatch(host) or ":" in host:
-            ip_address(host)
+            ip_address(host)  # refuses `2130706433`, which some clients read as 127.0.0.1
     except ValueError:
         known = False
-    if known and "@" in parts.netloc:
+    if known and "@" in parts.netloc:  # may hold a password: only the host is shown
         raise EndpointError(f"endpoint of {parts.hostname!r}: only scheme, host, port and path")
     if not known or not _AUTHORITY.fullmatch(parts.netloc) or not _CHARACTERS.fullmatch(url):
         raise EndpointError(

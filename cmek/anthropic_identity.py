@@ -1,7 +1,7 @@
-"""Anthropic's published Google identity and the roles that it needs.
+"""Anthropic's published Google service account and the roles that it needs.
 
-Constants on purpose: the guide warns never to trust an identifier received in any other way, so
-no parameter, block or environment variable can name another one.
+Constants on purpose: the guide warns against an identifier that was received in any other way, so
+no parameter, block or environment variable can name another account.
 
 Source: guide step 3; https://platform.claude.com/docs/en/manage-claude/cmek-google-cloud-kms
 """
@@ -16,4 +16,4 @@ MEMBER: Final = f"serviceAccount:{SERVICE_ACCOUNT}"
 ENCRYPTER_DECRYPTER: Final = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
 VIEWER: Final = "roles/cloudkms.viewer"
 ROLES: Final = (ENCRYPTER_DECRYPTER, VIEWER)
-"""Both are bound on the crypto key itself, without a condition."""
+"""Both are granted on the crypto key itself, without a condition."""

@@ -1,4 +1,4 @@
-"""Canonical JSON by RFC 8785 and its digest: the same facts give the same bytes everywhere."""
+"""Canonical JSON (RFC 8785) and its digest: equal values give equal bytes in every program."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from cmek.errors import CmekError
 
 
 class NotCanonicalError(CmekError, ValueError):
-    """A value that has no canonical JSON; the message says what in it and why."""
+    """A value that has no canonical JSON; the message says which part of it, and why."""
 
 
 def canonical_json(value: BaseModel | JsonValue) -> bytes:
-    """UTF-8 JSON as RFC 8785 writes it, which any implementation of it can recompute.
+    """Canonical JSON in UTF-8; any implementation of RFC 8785 gives the same bytes.
 
     Raises:
-        NotCanonicalError: An integer beyond ±(2⁵³-1), a number that JSON does not have, or half
-            of a surrogate pair: other implementations would read something else.
+        NotCanonicalError: An integer beyond ±(2⁵³-1), NaN or infinity, or half of a surrogate pair:
+            other implementations would read another value.
     """
     data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     try:
         text = rfc8785.dumps(data)
-        # 1e20 is written as an integer, which is then beyond the limit for its readers
+        # the float 1e20 is written as an integer beyond the limit, which readers would refuse
         json.loads(text, parse_int=_limited)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise NotCanonicalError(f"no canonical JSON (RFC 8785): {error}") from error

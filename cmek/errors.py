@@ -10,51 +10,51 @@ from typing import Final, Literal
 from cmek.plain_text import plain
 
 MAX_MESSAGE: Final = 4000
-"""Characters of a message: states, logs and notifications repeat it."""
+"""Most characters of a message, since states, logs and notifications repeat it."""
 _ADVICE_KEPT: Final = 1200
-"""Characters at its end that are kept: there stands what to do."""
+"""Characters kept at the end of a message that is too long: the end says what to do."""
 
 
 class CmekError(Exception):
     """Says what happened, to which resource, and what to do; never holds a secret.
 
-    The command prints any of them as one message without a traceback. What is no `CmekError` is a
-    bug and keeps its traceback.
+    The command prints each of these errors as a message, without a traceback. Any other exception
+    is a bug and keeps its traceback.
     """
 
     def __str__(self) -> str:
-        # what a service or a person has said is in many messages, and every reader shows them
+        # many messages quote a service or a person: make them harmless once, for every reader
         return bounded(plain(self._message(), lines=True), MAX_MESSAGE)
 
     def _message(self) -> str:
-        """As the error was raised; a subclass with facts of its own puts them together here."""
+        """The message as given; a subclass with attributes builds its message here."""
         return super().__str__()
 
     @property
     def resource(self) -> str | None:
-        """What it is about, by its name at the service; None where that is not known."""
+        """The resource that it is about, by its name at the service; None when not known."""
         return None
 
     @property
     def advice(self) -> str:
-        """What to do about it; empty where the message says it already."""
+        """What to do about it; empty when the message says so already."""
         return ""
 
 
 def bounded(text: str, limit: int) -> str:
-    """A text of at most `limit` characters: its beginning and its end, and how much is between."""
+    """The text, cut to `limit` characters: beginning and end stay, the number left out is named."""
     if len(text) <= limit:
         return text
     gap = f" … ({len(text) - limit} characters left out) … "
     room = limit - len(gap)
-    if room < len(gap):
+    if room < len(gap):  # too short for a beginning and an end
         return text[:limit]
     end = min(_ADVICE_KEPT, room // 2)
     return text[: room - end] + gap + text[-end:]
 
 
 def listed(names: Iterable[str], most: int = 8, separator: str = ", ") -> str:
-    """Names one after the other, the first of them where there are many."""
+    """The names, joined; beyond `most` only how many more there are."""
     every = tuple(names)
     more = f" and {len(every) - most} more" if len(every) > most else ""
     return separator.join(every[:most]) + more
@@ -68,7 +68,7 @@ SET_CLOCK: Final = (
     "set-ntp true)."
 )
 Lost = Literal["TLS_TIME", "TLS_UNTRUSTED", "TLS_HOST", "HOST_UNKNOWN", "REFUSED", "CONNECTION"]
-"""Why there is no connection, as far as the exceptions tell; the last is: not known."""
+"""Why there is no connection, as far as the exceptions show; `CONNECTION`: not known."""
 LOST: Final[dict[str, str]] = {
     "TLS_TIME": (
         f"The clock of this machine is wrong, or the certificate's time is over. {SET_CLOCK}"
@@ -89,7 +89,7 @@ _NOT_YET_VALID, _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 9, 10, 62, 64
 
 
 def lost_connection(error: BaseException) -> tuple[Lost, str]:
-    """Why there is no connection, and what a person can do; by types, never by texts."""
+    """Why there is no connection, and what a person can do; judged by types, never by texts."""
     cause: Lost = "CONNECTION"
     for one in _below(error):
         if isinstance(one, ssl.SSLCertVerificationError):
@@ -108,7 +108,7 @@ def lost_connection(error: BaseException) -> tuple[Lost, str]:
 
 
 def _below(error: BaseException) -> Iterator[BaseException]:
-    """The exception and everything that it was made of, as the HTTP libraries nest them."""
+    """The exception and every exception inside it: the HTTP libraries nest causes in many ways."""
     waiting, seen = [error], set[int]()
     while waiting:
         one = waiting.pop()

@@ -1,4 +1,4 @@
-"""Names: which strings are one, crypto keys that parse and print, names that look like others.
+"""Names: the rule of each id and name, the name of a crypto key, names that look like others.
 
 Source: guide steps 1, 2 and 4; https://docs.cloud.google.com/kms/docs/locations,
 https://www.unicode.org/reports/tr39/
@@ -22,22 +22,23 @@ KMS_ID_PATTERN: Final = r"[a-zA-Z0-9_-]{1,63}"
 WORKSPACE_ID: Final = r"wrkspc_[a-zA-Z0-9]{6,64}"
 EXTERNAL_KEY_ID: Final = r"ekey_[a-zA-Z0-9]{6,64}"
 EMAIL: Final = r"[a-zA-Z0-9.!#$%&'+/=^_{}~-]{1,64}@[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,188}[a-zA-Z0-9])?"
-"""ASCII only: letters of other alphabets make two people out of one."""
+"""ASCII only: with letters of other alphabets two addresses could look like one person's."""
 UNSEEN: Final = (
     r"\u0000-\u001f\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f"
     r"\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff"
     "\\uffa0\\ufff0-\\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-"""Inside of brackets: controls, blanks but the space, and what Unicode says to draw as nothing."""
+"""For use inside the brackets of a character class: control characters, all blanks except the
+space, and what Unicode says to draw as nothing."""
 _TYPED: Final = (
     r"!-;=-_a-\{\}~\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0386\u0388-\u038a\u038c\u038e-\u03a1"
     r"\u03a3-\u03ce\u0400-\u0481\u048a-\u052f\u3005\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff"
     r"\uac00-\ud7a3"
 )
-"""ASCII without three signs of Markdown's, and letters that are one character each, so that nobody
-has to know Unicode's normal forms."""
+"""ASCII without three characters of Markdown, and letters of one code point each: a letter with a
+separate accent would not equal the same letter typed in another normal form."""
 WORKSPACE_NAME: Final = f"(?! )(?!.*  )[ {_TYPED}]+(?<! )"
-"""Of a workspace to be created: an approver reads it off a plan and types it."""
+"""For a workspace to be created: an approver reads its name in a plan and types it again."""
 
 WorkspaceId = Annotated[
     str, TextRule(WORKSPACE_ID, "a workspace's id, such as wrkspc_01HxPv6KsDq9TnBzMw3YfLrE")
@@ -91,7 +92,7 @@ Region = Literal[
     "us-west4",
 ]
 US_SINGLE_REGIONS: Final[tuple[str, ...]] = get_args(Region)
-"""Cloud KMS locations that are one US region and offer HSM; the live location has the last word."""
+"""US single regions of Cloud KMS with HSM; what Cloud KMS says of the live location decides."""
 RECOMMENDED_REGIONS: Final = ("us-east5", "us-central1")
 
 _KEY_NAME = re.compile(
@@ -101,7 +102,7 @@ _KEY_NAME = re.compile(
 
 
 class BadNameError(CmekError, ValueError):
-    """A name that does not parse: says which, what was given and what it should look like."""
+    """A name that can't be parsed; the message has the name and the form that is expected."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -118,10 +119,10 @@ class KeyName:
 
     @classmethod
     def parse(cls, text: str) -> KeyName:
-        """Read a full resource name.
+        """Parse a full resource name.
 
         Raises:
-            BadNameError: not a crypto key's name; a version's name is refused too.
+            BadNameError: Not the name of a crypto key; the name of a version is refused too.
         """
         match = _KEY_NAME.fullmatch(text)
         if match is None:
@@ -155,9 +156,10 @@ _IGNORED: Final = re.compile(f"[ {UNSEEN}]")
 
 
 def look_alike(one: str, other: str) -> bool:
-    """Whether people take one name for the other, by Unicode's confusables (UTS 39).
+    """Whether a person could mistake one name for the other, by Unicode's confusables (UTS 39).
 
-    Case is ignored before and after: `I` looks like `l`, and is the same letter as `i`.
+    Case is ignored both before and after the comparison of shapes: `I` looks like `l`, but is also
+    the same letter as `i`.
     """
     if _skeleton(one).casefold() == _skeleton(other).casefold():
         return True
@@ -165,11 +167,12 @@ def look_alike(one: str, other: str) -> bool:
 
 
 def _fold(name: str) -> str:
+    # normalized again, since folding the case of a normalized text may undo that
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _skeleton(name: str) -> str:
-    """UTS 39's skeleton, without blanks and what is not drawn."""
+    """UTS 39's skeleton, without blanks and invisible characters."""
     seen = _IGNORED.sub("", unicodedata.normalize("NFD", name))
     prototypes = "".join(_prototypes().get(one, one) for one in seen)
     return _IGNORED.sub("", unicodedata.normalize("NFD", prototypes))
@@ -177,10 +180,11 @@ def _skeleton(name: str) -> str:
 
 @cache
 def _prototypes() -> dict[str, str]:
-    """What each character is drawn like.
+    """The prototype of each character: the one that it looks like.
 
-    The library's table has both directions: from a character to its prototype, and from a prototype
-    to all its characters. Where a prototype has one only, either of the two stands for both.
+    The library's table has both directions: character to prototype, and prototype to all its
+    characters. When a prototype has only one character, the table does not show which of the two is
+    the prototype: the one that sorts first is taken.
     """
     from confusable_homoglyphs.confusables import (  # noqa: PLC0415 - 0.9 MB, for a comparison
         confusables_data,
@@ -195,25 +199,26 @@ def _prototypes() -> dict[str, str]:
 
 
 def slug(text: str, length: int, *, allowed: str = "a-z0-9") -> str:
-    """The readable part of a name that is made of any text; may be empty.
+    """A readable part of a name, made from any text; may be empty.
 
     Args:
-        text: What is named.
-        length: The most characters that stay. A cut may leave a `-` at the end.
-        allowed: Characters that stay, as in a pattern's brackets; others become one `-`.
+        text: Any text.
+        length: The maximum length. The cut may leave a `-` at the end.
+        allowed: Characters that stay, as in the brackets of a pattern; each run of other characters
+            becomes one `-`.
     """
     return re.sub(f"[^{allowed}]+", "-", text).strip("-")[:length]
 
 
 def short_hash(text: str, digits: int = 8) -> str:
-    """Hexadecimal digits that tell apart what has the same slug, by case for example."""
+    """Hexadecimal digits to distinguish texts with the same slug, such as `A` and `a`."""
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 def artifact_key(kind: str, subject: str) -> str:
-    """A key that Prefect accepts (`a-z0-9-`) and that no two subjects share.
+    """The key of an artifact: Prefect accepts it (`a-z0-9-`), and each subject has its own.
 
-    Two ids may differ in case only, so a hash stands behind the readable part.
+    Two ids may differ in case only, so a hash follows the readable part.
     """
     return f"cmek-{kind}-{slug(subject.lower(), 40)}-{short_hash(subject)}"
 
@@ -227,17 +232,17 @@ ORGANIZATION_LABEL_PREFIX: Final = "anthropic-org-"
 
 
 def organization_label(organization: UUID | str) -> tuple[str, str]:
-    """The label by which a key says that this organization may use it, as (key, value).
+    """The label on a key that lets this organization use it, as (key, value).
 
-    The guide lacks it; without it validation fails. Source:
+    The guide does not have it; without it validation fails. Source:
     https://platform.claude.com/docs/en/manage-claude/cmek-google-cloud-kms
 
     Raises:
-        ValueError: `organization` is not a bare UUID (the `org_…` form is not one).
+        ValueError: `organization` is not a bare UUID (the form `org_…` is refused).
     """
     return f"{ORGANIZATION_LABEL_PREFIX}{UUID(str(organization))}", "true"
 
 
 def is_custom_role(role: str) -> bool:
-    """Whether a project or an organization has made this role itself."""
+    """Whether the role is a project's or an organization's own, not one of Google's."""
     return role.startswith(("projects/", "organizations/"))

@@ -1,4 +1,4 @@
-"""How our flows end: the names of their runs' final states, which people and programs read."""
+"""How our flows end: the names of their final states, for people and programs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Final
 
 
 class RunOutcome(StrEnum):
-    """Every name that a flow of ours gives; `Failed`, `Crashed` and the others are Prefect's."""
+    """The names that our flows give; `Failed`, `Crashed` and all others are Prefect's own."""
 
     ATTACHED = "Attached"
     ALREADY_ATTACHED = "Already attached"
     REJECTED = "Rejected"
     DUPLICATE = "Duplicate"
-    """Another run has the workspace."""
+    """Another run is onboarding the workspace."""
     PLANNED = "Planned"
     PREREQUISITES_FAIL = "Prerequisites fail"
     CHECKED = "Checked"
     KEY_UNKNOWN = "Unknown"
-    """Of a revalidation: no key is broken, and one at least has no verdict."""
+    """Of a revalidation: no key is broken, and at least one key has no verdict."""
     KEY_AT_RISK = "At risk"
     SKIPPED = "Skipped"
-    """Of a revalidation: another one checked all keys all the while."""
+    """Of a revalidation: another one was checking all keys the whole time."""
     NOT_SET_UP = "Not set up"
     STARTED = "Started"
     NOTHING_TO_START = "Nothing to start"
@@ -30,8 +30,8 @@ class RunOutcome(StrEnum):
 
 
 HAS_ITS_KEY: Final = frozenset({RunOutcome.ATTACHED, RunOutcome.ALREADY_ATTACHED})
-"""The ends at which the workspace has its key."""
+"""Outcomes after which the workspace has its key."""
 CAME_TO_NOTHING: Final = frozenset(
     {RunOutcome.DUPLICATE, RunOutcome.PLANNED, RunOutcome.PREREQUISITES_FAIL}
 )
-"""Ends of runs that did not try to onboard."""
+"""Outcomes of runs that did not try to onboard."""

@@ -1,9 +1,10 @@
-"""Which requests a process of ours on loopback takes: its own, and those of no other web page.
+"""Which requests our processes on loopback accept: those of programs and of their own pages only.
 
-Every web page that somebody visits can make their browser send requests to this machine. A name
-that was rebound to 127.0.0.1 shows in `Host`, a page of another origin (another port here, too) in
-`Origin` or `Sec-Fetch-Site`, and no page can leave these out. Programs send neither of the
-last two. The gateway, the sandbox and the local stack's Prefect server have this one rule.
+Every web page that a person visits can make the browser send requests to this machine. `Host` shows
+a name that was rebound to 127.0.0.1 (DNS rebinding); `Origin` or `Sec-Fetch-Site` shows a page of
+another origin, which includes another port of this machine. No page can suppress these headers.
+Programs send neither of the last two. The gateway, the sandbox and the local stack's Prefect server
+share this rule.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from cmek.plain_text import shortened
 
 LOOPBACK_NAMES: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _OWN_SITES: Final = ("same-origin", "none")
-"""`Sec-Fetch-Site` of a page of this process, and of an address that a person typed."""
+"""Values of `Sec-Fetch-Site` for a page of this process, and for an address that a person typed."""
 _BROWSERS: Final = ("origin", "sec-fetch-site", "referer", "cookie")
 _LONGEST: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
 class OwnOrigin:
-    """The names of one process, and whether a browser has any business there."""
+    """The host names of one process, and whether it has pages for a browser."""
 
     names: frozenset[str] = LOOPBACK_NAMES
     """Host names by which it is reached, lower case, without a port."""
     port: int | None = None
-    """None where a proxy of the administrator's may stand before it, on a port of its own."""
+    """None when an administrator's proxy may be in front of it, on a port of its own."""
     pages: bool = True
-    """Whether it has pages; where it has none, whatever a browser sends is refused."""
+    """Whether it has pages; without pages every request of a browser is refused."""
 
     def refusal(self, headers: Mapping[str, str], *, may_open: bool = False) -> str | None:
-        """Why a request is refused, as plain text; None when it may pass.
+        """Why a request is refused, as plain text; None when it is accepted.
 
         Args:
-            headers: Of the request; names in lower case, or found in any case.
-            may_open: Whether a link elsewhere may open this address as a page of its own.
+            headers: Of the request; a mapping with lower-case names, or one that ignores case.
+            may_open: Whether a link on another site may open this address as a page.
         """
         host = headers.get("host", "").lower()
         name, port = re.fullmatch(r"(.*?)(?::([0-9]*))?", host, re.DOTALL).groups()  # type: ignore[union-attr]
@@ -54,7 +55,7 @@ class OwnOrigin:
             page = f"a page of {shortened(origin, _LONGEST)!r}"
             return None if own else f"{page} may not use it: own origin only"
         site = headers.get("sec-fetch-site", "none")
-        # A link elsewhere may open a page of its own, without any call of an API.
+        # following a link opens a whole document; the other site can't read it or call an API
         opened = may_open and headers.get("sec-fetch-mode") == "navigate"
         if site in _OWN_SITES or (opened and headers.get("sec-fetch-dest") == "document"):
             return None
@@ -66,20 +67,20 @@ class OwnOrigin:
         return f"use {', '.join(f'{name}{end}' for name in sorted(self.names))}"
 
     def _hosts(self, asked: str) -> frozenset[str]:
-        """What a page of its own may have been opened as."""
+        """The hosts (`name:port`) under which its own pages may be open in a browser."""
         if self.port is None:
             return frozenset({asked})
         return frozenset(f"{name}:{self.port}" for name in self.names)
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """What such a process listens on; connections queue up until its server runs.
+    """Bind a listening socket; connections queue until the server runs.
 
     Raises:
-        OSError: The port is taken.
+        OSError: The port is in use.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # with the protocol left open asyncio does not set TCP_NODELAY: each answer would take 40 ms
+    # without an explicit protocol asyncio does not set TCP_NODELAY: a response takes 40 ms more
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

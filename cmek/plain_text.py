@@ -1,13 +1,13 @@
-"""Text of the outside world, made harmless for people, one function a medium.
+"""Text from outside, made safe to show; each medium has its own function.
 
-Names of workspaces, comments, error texts and forged records may hold sequences that steer a
-terminal, or marks that reverse or hide what is read.
-`plain` and `shortened` are for one line anywhere, `escape`, `code` and `table` for Markdown;
+Names of workspaces, comments, error texts and forged records may contain control sequences of a
+terminal, or characters that reverse or hide text.
+`plain` and `shortened` are for one line in any medium, `escape`, `code` and `table` for Markdown;
 `cli/terminal.py` has the functions for terminals.
 
-Prefect's two UIs render Markdown, and one of them HTML, so a workspace's name or a comment could
-otherwise draw a table, a link or a heading that the approver takes for ours. Both understand
-backslashes and the named entities; one shows numeric entities as they stand.
+Prefect's two UIs render Markdown, and one of them HTML. Without escapes a workspace's name or a
+comment could draw a table, a link or a heading that looks like ours. Both UIs understand
+backslashes and named entities; one of them does not decode numeric entities.
 
 Source: UTS 39 and UAX 31 (default-ignorable code points).
 """
@@ -20,15 +20,15 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 HIDDEN: Final = "\N{REPLACEMENT CHARACTER}"
-"""Stands for each character that would not be seen, so that its presence is."""
+"""Replaces each invisible character, so that a reader sees that there is one."""
 
 _IGNORABLE: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\U00016fe4\U0001d159\U000e0100-\U000e01ef]"
 )
-"""Default-ignorable, or blank, and yet printable to Python."""
+"""Invisible (default-ignorable) or blank characters that Python's `isprintable` accepts."""
 _MARKS: Final = 3
-"""Of one letter; more pile up until they cover the lines above and below."""
+"""Most combining marks on one letter: a pile of them covers the lines above and below."""
 _BLANK: Final = re.compile(r"\s+")
 
 
@@ -36,8 +36,8 @@ def plain(text: object, *, lines: bool = False) -> str:
     """`text` without control, bidirectional and invisible characters; each is shown as `HIDDEN`.
 
     Args:
-        text: Anything; its `str`.
-        lines: Whether line breaks stay; otherwise the text becomes one line.
+        text: Anything; its `str` is used.
+        lines: Whether to keep line breaks; otherwise the text becomes one line.
     """
     given = str(text).replace("\r\n", "\n").replace("\t", " ")
     if not lines:
@@ -58,7 +58,7 @@ def _unstacked(text: str) -> str:
 
 
 def shortened(text: object, limit: int) -> str:
-    """`plain` text of at most `limit` characters; says how many were left out."""
+    """`plain` text, cut to `limit` characters; what follows says how many were left out."""
     shown = plain(text)
     if len(shown) <= limit:
         return shown
@@ -68,18 +68,19 @@ def shortened(text: object, limit: int) -> str:
 _ACTIVE: Final = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
 _LINK: Final = re.compile(r"(?=://)|(?<=www)(?=\.)", re.IGNORECASE)
 NO_LINK: Final = "\u200b"
-"""Our own zero width space, which keeps an address from becoming a link; a terminal drops it."""
+"""A zero width space that we add ourselves, so that an address does not become a link; the
+functions for terminals remove it."""
 
 
 def escape(text: object) -> str:
-    """`text` on one line, with everything that Markdown or HTML would interpret disarmed."""
+    """`text` on one line, with everything escaped that Markdown or HTML would interpret."""
     line = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # an address would become a link even behind a backslash, so its scheme is cut off
+    # a backslash does not prevent the automatic link of an address, so the address is split
     return _ACTIVE.sub(r"\\\1", _LINK.sub(NO_LINK, line))
 
 
 def code(text: object) -> str:
-    """`text` as an inline code span; only for text that we check or make, still disarmed."""
+    """`text` as an inline code span. It replaces characters, so use it for names and commands."""
     line = plain(text).replace("`", "'").replace("|", "¦").replace("<", "‹")
     return f"`{line}`"
 

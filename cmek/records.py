@@ -1,12 +1,15 @@
-"""What a run must remember: canonical JSON with a keyed MAC, where the worker's environment says.
+"""What a run must remember: canonical JSON with a keyed MAC, in a folder or a bucket.
+
+The worker's environment decides where; no block and no parameter does.
 
 | variable | names |
 |---|---|
 | `CMEK_RECORDS` | a folder, or `gs://BUCKET/PREFIX`; without it a folder of the worker's user |
-| `CMEK_RECORDS_KEY_FILE` | a file of 32 bytes or more; else `cmek/records.key` with its state |
+| `CMEK_RECORDS_KEY_FILE` | a key file of 32 bytes or more; without it `cmek/records.key` in the |
+| | state folder of the worker's user |
 
-Nothing here is read through Prefect: a result record names its own serializer, and one of those
-runs code. A record that does not verify was written by somebody else, and ends the run.
+Nothing here is read through Prefect's results: a result record names its own serializer, and pickle
+runs code. A record whose MAC does not verify was not written with this key, and ends the run.
 """
 
 from __future__ import annotations
@@ -37,17 +40,17 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 
 
 class RecordsError(CmekError):
-    """The place or the key of the records can't be used; names the variable and what to do."""
+    """The place or the key of the records can't be used; the message says what to do."""
 
 
 class RecordTamperedError(CmekError):
-    """A record that this worker, or another with its key, has not written."""
+    """A record whose MAC is wrong: no worker with this key wrote it."""
 
 
 class Place(Protocol):
-    """Where the bytes are. A write replaces the whole object or leaves it as it was.
+    """Where the records are stored. A write replaces the whole object, or changes nothing.
 
-    Both raise `OSError` when the place can't be reached, read or written.
+    Both methods raise `OSError` when the place can't be reached, read or written.
     """
 
     def get(self, path: str) -> bytes | None:
@@ -71,18 +74,19 @@ class Folder:
             return None
 
     def put(self, path: str, content: bytes) -> None:
-        """Write beside it, then rename: a full disk or a kill leaves what was there."""
+        """Write a temporary file, then rename it: a full disk or a kill keeps the old content."""
         target = self.root / path
         _make_private(target.parent)
-        number, beside = tempfile.mkstemp(dir=target.parent, prefix=".")
+        # in the same folder: a rename is atomic only within one file system
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".")
         try:
-            with os.fdopen(number, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
-            Path(beside).replace(target)
+                os.fsync(file.fileno())  # before the rename, or a crash could leave an empty file
+            Path(temporary).replace(target)
         except BaseException:
-            Path(beside).unlink(missing_ok=True)
+            Path(temporary).unlink(missing_ok=True)
             raise
 
 
@@ -90,7 +94,7 @@ class Bucket:
     """Objects of Cloud Storage, with application default credentials."""
 
     def __init__(self, name: str, prefix: str) -> None:
-        # only here: its import takes a second, and a folder does not need it
+        # imported only here: it takes a second, and records in a folder do not need it
         from google.api_core.exceptions import GoogleAPIError, NotFound  # noqa: PLC0415
         from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
         from google.cloud.storage import Client  # noqa: PLC0415
@@ -118,7 +122,7 @@ class Bucket:
             return content
 
     def put(self, path: str, content: bytes) -> None:
-        """Write the object; Cloud Storage replaces it as a whole."""
+        """Write the object; Cloud Storage replaces objects atomically."""
         with self._reaching():
             self._bucket.blob(self._prefix + path).upload_from_string(
                 content, content_type="application/json"
@@ -137,18 +141,18 @@ def _usable(what: str) -> Iterator[None]:
 
 
 class Records:
-    """The records of all runs; every method blocks."""
+    """The records of all runs. Methods block: call them in a thread."""
 
     def __init__(self, place: Place, key: bytes) -> None:
         self._place = place
         self._key = key
 
     def read(self, run_id: str, name: str) -> JsonValue:
-        """What was kept for a run under a name; None when nothing was.
+        """The value that was stored for a run under a name; None when there is none.
 
         Raises:
-            RecordTamperedError: It does not verify: changed, of another run or name, or made
-                with another key.
+            RecordTamperedError: Its MAC is wrong: the record was changed, belongs to another run or
+                name, or was made with another key.
             RecordsError: It can't be read.
         """
         path = _path(run_id, name)
@@ -161,6 +165,7 @@ class Records:
             value, mac = found["value"], str(found["mac"])
             expected = self._mac(run_id, name, value)
             verifies = hmac.compare_digest(expected.encode(), mac.encode())
+        # whoever can write there controls the bytes: any shape must end as "does not verify"
         except (ValueError, TypeError, KeyError, RecursionError):
             verifies = False
         if not verifies:
@@ -170,19 +175,19 @@ class Records:
                 "do not share the key. Nothing is attached by it. Find out who can write there; "
                 "then start a new run"
             )
-        return value  # type: ignore[no-any-return]  # of json.loads
+        return value  # type: ignore[no-any-return]  # json.loads has no type
 
     def write(self, run_id: str, name: str, value: JsonValue) -> None:
-        """Keep a value; what was kept before is replaced as a whole.
+        """Store a value; an earlier one is replaced.
 
         Raises:
-            RecordsError: It can't be written; what was kept before is still there.
+            RecordsError: It can't be written; the earlier value is still there.
         """
         content = {"mac": self._mac(run_id, name, value), "value": value}
         self._put(_path(run_id, name), canonical_json(content))
 
     def copy_evidence(self, folder: str, run_id: str, text: str) -> str:
-        """Keep a run's evidence as plain lines for auditors; the path.
+        """Store a run's evidence as plain lines for auditors, without a MAC; return its path.
 
         Raises:
             RecordsError: It can't be written.
@@ -196,6 +201,7 @@ class Records:
             self._place.put(path, content)
 
     def _mac(self, run_id: str, name: str, value: JsonValue) -> str:
+        # run and name are under the MAC, so that a record can't be copied to another run or name
         text = canonical_json({"name": name, "run_id": run_id, "value": value})
         return hmac.new(self._key, text, hashlib.sha256).hexdigest()
 
@@ -247,16 +253,17 @@ def _key(path: Path) -> bytes:
 
 
 def _own_key(path: Path) -> bytes:
-    """The key of this user, made at the first use; of two processes the first one's counts."""
+    """This user's key, created on first use; of two processes that create it, the first wins."""
     if not path.exists():
         try:
             _make_private(path.parent)
             with tempfile.NamedTemporaryFile(dir=path.parent) as file:  # mode 0600
                 file.write(secrets.token_bytes(_SHORTEST_KEY))
                 file.flush()
+                # a link fails when the name exists, and shows the key only when it is complete
                 os.link(file.name, path)
         except FileExistsError:
-            pass
+            pass  # another process was first: its key is read below
         except OSError as error:
             raise RecordsError(
                 f"{path}: {error.strerror}; name a folder and a key file of the worker's user in "
@@ -266,7 +273,10 @@ def _own_key(path: Path) -> bytes:
 
 
 def _make_private(folder: Path) -> None:
-    """A folder, and the missing ones above it, for this user alone."""
+    """Create a folder and its missing parents for this user alone.
+
+    `mkdir(parents=True)` would give only the last one this mode.
+    """
     if not folder.is_dir():
         _make_private(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -277,6 +287,7 @@ def _path(run_id: str, name: str) -> str:
 
 
 def _checked(name: str) -> str:
+    # `..` would lead out of the folder or of the bucket's prefix
     if not _NAME.fullmatch(name) or ".." in name:
         raise RecordsError(f"{name!r} can't be a part of a record's path")
     return name

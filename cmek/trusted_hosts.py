@@ -1,7 +1,7 @@
-"""Where a credential may be sent: to its service, to this machine, or where the administrator says.
+"""Where a credential may be sent: its own service, this machine, and hosts in a file of the admin.
 
-A block's address can be changed by whoever may write to Prefect's API, and the block keeps its
-secret then; so the address alone must not decide where the secret goes.
+Anyone who may write to Prefect's API can change the address in a block, and the block keeps its
+secret. So the address alone must not decide where the secret is sent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cmek.addresses import EndpointError, host_of, is_host_of, is_loopback
 from cmek.signatures.signers import FileFacts, facts_of, file_text, weakness
 
 ALLOWED_HOSTS: Final = Path("/etc/cmek/allowed_hosts")
-"""One host a line, `#` begins a comment: a proxy or gateway of the worker's own organization."""
+"""One host in each line, `#` begins a comment: proxies and gateways of the own organization."""
 
 
 def check_destination(
@@ -28,17 +28,18 @@ def check_destination(
 
     Args:
         url: `https://HOST…`, `http://` on loopback, or gRPC's `HOST:PORT`.
-        service: Domains of the credential's own service; their subdomains count.
-        file: For tests only; no caller passes another.
-        look: How to read the facts of the file; tests run as root, who can write everything.
+        service: Domains of the credential's own service, subdomains included.
+        file: Another file for tests; production code never passes one.
+        look: Reads owner and mode of the file; tests replace it, since they run as root.
 
     Raises:
-        EndpointError: Another host, no address that every client reads in the same way, or a file
-            that the worker's own user could have written.
+        EndpointError: Another host, an address that clients could read differently, or a file that
+            the worker's own user could have written.
     """
     if is_loopback(url) or is_host_of(url, service):
         return
     host = host_of(url)
+    # compared as a whole: subdomains of a listed host are not trusted
     if host not in _listed(file, look):
         raise EndpointError(
             f"{host} is {_why_not(service)} not sent there: "
@@ -55,9 +56,10 @@ def _why_not(service: tuple[str, ...]) -> str:
 
 def _listed(file: Path, look: Callable[[Path], FileFacts]) -> frozenset[str]:
     try:
+        # the folder too: whoever may write to it can replace the file
         facts = (look(file.parent), look(file))
     except OSError:
-        return frozenset()
+        return frozenset()  # no file: nothing is listed
     for one in facts:
         if why := weakness(one):
             raise EndpointError(f"{file} does not count: {why}")
