@@ -1,1 +1,1 @@
-"""What is true about keys, plans and APIs: no Prefect in here."""
+"""The domain: rules, plan, gate, signatures, evidence, API clients. It never imports Prefect."""

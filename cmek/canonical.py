@@ -25,7 +25,7 @@ def canonical_json(value: BaseModel | JsonValue) -> bytes:
     data = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     try:
         text = rfc8785.dumps(data)
-        # the float 1e20 is written as an integer beyond the limit, which readers would refuse
+        # the float 1e20 is written as an integer, which is beyond the limit as well
         json.loads(text, parse_int=_limited)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise NotCanonicalError(f"no canonical JSON (RFC 8785): {error}") from error

@@ -2,7 +2,7 @@
 
 Prefect checks parameters twice: by JSON schema before a run exists, and by the model inside the
 run. If the two disagree, for example about a pasted line break, a run is created and then fails.
-So the rule for a string is a `TextRule`: one pattern that both apply alike, and one text for people.
+So the rule for a string is a `TextRule`: one pattern for both, and one text for people.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class FormModel(FrozenModel):
         for position, field in enumerate(resolved["properties"].values()):
             field["position"] = position
         if cls.elsewhere:
-            # an `enum` of one text that no value equals: the refusal shows that text
+            # an `enum` with the advice as its only value: the server's refusal shows it
             named = {f"^{name}$": {"enum": [where]} for name, where in cls.elsewhere.items()}
             resolved["patternProperties"] = named
             fields = list(resolved["properties"])
@@ -109,7 +109,7 @@ class TextRule:
         return self._compiled.fullmatch(text) is not None
 
     def refusal(self, text: str) -> str:
-        """The value with invisible characters escaped, what is wrong with it, and what is wanted."""
+        """The value (invisible characters escaped), what is wrong with it, and what is wanted."""
         return f"{shown(text)} {_flaw(text, self) or 'does not fit'}; wanted is {self.wanted}"
 
     def check(self, value: Any) -> Any:  # noqa: ANN401 - other types are checked by Pydantic

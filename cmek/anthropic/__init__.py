@@ -1,1 +1,1 @@
-"""Client of the Anthropic Admin API: models, errors, credentials, transport."""
+"""Client for the Anthropic Admin API: models, errors, credentials, transport."""

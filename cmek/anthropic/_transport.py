@@ -1,4 +1,4 @@
-"""One request of the Admin API: headers, timeouts, repeats, then the object or a typed error."""
+"""One request to the Admin API: headers, timeouts, retries; returns an object or a typed error."""
 
 from __future__ import annotations
 
@@ -43,18 +43,20 @@ CONNECT_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How far a kind of call may be repeated."""
+    """Which failures of a kind of call may be retried."""
 
     effect: bool
-    """Whether it changes anything, so that a lost response leaves doubt."""
+    """Whether the call changes something, so that a lost response leaves its outcome unknown."""
     repeat: Literal["transient", "unambiguous", "never"]
+    """Retry any transient failure, only those without any effect, or none."""
 
     def judge(self, error: Exception) -> RetryDecision:
-        """Give up, wait as usual, or wait as long as the server says."""
+        """Give up, retry with backoff, or wait as long as the server requested."""
         if not isinstance(error, AdminApiError) or self.repeat == "never":
             return False
         if error.ambiguous and self.repeat == "unambiguous":
             return False
+        # the caller must read and decide again first
         if isinstance(error, ExternalKeyChangedError | ExternalKeyValidationTimeoutError):
             return False
         if not self._transient(error):
@@ -67,13 +69,14 @@ class RetryPolicy:
         if isinstance(error, AdminConnectionError | RateLimitError | InternalServerError):
             return True
         if isinstance(error, AdminResponseError):
-            return (error.status or 0) < 300  # cut short; a refusal of a proxy is final
+            return (error.status or 0) < 300  # a success cut short; a proxy's refusal is final
+        # on a write 409 says that the state is another one than expected: it must be read first
         return error.status == 408 or (error.status == 409 and not self.effect)
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds for a whole response: `slow` where Anthropic itself waits for Cloud KMS."""
+    """Seconds for a whole response; `slow` for calls in which Anthropic waits for Cloud KMS."""
 
     usual: float
     slow: float
@@ -87,7 +90,7 @@ ONCE: Final = RetryPolicy(effect=True, repeat="never")
 
 @dataclass(frozen=True, slots=True)
 class AdminCall:
-    """One request before it has a credential."""
+    """One request, still without a credential."""
 
     method: str
     path: str
@@ -100,7 +103,7 @@ class AdminCall:
 
 
 class AdminTransport:
-    """The connection pool of one client, bound to the event loop that first uses it."""
+    """The connections of one client; use it in one event loop only."""
 
     def __init__(self, base_url: str, credential: Credential, timeouts: Timeouts) -> None:
         self.base_url = check_base_url(base_url)
@@ -108,7 +111,7 @@ class AdminTransport:
         self.is_gateway = isinstance(credential, GatewayAccess)
         """Whether a cmek gateway at `base_url` holds the credential."""
         self.token_endpoint = getattr(credential, "token_endpoint", None)
-        # A gateway validates the key before it sends, so that one request takes the time of two.
+        # a gateway validates the key before it attaches, so one request takes the time of two
         slow = timeouts.slow * (2 if self.is_gateway else 1)
         self._timeouts = Timeouts(timeouts.usual, slow)
         self._http = http_client(
@@ -141,12 +144,14 @@ class AdminTransport:
         body: Mapping[str, Any] | None,
         signed_approvals: str = "",
     ) -> Model:
-        """Send a body, or none, to a call in which Anthropic talks to Cloud KMS."""
+        """Send a call, with or without a body, in which Anthropic waits for Cloud KMS."""
         call = AdminCall("POST", path, policy, self._timeouts.slow, None, body, signed_approvals)
         return await self._run(model, call)
 
     async def forward(self, call: AdminCall) -> httpx.Response:
-        """Send somebody else's call once, with the credential of this client.
+        """Send a call of the gateway's client, with the credential of this one.
+
+        It is not retried; only after a 401 it is sent once more, with a new token.
 
         Returns:
             The response, whatever its status.
@@ -164,6 +169,8 @@ class AdminTransport:
         try:
             return await self._send_with_credential(model, call)
         except AuthenticationError as error:
+            # a revoked token is replaced once; an attach must pass the gate again instead, and a
+            # 401 of the token request itself is about the federation rule
             at_exchange = error.failure.url.endswith(TOKEN_PATH)
             if at_exchange or not self._credential.refused() or call.policy.repeat == "never":
                 raise
@@ -171,6 +178,7 @@ class AdminTransport:
 
     async def _send_with_credential(self, model: type[Model], call: AdminCall) -> Model:
         headers = await self._credential.headers(self._exchange)
+        # only a gateway verifies approvals: they are never sent to Anthropic
         if self.is_gateway and call.signed_approvals:
             headers[APPROVALS_HEADER] = encoded_approvals(call.signed_approvals)
         return await self._repeat(model, call, headers)
@@ -195,12 +203,12 @@ class AdminTransport:
             timeout=httpx.Timeout(call.seconds, connect=CONNECT_SECONDS),
         )
         try:
-            # httpx counts from byte to byte; this bounds the whole response.
+            # httpx's read timeout starts again with every byte; this one is for the whole response
             async with asyncio.timeout(call.seconds + CONNECT_SECONDS):
                 return await send_bounded(self._http, request)
         except (httpx.HTTPError, TimeoutError) as error:
             problem = error_from_exception(error, request, effect=call.policy.effect)
-        # Outside the handler: httpx's exception holds the request and so the credential.
+        # outside the handler: httpx's exception holds the request, and with it the credential
         raise problem
 
 
@@ -212,7 +220,7 @@ def _read(model: type[Model], response: httpx.Response, *, effect: bool) -> Mode
         body = response.json()
         return model.model_validate({**body, "request_id": request_id})
     except ValidationError as error:
-        what = "; ".join(refusals(error, values=False))  # an answer may hold a token
+        what = "; ".join(refusals(error, values=False))  # a response may hold a token
     except (ValueError, TypeError, RecursionError):
         what = f"not JSON ({response.headers.get('content-type')}, {len(response.content)} bytes)"
     raise unreadable(response, what, effect=effect)

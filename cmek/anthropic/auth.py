@@ -1,4 +1,4 @@
-"""The credentials of the Admin API: a static key, a Google identity exchanged, or a gateway's.
+"""Credentials for the Admin API: a static key, workload identity federation, or a gateway's.
 
 Source: https://platform.claude.com/docs/en/manage-claude/wif-reference
 """
@@ -25,14 +25,14 @@ FEDERATION_BETA: Final = "oauth-2025-04-20,oidc-federation-2026-04-01"
 TOKEN_BETA: Final = "oauth-2025-04-20"  # noqa: S105 - a header value
 _RENEW_BEFORE_SECONDS: Final = 60.0
 APPROVALS_HEADER: Final = "cmek-signed-approvals"
-"""Carries signed approvals to a gateway, with the one request that needs them."""
+"""Header that carries signed approvals to a gateway, in the request that needs them."""
 
 
 def usable_in_header(secret: SecretStr) -> SecretStr:
-    """Refuse what an HTTP library would refuse with the secret in its message.
+    """Refuse a secret that is no valid header value: an HTTP library would quote it in its error.
 
     Raises:
-        ValueError: empty, or not printable ASCII without blanks; the secret is not in the text.
+        ValueError: It is empty, or not printable ASCII without blanks; does not quote it.
     """
     value = secret.get_secret_value()
     if not value or not all("!" <= character <= "~" for character in value):
@@ -54,28 +54,28 @@ class AccessToken(AdminObject):
 
 
 Exchange = Callable[[dict[str, str]], Awaitable[AccessToken]]
-"""Sends the form of a token request, with the assertion in it; given by the client, which owns
-connection, retries and errors."""
+"""Sends a token request (the form with the assertion); the client provides it, since it has the
+connection, the retries and the errors."""
 
 
 class Credential(Protocol):
-    """Where the client gets the headers of a request."""
+    """Gives the client the headers that authenticate a request."""
 
     async def headers(self, exchange: Exchange) -> dict[str, str]:
         """The headers that authenticate a request."""
 
     def refused(self) -> bool:
-        """Take note of a 401; whether new headers would be different ones."""
+        """React to a 401; return whether another attempt would have other headers."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdminKey:
     """A static Admin API key (`sk-ant-admin01-…`).
 
-    A line break at its end, as `echo` puts there, and a byte order mark are taken away.
+    Blanks at the ends (`echo` adds a line break) and a byte order mark are removed.
 
     Raises:
-        ValueError: it has characters that no key has.
+        ValueError: It has characters that no key has.
     """
 
     secret: SecretStr
@@ -89,33 +89,33 @@ class AdminKey:
         return {"x-api-key": self.secret.get_secret_value()}
 
     def refused(self) -> bool:
-        """A key stays what it is."""
+        """Always False: a static key has no replacement."""
         return False
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayAccess:
-    """No credential: a cmek gateway at the base URL holds it, and takes signed approvals."""
+    """No credential: a cmek gateway at the base URL holds it, and checks signed approvals."""
 
     async def headers(self, exchange: Exchange) -> dict[str, str]:  # noqa: ARG002 - as above
-        """None; who may do what is the gateway's policy."""
+        """No headers: what is allowed is decided by the gateway's policy."""
         return {}
 
     def refused(self) -> bool:
-        """The gateway's own credential was refused: nothing here would be different."""
+        """Always False: a 401 is about the gateway's own credential."""
         return False
 
 
 def encoded_approvals(signed_approvals: str) -> str:
-    """Signed approvals as a header can carry them: base64 of UTF-8."""
+    """Signed approvals as a header value: base64 of UTF-8."""
     return base64.b64encode(signed_approvals.encode()).decode()
 
 
 def decoded_approvals(header: str) -> str:
-    """What `encoded_approvals` encoded.
+    """The reverse of `encoded_approvals`.
 
     Raises:
-        ValueError: It is not that.
+        ValueError: It is not base64 of UTF-8.
     """
     try:
         return base64.b64decode(header, validate=True).decode()
@@ -125,9 +125,10 @@ def decoded_approvals(header: str) -> str:
 
 @dataclass(slots=True)
 class WorkloadIdentity:
-    """A Google ID token, exchanged for an `org:admin` token: no static secret exists.
+    """Exchanges a Google ID token for an `org:admin` access token, so that no static secret exists.
 
-    The token is kept in memory until a minute (or half its life) before it expires.
+    The access token is kept in memory. It is renewed a minute before it expires, or after half of
+    its lifetime when that is later.
     """
 
     federation_rule_id: str
@@ -135,21 +136,21 @@ class WorkloadIdentity:
     service_account_id: str
     audience: str
     id_token: Callable[[str], str]
-    """Blocking; given the audience, returns a Google ID token (see `id_token_provider`)."""
+    """Returns a Google ID token for an audience; blocks (see `id_token_provider`)."""
     token_endpoint: str | None = None
-    """Where that comes from; None for this machine's own identity."""
+    """Where the ID token comes from; None for this machine's own identity."""
     _token: AccessToken | None = field(default=None, init=False, repr=False)
     _renew_at: float = field(default=0.0, init=False, repr=False)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
 
     async def headers(self, exchange: Exchange) -> dict[str, str]:
-        """The access token as bearer, exchanged anew when needed.
+        """The access token as a bearer token, renewed when needed.
 
         Raises:
-            GoogleIdentityError: there is no Google ID token to exchange.
-            AdminApiError: the exchange was refused or had no answer.
+            GoogleIdentityError: There is no Google ID token to exchange.
+            AdminApiError: The exchange was refused or had no response.
         """
-        async with self._lock:
+        async with self._lock:  # concurrent requests share one exchange
             if self._token is None or time.monotonic() >= self._renew_at:
                 await self._renew(exchange)
             assert self._token is not None  # noqa: S101 - just set
@@ -157,7 +158,7 @@ class WorkloadIdentity:
             return {"authorization": bearer, "anthropic-beta": TOKEN_BETA}
 
     def refused(self) -> bool:
-        """Forget the token: it was revoked, or the rule changed."""
+        """Discard the token: it was revoked, or the federation rule was changed."""
         self._token = None
         return True
 
@@ -171,6 +172,7 @@ class WorkloadIdentity:
             "service_account_id": self.service_account_id,
         }
         token = await exchange(form)
+        # a rule may give tokens of one minute: with a fixed minute each call would exchange again
         early = min(_RENEW_BEFORE_SECONDS, token.expires_in / 2)
         self._renew_at = time.monotonic() + token.expires_in - early
         self._token = token
@@ -178,8 +180,9 @@ class WorkloadIdentity:
     async def _assertion(self) -> str:
         try:
             return await asyncio.to_thread(self.id_token, self.audience)
-        except (GoogleAuthError, ValueError) as error:  # the latter where an answer is no token
-            # the cause, a second argument of some, may quote the key
+        except (GoogleAuthError, ValueError) as error:  # ValueError: the response is no token
+            # only the first argument: some errors have a second one, which may quote the key
             said = error.args[0] if error.args else type(error).__name__
             problem = f"no Google ID token for audience {self.audience}: {said}"
+        # outside the handler, so that the traceback does not hold google-auth's error
         raise GoogleIdentityError(CallFailure("GET", "Google ID token", problem))

@@ -34,11 +34,11 @@ from cmek.anthropic.models import (
 
 TIMEOUT_SECONDS: Final = 20.0
 SLOW_TIMEOUT_SECONDS: Final = 75.0
-"""For validate and attach: Anthropic itself waits up to 30 s for Cloud KMS."""
+"""For validate and attach: Anthropic waits up to 30 s for Cloud KMS."""
 
 PENDING_CREATE_LIFETIME: Final = timedelta(minutes=10)
-"""How long a create without a response may still take effect: the official SDK stops waiting then
-(600 s)."""
+"""How long the creation of a workspace may still take effect when its response was lost: the
+official SDK waits as long for a response (600 s)."""
 
 ORGANIZATION_PATH: Final = "/v1/organizations/me"
 EXTERNAL_KEYS_PATH: Final = "/v1/organizations/external_keys"
@@ -72,9 +72,9 @@ class AdminApi:
         self._transport = transport
         self.base_url = transport.base_url
         self.is_gateway = transport.is_gateway
-        """Whether a cmek gateway at `base_url` holds the credential, and checks approvals."""
+        """Whether a cmek gateway at `base_url` holds the credential and checks approvals."""
         self.token_endpoint = transport.token_endpoint
-        """Where the Google ID token comes from that is exchanged at `base_url`."""
+        """Where the Google ID token comes from; it is exchanged at `base_url`."""
         self.organization = OrganizationResource(transport)
         self.external_keys = ExternalKeys(transport)
         self.workspaces = Workspaces(transport)
@@ -90,9 +90,10 @@ class AdminApi:
         query: Mapping[str, Any] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> httpx.Response:
-        """Send a call as it is, once, and return its response, whatever its status.
+        """Send a call unchanged and return the response, whatever its status.
 
-        For the gateway, which decides before what may be sent.
+        For the gateway, which has decided that the call may be sent. Nothing is retried, except
+        that a 401 is answered with a new token, if the credential has one.
 
         Raises:
             AdminApiError: No response, or no credential.
@@ -103,7 +104,7 @@ class AdminApi:
 
 
 class OrganizationResource:
-    """`organization`: whose credential it is."""
+    """`organization`: the organization of the credential."""
 
     def __init__(self, transport: AdminTransport) -> None:
         self._transport = transport
@@ -120,7 +121,10 @@ class ExternalKeys:
         self._transport = transport
 
     async def create(self, key_name: str, display_name: str | None = None) -> ExternalKey:
-        """Register a crypto key (guide step 5). Not repeated when its outcome is in doubt."""
+        """Register a crypto key (guide step 5). Not repeated when the outcome is unknown.
+
+        The Admin API has no idempotency key: a second create would register the key twice.
+        """
         body = {
             "display_name": display_name,
             "geo": "us",
@@ -146,7 +150,7 @@ class ExternalKeys:
         )
 
     async def validate(self, external_key_id: str) -> Validation:
-        """Let Anthropic try an encrypt and decrypt round trip (guide step 6); changes nothing.
+        """Ask Anthropic for an encrypt and decrypt round trip (guide step 6); changes nothing.
 
         A key that does not work is a result (`failure`), not an error.
         """
@@ -155,7 +159,7 @@ class ExternalKeys:
 
 
 class Workspaces:
-    """`workspaces`: what a key gets attached to."""
+    """`workspaces`: a key is attached to one."""
 
     def __init__(self, transport: AdminTransport) -> None:
         self._transport = transport
@@ -167,7 +171,7 @@ class Workspaces:
         include_archived: bool = False,
         include_default: bool = False,
     ) -> AsyncIterator[Workspace]:
-        """All workspaces, or those of `ids` (at most 100) that the two switches let through."""
+        """All workspaces, or those with these `ids` (at most 100), within the two `include_…`."""
         query: _Parameters = {"limit": 1000}
         query |= {"include_archived": "true"} if include_archived else {}
         query |= {"include_default": "true"} if include_default else {}
@@ -181,12 +185,12 @@ class Workspaces:
             _advance(query, "after_id", page.last_id)
 
     async def everything(self) -> Sequence[Workspace]:
-        """Archived workspaces and the default one too: all that can have a name or a key."""
-        listed = self.list(include_archived=True, include_default=True)
-        return [one async for one in listed]
+        """All workspaces, archived ones and the default one included: each may have a key."""
+        every = self.list(include_archived=True, include_default=True)
+        return [one async for one in every]
 
     async def retrieve(self, workspace_id: str) -> Workspace:
-        """One workspace; the default one too, by its id."""
+        """One workspace; the default one has an id too."""
         return await self._transport.get(Workspace, _path(WORKSPACES_PATH, workspace_id), {})
 
     async def create(
@@ -198,14 +202,14 @@ class Workspaces:
         *,
         signed_approvals: str = "",
     ) -> Workspace:
-        """Make a workspace, with its key from the first request on. Sent once, never repeated.
+        """Create a workspace, with a key from its first request on. Sent once, never repeated.
 
         Args:
             name: Of the new workspace.
             external_key_id: Its key.
             tags: Its tags.
             data_residency: The Admin API's object.
-            signed_approvals: For a gateway; sent nowhere else.
+            signed_approvals: Sent to a gateway only.
         """
         body: dict[str, object] = {"name": name}
         body |= {"external_key_id": external_key_id} if external_key_id is not None else {}
@@ -223,13 +227,13 @@ class Workspaces:
         tags: Mapping[str, str | None] | None = None,
         signed_approvals: str = "",
     ) -> Workspace:
-        """Attach a key (guide step 7, irreversible, sent once) or change tags (null removes).
+        """Attach a key (guide step 7, irreversible, sent once) or change tags.
 
         Args:
             workspace_id: Which workspace.
             external_key_id: The key to attach.
-            tags: The tags to change.
-            signed_approvals: Of the attach, for a gateway; sent nowhere else.
+            tags: The tags to change; None removes a tag.
+            signed_approvals: For the attach; sent to a gateway only.
         """
         path = _path(WORKSPACES_PATH, workspace_id)
         body: dict[str, object] = {"tags": dict(tags)} if tags else {}
@@ -240,7 +244,7 @@ class Workspaces:
 
 
 def _advance(query: _Parameters, name: str, cursor: str) -> None:
-    """To the next page; the same cursor again would otherwise be read for ever."""
+    """Set the cursor of the next page; a cursor that repeats would make an endless loop."""
     if query.get(name) == cursor:
         message = f"the list does not end: its next page is the same one again ({name}={cursor})"
         raise AdminResponseError(CallFailure("GET", "list", message))

@@ -1,14 +1,14 @@
-"""Everything that a call of the Admin API can raise, and how a response becomes one of them.
+"""Every error that a call of the Admin API can raise, and how a response becomes one of them.
 
     AdminApiError
      ├─ AdminConnectionError        no response: refused, reset, name not found
      │   └─ AdminTimeoutError       no response in time
      ├─ GoogleIdentityError         no Google ID token to exchange; nothing was sent
-     ├─ AdminResponseError          a response that the Admin API does not give (a proxy's page, …)
-     └─ AdminStatusError            the documented error body; one class a status or error code
+     ├─ AdminResponseError          a response that is not the Admin API's (a proxy's page, …)
+     └─ AdminStatusError            the documented error body; a class for each status or error code
 
-Branch on the class or `error_code`, never on `message`. None of them holds the request or the
-credential, and all of them can be pickled.
+Branch on the class or on `error_code`, never on `message`. No error holds the request or the
+credential, and all can be pickled.
 
 Source: https://platform.claude.com/docs/en/api/errors and
 https://platform.claude.com/docs/en/manage-claude/cmek-troubleshooting
@@ -29,7 +29,7 @@ from cmek.errors import UNKNOWN_CONNECTION, CmekError, lost_connection
 TOKEN_PATH: Final = "/v1/oauth/token"  # noqa: S105 - a path
 GATEWAY_REFUSED: Final = "cmek_gateway_refused"
 APPROVAL_SPENT: Final = "cmek_approval_spent"
-"""`error.details.error_code` of a cmek gateway's own answers."""
+"""`error.details.error_code` of refusals by a cmek gateway itself."""
 _FEDERATION: Final = (
     "Anthropic did not take the Google identity: compare issuer, sub, email and audience of the "
     "federation rule (Console, history of the rule) and the ids in the AnthropicAdmin block."
@@ -38,14 +38,14 @@ _FEDERATION: Final = (
 
 @dataclass(frozen=True, slots=True)
 class CallFailure:
-    """What is known about a failed call; the one argument of every error here."""
+    """What is known about a failed call; the only argument of every error in this module."""
 
     method: str
     url: str
     """Without query."""
     message: str
     ambiguous: bool = False
-    """Whether the call may have had its effect all the same: read before sending it again."""
+    """Whether the call may have taken effect although it failed: read before sending it again."""
     status: int | None = None
     error_type: str | None = None
     error_code: str | None = None
@@ -54,9 +54,9 @@ class CallFailure:
     retry_after: float | None = None
     """Seconds to wait, as requested by the server."""
     should_retry: bool | None = None
-    """The server's own decision (`x-should-retry`), where it gave one."""
+    """The server's own decision (`x-should-retry`), if it sent one."""
     advice: str = ""
-    """What to do, where more is known than the class of the error tells."""
+    """What to do; empty: the advice of the error's code or class."""
 
 
 class AdminApiError(CmekError):
@@ -120,7 +120,7 @@ class GoogleIdentityError(AdminApiError):
 
 
 class AdminResponseError(AdminApiError):
-    """A response that the Admin API does not give: not JSON, cut short, another shape."""
+    """A response that is not the Admin API's: not JSON, cut short, or of another shape."""
 
     _ADVICE = (
         "Something else may have answered: check the base URL, proxies and TLS inspection "
@@ -173,18 +173,18 @@ class PermissionDeniedError(AdminStatusError):
 
     @property
     def advice(self) -> str:
-        """By what was called: only the keys need more than the right credential."""
+        """Depends on the call: external keys also need CMEK to be enabled for the organization."""
         return self._OF_KEYS if "/external_keys" in self.failure.url else super().advice
 
 
 class NotFoundError(AdminStatusError):
-    """404: unknown id, or of another organization."""
+    """404: the id is unknown, or belongs to another organization."""
 
     _ADVICE = "Check the id, and that the credential belongs to the same organization."
 
     @property
     def advice(self) -> str:
-        """By what was called: a list or the organization itself has no id that could be wrong."""
+        """Depends on the call: lists and the organization itself have no id that could be wrong."""
         if _HAS_ID.search(self.failure.url):
             return super().advice
         return (
@@ -194,7 +194,7 @@ class NotFoundError(AdminStatusError):
 
 
 class ConflictError(AdminStatusError):
-    """409: a state conflict, or a unique value that is in use."""
+    """409: a conflict of states, or a unique value that is already in use."""
 
     _ADVICE = "Read the resource: it is in another state than expected, or the value is in use."
 
@@ -212,7 +212,7 @@ class InternalServerError(AdminStatusError):
 
 
 class ExternalKeyValidationFailedError(BadRequestError):
-    """Attach refused: Anthropic could not use the key."""
+    """Attach refused: Anthropic's check of the key failed."""
 
     _ADVICE = (
         "Anthropic could not use the Cloud KMS key: check the organization label, both grants on "
@@ -221,13 +221,13 @@ class ExternalKeyValidationFailedError(BadRequestError):
 
 
 class ExternalKeyValidationTimeoutError(BadRequestError):
-    """Attach refused: the check of the key did not finish; wait and decide again."""
+    """Attach refused: Anthropic's check of the key did not finish; wait and decide again."""
 
     _ADVICE = "Nothing was attached. Wait a few minutes and try again."
 
 
 class ExternalKeyChangedError(ConflictError):
-    """Attach refused: the external key was edited meanwhile; read it and decide again."""
+    """Attach refused: the external key was edited during the call; read it and decide again."""
 
     _ADVICE = (
         "Nothing was attached: someone edited the external key meanwhile. Read it and try again."
@@ -261,13 +261,13 @@ class GatewayRefusedError(PermissionDeniedError):
 
 
 class ApprovalSpentError(ConflictError):
-    """A cmek gateway has used this signed approval already; it counts once."""
+    """A cmek gateway has already used this signed approval; it is valid once."""
 
     _ADVICE = "Read the workspace; for another attempt, retry the run for a new approval request."
 
 
 class StorageProfileMismatchError(BadRequestError):
-    """The workspace's external storage and its user profile do not fit."""
+    """The workspace's external storage and its user profile do not match."""
 
     _ADVICE = (
         "It is not about the key: the workspace's external storage and its user profile must be "
@@ -276,7 +276,7 @@ class StorageProfileMismatchError(BadRequestError):
 
 
 class ChangeOutcomeUnknownError(InternalServerError):
-    """503: some of an update may be saved; the same request may be sent again."""
+    """503: a part of an update may be saved; the same request may be sent again."""
 
     _ADVICE = (
         "Some of the change may be saved and some not: read the workspace; the same request may "
@@ -285,7 +285,7 @@ class ChangeOutcomeUnknownError(InternalServerError):
 
 
 class WorkspaceCreatedIncompleteError(InternalServerError):
-    """503: the workspace exists, but some of what the create asked for may be missing."""
+    """503: the workspace exists, but a part of what was requested may be missing."""
 
     _ADVICE = (
         "The workspace exists: never send the create again. Do what Anthropic's text says, then "
@@ -294,7 +294,7 @@ class WorkspaceCreatedIncompleteError(InternalServerError):
 
     @property
     def workspace_id(self) -> str | None:
-        """Of the workspace that was created."""
+        """Id of the workspace that was created."""
         return _text(self.failure.details.get("workspace_id"))
 
 
@@ -331,16 +331,16 @@ _BY_CODE: Final[dict[str, type[AdminStatusError] | str]] = {
     "organization_on_hold": "Ask Anthropic's account team why the organization is on hold.",
     "organization_type_not_supported": "This kind of organization cannot do this; ask Anthropic.",
 }
-"""The class of a documented `error.details.error_code`, or its advice where the class is that of
-the status."""
+"""For each documented `error.details.error_code`: its class, or only its advice when the class of
+the status is enough."""
 _SHOULD_RETRY: Final = {"true": True, "false": False}
 
 
 def error_from_response(response: httpx.Response, *, effect: bool) -> AdminApiError:
     """The error for a response other than 2xx.
 
-    A 4xx without the documented body comes from a proxy or another service, so that its 404 says
-    nothing about the resource; 429 and 5xx say enough by their status.
+    A 4xx without the documented body comes from a proxy or another service: its 404 says nothing
+    about the resource. For 429 and 5xx the status alone is enough.
     """
     status = response.status_code
     body = _error_body(response)
@@ -351,12 +351,14 @@ def error_from_response(response: httpx.Response, *, effect: bool) -> AdminApiEr
     details = details if isinstance(details, dict) else {}
     code = _text(details.get("error_code"))
     by_code = _BY_CODE.get(code or "")
+    # an unknown code is no error: Anthropic adds codes, and the class of the status still holds
     by_status = InternalServerError if status >= 500 else _BY_STATUS.get(status, AdminStatusError)
     return (by_code if isinstance(by_code, type) else by_status)(
         CallFailure(
             method=response.request.method,
             url=_url(response.request),
             message=str(error.get("message") or "no text from the Admin API"),
+            # any other status is a refusal: nothing was done
             ambiguous=effect and (status >= 500 or status == 408),
             status=status,
             error_type=_text(error.get("type")),
@@ -370,7 +372,7 @@ def error_from_response(response: httpx.Response, *, effect: bool) -> AdminApiEr
 
 
 def unreadable(response: httpx.Response, what: str, *, effect: bool) -> AdminResponseError:
-    """The error for a response that the Admin API does not give; a write may have happened."""
+    """The error for a response that is not the Admin API's; a write may have taken effect."""
     failure = CallFailure(
         method=response.request.method,
         url=_url(response.request),
@@ -382,7 +384,7 @@ def unreadable(response: httpx.Response, what: str, *, effect: bool) -> AdminRes
     return AdminResponseError(failure)
 
 
-# The request was never sent, so it cannot have had an effect.
+# the request was never sent, so it can't have taken effect
 _NOT_SENT: Final = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -395,7 +397,7 @@ _NOT_SENT: Final = (
 def error_from_exception(
     error: httpx.HTTPError | TimeoutError, request: httpx.Request, *, effect: bool
 ) -> AdminConnectionError:
-    """The error for no response, or half of one."""
+    """The error for a missing or incomplete response."""
     kind = type(error).__name__
     failure = CallFailure(
         method=request.method,
@@ -409,7 +411,7 @@ def error_from_exception(
 
 
 def retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds to wait from `retry-after-ms` or `retry-after` (seconds or an HTTP date)."""
+    """Seconds to wait, from `retry-after-ms` or `retry-after` (seconds or an HTTP date)."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
@@ -438,7 +440,7 @@ def _number(text: str | None) -> float | None:
         number = float(text or "")
     except ValueError:
         return None
-    return number if 0 <= number < float("inf") else None
+    return number if 0 <= number < float("inf") else None  # refuses `nan` as well
 
 
 def _text(value: object) -> str | None:

@@ -1,7 +1,7 @@
-"""The Admin API's objects, as read.
+"""Objects of the Admin API, as read.
 
-Fields that we do not know are kept. Where an absent field could be taken for good news
-(`external_key_id`, `archived_at`, `attachment`) it is required.
+Unknown fields are kept. A field is required when its absence could be mistaken for a good state
+(`external_key_id`, `archived_at`, `attachment`).
 
 Source: https://platform.claude.com/docs/en/api/admin
 """
@@ -22,7 +22,7 @@ class _OpenModel(FrozenModel):
 
 
 class AdminObject(_OpenModel):
-    """Frozen, keeps unknown fields, and is equal to another with the same content."""
+    """Immutable, keeps unknown fields; equal when the content is equal, whatever the request id."""
 
     request_id: str | None = Field(default=None, description="of the response that it came with")
 
@@ -44,14 +44,14 @@ class Organization(AdminObject):
 
 
 class GcpProvider(_OpenModel):
-    """A Cloud KMS key by its full resource name; it can never be changed."""
+    """A Cloud KMS key, by its full resource name; an external key's provider never changes."""
 
     type: Literal["gcp"]
     key_name: str
 
 
 class OtherProvider(_OpenModel):
-    """A key elsewhere (`aws`, `azure`, …): only its kind matters here."""
+    """A key of another provider (`aws`, `azure`, …); only the type is used."""
 
     type: str
 
@@ -80,7 +80,7 @@ class ExternalKey(AdminObject):
 
     @property
     def gcp_key_name(self) -> str | None:
-        """The crypto key's resource name, None for another provider."""
+        """The crypto key's resource name; None for another provider."""
         config = self.provider_config
         return config.key_name if isinstance(config, GcpProvider) else None
 
@@ -103,7 +103,7 @@ class Workspace(AdminObject):
 
     @property
     def is_named_default(self) -> bool:
-        """Whether it has the default workspace's name, by which alone a list shows that one."""
+        """Whether it has the default workspace's name; a list shows that one in no other way."""
         return self.name == "Default"
 
 
@@ -128,7 +128,7 @@ class ExternalKeyPage(AdminObject):
 
 
 class WorkspacePage(AdminObject):
-    """One page of workspaces; the next one comes after `last_id` while `has_more`."""
+    """One page of workspaces; when `has_more`, the next page begins after `last_id`."""
 
     data: tuple[Workspace, ...]
     has_more: bool

@@ -1,1 +1,1 @@
-"""Which workspaces get an onboarding by themselves, and with which key; pure."""
+"""Which workspaces are onboarded automatically, and with which key; pure."""

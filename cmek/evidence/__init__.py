@@ -1,1 +1,1 @@
-"""What a run leaves behind for auditors: a hash-chained record, and where else to look."""
+"""Evidence for auditors: a hash-chained record, and queries of other logs."""

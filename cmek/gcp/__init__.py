@@ -1,1 +1,1 @@
-"""Clients of Cloud KMS and of the Google APIs that the checks read."""
+"""Clients for Cloud KMS and for the Google APIs that the checks read."""

@@ -1,7 +1,7 @@
-"""What every Google client here shares, and the transport of those that only the checks use.
+"""What the Google clients share, and an HTTP transport for the APIs that only the checks read.
 
-Google ships a client library for each API that the checks read; together they would be seven
-dependencies for a dozen reads, so these go over httpx with google-auth.
+Google has a client library for each of these APIs. Together they would be seven dependencies for a
+dozen reads, so these reads use httpx with google-auth.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
 from cmek.models import refusals
 
 CONCURRENT: Final = 16
-"""Requests under way at once: a wave of the checks fits into it."""
+"""Most concurrent requests; enough for one wave of the checks."""
 TIMEOUT: Final = httpx.Timeout(15.0, connect=5.0)
 
 T = TypeVar("T")
@@ -39,25 +39,25 @@ def scoped(credentials: Credentials | None) -> Credentials | None:
     """The credentials with the scope that all calls need; None for an anonymous caller."""
     if credentials is None or isinstance(credentials, AnonymousCredentials):
         return None
-    # google-auth has no annotations for this.
+    # google-auth has no annotations for this
     result: Credentials = with_scopes_if_required(credentials, SCOPES)  # type: ignore[no-untyped-call]
     return result
 
 
 class TokenRequest(Request):
-    """What google-auth fetches tokens with; an address on loopback never through a proxy."""
+    """The HTTP transport with which google-auth fetches tokens; uses no proxy for loopback."""
 
     def __call__(self, url: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as google-auth has it
-        """Send one request, as google-auth's own does."""
+        """Send one request, as google-auth's own class does."""
         self.session.trust_env = not is_loopback(url)
         return super().__call__(url, *arguments, **options)  # type: ignore[no-untyped-call]
 
 
 class _ServiceAccountKey(BaseModel):
-    """What signing needs of a key file; whatever else is in it does not count.
+    """The fields of a key file that signing needs; all others are dropped.
 
-    google-auth follows other fields too: with another `universe_domain` it sends what the key has
-    signed to hosts of that domain.
+    google-auth would use other fields too: with another `universe_domain` it would send signed
+    assertions to hosts of that domain.
     """
 
     client_email: str
@@ -69,10 +69,11 @@ class _ServiceAccountKey(BaseModel):
 
 
 def service_account_info(key: str | Mapping[str, Any]) -> dict[str, Any]:
-    """A service-account key, from its JSON file's text or content.
+    """A service-account key, from the text of its JSON file or as parsed JSON.
 
     Raises:
-        MalformedError: It is none; a ValueError too. Says which field is wrong, without values.
+        MalformedError: It is not such a key (also a ValueError). Names the wrong fields, not their
+            values.
     """
     try:
         if isinstance(key, str):
@@ -80,6 +81,7 @@ def service_account_info(key: str | Mapping[str, Any]) -> dict[str, Any]:
         return _ServiceAccountKey.model_validate(key).model_dump()
     except ValidationError as error:
         problem = "; ".join(refusals(error, values=False))
+    # outside the handler: Pydantic's error holds the private key
     raise _malformed(problem)
 
 
@@ -90,7 +92,7 @@ def service_account_credentials(key: Mapping[str, Any]) -> Credentials:
         key: As `service_account_info` returns it.
 
     Raises:
-        ValueError: The private key is none.
+        ValueError: `private_key` is not a private key.
     """
     made: Credentials = service_account.Credentials.from_service_account_info(  # type: ignore[no-untyped-call]
         key, scopes=list(SCOPES)
@@ -105,30 +107,31 @@ def _malformed(problem: str) -> auth_errors.MalformedError:
 
 
 def token_endpoint(credentials: Credentials | None) -> str | None:
-    """Where the credentials get their tokens; None for an anonymous caller and a machine's own."""
-    # google-auth names it by the kind: a key or a person's login, and workload identity federation
+    """Where the credentials get their tokens; None for none, and for a machine's own identity."""
+    # `_token_uri`: a key or a person's login; `_token_url`: workload identity federation
     found = (getattr(credentials, name, None) for name in ("_token_uri", "_token_url"))
     return next((str(one) for one in found if one), None)
 
 
 def id_token_provider(key: Mapping[str, Any] | None) -> Callable[[str], str]:
-    """A blocking function from audience to a Google ID token, whose errors are google-auth's.
+    """A blocking function that returns a Google ID token for an audience.
+
+    The function raises google-auth's errors.
 
     Args:
         key: The service-account key that signs; None for this machine's identity (metadata
             server, or the service-account file in GOOGLE_APPLICATION_CREDENTIALS).
 
     Raises:
-        MalformedError: The key can't sign; a ValueError too.
+        MalformedError: The key can't sign (also a ValueError).
     """
-    # google-auth has no annotations for any of these.
     if key is None:
         return _own_id_token
     try:
         signer = service_account.IDTokenCredentials.from_service_account_info(  # type: ignore[no-untyped-call]
             key, target_audience=""
         )
-    except ValueError:  # its text would be about OpenSSL
+    except ValueError:  # its own text is about OpenSSL and does not help
         raise _malformed("private_key: no private key in PEM") from None
 
     def fetch(audience: str) -> str:
@@ -146,11 +149,11 @@ def _own_id_token(audience: str) -> str:
 
 @contextmanager
 def credential_errors() -> Iterator[None]:
-    """Around what reads credentials from a block, a file or this machine.
+    """Wrap code that reads credentials from a block, a file or this machine.
 
     Raises:
-        GoogleAuthError: There are none, or what should hold them is damaged or can't be read, for
-            which google-auth has errors of Python's too.
+        GoogleAuthError: There are no credentials, or they are damaged or can't be read. For these
+            google-auth also raises Python's own errors, which are converted here.
     """
     try:
         yield
@@ -164,7 +167,7 @@ def credential_errors() -> Iterator[None]:
 
 
 def transient(error: Exception) -> RetryDecision:
-    """Repeat what may pass by itself, after the wait that Google requested, if it did."""
+    """Retry a transient problem; wait as long as Google requested, if it did."""
     if not isinstance(error, GoogleApiError) or not error.problem.transient:
         return False
     wait = error.problem.retry_after
@@ -172,7 +175,7 @@ def transient(error: Exception) -> RetryDecision:
 
 
 class GoogleTransport:
-    """JSON over HTTPS with the caller's token and quota project; use it in one event loop."""
+    """JSON over HTTPS with the caller's token and quota project; use it in one event loop only."""
 
     def __init__(
         self, credentials: Credentials | None, *, base_url: str | None, quota_project: str | None
@@ -194,14 +197,14 @@ class GoogleTransport:
         """GET `https://SERVICE/PATH` and parse its JSON.
 
         Raises:
-            GoogleApiError: Refused, failed, no response in time after all attempts, or one of a
-                shape that Google's documentation does not have.
+            GoogleApiError: Refused, failed, no response in time after all attempts, or a response
+                of an undocumented shape.
         """
         url = self._url(service, path)
         return await self._send(parse, self._http.build_request("GET", url, params=query or {}))
 
     async def post(self, parse: Parse[T], service: str, path: str, body: Json) -> T:
-        """POST a read, such as `:getIamPolicy`; errors as `get`."""
+        """Send a read that is a POST, such as `:getIamPolicy`; errors as `get`."""
         url = self._url(service, path)
         return await self._send(parse, self._http.build_request("POST", url, json=body))
 
@@ -214,6 +217,7 @@ class GoogleTransport:
         async def once() -> T:
             try:
                 async with self._slots:
+                    # at each attempt: the token may have expired during the wait
                     request.headers.update(await self._headers())
                     response = await send_bounded(self._http, request)
             except (httpx.TransportError, auth_errors.GoogleAuthError) as error:
@@ -222,7 +226,7 @@ class GoogleTransport:
                 problem = _unexpected(call)
             else:
                 return _parsed(parse, response, call)
-            # Outside the handler: httpx's exception holds the request with its token.
+            # outside the handler: httpx's exception holds the request, and with it the token
             raise GoogleApiError(problem)
 
         return await retrying(once, transient)
@@ -233,6 +237,7 @@ class GoogleTransport:
             return headers
         async with self._refreshing:
             if not self._credentials.valid:
+                # in a thread: google-auth's refresh blocks
                 await asyncio.to_thread(self._credentials.refresh, TokenRequest())
         return headers | {"authorization": f"Bearer {self._credentials.token}"}
 

@@ -1,9 +1,9 @@
-"""What is known about a failed Google call, whatever carried it, and what a person can do about it.
+"""Classify a failed Google call, over any transport, and say what a person can do about it.
 
-`classify` has one result for gRPC exceptions, REST exceptions, JSON bodies and lost connections.
-The client library's exception class depends on the transport, and a REST exception has the
-canonical status only in its body; so nothing here depends on classes, only on status, details
-and documented texts.
+`classify` gives one kind of result for gRPC exceptions, REST exceptions, JSON bodies and lost
+connections. The exception classes of the client library differ between transports, and a REST
+exception has the canonical status only in its body. So the result depends on status, details and
+documented texts, never on the class.
 
 Source: guide, troubleshooting; https://docs.cloud.google.com/kms/docs/org-policy-constraints,
 https://docs.cloud.google.com/organization-policy/domain-restricted-sharing
@@ -33,7 +33,7 @@ from cmek.models import FrozenModel
 
 
 class Violation(FrozenModel):
-    """One line of a precondition or quota failure: which rule, about what."""
+    """One violation of a precondition or quota failure: the rule, and what violates it."""
 
     type: str = ""
     subject: str = ""
@@ -46,8 +46,8 @@ class GoogleProblem(FrozenModel):
     status: str
     """Canonical name, such as `PERMISSION_DENIED`."""
     reason: str | None = None
-    """Google's own (`SERVICE_DISABLED`, `KEY_DISABLED`, `constraints/…`), or one of ours: those of
-    `_TEXTS` and `_GRANTS`, of `lost_connection`, `MISROUTED_LOCATION` and `NOT_GOOGLE`.
+    """Google's (`SERVICE_DISABLED`, `KEY_DISABLED`, `constraints/…`), or one of ours: those in
+    `_TEXTS` and `_GRANTS`, those of `lost_connection`, `MISROUTED_LOCATION` and `NOT_GOOGLE`.
     """
     permission: str | None = None
     resource: str | None = None
@@ -58,20 +58,20 @@ class GoogleProblem(FrozenModel):
     retry_after: float | None = None
     """Seconds to wait, as requested by the server."""
     transient: bool = False
-    """Whether the same call may well succeed if sent again soon."""
+    """Whether the same call may succeed when it is soon sent again."""
     advice: str = ""
     """What a person can do."""
     call: str = ""
-    """What was called, when the caller of `classify` said so."""
+    """The name of the call, if it was given to `classify`."""
 
     @property
     def offenders(self) -> str:
-        """What the violations say, one after the other."""
+        """The descriptions of all violations."""
         return "; ".join(one.description for one in self.violations if one.description)
 
 
 class GoogleApiError(CmekError):
-    """A Google call failed; `problem` says how. Holds no request and can be pickled."""
+    """A Google call failed; `problem` says why. It holds no request and can be pickled."""
 
     def __init__(self, problem: GoogleProblem) -> None:
         super().__init__(problem)
@@ -79,7 +79,7 @@ class GoogleApiError(CmekError):
 
     @property
     def resource(self) -> str | None:
-        """The full name of the Google resource, where the call has one."""
+        """The full name of the Google resource, if the call is about one."""
         return self.problem.resource or None
 
     @property
@@ -134,7 +134,7 @@ _TEXTS: Final = (
     ("DOMAIN_RESTRICTED", re.compile("permitted customer|permitted organization")),
     ("BILLING_DISABLED", re.compile("[Bb]illing is disabled|requires billing to be enabled")),
 )
-"""What only the text of a refusal tells, where it has no details: a reason of ours, and facts."""
+"""Refusals without details, recognized by their text: our reason for each, and facts as groups."""
 _GRANTS: Final = (
     (
         "CLOCK",
@@ -148,20 +148,20 @@ _GRANTS: Final = (
     ("LOGIN_OVER", re.compile("invalid_rapt|expired or revoked|[Rr]eauth")),
     ("POOL_REFUSES", re.compile("rejected by the attribute condition")),
 )
-"""The same for a refused token request (`invalid_grant`)."""
+"""The same for refused token requests (`invalid_grant`)."""
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)s")
 
 
 def classify(
     failure: Exception | httpx.Response, *, call: str = "", resource: str | None = None
 ) -> GoogleProblem:
-    """Say what went wrong, with whom, and what a person can do.
+    """Find out what failed, for which resource, and what a person can do.
 
     Args:
-        failure: A `google.api_core` exception of either transport, a `google.auth` one, a lost
-            connection (requests, httpx), or an httpx response other than 2xx.
-        call: What was called, for the text.
-        resource: What the call was about, where the response does not say.
+        failure: A `google.api_core` exception of either transport, a `google.auth` exception, a
+            lost connection (requests, httpx), or an httpx response other than 2xx.
+        call: The name of the call, for the message.
+        resource: What the call was about, in case the response does not say.
 
     Raises:
         Exception: `failure` itself, when it is none of these.
@@ -193,17 +193,17 @@ def classify(
 def _reason(
     body: _ErrorBody, info: dict[str, Any], violations: tuple[Violation, ...], denied: bool
 ) -> str | None:
-    # A mistyped location is a NOT_FOUND that only its text tells apart from a missing resource.
+    # a mistyped location is a NOT_FOUND too: only its text differs from that of a missing resource
     if _MISROUTED.search(body.message):
         return "MISROUTED_LOCATION"
-    # The details say that an API is off, in a project of Google's own: that of gcloud's login.
+    # before the details: they say that an API is disabled, but in Google's own project for gcloud
     if _NO_QUOTA_PROJECT.search(body.message):
         return "NO_QUOTA_PROJECT"
     if given := body.reason or _text(info, "reason"):
         return given
     if kinds := [violation.type for violation in violations if violation.type]:
         return kinds[0]
-    # Over gRPC a constraint or a lost race may be named in the text alone.
+    # over gRPC a constraint or a concurrent change may be named in the text only
     if named := _CONSTRAINT.search(body.message):
         return named[0]
     by_text = next((reason for reason, text in _TEXTS if text.search(body.message)), None)
@@ -211,7 +211,7 @@ def _reason(
 
 
 def _facts(body: _ErrorBody, reason: str | None) -> dict[str, str]:
-    """What the text says beside the reason: a member, numbers."""
+    """Facts in the text, besides the reason: a member, numbers."""
     found = (text.search(body.message) for name, text in _TEXTS if name == reason)
     return {name: fact for match in found if match for name, fact in match.groupdict().items()}
 
@@ -287,23 +287,23 @@ _STATUS_OF_HTTP: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _ErrorBody:
-    """Status, text and details, before anyone has read meaning into them."""
+    """Status, text and details of a failure, before they are interpreted."""
 
     status: str
     message: str
     details: list[dict[str, Any]] = field(default_factory=list)
     reason: str | None = None
-    """Ours, where Google did not respond."""
+    """Our reason, when Google did not respond."""
     retry_after: float | None = None
     transient: bool | None = None
-    """Known already; None: judge by the status."""
+    """None: decided by the status."""
 
 
 def _body(failure: Exception | httpx.Response) -> _ErrorBody:
-    """Read a failure of any kind that a Google client lets out.
+    """Read any kind of failure that a Google client raises.
 
     Raises:
-        Exception: `failure` itself, when it is none of them (a bug is not a Google problem).
+        Exception: `failure` itself, when it is no such failure: a bug is not a Google problem.
     """
     if isinstance(failure, httpx.Response):
         return _http_body(failure.status_code, _json(failure), retry_after(failure.headers))
@@ -330,7 +330,7 @@ def _call_error(error: core.GoogleAPICallError) -> _ErrorBody:
         return _http_body(status, payload, None)
     message = error.message or ""
     if message.startswith("Getting metadata from plugin failed"):
-        # The transport calls every failure to get a token UNAVAILABLE.
+        # the transport reports every failure to get a token as UNAVAILABLE, also a refused one
         offline = "TransportError" in message or "Failed to establish" in message
         return _ErrorBody("UNAUTHENTICATED", message, reason=_grant(message), transient=offline)
     return _ErrorBody(code.name, message, [_detail(detail) for detail in error.details])
@@ -338,23 +338,25 @@ def _call_error(error: core.GoogleAPICallError) -> _ErrorBody:
 
 def _auth_error(error: auth.GoogleAuthError) -> _ErrorBody:
     offline = isinstance(error, auth.TransportError)
-    # some have the cause as a second argument, and would be shown as a tuple
+    # some errors have their cause as a second argument: `str` would show a tuple
     message = (
         f"no Google credentials ({type(error).__name__}: {error.args[0] if error.args else ''})"
     )
     transient = offline or bool(getattr(error, "retryable", False))
-    reached = not any(isinstance(one, OSError) for one in error.args)  # requests' are too
+    # an OSError (those of requests are too) means that no token server was reached
+    reached = not any(isinstance(one, OSError) for one in error.args)
     reason = _grant(message) if reached else lost_connection(error)[0]
     return _ErrorBody("UNAUTHENTICATED", message, reason=reason, transient=transient)
 
 
 def _grant(message: str) -> str:
-    """Why there is no token, as far as Google's text tells."""
+    """Why Google gave no token, as far as its text says."""
     return next((reason for reason, text in _GRANTS if text.search(message)), "CREDENTIALS")
 
 
 def _http_body(code: int, payload: object, wait: float | None) -> _ErrorBody:
     """From a JSON error body; a 4xx without one comes from a proxy or another service."""
+    # some Google APIs wrap the error in a list
     payload = payload[0] if isinstance(payload, list) and payload else payload
     error = payload.get("error") if isinstance(payload, dict) else None
     status = _STATUS_OF_HTTP.get(code, "UNKNOWN")
@@ -549,7 +551,7 @@ _RING_RACE: Final = (
 
 
 def _advice(problem: GoogleProblem) -> str:
-    """A sentence or two: Google's reason knows more than the status."""
+    """One or two sentences; the reason says more than the status, so it is tried first."""
     return _advice_template(problem).format(
         reason=problem.reason,
         resource=problem.resource,
@@ -564,14 +566,14 @@ def _advice(problem: GoogleProblem) -> str:
 
 
 def _project(problem: GoogleProblem) -> str:
-    """The project that the commands name: the one that Google names, else the resource's."""
+    """The project for the commands: the one that Google names, else that of the resource."""
     named = problem.metadata.get("consumer") or problem.resource or ""
     parts = named.split("/")
     return parts[1] if parts[0] == "projects" and len(parts) > 1 else "PROJECT"
 
 
 def _policy(problem: GoogleProblem) -> dict[str, str]:
-    """For a refused IAM policy: facts of the text, and commands."""
+    """For a refused IAM policy: facts from the text, and commands."""
     facts = {
         name: problem.metadata.get(name, name.upper()) for name in ("member", "members", "limit")
     }
@@ -585,6 +587,7 @@ def _policy(problem: GoogleProblem) -> dict[str, str]:
 
 def _advice_template(problem: GoogleProblem) -> str:
     reason = problem.reason or ""
+    # unlike a crypto key's, a ring's name is free again after it is deleted
     if problem.status == "ALREADY_EXISTS" and "/cryptoKeys/" not in (problem.resource or ""):
         return _RING_RACE
     if reason in _BY_REASON:

@@ -1,4 +1,4 @@
-"""The commands and console pages that fix things, with the real names filled in."""
+"""The gcloud commands and console pages of our remedies, with the real names filled in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _REMOVE: Final = "remove-iam-policy-binding"
 
 
 def key_flags(key: KeyName) -> str:
-    """The flags that tell gcloud which ring a key is in."""
+    """The flags that name the ring of a key."""
     return f"--keyring={key.key_ring} --location={key.location} --project={key.project}"
 
 
@@ -29,7 +29,7 @@ def on_version(key: KeyName, verb: str, version: str) -> str:
 
 
 def key_in(resource: str) -> KeyName | None:
-    """The crypto key, when that is what the resource is."""
+    """The crypto key, if the resource is one."""
     try:
         return KeyName.parse(resource)
     except BadNameError:
@@ -37,17 +37,17 @@ def key_in(resource: str) -> KeyName | None:
 
 
 def policy_of(key: KeyName) -> str:
-    """Who may do what with the key."""
+    """Show the key's IAM policy."""
     return on_key(key, "get-iam-policy")
 
 
 def new_primary(key: KeyName) -> str:
-    """Another version, used from now on."""
+    """Create a version and make it the primary."""
     return f"gcloud kms keys versions create --primary --key={key.crypto_key} {key_flags(key)}"
 
 
 def import_version(key: KeyName) -> str:
-    """Another version of an import-only key, for which nothing is generated."""
+    """Import a version into an import-only key; Cloud KMS generates none for such a key."""
     return (
         "gcloud kms keys versions import --import-job=JOB --target-key-file=FILE "
         f"--algorithm=google-symmetric-encryption --key={key.crypto_key} {key_flags(key)}"
@@ -55,7 +55,10 @@ def import_version(key: KeyName) -> str:
 
 
 def grant(key: KeyName, role: str, member: str = MEMBER) -> str:
-    """The guide's step 3 for one role; `--condition=None` lets it run unattended."""
+    """Guide step 3 for one role.
+
+    Without `--condition=None` gcloud asks a question if the policy has a conditional binding.
+    """
     return bind(str(key), member, role)
 
 
@@ -66,17 +69,17 @@ def bind(resource: str, member: str, role: str) -> str:
 
 
 def revoke(resource: str, member: str, role: str) -> str:
-    """Take a role away from a member, under whatever conditions it was given."""
+    """Take a role away from a member; `--all`: under every condition."""
     return f"{_policy_command(resource, _REMOVE)} --member={quote(member)} --role={role} --all"
 
 
 def make_admin(resource: str, member: str) -> str:
-    """Give the caller the role that the guide asks for."""
+    """Give the member the role that the guide requires of the caller."""
     return bind(resource, member, "roles/cloudkms.admin")
 
 
 def _policy_command(resource: str, verb: str) -> str:
-    """`gcloud … VERB` for a key, a ring, a project, a folder or an organization."""
+    """`gcloud … VERB` for a key, ring, project, folder or organization: each has its own group."""
     parts = resource.split("/")
     if "cryptoKeys" in parts:
         return on_key(KeyName.parse(resource), verb)
@@ -91,7 +94,7 @@ def _policy_command(resource: str, verb: str) -> str:
 
 
 def enable_api(service: str, project: str) -> str:
-    """Switch an API on."""
+    """Enable an API."""
     return f"gcloud services enable {service} --project={project}"
 
 
@@ -101,7 +104,7 @@ def org_policy_page(constraint: str, project: str) -> str:
 
 
 def leave_perimeter(perimeter: str, resource: str) -> str:
-    """Take a project out of a perimeter, with all that the perimeter protects there.
+    """Take a project out of a perimeter, which ends the protection of everything in it.
 
     Args:
         perimeter: `accessPolicies/N/servicePerimeters/NAME`.

@@ -1,7 +1,7 @@
-"""Reading and extending an IAM policy, whose other bindings stay as they are. Pure.
+"""Read an IAM policy, and extend it without changing other bindings. Pure.
 
-A member is Anthropic's published account, the public, or a look-alike: guide step 3 warns of
-identifiers received in any other way.
+Members are classified: Anthropic's published account, the public, look-alikes. Guide step 3 warns
+against identifiers that were received in any other way.
 
 Source: https://docs.cloud.google.com/iam/docs/allow-policies and guide step 3
 """
@@ -22,7 +22,7 @@ from cmek.models import FrozenModel
 from cmek.names import is_custom_role
 
 POLICY_VERSION = 3
-"""The only version that carries conditions; a lower one would drop them."""
+"""The only version with conditions; writing a lower version would drop them."""
 _BASIC_ROLES: Final = frozenset(
     f"roles/{name}" for name in ("owner", "editor", "viewer", "admin", "writer", "reader")
 )
@@ -46,7 +46,7 @@ MemberKind = Literal["anthropic", "public", "deleted", "look_alike", "other"]
 
 
 class PolicyBinding(FrozenModel):
-    """Who holds a role, and under which condition (an expression), if any."""
+    """Who holds a role, and the expression of its condition, if it has one."""
 
     role: str
     members: tuple[str, ...]
@@ -54,11 +54,11 @@ class PolicyBinding(FrozenModel):
 
 
 class PolicyView(FrozenModel):
-    """A policy as a frozen, JSON-serialisable value."""
+    """A policy as an immutable value that JSON can hold."""
 
     bindings: tuple[PolicyBinding, ...]
     etag: str
-    """Base64, as REST shows it."""
+    """In base64, as in the REST API."""
 
     @classmethod
     def of(cls, policy: policy_pb2.Policy) -> PolicyView:
@@ -77,7 +77,7 @@ class PolicyView(FrozenModel):
 
 
 def unconditional_roles(policy: policy_pb2.Policy, member: str) -> frozenset[str]:
-    """Roles that `member` holds always."""
+    """Roles that `member` holds without a condition."""
     return frozenset(
         binding.role
         for binding in policy.bindings
@@ -88,9 +88,10 @@ def unconditional_roles(policy: policy_pb2.Policy, member: str) -> frozenset[str
 def with_grants(
     policy: policy_pb2.Policy, member: str, roles: Iterable[str]
 ) -> policy_pb2.Policy | None:
-    """The policy plus what `member` lacks of `roles` without condition; None: nothing is lacking.
+    """The policy with those `roles` added that `member` does not hold without a condition.
 
-    Bindings and conditions of others, audit configs and the etag are kept.
+    None when nothing is missing. Bindings and conditions of others, audit configs and the etag are
+    kept.
     """
     missing = sorted(set(roles) - unconditional_roles(policy, member))
     if not missing:
@@ -99,7 +100,7 @@ def with_grants(
     extended.CopyFrom(policy)
     extended.version = POLICY_VERSION
     for role in missing:
-        # to a binding with a condition the member would be added under that condition
+        # never into a binding with a condition: that would apply to the member too
         same = (b for b in extended.bindings if b.role == role and not _conditional(b))
         binding = next(same, None) or extended.bindings.add(role=role)
         binding.members.append(member)
@@ -114,7 +115,7 @@ class Grant:
     role: str
     member: str
     condition: str | None
-    """The expression of the binding's condition; None = without condition."""
+    """The expression of the binding's condition; None without one."""
 
 
 def grants_in(resource: str, policy: PolicyView) -> Iterator[Grant]:
@@ -125,9 +126,9 @@ def grants_in(resource: str, policy: PolicyView) -> Iterator[Grant]:
 
 
 def reaches_kms(role: str) -> bool:
-    """Whether a binding of this role above the ring reaches into Cloud KMS, or may.
+    """Whether a binding of this role above the ring allows something in Cloud KMS, or may.
 
-    What a custom role allows is not read.
+    The permissions of a custom role are not read, so it may.
 
     Source: https://docs.cloud.google.com/iam/docs/roles-overview (basic roles)
     """
@@ -136,11 +137,12 @@ def reaches_kms(role: str) -> bool:
 
 
 def kind_of(member: str) -> MemberKind:
-    """Exact for Anthropic's account and the public, by similarity for look-alikes."""
+    """The kind of a member; look-alikes are found by similarity, all other kinds exactly."""
     if member == MEMBER:
         return "anthropic"
     if member in PUBLIC:
         return "public"
+    # `deleted:serviceAccount:NAME@…?uid=N` is how IAM keeps a deleted member
     email = member.partition("?")[0].rpartition(":")[2].casefold()
     if member.startswith("deleted:"):
         return "deleted" if email == SERVICE_ACCOUNT else "other"
@@ -157,7 +159,7 @@ def of_kind(grants: Iterable[Grant], kind: MemberKind) -> list[Grant]:
 
 
 def describe(grants: Iterable[Grant]) -> str:
-    """`role to member on resource if condition`, one after the other; the first of many."""
+    """Each as `role to member on resource if condition`; of many only the first ones."""
     return listed(
         (
             f"{one.role} to {one.member} on {one.resource}"

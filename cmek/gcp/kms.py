@@ -1,8 +1,8 @@
-"""What an onboarding needs of Cloud KMS, over the official async client.
+"""The Cloud KMS calls that an onboarding needs, with the official async client.
 
-Get-first; ALREADY_EXISTS means "read it", since a lost response looks just like it. Google's own
-retries are off (`cmek._http` repeats), every call has a timeout, and everything that fails is a
-`GoogleApiError`. Nothing here disables, destroys or deletes.
+ALREADY_EXISTS means "read what exists": a create whose response was lost gives the same error when
+it is retried. The library's own retries are off (`cmek._http` retries), every call has a timeout,
+and every failure is a `GoogleApiError`. Nothing here disables, destroys or deletes.
 
 Source: guide steps 1 to 4; https://docs.cloud.google.com/kms/docs/reference/rpc
 """
@@ -57,15 +57,16 @@ class CloudKms:
         credentials: Credentials | None = None,
         quota_project: str | None = None,
     ) -> CloudKms:
-        """Make a client without connecting: TLS, except to this machine.
+        """Make a client without connecting; it uses TLS, except on loopback.
 
         Args:
-            endpoint: `host:port`, None for Google's own.
-            credentials: None means an anonymous caller, allowed on loopback only.
-            quota_project: Who is billed for the calls, where it is not the credentials' project.
+            endpoint: `host:port`; None for Google's own.
+            credentials: None for an anonymous caller, which is allowed on loopback only.
+            quota_project: The project whose quota is used, when it is not the credentials' own.
 
         Raises:
-            EndpointError: `endpoint` is not `host:port`, or has no credentials beyond loopback.
+            EndpointError: `endpoint` is not `host:port`, or is not on loopback and there are no
+                credentials.
         """
         if endpoint is not None and ("://" in endpoint or check_endpoint(endpoint) != endpoint):
             raise EndpointError(f"Cloud KMS endpoint {endpoint!r}: use HOST:PORT")
@@ -86,7 +87,7 @@ class CloudKms:
         await self._client.transport.close()  # type: ignore[no-untyped-call]
 
     async def get_location(self, project: str, location: str) -> Location:
-        """A location and whether it has HSM; an unknown one raises `MISROUTED_LOCATION`."""
+        """A location, and whether it has HSM; an unknown one raises `MISROUTED_LOCATION`."""
         name = f"projects/{project}/locations/{location}"
         request = locations_pb2.GetLocationRequest(name=name)
         found = await self._call("GetLocation", name, self._client.get_location, request)
@@ -95,15 +96,15 @@ class CloudKms:
         return Location(name=found.name or name, hsm_available=metadata.hsm_available)
 
     async def get_key_ring(self, name: str) -> KeyRing | None:
-        """A key ring, None when there is none of that name."""
+        """A key ring; None when there is none of that name."""
         request = kms_v1.GetKeyRingRequest(name=name)
         found = await self._find("GetKeyRing", name, self._client.get_key_ring, request)
         return KeyRing(name=found.name) if found else None
 
     async def create_key_ring(self, name: str) -> tuple[KeyRing, bool]:
-        """Make a key ring (guide step 1), or read the one that exists; whether it was made.
+        """Create a key ring (guide step 1), or read the existing one; and whether it was created.
 
-        False is also returned when this very call made it and the first response was lost.
+        It is also False when this call created the ring but the first response was lost.
         """
         parent, _, ring_id = name.rpartition("/keyRings/")
         request = kms_v1.CreateKeyRingRequest(parent=parent, key_ring_id=ring_id)
@@ -114,13 +115,13 @@ class CloudKms:
         return KeyRing(name=made.name), True
 
     async def get_crypto_key(self, name: str) -> CryptoKey | None:
-        """A crypto key with its primary, None when there is none of that name."""
+        """A crypto key with its primary version; None when there is none of that name."""
         request = kms_v1.GetCryptoKeyRequest(name=name)
         found = await self._find("GetCryptoKey", name, self._client.get_crypto_key, request)
         return CryptoKey.of(found) if found else None
 
     async def list_crypto_keys(self, key_ring: str) -> AsyncIterator[CryptoKey]:
-        """All keys of a ring, each with its primary; one read for up to 1000 of them."""
+        """All keys of a ring, each with its primary version; one read for up to 1000 keys."""
         request = kms_v1.ListCryptoKeysRequest(parent=key_ring, page_size=1000)
         call = self._client.list_crypto_keys
         async for page in self._pages("ListCryptoKeys", key_ring, call, request):
@@ -128,9 +129,9 @@ class CloudKms:
                 yield CryptoKey.of(key)
 
     async def create_crypto_key(self, name: str, spec: KeySpec) -> tuple[CryptoKey, bool]:
-        """Make a key (guide step 2), or read the one that exists; whether it was made.
+        """Create a key (guide step 2), or read the existing one; and whether it was created.
 
-        False says nothing about who made it: the caller compares it and checks the label.
+        False does not say who created it: the caller must compare it and check its label.
         """
         parent, _, key_id = name.rpartition("/cryptoKeys/")
         request = kms_v1.CreateCryptoKeyRequest(
@@ -153,11 +154,11 @@ class CloudKms:
     async def add_label(self, name: str, key: str, value: str) -> CryptoKey:
         """Add one label, keep the others, and return the key as read back.
 
-        Cloud KMS has no etag on keys and an update replaces all labels: a label that another
-        caller writes between our read and our write is lost.
+        Crypto keys have no etag, and an update replaces all labels: a label that another caller
+        writes between our read and our write is lost.
 
         Raises:
-            GoogleApiError: also for a missing key and for a 65th label.
+            GoogleApiError: Also for a missing key and for a 65th label.
         """
         request = kms_v1.GetCryptoKeyRequest(name=name)
         found = await self._call("GetCryptoKey", name, self._client.get_crypto_key, request)
@@ -181,7 +182,7 @@ class CloudKms:
         return CryptoKey.of(found)
 
     async def get_iam_policy(self, resource: str) -> policy_pb2.Policy:
-        """The policy of a key or key ring, with its conditions (version 3)."""
+        """The policy of a key or key ring in version 3, so with its conditions."""
         request = iam_policy_pb2.GetIamPolicyRequest(
             resource=resource,
             options=options_pb2.GetPolicyOptions(requested_policy_version=POLICY_VERSION),
@@ -191,20 +192,22 @@ class CloudKms:
     async def add_grants(
         self, resource: str, member: str, roles: Iterable[str]
     ) -> tuple[policy_pb2.Policy, bool]:
-        """Give `member` what it lacks of `roles`, others untouched (guide step 3); whether written.
+        """Grant `member` those `roles` that it lacks (guide step 3); and whether it was written.
 
-        The whole read-modify-write is repeated, at most 6 times, when another caller was faster.
+        When another caller changes the policy at the same time, the whole read-modify-write is
+        repeated, 6 attempts at most.
         """
         wanted = tuple(roles)
         written = False
 
-        # Each round reads anew: the etag of a lost race would lose again.
+        # each attempt reads the policy again: with the old etag the write would fail again
         async def cycle() -> policy_pb2.Policy:
             nonlocal written
             policy = await self.get_iam_policy(resource)
             extended = with_grants(policy, member, wanted)
             if extended is None:
                 return policy
+            # before the call: a write whose response is lost may have taken effect
             written = True
             return await self._set_iam_policy(resource, extended)
 
@@ -213,7 +216,7 @@ class CloudKms:
     async def test_iam_permissions(
         self, resource: str, permissions: Iterable[str]
     ) -> frozenset[str]:
-        """Which of `permissions` the caller holds on the resource."""
+        """Those of `permissions` that the caller has on the resource."""
         request = iam_policy_pb2.TestIamPermissionsRequest(
             resource=resource, permissions=list(permissions)
         )
@@ -222,7 +225,7 @@ class CloudKms:
         return frozenset(found.permissions)
 
     async def _set_iam_policy(self, resource: str, policy: policy_pb2.Policy) -> policy_pb2.Policy:
-        if not policy.etag:
+        if not policy.etag:  # Cloud KMS would overwrite the policy unconditionally
             raise _refused(
                 "SetIamPolicy",
                 resource,
@@ -239,6 +242,7 @@ class CloudKms:
         try:
             return await self._call(call, name, method, request)
         except GoogleApiError as error:
+            # with a reason it is something else, such as a location that does not exist
             if error.problem.status == "NOT_FOUND" and error.problem.reason is None:
                 return None
             raise
@@ -248,10 +252,11 @@ class CloudKms:
     ) -> T:
         async def send() -> T:
             try:
+                # the library's own defaults: creates are retried, IAM calls have no timeout at all
                 return await method(request=request, retry=None, timeout=TIMEOUT_SECONDS)
             except (GoogleAPIError, GoogleAuthError, grpc.RpcError) as error:
                 problem = classify(error, call=call, resource=resource)
-            # Outside the handler: the library's exception holds the call.
+            # outside the handler: the library's exception holds the call, and with it the token
             raise GoogleApiError(problem)
 
         return await retrying(send, transient)
@@ -270,9 +275,9 @@ class CloudKms:
 async def _adopted(
     error: GoogleApiError, name: str, read: Callable[[str], Awaitable[T | None]]
 ) -> T:
-    """What exists under the name that could not be made."""
+    """The existing resource, when `error` is ALREADY_EXISTS; otherwise raise `error`."""
     found = await read(name) if error.problem.status == "ALREADY_EXISTS" else None
-    if found is None:
+    if found is None:  # also the name of a deleted key, which Cloud KMS never frees
         raise error
     return found
 
@@ -282,7 +287,7 @@ def _lost_race(error: Exception) -> RetryDecision:
 
 
 def _refused(call: str, resource: str, reason: str, message: str, advice: str) -> GoogleApiError:
-    """A write that we do not send."""
+    """The error for a write that is not sent."""
     return GoogleApiError(
         GoogleProblem(
             status="FAILED_PRECONDITION",
@@ -296,7 +301,10 @@ def _refused(call: str, resource: str, reason: str, message: str, advice: str) -
 
 
 def _local(endpoint: str, caller: Credentials | None) -> grpc.aio.Channel:
-    """GRPC sends a bearer token only over a channel that counts as secure; this one does."""
+    """A channel to loopback without TLS.
+
+    Not `insecure_channel`: gRPC sends a token only over a channel with channel credentials.
+    """
     channel = grpc.local_channel_credentials(grpc.LocalConnectionType.LOCAL_TCP)
     if caller is not None:
         token = grpc.metadata_call_credentials(_LocalToken(caller))
@@ -305,9 +313,9 @@ def _local(endpoint: str, caller: Credentials | None) -> grpc.aio.Channel:
 
 
 class _LocalToken(grpc.AuthMetadataPlugin):  # type: ignore[misc]  # grpc has no annotations
-    """A bearer token and nothing else.
+    """Adds a bearer token and nothing else.
 
-    google-auth's own plugin also asks a Google host about the account, which a sandbox must not.
+    google-auth's own plugin also asks a Google host about the account; a sandbox must not do that.
     """
 
     def __init__(self, credentials: Credentials) -> None:
@@ -319,7 +327,7 @@ class _LocalToken(grpc.AuthMetadataPlugin):  # type: ignore[misc]  # grpc has no
     ) -> None:
         del context
         try:
-            with self._lock:
+            with self._lock:  # gRPC may call a plugin from several threads
                 if not self._credentials.valid:
                     self._credentials.refresh(TokenRequest())  # type: ignore[no-untyped-call]
         except GoogleAuthError as error:

@@ -1,4 +1,4 @@
-"""The Google APIs that only the checks read, and the few fields of their responses that they use.
+"""The Google APIs that only the checks read, with the few response fields that the checks use.
 
 Source: the discovery documents of cloudresourcemanager v1/v3, cloudbilling v1, serviceusage v1,
 orgpolicy v2, accesscontextmanager v1 and kmsinventory v1.
@@ -21,7 +21,7 @@ from cmek.models import FrozenModel
 
 
 class GoogleModel(FrozenModel):
-    """JSON with camelCase names."""
+    """Base of the responses: JSON with camelCase names; unknown fields are dropped."""
 
     model_config = ConfigDict(extra="ignore", alias_generator=to_camel, populate_by_name=True)
 
@@ -40,14 +40,14 @@ class Project(GoogleModel):
 
 
 class BillingInfo(GoogleModel):
-    """Whether usage of the project is charged to an open account."""
+    """Whether the project is linked to an open billing account."""
 
     billing_enabled: bool = False
     billing_account_name: str = ""
 
 
 class Service(GoogleModel):
-    """One API's state in the project."""
+    """The state of one API in a project."""
 
     name: str
     state: str = "STATE_UNSPECIFIED"
@@ -83,7 +83,7 @@ class PolicySpec(GoogleModel):
 
 
 class OrgPolicy(GoogleModel):
-    """An effective organization policy; no rules means the constraint's default."""
+    """An effective organization policy; without rules the constraint's default applies."""
 
     name: str = ""
     spec: PolicySpec = PolicySpec()
@@ -110,7 +110,7 @@ class CustomConstraint(GoogleModel):
 
 
 class AccessPolicy(GoogleModel):
-    """A container of perimeters; scoped ones cover some folders or projects only."""
+    """A container of perimeters; a scoped one covers some folders or projects only."""
 
     name: str
     title: str = ""
@@ -123,7 +123,7 @@ class IngressSource(GoogleModel):
 
 
 class IngressFrom(GoogleModel):
-    """Whom an ingress rule lets in."""
+    """Which callers an ingress rule admits."""
 
     identities: tuple[str, ...] = ()
     identity_type: str = "IDENTITY_TYPE_UNSPECIFIED"
@@ -131,14 +131,14 @@ class IngressFrom(GoogleModel):
 
 
 class ApiOperation(GoogleModel):
-    """What an ingress rule lets them do."""
+    """Which methods of a service an ingress rule allows."""
 
     service_name: str = ""
     method_selectors: tuple[dict[str, Any], ...] = ()
 
 
 class IngressTo(GoogleModel):
-    """What an ingress rule lets them reach."""
+    """Which operations and resources an ingress rule allows."""
 
     operations: tuple[ApiOperation, ...] = ()
     resources: tuple[str, ...] = ()
@@ -153,7 +153,7 @@ class IngressPolicy(GoogleModel):
 
 
 class PerimeterConfig(GoogleModel):
-    """What a perimeter encloses and who may come in."""
+    """What a perimeter encloses, and whom it admits."""
 
     resources: tuple[str, ...] = ()
     restricted_services: tuple[str, ...] = ()
@@ -173,7 +173,7 @@ class ServicePerimeter(GoogleModel):
 
 
 class ProtectedResources(GoogleModel):
-    """How many Google Cloud resources a key protects; Anthropic's data is never among them."""
+    """How many Google Cloud resources a key protects; Anthropic's data is never counted."""
 
     resource_count: Annotated[int, Field(ge=0)] = 0
     project_count: int = 0
@@ -207,19 +207,20 @@ class GoogleReads:
         """Make a client without connecting.
 
         Args:
-            credentials: None for a sandbox that takes anonymous callers.
-            base_url: One address for all services, for the sandbox; None = Google.
-            quota_project: Whose quota and enabled APIs count, when not the credential's own.
+            credentials: None for a sandbox that accepts anonymous callers.
+            base_url: One address for all services, for the sandbox; None for Google.
+            quota_project: The project whose quota and enabled APIs are used, when it is not the
+                credentials' own.
 
         Raises:
             EndpointError: `base_url` is plain text and not on loopback.
         """
         email = getattr(credentials, "service_account_email", None)
         self.caller = f"serviceAccount:{email}" if email and "@" in email else None
-        """The member that the credentials are; None where they do not say, as a person's."""
+        """The IAM member of the credentials; None when they do not say, such as a person's."""
         self.endpoint = base_url or GOOGLE_APIS
         self.token_endpoint = token_endpoint(credentials)
-        """Where the credentials get their tokens; None where no address of ours says so."""
+        """Where the credentials get their tokens; None when the credentials name no address."""
         self._http = GoogleTransport(credentials, base_url=base_url, quota_project=quota_project)
 
     async def aclose(self) -> None:
@@ -231,7 +232,7 @@ class GoogleReads:
         return await self._get(Project, RESOURCE_MANAGER, f"v3/projects/{project}")
 
     async def ancestors(self, project: str) -> tuple[str, ...]:
-        """`cloudresourcemanager.projects.getAncestry` (v1): folders and organization above it."""
+        """`cloudresourcemanager.projects.getAncestry` (v1): its folders and its organization."""
         path = f"v1/projects/{project}:getAncestry"
         return await self._http.post(_ancestors, RESOURCE_MANAGER, path, {})
 
@@ -242,7 +243,7 @@ class GoogleReads:
         return await self._http.post(_policy, RESOURCE_MANAGER, path, body)
 
     async def project_permissions(self, project: str, permissions: Sequence[str]) -> frozenset[str]:
-        """`cloudresourcemanager.projects.testIamPermissions` (v3): which the caller has."""
+        """`cloudresourcemanager.projects.testIamPermissions` (v3): those that the caller has."""
         path = f"v3/projects/{project}:testIamPermissions"
         body = {"permissions": list(permissions)}
         return await self._http.post(_permissions, RESOURCE_MANAGER, path, body)
@@ -267,7 +268,7 @@ class GoogleReads:
         )
 
     async def access_policies(self, organization: str) -> tuple[AccessPolicy, ...]:
-        """`accesscontextmanager.accessPolicies.list`, all pages, scoped policies too."""
+        """`accesscontextmanager.accessPolicies.list`, all pages, with scoped policies."""
         query = {"parent": organization}
         return await self._pages(AccessPolicy, ACCESS_CONTEXT, "v1/accessPolicies", query)
 
@@ -278,7 +279,7 @@ class GoogleReads:
         )
 
     async def protected_resources(self, key_name: str, project: str) -> ProtectedResources:
-        """`kmsinventory…getProtectedResourcesSummary`; searches the project if it must."""
+        """`kmsinventory…getProtectedResourcesSummary`, of the organization or else the project."""
         query = {"fallbackScope": f"projects/{project}"}
         path = f"v1/{key_name}/protectedResourcesSummary"
         return await self._get(ProtectedResources, INVENTORY, path, query)
@@ -291,7 +292,7 @@ class GoogleReads:
     async def _pages(
         self, model: type[Model], service: str, path: str, query: Mapping[str, str] | None = None
     ) -> tuple[Model, ...]:
-        field = path.rpartition("/")[2]
+        field = path.rpartition("/")[2]  # in each of these APIs the collection names the field
 
         def parse(response: dict[str, Any]) -> tuple[list[Model], str | None]:
             items = [model.model_validate(one) for one in response.get(field, [])]

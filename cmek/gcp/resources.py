@@ -1,4 +1,4 @@
-"""Cloud KMS resources as frozen, JSON-serialisable values; enums are their canonical names.
+"""Cloud KMS resources as immutable values that JSON can hold; enums as their canonical names.
 
 Source: https://docs.cloud.google.com/kms/docs/reference/rest
 """
@@ -12,14 +12,14 @@ from pydantic import Field
 
 from cmek.models import FrozenModel
 
-if TYPE_CHECKING:  # half a second of imports, which `cmek status` needs none of
+if TYPE_CHECKING:  # its import takes half a second, and `cmek status` does not need it
     from google.cloud import kms_v1
 
 MAX_LABELS: Final = 64
 SYMMETRIC: Final = "GOOGLE_SYMMETRIC_ENCRYPTION"
 """The only algorithm of purpose ENCRYPT_DECRYPT."""
 CUSTOMER_INITIATED: Final = "CUSTOMER_INITIATED_ACCESS"
-"""The Key Access Justifications reason of Anthropic's calls."""
+"""The Key Access Justifications reason that covers Anthropic's calls."""
 
 
 class Location(FrozenModel):
@@ -36,7 +36,7 @@ class KeyRing(FrozenModel):
 
 
 class KeyVersion(FrozenModel):
-    """One version of a crypto key; data encrypted with it needs it for ever."""
+    """One version of a crypto key; it is needed as long as data encrypted with it exists."""
 
     name: str
     state: str
@@ -53,12 +53,12 @@ class KeyVersion(FrozenModel):
 
     @property
     def is_imported(self) -> bool:
-        """Whether its key material came from outside Cloud KMS, so that copies may exist."""
+        """Whether its key material was imported, so that copies may exist outside Cloud KMS."""
         return self.import_job is not None or self.import_time is not None
 
     @property
     def id(self) -> str:
-        """The number at the end of the name."""
+        """The version's number, which ends its name."""
         return self.name.rpartition("/")[2]
 
     @classmethod
@@ -84,7 +84,7 @@ class CryptoKey(FrozenModel):
     name: str
     purpose: str
     algorithm: str
-    """Of new versions; so is `protection_level`."""
+    """Of new versions, like `protection_level`."""
     protection_level: str
     import_only: bool = False
     labels: dict[str, str] = Field(default_factory=dict)
@@ -93,7 +93,7 @@ class CryptoKey(FrozenModel):
     next_rotation_time: datetime | None = None
     destroy_scheduled_duration: timedelta | None = None
     justifications_policy: tuple[str, ...] | None = None
-    """Allowed Key Access Justifications; None without a policy, empty forbids every use."""
+    """Allowed Key Access Justifications; None: no policy; empty: every use is refused."""
     crypto_key_backend: str | None = None
     create_time: datetime | None = None
 
@@ -106,6 +106,7 @@ class CryptoKey(FrozenModel):
     def of(cls, key: kms_v1.CryptoKey) -> CryptoKey:
         """From the client library's message."""
         reasons = tuple(map(_enum, key.key_access_justifications_policy.allowed_access_reasons))
+        # an absent policy allows every reason, an empty one none: both read as no reasons
         has_policy = "key_access_justifications_policy" in key
         return cls(
             name=key.name,
@@ -130,11 +131,11 @@ class KeySpec(FrozenModel):
     protection_level: Literal["HSM", "SOFTWARE"]
     rotation_period: timedelta | None = None
     destroy_scheduled_duration: timedelta | None = None
-    """Can never be changed; None leaves Google's default of 30 days."""
+    """Can't be changed later; None: Google's default of 30 days."""
     labels: dict[str, str] = Field(default_factory=dict)
 
     def message(self) -> kms_v1.CryptoKey:
-        """For the client library; the first rotation is one period from now."""
+        """The message for the client library; the first rotation is one period from now."""
         from google.cloud import kms_v1  # noqa: PLC0415
 
         template = kms_v1.CryptoKeyVersionTemplate(
@@ -144,6 +145,7 @@ class KeySpec(FrozenModel):
             purpose="ENCRYPT_DECRYPT", version_template=template, labels=self.labels
         )
         if self.rotation_period is not None:
+            # Cloud KMS takes a period only together with the next rotation time
             key.rotation_period = self.rotation_period
             key.next_rotation_time = datetime.now(UTC) + self.rotation_period
         if self.destroy_scheduled_duration is not None:
@@ -151,10 +153,10 @@ class KeySpec(FrozenModel):
         return key
 
 
-def _enum(value: Any) -> str:  # noqa: ANN401 - an enum, or a plain int that the library lacks
+def _enum(value: Any) -> str:  # noqa: ANN401 - an enum, or an int that the library does not know
     return str(getattr(value, "name", value))
 
 
 def _time(value: datetime | None) -> datetime | None:
-    """A plain datetime: the library's own subclass carries nanoseconds that JSON would lose."""
+    """A plain datetime: the library's subclass has nanoseconds, which JSON would lose."""
     return datetime.fromtimestamp(value.timestamp(), UTC) if value else None

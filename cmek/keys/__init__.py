@@ -1,1 +1,1 @@
-"""What is true about one key: snapshot, rules, prerequisites, diagnosis, health."""
+"""One key: what was read (snapshot), rules, prerequisites, diagnosis, health."""

@@ -1,1 +1,1 @@
-"""Revalidation of all onboarded keys: request, fleet table."""
+"""Revalidation of all onboarded keys: request, table of all keys, signals, drill."""

@@ -1,1 +1,1 @@
-"""Approvals that prove who gave them: OpenSSH signatures over a canonical statement."""
+"""Signed approvals: OpenSSH signatures over a canonical statement."""

@@ -1,5 +1,4 @@
-"""Terraform that adopts what an onboarding made, from live values.
+"""A Terraform module that imports what an onboarding made, with live values.
 
-The module under `module/` is fixed text; what is written per key are its variables and the import
-blocks.
+The files under `module/` are fixed; for each key its variables and import blocks are written.
 """
