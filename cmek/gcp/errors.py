@@ -356,7 +356,7 @@ def _grant(message: str) -> str:
 
 def _http_body(code: int, payload: object, wait: float | None) -> _ErrorBody:
     """From a JSON error body; a 4xx without one comes from a proxy or another service."""
-    # some Google APIs wrap the error in a list
+    # some responses wrap the error in a list
     payload = payload[0] if isinstance(payload, list) and payload else payload
     error = payload.get("error") if isinstance(payload, dict) else None
     status = _STATUS_OF_HTTP.get(code, "UNKNOWN")

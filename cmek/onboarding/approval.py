@@ -1,4 +1,4 @@
-"""Approval request and response. Only a response bound to one plan digest is an approval."""
+"""Approval request and approval response. A response approves one plan, by its digest."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ _SYNTAX: Final = re.compile(r"[\\^$.*+?()\[\]{}|/]")
 
 
 class ApprovalRequest(FrozenModel):
-    """Request `number` of one attempt: what was shown, when, and until when it counts."""
+    """Approval request `number` of one attempt: the plan that was shown, when, and its expiry."""
 
     run_id: str
     attempt: int
     number: int
     nonce: str
-    """Unguessable: a signature over it can be neither older than the request nor for another."""
+    """Random and unguessable: a signature over it can't be older than this request, nor belong to
+    another one."""
     plan: Plan
     digest: str
     requested_at: AwareDatetime
     expires_at: AwareDatetime
     signatures: int = 0
-    """How many approvers must sign; 0 means that typing is enough."""
+    """How many approvers must sign; 0: a typed approval is enough."""
     reapproval_reasons: tuple[str, ...] = ()
     """Why this is not the first request of the run."""
 
     @property
     def key(self) -> str:
-        """The key under which the run suspends; another attempt never gets this response."""
+        """The key of Prefect's run input: a response reaches only this request of this attempt."""
         return f"attach-{self.attempt}-{self.number}"
 
 
 class ApprovalResponse(FrozenModel):
-    """What came back through the form; every field is unverified until the gate has checked it."""
+    """What came back through the form. Every field is unverified until the gate has checked it."""
 
     model_config = ConfigDict(extra="forbid")
 
     decision: Literal["approve", "reject"]
     workspace_id: str | None = None
     workspace_name: str | None = None
-    """Typed instead of the id, for a workspace that does not exist yet."""
+    """Instead of the id, for a workspace that does not exist yet."""
     approver: str
     comment: str
     plan_digest: str
@@ -55,10 +56,10 @@ class ApprovalResponse(FrozenModel):
 
 
 def same_identity(one: str, other: str) -> bool:
-    """Whether two typed addresses mean one person, as far as the eye tells them apart.
+    """Whether two typed addresses look like those of one person.
 
-    What stands behind `+` chooses a folder of one mailbox. A comparison of unverified names, not a
-    proof of identity.
+    The part after `+` is ignored, since mail to it reaches the same mailbox. This compares
+    unverified names and proves no identity.
     """
     return look_alike(_mailbox(one), _mailbox(other))
 
@@ -69,5 +70,5 @@ def _mailbox(address: str) -> str:
 
 
 def exactly(text: str) -> str:
-    """The pattern, without anchors, that only this text fits."""
+    """A pattern, without anchors, that matches only this text."""
     return _SYNTAX.sub(r"\\\g<0>", text)

@@ -1,4 +1,4 @@
-"""May this workspace be onboarded at all, and is there anything left to do? Pure.
+"""Decide whether a workspace may be onboarded, and what is left to do. Pure.
 
 Source: https://platform.claude.com/docs/en/manage-claude/workspaces (default workspace, archive)
 and …/cmek (a workspace's key is set once).
@@ -25,32 +25,32 @@ from cmek.onboarding.request import (
 
 
 class AttachmentStatus(StrEnum):
-    """What the workspace needs."""
+    """Whether the workspace still needs its key."""
 
     NEEDS_KEY = "needs a key"
     HAS_OUR_KEY = "has this key"
 
 
 class WorkspaceNotEligibleError(CmekError):
-    """This workspace must not be onboarded by this request; the message says why and what to do."""
+    """This request must not onboard this workspace; the message says why and what to do."""
 
 
 class WorkspaceReading(FrozenModel):
-    """A workspace as it was read first."""
+    """A workspace, as it was read before anything else."""
 
     workspace: Workspace
     is_default: bool
-    """Whether it is, or may be, the default workspace."""
+    """Whether it is, or could be, the default workspace."""
     current_key: ExternalKey | None
-    """The external key that it has already, if any."""
+    """The external key that it already has; None without one."""
 
 
 def check_eligibility(request: OnboardingRequest, reading: WorkspaceReading) -> AttachmentStatus:
-    """Decide from the first reads, before anything is made.
+    """Decide from the first reads, before anything is created.
 
     Raises:
-        WorkspaceNotEligibleError: Archived, attached to another key, or the default workspace
-            without permission.
+        WorkspaceNotEligibleError: It is archived, has another key, or is the default workspace and
+            the policy does not allow that one.
     """
     workspace, current_key = reading.workspace, reading.current_key
     name = f"workspace {workspace.id} ({workspace.name})"
@@ -65,6 +65,7 @@ def check_eligibility(request: OnboardingRequest, reading: WorkspaceReading) -> 
             f"{current_key.gcp_key_name or 'not a Google Cloud key'}. A workspace's key can never "
             "be replaced: make a new workspace, or request that key"
         )
+    # with this key already on it nothing is attached any more, so the run may verify it
     if reading.is_default and not request.allow_default_workspace and current_key is None:
         raise WorkspaceNotEligibleError(
             f"{name} is the default workspace (or can't be told from it); it serves every API key "
@@ -74,7 +75,7 @@ def check_eligibility(request: OnboardingRequest, reading: WorkspaceReading) -> 
 
 
 def check_organization(request: OnboardingRequest, organization: Organization) -> None:
-    """Pass when the credential is of the organization that was named.
+    """Pass when the credential belongs to the expected organization, if the policy names one.
 
     Raises:
         WorkspaceNotEligibleError: The credential is of another organization.
@@ -95,18 +96,21 @@ def find_created(
     keys: Mapping[str, ExternalKey],
     run_id: str,
 ) -> Workspace | None:
-    """The workspace that this request has created already; None when there is none of the name.
+    """The workspace that was already created for this request; None when the name is still free.
 
     Args:
         request: The pinned request, with the name of a new workspace.
-        workspaces: All of them, archived ones too.
+        workspaces: All workspaces, archived ones too.
         keys: External keys by id.
-        run_id: Of this run, whose tag marks what it created before the response was lost.
+        run_id: Of this run; its tag marks a workspace that it created, also when the response of
+            the create was lost.
 
     Raises:
-        WorkspaceNotEligibleError: Others have the name; says which, and that they can be onboarded.
+        WorkspaceNotEligibleError: Other workspaces have the name; the message says which, and that
+            they can be onboarded.
     """
     name = request.create_workspace or ""
+    # the tag first: it is proof even if the workspace was renamed since
     created = created_by_run(workspaces, run_id)
     if len(created) == 1 and created[0].external_key_id is not None:
         return created[0]
@@ -115,7 +119,7 @@ def find_created(
             f"this run created {shown_workspaces(created)}, twice or without its key. Check it in "
             "the Console, and onboard one of them by its id"
         )
-    # Without our tag it may still be ours: an earlier run's, of the same request.
+    # without this run's tag it may be the result of an earlier run of the same request
     taken = same_name_workspaces(workspaces, name)
     for one in taken:
         key = keys.get(one.external_key_id or "")
@@ -131,15 +135,15 @@ def find_created(
 
 
 def policy_change(request: OnboardingRequest, policy: PolicyModel) -> Check | None:
-    """A warning when the request would come to something else under the policy as it is now.
+    """A warning when the policy has changed so that the same form would give another request.
 
     Args:
-        request: As it was started: what a new workspace became since is not compared.
-        policy: The one that it names, read anew.
+        request: As it was pinned at the start, before a new workspace had an id.
+        policy: The policy that it names, read again.
     """
     form = request.form
     try:
-        # the name is not known here; any one shows whether the template gives a key's name
+        # the workspace's name is not known here: any name shows whether the template is valid
         now = resolve(form, policy, workspace_name="workspace").model_dump(mode="json")
     except (OverrideRefusedError, UnnameableKeyError) as error:
         return changed_policy_check(request, str(error).removesuffix(". Nothing was made"))
@@ -154,7 +158,7 @@ def policy_change(request: OnboardingRequest, policy: PolicyModel) -> Check | No
 
 
 def changed_policy_check(request: OnboardingRequest, found: str) -> Check:
-    """That the policy of a run is no longer what it was."""
+    """The warning that the policy of a run has changed since it started."""
     return Check(
         id="policy_changed",
         title=f"Policy {request.policy!r} has changed since this run started",

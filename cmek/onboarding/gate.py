@@ -1,6 +1,6 @@
-"""The gate: may this approval attach this plan now? Pure, no I/O.
+"""The gate decides whether an approval permits attaching this key now. Pure, no I/O.
 
-`decide` is the only way to a `Permit`, and attaching takes a permit, not a boolean.
+Only `decide` makes a `Permit`, and the attach requires a permit, not a boolean.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cmek.signatures.verification import Signatures, signature_problems
 
 VALIDATION_AGE: Final = "validation_age"
 FRESHNESS_SECONDS: Final = 60.0
-"""A validation proves the key for this long, counted from its start on the monotonic clock."""
+"""How long a validation is valid, counted from its start on the monotonic clock."""
 
 
 class RefusalKind(StrEnum):
@@ -29,14 +29,15 @@ class RefusalKind(StrEnum):
     REJECTED = "Rejected"
     """A person rejected."""
     REAPPROVAL_REQUIRED = "Not approved for this plan"
-    """Attachable facts, but not the approved ones or read too slowly; or no response counts."""
+    """The key may be attached, but not by this response: the plan has changed, the response or its
+    signatures are not valid, or the validation is too old."""
     BLOCKED = "Refused"
-    """These facts must not be attached, whoever approves."""
+    """With these facts the key must not be attached, whoever approves."""
 
 
 @dataclass(frozen=True, slots=True)
 class RefusalReason:
-    """One reason of a refusal: a stable code and a sentence for people."""
+    """One reason for a refusal: a stable code, and a text for people."""
 
     code: str
     text: str
@@ -45,20 +46,20 @@ class RefusalReason:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why not, all reasons at once."""
+    """A refusal with all its reasons, not only the first."""
 
     reasons: tuple[RefusalReason, ...]
 
     @property
     def kind(self) -> RefusalKind:
-        """A rejection outweighs everything; a block outweighs another approval request."""
+        """The strongest kind: a rejection, then a block, then the need for another approval."""
         kinds = {reason.kind for reason in self.reasons}
-        outweighing = (RefusalKind.REJECTED, RefusalKind.BLOCKED)
-        return next((one for one in outweighing if one in kinds), RefusalKind.REAPPROVAL_REQUIRED)
+        stronger = (RefusalKind.REJECTED, RefusalKind.BLOCKED)
+        return next((one for one in stronger if one in kinds), RefusalKind.REAPPROVAL_REQUIRED)
 
     @property
     def is_stale_validation_only(self) -> bool:
-        """Nothing is wrong but how long the reads took: reading again may be quicker."""
+        """Whether the only reason is that the reads took too long: another try may be quicker."""
         return {reason.code for reason in self.reasons} == {VALIDATION_AGE}
 
     def __str__(self) -> str:
@@ -67,18 +68,18 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ValidationProof:
-    """A validation in this process's memory; a monotonic time means nothing in another one."""
+    """A validation by this process; in another one its monotonic time would mean nothing."""
 
     succeeded: bool
     started_at: float
-    """Monotonic seconds."""
+    """Monotonic seconds; before the request was sent."""
     error: str | None
     request_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class GateInput:
-    """What was read and proved after the response had been loaded."""
+    """What was read and validated after the approval response had been loaded."""
 
     facts: LiveFacts
     plan: Plan
@@ -91,26 +92,27 @@ class GateInput:
     signatures: Signatures
 
 
-# Only this module has it, so that no other code can make a permit.
+# private to this module, so that no other code makes a permit by mistake
 _SEAL: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The right to send one attach or create, until it goes stale. Only `decide` makes one."""
+    """The right to send one attach or create, for a limited time. Only `decide` makes one."""
 
     request: OnboardingRequest
-    """The pinned one: it says which workspace, or which new one."""
+    """The pinned request, which names the workspace, or the one to create."""
     external_key_id: str
     plan_digest: str
     approver: str
     signers: tuple[str, ...]
-    """Approvers whose signatures were verified, with their keys; empty for a typed approval."""
+    """Approvers with verified signatures, each with the key; empty for a typed approval."""
     signed_approvals: str
-    """As they came with the response: a gateway verifies them itself."""
+    """Unchanged from the response: a gateway verifies them again."""
     valid_until: float
-    """Monotonic seconds of this process."""
+    """End of the validation's freshness, in monotonic seconds of this process."""
     expires_at: datetime
+    """When the approval request expires."""
     seal: object
 
     def __post_init__(self) -> None:
@@ -119,11 +121,11 @@ class Permit:
 
     @property
     def workspace_id(self) -> str | None:
-        """None when the permit is to create the workspace."""
+        """The workspace to attach to; None when the permit is to create one."""
         return self.request.workspace_id
 
     def is_fresh(self, *, now: datetime, monotonic: float) -> bool:
-        """Whether the request may still be sent at this moment."""
+        """Whether the attach may still be sent at this moment."""
         return monotonic <= self.valid_until and now <= self.expires_at
 
 
@@ -138,12 +140,13 @@ def decide(
     """Compare one approval response with the live state.
 
     Args:
-        approval_request: As recorded.
-        response: What came back; its digest is compared with the live plan.
-        gate_input: Read, validated and rebuilt after the response was loaded.
-        now: Wall clock, with time zone, for the expiry.
+        approval_request: From the worker's own record.
+        response: The approval response; its digest is compared with the live plan.
+        gate_input: Read, validated and built after the response was loaded.
+        now: Wall clock with time zone, for the expiry.
         monotonic: `time.monotonic()` of this process, for the freshness of the validation.
     """
+    # every check runs, so that a person sees all reasons at once
     reasons = (
         *_check_response(approval_request, response, gate_input),
         *_check_signatures(approval_request, response, gate_input, now),
@@ -154,6 +157,7 @@ def decide(
     if reasons:
         return Refusal(reasons)
     return Permit(
+        # the pinned request and the live plan, nothing that the response says
         request=gate_input.pinned,
         external_key_id=gate_input.plan.external_key_id,
         plan_digest=gate_input.plan.digest,
@@ -169,7 +173,7 @@ def decide(
 _MADE_BY_ADOPTION: Final = frozenset(
     {"label", "grants", "validation", "validation_order", VALIDATION_AGE}
 )
-"""Codes of what can only be in order once label and grants are on the key."""
+"""Codes of reasons that only label and grants can remove, so they must not prevent an adoption."""
 
 
 def adoption_refusal(
@@ -179,10 +183,12 @@ def adoption_refusal(
     *,
     now: datetime,
 ) -> Refusal | None:
-    """Why label and grants may not be added to a key that existed; None when they may.
+    """Why label and grants may not be added to an existing key; None when they may.
 
-    All that `decide` asks for but what only they can bring about; `decide` still follows.
+    The checks of `decide`, except those that only label and grants can make pass. It gives no
+    permit: `decide` runs again, with all checks, before the attach.
     """
+    # any clock will do: the age of the validation is one of the codes that are left out
     verdict = decide(approval_request, response, gate_input, now=now, monotonic=0.0)
     if isinstance(verdict, Permit):
         return None
@@ -194,6 +200,7 @@ def _check_response(
     approval_request: ApprovalRequest, response: ApprovalResponse, gate_input: GateInput
 ) -> list[RefusalReason]:
     request = gate_input.pinned
+    # as a pair: an id typed where a name is asked for matches neither
     typed = (response.workspace_id, response.workspace_name)
     what = "name" if request.create_workspace else "id"
     approves = response.decision == "approve"
@@ -228,7 +235,7 @@ def _check_signatures(
     gate_input: GateInput,
     now: datetime,
 ) -> list[RefusalReason]:
-    """Anyone may reject; an approval must be signed where the worker or the request says so."""
+    """Anyone may reject; an approval must be signed if the worker or the request requires it."""
     if response.decision == "reject":
         return []
     found = signature_problems(
@@ -244,7 +251,7 @@ def _check_time(
     reapproval: dict[str, object] = {
         "expired": now > approval_request.expires_at
         and f"the approval request expired at {approval_request.expires_at:%Y-%m-%d %H:%M:%S %Z}",
-        # not `>`: a time that can't be compared, or lies in the future, must not count as fresh
+        # not `>`: with NaN, or a start in the future, the validation must not be fresh
         VALIDATION_AGE: not 0 <= monotonic - proof.started_at <= FRESHNESS_SECONDS
         and f"the validation is older than {FRESHNESS_SECONDS:.0f} s",
     }
@@ -265,6 +272,7 @@ def _check_plan(
 ) -> list[RefusalReason]:
     if response.plan_digest == live.digest:
         return []
+    # what is named is compared with the recorded plan; the response has only a digest
     named = differences(approval_request.plan, live)
     text = "; ".join(map(str, named)) or "the response is for another plan"
     return _reasons(RefusalKind.REAPPROVAL_REQUIRED, {"plan": f"not the approved plan: {text}"})
@@ -272,6 +280,8 @@ def _check_plan(
 
 def _check_facts(gate_input: GateInput) -> list[RefusalReason]:
     facts, plan = gate_input.facts, gate_input.plan
+    # needed even if the digests are equal: not all of it is in the plan, and an approver may have
+    # approved what must not be attached
     found: dict[str, object] = {
         "request": plan.request != gate_input.pinned and "the request is not the pinned one",
         "archived": facts.workspace_archived and "the workspace is archived",
@@ -299,5 +309,5 @@ def _check_facts(gate_input: GateInput) -> list[RefusalReason]:
 
 
 def _reasons(kind: RefusalKind, found: Mapping[str, object]) -> list[RefusalReason]:
-    """A reason for each code that has a text; what is in order has something false."""
+    """A reason for each code with a text; a check that passed has a false value instead."""
     return [RefusalReason(code, str(text), kind) for code, text in found.items() if text]

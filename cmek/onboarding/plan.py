@@ -1,9 +1,9 @@
 """The plan: the facts that an approver approves, and the digest that binds the approval to them.
 
-It is built from live facts only and covers what must not change between the approval and the
-attach. It leaves out what may change by itself: the primary's number (a rotation does not void an
-approval), other labels, members who can't decrypt, etags and times. The preview says what an
-onboarding would write, from reads alone. Pure.
+It is built from live facts only, and contains what must not change between the approval and the
+attach. It leaves out what may change harmlessly: the number of the primary version (a rotation
+must not void an approval), other labels, members who can't decrypt, etags and times. The preview
+shows, from reads alone, what an onboarding would write. Pure.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ GOOGLE_TOKENS: Final = "https://oauth2.googleapis.com/token"
 
 
 class LiveFacts(FrozenModel):
-    """Read by `read_live_facts`, never cached and never persisted: the basis of every plan."""
+    """What `read_live_facts` has just read, never cached or stored; every plan is built from it."""
 
     organization_id: UUID
     workspace_id: str | None
-    """None while the workspace is still to be created."""
+    """None for a workspace that is still to be created."""
     workspace_name: str
     workspace_archived: bool
     workspace_external_key_id: str | None
     same_name_workspaces: tuple[str, ...] = ()
-    """Live workspaces that have, or seem to have, the name of the one to be created."""
+    """Live workspaces whose name equals, or looks like, that of the workspace to be created."""
     key: CryptoKey
     versions: tuple[KeyVersion, ...]
     granted_roles: frozenset[str]
@@ -53,13 +53,13 @@ class LiveFacts(FrozenModel):
     admin_base_url: str
     kms_endpoint: str
     checks_endpoint: str = GOOGLE_APIS
-    """Where the checks read; Google's own addresses, unless the block names one."""
+    """The address of the checks' reads: Google's own, unless the block names one."""
     token_endpoints: tuple[str, ...] = ()
-    """Where Google's tokens come from; none for the identity of the worker's machine."""
+    """Where Google's tokens come from; empty for the identity of the worker's machine."""
 
     @property
     def has_organization_label(self) -> bool:
-        """Whether the key carries this organization's label with the right value."""
+        """Whether the key has this organization's label with the right value."""
         return has_organization_label(self.key, self.organization_id)
 
     @property
@@ -69,12 +69,12 @@ class LiveFacts(FrozenModel):
 
     @property
     def primary_state(self) -> str:
-        """State of the primary version, `MISSING` when there is none."""
+        """State of the primary version; `MISSING` when there is none."""
         return self.key.primary.state if self.key.primary else MISSING
 
     @property
     def versions_scheduled_for_destruction(self) -> tuple[KeyVersion, ...]:
-        """Versions scheduled for destruction; a destroyed one blocks nothing."""
+        """Versions that are scheduled for destruction; destroyed ones do not block an attach."""
         return tuple(v for v in self.versions if v.state == DESTROY_SCHEDULED)
 
 
@@ -83,22 +83,22 @@ _FAILS: Final = "Fails: "
 
 
 class PlanWarning(FrozenModel):
-    """What an approver must acknowledge: a prerequisite that did not pass."""
+    """A prerequisite that did not pass; the approver must acknowledge it."""
 
     id: str
-    """Of the check."""
+    """The id of the check."""
     title: str
-    """One true sentence: what will be so, or what nobody has checked."""
+    """One sentence: what will be the case, or what was not checked."""
     text: str
-    """What was read, and who can tell. Beside the digest: its wording may change by itself."""
+    """What was read, and who can tell. Not under the digest: a service may change its wording."""
     remedy: str | None = None
-    """The command or console page that ends it; beside the digest as well."""
+    """The command or console page that removes the warning; not under the digest either."""
     accepted: bool = False
-    """By the policy, whose list is in the request: it is shown, and not to be acknowledged."""
+    """Whether the policy accepts it: then it is shown, but need not be acknowledged."""
 
     @classmethod
     def of(cls, check: Check, accepted: Collection[str] = ()) -> PlanWarning:
-        """For a check that is not a pass; only what warns can have been accepted before."""
+        """The warning for a check that did not pass; a policy can accept only status `warn`."""
         titles = {
             "warn": WARNING_TITLES.get(check.id, check.title),
             "unknown": _NOT_CHECKED + check.title,
@@ -131,16 +131,16 @@ WARNING_TITLES: Final = {
     "destroy_delay_policy": "Rotation will fail: an organization policy forbids the destroy delay",
     "perimeter": "A perimeter in dry run would keep Anthropic out",
 }
-"""What is true when the check of this id warns."""
+"""The title of the warning, by the id of the check."""
 
 
 class Plan(FrozenModel):
-    """Every field here is under the digest; of a warning, its id and title."""
+    """What is approved. Every field is under the digest; of a warning only its id and title."""
 
     organization_id: UUID
     project_number: str | None
     workspace_id: str | None
-    """None for a workspace that the approval creates."""
+    """None for a workspace that is created after the approval."""
     workspace_name: str
     key_name: str
     purpose: str
@@ -152,14 +152,14 @@ class Plan(FrozenModel):
     encrypter_decrypter_grant: bool
     viewer_grant: bool
     adopts_key: bool = False
-    """The key existed, and nothing shows that it is ours: label and grants are here as they will
-    be, and are added once an approval permits it."""
+    """The key existed and is not known to be ours. The fields for label and grants show the state
+    after the adoption; both are written only after the approval."""
     external_key_id: str
     external_key_name: str | None
     other_decrypters: tuple[str, ...] = ()
-    """Everyone besides Anthropic who can decrypt with the key: `MEMBER (ROLE on RESOURCE)`."""
+    """All members besides Anthropic who can decrypt with the key: `MEMBER (ROLE on RESOURCE)`."""
     unread_policies: tuple[str, ...] = ()
-    """Resources whose IAM policy could not be read, so that the list above may lack someone."""
+    """Resources with an unreadable IAM policy, so that the list above may be incomplete."""
     other_workspaces: tuple[str, ...] = ()
     """Ids of the other workspaces whose data is under the same external key."""
     imported_versions: tuple[str, ...] = ()
@@ -168,15 +168,15 @@ class Plan(FrozenModel):
     admin_base_url: str
     kms_endpoint: str
     checks_endpoint: str = GOOGLE_APIS
-    """Where the checks read; Google's own addresses, unless the block names one."""
+    """The address of the checks' reads: Google's own, unless the block names one."""
     token_endpoints: tuple[str, ...] = ()
-    """Where Google's tokens come from; none for the identity of the worker's machine."""
+    """Where Google's tokens come from; empty for the identity of the worker's machine."""
     warnings: tuple[PlanWarning, ...]
-    """What the approver must acknowledge, by the ids of the checks that did not pass."""
+    """What the approver must acknowledge: one for each check that did not pass."""
 
     @property
     def warning_titles(self) -> tuple[str, ...]:
-        """What a signature acknowledges."""
+        """Titles of all warnings: a signature acknowledges these."""
         return tuple(one.title for one in self.warnings)
 
     @property
@@ -186,9 +186,10 @@ class Plan(FrozenModel):
 
     @property
     def bound(self) -> Plan:
-        """This plan without what is beside its digest, which whoever stores it could change.
+        """This plan without the fields that the digest does not cover.
 
-        What the policy has accepted follows from the request and the titles.
+        Whoever can change a stored plan can change those without a trace. `accepted` is computed
+        again, from the request and the titles, which are covered.
         """
         never = (ADOPTION_TITLE, _NOT_CHECKED, _FAILS)
         warnings = tuple(
@@ -205,18 +206,19 @@ class Plan(FrozenModel):
 
     @property
     def covered(self) -> dict[str, JsonValue]:
-        """All that the digest is over."""
+        """Everything that the digest covers."""
+        # not the texts: a new wording of a service must not void an approval
         warnings = [{"id": one.id, "title": one.title} for one in self.warnings]
         return self.model_dump(mode="json", exclude={"warnings"}) | {"warnings": [*warnings]}
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the canonical JSON of what is covered, 64 hex digits."""
+        """SHA-256 over the canonical JSON of `covered`, 64 hex digits."""
         return digest(self.covered)
 
 
 class Difference(FrozenModel):
-    """One covered fact that is no longer what the approver saw."""
+    """One fact under the digest that is no longer what the approver saw."""
 
     field: str
     was: JsonValue
@@ -244,7 +246,7 @@ def _adoption_warning(key_name: str) -> PlanWarning:
 
 
 def possible_titles(catalogue: Iterable[Prerequisite]) -> tuple[str, ...]:
-    """Every title that a warning of a plan can have, for these checks."""
+    """Every title that a plan's warning can have, for these checks."""
     checks = [
         found
         for one in catalogue
@@ -260,10 +262,12 @@ def build_plan(
 
     Args:
         facts: Just read.
-        request: The pinned one.
-        report: The prerequisites as they are with the key; each that is no pass is a warning.
-        adopting: Whether the key existed and is to be adopted by the approval.
+        request: The pinned request.
+        report: The prerequisites, checked with the existing key; each that did not pass becomes a
+            warning.
+        adopting: Whether the key existed, and the approval is also to allow its adoption.
     """
+    # sorted by id, so that the same warnings always give the same digest
     noted = sorted((*report.warnings, *report.unknown, *report.failed), key=lambda one: one.id)
     return Plan(
         organization_id=facts.organization_id,
@@ -276,6 +280,7 @@ def build_plan(
         protection_level=facts.key.protection_level,
         import_only=facts.key.import_only,
         key_access_justifications=facts.key.justifications_policy,
+        # as after the adoption, so that the digest is the same before and after it
         organization_label=adopting or facts.has_organization_label,
         encrypter_decrypter_grant=adopting or ENCRYPTER_DECRYPTER in facts.granted_roles,
         viewer_grant=adopting or VIEWER in facts.granted_roles,
@@ -299,7 +304,7 @@ def build_plan(
 
 
 def differences(was: Plan, now: Plan) -> tuple[Difference, ...]:
-    """Every leaf in which two plans differ, by dotted field name."""
+    """Every field in which two plans differ, by dotted name."""
     before, after = _leaves(was), _leaves(now)
     return tuple(
         Difference(field=name, was=before[name], now=after[name])
@@ -309,7 +314,7 @@ def differences(was: Plan, now: Plan) -> tuple[Difference, ...]:
 
 
 def _leaves(plan: Plan) -> dict[str, JsonValue]:
-    # The request is compared field by field, so that a difference names one field of it.
+    # the request is compared field by field, so that a difference names the one that changed
     data = plan.covered | {"warnings": [*plan.warning_titles]}
     request = plan.request.model_dump(mode="json")
     del data["request"]
@@ -323,7 +328,7 @@ Action = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One guide step and what it would do."""
+    """One guide step, and what a run would do in it."""
 
     number: int
     title: str
@@ -333,7 +338,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class ExistingResources:
-    """What a preview is computed from."""
+    """What exists already; the preview is computed from it."""
 
     ring_exists: bool
     key: CryptoKey | None
@@ -344,7 +349,7 @@ class ExistingResources:
 
 
 def preview(request: OnboardingRequest, found: ExistingResources) -> tuple[Step, ...]:
-    """The writes that a run of this request would make now; `nothing` where none is needed."""
+    """What a run of this request would write now; `nothing` for a step that needs no write."""
     ring, name = request.key_name.key_ring_name, str(request.key_name)
     adopted = found.key is not None and not found.key_is_ours
     key_action: Action = "adopt" if adopted else "nothing" if found.key else "create"

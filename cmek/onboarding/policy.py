@@ -1,6 +1,6 @@
-"""What a platform team decides once for all onboardings, and what a request may change of it. Pure.
+"""Settings that a platform team makes for all onboardings, and what a request may override. Pure.
 
-The defaults are what Anthropic's guide recommends; the block `onboarding-policy/default` ships with
+The defaults are the recommendations of Anthropic's guide; the block `onboarding-policy/default` has
 them.
 
 Source: https://platform.claude.com/docs/en/manage-claude/cmek-google-cloud-kms
@@ -45,7 +45,7 @@ _ID: Final = "{workspace_id}"
 _NAME: Final = "{workspace_name}"
 _MAX_KEY_ID: Final = 63
 MAX_APPROVAL_HOURS: Final = 720
-"""How long an approval request can be open."""
+"""The longest time for which an approval request can be open."""
 KeyTemplate = Annotated[
     str,
     TextRule(
@@ -58,11 +58,11 @@ CheckId = Annotated[str, TextRule(r"[a-z][a-z0-9_-]{1,63}", "a check's id, such 
 
 
 def _plain_text(schema: dict[str, Any]) -> None:
-    """A plain field in Prefect's form: a union with null would be drawn as a choice of types."""
+    """Show one plain field: for a union with null Prefect's form would show a choice of types."""
     (kind,) = [one for one in schema.pop("anyOf", []) if one.get("type") != "null"]
     schema.pop("default", None)
     schema.update(kind)
-    if "if" in schema:  # an emptied field is none
+    if "if" in schema:  # an empty text stands for None (see `_none`), so no rule applies to it
         schema["if"] = schema["if"] | {"minLength": 1}
 
 
@@ -205,7 +205,7 @@ class OnboardingSettings(FormModel):
     )
     @classmethod
     def _none(cls, value: object) -> object:
-        """A form can't say null: it sends an empty text."""
+        """None for an empty text: a form can't send null."""
         return None if value == "" else value
 
     @field_validator("rotation_period_days")
@@ -215,7 +215,7 @@ class OnboardingSettings(FormModel):
 
 
 SETTINGS: Final = tuple(OnboardingSettings.model_fields)
-"""The settings' names, in the order of the form."""
+"""The names of the settings, in the order of the form."""
 
 
 def _known(name: str) -> str:
@@ -251,15 +251,15 @@ RECOMMENDED: Final = PolicyModel()
 
 
 class OverrideRefusedError(CmekError):
-    """A request changes what its policy does not let it change."""
+    """A request overrides a setting that its policy does not let it override."""
 
 
 class UnnameableKeyError(CmekError):
-    """The template gives no name that Cloud KMS takes; says which and what to change."""
+    """The template gives a name that Cloud KMS refuses; the message says what to change."""
 
 
 class Deviation(FrozenModel):
-    """A setting that is not as the guide recommends."""
+    """A setting that differs from the guide's recommendation."""
 
     field: str
     title: str
@@ -288,11 +288,11 @@ def effective_settings(
 
     Args:
         policy: As read.
-        overrides: By setting; valid values.
+        overrides: Valid values by the name of the setting.
         name: Of the policy, for messages.
 
     Raises:
-        OverrideRefusedError: The policy does not let a request change one of them.
+        OverrideRefusedError: The policy does not let a request override one of them.
     """
     decided = policy.model_dump(exclude={"may_override"})
     changed = OnboardingSettings.model_validate(decided | dict(overrides))
@@ -303,10 +303,10 @@ def effective_settings(
 
 
 def check_overrides(overrides: Mapping[str, Any], allowed: Sequence[str]) -> None:
-    """Pass when every override is of a setting that may be given here, and has a valid value.
+    """Pass when every override is an allowed setting with a valid value.
 
     Raises:
-        ValueError: Names each wrong setting, its value and what is wanted.
+        ValueError: With each wrong setting, its value and what is wanted.
     """
     unknown = [name for name in overrides if name not in allowed]
     if unknown:
@@ -322,6 +322,7 @@ def _refused(
 ) -> Iterator[str]:
     for field in overrides:
         ours = getattr(policy, field)
+        # an override with the policy's own value changes nothing, so it is not refused
         if field not in policy.may_override and getattr(changed, field) != ours:
             yield (
                 f"overrides.{field} is {overrides[field]!r}: policy {name!r} says "
@@ -334,14 +335,16 @@ def _refused(
 def key_id(template: str, *, workspace_id: str | None, workspace_name: str) -> str:
     """The id of a workspace's crypto key.
 
-    A workspace's name is cut to what Cloud KMS takes, its id never: own keys stay apart. A
-    workspace that is still to be created has no id; a hash of its name stands for it.
+    A workspace's name is cut to the length that Cloud KMS allows. Its id is never cut, so that
+    workspaces with keys of their own never share one. A workspace that is still to be created has
+    no id: a hash of its name is used instead.
 
     Raises:
-        UnnameableKeyError: It would be too long, or hold other characters.
+        UnnameableKeyError: The id would be too long, or have characters that are not allowed.
     """
     own = workspace_id or short_hash(workspace_name)
     if workspace_id is None and _NAME not in template:
+        # a hash alone would not be readable: the name goes before it
         own = key_id_for(workspace_name)
     with_id = template.replace(_ID, own)
     room = _MAX_KEY_ID - len(with_id.replace(_NAME, ""))
@@ -357,18 +360,18 @@ def key_id(template: str, *, workspace_id: str | None, workspace_name: str) -> s
 
 
 def key_id_for(name: str) -> str:
-    """The id of the new workspace's own crypto key: readable, and apart for each name."""
+    """The id of a new workspace's own crypto key: readable, and different for each name."""
     readable = slug(name.lower(), 48).rstrip("-") or "workspace"
     return f"{readable}-{short_hash(name)}"
 
 
 def needs_workspace_name(template: str) -> bool:
-    """Whether the name of a key depends on the workspace's name, which only Anthropic knows."""
+    """Whether the key is named after the workspace, whose name must be read from Anthropic."""
     return _NAME in template
 
 
 def shown_value(value: object) -> str:
-    """A setting's value for a person."""
+    """A setting's value in words."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):

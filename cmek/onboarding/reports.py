@@ -1,6 +1,6 @@
-"""What people read: the plan before the approval, the report after the attach, tables of checks.
+"""Texts for people: the plan before the approval, the report after the attach, tables of checks.
 
-What attaching a key means for a workspace is shown to the approver in every plan. Pure Markdown.
+Every plan shows the approver what an attach means for the workspace. Pure; Markdown.
 
 Source: https://platform.claude.com/docs/en/manage-claude/cmek and
 …/cmek-coverage-claude-platform, …/cmek-key-lifecycle
@@ -34,7 +34,7 @@ IRREVERSIBLE_EFFECTS: Final = (
 IRREVERSIBLE_CREATE: Final = (
     "A workspace can never be deleted, only archived; where it lives can't be changed.",
 )
-"""Of a new workspace, besides."""
+"""In addition, for a new workspace."""
 
 NEXT_STEPS: Final = (
     "Send the first request only now: data from before is not covered.",
@@ -55,7 +55,7 @@ _WORST_FIRST: Final = ("fail", "unknown", "warn", "pass")
 
 
 def checks_table(report: CheckReport) -> str:
-    """All checks, the worst first; outside text is escaped."""
+    """All checks, the worst first; text from outside is escaped."""
     rows = (
         (STATUS_SIGNS[one.status], escape(one.title), escape(one.evidence), _next(one))
         for one in _worst_first(report)
@@ -64,7 +64,7 @@ def checks_table(report: CheckReport) -> str:
 
 
 def checks_list(report: CheckReport) -> str:
-    """What is not a pass, the worst first, a line each: one of Prefect's UIs cuts wide tables."""
+    """Checks that did not pass, worst first; a list, since a UI of Prefect cuts wide tables."""
     return bullets(
         f"{STATUS_SIGNS[one.status]}: **{escape(one.title)}.** {escape(one.evidence)} {_next(one)}"
         for one in _worst_first(report)
@@ -83,7 +83,7 @@ def _worst_first(report: CheckReport) -> list[Check]:
 
 
 def causes_table(causes: tuple[Cause, ...]) -> str:
-    """All causes in their order; outside text is escaped."""
+    """All causes in their order; text from outside is escaped."""
     rows = (
         (CAUSE_SIGNS[one.verdict], escape(one.title), escape(one.why), code(one.command))
         for one in causes
@@ -98,16 +98,16 @@ def _next(check: Check) -> str:
 
 
 EFFECTS: Final = ("features", "effect_time")
-"""Ids of the warnings that say what changes in the workspace."""
+"""Ids of the warnings about changes in the workspace."""
 _SHOWN: Final = 8
-"""Lines of one section on the first screen."""
+"""Most lines of a section on the first screen."""
 _LONG: Final = 320
-"""Characters of a warning on the first screen."""
+"""Most characters of a warning on the first screen; a longer one is shown in full at the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a section: what is so, more about it, and what to type about it; outside text."""
+    """One line of a section: a statement, more about it, and a command. Not escaped yet."""
 
     title: str
     text: str = ""
@@ -115,31 +115,31 @@ class Line:
 
     @property
     def is_long(self) -> bool:
-        """Whether it is shown in full at the end only."""
+        """Whether its full text is shown only at the end."""
         return len(self.text) > _LONG or len(self.command) > _LONG
 
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
-    """An approval request in the order in which a person reads it; every medium shows this.
+    """An approval request in reading order; page, form and terminal all show this.
 
-    No text is escaped yet: that is up to the medium.
+    No text is escaped: each medium escapes in its own way.
     """
 
     approval_request: ApprovalRequest
     headline: str
     sections: tuple[tuple[str, tuple[Line, ...]], ...]
-    """Titles and lines, the most important first. An empty section is left out."""
+    """Titles and lines, the most important first, without empty sections."""
     facts: tuple[tuple[str, str], ...]
     request: tuple[tuple[str, str], ...]
-    """What is not as the guide recommends, and who decided that."""
+    """Settings that differ from the guide's recommendation, and who decided that."""
 
     def sentence(self, mark: Callable[[str], str], text: Callable[[object], str]) -> str:
-        """Who requests what.
+        """One sentence: who requests what.
 
         Args:
-            mark: Writes a name that a person compares or copies.
-            text: Writes other outside text.
+            mark: Formats a name that a person compares or copies.
+            text: Escapes other text from outside.
         """
         plan = self.approval_request.plan
         who = f"{text(plan.request.requested_by)} (unverified) requests to"
@@ -149,7 +149,7 @@ class PlanView:
         return f"{who} attach {mark(plan.key_name)} to workspace {mark(plan.workspace_id)}."
 
     def first_screen(self) -> Iterator[tuple[str, list[Line], int]]:
-        """Each section with the lines that are shown first, and how many more there are."""
+        """Each section: its title, the lines on the first screen, and how many more there are."""
         for title, lines in self.sections:
             shown = [
                 Line(one.title, "In full at the end of the plan's artifact.")
@@ -170,7 +170,7 @@ class PlanView:
 
 
 def plan_view(approval_request: ApprovalRequest) -> PlanView:
-    """What an approver must see before anything else comes first; digests and defaults last."""
+    """The view of an approval request: irreversible effects come first, facts and settings last."""
     plan = approval_request.plan
     new = plan.workspace_id is None
     name = plan.workspace_name
@@ -205,7 +205,7 @@ _NOBODY: Final = Line("Nobody, by the policies of the key and above.")
 
 
 def _other_users(plan: Plan) -> Iterator[Line]:
-    """The members last: they can be many, and the first screen has a few lines of a section."""
+    """Other users of the key; members last: they can be many, and only a few lines fit."""
     yield from (Line(f"Workspace {one} has the same key.") for one in plan.other_workspaces)
     for one in plan.imported_versions:
         yield Line(f"Version {one} was imported: whoever made it may have a copy.")
@@ -215,14 +215,14 @@ def _other_users(plan: Plan) -> Iterator[Line]:
 
 
 def _may_decrypt(member: str) -> str:
-    # as `rules_iam.other_decrypters` writes it: MEMBER (ROLE on RESOURCE)
+    # `rules_iam.other_decrypters` writes it as MEMBER (ROLE on RESOURCE)
     if is_custom_role(member.rpartition(" (")[2]):
         return f"{member} may be able to decrypt: what the custom role allows was not read."
     return f"{member} can decrypt."
 
 
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Ten facts; with those above and the request they are all that the digest covers."""
+    """The facts; with the sections and the settings they are everything that the digest covers."""
     workspace = plan.workspace_id or "to be created"
     project = plan.request.project_id
     same = plan.external_key_name == plan.key_name
@@ -252,7 +252,7 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _request(plan: Plan) -> Iterator[tuple[str, str]]:
-    """What is not as the guide recommends, and who decided that."""
+    """Settings that differ from the guide's recommendation, and who decided that."""
     request = plan.request
     if request.adopt_existing_key:
         yield "adopt existing key", "yes"
@@ -269,7 +269,7 @@ def _yes(value: bool) -> str:
 
 
 def approval_page(approval_request: ApprovalRequest) -> str:
-    """The plan for the form and the artifact, with everything that the form asks for."""
+    """The plan for form and artifact, with everything that the approver has to type."""
     view, plan = plan_view(approval_request), approval_request.plan
     expires = f"{approval_request.expires_at:%Y-%m-%d %H:%M %Z}"
     digest = code(approval_request.digest)
@@ -293,7 +293,7 @@ def approval_page(approval_request: ApprovalRequest) -> str:
 
 
 def _markdown_section(title: str, lines: list[Line], more: int) -> Iterator[str]:
-    """A section of plain lines as one bullet, else a bullet a line: the page has one screen."""
+    """One bullet for a section of titles only, else a bullet for each line: it fits one screen."""
     if any(line.text or line.command for line in lines):
         yield from map(_markdown_line, lines)
     else:
@@ -310,7 +310,7 @@ def _markdown_line(line: Line) -> str:
 
 
 def approval_summary(approval_request: ApprovalRequest) -> str:
-    """The request in three sentences for the form itself, whose field shows no Markdown."""
+    """The request in a few sentences, for the form's field that shows no Markdown."""
     view = plan_view(approval_request)
     expires = f"{approval_request.expires_at:%Y-%m-%d %H:%M %Z}"
     return (
@@ -320,27 +320,28 @@ def approval_summary(approval_request: ApprovalRequest) -> str:
 
 
 TITLES_APART: Final = " | "
-"""Between the titles of a plan's warnings in a label."""
+"""Separates the titles of a plan's warnings in a label."""
 
 
 def plan_labels(approval_request: ApprovalRequest) -> dict[str, str | int | float | bool]:
-    """The plan's summary as labels of the run, from which a notification is filled.
+    """The plan's summary as labels of the run; a notification is filled from them.
 
-    Whoever may write to Prefect's API can change labels. So a notification shows of them only a
-    key's name, hex digits, a number, and titles that it knows itself.
+    Anyone who may write to Prefect's API can change labels. So a notification shows only those
+    values that have the form of a key's name, hex digits, a number, or a known title.
     """
     plan = approval_request.plan
     others = len(plan.other_decrypters) + len(plan.other_workspaces)
     return {
         "cmek-plan-key": plan.key_name,
         "cmek-plan-digest": approval_request.digest,
+        # -1: not known, since a policy could not be read
         "cmek-plan-other-users": -1 if plan.unread_policies else others,
         "cmek-plan-warnings": TITLES_APART.join(plan.warning_titles),
     }
 
 
 def facts_table(plan: Plan) -> str:
-    """The facts that were approved, and what is not as the guide recommends."""
+    """The facts of the plan, and the settings that differ from the guide's recommendation."""
     rows = (*_facts(plan), *_request(plan))
     return table(("fact", ""), ((escape(name), escape(value)) for name, value in rows))
 
@@ -354,15 +355,15 @@ def final_report(  # noqa: PLR0913 - one argument a part of the report
     *,
     workspace_id: str,
 ) -> str:
-    """The report of an onboarding that ended with the key attached: result and next steps first.
+    """The report of an onboarding that attached the key: result and next steps first.
 
     Args:
-        approval_request: The approved one.
+        approval_request: The approval request that was approved.
         response: The approval.
-        signers: Whose signatures were verified.
-        report: The prerequisites at the attach.
+        signers: Approvers whose signatures were verified.
+        report: The prerequisites at the time of the attach.
         attached: Rows (what, value) about the attach and its read-back; escaped here.
-        workspace_id: Of the workspace, also of one that the approval created.
+        workspace_id: Of the workspace, existing or newly created.
     """
     plan = approval_request.plan
     who = ", ".join(signers) or f"{response.approver} (unverified)"
@@ -416,7 +417,7 @@ def refused_report(
 
 
 def already_attached_report(facts: LiveFacts, report: CheckReport, *, repaired: bool) -> str:
-    """The report of a run that found the key attached already."""
+    """The report of a run that found the key already attached."""
     rows = (
         ("key", code(facts.key.name)),
         ("external key", code(facts.external_key_id)),
@@ -434,5 +435,5 @@ def already_attached_report(facts: LiveFacts, report: CheckReport, *, repaired: 
 
 
 def bullets(lines: Iterable[str]) -> str:
-    """A Markdown list; outside text in it must be escaped already."""
+    """A Markdown list; text from outside must be escaped already."""
     return "\n".join(f"- {line}" for line in lines)

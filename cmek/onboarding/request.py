@@ -1,11 +1,11 @@
-"""What is requested: the one parameter of the onboarding flow, and what it comes to. Pure.
+"""The request: the parameter of the onboarding flow, and what it means under a policy. Pure.
 
-A person or a program says who and what (`OnboardingForm`); a policy says how. Both together are the
-`OnboardingRequest` that a run pins, shows and carries out.
+A person or a program gives who and what (`OnboardingForm`); a policy decides how. Together they are
+the `OnboardingRequest`, which a run pins, shows and carries out.
 
-Everything that JSON Schema can say is said there, since Prefect refuses a wrong value before a
-run exists only by the schema. Titles, descriptions and order make the form in the Prefect UI. A
-new workspace gets its key in the create call, so that it is covered from its first request on.
+Whatever JSON schema can express is in the schema: before a run exists, Prefect refuses wrong values
+by the schema only. Titles, descriptions and the order of the fields make the form in Prefect's UI.
+A new workspace gets its key in the create call, so that its data is covered from the first request.
 
 Source: https://platform.claude.com/docs/en/manage-claude/workspaces and …/cmek
 """
@@ -56,7 +56,7 @@ from cmek.tags import CREATED_BY_TAG
 
 MAX_NAME: Final = 255
 USUAL_LIMIT: Final = 100
-"""Live workspaces that an organization may have, unless Anthropic raised that."""
+"""Most live workspaces of an organization, unless Anthropic has raised the limit."""
 
 _INFERENCE: Final[dict[Residency, dict[str, object]]] = {
     "unrestricted": {"allowed_inference_geos": "unrestricted", "default_inference_geo": "global"},
@@ -73,7 +73,7 @@ _NEW_NAME: Final = TextRule(
 
 
 def _given_overrides(schema: dict[str, Any]) -> None:
-    """Each setting's own rule. As `properties` the form would draw a field for every one."""
+    """Add the rule of each setting, as a pattern: `properties` would be fields in the form."""
     settings = OnboardingSettings.model_json_schema()["properties"]
     wording = {"title", "description", "examples", "position", "default"}
     schema.pop("additionalProperties", None)
@@ -168,7 +168,7 @@ class OnboardingForm(FormModel):
 
     @model_validator(mode="after")
     def _id_or_name(self) -> OnboardingForm:
-        """The schema's `if`, again: a caller can switch the server's enforcement off."""
+        """Repeat the schema's `if`: a caller can switch off the validation by Prefect's server."""
         rule = _NEW_NAME if self.new_workspace else _ID
         if self.new_workspace and len(self.workspace) > MAX_NAME:
             raise ValueError(f"workspace: {too_long(self.workspace, MAX_NAME)}")
@@ -184,7 +184,7 @@ class OnboardingForm(FormModel):
 
     @property
     def subject(self) -> str:
-        """The workspace in tags, records and keys; an id has no colon, so the two never collide."""
+        """The workspace in tags, records and keys; `new:NAME` is never an id: ids have no colon."""
         return f"new:{self.workspace}" if self.new_workspace else self.workspace
 
 
@@ -201,11 +201,12 @@ class OnboardingRequest(OnboardingSettings):
     adopt_existing_key: bool = False
     policy: BlockName = DEFAULT_POLICY
     overrides: dict[str, JsonValue] = Field(default_factory=dict)
-    """As they were given; their values stand in the settings."""
+    """As given in the form; the settings above already have their values."""
 
     @field_validator("create_workspace")
     @classmethod
     def _one_workspace(cls, name: str | None, info: ValidationInfo) -> str | None:
+        # true when both are given, or neither
         if (name is None) is (info.data.get("workspace_id") is None):
             raise ValueError("give either workspace_id or create_workspace")
         return name
@@ -231,7 +232,7 @@ class OnboardingRequest(OnboardingSettings):
 
     @property
     def workspace(self) -> str:
-        """The workspace in a sentence."""
+        """The workspace, in words for a message."""
         return self.workspace_id or f"new workspace {self.create_workspace!r}"
 
     @property
@@ -246,18 +247,22 @@ class OnboardingRequest(OnboardingSettings):
 
     @property
     def deviations(self) -> tuple[Deviation, ...]:
-        """Settings that are not as the guide recommends; a key of its own is as recommended."""
+        """Settings that differ from the guide's recommendation.
+
+        A key of its own for the workspace is as recommended, whatever template gave its name.
+        """
         own = self.model_copy(update={"crypto_key": RECOMMENDED.crypto_key})
         usual = own if own.key_name == self.key_name else self
         return deviations(usual)
 
     def for_existing(self, workspace_id: str) -> OnboardingRequest:
-        """The same key for the same workspace, now that this is its id."""
+        """The same request, for the workspace that was created and now has this id."""
         return self.model_copy(
             update={
                 "workspace_id": workspace_id,
                 "create_workspace": None,
                 "data_residency": "unrestricted",
+                # the name as it was made from the workspace's name: the id would give another key
                 "crypto_key": self.key_name.crypto_key,
             }
         )
@@ -266,21 +271,21 @@ class OnboardingRequest(OnboardingSettings):
 def resolve(
     form: OnboardingForm, policy: PolicyModel, *, workspace_name: str | None = None
 ) -> OnboardingRequest:
-    """What a request comes to under its policy, with the key's name filled in.
+    """Apply the policy to the form, and fill in the name of the key.
 
     Args:
         form: As requested.
-        policy: The one that the form names, as read.
+        policy: The policy that the form names, as read.
         workspace_name: Of an existing workspace; needed when `is_named_after_workspace`.
 
     Raises:
         OverrideRefusedError: The policy does not let a request change a setting.
-        UnnameableKeyError: The policy's template gives no name that Cloud KMS takes.
+        UnnameableKeyError: The policy's template gives a name that Cloud KMS refuses.
     """
     settings = effective_settings(policy, form.overrides, name=form.policy)
     new = form.new_workspace
     if not new and settings.data_residency != "unrestricted":
-        # a policy's residency is for the workspaces that are created under it
+        # the policy's residency applies to new workspaces only
         settings = settings.model_copy(update={"data_residency": "unrestricted"})
     key = key_id(
         settings.crypto_key,
@@ -295,36 +300,36 @@ def resolve(
 
 
 def is_named_after_workspace(form: OnboardingForm, policy: PolicyModel) -> bool:
-    """Whether the key's name takes the name of a workspace that exists, which Anthropic knows."""
+    """Whether the key is named after an existing workspace, whose name must be read first."""
     template = form.overrides.get("crypto_key", policy.crypto_key)
     return not form.new_workspace and needs_workspace_name(str(template))
 
 
 def subject_in(request: Mapping[str, Any]) -> str:
-    """The subject of a form that is still JSON; see `OnboardingForm.subject`."""
+    """The subject of a form that is still unparsed JSON; see `OnboardingForm.subject`."""
     workspace = str(request.get("workspace"))
     return f"new:{workspace}" if request.get("new_workspace") else workspace
 
 
 def same_field(name: str) -> Any:  # noqa: ANN401 - a field stands for its value
-    """The field of this name of the onboarding request: one title, one rule, one default."""
+    """The onboarding request's field of this name, so that title, rule and default are the same."""
     return copy(OnboardingRequest.model_fields[name])
 
 
 def data_residency(residency: Residency) -> dict[str, object]:
-    """The Admin API's object; `workspace_geo` knows only one value and can never change."""
+    """The Admin API's object; `workspace_geo` has only one possible value and never changes."""
     return {"workspace_geo": "us"} | _INFERENCE[residency]
 
 
 def created_by_run(workspaces: Iterable[Workspace], run_id: str) -> tuple[Workspace, ...]:
-    """Those that this run created, archived or renamed since or not."""
+    """The workspaces that this run created, even if archived or renamed since."""
     return tuple(one for one in workspaces if one.tags.get(CREATED_BY_TAG) == run_id)
 
 
 def same_name_workspaces(workspaces: Iterable[Workspace], name: str) -> tuple[Workspace, ...]:
-    """Live workspaces of this name, or of one that looks like it.
+    """Live workspaces with this name, or with one that looks like it.
 
-    An archived one does not count: it can't be mixed up with the new one in use.
+    Archived ones are left out: nobody could mistake one for the new workspace.
     """
     return tuple(one for one in workspaces if not one.is_archived and look_alike(one.name, name))
 

@@ -1,19 +1,19 @@
-"""Who may approve: the files of the worker's administrator, and how many must sign.
+"""Who may approve, and how many must sign: files of the worker's administrator.
 
-The approvers stand in files of the worker's administrator at a fixed path. No parameter, block or
-environment variable names another place, and the files count only while the worker's own user
-can't write them: whoever can make the worker run code must not be able to enrol an approver.
+The approvers are listed in files at a fixed path. No parameter, block or environment variable can
+name another path, and a file is refused if the worker's own user can write to it: someone who can
+run code as the worker must not be able to enrol an approver.
 
 | file in `/etc/cmek` | holds |
 |---|---|
 | `allowed_signers` | approvers, as in `ssh-keygen(1)` under ALLOWED SIGNERS; times in UTC |
 | `revoked_keys` | optional: public keys or a key revocation list |
-| `minimum_signatures` | optional: a digit, how many approvers each attach needs at least |
-| `touch` | optional: what a hardware key must have asked for: `required` (a touch; the default), |
-| | `verified` (its PIN or a fingerprint too) or `optional` (nothing) |
+| `minimum_signatures` | optional: one digit, the least number of approvers for every attach |
+| `touch` | optional: what a hardware key must require for a signature: `required` (a touch; the |
+| | default), `verified` (also its PIN or a fingerprint) or `optional` (nothing) |
 
-A key that is enrolled in two names, or for a pattern of names, would let one person be two: such a
-file does not count either.
+A file that enrols one key under two names, or for a pattern of names, is refused too: one person
+could sign as two.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ REQUIRED_VARIABLE: Final = "CMEK_REQUIRED_SIGNATURES"
 _TOUCH: Final = "touch"
 Touch = Literal["required", "verified", "optional"]
 KRL: Final = b"SSHKRL\n"
-"""How a key revocation list of OpenSSH begins."""
+"""The first bytes of OpenSSH's binary key revocation list."""
 
 
 class SignersRefusedError(CmekError):
-    """The signers file can't be trusted or used; nothing is attached with it, nor without it."""
+    """The files can't be trusted or used. Nothing is attached then, not even by typed approvals."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What decides whether a file's content can be the worker's user's own."""
+    """The facts that show whether the worker's own user could have written a file."""
 
     path: Path
     owner: int
     mode: int
     """As `st_mode`."""
     writable: bool
-    """By the user of this process, whatever gives that right."""
+    """Whether the user of this process may write, by mode, ACL or any other right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +66,26 @@ class Signers:
     allowed: Path
     revoked: Path | None
     minimum: int
-    """How many signatures an attach needs at least; 1 or more."""
+    """The least number of signatures for an attach; 1 or more."""
     touch: Touch = "required"
-    """What a hardware key must show."""
+    """What a hardware key must have required for a signature."""
     allowed_lines: str = field(default="", compare=False, repr=False)
-    """The file as it was read; verification uses this and no later content."""
+    """The content that was checked; verification uses it and does not read the file again."""
     revoked_content: bytes = field(default=b"", compare=False, repr=False)
 
 
 def facts_of(path: Path) -> FileFacts:
-    """Read the facts of a file or directory, not through a symbolic link.
+    """Read the facts of a file or directory; a symbolic link is not followed.
 
     Raises:
-        OSError: It is not there, or can't be read.
+        OSError: It does not exist, or can't be read.
     """
     seen = path.lstat()
     return FileFacts(path, seen.st_uid, seen.st_mode, os.access(path, os.W_OK))
 
 
 def weakness(facts: FileFacts) -> str | None:
-    """Why this file or directory does not count, or None. Pure."""
+    """Why this file or directory can't be trusted; None when it can. Pure."""
     if stat.S_ISLNK(facts.mode):
         return f"{facts.path} is a symbolic link; put the file itself there"
     if facts.owner != 0:
@@ -100,22 +100,25 @@ def weakness(facts: FileFacts) -> str | None:
 def find_signers(
     directory: Path = DIRECTORY, look: Callable[[Path], FileFacts] = facts_of
 ) -> Signers | None:
-    """The approvers of this worker, or None when none are enrolled.
+    """The approvers of this worker; None when none are enrolled.
 
     Args:
-        directory: For tests only; no caller passes another.
-        look: How to read the facts of a file; tests run as root, who can write everything.
+        directory: Another directory for tests; production code never passes one.
+        look: Reads the facts of a file; tests replace it, since they run as root.
 
     Raises:
-        SignersRefusedError: There is such a file and it does not count; says why and what to do.
+        SignersRefusedError: A file exists but can't be trusted or used; the message says why and
+            what to do.
     """
     try:
         names = (_ALLOWED, _REVOKED, _MINIMUM, _TOUCH)
         there = {name for name in names if _exists(directory / name, look)}
         if not there:
             return None
+        # with another of the files, an administrator wanted signatures: never fall back to typing
         if _ALLOWED not in there:
             raise SignersRefusedError(f"{directory / _ALLOWED} is missing beside {min(there)}")
+        # the folders above too: whoever may write to one can replace what is in it
         for path in (*(directory / name for name in sorted(there)), directory, *directory.parents):
             found = weakness(look(path))
             if found is not None:
@@ -139,14 +142,15 @@ def find_signers(
 def required_signatures(
     signers: Signers | None, requested: int, environment: Mapping[str, str] = os.environ
 ) -> int:
-    """How many an attach needs: the most of signers, request and the process's environment.
+    """How many signatures an attach needs: the maximum of worker, request and environment.
 
-    `CMEK_REQUIRED_SIGNATURES` is for a worker or job that may be started where there are no
-    signers: it then attaches nothing, instead of accepting typed approvals. It only ever adds.
+    `CMEK_REQUIRED_SIGNATURES` is for a worker or job that could be started on a machine without
+    these files: it then attaches nothing, instead of accepting typed approvals. It can only raise
+    the number.
 
     Raises:
-        SignersRefusedError: Signatures are required and this worker has no signers, or the
-            variable holds no digit.
+        SignersRefusedError: Signatures are required and this worker has no approvers, or the
+            variable is not a digit.
     """
     wanted = max(requested, _required_by(environment))
     if signers is None and wanted:
@@ -188,12 +192,13 @@ def _touch(path: Path) -> Touch:
 
 
 def file_text(content: bytes) -> str:
-    """The text of a file that a person wrote, whichever editor it was: UTF-8, or UTF-16 as marked.
+    """The text of a file that a person wrote with any editor: UTF-8, or UTF-16 with a mark.
 
-    Line breaks become LF and a byte order mark goes: OpenSSH takes it for a part of the first name.
+    Line breaks become LF. A byte order mark is removed: OpenSSH would read it as a part of the
+    first name.
 
     Raises:
-        ValueError: Neither; says what it looks like.
+        ValueError: It is neither; the message says what it looks like.
     """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
@@ -218,7 +223,7 @@ _WORD: Final = re.compile(r'(?:"[^"]*"|[^\s"])+')
 
 
 def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and words of each line that is no comment."""
+    """Number and words of each line that is neither empty nor a comment."""
     for number, line in enumerate(text.splitlines(), start=1):
         words = _WORD.findall(line)
         if words and not words[0].startswith("#"):
@@ -226,7 +231,7 @@ def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _public_key(words: Sequence[str]) -> bytes | None:
-    """The key in a line: what is encoded behind the name of its type, and repeats that name."""
+    """The key in a line: the base64 after the type's name, which it repeats when decoded."""
     for kind, encoded in pairwise(words):
         try:
             blob = b64decode(encoded, validate=True)
@@ -238,7 +243,7 @@ def _public_key(words: Sequence[str]) -> bytes | None:
 
 
 def _allowed_lines(path: Path) -> str:
-    """The signers, when each key stands for one person."""
+    """The content of `allowed_signers`, if each key belongs to one person."""
     text = _text(path)
     people: dict[bytes, str] = {}
     for number, words in _lines(text):
@@ -247,7 +252,7 @@ def _allowed_lines(path: Path) -> str:
         if key is None:
             raise SignersRefusedError(f"{where} has no public key that can be read")
         if any("cert-authority" in word for word in words[1:3]):
-            continue  # its certificates say who their holders are
+            continue  # may have a pattern: each of its certificates names its own holder
         if any(sign in principals for sign in "*?!,"):
             raise SignersRefusedError(
                 f"{where} enrols one key for {principals}: it could sign in any of these names, so "
@@ -263,7 +268,7 @@ def _allowed_lines(path: Path) -> str:
 
 
 def _revoked_content(path: Path) -> bytes:
-    """The revoked keys, when OpenSSH can read them: what it can't read revokes everybody's keys."""
+    """The content of `revoked_keys`. OpenSSH must be able to read it: else it refuses all keys."""
     content = path.read_bytes()
     if content.startswith(KRL):
         return content
@@ -278,7 +283,7 @@ def _revoked_content(path: Path) -> bytes:
 
 
 def ssh_strings(blob: bytes) -> Iterator[bytes]:
-    """The strings of SSH's wire format, as far as they go."""
+    """The strings in a blob of SSH's wire format, up to the first that is not complete."""
     while len(blob) >= 4:
         end = 4 + int.from_bytes(blob[:4])
         if end > len(blob):

@@ -1,8 +1,8 @@
-"""The signed approval: one line of JSON that says all that it approves, and its SSH signature.
+"""The signed approval: one line of JSON with everything that it approves, and its SSH signature.
 
-The bytes that were signed travel with the signature and are verified as they are; only then are
-they read, and what they say is compared with the approval request by the gate. OpenSSH alone is
-enough to sign, for an approver who responds in Prefect's form.
+The signed line comes together with the signature. It is accepted only in its one canonical form, so
+that the verified bytes are the parsed ones; the gate compares its fields with the approval request.
+An approver who responds in Prefect's form needs only OpenSSH to sign.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from cmek.onboarding.policy import Residency
 from cmek.plain_text import plain
 
 NAMESPACE: Final = "cmek-approval"
-"""Of every signature; one made for git or for files does not count."""
+"""Namespace of every signature; a signature that was made for git or for files has another one."""
 MAX_TEXT: Final = 40_000
-"""Characters of all signed approvals of one response."""
+"""Most characters of all signed approvals of one response."""
 MAX_SIGNATURES: Final = 9
 
 _BEGIN: Final = "-----BEGIN SSH SIGNATURE-----"
@@ -41,7 +41,7 @@ _TIME: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class UnreadableApprovalError(CmekError):
-    """The text holds no signed approvals in the shape that the approval request describes."""
+    """The text does not contain signed approvals in the documented form."""
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -55,18 +55,18 @@ Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Statement(FrozenModel):
-    """What an approver signs. `approval_request` and `nonce` make it count for one request only."""
+    """What an approver signs; `approval_request` and `nonce` bind it to one request."""
 
     model_config = ConfigDict(extra="forbid")
 
     approver: Email
-    """The principal in the signers file."""
+    """The approver's principal in the file `allowed_signers`."""
     acknowledged_warnings: tuple[str, ...] = ()
-    """Titles of what the plan warns of; the signature acknowledges them."""
+    """Titles of the plan's warnings; the signature acknowledges them."""
     approval_request: str
     comment: Annotated[str, Field(min_length=1, max_length=2000)]
     data_residency: Residency | None = None
-    """Of the workspace that the approval creates."""
+    """Of the workspace that is to be created."""
     decision: Literal["approve", "reject"]
     expires_at: Moment
     external_key_id: str
@@ -81,15 +81,15 @@ class Statement(FrozenModel):
     """Other workspaces whose data is under the same key."""
     plan_digest: str
     requester: str
-    """Who asked for the onboarding; nobody approves their own."""
+    """Who requested the onboarding; nobody may approve a request of their own."""
     run_id: str
     workspace_id: str | None = None
     workspace_name: str | None = None
-    """Instead of the id, for a workspace that the approval creates."""
+    """Instead of the id, for a workspace that is to be created."""
 
     @property
     def text(self) -> str:
-        """The line that is signed: canonical JSON, without a line break behind it."""
+        """The line that is signed: canonical JSON, without a line break at the end."""
         return canonical_json(self.model_dump(mode="json", exclude_none=True)).decode()
 
 
@@ -104,7 +104,7 @@ def statement_for(
     """The statement that this approver signs to respond to this request.
 
     Raises:
-        ValidationError: The approver's address or the comment can't stand in a statement.
+        ValidationError: The approver's address or the comment is not valid in a statement.
     """
     plan, request = approval_request.plan, approval_request.plan.request
     return Statement(
@@ -117,7 +117,7 @@ def statement_for(
         expires_at=approval_request.expires_at,
         external_key_id=plan.external_key_id,
         imported_versions=signed_list(plan.imported_versions),
-        issued_at=at.replace(microsecond=0),
+        issued_at=at.replace(microsecond=0),  # like `date` in `signing_command`: whole seconds
         key_name=plan.key_name,
         nonce=approval_request.nonce,
         other_decrypters=signed_list(plan.other_decrypters),
@@ -131,10 +131,10 @@ def statement_for(
 
 
 def signed_list(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, or the first ones and a digest of all, so that a statement stays readable.
+    """The names; of a long list only the first ones and a digest of all, to keep it readable.
 
-    A statement is read on a page and in a terminal, so of a name it has what can be seen there.
-    `plan_digest` covers the names as they are.
+    A statement is read on a page and in a terminal, so the names are made harmless (`plain`). The
+    unchanged names are covered by `plan_digest`.
     """
     shown = tuple(map(plain, names))
     if len(shown) <= _LISTED:
@@ -145,7 +145,7 @@ def signed_list(names: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SignedApproval:
-    """A statement and its armored signature; nothing about it is proved yet."""
+    """A statement and its armored signature, not verified yet."""
 
     statement: Statement
     signature: str
@@ -155,12 +155,12 @@ class SignedApproval:
 
 
 def parse_signed(text: str) -> tuple[SignedApproval, ...]:
-    """Read signed approvals, one behind the other, as they come out of a form.
+    """Parse one or more signed approvals from the text of a form.
 
-    Line breaks may have been lost or become spaces: a form's field has one line only.
+    Line breaks may be missing or may have become spaces: a form's field has only one line.
 
     Raises:
-        UnreadableApprovalError: Says what is wrong with which of them.
+        UnreadableApprovalError: The message says what is wrong with which of them.
     """
     if len(text) > MAX_TEXT:
         raise UnreadableApprovalError(f"longer than {MAX_TEXT} characters")
@@ -182,10 +182,12 @@ def _parse_block(number: int, block: str) -> SignedApproval:
         raise UnreadableApprovalError(
             f"signed approval {number} is not the statement of the request: {_brief(error)}"
         ) from error
+    # two texts with one meaning are refused: what is verified are the bytes of `canonical`
     if canonical != message:
         raise UnreadableApprovalError(
             f"signed approval {number} is not in its one canonical form: {canonical}"
         )
+    # the armor is rebuilt from the base64 alone, so nothing else of the text reaches ssh-keygen
     encoded = "".join(armored.split())
     if not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", encoded):
         raise UnreadableApprovalError(f"signed approval {number} has no SSH signature behind it")
@@ -200,7 +202,7 @@ def _brief(error: ValidationError | NotCanonicalError) -> str:
 
 
 def signing_text(approval_request: ApprovalRequest) -> list[str]:
-    """Paragraphs for the text of an approval request; none when typing is enough."""
+    """Paragraphs about signing, for an approval request; none when a typed approval is enough."""
     if not approval_request.signatures:
         return []
     number = approval_request.signatures
@@ -215,10 +217,10 @@ def signing_text(approval_request: ApprovalRequest) -> list[str]:
 
 
 def signing_command(approval_request: ApprovalRequest) -> str:
-    """POSIX shell that asks for address and comment and prints a signed approval of this request.
+    """POSIX shell commands that ask for address and comment and print a signed approval.
 
-    In braces, so that a shell has read all of it before it asks. Nothing is edited by hand: what is
-    typed may hold quotes and backslashes. Line breaks that a copy puts into the long line go away.
+    They are in braces, so that the shell reads all lines before it asks: `read` would otherwise
+    take the next pasted line. The person edits nothing, so that quotes and backslashes are escaped.
     """
     statement = statement_for(
         approval_request, approver=_APPROVER, decision="approve", comment="-", at=_TIME
@@ -231,6 +233,7 @@ def signing_command(approval_request: ApprovalRequest) -> str:
         else shlex.quote(canonical_json({name: fields[name]}).decode()[1:-1])
         for name in sorted(fields)
     ]
+    # sorted names and no blanks: what `canonical_json` gives for the finished statement
     message = "'{'" + "','".join(parts) + "'}'"
     return "\n".join(
         (
@@ -239,6 +242,7 @@ def signing_command(approval_request: ApprovalRequest) -> str:
             "printf 'Your comment: ' >&2; IFS= read -r c",
             "e() { printf %s \"$1\" | tr -d '\\000-\\037' | sed 's/[\\\\\"]/\\\\&/g'; }",
             f"m={message}",
+            # a copy from a page may break the long line
             "m=$(printf %s \"$m\" | tr -d '\\n')",
             'printf \'%s\\n\' "$m"; printf %s "$m" |',
             f"ssh-keygen -Y sign -n {NAMESPACE} -f ~/.ssh/id_ed25519",

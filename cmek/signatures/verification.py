@@ -1,4 +1,4 @@
-"""Whether signed statements count: OpenSSH verifies, the rules are here."""
+"""Whether signed statements are valid: OpenSSH verifies signatures, this module has the rules."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement, sign
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far an approver's clock may be from the worker's."""
 PROGRAM: Final = "/usr/bin/ssh-keygen"
-"""By its full path: what stands first in PATH is not the administrator's choice."""
+"""By its full path: PATH could name another program first."""
 _SECONDS: Final = 10.0
 _GOOD: Final = re.compile(
     r'Good "cmek-approval" signature (?:for \S+ )?with (\S+) key (SHA256:\S+)'
@@ -32,13 +32,13 @@ _LIMIT: Final = re.compile(r"key (has expired|is not yet valid|is not permitted 
 
 
 _PRESENT, _VERIFIED = 0x01, 0x04
-"""Bits of a hardware key's signature: touched; PIN or fingerprint given. Source: PROTOCOL.u2f."""
+"""Flags in a hardware key's signature: touched; PIN or fingerprint given. Source: PROTOCOL.u2f."""
 SHORTEST_RSA: Final = 2048
-"""Bits; OpenSSH itself takes 1,024."""
+"""Bits; OpenSSH itself accepts 1,024."""
 
 
 class BadSignatureError(CmekError):
-    """This signature does not count; the message says why."""
+    """This signature is not valid; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +60,17 @@ class _CommandOutput:
 
 
 async def verify(approval: SignedApproval, signers: Signers, *, at: datetime) -> Verified:
-    """Check that the approver whom the statement names has signed it.
+    """Check that the statement was signed by the approver that it names.
 
     Args:
         approval: Statement and signature.
         signers: The enrolled approvers.
-        at: When the key must be valid, by the signers file.
+        at: The time at which the key must be valid according to `allowed_signers`.
 
     Raises:
-        BadSignatureError: Altered, made by another key, for another purpose, or by a key that is
-            revoked, unknown, expired or not valid yet.
-        SignersRefusedError: OpenSSH is missing or hangs.
+        BadSignatureError: The statement was altered, the signature is for another purpose, or the
+            key is another one, revoked, unknown, expired or not valid yet.
+        SignersRefusedError: OpenSSH is missing or hangs, or can't read the revocation list.
     """
     return await asyncio.to_thread(_verify, approval, signers, at)
 
@@ -80,6 +80,7 @@ def _verify(approval: SignedApproval, signers: Signers, at: datetime) -> Verifie
     message = approval.statement.text.encode()
     time = f"verify-time={at.astimezone(UTC):%Y%m%d%H%M%S}"
     with tempfile.TemporaryDirectory(prefix="cmek-") as scratch:
+        # copies of the content that was checked: the files could be replaced meanwhile
         signature, allowed, listed = (Path(scratch) / one for one in ("signature", "allowed", "no"))
         signature.write_text(approval.signature)
         allowed.write_text(signers.allowed_lines)
@@ -87,7 +88,7 @@ def _verify(approval: SignedApproval, signers: Signers, at: datetime) -> Verifie
         known = ("-f", str(allowed), "-I", approver, "-O", time)
         revoked = ("-r", str(listed)) if signers.revoked else ()
         by = ("-n", NAMESPACE, "-s", str(signature))
-        # first without the signers: this names the key, whoever it belongs to
+        # first without the approvers: the output names the key, enrolled or not, for the messages
         found = _run(["-Y", "check-novalidate", *by], message)
         good = _GOOD.match(found.text)
         if found.code or not good:
@@ -99,10 +100,11 @@ def _verify(approval: SignedApproval, signers: Signers, at: datetime) -> Verifie
         if weak := _weakness_of_signature(approval.signature, signers.touch):
             raise BadSignatureError(f"{key} of {approver}: {weak}")
         output = _run(["-Y", "verify", *known, *by, *revoked], message)
+        # the text too, not only the exit code: it must name this approver
         valid = f'Good "{NAMESPACE}" signature for {approver} '
         if output.code == 0 and output.text.startswith(valid):
             return Verified(approval, good[1], good[2])
-        # good but for the list: revoked by it, or the list itself can't be read
+        # valid without the list: the key is revoked, or the list itself can't be read
         if revoked and _run(["-Y", "verify", *known, *by], message).code == 0:
             read = _run(["-Q", "-l", "-f", str(listed)], b"")
             if signers.revoked_content.startswith(KRL) and read.code:
@@ -116,11 +118,12 @@ def _verify(approval: SignedApproval, signers: Signers, at: datetime) -> Verifie
 
 
 def _weakness_of_signature(armored: str, touch: Touch) -> str | None:
-    """Why a genuine signature does not count: too short a key, or nobody was there to touch it.
+    """Why a genuine signature is refused: its RSA key is too short, or nobody touched the key.
 
-    OpenSSH verifies neither. Source: OpenSSH's PROTOCOL.sshsig and PROTOCOL.u2f.
+    `ssh-keygen` does not check these. Source: OpenSSH's PROTOCOL.sshsig and PROTOCOL.u2f.
     """
     blob = b64decode("".join(armored.split("-----")[2].split()))
+    # after the magic text and a version of 4 bytes: public key, …, signature
     parts = list(ssh_strings(blob[len(b"SSHSIG") + 4 :]))
     public, signed = parts[0], parts[-1]
     kind, *numbers = ssh_strings(public)
@@ -131,7 +134,7 @@ def _weakness_of_signature(armored: str, touch: Touch) -> str | None:
     if b"sk-" not in kind or touch == "optional":
         return None
     name, signature = islice(ssh_strings(signed), 2)
-    flags = signed[8 + len(name) + len(signature)]  # the byte behind these two
+    flags = signed[8 + len(name) + len(signature)]  # after two strings, each with 4 bytes of length
     if not flags & _PRESENT:
         return "nobody touched the hardware key for it (it is a no-touch key): enrol one that asks"
     if touch == "verified" and not flags & _VERIFIED:
@@ -146,6 +149,7 @@ def _run(arguments: Sequence[str], message: bytes) -> _CommandOutput:
             input=message,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            # UTC, since times in `allowed_signers` are; C, since the output is parsed
             env={"TZ": "UTC", "LC_ALL": "C"},
             timeout=_SECONDS,
             check=False,
@@ -159,13 +163,13 @@ def _run(arguments: Sequence[str], message: bytes) -> _CommandOutput:
 
 @dataclass(frozen=True, slots=True)
 class Signatures:
-    """What was found about the signatures of one response."""
+    """The result of verifying the signatures of one response."""
 
     required: int
-    """0: a typed approval is enough on this worker."""
+    """How many must sign; 0: a typed approval is enough on this worker."""
     verified: tuple[Verified, ...] = ()
     problems: tuple[str, ...] = ()
-    """Why others do not count."""
+    """Why other signatures of the response are not valid."""
 
 
 def signature_problems(
@@ -176,10 +180,10 @@ def signature_problems(
     *,
     now: datetime,
 ) -> tuple[str, ...]:
-    """Why these signatures do not make the response count; empty when they do.
+    """Why the response is not an approval by these signatures; empty when it is.
 
-    One flawed signature spoils the response, also when enough good ones are beside it: a person
-    should find out how it came about.
+    One invalid signature makes the response invalid, even together with enough valid ones: a person
+    should find out where it came from.
     """
     signed = [one.approval.statement for one in signatures.verified]
     found = [
@@ -196,6 +200,7 @@ def signature_problems(
             required=signatures.required,
         ),
     ]
+    # approver and comment of the form are shown and recorded: they must not differ from the signed
     given = (response.approver, response.comment)
     if signed and given not in {(one.approver, one.comment) for one in signed}:
         found.append("no statement has the approver and the comment of the answer itself")
@@ -209,6 +214,7 @@ def _problems_of_one(
     signed: Statement,
     now: datetime,
 ) -> Iterator[str]:
+    # against the live plan, not the recorded one: what is attached must be what was signed
     compared = {
         "run": (signed.run_id, approval_request.run_id),
         "approval request": (signed.approval_request, approval_request.key),
@@ -246,12 +252,12 @@ def _problems_of_one(
 def statement_problems(
     signed: Statement, compared: Mapping[str, tuple[object, object]], now: datetime
 ) -> Iterator[str]:
-    """Why a statement does not count here and now.
+    """Why a statement is not valid for this attach at this moment.
 
     Args:
         signed: What an approver has signed.
-        compared: By what it is called: as stated, and as it must be.
-        now: Wall clock, with time zone.
+        compared: For each name of a fact: the signed value, and the value that it must have.
+        now: Wall clock with time zone.
     """
     for what, (stated, wanted) in compared.items():
         if stated != wanted:
@@ -265,13 +271,13 @@ def statement_problems(
 def people_problems(
     verified: Sequence[Verified], *, requester: str, requester_excluded: bool, required: int
 ) -> Iterator[str]:
-    """Why these are not the people who must sign: each approver and each key counts once.
+    """Why these are not enough different people: each approver and each key is counted once.
 
     Args:
         verified: Signed approvals of enrolled approvers.
-        requester: Who asked for the onboarding.
-        requester_excluded: Whether others must sign.
-        required: How many signatures.
+        requester: Who requested the onboarding.
+        requester_excluded: Whether the requester may not sign.
+        required: How many must sign.
     """
     people: list[str] = []
     for one in verified:
