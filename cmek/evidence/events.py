@@ -1,8 +1,8 @@
-"""The events of an onboarding, each in one shape, and what it leaves outside its record. Pure.
+"""The events of an onboarding, each with one form, and the marks on key and workspace. Pure.
 
-A label on the key and a tag on the workspace say who depends on the key, and which record proves
-how that came about: Google's usage tracking can't see Anthropic, so an essential key looks unused
-there.
+A label on the key names the workspace that depends on it; a tag on the workspace names the record
+of its onboarding. Google's usage tracking does not see Anthropic's use: without the label an
+essential key would look unused.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PACKAGES: Final = (
 
 
 def started(request: OnboardingRequest, versions: Mapping[str, str]) -> Event:
-    """The pinned request, its requester, and what software works on it."""
+    """The pinned request, its requester, and the versions of the software."""
     return Event(
         kind="started",
         subject=request.subject,
@@ -55,12 +55,12 @@ def started(request: OnboardingRequest, versions: Mapping[str, str]) -> Event:
 
 
 def checked(report: CheckReport, stage: str) -> Event:
-    """All prerequisites; `stage` says when, such as `attempt 1` or an approval request's key."""
+    """All prerequisites; `stage` says when: `attempt 1`, or the key of an approval request."""
     return Event(kind="prerequisites", subject=stage, body=report.model_dump(mode="json"))
 
 
 def approval_requested(approval_request: ApprovalRequest) -> Event:
-    """The plan, its digest and until when a response counts."""
+    """The plan, its digest, and when the approval request expires."""
     body = approval_request.model_dump(mode="json")
     return Event(kind="approval_request", subject=approval_request.key, body=body)
 
@@ -68,7 +68,7 @@ def approval_requested(approval_request: ApprovalRequest) -> Event:
 def approval_response_received(
     approval_request: ApprovalRequest, response: ApprovalResponse
 ) -> Event:
-    """Who decided what about which digest; the name is unverified."""
+    """The approver's decision about a digest; the name is unverified."""
     body = response.model_dump(mode="json")
     return Event(kind="approval_response", subject=approval_request.key, body=body)
 
@@ -92,11 +92,11 @@ def gate_decision(
     """What was read again after a response, and what the gate decided.
 
     Args:
-        approval_request: To which the response belongs.
-        attempt: 1 for the first try to attach on this response.
+        approval_request: The approval request of the response.
+        attempt: 1 for the first try to attach with this response.
         proof: The validation after the response.
         report: The prerequisites after the response.
-        verdict: Of the gate.
+        verdict: The gate's.
     """
     stage = f"{approval_request.key} try {attempt}"
     body: dict[str, JsonValue] = {"verdict": "permit", "reasons": [], "signers": []}
@@ -128,15 +128,15 @@ def wrote(  # noqa: PLR0913 - one argument a fact that an auditor asks for
     after: object,
     request_id: str | None = None,
 ) -> Event:
-    """One write to the outside world.
+    """One write to a service.
 
     Args:
-        service: Who was written to.
+        service: The service.
         action: The API's method, such as `CreateCryptoKey`.
         resource: Full name or id.
-        before: What was there; None for nothing.
-        after: What is there now, as in the response or read back.
-        request_id: Of the response; Cloud KMS over gRPC has none.
+        before: The state before; None when there was nothing.
+        after: The state after, from the response or read back.
+        request_id: Of the response; Cloud KMS over gRPC gives none.
     """
     return Event(
         kind="write",
@@ -153,7 +153,7 @@ def wrote(  # noqa: PLR0913 - one argument a fact that an auditor asks for
 
 
 def not_written(action: str, resource: str, why: str) -> Event:
-    """A label or tag that could not be written; the onboarding is complete without it."""
+    """A label or tag that could not be written; the onboarding succeeds without it."""
     return Event(
         kind="write_skipped",
         subject=f"{action} {resource}",
@@ -162,7 +162,7 @@ def not_written(action: str, resource: str, why: str) -> Event:
 
 
 def attached(workspace_id: str, outcome: object, seen: object) -> Event:
-    """The attach, read back: the entry whose hash is on the workspace and in the report."""
+    """The attach and its read-back; this entry's hash is on the workspace and in the report."""
     body = to_jsonable_python({"attach": outcome, "read_back": seen})
     return Event(kind="attached", subject=workspace_id, body=body)
 
@@ -183,15 +183,15 @@ def _version(package: str) -> str:
 def in_use_label(workspace_id: str) -> tuple[str, str]:
     """The label that marks a key as used by a workspace, as (key, value).
 
-    A label holds lower case only and workspace ids differ in case, hence the hash.
+    It has a hash, since labels allow only lower case and workspace ids can differ in case only.
     """
     return f"cmek-workspace-{short_hash(workspace_id, 12)}", "attached"
 
 
 def with_evidence_tag(tags: Mapping[str, str], entry_hash: str) -> dict[str, str] | None:
-    """All tags and ours, None when the workspace has one already: it is written once.
+    """All tags and ours; None when the workspace has ours already: it is written once.
 
-    The others go along, since it is not documented whether an update replaces them.
+    The other tags are included, since it is not documented whether an update replaces all tags.
     """
     if EVIDENCE_TAG in tags:
         return None

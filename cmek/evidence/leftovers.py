@@ -1,8 +1,8 @@
-"""What onboarding made and no workspace uses, and the commands that take it back.
+"""Leftovers: what onboardings created and no workspace uses, with the commands that remove it.
 
-The records say what was made, by which run and whether it was approved; live reads say what is
-still there and whether anything uses it. Nothing here writes: a person decides and runs the
-commands, in their order.
+The records say what was created, by which run, and whether it was approved; live reads say what
+still exists and whether anything uses it. Nothing here writes: a person decides, and runs the
+commands in their order.
 
 Source: https://docs.cloud.google.com/kms/docs/delete-kms-resources and
 https://platform.claude.com/docs/en/api/http/organization/external_keys/delete
@@ -42,8 +42,9 @@ _KINDS: Final[dict[str, LeftoverKind]] = {
     "CreateCryptoKey": "crypto key",
     "CreateKeyRing": "key ring",
 }
-"""By the action of a write. The order is the one in which it is safe to take things back: first
-nothing can be attached any more, then nobody outside can use the key, and the key itself last."""
+"""The kind of leftover for each action of a write. The order is the safe order of removal: first
+the external key, so that the key can't be attached any more; then Anthropic's access; the key last.
+"""
 _ORDER: Final = tuple(_KINDS.values())
 _GONE: Final = frozenset({"DESTROYED", "DESTROY_SCHEDULED"})
 _FOR_EVER: Final[dict[LeftoverKind, str]] = {
@@ -59,22 +60,22 @@ _FOR_EVER: Final[dict[LeftoverKind, str]] = {
 
 
 class Made(FrozenModel):
-    """One thing that an onboarding made, as its record says."""
+    """One thing that an onboarding created, according to its record."""
 
     kind: LeftoverKind
     resource: str
-    """Of an external key its id, else the full resource name."""
+    """The id of an external key; of everything else the full resource name."""
     key_name: str
-    """The crypto key that it belongs to; of a ring the ring's name."""
+    """The crypto key that it belongs to; for a ring the name of the ring."""
     at: datetime
     run: str
     subject: str
-    """The workspace's id, or what stands for a new one."""
+    """The request's subject: the workspace's id, or `new:NAME`."""
     approval: Approval
 
     @property
     def is_readable(self) -> bool:
-        """Whether the record names something of this kind; whoever wrote it may have named more."""
+        """Whether the name is valid for this kind; a forged record could have any text there."""
         if self.kind == "external key":
             return rule_of(ExternalKeyId).fits(self.resource)
         if self.kind == "key ring":
@@ -83,7 +84,7 @@ class Made(FrozenModel):
 
 
 class Leftover(FrozenModel):
-    """What was made, is still there, and is used by nothing."""
+    """Something that an onboarding created, that still exists, and that nothing uses."""
 
     kind: LeftoverKind
     resource: str
@@ -92,9 +93,9 @@ class Leftover(FrozenModel):
     subject: str
     approval: Approval
     take_back: tuple[str, ...]
-    """Commands in their order; empty where there is nothing to do or nothing that is safe."""
+    """Commands in their order; empty when there is nothing to do, or no safe command."""
     remark: str = ""
-    """What can never be taken back, or why no command is given."""
+    """What can't be undone, or why there is no command."""
 
 
 class _Write(BaseModel):
@@ -104,9 +105,9 @@ class _Write(BaseModel):
 
 
 def made_by(subject: str, chain: Chain) -> Iterator[Made]:
-    """What the runs of one workspace made; nothing of a run that attached its key.
+    """What the runs of one workspace created, according to their record.
 
-    A key that a run attached is in use, and so is all that an earlier run made of it.
+    Whether it is in use is not in the record: `find_leftovers` decides that by live reads.
     """
     for entry in chain.entries:
         write = _write(entry)
@@ -114,7 +115,7 @@ def made_by(subject: str, chain: Chain) -> Iterator[Made]:
             continue
         kind = _KINDS[write.action]
         if kind == "organization label" and "users" not in _before(entry):
-            continue  # the mark of an attached key
+            continue  # the label that marks an attached key, not the organization label
         yield Made(
             kind=kind,
             resource=write.resource,
@@ -127,7 +128,7 @@ def made_by(subject: str, chain: Chain) -> Iterator[Made]:
 
 
 def _key_name(write: _Write) -> str:
-    """Of an external key the crypto key that it was registered for."""
+    """The crypto key; for an external key the one for which it was registered."""
     if _KINDS[write.action] != "external key":
         return write.resource
     return str((write.after or {}).get("key_name", ""))
@@ -146,7 +147,7 @@ def _before(entry: EvidenceEntry) -> dict[str, object]:
 
 
 def _approval(chain: Chain, run: str) -> Approval:
-    """The last response of the run."""
+    """The decision of the run's last response."""
     decisions = [
         entry.body.get("decision")
         for entry in chain.entries
@@ -158,7 +159,7 @@ def _approval(chain: Chain, run: str) -> Approval:
 
 @dataclass(frozen=True)
 class LiveKey:
-    """What there is of one crypto key."""
+    """What exists of one crypto key now."""
 
     key: Result[CryptoKey | None]
     policy: Result[policy_pb2.Policy] | None = None
@@ -167,20 +168,20 @@ class LiveKey:
 
 @dataclass(frozen=True)
 class LiveResources:
-    """What there is of all that was made."""
+    """What exists now of everything that was created."""
 
     organization_label: str
     external_keys: dict[str, ExternalKey]
-    """By id, all of the organization."""
+    """All external keys of the organization, by id."""
     keys: dict[str, LiveKey]
     """By name."""
     rings: dict[str, Result[tuple[str, ...] | None]]
     """The keys in each ring; None when there is no such ring."""
 
     def in_use(self, made: Made) -> bool:
-        """Whether a workspace has the key, or a key of the ring.
+        """Whether a workspace uses the key, or any key of the ring.
 
-        Of an external key only the live one counts: its record may say anything.
+        For an external key the live object decides: the record may be forged.
         """
         name: str | None = made.key_name
         if made.kind == "external key":
@@ -193,20 +194,21 @@ class LiveResources:
 
 
 def _is_in(used: str, name: str) -> bool:
-    """Whether a key is that key, or in that ring; a project's number may stand for its id."""
+    """Whether a key is that key, or in that ring; one name may have the project's number."""
     (project, place), (other, wanted) = _parts(used), _parts(name)
+    # a number and an id may be the same project: then rather nothing is removed
     alike = project == other or project.isdigit() is not other.isdigit()
     return alike and f"{place}/".startswith(f"{wanted}/")
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """The project of `projects/P/…`, and where in it."""
+    """The project of `projects/P/…`, and the rest of the name."""
     project, _, place = name.removeprefix("projects/").partition("/")
     return project, place
 
 
 async def read_live(made: Collection[Made], admin: AdminApi, kms: CloudKms) -> LiveResources:
-    """Read what is still there; a refused read stays a refusal, so that nothing is overlooked.
+    """Read what still exists; a refused read is kept as `Failed`, so that it is reported.
 
     Raises:
         AdminApiError: The external keys can't be listed.
@@ -240,9 +242,9 @@ async def _read_ring(kms: CloudKms, name: str) -> tuple[str, ...] | None:
 
 
 def find_leftovers(made: Iterable[Made], live: LiveResources) -> tuple[Leftover, ...]:
-    """What is still there and used by nothing, key by key, in the order to take it back.
+    """What still exists and nothing uses, key by key, in the order of removal.
 
-    What two runs made of one key is named once, by the run that made it first.
+    What two runs have recorded is listed once, for the run that created it first.
     """
     first: dict[tuple[str, str], Made] = {}
     for one in sorted(made, key=lambda one: one.at):
@@ -280,7 +282,7 @@ _NOT_NAMED: Final = (
     "who changed the record: `cmek evidence export` writes it to a file."
 )
 Found = tuple[str, ...] | str | None
-"""The commands that take it back, or why none is given; None when nothing is left."""
+"""The commands that remove it, or why there are none; None when nothing is left."""
 
 
 def _external_key(made: Made, live: LiveResources) -> Found:
@@ -335,6 +337,7 @@ def _crypto_key(made: Made, live: LiveResources) -> Found:
     name = KeyName.parse(made.key_name)
     left = [on_version(name, "destroy", one.id) for one in versions if one.state not in _GONE]
     if left and key.rotation_period:
+        # first of all: a rotation would make a new version after the others are destroyed
         left.insert(0, on_key(name, "update", "--remove-rotation-schedule"))
     return tuple(left) or None
 

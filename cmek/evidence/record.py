@@ -1,11 +1,12 @@
-"""The record of an onboarding: entries chained by their hashes, written as text and verified.
+"""The record of an onboarding: entries that are chained by their hashes, as text, and verified.
 
-As text it is one canonical JSON object a line, and a last line with number and head, so
-that a file that lost its end is found out too. One changed byte is found, and the entry named.
+The text has one canonical JSON object in each line, and a last line with the number of entries and
+the last hash, so that a missing end is detected as well. A changed byte is detected, and the
+message names the entry.
 
-A chain proves that nothing inside it was changed. Whoever can write the whole file can write a
-whole new chain, so compare the hash of the `attached` entry with the copies elsewhere: the
-workspace's tag and the run's report.
+The chain proves that no entry was changed alone. Someone who can write the whole file can write a
+new chain. So compare the hash of the `attached` entry with its copies: the workspace's tag and the
+run's report.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from cmek.errors import CmekError
 from cmek.models import FrozenModel
 
 GENESIS: Final = "0" * 64
-"""What the first entry is chained to."""
+"""The `previous` of the first entry."""
 
 _SECRET: Final = re.compile(
     r"sk-ant-[A-Za-z0-9_-]{8,}"  # Anthropic keys
@@ -38,7 +39,7 @@ Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Event(FrozenModel):
-    """Something that happened in a run; kind and subject name it, so a retry can't add it twice."""
+    """Something that happened in a run. Kind and subject identify it: a retry adds it only once."""
 
     kind: str
     subject: str
@@ -46,7 +47,7 @@ class Event(FrozenModel):
 
 
 class EvidenceEntry(FrozenModel):
-    """An event in its place: `hash` covers every other field, `previous` is the last one's hash."""
+    """An event in the chain: `hash` covers all other fields, `previous` is the entry before."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -62,12 +63,12 @@ class EvidenceEntry(FrozenModel):
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What makes it this entry and no other, whenever it is recorded."""
+        """Identifies the entry, whenever it is recorded."""
         return self.run, self.kind, self.subject
 
     @property
     def computed_hash(self) -> str:
-        """What `hash` must be."""
+        """The value that `hash` must have."""
         return digest(self.model_dump(mode="json", exclude={"hash"}))
 
     @classmethod
@@ -76,6 +77,7 @@ class EvidenceEntry(FrozenModel):
     ) -> EvidenceEntry:
         """The entry for an event, with its hash."""
         fields = {"number": number, "at": at, "run": run, "previous": previous, "hash": GENESIS}
+        # the hash is computed over the validated entry, as a reader computes it
         unsealed = cls.model_validate(fields | event.model_dump())
         return unsealed.model_copy(update={"hash": unsealed.computed_hash})
 
@@ -92,14 +94,14 @@ class Footer(FrozenModel):
 
 
 class Chain:
-    """Entries in order. Appending the same event of the same run again changes nothing."""
+    """Entries in order. To append the same event of the same run again changes nothing."""
 
     def __init__(
         self, entries: Iterable[EvidenceEntry] = (), lines: Iterable[str] | None = None
     ) -> None:
         self._entries = list(entries)
         self._known = {entry.identity: entry for entry in self._entries}
-        # what was read need not be written anew: a run reads and writes its record at each step
+        # lines that were read are kept: a run reads and writes its record at each step
         self._lines = list(map(_line, self._entries) if lines is None else lines)
 
     @property
@@ -109,16 +111,16 @@ class Chain:
 
     @property
     def head(self) -> str:
-        """Hash of the last entry."""
+        """Hash of the last entry; `GENESIS` without one."""
         return self._entries[-1].hash if self._entries else GENESIS
 
     def append(self, event: Event, *, run: str, at: datetime) -> EvidenceEntry:
-        """Add an event, or return the entry that it already has: the first body stays.
+        """Add an event, or return its existing entry, whose body stays.
 
         Args:
-            event: What happened; what looks like a credential in it is left out.
+            event: What happened; text that looks like a credential is removed.
             run: Id of the flow run.
-            at: When, with a time zone.
+            at: The time, with a time zone.
         """
         known = self._known.get((run, event.kind, event.subject))
         if known is not None:
@@ -139,17 +141,18 @@ class Chain:
 class EvidenceIntegrityError(CmekError):
     """A record that does not verify.
 
-    The message names the first place: `entry 3 (plan attach-1-1)`, `line 3` when that can't be
-    read, or `the last line`.
+    The message names the first wrong place: `entry 3 (plan attach-1-1)`, `line 3` when the line
+    can't be read, or `the last line`.
     """
 
 
 def loads(record: bytes | str) -> Chain:
-    """The chain of a record that verifies.
+    """Read and verify a record.
 
     Raises:
-        EvidenceIntegrityError: It does not.
+        EvidenceIntegrityError: It does not verify.
     """
+    # `surrogatepass`: a damaged text must fail at its line below, not here with a UnicodeError
     data = record.encode("utf-8", "surrogatepass") if isinstance(record, str) else record
     *lines, rest = data.split(b"\n")
     if rest or not lines:
@@ -182,7 +185,10 @@ def _entries(lines: Sequence[bytes]) -> list[EvidenceEntry]:
 
 @lru_cache(maxsize=256)
 def _read_entry(line: bytes) -> tuple[EvidenceEntry | str, bool]:
-    """An entry, or why the line is none; and whether its hash fits."""
+    """The entry, or why the line is not one; and whether its hash is right.
+
+    Cached, since a run reads its record again at each step.
+    """
     entry = _read(line, EvidenceEntry)
     return entry, isinstance(entry, EvidenceEntry) and entry.computed_hash == entry.hash
 
@@ -217,6 +223,7 @@ def _read(line: bytes, kind: type[T]) -> T | str:
         written = canonical_json(value)
     except ValueError:  # not that shape, or without a canonical form
         return "it can't be read"
+    # one form only: else bytes could be changed without changing the hash
     return value if written == line else "it is not written in the canonical form"
 
 

@@ -1,7 +1,7 @@
-"""The record as a page for people, and ready queries for what others recorded of the same events.
+"""The record as a page for people, with queries of other logs about the same events.
 
 Our record says what we did. Cloud Audit Logs and Anthropic's activity feed say what everyone did,
-and we can't write to them. The page holds the record itself, byte for byte.
+and we can't write to them. The page contains the record itself, byte for byte.
 
 Source: https://docs.cloud.google.com/kms/docs/audit-logging and
 https://platform.claude.com/docs/en/manage-claude/compliance-activity-feed
@@ -37,31 +37,31 @@ ACTIVITY_TYPES: Final = (
     "platform_workspace_inference_data_retention_enabled",
     "platform_workspace_inference_data_retention_disabled",
 )
-"""An attach shows as `platform_workspace_updated` with `external_key_config_id` in its updates."""
+"""An attach is a `platform_workspace_updated` with `external_key_config_id` in its updates."""
 _HOW: Final = (
     "Each entry carries the hash of the one before it. `cmek evidence export` writes the record to "
     "a file, `cmek evidence verify` finds a changed byte."
 )
-# A line of the record starts with a brace, so nothing in it can end the fence.
+# each line of a record begins with a brace, so no line can end the fence
 _RECORD: Final = re.compile(r"^```jsonl\n((?:\{.*\n)+)```$", re.MULTILINE)
 
 
 class Query(FrozenModel):
-    """One query of an outside source."""
+    """One query of another log."""
 
     title: str
     command: str
     link: str | None = None
-    """Page that shows the same, where there is one."""
+    """A page that shows the same, if there is one."""
     needs: str
-    """What must hold for a result to mean anything."""
+    """The rights and settings without which an empty result means nothing."""
 
 
 class _Planned(BaseModel):
-    """What a query needs of a recorded plan; other versions of this tool may have more in it."""
+    """The fields of a recorded plan that a query needs; other releases may record other fields."""
 
     workspace_id: WorkspaceId | None
-    """None for one that was still to be created."""
+    """None for a workspace that was still to be created."""
     key_name: str
     external_key_id: ExternalKeyId
 
@@ -74,9 +74,9 @@ _METHODS: Final = f'protoPayload.methodName=~"(^|[.])({"|".join(THREATENING_METH
 
 
 def key_pattern(key: KeyName) -> str:
-    """A regular expression for a key and its versions in a log's `resourceName`.
+    """A regular expression for the `resourceName` of a key and its versions in a log.
 
-    Without the project: a log may name it by id or by number.
+    It has no project, since a log may name the project by id or by number.
     """
     return (
         f"/locations/{key.location}/keyRings/{key.key_ring}/cryptoKeys/{key.crypto_key}"
@@ -85,9 +85,9 @@ def key_pattern(key: KeyName) -> str:
 
 
 def threats_filter(key: KeyName) -> str:
-    """Log filter: what could break the key or open it to others; Terraform's alert has the same.
+    """Log filter: calls that could break the key or open it to others, as in Terraform's alert.
 
-    The ring too: a grant on it reaches the key.
+    The ring is included: a grant on it applies to the key.
     """
     ring = f"/locations/{key.location}/keyRings/{key.key_ring}"
     below = f"(/cryptoKeys/{key.crypto_key}(/cryptoKeyVersions/[0-9]+)?)?"
@@ -95,7 +95,7 @@ def threats_filter(key: KeyName) -> str:
 
 
 def signals_filter(project: str) -> str:
-    """Log filter of the Pub/Sub sink for `cmek listen`: the same of every key of a project."""
+    """Log filter for the Pub/Sub sink of `cmek listen`: the same calls, for every key."""
     return _log_filter(project, "activity", _METHODS, "/keyRings/")
 
 
@@ -120,9 +120,9 @@ def queries(
 
     Args:
         key: The attached key.
-        workspace_id: Whose key it is; None when it has not been created.
+        workspace_id: The key's workspace; None when it was not created.
         external_key_id: Anthropic's record of the key.
-        since: Time of the first event to look for, with a time zone.
+        since: The time from which to search, with a time zone.
     """
     return (
         _log_query(
@@ -145,10 +145,10 @@ def queries(
 
 
 def queries_of(chain: Chain) -> tuple[Query, ...]:
-    """Queries about what a record is about, from its first entry on.
+    """Queries about the key and workspace of a record, from the time of its first entry.
 
-    None before a plan exists, nor when the last one can't be read: a record proves nothing about
-    who wrote it, so its entries may hold anything.
+    There are none without a plan, or when the last plan can't be read: a record does not prove who
+    wrote it, so its entries may contain anything.
     """
     request = _last_request(chain)
     try:
@@ -205,7 +205,7 @@ def _zulu(moment: datetime) -> str:
 
 
 def evidence_page(workspace_id: str, chain: Chain) -> str:
-    """Markdown: the entries at a glance, queries of outside sources, and the record."""
+    """Markdown: a table of the entries, the queries, and the record itself."""
     rows = (
         (
             str(entry.number),
@@ -228,10 +228,10 @@ def evidence_page(workspace_id: str, chain: Chain) -> str:
 
 
 def record_in(page: str) -> str:
-    """The record out of a page.
+    """The record in a page.
 
     Raises:
-        EvidenceIntegrityError: There is none, or more than one.
+        EvidenceIntegrityError: The page has none, or more than one.
     """
     found = _RECORD.findall(page)
     if len(found) != 1:
