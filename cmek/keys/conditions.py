@@ -1,7 +1,7 @@
-"""The conditions that a key must meet, each written once, with its evidence and its remedy.
+"""The conditions that a key must meet, each written once, with evidence and remedy.
 
-Prerequisites, diagnosis, health, the gate's facts and the guide's step 2 are projections of these
-functions, so that they cannot disagree about a key. Pure.
+Prerequisites, diagnosis, health, the gate's facts and guide step 2 all use these functions, so that
+they can't disagree about a key. Pure.
 
 Source: guide steps 1 to 3; https://docs.cloud.google.com/kms/docs/key-states,
 https://docs.cloud.google.com/assured-workloads/key-access-justifications/docs and
@@ -25,9 +25,9 @@ from cmek.gcp.resources import CUSTOMER_INITIATED, SYMMETRIC, CryptoKey, KeyVers
 from cmek.names import KeyName, is_custom_role, is_us_single_region, organization_label
 
 MISSING: Final = "MISSING"
-"""The state of a primary version that does not exist."""
+"""Stands for the state of the primary version when there is none."""
 NOT_APPLICABLE: Final = "NOT_APPLICABLE"
-"""The same where a key of this purpose has none."""
+"""The same for a key whose purpose has no primary version."""
 DECRYPTING_ROLES: Final = frozenset(
     {
         "roles/owner",
@@ -42,7 +42,7 @@ DECRYPTING_ROLES: Final = frozenset(
         *DECRYPTING_ELSEWHERE,
     }
 )
-"""Roles that allow cryptographic use of a key's material."""
+"""Roles that allow to encrypt or to decrypt with a key."""
 _ENCRYPT_ONLY: Final = frozenset(
     {"roles/cloudkms.cryptoKeyEncrypter", "roles/cloudkms.cryptoKeyEncrypterViaDelegation"}
 )
@@ -50,28 +50,28 @@ COVERING: Final = {
     ENCRYPTER_DECRYPTER: frozenset({ENCRYPTER_DECRYPTER, "roles/owner"}),
     VIEWER: frozenset({VIEWER, "roles/cloudkms.admin", "roles/owner", "roles/viewer"}),
 }
-"""By role of the guide: the roles that hold at least the same permissions."""
+"""For each of the guide's roles: the roles that have at least the same permissions."""
 
 
 def missing_roles(granted: Collection[str]) -> tuple[str, ...]:
-    """The roles of the guide that are not among those; sorted."""
+    """The guide's roles that are not in `granted`; sorted."""
     return tuple(sorted(set(ROLES).difference(granted)))
 
 
 def may_decrypt(role: str) -> bool:
-    """Whether a holder of this role can decrypt, or may: what a custom role allows is not read."""
+    """Whether this role allows to decrypt, or may: the permissions of custom roles are not read."""
     return role in DECRYPTING_ROLES - _ENCRYPT_ONLY or is_custom_role(role)
 
 
 def may_use(role: str) -> bool:
-    """The same for encrypting or decrypting."""
+    """Whether this role allows to encrypt or to decrypt, or may."""
     return role in DECRYPTING_ROLES or is_custom_role(role)
 
 
 def other_users(policy: policy_pb2.Policy | PolicyView) -> tuple[str, ...]:
-    """Members besides Anthropic's that a key's own policy lets use it, or may let; sorted.
+    """Members besides Anthropic who can use a key by its own policy, or may; sorted.
 
-    Under a condition too, and deleted ones, who may have used it before.
+    With those under a condition, and deleted ones: they may have used the key before.
     """
     using = {member for one in policy.bindings if may_use(one.role) for member in one.members}
     return tuple(sorted(using - {MEMBER}))
@@ -79,19 +79,19 @@ def other_users(policy: policy_pb2.Policy | PolicyView) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Whether one condition holds, what was read, and what makes it hold."""
+    """Whether one condition holds, with the evidence and the commands that make it hold."""
 
     holds: bool
     evidence: str
     remedy: tuple[str, ...] = ()
-    """Commands, in this order; empty where it can't be changed on this key."""
+    """Commands, in this order; empty when it can't be changed on this key."""
     doubtful: bool = False
-    """It does not hold, and Anthropic may be able to use the key all the same."""
+    """It does not hold, but Anthropic may be able to use the key nevertheless."""
     subject: str = ""
-    """A version, role or state that it is about."""
+    """The version, role or state that it is about."""
     since: datetime | None = None
     final_at: datetime | None = None
-    """When it can no longer be undone."""
+    """From when on it can't be undone."""
 
 
 def symmetric(key: CryptoKey) -> Condition:
@@ -101,13 +101,13 @@ def symmetric(key: CryptoKey) -> Condition:
 
 
 def protection_level(key: CryptoKey, requested: str) -> Condition:
-    """The level that the request names; it can't be changed."""
+    """The key has the requested level, which can't be changed."""
     evidence = f"the key's protection level is {key.protection_level}, requested is {requested}"
     return Condition(key.protection_level == requested, evidence)
 
 
 def cloud_kms_material(key: CryptoKey) -> Condition:
-    """Generated in Cloud KMS: not behind an external key manager, not import-only."""
+    """The key material is generated in Cloud KMS: no external key manager, not import-only."""
     if key.protection_level.startswith("EXTERNAL") or key.crypto_key_backend:
         where = key.crypto_key_backend or "an external key manager"
         return Condition(False, f"{key.protection_level}: the key's material is in {where}")
@@ -117,13 +117,13 @@ def cloud_kms_material(key: CryptoKey) -> Condition:
 
 
 def fitting_kind(key: CryptoKey) -> Condition:
-    """What can't be changed about a key and makes every other finding about it pointless."""
+    """Purpose, algorithm and origin; they can't be changed, so a wrong one decides alone."""
     of_purpose = symmetric(key)
     return cloud_kms_material(key) if of_purpose.holds else of_purpose
 
 
 def single_us_region(name: KeyName) -> Condition:
-    """Anthropic uses keys in one US region only; neither key nor ring can be moved."""
+    """The location is one US region: Anthropic supports no other, and a key can't be moved."""
     holds = is_us_single_region(name.location)
     return Condition(holds, f"{name.location} is {'' if holds else 'not '}a single US region")
 
@@ -133,18 +133,19 @@ def primary_version(
 ) -> Condition:
     """The primary version is ENABLED; `subject` is its state.
 
-    Only symmetric keys have a primary version: for another purpose there is nothing to make.
+    Only symmetric keys have a primary version: a key of another purpose lacks none.
 
     Args:
         key: As read.
-        name: Its name, for the commands.
-        versions: All versions, where they were read: an enabled one can become the primary.
+        name: The key's name, for the commands.
+        versions: All versions, if they were read: an enabled one can become the primary.
     """
     primary = key.primary
     if primary is None and not symmetric(key).holds:
         evidence = f"a key for {key.purpose} has no primary version"
         return Condition(True, evidence, subject=NOT_APPLICABLE)
     if primary is None:
+        # rather an existing version than a new one
         enabled = [version.id for version in versions if version.state == "ENABLED"]
         choose = f"--version={max(enabled, key=int)}" if enabled else ""
         fix = (on_key(name, "set-primary-version", choose),) if enabled else _another(key, name)
@@ -165,7 +166,7 @@ def primary_version(
 
 
 def _another(key: CryptoKey, name: KeyName) -> tuple[str, ...]:
-    """Another version as the primary, in the one way that this kind of key allows."""
+    """Commands for a new primary version, in the way that this kind of key allows."""
     if key.import_only:
         imported = import_version(name)
         return imported, on_key(name, "set-primary-version", "--version=NUMBER")
@@ -179,13 +180,14 @@ def _another(key: CryptoKey, name: KeyName) -> tuple[str, ...]:
 def destruction_scheduled(
     key: CryptoKey, version: KeyVersion, name: KeyName, which: str
 ) -> Condition:
-    """A version that is scheduled for destruction: unusable now, lost at its destroy time."""
+    """Never holds: the version is unusable now, and lost at its destroy time."""
     delay, when = key.destroy_scheduled_duration, version.destroy_time
     lost = f"is lost for good at {when:%Y-%m-%d %H:%M %Z}" if when else "will be lost for good"
     return Condition(
         False,
         f"{which} version {version.id} is {version.state}: data encrypted with it can't be read "
         f"now and {lost}",
+        # both commands: a restored version is DISABLED
         (on_version(name, "restore", version.id), on_version(name, "enable", version.id)),
         subject=version.state,
         since=when - delay if when and delay else None,
@@ -194,11 +196,11 @@ def destruction_scheduled(
 
 
 def justifications(key: CryptoKey, name: KeyName) -> Condition:
-    """A Key Access Justifications policy, where there is one, admits customer-initiated access."""
+    """The key has no Key Access Justifications policy, or one with customer-initiated access."""
     allowed = key.justifications_policy
     if allowed is None:
         return Condition(True, "no Key Access Justifications policy: every reason is allowed")
-    # the reasons that others rely on are kept
+    # `update` replaces the list: the reasons that others rely on must stay in it
     reasons = ",".join(one.lower().replace("_", "-") for one in (*allowed, CUSTOMER_INITIATED))
     fix = on_key(name, "update", f"--allowed-access-reasons={reasons}")
     if not allowed:
@@ -211,13 +213,13 @@ def justifications(key: CryptoKey, name: KeyName) -> Condition:
 
 
 def has_organization_label(key: CryptoKey, organization: UUID) -> bool:
-    """Whether the key has `anthropic-org-<uuid>=true` of this organization."""
+    """Whether the key has the label `anthropic-org-<uuid>=true` of this organization."""
     label, value = organization_label(organization)
     return key.labels.get(label) == value
 
 
 def labelled(key: CryptoKey, name: KeyName, organization: UUID) -> Condition:
-    """The organization label, without which a validation fails."""
+    """The key has the organization label; without it validation fails."""
     label, value = organization_label(organization)
     if has_organization_label(key, organization):
         return Condition(True, f"the key has the label {label}={value}")
@@ -234,7 +236,7 @@ GrantState = Literal["on_key", "conditional", "inherited", "wrong_member", "miss
 
 @dataclass(frozen=True, slots=True)
 class GrantStatus:
-    """How Anthropic's service account holds one of the two roles, by its most telling grants."""
+    """How Anthropic's service account holds one of the two roles, or why it does not."""
 
     role: str
     state: GrantState
@@ -243,11 +245,11 @@ class GrantStatus:
 
 
 def grant_statuses(name: KeyName, grants: Iterable[Grant]) -> tuple[GrantStatus, ...]:
-    """One for each of the guide's two roles.
+    """The status of each of the guide's two roles.
 
     Args:
         name: The key.
-        grants: Of the key, its ring and, as far as they could be read, everything above.
+        grants: On the key, its ring and, as far as they could be read, all levels above.
     """
     everything = tuple(grants)
     return tuple(GrantStatus(role, *_state_of(str(name), role, everything)) for role in ROLES)
@@ -259,8 +261,9 @@ def _state_of(
     ours = [one for one in grants if one.member == MEMBER]
     near = [one for one in ours if "/keyRings/" in one.resource and one.role == role]
     held = tuple(one for one in near if one.resource == key and one.condition is None)
-    if held:  # the usual case, without comparing every member's name
+    if held:  # the usual case; the comparisons of names below are slow
         return "on_key", held
+    # the first state that has grants explains most
     explanations: dict[GrantState, tuple[Grant, ...]] = {
         "conditional": tuple(one for one in near if one.condition is not None),
         "inherited": tuple(
@@ -281,9 +284,9 @@ def _state_of(
 
 
 def granted(status: GrantStatus, name: KeyName) -> Condition:
-    """The role is granted to Anthropic's service account on the key itself, unconditionally.
+    """The role is granted to Anthropic's service account on the key itself, without a condition.
 
-    The remedy adds the grant before anything else is taken away, so that a key in use stays usable.
+    The remedy first adds the grant, then removes wrong ones, so that a key in use stays usable.
     """
     role, found = status.role, describe(status.grants)
     fix = (grant(name, role),)
@@ -308,7 +311,7 @@ def granted(status: GrantStatus, name: KeyName) -> Condition:
 
 
 def exceeding_grants(key: str, grants: Iterable[Grant]) -> Iterator[Grant]:
-    """What Anthropic's service account holds beyond the two roles on the key itself."""
+    """Grants of Anthropic's service account other than the two roles on the key itself."""
     for one in grants:
         if one.member == MEMBER and not (one.resource == key and one.role in ROLES):
             yield one

@@ -1,4 +1,4 @@
-"""The diagnosis of a failed validation or attach: facts read anew, and the ranked list of causes.
+"""The diagnosis of a failed validation or attach: read everything again, then rank the causes.
 
 Source: https://platform.claude.com/docs/en/manage-claude/cmek-troubleshooting
 """
@@ -45,14 +45,15 @@ CAUSES: Final[tuple[tuple[KnownCause, CauseRule], ...]] = (
     (rules_anthropic.DENY_POLICY, rules_anthropic.deny_policy),
     (rules_anthropic.ANTHROPIC, rules_anthropic.anthropic_side),
 )
-"""Most telling first: what explains the others stands before them."""
+"""In order of rank: a cause that explains others comes before them."""
 
 _ORDER: Final = {"proved": 0, "open": 1, "excluded": 2}
 
 
 def diagnose(facts: DiagnosisFacts) -> tuple[Cause, ...]:
-    """Every known cause: proved ones first, then open ones, most likely first, then the rest."""
+    """Every known cause: proved, then open, then excluded ones, each in order of rank."""
     causes = [rule(facts) for _, rule in CAUSES]
+    # a stable sort, so that `CAUSES` gives the order among equals
     return tuple(sorted(causes, key=lambda cause: _ORDER[cause.verdict]))
 
 
@@ -61,18 +62,18 @@ class Failure:
     """What is known about the failed validation or attach."""
 
     external_key_id: str | None = None
-    """The external key that failed, if one is registered."""
+    """The external key that failed; None when none is registered."""
     granted_at: datetime | None = None
-    """When the newest grant was written, if that is known."""
+    """When the newest grant was written; None when not known."""
     error_code: str | None = None
-    """Of the refused attach, if it was one."""
+    """Of a refused attach."""
     request_id: str | None = None
 
 
 async def gather_facts(
     request: OnboardingRequest, failure: Failure, clients: Clients
 ) -> DiagnosisFacts:
-    """Read everything again after a failure; a refused read leaves its causes open."""
+    """Read everything again after a failure; a cause stays open if its read was refused."""
     key_id = failure.external_key_id
     async with asyncio.TaskGroup() as group:
         findings = group.create_task(read_findings(request, clients))

@@ -1,13 +1,14 @@
-"""The health of an onboarded key: the rules, the verdict over them, and what people are told.
+"""The health of an onboarded key: the rules, the verdict, and when people are notified.
 
-`broken`: the key, or a part of the data under it, is unusable now. `at_risk`: something may come to
-that, or lets others in. Rule names are those of Security Command Center where it has the check
+`broken`: the key, or a part of the data under it, is unusable now. `at_risk`: that may happen, or
+others can use the key. Rules that Security Command Center has too have its names
 (https://docs.cloud.google.com/security-command-center/docs/concepts-vulnerabilities-findings);
-CIS numbers are of the CIS Google Cloud Platform Foundation Benchmark.
+CIS numbers are from the CIS Google Cloud Platform Foundation Benchmark.
 
-A key that can't be read is checked again once a minute five times, then every five minutes for a
-day, as services that hold customers' keys publish it. Then it is broken if Anthropic's own
-validation failed all the time; if only our reads were refused, its health stays unknown. Pure.
+A key that can't be read is checked again five times, once a minute, and then every five minutes for
+a day; cloud services with customer-managed keys publish such schedules. After the day it is broken
+if Anthropic's own validation failed every time. If only our reads were refused, it stays unknown.
+Pure.
 """
 
 from __future__ import annotations
@@ -200,8 +201,8 @@ THREATENING_METHODS: Final = tuple(
         }
     )
 )
-"""What an alert watches: every call that can break a key or open it to the public. Cloud KMS always
-logs them (Admin Activity)."""
+"""The calls that an alert watches: those that can break a key or open it to the public. Cloud KMS
+always logs them (Admin Activity)."""
 PART_OF: Final = {rule.id: rule.part for rule in HEALTH_RULES}
 
 SOON: Final = timedelta(minutes=1)
@@ -213,13 +214,13 @@ LONGEST: Final = timedelta(days=1)
 def record_failed_check(
     before: UnreachableState | None, run: CheckRun, external_key_id: str, *, anthropic_failed: bool
 ) -> UnreachableState:
-    """What is known after one more check that found the key unreachable.
+    """The state after one more check that found the key unreachable.
 
-    Only the follow-up that was scheduled for a key schedules the next check; another run that finds
-    the key unreachable meanwhile leaves it to that follow-up, unless that one is late.
+    Only the follow-up that was scheduled for a key schedules the next check. Any other run that
+    finds the key unreachable leaves it to that follow-up, unless the follow-up is late.
 
     Args:
-        before: From the checks before; None at the first.
+        before: From earlier checks; None at the first.
         run: Time and flow run.
         external_key_id: The external key.
         anthropic_failed: Whether Anthropic's validation failed at this check.
@@ -230,7 +231,8 @@ def record_failed_check(
             external_key_id=external_key_id, since=now, rechecks=-1, anthropic_failed=True
         )
     failed = before.anthropic_failed and anthropic_failed
-    # otherwise each run that sees the key meanwhile would schedule a follow-up of its own
+    # without this each run that checks the key meanwhile would schedule a follow-up of its own;
+    # the run that scheduled it may schedule it again: that is a retry
     waits_for_another = before.next_check is not None and before.next_check > now
     if waits_for_another and not run.is_scheduled_recheck and before.scheduled_by != run.run_id:
         return before.model_copy(update={"anthropic_failed": failed})
@@ -246,7 +248,7 @@ def record_failed_check(
 
 
 def grace_period_elapsed(unreachable: UnreachableState, now: datetime) -> bool:
-    """Whether the key has been unreachable for a day, so that its health is decided."""
+    """Whether the key has been unreachable for a day; then the verdict is final."""
     return now - unreachable.since >= LONGEST
 
 
@@ -262,25 +264,26 @@ VALIDATION_UNANSWERED = "validation-unanswered"
 UNREAD = "unread"
 UNFINISHED = "unfinished"
 MAY_STOP_ANTHROPIC = frozenset({"justifications-narrow", "grant-conditional"})
-"""What is a risk while validation succeeds, and the cause once it fails."""
+"""Rules that find a risk while validation succeeds, and its cause when it fails."""
 
 
 def judge(snapshot: KeySnapshot, previous: KeyRecord | None, run: CheckRun) -> KeyRecord:
-    """The health of a key as it was read.
+    """Judge a key by what was read.
 
     Args:
-        snapshot: Of one check; its baseline and unreachability come from the checks before.
-        previous: The last record, None at the first check.
+        snapshot: Of this check; `baseline` and `unreachable` come from earlier checks.
+        previous: The last record; None at the first check.
         run: Time and flow run.
     """
     found = [one for rule in _rules(snapshot) for one in rule.judge(snapshot)]
     found += _unread(snapshot)
-    # a failed validation without a cause in our reads may be Anthropic's or the network's trouble
+    # a failed validation that our reads do not explain may be trouble of Anthropic or the network
     explained = any(r.means is Health.BROKEN or r.rule in MAY_STOP_ANTHROPIC for r in found)
     found += _validation(snapshot, explained=explained)
     unreachable = _unreachable(snapshot, found, run)
     if unreachable and unreachable.anthropic_failed and grace_period_elapsed(unreachable, run.now):
         found = [_escalated(reason, unreachable) for reason in found]
+    # a quick check does not read everything: what it did not read is still true as last seen
     carried = list(_carried(previous, snapshot))
     reasons = _ordered(_dated(found, previous, run.now), carried)
     verdict = _verdict(found, carried)
@@ -292,7 +295,7 @@ def judge(snapshot: KeySnapshot, previous: KeyRecord | None, run: CheckRun) -> K
 def unfinished(
     snapshot: KeySnapshot, previous: KeyRecord | None, run: CheckRun, why: str
 ) -> KeyRecord:
-    """The record of a key that could not be checked, for example before the deadline."""
+    """The record of a key that was not checked, for example because the deadline had passed."""
     reason = HealthReason(
         rule=UNFINISHED,
         means=Health.UNKNOWN,
@@ -315,10 +318,10 @@ def _record(
 ) -> KeyRecord:
     notified = previous.announced if previous else Health.HEALTHY
     notified_at = previous.announced_at if previous else None
-    # nobody is told of an unknown health: what was announced before it is still what people know
+    # people are not notified of an unknown health: they still know the verdict before it
     announced = notified if verdict is Health.UNKNOWN else verdict
     before, before_at = notified, notified_at
-    # a run that is retried must send the event again that it may not have sent
+    # a retry of this run finds its own record here, but its event may not have been sent
     if previous is not None and previous.run_id == run.run_id:
         before, before_at = previous.announced_before, previous.announced_before_at
     return KeyRecord(
@@ -333,7 +336,7 @@ def _record(
         reasons=reasons,
         announced=announced,
         announced_before=before,
-        # of the first record too: two runs that see the first change must agree on something
+        # also for the first record: the id of the next event is made from it (see `event_id`)
         announced_at=notified_at if previous and announced is notified else run.now,
         announced_before_at=before_at,
         fingerprint=snapshot.fingerprint,
@@ -346,7 +349,7 @@ def _rules(snapshot: KeySnapshot) -> Iterator[HealthRule]:
 
 
 def _parts(snapshot: KeySnapshot) -> frozenset[Part]:
-    """What was read; of a key that does not exist there is nothing more to read."""
+    """The parts that were read; for a key that does not exist they are complete."""
     parts: set[Part] = {"name"}
     if isinstance(snapshot.key, Ok):
         parts.add("key")
@@ -415,7 +418,7 @@ def _validation(snapshot: KeySnapshot, *, explained: bool) -> Iterator[HealthRea
 def _unreachable(
     snapshot: KeySnapshot, found: Iterable[HealthReason], run: CheckRun
 ) -> UnreachableState | None:
-    """None once everything could be read, or a cause was found."""
+    """The state of a key that can't be judged; None when everything was read, or it is broken."""
     meanings = {reason.means for reason in found}
     if Health.UNKNOWN not in meanings or Health.BROKEN in meanings:
         return None
@@ -428,7 +431,7 @@ def _unreachable(
 
 
 def _escalated(reason: HealthReason, unreachable: UnreachableState) -> HealthReason:
-    """After a day of failed validations."""
+    """The reason after a day of failed validations: the key is broken, whatever the cause."""
     if reason.rule != VALIDATION_UNEXPLAINED:
         return reason
     return reason.model_copy(
@@ -444,7 +447,10 @@ def _escalated(reason: HealthReason, unreachable: UnreachableState) -> HealthRea
 
 
 def _carried(previous: KeyRecord | None, snapshot: KeySnapshot | None) -> Iterator[HealthReason]:
-    """What the last check found in a part that this one did not read; None: it read nothing."""
+    """Reasons of the last record about parts that this check did not read.
+
+    Without a snapshot nothing was read.
+    """
     parts = _parts(snapshot) if snapshot else frozenset()
     validated = snapshot is None or snapshot.validation is not None
     for reason in previous.reasons if previous else ():
@@ -457,7 +463,7 @@ def _carried(previous: KeyRecord | None, snapshot: KeySnapshot | None) -> Iterat
 def _dated(
     found: Iterable[HealthReason], previous: KeyRecord | None, now: datetime
 ) -> Iterator[HealthReason]:
-    """Since when: what the resource tells, else the first check that found it."""
+    """The reasons with `since`: from the resource, else from the first check that found them."""
     known = {reason.identity: reason.since for reason in previous.reasons} if previous else {}
     for reason in found:
         since = reason.since or known.get(reason.identity) or now
@@ -467,7 +473,7 @@ def _dated(
 def _ordered(
     dated: Iterable[HealthReason], carried: Iterable[HealthReason]
 ) -> tuple[HealthReason, ...]:
-    """Worst first, then the most urgent, then the one with the least time left."""
+    """All reasons: the worst first, then the most severe, then those with the least time left."""
 
     def order(reason: HealthReason) -> tuple[int, int, float, str, str]:
         final = reason.final_at.timestamp() if reason.final_at else float("inf")
@@ -477,7 +483,7 @@ def _ordered(
 
 
 def _verdict(found: Iterable[HealthReason], carried: Iterable[HealthReason]) -> Health:
-    """Broken wins over all that could not be read; unknown wins over what was found earlier."""
+    """The verdict: broken wins over unknown, and unknown wins over reasons of earlier checks."""
     fresh = {reason.means for reason in found} | {Health.HEALTHY}
     worst = max(fresh, key=lambda verdict: verdict.rank)
     if worst in (Health.BROKEN, Health.UNKNOWN):
@@ -489,15 +495,15 @@ def _since(
     verdict: Health, reasons: Iterable[HealthReason], previous: KeyRecord | None, now: datetime
 ) -> datetime:
     if previous is not None and previous.verdict is verdict:
-        return previous.since  # the reasons may have changed, the trouble has not ended
+        return previous.since  # other reasons, perhaps, but the same verdict all the time
     dates = [reason.since for reason in reasons if reason.means is verdict and reason.since]
     return min(dates, default=now) if verdict is not Health.HEALTHY else now
 
 
 def _baseline(snapshot: KeySnapshot, run: CheckRun) -> Baseline | None:
-    """The one that exists, else what this check found, if it was full and everything was read."""
+    """The existing baseline; without one, what this check found, if it read everything."""
     key = snapshot.crypto_key
-    # what an incomplete one lacks would count as drift, or hide it, from then on
+    # what is missing in an incomplete baseline would be reported as drift, or hide drift
     complete = key is not None and {"versions", "policy"} <= _parts(snapshot)
     if snapshot.baseline is not None or key is None or not complete:
         return snapshot.baseline
@@ -514,7 +520,7 @@ _NAMESPACE: Final = UUID("3c1c8a0e-6a5b-5a53-9d0f-7c8f6f1f8f57")
 
 
 class HealthEvent(StrEnum):
-    """The event to send."""
+    """The events that notify of a change."""
 
     BROKEN = "cmek.key.broken"
     AT_RISK = "cmek.key.at_risk"
@@ -529,9 +535,9 @@ _EVENTS: Final = {
 
 
 def health_event(record: KeyRecord) -> HealthEvent | None:
-    """The event for this check; None when people know already, or when the health is unknown.
+    """The event for this check; None when people know the verdict already, or it is unknown.
 
-    A key starts as healthy; `unknown` is no change and keeps what was announced.
+    A new key counts as healthy. `unknown` is not a change: the announced verdict stays.
     """
     if record.announced is record.announced_before:
         return None
@@ -539,32 +545,35 @@ def health_event(record: KeyRecord) -> HealthEvent | None:
 
 
 def event_id(record: KeyRecord, what: HealthEvent) -> UUID:
-    """The same for a retried run and for two runs that see one change at the same time.
+    """The event's id: equal for a retry, and for two runs that find one change at the same time.
 
-    A key without a history has nothing that two runs could agree on but the run itself.
+    So it is made from the time of the last announcement. A key without a record has none: then the
+    run's id is used.
     """
     since = record.announced_before_at or record.run_id
     return uuid5(_NAMESPACE, f"{since} {record.external_key_id} {what}")
 
 
 def agreed(record: KeyRecord, previous: KeyRecord | None, recent: Iterable[KeyRecord]) -> KeyRecord:
-    """The record with what people know, where other runs have added theirs since `previous`.
+    """The record, corrected by what other runs have announced since `previous` was read.
 
-    If one has told of the same verdict, or has found otherwise later, nobody is told again; the
-    next check compares with this record, and a verdict that nobody knows must be news to that one.
+    If another run has announced the same verdict, or has checked the key later, no event is sent
+    for this record. It then takes over what was announced: the next check compares with it, and a
+    verdict that was never announced must be news to that check.
 
     Args:
         record: Of this check.
-        previous: The last record that it knew.
-        recent: The last records of the key, newest first. Clocks differ, this order does not.
+        previous: The last record that this check knew.
+        recent: The last records of the key, newest first. This order is reliable; clocks are not.
     """
     meanwhile = takewhile(lambda one: one != previous, recent)
     newest = next((one for one in meanwhile if one.run_id != record.run_id), None)
     if newest is None:
         return record
     known, at = newest.announced, newest.announced_at
-    # what was known before this run too: a retry of it goes on from there
+    # also as the state before this run, from which a retry of it continues
     before = {"announced_before": known, "announced_before_at": at}
+    # a time too far ahead comes from a wrong clock, and is not later than this check
     ahead = newest.checked_at - record.checked_at
     if known is record.announced or timedelta(0) < ahead <= CLOCKS_DIFFER:
         return record.model_copy(update={"announced": known, "announced_at": at, **before})
@@ -572,9 +581,10 @@ def agreed(record: KeyRecord, previous: KeyRecord | None, recent: Iterable[KeyRe
 
 
 def is_news(record: KeyRecord, previous: KeyRecord | None) -> bool:
-    """Whether a check found anything that the key's last record does not say."""
+    """Whether a check found anything that is not in the key's last record."""
     if previous is None:
         return True
+    # these differ from check to check without anything new; reasons are compared by identity
     unseen = {"checked_at", "run_id", "depth", "announced_before", "announced_before_at", "reasons"}
     reasons = {reason.identity for reason in record.reasons}
     known = {reason.identity for reason in previous.reasons}
@@ -584,10 +594,10 @@ def is_news(record: KeyRecord, previous: KeyRecord | None) -> bool:
 
 
 def needs_validation(snapshot: KeySnapshot, previous: KeyRecord | None) -> bool:
-    """Whether a quick check asks Anthropic to use the key: something differs, or is not settled.
+    """Whether a quick check needs a validation: something has changed, or is still unknown.
 
-    A validation uses the customer's key and stands in its audit log, so an unchanged key whose
-    last validation is settled is not validated again.
+    A validation uses the customer's key and fills its audit log. So a key is not validated again
+    while nothing has changed and its last validation had a clear result.
     """
     if previous is None or previous.fingerprint is None:
         return True

@@ -1,6 +1,6 @@
-"""The history of a key: its first record, and the page that keeps one record.
+"""The history of a key: its first record, and the page for one record.
 
-People read the page; its end is the record for programs. Pure.
+The page is for people; it ends with the record for programs. Pure.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _END: Final = "\n```"
 
 
 def key_title(record: KeyRecord) -> str:
-    """A key by its workspaces and its name in the ring."""
+    """A key's title: its workspaces and its short name."""
     users = ", ".join(record.workspaces) or "no workspace"
     return f"{users} · {record.key_name.rpartition('/')[2]}"
 
 
 def key_page(record: KeyRecord) -> str:
-    """The page of one record."""
+    """The page for one record, in Markdown."""
     about = (
         f"Key {code(record.key_name)}, external key {code(record.external_key_id)}. "
         f"Checked at {_when(record.checked_at)}, {record.depth}."
@@ -46,13 +46,14 @@ def key_page(record: KeyRecord) -> str:
         *_reasons(record),
         *_unreachable(record),
         "### Record",
+        # an escape of JSON, so that no text of the record ends the fence
         _RECORD + record.model_dump_json().replace("`", "\\u0060") + _END,
     ]
     return "\n\n".join(parts)
 
 
 def read_page(page: str) -> KeyRecord | None:
-    """The record at the end of a page; None when it is not one of ours, or of an older version."""
+    """The record at the end of a page; None when it is not ours, or from an older release."""
     _, found, rest = page.rpartition(_RECORD)
     try:
         return KeyRecord.model_validate_json(rest.removesuffix(_END)) if found else None
@@ -118,10 +119,10 @@ def onboarding_record(
     """The first record of a key, which later checks compare with.
 
     Args:
-        facts: Read behind the approval, right before the attach.
-        users_before: Who could decrypt with an adopted key already.
+        facts: Read after the approval, right before the attach.
+        users_before: Members who could already decrypt with an adopted key.
         run_id: The onboarding run.
-        now: Time of the attach.
+        now: The time of the attach.
     """
     baseline = Baseline.of(
         facts.key,

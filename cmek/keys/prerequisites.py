@@ -47,27 +47,27 @@ PREREQUISITE_RULES: Final[dict[PrerequisiteRule, tuple[Prerequisite, ...]]] = {
         rules_anthropic.EFFECT,
     ),
 }
-"""What each rule judges, in the order in which a person reads the table."""
+"""The rules with the checks that each gives, in the order of the table."""
 
 CATALOGUE: Final = tuple(one for judged in PREREQUISITE_RULES.values() for one in judged)
-"""Every check that a report holds, in its order: what the documentation lists."""
+"""Every check of a report, in its order; the documentation lists these."""
 
 
 def unknown_warnings(policy: OnboardingSettings) -> list[str]:
-    """Accepted warnings that are the id of no check, so that they accept nothing."""
+    """Accepted warnings that are not the id of any check and so have no effect."""
     return sorted(set(policy.accepted_warnings) - {one.id for one in CATALOGUE})
 
 
 async def run_checks(request: OnboardingRequest, clients: Clients) -> CheckReport:
     """Read everything in three waves and judge it; writes nothing.
 
-    Never raises for a refused, failed or late read: that check is `unknown` and says who can tell.
+    A refused, failed or late read raises nothing: its check is `unknown` and says who can tell.
     """
     return judge(request, await read_findings(request, clients))
 
 
 def judge(request: OnboardingRequest, findings: Findings) -> CheckReport:
-    """The verdicts over what was read. Pure."""
+    """Judge what was read. Pure."""
     checks = tuple(check for rule in PREREQUISITE_RULES for check in rule(request, findings))
     decrypters, unread = rules_iam.other_decrypters(request, findings)
     return CheckReport(

@@ -1,7 +1,7 @@
-"""All reads of the checks, in three waves: each starts when what it depends on is there.
+"""All reads of the checks, in three waves: each wave needs results of the one before.
 
-With one folder above the project and one access policy that is 29 requests at most: 12 + 3 + 3
-first, then 4 + 5 + 1, then 1. On a fresh project 23: 18 first, then 4, then 1.
+With one folder above the project and one access policy these are 29 requests at most: 12 + 3 + 3 in
+the first wave, then 4 + 5 + 1, then 1. On a new project they are 23: 18, then 4, then 1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONSTRAINTS: Final = (LEGACY, MANAGED, LOCATIONS, PROTECTION, MINIMUM_DELAY, DIS
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """The three that all reads go through."""
+    """The three clients for all reads."""
 
     admin: AdminApi
     kms: CloudKms
@@ -41,7 +41,7 @@ class Clients:
 
 
 async def read_findings(request: OnboardingRequest, clients: Clients) -> Findings:
-    """Read all that the checks judge; a refused read is an answer too, so nothing is raised."""
+    """Read everything that the checks judge; a refused read is a result too and raises nothing."""
     async with asyncio.TaskGroup() as group:
         google = group.create_task(_read_google(request, clients.google))
         kms = group.create_task(_read_kms(request, clients))
@@ -51,7 +51,7 @@ async def read_findings(request: OnboardingRequest, clients: Clients) -> Finding
 
 @dataclass(frozen=True, slots=True)
 class _Above:
-    """What only the ancestors' names let us ask."""
+    """Reads that need the names of the project's ancestors."""
 
     policies: dict[str, Result[policy_pb2.Policy]]
     custom_constraints: Result[tuple[CustomConstraint, ...]] | None
@@ -70,6 +70,7 @@ async def _read_google(request: OnboardingRequest, google: GoogleReads) -> Googl
         policy = start(try_read(google.iam_policy(f"projects/{name}")))
         constraints = {one: start(try_read(google.org_policy(name, one))) for one in CONSTRAINTS}
         ancestors = start(try_read(google.ancestors(name)))
+        # the second wave starts as soon as the ancestors are known; the others are still running
         above = start(_read_above(ok_value(await ancestors) or (), google))
     return GoogleFindings(
         caller=google.caller or "user:CALLER",
@@ -117,7 +118,7 @@ async def _read_kms(request: OnboardingRequest, clients: Clients) -> KmsFindings
         location = start(try_read(kms.get_location(name.project, name.location)))
         ring = start(try_read(kms.get_key_ring(name.key_ring_name)))
         key = start(try_read(kms.get_crypto_key(str(name))))
-    # a policy of what is not there would be a refusal that says nothing
+    # for a resource that does not exist, the read of its policy would only be refused
     has_ring, has_key = ok_value(ring.result()) is not None, ok_value(key.result()) is not None
     async with asyncio.TaskGroup() as group:
         start = group.create_task
@@ -171,7 +172,7 @@ async def _all_workspaces(admin: AdminApi) -> tuple[Workspace, ...]:
 
 
 async def _lists_external_keys(admin: AdminApi) -> bool:
-    """One page is enough to know."""
+    """Whether external keys can be listed; one page is enough to know."""
     async for _ in admin.external_keys.list():
         break
     return True

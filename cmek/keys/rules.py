@@ -1,4 +1,4 @@
-"""The shapes of rules: a health rule finds reasons in a snapshot, a cause rule judges a failure."""
+"""The forms of a rule: a health rule finds reasons in a snapshot, a cause rule judges a failure."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from cmek.models import FrozenModel
 from cmek.onboarding.request import OnboardingRequest
 
 Part = Literal["name", "key", "versions", "policy"]
-"""What a rule needs to have been read; the registered name always is."""
+"""The part of a snapshot that a rule needs; the registered name is always there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a rule's function found; the rule itself adds its name, severity and benchmark."""
+    """What the function of a rule found; the rule adds its name, severity and benchmark."""
 
     says: str
     commands: tuple[str, ...] = ()
@@ -37,12 +37,12 @@ class Finding:
     def of(
         cls, condition: Condition, *, subject: str | None = None, otherwise: str = ""
     ) -> Iterator[Finding]:
-        """The finding of a condition that does not hold; nothing where it holds.
+        """The finding for a condition that does not hold; nothing when it holds.
 
         Args:
             condition: With evidence and remedy.
-            subject: What it is about, where the condition's own subject is not meant.
-            otherwise: Added to the evidence where the condition has no remedy.
+            subject: What the finding is about; None: the condition's own subject.
+            otherwise: Added to the evidence if the condition has no remedy.
         """
         if not condition.holds:
             yield cls(
@@ -56,7 +56,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class HealthRule:
-    """One health rule; `find` is called only when its part was read."""
+    """One health rule; `find` is called only if its part was read."""
 
     id: str
     means: Health
@@ -65,7 +65,7 @@ class HealthRule:
     find: Callable[[KeySnapshot], Iterator[Finding]]
     benchmark: str | None = None
     caused_by: tuple[str, ...] = ()
-    """Cloud KMS methods that can bring it about, as Cloud Audit Logs name them."""
+    """Cloud KMS methods that can cause it, with their names in Cloud Audit Logs."""
 
     def judge(self, snapshot: KeySnapshot) -> Iterator[HealthReason]:
         """The reasons that this rule gives."""
@@ -97,20 +97,20 @@ class Cause(FrozenModel):
     """`open`: neither proved nor excluded by what we may read."""
     why: str
     command: str
-    """What fixes it, or for an open cause also what would tell."""
+    """What fixes it; for an open cause also what would prove or exclude it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiagnosisFacts:
-    """All that our own reads say after a failure. Anthropic's free text is no part of it."""
+    """Everything that we read after a failure. Anthropic's free text is not used."""
 
     request: OnboardingRequest
     findings: Findings
     external_key_id: str | None
     external_key: Result[ExternalKey] | None
-    """None when nothing was registered yet."""
+    """None when nothing is registered yet."""
     granted_at: datetime | None
-    """When the newest grant was written, as far as we know."""
+    """When the newest grant was written; None when not known."""
     now: datetime
     error_code: str | None
     """`error.details.error_code` of a refused attach."""
@@ -119,12 +119,12 @@ class DiagnosisFacts:
 
     @property
     def key(self) -> CryptoKey | None:
-        """The crypto key, if there is one and we may read it."""
+        """The crypto key, if it exists and could be read."""
         return ok_value(self.findings.kms.key)
 
     @property
     def key_is_gone(self) -> bool:
-        """Cloud KMS says that there is no such key."""
+        """Whether Cloud KMS says that there is no such key; a refused read does not say that."""
         read = self.findings.kms.key
         return isinstance(read, Ok) and read.value is None
 
@@ -137,7 +137,7 @@ class DiagnosisFacts:
 
 @dataclass(frozen=True, slots=True)
 class KnownCause:
-    """The unchanging part of a cause."""
+    """The constant part of a cause."""
 
     id: str
     title: str
@@ -153,15 +153,15 @@ class KnownCause:
         return self._cause("excluded", why, "none needed")
 
     def open(self, why: str, command: str) -> Cause:
-        """What we may read neither proves nor excludes it."""
+        """Our reads neither prove nor exclude it."""
         return self._cause("open", why, command)
 
     def judge(self, condition: Condition, otherwise: str = "") -> Cause:
-        """Excluded by a condition that holds, open where it is doubtful, else proved.
+        """Excluded when the condition holds, open when it is doubtful, else proved.
 
         Args:
             condition: With evidence and remedy.
-            otherwise: What to do where the condition has no remedy.
+            otherwise: What to do if the condition has no remedy.
         """
         if condition.holds:
             return self.excluded(condition.evidence)

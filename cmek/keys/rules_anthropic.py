@@ -1,8 +1,9 @@
-"""Anthropic's side: credential, organization, CMEK, workspace, and what no API shows.
+"""Rules about Anthropic's side: credential, organization, CMEK, workspace, what no API shows.
+
+Also the causes of a failed validation that are not about the key itself: APIs, billing, perimeter,
+deny policies, and trouble at Anthropic.
 
 Source: https://platform.claude.com/docs/en/manage-claude/cmek and …/admin-api
-
-Causes around the key: APIs, billing, perimeter, deny policies, and Anthropic's side.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ EFFECT: Final = Prerequisite(
 
 
 def check_credential(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """A refused credential fails; an Admin API that does not answer is unknown."""
+    """A refused credential fails; an Admin API that does not respond is unknown."""
     read = findings.anthropic.organization
     if isinstance(read, Failed):
         if read.status in {"401", "403"}:
@@ -102,7 +103,7 @@ def check_credential(request: OnboardingRequest, findings: Findings) -> Iterator
 
 
 def check_cmek(_: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """Reachable; that attaching is allowed shows only when it is done."""
+    """External keys can be listed; whether an attach is allowed shows only when it is sent."""
     read = findings.anthropic.external_keys
     if isinstance(read, Ok):
         yield CMEK.passed("external keys can be listed")
@@ -115,7 +116,7 @@ def check_cmek(_: OnboardingRequest, findings: Findings) -> Iterator[Check]:
 
 
 def check_workspace(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """Live, and without a key or with this one; of a new one, the name is free."""
+    """Not archived, and without a key or with this one; for a new workspace: the name is free."""
     if request.create_workspace is not None:
         yield _new(request.create_workspace, findings.anthropic.workspaces)
         return
@@ -128,15 +129,13 @@ def check_workspace(request: OnboardingRequest, findings: Findings) -> Iterator[
             yield WORKSPACE.unknown(read)
         return
     workspace = read.value
-    shown_workspaces = f"{workspace.id} ({workspace.name})"
+    named = f"{workspace.id} ({workspace.name})"
     if workspace.is_archived:
-        yield WORKSPACE.failed(
-            f"{shown_workspaces} was archived at {workspace.archived_at}", another
-        )
+        yield WORKSPACE.failed(f"{named} was archived at {workspace.archived_at}", another)
     elif workspace.external_key_id is None:
-        yield WORKSPACE.passed(f"{shown_workspaces} is live and has no key")
+        yield WORKSPACE.passed(f"{named} is live and has no key")
     else:
-        yield _attached(request, findings, shown_workspaces, workspace.external_key_id)
+        yield _attached(request, findings, named, workspace.external_key_id)
 
 
 def _new(name: str, read: Result[tuple[Workspace, ...]] | None) -> Check:
@@ -171,7 +170,7 @@ def _attached(request: OnboardingRequest, findings: Findings, named: str, key_id
 
 
 def check_acknowledged(request: OnboardingRequest, _: Findings) -> Iterator[Check]:
-    """What no API shows and a person therefore acknowledges before attaching."""
+    """What no API shows: a person must acknowledge it before the attach."""
     yield RETENTION.unknown("No API shows it")
     yield FEATURES.warned(FEATURES.why)
     if request.create_workspace is not None:
@@ -220,31 +219,31 @@ _SETTINGS: Final = "https://platform.claude.com/settings"
 
 
 def project_inactive(facts: DiagnosisFacts) -> Cause:
-    """Shut down after the registration."""
+    """The project was shut down, probably after the registration."""
     (check,) = check_project(facts.request, facts.findings)
     return _from_check(PROJECT, check)
 
 
 def kms_api_off(facts: DiagnosisFacts) -> Cause:
-    """Switched off after the registration."""
+    """The API was disabled, probably after the registration."""
     (check,) = check_kms_api(facts.request, facts.findings)
     return _from_check(API_OFF, check)
 
 
 def billing_off(facts: DiagnosisFacts) -> Cause:
-    """Switched off after the registration."""
+    """Billing was disabled, probably after the registration."""
     (check,) = check_billing(facts.request, facts.findings)
     return _from_check(BILLING_OFF, check)
 
 
 def perimeter(facts: DiagnosisFacts) -> Cause:
-    """Proved by the perimeter's own rules, or by a perimeter that refused our own read."""
+    """Proved by the rules of a perimeter, or by a perimeter that refused our own read."""
     (check,) = check_perimeters(facts.request, facts.findings)
     return _from_check(PERIMETER, check)
 
 
 def deny_policy(facts: DiagnosisFacts) -> Cause:
-    """They win over every grant and are not among the policies that we read."""
+    """Always open: deny policies override every grant, and are not read here."""
     return DENY_POLICY.open(
         "deny policies are not read here",
         f"gcloud policy-troubleshoot iam //cloudkms.googleapis.com/{facts.request.key_name} "
@@ -254,7 +253,7 @@ def deny_policy(facts: DiagnosisFacts) -> Cause:
 
 
 def anthropic_side(facts: DiagnosisFacts) -> Cause:
-    """What is left when everything that we can read is in order."""
+    """The last cause, when everything that we can read is in order; never excluded."""
     request = f" with request id {facts.request_id}" if facts.request_id else ""
     command = f"validate again later; if it stays so, write to Anthropic's support{request}"
     if facts.error_code == "external_key_validation_timed_out":
@@ -269,7 +268,7 @@ def anthropic_side(facts: DiagnosisFacts) -> Cause:
 
 
 def code_rule(known: KnownCause, code: str, command: str) -> CauseRule:
-    """Proved by a typed attach error, excluded without it."""
+    """A rule whose cause is proved by this error code of a refused attach, else excluded."""
 
     def rule(facts: DiagnosisFacts) -> Cause:
         if facts.error_code == code:

@@ -1,6 +1,6 @@
-"""Rules about IAM: the two grants on the key, and every other member who can use it.
+"""Rules about IAM: the two grants on the key, and all other members who can use it.
 
-Each missing grant has one explanation (`conditions.grant_statuses`). Source: guide step 3 (both
+A missing grant gets one explanation (`conditions.grant_statuses`). Source: guide step 3 (both
 roles on the key itself); CIS Google Cloud Foundations 1.9 and 1.11.
 """
 
@@ -75,7 +75,7 @@ LOOK_ALIKES: Final = Prerequisite(
 
 
 def check_broader(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """Whatever Anthropic's account has beyond the two roles on the key."""
+    """Roles of Anthropic's account other than the two on the key."""
     grants, unreadable = _grants(request, findings)
     broader = list(exceeding_grants(str(request.key_name), grants))
     if broader:
@@ -85,7 +85,7 @@ def check_broader(request: OnboardingRequest, findings: Findings) -> Iterator[Ch
 
 
 def check_public(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """`allUsers` and `allAuthenticatedUsers`."""
+    """`allUsers` and `allAuthenticatedUsers` must not have any role."""
     grants, unreadable = _grants(request, findings)
     public = of_kind(grants, "public")
     if public:
@@ -109,22 +109,23 @@ def check_look_alikes(request: OnboardingRequest, findings: Findings) -> Iterato
 def other_decrypters(
     request: OnboardingRequest, findings: Findings
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Everyone besides Anthropic who can decrypt with the key, and whose policies were not read.
+    """Members besides Anthropic who can decrypt with the key, and the policies that were not read.
 
-    By bindings on the key, its ring, its project and above, as `MEMBER (ROLE on RESOURCE)`. With
-    custom roles, of which only the name is known.
+    Members of bindings on the key, its ring, its project and above, as `MEMBER (ROLE on RESOURCE)`.
+    Custom roles are included, since only their names are known.
     """
     grants, unreadable = _grants(request, findings)
     found = {
         f"{one.member} ({one.role} on {one.resource})"
         for one in grants
+        # deleted members can't decrypt any more
         if may_decrypt(one.role) and one.member != MEMBER and not one.member.startswith("deleted:")
     }
     return tuple(sorted(found)), tuple(dict.fromkeys(unreadable))
 
 
 def _grants(request: OnboardingRequest, findings: Findings) -> tuple[list[Grant], list[str]]:
-    """All bindings on key and ring, those above that reach Cloud KMS, and what was unreadable."""
+    """Grants on key and ring, grants above that allow something in KMS, and unreadable policies."""
     key = request.key_name
     below: dict[str, Result[policy_pb2.Policy] | None] = {
         str(key): findings.kms.key_policy,
@@ -145,7 +146,7 @@ def _grants(request: OnboardingRequest, findings: Findings) -> tuple[list[Grant]
 
 
 def _hidden(request: OnboardingRequest, findings: Findings) -> list[str]:
-    """Policies that nobody asked for, since already the resource could not be read."""
+    """Policies that were not requested, because the resource itself could not be read."""
     key = request.key_name
     reads = {
         str(key): findings.kms.key,
@@ -166,11 +167,11 @@ def _list(names: list[str]) -> str:
 
 
 _AT_ONCE: Final = 8
-"""Commands that are printed in a row."""
+"""Most commands in one remedy."""
 
 
 def _revoke_all(grants: Iterable[Grant]) -> str:
-    """The commands, or the first of many: run the check again for the next ones."""
+    """The commands; of many only the first ones: the next check shows the rest."""
     commands = [revoke(one.resource, one.member, one.role) for one in grants]
     more = f" (and {len(commands) - _AT_ONCE} more)" if len(commands) > _AT_ONCE else ""
     return " && ".join(commands[:_AT_ONCE]) + more
@@ -180,7 +181,7 @@ ADMIN: Final = "roles/cloudkms.admin"
 
 
 def _statuses(snapshot: KeySnapshot) -> Iterator[GrantStatus]:
-    """Nothing where the key's policy was not asked for."""
+    """The status of both roles; nothing if the key's policy was not requested."""
     if snapshot.policy is not None and snapshot.name is not None:
         yield from grant_statuses(snapshot.name, snapshot.all_grants())
 
@@ -203,7 +204,7 @@ def grant_conditional(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 
 def grant_inherited(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """It works, but by a grant on ring or project, which may be removed with the others there."""
+    """It works, but only by a grant on ring or project, which somebody may remove there."""
     return _grants_that_are(snapshot, "inherited")
 
 
@@ -213,7 +214,7 @@ def public_member(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 
 def unexpected_decrypter(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """Another member may decrypt; those who could when it was recorded are known."""
+    """A member may decrypt who could not when the key was recorded."""
     known = set(snapshot.baseline.decrypters) if snapshot.baseline else set()
     expected = known | PUBLIC | {MEMBER}  # the public has a rule of its own
     return _each(
@@ -232,14 +233,14 @@ def broader_grant(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 
 def _each(grants: Iterable[Grant]) -> Iterator[Finding]:
-    """A finding a grant that should not be there."""
+    """One finding for each grant that should not exist."""
     for one in grants:
         subject = f"{one.resource} {one.role} {one.member}"
         yield Finding(describe((one,)), (revoke(one.resource, one.member, one.role),), subject)
 
 
 def project_unread(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """The verdict does not depend on it, but grants on the project are not seen."""
+    """Grants on the project are not seen; the verdict does not depend on them."""
     if isinstance(snapshot.project_policy, Failed):
         yield Finding(
             "the project's IAM policy could not be read, so grants there are not seen: "
@@ -264,7 +265,7 @@ def separation_of_duties(snapshot: KeySnapshot) -> Iterator[Finding]:
 def grant_may_be_on_project(snapshot: KeySnapshot) -> bool:
     """Whether a missing grant may be on the project, whose policy could not be read.
 
-    When Anthropic can't use the key either, the grant is missing beyond doubt.
+    If Anthropic's validation failed as well, the grant is certainly missing.
     """
     seen = isinstance(snapshot.policy, Ok) and isinstance(snapshot.ring_policy, Ok)
     unseen = isinstance(snapshot.project_policy, Failed) and not snapshot.anthropic_failed
@@ -275,7 +276,7 @@ def grant_may_be_on_project(snapshot: KeySnapshot) -> bool:
 ON_KEY: Final = "GetIamPolicy on the key"
 ABOVE: Final = "GetIamPolicy on key, ring, project and above"
 PROPAGATION_TIME: Final = timedelta(minutes=7)
-"""Google: an IAM change works within 2 minutes as a rule, within 7 or more at times."""
+"""Google: an IAM change takes effect within 2 minutes as a rule, sometimes after 7 or more."""
 
 CONDITIONAL: Final = KnownCause("grant_conditional", "A grant has a condition", ON_KEY)
 WRONG_MEMBER: Final = KnownCause("grant_wrong_member", "A grant names another member", ON_KEY)
@@ -293,7 +294,7 @@ IAM_PROPAGATION: Final = KnownCause("iam_settling", "IAM is still settling", ON_
 
 
 def grant_in_state(known: KnownCause, state: GrantState) -> CauseRule:
-    """A cause that is proved by a role whose grant is in this state."""
+    """A rule whose cause is proved by a role with a grant in this state."""
 
     def rule(facts: DiagnosisFacts) -> Cause:
         statuses = _explained(facts)
@@ -308,7 +309,7 @@ def grant_in_state(known: KnownCause, state: GrantState) -> CauseRule:
 
 
 def _together(conditions: list[Condition]) -> Condition:
-    """Both roles in one cause. A validation has failed, so nothing is doubtful any more."""
+    """One condition for both roles; not doubtful, since the validation has failed."""
     remedy = dict.fromkeys(command for one in conditions for command in one.remedy)
     return Condition(False, "; ".join(one.evidence for one in conditions), tuple(remedy))
 
@@ -319,7 +320,7 @@ grant_wrong_level: Final = grant_in_state(WRONG_LEVEL, "inherited")
 
 
 def domain_sharing(facts: DiagnosisFacts) -> Cause:
-    """The grant is missing and the organization policy would not let it be written."""
+    """A grant is missing, and an organization policy would refuse it."""
     checks = [
         *check_legacy(facts.request, facts.findings),
         *check_managed(facts.request, facts.findings),
@@ -339,7 +340,7 @@ def domain_sharing(facts: DiagnosisFacts) -> Cause:
 
 
 def missing_rule(known: KnownCause, role: str) -> CauseRule:
-    """The role is not granted to Anthropic's account, and nothing else explains it."""
+    """A rule: the role is not granted to Anthropic's account, and no other cause explains it."""
 
     def rule(facts: DiagnosisFacts) -> Cause:
         statuses = _explained(facts)
@@ -363,7 +364,7 @@ viewer_missing: Final = missing_rule(VIEWER_MISSING, VIEWER)
 
 
 def iam_propagation(facts: DiagnosisFacts) -> Cause:
-    """Both grants exist, but were written too recently to have reached every server of Google."""
+    """Both grants exist, but were written so recently that they may not be effective everywhere."""
     statuses = _explained(facts)
     command = "wait a few minutes, then validate again"
     if statuses is None:
@@ -386,7 +387,7 @@ def _grant_both(facts: DiagnosisFacts, roles: Iterable[str]) -> str:
 
 
 def _explained(facts: DiagnosisFacts) -> tuple[GrantStatus, ...] | None:
-    """Both roles; None when the key's policy could not be read."""
+    """The status of both roles; None when the key's policy could not be read."""
     if not isinstance(facts.findings.kms.key_policy, Ok):
         return None
     grants, _ = _grants(facts.request, facts.findings)
@@ -401,7 +402,7 @@ def _missing(facts: DiagnosisFacts) -> list[str] | None:
 
 
 def _on_key(facts: DiagnosisFacts) -> list[Grant]:
-    """What Anthropic's account has on the key itself."""
+    """The grants of Anthropic's account on the key itself."""
     key = str(facts.request.key_name)
     grants, _ = _grants(facts.request, facts.findings)
     return [one for one in of_kind(grants, "anthropic") if one.resource == key]

@@ -1,6 +1,6 @@
 """Rules about the crypto key itself: existing key, location, kind, label, protection, drift.
 
-What can't be changed about a key is refused, never changed. Its versions: `rules_versions.py`.
+A key that is wrong in something that can't be changed is refused. Versions: `rules_versions.py`.
 
 Source: guide steps 1 and 2; https://docs.cloud.google.com/kms/docs/locations
 """
@@ -73,9 +73,9 @@ SHARED: Final = Prerequisite(
 
 
 def check_existing_key(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """Six checks of an existing key; without one there is nothing that could be wrong.
+    """Six checks of an existing key; if it does not exist, they pass.
 
-    A key of the wrong kind gets one finding: a primary version or a policy would not help it.
+    For a key of the wrong kind only that is reported: nothing else about it could help.
     """
     read = findings.kms.key
     key = ok_value(read)
@@ -112,7 +112,7 @@ def _shared(findings: Findings) -> Check:
 
 
 def another_key(request: OnboardingRequest) -> str:
-    """Make a key that fits, where this one can't be changed; nothing is attached yet."""
+    """The remedy for a key that can't be changed: create another; nothing is attached yet."""
     return (
         f"gcloud kms keys create NEW_NAME {key_flags(request.key_name)} --purpose=encryption "
         f"--protection-level={request.protection_level.lower()}, and onboard that one"
@@ -142,7 +142,7 @@ LOCATION: Final = Prerequisite(
 
 
 def check_location(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """The name first, then what Cloud KMS says about the location."""
+    """One US region by its name, known to Cloud KMS, with HSM if requested."""
     name, read = request.key_name, findings.kms.location
     remedy = f"use one of {', '.join(RECOMMENDED_REGIONS)}"
     region = conditions.single_us_region(name)
@@ -160,18 +160,18 @@ def check_location(request: OnboardingRequest, findings: Findings) -> Iterator[C
 
 
 class KeyRefusedError(CmekError):
-    """An existing key that can't serve; nothing about it is changed."""
+    """An existing key that can't be used; it was not changed."""
 
 
 class UnprovenKeyError(KeyRefusedError):
-    """A key that exists and is not known to be ours, and nobody allowed us to adopt it."""
+    """A key exists that is not known to be ours, and the request does not allow to adopt it."""
 
 
 def key_spec(request: OnboardingRequest, organization: UUID) -> KeySpec:
-    """How a new key is made.
+    """How a new key is created.
 
-    The label goes into the create call, so that a key whose creation answer was lost is
-    recognised as ours.
+    The label is in the create call, so that a key is recognized as ours even if the response of
+    its creation was lost.
     """
     days = request.rotation_period_days
     label, value = organization_label(organization)
@@ -184,10 +184,10 @@ def key_spec(request: OnboardingRequest, organization: UUID) -> KeySpec:
 
 
 def refuse_unfit_key(key: CryptoKey, request: OnboardingRequest) -> None:
-    """Compare an existing key with the request.
+    """Refuse an existing key that does not match the request.
 
     Raises:
-        KeyRefusedError: Names the condition, what was found and what to do.
+        KeyRefusedError: With the condition, what was found and what to do.
     """
     name = request.key_name
     for condition in (conditions.fitting_kind(key), conditions.single_us_region(name)):
@@ -203,17 +203,18 @@ def refuse_unfit_key(key: CryptoKey, request: OnboardingRequest) -> None:
             "another key name"
         )
     primary = conditions.primary_version(key, name)
+    # only a missing one: every other state can change without another key
     if primary.subject == conditions.MISSING:
         raise KeyRefusedError(f"{key.name}: {primary.evidence}: {primary.remedy[0]}")
 
 
 def check_adoption(key: CryptoKey, request: OnboardingRequest, users: Sequence[str]) -> None:
-    """Refuse to touch a foreign key unless a person said so.
+    """Refuse a key that is not known to be ours, unless the request allows to adopt it.
 
     Args:
-        key: Exists, and nothing shows that this organization's onboarding made it.
+        key: An existing key; nothing shows that an onboarding of this organization created it.
         request: The pinned request.
-        users: Members that can encrypt or decrypt with it today.
+        users: Members who can encrypt or decrypt with it now.
 
     Raises:
         UnprovenKeyError: `adopt_existing_key` is off.
@@ -234,7 +235,7 @@ SHORTEST_DESTROY_DELAY: Final = timedelta(days=30)
 
 
 def not_found(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """Anthropic has the key on record, Cloud KMS has not: everything under it is unreadable."""
+    """Anthropic has a record of it, but Cloud KMS has no such key: no data can be read."""
     if snapshot.name and snapshot.crypto_key is None:
         yield Finding(
             f"Cloud KMS has no key {snapshot.registered_name}: it was deleted, or its project was. "
@@ -307,7 +308,7 @@ def destroy_delay_short(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 
 def software_protection(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """Allowed by the guide, HSM is recommended: a remark."""
+    """The guide allows it, but recommends HSM."""
     for key, _ in snapshot.key_and_name():
         if key.protection_level == "SOFTWARE":
             yield Finding(
@@ -362,7 +363,7 @@ EXTERNAL_KEY_MANAGER: Final = KnownCause(
 
 
 def key_deleted(facts: DiagnosisFacts) -> Cause:
-    """A genuine NOT_FOUND; a refused read proves nothing."""
+    """Proved by NOT_FOUND only; a refused read proves nothing."""
     name = facts.request.key_name
     command = f"gcloud kms keys list {key_flags(name)} (a deleted name can't be used again: "
     command += "make a key of another name and register it)"
@@ -374,7 +375,7 @@ def key_deleted(facts: DiagnosisFacts) -> Cause:
 
 
 def other_key_name(facts: DiagnosisFacts) -> Cause:
-    """Another key was registered than the one that is read; that can never be changed."""
+    """The external key is for another crypto key; that can never be changed."""
     name, read = str(facts.request.key_name), facts.external_key
     command = f"register {name} as a new external key; a key name can never be changed"
     if read is None:
@@ -385,13 +386,14 @@ def other_key_name(facts: DiagnosisFacts) -> Cause:
     if found == name:
         return OTHER_NAME.excluded(f"{read.value.id} names this key")
     project = ok_value(facts.findings.google.project)
+    # a name with the project's number, `projects/N/…`, is the same key
     if project and found == name.replace(f"projects/{project.project_id}", project.name, 1):
         return OTHER_NAME.excluded(f"{read.value.id} names this key by the project's number")
     return OTHER_NAME.proved(f"{read.value.id} names {found or 'no Google Cloud key'}", command)
 
 
 def external_key_gone(facts: DiagnosisFacts) -> Cause:
-    """Somebody deleted Anthropic's record meanwhile."""
+    """Somebody has deleted Anthropic's record of the key."""
     read = facts.external_key
     command = f"run the onboarding of {facts.request.workspace} again: it registers the key"
     if isinstance(read, Failed) and read.status == "404":
@@ -404,7 +406,7 @@ def external_key_gone(facts: DiagnosisFacts) -> Cause:
 
 
 def of_key(known: KnownCause, condition: KeyCondition) -> CauseRule:
-    """A cause that one condition on the key proves or excludes."""
+    """A rule whose cause is proved or excluded by one condition on the key."""
 
     def rule(facts: DiagnosisFacts) -> Cause:
         if facts.key is None:
@@ -424,7 +426,7 @@ justifications: Final = of_key(
 
 
 def location_cause(facts: DiagnosisFacts) -> Cause:
-    """`us`, `global`, `nam4` and the rest of the world are not supported."""
+    """Only single US regions are supported: not `us`, `global`, `nam4`, nor any other country."""
     regions = ", ".join(RECOMMENDED_REGIONS)
     return WRONG_LOCATION.judge(
         conditions.single_us_region(facts.request.key_name),
@@ -433,7 +435,7 @@ def location_cause(facts: DiagnosisFacts) -> Cause:
 
 
 def external_key_manager(facts: DiagnosisFacts) -> Cause:
-    """An external key manager may be down while everything in Cloud KMS looks right."""
+    """An external key manager may be down although everything in Cloud KMS looks right."""
     command = "check the external key manager's own health, or use a key made in Cloud KMS"
     if facts.key is None:
         return without_key(facts, EXTERNAL_KEY_MANAGER, command)
@@ -444,7 +446,7 @@ def external_key_manager(facts: DiagnosisFacts) -> Cause:
 
 
 def without_key(facts: DiagnosisFacts, known: KnownCause, command: str) -> Cause:
-    """The key is gone (so this is not the cause), or we may not read it (so nobody knows)."""
+    """Without a key to judge: excluded if the key does not exist, open if it could not be read."""
     if facts.key_is_gone:
         return known.excluded("there is no key")
     return known.open(f"the key could not be read: {facts.findings.kms.key}", command)
@@ -460,12 +462,12 @@ SPELLING: Final = KnownCause(
 
 
 def label_missing_cause(facts: DiagnosisFacts) -> Cause:
-    """No label of any organization."""
+    """The key has no organization label at all."""
     return _judge(facts, LABEL_MISSING, lambda labels, _: not _organizations(labels))
 
 
 def label_other_organization(facts: DiagnosisFacts) -> Cause:
-    """Labels of other organizations only."""
+    """The key has only labels of other organizations."""
     return _judge(
         facts,
         OTHER,
@@ -474,7 +476,7 @@ def label_other_organization(facts: DiagnosisFacts) -> Cause:
 
 
 def label_spelling(facts: DiagnosisFacts) -> Cause:
-    """Ours, but in another spelling."""
+    """The key has our organization's label in another spelling, or with another value."""
     return _judge(facts, SPELLING, _spelled_otherwise)
 
 

@@ -1,20 +1,19 @@
-"""Will the organization let us name Anthropic's service account in a policy? Three kinds of rule.
+"""Rules about the organization: domain restricted sharing, organization policies, VPC perimeters.
 
-None of them is retroactive: a grant that stands already stays, but no policy that holds it can be
-written again. Source: guide, "Troubleshooting";
+Domain restricted sharing has three forms; each can forbid to name Anthropic's service account in a
+policy. None is retroactive: an existing grant stays, but a policy with it can't be written again.
+Source: guide, "Troubleshooting";
 https://docs.cloud.google.com/organization-policy/domain-restricted-sharing
 
-Organization policies that decide whether the key can be made as asked, and stay rotatable.
-
-Set after a key was made, the first two leave it working but make its automatic rotation fail.
+Organization policies decide whether the key can be created as requested, and whether it can rotate:
+if the first two are set after a key was created, it works, but its automatic rotation fails.
 Source: https://docs.cloud.google.com/kms/docs/org-policy-constraints,
 https://docs.cloud.google.com/kms/docs/control-key-destruction,
 https://docs.cloud.google.com/resource-manager/docs/organization-policy/defining-locations
 
-Does a VPC Service Controls perimeter keep Anthropic away from Cloud KMS?
-
-Readable on the organization only; where we may not read it, Anthropic's validation has the last
-word. Source: guide, "Troubleshooting"; https://docs.cloud.google.com/vpc-service-controls/docs
+A VPC Service Controls perimeter can refuse Anthropic's calls to Cloud KMS. It is readable at the
+organization only; if we may not read it, only Anthropic's validation can tell.
+Source: guide, "Troubleshooting"; https://docs.cloud.google.com/vpc-service-controls/docs
 """
 
 from __future__ import annotations
@@ -64,11 +63,11 @@ DRS_CUSTOM: Final = Prerequisite(
 )
 
 Verdict = tuple[bool | None, str]
-"""Admitted, refused, or not decidable (None), and why."""
+"""Allowed (True), refused (False) or not decidable (None), and why."""
 
 
 def check_legacy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """By customer id, which the operator supplies; it can't except a single member."""
+    """The legacy constraint allows customer ids; Anthropic's comes from the operator's policy."""
     read = findings.google.org_policies.get(LEGACY)
     customer, own = request.permitted_customer_id, findings.google.organization
     remedy = org_policy_page(LEGACY, request.key_name.project)
@@ -81,7 +80,7 @@ def check_legacy(request: OnboardingRequest, findings: Findings) -> Iterator[Che
 
 
 def check_managed(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """By member, so that Anthropic's account alone can be allowed."""
+    """The managed constraint allows single members, so it can allow Anthropic's account alone."""
     read = findings.google.org_policies.get(MANAGED)
     remedy = org_policy_page(MANAGED, request.key_name.project)
     remedy += f": add {MEMBER} to allowedMemberSubjects"
@@ -94,7 +93,7 @@ def check_managed(request: OnboardingRequest, findings: Findings) -> Iterator[Ch
 
 
 def check_custom(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """Reported, never judged."""
+    """Custom constraints are reported, never judged: only Google can evaluate their expressions."""
     read = findings.google.custom_constraints
     if read is None and isinstance(findings.google.ancestors, Ok):
         yield DRS_CUSTOM.passed(f"project {request.key_name.project} is in no organization")
@@ -112,7 +111,7 @@ def check_custom(request: OnboardingRequest, findings: Findings) -> Iterator[Che
 
 
 def is_granted(findings: Findings) -> bool:
-    """Whether both grants stand on the key already."""
+    """Whether both grants are already on the key."""
     policy = ok_value(findings.kms.key_policy)
     return policy is not None and not missing_roles(unconditional_roles(policy, MEMBER))
 
@@ -141,6 +140,7 @@ def _managed_rule(rule: PolicyRule, own_organization: str | None) -> Verdict:
     if MEMBER in subjects:
         return True, f"{MANAGED} lists {SERVICE_ACCOUNT}"
     if MEMBER.casefold() in {one.casefold() for one in subjects}:
+        # it is not known whether Google ignores case here
         return None, f"{MANAGED} lists {SERVICE_ACCOUNT} in another spelling"
     foreign = _foreign(sets, own_organization)
     if foreign:
@@ -149,7 +149,7 @@ def _managed_rule(rule: PolicyRule, own_organization: str | None) -> Verdict:
 
 
 def _foreign(sets: list[str], own: str | None) -> list[str]:
-    """Principal sets of organizations other than our own; Anthropic's may be one of them."""
+    """Principal sets of organizations other than our own; one of them may be Anthropic's."""
     organizations = [one for one in sets if "organizations/" in one]
     return [one for one in organizations if own is None or not one.endswith(f"/{own}")]
 
@@ -160,8 +160,9 @@ def _over_rules(rules: tuple[PolicyRule, ...], judge: Callable[[PolicyRule], Ver
     verdicts = [judge(rule) for rule in rules if rule.condition is None]
     if any(rule.condition is not None for rule in rules):
         return None, "the policy depends on resource tags, which are not evaluated here"
-    refused = [verdict for verdict in verdicts if verdict[0] is not True]
-    return refused[0] if refused else verdicts[0]
+    # every rule must allow the member
+    not_allowed = [verdict for verdict in verdicts if verdict[0] is not True]
+    return not_allowed[0] if not_allowed else verdicts[0]
 
 
 def _verdict(check: Prerequisite, verdict: Verdict, remedy: str, findings: Findings) -> Check:
@@ -217,7 +218,7 @@ DISABLE_POLICY: Final = Prerequisite(
 
 
 def check_location_policy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """Single locations and the value groups that surely hold a US region."""
+    """The policy's values name the location, or a value group that certainly contains it."""
     location = request.key_name.location
     read = findings.google.org_policies.get(LOCATIONS)
     remedy = f"{org_policy_page(LOCATIONS, request.key_name.project)}: allow {location}"
@@ -231,7 +232,7 @@ def check_location_policy(request: OnboardingRequest, findings: Findings) -> Ite
 
 
 def check_protection_policy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """The level that is asked for is among the allowed ones."""
+    """The policy allows the requested protection level."""
     level = request.protection_level
     read = findings.google.org_policies.get(PROTECTION)
     remedy = f"{org_policy_page(PROTECTION, request.key_name.project)}: allow {level}"
@@ -245,7 +246,7 @@ def check_protection_policy(request: OnboardingRequest, findings: Findings) -> I
 
 
 def check_delay_policy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """The delay of a new key is not below the minimum; an existing key's can't change anyway."""
+    """The delay of a new key is not below the minimum; that of an existing key can't change."""
     asked = timedelta(days=request.destroy_delay_days)
     read = findings.google.org_policies.get(MINIMUM_DELAY)
     if not isinstance(read, Ok):
@@ -267,7 +268,7 @@ def check_delay_policy(request: OnboardingRequest, findings: Findings) -> Iterat
 
 
 def check_disable_policy(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """A protection that Google offers; onboarding works without it."""
+    """A recommended protection; onboarding works without it."""
     read = findings.google.org_policies.get(DISABLE_FIRST)
     if not isinstance(read, Ok):
         yield DISABLE_POLICY.unknown(read or "not read")
@@ -281,10 +282,11 @@ def check_disable_policy(request: OnboardingRequest, findings: Findings) -> Iter
 
 
 def _covers(value: str, location: str) -> bool | None:
-    """Whether a value names the location; None for a group whose members are not known here."""
+    """Whether a value includes the location; None for a group whose members are not known here."""
     plain = value.removeprefix("is:")
     if plain in {location, f"in:{location}-locations"} or plain in US_GROUPS:
         return True
+    # groups of other regions and continents certainly do not include a US region
     if plain.startswith("in:") and not re.fullmatch(
         r"in:(?:[a-z]+-[a-z]+[0-9]+|eu|europe|asia|africa|australia|southamerica|me|ca)-locations",
         plain,
@@ -349,11 +351,11 @@ INGRESS: Final = (
 )
 
 Admission = bool | None
-"""Let in, kept out, or not decidable (None)."""
+"""Admitted (True), refused (False) or not decidable (None)."""
 
 
 def check_perimeters(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """Every perimeter that encloses the project and restricts Cloud KMS, if not us too."""
+    """Perimeters around the project that restrict Cloud KMS, or that refused our own read."""
     organization, number = findings.google.organization, findings.google.project_number
     turned_away = _turned_away(findings)
     if turned_away is not None:
@@ -370,7 +372,7 @@ def check_perimeters(request: OnboardingRequest, findings: Findings) -> Iterator
 
 
 def _turned_away(findings: Findings) -> Failed | None:
-    """A read of Cloud KMS that a perimeter refused: who keeps us out keeps Anthropic out."""
+    """A read of Cloud KMS that a perimeter refused; it is taken to refuse Anthropic as well."""
     return next(
         (one for one in findings.kms.answers if isinstance(one, Failed) and one.is_perimeter),
         None,
@@ -393,6 +395,7 @@ def _enclosing(findings: Findings, number: str) -> list[ServicePerimeter]:
     return [
         one
         for one in all_perimeters
+        # a bridge only connects perimeters; it restricts no service
         if one.perimeter_type != "PERIMETER_TYPE_BRIDGE"
         and (_restricts(one.status, number) or _dry_run(one, number))
     ]
@@ -435,6 +438,7 @@ def _admits(config: PerimeterConfig, resource: str) -> Admission:
     rules = [_rule_admits(rule, resource) for rule in config.ingress_policies]
     if True in rules:
         return True
+    # an access level may contain Anthropic's addresses: its definition is not read here
     return None if None in rules or config.access_levels else False
 
 
@@ -452,4 +456,5 @@ def _rule_admits(rule: IngressPolicy, resource: str) -> Admission:
     all_methods = any(
         one.service_name == "*" or {"method": "*"} in one.method_selectors for one in operations
     )
+    # with limits on sources or methods Anthropic may be admitted or not
     return True if from_anywhere and all_methods else None

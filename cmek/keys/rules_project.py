@@ -1,16 +1,14 @@
-"""The project, its billing account, and the APIs that are switched on in it.
+"""Rules about the project: its state, billing, APIs, the caller's permissions, and audit logs.
 
 Source: guide, "Before you begin".
 
-May the caller do what the flow will do: before anything exists, and on what exists already.
+The caller must be allowed to do what the flow will do, both before anything exists and on what
+exists already. `testIamPermissions` shows the caller's permissions only, never Anthropic's. Source:
+guide, "Before you begin" (roles/cloudkms.admin or equal).
 
-`testIamPermissions` tells the caller's rights only, never Anthropic's. Source: guide, "Before you
-begin" (roles/cloudkms.admin or equal).
-
-Are Anthropic's uses of the key logged? Data Access audit logs are off by default.
-
-What counts is the union over project, folders and organization and over `allServices` and Cloud
-KMS, less the exempted members. Source: guide, "Before you begin";
+Data Access audit logs record Anthropic's use of the key, and are off by default. The effective
+setting is the union over project, folders and organization and over `allServices` and Cloud KMS,
+without the exempted members. Source: guide, "Before you begin";
 https://docs.cloud.google.com/logging/docs/audit/configure-data-access
 """
 
@@ -63,7 +61,7 @@ CHECK_APIS: Final = Prerequisite(
 
 
 def check_project(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """Exists, and nobody asked for its deletion."""
+    """The project exists and is not about to be deleted."""
     read, project = findings.google.project, request.key_name.project
     if isinstance(read, Failed):
         if read.status == "NOT_FOUND":
@@ -81,7 +79,7 @@ def check_project(request: OnboardingRequest, findings: Findings) -> Iterator[Ch
 
 
 def check_billing(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """An open billing account is linked; a refusal by Cloud KMS for billing proves the contrary."""
+    """An open billing account is linked, and Cloud KMS refused no call for its lack."""
     read, refused = findings.google.billing, _kms_refusal("BILLING_DISABLED", findings)
     if isinstance(read, Ok) and not read.value.billing_enabled:
         evidence = f"billing of project {request.key_name.project} is disabled"
@@ -97,9 +95,9 @@ def check_billing(request: OnboardingRequest, findings: Findings) -> Iterator[Ch
 
 
 def check_kms_api(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """Enabled by Service Usage's word and by what Cloud KMS itself answered.
+    """The API is enabled according to Service Usage, or according to Cloud KMS itself.
 
-    Google counts the caller's quota project, too, and names it only in the refusal.
+    It must also be enabled in the caller's quota project, which only a refusal names.
     """
     project = request.key_name.project
     read, refused = findings.google.kms_service, _kms_refusal("SERVICE_DISABLED", findings)
@@ -118,7 +116,7 @@ def check_kms_api(request: OnboardingRequest, findings: Findings) -> Iterator[Ch
 
 
 def check_check_apis(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """Which of our own reads failed because their API is off: unknown, never a failure."""
+    """Our own reads that were refused because their API is disabled: unknown, never a failure."""
     off = {
         one.service: (one.consumer or f"projects/{request.key_name.project}")
         for one in findings.refusals
@@ -140,7 +138,7 @@ def _kms_refusal(reason: str, findings: Findings) -> Failed | None:
 
 
 def _consumer(refused: Failed, request: OnboardingRequest, findings: Findings) -> str:
-    """The project that Google refused: the key's by its id, another one by its number."""
+    """The project that Google refused: the key's as an id, another one as a number."""
     named = (refused.consumer or "").removeprefix("projects/")
     own = {"", findings.google.project_number, request.key_name.project}
     return request.key_name.project if named in own else named
@@ -173,7 +171,7 @@ ON_PROJECT: Final = (
     "cloudkms.keyRings.create",
     *ON_RING,
 )
-"""What onboarding calls for, from a project where nothing exists yet."""
+"""The permissions that onboarding needs in a project where nothing exists yet."""
 
 CALLER_ON_PROJECT: Final = Prerequisite(
     "caller_on_project",
@@ -192,7 +190,7 @@ CALLER_ON_EXISTING: Final = Prerequisite(
 
 
 def check_caller_on_project(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """All rights on the project, unless the ring exists: then its own rights decide."""
+    """All permissions on the project; if the ring exists, those on the ring decide instead."""
     project, read = request.key_name.project, findings.google.project_permissions
     if isinstance(read, Failed):
         yield CALLER_ON_PROJECT.unknown(read)
@@ -211,7 +209,7 @@ def check_caller_on_project(request: OnboardingRequest, findings: Findings) -> I
 
 
 def check_caller_on_existing(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """On an existing key, else on an existing ring."""
+    """The caller's permissions on an existing key, else on an existing ring."""
     key = request.key_name
     if isinstance(findings.kms.key_ring, Failed) and ok_value(findings.kms.key) is None:
         yield CALLER_ON_EXISTING.unknown(findings.kms.key_ring)
@@ -262,20 +260,20 @@ AUDIT_LOGS: Final = Prerequisite(
 @dataclass(slots=True)
 class _Union:
     on: dict[str, list[str]] = field(default_factory=dict)
-    """Log type → where it is switched on."""
+    """For each log type: the levels at which it is enabled."""
     exempted: dict[str, set[str]] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
 
 
 def check_audit_logs(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """Both types on somewhere, and Anthropic's account exempted nowhere."""
+    """Both log types are enabled at some level, and Anthropic's account is exempted at none."""
     union = _union(findings)
     page = f"{CONSOLE}/iam-admin/audit?project={request.key_name.project}"
     page += ": Cloud Key Management Service (KMS) API, tick Data Read and Data Write"
     holes = [one for one in REQUIRED if _anthropic_is_exempted(union.exempted.get(one, set()))]
     missing = [one for one in REQUIRED if one not in union.on]
     blind = f"; not readable: {', '.join(union.unreadable)}" if union.unreadable else ""
-    if holes:
+    if holes:  # an exemption hides Anthropic's calls even when the logs are enabled
         yield AUDIT_LOGS.failed(
             f"{SERVICE_ACCOUNT} is exempted from {', '.join(holes)}",
             f"{page}, and remove it under Exempted principals",
@@ -298,6 +296,7 @@ def _union(findings: Findings) -> _Union:
             union.unreadable.append(level)
             continue
         for config in read.value.audit_configs:
+            # a setting is inherited and can't be switched off below, so the levels add up
             if config.service in {"allServices", KMS}:
                 _add(union, level, config)
     return union

@@ -1,6 +1,6 @@
 """Rules about a key's versions: the primary, older ones, and rotation.
 
-Data is never encrypted anew, so every version that was primary is still needed.
+Data is never re-encrypted, so every version that was once the primary is still needed.
 
 Source: https://docs.cloud.google.com/kms/docs/key-states,
 https://docs.cloud.google.com/kms/docs/destroy-restore,
@@ -23,11 +23,12 @@ from cmek.names import KeyName
 
 
 def primary_in(why: str, *states: str) -> Callable[[KeySnapshot], Iterator[Finding]]:
-    """A rule that finds a primary version in one of these states; none stands for all others.
+    """A rule that finds a primary version in one of these states.
 
     Args:
         why: What it means for the data, for the documentation.
-        states: Of the version, or `MISSING`.
+        states: Of the version, or `MISSING`; without any: all states that have no rule of their
+            own.
     """
 
     def find(snapshot: KeySnapshot) -> Iterator[Finding]:
@@ -39,7 +40,7 @@ def primary_in(why: str, *states: str) -> Callable[[KeySnapshot], Iterator[Findi
             if wanted:
                 yield from Finding.of(condition, subject=key.primary.id if key.primary else "")
 
-    find.__doc__ = why
+    find.__doc__ = why  # the documentation shows the docstring of each rule
     return find
 
 
@@ -53,7 +54,7 @@ primary_disabled: Final = primary_in(
 primary_destroy_scheduled: Final = primary_in(
     "The primary is unusable already, and lost for good at its destroy time.", "DESTROY_SCHEDULED"
 )
-primary_pending: Final = primary_in("It can't be used yet, and soon may be.", "PENDING_GENERATION")
+primary_pending: Final = primary_in("It is still being generated.", "PENDING_GENERATION")
 primary_unusable: Final = primary_in(
     "Destroyed, or never generated: only another version can become the primary."
 )
@@ -71,7 +72,7 @@ _PRIMARY_STATES: Final = frozenset(
 
 
 def old_version_disabled(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """What it encrypted can't be read until it is enabled again."""
+    """Data that it encrypted can't be read until it is enabled again."""
     for version, name in _old_in(snapshot, "DISABLED"):
         yield Finding(
             f"the older version {version.id} is disabled: data encrypted with it can't be read",
@@ -81,7 +82,7 @@ def old_version_disabled(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 
 def old_version_destroy_scheduled(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """What it encrypted can't be read, and is lost for good at its destroy time."""
+    """Data that it encrypted can't be read, and is lost for good at its destroy time."""
     for version, name in _old_in(snapshot, "DESTROY_SCHEDULED"):
         key = snapshot.crypto_key
         if key is not None:
@@ -90,11 +91,11 @@ def old_version_destroy_scheduled(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 
 def old_version_destroyed(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """What it encrypted is lost; nothing, if it was destroyed before the registration."""
+    """Data that it encrypted is lost, unless it was destroyed before the key was registered."""
     for version, name in _old_in(snapshot, "DESTROYED"):
         gone, registered = version.destroy_event_time, snapshot.registered_at
         if gone and registered and gone < registered:
-            continue
+            continue  # it never encrypted anything of Anthropic's
         query = (
             'protoPayload.methodName="DestroyCryptoKeyVersion" AND '
             f'protoPayload.resourceName="{version.name}"'
@@ -109,7 +110,7 @@ def old_version_destroyed(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 
 def protection_mixed(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """A version that is protected in another way than the key says."""
+    """A version has another protection level than the key."""
     for key, _ in snapshot.key_and_name():
         for version in snapshot.all_versions:
             if version.protection_level != key.protection_level:
@@ -121,8 +122,9 @@ def protection_mixed(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 
 def _old_in(snapshot: KeySnapshot, state: str) -> Iterator[tuple[KeyVersion, KeyName]]:
-    """Old versions in a state, without those that were unusable before anything was encrypted."""
+    """Old versions in a state, without those that were already unusable at the onboarding."""
     baseline = snapshot.baseline
+    # a first check proves no such thing: a version may have become unusable before it
     before = baseline.unusable_versions if baseline and baseline.source == "onboarding" else ()
     for version in snapshot.old_versions:
         if version.state == state and version.id not in before and snapshot.name:
@@ -134,7 +136,7 @@ GRACE: Final = timedelta(days=1)
 
 
 def rotation_off(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """Without a rotation period one version seals everything for ever."""
+    """Without rotation one version encrypts all data."""
     for key, name in _rotating(snapshot):
         if key.rotation_period is None:
             yield Finding("automatic rotation is off", (_rotate(snapshot, name),))
@@ -171,7 +173,7 @@ def rotation_overdue(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 
 def _rotating(snapshot: KeySnapshot) -> Iterator[tuple[CryptoKey, KeyName]]:
-    """The key, if Cloud KMS can rotate it by itself: only what it generates, for encryption."""
+    """The key, if Cloud KMS can rotate it: a symmetric key whose material it generates."""
     for key, name in snapshot.key_and_name():
         if conditions.fitting_kind(key).holds:
             yield key, name
@@ -185,7 +187,7 @@ def _rotate(snapshot: KeySnapshot, name: KeyName) -> str:
 
 
 def primary_rule(known: KnownCause, states: tuple[str, ...]) -> CauseRule:
-    """A cause that is proved by a primary version in one of `states`."""
+    """A rule whose cause is proved by a primary version in one of `states`."""
 
     def rule(facts: DiagnosisFacts) -> Cause:
         name = facts.request.key_name

@@ -1,7 +1,7 @@
 """Everything that was read about a key, before any rule judges it.
 
-`Findings` is for prerequisites and diagnosis, `KeySnapshot` for health. None: not read, because
-there was nothing to read or the check was quick.
+`Findings` is for prerequisites and diagnosis, `KeySnapshot` for health. A field is None when it was
+not read: there was nothing to read, or the check was quick.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from cmek.names import BadNameError, KeyName
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoogleFindings:
-    """What stands around the key: project, folders, organization."""
+    """What was read around the key: project, folders, organization."""
 
     caller: str = "user:CALLER"
-    """The member that these credentials are, where they tell."""
+    """The IAM member of the credentials; a placeholder when they do not say."""
     project: Result[Project]
     billing: Result[BillingInfo]
     kms_service: Result[Service]
@@ -58,19 +58,19 @@ class GoogleFindings:
 
     @property
     def project_number(self) -> str | None:
-        """The project's number, if it could be read."""
+        """The project's number; None when the project could not be read."""
         project = ok_value(self.project)
         return project.number if project else None
 
     @property
     def organization(self) -> str | None:
-        """`organizations/N`, if the project stands in one and the ancestry could be read."""
+        """`organizations/N`; None when the project is in none, or its ancestors are not known."""
         return organization_in(ok_value(self.ancestors) or ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KmsFindings:
-    """What Cloud KMS says about location, ring and key."""
+    """What was read from Cloud KMS about location, ring and key."""
 
     location: Result[Location]
     key_ring: Result[KeyRing | None]
@@ -83,27 +83,27 @@ class KmsFindings:
 
     @property
     def answers(self) -> tuple[Result[Any], ...]:
-        """The reads whose refusal tells of a disabled API, missing billing or a perimeter."""
+        """The reads whose refusal can show a disabled API, missing billing or a perimeter."""
         return (self.location, self.key_ring, self.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnthropicFindings:
-    """What the Admin API says about organization and workspace."""
+    """What was read from the Admin API about organization and workspace."""
 
     organization: Result[Organization]
     external_keys: Result[bool]
     """Whether the first page of external keys could be listed."""
     workspace: Result[Workspace] | None
-    """None when it is still to be created; then `workspaces` tells who has its name."""
+    """None when it is still to be created: then `workspaces` shows whether its name is free."""
     workspace_key: Result[ExternalKey] | None
-    """The external key that the workspace already has."""
+    """The external key that the workspace already has; None without one."""
     workspaces: Result[tuple[Workspace, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Answers and refusals of all reads."""
+    """The results of all reads, successful and failed."""
 
     google: GoogleFindings
     kms: KmsFindings
@@ -111,7 +111,7 @@ class Findings:
 
     @property
     def refusals(self) -> tuple[Failed, ...]:
-        """Every read that was refused."""
+        """All failed reads."""
         parts = (self.google, self.kms, self.anthropic)
         return tuple(one for part in parts for one in _reads(part) if isinstance(one, Failed))
 
@@ -134,7 +134,7 @@ def _reads(part: GoogleFindings | KmsFindings | AnthropicFindings) -> Iterator[o
 
 @dataclass(frozen=True, kw_only=True)
 class KeySnapshot:
-    """Answers and refusals; None = not asked, because the check was quick or there is no key."""
+    """What one check of a key read; a part is None when it was not read."""
 
     external_key_id: str
     registered_name: str
@@ -147,18 +147,18 @@ class KeySnapshot:
     depth: Depth
     validation: Result[Validation] | None
     key: Result[CryptoKey | None] | None
-    """An answer of None: Cloud KMS says that there is no such key."""
+    """`Ok(None)`: Cloud KMS says that there is no such key."""
     versions: Result[tuple[KeyVersion, ...]] | None = None
     policy: Result[PolicyView] | None = None
     ring_policy: Result[PolicyView] | None = None
     project_policy: Result[PolicyView] | None = None
     baseline: Baseline | None = None
     unreachable: UnreachableState | None = None
-    """From the checks before."""
+    """From earlier checks, like `baseline`."""
 
     @cached_property
     def name(self) -> KeyName | None:
-        """The registered name, if it is a crypto key's."""
+        """The registered name, parsed; None when it is not the name of a crypto key."""
         try:
             return KeyName.parse(self.registered_name)
         except BadNameError:
@@ -166,17 +166,17 @@ class KeySnapshot:
 
     @property
     def crypto_key(self) -> CryptoKey | None:
-        """The key, if it was read."""
+        """The key; None when it was not read or does not exist."""
         return ok_value(self.key)
 
     def key_and_name(self) -> Iterator[tuple[CryptoKey, KeyName]]:
-        """The key and its parsed name: once if both are there, else not at all."""
+        """The key and its parsed name: one pair if both are known, else none."""
         if self.crypto_key and self.name:
             yield self.crypto_key, self.name
 
     @property
     def all_versions(self) -> tuple[KeyVersion, ...]:
-        """All versions, empty when they were not read."""
+        """All versions; empty when they were not read."""
         return ok_value(self.versions) or ()
 
     @property
@@ -188,9 +188,9 @@ class KeySnapshot:
 
     @property
     def fingerprint(self) -> str | None:
-        """Digest of the key, its primary and its policies: what a check of any depth reads.
+        """Digest of the key, its primary and its policies, which a check of any depth reads.
 
-        None when a part could not be read. Etags are left out, since a service may renew them.
+        None when a part could not be read. It leaves out etags, since a service may renew them.
         """
         key, policies = self.crypto_key, (ok_value(self.policy), ok_value(self.ring_policy))
         if key is None or None in policies:
@@ -204,7 +204,7 @@ class KeySnapshot:
 
     @property
     def anthropic_failed(self) -> bool:
-        """Whether Anthropic answered that its round trip failed or timed out."""
+        """Whether Anthropic's validation ended as `failure`; a refused call is not one."""
         validation = ok_value(self.validation)
         return validation is not None and not validation.succeeded
 
@@ -214,7 +214,7 @@ class KeySnapshot:
         yield from _grants(self._ring, self.ring_policy)
 
     def all_grants(self) -> Iterator[Grant]:
-        """Each grant on the key, its ring and, as far as it reaches Cloud KMS, its project."""
+        """Each grant on the key, its ring, and those on its project that allow something in KMS."""
         yield from self.grants()
         if self.name:
             above = _grants(f"projects/{self.name.project}", self.project_policy)

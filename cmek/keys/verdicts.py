@@ -1,6 +1,6 @@
 """The results: a prerequisite's check with evidence and remedy, and the health of a key.
 
-A health has its reasons, and what the next check compares with.
+The record of a key's health has its reasons, and what the next check compares with.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:  # `cmek status` reads records and needs none of Google's libr
     from cmek.keys.conditions import Condition
 
 UNUSABLE: Final = frozenset({"DISABLED", "DESTROY_SCHEDULED", "DESTROYED"})
-"""States of a version that encrypts and decrypts nothing."""
+"""States of a version that can neither encrypt nor decrypt."""
 CheckStatus = Literal["pass", "warn", "fail", "unknown"]
 
 
 class Check(FrozenModel):
-    """One prerequisite's answer. `unknown` is never shown as `pass`."""
+    """The result of one prerequisite. `unknown` is never shown as `pass`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,9 +35,9 @@ class Check(FrozenModel):
     evidence: str
     """What was read, and from where."""
     remedy: str | None = None
-    """The command or console page that fixes it; always there on `fail`."""
+    """The command or console page that fixes it; required for `fail`."""
     who_can_tell: str | None = None
-    """Who could answer it; always there on `unknown`."""
+    """Who could answer it; required for `unknown`."""
 
     @model_validator(mode="after")
     def _a_verdict_helps(self) -> Self:
@@ -55,15 +55,15 @@ class CheckReport(FrozenModel):
 
     checks: tuple[Check, ...]
     project_number: str | None = None
-    """The key's project as a number; None when the project could not be read."""
+    """The number of the key's project; None when the project could not be read."""
     other_decrypters: tuple[str, ...] = ()
-    """Everyone besides Anthropic who can decrypt with the key: `MEMBER (ROLE on RESOURCE)`."""
+    """All members besides Anthropic who can decrypt with the key: `MEMBER (ROLE on RESOURCE)`."""
     unread_policies: tuple[str, ...] = ()
-    """Resources whose IAM policy could not be read, so that the list above may lack someone."""
+    """Resources with an unreadable IAM policy, so that the list above may be incomplete."""
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        """The checks that forbid going on."""
+        """The checks that stop the onboarding."""
         return self._with("fail")
 
     @property
@@ -73,7 +73,7 @@ class CheckReport(FrozenModel):
 
     @property
     def unknown(self) -> tuple[Check, ...]:
-        """The checks that nobody could answer with these credentials."""
+        """The checks that could not be answered with these credentials."""
         return self._with("unknown")
 
     def _with(self, status: CheckStatus) -> tuple[Check, ...]:
@@ -82,22 +82,22 @@ class CheckReport(FrozenModel):
 
 @dataclass(frozen=True, slots=True)
 class Prerequisite:
-    """The unchanging part of a check: name, requests, and who can answer when we cannot."""
+    """The constant part of a check: name, requests, and who can answer when we can't."""
 
     id: str
     title: str
     requests: tuple[str, ...]
-    """The API methods whose answers it judges, for the documentation."""
+    """The API methods whose responses it judges, for the documentation."""
     who_can_tell: str
     why: str
     """What goes wrong when it does not hold."""
 
     def judge(self, condition: Condition, otherwise: str) -> Check:
-        """Passed when the condition holds, a warning where it is doubtful, else failed.
+        """Pass when the condition holds, a warning when it is doubtful, else a failure.
 
         Args:
             condition: With evidence and remedy.
-            otherwise: What to do where the condition has no remedy.
+            otherwise: The remedy, if the condition has none.
         """
         if condition.holds:
             return self.passed(condition.evidence)
@@ -111,15 +111,15 @@ class Prerequisite:
         return self._check("pass", evidence)
 
     def warned(self, evidence: str, remedy: str | None = None) -> Check:
-        """It holds well enough to go on, once a person has seen it."""
+        """The onboarding may go on, once a person has acknowledged it."""
         return self._check("warn", evidence, remedy)
 
     def failed(self, evidence: str, remedy: str) -> Check:
-        """It does not hold; nothing may be made."""
+        """It does not hold; nothing may be created."""
         return self._check("fail", evidence, remedy)
 
     def unknown(self, why: str | Failed, remedy: str | None = None) -> Check:
-        """It could not be read; says who can."""
+        """It could not be read; the check says who can tell."""
         if not isinstance(why, str):
             remedy = remedy or why.remedy
         return self._check("unknown", str(why), remedy, self.who_can_tell)
@@ -138,18 +138,18 @@ class Prerequisite:
 
 
 Depth = Literal["quick", "full"]
-"""`quick` leaves out old versions, and Anthropic's validation unless something has changed since
-the last check; what was found there earlier stays."""
+"""`quick` does not read old versions, and validates only if something has changed since the last
+check; earlier findings about these stay."""
 
 
 class Health(StrEnum):
-    """How a key is. `unknown` is never shown as `healthy`."""
+    """The verdict on a key, from best to worst. `unknown` is never shown as `healthy`."""
 
     HEALTHY = "healthy"
     AT_RISK = "at_risk"
-    """It works today, and something threatens it or the data under it."""
+    """It works today, but something threatens it or the data under it."""
     UNKNOWN = "unknown"
-    """Not everything could be read, so nobody can say."""
+    """Not everything could be read, so there is no verdict."""
     BROKEN = "broken"
     """The key, or a part of the data under it, can't be used now."""
 
@@ -174,70 +174,70 @@ class Severity(StrEnum):
 
 
 class HealthReason(FrozenModel):
-    """One thing that a rule found."""
+    """One finding of a rule."""
 
     rule: str
     means: Health
-    """What the key is because of it; `healthy` for a remark."""
+    """The verdict that it gives the key; `healthy` for a remark."""
     severity: Severity
     says: str
     subject: str = ""
-    """What it is about, where a rule can find several things: a version, a member, a field."""
+    """What it is about, if the rule can find several: a version, a member, a field."""
     benchmark: str | None = None
-    """The CIS Google Cloud Foundations or Security Command Center check of the same thing."""
+    """The same check in CIS Google Cloud Foundations or Security Command Center."""
     since: datetime | None = None
-    """From the resource where it tells, else the first check that found it."""
+    """From the resource, if it says so; else the time of the first check that found it."""
     final_at: datetime | None = None
-    """When it can no longer be undone."""
+    """From when on it can't be undone."""
     commands: tuple[str, ...] = ()
-    """What to type, in this order."""
+    """The commands that fix it, in this order."""
     who_can_tell: str | None = None
-    """Who could answer what we could not read."""
+    """Who can answer what could not be read."""
     seen_at: datetime | None = None
     """When it was last seen, if the last check did not read that part."""
 
     @property
     def identity(self) -> tuple[str, str]:
-        """The same for the same finding in two checks."""
+        """Identifies a finding across checks."""
         return self.rule, self.subject
 
     def time_left(self, now: datetime) -> timedelta | None:
-        """Until it is final; never negative."""
+        """The time until it can't be undone; never negative."""
         return max(self.final_at - now, timedelta(0)) if self.final_at else None
 
 
 CLOCKS_DIFFER: Final = timedelta(minutes=5)
-"""How far two workers' clocks may be apart. What another has dated further ahead than that was
-dated by a clock that is wrong, and is not later than what is found now."""
+"""How far the clocks of two workers may differ. A time that is further ahead comes from a wrong
+clock, and is not taken as later than now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRun:
-    """One check: its flow run, its time, and whether it was scheduled as a recheck."""
+    """One check: its flow run, its time, and whether it is a scheduled follow-up."""
 
     run_id: str
     now: datetime
     is_scheduled_recheck: bool = False
-    """Whether this is the follow-up that was scheduled for the key."""
+    """Whether this run is the follow-up that was scheduled for the key."""
 
 
 class UnreachableState(FrozenModel):
-    """Since when a key could not be looked at, or failed Anthropic's validation without a cause."""
+    """Since when a key could not be read, or failed Anthropic's validation for no visible cause."""
 
     external_key_id: str
     since: datetime
     rechecks: int = 0
-    """Checks after the first one."""
+    """Number of checks after the first one."""
     anthropic_failed: bool
-    """Whether Anthropic's own validation failed at every check so far."""
+    """Whether Anthropic's validation has failed at every check so far."""
     next_check: datetime | None = None
-    """None once the day is over."""
+    """When the follow-up checks again; None after a day: then there is no more follow-up."""
     scheduled_by: str = ""
     """The flow run that scheduled the next check."""
 
 
 class Baseline(FrozenModel):
-    """What was recorded at onboarding, or by the first full check: later checks compare with it."""
+    """The key's state at onboarding, or at the first full check; later checks compare with it."""
 
     source: Literal["onboarding", "first look"]
     recorded_at: datetime
@@ -250,9 +250,9 @@ class Baseline(FrozenModel):
     destroy_scheduled_duration: timedelta | None
     justifications_policy: tuple[str, ...] | None
     decrypters: tuple[str, ...] = ()
-    """Who else could decrypt: an adopted key's users."""
+    """Members who could decrypt before the onboarding: the users of an adopted key."""
     unusable_versions: tuple[str, ...] = ()
-    """Version numbers that were not enabled; at onboarding no data of ours was under them."""
+    """Numbers of versions that were unusable; at onboarding they had no data of Anthropic's."""
 
     @classmethod
     def of(
@@ -264,7 +264,7 @@ class Baseline(FrozenModel):
         decrypters: tuple[str, ...],
         unusable_versions: tuple[str, ...],
     ) -> Baseline:
-        """Record a key as it is."""
+        """Record the key's present state."""
         recorded = {name: getattr(key, name) for name in RECORDED_FIELDS}
         return cls(
             source=source,
@@ -288,7 +288,7 @@ RECORDED_FIELDS = (
 
 
 class KeyRecord(FrozenModel):
-    """The outcome of one check, kept for people and for the next check."""
+    """The result of one check, for people and for the next check."""
 
     external_key_id: str
     key_name: str
@@ -299,18 +299,18 @@ class KeyRecord(FrozenModel):
     checked_at: datetime
     depth: Depth
     run_id: str
-    """The flow run that looked."""
+    """The flow run that checked the key."""
     reasons: tuple[HealthReason, ...]
     announced: Health
-    """The last verdict other than `unknown`: what people were told."""
+    """The last verdict other than `unknown`: the one that people were notified of."""
     announced_before: Health
-    """The same before this run, so that a run that is retried announces what it had found."""
+    """`announced` before this run: a retry of the run needs it to notify of the same change."""
     announced_at: datetime | None = None
-    """The check that changed `announced`; None where no record says so."""
+    """The time of the check that changed `announced`; None when no record has it."""
     announced_before_at: datetime | None = None
-    """The same of `announced_before`: two runs that see one change announce it as one event."""
+    """The same for `announced_before`: two runs that find one change send one event."""
     fingerprint: str | None = None
-    """Digest of what every check reads; None when not all of it could be read."""
+    """Digest of what every check reads; None when a part could not be read."""
     unreachable: UnreachableState | None = None
     baseline: Baseline | None = None
 
@@ -321,5 +321,5 @@ class KeyRecord(FrozenModel):
 
     @property
     def final_at(self) -> datetime | None:
-        """The first moment at which something can no longer be undone."""
+        """The earliest time from which something can't be undone."""
         return min((r.final_at for r in self.reasons if r.final_at), default=None)
