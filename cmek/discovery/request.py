@@ -1,7 +1,7 @@
-"""What starts an onboarding without a person: the discovery flow's parameter, and an event.
+"""What starts an onboarding without a person: the discovery flow's parameter, and an event. Pure.
 
-A policy decides the key; an event may override its name and place. Neither decides what a person
-has to: adopting a key that exists, the default workspace, repairs, or who approves. Pure.
+The policy decides the key; an event may override its name and location. Neither can decide what
+needs a person: to adopt an existing key, to use the default workspace, to repair, or to approve.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cmek.onboarding.policy import DEFAULT_POLICY, SETTINGS, check_overrides
 from cmek.tags import OPT_IN_TAG
 
 REQUESTER: Final = "discovery@cmek.invalid"
-"""The requester of a discovery: not a person, so any person may approve under four eyes."""
+"""The requester in a discovery: it is not a person, so with four eyes any person may approve."""
 
 Pattern = Annotated[OneLine, Field(max_length=255)]
 
@@ -102,11 +102,11 @@ EVENT: Final = "anthropic.workspace.created"
 
 
 class MalformedEventError(CmekError):
-    """The payload is not what the event should carry; names each field and rule."""
+    """The event's payload is not valid; the message names each wrong field and its rule."""
 
 
 ANNOUNCED: Final = ("location", "key_ring", "crypto_key", "protection_level", "display_name")
-"""Settings that an event may override, where the policy lets a request do so: those of the key."""
+"""Settings of the key, which an event may override if the policy lets a request do so."""
 
 
 class Announcement(FormModel):
@@ -131,10 +131,10 @@ class Announcement(FormModel):
 
 
 def read_announcement(payload: str) -> Announcement:
-    """Read the payload's JSON.
+    """Parse the payload.
 
     Raises:
-        MalformedEventError: not JSON, or not these fields.
+        MalformedEventError: It is not JSON, or does not have these fields.
     """
     try:
         return Announcement.model_validate(json.loads(payload))

@@ -1,4 +1,4 @@
-"""Which workspaces get an onboarding by themselves, with which key, and when not again. Pure."""
+"""Which workspaces are onboarded automatically, with which key, and when not again. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEVER = "never"
 def ineligible_reason(
     workspace: Workspace, request: DiscoveryRequest, *, is_default: bool
 ) -> str | None:
-    """Why the workspace gets no key without a person, tagged or not; None when it may."""
+    """Why the workspace is never onboarded automatically, even if tagged; None when it may be."""
     if workspace.is_archived:
         return "archived"
     if workspace.external_key_id is not None:
@@ -42,7 +42,7 @@ def ineligible_reason(
 
 
 def opt_in_missing_reason(workspace: Workspace, request: DiscoveryRequest) -> str | None:
-    """Why the workspace is not opted in; None when it is."""
+    """Why the workspace has not opted in; None when it has."""
     if request.opt_in == "all":
         return None
     if request.opt_in == "tag":
@@ -55,15 +55,15 @@ def opt_in_missing_reason(workspace: Workspace, request: DiscoveryRequest) -> st
 def onboarding_for(
     workspace: Workspace, request: DiscoveryRequest, announced: Announcement | None = None
 ) -> OnboardingForm:
-    """The request of this workspace's onboarding.
+    """The onboarding request for this workspace.
 
     Args:
-        workspace: Without a key.
-        request: The discovery's.
-        announced: What was announced for this workspace; it wins.
+        workspace: A workspace without a key.
+        request: The discovery's request.
+        announced: The event for this workspace, if any; its values override the discovery's.
 
     Raises:
-        ValidationError: An announced override is not valid.
+        ValidationError: An override in the event is not valid.
     """
     given = announced or Announcement(workspace_id=workspace.id)
     return OnboardingForm(
@@ -85,7 +85,7 @@ class Action(StrEnum):
 
 
 class DiscoveryDecision(FrozenModel):
-    """About one workspace."""
+    """What a discovery did about one workspace, and why."""
 
     workspace_id: str
     workspace_name: str
@@ -95,14 +95,14 @@ class DiscoveryDecision(FrozenModel):
 
 
 def summary(decisions: Sequence[DiscoveryDecision]) -> str:
-    """`2 started, 5 left out`; without what there is none of."""
+    """Counts such as `2 started, 5 left out`, without zeros."""
     found = Counter(one.action for one in decisions)
     parts = [f"{found[action]} {action}" for action in Action if found[action]]
     return ", ".join(parts) or "no workspace"
 
 
 def page(decisions: Sequence[DiscoveryDecision]) -> str:
-    """The artifact: what matters most first."""
+    """The artifact in Markdown; what was started or failed comes first."""
     order = list(Action)
     rows = [
         (
@@ -119,7 +119,7 @@ def page(decisions: Sequence[DiscoveryDecision]) -> str:
 
 
 class EarlierRun(FrozenModel):
-    """A run of the onboarding flow for the workspace."""
+    """An earlier run of the onboarding flow for the workspace."""
 
     id: UUID
     name: str
@@ -134,22 +134,26 @@ class EarlierRun(FrozenModel):
 
 
 def finished_run_count(runs: Sequence[EarlierRun]) -> int:
-    """The `number` of an idempotency key: it grows with each run that ends."""
+    """The `number` for an idempotency key: it grows by one with each run that ends."""
     return sum(1 for run in runs if run.finished)
 
 
 def idempotency_key(workspace_id: str, number: int) -> str:
-    """A repeated call is the same run; a new one (another `number`) is possible once that ended."""
+    """The key under which Prefect creates only one run: a repeated call returns the same run.
+
+    After that run has ended, `number` is another one, so a new run is possible.
+    """
     return f"onboard:{workspace_id}:{number}"
 
 
 def blocking_run(
     runs: Sequence[EarlierRun], *, now: datetime, try_again_after: timedelta
 ) -> str | None:
-    """Why no machine starts another run now; None when it may.
+    """Why discoveries and events may not start another run now; None when they may.
 
-    A person may always: these rules are for discoveries and events.
+    A person always may.
     """
+    # a rejection first: it holds for ever, whatever happened since
     for run in runs:
         if run.finished and run.completed and run.state == RunOutcome.REJECTED:
             return f"a person rejected {run}; only a person starts another"
@@ -167,7 +171,7 @@ def blocking_run(
 
 
 def complete(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The request with its defaults, as JSON; an invalid one stays as it is."""
+    """The request with all defaults, as JSON; an invalid one is returned unchanged."""
     try:
         return OnboardingForm.model_validate(request).model_dump(mode="json")
     except ValidationError:
@@ -175,9 +179,9 @@ def complete(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def request_differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, ...]:
-    """Fields in which a run is not what was requested, as `name: found instead of wanted`.
+    """Fields in which an existing run differs from the request: `name: found instead of wanted`.
 
-    An idempotency key gives the run that it gave before, whatever the second call requests.
+    With an idempotency key Prefect returns the existing run, whatever the second call requests.
     """
     return tuple(
         f"{name}: {found.get(name)!r} instead of {value!r}"

@@ -1,7 +1,7 @@
-"""A drill: how long it takes until a disabled key is noticed and felt, and the report of it. Pure.
+"""A drill: measure when a disabled key is detected and when it takes effect; and its report. Pure.
 
 Source of the hour: https://platform.claude.com/docs/en/manage-claude/cmek-key-lifecycle (a disabled
-key may work for up to an hour, as long as its caches do).
+key may work for up to an hour, the lifetime of Anthropic's caches).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from cmek.revalidation.request import KeyRef
 HOUR: Final = timedelta(hours=1)
 """How long a disabled key may still work, by Anthropic's documentation."""
 ALERT: Final = timedelta(minutes=16)
-"""A quick check each 15 minutes, and a minute for it."""
+"""A quick check runs every 15 minutes, and takes up to a minute."""
 
 
 class DrillRefusedError(CmekError):
-    """The drill would reach more than the workspace that was named, or could prove nothing."""
+    """The drill would affect more than the named workspace, or could not prove anything."""
 
 
 def check_scope(ref: KeyRef, others: Sequence[KeyRef], key: CryptoKey, policy: PolicyView) -> None:
-    """Only the named workspace may lose its data for the time of the drill.
+    """Refuse a drill during which more than the named workspace would lose access to its data.
 
     Args:
         ref: The workspace's key.
@@ -62,7 +62,7 @@ def check_scope(ref: KeyRef, others: Sequence[KeyRef], key: CryptoKey, policy: P
 
 
 def commands(key: CryptoKey) -> tuple[str, str]:
-    """What the person runs: to disable the primary version, and to enable it again."""
+    """The commands that the person runs: disable the primary version, and enable it again."""
     assert key.primary is not None  # noqa: S101 - `check_scope` has seen it
     name = KeyName.parse(key.name)
     disable, enable = (on_version(name, verb, key.primary.id) for verb in ("disable", "enable"))
@@ -78,18 +78,19 @@ _TITLES: Final[dict[What, tuple[str, str]]] = {
 
 
 class Delay(FrozenModel):
-    """One observation after a change; None when it did not come in time."""
+    """One effect of a change, and when it was observed."""
 
     what: What
     at: datetime | None
+    """None when it was not observed in time."""
     limit: timedelta
-    """By when it should have come, after the change."""
+    """The longest time after the change until it should be observed."""
     by: str = ""
-    """Of an alert: which run found it."""
+    """For an alert: the run that found it."""
 
 
 class Phase(FrozenModel):
-    """One change by the person, and what followed."""
+    """One change by the person, and its effects."""
 
     change: Literal["disabled", "enabled"]
     at: datetime
@@ -98,7 +99,7 @@ class Phase(FrozenModel):
 
     @property
     def passed(self) -> bool:
-        """Whether all of it came in time."""
+        """Whether all effects were observed in time."""
         return all(one.at is not None and one.at - self.at <= one.limit for one in self.measured)
 
 
@@ -112,11 +113,11 @@ class Drill(FrozenModel):
 
     @property
     def passed(self) -> bool:
-        """Whether both changes were noticed and felt in time."""
+        """Whether all effects of both changes were observed in time."""
         return len(self.phases) == 2 and all(phase.passed for phase in self.phases)
 
     def with_phase(self, phase: Phase) -> Self:
-        """And this one."""
+        """The drill with this phase added."""
         return self.model_copy(update={"phases": (*self.phases, phase)})
 
 
@@ -151,7 +152,7 @@ def _row(one: Delay, phase: Phase) -> tuple[str, ...]:
 
 
 def exact(duration: timedelta) -> str:
-    """To the second: `1 min 7 s`; never negative, since the change is seen after it was made."""
+    """A duration to the second: `1 min 7 s`. Never negative: an effect may be seen first."""
     seconds = max(0, round(duration.total_seconds()))
     minutes, seconds = divmod(seconds, 60)
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

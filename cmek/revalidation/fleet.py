@@ -1,8 +1,8 @@
-"""What people read about all keys: one table, and an overview of those in trouble. Pure.
+"""All keys for people: one table, and an overview of the keys with problems. Pure.
 
-Both have the worst key first, each row with its last days. The table is for programs and for
+Both begin with the worst key, and show the last days of each. The table is for programs and for
 `cmek status`. The overview is for the browser: a person should see in five seconds how many keys
-are in trouble, which, and since when, so keys that were healthy all along are one line of text.
+have problems, which, and since when. So all keys that were always healthy are one line of text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cmek.plain_text import code, escape, shortened, table
 FLEET: Final = "cmek-fleet"
 """Key of the artifact that holds the table of all keys."""
 Warn = Callable[[str], object]
-"""Takes what people must be told of a table that was damaged: a log's or a console's method."""
+"""Receives a warning about a damaged table: a method of a logger or of a console."""
 DAYS: Final = 30
 SHOWN_KEYS: Final = 50
 LONGEST_REASON: Final = 160
@@ -39,7 +39,7 @@ MARKS: Final = {
     Health.UNKNOWN: "?",
     Health.BROKEN: "✖",
 }
-"""One a day, from the best to the worst, as `Health` is."""
+"""One mark for each day, from best to worst, in the order of `Health`."""
 _VERDICTS: Final = {sign: verdict for verdict, sign in SIGNS.items()}
 _HEALTHY: Final = MARKS[Health.HEALTHY]
 _NOT_CHECKED: Final = "_"
@@ -54,10 +54,10 @@ _NOT_REGISTERED: Final = (
 _ANEW: Final = "The next full revalidation of all keys publishes it anew"
 
 
-# slots: a run keeps one for each key, and a model would take three times the memory
+# slots: a run keeps one row for each key, and a Pydantic model would take three times the memory
 @dataclass(frozen=True, slots=True, config=ConfigDict(populate_by_name=True))
 class FleetRow:
-    """One key in the table; the aliases are the table's columns."""
+    """One key in the table; the aliases are the names of the columns."""
 
     verdict: Annotated[str, Field(alias="Verdict")]
     why: Annotated[str, Field(alias="Why")]
@@ -71,14 +71,14 @@ class FleetRow:
 
     @classmethod
     def of(cls, record: KeyRecord, before: Self | None) -> Self:
-        """A row for a new check, with the days of the row before it."""
+        """The row for a new check, with the days of the previous row."""
         left = record.final_at - record.checked_at if record.final_at else None
         return cls(
             verdict=SIGNS[record.verdict],
             key_name=record.key_name,
             workspaces=listed(record.workspaces, most=3),  # `_BETWEEN` and `_MORE` undo it
             why=shortened(record.worst.says, LONGEST_REASON) if record.worst else "",
-            # of most keys the same, and kept for each until all are checked
+            # interned: these texts are equal for most keys, and all rows stay in memory
             since=intern(record.since.strftime(_TIME)),
             time_left=shown_time(max(left, timedelta(0))) if left is not None else "",
             checked=intern(record.checked_at.strftime(_TIME)),
@@ -88,16 +88,16 @@ class FleetRow:
 
     @property
     def level(self) -> Health:
-        """The verdict as a value; `unknown` when the text is none of ours."""
+        """The verdict as a value; `unknown` for a text that is not ours."""
         return _VERDICTS.get(self.verdict, Health.UNKNOWN)
 
     @property
     def checked_on(self) -> date:
-        """The day of the last check, on which `days` ends."""
+        """The day of the last check; `days` ends with it."""
         return datetime.strptime(self.checked, _TIME).date()  # noqa: DTZ007 - a day, in UTC
 
     def not_registered(self, now: datetime) -> FleetRow:
-        """The row of an attached key that is among the registered ones no more: unknown."""
+        """The row of an attached key that is no longer among the registered keys: unknown."""
         checked = now.strftime(_TIME)
         return replace(
             self,
@@ -110,7 +110,7 @@ class FleetRow:
         )
 
     def marks_until(self, today: date) -> str:
-        """One mark a day, the last one for `today`."""
+        """One mark for each day, the last one for `today`."""
         return _shifted(self.days, (today - self.checked_on).days)
 
 
@@ -119,15 +119,15 @@ _ROWS: Final = TypeAdapter(list[FleetRow])
 
 
 def read_items(key: str, table: object, warn: Warn) -> list[Any]:
-    """What a table that was published lists, unchecked; nothing when it is no table (any more).
+    """The items of a published table, unchecked; empty when the artifact holds no table.
 
     Args:
         key: Of the artifact.
-        table: Its data; None where there is no artifact.
-        warn: Is told when there is one that can't be read: whoever may write to Prefect's API can
+        table: Its data; None when there is no artifact.
+        warn: Receives a warning when it can't be read: anyone who may write to Prefect's API can
             have changed it.
     """
-    # Prefect keeps a table as text or as JSON
+    # Prefect stores a table as text or as JSON
     try:
         items = json.loads(table) if isinstance(table, str) else table
     except (ValueError, RecursionError):
@@ -147,7 +147,7 @@ def read_rows(table: object, warn: Warn) -> dict[str, FleetRow]:
         try:
             row = _ROW.validate_python(item)
             for minute in (row.since, row.checked):
-                _iso(minute)  # refuses a time that is none
+                _iso(minute)  # raises for a text that is not a time
         except ValueError:
             unread += 1
         else:
@@ -164,10 +164,10 @@ def merged(
     all_keys: bool,
     now: datetime,
 ) -> list[FleetRow]:
-    """Worst first. After a check of all keys, those without a row in it drop out.
+    """The new table, worst first. A check of all keys removes rows of keys that it did not check.
 
-    A row of a later check, which another run has made meanwhile, stays; one that a clock ahead of
-    `now` has dated does not, or it would stay until that time has come.
+    A row of a later check, by another run, is kept. A row dated too far ahead of `now` comes from a
+    wrong clock and is replaced: otherwise it would stay until that time.
     """
     new = {row.external_key_id: row for row in checked}
     latest = (now + CLOCKS_DIFFER).strftime(_TIME)
@@ -180,25 +180,26 @@ def merged(
 
 
 def worst_first(rows: Iterable[FleetRow]) -> list[FleetRow]:
-    """As people read them: of equal ones, those that have been so for longest come first."""
+    """Rows by verdict, worst first; of equal verdicts the oldest first."""
     return sorted(rows, key=lambda row: (-row.level.rank, row.since, row.key_name))
 
 
 def published(rows: list[FleetRow]) -> str:
     """The table's data as JSON.
 
-    Of ASCII only: a text with one sign beyond takes twice the memory or more, and there are copies.
+    In ASCII: a string with any other character takes twice the memory or more, and it is copied.
     """
     return _ROWS.dump_json(rows, by_alias=True, ensure_ascii=True).decode()
 
 
 def facts(row: FleetRow, record: KeyRecord | None) -> dict[str, Any]:
-    """A row for a program: ids, ISO times, and values in the place of signs and words.
+    """A row for a program: ids, ISO times, and values instead of signs and words.
 
     Args:
-        row: Of the table, which every check writes.
-        record: What the last full check has left, or the last one with news; None without one.
+        row: From the table, which every check updates.
+        record: The key's last record, from a full check or from one with news; None without one.
     """
+    # the row may be from a later check: a record with another verdict does not explain it
     current = record if record and record.verdict is row.level else None
     return {
         "external_key_id": row.external_key_id,
@@ -214,7 +215,7 @@ def facts(row: FleetRow, record: KeyRecord | None) -> dict[str, Any]:
 
 
 def users_of(row: FleetRow, record: KeyRecord | None) -> tuple[str, ...]:
-    """The key's workspaces, each as in its record; without one only those that the row names."""
+    """The key's workspaces, from its record; without a record those that the row names."""
     if record is not None:
         return record.workspaces
     shown = _MORE.sub("", row.workspaces)
@@ -237,7 +238,7 @@ def shown_counts(found: Mapping[Health, int]) -> str:
 
 
 def _extend_history(before: FleetRow | None, today: date, mark: str) -> str:
-    """The worst verdict of a day stays the day's mark."""
+    """The marks with today's; the mark of a day is the worst verdict of that day."""
     if before is None:
         return (_NOT_CHECKED * (DAYS - 1)) + mark
     days = before.marks_until(today)
@@ -250,12 +251,12 @@ def _shifted(days: str, by: int) -> str:
 
 
 def overview(rows: Sequence[FleetRow], today: date, page_of: Callable[[str], str]) -> str:
-    """Markdown: how many keys are how, and each that had trouble, with a link to its page.
+    """Markdown: how many keys have which verdict, and each key with problems, with a link.
 
     Args:
         rows: Worst first.
         today: The last of the days.
-        page_of: The address of the page of an external key.
+        page_of: Gives the address of an external key's page.
     """
     found = counts(rows)
     signs = ", ".join(f"{found[one]} {SIGNS[one]}" for one in reversed(Health))

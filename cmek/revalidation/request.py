@@ -1,7 +1,7 @@
-"""What to revalidate, and how: the flow's parameter, the registered keys, and the pace of reads.
+"""What to revalidate, and how: the flow's parameter, the registered keys, and the rate of reads.
 
-Source: https://docs.cloud.google.com/kms/quotas (read requests, 600 a minute by default, counted
-in each project and region)
+Source: https://docs.cloud.google.com/kms/quotas (600 read requests a minute by default, in each
+project and region)
 """
 
 from __future__ import annotations
@@ -81,26 +81,26 @@ class RevalidationRequest(FormModel):
 
     @property
     def covers_all_keys(self) -> bool:
-        """Whether all keys are checked: of such runs one waits for the other."""
+        """Whether all keys are checked; such runs wait for each other."""
         return self.wanted is None
 
     @property
     def wanted(self) -> frozenset[str] | None:
-        """The external keys to check, None for all."""
+        """The external keys to check; None for all."""
         again = {one.external_key_id for one in self.look_again}
         return frozenset({*self.external_keys, *again}) or None
 
 
-# slots: a run keeps one for each key
+# slots: a run keeps one for each key, so memory matters
 @dataclass(frozen=True, slots=True)
 class KeyRef:
-    """As little as is needed to check one key."""
+    """The minimum that is needed to check one key."""
 
     external_key_id: str
     key_name: str
     registered_at: datetime | None
     workspaces: tuple[str, ...] = ()
-    """Name and id of each."""
+    """Each as `shown_workspace` writes it: name and id."""
 
     def serves(self, workspace_id: str) -> bool:
         """Whether this workspace has the key."""
@@ -108,12 +108,12 @@ class KeyRef:
 
     @property
     def key_ring(self) -> str:
-        """The ring's name, as far as the registered name has one."""
+        """The ring's name; the registered name is not parsed, since it may be malformed."""
         return self.key_name.rpartition("/cryptoKeys/")[0]
 
     @property
     def location(self) -> str:
-        """The location's name, in which reads are counted."""
+        """The location's name; the quota of reads is counted for each location."""
         return self.key_name.partition("/keyRings/")[0]
 
 
@@ -125,7 +125,7 @@ class RegisteredKeys(FrozenModel):
 
 
 def key_ref(key: ExternalKey, users: Mapping[str, Sequence[str]]) -> KeyRef | None:
-    """The reference of an external key, None for another provider's."""
+    """The reference to an external key; None for a key of another provider."""
     if key.gcp_key_name is None:
         return None
     return KeyRef(
@@ -137,21 +137,21 @@ def key_ref(key: ExternalKey, users: Mapping[str, Sequence[str]]) -> KeyRef | No
 
 
 def shown_workspace(workspace: Workspace) -> str:
-    """A workspace as tables and pages show it."""
+    """A workspace, as tables and pages show it."""
     archived = ", archived" if workspace.is_archived else ""
     return f"{workspace.name} ({workspace.id}{archived})"
 
 
 def shown_id(shown: str) -> str:
-    """The id in what `shown_workspace` made: the last of it, since a name may look like an id."""
+    """The id in a text of `shown_workspace`: at its end, since a name may look like an id."""
     return shown.rpartition(" (")[2].rstrip(")").removesuffix(", archived")
 
 
 def by_ring(keys: Iterable[KeyRef], seed: str) -> list[list[KeyRef]]:
-    """Keys grouped by ring, so that a list of a ring serves all its keys.
+    """Keys grouped by ring, so that one list of a ring's keys serves all of them.
 
-    Shuffled, the same way for the same seed: when time runs out again and again, it must not
-    always be the same keys that are not checked.
+    The order is shuffled by the seed: if the time is never enough, it must not always be the same
+    keys that are left out. The same seed gives the same order.
     """
     rings: dict[str, list[KeyRef]] = defaultdict(list)
     for key in keys:
@@ -165,7 +165,7 @@ def by_ring(keys: Iterable[KeyRef], seed: str) -> list[list[KeyRef]]:
 
 
 BURST_SECONDS: Final = 1.0
-"""How much of the quota may be used at once."""
+"""Unused turns of at most this time may be taken at once."""
 
 
 class RateLimiter:
@@ -184,6 +184,7 @@ class RateLimiter:
 
     async def acquire(self, where: str) -> None:
         """Wait for a turn in `where` (a location's name)."""
+        # no `await` before the turn is taken, so that two tasks never take the same one
         now = self._clock()
         at = max(self._next[where], now - BURST_SECONDS)
         self._next[where] = at + self._interval
@@ -191,6 +192,6 @@ class RateLimiter:
             await self._sleep(at - now)
 
     def pause(self, where: str, seconds: float) -> None:
-        """Give no turn in `where` for some seconds, as the service requested."""
+        """Give no turn in `where` for some seconds, because the service requested a wait."""
         now = self._clock()
         self._next[where] = max(self._next[where], now + seconds)

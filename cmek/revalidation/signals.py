@@ -1,7 +1,7 @@
-"""Hints that a key may have changed: Anthropic's webhook and Cloud Audit Logs by Pub/Sub push.
+"""Signals that a key may have changed: Anthropic's webhook, and Cloud Audit Logs by Pub/Sub push.
 
-A signal decides nothing: it names a key, which is then read anew. So the worst that a forged one
-could do is a needless check; it is refused all the same, with the reason.
+A signal decides nothing: it names a key, which is then read again. A forged signal could only cause
+an unnecessary check; it is refused nevertheless, with the reason.
 
 Source: https://platform.claude.com/docs/en/api/sdks/python (the official SDK verifies by
 https://www.standardwebhooks.com) and
@@ -31,9 +31,9 @@ from cmek.keys.health import THREATENING_METHODS
 from cmek.models import FrozenModel
 
 TOLERANCE_SECONDS: Final = 300
-"""How far a webhook's time may be from ours, as the official SDK has it."""
+"""How far a webhook's time may be from ours; as in the official SDK."""
 MIN_SECRET: Final = 24
-"""Bytes, by the specification; with none anybody could sign."""
+"""Bytes, by the specification; with an empty secret anybody could sign."""
 MAX_WEBHOOK: Final = 64 * 1024
 MAX_PUSH: Final = 1024 * 1024
 """A log entry has at most 256 KiB."""
@@ -46,10 +46,10 @@ _KEY_EVENT: Final = re.compile(r"external_key\.\w+")
 
 
 class SignalRefusedError(CmekError):
-    """A request that proves nothing about its sender: forged, stale, or not of the documented form.
+    """A request without a valid proof of its sender (forged, stale), or not in the documented form.
 
     Attributes:
-        status: For the sender: 401 when it could not prove who it is, else 400.
+        status: The response's status: 401 when the sender was not authenticated, else 400.
     """
 
     def __init__(self, why: str, *, status: Literal[400, 401] = 400) -> None:
@@ -58,11 +58,11 @@ class SignalRefusedError(CmekError):
 
 
 class Signal(FrozenModel):
-    """One hint. Exactly one of external key and resource is known."""
+    """One signal; it has either an external key or a resource."""
 
     source: Literal["webhook", "audit log"]
     id: str
-    """Of the delivery: the same when the sender repeats it."""
+    """The id of the delivery: the same when the sender repeats it."""
     what: str
     external_key_id: str | None = None
     resource: str | None = None
@@ -91,10 +91,10 @@ class _Push(BaseModel):
 
 
 def webhook_secrets(text: str) -> tuple[bytes, ...]:
-    """The signing keys in a file, one a line: the new and the old one while a secret is replaced.
+    """The signing keys of a file, one in each line: two while a secret is being replaced.
 
     Raises:
-        ValueError: None, or one that is no `whsec_…`.
+        ValueError: There is none, or a line is not a `whsec_…`.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines or not all(line.startswith(_PREFIX) for line in lines):
@@ -103,7 +103,7 @@ def webhook_secrets(text: str) -> tuple[bytes, ...]:
 
 
 def _signing_key(text: str) -> bytes:
-    digits = text.rstrip("=")  # Anthropic may leave the padding out
+    digits = text.rstrip("=")  # the secret may come without padding
     try:
         key = base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
     except ValueError:
@@ -119,11 +119,11 @@ def _signing_key(text: str) -> bytes:
 def verified_webhook(
     headers: Mapping[str, str], body: bytes, secrets: Sequence[bytes], now: float
 ) -> Signal | None:
-    """The signal of a webhook that Anthropic signed; None for an event that is about no key.
+    """The signal of a webhook that Anthropic signed; None for an event that is not about a key.
 
     Args:
         headers: With lower-case names.
-        body: As it came, byte for byte.
+        body: Unchanged, since the signature is over its bytes.
         secrets: From `webhook_secrets`.
         now: Seconds since the epoch.
 
@@ -133,6 +133,7 @@ def verified_webhook(
     sent, at = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not sent or not _SECONDS.fullmatch(at):
         raise SignalRefusedError("webhook-id or webhook-timestamp is missing", status=401)
+    # the time is signed too, so an old webhook can't be sent again with a new time
     if abs(now - int(at)) > TOLERANCE_SECONDS:
         raise SignalRefusedError(
             f"the webhook is of {at}, more than {TOLERANCE_SECONDS} s from now: an old one sent "
@@ -164,12 +165,12 @@ def _first(error: ValidationError) -> str:
 
 
 class PushVerifier:
-    """Verifies that a push comes from our subscription: its OIDC token, by Google's certificates.
+    """Verifies by its OIDC token that a push comes from our subscription.
 
     Args:
-        audience: As the subscription sets it.
+        audience: As set in the subscription.
         account: The subscription's service account.
-        certs_url: Where the certificates are; another address on this machine only.
+        certs_url: Google's certificates; another address must be on this machine.
 
     Raises:
         ValueError: `certs_url` is neither Google's nor on this machine.
@@ -183,10 +184,12 @@ class PushVerifier:
         self._request = _Remembered(TokenRequest())
 
     def verified(self, headers: Mapping[str, str], body: bytes) -> Signal | None:
-        """The signal of a push; None for an entry that is about no key. Blocks while it fetches.
+        """The signal of a push; None for an entry that is not about a key.
+
+        It blocks while it fetches certificates.
 
         Raises:
-            SignalRefusedError: Not sent by our subscription, or no log entry.
+            SignalRefusedError: Not sent by our subscription, or not a log entry.
         """
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
@@ -198,6 +201,7 @@ class PushVerifier:
         except (ValueError, RecursionError, auth_errors.GoogleAuthError) as error:
             why = str(error).replace(token, "…")  # some of google-auth's messages quote it
             raise SignalRefusedError(f"the OIDC token does not count: {why}", status=401) from None
+        # anyone can get a token of Google's for this audience: issuer and account decide
         caller = claims.get("email") if claims.get("email_verified") is True else None
         if claims.get("iss") not in _ISSUERS or caller != self._account:
             raise SignalRefusedError(
@@ -209,10 +213,10 @@ class PushVerifier:
 
 
 def pushed_signal(body: bytes) -> Signal | None:
-    """The signal in a verified push; None when it is about no key or no threat.
+    """The signal in a verified push; None when it is not about a key, or not a threat.
 
     Raises:
-        SignalRefusedError: Not of the documented form.
+        SignalRefusedError: Not in the documented form.
     """
     try:
         push = _Push.model_validate_json(body)
@@ -229,7 +233,7 @@ def pushed_signal(body: bytes) -> Signal | None:
 
 
 class _Remembered(Request):
-    """Keeps Google's certificates for an hour: google-auth fetches them for every token."""
+    """Caches Google's certificates for an hour; google-auth would fetch them for every token."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -244,29 +248,29 @@ class _Remembered(Request):
         timeout: float | None = None,
         **options: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
-        """The kept response while it is fresh, else a new one."""
+        """The cached response while it is fresh, else a new one."""
         if self._kept is None or time.monotonic() > self._kept[0]:
             response = self._request(url, method, body, headers, timeout, **options)
             if response.status != 200:
-                return response
+                return response  # an error is not cached
             self._kept = (time.monotonic() + CERTS_SECONDS, response)
         return self._kept[1]
 
 
 class KnownKeys:
-    """The keys that are watched: which of them a signal is about.
+    """The watched keys; finds those that a signal is about.
 
     Args:
-        names: External keys, each with its crypto key's name.
+        names: The name of the crypto key, by external key.
     """
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = dict(names)
 
     def about(self, signal: Signal) -> tuple[str, ...]:
-        """External keys; none for a key that is not watched.
+        """The external keys that the signal is about; none for a key that is not watched.
 
-        A log may name a project by its number, so it is left out of the comparison.
+        Projects are not compared, since a log may name a project by its number.
         """
         if signal.external_key_id is not None:
             return (signal.external_key_id,) if signal.external_key_id in self._names else ()
@@ -283,10 +287,10 @@ def _below_project(resource: str) -> str:
 
 
 class Merger:
-    """At most one event a key in `seconds`, and one at the end for what came meanwhile.
+    """Allows one event for a key in `seconds`, and one more at their end for signals in between.
 
-    The first signal counts at once. One that comes while the check which it has started may be
-    reading could be about something later than that, so it is not dropped but put off.
+    The first signal gives an event at once. A later signal is not dropped but delayed: it may be
+    about a change after the reads of the check that the first one has started.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -294,7 +298,7 @@ class Merger:
         self._free_at: dict[str, float] = {}
 
     def wait(self, key: str, now: float) -> float | None:
-        """Seconds until this signal's event is due; None when one is on its way already."""
+        """Seconds until this signal's event is due; None when a delayed event waits already."""
         free_at = self._free_at.get(key, now)
         if free_at > now + self._seconds:
             return None
@@ -303,11 +307,11 @@ class Merger:
         return due - now
 
     def forget(self, key: str) -> None:
-        """The event could not be sent: the next signal counts at once."""
+        """The event could not be sent: the next signal gives an event at once."""
         self._free_at.pop(key, None)
 
 
 def as_json(signal: Signal) -> dict[str, Any]:
-    """For the event's payload and for the log."""
+    """The signal as JSON, for the event's payload and for the log."""
     shown: dict[str, Any] = json.loads(signal.model_dump_json(exclude_none=True))
     return shown

@@ -1,7 +1,7 @@
-"""The files of a Terraform module for live keys: values as read, and import blocks for them.
+"""The files of a Terraform module for live keys: values as read, and import blocks.
 
-An external key names the crypto key of a workspace, Cloud KMS describes it. Terraform must adopt
-what exists: a value that was only requested would make it replace the key.
+The external key names a workspace's crypto key; Cloud KMS gives its values. Only live values are
+used: with a requested value that differs, Terraform would plan to replace the key.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _HOW = (
 
 
 class NotManageableError(CmekError):
-    """A key that the module can't describe; the message says which field and what to do."""
+    """A key that the module can't describe; the message says why and what to do."""
 
 
 class ManagedKey(FrozenModel):
-    """One live key as Terraform has to describe it; everything as read."""
+    """One live key with the values that Terraform needs, as read."""
 
     name: str
     protection_level: str
@@ -60,18 +60,18 @@ class ManagedKey(FrozenModel):
 
     @property
     def key_name(self) -> KeyName:
-        """The name in its parts."""
+        """The parsed name."""
         return KeyName.parse(self.name)
 
     @property
     def ring_address(self) -> str:
-        """Under what the key ring stands in the state."""
+        """The key ring's index in Terraform's state."""
         key = self.key_name
         return f"{key.project}/{key.location}/{key.key_ring}"
 
     @property
     def address(self) -> str:
-        """Under what the key stands in the state, the same in every module that has it."""
+        """The key's index in Terraform's state; it is the same in every module with this key."""
         return f"{self.ring_address}/{self.key_name.crypto_key}"
 
     @classmethod
@@ -103,13 +103,13 @@ class ManagedKey(FrozenModel):
 
 
 class FilesDifferError(CmekError):
-    """Files stand there with other content; the message names them."""
+    """Files with other content exist already; the message names them."""
 
 
 def render_module(keys: Iterable[ManagedKey]) -> dict[str, str]:
-    """Text by file name: the fixed files, the keys' values and the import blocks.
+    """The texts by file name: the fixed files, the values of the keys, and the import blocks.
 
-    The same keys give the same bytes, in any order.
+    The same keys give the same bytes, whatever their order.
     """
     ordered = sorted(keys, key=lambda key: key.address)
     fixed = files("cmek.terraform") / "module"
@@ -122,10 +122,10 @@ def render_module(keys: Iterable[ManagedKey]) -> dict[str, str]:
 
 
 def write_module(module: dict[str, str], folder: Path, *, replace: bool = False) -> None:
-    """Write the files, none of them when one with other content is in the way.
+    """Write all files, or none if one of them exists with other content.
 
     Raises:
-        FilesDifferError: And `replace` is off.
+        FilesDifferError: Such a file exists, and `replace` is off.
     """
     folder.mkdir(parents=True, exist_ok=True)
     differing = [
@@ -149,8 +149,8 @@ def seconds(duration: timedelta) -> str:
 
 
 def _json(value: JsonValue) -> str:
-    # Terraform takes every string in a variables file as it is, and one in a configuration file
-    # for a template. What goes into the latter are names with neither `${` nor `%{` (KeyName).
+    # Terraform reads strings in a variables file literally, but those in a configuration file as
+    # templates. Only names go into the latter, and these have neither `${` nor `%{` (`KeyName`).
     return json.dumps(value, indent=2) + "\n"
 
 
@@ -178,7 +178,7 @@ def _imports(keys: Sequence[ManagedKey]) -> list[JsonValue]:
     ]
     for key in keys:
         resources.append(("google_kms_crypto_key.cmek", key.address, key.name))
-        # a grant that is not there can't be imported; the plan then shows it as to be added
+        # a missing grant can't be imported: Terraform's plan shows that it would be added
         resources += [
             (
                 f"google_kms_crypto_key_iam_member.{grant}",
@@ -192,7 +192,7 @@ def _imports(keys: Sequence[ManagedKey]) -> list[JsonValue]:
 
 
 def terraform_page(workspace_id: str, module: Mapping[str, str]) -> str:
-    """Markdown with every file; the two that hold live values come first."""
+    """Markdown with all files; the two with live values come first."""
     names = sorted(module, key=lambda name: (name not in {IMPORTS, VARIABLES}, name))
     files = [
         f"## {code(name)}\n\n```{'json' if name.endswith('.json') else 'hcl'}\n{module[name]}```"
@@ -202,9 +202,9 @@ def terraform_page(workspace_id: str, module: Mapping[str, str]) -> str:
 
 
 async def read_all_keys(admin: AdminApi, kms: CloudKms) -> tuple[ManagedKey, ...]:
-    """Every Google Cloud key that a workspace has, archived workspaces too: their data is there.
+    """Every Google Cloud key of a workspace, archived ones included: their data still exists.
 
-    One that can't be read fails the whole: a module that left it out would ask for its removal.
+    If one key can't be read, all fails: with a module that lacks it Terraform would remove it.
 
     Raises:
         NotManageableError: A key is not found, or is not one that Anthropic can use.
@@ -249,7 +249,7 @@ async def _workspaces_by_key(admin: AdminApi) -> dict[str, set[str]]:
 async def _read(
     kms: CloudKms, registered: list[ExternalKey], users: dict[str, set[str]]
 ) -> tuple[ManagedKey, ...]:
-    """Keys by crypto key: one may be registered more than once."""
+    """One `ManagedKey` for each crypto key, which may be registered more than once."""
     by_name: dict[str, set[str]] = defaultdict(set)
     for external in registered:
         if external.gcp_key_name and users.get(external.id):
