@@ -215,6 +215,7 @@ class Workspaces:
         body |= {"external_key_id": external_key_id} if external_key_id is not None else {}
         body |= {"tags": dict(tags)} if tags else {}
         body |= {"data_residency": dict(data_residency)} if data_residency else {}
+        # a repeated create would make a second workspace, which can only be archived
         return await self._transport.post_slow(
             Workspace, WORKSPACES_PATH, ONCE, body, signed_approvals
         )
@@ -240,6 +241,7 @@ class Workspaces:
         if external_key_id is None:
             return await self._transport.post(Workspace, path, IDEMPOTENT, body)
         body["external_key_id"] = external_key_id
+        # a lost response is settled by reading the workspace, never by sending again (ADR 4)
         return await self._transport.post_slow(Workspace, path, ONCE, body, signed_approvals)
 
 

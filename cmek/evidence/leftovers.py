@@ -252,6 +252,7 @@ def find_leftovers(made: Iterable[Made], live: LiveResources) -> tuple[Leftover,
     rings = {one.resource for one in first.values() if one.kind == "key ring"}
 
     def order(one: Made) -> tuple[str, int, str, int]:
+        # ring by ring: first what belongs to its keys, the ring itself last
         ring = one.key_name.partition("/cryptoKeys/")[0]
         return (ring, int(one.resource in rings), one.key_name, _ORDER.index(one.kind))
 

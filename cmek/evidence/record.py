@@ -125,6 +125,7 @@ class Chain:
         known = self._known.get((run, event.kind, event.subject))
         if known is not None:
             return known
+        # before the hash is made: a chained entry can't be cleaned any more
         clean = event.model_copy(update={"body": without_secrets(event.body)})
         entry = EvidenceEntry.chained(len(self._entries) + 1, at, run, clean, self.head)
         self._entries.append(entry)

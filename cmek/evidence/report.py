@@ -158,6 +158,7 @@ def queries_of(chain: Chain) -> tuple[Query, ...]:
     key = key_in(plan.key_name) if plan else None
     if request is None or plan is None or key is None:
         return ()
+    # the id of a workspace that the run created is only in the entry of its attach
     attached = [
         one.subject for one in chain.entries if (one.run, one.kind) == (request.run, "attached")
     ]

@@ -96,6 +96,7 @@ def with_grants(
     missing = sorted(set(roles) - unconditional_roles(policy, member))
     if not missing:
         return None
+    # a copy of the whole message, so that the etag and fields that we do not know stay
     extended = policy_pb2.Policy()
     extended.CopyFrom(policy)
     extended.version = POLICY_VERSION

@@ -133,7 +133,7 @@ def primary_version(
 ) -> Condition:
     """The primary version is ENABLED; `subject` is its state.
 
-    Only symmetric keys have a primary version: a key of another purpose lacks none.
+    Only symmetric keys have a primary version; for a key of another purpose nothing is missing.
 
     Args:
         key: As read.

@@ -227,6 +227,7 @@ def record_failed_check(
     """
     now = run.now
     if before is None:
+        # the first check is no recheck, hence -1; no validation has succeeded yet, hence True
         before = UnreachableState(
             external_key_id=external_key_id, since=now, rechecks=-1, anthropic_failed=True
         )

@@ -168,6 +168,7 @@ async def _read_anthropic(request: OnboardingRequest, admin: AdminApi) -> Anthro
 
 
 async def _all_workspaces(admin: AdminApi) -> tuple[Workspace, ...]:
+    # without archived ones: they count neither towards the limit nor as a taken name
     return tuple([one async for one in admin.workspaces.list(include_default=True)])
 
 

@@ -148,7 +148,7 @@ def _new(name: str, read: Result[tuple[Workspace, ...]] | None) -> Check:
             "onboard that one by its id, or choose another name",
         )
     live = f"the name {name!r} is free among {len(read.value)} live workspaces"
-    if len(read.value) > USUAL_LIMIT:  # the default one does not count
+    if len(read.value) > USUAL_LIMIT:  # `>`: the default workspace is in the list, not in the limit
         return WORKSPACE.warned(
             f"{live}, and an organization has at most {USUAL_LIMIT} unless Anthropic raised that",
             "archive one that nobody needs, or ask your Anthropic account team",

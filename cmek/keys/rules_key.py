@@ -127,7 +127,7 @@ _CONDITIONS: Final[Mapping[Prerequisite, KeyCondition | None]] = {
     ORIGIN: lambda _, key: conditions.cloud_kms_material(key),
     PRIMARY: lambda request, key: conditions.primary_version(key, request.key_name),
     JUSTIFICATIONS: lambda request, key: conditions.justifications(key, request.key_name),
-    SHARED: None,  # not a condition on the key: Google's inventory tells
+    SHARED: None,  # not judged by the key itself, but by Google's KMS inventory
 }
 PREREQUISITES: Final = tuple(_CONDITIONS)
 """All six, in the order of the report."""

@@ -408,7 +408,7 @@ def _judge_perimeter(enclosing: list[ServicePerimeter], resource: str, page: str
     admissions = {one.title or one.name: _admits(one.status, resource) for one in enforced}
     shut = [name for name, admission in admissions.items() if admission is False]
     unclear = [name for name, admission in admissions.items() if admission is None]
-    if shut:
+    if shut:  # one perimeter that refuses is enough, whatever the others admit
         return PERIMETER.failed(
             f"perimeter {', '.join(shut)} restricts {KMS} and lets nobody in for it", remedy
         )

@@ -360,6 +360,7 @@ def preview(request: OnboardingRequest, found: ExistingResources) -> tuple[Step,
     else:
         action: Action = "nothing" if found.attached else "approve and attach"
         last = Step(7, "Attach", action, request.subject)
+    # steps 4 (key name) and 6 (validation) write nothing
     return (
         Step(1, "Key ring", "nothing" if found.ring_exists else "create", ring),
         Step(2, "Crypto key", key_action, name),

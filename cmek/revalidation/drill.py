@@ -44,6 +44,7 @@ def check_scope(ref: KeyRef, others: Sequence[KeyRef], key: CryptoKey, policy: P
         DrillRefusedError: Another workspace, or someone besides Anthropic, uses the key; or its
             primary version is not enabled.
     """
+    # by crypto key: it may be registered as several external keys
     same = [one for one in others if may_be_one_key(one.key_name, ref.key_name)]
     users = sorted({user for one in same for user in one.workspaces})
     if len(users) > 1:

@@ -81,7 +81,7 @@ class Statement(FrozenModel):
     """Other workspaces whose data is under the same key."""
     plan_digest: str
     requester: str
-    """Who requested the onboarding; nobody may approve a request of their own."""
+    """Who requested the onboarding; usually this person may not approve it."""
     run_id: str
     workspace_id: str | None = None
     workspace_name: str | None = None
