@@ -62,10 +62,10 @@ def _listed(file: Path, look: Callable[[Path], FileFacts]) -> frozenset[str]:
         return frozenset()  # no file: nothing is listed
     for one in facts:
         if why := weakness(one):
-            raise EndpointError(f"{file} does not count: {why}")
+            raise EndpointError(f"{file} is not used: {why}")
     try:
         text = file_text(file.read_bytes())
     except ValueError as error:
-        raise EndpointError(f"{file} does not count: {error}") from error
+        raise EndpointError(f"{file} is not used: {error}") from error
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return frozenset(line.rstrip(".").lower() for line in lines if line)

@@ -198,7 +198,7 @@ def _problem(entry: EvidenceEntry, number: int, previous: str, *, hash_fits: boo
     if not hash_fits:
         return "its hash does not fit its content"
     if entry.number != number:
-        return f"number {entry.number} stands at place {number}"
+        return f"its number is {entry.number}, expected was {number}"
     if entry.previous != previous:
         return "it is not chained to the entry before it"
     return None
@@ -210,7 +210,7 @@ def _footer_problem(line: bytes, chain: Chain) -> str | None:
         return footer
     if footer != Footer(entries=len(chain.entries), head=chain.head):
         known = f"{footer.entries} entries up to {footer.head[:12]}…"
-        return f"it speaks of {known}, which is not what is here"
+        return f"it names {known}, which does not match the entries above it"
     return None
 
 

@@ -140,7 +140,7 @@ def check_workspace(request: OnboardingRequest, findings: Findings) -> Iterator[
 
 def _new(name: str, read: Result[tuple[Workspace, ...]] | None) -> Check:
     if not isinstance(read, Ok):
-        return WORKSPACE.unknown(read or f"nobody has looked whether {name!r} is free")
+        return WORKSPACE.unknown(read or f"whether the name {name!r} is free was not read")
     taken = same_name_workspaces(read.value, name)
     if taken:
         return WORKSPACE.failed(

@@ -172,7 +172,7 @@ def _verdict(check: Prerequisite, verdict: Verdict, remedy: str, findings: Findi
     if admitted is None:
         return check.unknown(why, remedy)
     if is_granted(findings):
-        return check.warned(f"{why}; the grants stand already, but can't be renewed", remedy)
+        return check.warned(f"{why}; the grants exist already, but can't be renewed", remedy)
     return check.failed(why, remedy)
 
 

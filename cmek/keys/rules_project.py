@@ -75,7 +75,7 @@ def check_project(request: OnboardingRequest, findings: Findings) -> Iterator[Ch
     elif state == "DELETE_REQUESTED":
         yield PROJECT.failed(f"project {project} is {state}", f"gcloud projects undelete {project}")
     else:
-        yield PROJECT.unknown(f"project {project} is in state {state}, which says nothing")
+        yield PROJECT.unknown(f"project {project} is in state {state}, which is not known here")
 
 
 def check_billing(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:

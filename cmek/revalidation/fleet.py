@@ -135,7 +135,7 @@ def read_items(key: str, table: object, warn: Warn) -> list[Any]:
     if isinstance(items, list):
         return items
     if table is not None:
-        warn(f"the artifact {key} holds no table, so it counts as empty. {_ANEW}")
+        warn(f"the artifact {key} holds no table, so it is treated as empty. {_ANEW}")
     return []
 
 

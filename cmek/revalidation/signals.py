@@ -200,7 +200,7 @@ class PushVerifier:
             )
         except (ValueError, RecursionError, auth_errors.GoogleAuthError) as error:
             why = str(error).replace(token, "…")  # some of google-auth's messages quote it
-            raise SignalRefusedError(f"the OIDC token does not count: {why}", status=401) from None
+            raise SignalRefusedError(f"the OIDC token is not valid: {why}", status=401) from None
         # anyone can get a token of Google's for this audience: issuer and account decide
         caller = claims.get("email") if claims.get("email_verified") is True else None
         if claims.get("iss") not in _ISSUERS or caller != self._account:

@@ -140,7 +140,7 @@ def test_a_forged_entry_with_a_right_hash_still_breaks_the_chain() -> None:
     ("numbers", "subjects", "problem"),
     [
         ((1, 2), ("a", "a"), "recorded twice"),
-        ((1, 3), ("a", "b"), "number 3 stands at place 2"),
+        ((1, 3), ("a", "b"), "its number is 3, expected was 2"),
     ],
 )
 def test_a_chain_of_right_hashes_must_make_sense_too(

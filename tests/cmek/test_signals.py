@@ -239,7 +239,7 @@ def test_a_token_that_is_not_our_subscriptions_is_refused(
 
 
 def test_a_token_of_another_signer_is_refused(pushes: PushVerifier) -> None:
-    with google() as other, pytest.raises(SignalRefusedError, match="does not count"):
+    with google() as other, pytest.raises(SignalRefusedError, match="is not valid"):
         pushes.verified(other.token(), push("SetIamPolicy", KEY))
     for headers in ({}, {"authorization": "Basic eA=="}, {"authorization": "Bearer x"}):
         with pytest.raises(SignalRefusedError):

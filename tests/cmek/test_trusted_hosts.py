@@ -65,7 +65,7 @@ def test_a_file_that_the_worker_could_write_does_not_count(tmp_path: Path) -> No
     """Else whoever controls the worker's user allows himself."""
     file = tmp_path / "allowed_hosts"
     file.write_text("evil.example\n")
-    with pytest.raises(EndpointError, match="does not count"):
+    with pytest.raises(EndpointError, match="is not used"):
         check_destination(
             "https://evil.example",
             ANTHROPIC,
