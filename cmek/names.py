@@ -147,7 +147,7 @@ class KeyName:
 
 
 def may_be_one_key(name: str, other: str) -> bool:
-    """Whether both can be names of one crypto key: a project's number may stand for its id."""
+    """Whether both may name one crypto key: one may have the project's id, the other its number."""
     (_, project, *where), (_, another, *there) = name.split("/"), other.split("/")
     return where == there and (project == another or project.isdigit() is not another.isdigit())
 

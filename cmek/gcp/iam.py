@@ -34,7 +34,7 @@ DECRYPTING_ELSEWHERE: Final = frozenset(
         "roles/iam.devOps",
     }
 )
-"""Roles that allow decrypting with every key below, and do not have Cloud KMS in their name.
+"""Roles of other services that allow to decrypt with every key below.
 
 Source: https://docs.cloud.google.com/iam/docs/roles-permissions/cloudkms, `useToDecrypt`
 """

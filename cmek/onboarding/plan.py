@@ -49,7 +49,8 @@ class LiveFacts(FrozenModel):
     external_key_name: str | None
     """`provider_config.key_name` of the external key."""
     other_workspaces: tuple[str, ...] = ()
-    """Ids of the other workspaces, archived ones too, that have this external key."""
+    """Ids of the other workspaces, archived ones too, that have this crypto key, by this external
+    key or by another registration of it."""
     admin_base_url: str
     kms_endpoint: str
     checks_endpoint: str = GOOGLE_APIS
@@ -161,7 +162,7 @@ class Plan(FrozenModel):
     unread_policies: tuple[str, ...] = ()
     """Resources with an unreadable IAM policy, so that the list above may be incomplete."""
     other_workspaces: tuple[str, ...] = ()
-    """Ids of the other workspaces whose data is under the same external key."""
+    """Ids of the other workspaces whose data is under the same crypto key."""
     imported_versions: tuple[str, ...] = ()
     """Numbers of the versions whose key material came from outside Cloud KMS."""
     request: OnboardingRequest
