@@ -43,7 +43,7 @@ _KINDS: Final[dict[str, LeftoverKind]] = {
     "CreateKeyRing": "key ring",
 }
 """The kind of leftover for each action of a write. The order is the safe order of removal: first
-the external key, so that the key can't be attached any more; then Anthropic's access; the key last.
+the external key, so that the key can't be attached any more; then Anthropic's access; then the key.
 """
 _ORDER: Final = tuple(_KINDS.values())
 _GONE: Final = frozenset({"DESTROYED", "DESTROY_SCHEDULED"})
