@@ -148,8 +148,14 @@ class KeyName:
 
 def may_be_one_key(name: str, other: str) -> bool:
     """Whether both may name one crypto key: one may have the project's id, the other its number."""
-    (_, project, *where), (_, another, *there) = name.split("/"), other.split("/")
-    return where == there and (project == another or project.isdigit() is not another.isdigit())
+    (one, where), (another, there) = _project_and_rest(name), _project_and_rest(other)
+    return where == there and (one == another or one.isdigit() is not another.isdigit())
+
+
+def _project_and_rest(name: str) -> tuple[str, str]:
+    # registered by others, a name may have any form
+    project, _, rest = name.removeprefix("projects/").partition("/")
+    return project, rest
 
 
 _IGNORED: Final = re.compile(f"[ {UNSEEN}]")

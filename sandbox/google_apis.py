@@ -552,6 +552,9 @@ def list_perimeters(call: GoogleCall) -> Json:
 )
 def get_protected_resources(call: GoogleCall) -> Json:
     """How many Google Cloud resources the key protects; none unless set."""
+    scope = call.query.get("fallbackScope", "FALLBACK_SCOPE_PROJECT")
+    if scope not in {"FALLBACK_SCOPE_UNSPECIFIED", "FALLBACK_SCOPE_PROJECT"}:
+        raise invalid(f"Invalid value at 'fallback_scope' (TYPE_ENUM), \"{scope}\"")
     parts = call.names["resource"].split("/")
     name = "/".join(["projects", _project(call).id, *parts[2:]])
     if name not in call.world.kms.crypto_keys:

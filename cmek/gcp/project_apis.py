@@ -278,9 +278,9 @@ class GoogleReads:
             ServicePerimeter, ACCESS_CONTEXT, f"v1/{access_policy}/servicePerimeters"
         )
 
-    async def protected_resources(self, key_name: str, project: str) -> ProtectedResources:
+    async def protected_resources(self, key_name: str) -> ProtectedResources:
         """`kmsinventory…getProtectedResourcesSummary`, of the organization or else the project."""
-        query = {"fallbackScope": f"projects/{project}"}
+        query = {"fallbackScope": "FALLBACK_SCOPE_PROJECT"}
         path = f"v1/{key_name}/protectedResourcesSummary"
         return await self._get(ProtectedResources, INVENTORY, path, query)
 

@@ -130,9 +130,7 @@ async def _read_kms(request: OnboardingRequest, clients: Clients) -> KmsFindings
         )
         on_key = start(try_read(kms.test_iam_permissions(key_name, ON_KEY))) if has_key else None
         protected = (
-            start(try_read(clients.google.protected_resources(key_name, name.project)))
-            if has_key
-            else None
+            start(try_read(clients.google.protected_resources(key_name))) if has_key else None
         )
     return KmsFindings(
         location=location.result(),

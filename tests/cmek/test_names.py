@@ -84,3 +84,5 @@ def test_a_projects_number_may_stand_for_its_id(project: str, one_key: bool) -> 
     name, other = f"projects/acme-kms-prod/{where}", f"projects/{project}/{where}"
     assert may_be_one_key(name, other) is may_be_one_key(other, name) is one_key
     assert not may_be_one_key(name, f"{other}2")
+    assert not may_be_one_key(name, "")
+    assert not may_be_one_key("/", other)

@@ -48,8 +48,14 @@ class Discovery:
             return [f"{http['method']} {http['path']}: no such method"]
         query = dict(parse_qsl(http["query"]))
         numbers = "enum-encoding=int" in (query.get("$alt", "") + query.get("alt", ""))
-        unknown = set(query) - set(method["parameters"]) - SYSTEM_PARAMETERS
+        known = method["parameters"]
+        unknown = set(query) - set(known) - SYSTEM_PARAMETERS
         found = [f"unknown query parameter {name}" for name in sorted(unknown)]
+        found += [
+            f"query parameter {name} is {query[name]!r}, not one of {known[name]['enum']}"
+            for name in sorted(set(query) & set(known))
+            if query[name] not in known[name].get("enum", [query[name]])
+        ]
         found += self._against(method.get("request"), body, "request", numbers)
         if entry["status"] == "OK":
             found += self._against(method["response"], entry["response"], "response", numbers)
