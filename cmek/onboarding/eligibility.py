@@ -13,6 +13,7 @@ from cmek.anthropic.models import ExternalKey, Organization, Workspace
 from cmek.errors import CmekError
 from cmek.keys.verdicts import Check
 from cmek.models import FrozenModel
+from cmek.onboarding.plan import POLICY_CHANGED_TITLE
 from cmek.onboarding.policy import OverrideRefusedError, PolicyModel, UnnameableKeyError
 from cmek.onboarding.request import (
     OnboardingRequest,
@@ -161,8 +162,8 @@ def changed_policy_check(request: OnboardingRequest, found: str) -> Check:
     """The warning that the policy of a run has changed since it started."""
     return Check(
         id="policy_changed",
-        title=f"Policy {request.policy!r} has changed since this run started",
+        title=POLICY_CHANGED_TITLE,
         status="warn",
-        evidence=f"{found}. This run goes on with what it was started with",
+        evidence=f"{request.policy!r}: {found}. This run goes on with what it was started with",
         remedy="to follow the policy as it is now: reject this run, and start another",
     )

@@ -16,7 +16,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from cmek.addresses import GOOGLE_APIS
-from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, VIEWER
+from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, ROLES, VIEWER
 from cmek.canonical import digest
 from cmek.gcp.resources import CryptoKey, KeyVersion
 from cmek.keys.conditions import MISSING, has_organization_label, missing_roles
@@ -233,15 +233,21 @@ class Difference(FrozenModel):
         return f"{self.field}: was {self.was!r}, is {self.now!r}"
 
 
-ADOPTION_TITLE: Final = "This key existed before: the approval also puts label and grants on it"
+ADOPTION_TITLE: Final = "This key existed before: the approval also allows label and grants on it"
+POLICY_CHANGED_TITLE: Final = "The policy has changed since this run started"
 
 
-def _adoption_warning(key_name: str) -> PlanWarning:
+def _adoption_warning(facts: LiveFacts) -> PlanWarning:
+    """The same digest before and after label and grants are on the key: only the text differs."""
+    name = facts.key.name
+    label = ["the organization label"] if facts.has_organization_label else []
+    there = ", ".join((*label, *sorted(facts.granted_roles & set(ROLES))))
+    written = f"On it already: {there}" if there else "Nothing is written to it before the approval"
     return PlanWarning(
         id="adopts_key",
         title=ADOPTION_TITLE,
-        text=f"Nothing shows that an onboarding of this organization made {key_name}, so it may "
-        "protect other data. Nothing has been written to it. Who can decrypt with it is above.",
+        text=f"It is not proved that an onboarding of this organization made {name}, so it may "
+        f"protect other data. {written}. Who can decrypt with it is above.",
         remedy="if that is not what you want: reject, and request a key of another name",
     )
 
@@ -253,7 +259,8 @@ def possible_titles(catalogue: Iterable[Prerequisite]) -> tuple[str, ...]:
         for one in catalogue
         for found in (one.warned(""), one.unknown(""), one.failed("", "-"))
     ]
-    return (ADOPTION_TITLE, *dict.fromkeys(PlanWarning.of(one).title for one in checks))
+    titles = dict.fromkeys(PlanWarning.of(one).title for one in checks)
+    return (ADOPTION_TITLE, POLICY_CHANGED_TITLE, *titles)
 
 
 def build_plan(
@@ -298,7 +305,7 @@ def build_plan(
         checks_endpoint=facts.checks_endpoint,
         token_endpoints=facts.token_endpoints,
         warnings=(
-            *((_adoption_warning(facts.key.name),) if adopting else ()),
+            *((_adoption_warning(facts),) if adopting else ()),
             *(PlanWarning.of(one, request.accepted_warnings) for one in noted),
         ),
     )

@@ -20,6 +20,7 @@ from cmek.onboarding.plan import (
     WARNING_TITLES,
     Difference,
     ExistingResources,
+    LiveFacts,
     Plan,
     PlanWarning,
     Step,
@@ -254,14 +255,30 @@ def test_a_warning_says_what_is_so_who_can_tell_and_what_ends_it(
     assert PlanWarning.of(make.warning("unheard of")).title == "unheard of"
 
 
-def test_an_adoption_is_a_warning_of_its_own() -> None:
-    plan = build_plan(make.facts(), make.REQUEST, CheckReport(checks=()), adopting=True)
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (
+            make.facts(key=make.key(labels={}), granted_roles=frozenset()),
+            "Nothing is written to it before the approval.",
+        ),
+        (make.facts(granted_roles=frozenset()), "On it already: the organization label."),
+        (
+            make.facts(),
+            f"On it already: the organization label, {ENCRYPTER_DECRYPTER}, {VIEWER}.",
+        ),
+    ],
+    ids=["none", "label", "both"],
+)
+def test_an_adoption_is_a_warning_of_its_own(facts: LiveFacts, said: str) -> None:
+    """It says what an earlier approval, or somebody else, has put on the key."""
+    plan = build_plan(facts, make.REQUEST, CheckReport(checks=()), adopting=True)
     assert plan.warnings == (
         PlanWarning(
             id="adopts_key",
-            title="This key existed before: the approval also puts label and grants on it",
-            text=f"Nothing shows that an onboarding of this organization made {make.KEY_NAME}, so "
-            "it may protect other data. Nothing has been written to it. Who can decrypt with it is "
+            title="This key existed before: the approval also allows label and grants on it",
+            text="It is not proved that an onboarding of this organization made "
+            f"{make.KEY_NAME}, so it may protect other data. {said} Who can decrypt with it is "
             "above.",
             remedy="if that is not what you want: reject, and request a key of another name",
         ),

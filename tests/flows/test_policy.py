@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from blocks.onboarding_policy import OnboardingPolicy
+from cmek.keys.prerequisites import CATALOGUE
+from cmek.onboarding.plan import possible_titles
 from cmek.onboarding.policy import DEFAULT_POLICY
 from tests.flows.outcomes import assert_stopped
 from tests.support.command import exit_code
@@ -60,8 +62,10 @@ def test_a_policy_edited_while_the_run_waits_changes_nothing_and_is_asked_about(
     run.approve()
     assert run.state == "Suspended", run.message
     said = run.text().replace("\\", "")
-    assert "Policy 'edited' has changed since this run started" in said
+    assert "The policy has changed since this run started" in said
     assert "key_ring was 'as-started', is 'edited-later'" in said
+    # `cmek approve` marks a title that it does not know
+    assert set(run.approval_request.plan.warning_titles) <= set(possible_titles(CATALOGUE))
     run.approve()
     assert run.state == "Attached", run.message
     assert "keyRings/as-started/" in run.message

@@ -60,7 +60,7 @@ class Driver:
     sandbox: Sandbox
     loop: asyncio.AbstractEventLoop
     runs: list[DrivenRun] = field(default_factory=list)
-    creates: dict[str, list[tuple[KeyCreate, UUID]]] = field(default_factory=dict)
+    creates: dict[str, list[tuple[KeyCreate, uuid.UUID]]] = field(default_factory=dict)
     """By crypto key: the states of its creates, each with the id of the run."""
     current: AnyRun | None = None
     calls: int = 0
