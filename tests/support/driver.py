@@ -60,8 +60,6 @@ class Driver:
     sandbox: Sandbox
     loop: asyncio.AbstractEventLoop
     runs: list[DrivenRun] = field(default_factory=list)
-    creates: dict[str, list[tuple[KeyCreate, uuid.UUID]]] = field(default_factory=dict)
-    """By crypto key: the states of its creates, each with the id of the run."""
     current: AnyRun | None = None
     calls: int = 0
     """Outside calls of the execution that is going on."""
@@ -256,16 +254,20 @@ class Driver:
         return kind.model_validate_json(text) if text else None
 
     async def _remember_create(self, key_name: str, outcome: KeyCreate) -> None:
-        self.creates.setdefault(key_name, []).append((outcome, self.executing().id))
+        if outcome is KeyCreate.CONFIRMED:
+            self._run().memory[f"confirmed create of {key_name}"] = outcome
+            return
+        for run in self.runs:
+            run.memory.pop(f"create of {key_name}", None)
+        self._run().memory[f"create of {key_name}"] = outcome
 
     async def _remembered_create(self, key_name: str) -> KeyCreate | None:
-        outcomes = [outcome for outcome, _ in self.creates.get(key_name, ())]
-        if KeyCreate.CONFIRMED in outcomes:
-            return KeyCreate.CONFIRMED
-        return outcomes[-1] if outcomes else None
+        names = (f"confirmed create of {key_name}", f"create of {key_name}")
+        found = (run.memory.get(name) for name in names for run in self.runs)
+        return next((KeyCreate(one) for one in found if one), None)
 
     async def _created_by_this_run(self, key_name: str) -> bool:
-        return (KeyCreate.CONFIRMED, self.executing().id) in self.creates.get(key_name, ())
+        return f"confirmed create of {key_name}" in self._run().memory
 
     async def _mark_sent(self) -> None:
         self._run().create_sent = True
