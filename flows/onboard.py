@@ -9,7 +9,8 @@ removed meanwhile is refused and not silently repaired.
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -239,19 +240,23 @@ async def _verify_existing_attachment(
     by_id, key = eligible.request, eligible.current_key
     assert key is not None  # noqa: S101  # HAS_OUR_KEY means that there is one
     interrupted, repaired = await has_recorded(), False
-    if by_id.repair and not by_id.plan_only:
-        crypto_key, labelled = await ensure_organization_label(by_id, eligible.organization_id)
-        await _record_repair(by_id, label_event(crypto_key, written=labelled))
-        granted = await ensure_grants(by_id.kms_block, crypto_key.name)
-        await _record_repair(by_id, grants_event(crypto_key.name, written=granted))
-        repaired = labelled or granted
-    facts = await read_live_facts(by_id, key.id)
-    checks = await check_prerequisites(by_id, started_with=request)
-    await validate_registered(by_id, key.id, changed_at=datetime.now(UTC) if repaired else None)
-    if interrupted:  # an earlier attempt attached the key, and ended before it recorded that
-        shown = await read_back(by_id.anthropic_block, by_id.subject, key.id, _residency(request))
-        outcome = AttachOutcome(outcome=AttachResult.BEFORE, workspace_id=by_id.workspace_id)
-        await record(by_id.subject, attached(by_id.subject, outcome, shown))
+    with _already_attached(by_id.subject, key.id):
+        if interrupted:  # an earlier attempt attached the key, and ended before it recorded that
+            shown = await read_back(
+                by_id.anthropic_block, by_id.subject, key.id, _residency(request)
+            )
+            outcome = AttachOutcome(outcome=AttachResult.BEFORE, workspace_id=by_id.workspace_id)
+            # before the reads below: they fail where the key was destroyed meanwhile
+            await record(by_id.subject, attached(by_id.subject, outcome, shown))
+        if by_id.repair and not by_id.plan_only:
+            crypto_key, labelled = await ensure_organization_label(by_id, eligible.organization_id)
+            await _record_repair(by_id, label_event(crypto_key, written=labelled))
+            granted = await ensure_grants(by_id.kms_block, crypto_key.name)
+            await _record_repair(by_id, grants_event(crypto_key.name, written=granted))
+            repaired = labelled or granted
+        facts = await read_live_facts(by_id, key.id)
+        checks = await check_prerequisites(by_id, started_with=request)
+        await validate_registered(by_id, key.id, changed_at=datetime.now(UTC) if repaired else None)
     text = already_attached_report(facts, checks, repaired=repaired)
     found = f"{by_id.subject} has {key.id} ({facts.key.name}); it validates, " + (
         "and was repaired" if repaired else "and nothing was written"
@@ -261,6 +266,26 @@ async def _verify_existing_attachment(
             await _publish_evidence(report, request, by_id)
         await _publish(report, request, by_id, text, "already attached")
     return Completed(name=RunOutcome.ALREADY_ATTACHED, message=found)
+
+
+class AttachedKeyError(CmekError):
+    """The workspace has the key; reading, repairing or validating it failed."""
+
+
+@contextmanager
+def _already_attached(workspace_id: str, external_key_id: str) -> Iterator[None]:
+    """Make every failure begin with what is attached.
+
+    Raises:
+        AttachedKeyError: In place of any other error.
+    """
+    try:
+        yield
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        raise AttachedKeyError(
+            f"{workspace_id} has {external_key_id}, which is final. {why}"
+        ) from error
 
 
 async def _record_repair(by_id: OnboardingRequest, written: tuple[Event, ...]) -> None:

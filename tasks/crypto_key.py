@@ -165,7 +165,7 @@ async def ensure_organization_label(
     name = str(request.key_name)
     key = await kms.get_crypto_key(name)
     if key is None:
-        raise KeyRefusedError(f"{name} is not there any more, so nothing is attached")
+        raise KeyRefusedError(f"{name} is not there any more: was it deleted?")
     refuse_unfit_key(key, request)
     if has_organization_label(key, organization):
         return key, False

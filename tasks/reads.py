@@ -180,7 +180,7 @@ async def read_live_facts(request: OnboardingRequest, external_key_id: str) -> L
     )
     organization, (workspace, listed), external_key, registered, key, versions, policy = read
     if key is None:
-        raise KeyNotFoundError(f"{name} is not found: was it deleted? Nothing was attached")
+        raise KeyNotFoundError(f"{name} is not found: was it deleted?")
     return LiveFacts(
         organization_id=organization.id,
         **workspace,

@@ -169,3 +169,44 @@ def test_what_fails_behind_an_attach_of_unknown_outcome_does_not_hide_it(
     assert run.state == "Failed"
     assert len(bench.attaches()) == 1
     assert "may still take effect" in run.message.partition(f"{status}")[0]
+
+
+def test_a_retry_records_the_attach_even_if_the_key_is_gone_by_then(bench: Onboardings) -> None:
+    """The first execution ended between the attach and its read-back."""
+    run = bench.asked()
+    checks, live_facts, before_the_attach = 1, 1, 1
+    skip = checks + live_facts + before_the_attach
+    bench.control.fault("workspaces.retrieve", status=403, skip=skip, times=50)
+    run.approve()
+    assert run.state == "Failed", run.message
+    assert len(bench.attaches()) == 1
+    bench.control.clear_faults()
+    del bench.sandbox.world.kms.crypto_keys[bench.key_name]
+    run.force(Scheduled(name="AwaitingRetry"))
+    run.execute()
+    assert run.state == "Failed", run.message
+    external_key_id = bench.sandbox.world.admin.workspaces[bench.fresh].external_key_id
+    assert run.message.startswith(
+        f"Flow run encountered an exception: AttachedKeyError: {bench.fresh} has {external_key_id}"
+    )
+    assert "deleted" in run.message
+    evidence = [one for one in bench.artifacts(run) if (one.key or "").startswith("cmek-evidence")]
+    chain = loads(record_in(str(evidence[0].data)))
+    assert [one.kind for one in chain.entries].count("attached") == 1
+
+
+@pytest.mark.parametrize("repair", [False, True], ids=["", "repair"])
+@pytest.mark.parametrize(
+    "call", ["GetCryptoKey", "GetIamPolicy", "external_keys.validate", "workspaces.list"]
+)
+def test_whatever_fails_later_the_message_says_what_is_attached(
+    bench: Onboardings, call: str, repair: bool
+) -> None:
+    """A key that can't be read may be lost, and with it the data of the workspace."""
+    assert bench.asked().approve().state == "Attached"
+    bench.control.fault(call, status=403, skip=call == "workspaces.list", times=50)
+    run = bench.start(repair=repair).execute()
+    assert run.state == "Failed", run.message
+    external_key_id = bench.sandbox.world.admin.workspaces[bench.fresh].external_key_id
+    assert f"{bench.fresh} has {external_key_id}, which is final." in run.message
+    assert "othing was attached" not in run.message
