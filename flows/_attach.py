@@ -15,9 +15,11 @@ from pydantic import BaseModel
 
 from cmek.anthropic.errors import (
     AdminStatusError,
-    BadRequestError,
+    ExternalKeyValidationFailedError,
+    ExternalKeyValidationTimeoutError,
     GatewayRefusedError,
-    StorageProfileMismatchError,
+    KeyProfileMismatchError,
+    WorkspacePolicyViolationError,
 )
 from cmek.errors import CmekError
 from cmek.evidence import events
@@ -362,6 +364,15 @@ def _happened(facts: LiveFacts, sent_at: datetime | None) -> str:
     return NOTHING_ATTACHED
 
 
+_ABOUT_THE_KEY: Final = (
+    ExternalKeyValidationFailedError,
+    ExternalKeyValidationTimeoutError,
+    WorkspacePolicyViolationError,
+    KeyProfileMismatchError,
+)
+"""Refusals whose cause a diagnosis can find; of any other, Anthropic's own words say the cause."""
+
+
 async def _try_attach(
     request: OnboardingRequest, approval_request: ApprovalRequest, permit: Permit
 ) -> AttachOutcome:
@@ -372,9 +383,7 @@ async def _try_attach(
     except GatewayRefusedError as error:
         raise RefusedError(f"the gateway attached nothing: {error}") from error
     except AdminStatusError as error:
-        # 400 is also the answer when Anthropic's own check of the key fails
-        about_key = isinstance(error, BadRequestError)
-        if not about_key or isinstance(error, StorageProfileMismatchError):
+        if not isinstance(error, _ABOUT_THE_KEY):
             raise RefusedError(f"{NOTHING_ATTACHED}: {error}") from error
         failure = _failed_validation(
             approval_request, request_id=error.request_id, error_code=error.error_code
@@ -386,10 +395,11 @@ async def _try_attach(
 def _failed_validation(
     approval_request: ApprovalRequest, *, request_id: str | None, error_code: str | None = None
 ) -> Failure:
-    # both grants were on the key when the plan was shown, unless the plan adopts the key
+    plan = approval_request.plan
     return Failure(
-        external_key_id=approval_request.plan.external_key_id,
-        granted_at=approval_request.requested_at,
+        external_key_id=plan.external_key_id,
+        # an adopted key got its grants in this execution; any other had them when the plan was made
+        granted_at=datetime.now(UTC) if plan.adopts_key else approval_request.requested_at,
         error_code=error_code,
         request_id=request_id,
     )

@@ -166,12 +166,23 @@ def test_a_refused_attach_comes_with_its_cause(bench: Onboardings, code: str, ca
     assert "req_" in str(causes.data)
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 409, 429])
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        *((status, None) for status in (400, 401, 403, 404, 409, 429)),
+        (400, "organization_on_hold"),
+        (400, "organization_type_not_supported"),
+        (400, "storage_profile_mismatch"),
+        (400, "user_profile_not_found"),
+        (400, "not_known_yet"),
+    ],
+)
 def test_a_refusal_that_is_not_about_the_key_is_not_blamed_on_it(
-    bench: Onboardings, status: int
+    bench: Onboardings, status: int, code: str | None
 ) -> None:
+    """Anthropic has validated the key just before; what it refused now, it says itself."""
     run = bench.asked()
-    bench.control.fault("workspaces.update", status=status, times=9)
+    bench.control.fault("workspaces.update", status=status, error_code=code, times=9)
     run.approve()
     assert run.state == "Failed"
     assert "nothing was attached" in run.message
