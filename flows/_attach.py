@@ -326,12 +326,12 @@ def _never_hidden(sent_at: datetime | None) -> Iterator[None]:
         yield
     except AttachedElsewhereError:
         raise  # another key is attached, so ours can't take effect any more
-    except CmekError as error:
+    except Exception as error:  # not only ours: Prefect's server may not answer either
         if sent_at is None:
             raise
         raise AttachNotConfirmedError(
             f"{_may_still(sent_at)}; Retry the run, which reads the workspace first. Another try "
-            f"failed: {error}"
+            f"failed: {str(error) or type(error).__name__}"
         ) from error
 
 

@@ -177,12 +177,32 @@ async def _send_once(step: _Step) -> AttachOutcome:
         return AttachOutcome(
             outcome=AttachResult.NOT_YET, why="the permit went stale before sending"
         )
+    sending = asyncio.ensure_future(_send_and_settle(step))
+    try:
+        return await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        # the request may have left, so its outcome is read and logged before the run ends
+        await asyncio.wait([sending])
+        get_run_logger().error(
+            "The run was ended while it attached %s to %s: %s. Retry the run: it reads the "
+            "workspace first",
+            permit.external_key_id,
+            permit.request.subject,
+            "outcome unknown"
+            if sending.cancelled()
+            else sending.exception() or sending.result().outcome,
+        )
+        raise
+
+
+async def _send_and_settle(step: _Step) -> AttachOutcome:
+    """Send the one request, and read what became of it where its response does not say."""
     sent = datetime.now(UTC)
     try:
         workspace = await step.send()
     except AdminApiError as error:
         return await _settle(step, error, sent)
-    get_run_logger().info("Attached %s to %s", permit.external_key_id, workspace.id)
+    get_run_logger().info("Attached %s to %s", step.permit.external_key_id, workspace.id)
     return _outcome(AttachResult.NOW, workspace, workspace.request_id)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from prefect.states import Scheduled
 
+from cmek.anthropic.models import Workspace
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.evidence.record import loads
 from cmek.evidence.report import record_in
+from tasks.attachment import _Attach
 from tests.support.onboarding import Onboardings, Run
 
 KINDS = ("reset", "error", "truncate", "html")
@@ -210,3 +213,37 @@ def test_whatever_fails_later_the_message_says_what_is_attached(
     external_key_id = bench.sandbox.world.admin.workspaces[bench.fresh].external_key_id
     assert f"{bench.fresh} has {external_key_id}, which is final." in run.message
     assert "othing was attached" not in run.message
+
+
+def test_a_run_that_is_cancelled_while_it_attaches_says_what_became_of_it(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when Prefect's server lets the lease of the workspace's slot end."""
+    tasks_that_attach: list[asyncio.Task[Any]] = []
+    read, send = _Attach.existing, _Attach.send
+
+    async def existing(step: _Attach) -> Workspace | None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks_that_attach.append(task)
+        return await read(step)
+
+    async def cancelled(step: _Attach) -> Workspace:
+        tasks_that_attach[0].cancel()
+        return await send(step)
+
+    run = bench.asked()
+    run.answer()
+    monkeypatch.setattr(_Attach, "existing", existing)
+    monkeypatch.setattr(_Attach, "send", cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        run.execute()
+    monkeypatch.undo()
+    assert run.state == "Crashed"
+    assert [one["effect"] for one in bench.attaches()] == [True]
+    (said,) = (one.getMessage() for one in caplog.records if "was ended" in one.getMessage())
+    assert said.startswith("The run was ended while it attached ekey_")
+    assert f"to {bench.fresh}: attached." in said
+    run.force(Scheduled(name="AwaitingRetry"))
+    assert run.execute().state == "Already attached"
+    assert len(bench.attaches()) == 1

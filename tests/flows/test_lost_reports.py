@@ -98,6 +98,28 @@ def test_an_onboarding_says_whether_a_key_is_attached(
     assert said in run.message
 
 
+def test_an_attach_of_unknown_outcome_is_said_when_the_server_goes_away(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request was sent and lost; before the next try the approval requests can't be read."""
+    run = bench.asked()
+    read = PrefectClient.read_flow_run
+
+    async def refused_after_the_attach(*args: Any, **kwargs: Any) -> Any:
+        if bench.attaches():
+            raise httpx.ConnectError("not answered")
+        return await read(*args, **kwargs)
+
+    bench.control.fault("workspaces.update", when="before", kind="reset")
+    run.answer()
+    monkeypatch.setattr(PrefectClient, "read_flow_run", refused_after_the_attach)
+    run.execute()
+    monkeypatch.undo()
+    assert run.state == "Failed"
+    assert "may still take effect" in run.message
+    assert "not answered" in run.message
+
+
 def test_what_a_repair_wrote_is_said(bench: Onboardings, request: pytest.FixtureRequest) -> None:
     bench.asked().approve()
     bench.kms.grpc.update_crypto_key(
