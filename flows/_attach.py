@@ -27,6 +27,7 @@ from cmek.keys.diagnosis import Failure
 from cmek.keys.verdicts import CheckReport
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import (
+    STEADY,
     GateInput,
     Permit,
     Refusal,
@@ -242,7 +243,7 @@ async def _handle_response(
     approval_request = pending.approval_request
     response = await wait_for_response(approval_request, approval_page(approval_request))
     # the gate accepts only a validation that was started after this moment
-    loaded_at = time.monotonic()
+    loaded_at = time.clock_gettime(STEADY)
     await record(request.subject, events.approval_response_received(approval_request, response))
     if response.decision == "reject":
         return await _rejected(request, pending, response)
@@ -286,7 +287,11 @@ async def _attach_in_tries(
                 outcome = AttachOutcome(outcome=AttachResult.NOW, workspace_id=facts.workspace_id)
                 break
             verdict = decide(
-                asked, response, gate_input, now=datetime.now(UTC), monotonic=time.monotonic()
+                asked,
+                response,
+                gate_input,
+                now=datetime.now(UTC),
+                monotonic=time.clock_gettime(STEADY),
             )
             proof = gate_input.validation
             entry = events.gate_decision(asked, tried, proof, report, verdict)

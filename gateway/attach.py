@@ -19,7 +19,7 @@ from cmek.anthropic.client import PENDING_CREATE_LIFETIME, AdminApi
 from cmek.anthropic.errors import AdminApiError
 from cmek.anthropic.models import Workspace
 from cmek.errors import CmekError
-from cmek.onboarding.gate import FRESHNESS_SECONDS
+from cmek.onboarding.gate import FRESHNESS_SECONDS, STEADY
 from cmek.signatures.signers import DIRECTORY, Signers
 from cmek.signatures.statement import UnreadableApprovalError, parse_signed
 from cmek.signatures.verification import BadSignatureError, Verified, verify
@@ -41,16 +41,16 @@ class SteadyClock:
     floor: datetime
     """The latest time in the journal."""
     wall: Callable[[], datetime] = lambda: datetime.now(UTC)
-    monotonic: Callable[[], float] = time.monotonic
+    steady: Callable[[], float] = lambda: time.clock_gettime(STEADY)
     _started: tuple[datetime, float] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._started = (max(self.wall(), self.floor), self.monotonic())
+        self._started = (max(self.wall(), self.floor), self.steady())
 
     def now(self) -> datetime:
         """The later of the wall clock and the start time plus the monotonic time since then."""
         at, then = self._started
-        return max(self.wall(), at + timedelta(seconds=self.monotonic() - then))
+        return max(self.wall(), at + timedelta(seconds=self.steady() - then))
 
     def behind(self) -> timedelta:
         """How far the wall clock is behind: it was set back, or was ahead in an earlier process."""
@@ -116,7 +116,7 @@ class Attacher:
             if problems := live_problems(target, signed, key, workspaces):
                 raise PolicyError("; ".join(problems))
             self._ensure_no_pending_create(target)
-            started = time.monotonic()
+            started = time.clock_gettime(STEADY)
             validation = await self._api.external_keys.validate(target.external_key_id)
             if not validation.succeeded:
                 raise KeyUnusableError(
@@ -180,7 +180,7 @@ class Attacher:
 
     def _too_late(self, expires_at: datetime, validated: float) -> str | None:
         """Why it may not be sent any more: the reads and the journal may have taken too long."""
-        if time.monotonic() - validated > FRESHNESS_SECONDS:
+        if time.clock_gettime(STEADY) - validated > FRESHNESS_SECONDS:
             return f"the validation is older than {FRESHNESS_SECONDS:.0f} s"
         if self.clock.now() > expires_at:
             return f"the approval expired at {expires_at}"

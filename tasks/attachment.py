@@ -36,7 +36,7 @@ from cmek.anthropic.errors import (
 from cmek.anthropic.models import Workspace
 from cmek.errors import CmekError
 from cmek.models import FrozenModel
-from cmek.onboarding.gate import Permit
+from cmek.onboarding.gate import STEADY, Permit
 from cmek.onboarding.request import (
     created_by_run,
     data_residency,
@@ -172,7 +172,7 @@ async def _send_once(step: _Step) -> AttachOutcome:
         return _outcome(AttachResult.BEFORE, existing, existing.request_id)
     await step.before_sending()
     # checked last, since the calls above take time
-    if not permit.is_fresh(now=datetime.now(UTC), monotonic=time.monotonic()):
+    if not permit.is_fresh(now=datetime.now(UTC), monotonic=time.clock_gettime(STEADY)):
         await step.not_sent()
         return AttachOutcome(
             outcome=AttachResult.NOT_YET, why="the permit went stale before sending"

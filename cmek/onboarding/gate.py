@@ -5,6 +5,7 @@ Only `decide` makes a `Permit`, and the attach requires a permit, not a boolean.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,11 +17,14 @@ from cmek.keys.conditions import missing_roles
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, same_identity
 from cmek.onboarding.plan import ENABLED, LiveFacts, Plan, differences
 from cmek.onboarding.request import OnboardingRequest
-from cmek.signatures.verification import Signatures, signature_problems
+from cmek.signatures.verification import CLOCK_SKEW, Signatures, signature_problems
 
 VALIDATION_AGE: Final = "validation_age"
+STEADY: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""The clock of a validation's age, for `time.clock_gettime`. Nobody can set it, and on Linux it
+goes on while the machine is suspended, where `time.monotonic()` stands still."""
 FRESHNESS_SECONDS: Final = 60.0
-"""How long a validation is valid, counted from its start on the monotonic clock."""
+"""How long a validation is valid, counted from its start on the clock `STEADY`."""
 
 
 class RefusalKind(StrEnum):
@@ -144,7 +148,7 @@ def decide(
         response: The approval response; its digest is compared with the live plan.
         gate_input: Read, validated and built after the response was loaded.
         now: Wall clock with time zone, for the expiry.
-        monotonic: `time.monotonic()` of this process, for the freshness of the validation.
+        monotonic: Seconds of the clock `STEADY`, for the freshness of the validation.
     """
     # every check runs, so that a person sees all reasons at once
     reasons = (
@@ -251,6 +255,9 @@ def _check_time(
     reapproval: dict[str, object] = {
         "expired": now > approval_request.expires_at
         and f"the approval request expired at {approval_request.expires_at:%Y-%m-%d %H:%M:%S %Z}",
+        "clock": now < approval_request.requested_at - CLOCK_SKEW
+        and f"this worker's clock shows {now:%Y-%m-%d %H:%M:%S %Z}, before the approval request of "
+        f"{approval_request.requested_at:%Y-%m-%d %H:%M:%S %Z}: it was set back",
         # not `>`: with NaN, or a start in the future, the validation must not be fresh
         VALIDATION_AGE: not 0 <= monotonic - proof.started_at <= FRESHNESS_SECONDS
         and f"the validation is older than {FRESHNESS_SECONDS:.0f} s",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from cmek.anthropic_identity import VIEWER
 from cmek.keys.verdicts import CheckReport
 from cmek.onboarding.gate import (
     FRESHNESS_SECONDS,
+    STEADY,
     GateInput,
     Permit,
     Refusal,
@@ -283,6 +285,27 @@ def creating(*, others: tuple[str, ...] = (), **answer: Any) -> Permit | Refusal
         answer=make.answer(**given),
         gate_input=make.gate_input(facts=live, plan=make.plan(live, NEW), pinned=NEW),
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "permits"), [(timedelta(minutes=4), True), (timedelta(minutes=6), False)]
+)
+def test_a_clock_that_was_set_back_makes_no_old_approval_valid(
+    before: timedelta, permits: bool
+) -> None:
+    """Clocks of two workers may differ by the five minutes that signatures are given, too."""
+    now = make.approval_request().requested_at - before
+    outcome = verdict(now=now)
+    if permits:
+        permitted(outcome)
+    else:
+        refused(outcome, RefusalKind.REAPPROVAL_REQUIRED)
+        assert "was set back" in str(outcome)
+
+
+def test_a_validation_ages_while_the_machine_is_suspended() -> None:
+    """Linux: `time.monotonic()` stands still then."""
+    assert time.CLOCK_BOOTTIME == STEADY
 
 
 def test_the_very_name_gets_a_permit_to_create() -> None:

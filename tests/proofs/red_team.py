@@ -342,7 +342,7 @@ class RedTeam(RuleBasedStateMachine):
         journal = SlowJournal(self.gate.journal)
         journal.meanwhile = partial(self._pass_time, meanwhile)
         floor = journal.latest_time()
-        clock = SteadyClock(floor, wall=lambda: self.now, monotonic=self.stopwatch.monotonic)
+        clock = SteadyClock(floor, wall=lambda: self.now, steady=lambda: self.stopwatch.seconds)
         try:
             attacher = Attacher(self.api, journal, self.gate.office.signers, clock=clock)
             await attacher.attach(target, text)
@@ -473,6 +473,7 @@ def staged() -> Iterator[None]:
         )
         stack.enter_context(computed_once())
         logging.disable(logging.CRITICAL)
+        stack.callback(logging.disable, logging.NOTSET)
         stack.enter_context(stamina.set_testing(True, attempts=4))
         yield
 

@@ -43,6 +43,7 @@ def modelled() -> Iterator[None]:
     with ExitStack() as stack:
         stage(stack)
         logging.disable(logging.CRITICAL)
+        stack.callback(logging.disable, logging.NOTSET)
         stack.enter_context(stamina.set_testing(True, attempts=4))
         yield
 
