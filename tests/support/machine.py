@@ -576,4 +576,6 @@ def stage(stack: ExitStack) -> None:
     )
     Onboarding.driver = stack.enter_context(driving(sockets=False))
     for name in ("driver", "cmek", "httpx"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logger = logging.getLogger(name)
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL)
