@@ -109,10 +109,7 @@ async def read_workspace(block: str, workspace_id: str) -> WorkspaceReading:
         WorkspaceNotFoundError: Not in this organization.
     """
     api = await admin_client(block)
-    # archived ones too: one that is not in the list would be taken for the default workspace
-    listed = [w async for w in api.workspaces.list(ids=[workspace_id], include_archived=True)]
-    # a server that ignores the filter lists other workspaces too
-    found = next((w for w in listed if w.id == workspace_id), None)
+    found = await _listed_workspace(api, workspace_id)
     try:
         workspace = found or await api.workspaces.retrieve(workspace_id)
     except NotFoundError as error:
@@ -229,15 +226,34 @@ async def _workspace(
             "workspace_external_key_id": None,
             "same_name_workspaces": tuple(one.id for one in same_name_workspaces(everything, name)),
         }, everything
-    workspace, everything = await asyncio.gather(
-        admin.workspaces.retrieve(request.workspace_id), listed
+    workspace, everything, is_default = await asyncio.gather(
+        admin.workspaces.retrieve(request.workspace_id),
+        listed,
+        _is_default(admin, request.workspace_id, request),
     )
     return {
         "workspace_id": workspace.id,
         "workspace_name": workspace.name,
+        "workspace_is_default": is_default,
         "workspace_archived": workspace.is_archived,
         "workspace_external_key_id": workspace.external_key_id,
     }, everything
+
+
+async def _is_default(admin: AdminApi, workspace_id: str, request: OnboardingRequest) -> bool:
+    # without the permission an onboarding of the default workspace was refused at its start
+    if not request.allow_default_workspace:
+        return False
+    found = await _listed_workspace(admin, workspace_id)
+    return found is None or found.is_named_default
+
+
+async def _listed_workspace(admin: AdminApi, workspace_id: str) -> Workspace | None:
+    """The workspace, from a list that leaves the default one out; None when it is not in it."""
+    # archived ones too: one that is not in the list would be taken for the default workspace
+    listed = [w async for w in admin.workspaces.list(ids=[workspace_id], include_archived=True)]
+    # a server that ignores the filter lists other workspaces too
+    return next((w for w in listed if w.id == workspace_id), None)
 
 
 class PrerequisitesFailedError(CmekError):

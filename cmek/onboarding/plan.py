@@ -37,6 +37,8 @@ class LiveFacts(FrozenModel):
     workspace_id: str | None
     """None for a workspace that is still to be created."""
     workspace_name: str
+    workspace_is_default: bool = False
+    """Whether it is the organization's default workspace, or can't be told from it."""
     workspace_archived: bool
     workspace_external_key_id: str | None
     same_name_workspaces: tuple[str, ...] = ()
@@ -143,6 +145,8 @@ class Plan(FrozenModel):
     workspace_id: str | None
     """None for a workspace that is created after the approval."""
     workspace_name: str
+    workspace_is_default: bool = False
+    """Whether it is the organization's default workspace, which every API key without one uses."""
     key_name: str
     purpose: str
     algorithm: str
@@ -282,6 +286,7 @@ def build_plan(
         project_number=report.project_number,
         workspace_id=facts.workspace_id,
         workspace_name=facts.workspace_name,
+        workspace_is_default=facts.workspace_is_default,
         key_name=facts.key.name,
         purpose=facts.key.purpose,
         algorithm=facts.key.algorithm,

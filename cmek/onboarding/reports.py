@@ -169,6 +169,11 @@ class PlanView:
         ]
 
 
+_DEFAULT_WORKSPACE: Final = Line(
+    "It is the default workspace: all data of API keys without a workspace will be under this key."
+)
+
+
 def plan_view(approval_request: ApprovalRequest) -> PlanView:
     """The view of an approval request: irreversible effects come first, facts and settings last."""
     plan = approval_request.plan
@@ -176,6 +181,8 @@ def plan_view(approval_request: ApprovalRequest) -> PlanView:
     name = plan.workspace_name
     lines = {one.id: _warning(one, plan) for one in plan.warnings}
     effects = tuple(lines.pop(one) for one in EFFECTS if one in lines)
+    if plan.workspace_is_default:
+        effects = (_DEFAULT_WORKSPACE, *effects)
     others = f"Other warnings ({len(lines)})" if effects else f"Warnings ({len(lines)})"
     sections = (
         ("Why you are asked again", tuple(map(Line, approval_request.reapproval_reasons))),

@@ -39,6 +39,7 @@ COVERED: dict[str, Any] = {
         "key": make.key(labels=dict([organization_label(OTHER)])),
     },
     "workspace_name": {"workspace_name": "Other"},
+    "workspace_is_default": {"workspace_is_default": True},
     "key_name": {"key": make.key(name=make.KEY_NAME + "2")},
     "purpose": {"key": make.key(purpose="MAC")},
     "algorithm": {"key": make.key(algorithm="AES_256_GCM")},

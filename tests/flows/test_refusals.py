@@ -39,6 +39,14 @@ def test_a_workspace_that_can_not_get_this_key_is_refused(
 def test_the_default_workspace_can_be_allowed(bench: Onboardings) -> None:
     run = bench.start(bench.workspace("default"), allow_default_workspace=True).execute()
     assert run.state == "Suspended", run.message
+    assert "It is the default workspace" in run.text()
+
+
+def test_another_workspace_is_not_called_the_default_one(bench: Onboardings) -> None:
+    """Under a policy that allows the default workspace, too."""
+    run = bench.asked(allow_default_workspace=True)
+    assert "default workspace:" not in run.text().replace("allow default workspace:", "")
+    assert run.approval_request.plan.workspace_is_default is False
 
 
 def test_an_unknown_workspace_is_named(bench: Onboardings) -> None:
