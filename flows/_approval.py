@@ -24,6 +24,7 @@ from cmek.onboarding.plan import Plan
 from cmek.onboarding.reports import approval_summary, plan_labels
 from cmek.plain_text import plain
 from cmek.signatures.statement import MAX_TEXT
+from cmek.signatures.verification import excludes_requester
 from cmek.tags import WAITING_TAG
 from tasks.runs import current_run_id, never_ends_the_run, retag
 
@@ -127,10 +128,11 @@ async def _show_as_waiting(approval_request: ApprovalRequest) -> None:
 
 def waiting_line(approval_request: ApprovalRequest) -> str:
     """Who may approve, how, and until when; for the run's log."""
-    request, signatures = approval_request.plan.request, approval_request.signatures
+    request, required = approval_request.plan.request, approval_request.signatures
     who = f"Anyone but {request.requested_by}" if request.four_eyes else "Anyone"
-    if signatures:
-        who = f"{signatures} of this worker's signers, not the requester,"
+    if required:
+        but = ", not the requester," if excludes_requester(request, required) else ""
+        who = f"{required} of this worker's signers{but}"
     return plain(
         f"Waiting for an approval until {approval_request.expires_at:%Y-%m-%d %H:%M %Z}. {who} may "
         f"approve: `cmek approve {approval_request.run_id}`, or Resume in this run's menu"

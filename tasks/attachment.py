@@ -283,7 +283,7 @@ class _Create(_Step):
             taken = same_name_workspaces(everything, self._name)
             if taken:
                 raise NameTakenError(
-                    f"{shown_workspaces(taken)} exists by now, so no create was sent for it: "
+                    f"{shown_workspaces(taken)} exists by now, and this run did not make it: "
                     "onboard it by its id"
                 )
             return None
@@ -322,6 +322,9 @@ class _Create(_Step):
             try:
                 existing = await self.existing()
             except NameTakenError as taken:
+                if not _is_unclear(error):
+                    await self.not_sent()
+                    raise
                 raise CreateOutcomeUnknownError(
                     f"{taken}; it may be what this run's create made, of which the "
                     f"outcome is not known: {error}"

@@ -17,6 +17,7 @@ from typing import Final
 from cmek.errors import CmekError
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, same_identity
 from cmek.onboarding.plan import Plan
+from cmek.onboarding.request import OnboardingRequest
 from cmek.signatures.signers import KRL, Signers, SignersRefusedError, Touch, ssh_strings
 from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement, signed_list
 
@@ -172,6 +173,11 @@ class Signatures:
     """Why other signatures of the response are not valid."""
 
 
+def excludes_requester(request: OnboardingRequest, required: int) -> bool:
+    """Whether the requester's own signature is refused, where so many signatures are required."""
+    return request.four_eyes or required > 1
+
+
 def signature_problems(
     approval_request: ApprovalRequest,
     response: ApprovalResponse,
@@ -196,7 +202,7 @@ def signature_problems(
         *people_problems(
             signatures.verified,
             requester=live.request.requested_by,
-            requester_excluded=live.request.four_eyes or signatures.required > 1,
+            requester_excluded=excludes_requester(live.request, signatures.required),
             required=signatures.required,
         ),
     ]

@@ -11,7 +11,9 @@ import pytest
 from cli import approvals
 from cli.approvals import ApprovalError
 from cmek.tags import WAITING_TAG
+from flows._approval import waiting_line
 from flows.onboard import onboard_workspace
+from tests.support import facts as make
 from tests.support.command import exit_code
 from tests.support.execution import deploy
 from tests.support.onboarding import Onboardings
@@ -90,3 +92,21 @@ def test_an_answer_that_the_gate_would_refuse_is_refused_before_it_is_sent(
     assert exit_code("approve", str(run.id), *given) == 1
     assert why in " ".join(capsys.readouterr().err.split())
     assert run.state == "Suspended"
+
+
+@pytest.mark.parametrize(
+    ("four_eyes", "signatures", "who"),
+    [
+        (True, 0, "Anyone but ada@example.com may approve"),
+        (False, 0, "Anyone may approve"),
+        (True, 1, "1 of this worker's signers, not the requester, may approve"),
+        (False, 1, "1 of this worker's signers may approve"),
+        (False, 2, "2 of this worker's signers, not the requester, may approve"),
+    ],
+)
+def test_the_log_names_who_may_approve_as_the_gate_judges_it(
+    four_eyes: bool, signatures: int, who: str
+) -> None:
+    request = make.REQUEST.model_copy(update={"four_eyes": four_eyes})
+    asked = make.approval_request(make.plan(request=request), signatures=signatures)
+    assert who in waiting_line(asked)
