@@ -190,12 +190,12 @@ class Observer:
         self.ref = next((one for one in registered.refs if one.serves(self.workspace_id)), None)
         if self.ref is None:
             raise DrillRefusedError(f"no workspace {self.workspace_id} with a Google Cloud key")
-        kms = await kms_client(self.kms_block)
+        admin, kms = await admin_client(self.anthropic_block), await kms_client(self.kms_block)
         key = await kms.get_crypto_key(self.ref.key_name)
         if key is None:
             raise DrillRefusedError(f"{self.ref.key_name} is not found")
         policy = PolicyView.of(await kms.get_iam_policy(self.ref.key_name))
-        check_scope(self.ref, registered.refs, key, policy)
+        check_scope(self.ref, registered.refs, key, policy, (await admin.organization.me()).id)
         return key
 
     async def state(self) -> str | None:

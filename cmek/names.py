@@ -249,6 +249,17 @@ def organization_label(organization: UUID | str) -> tuple[str, str]:
     return f"{ORGANIZATION_LABEL_PREFIX}{UUID(str(organization))}", "true"
 
 
+WORKSPACE_LABEL_PREFIX: Final = "cmek-workspace-"
+
+
+def in_use_label(workspace_id: str) -> tuple[str, str]:
+    """The label that marks a key as used by a workspace, as (key, value).
+
+    A label holds lower case only and workspace ids differ in case, hence the hash.
+    """
+    return f"cmek-workspace-{short_hash(workspace_id, 12)}", "attached"
+
+
 def is_custom_role(role: str) -> bool:
     """Whether the role is a project's or an organization's own, not one of Google's."""
     return role.startswith(("projects/", "organizations/"))

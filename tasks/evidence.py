@@ -22,7 +22,6 @@ from cmek.evidence.events import (
     ADMIN,
     KMS,
     failed,
-    in_use_label,
     not_written,
     with_evidence_tag,
     wrote,
@@ -31,7 +30,7 @@ from cmek.evidence.record import Chain, Event, EvidenceEntry, EvidenceIntegrityE
 from cmek.evidence.report import evidence_page, record_in
 from cmek.gcp.errors import GoogleApiError
 from cmek.gcp.resources import CryptoKey
-from cmek.names import artifact_key
+from cmek.names import artifact_key, in_use_label
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import EVIDENCE_TAG
 from tasks._task_options import uncached_task

@@ -26,7 +26,13 @@ from cmek.tags import LEFTOVERS, workspace_tag
 from tasks._task_options import uncached_task
 from tasks.artifacts import latest_artifact
 from tasks.clients import admin_client, kms_client
-from tasks.runs import current_run_id, find_runs, never_ends_the_run
+from tasks.runs import (
+    KeyCreate,
+    current_run_id,
+    find_runs,
+    never_ends_the_run,
+    remembered_create,
+)
 
 _RECORDS_AT_ONCE: Final = 20
 _ROWS: Final = TypeAdapter(tuple[Leftover, ...])
@@ -54,11 +60,15 @@ async def read_leftovers(
         if not made:
             return ()
         admin, kms = await admin_client(anthropic_block), await kms_client(kms_block)
-        live = await read_live(made, admin, kms)
+        live = await read_live(made, admin, kms, _was_created)
         unused = [one for one in made if not live.in_use(one)]
         subjects = {one.subject for one in unused}
         busy = {one for one in subjects if await _is_under_way(client, one, ended)}
     return find_leftovers((one for one in unused if one.subject not in busy), live)
+
+
+async def _was_created(key_name: str) -> bool:
+    return await remembered_create(key_name) is KeyCreate.CONFIRMED
 
 
 async def _records(client: PrefectClient, key: str | None) -> AsyncIterator[tuple[str, Chain]]:

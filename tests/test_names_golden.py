@@ -25,10 +25,9 @@ from blocks.onboarding_policy import OnboardingPolicy
 from cli.deploy import PROJECT
 from cmek import tags
 from cmek.discovery.request import EVENT, Announcement, DiscoveryRequest
-from cmek.evidence.events import in_use_label
 from cmek.evidence.record import EvidenceEntry, Footer
 from cmek.keys.verdicts import Health, KeyRecord
-from cmek.names import organization_label
+from cmek.names import in_use_label, organization_label
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import RefusalKind
 from cmek.onboarding.plan import Plan

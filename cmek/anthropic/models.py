@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from cmek.models import FrozenModel
 
@@ -47,7 +47,7 @@ class GcpProvider(_OpenModel):
     """A Cloud KMS key, by its full resource name; an external key's provider never changes."""
 
     type: Literal["gcp"]
-    key_name: str
+    key_name: Annotated[str, Field(min_length=1)]
 
 
 class OtherProvider(_OpenModel):
@@ -55,9 +55,20 @@ class OtherProvider(_OpenModel):
 
     type: str
 
+    @field_validator("type")
+    @classmethod
+    def _is_elsewhere(cls, given: str) -> str:
+        # it may be any key, so no key could be said to be unused
+        if given == "gcp":
+            raise ValueError("a key of type gcp needs its key_name")
+        return given
+
 
 class KeyAttachment(_OpenModel):
-    """Whether a live or archived workspace uses the key: `attached` or `unattached`."""
+    """Whether a live or archived workspace uses the key: `attached` or `unattached`.
+
+    Any other value is none of the two: not known.
+    """
 
     type: str
 
@@ -77,6 +88,11 @@ class ExternalKey(AdminObject):
     def is_attached(self) -> bool:
         """Whether any workspace uses it."""
         return self.attachment.type == "attached"
+
+    @property
+    def is_unattached(self) -> bool:
+        """Whether no workspace uses it."""
+        return self.attachment.type == "unattached"
 
     @property
     def gcp_key_name(self) -> str | None:

@@ -18,7 +18,6 @@ from pydantic_core import to_jsonable_python
 
 from cmek.evidence.record import Event
 from cmek.keys.verdicts import CheckReport
-from cmek.names import short_hash
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import Permit, Refusal, ValidationProof
 from cmek.onboarding.request import OnboardingRequest
@@ -178,14 +177,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "absent"
-
-
-def in_use_label(workspace_id: str) -> tuple[str, str]:
-    """The label that marks a key as used by a workspace, as (key, value).
-
-    It has a hash, since labels allow only lower case and workspace ids can differ in case only.
-    """
-    return f"cmek-workspace-{short_hash(workspace_id, 12)}", "attached"
 
 
 def with_evidence_tag(tags: Mapping[str, str], entry_hash: str) -> dict[str, str] | None:

@@ -4,6 +4,10 @@ The records say what was created, by which run, and whether it was approved; liv
 still exists and whether anything uses it. Nothing here writes: a person decides, and runs the
 commands in their order.
 
+Whoever may write to Prefect may have written the records, and another organization may share a
+key. So a command is given only where live reads show that nothing uses the resource, and one that
+destroys only where the worker's own record says that an onboarding created the key.
+
 Source: https://docs.cloud.google.com/kms/docs/delete-kms-resources and
 https://platform.claude.com/docs/en/api/http/organization/external_keys/delete
 """
@@ -11,10 +15,11 @@ https://platform.claude.com/docs/en/api/http/organization/external_keys/delete
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
+from uuid import UUID
 
 from google.iam.v1 import policy_pb2
 from pydantic import BaseModel, ValidationError
@@ -24,13 +29,14 @@ from cmek.addresses import ADMIN_API, ADMIN_HEADERS
 from cmek.anthropic.client import EXTERNAL_KEYS_PATH, AdminApi
 from cmek.anthropic.models import ExternalKey
 from cmek.anthropic_identity import MEMBER, ROLES
+from cmek.errors import CmekError, listed
 from cmek.evidence.record import Chain, EvidenceEntry
 from cmek.gcp.gcloud import key_in, on_key, on_version, revoke
 from cmek.gcp.iam import unconditional_roles
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import CryptoKey, KeyVersion
-from cmek.keys.conditions import other_users
-from cmek.models import FrozenModel, rule_of
+from cmek.keys.conditions import has_organization_label, labels_of_others, other_users
+from cmek.models import FrozenModel, rule_of, shown
 from cmek.names import ExternalKeyId, KeyName, organization_label
 
 LeftoverKind = Literal["external key", "grants", "organization label", "crypto key", "key ring"]
@@ -164,13 +170,15 @@ class LiveKey:
     key: Result[CryptoKey | None]
     policy: Result[policy_pb2.Policy] | None = None
     versions: Result[list[KeyVersion]] | None = None
+    not_created: str = ""
+    """Why it is not known as created by an onboarding, in the worker's own record; empty: it is."""
 
 
 @dataclass(frozen=True)
 class LiveResources:
     """What exists now of everything that was created."""
 
-    organization_label: str
+    organization: UUID
     external_keys: dict[str, ExternalKey]
     """All external keys of the organization, by id."""
     keys: dict[str, LiveKey]
@@ -179,18 +187,38 @@ class LiveResources:
     """The keys in each ring; None when there is no such ring."""
 
     def in_use(self, made: Made) -> bool:
-        """Whether a workspace uses the key, or any key of the ring.
+        """Whether a workspace uses the key, or any key of the ring."""
+        return any(one.is_attached for one in self._registered(made))
+
+    def may_be_used(self, made: Made) -> str:
+        """Why it may be in use although no workspace is known to have it; else empty."""
+        doubts = [
+            f"{one.id} has the attachment {shown(one.attachment.type)}, which is neither "
+            "`attached` nor `unattached`"
+            for one in self._registered(made)
+            if not (one.is_attached or one.is_unattached)
+        ]
+        key = ok_value(self.keys[made.resource].key) if made.resource in self.keys else None
+        labels = labels_of_others(key, self.organization) if key else ()
+        if labels:
+            doubts.append(
+                f"it has labels of another organization or of a workspace ({listed(labels)})"
+            )
+        return listed(doubts, separator="; ")
+
+    def _registered(self, made: Made) -> list[ExternalKey]:
+        """The external keys by which a workspace may have what was made.
 
         For an external key the live object decides: the record may be forged.
         """
-        name: str | None = made.key_name
+        name = made.key_name
         if made.kind == "external key":
-            found = self.external_keys.get(made.resource)
-            if found is None or found.is_attached:
-                return found is not None
-            name = found.gcp_key_name
-        used = (one.gcp_key_name for one in self.external_keys.values() if one.is_attached)
-        return name is not None and any(_is_in(one, name) for one in used if one is not None)
+            live = self.external_keys.get(made.resource)
+            if live is None or live.gcp_key_name is None:
+                return [live] if live else []
+            name = live.gcp_key_name
+        every = self.external_keys.values()
+        return [one for one in every if one.gcp_key_name and _is_in(one.gcp_key_name, name)]
 
 
 def _is_in(used: str, name: str) -> bool:
@@ -207,32 +235,50 @@ def _parts(name: str) -> tuple[str, str]:
     return project, place
 
 
-async def read_live(made: Collection[Made], admin: AdminApi, kms: CloudKms) -> LiveResources:
+async def read_live(
+    made: Collection[Made],
+    admin: AdminApi,
+    kms: CloudKms,
+    was_created: Callable[[str], Awaitable[bool]],
+) -> LiveResources:
     """Read what still exists; a refused read is kept as `Failed`, so that it is reported.
+
+    Args:
+        made: What the records say.
+        admin: A client.
+        kms: A client.
+        was_created: Whether the worker's own record says that an onboarding created this crypto
+            key; raises `CmekError` where that record can't be read.
 
     Raises:
         AdminApiError: The external keys can't be listed.
     """
-    label, _ = organization_label((await admin.organization.me()).id)
+    organization = (await admin.organization.me()).id
     external = {key.id: key async for key in admin.external_keys.list()}
-    live = LiveResources(label, external, {}, {})
+    live = LiveResources(organization, external, {}, {})
     wanted = [one for one in made if one.is_readable and not live.in_use(one)]
     rings = sorted({one.resource for one in wanted if one.kind == "key ring"})
     keys = sorted({one.resource for one in wanted if key_in(one.resource)})
-    found = await asyncio.gather(*(_read_key(kms, name) for name in keys))
-    listed = await asyncio.gather(*(try_read(_read_ring(kms, name)) for name in rings))
-    by_name = dict(zip(keys, found, strict=True)), dict(zip(rings, listed, strict=True))
-    return LiveResources(label, external, *by_name)
+    found = await asyncio.gather(*(_read_key(kms, name, was_created) for name in keys))
+    in_rings = await asyncio.gather(*(try_read(_read_ring(kms, name)) for name in rings))
+    by_name = dict(zip(keys, found, strict=True)), dict(zip(rings, in_rings, strict=True))
+    return LiveResources(organization, external, *by_name)
 
 
-async def _read_key(kms: CloudKms, name: str) -> LiveKey:
+async def _read_key(
+    kms: CloudKms, name: str, was_created: Callable[[str], Awaitable[bool]]
+) -> LiveKey:
     key = await try_read(kms.get_crypto_key(name))
     if ok_value(key) is None:
         return LiveKey(key)
     policy, versions = await asyncio.gather(
         try_read(kms.get_iam_policy(name)), try_read(kms.list_crypto_key_versions(name))
     )
-    return LiveKey(key, policy, versions)
+    try:
+        not_created = "" if await was_created(name) else _NOT_CREATED
+    except CmekError as error:
+        not_created = f"{_NOT_CREATED} They can't be read here: {error}"
+    return LiveKey(key, policy, versions, not_created)
 
 
 async def _read_ring(kms: CloudKms, name: str) -> tuple[str, ...] | None:
@@ -264,6 +310,8 @@ def _leftover(made: Made, live: LiveResources) -> Leftover | None:
     if live.in_use(made):
         return None
     found = _TAKE_BACK[made.kind](made, live) if made.is_readable else _NOT_NAMED
+    if found and (why := live.may_be_used(made)):
+        found = f"It may be in use, so no command is given: {why}."
     if found is None:
         return None
     return Leftover(
@@ -281,6 +329,11 @@ def _leftover(made: Made, live: LiveResources) -> Leftover | None:
 _NOT_NAMED: Final = (
     "The record names nothing of this kind, so nothing was read and no command is given. Find out "
     "who changed the record: `cmek evidence export` writes it to a file."
+)
+_NOT_CREATED: Final = (
+    "No command is given: the worker's own records (CMEK_RECORDS) do not show here that an "
+    "onboarding created this key, and what Prefect keeps may be forged. On another machine than "
+    "the worker's, run `cmek leftovers` there, as its user."
 )
 Found = tuple[str, ...] | str | None
 """The commands that remove it, or why there are none; None when nothing is left."""
@@ -317,10 +370,10 @@ def _label(made: Made, live: LiveResources) -> Found:
     read = live.keys[made.key_name].key
     if isinstance(read, Failed):
         return _unread(read)
-    if read.value is None or live.organization_label not in read.value.labels:
+    label, _ = organization_label(live.organization)
+    if read.value is None or label not in read.value.labels:
         return None
-    removal = f"--remove-labels={live.organization_label}"
-    return (on_key(KeyName.parse(made.key_name), "update", removal),)
+    return (on_key(KeyName.parse(made.key_name), "update", f"--remove-labels={label}"),)
 
 
 def _crypto_key(made: Made, live: LiveResources) -> Found:
@@ -335,6 +388,10 @@ def _crypto_key(made: Made, live: LiveResources) -> Found:
         )
     if others := other_users(policy):
         return f"{', '.join(others)} may have used it: ask them before a version is destroyed."
+    if not has_organization_label(key, live.organization):
+        return "No command is given: the key does not carry this organization's label."
+    if read.not_created:
+        return read.not_created
     name = KeyName.parse(made.key_name)
     left = [on_version(name, "destroy", one.id) for one in versions if one.state not in _GONE]
     if left and key.rotation_period:

@@ -22,7 +22,14 @@ from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, SERVICE_
 from cmek.gcp.gcloud import grant, import_version, new_primary, on_key, on_version, revoke
 from cmek.gcp.iam import DECRYPTING_ELSEWHERE, Grant, PolicyView, describe, kind_of
 from cmek.gcp.resources import CUSTOMER_INITIATED, SYMMETRIC, CryptoKey, KeyVersion
-from cmek.names import KeyName, is_custom_role, is_us_single_region, organization_label
+from cmek.names import (
+    ORGANIZATION_LABEL_PREFIX,
+    WORKSPACE_LABEL_PREFIX,
+    KeyName,
+    is_custom_role,
+    is_us_single_region,
+    organization_label,
+)
 
 MISSING: Final = "MISSING"
 """Stands for the state of the primary version when there is none."""
@@ -216,6 +223,24 @@ def has_organization_label(key: CryptoKey, organization: UUID) -> bool:
     """Whether the key has the label `anthropic-org-<uuid>=true` of this organization."""
     label, value = organization_label(organization)
     return key.labels.get(label) == value
+
+
+def labels_of_others(
+    key: CryptoKey, organization: UUID, own: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Labels that say that another organization, or a workspace, uses the key; sorted.
+
+    Nothing else may show it: another organization uses it by the same service account, and its
+    workspaces are in no list of ours.
+
+    Args:
+        key: As read.
+        organization: Whose own label does not count.
+        own: Other labels that do not.
+    """
+    ignored = {organization_label(organization)[0], *own}
+    prefixes = (ORGANIZATION_LABEL_PREFIX, WORKSPACE_LABEL_PREFIX)
+    return tuple(sorted(one for one in set(key.labels) - ignored if one.startswith(prefixes)))
 
 
 def labelled(key: CryptoKey, name: KeyName, organization: UUID) -> Condition:

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Literal, Self
+from uuid import UUID
 
-from cmek.errors import CmekError
+from cmek.errors import CmekError, listed
 from cmek.gcp.gcloud import on_version
 from cmek.gcp.iam import PolicyView
 from cmek.gcp.resources import CryptoKey
-from cmek.keys.conditions import other_users
+from cmek.keys.conditions import labels_of_others, other_users
 from cmek.keys.history import shown_time
 from cmek.models import FrozenModel
-from cmek.names import KeyName, may_be_one_key
+from cmek.names import KeyName, in_use_label, may_be_one_key
 from cmek.plain_text import code, escape, table
 from cmek.revalidation.request import KeyRef
 
@@ -31,7 +32,13 @@ class DrillRefusedError(CmekError):
     """The drill would affect more than the named workspace, or could not prove anything."""
 
 
-def check_scope(ref: KeyRef, others: Sequence[KeyRef], key: CryptoKey, policy: PolicyView) -> None:
+def check_scope(
+    ref: KeyRef,
+    others: Sequence[KeyRef],
+    key: CryptoKey,
+    policy: PolicyView,
+    organization: UUID,
+) -> None:
     """Refuse a drill during which more than the named workspace would lose access to its data.
 
     Args:
@@ -39,10 +46,11 @@ def check_scope(ref: KeyRef, others: Sequence[KeyRef], key: CryptoKey, policy: P
         others: All registered keys.
         key: As read now.
         policy: Of the key, as read now.
+        organization: Of the workspace.
 
     Raises:
-        DrillRefusedError: Another workspace, or someone besides Anthropic, uses the key; or its
-            primary version is not enabled.
+        DrillRefusedError: Another workspace or organization, or someone besides Anthropic, uses
+            the key; or its primary version is not enabled.
     """
     # by crypto key: it may be registered as several external keys
     same = [one for one in others if may_be_one_key(one.key_name, ref.key_name)]
@@ -51,6 +59,12 @@ def check_scope(ref: KeyRef, others: Sequence[KeyRef], key: CryptoKey, policy: P
         raise DrillRefusedError(
             f"{ref.key_name} serves more than one workspace ({', '.join(users)}): a drill would "
             "stop them all. Name a test workspace with a key of its own"
+        )
+    own = [in_use_label(one)[0] for one in users]
+    if labels := labels_of_others(key, organization, own):
+        raise DrillRefusedError(
+            f"{ref.key_name} has labels of another organization or workspace ({listed(labels)}): "
+            "a drill would stop them too. Name a test workspace with a key of its own"
         )
     if members := other_users(policy):
         raise DrillRefusedError(

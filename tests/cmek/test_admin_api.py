@@ -152,6 +152,16 @@ async def test_what_could_hide_an_attached_key_is_required() -> None:
         Workspace.model_validate({"id": "wrkspc_01", "name": "x", "archived_at": None})
 
 
+@pytest.mark.parametrize("config", [{"type": "gcp"}, {"type": "gcp", "key_name": ""}])
+async def test_a_cloud_kms_key_without_a_name_is_not_read_as_a_key_elsewhere(
+    config: dict[str, str],
+) -> None:
+    """It may be any key, so that none could be said to be unused."""
+    fields = {"id": "ekey_01", "attachment": {"type": "attached"}, "provider_config": config}
+    with pytest.raises(ValueError, match="key_name"):
+        ExternalKey.model_validate(fields)
+
+
 async def test_keys_elsewhere_are_listed_without_a_cloud_kms_name() -> None:
     """Other providers, and those that do not exist yet, are no obstacle."""
     for kind in ("aws", "azure", "moon"):

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cmek.evidence.events import in_use_label, with_evidence_tag
+from cmek.evidence.events import with_evidence_tag
 from cmek.evidence.record import Chain, Event, loads
 from cmek.evidence.report import (
     ACTIVITY_TYPES,
@@ -23,7 +23,7 @@ from cmek.evidence.report import (
     record_in,
     threats_filter,
 )
-from cmek.names import KeyName
+from cmek.names import KeyName, in_use_label
 from cmek.tags import EVIDENCE_TAG
 
 KEY = KeyName("acme-kms-prod", "us-east5", "anthropic-cmek", "payments")

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+import pytest
 from google.iam.v1 import policy_pb2
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cmek.anthropic.models import ExternalKey
 from cmek.anthropic_identity import MEMBER, ROLES
+from cmek.errors import CmekError
 from cmek.evidence.leftovers import Leftover, find_leftovers, made_by, read_live
 from cmek.evidence.record import Chain, Event, loads
 from cmek.gcp.resources import CryptoKey, KeyVersion
-from cmek.names import organization_label
+from cmek.names import in_use_label, organization_label
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 ORGANIZATION = UUID(int=7)
+OURS, TRUE = organization_label(ORGANIZATION)
+OTHERS = (organization_label(UUID(int=8))[0], in_use_label("wrkspc_01abcdef")[0])
+"""Labels of another organization, and of a workspace that has the key."""
 RING = "projects/acme-kms-prod/locations/us-east5/keyRings/anthropic-cmek"
 USED, FREE = f"{RING}/cryptoKeys/used", f"{RING}/cryptoKeys/free"
 NUMBERED = RING.replace("acme-kms-prod", "123456789012")
@@ -60,13 +66,22 @@ def registration(resource: str, key_name: str) -> dict[str, Any]:
     return {"action": "external_keys.create", "resource": resource, "after": after}
 
 
+@dataclass
 class _Services:
-    """Both services: every key and ring exists, with grants, label and versions."""
+    """Both services, and the worker's own record.
 
-    def __init__(self) -> None:
+    Every key and ring exists, with grants, label and versions; an onboarding created every key.
+    """
+
+    labels: tuple[str, ...] = (OURS,)
+    unattached: str = "unattached"
+    """What Anthropic shows of the external keys that no workspace has."""
+    created: bool | CmekError = True
+    policy: policy_pb2.Policy = field(default_factory=policy_pb2.Policy)
+
+    def __post_init__(self) -> None:
         self.organization = SimpleNamespace(me=self.me)
         self.external_keys = SimpleNamespace(list=self.external)
-        self.policy = policy_pb2.Policy()
         for role in ROLES:
             self.policy.bindings.add(role=role, members=[MEMBER])
 
@@ -75,22 +90,22 @@ class _Services:
 
     async def external(self) -> AsyncIterator[ExternalKey]:
         for key_id, (key_name, attachment) in EXTERNAL.items():
+            shown = attachment if attachment == "attached" else self.unattached
             yield ExternalKey.model_validate(
                 {
                     "id": key_id,
-                    "attachment": {"type": attachment},
+                    "attachment": {"type": shown},
                     "provider_config": {"type": "gcp", "key_name": key_name},
                 }
             )
 
     async def get_crypto_key(self, name: str) -> CryptoKey:
-        label, value = organization_label(ORGANIZATION)
         return CryptoKey(
             name=name,
             purpose="ENCRYPT_DECRYPT",
             algorithm="",
             protection_level="HSM",
-            labels={label: value},
+            labels=dict.fromkeys(self.labels, TRUE),
         )
 
     async def get_iam_policy(self, _name: str) -> policy_pb2.Policy:
@@ -100,6 +115,11 @@ class _Services:
         version = f"{name}/cryptoKeyVersions/1"
         return [KeyVersion(name=version, state="ENABLED", protection_level="HSM", algorithm="")]
 
+    async def was_created(self, _name: str) -> bool:
+        if isinstance(self.created, CmekError):
+            raise self.created
+        return self.created
+
     async def get_key_ring(self, name: str) -> str:
         return name
 
@@ -108,15 +128,21 @@ class _Services:
             yield
 
 
-def found(writes: list[Any]) -> tuple[Leftover, ...]:
+def found(writes: list[Any], services: _Services | None = None) -> tuple[Leftover, ...]:
     """As `cmek leftovers` finds them in a record of these writes, which anybody may have sealed."""
-    chain, services = Chain(), _Services()
+    chain, services = Chain(), services or _Services()
     for number, body in enumerate(writes):
         event = Event(kind="write", subject=str(number), body=body)
         chain.append(event, run="run-1", at=NOON)
     made = tuple(made_by("wrkspc_01abcdef", loads(chain.dumps())))
-    live = asyncio.run(read_live(made, services, services))  # type: ignore[arg-type]
+    live = asyncio.run(
+        read_live(made, services, services, services.was_created)  # type: ignore[arg-type]
+    )
     return find_leftovers(made, live)
+
+
+def commands(listed: tuple[Leftover, ...]) -> list[str]:
+    return [command for one in listed for command in one.take_back]
 
 
 @given(WRITES)
@@ -126,8 +152,7 @@ def found(writes: list[Any]) -> tuple[Leftover, ...]:
 @example([{"action": "CreateCryptoKey", "resource": f"{NUMBERED}/cryptoKeys/used"}])
 def test_no_command_is_given_for_what_is_in_use_whatever_the_record_says(writes: list[Any]) -> None:
     """Neither for an attached external key nor for its crypto key; and the listing never raises."""
-    commands = [command for one in found(writes) for command in one.take_back]
-    for command in commands:
+    for command in commands(found(writes)):
         words = command.split()
         assert not {"used", "by-number", "--key=used", "--key=by-number"} & set(words), command
         for key_id in (ATTACHED, "ekey_01numbered", "ekey_01second"):
@@ -143,12 +168,64 @@ def test_a_write_of_another_kind_of_resource_is_listed_and_not_read(resource: st
     assert "no command is given" in one.remark
 
 
+ALL_OF_A_KEY = [
+    {"action": "CreateCryptoKey", "resource": FREE},
+    registration(UNATTACHED, FREE),
+    {"action": "SetIamPolicy", "resource": FREE},
+    {"action": "UpdateCryptoKey", "resource": FREE, "before": {"users": []}},
+]
+
+
 def test_what_is_not_in_use_keeps_its_commands() -> None:
     """In the order in which it is safe."""
-    writes = [
-        *({"action": "CreateCryptoKey", "resource": FREE}, registration(UNATTACHED, FREE)),
-        {"action": "SetIamPolicy", "resource": FREE},
-    ]
-    listed = found(writes)
-    assert [one.kind for one in listed] == ["external key", "grants", "crypto key"]
+    listed = found(ALL_OF_A_KEY)
+    kinds = ["external key", "grants", "organization label", "crypto key"]
+    assert [one.kind for one in listed] == kinds
     assert all(one.take_back for one in listed)
+
+
+@given(WRITES, st.sampled_from(OTHERS), st.booleans())
+@example(ALL_OF_A_KEY, OTHERS[0], True)
+@example(ALL_OF_A_KEY, OTHERS[1], True)
+def test_nothing_is_taken_from_a_key_that_labels_of_others_mark(
+    writes: list[Any], label: str, ours: bool
+) -> None:
+    """Another organization uses the key by the same service account: nothing else shows it."""
+    services = _Services(labels=(label, OURS) if ours else (label,))
+    listed = found(writes, services)
+    assert not [one for one in commands(listed) if one.startswith("gcloud")]
+    for one in listed:
+        if one.kind in {"grants", "crypto key"} and one.resource == FREE:
+            assert label in one.remark, one
+
+
+@given(WRITES, st.text(max_size=200).filter(lambda text: text not in {"attached", "unattached"}))
+@example(ALL_OF_A_KEY, "pending")
+@example(ALL_OF_A_KEY, "Unattached")
+@example(ALL_OF_A_KEY, "")
+def test_only_the_documented_value_means_that_no_workspace_has_a_key(
+    writes: list[Any], attachment: str
+) -> None:
+    """Whatever else Anthropic shows of its external key is not known; the remark says what."""
+    services = _Services(unattached=attachment)
+    assert commands(found([*writes, *ALL_OF_A_KEY], services)) == []
+    doubt = f"{UNATTACHED} has the attachment {attachment[:120]!a}"
+    assert all(doubt in one.remark for one in found(ALL_OF_A_KEY, services))
+
+
+@pytest.mark.parametrize(
+    ("services", "why"),
+    [
+        (_Services(labels=()), "does not carry this organization's label"),
+        (_Services(created=False), "do not show here that an onboarding created this key"),
+        (_Services(created=CmekError("no such folder")), "can't be read here: no such folder"),
+    ],
+    ids=["no label of ours", "no record of the worker's", "no access to the worker's records"],
+)
+def test_no_version_is_destroyed_on_the_word_of_the_published_record_alone(
+    services: _Services, why: str
+) -> None:
+    """Whoever may write to Prefect can forge that: label and the worker's own record must agree."""
+    (key,) = [one for one in found(ALL_OF_A_KEY, services) if one.kind == "crypto key"]
+    assert key.take_back == ()
+    assert why in key.remark

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -22,10 +22,11 @@ import cli.drill
 from cli.approvals import ApprovalError
 from cli.client import RunError
 from cli.drill import NAMESPACE, DrillRunner, Observer, drill_command, sign_report
+from cmek.names import organization_label
 from cmek.revalidation.drill import ALERT, Drill, DrillRefusedError
 from cmek.signatures import statement
 from tasks.clients import close_clients
-from tests.support.fleet import Fleet
+from tests.support.fleet import LABEL, VALUE, Fleet
 from tests.support.onboarding import Onboardings
 from tests.support.revalidation import Revalidations
 
@@ -265,6 +266,11 @@ def share(canary: Canary) -> None:
     assert other in world.admin.external_keys
 
 
+def share_with_another_organization(canary: Canary) -> None:
+    labels = {LABEL: VALUE, organization_label(UUID(int=8))[0]: VALUE}
+    canary.fleet.update("canary", labels=labels)
+
+
 def let_eve_decrypt(canary: Canary) -> None:
     role = "roles/cloudkms.cryptoKeyDecrypter"
     canary.bench.kms.grant(canary.fleet.key("canary"), role, "user:eve@example.com")
@@ -274,11 +280,12 @@ def let_eve_decrypt(canary: Canary) -> None:
     ("prepare", "says"),
     [
         (share, "more than one workspace"),
+        (share_with_another_organization, str(UUID(int=8))),
         (let_eve_decrypt, "user:eve@example.com"),
         (lambda canary: canary.fleet.set_state("canary", 1, "DISABLED"), "not ENABLED"),
         (lambda canary: canary.fleet.update("canary", labels={}), "repair it first"),
     ],
-    ids=["another workspace", "another user", "disabled", "broken"],
+    ids=["another workspace", "another organization", "another user", "disabled", "broken"],
 )
 def test_a_key_that_others_use_or_that_does_not_work_is_refused(
     canary: Canary, prepare: Callable[[Canary], None], says: str

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cmek.evidence.events import in_use_label
 from cmek.evidence.record import Chain, loads
 from cmek.evidence.report import record_in
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import KeySpec
+from cmek.names import in_use_label
 from cmek.tags import EVIDENCE_TAG
 from cmek.terraform.module import VARIABLES, write_module
 from tasks.artifacts import read_module

@@ -14,10 +14,9 @@ from prefect.runtime import flow_run
 from typer.testing import CliRunner
 
 from cli.export import evidence_command as evidence_app
-from cmek.evidence.events import in_use_label
 from cmek.evidence.record import Chain, Event, EvidenceEntry, loads
 from cmek.evidence.report import record_in
-from cmek.names import artifact_key
+from cmek.names import artifact_key, in_use_label
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import EVIDENCE_TAG
 from tasks.clients import admin_client, close_clients

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 import typer
@@ -14,10 +15,12 @@ from typer.testing import CliRunner
 
 from cli.leftovers import leftovers_command
 from cmek.evidence.leftovers import Leftover
+from cmek.names import ORGANIZATION_LABEL_PREFIX, in_use_label
 from cmek.tags import LEFTOVERS
 from tasks.clients import close_clients
 from tasks.leftovers import read_leftovers, read_table
 from tests.support.fleet import Fleet
+from tests.support.kept import forget_made_keys, records_folder
 from tests.support.onboarding import Onboardings, Run
 from tests.support.revalidation import Revalidations
 
@@ -159,6 +162,40 @@ def test_a_key_that_others_may_have_used_gets_no_command_that_destroys_it(
     (key,) = [one for one in leftovers() if one.kind == KEY]
     assert key.take_back == ()
     assert "could not be read" in key.remark
+
+
+@pytest.mark.parametrize(
+    "label", [f"{ORGANIZATION_LABEL_PREFIX}{UUID(int=8)}", in_use_label("wrkspc_01Other")[0]]
+)
+def test_a_key_that_another_organization_shares_keeps_grants_and_versions(
+    bench: Onboardings, label: str
+) -> None:
+    """Its workspace uses the key by the same service account; the registration here is ours."""
+    rejected(bench)
+    fleet = Fleet(bench.sandbox.world)
+    labels = dict(bench.sandbox.world.kms.crypto_keys[bench.key_name].labels)
+    fleet.update_key(bench.key_name, labels=labels | {label: "true"})
+    found = leftovers()
+    assert [one.kind for one in found if one.take_back] == [EXTERNAL]
+    assert [one.kind for one in found if label in one.remark] == [GRANTS, KEY]
+
+
+def test_a_forged_record_destroys_no_key_that_no_onboarding_of_this_worker_created(
+    bench: Onboardings,
+) -> None:
+    """Nor does `cmek leftovers` on another machine, which reads none of the worker's records."""
+    rejected(bench)
+    files = list((records_folder() / "made-keys").iterdir())
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes().replace(b"confirmed", b"confirmee"))
+    (key,) = [one for one in leftovers() if one.kind == KEY]
+    assert key.take_back == ()
+    assert "was not written by this worker" in key.remark
+    forget_made_keys()
+    (key,) = [one for one in leftovers() if one.kind == KEY]
+    assert key.take_back == ()
+    assert "run `cmek leftovers` there" in key.remark
 
 
 def test_an_adopted_key_keeps_everything_but_what_onboarding_added(bench: Onboardings) -> None:

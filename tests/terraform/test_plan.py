@@ -6,9 +6,8 @@ import asyncio
 from datetime import timedelta
 
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER
-from cmek.evidence.events import in_use_label
 from cmek.evidence.report import threats_filter
-from cmek.names import KeyName, organization_label
+from cmek.names import KeyName, in_use_label, organization_label
 from cmek.terraform.module import IMPORTS, VARIABLES
 from tests.terraform.command import needs_terraform
 from tests.terraform.conftest import Bench
