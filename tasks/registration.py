@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from prefect import get_run_logger
 
 from cmek.anthropic.client import AdminApi
@@ -40,7 +42,13 @@ async def ensure_external_key(
 
 
 async def find_external_key(api: AdminApi, key_name: str) -> ExternalKey | None:
-    """The external key of a crypto key; of several an attached one first, then the oldest."""
+    """The external key of a crypto key; of several an attached one first, then the oldest.
+
+    So every run takes the same one. One without a time comes last, since it may be the newest.
+    """
     found = [key async for key in api.external_keys.list() if key.gcp_key_name == key_name]
-    found.sort(key=lambda key: (not key.is_attached, key.created_at, key.id))
-    return found[0] if found else None
+
+    def order(key: ExternalKey) -> tuple[bool, bool, datetime | None, str]:
+        return (not key.is_attached, key.created_at is None, key.created_at, key.id)
+
+    return min(found, key=order, default=None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -31,6 +31,7 @@ from cmek.anthropic.models import (
     Workspace,
     WorkspacePage,
 )
+from cmek.models import shown
 
 TIMEOUT_SECONDS: Final = 20.0
 SLOW_TIMEOUT_SECONDS: Final = 75.0
@@ -46,6 +47,7 @@ WORKSPACES_PATH: Final = "/v1/organizations/workspaces"
 
 
 _Parameters = dict[str, str | int | list[str]]
+Page = TypeVar("Page", ExternalKeyPage, WorkspacePage)
 
 
 class AdminApi:
@@ -135,13 +137,10 @@ class ExternalKeys:
     async def list(self) -> AsyncIterator[ExternalKey]:
         """All external keys, newest first."""
         query: _Parameters = {"limit": 100}
-        while True:
-            page = await self._transport.get(ExternalKeyPage, EXTERNAL_KEYS_PATH, query)
+        pages = _pages(self._transport, ExternalKeyPage, EXTERNAL_KEYS_PATH, query, "page")
+        async for page in pages:
             for key in page.data:
                 yield key.model_copy(update={"request_id": page.request_id})
-            if page.next_page is None:
-                return
-            _advance(query, "page", page.next_page)
 
     async def retrieve(self, external_key_id: str) -> ExternalKey:
         """One external key."""
@@ -176,13 +175,10 @@ class Workspaces:
         query |= {"include_archived": "true"} if include_archived else {}
         query |= {"include_default": "true"} if include_default else {}
         query |= {"ids[]": list(ids)} if ids else {}
-        while True:
-            page = await self._transport.get(WorkspacePage, WORKSPACES_PATH, query)
+        pages = _pages(self._transport, WorkspacePage, WORKSPACES_PATH, query, "after_id")
+        async for page in pages:
             for workspace in page.data:
                 yield workspace.model_copy(update={"request_id": page.request_id})
-            if not page.has_more or page.last_id is None:
-                return
-            _advance(query, "after_id", page.last_id)
 
     async def everything(self) -> Sequence[Workspace]:
         """All workspaces, archived ones and the default one included: each may have a key."""
@@ -245,12 +241,32 @@ class Workspaces:
         return await self._transport.post_slow(Workspace, path, ONCE, body, signed_approvals)
 
 
-def _advance(query: _Parameters, name: str, cursor: str) -> None:
-    """Set the cursor of the next page; a cursor that repeats would make an endless loop."""
-    if query.get(name) == cursor:
-        message = f"the list does not end: its next page is the same one again ({name}={cursor})"
-        raise AdminResponseError(CallFailure("GET", "list", message))
-    query[name] = cursor
+async def _pages(
+    transport: AdminTransport, model: type[Page], path: str, query: _Parameters, parameter: str
+) -> AsyncIterator[Page]:
+    """All pages of a list; one that was read before would otherwise be read for ever.
+
+    Args:
+        transport: Reads them.
+        model: Of one page.
+        path: Of the list.
+        query: Of the first page.
+        parameter: In which the cursor of the next one goes.
+
+    Raises:
+        AdminApiError: A page can't be read, or does not name the next one.
+    """
+    seen = set[str]()
+    while True:
+        page = await transport.get(model, path, query)
+        yield page
+        if (cursor := page.cursor) is None:
+            return
+        if cursor in seen:
+            message = f"the list does not end: a page that was read comes again ({shown(cursor)})"
+            raise AdminResponseError(CallFailure("GET", f"{transport.base_url}{path}", message))
+        seen.add(cursor)
+        query = query | {parameter: cursor}
 
 
 def _path(collection: str, resource_id: str) -> str:

@@ -8,11 +8,10 @@ Source: https://platform.claude.com/docs/en/api/admin
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, ConfigDict, Field, field_validator, model_validator
 
 from cmek.models import FrozenModel
 
@@ -81,8 +80,8 @@ class ExternalKey(AdminObject):
     provider_config: Annotated[GcpProvider | OtherProvider, Field(union_mode="left_to_right")]
     display_name: str | None = None
     geo: str | None = None
-    created_at: datetime | None = None
-    updated_at: datetime | None = None
+    created_at: AwareDatetime | None = None
+    updated_at: AwareDatetime | None = None
 
     @property
     def is_attached(self) -> bool:
@@ -106,9 +105,9 @@ class Workspace(AdminObject):
 
     id: str
     name: str
-    archived_at: datetime | None
+    archived_at: AwareDatetime | None
     external_key_id: str | None
-    created_at: datetime | None = None
+    created_at: AwareDatetime | None = None
     tags: dict[str, str] = Field(default_factory=dict)
     data_residency: dict[str, Any] | None = None
 
@@ -142,6 +141,11 @@ class ExternalKeyPage(AdminObject):
     data: tuple[ExternalKey, ...]
     next_page: str | None
 
+    @property
+    def cursor(self) -> str | None:
+        """Of the next page; None on the last one."""
+        return self.next_page
+
 
 class WorkspacePage(AdminObject):
     """One page of workspaces; when `has_more`, the next page begins after `last_id`."""
@@ -149,3 +153,15 @@ class WorkspacePage(AdminObject):
     data: tuple[Workspace, ...]
     has_more: bool
     last_id: str | None
+
+    @model_validator(mode="after")
+    def _names_the_next(self) -> Self:
+        # read as the end, it would hide workspaces, and with them names and users of a key
+        if self.has_more and self.last_id is None:
+            raise ValueError("has_more without last_id, so the next page can't be read")
+        return self
+
+    @property
+    def cursor(self) -> str | None:
+        """Of the next page; None on the last one."""
+        return self.last_id if self.has_more else None

@@ -252,11 +252,19 @@ def _parsed(parse: Parse[T], response: httpx.Response, call: str) -> T:
     raise GoogleApiError(problem)
 
 
-def _unexpected(call: str) -> GoogleProblem:
+def endless_list(call: str, resource: str | None = None) -> GoogleProblem:
+    """A list whose next page is one that was read: it would be read for ever."""
+    message = "the list does not end: a page that was read comes again"
+    return _unexpected(call, message).model_copy(update={"resource": resource})
+
+
+def _unexpected(
+    call: str, message: str = "an answer of a shape that Google's documentation does not have"
+) -> GoogleProblem:
     return GoogleProblem(
         status="UNKNOWN",
         reason="NOT_GOOGLE",
-        message="an answer of a shape that Google's documentation does not have",
+        message=message,
         advice="Something between here and Google may have answered: check proxies.",
         call=call,
     )

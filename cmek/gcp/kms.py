@@ -28,7 +28,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from cmek._http import RetryDecision, retrying
 from cmek.addresses import EndpointError, check_endpoint, is_loopback
-from cmek.gcp._transport import TokenRequest, scoped, transient
+from cmek.gcp._transport import TokenRequest, endless_list, scoped, transient
 from cmek.gcp.errors import GoogleApiError, GoogleProblem, classify
 from cmek.gcp.iam import POLICY_VERSION, with_grants
 from cmek.gcp.resources import MAX_LABELS, CryptoKey, KeyRing, KeySpec, KeyVersion, Location
@@ -264,11 +264,15 @@ class CloudKms:
     async def _pages(
         self, call: str, resource: str, method: Callable[..., Awaitable[Any]], request: ListRequest
     ) -> AsyncIterator[Any]:
+        seen = set[str]()
         while True:
             page = await self._call(call, resource, method, request)
             yield page
             if not page.next_page_token:
                 return
+            if page.next_page_token in seen:
+                raise GoogleApiError(endless_list(call, resource))
+            seen.add(page.next_page_token)
             request.page_token = page.next_page_token
 
 

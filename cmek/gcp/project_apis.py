@@ -16,7 +16,8 @@ from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from cmek.addresses import GOOGLE_APIS
-from cmek.gcp._transport import GoogleTransport, token_endpoint
+from cmek.gcp._transport import GoogleTransport, endless_list, token_endpoint
+from cmek.gcp.errors import GoogleApiError
 from cmek.models import FrozenModel
 
 
@@ -294,18 +295,21 @@ class GoogleReads:
     ) -> tuple[Model, ...]:
         field = path.rpartition("/")[2]  # in each of these APIs the collection names the field
 
-        def parse(response: dict[str, Any]) -> tuple[list[Model], str | None]:
+        def parse(response: dict[str, Any]) -> tuple[list[Model], str]:
             items = [model.model_validate(one) for one in response.get(field, [])]
-            return items, response.get("nextPageToken")
+            return items, str(response.get("nextPageToken") or "")
 
         found: list[Model] = []
-        token: str | None = None
+        token, seen = "", set[str]()
         while True:
             page = dict(query or {}) | ({"pageToken": token} if token else {})
             items, token = await self._http.get(parse, service, path, page)
             found += items
             if not token:
                 return tuple(found)
+            if token in seen:
+                raise GoogleApiError(endless_list(f"GET https://{service}/{path}"))
+            seen.add(token)
 
 
 def _ancestors(response: dict[str, Any]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from pydantic import ConfigDict, model_validator
+from pydantic import AwareDatetime, ConfigDict, model_validator
 
 from cmek.models import FrozenModel
 
@@ -185,15 +185,15 @@ class HealthReason(FrozenModel):
     """What it is about, if the rule can find several: a version, a member, a field."""
     benchmark: str | None = None
     """The same check in CIS Google Cloud Foundations or Security Command Center."""
-    since: datetime | None = None
+    since: AwareDatetime | None = None
     """From the resource, if it says so; else the time of the first check that found it."""
-    final_at: datetime | None = None
+    final_at: AwareDatetime | None = None
     """From when on it can't be undone."""
     commands: tuple[str, ...] = ()
     """The commands that fix it, in this order."""
     who_can_tell: str | None = None
     """Who can answer what could not be read."""
-    seen_at: datetime | None = None
+    seen_at: AwareDatetime | None = None
     """When it was last seen, if the last check did not read that part."""
 
     @property
@@ -225,12 +225,12 @@ class UnreachableState(FrozenModel):
     """Since when a key could not be read, or failed Anthropic's validation for no visible cause."""
 
     external_key_id: str
-    since: datetime
+    since: AwareDatetime
     rechecks: int = 0
     """Number of checks after the first one."""
     anthropic_failed: bool
     """Whether Anthropic's validation has failed at every check so far."""
-    next_check: datetime | None = None
+    next_check: AwareDatetime | None = None
     """When the follow-up checks again; None after a day: then there is no more follow-up."""
     scheduled_by: str = ""
     """The flow run that scheduled the next check."""
@@ -240,7 +240,7 @@ class Baseline(FrozenModel):
     """The key's state at onboarding, or at the first full check; later checks compare with it."""
 
     source: Literal["onboarding", "first look"]
-    recorded_at: datetime
+    recorded_at: AwareDatetime
     purpose: str
     algorithm: str
     protection_level: str
@@ -294,9 +294,9 @@ class KeyRecord(FrozenModel):
     key_name: str
     workspaces: tuple[str, ...]
     verdict: Health
-    since: datetime
+    since: AwareDatetime
     """Since when it has this verdict."""
-    checked_at: datetime
+    checked_at: AwareDatetime
     depth: Depth
     run_id: str
     """The flow run that checked the key."""
@@ -305,9 +305,9 @@ class KeyRecord(FrozenModel):
     """The last verdict other than `unknown`: the one that people were notified of."""
     announced_before: Health
     """`announced` before this run: a retry of the run needs it to notify of the same change."""
-    announced_at: datetime | None = None
+    announced_at: AwareDatetime | None = None
     """The time of the check that changed `announced`; None when no record has it."""
-    announced_before_at: datetime | None = None
+    announced_before_at: AwareDatetime | None = None
     """The same for `announced_before`: two runs that find one change send one event."""
     fingerprint: str | None = None
     """Digest of what every check reads; None when a part could not be read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import pairwise
@@ -336,6 +337,16 @@ def test_a_page_of_somebody_else_is_no_record(text: str) -> None:
     """Whatever stands under the artifact key."""
     assert read_page(text) is None
     assert read_page("```json\n" + text + "\n```") is None
+
+
+def test_a_time_without_a_zone_makes_no_record() -> None:
+    """Whoever may write to Prefect can publish one, and it can't be compared with any other."""
+    page = key_page(record(Health.BROKEN))
+    assert read_page(page) is not None
+    for name in ("since", "checked_at"):
+        forged = re.sub(rf'("{name}": ?"[0-9T:.-]+)(Z|\+00:00)"', r'\1"', page)
+        assert forged != page
+        assert read_page(forged) is None
 
 
 def row(
