@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from importlib.metadata import version
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 from urllib.request import (  # type: ignore[attr-defined]
     getproxies_environment,
@@ -26,6 +26,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.settings import PREFECT_API_AUTH_STRING
+from pydantic import ValidationError
 
 from cli.client import check_api, configured_url, explained
 from cli.deploy import (
@@ -45,6 +46,7 @@ from cmek.gcp.gcloud import bind, key_in, revoke
 from cmek.keys.prerequisites import unknown_warnings
 from cmek.models import FrozenModel
 from cmek.onboarding.policy import DEFAULT_POLICY, OnboardingSettings, deviations
+from cmek.plain_text import shortened
 from cmek.records import RECORDS
 from cmek.signatures.signers import DIRECTORY, REQUIRED_VARIABLE, find_signers, required_signatures
 from cmek.signatures.verification import PROGRAM
@@ -58,6 +60,8 @@ _ASKED_KEYS: Final = 20
 """For how many attached keys the write access is tested."""
 _DEFAULT_POOL: Final = "cmek"
 _SECONDS: Final = 10.0
+_LONGEST: Final = 400
+"""Characters of a text that a gateway, or what is in its place, has given."""
 
 
 class DoctorFinding(FrozenModel):
@@ -235,28 +239,35 @@ def _login(status: int, *, is_local: bool) -> DoctorFinding:
     )
 
 
+class _UiSettings(FrozenModel):
+    """What Prefect's server says of its pages."""
+
+    available_uis: tuple[str, ...] = ()
+    api_url: str = ""
+
+
 def _ui(response: httpx.Response, url: str) -> DoctorFinding:
     try:
-        settings = response.raise_for_status().json()
-    except (httpx.HTTPStatusError, ValueError):
+        settings = _UiSettings.model_validate_json(response.raise_for_status().content)
+    except (httpx.HTTPStatusError, ValidationError):
         return DoctorFinding(
             check="UI",
             status="unknown",
             found=f"{response.url} answers {response.status_code}",
             remedy="switched off (PREFECT_SERVER_UI_ENABLED), or served elsewhere",
         )
-    if not settings.get("available_uis"):
+    if not settings.available_uis:
         return DoctorFinding(
             check="UI",
             status="fail",
             found="the server has no pages to serve: it could not write them",
             remedy="set PREFECT_SERVER_UI_STATIC_DIRECTORY to a folder that its user can write",
         )
-    same = str(settings.get("api_url", "")).rstrip("/") == url.rstrip("/")
+    same = settings.api_url.rstrip("/") == url.rstrip("/")
     return DoctorFinding(
         check="UI",
         status="pass" if same else "warn",
-        found=f"its pages call {settings.get('api_url')}",
+        found=f"its pages call {settings.api_url}",
         remedy=""
         if same
         else f"right if a browser reaches that; else set"
@@ -451,7 +462,7 @@ async def _anthropic(block: str) -> DoctorFinding:
 
     loaded = await load_block(AnthropicAdmin, block)
     if loaded.gateway:
-        return await asyncio.to_thread(_gateway, loaded.base_url)
+        return await _gateway(loaded.base_url)
     client = await admin_client(block)
     organization = await client.organization.me()
     async for _ in client.workspaces.list():
@@ -466,30 +477,62 @@ async def _anthropic(block: str) -> DoctorFinding:
     )
 
 
-def _gateway(base_url: str) -> DoctorFinding:
+class _GatewayHealth(FrozenModel):
+    """What `GET /gateway/health` of a cmek gateway answers."""
+
+    upstream: str
+    problems: tuple[str, ...]
+    minimum_signatures: int | None = None
+    unsettled: int | None = None
+
+
+async def _gateway(base_url: str) -> DoctorFinding:
+    from cmek._http import http_client, send_bounded  # noqa: PLC0415
+
     try:
-        with httpx.Client(trust_env=not is_loopback(base_url), timeout=_SECONDS) as http:
-            response = http.get(f"{base_url}/gateway/health")
-            health: dict[str, Any] = response.json()
-    except (httpx.TransportError, ValueError) as error:
+        async with http_client(base_url, timeout=_SECONDS) as http:
+            request = http.build_request("GET", f"{base_url}/gateway/health")
+            response = await send_bounded(http, request)
+    except httpx.HTTPError as error:
         return DoctorFinding(
             check="gateway",
             status="fail",
             found=f"{base_url}: {error or type(error).__name__}",
             remedy="systemctl status cmek-gateway; journalctl -u cmek-gateway",
         )
-    problems = [str(one) for one in health.get("problems", ["no cmek gateway answers here"])]
-    unsettled = health.get("unsettled") or 0
-    if unsettled:
-        problems.append(f"{unsettled} attaches without a known outcome")
+    try:
+        health = _GatewayHealth.model_validate_json(response.content)
+    except ValidationError:
+        return DoctorFinding(
+            check="gateway",
+            status="fail",
+            found=f"{base_url} does not answer as a healthy cmek gateway: HTTP "
+            f"{response.status_code}, {_said(response)}",
+            remedy="correct the block's address, the proxy before the gateway, or `names` in the "
+            "gateway's settings (docs/gateway.md)",
+        )
+    problems = [shortened(one, _LONGEST) for one in health.problems]
+    if health.unsettled:
+        problems.append(f"{health.unsettled} attaches without a known outcome")
+    if not (problems or response.is_success):
+        problems.append(f"HTTP {response.status_code} without a reason")
     return DoctorFinding(
         check="gateway",
         status="fail" if problems else "pass",
         found="; ".join(problems)
-        or f"{base_url} holds the credential for {health.get('upstream')}; an attach needs "
-        f"{health.get('minimum_signatures')} signatures",
+        or f"{base_url} holds the credential for {shortened(health.upstream, _LONGEST)}; an attach "
+        f"needs {health.minimum_signatures} signatures",
         remedy="journalctl -u cmek-gateway says more" if problems else "",
     )
+
+
+def _said(response: httpx.Response) -> str:
+    """What the server says itself: the message of an error as the gateway gives it, or the text."""
+    try:
+        said = response.json()["error"]["message"]
+    except (LookupError, RecursionError, TypeError, ValueError):
+        said = response.text
+    return shortened(said, _LONGEST) or "an empty answer"
 
 
 async def _google(block: str, project: str | None) -> DoctorFinding:

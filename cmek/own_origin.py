@@ -29,11 +29,15 @@ class OwnOrigin:
     """The host names of one process, and whether it has pages for a browser."""
 
     names: frozenset[str] = LOOPBACK_NAMES
-    """Host names by which it is reached, lower case, without a port."""
+    """Host names by which it is reached, in any case, without a port."""
     port: int | None = None
     """None when an administrator's proxy may be in front of it, on a port of its own."""
     pages: bool = True
     """Whether it has pages; without pages every request of a browser is refused."""
+
+    def __post_init__(self) -> None:
+        # an administrator may write them as in a certificate; `Host` is compared in lower case
+        object.__setattr__(self, "names", frozenset(map(str.lower, self.names)))
 
     def refusal(self, headers: Mapping[str, str], *, may_open: bool = False) -> str | None:
         """Why a request is refused, as plain text; None when it is accepted.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
+import httpx
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -13,14 +17,23 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.client import RunError
 from cli.deploy import PROJECT, deploy
-from cli.doctor import DoctorFinding, _approvals, _proxy, examine
+from cli.doctor import DoctorFinding, _approvals, _gateway, _proxy, _ui, examine
 from cmek.signatures import signers as signers_module
 from cmek.signatures.signers import REQUIRED_VARIABLE, SignersRefusedError, required_signatures
 from tests.support.command import clean_environment, cmek, exit_code
 from tests.support.signing import GRACE, KATHERINE, Office
 from tests.support.stack import Stack
+from tests.support.web_server import QuietHandler, serving
 
 pytestmark = pytest.mark.e2e
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["upstream", "problems", "unsettled", "error"]), inner)
+    ),
+    max_leaves=8,
+)
 
 
 def by_check(findings: list[DoctorFinding]) -> dict[str, DoctorFinding]:
@@ -176,3 +189,73 @@ def test_a_proxy_between_worker_and_server_is_named(
     found = _proxy(url, proxies)
     assert found.status == status
     assert ("NO_PROXY" in found.remedy) == (status == "warn")
+
+
+def gateway_found(status: int, content: bytes) -> DoctorFinding:
+    """What is said where this is the answer to the question for the gateway's health."""
+
+    class Answering(QuietHandler):
+        def do_GET(self) -> None:
+            self.reply(status, content)
+
+    with serving(Answering) as address:
+        return asyncio.run(_gateway(address))
+
+
+HEALTHY = {"upstream": "https://api.anthropic.com", "problems": []}
+"""Of a gateway that is ready; its numbers may be missing."""
+REFUSED = "host 'gw.example' is none of this process: use 127.0.0.1, localhost"
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "shown"),
+    [
+        (403, {"type": "error", "error": {"message": REFUSED}}, REFUSED),
+        (200, [], "HTTP 200, []"),
+        (200, {"problems": None}, '{"problems": null}'),
+        (200, {"upstream": "x", "problems": "none"}, "none"),
+        (200, {"problems": []}, '{"problems": []}'),
+        (200, None, "null"),
+        (502, {"error": ["\x1b[2Jbad\u202e gateway"]}, "HTTP 502"),
+        (404, {"error": {"message": "\x1b[2Jgone" + "!" * 9_000}}, "gone!!!"),
+        (503, HEALTHY, "HTTP 503 without a reason"),
+        (503, HEALTHY | {"problems": ["the clock is behind"]}, "the clock is behind"),
+        (200, HEALTHY | {"unsettled": 2}, "2 attaches without a known outcome"),
+    ],
+    ids=lambda one: str(one)[:60],
+)
+def test_an_answer_that_is_no_healthy_gateways_is_shown_as_it_is(
+    status: int, answer: object, shown: str
+) -> None:
+    """The server's own reason, short and harmless, whatever it answers."""
+    found = gateway_found(status, json.dumps(answer).encode())
+    assert found.status == "fail"
+    assert found.remedy
+    assert shown in found.found
+    assert found.found.isprintable()
+    assert len(found.found) < 1_000
+
+
+@given(
+    st.sampled_from([200, 204, 302, 403, 500, 503]),
+    st.binary(max_size=40) | values.map(lambda one: json.dumps(one).encode()),
+)
+@example(200, b"[" * 50_000)
+def test_no_answer_in_the_place_of_a_gateways_ends_in_a_traceback(
+    status: int, content: bytes
+) -> None:
+    """Nor does one of another shape pass as healthy."""
+    assert gateway_found(status, content).status == "fail"
+
+
+def test_a_gateway_that_is_ready_passes() -> None:
+    found = gateway_found(200, json.dumps(HEALTHY | {"minimum_signatures": 2}).encode())
+    assert found.status == "pass"
+    assert "needs 2 signatures" in found.found
+
+
+@pytest.mark.parametrize("answer", ["[]", "null", '{"available_uis": 1}', "<html>", ""])
+def test_a_servers_settings_of_another_shape_are_not_known(answer: str) -> None:
+    request = httpx.Request("GET", "https://prefect.example/ui-settings")
+    response = httpx.Response(200, text=answer, request=request)
+    assert _ui(response, "https://prefect.example/api").status in {"unknown", "fail"}

@@ -8,7 +8,7 @@ from cmek.own_origin import LOOPBACK_NAMES, OwnOrigin
 
 SERVER = OwnOrigin(frozenset({"127.0.0.1", "localhost"}), 4200)
 SANDBOX = OwnOrigin()
-GATEWAY = OwnOrigin(LOOPBACK_NAMES | {"gateway.example"}, pages=False)
+GATEWAY = OwnOrigin(LOOPBACK_NAMES | {"Gateway.EXAMPLE"}, pages=False)
 EACH = pytest.mark.parametrize(
     "own", [SERVER, SANDBOX, GATEWAY], ids=["server", "sandbox", "gateway"]
 )

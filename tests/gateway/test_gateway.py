@@ -308,6 +308,17 @@ async def test_no_page_in_a_browser_can_use_it(gate: Gateways, headers: dict[str
     assert gate.sandbox.world.log.entries == []
 
 
+@pytest.mark.parametrize("written", ["gateway.example.com", "Gateway.Example.COM"])
+@pytest.mark.parametrize("sent", ["gateway.example.com", "GATEWAY.example.com:443"])
+async def test_a_name_of_the_settings_counts_in_any_case(
+    gate: Gateways, written: str, sent: str
+) -> None:
+    """As DNS takes it: in the settings as in a request."""
+    with gate.running(names=(written,)) as url:
+        answer = await fetch(f"{url}/gateway/health", headers={"host": sent})
+    assert answer.status_code == 200
+
+
 @pytest.mark.parametrize(
     ("content", "kind", "why"),
     [
