@@ -36,6 +36,7 @@ from cmek.errors import CmekError
 from cmek.own_origin import LOOPBACK_NAMES, OwnOrigin, listening_socket
 from cmek.plain_text import shortened
 from cmek.signatures.signers import Signers, SignersRefusedError, find_signers
+from cmek.signatures.statement import MAX_TEXT
 from cmek.signatures.verification import CLOCK_SKEW
 from gateway.attach import Attacher, KeyUnusableError, SteadyClock
 from gateway.journal import Journal, JournalError, NonceUsedError
@@ -46,8 +47,8 @@ _log = logging.getLogger("cmek.gateway")
 MAX_BODY: Final = 64 * 1024
 _LONGEST: Final = 2000
 """The most characters of outside text in a line of the log."""
-MAX_HEADERS: Final = 128 * 1024
-"""Nine signed approvals as base64 are about 54 kB, more where they are not ASCII."""
+MAX_HEADERS: Final = 4 * MAX_TEXT // 3 + 16 * 1024
+"""In bytes: the longest signed approvals as base64, and the other headers."""
 _PASSED_HEADERS: Final = (
     "content-type",
     "request-id",

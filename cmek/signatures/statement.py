@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationError
@@ -27,14 +27,20 @@ from cmek.plain_text import plain
 
 NAMESPACE: Final = "cmek-approval"
 """Namespace of every signature; a signature that was made for git or for files has another one."""
-MAX_TEXT: Final = 40_000
-"""Most characters of all signed approvals of one response."""
 MAX_SIGNATURES: Final = 9
+LONGEST_STATEMENT: Final = 36_000
+"""In bytes of UTF-8: a comment, three lists, the titles of all warnings, names and ids."""
+LONGEST_SIGNATURE: Final = 6_000
+"""In bytes: the signature of OpenSSH's longest RSA key, 16,384 bits, in its text form."""
+MAX_TEXT: Final = MAX_SIGNATURES * (LONGEST_STATEMENT + LONGEST_SIGNATURE)
+"""Most bytes of UTF-8 of one response's signed approvals; a gateway gets them in one header."""
 
 _BEGIN: Final = "-----BEGIN SSH SIGNATURE-----"
 _END: Final = "-----END SSH SIGNATURE-----"
 _LINE: Final = 70
 _LISTED: Final = 20
+_LIST_BYTES: Final = 6_000
+"""Most bytes of the names in one list, as JSON."""
 
 _APPROVER: Final = "you@example.com"
 _TIME: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -131,16 +137,19 @@ def statement_for(
 
 
 def signed_list(names: Sequence[str]) -> tuple[str, ...]:
-    """The names; of a long list only the first ones and a digest of all, to keep it readable.
+    """The names; of a long list only the first ones and a digest of all.
 
+    So it stays readable, and the approvals of the largest plan fit into one response.
     A statement is read on a page and in a terminal, so the names are made harmless (`plain`). The
     unchanged names are covered by `plan_digest`.
     """
     shown = tuple(map(plain, names))
-    if len(shown) <= _LISTED:
+    sizes = accumulate(len(canonical_json(one)) for one in shown[:_LISTED])
+    kept = shown[: sum(size <= _LIST_BYTES for size in sizes)]
+    if kept == shown:
         return shown
-    more = len(shown) - _LISTED
-    return (*shown[:_LISTED], f"and {more} more; SHA-256 of the whole list {digest(list(names))}")
+    more = len(shown) - len(kept)
+    return (*kept, f"and {more} more; SHA-256 of the whole list {digest(list(names))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +171,8 @@ def parse_signed(text: str) -> tuple[SignedApproval, ...]:
     Raises:
         UnreadableApprovalError: The message says what is wrong with which of them.
     """
-    if len(text) > MAX_TEXT:
-        raise UnreadableApprovalError(f"longer than {MAX_TEXT} characters")
+    if len(text.encode(errors="surrogatepass")) > MAX_TEXT:
+        raise UnreadableApprovalError(f"longer than {MAX_TEXT} bytes")
     *blocks, rest = text.split(_END)
     if rest.strip() or not blocks:
         raise UnreadableApprovalError(f"each signed approval must end with {_END}")

@@ -7,19 +7,33 @@ import shlex
 import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cli import approvals
 from cli.approvals import ApprovalError
 from cli.export import write_approvals
+from cmek.canonical import digest
 from cmek.evidence.record import Chain, Event, EvidenceIntegrityError
-from cmek.onboarding.plan import Plan
+from cmek.keys.prerequisites import CATALOGUE
+from cmek.onboarding.plan import (
+    ADOPTION_TITLE,
+    POLICY_CHANGED_TITLE,
+    Plan,
+    PlanWarning,
+    possible_titles,
+)
+from cmek.onboarding.policy import OnboardingSettings
+from cmek.onboarding.request import MAX_NAME, OnboardingRequest
 from cmek.signatures.statement import (
+    LONGEST_SIGNATURE,
+    LONGEST_STATEMENT,
     MAX_SIGNATURES,
     MAX_TEXT,
+    NAMESPACE,
     SignedApproval,
     Statement,
     UnreadableApprovalError,
@@ -344,16 +358,107 @@ def test_what_is_signed_holds_nothing_that_a_page_or_a_terminal_does_not_show(
         assert all(one == "\n" or one.isprintable() for one in text), ascii(text)
 
 
+def rsa_armor(bits: int) -> int:
+    """How long the signature of an RSA key is, as OpenSSH writes it; without its last line break.
+
+    Source: OpenSSH's PROTOCOL.sshsig.
+    """
+    number = bits // 8
+    public = (4 + len("ssh-rsa")) + (4 + 3) + (4 + 1 + number)
+    signed = (4 + len("rsa-sha2-512")) + (4 + number)
+    blob = len("SSHSIG") + 4 + sum(4 + one for one in (public, len(NAMESPACE), 0, 6, signed))
+    encoded = 4 * -(-blob // 3)
+    return encoded + -(-encoded // 70) + len(NOT_SIGNED.replace("{}", "").replace("QUJD", "")) + 1
+
+
+def test_the_longest_key_of_openssh_makes_no_longer_signature(tmp_path: Path) -> None:
+    office = Office(tmp_path)
+    office.enrol(GRACE, kind="rsa", bits=2048)
+    assert len(office.signed(statement()).signature.strip()) == rsa_armor(2048)
+    assert rsa_armor(16_384) <= LONGEST_SIGNATURE
+
+
+TITLES = tuple(max(possible_titles([one])[2:], key=len) for one in CATALOGUE)
+"""The longest of each check: a plan has one warning a check at most."""
+HANGUL = "\uac00"
+"""Three bytes, the most in a name of a new workspace."""
+WORST: dict[str, Any] = {
+    "comment": "\x01" * 2000,
+    "decrypters": ['"' * 149] * 60,
+    "workspaces": ['"' * 149] * 60,
+    "versions": ['"' * 149] * 60,
+}
+REPEATED = st.builds(
+    str.__mul__,
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4),
+    st.integers(1, 500),
+)
+NAMES = st.lists(REPEATED, max_size=60)
+
+
+def longest_statement(
+    comment: str, decrypters: list[str], workspaces: list[str], versions: list[str]
+) -> Statement:
+    """Of a plan in which all else is as long as the models and the services let it be."""
+    email = f"{'a' * 64}@{'b' * 190}"
+    request = OnboardingRequest(
+        create_workspace=HANGUL * MAX_NAME, project_id="acme-kms-prod", requested_by=email
+    )
+    warnings = tuple(
+        PlanWarning(id=str(number), title=title, text="")
+        for number, title in enumerate((ADOPTION_TITLE, POLICY_CHANGED_TITLE, *TITLES))
+    )
+    update: dict[str, Any] = {
+        "request": request,
+        "workspace_id": None,
+        "key_name": "k" * 500,  # a gateway registers no longer one
+        "external_key_id": f"ekey_{'x' * 64}",
+        "warnings": warnings,
+        "other_decrypters": tuple(decrypters),
+        "other_workspaces": tuple(workspaces),
+        "imported_versions": tuple(versions),
+    }
+    plan = make.plan().model_copy(update=update)
+    asked = make.approval_request(plan, nonce="0" * 32, attempt=1000, number=4)
+    return statement_for(asked, approver=email, decision="approve", comment=comment, at=make.NOW)
+
+
+@given(comment=REPEATED.map(lambda text: text[:2000]), decrypters=NAMES, workspaces=NAMES)
+@example(comment="\U0001f511" * 2000, decrypters=["\U0001f511" * 1500] * 60, workspaces=[])
+@example(comment="-", decrypters=["\\" * 99_999], workspaces=["w" * 6_000])
+def test_the_statement_of_any_plan_is_bounded(
+    comment: str, decrypters: list[str], workspaces: list[str]
+) -> None:
+    """In bytes, whatever is in the plan and in the comment, and how long a list or name is."""
+    said = longest_statement(comment, decrypters, workspaces, decrypters)
+    assert len(said.text.encode()) <= LONGEST_STATEMENT
+    for names, signed in ((decrypters, said.other_decrypters), (workspaces, said.other_workspaces)):
+        assert len(signed) == len(names) or digest([*names]) in signed[-1]
+
+
+def test_the_longest_plan_can_be_signed_by_as_many_as_any_setting_asks_for() -> None:
+    """Nobody may be asked for signatures that no form and no header can hold."""
+    asked = OnboardingSettings.model_json_schema()["properties"]["signatures"]["maximum"]
+    assert asked == MAX_SIGNATURES
+    said = longest_statement(**WORST)
+    assert LONGEST_STATEMENT - 3_000 < len(said.text.encode()) <= LONGEST_STATEMENT
+    signature = NOT_SIGNED.replace("{}", "").replace("QUJD", "Q" * (LONGEST_SIGNATURE - 200))
+    text = "\n".join([f"{said.text}\n{signature}"] * asked)
+    assert len(parse_signed(text)) == asked
+
+
 def test_the_bounds_hold_for_what_is_well_formed_too() -> None:
-    """Nine approvals in 40,000 characters are read, one more of either is not."""
+    """Nine approvals in `MAX_TEXT` bytes are read; a tenth, or a byte more, is not."""
     signature = "-----BEGIN SSH SIGNATURE-----\nQUJD\n-----END SSH SIGNATURE-----\n"
     one = str(SignedApproval(statement(), signature))
     assert len(parse_signed(one * MAX_SIGNATURES)) == MAX_SIGNATURES
     assert len(parse_signed(one + " " * (MAX_TEXT - len(one)))) == 1
     with pytest.raises(UnreadableApprovalError, match=r"more than 9"):
         parse_signed(one * (MAX_SIGNATURES + 1))
-    with pytest.raises(UnreadableApprovalError, match="longer than 40000"):
+    with pytest.raises(UnreadableApprovalError, match=f"longer than {MAX_TEXT} bytes"):
         parse_signed(one + " " * (MAX_TEXT - len(one) + 1))
+    with pytest.raises(UnreadableApprovalError, match="longer than"):
+        parse_signed(one + "\N{EM SPACE}" * ((MAX_TEXT - len(one)) // 3 + 1))
 
 
 def test_a_key_that_others_may_read_is_refused_in_all_of_openssh_s_words(tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ from cmek.anthropic.errors import (
     NotFoundError,
 )
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER
+from cmek.keys.prerequisites import CATALOGUE
+from cmek.onboarding.plan import possible_titles
+from cmek.signatures.statement import MAX_SIGNATURES, MAX_TEXT, signed_list
 from cmek.tags import CREATED_BY_TAG
 from gateway.app import gateway_app
 from gateway.attach import SteadyClock
@@ -172,6 +175,33 @@ async def test_revoked_keys_and_the_minimum_are_the_gateways_own(gate: Gateways)
         async with through(url) as api:
             await api.workspaces.update(
                 gate.workspace_id, external_key_id=EXTERNAL_KEY, signed_approvals=both
+            )
+    assert len(gate.keys_attached()) == 1
+
+
+async def test_the_longest_signed_approvals_pass_in_the_header(gate: Gateways) -> None:
+    """Of as many approvers as may be asked for; one byte more is refused by name, not by HTTP."""
+    people = [GRACE, KATHERINE, *(f"approver-{n}@example.com" for n in range(MAX_SIGNATURES - 2))]
+    for one in people[2:]:
+        gate.office.enrol(one)
+    (gate.office.directory / "minimum_signatures").write_text(str(MAX_SIGNATURES))
+    names = [f"user:{n}-{'é' * 140}@example.com (roles/owner on projects/x)" for n in range(40)]
+    mine = gate.statement(
+        acknowledged_warnings=possible_titles(CATALOGUE),
+        comment="\x01" * 2000,
+        other_decrypters=signed_list(names),
+        other_workspaces=signed_list(names),
+    )
+    all_signed = gate.approvals(*(mine.model_copy(update={"approver": one}) for one in people))
+    longest = all_signed + " " * (MAX_TEXT - len(all_signed.encode()))
+    with gate.running() as url:
+        assert "longer than" in await refused(gate, url, longest + " ")
+        assert f"{len(people) - 1} of 9 required" in await refused(
+            gate, url, longest.partition("-----END SSH SIGNATURE-----")[2]
+        )
+        async with through(url) as api:
+            await api.workspaces.update(
+                gate.workspace_id, external_key_id=EXTERNAL_KEY, signed_approvals=longest
             )
     assert len(gate.keys_attached()) == 1
 
