@@ -146,16 +146,23 @@ class KeyName:
         return f"{self.key_ring_name}/cryptoKeys/{self.crypto_key}"
 
 
+def may_be_within(key_name: str, name: str) -> bool:
+    """Whether a key may be that key, or in that ring; one name may have the project's number."""
+    (project, place), (other, wanted) = _project_and_place(key_name), _project_and_place(name)
+    # whether a number and an id are the same project is not known here, so they may be
+    alike = project == other or project.isdigit() is not other.isdigit()
+    return alike and f"{place}/".startswith(f"{wanted}/")
+
+
 def may_be_one_key(name: str, other: str) -> bool:
-    """Whether both may name one crypto key: one may have the project's id, the other its number."""
-    (one, where), (another, there) = _project_and_rest(name), _project_and_rest(other)
-    return where == there and (one == another or one.isdigit() is not another.isdigit())
+    """Whether both may name one crypto key."""
+    return may_be_within(name, other) and may_be_within(other, name)
 
 
-def _project_and_rest(name: str) -> tuple[str, str]:
+def _project_and_place(name: str) -> tuple[str, str]:
     # registered by others, a name may have any form
-    project, _, rest = name.removeprefix("projects/").partition("/")
-    return project, rest
+    project, _, place = name.removeprefix("projects/").partition("/")
+    return project, place
 
 
 _IGNORED: Final = re.compile(f"[ {UNSEEN}]")

@@ -37,7 +37,7 @@ from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import CryptoKey, KeyVersion
 from cmek.keys.conditions import has_organization_label, labels_of_others, other_users
 from cmek.models import FrozenModel, rule_of, shown
-from cmek.names import ExternalKeyId, KeyName, organization_label
+from cmek.names import ExternalKeyId, KeyName, may_be_within, organization_label
 
 LeftoverKind = Literal["external key", "grants", "organization label", "crypto key", "key ring"]
 Approval = Literal["approved", "rejected", "not approved"]
@@ -218,21 +218,7 @@ class LiveResources:
                 return [live] if live else []
             name = live.gcp_key_name
         every = self.external_keys.values()
-        return [one for one in every if one.gcp_key_name and _is_in(one.gcp_key_name, name)]
-
-
-def _is_in(used: str, name: str) -> bool:
-    """Whether a key is that key, or in that ring; one name may have the project's number."""
-    (project, place), (other, wanted) = _parts(used), _parts(name)
-    # a number and an id may be the same project: then rather nothing is removed
-    alike = project == other or project.isdigit() is not other.isdigit()
-    return alike and f"{place}/".startswith(f"{wanted}/")
-
-
-def _parts(name: str) -> tuple[str, str]:
-    """The project of `projects/P/…`, and the rest of the name."""
-    project, _, place = name.removeprefix("projects/").partition("/")
-    return project, place
+        return [one for one in every if one.gcp_key_name and may_be_within(one.gcp_key_name, name)]
 
 
 async def read_live(
