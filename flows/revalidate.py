@@ -65,15 +65,17 @@ class Tally:
     """Rows of attached keys that are no longer registered."""
     not_found: list[str] = field(default_factory=list)
     """External keys of the request that are neither registered nor in the table as attached."""
+    unused: list[FleetRow] = field(default_factory=list)
+    """Rows of keys that no workspace has; they decide nothing about how the run ends."""
     changed: bool = False
     unrecorded: list[str] = field(default_factory=list)
     """External keys whose histories lack this check."""
 
-    def add(self, record: KeyRecord) -> None:
-        """Add the result of one check."""
+    def add(self, record: KeyRecord, *, unused: bool) -> None:
+        """Add the result of one check; `unused`: no workspace has the key."""
         before = self.before.pop(record.external_key_id, None)
         row = FleetRow.of(record, before)
-        self.rows.append(row)
+        (self.unused if unused else self.rows).append(row)
         self.changed |= before is None or _differs(before, row)
         if record.unreachable and record.unreachable.scheduled_by == record.run_id:
             self.unreachable.append(record.unreachable)
@@ -91,7 +93,7 @@ class Tally:
             for key, row in self.before.items()
             if row.workspaces and (request.wanted is None or key in request.wanted)
         }
-        checked = {row.external_key_id for row in self.rows}
+        checked = {row.external_key_id for row in (*self.rows, *self.unused)}
         self.not_found = sorted(set(request.external_keys).difference(checked, gone))
         if gone and request.record_anew and request.wanted:
             self.changed = True
@@ -153,7 +155,7 @@ async def _revalidate(request: RevalidationRequest, held: AsyncExitStack) -> Sta
         parts = [report.part("follow-up", schedule_follow_up(request, tally.unreachable))]
         if all_keys or tally.changed:
             anew = tally.changed or request.depth == "full"
-            rows = [*tally.rows, *tally.missing]
+            rows = [*tally.rows, *tally.unused, *tally.missing]
             fleet = publish_fleet(
                 rows, all_keys=all_keys, depth=request.depth, anew=anew, dropped=dropped
             )
@@ -213,7 +215,7 @@ async def _check_all(context: RevalidationContext, tally: Tally, total: int) -> 
 
     async def work() -> None:
         for ring, ref in remaining:
-            tally.add(await _check_one(context, ring, ref))
+            tally.add(await _check_one(context, ring, ref), unused=ref.unused)
             ring.done_with_one()
 
     async with asyncio.TaskGroup() as group:
@@ -258,7 +260,7 @@ async def _progress(tally: Tally, total: int) -> AsyncIterator[asyncio.Event]:
         while progress is not None and not is_last:
             with suppress(TimeoutError):
                 await asyncio.wait_for(checked.wait(), PROGRESS_SECONDS)
-            done, is_last = len(tally.rows), checked.is_set()
+            done, is_last = len(tally.rows) + len(tally.unused), checked.is_set()
             percent = 100.0 * done / total if total else 100.0
             await shown(aupdate_progress_artifact(progress, percent, f"{done} of {total} keys"))
 
@@ -275,6 +277,8 @@ def _outcome(tally: Tally) -> State[Any]:
     rows = [*tally.rows, *tally.missing]
     found = counts(rows)
     message = f"{len(rows)} keys: {shown_counts(found)}. See the artifact cmek-fleet"
+    if tally.unused:
+        message += f". {len(tally.unused)} more that no workspace has"
     if tally.missing:
         names = listed(row.external_key_id for row in tally.missing)
         message += f". Not registered any more, though a workspace had them: {names}"
@@ -288,7 +292,7 @@ def _outcome(tally: Tally) -> State[Any]:
             message=f"{message}. Not in the history of {len(tally.unrecorded)} keys, for which the "
             f"log has the reason: {listed(tally.unrecorded)}. Retry this run to check them again"
         )
-    if found[Health.BROKEN] or (tally.not_found and not rows):
+    if found[Health.BROKEN] or (tally.not_found and not (rows or tally.unused)):
         return Failed(message=message)
     if found[Health.UNKNOWN] or tally.not_found:
         return Completed(name=RunOutcome.KEY_UNKNOWN, message=message)

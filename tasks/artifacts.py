@@ -176,11 +176,14 @@ async def _latest(keys: list[str]) -> list[ArtifactCollection]:
 
 @uncached_task(name="Record the key")
 async def record_onboarding(facts: LiveFacts, users_before: tuple[str, ...] = ()) -> None:
-    """Begin the key's history with its state when it was attached.
+    """Record the key's state when it was attached, which later checks compare with.
 
-    A key that other workspaces use has a history already, which is left unchanged.
+    Checks while the onboarding waited may have begun the history: the state of the attach replaces
+    what they recorded. The history of a key that another workspace has is left unchanged.
     """
-    if await last_records([facts.external_key_id]):
+    found = await last_records([facts.external_key_id])
+    baseline = found[facts.external_key_id].baseline if found else None
+    if found and (facts.other_workspaces or (baseline and baseline.source == "onboarding")):
         return
     now = datetime.now(UTC)
     await publish_page(

@@ -240,7 +240,7 @@ class RevalidationContext:
             depth=self.request.depth,
             validation=None,
             key=None,
-            baseline=previous.baseline if previous and not self.request.record_anew else None,
+            baseline=previous.baseline if previous else None,
             # from the follow-up's parameters if the key's own history was lost
             unreachable=previous.unreachable
             if previous
@@ -336,8 +336,19 @@ async def check_key(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRe
         raise CheckUnfinishedError(
             f"{ref.external_key_id}: not done by {context.deadline}"
         ) from None
+    baseline, key = snapshot.baseline, snapshot.crypto_key
+    if context.request.record_anew and baseline is not None and key is not None:
+        snapshot = replace(snapshot, baseline=baseline.renewed(key, snapshot.now))
     # outside the timeout: what was read is also judged and recorded
     record = judge(snapshot, previous, context.check_run(ref, snapshot.now))
+    if ref.unused:
+        # nobody is told; what is still so once a workspace has the key is news then
+        record = record.model_copy(
+            update={
+                "announced": record.announced_before,
+                "announced_at": record.announced_before_at,
+            }
+        )
     record = await _announced(record, previous)
     if context.request.depth == "full" or is_news(record, previous):
         await _keep(context, record)
@@ -570,7 +581,9 @@ async def schedule_follow_up(
         )
         return
     soonest = datetime.now(UTC) + timedelta(seconds=1)
-    again = request.model_copy(update={"external_keys": (), "look_again": tuple(unreachable)})
+    # never recorded anew: nobody has seen yet what that run will find
+    changes = {"external_keys": (), "look_again": tuple(unreachable), "record_anew": False}
+    again = request.model_copy(update=changes)
     async with get_client() as client:
         run = await client.create_flow_run_from_deployment(
             deployment.id,

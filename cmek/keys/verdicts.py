@@ -274,6 +274,11 @@ class Baseline(FrozenModel):
             **recorded,
         )
 
+    def renewed(self, key: CryptoKey, now: datetime) -> Baseline:
+        """With the key's present settings; users and versions of the onboarding stay recorded."""
+        recorded = {name: getattr(key, name) for name in RECORDED_FIELDS}
+        return self.model_copy(update={"recorded_at": now, **recorded})
+
 
 RECORDED_FIELDS = (
     "purpose",

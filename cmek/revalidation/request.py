@@ -12,10 +12,10 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, Self
 from uuid import UUID
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from cmek.anthropic.models import ExternalKey, Workspace
@@ -28,7 +28,14 @@ from cmek.onboarding.request import same_field
 class RevalidationRequest(FormModel):
     """Revalidate all onboarded keys, or some."""
 
-    model_config = ConfigDict(extra="forbid", title="Revalidation request")
+    model_config = ConfigDict(
+        extra="forbid",
+        title="Revalidation request",
+        json_schema_extra={
+            "if": {"properties": {"record_anew": {"const": True}}, "required": ["record_anew"]},
+            "then": {"properties": {"depth": {"const": "full"}}},
+        },
+    )
 
     external_keys: tuple[ExternalKeyId, ...] = Field(
         default=(),
@@ -67,8 +74,8 @@ class RevalidationRequest(FormModel):
     record_anew: bool = Field(
         default=False,
         title="Record anew",
-        description="Take what this (full) check finds as intended: later checks compare with it "
-        "instead of with what was recorded at onboarding.",
+        description="Take the settings that this full check finds as intended: later checks "
+        "compare with them instead of with those recorded at onboarding.",
     )
     anthropic_block: BlockName = same_field("anthropic_block")
     kms_block: BlockName = same_field("kms_block")
@@ -78,6 +85,12 @@ class RevalidationRequest(FormModel):
         description="Leave empty: a revalidation fills it in for the follow-up that checks the "
         "keys again that it could not reach.",
     )
+
+    @model_validator(mode="after")
+    def _records_anew_in_full_only(self) -> Self:
+        if self.record_anew and self.depth != "full":
+            raise ValueError(f"record_anew needs depth full, not {self.depth}")
+        return self
 
     @property
     def covers_all_keys(self) -> bool:
@@ -101,6 +114,8 @@ class KeyRef:
     registered_at: datetime | None
     workspaces: tuple[str, ...] = ()
     """Each as `shown_workspace` writes it: name and id."""
+    unused: bool = False
+    """Anthropic says that no workspace has it: it is checked, and nobody is notified."""
 
     def serves(self, workspace_id: str) -> bool:
         """Whether this workspace has the key."""
@@ -133,6 +148,7 @@ def key_ref(key: ExternalKey, users: Mapping[str, Sequence[str]]) -> KeyRef | No
         key_name=key.gcp_key_name,
         registered_at=key.created_at,
         workspaces=tuple(users.get(key.id, ())),
+        unused=key.is_unattached and key.id not in users,
     )
 
 

@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import typer
+from google.cloud.kms_v1 import CryptoKey
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Running
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 import tasks.revalidation
@@ -21,6 +23,7 @@ from cli.listen import keys_on_server
 from cli.show import history, status_command
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.revalidation.fleet import FLEET
+from cmek.revalidation.request import RevalidationRequest
 from cmek.revalidation.signals import Signal
 from cmek.tags import LEFTOVERS
 from flows._revalidation_lock import LIMIT
@@ -29,8 +32,11 @@ from sandbox.seed import fixed_id
 from tasks.revalidation import NoWorkspaceKeyError
 from tests.support.command import exit_code
 from tests.support.fleet import Fleet, many_keys
-from tests.support.onboarding import Onboardings
+from tests.support.kms import Level
+from tests.support.onboarding import Onboardings, Run
 from tests.support.revalidation import Revalidations
+
+EVE = "user:eve@example.com"
 
 
 @pytest.fixture
@@ -105,6 +111,77 @@ def test_what_changed_since_the_first_look_is_drift_until_recorded_anew(
     assert "is 30 days" in worst.says
     revalidations.run(external_keys=[key], record_anew=True)
     assert revalidations.record(key).verdict == "healthy"
+
+
+def adoption(bench: Onboardings) -> Run:
+    """An onboarding of a key that somebody else uses, up to its approval request."""
+    ring = bench.kms.ring("anthropic-cmek")
+    hsm = {"protection_level": Level.HSM}
+    key = bench.kms.key(
+        bench.fresh,
+        ring=ring,
+        version_template=hsm,
+        rotation_period=timedelta(days=90),
+        next_rotation_time=datetime(2100, 1, 1, tzinfo=UTC),
+        destroy_scheduled_duration=timedelta(days=30),
+    )
+    bench.kms.grant(key.name, "roles/cloudkms.cryptoKeyDecrypter", EVE)
+    return bench.asked(adopt_existing_key=True)
+
+
+@pytest.mark.parametrize("depth", ["quick", "full"])
+@pytest.mark.parametrize("decision", ["approve", "reject"])
+def test_a_key_that_no_workspace_has_alarms_nobody(
+    bench: Onboardings, revalidations: Revalidations, depth: str, decision: str
+) -> None:
+    """An adopted key lacks label and grants while its onboarding waits, and after a rejection."""
+    run = adoption(bench)
+    key = run.approval_request.plan.external_key_id
+
+    def check() -> FlowRun:
+        return revalidations.run(external_keys=[key], depth=depth)
+
+    waiting = check()
+    assert waiting.state_name == "Completed", waiting.state
+    assert "1 more that no workspace has" in str(waiting.state and waiting.state.message)
+    run.approve(decision=decision)
+    assert check().state_name == "Completed"
+    assert revalidations.events(key) == []
+    if decision == "reject":
+        return
+    record = revalidations.record(key)
+    assert record.verdict == "healthy"
+    assert record.baseline is not None
+    assert (record.baseline.source, record.baseline.decrypters) == ("onboarding", (EVE,))
+
+
+def test_recording_anew_takes_the_settings_only(
+    bench: Onboardings, revalidations: Revalidations
+) -> None:
+    """Who could use an adopted key was approved, and stays recorded."""
+    run = adoption(bench).approve()
+    key = bench.sandbox.world.admin.workspaces[bench.fresh].external_key_id
+    assert key is not None, run.message
+    was = revalidations.record(key).baseline
+    fields = {
+        "rotation_period": timedelta(days=30),
+        "next_rotation_time": datetime(2100, 1, 1, tzinfo=UTC),
+    }
+    changed = CryptoKey(name=bench.key_name, **fields)
+    bench.kms.grpc.update_crypto_key(crypto_key=changed, update_mask={"paths": list(fields)})
+    revalidations.run(external_keys=[key], record_anew=True)
+    record = revalidations.record(key)
+    assert record.verdict == "healthy", record.worst
+    assert was is not None
+    assert record.baseline is not None
+    assert record.baseline.rotation_period == timedelta(days=30) != was.rotation_period
+    renewed = {"rotation_period", "recorded_at"}
+    assert record.baseline.model_dump(exclude=renewed) == was.model_dump(exclude=renewed)
+
+
+def test_a_quick_check_records_nothing_anew() -> None:
+    with pytest.raises(ValidationError, match="record_anew needs depth full, not quick"):
+        RevalidationRequest(depth="quick", record_anew=True)
 
 
 def test_a_quick_look_keeps_what_the_full_one_found_elsewhere(

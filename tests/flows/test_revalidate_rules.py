@@ -56,8 +56,10 @@ def ward(_bench: Onboardings) -> Ward:
     world = _bench.sandbox.world
     keys = {one.name: Stage.beside(world, n) for n, one in enumerate(KEY_CONDITIONS)}
     keys[LATE_COMER.name] = Stage.beside(world, len(keys))
-    for condition in (LATE_COMER, *KEY_CONDITIONS):
-        condition.bring_about(keys[condition.name])
+    for number, condition in enumerate((LATE_COMER, *KEY_CONDITIONS)):
+        stage = keys[condition.name]
+        condition.bring_about(stage)
+        stage.attach_to_new_workspace(stage.external_key_id, f"ward-{number}")
     revalidations = Revalidations.deployed(_bench.client)
     _bench.control.clear_log()
     run = revalidations.run(external_keys=[one.external_key_id for one in keys.values()])

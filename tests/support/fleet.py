@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import uuid4
 
 from cmek.anthropic_identity import MEMBER, ROLES
-from sandbox.admin.state import DataResidency, StoredWorkspace
 from sandbox.seed import fixed_id
 from sandbox.world import World
 from tests.support.kms import LOCATION
@@ -39,16 +37,7 @@ class Fleet(SandboxWorld):
         """An external key and a workspace that has it, without reading the key."""
         external_key_id = fixed_id("ekey", name.title().replace("-", ""))
         self.create_external_key(external_key_id, name, key_name)
-        workspace = StoredWorkspace(
-            id=fixed_id("wrkspc", name.title().replace("-", "")),
-            name=name,
-            created_at=self.world.clock.now().isoformat(),
-            compartment_id=str(uuid4()),
-            data_residency=DataResidency(),
-        )
-        workspace.external_key_id = external_key_id
-        with self.world.lock:
-            self.world.admin.workspaces[workspace.id] = workspace
+        self.attach_to_new_workspace(external_key_id, name)
         return external_key_id
 
     def set_state(self, name: str, version: int, state: str) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
+from uuid import uuid4
 
 from google.cloud import kms_v1
 from google.iam.v1 import policy_pb2
@@ -18,7 +19,12 @@ from google.protobuf import field_mask_pb2
 from cmek.anthropic_identity import MEMBER
 from cmek.names import organization_label
 from sandbox import seed
-from sandbox.admin.state import GcpConfig, StoredExternalKey
+from sandbox.admin.state import (
+    DataResidency,
+    GcpConfig,
+    StoredExternalKey,
+    StoredWorkspace,
+)
 from sandbox.iam import read_policy, write_policy
 from sandbox.kms import operations as kms
 from sandbox.world import Fault, World
@@ -72,6 +78,19 @@ class SandboxWorld:
             "next_rotation_time": self.world.clock.now() + period,
         }
         self.create_key(key_name, **(rotation | fields))
+
+    def attach_to_new_workspace(self, external_key_id: str, name: str) -> None:
+        """A workspace of this name that has the external key, without a validation."""
+        workspace = StoredWorkspace(
+            id=seed.fixed_id("wrkspc", name.title().replace("-", "")),
+            name=name,
+            created_at=self.world.clock.now().isoformat(),
+            compartment_id=str(uuid4()),
+            data_residency=DataResidency(),
+        )
+        workspace.external_key_id = external_key_id
+        with self.world.lock:
+            self.world.admin.workspaces[workspace.id] = workspace
 
     def create_external_key(
         self, external_key_id: str, name: str, key_name: str
