@@ -55,7 +55,7 @@ def sandbox_command(  # noqa: PLR0913 - the options of a command
 
 def _register_webhook(world: World, url: str, secret_file: Path | None) -> None:
     if secret_file is None:
-        message = "--webhook-url needs --webhook-secret-file, with the secret that verifies them"
+        message = "--webhook-url needs --webhook-secret-file, which holds the signing secret"
         raise ValueError(message)
     secret = secret_file.read_text(encoding="utf-8").strip()
     webhooks.register(world, url, ["external_key.failed", "external_key.recovered"], secret)

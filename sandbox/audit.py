@@ -15,7 +15,7 @@ from sandbox.transport import ServedCall
 from sandbox.world import Json, World
 
 _TYPES: Final = "type.googleapis.com/google."
-# Which service and method name an audit log gives a call, by the discovery id without version.
+# Discovery id without version → the method name in the audit log.
 _METHODS: Final = {
     "serviceusage.services.enable": "google.api.serviceusage.v1.ServiceUsage.EnableService",
     "serviceusage.services.disable": "google.api.serviceusage.v1.ServiceUsage.DisableService",
@@ -36,7 +36,7 @@ def admin_activity(world: World, call: ServedCall, response: Json) -> Json:
     kms = call.service == "kms"
     service = "cloudkms" if kms else call.name.partition(".")[0]
     method = call.name if kms else _METHODS.get(call.name, "SetIamPolicy")
-    # Only a create names what it made nowhere but in its answer.
+    # The request of a create does not hold the new resource's full name; its response does.
     made = str(response.get("name", "")) if call.name.startswith("Create") else ""
     resource = canonical_project(world, made or call.resource)
     iam = method == "SetIamPolicy"

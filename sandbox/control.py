@@ -1,7 +1,7 @@
-"""What tests may do to the sandbox beyond the services' own APIs, under `/_sandbox/`.
+"""The control API under `/_sandbox/`: what tests read and change besides the services' own APIs.
 
-Every call carries the ready line's `control_token`. `SandboxOriginGuard` stands before the
-services' APIs too, since the sandbox takes a Google caller without a token for an administrator.
+Every call needs the `control_token` of the ready line. `SandboxOriginGuard` protects the services'
+APIs too, because a Google caller without a token is treated as the administrator.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOKEN_HEADER: Final = "x-sandbox-token"
 
 
 class SandboxOriginGuard:
-    """ASGI middleware: answers 403 to what a web page of another origin makes a browser send."""
+    """ASGI middleware: answers 403 to a request that another origin's page makes a browser send."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -63,9 +63,9 @@ class IdentityChange(_Given):
     name: str
     member: str | None = None
     permissions: list[str] | Literal["all"] | None = None
-    """Exactly these, `"all"`, or null for what the IAM policies grant; absent: as before."""
+    """Exactly these, `"all"`, or null for what the IAM policies grant; absent: unchanged."""
     deny: list[str] | None = None
-    """Taken away however they were given; replaces the earlier list."""
+    """Denied, whatever grants them; replaces the earlier list."""
 
 
 def _reset(world: World, given: Given) -> Any:  # noqa: ANN401
@@ -130,7 +130,7 @@ _ACTIONS: Final[dict[str, Action]] = {
 
 
 def control_routes(world: World) -> list[Route]:
-    """All routes of the control API; its own calls are not logged."""
+    """All routes of the control API; its calls are not in the request log."""
     named = ((name.split(), action) for name, action in _ACTIONS.items())
     return [
         Route(f"/_sandbox/{path}", partial(_serve, world, action), methods=[method])
@@ -140,6 +140,7 @@ def control_routes(world: World) -> list[Route]:
 
 async def _serve(world: World, action: Action, request: Request) -> Response:
     given_token = request.headers.get(TOKEN_HEADER, "").encode("latin-1")
+    # bytes, because compare_digest raises for a text that is not ASCII
     if not hmac.compare_digest(given_token, world.control_token.encode()):
         problem = f"the header {TOKEN_HEADER} must hold the `control_token` of the ready line"
         return JSONResponse({"error": problem}, status_code=403)

@@ -1,6 +1,6 @@
 """Errors of Google's APIs and of the Admin API; handlers raise them, the transports render them.
 
-Those of Cloud KMS have the documented texts and details.
+Errors of Cloud KMS have the documented texts and details.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def already_exists(kind: str, name: str) -> GoogleError:
 
 
 def misrouted(location: str) -> GoogleError:
-    """What a mistyped location gets: the request never reaches a regional server."""
+    """NOT_FOUND for a mistyped location: the request never reaches a regional server."""
     return GoogleError(
         "NOT_FOUND",
         f"The request concerns location '{location}' but was sent to location 'global'. Either "
@@ -129,7 +129,7 @@ def misrouted(location: str) -> GoogleError:
 
 
 def permission_denied(permission: str, resource: str, domain: str = SERVICE) -> GoogleError:
-    """The caller lacks `permission`; says nothing about whether `resource` exists."""
+    """The caller lacks `permission`; the text does not disclose whether `resource` exists."""
     return GoogleError(
         "PERMISSION_DENIED",
         f"Permission '{permission}' denied on resource '{resource}' (or it may not exist).",
@@ -169,7 +169,7 @@ def _not_ready(reason: str, message: str, number: str, link: dict[str, str]) -> 
 
 
 def perimeter_violation(number: str, unique_id: str) -> GoogleError:
-    """VPC Service Controls keeps the caller out of the project of that number."""
+    """VPC Service Controls denies the caller access to the project of that number."""
     consumer = f"projects/{number}"
     return GoogleError(
         "PERMISSION_DENIED",

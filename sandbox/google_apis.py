@@ -1,7 +1,7 @@
 """The Google APIs that only the checks read, all on the sandbox's one HTTP port.
 
 Resource Manager, Cloud Billing, Service Usage, Organization Policy, Access Context Manager and KMS
-Inventory, as far as the checks read them. `served` enters a handler into `METHODS`.
+Inventory, only the methods that the checks call. `served` registers a handler in `METHODS`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class GoogleMethod(HttpMethod):
     run: GoogleHandler
 
     def answer(self, call: GoogleCall) -> Json:
-        """Run it, if its API is on and the caller may; PERMISSION_DENIED otherwise."""
+        """Run the method. Raises PERMISSION_DENIED when its API is off or the caller may not."""
         service = f"{self.id.partition('.')[0]}.googleapis.com"
         if service in call.world.google.disabled_services:
             first = next(iter(call.world.kms.projects.values()))
@@ -100,7 +100,7 @@ METHODS: Final[list[GoogleMethod]] = []
 def served(
     id_: str, http: str, permission: str | None = None
 ) -> Callable[[GoogleHandler], GoogleHandler]:
-    """Enter a handler; the first group of `path` is the resource."""
+    """Register a handler; the first group of the path in `http` is the resource."""
 
     def enter(run: GoogleHandler) -> GoogleHandler:
         verb, path = http.split()
@@ -129,7 +129,7 @@ WRITES: Final = {
 
 
 def google_routes(world: World) -> list[Route]:
-    """The paths of these APIs; they go before those of Cloud KMS, which they overlap."""
+    """The routes of these APIs. They overlap those of Cloud KMS and must come before them."""
     serve = google_endpoint(
         world, "google", METHODS, GoogleMethod.answer, lambda: world.google.latency_seconds
     )
@@ -223,7 +223,7 @@ def get_ancestry(call: GoogleCall) -> Json:
 
 @served("cloudbilling.projects.getBillingInfo", f"GET /v1/{PROJECT}/billingInfo", GET_PROJECT)
 def get_billing_info(call: GoogleCall) -> Json:
-    """Enabled by the switch that Cloud KMS obeys too."""
+    """Whether billing is enabled, by the same switch that the sandbox's Cloud KMS checks."""
     project = _project(call).id
     info: Json = {"name": f"projects/{project}/billingInfo", "projectId": project}
     if call.world.switches.billing_enabled:
@@ -238,14 +238,14 @@ def get_billing_info(call: GoogleCall) -> Json:
     "resourcemanager.projects.createBillingAssignment",
 )
 def update_billing_info(call: GoogleCall) -> Json:
-    """Link an account, which is then active, or unlink it by an empty name."""
+    """Link an account, which is then active; an empty name removes the link."""
     call.world.switches.billing_enabled = bool(call.body.get("billingAccountName"))
     return get_billing_info(call)
 
 
 @served("serviceusage.services.get", f"GET /v1/{SERVICE_PATH}", "serviceusage.services.get")
 def get_service(call: GoogleCall) -> Json:
-    """Cloud KMS by its switch, others unless they are listed as off."""
+    """The state of one API: Cloud KMS by its switch, others by `disabled_services`."""
     service = call.names["service"]
     if service not in SERVICES:
         raise _no_such_service(service)
@@ -263,7 +263,7 @@ def get_service(call: GoogleCall) -> Json:
 
 @served("serviceusage.services.list", f"GET /v1/{PROJECT}/services", "serviceusage.services.list")
 def list_services(call: GoogleCall) -> Json:
-    """All that the sandbox knows, or those in one state."""
+    """All services that the sandbox knows, or those in one state."""
     wanted = call.query.get("filter", "").removeprefix("state:")
     if wanted not in {"", "ENABLED", "DISABLED"}:
         raise invalid(f"filter '{call.query['filter']}' is not supported: use state:ENABLED.")
@@ -334,7 +334,7 @@ def get_iam_policy(call: GoogleCall) -> Json:
 
 
 def set_iam_policy(call: GoogleCall) -> Json:
-    """Replace it."""
+    """Replace that policy."""
     asked = from_json(policy_pb2.Policy, call.body.get("policy", {}))
     number = next(iter(call.world.kms.projects.values())).number
     return to_json(write_policy(call.world, _resource(call), asked, number))
@@ -344,7 +344,7 @@ def set_iam_policy(call: GoogleCall) -> Json:
     "cloudresourcemanager.projects.testIamPermissions", f"POST /v3/{PROJECT}:testIamPermissions"
 )
 def test_iam_permissions(call: GoogleCall) -> Json:
-    """Which of the permissions the caller has on the project; needs none itself."""
+    """Which of the permissions the caller has on the project; the call itself needs none."""
     project = f"projects/{_project(call).id}"
     asked: list[str] = call.body.get("permissions", [])
     if any("*" in one for one in asked):
@@ -359,7 +359,7 @@ for _kind, _path in (
     ("organizations", ORGANIZATION),
 ):
     for _verb, _handler in (("getIamPolicy", get_iam_policy), ("setIamPolicy", set_iam_policy)):
-        # gcloud asks for projects in version 1
+        # gcloud uses version 1 for projects
         for _version in ("v1", "v3") if _kind == "projects" else ("v3",):
             served(
                 f"cloudresourcemanager.{_kind}.{_verb}",
@@ -380,7 +380,7 @@ def _resource(call: GoogleCall) -> str:
     "orgpolicy.policy.get",
 )
 def get_effective_policy(call: GoogleCall) -> Json:
-    """Set rules, or those that say what `OrgConstraints` enforces, or the constraint's default."""
+    """The rules in `policy_rules`, else those of `OrgConstraints` or the constraint's default."""
     constraint = call.names["constraint"]
     rules = call.world.google.policy_rules.get(constraint)
     if rules is None:
@@ -395,7 +395,7 @@ def get_effective_policy(call: GoogleCall) -> Json:
     "orgpolicy.policy.get",
 )
 def get_policy(call: GoogleCall) -> Json:
-    """What is set on the project itself: `policy_rules`; the organization sets the others."""
+    """A policy set on the project itself (`policy_rules`); the organization sets the others."""
     constraint = call.names["constraint"]
     rules = call.world.google.policy_rules.get(constraint)
     if rules is None:
@@ -407,7 +407,7 @@ def get_policy(call: GoogleCall) -> Json:
     "orgpolicy.projects.policies.list", f"GET /v2/{PROJECT}/policies", "orgpolicy.policies.list"
 )
 def list_policies(call: GoogleCall) -> Json:
-    """Those that are set on the project itself."""
+    """The policies that are set on the project itself."""
     parent = f"projects/{_project(call).number}"
     rules = call.world.google.policy_rules
     return _page(call, [_policy(parent, name, rules[name]) for name in sorted(rules)], "policies")
@@ -419,7 +419,7 @@ def list_policies(call: GoogleCall) -> Json:
     "orgpolicy.policies.list",
 )
 def list_organization_policies(call: GoogleCall) -> Json:
-    """Those that `OrgConstraints` stands for."""
+    """The policies in `OrgConstraints` that are not the default."""
     constraints = call.world.kms.constraints
     default = OrgConstraints()
     every = [(name, _rules(constraints, name)) for name in CONSTRAINTS]
@@ -456,7 +456,7 @@ def get_effective_org_policy(call: GoogleCall) -> Json:
     "orgpolicy.policy.set",
 )
 def set_org_policy(call: GoogleCall) -> Json:
-    """Set what is enforced or not, e.g. by `enable-enforce`; lists are set in the newer form."""
+    """Enforce `cloudkms.disableBeforeDestroy` or not, as gcloud's `enable-enforce` does."""
     policy: Json = call.body.get("policy", {})
     constraint = str(policy.get("constraint", "")).removeprefix("constraints/")
     if constraint != "cloudkms.disableBeforeDestroy":
@@ -526,7 +526,7 @@ def list_access_policies(call: GoogleCall) -> Json:
     "accesscontextmanager.servicePerimeters.list",
 )
 def list_perimeters(call: GoogleCall) -> Json:
-    """Set perimeters and the one that `perimeter_blocks` stands for."""
+    """The perimeters that a test set, and the one that `perimeter_blocks` makes."""
     policy = call.names["resource"]
     known = {one["name"] for one in call.world.google.access_policies}
     if policy not in known:

@@ -1,6 +1,6 @@
-"""IAM: what a role grants, whether a caller may do something, policies read and written.
+"""IAM: the permissions of roles, whether a caller has one, reading and writing policies.
 
-Roles carry only the permissions that matter here. A caller's permission comes from the policies of
+Roles hold only the permissions that matter here. A caller's permission comes from the policies of
 the resource and of everything above it, conditions included.
 Sources: https://docs.cloud.google.com/iam/docs/roles-permissions/cloudkms,
 https://docs.cloud.google.com/iam/docs/policies and the `google.iam.v1` definitions.
@@ -74,14 +74,14 @@ _EXPIRY = re.compile(r"""\s*request\.time\s*<\s*timestamp\(\s*["'](?P<time>[^"']
 
 
 def authorize(world: World, caller: Identity, permission: str, resource: str) -> None:
-    """Raise PERMISSION_DENIED for what applies first: API, billing, perimeter, IAM."""
+    """Raise PERMISSION_DENIED for the first that fails: API, billing, perimeter, IAM."""
     check_service(world, caller, resource)
     if not allows(world, caller, permission, resource):
         raise permission_denied(permission, resource)
 
 
 def check_service(world: World, caller: Identity, resource: str) -> None:
-    """Raise PERMISSION_DENIED for what no permission helps: API off, billing off, perimeter."""
+    """Raise PERMISSION_DENIED if the API or billing is off, or the perimeter blocks the caller."""
     number = project_of(world, resource).number
     if not world.switches.kms_api_enabled:
         raise service_disabled(number)
@@ -146,10 +146,10 @@ EMPTY_ETAG = b"\x00\x20\x01"
 """Google's etag of a resource that never had a policy: `ACAB` in base64."""
 
 _ROLE = re.compile(r"(?:(?:projects|organizations)/[^/]+/)?roles/[A-Za-z0-9_.]+")
-# Predefined roles of other services hold nothing that a key or ring has; custom ones may.
+# A predefined role of another service has no permission on a key or ring; a custom role may.
 _ROLE_ON_KEY = re.compile(r"(?:projects|organizations)/[^/]+/roles/.+|roles/cloudkms\..+")
 MOST_MEMBERS: Final = 1500
-"""In one policy, a member of two bindings counted twice."""
+"""Limit for one policy; a member of two bindings is counted twice."""
 _MEMBER = re.compile(
     r"allUsers|allAuthenticatedUsers|(?:deleted:)?(?:user|serviceAccount|group|domain|principal"
     r"|principalSet|projectOwner|projectEditor|projectViewer|iamMember):\S+"
@@ -180,11 +180,11 @@ def read_policy(world: World, resource: str, requested_version: int) -> policy_p
 def write_policy(
     world: World, resource: str, asked: policy_pb2.Policy, project_number: str
 ) -> policy_pb2.Policy:
-    """Replace the policy of `resource`, and give back what was stored.
+    """Replace the policy of `resource`, and return what was stored.
 
-    Without an etag the write is blind and loses whatever others wrote, as at Google. Raises ABORTED
-    for a stale etag, INVALID_ARGUMENT for a malformed binding or a condition below version 3,
-    FAILED_PRECONDITION by an organization policy.
+    Without an etag it overwrites what others wrote meanwhile, as at Google. Raises ABORTED for a
+    stale etag, INVALID_ARGUMENT for a malformed binding or a condition below version 3,
+    FAILED_PRECONDITION for a violated organization policy.
     """
     stored = world.kms.policies.get(resource)
     current = stored.policy if stored else policy_pb2.Policy(etag=EMPTY_ETAG)

@@ -1,11 +1,10 @@
-"""Who calls: fake Google identities, what they may do, their keys and tokens.
+"""The callers: fake Google identities, their permissions, keys and tokens.
 
 One key pair signs for both parties, the service account and Google itself; only this process and
-its clients ever trust it. Tokens of Google expire by the machine's time, not by the sandbox's
-movable clock: google-auth decides by the machine's time when to renew them, and would go on sending
-a token that only the sandbox takes for expired. An assertion for `/token` is judged by the
-sandbox's clock, so that a caller's clock can be wrong. google-auth has no annotations, hence
-the ignored calls.
+its clients trust it. Google's tokens expire by the machine's time, not by the sandbox's movable
+clock: google-auth renews them by the machine's time, and would keep sending a token that only the
+sandbox considers expired. An assertion for `/token` is checked against the sandbox's clock, so that
+a test can give its caller a wrong clock. google-auth has no annotations, hence the ignored types.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ KEY_ID: Final = "sandbox-key-1"
 GOOGLE_ISSUER: Final = "https://accounts.google.com"
 LIFETIME_SECONDS: Final = 3600
 SKEW_SECONDS: Final = 300
-"""How far the clock of whoever signs an assertion may be off."""
+"""How far the clock of an assertion's signer may be wrong."""
 SHORT_LIVED: Final = (
     "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. "
     "Check your iat and exp values in the JWT claim."
@@ -58,7 +57,7 @@ class SigningKey:
     """An RSA key made at start."""
 
     def __init__(self) -> None:
-        # Short: it guards nothing, and OpenSSL checks a key whenever credentials are read.
+        # Short: it protects nothing, and OpenSSL checks the key each time credentials are read.
         key = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505
         pem, public = serialization.Encoding.PEM, key.public_key()
         self._numbers = public.public_numbers()
@@ -120,8 +119,8 @@ ADMINISTRATOR_TOKEN: Final = "sandbox-administrator-not-a-real-token"
 class Identity:
     """A principal.
 
-    `permissions` is `"all"`, an exact set, or None: whatever the IAM policies grant to `member`.
-    `denied` wins over all of them, as an IAM deny policy does.
+    `permissions` is `"all"`, an exact set, or None for what the IAM policies grant to `member`.
+    `denied` overrides all of them, as an IAM deny policy does.
     """
 
     name: str
@@ -137,7 +136,7 @@ class Identity:
         return self.member.partition(":")[2]
 
     def verdict(self, permission: str) -> bool | None:
-        """Yes or no without looking at policies; None when the policies decide."""
+        """Whether it has `permission` whatever the policies say; None when they decide."""
         if permission in self.denied:
             return False
         if self.permissions == "all":
@@ -150,7 +149,7 @@ class Identity:
 
 
 class Identities:
-    """Names, tokens, and who an anonymous caller is.
+    """All identities with their tokens, and who a caller without a token is.
 
     Three exist from the start: `administrator` and `onboarding` (the service account of the
     credentials file) may do everything; `anthropic` has what the IAM policies grant to Anthropic's
@@ -188,7 +187,7 @@ class Identities:
         return token
 
     def resolve(self, bearer: str | None) -> Identity:
-        """Whose bearer token this is, or UNAUTHENTICATED; without one, who the switch says."""
+        """The owner of a bearer token; without one, by the switch. Raises UNAUTHENTICATED."""
         if bearer is None and self.switches.anonymous_caller == "administrator":
             return self.administrator
         name = self.tokens.get(bearer or "")
@@ -198,17 +197,17 @@ class Identities:
         return identity
 
     def _signed_by(self, bearer: str) -> Identity | None:
-        """The service account that signed itself a token: https://google.aip.dev/auth/4111."""
+        """The service account that signed its own token: https://google.aip.dev/auth/4111."""
         try:
             claims = self.key.verify(bearer)
         except ValueError:
             return None
-        # An assertion for the token endpoint is no token.
+        # An assertion for the token endpoint is not an access token.
         assertion = str(claims.get("aud", "")).endswith("/token")
         return None if assertion else self._service_account(claims.get("iss"))
 
     def _service_account(self, email: object) -> Identity | None:
-        """Who may use the credentials file's key: every service account but Anthropic's."""
+        """The identity with this address; never Anthropic's, whose private key nobody here has."""
         others = (one for one in self.by_name.values() if one is not self.anthropic)
         return next((one for one in others if one.email == email), None)
 
@@ -236,7 +235,7 @@ class Identities:
         path.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
     def token_endpoint(self, form: dict[str, str], now: float) -> dict[str, Any]:
-        """Answer Google's `/token`: a signed assertion for an access or an identity token.
+        """Google's `/token`: exchange a signed assertion for an access token or an identity token.
 
         `now` is the service's time, as a Unix time.
 
@@ -275,7 +274,7 @@ class Identities:
         }
 
     def identity_token(self, identity: Identity, audience: str) -> str:
-        """What Google's metadata server or token endpoint would mint for `audience`."""
+        """An identity token in the form of Google's metadata server and token endpoint."""
         now = int(time.time())
         return self.key.sign(
             {
@@ -296,6 +295,7 @@ def bearer_of(authorization: str | None) -> str | None:
     if not authorization:
         return None
     scheme, _, token = authorization.partition(" ")
+    # another scheme is not the same as no header: as an unknown token it is refused
     return token.strip() if scheme.lower() == "bearer" else authorization
 
 

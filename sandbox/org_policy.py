@@ -19,7 +19,7 @@ ANTHROPIC_CUSTOMER = "C0anthropic"
 
 
 class OrgConstraints(BaseModel):
-    """What the organization forbids, whoever asks."""
+    """What the organization forbids, to every caller."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
@@ -36,7 +36,7 @@ class OrgConstraints(BaseModel):
     disable_before_destroy: bool = False
     """`cloudkms.disableBeforeDestroy`: only a disabled version may be scheduled for destruction."""
     perimeter_blocks: Literal["nobody", "anthropic", "everybody"] = "nobody"
-    """Whom VPC Service Controls keeps away from Cloud KMS."""
+    """Whose calls to Cloud KMS VPC Service Controls blocks."""
     customers: dict[str, str] = Field(
         default_factory=lambda: {
             "example.com": ACME_CUSTOMER,
@@ -47,7 +47,7 @@ class OrgConstraints(BaseModel):
     """Which customer id a member's domain belongs to."""
 
     def check_members(self, members: set[str], project_number: str) -> None:
-        """Raise FAILED_PRECONDITION that names each member of another organization, old or new."""
+        """Raise FAILED_PRECONDITION, naming each forbidden member, also those of the old policy."""
         refused = sorted(member for member in members if self._is_outsider(member))
         if refused:
             raise _outsiders("constraints/iam.allowedPolicyMemberDomains", refused, project_number)
@@ -64,7 +64,7 @@ class OrgConstraints(BaseModel):
         return self.customers.get(domain) not in self.allowed_policy_member_domains
 
     def allows_location(self, location: str) -> bool:
-        """Whether `gcp.resourceLocations` lets a resource be made there."""
+        """Whether `gcp.resourceLocations` allows new resources there."""
         if self.resource_locations is None:
             return True
         area = location.partition("-")[0]
@@ -78,7 +78,7 @@ class OrgConstraints(BaseModel):
             raise _violation("gcp.resourceLocations", problem, project_number)
 
     def allows_protection_level(self, level: str) -> bool:
-        """Whether `cloudkms.allowedProtectionLevels` lets a version of this level be made."""
+        """Whether `cloudkms.allowedProtectionLevels` allows new versions of this level."""
         return self.allowed_protection_levels is None or level in self.allowed_protection_levels
 
     def check_protection_level(self, level: str, project_number: str) -> None:

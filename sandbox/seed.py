@@ -1,4 +1,4 @@
-"""What a new sandbox contains. All identifiers are fixed, so that they can be written down.
+"""What a new sandbox contains. All identifiers are fixed, so that documents can name them.
 
 | workspace | state |
 |---|---|
@@ -55,12 +55,12 @@ KEY_RING: Final = f"projects/{PROJECT_ID}/locations/us-central1/keyRings/anthrop
 
 
 def fixed_id(prefix: str, word: str) -> str:
-    """An identifier of the usual form that a person can read."""
+    """An identifier of the usual form, with a readable word in it."""
     return f"{prefix}_01{word:1<22}"
 
 
 def new_world(*, minimal: bool = False) -> World:
-    """A world that nothing has happened in; `minimal` has the default and two fresh workspaces."""
+    """A new world; `minimal` has only the default workspace and two fresh ones."""
     world = World()
     world.identities = Identities(world.switches)
     world.signals = Signals(world)
@@ -69,7 +69,7 @@ def new_world(*, minimal: bool = False) -> World:
 
 
 def reset(world: World, *, minimal: bool = False) -> None:
-    """Make the world new again, log, clock and switches included; credentials files stay valid."""
+    """Reset the world, with log, clock and switches. Credentials files stay valid."""
     world.clock.offset = timedelta(0)
     world.log.clear()
     world.faults.clear()

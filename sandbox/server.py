@@ -3,8 +3,8 @@
 The gRPC port takes both kinds of clients, since the handshake of local credentials sends no bytes:
 `grpc.local_channel_credentials(LOCAL_TCP)` composed with call credentials (the only way in which
 call credentials send their token without TLS), and plain insecure channels, which may send an
-`authorization` header of their own. Without a token the caller is who the switch
-`anonymous_caller` says.
+`authorization` header of their own. The switch `anonymous_caller` decides who a caller without a
+token is.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket; connections queue up until the server runs.
 
     Raises:
-        OSError: the port is taken, naming it.
+        OSError: the port is taken; the message names it.
     """
     try:
         return listening_socket(host, port)
@@ -65,7 +65,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 @contextmanager
 def serving(app: Starlette, listener: socket.socket) -> Iterator[None]:
-    """Serve in a thread of its own until the block ends; open answers get a second to finish."""
+    """Serve in a thread of its own until the block ends; open requests get a second to finish."""
     config = uvicorn.Config(
         app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1
     )
@@ -83,7 +83,7 @@ def serving(app: Starlette, listener: socket.socket) -> Iterator[None]:
 
 
 def start_grpc(world: World, port: int) -> tuple[grpc.Server, int]:
-    """The server, already serving, and its port; a `port` of 0 takes a free one.
+    """A running server and its port; a `port` of 0 takes a free one.
 
     Raises:
         OSError: the port is taken.
@@ -102,7 +102,7 @@ def start_grpc(world: World, port: int) -> tuple[grpc.Server, int]:
 
 
 class _GrpcHandlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no annotations
-    """The table's calls; others are logged and answer UNIMPLEMENTED."""
+    """Serves the calls in `METHODS`; any other is logged and answered with UNIMPLEMENTED."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -165,7 +165,7 @@ class Sandbox:
     """For the header `x-sandbox-token` of the control API."""
 
     def ready_line(self) -> str:
-        """One line of JSON, all of the above but the world."""
+        """One line of JSON with all fields but `world`."""
         facts = {name: getattr(self, name) for name in self.__slots__ if name != "world"}
         return json.dumps(facts)
 
@@ -188,7 +188,7 @@ def running_sandbox(
 ) -> Iterator[Sandbox]:
     """Run a sandbox in this process, in threads, until the block ends.
 
-    A port of 0 takes a free one; `world` is served instead of a new one.
+    A port of 0 takes a free one; with `world` that world is served instead of a new one.
 
     Raises:
         ValueError: `host` is not loopback.

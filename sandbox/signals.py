@@ -1,9 +1,9 @@
-"""What the services say of their own accord, sent to loopback addresses that were registered.
+"""Messages that the services send by themselves, here to registered loopback addresses only.
 
-Two senders: Anthropic's organization webhooks tell when an external key in use stops or starts to
-work, signed as Standard Webhooks, which is what the official SDK verifies; and a Pub/Sub push
-subscription carries Admin Activity entries of Cloud Audit Logs, with an OIDC token. Their headers
-have the machine's time, as verifiers go by that; their contents have the sandbox's.
+Two senders: Anthropic's organization webhooks report that an external key in use has stopped or
+started to work, signed by the Standard Webhooks scheme, which the official SDK verifies; and a
+Pub/Sub push subscription sends Admin Activity entries of Cloud Audit Logs, with an OIDC token.
+Their headers have the machine's time, which verifiers use; their contents have the sandbox's time.
 
 Sources: https://github.com/standard-webhooks/standard-webhooks and
 https://docs.cloud.google.com/pubsub/docs/authenticate-push-subscriptions
@@ -38,7 +38,7 @@ from sandbox.transport import ServedCall
 from sandbox.world import Json, World
 
 PAUSES_SECONDS: Final = (0.0, 0.5, 2.0, 5.0)
-"""Before each try; after the last the delivery is given up."""
+"""The pause before each attempt; when the last one fails, delivery is given up."""
 _ANSWER_SECONDS: Final = 5.0
 _REMEMBERED: Final = 1000
 Headers = dict[str, str]
@@ -69,12 +69,12 @@ class PushSubscription(BaseModel):
     push_account: str = f"cmek-push@{PROJECT_ID}.iam.gserviceaccount.com"
     push_subscription: str = f"projects/{PROJECT_ID}/subscriptions/cmek-key-changes"
     delay_seconds: float = Field(default=0.0, ge=0.0)
-    """How long every delivery, webhooks too, waits before its first try."""
+    """How long every delivery, also of a webhook, waits before its first attempt."""
 
 
 @dataclass(slots=True)
 class Delivery:
-    """One message and how its sending went."""
+    """One message and the state of its delivery."""
 
     kind: Literal["webhook", "push"]
     url: str
@@ -87,7 +87,7 @@ class Delivery:
 
 
 class Signals:
-    """Notices what calls and the control API change, and tells whoever is registered."""
+    """Detects what calls and the control API change, and sends it to the registered addresses."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -96,40 +96,40 @@ class Signals:
         self.reset()
 
     def reset(self) -> None:
-        """Forget registrations and entries; what is on its way still arrives."""
+        """Remove registrations and entries; deliveries in progress go on."""
         self.push = PushSubscription()
         self.audit: deque[Json] = deque(maxlen=_REMEMBERED)
         self.deliveries: deque[Delivery] = deque(maxlen=_REMEMBERED)
         self._works: dict[str, bool] = {}
-        """External key → whether Anthropic could use it when last looked at."""
+        """External key → whether Anthropic could use it at the last check."""
         self._kms_api = True
 
     def close(self) -> None:
-        """Give up what has not been delivered."""
+        """Stop the deliveries in progress, and wait until their threads have ended."""
         self._stop.set()
         if self._senders is not None:
             self._senders.shutdown(cancel_futures=True)
 
     def to_json(self) -> Json:
-        """Registrations of pushes, and the newest deliveries."""
+        """The push subscription, and the newest deliveries."""
         return {
             "push": self.push.model_dump(),
             "deliveries": [asdict(one) for one in self.deliveries],
         }
 
     def called(self, call: ServedCall, response: Json) -> None:
-        """A call took effect; the world is locked."""
+        """Handle the effect of a call; the caller holds the world's lock."""
         if not call.write:
             return
         if call.service in {"kms", "google"}:
             self._log(admin_activity(self._world, call, response))
             self._kms_api = self._world.switches.kms_api_enabled
             self._look(call.resource if call.service == "kms" else None)
-        else:
+        else:  # an Admin API call changes no crypto key, but can put another one to use
             self._look("")
 
     def changed(self) -> None:
-        """The control API changed something; of that only the Cloud KMS API's state is logged."""
+        """Handle a change by the control API; only that of the Cloud KMS API's state is logged."""
         enabled = self._world.switches.kms_api_enabled
         if enabled != self._kms_api:
             verb = "enable" if enabled else "disable"
@@ -148,7 +148,7 @@ class Signals:
         self._look(None)
 
     def take_stock(self) -> None:
-        """From now on changes count against what holds now."""
+        """Record the present state of the keys; later changes are compared with it."""
         self._works.clear()
         self._look(None)
 
@@ -158,7 +158,7 @@ class Signals:
             self._push(entry, self.push.push_url)
 
     def _look(self, touched: str | None) -> None:
-        """Compare keys in use that `touched` concerns (None: all) and those not looked at yet."""
+        """Check the keys in use that `touched` may affect (None: all), and those never checked."""
         admin = self._world.admin
         hooks = [one for one in admin.webhooks.values() if one.state == "enabled"]
         if not hooks:
@@ -231,7 +231,7 @@ class Signals:
     def _try(
         self, delivery: Delivery, body: str, headers: Callable[[], Headers], delay: float
     ) -> None:
-        """Send until it is answered with 2xx; each try has a time and signature of its own."""
+        """Send until the answer is 2xx; each attempt has its own time and signature."""
         json_type = {"content-type": "application/json"}
         for pause in (delay, *PAUSES_SECONDS[1:]):
             if self._stop.wait(pause):

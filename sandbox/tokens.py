@@ -1,7 +1,7 @@
 """Token endpoints: Google's `/token` and keys, a machine's metadata server, Anthropic's exchange.
 
-Tokens of Google expire by the machine's time, as google-auth decides by that when to renew them;
-an assertion for `/token`, and the Admin API's token that one buys, by the sandbox's clock.
+Google's tokens expire by the machine's time, because google-auth renews them by it. An assertion
+for `/token`, and the Admin API's token from the exchange, expire by the sandbox's clock.
 Source of the exchange: https://platform.claude.com/docs/en/manage-claude/wif-reference
 """
 
@@ -33,7 +33,7 @@ CLOUD_SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
 
 
 def token_routes(world: World) -> list[Route]:
-    """What google-auth asks by `token_uri` or `GCE_METADATA_HOST`, and Anthropic's endpoint."""
+    """What google-auth calls by `token_uri` or `GCE_METADATA_HOST`, and Anthropic's endpoint."""
     account = f"{METADATA_ACCOUNTS}/{{account}}/{{what:path}}"
     return [
         Route("/token", partial(_google_token, world), methods=["POST"]),
@@ -72,13 +72,14 @@ async def _google_token(world: World, request: Request) -> Response:
     body = {"grant_type": form.get("grant_type")}
     call = ServedCall("oauth", "google.token", handler, body=body)
     response = await answer(world, request, call)
+    # a fault may have replaced the answer: then its status stays
     if refused and response.status_code == 200:
         response.status_code = 400
     return response
 
 
 async def _metadata(world: World, request: Request) -> Response:
-    """The metadata server of a machine that runs as the onboarding service account."""
+    """The metadata server of a virtual machine that runs as the onboarding service account."""
     if request.headers.get("metadata-flavor") != "Google":
         return PlainTextResponse("Missing Metadata-Flavor:Google header.", status_code=403)
     identity, audience = world.identities.onboarding, request.query_params.get("audience")
@@ -101,7 +102,7 @@ REFUSED: Final = "Authentication failed"
 def exchange(world: World, body: dict[str, Any]) -> dict[str, Any]:
     """An `org:admin` token for a Google identity token that a federation rule matches.
 
-    Raises 400 for malformed identifiers, one and the same 401 for every refusal.
+    Raises 400 for malformed fields, and the same 401 for every refusal.
     """
     _check_form(body)
     rule = next(
@@ -120,7 +121,7 @@ def exchange(world: World, body: dict[str, Any]) -> dict[str, Any]:
     facts = (claims.get("iss"), claims.get("sub"), claims.get("email"))
     if facts != (GOOGLE_ISSUER, rule.subject, rule.email) or not claims.get("email_verified"):
         raise AnthropicError(401, REFUSED)
-    # Twice the assertion's remaining validity, but a minute at least.
+    # At most twice the assertion's remaining validity, at least a minute.
     remaining = int(claims["exp"] - time.time())
     lifetime = max(60, min(rule.lifetime_seconds, 2 * remaining))
     token = f"sk-ant-oat01-SANDBOX-{secrets.token_urlsafe(24)}"

@@ -1,7 +1,7 @@
 """One call, from a transport to its handler and back: log, fault script, handler, answer.
 
 `_steps` is the order that all calls share. HTTP waits in its event loop, gRPC in the call's own
-thread, and each has its own way to send an answer, an error or a broken answer.
+thread; each sends answers, errors and broken answers in its own way.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PROXY_PAGE = "<html><head><title>502 Bad Gateway</title></head><body>proxy</body
 # Parsing details by type name needs their descriptors, so the module must be loaded.
 _DETAILS: Final = error_details_pb2.DESCRIPTOR.name
 _HOLD_SECONDS: Final = 0.01
-# Several names share a code: the first one counts, except for the two that are more likely.
+# Several statuses share an HTTP code: the first one is used, except for these two codes.
 _BY_HTTP: Final = {code: status for status, code in reversed(GOOGLE_HTTP.items())} | {
     409: "ABORTED",
     500: "INTERNAL",
@@ -39,7 +39,7 @@ _BY_HTTP: Final = {code: status for status, code in reversed(GOOGLE_HTTP.items()
 
 @dataclass(slots=True)
 class ServedCall:
-    """What the routing has found out about a call before its handler runs."""
+    """What is known about a call before its handler runs."""
 
     service: Service
     name: str
@@ -57,7 +57,7 @@ class ServedCall:
     latency: Callable[[], float] = lambda: 0.0
     """Seconds to wait outside the lock before the handler."""
     fault: Fault | None = None
-    """What took the answer's place."""
+    """The fault that replaces the answer."""
 
 
 def _begin(
@@ -87,6 +87,7 @@ def _steps(
         if fault is not None:
             if fault.kind == "release":
                 world.faults.release()
+            # a late call's connection breaks at once: `answer` uses its seconds afterwards
             if fault.kind != "late":
                 yield fault.seconds
             if fault.kind == "incomplete":
@@ -99,6 +100,7 @@ def _steps(
                 return
         if when == "before":
             yield call.latency()
+            # polled, and outside the lock: other calls must go on while this one is held
             while not world.may_go_on(entry):
                 yield _HOLD_SECONDS
             run()
@@ -133,17 +135,20 @@ async def answer(world: World, request: Request, call: ServedCall) -> Response:
         if seconds > 0:
             await asyncio.sleep(seconds)
     if call.fault is not None:
+        # the client loses its connection now; the effect comes later, without a client
         if call.fault.kind == "late" and call.fault.seconds:
             asyncio.get_running_loop().call_later(call.fault.seconds, run)
         elif call.fault.kind == "late":
             world.faults.late.append(run)
-        return _struck(call.fault, entry, call, body)
+        return _faulty_response(call.fault, entry, call, body)
     entry.status = "OK" if status == 200 else str(status)
     entry.response = body
     return JSONResponse(body, status_code=status, headers=call.headers)
 
 
-def _struck(fault: Fault, entry: Entry, call: ServedCall, body: dict[str, Any]) -> Response:
+def _faulty_response(
+    fault: Fault, entry: Entry, call: ServedCall, body: dict[str, Any]
+) -> Response:
     entry.status = f"FAULT {fault.kind} {fault.status if fault.kind == 'error' else ''}".strip()
     headers = call.headers | fault.headers
     code = fault.status if isinstance(fault.status, int) else GOOGLE_HTTP[fault.status]
@@ -160,7 +165,7 @@ def _struck(fault: Fault, entry: Entry, call: ServedCall, body: dict[str, Any]) 
         body = fault.body
     elif call.service in {"kms", "google"}:
         body = _google_fault(fault).to_json()
-        body["error"]["code"] = code
+        body["error"]["code"] = code  # of the script: several codes share one status name
     else:
         details = fault.details if isinstance(fault.details, dict) else {}
         error = AnthropicError(code, fault.message, fault.error_code, **details)
@@ -194,7 +199,7 @@ MethodT = TypeVar("MethodT", bound=HttpMethod)
 
 @dataclass(frozen=True, slots=True)
 class GoogleCall:
-    """A request over HTTP that found its method and its caller."""
+    """An HTTP request, after its method and its caller were found."""
 
     world: World
     caller: Identity
@@ -202,7 +207,7 @@ class GoogleCall:
     query: QueryParams
     body: dict[str, Any]
     message: dict[str, Any]
-    """To be filled with the request as one message."""
+    """Filled by the method with the request as one message."""
 
     @property
     def names(self) -> dict[str, str]:
@@ -229,6 +234,7 @@ def google_endpoint(
         body, problem = _object(content)
         message: dict[str, Any] = {}
 
+        # errors are raised in the handler, so that they are logged and fault scripts apply to them
         def handler() -> dict[str, Any]:
             caller = world.identities.resolve(token)
             if problem:
@@ -303,7 +309,7 @@ def _grpc_fault(fault: Fault) -> GoogleError:
 
 
 def _wait(context: grpc.ServicerContext, seconds: float) -> None:
-    """Wait, but not longer than the call lives: its client may give up earlier."""
+    """Wait, but no longer than the call exists: its client may give up earlier."""
     if seconds <= 0:
         return
     over = threading.Event()

@@ -1,8 +1,8 @@
-"""The sandbox's one state, shared by every surface that it serves.
+"""The sandbox's one state, shared by every API that it serves.
 
-A clock that tests can move; the open questions of the real services as switches (the product copes
-with either answer); the fault script; the log of every call in order; and what the Google APIs of
-the checks answer beyond Cloud KMS, its policies and constraints.
+A clock that tests can move; switches for what is not known about the real services (the product
+copes with either setting); the fault script; the log of every call in order; and what the Google
+APIs of the checks return, besides Cloud KMS, its policies and constraints.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 
 class Clock:
-    """Real time plus an offset that only grows or shrinks when someone moves it."""
+    """Real time plus an offset, which changes only when a test moves the clock."""
 
     def __init__(self) -> None:
         self.offset = timedelta(0)
@@ -38,7 +38,7 @@ class Clock:
 
 
 class Switches(BaseModel):
-    """Each field is one thing that no public page settles, or a state of the world."""
+    """Each field is a question that no public page answers, or a state of the world."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
@@ -57,26 +57,26 @@ class Switches(BaseModel):
     billing_enabled: bool = True
     initial_version_pending_seconds: float = 0.0
     iam_propagation_seconds: float = 0.0
-    """How long a new grant stays without effect for Anthropic's service account."""
+    """How long a new grant has no effect yet for Anthropic's service account."""
     validate_seconds: float = 0.0
     kms_latency_seconds: float = 0.0
     create_cmek_disabled_status: Literal[400, 403] = 403
     validation_times_out: bool = False
-    """Anthropic's round trip never finishes; `validate_seconds` still says how long that takes."""
+    """Every validation ends as timed out, after `validate_seconds`."""
     workspace_policy_keys: list[str] | None = None
     """External keys that the organization's Workspace Policy allows; None: no such policy."""
     workspace_name_again: Literal["allowed", "refused"] = "allowed"
     """Whether a second live workspace may have the name of another."""
     workspace_name_again_status: Literal[400, 409] = 409
     workspace_limit: int | None = None
-    """Live workspaces besides the default one; 100 unless Anthropic raised it; None: any."""
+    """Most live workspaces besides the default one (Anthropic's default: 100); None: no limit."""
     organization_webhooks: bool = True
     """Whether Anthropic has turned the beta on for this organization."""
     workspace_order: Literal["oldest_first", "newest_first"] = "oldest_first"
 
 
 class GoogleState(BaseModel):
-    """States of the world that tests set; a new sandbox passes every check but a recommendation.
+    """States of the world that tests set. In a new sandbox all checks pass but a recommendation.
 
     Billing and the Cloud KMS API are switches, organization policies and the perimeter are in
     `OrgConstraints`, IAM policies and ancestors in `KmsState`.
@@ -85,7 +85,7 @@ class GoogleState(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     project_states: dict[str, Literal["ACTIVE", "DELETE_REQUESTED"]] = Field(default_factory=dict)
-    """By project id; a project that is not here is ACTIVE."""
+    """By project id; a project that is not listed is ACTIVE."""
     disabled_services: list[str] = Field(default_factory=list)
     """APIs other than Cloud KMS that are off, such as `cloudbilling.googleapis.com`."""
     data_access_logs: list[Literal["ADMIN_READ", "DATA_READ", "DATA_WRITE"]] = [
@@ -102,7 +102,7 @@ class GoogleState(BaseModel):
     protected_resources: dict[str, Json] = Field(default_factory=dict)
     """Crypto key → its ProtectedResourcesSummary."""
     page_size: int = Field(default=50, ge=1)
-    """Of lists, when the caller asks for none."""
+    """Of lists, when the caller does not give one."""
     latency_seconds: float = Field(default=0.0, ge=0.0)
     """How long each of these calls takes."""
 
@@ -114,10 +114,11 @@ class Fault(BaseModel):
     (HTTP JSON) or `details` (Google error details as JSON with `@type`); `delay` waits `seconds`
     and goes on; `reset` breaks the connection in the middle of the answer (gRPC: UNAVAILABLE);
     `truncate` sends half of the JSON with status 200; `html` answers as a proxy would; `late`
-    (HTTP, before) breaks the connection now, and the call takes effect `seconds` later, or without
-    them when a `release` strikes; `release` goes on, and waits for a call at which something is
-    late; `incomplete` (`workspaces.create`, before) makes the workspace without the fields
-    `without` and answers 503 `workspace_created_incomplete` with its id.
+    (HTTP, before) breaks the connection now, and the call takes effect after `seconds`, or at the
+    next `release` when `seconds` is 0; `release` lets all late calls take effect and goes on, at
+    the first matching call while there are late ones; `incomplete` (`workspaces.create`, before)
+    makes the workspace without the fields `without` and answers 503
+    `workspace_created_incomplete` with its id.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -150,25 +151,25 @@ class Faults:
     def __init__(self) -> None:
         self.script: list[Fault] = []
         self.late: list[Callable[[], None]] = []
-        """What has not taken effect yet."""
+        """The effects of late calls that wait for a `release`."""
 
     def add(self, fault: Fault) -> None:
         """Append a line."""
         self.script.append(fault)
 
     def clear(self) -> None:
-        """Forget the script, and what is late."""
+        """Remove the script, and late calls that wait for a `release`."""
         self.script.clear()
         self.late.clear()
 
     def release(self) -> None:
-        """Let everything that is late take effect."""
+        """Let all late calls that wait take effect."""
         late, self.late = self.late, []
         for effect in late:
             effect()
 
     def take(self, call: str, when: Literal["before", "after"], resource: str = "") -> Fault | None:
-        """The fault that strikes this call now, used up by one."""
+        """The fault for this call, if any; its `times` is reduced by one."""
         for fault in self.script:
             if fault.when != when or not fnmatchcase(call, fault.call):
                 continue
@@ -191,7 +192,7 @@ Service = Literal["kms", "admin", "oauth", "google"]
 
 @dataclass(slots=True)
 class Entry:
-    """One call. `call` is the same whatever the transport.
+    """One call. `call` is the same for both transports.
 
     KMS and its mixins use the RPC name (`GetCryptoKey`, `SetIamPolicy`), the Admin API the name
     in Anthropic's documentation (`external_keys.create`), the Google APIs of the checks their
@@ -208,7 +209,7 @@ class Entry:
     write: bool
     """Create, update, setIamPolicy, attach, …; validate and reads by POST are not writes."""
     effect: bool = False
-    """Whether the call reached the state: false when a fault or an error came first."""
+    """Whether the handler succeeded: false when a fault or an error came first."""
     status: str = "PENDING"
     """`OK`, a gRPC status name, or an HTTP status code as text."""
     request: dict[str, Any] = field(default_factory=dict)
@@ -221,7 +222,7 @@ class Entry:
 
 
 class RequestLog:
-    """Append-only, cleared only by a test."""
+    """Append-only; only a test clears it."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -235,7 +236,7 @@ class RequestLog:
         return entry
 
     def clear(self) -> None:
-        """Forget what was logged; numbers go on."""
+        """Remove the entries; numbers continue."""
         self.entries.clear()
 
 
@@ -265,6 +266,6 @@ class World:
         self.signals: Signals
         self.google = GoogleState()
         self.may_go_on: Callable[[Entry], bool] = lambda _: True
-        """Asked again and again before a call's handler runs; tests of this process hold it."""
+        """Polled before a call's handler runs; a test in this process can hold a call with it."""
         self.control_token = secrets.token_urlsafe(32)
-        """What a caller of the control API must send: no other web page can know it."""
+        """A caller of the control API must send it; a web page cannot know it."""

@@ -1,6 +1,6 @@
-"""The Admin API's calls: their table, who may make them, what they may carry, how lists are paged.
+"""The Admin API: the table of its calls, authentication, request bodies and paging.
 
-External keys page by an opaque `page` cursor, workspaces by the ids around a page.
+External keys are paged by an opaque `page` cursor, workspaces by `after_id` and `before_id`.
 Sources: https://platform.claude.com/docs/en/api/admin,
 https://platform.claude.com/docs/en/manage-claude/admin-api-keys (both headers work with an Admin
 key; an ordinary key does not) and https://platform.claude.com/docs/en/api/versioning
@@ -87,7 +87,7 @@ OPERATIONS: Final[list[Operation]] = []
 def operation(
     name: str, http: str, *, write: bool = False, validates: bool = False
 ) -> Callable[[AdminHandler], AdminHandler]:
-    """Enter a handler under the name that the documentation gives the call."""
+    """Register a handler under the name that the documentation gives the call."""
 
     def enter(handler: AdminHandler) -> AdminHandler:
         method, path = http.split()
@@ -109,7 +109,7 @@ def _unknown(_: AuthenticatedCall) -> dict[str, Any]:
 
 
 def admin_routes(world: World) -> list[Route]:
-    """All routes; what is under `/v1/organizations` and unknown answers 404 in the API's form."""
+    """All routes; an unknown path under `/v1/organizations` answers 404 in the API's form."""
     unknown = Operation("unknown", "", f"{BASE}/{{target:path}}", _unknown)
     return [
         Route(one.path, partial(_serve, world, one), methods=[one.method] if one.method else ANY)
@@ -141,6 +141,7 @@ def _served_call(world: World, served: Operation, request: Request, raw: bytes) 
         return min(world.switches.validate_seconds, LONGEST_WAIT_SECONDS)
 
     def handler() -> dict[str, Any]:
+        # authentication comes first, even for a body that is not JSON
         authenticate(world, request.headers)
         if refusal is not None:
             raise refusal
@@ -162,7 +163,7 @@ def _served_call(world: World, served: Operation, request: Request, raw: bytes) 
 
 
 def response_headers(world: World) -> dict[str, str]:
-    """What every answer carries."""
+    """The headers of every response."""
     organization_id = world.admin.organization.id
     return {"request-id": new_id("req"), "anthropic-organization-id": organization_id}
 
@@ -177,13 +178,13 @@ API_VERSIONS: Final = ("2023-06-01", "2026-10-21")
 
 
 def caller_name(world: World, headers: Headers) -> str:
-    """A name for the log that gives no secret away."""
+    """The caller's name in the log: its kind and id, never its secret."""
     credential = world.admin.credentials.get(_secret(headers) or "")
     return f"{credential.kind}:{credential.id}" if credential else "unknown"
 
 
 def authenticate(world: World, headers: Headers) -> None:
-    """Raise 401 for who a caller is not, 403 for an ordinary key, 400 for the version header."""
+    """Raise 401 for an invalid credential, 403 for an ordinary key, 400 for an invalid version."""
     secret = _secret(headers)
     if secret is None:
         raise AnthropicError(401, "x-api-key header is required")
@@ -236,7 +237,7 @@ class CreateExternalKey(_Body):
 
 
 class UpdateExternalKey(_Body):
-    """`external_keys.update`; omitted fields stay."""
+    """`external_keys.update`; omitted fields keep their values."""
 
     provider_config: ProviderConfig | None = None
     display_name: str | None = Field(default=None, min_length=1, max_length=255)
@@ -261,7 +262,7 @@ class UpdateResidency(_Body):
 
 
 class UpdateWorkspace(_Body):
-    """`workspaces.update`; a null tag is removed, a null key is refused: it cannot be cleared."""
+    """`workspaces.update`; null removes a tag, but is refused for the key: a key stays attached."""
 
     name: str = Field(default="", min_length=1, max_length=255)
     external_key_id: str = Field(default="", min_length=1)
@@ -280,7 +281,7 @@ class CreateWebhook(_Body):
 
 
 class UpdateWebhook(_Body):
-    """`webhooks.update`; an empty list of events leaves them as they are."""
+    """`webhooks.update`; an empty list of events changes nothing."""
 
     url: str = ""
     enabled_events: list[WebhookEvent] = Field(default_factory=list)
@@ -290,7 +291,7 @@ class UpdateWebhook(_Body):
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
-    """The request body as an object (nothing: `{}`). Raises 400 for anything else."""
+    """The request body as an object; an empty body is `{}`. Raises 400 for anything else."""
     try:
         body = json.loads(raw or b"{}")
     except ValueError as error:
@@ -312,7 +313,7 @@ def parse_body(model: type[Body], body: dict[str, Any]) -> Body:
 
 
 def integer(query: QueryParams, name: str, default: int, largest: int) -> int:
-    """An integer parameter from 1 to `largest`. Raises 400, not a number or out of range."""
+    """An integer parameter from 1 to `largest`. Raises 400 for any other value."""
     text = query.get(name, str(default))
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= largest:
         raise AnthropicError(400, f"{name}: must be a number from 1 to {largest}")
@@ -320,7 +321,7 @@ def integer(query: QueryParams, name: str, default: int, largest: int) -> int:
 
 
 def flag(query: QueryParams, name: str) -> bool:
-    """A boolean parameter, false when absent. Raises 400, neither `true` nor `false`."""
+    """A boolean parameter, false when absent. Raises 400 unless it is `true` or `false`."""
     text = query.get(name, "false")
     if text not in {"true", "false"}:
         raise AnthropicError(400, f"{name}: must be true or false")
@@ -328,12 +329,12 @@ def flag(query: QueryParams, name: str) -> bool:
 
 
 def cursor(sequence: int) -> str:
-    """The opaque form of a place in the order of creation."""
+    """An opaque cursor for a position in the order of creation."""
     return base64.urlsafe_b64encode(f"before:{sequence}".encode()).decode().rstrip("=")
 
 
 def read_cursor(text: str) -> int:
-    """The place that `cursor` wrote. Raises 400, not a cursor that this API made."""
+    """The position in a cursor. Raises 400 for a cursor that this API did not make."""
     try:
         plain = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         word, _, number = plain.decode("ascii").partition(":")
@@ -345,7 +346,7 @@ def read_cursor(text: str) -> int:
 
 
 class Listed(Protocol):
-    """What can be paged by ids."""
+    """An object that can be paged by its id."""
 
     id: str
 

@@ -1,7 +1,7 @@
 """External keys: create, list, retrieve, update, delete, and Anthropic's validation of a key.
 
-A validation acts as Anthropic's service account, reads the key and makes a real round trip, so a
-missing grant shows as it would there. The texts of its failures are invented: no list of them is
+A validation acts as Anthropic's service account, reads the key, encrypts and decrypts. So it fails
+without a grant, as Anthropic's does. The texts of its failures are invented: no list of them is
 published.
 Sources: https://platform.claude.com/docs/en/api/admin,
 https://platform.claude.com/docs/en/manage-claude/cmek-google-cloud-kms
@@ -41,7 +41,7 @@ _TEXTS: Final = {
 
 
 def validate_key(world: World, key: StoredExternalKey) -> str | None:
-    """Why the key does not work, or None."""
+    """Why the validation of the key fails; None when it succeeds."""
     switches = world.switches
     if switches.validation_times_out or switches.validate_seconds > LONGEST_WAIT_SECONDS:
         return TIMED_OUT
@@ -83,7 +83,7 @@ DISABLED: Final = "Customer-managed encryption keys are not enabled for this org
 
 @operation("external_keys.create", "POST /external_keys", write=True)
 def create(call: AuthenticatedCall) -> dict[str, Any]:
-    """Register a key; the key itself is not touched."""
+    """Register a key; Cloud KMS is not called."""
     switches = call.world.switches
     if not switches.cmek_enabled:
         raise AnthropicError(switches.create_cmek_disabled_status, DISABLED)
@@ -126,7 +126,7 @@ def retrieve(call: AuthenticatedCall) -> dict[str, Any]:
 
 @operation("external_keys.update", "POST /external_keys/{target}", write=True)
 def update(call: AuthenticatedCall) -> dict[str, Any]:
-    """Change what may change: always the display name, the rest only while nothing uses the key."""
+    """Change the display name at any time, the rest only while no workspace uses the key."""
     key = call.state.external_key(call.target)
     body = parse_body(UpdateExternalKey, call.body)
     given = {name: getattr(body, name) for name in body.model_fields_set}
@@ -142,7 +142,7 @@ def update(call: AuthenticatedCall) -> dict[str, Any]:
 
 @operation("external_keys.delete", "DELETE /external_keys/{target}", write=True)
 def delete(call: AuthenticatedCall) -> dict[str, Any]:
-    """Forget a key that no workspace uses."""
+    """Delete an external key that no workspace uses."""
     key = call.state.external_key(call.target)
     _check_policy(call, key)
     if call.state.is_attached(key.id):
@@ -154,7 +154,7 @@ def delete(call: AuthenticatedCall) -> dict[str, Any]:
 
 @operation("external_keys.validate", "POST /external_keys/{target}/validate", validates=True)
 def validate(call: AuthenticatedCall) -> dict[str, Any]:
-    """Encrypt and decrypt once; a failure is a result, not an error."""
+    """Encrypt and decrypt once; a failure is a result with HTTP 200, not an error."""
     failure = validate_key(call.world, call.state.external_key(call.target))
     status = "failure" if failure else "success"
     return {"type": "external_key_validation", "status": status, "error": failure}

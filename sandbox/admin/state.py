@@ -1,6 +1,6 @@
 """What the Admin API stores: organization, external keys, workspaces, credentials.
 
-Identifiers and times have the form in which the Admin API gives them.
+Identifiers and times have the Admin API's form.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class GcpConfig(_Config):
 
 
 class AwsConfig(_Config):
-    """A key of AWS KMS; `region` comes out of the ARN and `role_arn` is ignored."""
+    """A key of AWS KMS; a missing `region` is read from the ARN, `role_arn` is ignored."""
 
     type: Literal["aws"]
     kms_arn: str = Field(min_length=1, max_length=2048)
@@ -96,7 +96,7 @@ class DataResidency(_Config):
 
 
 class StoredWorkspace(BaseModel):
-    """A workspace; `is_default` is the sandbox's own and not in the API's object."""
+    """A workspace; `is_default` is internal, the API does not return it."""
 
     id: str
     name: str
@@ -124,7 +124,7 @@ WebhookEvent = Literal[
     "user_profile.enforcement_action_resolved",
     "user_profile.program_status_updated",
 ]
-"""What an endpoint can ask for; the sandbox sends the first two."""
+"""The events that an endpoint can subscribe to; the sandbox sends the first two."""
 
 
 class StoredWebhook(BaseModel):
@@ -155,7 +155,7 @@ class StoredCredential(BaseModel):
 
 
 class FederationRule(BaseModel):
-    """Which Google identity may have an `org:admin` token; made in the Console only."""
+    """Which Google identity may get an `org:admin` token; only the Console can create a rule."""
 
     id: str
     service_account_id: str
@@ -178,13 +178,13 @@ class AdminState(BaseModel):
     last_sequence: int = 0
 
     def external_key(self, external_key_id: str) -> StoredExternalKey:
-        """The external key. Raises 404, no such key in this organization."""
+        """The external key. Raises 404 when this organization has no such key."""
         if external_key_id not in self.external_keys:
             raise AnthropicError(404, "External key not found.")
         return self.external_keys[external_key_id]
 
     def workspace(self, workspace_id: str) -> StoredWorkspace:
-        """The workspace, the default one included. Raises 404, no such workspace."""
+        """The workspace, the default one included. Raises 404 when there is none with this id."""
         if workspace_id not in self.workspaces:
             raise AnthropicError(404, "Workspace not found.")
         return self.workspaces[workspace_id]
@@ -194,12 +194,12 @@ class AdminState(BaseModel):
         return any(one.external_key_id == external_key_id for one in self.workspaces.values())
 
     def next_sequence(self) -> int:
-        """The next place in the order of creation."""
+        """The next number in the order of creation."""
         self.last_sequence += 1
         return self.last_sequence
 
     def check_user_profile(self, user_profile_id: str | None) -> None:
-        """Accept none or a known profile. Raises 400 `user_profile_not_found`."""
+        """Accept None or a known profile. Raises 400 `user_profile_not_found` for any other."""
         if user_profile_id is not None and user_profile_id not in self.user_profiles:
             raise AnthropicError(400, "User profile not found.", "user_profile_not_found")
 

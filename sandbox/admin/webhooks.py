@@ -1,8 +1,8 @@
 """Organization webhook endpoints: create, list, retrieve, update, delete, new signing secret.
 
-A beta of the Admin API: 404 without its header, or where Anthropic has not turned it on.
-The service takes HTTPS addresses, the sandbox those of this machine. What is sent to them:
-`sandbox.signals`.
+A beta of the Admin API: it answers 404 without the beta's header, or when Anthropic has not turned
+it on. The real service takes HTTPS addresses, the sandbox only loopback ones. `sandbox.signals`
+sends the events.
 Source: the types and docstrings of the official SDK (`resources/beta/organization/webhooks.py`).
 """
 
@@ -31,7 +31,7 @@ MOST_ENDPOINTS: Final = 32
 
 
 def register(world: World, url: str, events: list[WebhookEvent], secret: str) -> StoredWebhook:
-    """A new endpoint, to which changes from now on are sent. Raises ValueError: not loopback."""
+    """Add an endpoint; it gets only later changes. Raises ValueError unless `url` is loopback."""
     now = timestamp(world.clock.now())
     endpoint = StoredWebhook(
         id=new_id("wh"),
@@ -47,7 +47,7 @@ def register(world: World, url: str, events: list[WebhookEvent], secret: str) ->
 
 
 def new_secret() -> str:
-    """A signing secret of the form that the service gives."""
+    """A new signing secret, in the real service's form."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
 
 
@@ -106,7 +106,7 @@ def retrieve(call: AuthenticatedCall) -> dict[str, Any]:
 
 @operation("webhooks.update", "POST /webhooks/{target}", write=True)
 def update(call: AuthenticatedCall) -> dict[str, Any]:
-    """Change what was sent; what happens while it is disabled is never delivered."""
+    """Change the fields that were sent."""
     endpoint, body = _endpoint(call), parse_body(UpdateWebhook, call.body)
     if "url" in body.model_fields_set:
         _checked_url(body.url)
@@ -115,14 +115,14 @@ def update(call: AuthenticatedCall) -> dict[str, Any]:
         if name != "enabled_events" or body.enabled_events:
             setattr(endpoint, name, getattr(body, name))
     endpoint.updated_at = call.now()
-    if enabled:
+    if enabled:  # changes that happened while it was disabled are never delivered
         call.world.signals.take_stock()
     return endpoint.render()
 
 
 @operation("webhooks.delete", "DELETE /webhooks/{target}", write=True)
 def delete(call: AuthenticatedCall) -> dict[str, Any]:
-    """Send nothing to it any more."""
+    """Delete an endpoint; nothing more is sent to it."""
     endpoint = _endpoint(call)
     del call.state.webhooks[endpoint.id]
     return {"id": endpoint.id, "type": "webhook_endpoint_deleted"}

@@ -32,7 +32,7 @@ def check_attachable(
     external_key_id: str,
     current: str | None = None,
 ) -> None:
-    """Pass when the key may be written. Raises every documented refusal, with its code."""
+    """Raise the documented refusal, with its code, unless the key may be attached."""
     switches = call.world.switches
     if current is not None:
         if current == external_key_id and switches.same_key_again == "ok":
@@ -63,7 +63,7 @@ def check_attachable(
 
 @operation("workspaces.list", "GET /workspaces")
 def list_(call: AuthenticatedCall) -> dict[str, Any]:
-    """One page; archived ones and the default one only when asked for."""
+    """One page; archived workspaces and the default one are listed only on request."""
     limit = integer(call.query, "limit", 20, 1000)
     ids = call.query.getlist("ids[]")
     if len(ids) > 100:
@@ -111,7 +111,7 @@ def create(call: AuthenticatedCall) -> dict[str, Any]:
 
 @operation("workspaces.update", "POST /workspaces/{target}", write=True, validates=True)
 def update(call: AuthenticatedCall) -> dict[str, Any]:
-    """Change what was sent, all of it or nothing."""
+    """Change all the fields that were sent, or none."""
     workspace = call.state.workspace(call.target)
     body = parse_body(UpdateWorkspace, call.body)
     sent = body.model_fields_set
@@ -124,6 +124,7 @@ def update(call: AuthenticatedCall) -> dict[str, Any]:
         call.state.check_user_profile(body.user_profile_id)
         if workspace.user_profile_id not in {None, body.user_profile_id}:
             raise AnthropicError(400, "user_profile_id cannot be changed once set.")
+    # on a copy: a refused key must leave the other fields unchanged too
     draft = _changed(workspace.model_copy(deep=True), body)
     if "external_key_id" in sent:
         check_attachable(call, draft, body.external_key_id, current=workspace.external_key_id)
@@ -134,7 +135,7 @@ def update(call: AuthenticatedCall) -> dict[str, Any]:
 
 @operation("workspaces.archive", "POST /workspaces/{target}/archive", write=True)
 def archive(call: AuthenticatedCall) -> dict[str, Any]:
-    """Archive for good; the second time changes nothing."""
+    """Archive permanently; a second call changes nothing."""
     workspace = call.state.workspace(call.target)
     if workspace.is_default:
         raise AnthropicError(400, "The default workspace cannot be archived.")
@@ -144,7 +145,7 @@ def archive(call: AuthenticatedCall) -> dict[str, Any]:
 
 
 def _check_room(call: AuthenticatedCall, name: str) -> None:
-    """Name and number; how either is refused is not documented."""
+    """Check the name and the number of workspaces; how Anthropic refuses them is not documented."""
     switches = call.world.switches
     live = [one for one in call.state.workspaces.values() if not one.archived_at]
     if switches.workspace_name_again == "refused" and any(one.name == name for one in live):

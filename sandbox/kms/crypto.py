@@ -34,7 +34,7 @@ _REASON: Final = kms_v1.AccessReason(kms_v1.AccessReason.CUSTOMER_INITIATED_ACCE
 def encrypt(
     world: World, caller: Identity, request: kms_v1.EncryptRequest
 ) -> kms_v1.EncryptResponse:
-    """Seal with the primary version, or with the version that the name gives."""
+    """Encrypt with the primary version, or with the version in the name."""
     permission = "cloudkms.cryptoKeyVersions.useToEncrypt"
     kind = "CryptoKeyVersion" if kind_of(request.name) == "CryptoKeyVersion" else "CryptoKey"
     name = canonical(world, request.name, kind, permission)
@@ -67,7 +67,7 @@ def encrypt(
     "cloudkms.cryptoKeyVersions.useToDecrypt", "POST /v1/{name=CryptoKey}:decrypt", reads=True
 )
 def decrypt(world: World, name: str, request: kms_v1.DecryptRequest) -> kms_v1.DecryptResponse:
-    """Open with whichever of the key's versions sealed it."""
+    """Decrypt with the version of the key that encrypted it."""
     key = _usable_key(world, name)
     _check_crc("ciphertext", request.ciphertext, request.ciphertext_crc32c)
     aad = request.additional_authenticated_data
@@ -116,7 +116,7 @@ def _check_crc(field: str, data: bytes, given: int | None) -> bool:
 
 
 def _prefix(version: str) -> bytes:
-    """Which version sealed a ciphertext: a hash of the key's name and the version's number."""
+    """The start of each ciphertext of a version: a hash of the key's name, the version's number."""
     number = int(version.rsplit("/", 1)[1])
     return hashlib.sha256(key_of(version).encode()).digest()[:8] + number.to_bytes(4, "big")
 

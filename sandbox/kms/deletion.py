@@ -1,7 +1,7 @@
-"""Deletion for good: versions, then their key, then its ring; the names of keys stay taken.
+"""Permanent deletion: versions, then their key, then its ring. A key's name is never free again.
 
-Each call answers with an operation that is done. google-cloud-kms has no call for key rings yet,
-the discovery document has.
+Each call returns an operation that is already done. google-cloud-kms cannot delete key rings yet,
+the discovery document has the call.
 Source: https://docs.cloud.google.com/kms/docs/delete-kms-resources
 """
 
@@ -28,7 +28,7 @@ _DELETABLE: Final = {State.DESTROYED, State.IMPORT_FAILED, State.GENERATION_FAIL
 
 
 class DeleteKeyRingRequest(proto.Message):  # type: ignore[misc]  # proto has no annotations
-    """As the discovery document has it."""
+    """The request as the discovery document defines it."""
 
     name = proto.Field(proto.STRING, number=1)
 
@@ -37,7 +37,7 @@ class DeleteKeyRingRequest(proto.Message):  # type: ignore[misc]  # proto has no
 def delete_crypto_key_version(
     world: World, name: str, _: kms_v1.DeleteCryptoKeyVersionRequest
 ) -> operations_pb2.Operation:
-    """Forget a version without key material; its number is not given again."""
+    """Delete a version without key material; its number is never used again."""
     version = find_version(world, name)
     if version.state not in _DELETABLE:
         raise _blocked(name, f"its state is {State(version.state).name}")
@@ -54,7 +54,7 @@ def delete_crypto_key_version(
 def delete_crypto_key(
     world: World, name: str, _: kms_v1.DeleteCryptoKeyRequest
 ) -> operations_pb2.Operation:
-    """Forget a key without versions, and keep a record of its name."""
+    """Delete a key without versions, and keep a record of its name."""
     find_key(world, name)
     if world.kms.versions[name]:
         raise _blocked(name, "it has versions")
@@ -73,7 +73,7 @@ def delete_crypto_key(
 
 @permitted("cloudkms.keyRings.delete", "DELETE /v1/{name=KeyRing}")
 def delete_key_ring(world: World, name: str, _: DeleteKeyRingRequest) -> operations_pb2.Operation:
-    """Forget a ring without keys; its name is free again."""
+    """Delete a ring without keys; its name is free again."""
     find_ring(world, name)
     if any(key.startswith(f"{name}/") for key in world.kms.crypto_keys):
         raise _blocked(name, "it has crypto keys")
@@ -106,7 +106,7 @@ def get_retired_resource(
 def get_operation(
     world: World, name: str, _: operations_pb2.GetOperationRequest
 ) -> operations_pb2.Operation:
-    """What a deletion answered."""
+    """The operation that a deletion returned."""
     if name not in world.kms.operations:
         raise not_found("Operation", name)
     return world.kms.operations[name]

@@ -1,8 +1,8 @@
 """Locations, key rings and crypto keys: create, read, list, update, choose the primary version.
 
-What Cloud KMS accepts in a key and the defaults that it fills in come from the comments on
-`CryptoKey` in google-cloud-kms and https://docs.cloud.google.com/kms/docs/destroy-restore
-(destruction after 24 hours to 120 days, 30 days by default).
+Sources for the accepted values and the defaults: the comments on `CryptoKey` in google-cloud-kms
+and https://docs.cloud.google.com/kms/docs/destroy-restore (destruction after 24 hours to 120 days,
+30 days by default).
 """
 
 from __future__ import annotations
@@ -120,13 +120,14 @@ def create_crypto_key(
     """Make a key and, unless the request skips it, its first version, which becomes the primary."""
     find_ring(world, ring)
     name = f"{ring}/cryptoKeys/{check_id(request.crypto_key_id, 'crypto_key_id')}"
+    # the name of a deleted key can never be used again
     retired = (one.original_resource for one in world.kms.retired.values())
     if name in world.kms.crypto_keys or name in retired:
         raise already_exists("CryptoKey", name)
     if request.crypto_key.import_only and not request.skip_initial_version_creation:
         raise invalid("An import_only key must be created with skip_initial_version_creation.")
     key = _new_key(world, name, request.crypto_key)
-    # The first version would need to know which key of the external manager it stands for.
+    # Its first version would have to name a key of the external manager; this request cannot.
     if is_external(key) and not request.skip_initial_version_creation:
         raise invalid(
             f"A CryptoKey of protection level {Level(key.version_template.protection_level).name} "
@@ -166,7 +167,7 @@ def update_crypto_key(
 ) -> kms_v1.CryptoKey:
     """Change the fields in the mask; `labels` replaces all labels. There is no etag."""
     stored = find_key(world, name)
-    changed = kms_v1.CryptoKey(stored)
+    changed = kms_v1.CryptoKey(stored)  # a copy: a refused field must leave the key unchanged
     paths = set(request.update_mask.paths)
     _apply(changed, request.crypto_key, paths)
     _check_labels(changed)
@@ -207,7 +208,7 @@ def _change_algorithm(key: kms_v1.CryptoKey, asked: kms_v1.CryptoKey) -> None:
 def update_crypto_key_primary_version(
     world: World, name: str, request: kms_v1.UpdateCryptoKeyPrimaryVersionRequest
 ) -> kms_v1.CryptoKey:
-    """Encrypt with another version from now on."""
+    """Make another version the primary, which encrypts from now on."""
     key = find_key(world, name)
     if key.purpose != Purpose.ENCRYPT_DECRYPT:
         raise invalid(
@@ -283,7 +284,7 @@ def _check_labels(key: kms_v1.CryptoKey) -> None:
 def _set_rotation(
     key: kms_v1.CryptoKey, period: timedelta, first: datetime | None, now: datetime
 ) -> None:
-    """Give the key a rotation schedule that Cloud KMS accepts, or none."""
+    """Set or remove the rotation schedule. Raises INVALID_ARGUMENT as Cloud KMS does."""
     if not period and first is None:
         key.rotation_period = key.next_rotation_time = None
         return

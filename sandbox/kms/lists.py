@@ -53,9 +53,10 @@ class Page(Generic[Item]):
 
 
 def paginate(items: Iterable[Item], parent: str, request: ListRequest) -> Page[Item]:
-    """Filter, sort and cut; a token remembers the last item, so that new ones shift nothing.
+    """Filter and sort the items, and return one page of them.
 
-    Raises INVALID_ARGUMENT for a token of another list and for what it does not understand.
+    A page token holds the last item's sort key, so that new items do not shift the next page.
+    Raises INVALID_ARGUMENT for a token of another list, or an unsupported filter or order.
     """
     if request.page_size < 0:
         raise invalid(f"page_size {request.page_size} is negative.")
@@ -69,6 +70,7 @@ def paginate(items: Iterable[Item], parent: str, request: ListRequest) -> Page[I
         if all(_holds(data, *term) for term in terms)
     ]
     found.sort(key=lambda pair: pair[0], reverse=descending)
+    # a token is valid only for the list, filter and order that it was made for
     list_ = json.dumps((parent, filter_, order_by))
     fingerprint = hashlib.sha256(list_.encode()).hexdigest()[:16]
     rest = found
@@ -91,7 +93,7 @@ def _order(order_by: str) -> tuple[str, bool]:
 
 
 def _key(data: dict[str, Any], field: str) -> Key:
-    """Version names end in a number and sort by it; everything else by its text."""
+    """The sort key: for a version its number, for anything else its name as text."""
     name = data.get("name", data.get("locationId", ""))
     head, _, tail = name.rpartition("/")
     time = data.get("createTime", "") if field == "createTime" else ""
@@ -114,7 +116,7 @@ def _terms(filter_: str) -> list[tuple[str, str, str]]:
     for text in _AND.split(filter_.strip()) if filter_.strip() else []:
         match = _TERM.fullmatch(text.strip())
         field = match[1] if match else ""
-        # A label is named as it is stored; any other field as in protobuf or as in JSON.
+        # A label's name is used as it is; any other field is spelled as in protobuf or in JSON.
         field = field if field.startswith("labels.") else camel(field)
         if match is None or (field not in _FIELDS and not field.startswith("labels.")):
             raise invalid(f"filter '{filter_}' is not supported at '{text}'.")

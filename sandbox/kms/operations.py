@@ -1,6 +1,6 @@
 """The calls of Cloud KMS: their table, their form over HTTP, and the IAM methods on rings and keys.
 
-`served` and `permitted` enter a handler into `METHODS`, which gRPC and HTTP both serve. A call's
+`served` and `permitted` register a handler in `METHODS`, which gRPC and HTTP both serve. A call's
 name, service and types follow from the request type that its handler takes. Paths are written as
 in the `google.api.http` annotations, with the kinds of resources in place of patterns.
 """
@@ -48,7 +48,7 @@ _SERVICES: Final = {
     # a request that google-cloud-kms does not have yet
     "sandbox.kms.deletion": "google.cloud.kms.v1.KeyManagementService",
 }
-# Laxer than the names themselves: a malformed name must reach its handler, which says so.
+# Looser than the rules of names: a malformed name must reach its handler, which refuses it.
 _PATHS: Final = name_patterns(PROJECT_IN_PATH, "[^/:]+", "[^/:]+", "[^/:]+")
 _FIELD: Final = re.compile(r"\{([a-z_.]+)=([A-Za-z|]+)\}")
 
@@ -75,13 +75,14 @@ METHODS: Final[list[KmsMethod]] = []
 def served(
     http: str, *, body: str = "", reads: bool = False, permission: str | None = None
 ) -> Callable[[Handler[Asked, Answer]], Handler[Asked, Answer]]:
-    """Enter a handler that checks its caller by itself.
+    """Register a handler that checks its caller's permission itself.
 
-    `body` is needed where the URL names no method (`:destroy`); `reads` says that a call by POST
-    writes nothing.
+    `body` names the request field in the HTTP body; a URL with a method (`:destroy`) does not need
+    it. `reads` marks a POST that writes nothing.
     """
 
     def enter(run: Handler[Asked, Answer]) -> Handler[Asked, Answer]:
+        # a handler takes world, caller and request: the third annotation is the request's type
         request: type[Any] = list(get_type_hints(run).values())[2]
         (field, _), *_ = _FIELD.findall(http)
         verb, _, path = http.partition(" ")
@@ -108,9 +109,10 @@ def served(
 def permitted(
     permission: str, http: str, *, body: str = "", reads: bool = False, anyone: bool = False
 ) -> Callable[[Callable[[World, str, Asked], Answer]], Handler[Asked, Answer]]:
-    """Enter a handler that gets the canonical name in the path once its caller may call it.
+    """Register a handler that runs after its caller's permission was checked.
 
-    `anyone` needs no permission, only a project that can use Cloud KMS.
+    It gets the canonical name of the resource in the path. With `anyone` the caller needs no
+    permission, only a project that can use Cloud KMS.
     """
     (field, kind), *_ = _FIELD.findall(http)
     name_in = attrgetter(field)
@@ -156,7 +158,7 @@ def set_iam_policy(
 def test_iam_permissions(
     world: World, caller: Identity, request: iam_policy_pb2.TestIamPermissionsRequest
 ) -> iam_policy_pb2.TestIamPermissionsResponse:
-    """Which of the permissions the caller has; needs none itself."""
+    """Which of the permissions the caller has; the call itself needs none."""
     name = _authorized(world, caller, request.resource, None)
     for permission in request.permissions:
         if "*" in permission or not permission.startswith("cloudkms."):
@@ -166,7 +168,7 @@ def test_iam_permissions(
 
 
 def _authorized(world: World, caller: Identity, resource: str, verb: str | None) -> str:
-    """The name of an existing ring or key; no `verb`: any caller may."""
+    """The canonical name of an existing ring or key; without `verb` any caller may ask."""
     kind = kind_of(resource) or ""
     places: dict[str, tuple[str, dict[str, Any]]] = {
         "KeyRing": ("keyRings", world.kms.key_rings),
@@ -214,7 +216,7 @@ def _run_http(method: KmsMethod, call: GoogleCall) -> dict[str, Any]:
 
 
 def _message(method: KmsMethod, call: GoogleCall) -> Any:  # noqa: ANN401
-    """The request message, from path, query and body as the annotations divide them."""
+    """The request message from path, query and body, as the annotations assign the fields."""
     fields: dict[str, Any] = {}
     if method.body == "*":
         fields |= call.body
@@ -238,7 +240,7 @@ def _query_field(descriptor: Descriptor | None, name: str, text: str) -> tuple[l
     path: list[str] = []
     field: FieldDescriptor | None = None
     for part in name.split("."):
-        # Clients spell a field in either way: protobuf's or JSON's.
+        # Clients use both spellings of a field: protobuf's and JSON's.
         named = descriptor and (
             descriptor.fields_by_camelcase_name.get(part) or descriptor.fields_by_name.get(part)
         )

@@ -1,6 +1,6 @@
-"""What Cloud KMS remembers, the names of its resources, and its messages as JSON.
+"""What Cloud KMS stores, the names of its resources, and its messages as JSON.
 
-HSM is offered in every location unless `KmsState.locations_without_hsm` says otherwise.
+Every location has HSM, except those in `KmsState.locations_without_hsm`.
 Source of the locations: https://docs.cloud.google.com/kms/docs/locations
 """
 
@@ -43,7 +43,7 @@ class StoredPolicy:
 
     policy: policy_pb2.Policy
     since: dict[str, datetime] = field(default_factory=dict)
-    """`role member condition` → time of the write that brought it."""
+    """`role member condition` → time of the write that added it."""
 
 
 class KmsState:
@@ -61,7 +61,7 @@ class KmsState:
         self.retired: dict[str, kms_v1.RetiredResource] = {}
         self.operations: dict[str, operations_pb2.Operation] = {}
         self.material: dict[str, bytes] = {}
-        """Version name → AES-256 key; gone once the version is destroyed."""
+        """Version name → AES-256 key; removed when the version is destroyed."""
         self.ready_at: dict[str, datetime] = {}
         """Version name → when PENDING_GENERATION ends."""
         self.policies: dict[str, StoredPolicy] = {}
@@ -137,7 +137,7 @@ def canonical(world: World, name: str, kind: str, permission: str) -> str:
 
 
 def canonical_project(world: World, name: str) -> str:
-    """The name with the project's id where it has the number of a known one."""
+    """The name, with a known project's number replaced by its id."""
     head, _, rest = name.removeprefix("projects/").partition("/")
     project = world.kms.project(head) if name.startswith("projects/") else None
     return "/".join(["projects", project.id, rest]).rstrip("/") if project else name
@@ -166,7 +166,7 @@ def key_of(version: str) -> str:
 
 
 def raw(message: Any) -> RawMessage:  # noqa: ANN401 - proto-plus or plain protobuf
-    """The plain protobuf message behind a proto-plus one; a plain one as it is."""
+    """The plain protobuf message of a proto-plus one; a plain one is returned unchanged."""
     unwrap = getattr(type(message), "pb", None)
     plain: RawMessage = unwrap(message) if unwrap else message
     return plain
@@ -181,7 +181,7 @@ def to_json(message: Any, *, enums_as_ints: bool = False) -> dict[str, Any]:  # 
 
 
 def from_json(kind: type[Any], data: dict[str, Any]) -> Any:  # noqa: ANN401
-    """A message of `kind` from its JSON, or `json_format.ParseError`."""
+    """A message of `kind` from its JSON. Raises `json_format.ParseError`."""
     message = kind()
     json_format.ParseDict(data, raw(message))
     return message

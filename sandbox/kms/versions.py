@@ -1,7 +1,7 @@
 """Key versions: create, read, list, enable, disable, schedule destruction, restore.
 
-Nothing runs in the background: each operation first settles the key that it touches, that is, lets
-everything happen that was due by now (the end of generation, rotation, destruction).
+Nothing runs in the background: each operation first settles the key that it uses, that is, applies
+everything that was due by now (the end of generation, rotation, destruction).
 Sources: https://docs.cloud.google.com/kms/docs/key-states,
 https://docs.cloud.google.com/kms/docs/org-policy-constraints (why a rotation can fail)
 """
@@ -24,7 +24,7 @@ Level = kms_v1.ProtectionLevel
 
 
 def check_place(world: World, key: kms_v1.CryptoKey) -> None:
-    """Raise INVALID_ARGUMENT without HSM here, FAILED_PRECONDITION by an organization policy."""
+    """Raise INVALID_ARGUMENT if HSM is missing there, FAILED_PRECONDITION by an org policy."""
     location, number = location_of(key.name), project_of(world, key.name).number
     level = Level(key.version_template.protection_level)
     if level == Level.HSM and location in world.kms.locations_without_hsm:
@@ -63,8 +63,9 @@ def with_primary(world: World, key: kms_v1.CryptoKey) -> kms_v1.CryptoKey:
 
 
 def new_version(world: World, key: kms_v1.CryptoKey, at: datetime) -> kms_v1.CryptoKeyVersion:
-    """Make the next version of `key` by its template, generated at once unless a switch waits."""
+    """Make the next version by the key's template, generated at once unless a switch delays it."""
     versions = world.kms.versions[key.name]
+    # not the number of versions: the number of a deleted one is never used again
     number = world.kms.last_number.get(key.name, 0) + 1
     world.kms.last_number[key.name] = number
     wait = timedelta(seconds=world.switches.initial_version_pending_seconds)
@@ -83,7 +84,7 @@ def new_version(world: World, key: kms_v1.CryptoKey, at: datetime) -> kms_v1.Cry
 
 
 def settle(world: World, key: kms_v1.CryptoKey) -> None:
-    """Let everything happen to `key` that was due by now."""
+    """Apply to `key` everything that was due by now."""
     _rotate(world, key)
     for version in world.kms.versions[key.name].values():
         _finish_generation(world, version)
@@ -104,7 +105,7 @@ def _finish_generation(world: World, version: kms_v1.CryptoKeyVersion) -> None:
 
 
 def _rotate(world: World, key: kms_v1.CryptoKey) -> None:
-    """Make the new primary versions that were due; none while an organization policy forbids it."""
+    """Make the primary versions that are due, unless an organization policy forbids new ones."""
     constraints, level = world.kms.constraints, Level(key.version_template.protection_level).name
     if not (
         key.rotation_period
@@ -112,6 +113,7 @@ def _rotate(world: World, key: kms_v1.CryptoKey) -> None:
         and constraints.allows_protection_level(level)
     ):
         return
+    # one version for each missed period, created at the time when it was due
     while key.next_rotation_time <= world.clock.now():
         version = new_version(world, key, key.next_rotation_time)
         key.primary = kms_v1.CryptoKeyVersion(name=version.name)
@@ -179,7 +181,7 @@ def list_crypto_key_versions(
 def update_crypto_key_version(
     world: World, name: str, request: kms_v1.UpdateCryptoKeyVersionRequest
 ) -> kms_v1.CryptoKeyVersion:
-    """Enable or disable a version: the only change that the sandbox knows."""
+    """Enable or disable a version: the only change that the sandbox supports."""
     asked = request.crypto_key_version
     version = find_version(world, name)
     if list(request.update_mask.paths) != ["state"]:
@@ -212,7 +214,7 @@ def destroy_crypto_key_version(
 def restore_crypto_key_version(
     world: World, name: str, _: kms_v1.RestoreCryptoKeyVersionRequest
 ) -> kms_v1.CryptoKeyVersion:
-    """Call off a scheduled destruction; the version comes back disabled."""
+    """Cancel a scheduled destruction; the version is disabled afterwards."""
     version = find_version(world, name)
     if version.state != State.DESTROY_SCHEDULED:
         raise _wrong_state(version, "is not scheduled for destruction")
