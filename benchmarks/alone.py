@@ -1,6 +1,6 @@
-"""What Prefect itself takes: its server on a new PostgreSQL, a worker, and runs of an empty flow.
+"""How long Prefect alone takes: its server on a new PostgreSQL, a worker, runs of an empty flow.
 
-Started as by hand, without anything of ours. Each run is suspended once and resumed.
+It is started as by hand, without this project's flows. Each run is suspended once and resumed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PrefectAlone:
     deployment: UUID
 
     def start(self, runs: int) -> None:
-        """Create so many runs."""
+        """Create that many runs."""
         for _ in range(runs):
             self.client.create_flow_run_from_deployment(self.deployment)
 
@@ -59,10 +59,10 @@ class PrefectAlone:
             self.client.resume_flow_run(run.id)
 
     def wait_for(self, state: str, runs: int, seconds: float = _SECONDS) -> None:
-        """Until so many runs are in the state of this name.
+        """Wait until that many runs are in the state with this name.
 
         Raises:
-            TimeoutError: They are not.
+            TimeoutError: they are not within `seconds`.
         """
 
         def reached() -> bool:
@@ -74,14 +74,14 @@ class PrefectAlone:
 
 @contextmanager
 def prefect_alone() -> Iterator[PrefectAlone]:
-    """The stack, with its worker ready; its files are removed at the end."""
+    """Start the stack and wait for its worker; its files are removed at the end."""
     home = Path(tempfile.mkdtemp(prefix="cmek-bench-"))
     (home / "tmp").mkdir()
     folder = postgres.new_folder()
     reaper = Reaper(home, folder)
     port = free_port()
     environment = client_environment(home, port)
-    del environment["PREFECT_API_SSL_CERT_FILE"]  # a saving of ours
+    del environment["PREFECT_API_SSL_CERT_FILE"]  # our stack's optimization, not Prefect's default
     children = []
     try:
         database = postgres.start(folder, environment)
@@ -100,7 +100,7 @@ def prefect_alone() -> Iterator[PrefectAlone]:
 
 
 def _deploy(client: SyncPrefectClient, folder: Path) -> UUID:
-    folder.mkdir()  # of its own: a run gets a copy of it
+    folder.mkdir()  # its own, almost empty: Prefect copies the folder for each run
     (folder / "empty.py").write_text(FLOW)
     return client.create_deployment(
         client.create_flow_from_name("empty"),
@@ -113,4 +113,4 @@ def _deploy(client: SyncPrefectClient, folder: Path) -> UUID:
 
 def _until(holds: Callable[[], bool], seconds: float = _SECONDS) -> None:
     if processes.poll(lambda: holds() or None, seconds=seconds, pause=_POLL_SECONDS) is None:
-        raise TimeoutError("the stack without anything of ours did not come so far")
+        raise TimeoutError("the stack of Prefect alone did not reach the expected state")

@@ -1,7 +1,7 @@
 """`python -m benchmarks.api_writes`: create runs through the API while a worker executes others.
 
-Says how many answers were no success, and how long an answer took. No client retries: what counts
-is what somebody with a plain HTTP client, or a browser, would see. Exits with 1 on any refusal.
+Prints how often each answer came, and how long an answer took. The client does not retry, so it
+sees what a plain HTTP client or a browser would see. Exits with 1 on any answer other than 201.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.stack import Stack, running_stack
 
 
 def write_runs(stack: Stack, count: int) -> tuple[Counter[str], list[float]]:
-    """Create so many runs, which are due tomorrow; what answered, and the seconds of each."""
+    """Create `count` runs, due tomorrow; returns how often each answer came, and all durations."""
     deployment = stack.client.read_deployment_by_name(ONBOARDING)
     body = {
         "parameters": {"request": stack.request(stack.workspace("fresh"))},

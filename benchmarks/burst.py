@@ -1,9 +1,9 @@
-"""`python -m benchmarks.burst`: many workspaces at once; all wait, none twice, all are attached.
+"""`python -m benchmarks.burst`: onboard many workspaces at once, each exactly once.
 
 Two discoveries start at the same moment and see all workspaces, so that each is found twice. Then
-every run that waits is approved. Beside it stands what Prefect itself takes in the same run for as
-many empty runs. Exits with 1 when a run failed, a workspace has two, or one has no key at the end,
-or a wanted number of seconds is missed; the seconds are for a quiet machine with two cores.
+every waiting run is approved. For comparison, Prefect alone executes as many empty runs. Exits with
+1 when a run failed, a workspace has two runs, one has no key at the end, or a wanted number of
+seconds is missed; the seconds are for a quiet machine with two cores.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from tests.support.stack import Stack, running_stack
 DISCOVERY = "discover-workspaces/scheduled"
 ALL_WAIT: Final = "all wait"
 ALL_ATTACHED: Final = "all are attached"
-"""Counted from the first answer on."""
+"""Measured from the first approval."""
 WANTED_OF_100: Final = {ALL_WAIT: 180.0, ALL_ATTACHED: 180.0}
 """Seconds for a hundred workspaces."""
 SECONDS_A_RUN = 30.0
-"""Patience: on two busy cores, for a start of a process and what it does."""
+"""The timeout grows by this with each run: a process start and its work, on two busy cores."""
 _POLL_SECONDS = 2.0
 _LOST = ("503 Service Unavailable",)
 
 
 @dataclass
 class Outcome:
-    """What became of the workspaces."""
+    """How long the steps took, and what went wrong."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def took(self, what: str, started: float) -> None:
-        """Keep how long it took, and say it at once, since the next may take minutes."""
+        """Store how long it took, and print it at once, since the next step may take minutes."""
         self.seconds[what] = time.monotonic() - started
         sys.stderr.write(f"{what} after {self.seconds[what]:.0f} s\n")
 
@@ -85,7 +85,7 @@ def _discover_twice(stack: Stack, count: int) -> None:
 
 
 def _until(settled: Callable[[], list[FlowRun]], count: int, seconds: float) -> list[FlowRun]:
-    """The runs that have come so far, once all have or patience ends."""
+    """The settled runs, once there are `count` of them or `seconds` are over."""
     deadline = time.monotonic() + seconds
     while len(found := settled()) < count and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
@@ -123,7 +123,7 @@ def main() -> int:
     options = parser.parse_args()
     with running_stack() as stack:
         outcome = burst(stack, options.workspaces)
-        told = "".join(stack.log_text(name) for name in stack.local.logs)
+        logs = "".join(stack.log_text(name) for name in stack.local.logs)
     floors = _prefect_alone(options.workspaces)
     missed = False
     for what, floor in floors.items():
@@ -134,14 +134,14 @@ def main() -> int:
             f"{floor:.0f} s, ratio {took / floor:.2f}; wanted {wanted:g} s"
             f"{'  MISSED' if took > wanted else ''}\n"
         )
-    busy = ", ".join(f"{told.count(text)} times {text!r}" for text in _LOST)
+    busy = ", ".join(f"{logs.count(text)} times {text!r}" for text in _LOST)
     sys.stdout.write(f"in the logs {busy}; {len(outcome.problems)} problems\n")
     sys.stdout.writelines(f"  {problem}\n" for problem in outcome.problems)
     return int(missed or bool(outcome.problems))
 
 
 def _prefect_alone(runs: int) -> dict[str, float]:
-    """Seconds until as many empty runs wait, and from their resumption until they have ended."""
+    """Seconds until as many empty runs wait, and seconds from their resumption to their end."""
     patience = 60 + SECONDS_A_RUN * runs
     with prefect_alone() as alone:
         started = time.monotonic()

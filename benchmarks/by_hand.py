@@ -23,7 +23,7 @@ KEY = "claude-prod"
 
 
 def compare(show: Callable[[str], None]) -> float | None:
-    """Seconds, requests, and what a second run does; with the guide where gcloud and curl are.
+    """Show seconds and requests of a first and a second run of each; the guide needs gcloud, curl.
 
     Returns:
         The median of this project's first runs, divided by the guide's; None without the guide.
@@ -31,7 +31,7 @@ def compare(show: Callable[[str], None]) -> float | None:
     by_hand = bool(shutil.which("gcloud") and shutil.which("curl"))
     show(f"{'':24} {'seconds':>8} {'requests':>9} {'writes':>7}  outcome")
     taken = [_round(show, by_hand) for _ in range(ROUNDS)]
-    show("Nobody's waiting is counted; the guide has no approval, no checks, no read-back.")
+    show("No person's waiting time is included; the guide has no approval, checks or read-back.")
     if not by_hand:
         show("the guide by hand: gcloud or curl is not installed here")
         return None

@@ -1,8 +1,8 @@
 """`python -m benchmarks.checks`: all prerequisite checks together, against the slowest request.
 
-The sandbox is a process of its own and answers every Google call after the same latency, which is
-thus the slowest request; the ratio to it is the number of dependent waves plus what connecting and
-this project add. Exits with 1 when the wanted ratio is missed.
+The sandbox is a process of its own and answers every Google call after the same latency, so this is
+the time of the slowest request. The ratio is the length of the longest chain of dependent requests,
+plus what connecting and this project add. Exits with 1 when the wanted ratio is missed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`python -m benchmarks.detection`: from a change of a key to the notification that people get.
 
-On the local stack: sandbox, `cmek listen`, server, worker, and a place that takes notifications.
+On the local stack: sandbox, `cmek listen`, server, worker, and a receiver of the notifications.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def _set_up(stack: Stack, sink: Sink) -> str:
-    """A healthy key, a first check, so that it is known, and the notifications; its name."""
+    """Make the key healthy, check it once so that it has a record, and install notifications."""
     keys = stack.admin("GET", "external_keys")["data"]
     names = [str(one["provider_config"].get("key_name")) for one in keys]
     name = next(one for one in names if one.endswith(KEY))
@@ -69,7 +69,7 @@ def _set_up(stack: Stack, sink: Sink) -> str:
 def _measured(
     stack: Stack, sink: Sink, listener: Listening, name: str
 ) -> Iterator[tuple[str, timedelta, timedelta]]:
-    """Each way of notice, for a key that breaks and for one that is enabled again."""
+    """By each kind of signal, for a key that is disabled and enabled again; then by no signal."""
     for source in ("webhook", "audit log"):
         listener.only(source)
         for enabled in (False, True):

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.gateway`: what the gateway adds to a call that it passes on.
+"""`python -m benchmarks.gateway`: how much time the gateway adds to a call that it passes on.
 
 Sandbox and gateway are processes of their own. The same read is made directly and through the
-gateway, in turns, each over one connection that is kept. Exits with 1 when it adds too much.
+gateway, in turns, each over its own kept connection. Exits with 1 when it adds too much.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _measure(sandbox: SandboxProcess, url: str, calls: int) -> tuple[float, floa
 
 @contextmanager
 def _gateway(sandbox: SandboxProcess) -> Iterator[str]:
-    """The address of a gateway before this sandbox."""
+    """The address of a gateway in front of this sandbox."""
     with tempfile.TemporaryDirectory(prefix="cmek-bench-") as home:
         key, settings = Path(home) / "admin_key", Path(home) / "gateway.toml"
         key.write_text(sandbox.admin_key)

@@ -16,7 +16,7 @@ from benchmarks.sweeps import Conditions, Measured, measure
 from tests.support.server import lone_server
 
 MOST_RATIO = {10: 2.0, 100: 1.3, 1000: 1.1}
-"""By the number of keys: with few, the start of a run weighs more than the keys."""
+"""By the number of keys: with few keys, the start of a run takes longer than the keys."""
 MOST_READS = {"full": 2.2, "quick": 1.1}
 MOST_MEMORY_GROWTH = 1.2
 MOST_OF_GUIDE = 0.9
@@ -89,7 +89,7 @@ def _shown(one: Measured) -> Measured:
 
 @contextmanager
 def _server() -> Iterator[None]:
-    """A Prefect server of our own, for this process and the sweeps'."""
+    """A Prefect server of our own, for this process and the processes of the sweeps."""
     with lone_server() as address:
         own = {"PREFECT_API_URL": address, "PREFECT_LOGGING_LEVEL": "WARNING"}
         os.environ.update(own)

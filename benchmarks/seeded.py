@@ -14,7 +14,7 @@ KEYS_A_RING = 100
 
 
 def everything_there() -> World:
-    """A key, ring and attached workspace under one folder and a perimeter: the most to read."""
+    """A key, ring and attached workspace under one folder and a perimeter: the most requests."""
     stage = Stage(seed.new_world(minimal=True))
     stage.reset()
     stage.key()
@@ -24,7 +24,7 @@ def everything_there() -> World:
 
 
 def keys_in_rings(count: int) -> World:
-    """So many healthy keys, each of a workspace."""
+    """`count` healthy keys, each attached to its own workspace."""
     world = seed.new_world(minimal=True)
     many_keys(world, count, KEYS_A_RING)
     return world

@@ -1,8 +1,8 @@
 """`python -m benchmarks.start_up`: commands and the local stack, against Prefect alone.
 
-A floor is what Prefect itself takes on this machine in the same run: its client's import, or a new
-PostgreSQL with Prefect's server and then a worker, as one starts them by hand, and an empty flow
-that is suspended once and resumed.
+A floor is what Prefect alone takes on this machine in the same run: its client's import; or a new
+PostgreSQL, Prefect's server and then a worker, started as by hand; and then an empty flow that is
+suspended once and resumed.
 Exits with 1 when a wanted number is missed; the seconds are for a quiet machine.
 """
 
@@ -67,7 +67,7 @@ def _columns(pairs: list[tuple[float, float]]) -> tuple[list[float], list[float]
 
 def _seconds(command: list[str], environment: dict[str, str]) -> float:
     started = time.monotonic()
-    # `status` has nothing to show on an empty server, and says so with exit code 1
+    # no `check`: on an empty server `status` has nothing to show and exits with 1
     subprocess.run(command, env=environment, capture_output=True, check=False)  # noqa: S603
     return time.monotonic() - started
 
@@ -83,7 +83,7 @@ def _rehearsal() -> tuple[float, float]:
 
 
 def _prefect_alone() -> tuple[float, float]:
-    """The same without anything of ours."""
+    """The same two numbers for Prefect alone."""
     started = time.monotonic()
     with prefect_alone() as alone:
         ready = time.monotonic() - started

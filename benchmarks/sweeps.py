@@ -1,4 +1,4 @@
-"""Time and memory of a revalidation, against what no revalidation could beat.
+"""Time and memory of a revalidation, compared with the shortest time that is possible.
 
 The sandbox, the Prefect server and each sweep are processes of their own; a sweep's memory is its
 own peak.
@@ -59,9 +59,9 @@ class Measured:
 
 
 def measure(keys: int, conditions: Conditions, depth: Depth = "full") -> Measured:
-    """One sweep over so many healthy keys, in a new sandbox and a new process.
+    """One sweep over that many healthy keys, in a new sandbox and a new process.
 
-    A quick one comes after a full one, which is not measured.
+    Before a quick one runs a full one, which is not measured.
     """
     with sandbox_process("sweep", str(keys), module="benchmarks.seeded") as sandbox:
         sandbox.control.switches(
@@ -88,14 +88,15 @@ def measure(keys: int, conditions: Conditions, depth: Depth = "full") -> Measure
 
 
 def floor_seconds(keys: int, reads: int, conditions: Conditions, depth: Depth) -> float:
-    """The larger of what the latency and what the quota allow.
+    """The shortest possible time: by the latency or by the quota, whichever is longer.
 
-    A key's validation and its reads are independent, so a look takes at least the longer of the
-    two; the first list of a ring comes before any read of its keys. A quick one has no validation.
+    A key's validation and its reads are independent, so a check takes at least the longer of the
+    two. A ring's keys are listed before any of them is read: two reads, one after the other. A
+    quick sweep has no validation.
     """
     validation = conditions.validate_seconds if depth == "full" else 0.0
-    look = max(validation, 2 * conditions.kms_seconds)
-    latency = math.ceil(keys / conditions.concurrency) * look
+    one_check = max(validation, 2 * conditions.kms_seconds)
+    latency = math.ceil(keys / conditions.concurrency) * one_check
     quota = reads / conditions.reads_per_minute * 60
     return max(latency, quota)
 
@@ -126,7 +127,7 @@ def _sweep_in_child(
 
 
 async def _sweep(order: dict[str, str]) -> dict[str, object]:
-    """Inside the child: save the blocks, warm up, sweep."""
+    """Inside the child: save the blocks, then run the sweep."""
     await AnthropicAdmin(base_url=order["http"], admin_key=SecretStr(order["admin_key"])).save(
         "anthropic-admin", overwrite=True
     )
