@@ -23,7 +23,7 @@ KEY = "claude-prod"
 
 
 def compare(show: Callable[[str], None]) -> float | None:
-    """Show seconds and requests of a first and a second run; of the guide too, with gcloud and curl.
+    """Show seconds and requests of a first and a second run, and the guide's with gcloud and curl.
 
     Returns:
         The median of this project's first runs, divided by the guide's; None without the guide.

@@ -21,7 +21,7 @@ KEY_RING = f"{LOCATION}/keyRings/anthropic-cmek"
 
 @dataclass(slots=True)
 class Admin:
-    """A running sandbox, seen by someone who holds the Admin key."""
+    """A running sandbox, called with its Admin key."""
 
     sandbox: Sandbox
     control: SandboxControl
@@ -49,7 +49,7 @@ class Admin:
         return next(one["id"] for one in self.sandbox.workspaces if one["state"] == state)
 
     def register(self, key_name: str | None = None, **fields: Any) -> str:
-        """Create an external key; its id."""
+        """Create an external key; returns its id."""
         config = {"type": "gcp", "key_name": key_name or f"{KEY_RING}/cryptoKeys/claude-prod"}
         return str(self.ok("POST", "external_keys", {"provider_config": config, **fields})["id"])
 
@@ -65,7 +65,7 @@ class Admin:
         roles: tuple[str, ...] = ROLES,
         **fields: Any,
     ) -> str:
-        """A crypto key that passes validation by default; its name."""
+        """Create a crypto key that by default passes validation; returns its name."""
         label, value = organization_label(self.sandbox.organization_id)
         parent = f"projects/acme-kms-prod/locations/{location}"
         rings = self.google("GET", f"{parent}/keyRings").get("keyRings", [])
@@ -85,7 +85,7 @@ class Admin:
         self.google("POST", f"{key_name}:setIamPolicy", {"policy": policy})
 
     def working_key(self, key_id: str = "claude-prod", **fields: Any) -> str:
-        """An external key whose crypto key passes validation; its id."""
+        """Create an external key whose crypto key passes validation; returns its id."""
         return self.register(self.crypto_key(key_id), **fields)
 
     def attach(self, workspace_id: str, external_key_id: str, **fields: Any) -> httpx.Response:

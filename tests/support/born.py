@@ -11,12 +11,12 @@ NAME = "Payments (EU) - live"
 
 
 def born(bench: Onboardings, name: str = NAME) -> list[StoredWorkspace]:
-    """The workspaces of the name."""
+    """All workspaces with this name."""
     return [one for one in bench.sandbox.world.admin.workspaces.values() if one.name == name]
 
 
 def start_to_create(bench: Onboardings, name: str = NAME, **request: Any) -> Run:
-    """A run for a new workspace; nothing of it is executed yet."""
+    """A run for a new workspace, which has not been executed yet."""
     return bench.start(workspace_id=None, create_workspace=name, **request)
 
 

@@ -1,6 +1,6 @@
 """Prefect's user interface in headless Chromium, as a person uses it.
 
-The one that Prefect 3.9 serves by default (V2). Fields are found by the titles that people read.
+This is the UI that Prefect 3.9 serves by default (V2). Fields are found by their visible titles.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ARGUMENTS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    # whatever the page would load from elsewhere, it must do without
+    # the page must not load anything from other hosts
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 _PATIENCE_MS = 60_000.0
@@ -39,7 +39,7 @@ _WIDTH, _HEIGHT = 1280, 860
 
 @dataclass
 class Clicks:
-    """How often the mouse was needed; typing, and Tab from field to field, count as nothing."""
+    """The number of clicks; typing, and Tab from field to field, are not counted."""
 
     number: int = 0
 
@@ -85,7 +85,7 @@ class Form:
         self.clicks.on(self.within.get_by_role("button", name=self.button, exact=True))
 
     def refuses(self, *texts: str) -> None:
-        """Wait for the note with the server's reason, which says this; then it is put away."""
+        """Wait until the notification with the server's reason contains these texts."""
         note = self.page.locator("[data-sonner-toast]").first
         for text in texts:
             expect(note).to_contain_text(text)
@@ -101,7 +101,7 @@ _UNTIL_DRAWN: Final = """() => new Promise(resolve => {
   new MutationObserver(wait).observe(document.body, {childList: true, subtree: true});
   wait();
 })"""
-"""Resolves once nothing was drawn for a second."""
+"""Resolves when nothing has been drawn for a second."""
 
 
 @dataclass(frozen=True)
@@ -120,15 +120,15 @@ class Browser:
         name = self.page.get_by_role("link", name=deployment.partition("/")[2], exact=True)
         menu = row.filter(has=name).locator("button[aria-haspopup=menu]")
         menu.wait_for()
-        # until its runs are drawn the row is drawn again, which closes an open menu; to the browser
-        # it is still the dashboard that is loaded, which may have been idle before
+        # the row is drawn again when its runs arrive, which closes an open menu; a load state does
+        # not help, since for the browser the dashboard is still the loaded page
         self.page.evaluate(_UNTIL_DRAWN)
         self.clicks.on(menu)
         self.clicks.on(self.page.get_by_role("menuitem", name="Custom Run", exact=True))
         return self._start_form()
 
     def follow_the_note(self) -> None:
-        """From the note that a run was made to the run."""
+        """From the notification about a new run to that run."""
         self.clicks.on(self.page.get_by_role("link", name="View run").first)
         self.page.get_by_role("tab", name="Artifacts", exact=True).wait_for()
 
@@ -152,14 +152,14 @@ class Browser:
         self._run_menu("Quick run")
 
     def open_run(self, name: str) -> None:
-        """From the list of runs to the newest whose name begins so."""
+        """From the list of runs to the newest whose name begins with this."""
         self.page.goto(f"{self.url}/v2/runs")
         link = self.page.get_by_role("link", name=re.compile(rf"^{re.escape(name)}"))
         link.first.click()
         self.page.get_by_role("tab", name="Artifacts", exact=True).wait_for()
 
     def resume(self) -> Form:
-        """The form that the open run waits with."""
+        """Open the form of the waiting run on the page."""
         menu = "button[aria-haspopup=menu]:visible"
         self.clicks.on(self.page.locator(menu, has_text="Open menu").first)
         self.clicks.on(self.page.get_by_role("menuitem", name="Resume", exact=True))
@@ -168,18 +168,18 @@ class Browser:
         return Form(self.page, dialog, "Resume", self.clicks)
 
     def open_artifact(self, key: str) -> None:
-        """From the open run to its artifact whose key begins so."""
+        """From the open run to its artifact with this text in its key."""
         self.page.get_by_role("tab", name="Artifacts", exact=True).click()
         card = self.page.locator("a[href*='/artifacts/artifact/']", has_text=key)
         card.first.click()
         self.page.get_by_role("tab", name="Raw", exact=True).wait_for()
 
     def shows(self, text: str) -> None:
-        """Wait until the page shows this."""
+        """Wait until the page shows this text."""
         expect(self.page.get_by_text(text).first).to_be_visible()
 
     def shows_in_view(self, text: str) -> None:
-        """Wait until the page shows this without scrolling."""
+        """Wait until the page shows this text without scrolling."""
         expect(self.page.get_by_text(text).first).to_be_in_viewport()
 
     def shows_state(self, state: str) -> None:
@@ -205,7 +205,7 @@ class Browser:
 
 @contextmanager
 def chromium(url: str) -> Iterator[Browser]:
-    """A window of a Chromium without a screen."""
+    """A window of headless Chromium."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
         try:

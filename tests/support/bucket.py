@@ -18,7 +18,7 @@ Objects = dict[str, bytes]
 
 @contextmanager
 def running_bucket() -> Iterator[tuple[str, Objects]]:
-    """Its address, for STORAGE_EMULATOR_HOST, and what it holds. Every bucket exists."""
+    """The server's address, for STORAGE_EMULATOR_HOST, and its objects. Every bucket exists."""
     objects: Objects = {}
 
     class Handler(QuietHandler):
@@ -37,7 +37,7 @@ def running_bucket() -> Iterator[tuple[str, Objects]]:
         def do_POST(self) -> None:
             head = f"content-type: {self.headers['content-type']}\r\n\r\n".encode()
             about, content = BytesParser(policy=HTTP).parsebytes(head + self.body()).iter_parts()
-            # not get_content(), which makes text of what is sent as text/plain
+            # not get_content(), which decodes text/plain to a str
             kept: Any = content.get_payload(decode=True)
             name = json.loads(about.get_content())["name"]
             bucket = urlsplit(self.path).path.partition("/b/")[2].partition("/")[0]

@@ -1,4 +1,4 @@
-"""A front for a Prefect server that answers 503 before and after it hands a request on."""
+"""A proxy in front of a Prefect server: it answers 503 before or after it forwards a request."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _HANDED_ON = {"content-type", "authorization", "prefect-csrf-token", "prefect-cs
 
 @contextmanager
 def busy_server(api_url: str) -> Iterator[tuple[str, Counter[str]]]:
-    """Its address, and the number of requests for each path.
+    """The proxy's address, and the number of requests for each path.
 
-    The first call of a path is not handed on. The second one that makes a run is, but its answer is
-    lost. The rest goes through.
+    The first request to a path is not forwarded. The second one that makes a run is, but its answer
+    is lost. All others pass.
     """
     asked: Counter[str] = Counter()
     behind = httpx.Client(base_url=api_url.removesuffix("/api"), trust_env=False, timeout=30)

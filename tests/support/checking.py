@@ -24,7 +24,7 @@ from tests.support.staging import EXTERNAL_KEY, KEY, WORKSPACE
 
 
 def request(**changes: Any) -> OnboardingRequest:
-    """The usual request; a changed one may hold what the form would refuse, such as a location."""
+    """The usual request with changes, which may be values that the form would refuse."""
     usual = OnboardingRequest(
         workspace_id=WORKSPACE,
         project_id=KEY.project,
@@ -38,7 +38,7 @@ def request(**changes: Any) -> OnboardingRequest:
 
 @asynccontextmanager
 async def clients(sandbox: Sandbox | SandboxProcess) -> AsyncIterator[Clients]:
-    """All three clients as the administrator."""
+    """All three clients, with the administrator's rights."""
     admin = AdminApi(sandbox.http, AdminKey(SecretStr(sandbox.admin_key)))
     kms = CloudKms.connect(endpoint=sandbox.grpc, credentials=None, quota_project=None)
     google = GoogleReads(None, base_url=sandbox.http)

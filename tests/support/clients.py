@@ -1,4 +1,4 @@
-"""Our own clients aimed at a sandbox, and names that no other test uses."""
+"""Our own clients, connected to a sandbox, and names that no other test uses."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SOFTWARE = KeySpec(protection_level="SOFTWARE")
 
 @pytest.fixture(autouse=True)
 def no_waiting() -> Iterator[None]:
-    """Retries keep their number and lose their waits, in each folder whose conftest names this."""
+    """Retry without waiting, as often as usual, in each folder whose conftest imports this."""
     with stamina.set_testing(True, attempts=6, cap=True):
         yield
 
 
 @dataclass(slots=True)
 class Rig:
-    """A running sandbox seen from our clients."""
+    """A running sandbox and our clients for it."""
 
     sandbox: Sandbox
     control: SandboxControl
@@ -59,12 +59,12 @@ class Rig:
             await kms.aclose()
 
     def ring_name(self, location: str = "us-east5") -> str:
-        """A key ring that does not exist yet."""
+        """The name of a key ring that does not exist yet."""
         number = next(self._numbers)
         return f"projects/{self.sandbox.project_id}/locations/{location}/keyRings/ring-{number}"
 
     async def make_key(self, kms: CloudKms, spec: KeySpec = SOFTWARE) -> str:
-        """A new key in a new ring; its name."""
+        """Create a key in a new ring; returns its name."""
         ring, _ = await kms.create_key_ring(self.ring_name())
         key, _ = await kms.create_crypto_key(f"{ring.name}/cryptoKeys/key", spec)
         return key.name

@@ -22,7 +22,7 @@ SECONDS = 200
 
 
 def leaf_commands() -> dict[str, Any]:
-    """Every command that does something, by its name, such as `policy show`."""
+    """Every command that is not a group, by its full name, such as `policy show`."""
     found: dict[str, Any] = {}
     for name, one in command.commands.items():
         assert isinstance(one, LazyCommand)
@@ -33,7 +33,7 @@ def leaf_commands() -> dict[str, Any]:
 
 
 def exit_code(*arguments: str) -> int:
-    """Run `cmek` in this process; the code that it ends with."""
+    """Run `cmek` in this process; returns its exit code."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     return int(ended.value.code or 0)
@@ -75,13 +75,13 @@ def cmek_in_terminal(
     environment: Mapping[str, str],
     directory: Path,
 ) -> tuple[int, str]:
-    """Run `cmek` in a terminal and type a reply whenever its question shows.
+    """Run `cmek` in a terminal and type each reply when its question appears.
 
     Args:
-        arguments: Of the command.
-        replies: What to wait for on the screen, and what to type then, in order.
-        environment: Of the command.
-        directory: Where it runs.
+        arguments: Arguments of the command.
+        replies: Pairs of a text to wait for on the screen and the reply to type then, in order.
+        environment: Its environment.
+        directory: Its working directory.
 
     Returns:
         The exit code and all that was on the screen.

@@ -1,4 +1,4 @@
-"""Ways to bring one condition about, what a condition is, and what must be said of it."""
+"""What a condition is, ways to cause one, and what must be reported about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KMS = "cloudkms.googleapis.com"
 
 @dataclass(frozen=True, slots=True)
 class ExpectedCheck:
-    """What the prerequisites say."""
+    """What a prerequisite must report."""
 
     id: str
     status: str
@@ -26,33 +26,33 @@ class ExpectedCheck:
     """A part of the remedy, with the real names in it."""
     evidence: str = ""
     subject: dict[str, Any] = field(default_factory=dict)
-    """Changes of what is asked for."""
+    """Changes to the request."""
     also: frozenset[str] = frozenset()
-    """Other checks that do not pass then."""
+    """Other checks that do not pass either."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedCause:
-    """What the diagnosis of a failed validation (or a refused attach) says first."""
+    """The cause that the diagnosis of a failed validation (or a refused attach) must rank first."""
 
     id: str
     command: str
-    """A part of the mending command, with the real names in it."""
+    """A part of the command that fixes it, with the real names in it."""
     verdict: str = "proved"
     failure: dict[str, Any] = field(default_factory=dict)
-    """What is known about the failure besides."""
+    """Other known facts about the failure."""
     validation_fails: bool = True
-    """Whether the sandbox's own validation fails then, too."""
+    """Whether the sandbox's own validation fails too."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedHealth:
-    """What a revalidation says."""
+    """What a revalidation must report."""
 
     rule: str
     verdict: str
     commands: tuple[str, ...] = ()
-    """In their order. One that ends in `=` is followed by a time."""
+    """In this order. After one that ends in `=` comes a time."""
     days_left: float | None = None
     days_since: float | None = None
     benchmark: str | None = None
@@ -60,16 +60,16 @@ class ExpectedHealth:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """One thing that is wrong, and what must be said of it; None where a reading has no rule."""
+    """One fault, and what must be reported; None where checks or diagnosis have no rule for it."""
 
     name: str
-    """What a person would call it."""
+    """The fault in plain words."""
     setup: Setup
     check: ExpectedCheck | None = None
     cause: ExpectedCause | None = None
 
     def bring_about(self, stage: Stage, *, registered: bool = False) -> None:
-        """In a project in order; where it is not about the key, that may be there or not."""
+        """Cause the fault in a healthy project, with or without a registered key."""
         if registered:
             stage.key()
         self.setup(stage)
@@ -77,15 +77,15 @@ class Situation:
 
 @dataclass(frozen=True, slots=True)
 class KeyCondition(Situation):
-    """One thing that is wrong with a key that is registered; all three readings see it."""
+    """One fault of a registered key; checks, diagnosis and health all read it."""
 
     health: ExpectedHealth | None = None
     key: Mapping[str, Any] = field(default_factory=dict)
-    """The fields with which the key is made wrong."""
+    """The faulty fields with which the key is created."""
     made_days_ago: float = 0
 
     def bring_about(self, stage: Stage, *, registered: bool = True) -> None:
-        """A key that is in order but for its fields, and then the trouble."""
+        """Create a key, healthy except for its fields, and then cause the fault."""
         with stage.days_ago(self.made_days_ago):
             stage.key(**self.key)
             self.setup(stage)
@@ -93,7 +93,7 @@ class KeyCondition(Situation):
 
 @dataclass(frozen=True, slots=True)
 class Blind:
-    """A check that can't be answered, and why."""
+    """A check that cannot be answered, and what prevents it."""
 
     check: str
     setup: Setup
@@ -104,7 +104,7 @@ def nothing(stage: Stage) -> None:
 
 
 def constraint(**changes: Any) -> Setup:
-    """Fields of the organization constraints."""
+    """Set fields of the organization constraints."""
 
     def setup(stage: Stage) -> None:
         for name, value in changes.items():
@@ -114,7 +114,7 @@ def constraint(**changes: Any) -> Setup:
 
 
 def switch(**changes: Any) -> Setup:
-    """Switches of the sandbox."""
+    """Set switches of the sandbox."""
 
     def setup(stage: Stage) -> None:
         for name, value in changes.items():
@@ -124,7 +124,7 @@ def switch(**changes: Any) -> Setup:
 
 
 def google(**changes: Any) -> Setup:
-    """Fields of the Google state."""
+    """Set fields of the Google state."""
 
     def setup(stage: Stage) -> None:
         for name, value in changes.items():
@@ -134,7 +134,7 @@ def google(**changes: Any) -> Setup:
 
 
 def stored(**changes: Any) -> Setup:
-    """Fields of the stored key."""
+    """Set fields of the stored key."""
 
     def setup(stage: Stage) -> None:
         for name, value in changes.items():
@@ -144,7 +144,7 @@ def stored(**changes: Any) -> Setup:
 
 
 def protection(level: str) -> Setup:
-    """The stored key's protection level."""
+    """Set the stored key's protection level."""
 
     def setup(stage: Stage) -> None:
         stage.stored_key.version_template.protection_level = getattr(kms_v1.ProtectionLevel, level)
@@ -153,7 +153,7 @@ def protection(level: str) -> Setup:
 
 
 def workspace(**changes: Any) -> Setup:
-    """Fields of the workspace."""
+    """Set fields of the workspace."""
 
     def setup(stage: Stage) -> None:
         workspace = stage.world.admin.workspaces[seed.fixed_id("wrkspc", "PaymentsProd")]
@@ -164,7 +164,7 @@ def workspace(**changes: Any) -> Setup:
 
 
 def attached(key_name: str) -> Setup:
-    """The workspace with an external key of this name."""
+    """Attach the workspace to an external key with this key name."""
 
     def setup(stage: Stage) -> None:
         stage.register(key_name)
@@ -174,7 +174,7 @@ def attached(key_name: str) -> Setup:
 
 
 def custom_constraint(stage: Stage) -> None:
-    """One custom constraint on IAM policies."""
+    """Set one custom constraint on IAM policies."""
     stage.world.google.custom_constraints = [
         {
             "name": f"{ORGANIZATION}/customConstraints/custom.ourMembers",
@@ -197,7 +197,7 @@ def both(*setups: Setup) -> Setup:
 
 
 def refusal(reason: str) -> Setup:
-    """Cloud KMS refuses for the caller's quota project."""
+    """Cloud KMS refuses, for this reason, because of the caller's quota project."""
 
     def setup(stage: Stage) -> None:
         info = {
@@ -213,7 +213,7 @@ def refusal(reason: str) -> Setup:
 
 
 def exempted(stage: Stage) -> None:
-    """Both logs on, Anthropic's account exempted."""
+    """Turn both logs on, and exempt Anthropic's account."""
     stage.audit(PROJECT, ["DATA_READ", "DATA_WRITE"], service="allServices", exempted=MEMBER)
 
 
@@ -236,7 +236,7 @@ DELETED = f"deleted:{MEMBER}?uid=100000000000000000001"
 
 
 def deny(*permissions: str, key: bool = False) -> Setup:
-    """The caller lacks these permissions; with `key`, there is a key."""
+    """Take these permissions from the caller; with `key`, create a key first."""
 
     def setup(stage: Stage) -> None:
         if key:

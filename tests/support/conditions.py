@@ -1,6 +1,6 @@
-"""The one table of what can be wrong: how it comes about, and what must be said of it.
+"""The one table of faults: how each is caused, and what must be reported about it.
 
-The tests of the checks, of the diagnosis and of the health rules walk through it, and
+The tests of the checks, of the diagnosis and of the health rules use it, and
 `docs/troubleshooting.md` lists it.
 """
 

@@ -1,4 +1,4 @@
-"""What can be wrong on Anthropic's side, and what nobody can read."""
+"""Faults on Anthropic's side, and facts that no API shows."""
 
 from __future__ import annotations
 
@@ -148,4 +148,4 @@ ANTHROPIC_BLIND: tuple[Blind, ...] = (
     Blind("workspace", lambda stage: stage.fault("workspaces.retrieve", 403)),
     Blind("retention", nothing),
 )
-"""Those of its checks whose reads can be refused, and how: the check is then `unknown`."""
+"""Checks whose reads can be refused, and how; the check is then `unknown`."""

@@ -1,6 +1,6 @@
-"""What can be wrong with a key, its versions and its grants: what checks, diagnosis and health say.
+"""Faults of a key, its versions and its grants: what checks, diagnosis and health must report.
 
-A condition that one of the three has no rule for must change nothing in what it says.
+Where one of the three has no rule for a fault, its report must not change.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _template(level: str, algorithm: str = "GOOGLE_SYMMETRIC_ENCRYPTION") -> dic
 
 
 def _binding(role: str, member: str) -> Setup:
-    """One more on the key."""
+    """Add one binding on the key."""
     return lambda stage: stage.grant(str(stage.name), role, member)
 
 
@@ -81,7 +81,7 @@ def _instead(
     member: str = MEMBER,
     condition: str | None = None,
 ) -> Setup:
-    """The role on the key, given elsewhere, to somebody else or under a condition."""
+    """Replace the grant on the key: on another resource, to another member, with a condition."""
 
     def setup(stage: Stage) -> None:
         stage.revoke(role)
@@ -99,7 +99,7 @@ def _on_ring(stage: Stage) -> str:
 
 
 def _on_project(stage: Stage) -> str:
-    """Its policy, as soon as there is one, must say that there are audit logs."""
+    """The project; its policy enables audit logs, since it replaces the sandbox's default."""
     stage.audit(stage.project, ["DATA_READ", "DATA_WRITE"], service="allServices")
     return stage.project
 
@@ -114,7 +114,7 @@ def _multi_region(stage: Stage) -> None:
 
 
 def _version_protection(level: str) -> Setup:
-    """Of the primary version alone."""
+    """Set the protection level of the primary version only."""
 
     def setup(stage: Stage) -> None:
         version = stage.world.kms.versions[str(stage.name)][1]
@@ -129,7 +129,7 @@ def _closed_project(stage: Stage) -> None:
 
 
 def _rotation_stopped(stage: Stage) -> None:
-    # made after the key, it stops the rotation and nothing else
+    # set after the key was created, so that only the rotation fails
     stage.world.kms.constraints.allowed_protection_levels = ["SOFTWARE"]
 
 
@@ -556,7 +556,7 @@ KEY_CONDITIONS: tuple[KeyCondition, ...] = (
         ),
         health=ExpectedHealth("project-policy-unread", "healthy"),
     ),
-    # the last one: its organization policy is in force for all keys
+    # the last one, because its organization policy applies to all keys
     KeyCondition(
         "the rotation did not take place",
         _rotation_stopped,
@@ -594,4 +594,4 @@ KEY_BLIND: tuple[Blind, ...] = (
     Blind("public_members", deny("cloudkms.cryptoKeys.getIamPolicy", key=True)),
     Blind("look_alike_members", deny("cloudkms.keyRings.getIamPolicy", key=True)),
 )
-"""Those of its checks whose reads can be refused, and how: the check is then `unknown`."""
+"""Checks whose reads can be refused, and how; the check is then `unknown`."""

@@ -1,4 +1,4 @@
-"""What can be wrong with audit logs, organization policies and perimeters."""
+"""Faults of audit logs, organization policies and perimeters."""
 
 from __future__ import annotations
 
@@ -232,4 +232,4 @@ ORGANIZATION_BLIND: tuple[Blind, ...] = (
     Blind("perimeter", deny("accesscontextmanager.policies.list")),
     Blind("perimeter", deny("accesscontextmanager.servicePerimeters.list")),
 )
-"""Those of its checks whose reads can be refused, and how: the check is then `unknown`."""
+"""Checks whose reads can be refused, and how; the check is then `unknown`."""

@@ -1,4 +1,4 @@
-"""What can be wrong with project, APIs, location and the caller."""
+"""Faults of the project, its APIs, the location and the caller's permissions."""
 
 from __future__ import annotations
 
@@ -143,4 +143,4 @@ PROJECT_BLIND: tuple[Blind, ...] = (
     Blind("caller_on_existing", deny("cloudkms.keyRings.get")),
     Blind("caller_on_existing", deny("cloudkms.cryptoKeys.get", key=True)),
 )
-"""Those of its checks whose reads can be refused, and how: the check is then `unknown`."""
+"""Checks whose reads can be refused, and how; the check is then `unknown`."""

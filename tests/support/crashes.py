@@ -1,7 +1,7 @@
-"""Crash points: the process is gone around any outside call, and a retry still converges.
+"""Crash points: the process is killed before or after any outside call; a retry still converges.
 
-The points are what a run that nothing happens to does, so that a new call is covered without
-anyone remembering.
+The points are the outside calls of an undisturbed run, so that a new call is covered without any
+change here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Point:
     creates: bool = False
 
     def __str__(self) -> str:
-        where = "preparing" if self.execution == 1 else "behind the answer"
+        where = "preparing" if self.execution == 1 else "after the response"
         where = f"creating, {where}" if self.creates else where
         return f"{where}, {self.when} call {self.number} ({self.call})"
 
@@ -56,7 +56,7 @@ def answer(run: DrivenRun) -> None:
 
 
 def begin(driver: Driver, *, creates: bool) -> tuple[Scene, DrivenRun]:
-    """A new world and a run in it, for a workspace that is there or for a new one."""
+    """A new world and a run in it, for an existing workspace or for a new one."""
     driver.runs.clear()
     scene = Scene(driver.sandbox.world, creates=creates)
     scene.new()
@@ -65,7 +65,7 @@ def begin(driver: Driver, *, creates: bool) -> tuple[Scene, DrivenRun]:
 
 
 def crash_points(driver: Driver, *, creates: bool = False) -> list[Point]:
-    """Every point of an onboarding to which nothing happens."""
+    """Every point of an undisturbed onboarding."""
     scene, run = begin(driver, creates=creates)
     points: list[Point] = []
     for execution in (1, 2):
@@ -82,7 +82,7 @@ def crash_points(driver: Driver, *, creates: bool = False) -> list[Point]:
 
 
 def converge(driver: Driver, run: DrivenRun) -> DrivenRun:
-    """Go on as people would: execute, approve each request, retry what has failed."""
+    """Go on as people would: execute, approve each request, retry each failed run."""
     for _ in range(_ENOUGH):
         driver.execute(run, never)
         if run.state in {"Failed", "Crashed"}:
@@ -98,7 +98,7 @@ def survive(driver: Driver, point: Point) -> None:
     """Kill a run at this point, retry it once, approve at most once more, and check the end state.
 
     Raises:
-        AssertionError: It did not converge; says what is wrong.
+        AssertionError: it did not converge; the message says why.
     """
     scene, run = begin(driver, creates=point.creates)
 
@@ -122,13 +122,13 @@ def survive(driver: Driver, point: Point) -> None:
 
 
 def check_told(scene: Scene, run: DrivenRun, where: str, *, believes: bool = False) -> None:
-    """How a run failed: by an error of ours, which does not deny an attach that took effect.
+    """Check how a run failed: with an error of ours that does not deny an effective attach.
 
     Args:
-        scene: What there is.
-        run: As it ended.
-        where: For the message.
-        believes: Whether a service denied it first.
+        scene: The world.
+        run: The run, after its execution.
+        where: Text for the message of an assertion.
+        believes: Whether a service reported a refusal of a call that took effect.
     """
     run.check_error(where)
     denies = any(said in run.message for said in ("nothing was attached", "attached nothing"))
@@ -147,6 +147,7 @@ def check_end(scene: Scene, run: DrivenRun, where: str) -> None:
     assert scene.external_keys() == [sight.attached], where
     requests = scene.attaches(world.log.entries)
     assert sum(one.effect for one in requests) == 1, where
+    # a second request is allowed only after a read has shown that the first had no effect
     for before, again in itertools.pairwise(requests):
         between = world.log.entries[
             world.log.entries.index(before) : world.log.entries.index(again)

@@ -1,4 +1,4 @@
-"""A clock that only a test moves, one seeded source of random bytes, and nothing computed twice."""
+"""A clock that only a test moves, a seeded source of random bytes, and a cache of slow results."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from cmek.signatures.statement import SignedApproval
 from tests.support import signing
 
 START: Final = datetime(2026, 12, 1, tzinfo=UTC)
-"""What every schedule's clock shows at first."""
+"""The time at which every schedule starts."""
 _OURS: Final = ("sandbox-", "asyncio_")
 """The sandbox's threads and those of `asyncio.to_thread`: they outlive a schedule."""
 
 _KEPT: Final = 20_000
-"""Results of one call: enough for what schedules have in common."""
+"""Cached results of one function: enough for what schedules have in common."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -35,8 +35,8 @@ R = TypeVar("R")
 def computed_once() -> Iterator[None]:
     """Canonical JSON, signatures and their verification are computed once for the same content.
 
-    Schedules repeat each other, so almost all time went there. All three are functions of nothing
-    but this content; that ssh-keygen is asked, and how, is what the tests of signatures show.
+    Schedules repeat each other, so almost all their time was spent there. All three depend on this
+    content only. How ssh-keygen is called is shown by the tests of signatures.
     """
     verify = cmek.signatures.verification._verify
     with (
@@ -48,7 +48,7 @@ def computed_once() -> Iterator[None]:
 
 
 def _once(call: Callable[P, R], key: Callable[P, Hashable]) -> Callable[P, R]:
-    """The call, which for the same key gives or raises again what it did the first time."""
+    """`call` with a cache: for the same key it returns, or raises, what it did the first time."""
     results: dict[Hashable, tuple[R | None, Exception | None]] = {}
 
     def recall(*arguments: P.args, **options: P.kwargs) -> R:
@@ -69,8 +69,8 @@ def _once(call: Callable[P, R], key: Callable[P, Hashable]) -> Callable[P, R]:
 
 
 def _content(value: Any) -> Hashable:
-    """Bytes that tell apart what JSON does, `1`, `1.0` and `True` too; version 2 has no sharing."""
-    return marshal.dumps(value, 2)
+    """Bytes that differ where the JSON differs, even for `1`, `1.0` and `True`."""
+    return marshal.dumps(value, 2)  # later versions also encode which objects are shared
 
 
 def _signed(approval: SignedApproval, signers: Signers, at: datetime) -> Hashable:
@@ -80,11 +80,11 @@ def _signed(approval: SignedApproval, signers: Signers, at: datetime) -> Hashabl
 
 @contextmanager
 def deterministic() -> Iterator[time_machine.Traveller]:
-    """Freeze the wall clock at `START` and seed all ids and tokens; the clock, to be moved.
+    """Freeze the wall clock at `START` and seed all ids and tokens; yields the clock to move.
 
     `uuid` and `secrets` take their bytes from the two names replaced here. Threads that earlier
-    tests left, such as those that send Prefect's logs and events, keep real bytes: they would take
-    some of the seeded ones at any moment. `time.monotonic()` goes on, because asyncio needs it.
+    tests left, such as those that send Prefect's logs and events, keep real bytes: they would use
+    seeded ones at unpredictable moments. `time.monotonic()` goes on, because asyncio needs it.
     """
     source = random.Random(0)  # noqa: S311 - the ids of a test
     real = os.urandom

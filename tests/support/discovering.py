@@ -1,4 +1,4 @@
-"""Discoveries against Prefect, on a server or in memory, and a sandbox, in this process."""
+"""Discoveries in this process, with a sandbox and with Prefect on a server or in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.sandbox import admin_call
 
 @dataclass
 class Discoveries:
-    """Both deployments, beside the one of the onboarding flow."""
+    """The two deployments of discovery, and the bench with the onboarding's deployment."""
 
     bench: Onboardings
     hourly: UUID
@@ -37,7 +37,7 @@ class Discoveries:
         )
 
     def workspace(self, name: str, **tags: str) -> str:
-        """Make a workspace without a key; its id."""
+        """Make a workspace without a key; returns its id."""
         return str(self._post("workspaces", {"name": name, "tags": tags})["id"])
 
     def tag(self, workspace_id: str, **tags: str) -> None:
@@ -49,12 +49,12 @@ class Discoveries:
         self._post(f"workspaces/{workspace_id}/archive", {})
 
     def discover(self, **request: Any) -> FlowRun:
-        """One discovery from start to end."""
+        """Execute one discovery to its end."""
         asked = {"project_id": self.bench.sandbox.project_id} | request
         return self._execute(discover_workspaces, self.hourly, {"request": asked})
 
     def announce(self, payload: object, **request: Any) -> FlowRun:
-        """What an event starts, from start to end; text goes as it is, the rest as JSON."""
+        """Execute the run that an event starts; a `str` is sent unchanged, other values as JSON."""
         asked = {"project_id": self.bench.sandbox.project_id} | request
         text = payload if isinstance(payload, str) else json.dumps(payload)
         return self._execute(workspace_created, self.announced, {"payload": text, "request": asked})
@@ -69,7 +69,7 @@ class Discoveries:
         ]
 
     def page(self) -> str:
-        """The last discovery's table."""
+        """The table that the last discovery published."""
         answer = self.bench.client.request(
             "GET", "/artifacts/{key}/latest", path_params={"key": PAGE_KEY}
         )

@@ -1,4 +1,4 @@
-"""Do logged HTTP calls fit Google's discovery documents? They were not written here."""
+"""Check logged HTTP calls against Google's discovery documents, which we did not write."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Discovery:
         )
 
     def violations(self, entry: dict[str, Any]) -> list[str]:
-        """What in one HTTP entry of the request log contradicts the document."""
+        """How one HTTP entry of the request log contradicts the document."""
         body = dict(entry["request"])
         http = body.pop("_http")
         method = self.method(http["method"], http["path"])
@@ -62,7 +62,7 @@ class Discovery:
         return [f"{entry['call']}: {one}" for one in found]
 
     def misfits(self, schema: str, value: Any) -> list[str]:
-        """What in a value contradicts the schema of that name."""
+        """How a value contradicts the schema with that name."""
         return list(self._check({"$ref": schema}, value, schema, numbers=False))
 
     def _against(
@@ -100,7 +100,7 @@ class Discovery:
 
 @cache
 def discovery(name: str) -> Discovery:
-    """The parsed document, once a process."""
+    """The document, parsed once in each process."""
     return Discovery(name)
 
 
@@ -113,8 +113,8 @@ def _methods(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _pattern(method: dict[str, Any]) -> re.Pattern[str]:
     """The path with each variable replaced by what the document allows for it.
 
-    Only the verb after a resource has a colon, so no variable may swallow one; but that of an old
-    project id, which begins with a domain.
+    A colon marks the verb after a resource, so no variable may match one; the exception is an old
+    project id, which begins with a domain and a colon.
     """
 
     def variable(match: re.Match[str]) -> str:

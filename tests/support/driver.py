@@ -1,8 +1,8 @@
 """Onboardings without a Prefect server: the real flow's code, with Prefect's part in memory.
 
-Every task is its plain function, the run's memory is a dictionary, a suspension is an exception.
-What a schedule of a model needs is thousands of times cheaper than with a server; that Prefect
-keeps its side is what `tests/flows` shows.
+Every task is called as a plain function, the run's records are a dictionary, a suspension is an
+exception. So a schedule of a model is thousands of times cheaper than with a server. That Prefect
+behaves as assumed here is shown by `tests/flows`.
 """
 
 from __future__ import annotations
@@ -62,28 +62,28 @@ class Driver:
     runs: list[DrivenRun] = field(default_factory=list)
     current: AnyRun | None = None
     calls: int = 0
-    """Outside calls of the execution that is going on."""
+    """Outside calls so far in the present execution."""
     call: str = ""
-    """Which of them the hook is called for, by method and resource."""
+    """The outside call for which the hook is called, by method and resource."""
     hook: Hook = lambda number, when: None
     """Called before and after every outside call; it may raise `Killed`."""
     sockets: bool = True
     """Whether HTTP goes over real connections, and outside calls run concurrently.
 
-    Without, a schedule costs half as much, and the same schedule always makes the same calls in the
-    same order: each waits for the one before it, and no call has a deadline by the real clock.
+    Without sockets a schedule costs half as much, and always makes the same calls in the same
+    order: each waits for the one before it, and no call has a deadline by the real clock.
     """
     patience: float = 15.0
     """Seconds that a client waits for an answer."""
     refused: Callable[[int], bool] = lambda number: False
-    """Which HTTP calls of an execution find nothing listening."""
+    """Which HTTP calls of an execution get no connection, as if nothing listened there."""
     reports: list[str] = field(default_factory=list)
-    """What the execution that is going on has published: the kind of each artifact."""
+    """What the present execution has published: the kind of each artifact."""
     report_lost: Callable[[int], bool] = lambda number: False
-    """Which of them, counted from 1, Prefect's server does not take."""
+    """Which of these reports, counted from 1, Prefect's server refuses."""
 
     def start(self, **request: Any) -> DrivenRun:
-        """A new run; nothing of it is executed yet."""
+        """A new run, which has not been executed yet."""
         run = DrivenRun(resolved(request))
         self.runs.append(run)
         return run
@@ -99,6 +99,7 @@ class Driver:
             run.state = "Suspended"
         except Killed:
             run.state = "Crashed"
+            # the next execution is a new process: it shares no connection with this one
             self.loop.run_until_complete(self.renew_clients())
         except Exception as error:  # noqa: BLE001 - a flow that raises is a failed run
             run.state, run.message = "Failed", f"{type(error).__name__}: {error}"
@@ -108,7 +109,7 @@ class Driver:
 
     @contextmanager
     def refusing(self, refused: Callable[[int], bool]) -> Iterator[None]:
-        """Nothing listens at these HTTP calls of the executions in the block."""
+        """In the block, these HTTP calls of an execution get no connection."""
         self.refused = refused
         try:
             yield
@@ -116,7 +117,7 @@ class Driver:
             self.refused = lambda number: False
 
     async def renew_clients(self) -> None:
-        """New clients, as a new process has; those of a killed one have requests half sent."""
+        """Make new clients, as a new process does: a killed one leaves unfinished requests."""
         await self.drop_clients()
         tasks.clients._open[self.loop] = {
             each: asyncio.ensure_future(_made(client))
@@ -124,13 +125,15 @@ class Driver:
         }
 
     async def drop_clients(self) -> None:
-        """Close them, as far as that goes."""
+        """Close the clients; one that does not close within a second is left."""
         for opening in tasks.clients._open.pop(self.loop, {}).values():
             with suppress(Exception):
                 await asyncio.wait_for((await opening).aclose(), timeout=1)
 
     async def _until_killed(self, run: AnyRun) -> Any:
         self._killed, self._turn = asyncio.Event(), asyncio.Lock()
+        # Killed is not raised inside the flow: its own exception handlers would run, and a process
+        # that is killed runs none
         working = asyncio.create_task(run.work())
         killing = asyncio.create_task(self._killed.wait())
         await asyncio.wait({working, killing}, return_when=asyncio.FIRST_COMPLETED)
@@ -143,10 +146,10 @@ class Driver:
         return await working
 
     async def _rest_ends(self) -> None:
-        """When one call of a gather has failed, the others end before the next execution begins.
+        """After one call of a gather has failed, wait until its other calls have ended.
 
         Raises:
-            AssertionError: One does not.
+            AssertionError: one does not end.
         """
         rest = asyncio.all_tasks() - {asyncio.current_task()}
         if rest:
@@ -169,17 +172,17 @@ class Driver:
                     await self._others_wait()
 
     async def _others_wait(self) -> None:
-        """Let every other task go as far as it can.
+        """Let every other task run until it waits for something.
 
-        A gRPC call takes real time. What others did meanwhile, and so the order in which they ask
-        for their turn, must not depend on how much.
+        A gRPC call takes real time, more or less of it. How far the other tasks have come, and so
+        the order in which they take their turn, must not depend on that.
         """
         while self.loop._ready:  # type: ignore[attr-defined]  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0)
 
     @contextmanager
     def over_sockets(self, needed: bool) -> Iterator[None]:
-        """Send HTTP over sockets, or hand it to the sandbox in this process, at half the cost."""
+        """Send HTTP over sockets, or pass it directly to the sandbox in this process."""
         before, self.sockets = self.sockets, needed
         try:
             yield
@@ -193,7 +196,7 @@ class Driver:
 
     @property
     def is_killed(self) -> bool:
-        """Whether the process of this execution is gone: nothing of it may leave a trace."""
+        """Whether this execution was killed: from then on it must have no effect."""
         return self._killed.is_set()
 
     async def _reach(self, number: int, name: str, when: str) -> None:
@@ -204,7 +207,7 @@ class Driver:
             except Killed:
                 self._killed.set()
         if self.is_killed:
-            await asyncio.Event().wait()  # a process that is gone does nothing more
+            await asyncio.Event().wait()  # forever: a killed process does nothing more
 
     # what Prefect does, in memory
 
@@ -276,7 +279,7 @@ class Driver:
         self._run().create_sent = False
 
     async def _nothing_in_doubt(self, subject: str) -> None:
-        """The next read comes after the time for which a create is in doubt."""
+        """Assume that the next read comes after the time in which a create's outcome is unknown."""
         self._run().create_sent = False
 
     @staticmethod
@@ -300,7 +303,7 @@ class Driver:
 
 
 async def _end_all() -> None:
-    """Cancel every other task; again, since a library may take one cancellation for its own."""
+    """Cancel every other task, and repeat it, since a library may suppress one cancellation."""
     while left := asyncio.all_tasks() - {asyncio.current_task()}:
         for task in left:
             task.cancel()
@@ -343,7 +346,7 @@ def driving(*, sockets: bool = True, patience: float = 15.0, **options: Any) -> 
 
 
 def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
-    """Every name in flows and tasks behind which Prefect's engine or API would be."""
+    """Each name in flows and tasks that would call Prefect's engine or API, with a replacement."""
     exact: dict[int, Any] = {
         id(tasks.runs.save_state): driver._remember,
         id(tasks.runs.load_state): driver._recall,
@@ -370,6 +373,7 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
         id(flows._workspace_lock.tag_run): _nothing,
         id(get_run_logger): lambda: logging.getLogger("driver"),
     }
+    # every module that imports one of these functions has its own name for it
     for module_name in sorted(sys.modules):
         if module_name.partition(".")[0] not in {"flows", "tasks"}:
             continue
@@ -385,9 +389,9 @@ def _replacements(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
 
 
 def _watched(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
-    """The hook around every outside call, the clients' own retries included.
+    """The hook around every outside call, also around each retry by the clients.
 
-    Only those of the driver's loop: Prefect's threads send the logs of earlier tests meanwhile.
+    Only calls in the driver's loop: Prefect's threads may still send the logs of earlier tests.
     """
     send, call = httpx.AsyncClient.send, CloudKms._call
 
@@ -395,7 +399,7 @@ def _watched(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
         if not driver.is_this_loop:
             return await send(self, request, **kwargs)
         if driver.refused(driver.calls + 1):
-            request = _to_nobody(request)
+            request = _to_closed_port(request)
         asked = f"{request.method} {request.url.path}"
         return await driver.watch(asked, lambda: send(self, request, **kwargs))
 
@@ -413,10 +417,10 @@ def _watched(driver: Driver) -> Iterator[tuple[Any, str, Any]]:
     yield CloudKms, "_call", watched_call
 
 
-def _to_nobody(request: httpx.Request) -> httpx.Request:
+def _to_closed_port(request: httpx.Request) -> httpx.Request:
     return httpx.Request(
         request.method,
-        request.url.copy_with(port=1),  # where no service of a machine listens
+        request.url.copy_with(port=1),  # nothing listens there
         headers=request.headers,
         content=request.content,
         extensions=request.extensions,

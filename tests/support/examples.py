@@ -1,4 +1,4 @@
-"""The examples of a page of the documentation, to be run as they stand there."""
+"""Run the examples of a documentation page exactly as they are written there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def example(page: str, heading: str, language: str) -> str:
-    """The first block of a language under a heading."""
+    """The first code block in this language under this heading."""
     _, _, section = (DOCS / page).read_text().partition(f"# {heading}\n")
     found = re.search(rf"^```{language}\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
     assert found, f"{page} has no {language} under {heading!r}"
@@ -23,9 +23,9 @@ def example(page: str, heading: str, language: str) -> str:
 def run_example(
     page: str, heading: str, language: str, environment: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run it as a reader would, with this environment and little else.
+    """Run an example as a reader would, with this environment and little else.
 
-    Of a page's shell examples, the first begins with what the others use, up to an empty line.
+    A page's first shell example begins with lines, up to an empty one, that all others need too.
     """
     command = {"bash": ["bash", "-s"], "python": [sys.executable, "-"]}[language]
     text = example(page, heading, language)
@@ -43,6 +43,6 @@ def run_example(
 
 
 def prelude(page: str) -> str:
-    """What the shell examples of a page share."""
+    """The first lines of a page's first shell example, which the others need too."""
     (found,) = re.findall(r"^```bash\n(set -.*?)^$", (DOCS / page).read_text(), re.DOTALL | re.M)
     return str(found)

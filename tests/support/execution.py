@@ -15,17 +15,17 @@ from prefect.flows import Flow
 
 
 async def execute_flow(flow: Flow[..., Any], run: FlowRun, parameters: Mapping[str, Any]) -> None:
-    """Execute a flow run until it suspends or ends; its state tells how."""
-    with suppress(Pause):
+    """Execute a flow run until it suspends or ends; the server has its state then."""
+    with suppress(Pause):  # a suspension raises it, whatever the return type
         await run_flow_async(flow, flow_run=run, parameters=dict(parameters), return_type="state")
 
 
 def execute(flow: Flow[..., Any], run: FlowRun, parameters: Mapping[str, Any]) -> None:
-    """The same without an event loop of the caller's."""
+    """The same, for a caller without an event loop."""
     asyncio.run(execute_flow(flow, run, parameters))
 
 
 def deploy(flow: Flow[..., Any], name: str) -> UUID:
-    """Make a deployment of a flow; its id."""
-    deployment: Any = flow.to_deployment(name)  # typed as perhaps a coroutine
+    """Make a deployment of a flow; returns its id."""
+    deployment: Any = flow.to_deployment(name)  # Prefect's type includes a coroutine
     return UUID(str(deployment.apply()))

@@ -20,7 +20,7 @@ ORGANIZATION = UUID("3f1c9a52-7d4e-4b8a-9c60-2e5d8f7a1b34")
 WORKSPACE = "wrkspc_01SandboxFreshOne"
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 LOADED_AT = 1_000.0
-"""Monotonic seconds at which the answer was loaded."""
+"""Monotonic seconds at which the response was loaded."""
 
 REQUEST = OnboardingRequest(
     workspace_id=WORKSPACE, project_id="acme-kms-prod", requested_by="ada@example.com"
@@ -54,7 +54,7 @@ def key(**changes: Any) -> CryptoKey:
 
 
 def facts(**changes: Any) -> LiveFacts:
-    """Everything in order, nothing attached."""
+    """A healthy, registered key, and a workspace without a key."""
     values = {
         "organization_id": ORGANIZATION,
         "workspace_id": WORKSPACE,
@@ -120,7 +120,7 @@ def answer(**changes: Any) -> ApprovalResponse:
 
 
 def gate_input(**changes: Any) -> GateInput:
-    """What was read after the answer: all in order."""
+    """What was read after the response; the gate permits it."""
     values: dict[str, Any] = {
         "facts": facts(),
         "plan": plan(),

@@ -15,15 +15,15 @@ from tests.support.driver import Driver
 from tests.support.fault_scripts import LONG, Script, all_scripts
 
 PATIENCE: Final = 1.0
-"""Seconds that a client waits here; the product waits 15 to 75, and silence costs them all.
+"""Seconds that a client waits here; the product waits 15 to 75, which a silent call uses up.
 
-Not less: a busy machine would do late what the client has given up, as if it were another fault."""
+Not less: on a busy machine a call could take effect after its client has given up, like a fault."""
 SKEWS: Final = (-86_400, -600, 0, 600, 86_400)
-"""Seconds by which the services' clock is off the worker's."""
+"""Seconds by which the services' clock differs from the worker's."""
 
 
 def silences(driver: Driver) -> list[Script]:
-    """Each call gets no answer within the client's patience; it may have taken effect."""
+    """A script for each call, in which no answer comes in time; it may have taken effect."""
     fault = (("kind", "delay"), ("seconds", 2 * PATIENCE))
     calls = dict.fromkeys(point.call for point in crash_points(driver))
     return [Script(call, fault, when, False) for call in calls for when in ("before", "after")]
@@ -47,7 +47,7 @@ class RefusedCalls:
 
 
 def refusals(driver: Driver) -> Iterator[RefusedCalls]:
-    """Around each outside call of both executions."""
+    """Refusals at each outside call of both executions."""
     for point in crash_points(driver):
         if point.when == "before":
             yield RefusedCalls(point.execution, point.number, lasting=False)
@@ -58,7 +58,7 @@ def survive_refusal(driver: Driver, refused: RefusedCalls) -> None:
     """Execute with that call refused by the operating system, then go on.
 
     Raises:
-        AssertionError: An error without a type of ours, or another end state.
+        AssertionError: the run failed with an error that is not ours, or did not converge.
     """
     scene, run = begin(driver, creates=False)
     for execution in (1, 2):
@@ -80,7 +80,7 @@ class Combination:
     """Several faults in one onboarding, and clocks that differ."""
 
     scripts: tuple[tuple[Script, int, int], ...]
-    """Script, how many calls of its name pass first, and how often it strikes."""
+    """Script, how many calls with its name pass first, and how many it hits."""
     skew: int
 
 
@@ -94,10 +94,10 @@ def combinations(driver: Driver) -> st.SearchStrategy[Combination]:
 
 
 def survive_combination(driver: Driver, combination: Combination) -> None:
-    """Three executions under these faults, then none any more.
+    """Execute up to three times with these faults, then go on without them.
 
     Raises:
-        AssertionError: An error without a type of ours, or another end state.
+        AssertionError: the run failed with an error that is not ours, or did not converge.
     """
     scene, run = begin(driver, creates=False)
     world = scene.world

@@ -1,4 +1,4 @@
-"""Fault scripts: one thing goes wrong at one call, once or for as long as the run tries."""
+"""Fault scripts: one fault at one call, once or for as long as the run tries."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.support.sandbox import breaks_connection
 from tests.support.waiting import wait_until
 
 MOST_CALLS: Final = 60
-"""Of one name in one execution, whatever goes wrong: 4 attempts a read, and a bounded number of
-reads and typed retries of a task."""
+"""Limit for the calls of one name in one execution, with any fault: 4 attempts a read, and a
+bounded number of reads and typed retries of a task."""
 
 HTTP: Final[list[dict[str, Any]]] = [
     *({"status": status} for status in (408, 409, 429, 500, 502, 503, 529)),
@@ -38,7 +38,7 @@ _MOST_SECONDS: Final = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What goes wrong."""
+    """One fault, and the calls that it hits."""
 
     call: str
     fault: tuple[tuple[str, Any], ...]
@@ -48,14 +48,14 @@ class Script:
     resource: str = "*"
 
     def injected(self, **bounds: int) -> Fault:
-        """The sandbox's line for it; `bounds` say how often, and how many calls pass first."""
+        """The sandbox's fault; `bounds` may set `times` and `skip`."""
         fields: dict[str, Any] = {"times": LONG if self.lasting else 1} | bounds
         where = {"call": self.call, "resource": self.resource, "when": self.when}
         return Fault.model_validate(dict(self.fault) | where | fields)
 
     @property
     def is_untrue(self) -> bool:
-        """Whether the service says of what it has done that it was refused."""
+        """Whether the service reports a refusal of a call that took effect."""
         return self.when == "after" and str(dict(self.fault).get("status")).startswith("4")
 
     def __str__(self) -> str:
@@ -80,15 +80,16 @@ def all_scripts(driver: Driver, *, creates: bool = False) -> list[Script]:
 
 
 def _is_untrue(call: str, fault: dict[str, Any], when: str) -> bool:
-    """A 429 says that nothing was done, and a create is repeated after it.
+    """Whether the fault is a 429 for an external key that was created nevertheless.
 
-    A service that lies there can't be told from one that does not.
+    A 429 means that nothing was done, so a create is repeated after it. No client can recognize a
+    service that breaks this rule, so there is no such script.
     """
     return when == "after" and fault.get("status") == 429 and call == "external_keys.create"
 
 
 def faults_of(service: str, call: str) -> list[dict[str, Any]]:
-    """What may go wrong at a call of this service."""
+    """The faults that are possible at a call of this service."""
     if service == "kms":
         return GRPC
     heals = call in {"external_keys.validate", "workspaces.update", "workspaces.create"}
@@ -96,10 +97,10 @@ def faults_of(service: str, call: str) -> list[dict[str, Any]]:
 
 
 def survive_faults(driver: Driver, script: Script) -> None:
-    """Let it go wrong; then, when it lasted, let it end and go on.
+    """Execute with the fault, then remove it and go on.
 
     Raises:
-        AssertionError: Too many calls, an error without a type of ours, or another end state.
+        AssertionError: too many calls, an error that is not ours, or a run that did not converge.
     """
     fault = script.injected()
     with driver.over_sockets(breaks_connection(fault)):
@@ -129,10 +130,10 @@ def _survive(driver: Driver, script: Script, fault: Fault) -> None:
 
 
 def settle(world: World) -> None:
-    """Let what was held back take effect in this world, not in the next script's.
+    """Wait until delayed calls have ended: they must take effect before the next script's world.
 
     Raises:
-        AssertionError: A call does not end.
+        AssertionError: a call does not end.
     """
     entries = world.log.entries
     wait_until(lambda: all(one.status != "PENDING" for one in entries), "settled", _MOST_SECONDS)

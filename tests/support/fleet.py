@@ -1,4 +1,4 @@
-"""Onboarded keys put straight into a sandbox's state: as many as a test wants, at once."""
+"""Onboarded keys, written directly into a sandbox's state, so that many of them take no time."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Fleet(SandboxWorld):
         self.make_ring(ring)
 
     def onboard(self, name: str, *, ring: str | None = None, **key: Any) -> str:
-        """A healthy key with its grants, registered and attached to a workspace; the `ekey_…`."""
+        """Make a healthy key with grants, register and attach it; returns its `ekey_…`."""
         ring = ring or self.ring
         self.make_key(name, ring=ring, **key)
         self.set_policy(f"{ring}/cryptoKeys/{name}", {role: [MEMBER] for role in ROLES})
         return self.register(name, f"{ring}/cryptoKeys/{name}")
 
     def make_key(self, name: str, *, ring: str | None = None, **key: Any) -> None:
-        """A key as onboarding makes it, but for the fields given."""
+        """Make a key as onboarding does, except for the given fields."""
         self.create_rotated_key(f"{ring or self.ring}/cryptoKeys/{name}", **key)
 
     def register(self, name: str, key_name: str) -> str:
-        """An external key and a workspace that has it, without reading the key."""
+        """Make an external key and a workspace with it; the crypto key need not exist."""
         external_key_id = fixed_id("ekey", name.title().replace("-", ""))
         self.create_external_key(external_key_id, name, key_name)
         self.attach_to_new_workspace(external_key_id, name)
@@ -57,7 +57,7 @@ class Fleet(SandboxWorld):
         self.update_key(self.key(name), **fields)
 
     def delete(self, name: str) -> None:
-        """Let a key vanish, as a deletion or a deleted project does."""
+        """Remove a key, as its deletion or that of its project does."""
         self.remove_key(self.key(name))
 
     def key(self, name: str) -> str:
@@ -70,7 +70,7 @@ class Fleet(SandboxWorld):
 
 
 def many_keys(world: World, count: int, per_ring: int = 100) -> list[str]:
-    """So many healthy keys in rings of `per_ring`; their external keys."""
+    """Onboard that many healthy keys, `per_ring` in a ring; returns their external keys."""
     fleet, ids = Fleet(world), []
     for number in range(count):
         ring = f"{LOCATION}/keyRings/ring-{number // per_ring:03}"

@@ -1,4 +1,4 @@
-"""A gateway before a sandbox whose key is ready, and approvals for exactly this attach."""
+"""A gateway in front of a sandbox whose key is ready, and approvals for exactly this attach."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NEW_NAME = "Fresh workspace"
 
 @dataclass
 class Gateways:
-    """One sandbox and one office; gateways come and go before them."""
+    """One sandbox and one office, in front of which a test starts and stops gateways."""
 
     sandbox: Sandbox
     stage: Stage
@@ -44,7 +44,7 @@ class Gateways:
     _nonces: count[int] = field(default_factory=count)
 
     def number_anew(self) -> None:
-        """Nonces are given from the first one on, so that a schedule's statements recur."""
+        """Number the nonces from 0 again, so that schedules repeat each other's statements."""
         self._nonces = count()
 
     @property
@@ -54,7 +54,7 @@ class Gateways:
 
     @property
     def settings(self) -> GatewaySettings:
-        """Of a gateway before this sandbox."""
+        """The settings of a gateway in front of this sandbox."""
         key = self.home / "admin_key"
         key.touch(mode=0o600)
         key.write_text(f"{self.sandbox.admin_key}\n")
@@ -104,7 +104,7 @@ class Gateways:
         return said.model_copy(update=changes)
 
     def approvals(self, *statements: Statement, by: str | None = None) -> str:
-        """Signed approvals as they travel; by default one that permits `target`."""
+        """Signed approvals as a request carries them; by default one that permits `target`."""
         given = statements or (self.statement(),)
         return "\n".join(str(self.office.signed(one, by)) for one in given)
 
@@ -114,7 +114,7 @@ class Gateways:
         return [one.id for one in workspaces if one.external_key_id == EXTERNAL_KEY]
 
     def sent(self) -> list[bool]:
-        """Of each attach or create that reached Anthropic: whether it took effect."""
+        """For each attach or create that reached the Admin API: whether it took effect."""
         entries = self.sandbox.world.log.entries
         return [
             one.effect
@@ -124,18 +124,18 @@ class Gateways:
         ]
 
     def fault(self, call: str, **fields: Any) -> None:
-        """Let something go wrong at a call; see `sandbox.world.Fault`."""
+        """Add a fault at a call; see `sandbox.world.Fault`."""
         self.sandbox.world.faults.add(Fault.model_validate({"call": call} | fields))
 
     def attacher(
         self, journal: Journal, api: AdminApi, clock: SteadyClock | None = None
     ) -> Attacher:
-        """The procedure without HTTP before it."""
+        """The attach procedure, without the HTTP server."""
         return Attacher(api, journal, self.office.signers, clock=clock)
 
     @asynccontextmanager
     async def upstream(self) -> AsyncIterator[AdminApi]:
-        """The Admin API as the gateway sees it."""
+        """The gateway's client of the Admin API."""
         api = AdminApi(self.sandbox.http, AdminKey(SecretStr(self.sandbox.admin_key)))
         try:
             yield api
@@ -159,6 +159,7 @@ def serving_gateway(settings: GatewaySettings, office: Office, **extra: Any) -> 
     ready = threading.Event()
     started = server.startup
 
+    # uvicorn has no event that another thread could wait for
     async def startup(sockets: Any = None) -> None:
         await started(sockets)
         ready.set()

@@ -1,4 +1,4 @@
-"""gcloud's own parser over every line that is printed for people, in one process for all."""
+"""Check every printed gcloud command with gcloud's own parser, all in one process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ for line in json.load(sys.stdin):
     try:
         parser.parse_args(shlex.split(line)[1:])
     except BaseException as error:
-        if type(error).__name__ != "FileLoadError":  # a file of the reader's own
+        if type(error).__name__ != "FileLoadError":  # the reader has that file
             print(line)
 """
 _ENDS: Final = (" && ", " |", "`", "\\n", "\n", ")", ";", ", ", ": ", ". ", " (")
@@ -43,7 +43,7 @@ _ELSEWHERE: Final = re.compile(
 
 
 def gcloud_environment(sandbox: Sandbox, home: Path) -> dict[str, str]:
-    """That of a gcloud which is aimed at the sandbox and at nothing else, and has its own home."""
+    """The environment of a gcloud that calls only the sandbox and has its own home."""
     return os.environ | {
         **{f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{one}": f"{sandbox.http}/" for one in _SERVED},
         "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "True",
@@ -76,7 +76,7 @@ def _until_its_end(text: str) -> str:
 
 
 def refused(commands: Iterable[str]) -> list[str]:
-    """Those that gcloud's parser does not take, or that would run in whatever project is set."""
+    """The commands that gcloud's parser refuses, or that would use the configured project."""
     lines = sorted(set(commands))
     root = Path(shutil.which("gcloud") or "").resolve().parents[1]
     python = root / "platform/bundledpythonunix/bin/python3"

@@ -1,4 +1,4 @@
-"""The same Google failure as gRPC, REST and plain HTTP show it."""
+"""The same Google failure over gRPC, REST and plain HTTP."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BAD_KEY_FILES = {
         _KEY | {"private_key": "-----BEGIN PRIVATE KEY-----\nCANARY==\n-----END PRIVATE KEY-----"}
     ),
 }
-"""What may stand where a service-account key is expected; CANARY for what must not be shown."""
+"""Contents of files that are no service-account key; CANARY marks what must not be shown."""
 
 
 def bad_key_file(folder: Path, name: str) -> Path:
@@ -53,17 +53,17 @@ def grpc_client(rig: Rig) -> Client:
 
 
 def by_grpc(rig: Rig, call: Call) -> Exception:
-    """What the call raises over gRPC."""
+    """The exception that the call raises over gRPC."""
     return _raised(grpc_client(rig), call)
 
 
 def by_rest(rig: Rig, call: Call) -> Exception:
-    """What the call raises over REST."""
+    """The exception that the call raises over REST."""
     return _raised(kms.rest_client(rig.sandbox), call)
 
 
 def by_http(rig: Rig, call: Call) -> httpx.Response:
-    """The answer as httpx has it."""
+    """The failed call's answer as a response of httpx."""
     raised = _raised(kms.rest_client(rig.sandbox), call)
     assert isinstance(raised, GoogleAPICallError)
     answer = raised.response

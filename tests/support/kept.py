@@ -1,4 +1,4 @@
-"""The records of the tests' own worker: what is in them, and how an attacker could change them."""
+"""The records of the tests' own worker: their files, which an attacker could change."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.support.onboarding import Run
 
 
 def records_folder() -> Path:
-    """Where they are."""
+    """The folder of all records."""
     return Path(os.environ["XDG_STATE_HOME"]) / "cmek" / "records"
 
 
 def forget_made_keys() -> None:
-    """No key is known as made by an onboarding any more."""
+    """Remove the records that name keys made by an onboarding."""
     shutil.rmtree(records_folder() / "made-keys", ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""End a worker as a power cut would: with everything that it has started, without a word."""
+"""Kill a worker and everything that it has started at once, as a power failure would."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def executing(run_id: UUID) -> list[int]:
 
 
 def kill_worker(stack: Stack, worker: Child) -> None:
-    """Kill the worker and its runs, each of which leads a session of its own."""
+    """Kill the worker and its runs; each has a session of its own, so one signal is not enough."""
     for pid in [worker.process.pid, *descendants(worker.process.pid)]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

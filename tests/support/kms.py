@@ -1,4 +1,4 @@
-"""The official Cloud KMS client, aimed at the sandbox in every way that it can be."""
+"""The official Cloud KMS client for the sandbox, over each of its transports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_RETRY: dict[str, Any] = {"retry": None, "timeout": 10}
 
 
 def grpc_client(sandbox: Sandbox | SandboxAddress, token: str | None = None) -> Client:
-    """Over gRPC; the token travels in call credentials over local channel credentials."""
+    """A client over gRPC; call credentials send the token, and need local channel credentials."""
     channel = grpc.insecure_channel(sandbox.grpc)
     if token:
         credentials = grpc.composite_channel_credentials(
@@ -42,7 +42,7 @@ def grpc_client(sandbox: Sandbox | SandboxAddress, token: str | None = None) -> 
 
 
 def rest_client(sandbox: Sandbox, token: str | None = None) -> Client:
-    """Over HTTP and JSON."""
+    """A client over HTTP and JSON."""
     # google-auth's constructors have no types
     credentials = Credentials(token) if token else AnonymousCredentials()  # type: ignore[no-untyped-call]
     options = {"api_endpoint": sandbox.http}
@@ -50,7 +50,7 @@ def rest_client(sandbox: Sandbox, token: str | None = None) -> Client:
 
 
 def async_client(sandbox: Sandbox) -> kms_v1.KeyManagementServiceAsyncClient:
-    """Over gRPC, for asyncio; make and use it inside one loop."""
+    """A client over gRPC for asyncio; make and use it inside one event loop."""
     channel = grpc.aio.insecure_channel(sandbox.grpc)
     transport = KeyManagementServiceGrpcAsyncIOTransport(channel=channel)
     return kms_v1.KeyManagementServiceAsyncClient(transport=transport)
@@ -58,7 +58,7 @@ def async_client(sandbox: Sandbox) -> kms_v1.KeyManagementServiceAsyncClient:
 
 @dataclass(slots=True)
 class Kms:
-    """A sandbox with nothing in it, and an administrator's clients."""
+    """An empty sandbox and clients of its administrator."""
 
     sandbox: Sandbox
     grpc: Client
@@ -70,14 +70,14 @@ class Kms:
         return self.sandbox.world
 
     def ring(self, ring_id: str = "ring", parent: str = LOCATION) -> str:
-        """A new key ring; its name."""
+        """Create a key ring; returns its name."""
         request = kms_v1.CreateKeyRingRequest(parent=parent, key_ring_id=ring_id)
         return self.grpc.create_key_ring(request).name
 
     def key(
         self, key_id: str = "key", *, ring: str | None = None, **fields: Any
     ) -> kms_v1.CryptoKey:
-        """A new key of purpose ENCRYPT_DECRYPT, in a new ring unless one is given."""
+        """Create a key of purpose ENCRYPT_DECRYPT, in a new ring unless one is given."""
         skip = fields.pop("skip_initial_version_creation", False)
         return self.grpc.create_crypto_key(
             request={
@@ -103,7 +103,7 @@ class Kms:
         return self.grpc.get_iam_policy(request, timeout=10)
 
     def write(self, resource: str, policy: policy_pb2.Policy) -> policy_pb2.Policy:
-        """Set the policy as it is given, etag and all."""
+        """Set exactly this policy, with its etag."""
         request = iam_policy_pb2.SetIamPolicyRequest(resource=resource, policy=policy)
         return self.grpc.set_iam_policy(request, timeout=10)
 

@@ -1,6 +1,6 @@
-"""Prefect's server does not take an artifact of an onboarding: the run says what had happened.
+"""Prefect's server refuses an artifact of an onboarding: the run must say what had happened.
 
-The artifacts are those that undisturbed runs publish, and those of runs that end otherwise.
+The artifacts are all those that approved, rejected and repeated approval requests publish.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ ENDS: Final[dict[str, tuple[Respond, str]]] = {
     "rejected": (reject, "nothing was attached after approval request 1"),
     "asked again": (approve_own, "nothing was attached, and approval request 2 was not made"),
 }
-"""What people do, and what the run's message must say when it could not publish that."""
+"""A kind of response, how to give it, and what the run's message must say if a report is lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class LostReport:
-    """The nth artifact behind the response is not taken, or none from the nth on.
+    """The nth artifact after the response is refused, or all from the nth on.
 
-    `number` 0 stands for the reads that the report of an attach begins with.
+    `number` 0 means the reads with which the report of an attach begins.
     """
 
     end: str
@@ -60,12 +60,12 @@ class LostReport:
         return f"{'creating, ' if self.creates else ''}{self.end}, {which} lost"
 
     def __call__(self, number: int) -> bool:
-        """Whether this artifact is one of them."""
+        """Whether this artifact is refused."""
         return number >= self.number if self.lasting else number == self.number
 
 
 def lost_reports(driver: Driver) -> Iterator[LostReport]:
-    """Each artifact that is published behind a response, whatever the response."""
+    """Each artifact that is published after a response, for each kind of response."""
     for end, (respond, _) in ENDS.items():
         for creates in (False, True):
             _, run = begin(driver, creates=creates)
@@ -81,7 +81,7 @@ def lost_reports(driver: Driver) -> Iterator[LostReport]:
 
 
 def _reads_fail(scene: Scene) -> Hook:
-    """Once the key is attached, no workspace can be read."""
+    """A hook: as soon as an attach was sent, no workspace can be read."""
 
     def hook(number: int, when: str) -> None:
         if scene.attaches(scene.world.log.entries) and not scene.world.faults.script:
@@ -91,10 +91,10 @@ def _reads_fail(scene: Scene) -> Hook:
 
 
 def survive_lost_report(driver: Driver, lost: LostReport) -> None:
-    """Lose it, look at what the run says, and go on.
+    """Refuse the artifact, check the run's message, and go on.
 
     Raises:
-        AssertionError: The run hides what had happened, or does not converge.
+        AssertionError: the run hides what had happened, or does not converge.
     """
     respond, said = ENDS[lost.end]
     scene, run = begin(driver, creates=lost.creates)
