@@ -1,7 +1,7 @@
 """The gate and the onboarding as a state machine: what people, faults and attackers may do.
 
-A witness that shares no code with the gate judges each attach that took effect, and each write to a
-key that is not this organization's own.
+An independent checker, which shares no code with the gate, judges each attach request, and each
+write to a key that is not this organization's own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_RUNS = 3
 TAMPERED: dict[str, dict[str, Any]] = {
     "decision": {"decision": "reject"},
     "workspace_id": {"workspace_id": "wrkspc_01SomethingElse1111111111"},
-    "workspace_name": {"workspace_name": "born-encryptеd"},
+    "workspace_name": {"workspace_name": "born-encryptеd"},  # its last e is Cyrillic
     "approver": {"approver": REQUESTER},
     "nobody": {"approver": ""},
     "comment": {"comment": ""},
@@ -55,7 +55,7 @@ TAMPERED: dict[str, dict[str, Any]] = {
 }
 _ATTACHING: Final = "POST /v1/organizations/workspaces"
 _FRESH: Final = 60.0
-"""Seconds that a validation counts for: invariant 1."""
+"""Seconds for which a validation is valid: invariant 1."""
 CHANGES: Final = (
     "nothing",
     "rename",
@@ -67,16 +67,16 @@ CHANGES: Final = (
     "expire",
     "parameters",
 )
-"""What may come between an approval and the execution that may attach."""
+"""What may happen between an approval and the execution that may attach."""
 DURING: Final = ("rename", "share", "expire", "stall", "stall")
-"""What may come while that execution goes on."""
+"""What may happen during that execution."""
 UNSIGNED: Final = ("unsigned", "stranger", "alone", "altered", "twice")
-"""What may be wrong with the signatures of an answer; `alone` is enough for one."""
+"""Faults of a response's signatures; `alone` is one good signature, enough if one is required."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How one waiting run goes on: an answer with at most one flaw, and at most one change."""
+    """How one waiting run continues: a response with at most one flaw, and at most one change."""
 
     flaw: str = "none"
     change: str = "nothing"
@@ -95,8 +95,8 @@ OPENINGS: Final = (
     *((required, Ending(flaw=one)) for required in (1, 2) for one in UNSIGNED),
     (2, Ending()),
 )
-"""How many must sign, and the ending of the first run that waits: drawn at the start, because the
-rules alone seldom bring an answer, one change and then nothing but the attach."""
+"""How many must sign, and the ending of the first waiting run. They are drawn at the start, because
+the rules alone rarely produce a response, one change, and then the attach at once."""
 WISHES: Final[tuple[dict[str, Any], ...]] = (
     {},
     {},
@@ -105,14 +105,14 @@ WISHES: Final[tuple[dict[str, Any], ...]] = (
     {"repair": True},
     {"repair": True, "plan_only": True},
 )
-"""What another run may ask for."""
+"""What a later run may request."""
 KEYS: Final = ("none", "none", "none", "foreign", "labelled")
-"""The key beforehand: none, or one that is not ours, with or without our label."""
+"""The key before the first run: none, or one that is not ours, with or without our label."""
 
 
 @dataclass
 class Stopwatch:
-    """What the onboarding takes for `time`: seconds pass when the model says so."""
+    """Replaces `time` in the onboarding: seconds pass only when the model adds them."""
 
     seconds: float = 0.0
 
@@ -124,7 +124,7 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """An outside call, when it was about to be sent."""
+    """An outside call, and both clocks just before it was sent."""
 
     call: str
     at: datetime
@@ -154,6 +154,7 @@ class Onboarding(RuleBasedStateMachine):
         self.stolen: list[dict[str, Any]] = []
         self.executed = 0
         self.sound = False
+        """Whether the last execution passed all checks; after a failed one nothing is executed."""
         self.foreign = False
         """Whether the key existed before, and no honest attach has made it ours."""
 
@@ -167,7 +168,7 @@ class Onboarding(RuleBasedStateMachine):
     def open(
         self, opening: tuple[int, Ending], creates: bool, key: str, at: int, later: bool
     ) -> None:
-        """A worker with or without signers; a workspace and a key that are there, or new ones."""
+        """Set up worker, workspace and key, execute a first run, and mostly its ending too."""
         Onboarding.required, self.ending = opening
         self.at, self.scene.creates, self.foreign = at, creates, key != "none"
         if self.foreign:
@@ -181,7 +182,7 @@ class Onboarding(RuleBasedStateMachine):
             self._end()
 
     def teardown(self) -> None:
-        """Whatever has happened, a run that waits comes to the ending; count what was executed."""
+        """Bring one run to the drawn ending, whatever has happened, and count the schedule."""
         with self.surroundings:
             for run in self._in("Scheduled")[:1] if self.sound else ():
                 self._execute(run)
@@ -189,7 +190,7 @@ class Onboarding(RuleBasedStateMachine):
         self.tally["schedules"] += bool(self.executed)
 
     def _end(self) -> None:
-        """Answer the first run that waits, let the drawn change happen, and execute it."""
+        """Answer the first waiting run, make the drawn change, and execute the run."""
         for run in self._in("Suspended")[:1] if self.sound else ():
             self._answer_and_execute(run, self.ending, self.at)
 
@@ -207,7 +208,7 @@ class Onboarding(RuleBasedStateMachine):
     def _flawed(
         self, run: DrivenRun, approval_request: ApprovalRequest, flaw: str
     ) -> tuple[dict[str, Any], bool]:
-        """An answer with this flaw, and whether it counts nevertheless."""
+        """A response with this flaw, and whether it is a valid approval nevertheless."""
         answer = self._answer(approval_request)
         if flaw == "reject":
             return answer | {"decision": "reject"}, False
@@ -236,7 +237,7 @@ class Onboarding(RuleBasedStateMachine):
     @precondition(lambda self: self._in("Scheduled"))
     @rule(pick=st.integers(0, MAX_RUNS - 1))
     def execute(self, pick: int) -> None:
-        """The worker takes up a run."""
+        """The worker executes a run."""
         self._execute(self._pick(pick, "Scheduled"))
 
     @precondition(lambda self: self._in("Scheduled"))
@@ -246,7 +247,7 @@ class Onboarding(RuleBasedStateMachine):
         when=st.sampled_from(["before", "after"]),
     )
     def crash(self, pick: int, at: int, when: str) -> None:
-        """The worker takes up a run, and is killed around one of its calls."""
+        """The worker executes a run, and is killed before or after one of its calls."""
 
         def kill(number: int, moment: str) -> None:
             if (number, moment) == (at, when):
@@ -289,7 +290,7 @@ class Onboarding(RuleBasedStateMachine):
     @precondition(lambda self: self._in("Suspended"))
     @rule(pick=st.integers(0, MAX_RUNS - 1))
     def approve(self, pick: int) -> None:
-        """An approver reads the plan and approves it, as it should be."""
+        """An approver reads the plan and gives a correct approval."""
         run, approval_request = self._waiting(pick)
         answer = self._answer(approval_request)
         self._give(run, approval_request, answer, True)
@@ -301,7 +302,7 @@ class Onboarding(RuleBasedStateMachine):
         at=st.integers(1, 45),
     )
     def answer_and_execute(self, pick: int, ending: Ending, at: int) -> None:
-        """Answered, something comes between the response and the attach, the worker goes on."""
+        """A run is answered, something happens before the attach, and the worker executes it."""
         run, _ = self._waiting(pick)
         self._answer_and_execute(run, ending, at)
 
@@ -312,7 +313,7 @@ class Onboarding(RuleBasedStateMachine):
         at_once=st.booleans(),
     )
     def tamper(self, pick: int, how: str, at_once: bool) -> None:
-        """An answer with one flaw, put where Prefect keeps answers."""
+        """A response with one flaw, written directly to where Prefect stores responses."""
         run, approval_request = self._waiting(pick)
         if how == "warnings" and not approval_request.plan.warnings:
             return
@@ -324,7 +325,7 @@ class Onboarding(RuleBasedStateMachine):
     @precondition(lambda self: self.required and self._in("Suspended"))
     @rule(pick=st.integers(0, MAX_RUNS - 1), how=st.sampled_from(UNSIGNED), at_once=st.booleans())
     def missign(self, pick: int, how: str, at_once: bool) -> None:
-        """An answer whose signatures are not what they should be."""
+        """A response whose signatures are missing, invalid or too few."""
         run, approval_request = self._waiting(pick)
         answer, counts = self._flawed(run, approval_request, how)
         self._give(run, approval_request, answer, counts, at_once=at_once)
@@ -337,20 +338,20 @@ class Onboarding(RuleBasedStateMachine):
         at_once=st.booleans(),
     )
     def steal(self, pick: int, which: int, fit: bool, at_once: bool) -> None:
-        """An old answer is used again, its digest made to fit or not."""
+        """An old response is used again, with its own digest or with that of the present plan."""
         run, approval_request = self._waiting(pick)
         answer = dict(self.stolen[which % len(self.stolen)])
         if fit:
             answer["plan_digest"] = approval_request.digest
         same = answer.get("plan_digest") == approval_request.digest and not self.required
-        # a typed approval does not prove who typed it: an old one for the very same plan counts
+        # a typed approval does not prove who typed it: an old one for the same plan is valid
         good = same and self._is_good(run, answer, approval_request)
         self._give(run, approval_request, answer, good, at_once=at_once)
 
     @precondition(lambda self: self._in("Suspended"))
     @rule(pick=st.integers(0, MAX_RUNS - 1))
     def force(self, pick: int) -> None:
-        """The run's state is set past its question."""
+        """Somebody sets the run's state, so that it goes on without a response."""
         run, _ = self._waiting(pick)
         run.state = "Scheduled"
 
@@ -408,11 +409,11 @@ class Onboarding(RuleBasedStateMachine):
         attached_before = self._seen[0].attached
 
         def note(number: int, moment: str) -> None:
-            # before the hook: what it changes comes after the run's last look at the clock
+            # before the hook: it may move a clock, which the run has read already
             if moment == "before":
                 call = self.driver.call
                 self._sent.append(Sent(call, datetime.now(UTC), self.stopwatch.seconds))
-                if call.startswith(_ATTACHING):  # an adoption has changed the key by now
+                if call.startswith(_ATTACHING):  # an adoption may have changed the key by now
                     self._seen.append(self.scene.look())
             hook(number, moment)
 
@@ -426,7 +427,7 @@ class Onboarding(RuleBasedStateMachine):
         approval_request = run.approval_request()
         if run.state == "Suspended" and approval_request is not None:
             self._seen.append(self.scene.look())
-            # a run that is set past its request waits with the same one, about the facts of before
+            # a run that was forced on waits with the same request, about the facts of that time
             self.approval_request.setdefault(
                 (str(run.id), approval_request.key, approval_request.digest), self._seen
             )
@@ -438,8 +439,9 @@ class Onboarding(RuleBasedStateMachine):
         self.sound = True
 
     def _judge(self, run: DrivenRun, answered: list[str], entries: list[Entry]) -> None:
-        """The witness: every attach, and every write to a key that is not ours, had every right."""
+        """Check that every attach, and every write to a key that is not ours, was permitted."""
         sent = self.scene.attaches(entries)
+        # each attach request has its own read of the workspace and its own validation before it
         for before, entry in zip([None, *sent], sent, strict=False):
             calls = entries[entries.index(before) if before else 0 : entries.index(entry)]
             looked = "workspaces.list" if self.scene.creates else "workspaces.retrieve"
@@ -466,7 +468,7 @@ class Onboarding(RuleBasedStateMachine):
         return entry.write and entry.service == "kms" and self.scene.key in entry.resource
 
     def _permitted(self, run: DrivenRun, answered: list[str]) -> set[tuple[object, ...]]:
-        """There was an honest answer to the latest question; the facts that it was about."""
+        """Check that the latest request has an honest approval; returns the facts it was about."""
         assert len(answered) == 1, "without an approval request"
         approval_request = run.approval_request(answered[0])
         assert approval_request is not None
@@ -482,9 +484,9 @@ class Onboarding(RuleBasedStateMachine):
         return {one.covered(adopting=adopting) for one in shown}
 
     def _adopts(self, run: DrivenRun, answered: list[str]) -> bool:
-        """Whether the approval says that label and grants will be put on the key.
+        """Whether the approval says that label and grants will be added to the key.
 
-        So it does of our own key, too, when its label was gone as the request was made.
+        So it does for our own key too, if the label was missing when the request was made.
         """
         approval_request = run.approval_request(answered[0])
         return self.foreign or (approval_request is not None and approval_request.plan.adopts_key)
@@ -493,7 +495,7 @@ class Onboarding(RuleBasedStateMachine):
         """Each attach was sent in time, at most a minute after the validation before it."""
         approval_request = run.approval_request()
         assert approval_request is not None
-        # behind the attach there is another such call, for the tag of the evidence
+        # after the attach comes one more such call, for the tag of the evidence
         posts = [n for n, one in enumerate(self._sent) if one.call.startswith(_ATTACHING)]
         for number in posts[:attaches]:
             one, before = self._sent[number], self._sent[:number]
@@ -558,7 +560,7 @@ class Onboarding(RuleBasedStateMachine):
 
 
 def stage(stack: ExitStack) -> None:
-    """Start the sandbox and enrol the approvers for all schedules of this process."""
+    """Start the sandbox and enrol the approvers, once for all schedules of this process."""
     home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cmek-model-")))
     office = Office(home)
     office.enrol(GRACE)

@@ -1,7 +1,7 @@
-"""Onboardings against Prefect, on a server or in memory, and a sandbox, executed in this process.
+"""Onboardings in this process, with a sandbox and with Prefect on a server or in memory.
 
-A run is executed until it suspends or ends, as a worker would; between two executions a test can
-do to server, sandbox and clocks what it likes. That takes a fraction of a worker's process start.
+A run is executed until it suspends or ends, as by a worker; between two executions a test can
+change server, sandbox and clocks. That takes a fraction of the time of a worker's process start.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Run:
     parameters: dict[str, Any]
 
     def read(self) -> FlowRun:
-        """The run as the server has it."""
+        """The run as the server stores it."""
         return self.bench.client.read_flow_run(self.id)
 
     @property
@@ -71,14 +71,14 @@ class Run:
 
     @contextmanager
     def executed_when_scheduled(self) -> Iterator[None]:
-        """Execute the run beside what happens here, as soon as somebody has resumed it."""
+        """Execute the run in a second thread, as soon as it was resumed in the block."""
 
         def work() -> None:
             wait_until(self._is_scheduled, "scheduled")
             self.execute()
 
         with ThreadPoolExecutor(max_workers=1) as pool:
-            # a thread of its own has none of the settings that name the server
+            # Prefect's settings, which name the server, are in this thread's context only
             done = pool.submit(copy_context().run, work)
             yield
             done.result()
@@ -88,17 +88,17 @@ class Run:
         return state is not None and state.is_scheduled()
 
     def form(self) -> dict[str, Any]:
-        """The JSON schema of the question that it waits with."""
+        """The JSON schema of the form that it waits with."""
         return json.loads(self._input("schema"))  # type: ignore[no-any-return]
 
     @property
     def approval_request(self) -> ApprovalRequest:
-        """What that form carries."""
+        """The approval request in that form."""
         carried = self.form()["properties"]["plan_digest"]["approval_request"]
         return ApprovalRequest.model_validate(carried)
 
     def text(self) -> str:
-        """The text of the question."""
+        """The text above the form."""
         return str(json.loads(self._input("description")))
 
     def _input(self, part: str) -> str:
@@ -116,11 +116,11 @@ class Run:
         return approval_of(self.approval_request, **fields)
 
     def force(self, state: State[Any]) -> OrchestrationResult[Any]:
-        """Set a state past Prefect's rules, as every client with access to its API can."""
+        """Set a state without Prefect's rules, as every client with access to its API can."""
         return self.bench.client.set_flow_run_state(self.id, state, force=True)
 
     def forge_response(self, fields: dict[str, Any]) -> None:
-        """Put an answer where Prefect keeps it, past the form's schema."""
+        """Write a response to where Prefect stores it, without a check by the form's schema."""
         state = self.read().state
         assert state is not None
         keyset = state.state_details.run_input_keyset
@@ -128,11 +128,11 @@ class Run:
         self.bench.client.create_flow_run_input(self.id, keyset["response"], json.dumps(fields))
 
     def answer(self, **changes: Any) -> OrchestrationResult[Any]:
-        """Resume with that answer."""
+        """Resume with `full_answer`."""
         return self.bench.client.resume_flow_run(self.id, run_input=self.full_answer(**changes))
 
     def approve(self, **changes: Any) -> Run:
-        """Answer, see it taken, and execute what follows."""
+        """Answer, check that the server accepts it, and execute the run."""
         result = self.answer(**changes)
         assert result.status.value == "ACCEPT", result.details
         return self.execute()
@@ -148,7 +148,7 @@ class Onboardings:
     deployment: UUID
 
     def start(self, workspace: str | None = None, **request: Any) -> Run:
-        """Create a run through the API, by the fields of its request; nothing is executed yet."""
+        """Create a run through the API, by the fields of its request, without executing it."""
         fields = {
             "workspace_id": workspace or self.fresh,
             "project_id": self.sandbox.project_id,
@@ -161,14 +161,14 @@ class Onboardings:
         return Run(self, created.id, parameters)
 
     def asked(self, **request: Any) -> Run:
-        """A run that waits for its first answer."""
+        """A run that waits for its first response."""
         run = self.start(**request).execute()
         assert run.state == "Suspended", f"{run.state}: {run.message}"
         return run
 
     @property
     def kms(self) -> Kms:
-        """Cloud KMS as its administrator sees it."""
+        """Cloud KMS, called as its administrator."""
         return Kms(self.sandbox, grpc_client(self.sandbox), rest_client(self.sandbox))
 
     @property
@@ -192,11 +192,11 @@ class Onboardings:
         return [one for one in sent if "external_key_id" in one["request"]]
 
     def writes(self) -> list[str]:
-        """The names of the calls that write, as far as they reached the state."""
+        """The names of all calls that write, also of those without effect."""
         return [one["call"] for one in self.control.log(write=True)]
 
     def forget_runs(self) -> None:
-        """Delete every run: one that waits claims its workspace, and a count begins at none."""
+        """Delete every run: a waiting one claims its workspace, and tests count runs."""
         for run in tuple(every(self.client.read_flow_runs)):
             self.client.delete_flow_run(run.id)
 
@@ -210,7 +210,7 @@ class Onboardings:
 
 
 def signed(office: Office, run: Run, *approvers: str, **changes: Any) -> dict[str, str]:
-    """What of a response these approvers have signed."""
+    """The part of a response that these approvers have signed."""
     text = office.answer_text(run.approval_request, *approvers, at=datetime.now(UTC), **changes)
     return {"signed_approvals": text, "comment": "fine"}
 

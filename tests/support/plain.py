@@ -18,7 +18,7 @@ class Plain:
         self.retries = task.retries if retries is None else retries
 
     def with_options(self, *, retries: int) -> Plain:
-        """As a task's."""
+        """The same as a task's method."""
         return Plain(self.task, retries)
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:

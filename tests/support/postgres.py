@@ -25,10 +25,10 @@ class Cluster:
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def new_database(self) -> str:
-        """Make an empty database; its name.
+        """Make an empty database; returns its name.
 
-        Not a copy of one that Prefect's migrations have been through: making that takes longer than
-        the migrations of the few servers that a process starts.
+        It is not a copy of a migrated one: to make that takes longer than Prefect's migrations for
+        the few servers that a process starts.
         """
         name = f"prefect{next(self.numbers)}"
         self.client(
@@ -39,11 +39,11 @@ class Cluster:
         return name
 
     def url(self, database: str) -> str:
-        """What a Prefect server connects to."""
+        """The address to which a Prefect server connects."""
         return self.server.url(database)
 
     def client(self, program: str, *arguments: str) -> str:
-        """Run one of PostgreSQL's own clients; what it prints."""
+        """Run one of PostgreSQL's own clients; returns its output."""
         address = (f"--host={self.server.folder}", f"--username={postgres.SUPERUSER}")
         done = subprocess.run(
             [str(self.server.programs / program), *address, *arguments],
@@ -57,7 +57,7 @@ class Cluster:
 
 @cache
 def cluster() -> Cluster:
-    """This process's cluster, started when first wanted; a reaper removes it when it ends."""
+    """This process's cluster, started when first needed; a reaper removes it afterwards."""
     home = Path(tempfile.mkdtemp(prefix="cmek-cluster-"))
     (home / "tmp").mkdir()
     folder = postgres.new_folder()
@@ -67,5 +67,5 @@ def cluster() -> Cluster:
 
 
 def new_database() -> str:
-    """A database for one server; its URL."""
+    """Make a database for one server; returns its URL."""
     return cluster().url(cluster().new_database())

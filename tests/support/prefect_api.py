@@ -61,7 +61,7 @@ def answer(api: MemoryPrefect, request: httpx.Request) -> httpx.Response:
 
 
 def _validate(given: Json, schema: Json) -> None:
-    """As the server does, but for a schema that was well-formed before: checking it takes long."""
+    """Validate as the server does, but check each schema itself only once, since that is slow."""
     text = json.dumps(schema, sort_keys=True)
     with patch.object(_VALIDATOR, "check_schema") if text in _WELL_FORMED else nullcontext():
         validate(given, schema, raise_on_error=True)
@@ -158,6 +158,7 @@ def _delete_deployment(api: MemoryPrefect, body: Json, id: str) -> None:  # noqa
 def _create_run_of_deployment(api: MemoryPrefect, body: Json, id: str) -> Json:  # noqa: A002
     deployment = api.find(api.deployments, id)
     key = body.get("idempotency_key")
+    # an idempotency key belongs to the flow, not to the deployment
     for run in api.runs.values():
         if key and (run["idempotency_key"], run["flow_id"]) == (key, deployment["flow_id"]):
             return run
@@ -209,7 +210,7 @@ def _delete_run(api: MemoryPrefect, body: Json, id: str) -> None:  # noqa: A002
 
 @_route("POST", "/task_runs/filter")
 def _filter_task_runs(api: MemoryPrefect, body: Json) -> list[Json]:
-    return []  # a task is its plain function
+    return []  # tasks are called as plain functions
 
 
 @_route("POST", "/flow_runs/filter")
@@ -238,7 +239,7 @@ def _set_state(api: MemoryPrefect, body: Json, id: str) -> Json:  # noqa: A002
 
 @_route("POST", "/flow_runs/{id}/resume")
 def _resume(api: MemoryPrefect, body: Json, id: str) -> Json:  # noqa: A002
-    """The answer is hydrated and held against the form as by the server."""
+    """The response is hydrated and validated by the form, as on the server."""
     run = api.find(api.runs, id)
     state, given = run["state"], body.get("run_input") or {}
     if state["type"] != "PAUSED":
@@ -403,7 +404,7 @@ def _read_block(api: MemoryPrefect, body: Json, slug: str, name: str) -> Json:
 
 
 def _with_nested(api: MemoryPrefect, block: Json) -> Json:
-    """A block within it in place of the reference to that."""
+    """The block, with each reference to another block replaced by that block's data."""
     data, references = dict(block["data"]), {}
     for name, value in data.items():
         if isinstance(value, dict) and "$ref" in value:
@@ -465,7 +466,7 @@ def _give_slots_back(api: MemoryPrefect, body: Json) -> None:
 
 @_route("POST", "/events")
 def _take_events(api: MemoryPrefect, body: Any) -> None:
-    for event in body:  # one of an id
+    for event in body:  # an id is stored once
         api.events.setdefault(event["id"], event | {"received": now()})
 
 
@@ -473,7 +474,7 @@ def _take_events(api: MemoryPrefect, body: Any) -> None:
 def _filter_events(api: MemoryPrefect, body: Json) -> Json:
     wanted = body["filter"]
     resource, names = wanted["resource"], (wanted.get("event") or {}).get("name")
-    # as the server's own: an id is the label of that name
+    # as on the server: the resource's id is one of its labels
     labels = {"prefect.resource.id": resource["id"]} if "id" in resource else resource["labels"]
     since = (wanted.get("occurred") or {}).get("since") or _EVER
     found = [

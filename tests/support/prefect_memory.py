@@ -1,11 +1,10 @@
 """Prefect in memory: its client and flow engine, with another transport and without a server.
 
-The transport of Prefect's client is all that is replaced, and a task is its plain function. So a
-run costs a tenth of what it costs with a server. Left out are whatever no call here asks for (a
-path or filter that is not known fails), and: runs of tasks, events and logs of the engine, waiting
-for a scheduled time, states set in a way that only the server's own rules would refuse, what
-outlives the process. `make prove` executes every test that uses this on a real server too, so that
-a difference between the two shows.
+Only the transport of Prefect's client is replaced, and tasks are called as plain functions. So a
+run costs a tenth of one with a server. Left out are: paths and filters that no call here uses (an
+unknown one fails), task runs, events and logs of the engine, waiting for a scheduled time, states
+that only the server's own rules would refuse, and anything that outlives the process. `make prove`
+executes every test that uses this on a real server too, and so shows any difference.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from tests.support.prefect_api import answer
 from tests.support.prefect_state import MemoryPrefect
 
 URL: Final = "http://127.0.0.1:1/api"
-"""Where no service of a machine listens."""
+"""Nothing listens on port 1: a request that is not answered from memory fails at once."""
 
 
 @contextmanager
 def memory_prefect(api: MemoryPrefect) -> Iterator[None]:
-    """Let this process talk to that server, and execute tasks as plain functions."""
+    """Make this process use that server, and execute tasks as plain functions."""
     settings = {
         PREFECT_API_URL: URL,
         PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False,
@@ -52,12 +51,13 @@ def memory_prefect(api: MemoryPrefect) -> Iterator[None]:
 
 
 def _end_services() -> None:
-    """They hold a client for one server, and a slot would be taken there and given back here."""
+    """End Prefect's slot services: each keeps a client of the server that it was made for."""
     ConcurrencySlotAcquisitionWithLeaseService.drain_all()
 
 
 @contextmanager
 def _in_place_of_network(api: MemoryPrefect) -> Iterator[None]:
+    # only for this URL: our own clients in this process still reach the sandbox over the network
     answers = httpx.MockTransport(lambda request: answer(api, request))
     found = httpx.Client._transport_for_url, httpx.AsyncClient._transport_for_url
 
@@ -71,7 +71,7 @@ def _in_place_of_network(api: MemoryPrefect) -> Iterator[None]:
         patch.object(httpx.Client, "_transport_for_url", transport),
         patch.object(httpx.AsyncClient, "_transport_for_url", async_transport),
         patch.object(prefect.events.utilities, "should_emit_events", lambda: False),
-        # it waits for events, so that somebody else can suspend a run that executes
+        # it waits for events with which others suspend a running flow; there are none here
         patch.object(prefect.flow_engine, "observe_flow_run_suspension", _nothing_observed),
     ):
         yield

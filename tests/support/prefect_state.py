@@ -1,4 +1,4 @@
-"""What Prefect's server keeps, in memory, and its rules for the states of runs and for filters."""
+"""What Prefect's server stores, in memory, and its rules for the states of runs and for filters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 
 class RefusedCallError(Exception):
-    """The answer to a call is an error of this status."""
+    """A call that is answered with an error of this status."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -23,18 +23,18 @@ class RefusedCallError(Exception):
 
 
 class Text(str):
-    """An answer that is no JSON."""
+    """An answer that is not JSON."""
 
     __slots__ = ()
 
 
 def now() -> str:
-    """As Prefect writes it."""
+    """The time as Prefect writes it."""
     return datetime.now(UTC).isoformat()
 
 
 def new_record(**fields: Any) -> Json:
-    """With an id of its own."""
+    """A record with a new id."""
     created = now()
     return {"id": str(uuid4()), "created": created, "updated": created, **fields}
 
@@ -65,7 +65,7 @@ def _values(value: Any) -> set[Any]:
 
 
 def _like(pattern: str) -> re.Pattern[str]:
-    """SQL's pattern: a percent sign stands for any text."""
+    """SQL's pattern, in which a percent sign matches any text."""
     return re.compile(".*".join(map(re.escape, pattern.split("%"))), re.IGNORECASE)
 
 
@@ -87,7 +87,7 @@ def time_of(text: str) -> datetime:
 
 
 def page(records: list[Json], body: Json) -> list[Json]:
-    """Sorted and cut as the call asks."""
+    """One page of the records, in the order that the call asks for."""
     if body.get("sort"):
         name, _, order = body["sort"].rpartition("_")
         records = sorted(
@@ -116,7 +116,7 @@ class MemoryPrefect:
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def set_state(self, run: Json, state: Json, *, force: bool = False) -> Json:
-        """Take a state, or say why not, as the server's rules do."""
+        """Accept a state, or refuse it with the reason, by the server's rules."""
         refused = None if force else self._refusal(run, state)
         if refused is not None:
             return refused
@@ -125,14 +125,16 @@ class MemoryPrefect:
         resumes = not force and before["type"] == "PAUSED" and state["type"] == "SCHEDULED"
         if state["type"] == "PAUSED" and not force:
             policy["pause_keys"] = [*policy["pause_keys"], state["state_details"]["pause_key"]]
+            # the server deletes old inputs when it pauses: an earlier response is not read again
             for key in (state["state_details"].get("run_input_keyset") or {}).values():
                 self.inputs.pop((run["id"], key), None)
+        # a retried run may suspend at the same keys again
         if not force and before["type"] in _FINAL and state["type"] not in _FINAL:
             policy |= {"pause_keys": [], "resuming": False}
         if resumes:
             policy["resuming"] = True
         elif state["type"] == "RUNNING":
-            run["run_count"] += not policy["resuming"]
+            run["run_count"] += not policy["resuming"]  # a resumed run is still the same attempt
             policy["resuming"] = False
         self._keep(run, state)
         return {"status": "ACCEPT", "state": run["state"], "details": {"type": "accept_details"}}
@@ -207,7 +209,7 @@ class MemoryPrefect:
         """A record by its id.
 
         Raises:
-            RefusedCallError: It is not there.
+            RefusedCallError: there is none with this id.
         """
         if key not in records:
             raise RefusedCallError(404, "Not found")
@@ -220,13 +222,13 @@ class MemoryPrefect:
 
 
 def rejected(state: Json, reason: str) -> Json:
-    """Another state than the proposed one holds."""
+    """The answer to a proposed state when the run keeps or gets another one."""
     details = {"type": "reject_details", "reason": reason}
     return {"status": "REJECT", "state": state, "details": details}
 
 
 def aborted(reason: str) -> Json:
-    """The transition is not made."""
+    """The answer to a proposed state when the transition is not allowed."""
     return {
         "status": "ABORT",
         "state": None,

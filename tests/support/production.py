@@ -1,8 +1,8 @@
-"""A machine of its own for docs/operations.md: namespaces, users, units; the page's own commands.
+"""Run the commands of docs/operations.md on a machine of their own, made of Linux namespaces.
 
-`python -m tests.support.production` is run inside new mount, network and process namespaces, as
-root: what it writes is gone with them, and nothing in it reaches beyond loopback. For `systemd`,
-each unit's `ExecStart` is started with its user, environment and state directory.
+`python -m tests.support.production` runs as root inside new mount, network and process namespaces:
+what it writes disappears with them, and nothing in it reaches beyond loopback. In place of
+`systemd`, each unit's `ExecStart` is started with its user, environment and state directory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.support.waiting import wait_until
 PROJECT: Final = Path(__file__).parents[2]
 HOME: Final = Path("/opt/cmek")
 SCRATCH: Final = Path("/run/cmek-test")
-"""A memory file system of this mount namespace."""
+"""A file system in memory, in this mount namespace."""
 UNITS: Final = Path("/etc/systemd/system")
 OVERLAID: Final = ("/etc", "/opt", "/usr/local/bin", "/var/lib", "/var/backups", "/home")
 """Folders in which the page's commands make files."""
@@ -66,10 +66,10 @@ def blocks(page: str, chapter: str) -> list[Block]:
 
 
 def run(command: list[str], text: str = "", **variables: str) -> str:
-    """Run to the end; what it printed.
+    """Run a command to its end; returns its output.
 
     Raises:
-        RuntimeError: It failed; holds both outputs.
+        RuntimeError: it failed; the message holds its output.
     """
     done = subprocess.run(
         command,
@@ -94,7 +94,7 @@ def run(command: list[str], text: str = "", **variables: str) -> str:
 
 
 def make_private() -> None:
-    """Lay a scratch layer over the folders that are written, and bring loopback up."""
+    """Put a temporary layer over the folders that are written, and bring loopback up."""
     run(["ip", "link", "set", "lo", "up"])
     scratch = SCRATCH
     scratch.mkdir(exist_ok=True)
@@ -129,11 +129,11 @@ def _reachable_python(scratch: Path) -> None:
 
 
 def start_postgres() -> None:
-    """PostgreSQL at Debian's socket, where a user is the role of its name and nobody else."""
+    """Start PostgreSQL at Debian's socket; a user can log in only as the role of the same name."""
     folder = postgres.new_folder()
     server = postgres.start(folder, {"PATH": os.environ["PATH"]})
     (folder / "data" / "pg_hba.conf").write_text("local all all peer\n")
-    os.kill(server.child.process.pid, 1)
+    os.kill(server.child.process.pid, 1)  # SIGHUP: it reads pg_hba.conf again
     folder.chmod(0o755)
     socket = Path("/var/run/postgresql")
     socket.mkdir(parents=True, exist_ok=True)
@@ -142,12 +142,12 @@ def start_postgres() -> None:
 
 @dataclass
 class Units:
-    """What stands in for systemd."""
+    """Replaces systemd."""
 
     running: dict[str, Child] = field(default_factory=dict)
 
     def obey(self, line: str) -> None:
-        """One `systemctl` command of the page."""
+        """Carry out one `systemctl` command of the page."""
         match shlex.split(line):
             case ["systemctl", "enable", "--now", name] | ["systemctl", "start", name]:
                 self.start(name)
@@ -156,10 +156,10 @@ class Units:
             case ["systemctl", "daemon-reload"]:
                 pass  # units are read at each start
             case _:
-                raise AssertionError(f"not a command that is stood in for: {line}")
+                raise AssertionError(f"a systemctl command that is not replaced here: {line}")
 
     def start(self, name: str, **changes: str) -> None:
-        """As the unit says; ready when this returns."""
+        """Start a unit as its file says, and wait until it is ready."""
         unit = configparser.ConfigParser(interpolation=None)
         unit.optionxform = str  # type: ignore[assignment,method-assign]
         unit.read(UNITS / f"{name}.service")
@@ -212,7 +212,7 @@ def await_answer(child: Child, url: str) -> None:
 
 @dataclass
 class Follower:
-    """Runs the page's blocks, with real names in the place of the page's."""
+    """Runs the page's blocks, with real names in place of the page's."""
 
     sandbox: SandboxAddress
     names: dict[str, str]
@@ -220,7 +220,7 @@ class Follower:
     units: Units = field(default_factory=Units)
 
     def follow(self, block: Block) -> str:
-        """Run one block as the user that it names; what it printed."""
+        """Run one block as the user that it names; returns its output."""
         text = block.text
         for name, value in self.names.items():
             text = re.sub(rf"\b{re.escape(name)}\b", value.replace("\\", r"\\"), text)
@@ -256,14 +256,14 @@ class Follower:
         return run(command, text, HOME=home)
 
     def put_the_sandbox_in_place(self) -> None:
-        """Of Anthropic's address, once the page's commands have copied the settings."""
+        """Replace Anthropic's address, once the page's commands have copied the settings."""
         settings = Path("/etc/cmek-gateway/gateway.toml")
         if settings.exists():
             text = re.sub(r"^upstream = .*\n", "", settings.read_text(), flags=re.M)
             settings.write_text(f'upstream = "{self.sandbox.http}"\n{text}')
 
     def waiting(self, run_id: str) -> dict[str, Any]:
-        """The approval request of a run, once it waits, as its approver's command reads it."""
+        """Wait for a run's approval request; returns what the approver's command reads of it."""
         code = f"""
 import json, uuid
 from cli import approvals
@@ -289,7 +289,7 @@ with connected() as client:
         return found
 
     def prefect(self, code: str) -> Any:
-        """What an expression over a client of the server is, as JSON, for the operator."""
+        """The value of an expression over `client`, evaluated as the operator, through JSON."""
         text = f"""
 import json
 from cli.client import connected
@@ -301,17 +301,17 @@ with connected() as client:
 
 @contextmanager
 def machine(*arguments: str) -> Iterator[Follower]:
-    """The machine before the page's first command; what ran on it is shown when the block fails.
+    """The machine before the page's first command; when the block fails, its logs are printed.
 
     Args:
-        arguments: More of the sandbox, which stands in for Google and Anthropic.
+        arguments: More arguments of the sandbox, which replaces Google and Anthropic.
     """
     make_private()
     run(["useradd", "--create-home", "--gid", "nogroup", "operator"])
     start_postgres()
     scratch = SCRATCH / "home"
     (scratch / "tmp").mkdir(parents=True)
-    scratch.chmod(0o700)  # the sandbox's log holds the Admin API key, which is nobody's here
+    scratch.chmod(0o700)  # no user here may read the Admin API key, which is in the sandbox's log
     child = start_sandbox(
         scratch, {"PATH": os.environ["PATH"], "HOME": str(scratch)}, ["--minimal", *arguments]
     )
@@ -331,7 +331,7 @@ def machine(*arguments: str) -> Iterator[Follower]:
 
 
 def main() -> None:
-    """Follow the chapter from nothing to the last command."""
+    """Follow the chapter from its first command to its last."""
     with machine() as follower:
         for step in chapter(follower):
             sys.stdout.write(f"{step}\n")
@@ -339,7 +339,7 @@ def main() -> None:
 
 
 def enrolled(sandbox: SandboxAddress) -> dict[str, str]:
-    """What the page reads from variables: the Admin key, and a file of one approver's key."""
+    """The variables that the page reads; makes the key of one approver, and its signers file."""
     ssh = Path("/home/operator/.ssh")
     ssh.mkdir(mode=0o700)
     run(
@@ -354,7 +354,7 @@ def enrolled(sandbox: SandboxAddress) -> dict[str, str]:
 
 
 def chapter(follower: Follower) -> Iterator[str]:
-    """Each block in order, and after some of them what the page says is true."""
+    """Run each block in order; after some of them, check what the page promises."""
     names, sandbox = follower.names, follower.sandbox
     names["WORKSPACE"] = sandbox.workspace_in("fresh")
     before: list[Any] = []
@@ -416,7 +416,7 @@ def _notifier(follower: Follower) -> str:
 
 
 def _start_from_outside(follower: Follower) -> None:
-    """docs/api.md, with login and token: the Python example, curl's, and the event."""
+    """Start runs as docs/api.md shows, with login and token: by Python, by curl, by an event."""
     made = [follower.admin("POST", "workspaces", {"name": f"outside {n}"})["id"] for n in range(3)]
     given = f"export PROJECT={follower.names['PROJECT']} REQUESTER=ada@example.com WORKSPACE="
     examples = (DOCS / "api.md").read_text()
@@ -435,7 +435,7 @@ def _start_from_outside(follower: Follower) -> None:
 
 
 def _signal(follower: Follower) -> None:
-    """A webhook for the attached key starts a check of it; one that is forged is refused."""
+    """A webhook for the attached key starts a check of it; a forged one is refused."""
     workspace = follower.admin("GET", f"workspaces/{follower.names['WORKSPACE']}")
     key = workspace["external_key_id"]
     for secret, status in ((SECRET, 204), (f"whsec_{'QUFB' * 8}", 401)):
@@ -454,7 +454,7 @@ def _signal(follower: Follower) -> None:
 
 
 def _stored(follower: Follower) -> list[Any]:
-    """What a back-up must bring back: the runs that wait, and a block, which only the key reads."""
+    """What a backup must restore: the waiting runs, and a block, which the server has encrypted."""
     count = (
         "client.request('POST', '/flow_runs/count',"
         " json={'flow_runs': {'state': {'type': {'any_': ['PAUSED']}}}}).json()"
@@ -464,9 +464,9 @@ def _stored(follower: Follower) -> list[Any]:
 
 
 def _is_restored(follower: Follower, before: list[Any]) -> None:
-    """From the back-up: the database, its key, the worker's records and the journal.
+    """The backup has restored the database, its key, the worker's records and the journal.
 
-    A run that waited is approved, which needs all of them.
+    A run that waited is approved now, which needs all of them.
     """
     listed = follower.follow(Block("sh", "postgres", "psql --list --tuples-only --no-align\n"))
     assert "prefect_before|" in listed

@@ -1,6 +1,6 @@
-"""Onboarding requests for tests, under a policy that allows all, and their complete approval.
+"""Onboarding requests for tests, under a policy that allows everything, and their full approval.
 
-A test names the fields that it cares about, flat; where each of them goes is said here only.
+A test gives fields in one flat mapping; only this module knows where the form has each of them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from cmek.onboarding.request import OnboardingForm, OnboardingRequest, resolve
 APPROVER: Final = "grace@example.com"
 REQUESTER: Final = "ada@example.com"
 LENIENT: Final = PolicyModel(may_override=SETTINGS)
-"""What the guide recommends, and a request may override everything."""
+"""The guide's recommendation; a request may override every setting."""
 
 
 def form_json(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The flow's parameter as a caller sends it, valid or not.
 
     Args:
-        fields: Of an `OnboardingRequest`; a setting becomes an override.
+        fields: Fields of an `OnboardingRequest`; a setting becomes an override.
     """
     given = dict(fields)
     overrides = {name: given.pop(name) for name in SETTINGS if name in given}
@@ -34,12 +34,12 @@ def form_json(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolved(fields: Mapping[str, Any]) -> OnboardingRequest:
-    """What a run would pin."""
+    """The request that a run would pin."""
     return resolve(OnboardingForm.model_validate(form_json(fields)), LENIENT)
 
 
 def form_of(request: OnboardingRequest) -> OnboardingForm:
-    """The form that comes to this request, also when a test has changed a setting of it."""
+    """The form that resolves to this request, even after a test has changed a setting of it."""
     settings = request.model_dump(mode="json", include=set(SETTINGS))
     usual = RECOMMENDED.model_dump(mode="json")
     overrides = {name: value for name, value in settings.items() if value != usual[name]}

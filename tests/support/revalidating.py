@@ -1,7 +1,7 @@
 """Revalidations without a Prefect server: the real flow's code, with Prefect's part in memory.
 
-What the flow keeps with Prefect goes through the driver's hook as well, so that a process can be
-gone between any two of its records.
+Each write to Prefect goes through the driver's hook as well, so that a process can be killed
+between any two of them.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ from tests.support.runs import AnyRun
 
 M = TypeVar("M", bound=BaseModel)
 UNPACED: Final = RevalidationRequest(reads_per_minute=1_000_000)
-"""All keys; the pace of the reads is not what is tried here."""
+"""All keys, without a limit on reads, which is not the subject here."""
 TURNS: Final = 20
-"""Of the event loop, by which an answer is later than a refusal: what nobody awaits is left."""
+"""Turns of the event loop before a write is stored. A refusal comes at once, so that a write which
+the flow does not await is lost when another one is refused."""
 
 
 @dataclass
 class Revalidation(AnyRun):
-    """What is kept of a revalidation."""
+    """A run of the revalidation."""
 
     parameters: RevalidationRequest = UNPACED
 
@@ -54,7 +55,7 @@ class Revalidation(AnyRun):
 
 @dataclass
 class Kept:
-    """Artifacts, events and follow-ups, as Prefect's server would keep them."""
+    """Artifacts, events and follow-up runs, as Prefect's server would store them."""
 
     driver: Driver
     artifacts: dict[str, list[tuple[uuid.UUID, Any]]] = field(
@@ -62,18 +63,18 @@ class Kept:
     )
     """By key: run and data of each version, oldest first."""
     events: dict[uuid.UUID, tuple[str, str]] = field(default_factory=dict)
-    """By id, under which the server takes an event once: what, and about which resource."""
+    """By id, which the server accepts only once: the event's name and its resource."""
     follow_ups: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By idempotency key: the request of each run that was scheduled."""
     writes: int = 0
-    """Of the executions since `go_back_to`."""
+    """The number of writes since `go_back_to`."""
     asked: list[str] = field(default_factory=list)
     """Every request to Prefect's server since `go_back_to`."""
     refuses: Callable[[str], bool] = lambda what: False
-    """Which of them that server does not answer."""
+    """Which of these requests get no answer."""
 
     def go_back_to(self, earlier: Kept) -> None:
-        """Keep what was kept then and nothing else."""
+        """Restore exactly what was stored then."""
         self.writes, self.asked = 0, []
         self.artifacts = copy.deepcopy(earlier.artifacts)
         self.events, self.follow_ups = dict(earlier.events), dict(earlier.follow_ups)
@@ -95,7 +96,7 @@ class Kept:
     # what the flow calls
 
     async def publish(self, *, key: str, description: str, **data: Any) -> None:
-        """`prefect.artifacts.acreate_…_artifact`, whatever the kind."""
+        """`prefect.artifacts.acreate_…_artifact`, for every kind."""
         await self.write(f"artifact {key}", self._append, key, data.popitem()[1])
 
     async def publish_table(self, key: str, text: str, description: str) -> None:
@@ -106,9 +107,9 @@ class Kept:
         """The request that sends events."""
         assert (method, path) == ("POST", "/events")
         for one in json:
-            told = one["event"], one["resource"]["prefect.resource.id"]
+            sent = one["event"], one["resource"]["prefect.resource.id"]
             await self.write(
-                f"event {' '.join(told)}", self.events.__setitem__, uuid.UUID(one["id"]), told
+                f"event {' '.join(sent)}", self.events.__setitem__, uuid.UUID(one["id"]), sent
             )
 
     @asynccontextmanager
@@ -155,7 +156,7 @@ class Kept:
         await self.write(f"memory {name}", memory.__setitem__, name, value.model_dump_json())
 
     async def write(self, what: str, keep: Callable[..., Any], *data: Any) -> None:
-        """Keep something, with the driver's hook around it."""
+        """Store something, with the driver's hook around it."""
 
         async def write() -> None:
             self._ask(what)
@@ -177,7 +178,7 @@ class Kept:
 
 @contextmanager
 def revalidating(driver: Driver) -> Iterator[Kept]:
-    """Prefect's side of revalidations that this driver executes."""
+    """Replace Prefect for the revalidations that this driver executes."""
     kept = Kept(driver)
     replaced: list[tuple[Any, str, Any]] = [
         (flows.revalidate, "wait_for_turn", _nothing),

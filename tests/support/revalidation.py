@@ -1,4 +1,4 @@
-"""Revalidations against Prefect, on a server or in memory, and a sandbox, in this process."""
+"""Revalidations in this process, with a sandbox and with Prefect on a server or in memory."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Revalidations:
         return cls(client, deploy(revalidate_keys, "scheduled"))
 
     def start(self, **request: Any) -> FlowRun:
-        """Create a run; nothing of it is executed yet."""
+        """Create a run, without executing it."""
         return self.client.create_flow_run_from_deployment(
             self.deployment, parameters={"request": request}
         )
@@ -61,7 +61,7 @@ class Revalidations:
         return self.execute(run)
 
     def run(self, **request: Any) -> FlowRun:
-        """A run from start to end."""
+        """Create a run and execute it."""
         return self.execute(self.start(**request))
 
     def page(self, external_key_id: str) -> str:
@@ -100,8 +100,8 @@ class Revalidations:
     def events(self, external_key_id: str) -> list[str]:
         """The events about a key that were sent until now, oldest first.
 
-        The server keeps events in the order in which they came, after it has answered: one more is
-        sent, and once that can be read, so can all before it.
+        The server stores events in order, but only after it has answered. So one more event is
+        sent; once that can be read, all earlier ones can be read too.
         """
         last = f"test.last.{uuid4()}"
         mark = {
@@ -116,10 +116,10 @@ class Revalidations:
         return [one for one in found if one.startswith("cmek.key.")]
 
     def ended(self) -> int:
-        """How many checks have ended that the automation for a missed one counts."""
+        """The number of ended checks that the automation for a missed check sees."""
         file = PROJECT / "deploy" / "automations" / "revalidation-missed.yaml"
         trigger = yaml.safe_load(file.read_text())["trigger"]
-        self.events("none")  # so that what was sent can be read
+        self.events("none")  # waits until all that was sent can be read
         labels = {name: [value] for name, value in trigger["match"].items()}
         return self._read_events({"labels": labels}).count(*trigger["expect"])
 

@@ -1,4 +1,4 @@
-"""Runs without a Prefect server, and the two ways in which an execution stops half way."""
+"""Runs without a Prefect server, and the two exceptions that stop an execution half way."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.support.requests import form_of
 
 
 class Suspended(BaseException):
-    """The run waits for an answer."""
+    """The run waits for a response. Like Prefect's `Pause` it is no `Exception` to be handled."""
 
 
 class Killed(BaseException):
-    """The process is gone, in the middle of whatever it was doing."""
+    """The process was killed in the middle of its work."""
 
 
 class _Record(BaseModel):
@@ -31,7 +31,7 @@ class _Record(BaseModel):
 
 @dataclass(kw_only=True)
 class AnyRun:
-    """What a Prefect server and the result storage keep of a run of any flow."""
+    """What Prefect's server and the worker's records store of a run of any flow."""
 
     id: uuid.UUID = field(default_factory=uuid.uuid4)
     attempt: int = 1
@@ -49,10 +49,10 @@ class AnyRun:
         raise NotImplementedError
 
     def check_error(self, about: str) -> None:
-        """Whatever happens outside, a run ends with an error type of ours.
+        """Check that a run which failed has an error type of ours, whatever happened outside.
 
         Raises:
-            AssertionError: It ended with another.
+            AssertionError: it has another one.
         """
         owner = type(self.error).__module__.partition(".")[0]
         assert self.error is None or owner in {"cmek", "flows", "tasks"}, f"{about}: {self.message}"
@@ -66,10 +66,10 @@ class AnyRun:
 
 @dataclass
 class DrivenRun(AnyRun):
-    """What is kept of an onboarding."""
+    """A run of the onboarding."""
 
     parameters: OnboardingRequest
-    """What the form comes to."""
+    """The request to which the form resolves."""
     claimed: bool = False
     suspended_at: list[str] = field(default_factory=list)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -80,17 +80,17 @@ class DrivenRun(AnyRun):
         return flows.onboard.onboard_workspace.fn(form_of(self.parameters))
 
     def evidence(self) -> Chain | None:
-        """Its record, verified; None before there is one."""
+        """Its evidence, verified; None before there is any."""
         text = self.memory.get("evidence")
         return loads(_Record.model_validate_json(text).text) if text is not None else None
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing but a retry makes it go on."""
+        """Whether only a retry would execute it again."""
         return self.state not in {"Scheduled", "Suspended", "Running"}
 
     def approval_request(self, key: str | None = None) -> ApprovalRequest | None:
-        """The one under this key, else what it waits for, or waited for last."""
+        """The approval request with this key, or the latest one; None without a record of it."""
         if not self.suspended_at:
             return None
         named = key or self.suspended_at[-1]

@@ -1,4 +1,4 @@
-"""A sandbox for a test: in this process or as a child, and the handle to move it."""
+"""A sandbox for a test, in this process or as a child, and a client of its control API."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class SandboxControl:
         )
 
     def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         self._http.close()
 
     def reset(self, *, minimal: bool = False) -> None:
-        """Make everything new again: state, clock, switches, faults, log."""
+        """Reset everything: state, clock, switches, faults, log."""
         self._send("POST", "reset", {"minimal": minimal})
 
     def log(self, **facts: object) -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ class SandboxControl:
         return [one["call"] for one in self.log(**facts)]
 
     def clear_log(self) -> None:
-        """Forget the log."""
+        """Clear the log."""
         self._send("DELETE", "log")
 
     def fault(self, call: str, **fields: object) -> None:
@@ -63,11 +63,11 @@ class SandboxControl:
         return self._send("GET", "faults")  # type: ignore[no-any-return]
 
     def clear_faults(self) -> None:
-        """Forget the fault script."""
+        """Clear the fault script."""
         self._send("DELETE", "faults")
 
     def advance(self, seconds: float) -> datetime:
-        """Move the clock; the time that it shows then."""
+        """Move the clock; returns its new time."""
         moved = self._send("POST", "clock", {"advance_seconds": seconds})
         return datetime.fromisoformat(moved["now"])
 
@@ -84,7 +84,7 @@ class SandboxControl:
         return self._send("PATCH", "google", changes)  # type: ignore[no-any-return]
 
     def signals(self, **changes: object) -> dict[str, Any]:
-        """Set some fields of `sandbox.signals.PushSubscription`; registrations and deliveries."""
+        """Set some fields of `sandbox.signals.PushSubscription`; returns these and deliveries."""
         if changes:
             self._send("PATCH", "signals", changes)
         return self._send("GET", "signals")  # type: ignore[no-any-return]
@@ -94,7 +94,7 @@ class SandboxControl:
         return self._send("GET", "audit")  # type: ignore[no-any-return]
 
     def identity(self, name: str, **change: object) -> str:
-        """Make or change an identity (`member`, `permissions`, `deny`); a bearer token for it."""
+        """Make or change an identity (`member`, `permissions`, `deny`); returns a token for it."""
         return self._send("POST", "identities", {"name": name, **change})["token"]  # type: ignore[no-any-return]
 
     def _send(self, method: str, path: str, body: object = None) -> Any:
@@ -130,10 +130,10 @@ def running(**options: Any) -> Iterator[tuple[Sandbox, SandboxControl]]:
 
 @contextmanager
 def handed_over(sandbox: Sandbox, when: Callable[[httpx.URL], bool]) -> Iterator[None]:
-    """Hand requests of asynchronous clients to the sandbox in this process, at half of the cost.
+    """Pass requests of asynchronous clients to the sandbox without a socket, at half the cost.
 
     Args:
-        sandbox: Of this process.
+        sandbox: A sandbox in this process.
         when: Whether a request to this address needs no connection.
     """
     inside = httpx.ASGITransport(http_app(sandbox.world))
@@ -147,7 +147,7 @@ def handed_over(sandbox: Sandbox, when: Callable[[httpx.URL], bool]) -> Iterator
 
 
 def breaks_connection(fault: Fault) -> bool:
-    """Whether the fault is one of the connection or of time, not a response like others."""
+    """Whether the fault changes the connection or the time, not only the content of a response."""
     return fault.kind not in {"error", "html"}
 
 
@@ -160,7 +160,7 @@ class SandboxProcess:
     control: SandboxControl
 
     def __getattr__(self, name: str) -> Any:
-        """What the ready line says: `http`, `grpc`, `admin_key` and the rest."""
+        """A field of the ready line: `http`, `grpc`, `admin_key` and the rest."""
         try:
             return self.ready[name]
         except KeyError:

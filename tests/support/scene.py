@@ -1,7 +1,7 @@
 """The model's world: events from outside, and its state as an independent observer reads it.
 
 Everything here changes or reads the sandbox's state directly, so that it neither goes through the
-code under test nor stands in the request log.
+code under test nor appears in the request log.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HARMFUL: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What a witness sees of the facts that an approval is about."""
+    """The facts that an approval is about, as the independent checker reads them."""
 
     name: str
     archived: bool
@@ -73,9 +73,9 @@ class Sight:
         )
 
     def covered(self, *, adopting: bool) -> tuple[object, ...]:
-        """What an approver approves: must be the same at the attach.
+        """The facts that an approver approves, which must be the same at the attach.
 
-        Label and grants are not yet on a key that the approval adopts.
+        They leave out label and grants of a key to adopt, which does not have them yet.
         """
         return (self.name, self.shared, *(() if adopting else (self.labelled, self.roles)))
 
@@ -95,33 +95,33 @@ class Scene(SandboxWorld):
 
     @property
     def request(self) -> dict[str, str]:
-        """The field of the request that says which workspace."""
+        """The field of the request that names the workspace."""
         return {"create_workspace": NEW} if self.creates else {"workspace_id": WORKSPACE}
 
     @property
     def typed(self) -> dict[str, str]:
-        """The field of an answer that says it again."""
+        """The field of a response that repeats it."""
         return {"workspace_name": NEW} if self.creates else {"workspace_id": WORKSPACE}
 
     def workspaces(self) -> list[StoredWorkspace]:
-        """Ours; before it is created there is none, and there must never be two."""
+        """The run's workspace; none before it is created, and there must never be two."""
         if not self.creates:
             return [self.world.admin.workspaces[WORKSPACE]]
         return [one for one in self.world.admin.workspaces.values() if one.name == NEW]
 
     def new(self) -> None:
-        """Nothing has happened yet."""
+        """Reset the world."""
         seed.reset(self.world, minimal=True)
         self.outsiders = False
 
     def plant(self, *, labelled: bool) -> None:
-        """The key exists beforehand, made by others, who may have put our label on it."""
+        """Make the key beforehand, as others would, with or without our label."""
         ring = self.key.rpartition("/cryptoKeys/")[0]
         self.make_ring(ring)
         self.create_key(self.key, labels={LABEL: VALUE} if labelled else {})
 
     def look(self) -> Sight:
-        """As a witness sees it now."""
+        """The facts as they are now."""
         ours = self.workspaces()
         key = self.world.kms.crypto_keys.get(self.key)
         versions = self.world.kms.versions.get(self.key, {})
@@ -156,7 +156,7 @@ class Scene(SandboxWorld):
     # what others do
 
     def rename(self) -> None:
-        """The workspace gets another name, and back; of a new one, its name becomes free again."""
+        """The workspace gets another name or its old one; a name that others took is free again."""
         if self.creates:
             for one in self.workspaces():
                 one.name = one.name if CREATED_BY_TAG in one.tags else "renamed"
@@ -165,14 +165,14 @@ class Scene(SandboxWorld):
         workspace.name = "renamed" if workspace.name == "payments-prod" else "payments-prod"
 
     def archive(self) -> None:
-        """The workspace is archived, or is not any more."""
+        """The workspace is archived, or no longer archived."""
         if self.creates:
-            return  # it frees the name, so that one more may be created
+            return  # it would free the name, so that a second workspace would be right
         workspace = self.world.admin.workspaces[WORKSPACE]
         workspace.archived_at = None if workspace.archived_at else "2026-11-01T00:00:00+00:00"
 
     def attach_another(self) -> None:
-        """Another user attaches a key of their own, or makes a workspace of the name."""
+        """Another user attaches a key of their own, or makes a workspace with our name."""
         if self.creates:
             self._take_the_name()
             return
@@ -207,7 +207,7 @@ class Scene(SandboxWorld):
         self.outsiders = self.key in self.world.kms.crypto_keys
 
     def share(self) -> None:
-        """Another principal can decrypt with the key, or can't any more."""
+        """Another principal can decrypt with the key, or no longer can."""
         role, member = OTHER_DECRYPTER
         again = [] if self.look().shared else [policy_pb2.Binding(role=role, members=[member])]
         self._edit(lambda bindings: [one for one in bindings if one.role != role] + again)
@@ -229,14 +229,14 @@ class Scene(SandboxWorld):
         self._toggle(State.DESTROY_SCHEDULED)
 
     def rotate(self) -> None:
-        """A new primary."""
+        """A new version becomes the primary."""
         key = self.world.kms.crypto_keys.get(self.key)
         if key is not None:
             version = new_version(self.world, key, self.world.clock.now())
             key.primary = kms_v1.CryptoKeyVersion(name=version.name)
 
     def age(self) -> None:
-        """A new primary, and the first version is scheduled for destruction or restored."""
+        """A new version is the primary, and the first is scheduled for destruction or restored."""
         self.rotate()
         self.doom()
 

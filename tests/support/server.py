@@ -1,4 +1,4 @@
-"""A Prefect server for flows that this process executes itself, or its children."""
+"""A Prefect server for flows that this process or its children execute."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _UNUSED_SERVICES = (
     "SCHEDULER",
     "TRIGGERS",
 )
-"""They look into the database every few seconds for workers, schedules and automations, and at each
-event: half of an idle server's work. The tests of those have a whole stack."""
+"""Services for workers, schedules and automations. They poll the database every few seconds and
+read each event: half of an idle server's work. Tests that need them use a whole stack."""
 
 
 @dataclass
 class OwnServer:
-    """A server with a home, a port and a database, which survive it when it is killed.
+    """A server whose home, port and database remain when it is killed.
 
-    Not Prefect's test harness, whose server is on SQLite: a busy one answers 503.
+    It is not Prefect's test harness, because that uses SQLite, and answers 503 when it is busy.
     """
 
     home: Path
@@ -70,7 +70,7 @@ class OwnServer:
             wait_for_server(self.child, api)
 
     def kill(self) -> None:
-        """At once, as by a lost machine."""
+        """Kill it at once, as when its machine is lost."""
         assert self.child is not None
         self.child.process.kill()
         self.child.process.wait()
@@ -78,9 +78,9 @@ class OwnServer:
 
 @contextmanager
 def own_server(**settings: str) -> Iterator[OwnServer]:
-    """Start a server with an empty database, and let this process talk to it."""
+    """Start a server with an empty database, and make this process use it."""
     home = Path(tempfile.mkdtemp(prefix="cmek-server-"))
-    reaper = Reaper(home)  # tests that are interrupted leave no server behind either
+    reaper = Reaper(home)  # also ends the server of tests that are interrupted
     server = OwnServer(home, settings=settings)
     try:
         server.start()
@@ -93,9 +93,10 @@ def own_server(**settings: str) -> Iterator[OwnServer]:
 
 @contextmanager
 def lone_server() -> Iterator[str]:
-    """The address of such a server's API; at the end, what this process still sends is awaited."""
+    """Start a server without the unused services; yields the address of its API."""
     off = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _UNUSED_SERVICES}
     with own_server(**off) as server:
         yield server.api_url
+        # threads of this process still send logs and events, and would fail without the server
         for worker in (APILogWorker, EventsWorker):
             worker.drain_all(timeout=_SENT_SECONDS, at_exit=False)

@@ -1,4 +1,4 @@
-"""Signed webhooks and pushes, as Anthropic and Pub/Sub send them, and a place for certificates."""
+"""Signed webhooks and pushes, as Anthropic and Pub/Sub send them, and a server of certificates."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Google:
     fetched: list[str] = field(default_factory=list)
 
     def token(self, **claims: Any) -> dict[str, str]:
-        """The header of a push; claims in place of those of the true subscription."""
+        """The header of a push; `claims` replace those of the real subscription."""
         now = int(time.time())
         payload = {
             "iss": ISSUER,
@@ -97,7 +97,7 @@ class Google:
 
 @contextmanager
 def google() -> Iterator[Google]:
-    """Someone who signs as Google does, on loopback."""
+    """A key that signs as Google's do, and a server of its certificate on loopback."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "google")])
     day = timedelta(days=1)

@@ -1,4 +1,4 @@
-"""Approvers with real SSH keys, and a signers directory that counts although tests run as root."""
+"""Approvers with real SSH keys, and a signers directory that is valid even for tests run as root."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ GRACE, KATHERINE = "grace@example.com", "katherine@example.com"
 
 
 def trusted(path: Path) -> FileFacts:
-    """How the file would look on a worker: root's, and not the worker's to write."""
+    """The file's facts as on a worker: owned by root, and not writable by the worker."""
     return replace(facts_of(path), owner=0, mode=facts_of(path).mode & ~0o022, writable=False)
 
 
 def keygen(*arguments: str | Path, message: str = "") -> str:
-    """Run the real ssh-keygen; its output."""
+    """Run the real ssh-keygen; returns its output."""
     done = subprocess.run(
         [PROGRAM, *map(str, arguments)], input=message.encode(), capture_output=True, check=True
     )
@@ -56,7 +56,7 @@ def statement(
 
 
 class HardwareKey:
-    """A security key in software, which can lie about nothing but its user.
+    """A security key in software; a test decides what it says about its user's presence.
 
     Source: OpenSSH's PROTOCOL.u2f and PROTOCOL.sshsig.
     """
@@ -103,11 +103,11 @@ class Office:
 
     @property
     def directory(self) -> Path:
-        """What `/etc/cmek` is on a worker."""
+        """The directory that is `/etc/cmek` on a worker."""
         return self.home / "cmek"
 
     def new_key(self, name: str, kind: str = "ed25519", bits: int = 0) -> Path:
-        """A key pair; the private key's path."""
+        """Make a key pair; returns the path of the private key."""
         path = self.home / name
         if not path.exists():
             size = ("-b", str(bits)) if bits else ()
@@ -123,14 +123,14 @@ class Office:
         *,
         key: str | None = None,
     ) -> None:
-        """Add an approver to the signers file; `key` is what another key of theirs is called."""
+        """Add an approver to the signers file; `key` is the name of another key of theirs."""
         public = Path(f"{self.new_key(key or name, kind, bits)}.pub").read_text()
         self.directory.mkdir(exist_ok=True)
         with (self.directory / "allowed_signers").open("a") as file:
             file.write(f'{name} namespaces="{NAMESPACE}" {" ".join(public.split()[:2])}\n')
 
     def enrol_hardware(self, name: str) -> HardwareKey:
-        """Add an approver whose key is in a security key, which this one stands in for."""
+        """Add an approver with a security key; returns one in software."""
         key = HardwareKey()
         self.directory.mkdir(exist_ok=True)
         with (self.directory / "allowed_signers").open("a") as file:
@@ -143,12 +143,12 @@ class Office:
         (self.directory / "revoked_keys").write_text(public)
 
     def signers(self) -> Signers | None:
-        """As a worker finds them."""
+        """The signers, as a worker would find them."""
         return find_signers(self.directory, trusted)
 
     @property
     def finder(self) -> partial[Signers | None]:
-        """To stand in for `find_signers` in a whole flow."""
+        """A replacement of `find_signers` in a whole flow."""
         return partial(find_signers, self.directory, trusted)
 
     def signed(self, said: Statement, by: str | None = None) -> SignedApproval:

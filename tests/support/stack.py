@@ -40,18 +40,18 @@ class Stack:
     client: SyncPrefectClient
     control: SandboxControl
     database: str
-    """Its name in this process's PostgreSQL."""
+    """The database's name in this process's PostgreSQL."""
 
     def workspace(self, state: str = "fresh") -> str:
         """The id of the first sample workspace that is in this state."""
         return self.local.sandbox.workspace_in(state)
 
     def new_workspace(self, name: str, **tags: str) -> str:
-        """Make a fresh workspace; its id. The sandbox logs the call like any other."""
+        """Make a fresh workspace; returns its id. The sandbox logs the call like any other."""
         return str(self.admin("POST", "workspaces", {"name": name, "tags": tags})["id"])
 
     def is_attached(self, workspace_id: str) -> bool:
-        """Whether the Admin API shows a key under the workspace."""
+        """Whether the Admin API shows a key of the workspace."""
         return self.admin("GET", f"workspaces/{workspace_id}")["external_key_id"] is not None
 
     def admin(self, method: str, path: str, body: object = None) -> dict[str, Any]:
@@ -59,12 +59,13 @@ class Stack:
         return admin_call(self.local.sandbox, method, path, body)
 
     def run(self, run_id: UUID | str) -> FlowRun:
-        """The run as the server has it now."""
+        """The run as the server stores it now."""
         return self.client.read_flow_run(UUID(str(run_id)))
 
     def start_onboarding(self, workspace_id: str, **request: Any) -> FlowRun:
-        """Start a run of its own, with the sandbox's project by default."""
+        """Start a new run, with the sandbox's project by default."""
         given = self.request(workspace_id) | request
+        # a random key: without one, a run under way for the workspace would be returned
         return start_run(self.local.api_url, given, idempotency_key=str(uuid4()))
 
     def request(self, workspace_id: str) -> dict[str, Any]:
@@ -109,7 +110,7 @@ class Stack:
         after: approvals.PendingApproval | None = None,
         seconds: float = 60,
     ) -> approvals.PendingApproval:
-        """Wait until the run has stored a question, other than `after`."""
+        """Wait until the run has stored an approval request other than `after`."""
         run_id = run if isinstance(run, UUID) else run.id
         return approvals.wait_for_pending(self.client, run_id, after=after, seconds=seconds)
 
@@ -119,7 +120,7 @@ class Stack:
         return self.client.resume_flow_run(ask.run.id, run_input=approval)
 
     def deploy(self) -> None:
-        """Make the deployments as they were at the start, after a test has changed them."""
+        """Make the deployments again, after a test has changed them."""
         with _without_quick_checks() as deployments:
             deploy(self.client, deployments, self.local.sandbox.project_id)
 
@@ -151,15 +152,15 @@ def wait_for_state(client: SyncPrefectClient, run_id: UUID, *names: str, seconds
         if state is not None and state.name in names:
             return run
         seen = "no state" if state is None else f"{state.name}: {state.message or ''}"
-        told = f"run {run.name} is {seen}, while waiting for {names}"
-        assert state is None or not state.is_final(), told
-        assert time.monotonic() < deadline, told
+        problem = f"run {run.name} is {seen}, while waiting for {names}"
+        assert state is None or not state.is_final(), problem
+        assert time.monotonic() < deadline, problem
         time.sleep(0.3)
 
 
 @contextmanager
 def _without_quick_checks() -> Iterator[Path]:
-    """The same deployments, but for a run each 15 minutes in the midst of whatever test it is."""
+    """The same deployments without the schedule of quick checks, which would disturb any test."""
     content = yaml.safe_load(PREFECT_FILE.read_text())
     for deployment in content["deployments"]:
         if deployment["name"] == "quick":

@@ -1,4 +1,4 @@
-"""Put the sandbox's world into a state in which one thing is wrong."""
+"""Put the sandbox's world into a state with one fault."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ State = kms_v1.CryptoKeyVersion.CryptoKeyVersionState
 
 @dataclass
 class Stage(SandboxWorld):
-    """A world with one key, whose parts tests change directly, each method for one thing."""
+    """A world with one key; each method changes one part of its state directly."""
 
     name: KeyName = KEY
     external_key_id: str = EXTERNAL_KEY
@@ -43,7 +43,7 @@ class Stage(SandboxWorld):
         )
 
     def reset(self) -> None:
-        """A project under a folder with everything in order, and no ring, key or registration."""
+        """Reset to a healthy project under a folder, without ring, key or registration."""
         seed.reset(self.world, minimal=True)
         self.world.kms.projects[KEY.project].ancestors = [FOLDER, ORGANIZATION]
 
@@ -53,11 +53,11 @@ class Stage(SandboxWorld):
         return f"projects/{self.name.project}"
 
     def ring(self) -> None:
-        """The key ring."""
+        """Make the key ring."""
         self.make_ring(self.name.key_ring_name)
 
     def key(self, **fields: Any) -> None:
-        """The ring and the key with label, rotation and both grants, registered at Anthropic."""
+        """Make the ring and the key with label, rotation and both grants, and register it."""
         self.ring()
         self.create_rotated_key(str(self.name), **fields)
         for role in ROLES:
@@ -65,12 +65,12 @@ class Stage(SandboxWorld):
         self.register(str(self.name))
 
     def register(self, key_name: str) -> None:
-        """Anthropic's record, naming this key."""
+        """Make Anthropic's record of a key with this name."""
         self.create_external_key(self.external_key_id, "payments-prod", key_name)
 
     @property
     def stored_key(self) -> kms_v1.CryptoKey:
-        """The key as stored, to change what no API call could."""
+        """The key as stored, for changes that no API call can make."""
         return self.world.kms.crypto_keys[str(self.name)]
 
     def update(self, **fields: Any) -> None:
@@ -90,7 +90,7 @@ class Stage(SandboxWorld):
         self.schedule_destruction(self._version(version))
 
     def version_state(self, state: str) -> None:
-        """The state of the primary version, to set what no API call could."""
+        """Set the state of the first version, also to one that no API call can set."""
         self.world.kms.versions[str(self.name)][1].state = getattr(State, state)
 
     def _version(self, number: int) -> str:
@@ -110,7 +110,7 @@ class Stage(SandboxWorld):
             policy.bindings.extend(kept)
 
     def audit(self, resource: str, kinds: list[str], *, service: str, exempted: str = "") -> None:
-        """An audit configuration on project, folder or organization."""
+        """Add an audit configuration on project, folder or organization."""
         logs = [
             policy_pb2.AuditLogConfig(
                 log_type=policy_pb2.AuditLogConfig.LogType.Value(kind),
@@ -122,7 +122,7 @@ class Stage(SandboxWorld):
             policy.audit_configs.add(service=service, audit_log_configs=logs)
 
     def perimeter(self, part: str = "status", **config: Any) -> None:
-        """A perimeter around the project that restricts Cloud KMS."""
+        """Put a perimeter that restricts Cloud KMS around the project."""
         inside: Json = {
             "resources": [f"projects/{NUMBER}"],
             "restrictedServices": ["cloudkms.googleapis.com"],
@@ -137,7 +137,7 @@ class Stage(SandboxWorld):
         self.world.google.perimeters = {ACCESS_POLICY: [perimeter]}
 
     def rules(self, constraint: str, *rules: Json) -> None:
-        """An organization policy's effective rules."""
+        """Set an organization policy's effective rules."""
         self.world.google.policy_rules = {constraint: list(rules)}
 
     def deny(self, *permissions: str) -> None:

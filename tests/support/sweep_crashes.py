@@ -1,7 +1,7 @@
-"""Crash points of a revalidation: the process is gone around a call or a record, and a retry ends.
+"""Crash points of a revalidation: the process is killed before or after a call or a record.
 
-The points are what a sweep that nothing happens to does, so that a new call is covered without
-anyone remembering.
+A retry must complete it. The points are what an undisturbed sweep does, so that a new call is
+covered without any change here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.support.sweeps import Sweeps
 
 @dataclass(frozen=True, slots=True)
 class SweepPoint:
-    """Around one call, or around one thing that the flow keeps with Prefect."""
+    """Before or after one outside call, or one write to Prefect."""
 
     call: str
     when: When
@@ -25,7 +25,7 @@ class SweepPoint:
 
 
 def sweep_points(sweeps: Sweeps) -> list[SweepPoint]:
-    """Every point of a revalidation to which nothing happens."""
+    """Every point of an undisturbed revalidation."""
     run, calls = sweeps.begin(), []
     sweeps.driver.execute(run, lambda number, when: calls.append(sweeps.driver.call))
     sweeps.check_end(run, "undisturbed")
@@ -39,7 +39,7 @@ def survive_in_sweep(sweeps: Sweeps, point: SweepPoint) -> None:
     """Kill a revalidation at this point, retry it, and check the end state.
 
     Raises:
-        AssertionError: A key without its verdict, an event sent twice or never, a key read twice.
+        AssertionError: a key has no verdict, an event was sent twice or never, a key read twice.
     """
     run = sweeps.begin()
 

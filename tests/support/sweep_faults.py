@@ -1,4 +1,4 @@
-"""One thing goes wrong at one call of a revalidation: a transport fault is no verdict on a key."""
+"""One fault at one call of a revalidation: it must not become a verdict on a key."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def sweep_silences(sweeps: Sweeps) -> list[Script]:
 
 
 def sweep_refusals(sweeps: Sweeps) -> list[RefusedCalls]:
-    """By number, since that may last: those of other calls included, since the order differs."""
+    """A refusal for each number of a call; the order varies, so each may be of an HTTP call."""
     numbers = range(1, len(sweep_points(sweeps)) // len(WHEN) + 1)
     return [RefusedCalls(1, number, lasting) for number in numbers for lasting in (False, True)]
 
 
 def survive_sweep_faults(sweeps: Sweeps, script: Script) -> None:
-    """Let it go wrong, then revalidate again.
+    """Execute with the fault, then revalidate again.
 
     Raises:
-        AssertionError: Too many calls, a verdict without a reading, or one that is lost.
+        AssertionError: too many calls, a verdict without a read, or a lost verdict.
     """
     run = sweeps.begin()
     sweeps.driver.sandbox.world.faults.add(script.injected())
@@ -63,7 +63,7 @@ def survive_sweep_refusal(sweeps: Sweeps, refused: RefusedCalls) -> None:
     """Execute with those calls refused by the operating system, then revalidate again.
 
     Raises:
-        AssertionError: As with a fault.
+        AssertionError: as with a fault.
     """
     run = sweeps.begin()
     with sweeps.driver.refusing(refused):
@@ -73,7 +73,7 @@ def survive_sweep_refusal(sweeps: Sweeps, refused: RefusedCalls) -> None:
 
 
 def _touched(sweeps: Sweeps, script: Script) -> Iterable[str]:
-    """Keys whose verdict hangs on the call."""
+    """Keys whose verdict depends on the call."""
     if script.resource in {"", "*"} or script.call in FIRST_READS:
         return VERDICTS
     if script.call == "cloudresourcemanager.projects.getIamPolicy":
@@ -87,7 +87,7 @@ def _touched(sweeps: Sweeps, script: Script) -> Iterable[str]:
 
 
 def _check_meanwhile(sweeps: Sweeps, run: Revalidation, where: str, touched: Iterable[str]) -> None:
-    """What could not be read is unknown, the rest is what it is; no wrong event is sent."""
+    """What could not be read is `unknown`, the rest has its true verdict; no event is wrong."""
     counts = Counter((one.call, one.resource) for one in sweeps.log)
     most = max(counts.values(), default=0)
     assert most <= ATTEMPTS, f"{where}: {counts.most_common(1)}"
@@ -105,7 +105,7 @@ def _check_meanwhile(sweeps: Sweeps, run: Revalidation, where: str, touched: Ite
 
 
 def _look_later(sweeps: Sweeps, run: Revalidation, where: str) -> None:
-    """A run that failed is retried; behind one that has ended there is the next sweep."""
+    """Retry a failed run; after one that has ended, execute the next sweep."""
     if run.error is None:
         run = Revalidation()
     else:

@@ -1,7 +1,7 @@
-"""Prefect's server does not answer a request of a revalidation: it costs that one thing, no more.
+"""Prefect's server does not answer a request of a revalidation: only its subject may be missing.
 
-The requests are what an undisturbed revalidation makes, so that a new one is covered without anyone
-remembering.
+The requests are what an undisturbed revalidation makes, so that a new one is covered without any
+change here.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tests.support.sweep_crashes import sweep_points
 from tests.support.sweeps import NEWS, VERDICTS, Sweeps
 
 TABLES: Final = (f"read of {FLEET}", f"artifact {FLEET}", f"artifact {OVERVIEW}", f"event {ENDED}")
-"""What is asked for the table of all keys and after it, by its beginning."""
+"""How the requests for the table of all keys, and those after it, begin."""
 
 
 @dataclass
 class Unanswered:
-    """The nth request of this name is not answered, or none from the nth on."""
+    """The nth request with this name is not answered, or all from the nth on."""
 
     what: str
     number: int
@@ -35,7 +35,7 @@ class Unanswered:
         return f"{self.what}, {self.number}{' and all later' if self.lasting else ''}"
 
     def __call__(self, what: str) -> bool:
-        """Whether this request is one of them."""
+        """Whether this request is not answered."""
         self.seen += what == self.what
         return what == self.what and (
             self.seen >= self.number if self.lasting else self.seen == self.number
@@ -57,14 +57,14 @@ def survive_unanswered(sweeps: Sweeps, request: Unanswered) -> None:
     """Execute without that answer, then retry the run or revalidate again.
 
     Raises:
-        AssertionError: Another key lost its verdict, a run hides what is missing, or it stays so.
+        AssertionError: another key has no verdict, a run hides what is missing, or it stays so.
     """
     run, where = sweeps.begin(), str(request)
     with patch.object(sweeps.kept, "refuses", request):
         sweeps.driver.execute(run)
     assert request.seen >= request.number, f"{where}: never asked"
     assert sweeps.news() <= Counter(NEWS), f"{where}: events {sweeps.news()}"
-    if not sweeps.done(run):  # the last table is read first, before any key
+    if not sweeps.done(run):  # the previous table is read first, before any key
         assert request.what == f"read of {FLEET}", f"{where}: {run.message}"
         assert run.error is not None, where
     else:
@@ -92,7 +92,7 @@ def _check_rest(sweeps: Sweeps, run: Revalidation, request: Unanswered) -> None:
     if request.what.startswith("read of") and not request.lasting:
         assert not missing, f"{where}: read once only, no record of {missing}"
     for name in missing:
-        assert sweeps.ids[name] in run.message, f"{where}: {name} is missing, unsaid: {run.message}"
+        assert sweeps.ids[name] in run.message, f"{where}: the message hides {name}: {run.message}"
     followed = sweeps.to_look_again()
     if request.what == "follow-up" or "dark" in touched:
         assert followed in ([], [{"dark"}]), f"{where}: {followed}"
@@ -104,7 +104,7 @@ def _check_rest(sweeps: Sweeps, run: Revalidation, request: Unanswered) -> None:
         assert all(rows[name] == "unknown" for name in wrong & touched), f"{where}: {rows}"
         assert wrong <= touched, f"{where}: {rows}"
     assert f"{len(VERDICTS)} keys: " in run.message, f"{where}: {run.message}"
-    told = run.error is not None or bool(missing)
+    reported = run.error is not None or bool(missing)
     ends = request.what.startswith(TABLES) or request.what == "follow-up"
     assert run.error is not None or not ends, f"{where}: ended as if nothing were missing"
-    assert told or not request.what.startswith("artifact"), f"{where}: {run.message}"
+    assert reported or not request.what.startswith("artifact"), f"{where}: {run.message}"

@@ -1,7 +1,7 @@
-"""One day's revalidation of a small fleet, again and again in new worlds with the same past.
+"""One day's revalidation of a small fleet, repeated in new worlds with the same past.
 
-Yesterday's reading is in every key's history, so that today's can find that something has broken or
-recovered, and which events were sent already.
+Every key's history has yesterday's record, so that today's revalidation can find what has broken or
+recovered, and which events were already sent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.support.kms import LOCATION
 from tests.support.revalidating import Kept, Revalidation, revalidating
 
 BEYOND: Final = "acme-kms-beyond"
-"""A project of its own, whose policy has the grants of one key."""
+"""A second project, whose policy holds the grants of one key."""
 VERDICTS: Final = {
     "fine": "healthy",
     "fine-too": "healthy",
@@ -36,7 +36,7 @@ VERDICTS: Final = {
     "disabled": "broken",
     "vanished": "broken",
 }
-"""What is true today of each key."""
+"""The true verdict on each key today."""
 NEWS: Final = {
     ("cmek.key.recovered", "mended"),
     ("cmek.key.broken", "disabled"),
@@ -62,7 +62,7 @@ class Sweeps:
         return self.driver.sandbox.world.log.entries
 
     def begin(self) -> Revalidation:
-        """A new world as it is today, and a run of which nothing is executed yet."""
+        """Make today's world, and a run that has not been executed yet."""
         self.fleet = self._yesterday()
         self.fleet.set_state("mended", 1, "ENABLED")
         self.fleet.set_state("disabled", 1, "DISABLED")
@@ -109,11 +109,11 @@ class Sweeps:
     def news(self) -> Counter[tuple[str, str]]:
         """The events since yesterday, and how often each."""
         names = {f"cmek.key.{key}": name for name, key in self.ids.items()}
-        told = [one for id_, one in self.kept.events.items() if id_ not in self.past.events]
-        return Counter((what, names[who]) for what, who in told if who in names)
+        sent = [one for id_, one in self.kept.events.items() if id_ not in self.past.events]
+        return Counter((what, names[who]) for what, who in sent if who in names)
 
     def done(self, run: Revalidation) -> set[str]:
-        """External keys of which this run has left a record, so that a retry need not read them."""
+        """External keys for which this run has a record, so that a retry need not read them."""
         return {
             key
             for key in self.ids.values()
@@ -132,7 +132,7 @@ class Sweeps:
         """Every key has its true verdict, every event was sent once, nothing was changed outside.
 
         Raises:
-            AssertionError: Says what is wrong.
+            AssertionError: the message says what is wrong.
         """
         self.check_kept(run, where)
         found = {name: str(self.record(name).verdict) for name in VERDICTS}
@@ -145,10 +145,10 @@ class Sweeps:
         assert "dark" in followed[0], f"{where}: {followed}"
 
     def check_kept(self, run: Revalidation, where: str) -> None:
-        """One record and row for every key, by reads that ended; no writes.
+        """Every key has one record and one row, from completed reads; no outside call wrote.
 
         Raises:
-            AssertionError: Says what is wrong.
+            AssertionError: the message says what is wrong.
         """
         writes = [entry.call for entry in self.log if entry.write]
         assert writes == [], f"{where}: {writes}"
