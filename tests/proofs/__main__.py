@@ -1,8 +1,9 @@
 """`make prove`: run all proofs and print one table.
 
-Each proof is a process of its own; two run at a time, and the variants, which mostly wait, beside
-them from the start. A proof that fails stops no other. Rows also go into `.cmek/proofs.json`, each
-with its seed, time and seconds; those of other proofs stay. Exit code 1 when a row does not hold.
+Each proof is a process of its own. Two run at a time, and besides them, from the start, the
+variants, which mostly wait. A failed proof does not stop the others. Rows are also written to
+`.cmek/proofs.json`, each with its seed, time and seconds; rows of other proofs stay. The exit code
+is 1 when a row does not hold.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from tests.proofs.table import ATTACKS, HEAD, PAGE, PROOFS, ProofRow, with_rows
 
 KILLED_AT_LEAST: Final = 0.9
 SCHEDULES: Final = 1_000
-"""At least thirty times what the model needs to notice that a guard is gone (*guards taken away*).
+"""At least thirty times what the model needs to notice a missing guard (*guards taken away*).
 
-Each run has seeds of its own; `--schedules 10000` takes an hour and a half on two processors."""
+Each run has its own seeds; `--schedules 10000` takes an hour and a half on two processors."""
 WAITING: Final = "variants"
 RESULTS: Final = Path(__file__).parents[2] / ".cmek/proofs.json"
 
@@ -39,13 +40,13 @@ class UnfinishedError(Exception):
 
 
 def main() -> int:
-    """Run the chosen proofs, each whatever becomes of the others; 0 when all of them hold."""
+    """Run the chosen proofs, independently of each other; returns 0 when all of them hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.proofs", description=__doc__)
     parser.add_argument("--schedules", type=int, default=SCHEDULES)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
     parser.add_argument("--only", nargs="*", choices=PROOFS, default=PROOFS, metavar="PROOF")
     parser.add_argument("--workers", type=int, default=2, help="processes at a time")
-    parser.add_argument("--write", action="store_true", help=f"the rows into {PAGE.name}, too")
+    parser.add_argument("--write", action="store_true", help=f"also write the rows to {PAGE.name}")
     options = parser.parse_args()
     write(f"seed {options.seed}")
     started, writing = time.monotonic(), threading.Lock()
@@ -60,7 +61,7 @@ def main() -> int:
             row = ProofRow(name, 0, 0, "finished", (f"{type(error).__name__}: {error}",))
         seconds = round(time.monotonic() - begun)
         took[name] = seconds
-        with writing:  # at once, so that nothing is lost of a run that is stopped
+        with writing:  # at once, so that a run that is stopped has lost no finished row
             keep(row, options.seed, seconds)
             sys.stderr.write(f"{seconds} s: {row.line(when)}\n")
             if options.write:
@@ -70,8 +71,8 @@ def main() -> int:
     at_once = options.workers + (WAITING in options.only)
     with ThreadPoolExecutor(max_workers=at_once) as pool:
         first = sorted(options.only, key=lambda name: name != WAITING)
-        of = dict(zip(first, pool.map(prove, first), strict=True))
-    rows = [of[name] for name in options.only]
+        row_of = dict(zip(first, pool.map(prove, first), strict=True))
+    rows = [row_of[name] for name in options.only]
     write("\n".join([HEAD, *(row.line(when) for row in rows)]))
     for row in rows:
         for problem in row.problems:
@@ -82,7 +83,7 @@ def main() -> int:
 
 
 def keep(row: ProofRow, seed: int, seconds: int, file: Path = RESULTS) -> None:
-    """Write one row in place of an older one of the same proof; others stay."""
+    """Write one row, replacing an older one of the same proof; rows of others stay."""
     file.parent.mkdir(exist_ok=True)
     kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     facts = {"passed": row.passed, "seed": seed, "seconds": seconds}
@@ -100,10 +101,10 @@ def schedules(options: argparse.Namespace) -> ProofRow:
         )
     flaky = tuple(found for one in tallies if (found := one.pop("flaky")))
     total = sum(map(Counter, tallies), Counter[str]())
-    told = ", ".join(f"{total[name]} {name}" for name in ("executions", "attach requests"))
+    counts = ", ".join(f"{total[name]} {name}" for name in ("executions", "attach requests"))
     tried, unsafe = total["schedules"], total["unsafe"]
     good = tried - unsafe if tried >= options.schedules else 0
-    return ProofRow("schedules", tried, good, f"safe, {unsafe} unsafe ({told})", flaky)
+    return ProofRow("schedules", tried, good, f"safe, {unsafe} unsafe ({counts})", flaky)
 
 
 def attacks(options: argparse.Namespace) -> ProofRow:
@@ -113,7 +114,7 @@ def attacks(options: argparse.Namespace) -> ProofRow:
 
 
 def variants(options: argparse.Namespace) -> ProofRow:
-    """What else `make test` leaves out, most of it the tests of flows on a real server."""
+    """The other tests that `make test` leaves out, mostly those of flows on a real server."""
     del options
     others = [f"--ignore={one}" for one in (*ATTACKS, "tests/proofs")]  # rows of their own
     return _tested("variants", "passed", "-m", "prove", *others)
@@ -125,7 +126,7 @@ def _tested(proof: str, result: str, *arguments: str) -> ProofRow:
     passed, failed, wrong = (_number(closing, word) for word in ("passed", "failed", "error"))
     problems = tuple(line for line in said.splitlines() if line.startswith(("FAILED", "ERROR")))
     skipped = [line for line in said.splitlines() if line.startswith("SKIPPED")]
-    # why a test failed is seen once only, an hour later
+    # the reason of a failure is printed in full, since to see it again takes an hour
     sys.stderr.write(said if failed or wrong else "".join(f"{proof}: {one}\n" for one in skipped))
     return ProofRow(proof, passed + failed + wrong, passed, result, problems)
 
@@ -138,7 +139,7 @@ def mutants(options: argparse.Namespace) -> ProofRow:
 
 
 def _counted(proof: str, result: str, *modules: str) -> Callable[[argparse.Namespace], ProofRow]:
-    """A proof whose modules say how many cases they tried and what was wrong with which of them."""
+    """A proof whose modules report how many cases they tried, and the problem of each bad one."""
 
     def prove(options: argparse.Namespace) -> ProofRow:
         with ThreadPoolExecutor(max_workers=min(2, options.workers)) as pool:
@@ -154,14 +155,14 @@ def _counted(proof: str, result: str, *modules: str) -> Callable[[argparse.Names
 
 
 def prefect_attacks(options: argparse.Namespace) -> ProofRow:
-    """What whoever may write to Prefect's API gets attached, on a production with a gateway."""
+    """What a writer to Prefect's API can attach, on a production machine with a gateway."""
     del options
     found = _json("tests.proofs.prefect_attacks")
     ran, files = len(found["executed"]), found["files"]
-    told = f"refused, or signed by name; {ran} payloads executed as the worker, {files} files read"
+    said = f"refused, or signed by name; {ran} payloads executed as the worker, {files} files read"
     problems = tuple(found["problems"])
     tried = found["tried"]
-    return ProofRow("attacks by Prefect's API", tried, tried - len(problems), told, problems)
+    return ProofRow("attacks by Prefect's API", tried, tried - len(problems), said, problems)
 
 
 _IN_PROCESS: Final = "tests.proofs.crash_and_fault"

@@ -1,4 +1,4 @@
-"""What the short proofs share."""
+"""Fixtures of the short proofs."""
 
 from __future__ import annotations
 

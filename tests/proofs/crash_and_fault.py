@@ -44,7 +44,7 @@ Found = tuple[int, list[str]]
 
 
 def try_all(place: Place, cases: Iterable[Case], attempt: Callable[[Place, Case], None]) -> Found:
-    """How many were tried, and what did not end as it must."""
+    """Try all cases; returns how many there were, and what went wrong."""
     tried, problems = 0, []
     for case in cases:
         tried += 1
@@ -59,7 +59,7 @@ def try_all(place: Place, cases: Iterable[Case], attempt: Callable[[Place, Case]
 
 
 def crashes(start: int) -> Found:
-    """A process that is gone around each outside call."""
+    """Kill the process before and after each outside call."""
     del start
     with driving() as driver:
         points = [*crash_points(driver), *crash_points(driver, creates=True)]
@@ -77,9 +77,9 @@ def faults(start: int) -> Found:
 
 
 def more_faults(start: int) -> Found:
-    """Each call refused, or left without an answer; and all of it in a revalidation.
+    """Each call refused, or without an answer; and all faults in a revalidation.
 
-    Of Prefect's server: each artifact behind a response, and each request of a revalidation.
+    By Prefect's server: each artifact after a response, and each request of a revalidation.
     """
     del start
     with driving() as driver:
@@ -104,7 +104,7 @@ def _sum(*parts: Found) -> Found:
 
 
 def combined(start: int) -> Found:
-    """Combinations that Hypothesis draws; one that does not end well is shrunk first."""
+    """Combinations drawn by Hypothesis; one that fails is shrunk before it is reported."""
     tried = 0
 
     chosen = settings(
@@ -138,7 +138,7 @@ _PARTS: Final[dict[str, Callable[[int], Found]]] = {
 
 
 def main(what: str, start: int) -> dict[str, Any]:
-    """One of the parts."""
+    """Run one of the parts."""
     logging.disable(logging.CRITICAL)
     waiting: AbstractContextManager[None] = stamina.set_testing(True, attempts=4)
     with waiting, computed_once():

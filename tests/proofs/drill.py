@@ -1,4 +1,4 @@
-"""A whole `cmek drill` on the local stack, unattended: this process is the person who is asked."""
+"""A whole `cmek drill` on the local stack: this process does what the command asks a person."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TITLES: Final = (
     "the data plane refuses",
     "our notice of recovery",
 )
-"""The four times that the report must show."""
+"""The four measured times that the report must show."""
 _PROBE: Final = (
     "import httpx, sys; "
     "answer = httpx.post({url!r}, headers={headers!r}, trust_env=False, json={{}}).json(); "
@@ -35,7 +35,7 @@ _PROBE: Final = (
 
 
 def main() -> None:
-    """Print how many times were wanted, and which of them the signed report does not show."""
+    """Print the number of measured times, and those that the signed report does not show."""
     with (
         running_stack() as stack,
         tempfile.TemporaryDirectory(prefix="cmek-drill-") as scratch,
@@ -59,21 +59,19 @@ def _problems(stack: Stack, listener: Listening, scratch: Path) -> list[str]:
     text = report.read_text()
     problems = [f"{one}: {text}" for one in TITLES if not _in_time(one, text)]
     if code or not _is_signed(report):
-        problems.append(
-            f"exit code {code}, or the report's signature does not count: {said[-800:]}"
-        )
+        problems.append(f"exit code {code}, or the report's signature is not valid: {said[-800:]}")
     return problems
 
 
 def _checked(stack: Stack, client: SyncPrefectClient) -> None:
-    """The first check of all keys, after which each is known."""
+    """Run the first check of all keys, after which each has a record."""
     deployment = client.read_deployment_by_name("revalidate-keys/scheduled")
     run = client.create_flow_run_from_deployment(deployment.id)
     stack.wait_for_state(run, "Failed", "At risk", "Completed", seconds=SECONDS)
 
 
 def _drill(stack: Stack, name: str, external_key_id: str, report: Path) -> tuple[str, int]:
-    """Run the command, and do what it prints; what it said, and its exit code."""
+    """Run the command, and do what it asks for; returns its output and exit code."""
     signing_key = report.with_name("id_ed25519")
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(signing_key)], check=True
@@ -115,7 +113,7 @@ def _drill(stack: Stack, name: str, external_key_id: str, report: Path) -> tuple
 
 
 def _obeyed(said: IO[str], stack: Stack, name: str) -> str:
-    """Read to the end; run each of the two commands when it is printed."""
+    """Read the output to its end, and make the change of each gcloud command in it."""
     lines = []
     for line in said:
         lines.append(line)
@@ -125,7 +123,7 @@ def _obeyed(said: IO[str], stack: Stack, name: str) -> str:
 
 
 def _in_time(title: str, text: str) -> bool:
-    """Whether the report has the line, with a time and its sign."""
+    """Whether the report has a line with this title, a time, and the sign of success."""
     line = next((one for one in text.splitlines() if title in one), "")
     return bool(re.search(r"\d{4}-\d{2}-\d{2} .*✓", line))
 

@@ -28,7 +28,7 @@ _FLOWS: Final[dict[str, tuple[Any, type[BaseModel]]]] = {
 
 
 async def execute(run_id: UUID) -> None:
-    """Until it suspends or ends."""
+    """Execute the run until it suspends or ends."""
     async with get_client() as client:
         run = await client.read_flow_run(run_id)
         flow, model = _FLOWS[(await client.read_flow(run.flow_id)).name]
@@ -37,8 +37,8 @@ async def execute(run_id: UUID) -> None:
 
 
 def limit_files(size: int) -> None:
-    """No file may grow beyond `size` bytes: what is longer is cut off, as on a full disk."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    """Let no file grow beyond `size` bytes: a longer write fails, as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else the signal would end the process
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 

@@ -1,6 +1,6 @@
-"""Real processes, killed with SIGKILL around a call, against a real Prefect server.
+"""Real processes, killed with SIGKILL before or after a call, with a real Prefect server.
 
-The sandbox holds the call back, before or after its effect, until the process is gone.
+The sandbox holds the call, before or after its effect, until the process was killed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CALLS: Final = (
 )
 """Name, and how many calls of that name pass first: each write, each validation, one read."""
 KEYS: Final = 6
-"""Of a revalidation that is killed at its fourth validation."""
+"""The number of keys in a revalidation, which is killed at its fourth validation."""
 _HELD: Final = 20.0
 _SECONDS: Final = 90.0
 
@@ -54,7 +54,7 @@ class Kill:
 
 
 def cases() -> Iterator[tuple[str, Callable[[Site], None]]]:
-    """Name and proof of each."""
+    """The name and the test of each case."""
     for when in ("before", "after"):
         for call, skip in CALLS:
             kill = Kill(call, skip, when)
@@ -72,7 +72,7 @@ def _onboarding(place: Site, *, kill: Kill) -> None:
 
 
 def _creation(place: Site, *, kill: Kill) -> None:
-    """A create that may still be under way is waited for; only then another one is sent."""
+    """While a create may still take effect, no other is sent; after that time another one is."""
     run = place.begin(workspace_id=None, create_workspace=NEW)
     _kill_run(place, run, kill)
     if kill.when == "before":
@@ -86,7 +86,7 @@ def _creation(place: Site, *, kill: Kill) -> None:
 
 
 def _ten_minutes_pass(place: Site, run: Run) -> None:
-    """Since the create was sent."""
+    """Change the run's tag, so that its create was sent more than ten minutes ago."""
     then = datetime.now(UTC) - timedelta(minutes=11)
     tags = [tag for tag in run.read().tags if not tag.startswith(CREATE_SENT_PREFIX)]
     place.bench.client.update_flow_run(
@@ -95,7 +95,7 @@ def _ten_minutes_pass(place: Site, run: Run) -> None:
 
 
 def _revalidation(place: Site, *, kill: Kill) -> None:
-    """A key with a kept result is not read again; one event a change, a verdict for each key."""
+    """A key with a record is not read again; each change has one event, each key its verdict."""
     place.bench.control.reset()
     fleet = Fleet(place.bench.sandbox.world)
     keys = [fleet.onboard(f"{kill.when}-{number}") for number in range(KEYS)]
@@ -114,7 +114,7 @@ def _revalidation(place: Site, *, kill: Kill) -> None:
         keys[0]: "broken"
     }, daily.client.read_flow_run(run.id).state
     again = {one["resource"] for one in place.bench.control.log(call=kill.call)}
-    # the last one may have been reported before its result was kept
+    # the last key may have been published before the run stored its result
     assert len(done & again) <= 1, done & again
     assert daily.events(keys[0]) == ["cmek.key.broken"]
     assert place.bench.control.log(write=True) == []
@@ -129,6 +129,7 @@ def _kill_run(place: Site, run: Run, kill: Kill) -> None:
 
 
 def _hold(place: Site, kill: Kill) -> None:
+    # a call held before its effect must fail in the end, else it would take effect after the kill
     fault: dict[str, Any] = {"kind": "error", "status": 503}
     if kill.when == "after":
         fault = {"kind": "delay"}
@@ -136,7 +137,7 @@ def _hold(place: Site, kill: Kill) -> None:
 
 
 def _killed(place: Site, run: Run | FlowRun, kill: Kill) -> bool:
-    """Execute in a child; whether it reached the call and was killed there."""
+    """Execute the run in a child; returns whether it reached the call and was killed there."""
     control = place.bench.control
     with place.child(run) as child:
         deadline = time.monotonic() + _SECONDS

@@ -17,7 +17,7 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).parents[2]
 NOT_COPIED: Final = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "mutants")
 GOOD: Final = ("killed", "timeout", "caught_by_type_check")
-"""What may happen to a mutant that is noticed; one that never ends is."""
+"""Results of a mutant that the tests have noticed; one that never ends is noticed too."""
 
 
 class UntriedError(Exception):
@@ -28,20 +28,21 @@ def try_all(workers: int = 2) -> dict[str, Any]:
     """How many mutants there are, how many were killed, and the survivors.
 
     Raises:
-        UntriedError: mutmut ended before it tried them; what it said is on standard error.
+        UntriedError: mutmut ended before it tried them; its output is on standard error.
     """
     with tempfile.TemporaryDirectory(prefix="cmek-mutants-") as scratch:
         copy = Path(scratch) / "tree"
         shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
         done = _mutmut(copy, "run", "--max-children", str(workers))
-        if done.returncode:  # a spinner draws over its line thousands of times
+        if done.returncode:
+            # what follows the spinner, which has drawn its line thousands of times
             sys.stderr.write(done.stdout.rpartition("\r")[2])
             raise UntriedError("mutmut run ended with an error")
         return summary(_mutmut(copy, "results", "--all", "true").stdout)
 
 
 def summary(results: str) -> dict[str, Any]:
-    """From what `mutmut results --all true` prints, one `name: status` a line."""
+    """The counts in the output of `mutmut results --all true`, one `name: status` a line."""
     found = dict(line.strip().split(": ", 1) for line in results.splitlines() if ": " in line)
     left = sorted(f"{name} {what}" for name, what in found.items() if what not in GOOD)
     return {"tried": len(found), "killed": len(found) - len(left), "survivors": left}

@@ -1,4 +1,4 @@
-"""What else can go away: the server, a waiting worker, the records, the disk; and a race."""
+"""Outages of the server, the records and the disk, and two processes that execute one run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PHASES: Final = (
     ("workspaces.update", 0, "before"),
     ("workspaces.update", 0, "after"),
 )
-"""Around which call the server is killed: name, how many pass first, and when."""
+"""The calls at which the server is killed: name, how many calls pass first, and when."""
 SIZES: Final = (0, 2_000, 6_000, 12_000, 20_000, 40_000)
 """Bytes that still fit on the disk."""
 _PAUSE: Final = 4.0
@@ -28,24 +28,25 @@ _SECONDS: Final = 60.0
 
 
 def cases() -> Iterator[tuple[str, Callable[[Site], None]]]:
-    """Name and proof of each."""
+    """The name and the test of each case."""
     for call, skip, when in PHASES:
         yield f"server killed {when} {call}", partial(_server_killed, call=(call, skip, when))
     yield "server killed while a run waits", _server_killed_while_waiting
     yield "records lost while a run waits", _records_lost
     for size in SIZES:
-        yield f"disk full at {size} bytes, preparing", partial(_disk_full, size=size, behind=False)
-        yield f"disk full at {size} bytes, attaching", partial(_disk_full, size=size, behind=True)
-    yield "two processes prepare one run", partial(_race, behind=False)
-    yield "two processes go on with one run", partial(_race, behind=True)
+        full = partial(_disk_full, size=size)
+        yield f"disk full at {size} bytes, preparing", partial(full, answered=False)
+        yield f"disk full at {size} bytes, attaching", partial(full, answered=True)
+    yield "two processes prepare one run", partial(_race, answered=False)
+    yield "two processes go on with one run", partial(_race, answered=True)
 
 
 def _server_killed(place: Site, *, call: tuple[str, int, str]) -> None:
-    """The sandbox holds the call back meanwhile; the run ends somehow, and goes on later."""
+    """The sandbox holds the call while the server restarts; in the end the run converges."""
     name, skip, when = call
     run = place.begin()
-    behind = name == "workspaces.update" or skip > 0
-    if behind:
+    answered = name == "workspaces.update" or skip > 0
+    if answered:
         place.execute(run)
         assert run.state == "Suspended", f"{run.state} {run.message}"
         run.answer()
@@ -81,7 +82,7 @@ def _server_killed_while_waiting(place: Site) -> None:
 
 
 def _records_lost(place: Site) -> None:
-    """The answer to what was forgotten does not count; nor is it known whose the key is."""
+    """A response to a lost approval request is not valid; whose key it is, is not known either."""
     run = _asked(place, adopt_existing_key=True)
     shutil.rmtree(place.records)
     run.answer()
@@ -90,18 +91,18 @@ def _records_lost(place: Site) -> None:
     place.converge(run)
 
 
-def _disk_full(place: Site, *, size: int, behind: bool) -> None:
-    """Whatever can't be kept, nothing is attached twice or without an answer."""
-    run = _asked(place) if behind else place.begin()
-    if behind:
+def _disk_full(place: Site, *, size: int, answered: bool) -> None:
+    """Whatever cannot be stored, nothing is attached twice or without an approval."""
+    run = _asked(place) if answered else place.begin()
+    if answered:
         run.answer()
     place.execute(run, str(size))
     place.converge(run)
 
 
-def _race(place: Site, *, behind: bool) -> None:
-    run = _asked(place) if behind else place.begin()
-    if behind:
+def _race(place: Site, *, answered: bool) -> None:
+    run = _asked(place) if answered else place.begin()
+    if answered:
         run.answer()
     with place.child(run) as one, place.child(run) as other:
         ended(one)

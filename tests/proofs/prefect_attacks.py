@@ -1,15 +1,16 @@
-"""What whoever may write to Prefect's API can do to a production with a gateway.
+"""What a writer to Prefect's API can do to a production machine with a gateway.
 
     python -m tests.proofs.prefect_attacks [SEED]
 
 The machine is that of docs/operations.md (`tests.support.production`): a real server and worker,
 and a gateway whose own user alone can read the Admin API credential. Each payload makes
-Prefect execute `tests.support.payload` as the worker's user, or forges what a run waits for. What
-may be attached is what the enrolled approver has signed by name: one workspace with one key. The
-proof counts requests and attempts to write, and the files that were read beside them. It does not
-hold unless code was executed, or when the signed attach itself was not made.
+Prefect execute `tests.support.payload` as the worker's user, or forges the response that a run
+waits for. Only what the enrolled approver has signed by name may be attached: one workspace with
+one key. The proof counts requests and attempts to write, and separately the files that were read.
+It fails if no code was executed, or if the signed attach itself was not made.
 
-Needs root, for namespaces and users; nothing of it stays, and nothing reaches beyond loopback.
+It needs root, for namespaces and users; it leaves nothing behind, and does not reach beyond
+loopback.
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ from tests.support.requests import APPROVER
 API: Final = "http://127.0.0.1:4200/api"
 GATEWAY: Final = "http://127.0.0.1:4300"
 HERE: Final = Path("/opt/cmek")
-"""Where the machine has the project."""
+"""The project's folder on the machine."""
 PYTHON: Final = str(HERE / ".venv/bin/python")
 PAYLOAD: Final = HERE / "tests/support/payload.py"
 INNER: Final = "--inside"
 SECONDS: Final = 240.0
 _FORGERIES: Final = ("typed", "garbage", "self-signed", "of another run", "parameters", "state")
-"""How a waiting run is answered by somebody who is no approver; each on a run of its own."""
+"""Ways in which somebody who is not an approver answers a waiting run; each has its own run."""
 
 
 class Pickled:
-    """Executes the payload when it is read."""
+    """Executes the payload when it is unpickled."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -66,7 +67,7 @@ class Pickled:
 
 
 class Attacker:
-    """Holds Prefect's API, and a folder that the worker can read."""
+    """Has access to Prefect's API, and to a folder that the worker can read."""
 
     def __init__(self, client: SyncPrefectClient) -> None:
         self._client = client
@@ -77,7 +78,7 @@ class Attacker:
         self.problems: list[str] = []
 
     def call(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """Any call of Prefect's API."""
+        """Make any call of Prefect's API."""
         self.tries += 1
         try:
             return self._client._client.request(method, path, json=body)
@@ -85,7 +86,7 @@ class Attacker:
             return error.response
 
     def start(self, deployment: str, **parameters: object) -> UUID:
-        """A run of a deployment."""
+        """Start a run of a deployment, without the check of its parameters."""
         found = self._client.read_deployment_by_name(deployment)
         body = {"parameters": parameters, "enforce_parameter_schema": False}
         made = self.call("POST", f"/deployments/{found.id}/create_flow_run", body)
@@ -110,7 +111,7 @@ class Attacker:
         self.start("forged/forged")
 
     def by_pickled_state(self) -> None:
-        """A state whose data names a pickled record, put on a run while its process starts."""
+        """A state whose data names a pickled record, set on a run while its process starts."""
         metadata = ResultRecordMetadata(
             storage_key=str(PLACE / "pickled"), serializer=PickleSerializer()
         )
@@ -118,19 +119,20 @@ class Attacker:
         self._complete_with(metadata.model_dump(mode="json", serialize_as_any=True))
 
     def by_import_path(self) -> None:
-        """The same in JSON, whose decoder is an import path; in the folder of a stored block."""
+        """The same with JSON, whose decoder is an import path, in the folder of a storage block."""
         block = self._storage_block()
         metadata = ResultRecordMetadata(
             storage_key="decoded",
             serializer=JSONSerializer(object_decoder="subprocess.check_call"),
             storage_block_id=block,
         )
+        # the decoder gets this dictionary; subprocess takes its keys for the words of a command
         command = {PYTHON: 0, str(PAYLOAD): 0, "import-path": 0}
         self._record("decoded", metadata, command)
         self._complete_with(metadata.model_dump(mode="json", serialize_as_any=True))
 
     def by_default_storage(self) -> None:
-        """A pickled record in the storage that `PUT /admin/storage` made everybody's."""
+        """A pickled record in the storage that `PUT /admin/storage` made the default."""
         block = self._storage_block()
         put = {"default_result_storage_block_id": str(block)}
         self.call("PUT", "/admin/storage", put).raise_for_status()
@@ -150,6 +152,7 @@ class Attacker:
         run = self.start("check-prerequisites/prerequisites", request=self.request)
         state = {"type": "COMPLETED", "data": data}
 
+        # only a process that is starting loads the result of a completed state
         def starting() -> bool | None:
             return self._client.read_flow_run(run).state_name == "Pending" or None
 
@@ -194,7 +197,7 @@ def _signed(pending: PendingApproval, key: Path) -> SignedApproval:
 
 
 def attack(follower: Follower) -> dict[str, Any]:
-    """Set the machine up as the page says, mount everything, and judge what was attached."""
+    """Set up the machine as the page says, make all attacks, and judge what was attached."""
     for block in blocks("operations.md", "One machine"):
         if "cmek onboard" in block.text:
             break
@@ -241,7 +244,7 @@ def _waiting(
 
 
 def _give_what_an_api_writer_sees(follower: Follower, approved: PendingApproval) -> None:
-    """A genuine approval, as Prefect stores it; and a key pair of the attacker's own."""
+    """Store a genuine approval, as Prefect would, and a key pair of the attacker's own."""
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(PLACE / "eve")]
     subprocess.run(command, check=True)
     approval = str(_signed(approved, Path("/home/operator/.ssh/id_ed25519")))
@@ -257,7 +260,7 @@ def _give_what_an_api_writer_sees(follower: Follower, approved: PendingApproval)
 
 
 def _executed(name: str, way: Callable[[], None], attacker: Attacker) -> dict[str, Any] | None:
-    """What the payload has left, or None when it was not executed."""
+    """Make one attack; returns the payload's results, or None when it was not executed."""
     way()
     done = PLACE / f"{name}.done"
     if poll(lambda: done.exists() or None, seconds=SECONDS) is None:
@@ -272,7 +275,7 @@ def _executed(name: str, way: Callable[[], None], attacker: Attacker) -> dict[st
 def _settled(
     client: SyncPrefectClient, pending: PendingApproval, kind: str, attacker: Attacker
 ) -> None:
-    """Wait until the forged answer was taken, or refused."""
+    """Wait until the forged response was accepted or refused."""
 
     def settled() -> FlowRun | None:
         run = client.read_flow_run(pending.run.id)
@@ -289,7 +292,7 @@ def _judged(
     approved: PendingApproval,
     executed: list[dict[str, Any] | None],
 ) -> dict[str, Any]:
-    """Everything that has a key now, against what the approver has signed."""
+    """Compare every workspace that has a key now with what the approver has signed."""
     signed = statement_for(
         approved.approval_request,
         approver=APPROVER,
@@ -313,7 +316,7 @@ def _judged(
 def verdict(
     attached: Mapping[str, str], signed: Mapping[str, str], ran: Mapping[str, int]
 ) -> Iterator[str]:
-    """What is wrong. Pure.
+    """The problems; a pure function.
 
     Args:
         attached: Workspaces and their external keys, afterwards.

@@ -1,8 +1,9 @@
 """Attackers who may send the gateway anything: no attach that enrolled approvers have not signed.
 
 The attacker is the worker's own user: it can call the gateway, read every approval that was ever
-given, and change what others in the organization can change. A witness that shares no code with
-the gateway's policy judges each attach that took effect. Taking a guard away must be noticed.
+given, and change what others in the organization can change. An independent checker, which shares
+no code with the gateway's policy, judges each attach that took effect. It must notice when a guard
+is missing.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from tests.support.staging import EXTERNAL_KEY, KEY
 ATTACKS: Final = 1000
 """Schedules of up to 14 requests."""
 SCHEDULES: Final = 300
-"""Tried at most until an unsafe attach is found."""
+"""The most schedules that are tried until an unsafe attach is found."""
 SEEDS: Final = 20
 _EVE: Final = "eve@example.com"
 _REQUESTER: Final = "ada@example.com"
@@ -68,7 +69,7 @@ CHANGES: Final[dict[str, dict[str, Any]]] = {
     "another residency": {"data_residency": "us_only"},
     "another requester": {"requester": "someone@example.com"},
 }
-"""What may be wrong with a statement that an approver has signed, for whatever reason."""
+"""Faults of a statement that an approver has signed nevertheless."""
 
 
 APPROVERS: Final[tuple[tuple[str, ...], ...]] = (
@@ -85,12 +86,12 @@ class Sending:
     """What approvers sign and the attacker sends."""
 
     approvers: tuple[str, ...] = ()
-    """None given: as many as must sign."""
+    """If empty, as many as must sign."""
     change: str = "nothing"
     second: str = "nothing"
-    """What is wrong with the second approver's statement; the first one's `change`."""
+    """The fault of the second approver's statement; `change` is that of the first."""
     meanwhile: str = "nothing"
-    """What passes while the gateway writes its journal."""
+    """What happens while the gateway writes its journal."""
     before: str = "nothing"
     """What others change before it is sent."""
 
@@ -102,23 +103,23 @@ FIRST: Final = (
     *(Sending(meanwhile=one) for one in ("expire", "stall")),
     *(Sending(before=one) for one in ("take the name", "reregister")),
 )
-"""With at most one flaw. One of them begins each schedule, before others change anything."""
+"""Each has at most one flaw. Every schedule begins with one, before others change anything."""
 
 
 class SlowJournal(Journal):
-    """Something happens while an intent is being written."""
+    """A journal in which something happens while an intent is being written."""
 
     meanwhile: Callable[[], None]
 
     def begin(self, intent: Intent, *, now: datetime) -> int:
-        """Write it, and let that happen."""
+        """Write the intent, and let that happen."""
         number = super().begin(intent, now=now)
         self.meanwhile()
         return number
 
 
 class RedTeam(RuleBasedStateMachine):
-    """One gateway, started anew for each request, with one journal."""
+    """One gateway, restarted for each request, with one journal."""
 
     gate: ClassVar[Gateways]
     loop: ClassVar[asyncio.AbstractEventLoop]
@@ -136,7 +137,7 @@ class RedTeam(RuleBasedStateMachine):
         self.gate.number_anew()
         self.now, self.minimum = _START, 1
         self.given: list[list[Statement]] = []
-        """What approvers have really signed, each time together."""
+        """The statements that approvers have really signed, grouped as they were signed."""
         self.spent: set[str] = set()
         self.target = self.gate.target
         self.gate.sandbox.world.log.clear()
@@ -189,9 +190,9 @@ class RedTeam(RuleBasedStateMachine):
 
     @rule(between=st.sampled_from(["nothing", "set back", "expire"]))
     def use_again(self, between: str) -> None:
-        """A workspace loses its key, and approvals of before are sent for it.
+        """A workspace loses its key, and old approvals are sent for it again.
 
-        They attached it the first time, or have expired by a clock that is then set back.
+        They have already attached it once, or they expired before the clock was set back.
         """
         both, good = (GRACE, KATHERINE)[: self.minimum], "nothing"
         old = self._sign(both, good, good, new=False)
@@ -219,7 +220,7 @@ class RedTeam(RuleBasedStateMachine):
 
     @rule(new=st.booleans(), which=st.integers(0, 9))
     def alter(self, new: bool, which: int) -> None:
-        """A good signature under a statement that was changed to fit."""
+        """A valid signature, with a statement that was changed to fit the request."""
         if self.given:
             signed = self.gate.office.signed(self.given[which % len(self.given)][0])
             said = self._statement(signed.statement.approver, new, {})
@@ -232,7 +233,7 @@ class RedTeam(RuleBasedStateMachine):
 
     @rule(days=st.sampled_from([-2, -1, 1, 2]))
     def move_the_clock(self, days: int) -> None:
-        """The machine's clock jumps; approvals are good for an hour."""
+        """The machine's clock jumps; approvals are valid for an hour."""
         self.now += timedelta(days=days)
 
     @rule(what=st.sampled_from(["archive", "take the key away", "take the name", "reregister"]))
@@ -245,7 +246,7 @@ class RedTeam(RuleBasedStateMachine):
                 update={"archived_at": "2026-12-01T00:00:00Z"}
             )
         elif what == "take the key away":
-            # no API can do it; it is how a second attach by one approval would show
+            # no API can do it; but only so could a second attach by one approval be seen
             for one in list(admin.workspaces.values()):
                 one.external_key_id = None
         elif what == "take the name":
@@ -259,7 +260,7 @@ class RedTeam(RuleBasedStateMachine):
 
     @invariant()
     def nothing_else_was_written(self) -> None:
-        """Through the attach procedure only attaches and creates go."""
+        """The attach procedure sends no other writes than attaches and creates."""
         allowed = {"workspaces.update", "workspaces.create"}
         written = {one.call for one in self.gate.sandbox.world.log.entries if one.write}
         assert written <= allowed, written
@@ -283,7 +284,7 @@ class RedTeam(RuleBasedStateMachine):
         archived = not new and admin.workspaces[self.target.workspace_id].archived_at is not None
         done = len(self.gate.sandbox.world.log.entries)
         self.tally["attacks"] += 1
-        # failures are what is expected; what took effect is judged
+        # an attempt may fail with any of our errors; only what took effect is judged
         with suppress(CmekError):
             self.loop.run_until_complete(self._attach(target, text, meanwhile))
         entries = self.gate.sandbox.world.log.entries[done:]
@@ -307,7 +308,7 @@ class RedTeam(RuleBasedStateMachine):
         self._judge(target, [str(one) for one in text.split("\n") if one.startswith("{")])
 
     def _judge(self, target: Attach | Create, lines: list[str]) -> None:
-        """The witness: who has really signed what was sent, word for word."""
+        """The independent check: what was sent was really signed, word for word, for this."""
         registered = self.gate.sandbox.world.admin.external_keys[EXTERNAL_KEY].provider_config
         good = []
         for line in lines:
@@ -361,7 +362,7 @@ Weakness = Callable[[ExitStack], None]
 
 
 def _no_flaws(named: str) -> Weakness:
-    """A policy that does not give reasons with these words."""
+    """A policy without the reasons that contain these words."""
 
     def weaken(stack: ExitStack) -> None:
         real = gateway.policy.approval_problems
@@ -409,17 +410,17 @@ def _nonce_again(stack: ExitStack) -> None:
 
 
 def _no_floor(stack: ExitStack) -> None:
-    """A clock that was set back counts."""
+    """A clock that was set back is believed."""
     stack.enter_context(patch.object(SteadyClock, "now", lambda self: self.wall()))
 
 
 def _not_late(stack: ExitStack) -> None:
-    """Nothing looks at the time once the intent is written."""
+    """The time is not checked again after the intent was written."""
     stack.enter_context(patch.object(Attacher, "_too_late", return_value=None))
 
 
 def _ever_valid(stack: ExitStack) -> None:
-    """No expiry: neither in the statement nor once the intent is written."""
+    """The expiry is not checked: neither with the statement nor after the intent was written."""
     _no_flaws("expired at")(stack)
     _not_late(stack)
 
@@ -449,13 +450,13 @@ WEAKNESSES: Final[dict[str, Weakness]] = {
     "no check of: is registered for": _no_live("is registered for"),
     "no check of: exists": _no_live("exists"),
 }
-"""Not here: an archived workspace or one with a key, which Anthropic itself refuses, and one key in
-two names, for which the whole file of signers is refused."""
+"""Not listed: an archived workspace or one with a key, which Anthropic itself refuses; and one key
+under two names, for which the whole file of signers is refused."""
 
 
 @contextmanager
 def staged() -> Iterator[None]:
-    """The sandbox and the approvers for all schedules of this process."""
+    """Start the sandbox and enrol the approvers, once for all schedules of this process."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cmek-gateway-")))
         RedTeam.gate = stack.enter_context(gateways(home))
@@ -479,7 +480,7 @@ def staged() -> Iterator[None]:
 
 
 def noticed_after(name: str, seed: int) -> int | None:
-    """How many schedules it takes until the witness notices, or None when it does not."""
+    """The number of schedules until the checker notices, or None when it does not."""
     with ExitStack() as stack:
         WEAKNESSES[name](stack)
         found = explored(RedTeam, SCHEDULES, seed, shrink=False, steps=STEPS)

@@ -23,8 +23,8 @@ from tests.support.machine import Onboarding, stage
 _TELL: Final = 500
 _INDEPENDENT: Final = "independent"
 AVAILABLE_PROVIDERS[_INDEPENDENT] = HypothesisProvider
-"""Each schedule is drawn anew. Hypothesis's own search follows each drawn one with about six
-mutants that keep most of its draws, so that a hundred schedules tried some twenty endings."""
+"""Draws each schedule independently. Hypothesis's own search adds about six variants to each drawn
+one, which keep most of its draws, so that a hundred schedules tried only some twenty endings."""
 
 
 class Told(Onboarding):
@@ -39,7 +39,7 @@ class Told(Onboarding):
 
 @contextmanager
 def modelled() -> Iterator[None]:
-    """The sandbox and the approvers for all schedules of this process."""
+    """Start the sandbox and enrol the approvers, once for all schedules of this process."""
     with ExitStack() as stack:
         stage(stack)
         logging.disable(logging.CRITICAL)
@@ -50,14 +50,14 @@ def modelled() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """What came of some schedules."""
+    """The result of some schedules."""
 
     schedules: int
-    """How many were run, the one that ended it included."""
+    """How many were run, including the one that ended the exploration."""
     unsafe: str | None = None
     """How the first unsafe one ended."""
     flaky: str | None = None
-    """A schedule that went another way the second time: the model's own fault, no verdict."""
+    """A schedule that went another way when it was repeated: a fault of the model, no verdict."""
 
 
 def explored(

@@ -33,6 +33,7 @@ _GOING_ON: Final = {
     "Retrying",
     "AwaitingConcurrencySlot",
 }
+"""States of a run that needs another execution; the process of a running one was killed."""
 
 
 @dataclass
@@ -44,11 +45,11 @@ class Site:
 
     @property
     def records(self) -> Path:
-        """Where runs keep what they must remember."""
+        """The folder of the runs' records."""
         return self.server.home / ".local" / "state" / "cmek" / "records"
 
     def begin(self, **request: Any) -> Run:
-        """A new sandbox and a run in it; what an earlier case has left claims nothing."""
+        """Reset the sandbox and start a run; earlier runs are deleted with their claims."""
         self.bench.control.reset()
         self.bench.forget_runs()
         return self.bench.start(**request)
@@ -70,16 +71,16 @@ class Site:
             ended(child)
 
     def free(self, run: Run) -> None:
-        """Let go of what a process that is gone has held; its lease would end by itself."""
+        """Free the workspace's slot, which a killed process held; its lease would end later."""
         slot = artifact_key("workspace", subject_in(run.parameters["request"]))
         with suppress(ObjectNotFound):
             self.bench.client.delete_global_concurrency_limit_by_name(slot)
 
     def converge(self, run: Run) -> None:
-        """Go on as people would: retry what has ended badly, approve each request.
+        """Go on as people would: retry each failed run, approve each request.
 
         Raises:
-            AssertionError: No end, or not the one end state.
+            AssertionError: the run did not end, or not in the one end state.
         """
         for _ in range(_MOST_EXECUTIONS):
             state = run.state
@@ -98,7 +99,7 @@ def ended(child: subprocess.Popen[bytes]) -> None:
     """Wait for a child; kill one that hangs.
 
     Raises:
-        AssertionError: It hung.
+        AssertionError: it hung.
     """
     try:
         child.wait(_SECONDS)
@@ -111,7 +112,7 @@ def check_end(bench: Onboardings, run: Run) -> None:
     """One key with both grants, one external key, one attach that took effect.
 
     Raises:
-        AssertionError: Says what else there is.
+        AssertionError: there is something else.
     """
     world = bench.sandbox.world
     scene = Scene(world, creates=bool(run.parameters["request"].get("new_workspace")))
@@ -124,16 +125,16 @@ def check_end(bench: Onboardings, run: Run) -> None:
 
 @contextmanager
 def site() -> Iterator[Site]:
-    """Start all of it; stop and remove it at the end."""
+    """Start server and sandbox; stop and remove them at the end."""
     with own_server() as server, onboardings() as bench:
         yield Site(server, bench)
 
 
 def try_all(cases: Iterable[tuple[str, Callable[[Site], None]]]) -> None:
-    """Print how many were tried and what did not converge, as JSON.
+    """Try the cases; print how many there were and what did not converge, as JSON.
 
-    Of the command's arguments the first is a seed, which nothing here needs; the others, if any,
-    must be in a case's name.
+    The command's first argument is a seed, which is not needed here; the others, if any, are a text
+    that must be in a case's name.
     """
     chosen = " ".join(sys.argv[2:])
     tried, problems = 0, []

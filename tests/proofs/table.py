@@ -1,4 +1,4 @@
-"""The table of the proofs: what was tried, what held, and when; printed and kept in the docs."""
+"""The table of the proofs: what was tried, what held, and when; printed and stored in the docs."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ class ProofRow:
     tried: int
     good: int
     result: str
-    """What the good ones did, e.g. `converged`."""
+    """What the good cases did, e.g. `converged`."""
     problems: tuple[str, ...] = ()
     enough: float = 1.0
     """The share that must be good."""
 
     @property
     def passed(self) -> bool:
-        """Whether it holds."""
+        """Whether the proof holds."""
         return self.tried > 0 and self.good >= self.enough * self.tried
 
     def line(self, when: str) -> str:
-        """As it stands in the table."""
+        """The row as it is in the table."""
         verdict = "yes" if self.passed else "NO"
         return f"| {self.proof} | {self.tried} | {self.good} {self.result} | {verdict} | {when} |"
 
@@ -80,7 +80,7 @@ def rows_on(page: str) -> dict[str, str]:
 
 
 def with_rows(page: str, lines: Iterable[str]) -> str:
-    """The page with these rows in place of older ones of the same proofs; others stay."""
+    """The page with these rows, replacing older ones of the same proofs; other rows stay."""
     kept = rows_on(page) | {line.split("|")[1].strip(): line for line in lines}
     table = "\n".join([HEAD, *(kept[name] for name in PROOFS if name in kept)])
     before, _, rest = page.partition(BEGIN)

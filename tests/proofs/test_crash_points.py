@@ -1,7 +1,7 @@
-"""A process that is gone around any outside call leaves nothing that a retry can't finish.
+"""A process that is killed around any outside call leaves nothing that a retry cannot finish.
 
-Here every point around a write, a validation and an attach, and a part of the others; `make prove`
-tries all, and kills real processes.
+Tried here: every point around a write or a validation, and a part of the others. `make prove` tries
+all points, and kills real processes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def chosen(points: list[Point]) -> list[Point]:
 
 
 def test_every_crash_around_the_creation_converges(driver: Driver) -> None:
-    """One workspace, whatever a create's answer does; the points that only a new one has."""
+    """A crash around the create leaves one workspace; only a new workspace has these points."""
     points = crash_points(driver, creates=True)
     assert "workspaces.create" in {one.call for one in points if one.write}
     for point in points:
@@ -31,7 +31,7 @@ def test_every_crash_around_the_creation_converges(driver: Driver) -> None:
 
 
 def test_every_crash_converges(driver: Driver) -> None:
-    """One ring, key, external key and attach, both grants, evidence whole."""
+    """The end is one ring, key, external key and attach, both grants, and complete evidence."""
     points = crash_points(driver)
     assert {"workspaces.update", "SetIamPolicy"} <= {one.call for one in points if one.write}
     for point in chosen(points):

@@ -1,4 +1,4 @@
-"""What the driver does to a run's requests, it does to no others."""
+"""The driver changes only requests of its own runs; and rules that are cheap to test with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.runs import Killed
 
 @pytest.mark.parametrize("sockets", [True, False])
 def test_a_request_of_another_thread_is_neither_held_nor_counted(sockets: bool) -> None:
-    """Prefect sends logs from a thread of its own; held for ever, the session would not end."""
+    """Prefect sends logs from its own thread; if they were held, the session would never end."""
 
     def kill(number: int, when: str) -> None:
         raise Killed
@@ -40,7 +40,7 @@ def test_a_request_of_another_thread_is_neither_held_nor_counted(sockets: bool) 
 
 
 def test_a_preview_of_a_key_of_others_lists_the_external_keys_once() -> None:
-    """Beside the prerequisites, which read one page; whose the key is comes from the same list."""
+    """Besides the prerequisites, which read one page, one list shows whose key it is."""
     with driving(sockets=False) as driver:
         scene, _ = begin(driver, creates=False)
         scene.plant(labelled=True)
@@ -58,7 +58,7 @@ def test_a_preview_of_a_key_of_others_lists_the_external_keys_once() -> None:
 
 
 def test_a_key_that_others_made_after_a_refused_create_is_not_ours() -> None:
-    """Its label proves nothing, and neither does that an onboarding had wanted to make it."""
+    """Neither its label proves that it is ours, nor that an onboarding tried to make it."""
     with driving(sockets=False) as driver:
         scene, run = begin(driver, creates=False)
         scene.fault("CreateCryptoKey", 403)

@@ -1,6 +1,6 @@
-"""Whatever goes wrong at whichever call: typed errors, bounded calls, nothing lost or doubled.
+"""Any fault at any call: typed errors, a bounded number of calls, nothing lost or done twice.
 
-Here a part of the scripts; `make prove` runs all.
+Here a part of the scripts is run; `make prove` runs all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOST_EVERY = 5
 
 
 def test_every_fault_of_the_creation_is_survived(driver: Driver) -> None:
-    """One workspace, whether the create took effect before it went wrong or not."""
+    """The end is one workspace, whether the create took effect before the fault or not."""
     scripts = all_scripts(driver, creates=True)
     of_create = [script for script in scripts if script.call == "workspaces.create"]
     for script in of_create[::CREATE_EVERY]:
@@ -25,7 +25,7 @@ def test_every_fault_of_the_creation_is_survived(driver: Driver) -> None:
 
 
 def test_every_fault_is_survived(driver: Driver) -> None:
-    """Each call, each kind, before and after its effect, once and for long."""
+    """Each fault at each call, before and after its effect, once and for a long time."""
     scripts = all_scripts(driver)
     assert len({script.call for script in scripts}) > 20
     for script in scripts[::EVERY]:
@@ -33,13 +33,13 @@ def test_every_fault_is_survived(driver: Driver) -> None:
 
 
 def test_a_report_that_is_not_taken_hides_nothing(driver: Driver) -> None:
-    """Above all not that a key is attached, which nobody can undo."""
+    """The run still says what happened, above all that a key is attached: nobody can undo that."""
     for lost in list(lost_reports(driver))[::LOST_EVERY]:
         survive_lost_report(driver, lost)
 
 
 def test_a_workspace_that_shows_another_key_is_not_said_to_have_ours(driver: Driver) -> None:
-    """What is read back outweighs what Anthropic answered to the attach."""
+    """The read after the attach is believed, not Anthropic's answer to the attach."""
     scene, run = begin(driver, creates=False)
     driver.execute(run)
     answer(run)

@@ -41,9 +41,9 @@ class Traced(Onboarding):
 
 
 def test_no_schedule_leads_to_an_unsafe_attach() -> None:
-    """Every attach is judged by a witness; some schedules do end with one.
+    """An independent checker judges every attach, and some schedules do attach.
 
-    These are for every test run; `make prove` explores many more.
+    These schedules are for every test run; `make prove` explores many more.
     """
     seed = secrets.randbelow(1_000_000)
     found = explored(Onboarding, 40, seed, shrink=True)
@@ -53,7 +53,7 @@ def test_no_schedule_leads_to_an_unsafe_attach() -> None:
 
 
 def test_the_same_seed_gives_the_same_calls_and_ends() -> None:
-    """Hypothesis repeats and shrinks schedules: nothing of the real world may change one."""
+    """Hypothesis repeats and shrinks schedules, so nothing outside the model may change one."""
     traces = []
     for _ in range(2):
         Traced.trace.clear()
@@ -64,30 +64,30 @@ def test_the_same_seed_gives_the_same_calls_and_ends() -> None:
 
 
 class Drawn(RuleBasedStateMachine):
-    """Notes what is drawn for its opening."""
+    """Records what is drawn for its opening."""
 
     tally: ClassVar[Counter[str]] = Counter()
     openings: ClassVar[list[int]] = []
 
     @initialize(opening=st.sampled_from(range(1000)))
     def open(self, opening: int) -> None:
-        """Draw it."""
+        """Record the opening."""
         self.openings.append(opening)
         self.tally["schedules"] += 1
 
     @rule(one=st.integers(0, 2))
     def step(self, one: int) -> None:
-        """There must be a rule."""
+        """Do nothing: Hypothesis needs at least one rule."""
 
 
 def test_each_schedule_is_drawn_anew() -> None:
-    """Otherwise most schedules repeat the ending of the one before them."""
+    """Otherwise most schedules would repeat the ending of the one before them."""
     assert explored(Drawn, 100, 1, shrink=False).schedules == 100
     assert len(set(Drawn.openings)) > 80
 
 
-def test_a_change_behind_the_reads_that_is_taken_back_is_no_other_fact() -> None:
-    """The witness must know what an approver was shown, though nothing else was so before."""
+def test_a_change_after_the_reads_that_is_undone_does_not_make_an_attach_unsafe() -> None:
+    """The checker must compare with the facts that the approver was shown, not with later ones."""
     model = Onboarding()
     with model.surroundings:
         Onboarding.required = 0

@@ -1,4 +1,4 @@
-"""What mutmut found, as the table counts it."""
+"""How the table counts the results of mutmut."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_only_a_mutant_that_tests_noticed_counts_as_killed() -> None:
 
 
 def test_gate_plan_and_signatures_are_mutated_and_their_tests_are_there() -> None:
-    """A module or a test that was moved without its name in pyproject.toml is found here."""
+    """A module or a test that was moved, but not in pyproject.toml, is found here."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
     for pattern in settings["only_mutate"]:
         assert list(ROOT.glob(pattern)), pattern

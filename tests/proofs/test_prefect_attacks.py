@@ -1,4 +1,4 @@
-"""The attacks by Prefect's API: whole, and what their judge would notice."""
+"""The attacks by Prefect's API, all of them; and what their judge notices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RAN = {"pull-step": 999}
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 def test_whoever_writes_to_prefects_api_attaches_nothing_that_no_approver_has_signed() -> None:
-    """Code is executed as the worker, tries everything, and gains one attach: the signed one."""
+    """Code that runs as the worker tries everything; the only attach is the signed one."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.proofs.prefect_attacks"],
         cwd=PROJECT,
@@ -54,7 +54,7 @@ def test_whoever_writes_to_prefects_api_attaches_nothing_that_no_approver_has_si
 def test_the_judge_notices(
     attached: Mapping[str, str], ran: Mapping[str, int], noticed: str | None
 ) -> None:
-    """Another workspace, another key, and a proof that has proved nothing."""
+    """It notices another workspace, another key, and a proof that has proved nothing."""
     problems = list(verdict(attached, SIGNED, ran))
     assert bool(problems) is (noticed is not None)
     assert noticed is None or noticed in problems[0]

@@ -1,6 +1,6 @@
-"""A revalidation under crash and fault: every key gets its verdict, and every event is sent once.
+"""A revalidation with crashes and faults: every key gets its verdict, every event is sent once.
 
-Here a part of the points and scripts; `make prove` tries all, and kills real processes.
+Here a part of the points and scripts is tried; `make prove` tries all, and kills real processes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ REQUEST_EVERY = 7
 
 
 def test_every_crash_of_a_revalidation_converges(sweeps: Sweeps) -> None:
-    """Around what is kept of a broken key, and a part of the calls."""
+    """Tried are the writes about a broken key, and a part of all other points."""
     points = sweep_points(sweeps)
     broken = sweeps.ids["disabled"]
     event = f"event cmek.key.broken cmek.key.{broken}"
@@ -29,7 +29,7 @@ def test_every_crash_of_a_revalidation_converges(sweeps: Sweeps) -> None:
 
 
 def test_no_fault_is_taken_for_a_verdict(sweeps: Sweeps) -> None:
-    """A healthy key is never broken by the network, a broken one never healthy."""
+    """No fault makes a healthy key broken, or a broken key healthy."""
     scripts = sweep_scripts(sweeps)
     calls = {script.call for script in scripts}
     assert {"external_keys.validate", "ListCryptoKeys", "GetIamPolicy"} <= calls
@@ -38,6 +38,6 @@ def test_no_fault_is_taken_for_a_verdict(sweeps: Sweeps) -> None:
 
 
 def test_what_prefect_does_not_answer_costs_one_thing_and_is_said(sweeps: Sweeps) -> None:
-    """No record, event, table or follow-up of another key is lost with it."""
+    """No record, event, table or follow-up of another key is lost."""
     for request in unanswered_requests(sweeps)[::REQUEST_EVERY]:
         survive_unanswered(sweeps, request)

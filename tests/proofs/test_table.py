@@ -15,12 +15,12 @@ from tests.proofs.table import ATTACKS, BEGIN, END, PAGE, PROOFS, ProofRow, rows
 
 
 def test_the_page_has_every_proof_in_order() -> None:
-    """Also one that has not been run whole yet."""
+    """A proof that has never been run completely has a row too."""
     assert tuple(rows_on(PAGE.read_text())) == PROOFS
 
 
 def test_a_new_row_takes_the_place_of_the_old_one_and_of_no_other() -> None:
-    """So that one proof can be repeated alone, each row having its own date and seed."""
+    """So one proof can be repeated alone; each row has its own date and seed."""
     page = PAGE.read_text()
     line = ProofRow("mutants", 10, 9, "killed", enough=0.9).line("2026-11-24, seed 1")
     changed = with_rows(page, [line])
@@ -31,12 +31,12 @@ def test_a_new_row_takes_the_place_of_the_old_one_and_of_no_other() -> None:
 
 @pytest.mark.parametrize(("tried", "good", "holds"), [(10, 10, "yes"), (10, 9, "NO"), (0, 0, "NO")])
 def test_a_proof_that_tried_nothing_does_not_hold(tried: int, good: int, holds: str) -> None:
-    """Nor one in which a single case went wrong."""
+    """A proof in which a single case failed does not hold either."""
     assert f"| {holds} |" in ProofRow("outages", tried, good, "converged").line("today")
 
 
-def test_a_page_without_the_table_is_told() -> None:
-    """It is not written at some other place."""
+def test_a_page_without_the_table_is_refused() -> None:
+    """The table is not written at some other place."""
     with pytest.raises(ValueError, match="no table"):
         rows_on(f"{BEGIN} and no end")
     assert END in PAGE.read_text()
@@ -45,7 +45,7 @@ def test_a_page_without_the_table_is_told() -> None:
 def test_a_proof_that_breaks_stops_no_other(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its row does not hold, the others are there, and so are the seed and the seconds."""
+    """Its row does not hold; the other rows are written, with seed and seconds."""
 
     def breaks(options: Namespace) -> ProofRow:
         raise RuntimeError(f"seed {options.seed}")
@@ -68,7 +68,7 @@ def test_a_proof_that_breaks_stops_no_other(
 
 
 def test_results_of_other_proofs_are_kept(tmp_path: Path) -> None:
-    """One that is repeated alone takes the place of its own older result, and of no other."""
+    """A proof that is repeated alone replaces only its own older result."""
     results = tmp_path / "proofs.json"
     for proof, good, seed in (("mutants", 9, 1), ("outages", 22, 2), ("mutants", 10, 3)):
         proofs.keep(ProofRow(proof, 10, good, "fine"), seed, 60, results)
@@ -80,7 +80,7 @@ def test_results_of_other_proofs_are_kept(tmp_path: Path) -> None:
 
 
 def test_every_attack_test_is_there() -> None:
-    """A file that was moved without its name in the list would make the row empty."""
+    """Without a file that was moved, but not in the list, the row would miss attacks."""
     assert [one for one in ATTACKS if not (PAGE.parents[1] / one).is_file()] == []
 
 
@@ -88,7 +88,7 @@ def test_every_attack_test_is_there() -> None:
 def test_a_flaky_schedule_is_a_problem_of_its_own(
     monkeypatch: pytest.MonkeyPatch, flaky: str, good: int
 ) -> None:
-    """It ends its half, so that too few were tried: neither safe nor unsafe."""
+    """It ends its half early, so that too few were tried: the result is neither safe nor unsafe."""
     ends = iter([(50, ""), (20 if flaky else 50, flaky)])
 
     def half(*arguments: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Take one guard away at a time: the model must then find an unsafe attach.
 
-A model that finds nothing proves nothing until it is seen to find something.
+That a model finds no unsafe attach proves something only if it would find one.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from tests.proofs.schedules import Told, explored, modelled
 from tests.support.world import LABEL, VALUE
 
 SCHEDULES: Final = 400
-"""Tried at most until an unsafe attach is found."""
+"""The most schedules that are tried until an unsafe attach is found."""
 STEPS: Final = 4
-"""Of a schedule, behind its opening: what tells a guard's absence is there, and more steps cost."""
+"""Steps of a schedule after its opening: few, since mostly the opening shows a missing guard."""
 SEEDS: Final = 20
 NOTICED: Final = 19 / 20
-"""Of the seeds, under how many the model must notice."""
+"""The share of seeds under which the model must notice a missing guard."""
 _RULES: Final = (
     "_check_response",
     "_check_signatures",
@@ -49,7 +49,7 @@ Weakness = Callable[[ExitStack], None]
 
 
 def without(*codes: str) -> Weakness:
-    """A gate that does not give these reasons."""
+    """A gate without these reasons."""
 
     def weaken(stack: ExitStack) -> None:
         for name in _RULES:
@@ -84,7 +84,7 @@ def _own_plan(stack: ExitStack) -> None:
 
 
 def _unpinned(stack: ExitStack) -> None:
-    """The parameters count as they are now."""
+    """The run uses its present parameters, not the pinned ones."""
 
     async def unpinned(form: Any, resolve: Any, *, asked: bool) -> Any:
         return await resolve(form)
@@ -94,7 +94,7 @@ def _unpinned(stack: ExitStack) -> None:
 
 
 def _ever_fresh(*codes: str) -> Weakness:
-    """Neither the gate nor the sender of the request looks at the time."""
+    """Neither the gate nor the sender of the request checks the time."""
 
     def weaken(stack: ExitStack) -> None:
         without(*codes)(stack)
@@ -105,7 +105,7 @@ def _ever_fresh(*codes: str) -> Weakness:
 
 
 def not_covering(fields: Sequence[str], *codes: str) -> Weakness:
-    """A plan whose digest leaves out some fields, and a gate that does not give these reasons."""
+    """A plan whose digest leaves out some fields, and a gate without these reasons."""
 
     def weaken(stack: ExitStack) -> None:
         without(*codes)(stack)
@@ -123,10 +123,10 @@ def not_covering(fields: Sequence[str], *codes: str) -> Weakness:
 
 
 def _unlabelled(stack: ExitStack) -> None:
-    """Nothing asks for the organization label: neither we nor Anthropic's own validation.
+    """Nobody checks the organization label: neither we nor Anthropic's own validation.
 
-    Anthropic refuses a key without it (`sandbox/admin/external_keys.py`, after the guide), so that
-    the gate's reason alone is never the last one.
+    Anthropic refuses a key without it (`sandbox/admin/external_keys.py`, from the guide). So the
+    gate's check alone could be missing without any unsafe attach.
     """
     not_covering(["organization_label", "warnings"], "label", "checks")(stack)
     real = sandbox.admin.external_keys._check
@@ -145,7 +145,7 @@ def _unlabelled(stack: ExitStack) -> None:
 
 
 def _ours_by_label(stack: ExitStack) -> None:
-    """Whoever can label a key makes it ours."""
+    """A label alone proves that a key is ours."""
 
     async def ours(
         request: OnboardingRequest, key: CryptoKey, organization: UUID, **known: Any
@@ -156,7 +156,7 @@ def _ours_by_label(stack: ExitStack) -> None:
 
 
 def _adopted_at_once(stack: ExitStack) -> None:
-    """Whatever the response is, label and grants are added to the key that existed."""
+    """Label and grants are added to an existing key, whatever the response is."""
     stack.enter_context(patch.object(flows._attach, "adoption_refusal", return_value=None))
 
 
@@ -174,12 +174,12 @@ WEAKNESSES: Final[dict[str, Weakness]] = {
     "whose the key is": _ours_by_label,
     "adoption behind an approval": _adopted_at_once,
 }
-"""Not here: reasons that another guard gives too, such as the form's schema, Anthropic's own
-validation (which also sees that a grant is gone), or the last read of the workspace."""
+"""Not listed: reasons that another guard gives too, such as the form's schema, Anthropic's own
+validation (which also notices a missing grant), or the last read of the workspace."""
 
 
 def noticed_after(name: str, seed: int) -> int | None:
-    """How many schedules it takes until the model notices, or None when it does not."""
+    """The number of schedules until the model notices, or None when it does not."""
     with ExitStack() as stack:
         WEAKNESSES[name](stack)
         found = explored(Told, SCHEDULES, seed, shrink=False, steps=STEPS)
@@ -196,7 +196,7 @@ def judged(name: str, tries: Sequence[int | None]) -> str | None:
 
 
 def medians(tries: Mapping[str, Sequence[int | None]], most: int) -> dict[str, int]:
-    """How many schedules it takes to notice each guard's absence; `most` where it never was."""
+    """The median number of schedules until each missing guard is noticed; `most` if it never is."""
     return {name: round(median(one or most for one in found)) for name, found in tries.items()}
 
 

@@ -1,4 +1,4 @@
-"""Approvers with real SSH keys, and a signers directory that is valid even for tests run as root."""
+"""Approvers with real SSH keys, and a signers directory that is valid even in tests run as root."""
 
 from __future__ import annotations
 

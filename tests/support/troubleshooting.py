@@ -1,7 +1,7 @@
 """`docs/troubleshooting.md`, and the table of rules in `docs/revalidation.md`: made from the code.
 
-The tests compare each row with what the checks and the diagnosis really say. To write both pages
-anew after a change: `python -m tests.support.troubleshooting`.
+The tests compare each row with what the checks and the diagnosis really report. After a change,
+`python -m tests.support.troubleshooting` writes both pages.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ DATA_PLANE_ADVICE: Final[dict[str, str]] = {
         "Anthropic could not read the workspace's encryption settings: retry in a few minutes."
     ),
 }
-"""What users of a workspace get from Claude's API while its key can't be used, and what to do; the
-Admin API does not give these."""
+"""Error codes that users of a workspace get from Claude's API while its key cannot be used, with
+advice; the Admin API has none of them."""
 
 INTRODUCTION: Final = """# Troubleshooting
 
@@ -136,7 +136,7 @@ def catalogue_rows() -> list[str]:
 
 
 def condition_row(condition: Situation, found: Check) -> str:
-    """What was wrong and what the check really said."""
+    """The row of one fault, with what the check really reported."""
     remedy = found.remedy or (f"ask {found.who_can_tell}" if found.who_can_tell else "acknowledge")
     return _row(condition.name, f"`{found.id}`", STATUS_SIGNS[found.status], _code(remedy))
 
@@ -147,13 +147,13 @@ def cause_rows() -> list[str]:
 
 
 def cause_row(condition: Situation, first: Cause) -> str:
-    """What was wrong and which cause really came first; times of day are left out."""
+    """The row of one fault, with the cause that really came first, without times of day."""
     command = re.sub(r"[0-9]{2}:[0-9]{2} UTC", "HH:MM UTC", first.command)
     return _row(condition.name, f"`{first.id}`", first.verdict, _code(command))
 
 
 def rules_table() -> str:
-    """The health rules, in the order in which they are judged; why is a rule's own first line."""
+    """The health rules in the order of evaluation; `why` is the first line of each docstring."""
     rows = []
     for rule in HEALTH_RULES:
         means = "a remark" if rule.means is Health.HEALTHY else rule.means.replace("_", " ")
@@ -163,14 +163,14 @@ def rules_table() -> str:
 
 
 def with_rules(page: str) -> str:
-    """The page about revalidation with the rules as they are."""
+    """The page about revalidation with the present rules."""
     before, head, rest = page.partition(RULES_HEAD)
     assert head, f"{RULES_DOCUMENT.name} has no table of rules"
     return before + rules_table() + rest[rest.index("\n\n") + 1 :]
 
 
 async def document() -> str:
-    """The whole page, by setting up every state."""
+    """The whole page; every state is set up in a sandbox."""
     with running(minimal=True) as (sandbox, _):
         stage = Stage(sandbox.world)
         checked = [await _checked(sandbox, stage, *one) for one in CHECKED]
@@ -205,7 +205,7 @@ async def _diagnosed(
 
 
 def _code(text: str) -> str:
-    """Commands as code, remarks behind them as text."""
+    """Commands as code, remarks after them as text."""
     command, remark, rest = text.partition(" (")
     return f"`{command}`{remark}{rest}" if text.startswith("gcloud") else text
 

@@ -1,4 +1,4 @@
-"""Wait for what comes by itself, and fail when it does not."""
+"""Wait until something is true, and fail when it does not become true."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def wait_until(probe: Callable[[], T | None], what: str, seconds: float = 60) -> T:
-    """What the probe finds, once it finds something.
+    """Call the probe until it returns something that is true; returns that.
 
     Raises:
-        AssertionError: Nothing in all these seconds.
+        AssertionError: it did not within `seconds`.
     """
     found = poll(lambda: probe() or None, seconds=seconds)
     assert found is not None, f"not {what} after {seconds:g} s"

@@ -1,4 +1,4 @@
-"""`cmek listen` beside a stack, someone who changes a key, and a place that takes notifications."""
+"""`cmek listen` for a stack, changes of a key, and a receiver of notifications."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Sink:
     def wait_for(self, word: str, about: str, seconds: float = 30) -> str:
         """The body of the first message with this word in its subject and `about` in its body.
 
-        On a stack that others share, their runs and its schedules notify as well.
+        Other tests on the same stack, and its schedules, cause notifications as well.
         """
         found = wait_until(
             lambda: next(
@@ -48,7 +48,7 @@ class Sink:
 
 @contextmanager
 def webhook_sink() -> Iterator[Sink]:
-    """A web server that remembers what is posted to it."""
+    """A web server that stores what is posted to it."""
     messages: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -59,7 +59,7 @@ def webhook_sink() -> Iterator[Sink]:
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Say nothing."""
+            """Log nothing."""
 
     with serving(Handler) as address:
         yield Sink(f"{address}/", messages)
@@ -74,7 +74,7 @@ class Listening:
     webhook: str
 
     def only(self, source: str) -> None:
-        """Let this sender alone send; another name: none."""
+        """Let only this sender send; with any other name neither of them sends."""
         state = "enabled" if source == "webhook" else "disabled"
         webhooks(self.stack, "POST", f"/{self.webhook}", {"state": state})
         push = f"{self.url}/pubsub" if source == "audit log" else None
@@ -132,7 +132,7 @@ def _answers(url: str) -> bool:
 
 
 def change_key(stack: Stack, name: str, *, enabled: bool) -> None:
-    """Disable the primary version, or fix all that is wrong with the sample key."""
+    """Disable or enable the first version, and set a rotation, which the sample key lacks."""
     kms = grpc_client(stack.local.sandbox)
     state = State.ENABLED if enabled else State.DISABLED
     version = kms_v1.CryptoKeyVersion(name=f"{name}/cryptoKeyVersions/1", state=state)
@@ -149,7 +149,7 @@ def change_key(stack: Stack, name: str, *, enabled: bool) -> None:
 
 
 def webhook_block(stack: Stack, sink: Sink) -> str:
-    """A notification block, made through the API as the UI makes it."""
+    """Make a notification block through the API, as the UI does; returns its name."""
     kind = stack.client.read_block_type_by_slug("custom-webhook")
     (schema,) = stack.client.request(
         "POST",

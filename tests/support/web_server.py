@@ -1,4 +1,4 @@
-"""A web server of a test's own, on loopback, for as long as a block lasts."""
+"""Web servers and proxies for a test, on loopback, each until its block ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class QuietHandler(BaseHTTPRequestHandler):
     """Reads a whole body, sends a whole response, and logs nothing."""
 
     def body(self) -> bytes:
-        """What the request carries."""
+        """The request's body."""
         return self.rfile.read(int(self.headers.get("content-length", 0)))
 
     def reply(self, status: int, content: bytes, kind: str = "application/json") -> None:
@@ -34,7 +34,7 @@ class QuietHandler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Posted:
-    """One request that a service of the internet would have had."""
+    """One request that a service on the internet would have received."""
 
     url: str
     body: str
@@ -58,9 +58,9 @@ class Posted:
 
 @contextmanager
 def internet_sink(folder: Path, *hosts: str) -> Iterator[tuple[dict[str, str], list[Posted]]]:
-    """A proxy that answers in the place of these hosts, by TLS and with `ok`.
+    """A proxy that answers in place of these hosts, over TLS and with `ok`.
 
-    The environment in which Python's HTTP clients use and believe it, and what was posted.
+    Yields the environment in which Python's HTTP clients use and trust it, and what was posted.
     """
     posted: list[Posted] = []
     certificate = _certificate(folder, hosts)
@@ -90,7 +90,7 @@ def internet_sink(folder: Path, *hosts: str) -> Iterator[tuple[dict[str, str], l
 
 
 def _certificate(folder: Path, hosts: Sequence[str]) -> Path:
-    """A certificate for these hosts that is its own authority, with its key in the same file."""
+    """A self-signed certificate for these hosts, with its key in the same file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "of a test")])
     now = datetime.now(UTC)
@@ -117,7 +117,7 @@ BYPASS_VARIABLES = ("no_proxy", "NO_PROXY", "no_grpc_proxy")
 
 @contextmanager
 def recording_proxy() -> Iterator[tuple[dict[str, str], list[bytes]]]:
-    """A proxy that answers nothing: the environment that names it, and what it was sent."""
+    """A proxy that never answers; yields the environment that names it, and what was sent to it."""
     seen: list[bytes] = []
 
     class Handler(socketserver.BaseRequestHandler):

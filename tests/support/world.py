@@ -1,6 +1,6 @@
 """Build a sandbox's state directly: keys, grants, registrations, workspaces and faults.
 
-Nothing here goes over the network or through the code under test, so it stands in no request log.
+Nothing here uses the network or the code under test, so none of it is in the request log.
 """
 
 from __future__ import annotations
@@ -30,31 +30,32 @@ from sandbox.kms import operations as kms
 from sandbox.world import Fault, World
 
 NUMBER: Final = "123456789012"
-"""Of the sandbox's project `acme-kms-prod`."""
+"""The number of the sandbox's project `acme-kms-prod`."""
 LABEL, VALUE = organization_label(seed.ORGANIZATION_ID)
 _TEMPLATE: Final = {"protection_level": "HSM", "algorithm": "GOOGLE_SYMMETRIC_ENCRYPTION"}
 
 
 @dataclass
 class SandboxWorld:
-    """What every test world does to a sandbox's state."""
+    """Changes of a sandbox's state that all test worlds share."""
 
     world: World
 
     def administer(self, request: Any) -> Any:
         """Make a Cloud KMS call as the project's administrator."""
+        # the handler itself, without its transport: no log entry, no fault, no latency
         method = next(m for m in kms.METHODS if m.request is type(request))
         with self.world.lock:
             return method.run(self.world, self.world.identities.administrator, request)
 
     def make_ring(self, ring: str) -> None:
-        """A key ring, unless it is there."""
+        """Make a key ring, unless it exists."""
         parent, _, ring_id = ring.rpartition("/keyRings/")
         if ring not in self.world.kms.key_rings:
             self.administer(kms_v1.CreateKeyRingRequest(parent=parent, key_ring_id=ring_id))
 
     def create_key(self, key_name: str, *, skip_version: bool = False, **fields: Any) -> None:
-        """A key with the organization label in a ring that is there, but for the fields given."""
+        """Make a key with the organization label in an existing ring; `fields` override."""
         ring, _, key_id = key_name.rpartition("/cryptoKeys/")
         wanted = {
             "purpose": "ENCRYPT_DECRYPT",
@@ -71,7 +72,7 @@ class SandboxWorld:
         )
 
     def create_rotated_key(self, key_name: str, **fields: Any) -> None:
-        """A key as onboarding makes it, rotated every 90 days, but for the fields given."""
+        """Make a key as onboarding does, rotated every 90 days; `fields` override."""
         period = timedelta(days=90)
         rotation: dict[str, Any] = {
             "rotation_period": period,
@@ -95,7 +96,7 @@ class SandboxWorld:
     def create_external_key(
         self, external_key_id: str, name: str, key_name: str
     ) -> StoredExternalKey:
-        """Anthropic's record of a key, without a validation of it."""
+        """Make Anthropic's record of a key, without any check of it."""
         now = self.world.clock.now().isoformat()
         with self.world.lock:
             made = self.world.admin.external_keys[external_key_id] = StoredExternalKey(
@@ -116,7 +117,7 @@ class SandboxWorld:
         with self.world.lock:
             policy = read_policy(self.world, resource, 3)
             yield policy
-            policy.version = 3
+            policy.version = 3  # a policy with conditions needs it
             self._write(resource, policy)
 
     def bind(
@@ -135,6 +136,7 @@ class SandboxWorld:
             self._write(resource, policy)
 
     def _write(self, resource: str, policy: policy_pb2.Policy) -> None:
+        # the number appears only in the text of an organization policy's refusal
         kind, _, rest = resource.partition("/")
         projects = self.world.kms.projects
         number = projects[rest.partition("/")[0]].number if kind == "projects" else NUMBER
@@ -159,7 +161,7 @@ class SandboxWorld:
         )
 
     def schedule_destruction(self, version: str) -> None:
-        """Of a version, after the key's waiting time."""
+        """Schedule a version's destruction, after the key's delay."""
         self.administer(kms_v1.DestroyCryptoKeyVersionRequest(name=version))
 
     def rotate_key(self, key_name: str) -> None:
@@ -172,13 +174,13 @@ class SandboxWorld:
         )
 
     def remove_key(self, key_name: str) -> None:
-        """Let a key vanish, as a deletion or a deleted project does."""
+        """Remove a key, as its deletion or that of its project does."""
         with self.world.lock:
             del self.world.kms.crypto_keys[key_name]
 
     @contextmanager
     def days_ago(self, days: float) -> Iterator[None]:
-        """Do something in the past of the sandbox."""
+        """Set the sandbox's clock back for the time of the block."""
         self.world.clock.advance(timedelta(days=-days))
         try:
             yield
