@@ -1,4 +1,4 @@
-"""What tests of several rooms share."""
+"""Fixtures of several packages, and which tests run in one process."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ CANARIES = {
     "PREFECT_SERVER_API_AUTH_STRING": "canary:canary",
     "PREFECT_API_KEY": "pnu_CANARY_NOT_A_REAL_KEY",  # pragma: allowlist secret
 }
-"""In the environment of whoever starts the shared stack; no part of it may see one."""
+"""Variables in the environment that starts the shared stack; no part of the stack may see one."""
 
 
-# how long an example takes says how busy the machine is
+# the time of an example depends on how busy the machine is
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 # for prove.mutants: few examples, and the same ones for every mutant
@@ -57,11 +57,11 @@ ON_A_SERVER = (
 )
 """The same for a server alone."""
 _IN_FLOWS = re.compile(r"[\[-]server[]-]")
-"""Those on a server, by their parameter."""
+"""Tests on a server, recognized by their parameter."""
 
 
 def _scope(config: pytest.Config, nodeid: str) -> str:
-    """Which tests run in the same process; with `-m prove` too many are on a server for one."""
+    """Tests of one scope run in one process; with `-m prove` too many use a server for that."""
     if nodeid.startswith(ON_THE_STACK):
         return "the stack"
     on_a_server = nodeid.startswith(ON_A_SERVER) or _IN_FLOWS.search(nodeid)
@@ -71,19 +71,19 @@ def _scope(config: pytest.Config, nodeid: str) -> str:
 
 
 class _Files(LoadFileScheduling):  # type: ignore[misc]
-    """A process takes a file, or all tests that share what takes long to start."""
+    """Gives a process one file, or all tests that share something that takes long to start."""
 
     def _split_scope(self, nodeid: str) -> str:
         return _scope(self.config, nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Files | None:
-    """For `--dist loadfile` only."""
+    """Use `_Files` for `--dist loadfile` only."""
     return _Files(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes longest comes first: alone at the end it would idle a core."""
+    """Run the slowest tests first: a slow one alone at the end would leave a core idle."""
     slow = {item.path for item in items if item.get_closest_marker("e2e")}
     items.sort(key=lambda item: (item.path not in slow, _scope(config, item.nodeid) != "a server"))
 
@@ -103,7 +103,7 @@ def shared_rig() -> Iterator[Rig]:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Records of runs that are executed in this process, apart from those of whoever tests."""
+    """Keep the records of runs in this process apart from those of the user who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
@@ -111,7 +111,7 @@ def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """A running stack, shared by all tests that leave it as usable as they found it."""
+    """A running stack, shared by all tests that leave it usable for the others."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in CANARIES.items():
             patch.setenv(name, value)
@@ -125,9 +125,10 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def quick_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Settings of this process as a client of Prefect's, without what tests need not wait for.
+    """Settings of this process as a client of Prefect, without avoidable waiting.
 
-    A flow's heartbeat thread takes a second to end, so it is off.
+    A flow's heartbeat thread takes a second to end, so it is off. To load all authorities of TLS
+    for each client takes long, so there is only one.
     """
     quick = {
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
@@ -139,14 +140,14 @@ def quick_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def _server(quick_prefect: None) -> Iterator[None]:
-    """One real server a test process: two would hide one another."""
+    """One real server for each test process: the settings can name only one."""
     with lone_server():
         yield
 
 
 @pytest.fixture(scope="module")
 def prefect_server(_server: None) -> None:
-    """That server with nothing on it that tests of another file have left."""
+    """That server, without what tests of another file have left on it."""
     with get_client(sync_client=True) as client:
         for deployment in client.read_deployments():
             client.delete_deployment(deployment.id)

@@ -1,4 +1,4 @@
-"""The documents name what is there: modules, files, deployments and commands."""
+"""The documents name only modules, files, deployments and commands that exist."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ for name, module in list(sys.modules.items()):
 
 
 def chapter(title: str) -> str:
-    """What stands in the architecture page under a heading of the second level."""
+    """The text of the architecture page under a heading of the second level."""
     _, _, rest = ARCHITECTURE.read_text().partition(f"\n## {title}\n")
     assert rest, f"docs/architecture.md has no chapter {title!r}"
     return rest.partition("\n## ")[0]
@@ -40,13 +40,13 @@ def modules() -> set[str]:
 
 
 def test_every_module_has_its_line_in_the_architecture_page() -> None:
-    """And none is named there that does not exist."""
+    """The page names every module, and no other."""
     named = MODULE.findall(chapter("Where to find what"))
     assert sorted(named) == sorted(modules()), "docs/architecture.md, 'Where to find what'"
 
 
 def test_an_onboarding_meets_every_module_that_it_loads_once() -> None:
-    """The walk through the modules is complete, and names each at one place."""
+    """The walk through the modules names each loaded module exactly once."""
     done = subprocess.run(
         [sys.executable, "-c", LOADED], cwd=PROJECT, capture_output=True, text=True, check=True
     )
@@ -58,7 +58,7 @@ def test_an_onboarding_meets_every_module_that_it_loads_once() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_what_a_page_links_to_or_names_is_there(page: Path) -> None:
-    """Files, anchors of other pages, deployments, and targets of `make`."""
+    """Every file, anchor, deployment and target of `make` that a page names exists."""
     text = page.read_text()
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not target.startswith(("http://", "https://")):
@@ -76,7 +76,7 @@ def test_what_a_page_links_to_or_names_is_there(page: Path) -> None:
 
 
 def test_the_workflow_runs_what_every_ci_runs_with_pinned_actions_and_no_rights() -> None:
-    """Each action by its full commit, with the version beside it."""
+    """Each action is named by its full commit, with the version in a comment."""
     path = PROJECT / ".github" / "workflows" / "ci.yml"
     workflow = yaml.safe_load(path.read_text())
     assert workflow["permissions"] == {}

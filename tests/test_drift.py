@@ -1,10 +1,10 @@
-"""The vendors move on: what their newest clients know and this project has not looked at yet.
+"""Vendors change their APIs: names that their newest clients have and nobody has reviewed here.
 
-`tests/golden/vendors.json` holds what was looked at: the calls that are used, with their
-parameters, fields, values and error codes, as Anthropic's official SDK, Google's discovery
-documents and google-cloud-kms have them. These are pinned in the development lock; after
-`make lock` with newer ones this test names what is new. Read what the vendor says about it, handle
-it or decide not to, then write the file anew: `python -m tests.test_drift`.
+`tests/golden/vendors.json` holds what was reviewed: the calls that are used, with their
+parameters, fields, values and error codes, as in Anthropic's official SDK, Google's discovery
+documents and google-cloud-kms. These are pinned in the development lock; after `make lock` with
+newer ones this test names what is new. Read the vendor's documentation of it, handle it or decide
+not to, then write the file again: `python -m tests.test_drift`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.support.troubleshooting import DATA_PLANE_ADVICE
 from tests.test_names_golden import differences, text
 
 GOLDEN: Final = Path(__file__).parent / "golden" / "vendors.json"
-NEW: Final = "what this means stands in the docstring of tests/test_drift.py"
+NEW: Final = "the docstring of tests/test_drift.py explains what to do"
 CALLS: Final[dict[str, Callable[..., Any]]] = {
     "organization.me": organization.Organization.retrieve,
     **{
@@ -49,7 +49,7 @@ CALLS: Final[dict[str, Callable[..., Any]]] = {
         for name in ("create", "list", "retrieve", "update", "archive")
     },
 }
-"""Those of the Admin API that this project makes or the sandbox serves."""
+"""Calls of the Admin API that this project makes or the sandbox serves."""
 SANDBOX_ONLY: Final = {"external_keys.update", "external_keys.delete", "workspaces.archive"}
 OBJECTS: Final = (
     types.ExternalKey,
@@ -165,7 +165,7 @@ def _fields(message: Any) -> list[str]:
 
 
 def drift(known: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """One line for each place where the vendors know more, or less, than was looked at."""
+    """One line for each place where the vendors have more, or less, than was reviewed."""
     return list(differences(known, found))
 
 
@@ -177,7 +177,7 @@ def test_the_vendors_know_nothing_that_was_not_looked_at() -> None:
 
 
 def test_every_error_that_a_call_of_ours_can_get_has_its_advice() -> None:
-    """Seen is not enough: the official SDK's code must be typed here, or have an advice."""
+    """It is not enough to review a code of the official SDK: it needs a type or advice here."""
     ours = [call for name, call in CALLS.items() if name not in SANDBOX_ONLY]
     reachable = {code for call in ours for code in _raised(call)}
     assert reachable - _BY_CODE.keys() == set()
@@ -199,7 +199,7 @@ def test_every_error_that_a_call_of_ours_can_get_has_its_advice() -> None:
     ids=lambda one: one if isinstance(one, str) else one[-1],
 )
 def test_a_new_name_of_a_vendor_is_named(place: tuple[str, ...], planted: str) -> None:
-    """As it would have been before it was looked at: planted, or taken out of what is known."""
+    """The comparison finds a name that a vendor has and that is not among the reviewed ones."""
     known, found = facts(), facts()
     *path, last = place
     before, after = (reduce(getitem, path, tree) for tree in (known, found))

@@ -1,7 +1,7 @@
 """Stored and visible names are fixed; `tests/golden/names.json` holds them.
 
-Runs that wait, records of evidence, signatures, automations and other programs carry these names.
-`python -m tests.test_names_golden` writes the file again after a change that is meant.
+Waiting runs, records of evidence, signatures, automations and other programs carry these names.
+After an intended change, `python -m tests.test_names_golden` writes the file again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PARAMETERS: Final = (
     Announcement,
     GatewaySettings,
 )
-"""What other programs send: a field may be added, none may be renamed."""
+"""Data that other programs send: a field may be added, none may be renamed."""
 RECORDS: Final = (
     Plan,
     ApprovalRequest,
@@ -63,7 +63,7 @@ RECORDS: Final = (
     KeyRecord,
     JournalEntry,
 )
-"""What is kept and read again, maybe by a later version."""
+"""Data that is stored and read again, perhaps by a later version."""
 ENUMS: Final = (RunOutcome, RefusalKind, Health, IntentOutcome)
 WORDING: Final = frozenset({"title", "description", "examples", "position"})
 """Parts of a JSON schema that are text for people, not names."""
@@ -114,7 +114,7 @@ def schema(model: type[BaseModel]) -> Any:
 
 
 def _without_wording(value: Any) -> Any:
-    """Names of fields stay, whatever they are."""
+    """The names of all fields stay, even of one that is called `title`."""
     if isinstance(value, list):
         return [_without_wording(one) for one in value]
     if not isinstance(value, dict):
@@ -207,19 +207,19 @@ def differences(expected: Any, found: Any, path: str = "") -> Iterator[str]:
 
 
 def text(content: dict[str, Any]) -> str:
-    """The file's text; sorted, so that the order of declarations does not count."""
+    """The file's text; sorted, so that the order of declarations does not matter."""
     return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def test_no_stored_or_visible_name_has_changed() -> None:
-    """Schemas, states, tags, labels, events, keys and addresses are what the file says."""
+    """Schemas, states, tags, labels, events, keys and addresses are the same as in the file."""
     found = json.loads(text(names()))
     changed = list(differences(json.loads(GOLDEN.read_text()), found))
     assert not changed, "\n".join([*changed, CHANGED])
 
 
 def test_a_renamed_field_a_lost_value_and_a_new_one_are_found() -> None:
-    """The comparison is able to fail; wording alone is no difference."""
+    """The comparison finds each of them; wording alone is not a difference."""
     expected = {"schemas": {"Plan": schema(Plan)}, "events": ["a", "b"]}
     renamed = json.loads(text(expected).replace('"key_name"', '"key"'))
     assert [one.partition(":")[0] for one in differences(expected, renamed)] == [

@@ -1,6 +1,6 @@
-"""No server that a test or a benchmark starts tells Prefect's makers about it, nor does a client.
+"""No server and no client of a test or a benchmark sends telemetry to Prefect's makers.
 
-That a running server has it off is asked of the server in `tests/flows/test_invariants.py`.
+`tests/flows/test_invariants.py` asks a running server whether telemetry is off.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 STARTS = re.compile(
     r'"prefect", "server", "start"|prefect_test_harness|SubprocessASGIServer|cli\.local\._server"'
 )
-"""Ways to start a server past `cli.local.stack`, which has it off."""
+"""Ways to start a server without `cli.local.stack`, which turns telemetry off."""
 WITH_THE_STACKS_ENVIRONMENT = {"tests/e2e/test_replicas.py"}
 
 
@@ -32,7 +32,7 @@ def test_this_process_has_it_off_and_gives_that_to_its_children() -> None:
 
 
 def test_a_benchmark_has_it_off_whoever_starts_it() -> None:
-    """Also outside `make`, whose own environment says the same."""
+    """This is so outside `make` too, which sets the same variables."""
     shown = "print(os.environ['DO_NOT_TRACK'], os.environ['PREFECT_SERVER_ANALYTICS_ENABLED'])"
     command = [sys.executable, "-c", f"import os, benchmarks; {shown}"]
     done = subprocess.run(

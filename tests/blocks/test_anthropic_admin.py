@@ -49,7 +49,7 @@ async def test_the_check_says_what_is_wrong(rig: Rig) -> None:
 
 
 async def test_a_google_identity_needs_no_static_secret(rig: Rig) -> None:
-    """The service account's ID token is fetched and exchanged; calls carry the short-lived one."""
+    """The service account's ID token is exchanged for a short-lived token, which calls carry."""
     block = AnthropicAdmin(base_url=rig.sandbox.http, gcp_credentials=google_key(rig), **FEDERATION)
     assert "Acme" in await block.check()
     assert rig.calls() == ["google.token", "oauth.token", "organization.me", "external_keys.list"]
@@ -58,7 +58,7 @@ async def test_a_google_identity_needs_no_static_secret(rig: Rig) -> None:
 async def test_the_machines_own_identity_is_used_without_a_key(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A service-account file in the environment, or the metadata server."""
+    """Here it comes from a service-account file that the environment names."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", rig.sandbox.google_credentials_file)
     block = AnthropicAdmin(base_url=rig.sandbox.http, **FEDERATION)
     assert "Acme" in await block.check()
@@ -91,7 +91,7 @@ async def test_a_wrong_block_says_what_is_wrong_and_keeps_its_key(
 async def test_a_key_file_that_can_not_sign_names_the_block(
     name: str, loads: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Before anything is sent; the nested block checks the file too, each fault in its own way."""
+    """The error comes before anything is sent; the nested block may find the fault first."""
     file = bad_key_file(tmp_path, name)
 
     async def load(_: str) -> AnthropicAdmin:
@@ -107,7 +107,7 @@ async def test_a_key_file_that_can_not_sign_names_the_block(
 
 
 async def test_a_token_endpoint_in_plain_text_is_refused() -> None:
-    """A service-account key could otherwise send its assertion anywhere."""
+    """Otherwise a service-account key could have its assertion sent anywhere."""
     key = {
         "type": "service_account",
         "client_email": "a@example.com",
@@ -132,7 +132,7 @@ async def test_a_google_key_has_no_say_about_where_its_signature_goes(rig: Rig) 
 
 
 async def test_a_changed_address_does_not_get_the_stored_key() -> None:
-    """Whoever may change a block keeps its secret in it; the client is not even made."""
+    """A change of a block's address keeps its secret in it; the client is not even made."""
     block = AnthropicAdmin(admin_key=SecretStr(CANARY), base_url="https://api.anthropic.example")
     with pytest.raises(EndpointError, match=r"api\.anthropic\.example") as refused:
         block.get_client()

@@ -51,8 +51,8 @@ async def test_the_check_says_what_is_wrong(rig: Rig) -> None:
         rig.control.switches(kms_api_enabled=True)
 
 
-async def test_a_revoked_key_is_told_by_the_check(rig: Rig) -> None:
-    """The token endpoint refuses: the error names the block."""
+async def test_a_revoked_key_is_reported_by_the_check(rig: Rig) -> None:
+    """When the token endpoint refuses, the error names the block."""
     rig.control.fault("google.token", status=400, body={"error": "invalid_grant"}, times=9)
     with pytest.raises(GoogleApiError, match="GcpCredentials of the GoogleKms block"):
         await block_for(rig).check()
@@ -62,7 +62,7 @@ async def test_a_revoked_key_is_told_by_the_check(rig: Rig) -> None:
 async def test_a_sandbox_never_sees_application_default_credentials(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, empty: GcpCredentials | None
 ) -> None:
-    """On loopback a block without a key has no caller, whatever the environment offers."""
+    """On loopback a block without a key has no credentials, whatever the environment has."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", rig.sandbox.google_credentials_file)
     block = block_for(rig, gcp_credentials=empty, quota_project=rig.sandbox.project_id)
     assert block.credentials() is None
@@ -81,7 +81,7 @@ async def test_application_default_credentials_are_used_for_google(
 async def test_the_quota_project_goes_to_cloud_kms_too(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without it a person's login is told that the API is off in a project of Google's."""
+    """Without it, calls with a person's login fail: the API is off in a project of Google's."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", rig.sandbox.google_credentials_file)
     handed: list[Any] = []
     monkeypatch.setattr(
@@ -94,10 +94,10 @@ async def test_the_quota_project_goes_to_cloud_kms_too(
 
 
 @pytest.mark.parametrize("name", BAD_KEY_FILES)
-def test_a_key_file_that_is_none_is_said_by_the_error_for_it(
+def test_a_file_that_is_no_key_file_is_reported_by_our_error(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Of this machine or of the nested block; it may have changed since the block was loaded."""
+    """This machine's file, or the nested block's, which may have changed since it was loaded."""
     file = bad_key_file(tmp_path, name)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
     nested = GcpCredentials.model_construct(service_account_file=file, service_account_info=None)
@@ -142,7 +142,7 @@ async def test_a_wrong_block_says_what_is_wrong_and_keeps_its_key(
 
 
 def test_a_changed_address_does_not_get_the_stored_key(rig: Rig) -> None:
-    """Neither Cloud KMS's nor that of the checks, nor the key's own token endpoint."""
+    """This covers Cloud KMS, the checks, and the key's own token endpoint."""
     elsewhere = google_key(rig, token_uri="https://token.example/t")
     for block in (
         GoogleKms(endpoint="kms.example:443"),
@@ -154,14 +154,14 @@ def test_a_changed_address_does_not_get_the_stored_key(rig: Rig) -> None:
 
 
 async def test_a_key_has_no_say_about_where_its_signature_goes(rig: Rig) -> None:
-    """google-auth sends what the key signed to hosts of its `universe_domain`."""
+    """google-auth sends a token that the key signed to hosts of its `universe_domain`."""
     block = block_for(rig, gcp_credentials=google_key(rig, universe_domain="evil.example"))
     with pytest.raises(GoogleApiError, match="universe_domain"):
         block.credentials()
 
 
-async def test_of_a_key_only_the_fields_count_that_are_checked(rig: Rig) -> None:
-    """Whatever a release of google-auth may make of another one."""
+async def test_only_the_checked_fields_of_a_key_are_used(rig: Rig) -> None:
+    """So no release of google-auth can make use of another field."""
     more = dict.fromkeys(("token_url", "trust_boundary", "iam_endpoint"), "https://evil.example")
     nested = google_key(rig, **more)
     known = service_account_key(nested)

@@ -20,7 +20,7 @@ from tests.support.web_server import BYPASS_VARIABLES, recording_proxy
 
 @pytest.fixture
 def proxied(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
-    """What a proxy for everything has seen, in an environment without exceptions."""
+    """What a proxy for all addresses has seen, in an environment without exceptions."""
     with recording_proxy() as (environment, seen):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -30,29 +30,29 @@ def proxied(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
 
 
 async def admin_api(rig: Rig) -> None:
-    """With an Admin API key."""
+    """Call the Admin API with an Admin API key."""
     key = SecretStr(rig.sandbox.admin_key)
     await AnthropicAdmin(admin_key=key, base_url=rig.sandbox.http).check()
 
 
 async def token_exchange(rig: Rig) -> None:
-    """Google's ID token, its exchange, and the reads with what came of it."""
+    """Get Google's ID token, exchange it, and read with the new token."""
     block = AnthropicAdmin(base_url=rig.sandbox.http, gcp_credentials=google_key(rig), **FEDERATION)
     await block.check()
 
 
 async def machine_identity(rig: Rig) -> None:
-    """The same with the identity of the machine."""
+    """Do the same with the identity of the machine."""
     await AnthropicAdmin(base_url=rig.sandbox.http, **FEDERATION).check()
 
 
 async def cloud_kms(rig: Rig) -> None:
-    """GRPC, and the token that goes with it."""
+    """Call Cloud KMS over gRPC, after fetching a token."""
     await block_for(rig).check()
 
 
 async def google_checks(rig: Rig) -> None:
-    """The other Google APIs, and their token."""
+    """Call another Google API, after fetching a token."""
     reads = GoogleReads(block_for(rig).credentials(), base_url=rig.sandbox.http)
     try:
         await reads.project(rig.sandbox.project_id)
@@ -70,7 +70,7 @@ async def test_no_proxy_sees_what_goes_to_this_machine(
     client: Callable[[Rig], Awaitable[None]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither a request nor the token exchange before it, whatever the environment names."""
+    """It sees neither a request nor the token exchange before it, whatever the environment has."""
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", rig.sandbox.google_credentials_file)
     await client(rig)
     assert proxied == []
@@ -78,7 +78,7 @@ async def test_no_proxy_sees_what_goes_to_this_machine(
 
 
 def test_the_same_environment_does_name_a_proxy(rig: Rig, proxied: list[bytes]) -> None:
-    """So the test above would notice: a plain client goes there, and Google's own token would."""
+    """So the test above can fail: a plain client uses it, as does Google's own token request."""
     with pytest.raises(httpx.TransportError):
         httpx.get(rig.sandbox.http, timeout=5)
     assert len(proxied) == 1

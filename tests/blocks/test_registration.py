@@ -83,7 +83,7 @@ def copied(tmp_path: Path) -> Path:
 
 
 async def test_blocks_are_saved_and_loaded_with_their_secrets(rig: Rig) -> None:
-    """What is loaded works, and the API masks the key."""
+    """A loaded block works, and the API masks the key."""
     name = f"test-{uuid4().hex[:8]}"
     block = AnthropicAdmin(admin_key=SecretStr(rig.sandbox.admin_key), base_url=rig.sandbox.http)
     await block.save(name)
@@ -121,7 +121,7 @@ async def test_a_wrong_block_is_refused_when_it_is_loaded() -> None:
 
 
 def test_an_installed_package_needs_no_registration_by_hand() -> None:
-    """Prefect imports what stands under this entry point when a server or a worker starts."""
+    """Prefect imports what this entry point names when a server or a worker starts."""
     (ours,) = [one for one in entry_points(group="prefect.collections") if one.name == "cmek"]
     module = ours.load()
     assert {module.AnthropicAdmin, module.GoogleKms} == {AnthropicAdmin, GoogleKms}

@@ -14,21 +14,21 @@ ASKING = 64
 
 
 class Client:
-    """One that says when it was closed."""
+    """A client that counts how often it was closed."""
 
     def __init__(self) -> None:
         self.closed = 0
         self.refused: Exception | None = None
 
     async def aclose(self) -> None:
-        """Count."""
+        """Count the call."""
         self.closed += 1
         if self.refused:
             raise self.refused
 
 
 class Loading:
-    """Loads a block: ends when it is told to, and counts how often it was begun."""
+    """Loads a block: ends when the test allows it, and counts how often it was begun."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -38,7 +38,7 @@ class Loading:
         self.made: list[Client] = []
 
     async def __call__(self) -> Client:
-        """Make one, once that may end."""
+        """Make a client, once the test allows it."""
         self.begun += 1
         self.has_begun.set()
         await self.may_end.wait()
@@ -82,7 +82,7 @@ async def test_all_that_wait_see_a_failure_and_the_next_one_tries_again(loading:
     assert loading.begun == 2
 
 
-async def test_one_that_stops_waiting_takes_it_from_nobody(loading: Loading) -> None:
+async def test_one_that_stops_waiting_does_not_stop_the_others(loading: Loading) -> None:
     first, second = _ask(loading), _ask(loading)
     await loading.has_begun.wait()
     first.cancel()

@@ -1,4 +1,4 @@
-"""The real terraform, without a network: only the stand-in answers it."""
+"""The real terraform, without a network: only the stand-in provider answers it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Terraform:
     reattach: str = "{}"
 
     def run(self, *arguments: str, fails: bool = False) -> str:
-        """Run a command that must succeed, or must fail; everything that it said."""
+        """Run a command that must succeed, or must fail; returns all of its output."""
         assert BINARY is not None
         done = subprocess.run(
             [BINARY, *arguments],
@@ -49,7 +49,7 @@ class Terraform:
         return said
 
     def plan(self) -> dict[str, list[str]]:
-        """What the plan would do: address → actions, without what stays as it is."""
+        """What the plan would do: address → actions, without unchanged resources."""
         said = self.run("plan", "-input=false", "-out=plan")
         assert "Warning" not in said, said
         shown: dict[str, Any] = json.loads(self.run("show", "-json", "plan"))

@@ -35,7 +35,7 @@ class Bench:
     terraform: Terraform
 
     def onboard(self, *workspaces: str, key: str = "claude", **spec: Any) -> str:
-        """A key with label and grants, attached to these workspaces; its full name."""
+        """Make a key with label and grants, attach it to these workspaces; returns its name."""
         return asyncio.run(self._onboard(workspaces, key, spec))
 
     async def _onboard(self, workspaces: tuple[str, ...], key: str, spec: dict[str, Any]) -> str:
@@ -69,12 +69,12 @@ class Bench:
             return await read_workspace_keys(admin, kms, workspace)
 
     def export(self, workspace: str | None = None) -> None:
-        """Write the module of the live keys, and make it ready."""
+        """Write the module of the live keys, and initialize it."""
         write_module(render_module(self.read(workspace)), self.terraform.folder, replace=True)
         self.terraform.run("init", "-input=false")
 
     def new_workspace(self, name: str) -> str:
-        """One more workspace, without a key."""
+        """Make one more workspace, without a key; returns its id."""
         return asyncio.run(self._new_workspace(name))
 
     async def _new_workspace(self, name: str) -> str:
@@ -91,6 +91,6 @@ def rig() -> Iterator[Rig]:
 
 @pytest.fixture
 def bench(rig: Rig, tmp_path: Path) -> Iterator[Bench]:
-    """The stand-in records labels on import."""
+    """A bench whose stand-in takes a key's labels into the state on import."""
     with stand_in(rig.sandbox.http) as reattach:
         yield Bench(rig, Terraform(tmp_path, reattach))

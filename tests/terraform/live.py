@@ -17,11 +17,11 @@ class LiveState:
         self._labels_on_import = labels_on_import
 
     def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         self._http.close()
 
     def read(self, kind: str, state: State) -> State | None:
-        """The live resource of this id, None when it is gone."""
+        """The live resource with this id; None when there is none."""
         if kind == "google_kms_crypto_key_iam_member":
             return self._member(state)
         found = self._get(state["id"])
@@ -76,7 +76,7 @@ class LiveState:
         return None
 
     def add_member(self, planned: State) -> State:
-        """Additive, as the resource is: one more member of one role."""
+        """Add one member to one role, as the Terraform resource does."""
         key, role, member = planned["crypto_key_id"], planned["role"], planned["member"]
         policy = self._policy(key)
         policy.setdefault("bindings", []).append({"role": role, "members": [member]})
@@ -86,7 +86,7 @@ class LiveState:
         return state
 
     def update_key(self, before: State, planned: State) -> State:
-        """Write what has changed, and nothing when only Terraform's own book-keeping has."""
+        """Write the changed fields; nothing if only Terraform's own bookkeeping has changed."""
         change: dict[str, Any] = {}
         if planned["rotation_period"] != before["rotation_period"]:
             change["rotationPeriod"] = planned["rotation_period"]

@@ -1,4 +1,4 @@
-"""As much MessagePack as Terraform speaks: what JSON has, and a value that is not known yet."""
+"""The part of MessagePack that Terraform uses: JSON's types, and a value not known yet."""
 
 from __future__ import annotations
 

@@ -36,29 +36,29 @@ class StandIn:
         )
 
     def prepare(self, request: Any) -> Any:
-        """Nothing to complete in the provider's own configuration."""
+        """Return the provider's own configuration unchanged."""
         return MESSAGES["PrepareResponse"](prepared_config=request.config)
 
     def upgrade(self, request: Any) -> Any:
-        """The state was written by this version."""
+        """Return the state as it is: this version wrote it."""
         return MESSAGES["UpgradeResponse"](
             upgraded_state=_dynamic(json.loads(request.raw_state.json))
         )
 
     def read(self, request: Any) -> Any:
-        """Refresh."""
+        """Refresh the state of a resource."""
         state = self._live.read(request.type_name, unpack(request.current_state.msgpack))
         return MESSAGES["ReadResponse"](new_state=_dynamic(state))
 
     def import_(self, request: Any) -> Any:
-        """Only the id; terraform refreshes next."""
+        """Return a state with only the id; terraform refreshes it next."""
         resource = RESOURCES[request.type_name]
         state = _empty(resource) | {"id": request.id}
         imported = MESSAGES["ImportedResource"](type_name=request.type_name, state=_dynamic(state))
         return MESSAGES["ImportResponse"](imported_resources=[imported])
 
     def plan(self, request: Any) -> Any:
-        """Terraform's own proposal, with what only an apply can know, and what can't be changed."""
+        """Return Terraform's proposal, with unknown values, and what forces a replacement."""
         resource = RESOURCES[request.type_name]
         before, planned = (
             unpack(request.prior_state.msgpack),
@@ -76,7 +76,7 @@ class StandIn:
         )
 
     def apply(self, request: Any) -> Any:
-        """Only what the tests need: an update of a key, a new grant."""
+        """Apply only what the tests need: an update of a key, a new grant."""
         before, planned = unpack(request.prior_state.msgpack), unpack(request.planned_state.msgpack)
         if request.type_name == "google_kms_crypto_key" and before and planned:
             state = self._live.update_key(before, planned)
@@ -89,7 +89,7 @@ class StandIn:
 
 @contextmanager
 def stand_in(sandbox_url: str, *, labels_on_import: bool = True) -> Iterator[str]:
-    """Serve the stand-in; the value for TF_REATTACH_PROVIDERS.
+    """Serve the stand-in; yields the value for TF_REATTACH_PROVIDERS.
 
     Args:
         sandbox_url: Base URL of the sandbox.
@@ -126,8 +126,8 @@ def _handler(prefix: str, method: Callable[[Any], Any] | None) -> grpc.RpcMethod
         try:
             return method(request) if method else response()
         except Exception as error:  # noqa: BLE001 - whatever it is, terraform shows it
-            told = MESSAGES["Diagnostic"](severity=1, summary=f"{type(error).__name__}: {error}")
-            return response(diagnostics=[told])
+            shown = MESSAGES["Diagnostic"](severity=1, summary=f"{type(error).__name__}: {error}")
+            return response(diagnostics=[shown])
 
     return grpc.unary_unary_rpc_method_handler(
         serve, MESSAGES[f"{prefix}Request"].FromString, response.SerializeToString
@@ -150,7 +150,7 @@ def _with_unknowns(resource: Resource, planned: State) -> State:
 
 
 def _labels(before: State, planned: State) -> State:
-    """Labels that the configuration does not name stay; what it named before and drops goes."""
+    """Labels that the configuration never named stay; one that it no longer names is removed."""
     wanted = planned["labels"] or {}
     dropped = set(before["terraform_labels"] or {}) - set(wanted)
     kept = {k: v for k, v in (before["effective_labels"] or {}).items() if k not in dropped}

@@ -31,7 +31,7 @@ class Resource:
         return [name for name, spec in self.attributes.items() if "!" in spec]
 
     def message(self) -> Any:
-        """As a protocol schema."""
+        """The resource as a protocol schema."""
         return MESSAGES["Schema"](block=self._block())
 
     def _block(self) -> Any:

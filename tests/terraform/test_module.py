@@ -19,7 +19,7 @@ RULES = Path(__file__).parent / "module.tftest.hcl"
 
 @needs_terraform
 def test_what_is_written_is_laid_out_as_terraform_fmt_does(bench: Bench) -> None:
-    """Also with two keys, without a rotation, with odd labels; and the rules of these tests."""
+    """Also for two keys, one without a rotation; and so are the rules of these tests."""
     bench.onboard(bench.new_workspace("one"), rotation_period=None)
     bench.onboard(bench.new_workspace("two"), bench.new_workspace("three"), key="another")
     write_module(render_module(bench.read()), bench.terraform.folder)
@@ -29,7 +29,7 @@ def test_what_is_written_is_laid_out_as_terraform_fmt_does(bench: Bench) -> None
 
 @needs_terraform
 def test_the_module_is_valid_and_a_misspelt_argument_is_not(bench: Bench) -> None:
-    """`validate` knows every argument of the documentation, and so finds one that is not there."""
+    """`validate` knows every documented argument, and so finds a misspelt one."""
     bench.onboard(bench.rig.fresh_workspace())
     bench.export()
     assert "Success" in bench.terraform.run("validate")
@@ -40,7 +40,7 @@ def test_the_module_is_valid_and_a_misspelt_argument_is_not(bench: Bench) -> Non
 
 @needs_terraform
 def test_the_variables_refuse_what_anthropic_would(bench: Bench) -> None:
-    """`terraform test` with a mocked provider: one run for each rule."""
+    """`terraform test`, with a mocked provider, has one run for each rule."""
     bench.export()
     shutil.copy(RULES, bench.terraform.folder)
     assert "6 passed, 0 failed" in bench.terraform.run("test")
@@ -50,7 +50,7 @@ def test_the_variables_refuse_what_anthropic_would(bench: Bench) -> None:
     BINARY is not None, reason="terraform is installed and says more than a parser would"
 )
 def test_without_terraform_the_files_at_least_parse(bench: Bench) -> None:
-    """Each file is HCL or JSON, by a parser that is not ours."""
+    """A parser that is not ours reads each file as HCL or JSON."""
     if importlib.util.find_spec("hcl2") is None:
         pytest.skip("neither terraform nor python-hcl2 is installed, so nothing reads the HCL")
     hcl2 = importlib.import_module("hcl2")

@@ -62,20 +62,20 @@ def test_an_adopted_key_keeps_its_own_values(bench: Bench) -> None:
 
 
 def test_labels_are_values_and_never_templates(bench: Bench) -> None:
-    """Whoever may label the key can't make the plan compute anything, or fail."""
+    """Somebody who may label the key cannot make the plan compute anything, or fail."""
     label, value = organization_label(bench.rig.sandbox.organization_id)
     name = bench.onboard(bench.rig.fresh_workspace(), labels={label: value})
     odd = {"clé": "été", "a": "${timestamp()}", "b": '%{ if true }"x"', "c": "$${d}"}
     world = bench.rig.sandbox.world
-    with world.lock:  # no client gets such values past the service: this is for one that changes
+    with world.lock:  # Cloud KMS refuses such values today; they are written without its checks
         world.kms.crypto_keys[name].labels.update(odd)
     bench.export()
     assert bench.terraform.plan() == adopted("claude")
     assert bench.terraform.planned(address("claude"))["labels"] == odd | {label: value}
 
 
-def test_a_shared_key_stands_once_with_all_its_workspaces(bench: Bench) -> None:
-    """Two workspaces of one key: one key to import, and both in the outputs and on the key."""
+def test_a_shared_key_is_exported_once_with_all_its_workspaces(bench: Bench) -> None:
+    """The key of two workspaces is imported once; the outputs name both workspaces."""
     one, other = bench.new_workspace("one"), bench.new_workspace("other")
     name = bench.onboard(one, other)
     bench.export(one)
@@ -138,7 +138,7 @@ def test_a_changed_live_value_shows_in_the_next_plan(bench: Bench) -> None:
 
 
 def test_a_label_that_another_tool_adds_is_left_alone(bench: Bench) -> None:
-    """The next workspace's own mark on a shared key is no difference."""
+    """The label of the next workspace on a shared key is not a difference."""
     name = bench.onboard(bench.rig.fresh_workspace())
     bench.export()
     bench.terraform.plan()
@@ -148,7 +148,7 @@ def test_a_label_that_another_tool_adds_is_left_alone(bench: Bench) -> None:
 
 
 def test_a_value_that_was_only_asked_for_would_replace_the_key_and_is_refused(bench: Bench) -> None:
-    """Why live values: another destroy delay means a new key, which prevent_destroy forbids."""
+    """So the module has live values: another destroy delay means a new key, which is forbidden."""
     bench.onboard(bench.rig.fresh_workspace())
     bench.export()
     variables = bench.terraform.folder / VARIABLES
@@ -187,9 +187,9 @@ def test_with_the_true_providers_labels_the_first_apply_writes_nothing(bench: Be
 
 
 def test_the_options_add_service_audit_logs_and_an_alert(bench: Bench) -> None:
-    """Off by default; on, they come as additions, and the alert's filter is that of our query.
+    """They are off by default; turned on, they only add, and the alert has our query's filter.
 
-    They stand in a file that the export doesn't write, so a new export keeps them.
+    They are in a file that the export does not write, so a new export keeps them.
     """
     name = bench.onboard(bench.rig.fresh_workspace())
     bench.export()
@@ -209,7 +209,7 @@ def test_the_options_add_service_audit_logs_and_an_alert(bench: Bench) -> None:
 
 
 def test_a_lost_grant_is_not_imported_but_put_back(bench: Bench) -> None:
-    """An import of what is not there would fail; the plan adds it instead."""
+    """An import of a missing grant would fail; the plan adds it instead."""
     name = bench.onboard(bench.rig.fresh_workspace())
     _lose_grant(bench, name)
     bench.export()
