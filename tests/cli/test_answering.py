@@ -16,13 +16,13 @@ from tests.support.stack import Stack
 pytestmark = pytest.mark.e2e
 PERSON = ("--requested-by", "ada@example.com")
 LINES = 45
-"""Of a whole approval in a terminal, from the plan to what came of it."""
+"""Most lines of a whole approval in a terminal, from the plan to the result."""
 Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
 def command(stack: Stack, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `cmek` against the stack without a terminal; exit code, and output on one line."""
+    """Runs `cmek` on the stack without a terminal; returns exit code, and output on one line."""
 
     def run(*arguments: str) -> tuple[int, str]:
         with temporary_settings({PREFECT_API_URL: stack.local.api_url}):
@@ -34,7 +34,7 @@ def command(stack: Stack, capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 def onboard(stack: Stack, command: Command, *arguments: str) -> str:
-    """Start an onboarding with the command; the run's id."""
+    """Start an onboarding with the command; returns the run's id."""
     project = ("--project", stack.local.sandbox.project_id)
     code, said = command("onboard", *arguments, *project, *PERSON)
     found = re.search(r"runs/flow-run/([0-9a-f-]{36})", said)
@@ -55,7 +55,7 @@ def attach_calls(stack: Stack, workspace: str) -> list[str]:
 def approve_in_terminal(
     stack: Stack, run_id: str, replies: list[tuple[str, str]], home: Path
 ) -> tuple[int, str]:
-    """Approve by typing; exit code and screen."""
+    """Approve by typing; returns exit code and screen."""
     environment = clean_environment(home, PREFECT_API_URL=stack.local.api_url)
     return cmek_in_terminal(["approve", run_id], replies, environment=environment, directory=home)
 
@@ -63,7 +63,7 @@ def approve_in_terminal(
 def typing(
     workspace: str, *, field: str = "id", approver: str = "grace@example.com"
 ) -> list[tuple[str, str]]:
-    """What a person types who accepts the warnings."""
+    """The input of a person who accepts the warnings."""
     return [
         ("accept the warnings", "y"),
         (f"Type the workspace {field}", workspace),
@@ -75,9 +75,9 @@ def typing(
 def test_a_person_approves_in_a_terminal_by_typing_the_workspace_id(
     stack: Stack, command: Command, tmp_path: Path
 ) -> None:
-    """Onboard, see it pending, approve; a wrong id answers nothing, the right one attaches.
+    """Onboard, list the pending run, approve; a wrong id sends no response, the right one attaches.
 
-    Where the facts have changed, the approval ends with 3 and says so, and another one is needed.
+    If the facts have changed, the approval ends with 3 and says so, and another one is needed.
     """
     workspace = stack.new_workspace("approved-at-first")
     run_id = onboard(stack, command, workspace)
@@ -112,7 +112,7 @@ def test_a_person_approves_in_a_terminal_by_typing_the_workspace_id(
 def test_a_new_workspace_is_asked_for_once_and_approved_by_its_name(
     stack: Stack, command: Command, tmp_path: Path
 ) -> None:
-    """The same command gives the same run; a wrong name answers nothing, the right one creates."""
+    """The same command gives the same run; a wrong name sends nothing, the right one creates."""
     name = "Made by hand (1)"
     run_id, again = (onboard(stack, command, "--create-workspace", name) for _ in range(2))
     assert run_id == again
@@ -145,7 +145,7 @@ def test_a_new_workspace_is_asked_for_once_and_approved_by_its_name(
 def test_onboard_waits_and_says_how_the_run_stands(
     stack: Stack, command: Command, more: list[str], code: int, state: str
 ) -> None:
-    """For a person a line, for a program one object; 3 when a person has to go on."""
+    """A person gets a line, a program one object; 3 means that a person must act."""
     workspace = stack.new_workspace(f"waited-for-{state}")
     project = ("--project", stack.local.sandbox.project_id)
     ended, said = command("onboard", workspace, *project, *PERSON, "--wait", "--json", *more)

@@ -1,4 +1,4 @@
-"""What `cmek` refuses before any server is asked, and how it says so."""
+"""What `cmek` refuses before it calls any server, and its messages."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ OUTPUT_OF = {
     "--version": f"cmek {version('cmek')}",
 }
 SERVICES = {"gateway", "sandbox", "listen"}
-"""They run until they are stopped; the first two say as JSON where, without being asked."""
+"""They run until they are stopped; the first two always print their addresses as JSON."""
 LOCAL_COMMANDS = ("rehearse", "up", "sandbox")
 WRONG_SETTINGS = {
     "variable": ("", "PREFECT_API_REQUEST_TIMEOUT: Input should be a valid number"),
     "prefect/profiles.toml": ('active = "x', "Unterminated string"),
     "prefect.toml": ('[logging]\nlevel = "loud"\n', "level: Input should be 'DEBUG'"),
 }
-"""Where a wrong setting of Prefect's stands, what is there, and what is said."""
+"""The place of a wrong setting of Prefect, its text, and the message about it."""
 RULES = {
     "WORKSPACE": "a workspace's id, such as",
     "--workspace": "a workspace's id, such as",
@@ -51,14 +51,14 @@ RULES = {
     "--kms-block": "a block's name in lower case",
     "NAME": "a block's name in lower case",
 }
-"""What the value of an argument or option must be, wherever one of that name is."""
+"""What the value must be of every argument or option with this name."""
 GOOD = {
     "WORKSPACE": "wrkspc_01PaymentsProd1111111111",
     "--project": "acme-kms-prod",
     "--requested-by": "ada@example.com",
     "--out": "module",
 }
-"""What some commands can't do without."""
+"""Values that some commands require."""
 GIVEN = {
     "workspace": "wrkspc_01PaymentsProd1111111111",
     "project_id": "acme-kms-prod",
@@ -67,7 +67,7 @@ GIVEN = {
 
 
 def run_python(code: str) -> str:
-    """Run code in a process that has imported nothing yet; its output on one line."""
+    """Run code in a process that has imported nothing yet; returns its output on one line."""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys\nfrom cli.main import command, main\n{code}"],
         capture_output=True,
@@ -80,7 +80,7 @@ def run_python(code: str) -> str:
 
 @pytest.mark.parametrize(("option", "text"), OUTPUT_OF.items())
 def test_help_and_version_import_neither_prefect_nor_google(option: str, text: str) -> None:
-    """They would take seconds; nor what the local stack needs."""
+    """Those imports would take seconds, and so would what the local stack needs."""
     printed = run_python(
         f"try:\n    main(['{option}'])\nexcept SystemExit as ended:\n    assert not ended.code\n"
         "print({'prefect', 'google', 'psutil', 'cli.local', 'sandbox'} & set(sys.modules))"
@@ -91,7 +91,7 @@ def test_help_and_version_import_neither_prefect_nor_google(option: str, text: s
 
 @pytest.mark.parametrize("name", ["status", "history"])
 def test_what_reads_the_records_of_prefect_imports_none_of_googles_libraries(name: str) -> None:
-    """They are typed often, and Prefect's client alone takes a second."""
+    """These commands are used often, and Prefect's client alone takes a second."""
     printed = run_python(
         f"command.commands['{name}'].load()\n"
         "print('loaded', [one for one in sys.modules if one.startswith(('google.', 'grpc'))])"
@@ -111,7 +111,7 @@ def test_commands_of_production_need_no_local_extra() -> None:
 
 @pytest.mark.parametrize("name", LOCAL_COMMANDS)
 def test_without_the_local_extra_its_commands_name_it(name: str) -> None:
-    """One line, instead of a trace that ends with a missing module."""
+    """The error is one line, not a trace that ends with a missing module."""
     printed = run_python(
         "sys.modules |= {'psutil': None, 'uvicorn': None}\n"
         f"try:\n    main(['{name}'])\nexcept SystemExit as ended:\n    assert ended.code == 1"
@@ -122,7 +122,7 @@ def test_without_the_local_extra_its_commands_name_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_list_of_commands_has_each_commands_own_help(name: str) -> None:
-    """The list is kept apart, so that it can be printed without importing the commands."""
+    """The list is separate, so that it can be printed without importing the commands."""
     listed = command.commands[name]
     assert isinstance(listed, LazyCommand)
     assert listed.help == listed.load().help.partition("\n\n")[0]
@@ -151,7 +151,7 @@ def test_the_list_of_commands_has_each_commands_own_help(name: str) -> None:
 def test_what_cannot_be_done_is_one_message_that_names_the_cause(
     url: str | None, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 1, the field or address with its value, no trace."""
+    """The exit code is 1; the message has the field or address with its value, and no trace."""
     if arguments[0] == "onboard":
         usual = ("--project", "acme-kms-prod", "--requested-by", "ada@example.com")
         arguments = [arguments[0], *usual, *arguments[1:]]
@@ -179,7 +179,7 @@ def test_wrong_usage_of_onboard_ends_with_two(
 
 
 def test_overrides_from_the_command_line_become_the_settings_types() -> None:
-    """Numbers, booleans, lists and an emptied setting; what was not given is the policy's."""
+    """Numbers, booleans, lists and an emptied setting; all others are left to the policy."""
     given_overrides = [
         "repair=true",
         "destroy_delay_days=60",
@@ -196,7 +196,7 @@ def test_overrides_from_the_command_line_become_the_settings_types() -> None:
 
 @given(st.sampled_from(SETTINGS), st.text(max_size=20))
 def test_an_override_is_either_valid_or_refused_by_its_name(name: str, value: str) -> None:
-    """No value makes anything else happen than a request or an error that names the setting."""
+    """Every value gives either a request, or an error that names the setting."""
     problem, overrides = "", {}
     try:
         overrides = build_form(GIVEN, [f"{name}={value}"]).overrides
@@ -207,7 +207,7 @@ def test_an_override_is_either_valid_or_refused_by_its_name(name: str, value: st
 
 @given(st.text())
 def test_outside_text_cannot_steer_the_terminal(text: str) -> None:
-    """No control character gets through in a page."""
+    """No control character of a page reaches the terminal."""
     console = Console(width=80, force_terminal=False)
     with console.capture() as capture:
         show_markdown(console, text)
@@ -217,7 +217,7 @@ def test_outside_text_cannot_steer_the_terminal(text: str) -> None:
 @pytest.mark.parametrize("width", [20, 80, 120, 400])
 @given(st.lists(st.text("abc-/_", min_size=1, max_size=90), min_size=1, max_size=4))
 def test_no_cell_of_a_table_is_cut_or_broken(width: int, names: list[str]) -> None:
-    """At any width: ids, addresses and commands are copied out of tables."""
+    """This holds at any width, since ids, addresses and commands are copied from tables."""
     console = Console(width=width, force_terminal=False)
     with console.capture() as capture:
         show_rows(console, ("", "name", "again"), [("fail", name, name) for name in names])
@@ -232,7 +232,7 @@ def test_no_cell_of_a_table_is_cut_or_broken(width: int, names: list[str]) -> No
 def test_a_page_can_be_copied_from_at_any_width(
     width: int, terminal: bool, parts: list[str]
 ) -> None:
-    """A line of code, an item and a cell are each one line, as long as it may be."""
+    """A line of code, an item and a cell are each one line, however long it is."""
     command = f"gcloud {' '.join(parts)} --project=acme-kms-prod"
     page = (
         f"```sh\n{command}\n{command}\n```\n\n    {command}\n\n"
@@ -250,7 +250,7 @@ def test_a_page_can_be_copied_from_at_any_width(
 
 
 def test_every_command_but_the_services_has_json() -> None:
-    """Whatever a command shows or starts, a program can read."""
+    """A program can read whatever a command shows or starts."""
     without = {
         name
         for name, one in leaf_commands().items()
@@ -260,7 +260,7 @@ def test_every_command_but_the_services_has_json() -> None:
 
 
 def test_completion_completes_the_commands() -> None:
-    """As the shell asks for it, with what `--install-completion` sets up."""
+    """The shell asks for it in the way that `--install-completion` sets up."""
     done = subprocess.run(
         [CMEK],
         env={
@@ -277,7 +277,7 @@ def test_completion_completes_the_commands() -> None:
 
 
 def test_a_plan_is_shown_uncut_on_a_narrow_terminal() -> None:
-    """A long name in a table is folded; an approver can read all of it."""
+    """A long name in a table is wrapped, so that an approver can read all of it."""
     name = "projects/acme-kms-prod/locations/us-east5/keyRings/anthropic-cmek/cryptoKeys/payments"
     console = Console(width=60, force_terminal=False)
     with console.capture() as capture:
@@ -285,8 +285,8 @@ def test_a_plan_is_shown_uncut_on_a_narrow_terminal() -> None:
     assert name in "".join(capture.get().replace("key name", "").split())
 
 
-def test_a_port_in_use_is_said_and_ends_with_one(tmp_path: Path) -> None:
-    """Three means that a run waits for an approval; and a gateway makes no journal in vain."""
+def test_a_port_in_use_is_reported_with_exit_code_one(tmp_path: Path) -> None:
+    """Not with 3, which means that a run waits for an approval; a gateway makes no journal."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         key = tmp_path / "key"
@@ -310,7 +310,7 @@ def test_a_port_in_use_is_said_and_ends_with_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--http-port", "--grpc-port"])
 @pytest.mark.parametrize("port", ["65536", "-1"])
-def test_a_port_that_can_not_be_is_refused(tmp_path: Path, option: str, port: str) -> None:
+def test_an_invalid_port_is_refused(tmp_path: Path, option: str, port: str) -> None:
     done = cmek(
         "sandbox", option, port, environment=clean_environment(tmp_path), directory=tmp_path
     )
@@ -320,7 +320,7 @@ def test_a_port_that_can_not_be_is_refused(tmp_path: Path, option: str, port: st
 
 @pytest.mark.parametrize("place", WRONG_SETTINGS)
 def test_a_wrong_setting_of_prefect_is_named_without_its_value(place: str, tmp_path: Path) -> None:
-    """Prefect raises while it is imported, with a stack trace and the value."""
+    """Prefect raises during its import, with a stack trace and the value."""
     text, message = WRONG_SETTINGS[place]
     environment = clean_environment(tmp_path)
     if text:
@@ -339,13 +339,13 @@ def test_a_wrong_setting_of_prefect_is_named_without_its_value(place: str, tmp_p
 
 
 def label_of(parameter: Any) -> str:
-    """An argument by its metavar, an option by its name."""
+    """The metavar of an argument, or the name of an option."""
     argument = parameter.param_type_name == "argument"
     return str(parameter.metavar if argument else parameter.opts[0])
 
 
 def with_one_wrong(parameters: Sequence[Any], wrong: str) -> list[str]:
-    """What the command needs, each as it may be but for one."""
+    """The values that the command requires, all valid but one."""
     given = []
     for label in map(label_of, parameters):
         if label in GOOD or label == wrong:
@@ -355,10 +355,10 @@ def with_one_wrong(parameters: Sequence[Any], wrong: str) -> list[str]:
 
 
 @pytest.mark.parametrize("label", RULES)
-def test_a_name_or_id_that_can_not_be_is_refused_by_every_command(
+def test_an_invalid_name_or_id_is_refused_by_every_command(
     label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before a server, Anthropic or Google is asked, or a file is written."""
+    """It is refused before a server, Anthropic or Google is called, or a file is written."""
     monkeypatch.chdir(tmp_path)
     commands = {
         name: one.params

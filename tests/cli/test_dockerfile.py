@@ -20,12 +20,12 @@ DOCKERFILE = (PROJECT / "Dockerfile").read_text()
 
 
 def instructions(word: str) -> list[str]:
-    """What stands behind this instruction, in order."""
+    """The texts after this instruction, in order."""
     return re.findall(rf"^{word} (.+)$", DOCKERFILE, re.MULTILINE)
 
 
 def test_the_images_user_is_a_number_and_owns_nothing_of_the_code() -> None:
-    """Kubernetes can tell then that it is not root; the code was copied before, by root."""
+    """So Kubernetes can verify that it is not root; root copied the code before."""
     (user,) = instructions("USER")
     assert user.isdecimal()
     assert f"--uid {user} " in " ".join(instructions("RUN"))
@@ -34,14 +34,14 @@ def test_the_images_user_is_a_number_and_owns_nothing_of_the_code() -> None:
 
 
 def test_the_image_has_the_python_of_the_tests() -> None:
-    """The lock is for this one."""
+    """The lock was made for this version."""
     assert instructions("FROM") == [
         f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
     ]
 
 
 def ignored(directory: str, names: list[str]) -> set[str]:
-    """What .dockerignore keeps out of the build's context."""
+    """The files that .dockerignore keeps out of the build's context."""
     patterns = [
         line.removeprefix("**/") for line in (PROJECT / ".dockerignore").read_text().split()
     ]
@@ -49,7 +49,7 @@ def ignored(directory: str, names: list[str]) -> set[str]:
 
 
 def test_the_image_has_the_production_lock_and_the_program_that_verifies_signatures() -> None:
-    """Neither tools nor the sandbox's packages; pip downloads nothing that is not hashed."""
+    """It has no tools and none of the sandbox's packages; pip downloads only hashed files."""
     requirements = [line for line in instructions("RUN") if "--requirement" in line]
     assert [line.split()[-1] for line in requirements] == ["requirements.lock"]
     assert "--require-hashes" in requirements[0]
@@ -61,7 +61,7 @@ def test_the_image_has_the_production_lock_and_the_program_that_verifies_signatu
 @pytest.mark.prove
 @pytest.mark.timeout(900)
 def test_its_pip_commands_make_an_environment_in_which_its_command_starts(tmp_path: Path) -> None:
-    """In a virtual environment, from the files that the image would get, and from no others."""
+    """The environment is a virtual one, made only from the files that the image would get."""
     context = tmp_path / "cmek"
     shutil.copytree(PROJECT, context, ignore=ignored)
     environment = tmp_path / "venv"

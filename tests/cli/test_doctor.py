@@ -37,7 +37,7 @@ values = st.recursive(
 
 
 def by_check(findings: list[DoctorFinding]) -> dict[str, DoctorFinding]:
-    """Each check once."""
+    """The findings by check; each check must be there only once."""
     assert len({one.check for one in findings}) == len(findings)
     return {one.check: one for one in findings}
 
@@ -45,7 +45,7 @@ def by_check(findings: list[DoctorFinding]) -> dict[str, DoctorFinding]:
 def test_a_running_stack_passes_but_for_what_a_rehearsal_does_not_need(
     stack: Stack, tmp_path: Path
 ) -> None:
-    """Each fault with its way out; the same as data."""
+    """Each fault has its remedy; `--json` gives the same as data."""
     stack.deploy()
     environment = clean_environment(tmp_path, PREFECT_API_URL=stack.local.api_url)
     done = cmek("doctor", "--json", environment=environment, directory=tmp_path)
@@ -63,7 +63,7 @@ def test_a_running_stack_passes_but_for_what_a_rehearsal_does_not_need(
 def test_a_server_with_nothing_on_it_fails_where_each_thing_is_missing(
     prefect_server: None,
 ) -> None:
-    """Pool, deployments and blocks; nothing stops at the first fault."""
+    """Pool, deployments and blocks fail; the first fault does not stop the rest."""
     found = by_check(list(examine("no-admin", "no-kms", None)))
     failing = ("work pool cmek", "deployments", "policy", "Anthropic credential")
     for check in (*failing, "Google credential"):
@@ -86,7 +86,7 @@ def test_the_policy_names_the_blocks_and_its_accepted_warnings_are_checked(
 
 
 def test_a_pool_of_prefects_own_template_fails(prefect_server: None) -> None:
-    """As a worker makes it when it finds none."""
+    """A worker makes such a pool when there is none."""
     template = {
         "job_configuration": {"command": "{{ command }}"},
         "variables": {"type": "object", "properties": {"command": {"type": "string"}}},
@@ -106,7 +106,7 @@ def test_a_pool_of_prefects_own_template_fails(prefect_server: None) -> None:
 def test_a_worker_that_must_have_signatures_and_has_no_approvers_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """As in a container, or where a worker was moved to; and it attaches nothing."""
+    """This happens in a container, or on a worker's new machine; and it attaches nothing."""
     monkeypatch.setattr(signers_module, "DIRECTORY", tmp_path / "cmek")
     monkeypatch.setattr(
         signers_module.find_signers, "__defaults__", (tmp_path / "cmek", signers_module.facts_of)
@@ -122,7 +122,7 @@ def test_a_worker_that_must_have_signatures_and_has_no_approvers_fails(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_approvers_are_counted_in_every_file_that_counts(
+def test_approvers_are_counted_in_every_valid_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
     office = Office(tmp_path)
@@ -134,10 +134,10 @@ def test_approvers_are_counted_in_every_file_that_counts(
     assert "2 enrolled keys; an attach needs 1 signatures" in _approvals().found
 
 
-def test_where_only_the_package_is_installed_the_missing_file_is_said(
+def test_where_only_the_package_is_installed_the_missing_file_is_named(
     prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As after `uv tool install`: one unknown row of doctor, and deploy deploys nothing."""
+    """After `uv tool install`, doctor has one unknown row, and deploy deploys nothing."""
     missing = tmp_path / "prefect.yaml"
     monkeypatch.setattr("cli.doctor.PREFECT_FILE", missing)
     found = by_check(list(examine("no-admin", "no-kms", None)))
@@ -153,14 +153,14 @@ def test_where_only_the_package_is_installed_the_missing_file_is_said(
 
 
 @pytest.mark.parametrize("text", ["one", "10", "-1"])
-def test_a_number_of_signatures_that_is_none_is_refused(text: str) -> None:
-    """Never read as no signature."""
+def test_an_invalid_number_of_signatures_is_refused(text: str) -> None:
+    """It is never read as "no signature"."""
     with pytest.raises(SignersRefusedError, match="must be one digit"):
         required_signatures(None, 0, {REQUIRED_VARIABLE: text})
 
 
 def test_image_and_templates_refuse_typed_approvals_by_themselves() -> None:
-    """The setting is in each place where a job may start without signers."""
+    """The setting is in every place where a job may start without signers."""
     files = [PROJECT / "Dockerfile", PROJECT / "deploy" / "env" / "worker.env"]
     files += [PROJECT / "deploy" / f"work_pool_{one}.json" for one in ("cloud_run", "kubernetes")]
     assert [one.name for one in files if REQUIRED_VARIABLE not in one.read_text()] == []
@@ -185,7 +185,7 @@ def test_image_and_templates_refuse_typed_approvals_by_themselves() -> None:
 def test_a_proxy_between_worker_and_server_is_named(
     url: str, proxies: dict[str, str], status: str
 ) -> None:
-    """Prefect's client sends the login to whatever the environment names."""
+    """Prefect's client sends the login to the proxy that the environment names."""
     found = _proxy(url, proxies)
     assert found.status == status
     assert ("NO_PROXY" in found.remedy) == (status == "warn")

@@ -42,7 +42,7 @@ def signer() -> Iterator[Google]:
 
 @dataclass
 class Desk:
-    """The application, and what it has posted."""
+    """The application, and the events that it has posted."""
 
     http: httpx.AsyncClient
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Desk:
     third: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def post(self, event: dict[str, Any]) -> None:
-        """As Prefect's server takes it."""
+        """Take an event, as Prefect's server does."""
         if self.away:
             raise httpx.ConnectError("refused")
         if self.slow is not None:
@@ -75,12 +75,12 @@ class Desk:
         await self.over.wait()
 
     async def read_keys(self) -> KnownKeys:
-        """As the last table has them."""
+        """The keys of the last table."""
         self.reads += 1
         return KnownKeys(self.keys)
 
     async def webhook(self, key: str, **options: Any) -> httpx.Response:
-        """Deliver one."""
+        """Deliver one webhook."""
         headers, body = webhook(key, **options)
         return await self.http.post("/webhook", headers=headers, content=body)
 
@@ -92,7 +92,7 @@ class Desk:
 
 @pytest.fixture
 async def desk(signer: Google) -> AsyncIterator[Desk]:
-    """With a clock that stands still."""
+    """A desk with a clock that does not move."""
     desk = Desk(httpx.AsyncClient())
     listener = Listener(desk.post, desk.read_keys, clock=lambda: 0.0, sleep=desk.sleep)
     pushes = PushVerifier(AUDIENCE, ACCOUNT, signer.certs_url)
@@ -104,7 +104,7 @@ async def desk(signer: Google) -> AsyncIterator[Desk]:
 
 
 async def test_a_webhook_and_a_push_become_one_event_each(desk: Desk, signer: Google) -> None:
-    """Under the delivery's own id, so that one that is repeated is taken once."""
+    """The event has the delivery's id, so that a repeated delivery is accepted only once."""
     assert (await desk.webhook("ekey_01One")).status_code == 204
     body = push("UpdateCryptoKeyVersion", f"{KEYS['ekey_01Two']}/cryptoKeyVersions/1")
     assert (await desk.http.post("/pubsub", headers=signer.token(), content=body)).is_success
@@ -121,10 +121,10 @@ async def test_a_policy_of_the_ring_is_about_all_its_keys(desk: Desk, signer: Go
     assert desk.about == [sorted(KEYS)]
 
 
-async def test_an_unknown_key_is_logged_and_not_looked_at(
+async def test_an_unknown_key_is_logged_and_not_checked(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor does a flood about it read the list of keys again and again."""
+    """Many signals about it do not read the list of keys again and again."""
     for number in range(50):
         response = await desk.webhook("ekey_01Unknown", sent=f"evt_{number}")
         assert response.status_code == 204
@@ -136,7 +136,7 @@ async def test_an_unknown_key_is_logged_and_not_looked_at(
 async def test_a_key_that_appears_just_after_the_start_is_known_at_its_first_signal(
     desk: Desk,
 ) -> None:
-    """The list that is read at the start does not count as the one for an unknown key."""
+    """An unknown key is looked for in a new list, not only in the one read at the start."""
     desk.keys = {}
     listener = Listener(desk.post, desk.read_keys)
     await listener.know_keys()
@@ -148,7 +148,7 @@ async def test_a_key_that_appears_just_after_the_start_is_known_at_its_first_sig
 
 
 async def test_a_flood_is_merged_per_key(desk: Desk) -> None:
-    """One event at once, one when the window is over, and the other key is not held up."""
+    """One event is sent at once, one when the window is over; another key does not wait."""
     for number in range(40):
         await desk.webhook("ekey_01One", sent=f"evt_{number}")
     await desk.webhook("ekey_01Two")
@@ -163,7 +163,7 @@ async def test_a_flood_is_merged_per_key(desk: Desk) -> None:
 async def test_a_repeated_delivery_is_one_event_and_swallows_no_other_signal(
     desk: Desk, signer: Google
 ) -> None:
-    """The server drops an event whose id it knows, and all that is merged into it would be lost."""
+    """The server drops an event with a known id, and would so lose all that is merged into it."""
     desk.slow = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         tries = [group.create_task(desk.webhook("ekey_01One", sent="evt_1")) for _ in range(3)]
@@ -198,7 +198,7 @@ async def test_what_is_refused_gets_the_reason_and_posts_nothing(
 
 @pytest.mark.parametrize(("path", "most"), [("/webhook", MAX_WEBHOOK), ("/pubsub", MAX_PUSH)])
 async def test_no_more_than_a_bounded_body_is_read(desk: Desk, path: str, most: int) -> None:
-    """Before anything about it is verified."""
+    """The limit applies before anything of the request is verified."""
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -234,7 +234,7 @@ async def test_a_sender_that_leaves_is_refused_and_not_a_fault(desk: Desk) -> No
 
 
 async def test_what_could_not_be_posted_is_sent_again(desk: Desk) -> None:
-    """The sender repeats on 503; the delivery is not taken for merged then."""
+    """The sender repeats after a 503; the failed delivery must not be treated as a known one."""
     desk.away = True
     assert (await desk.webhook("ekey_01One")).status_code == 503
     desk.away = False

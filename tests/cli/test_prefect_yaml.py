@@ -1,4 +1,4 @@
-"""prefect.yaml and the work pool hold what Prefect reads, and nothing that it drops silently."""
+"""prefect.yaml and the work pool have only keys that Prefect reads, none that it drops silently."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ each_deployment = pytest.mark.parametrize(
 
 
 def unknown_keys(content: dict[str, Any]) -> list[str]:
-    """Keys that Prefect's own models do not have, and therefore drop without a word."""
+    """Keys that Prefect's own models do not have, and therefore drop silently."""
     return [*_unknown("", content, PrefectYamlModel, IGNORED), *_unknown_in_deployments(content)]
 
 
@@ -64,7 +64,7 @@ def test_prefect_accepts_the_file_and_drops_no_key_of_it() -> None:
 
 
 def test_the_lint_sees_a_misspelt_key_at_every_level() -> None:
-    """The check above is able to fail."""
+    """So the check above can fail."""
     bad = {
         "deployment": [],
         "deployments": [
@@ -88,7 +88,7 @@ def test_the_lint_sees_a_misspelt_key_at_every_level() -> None:
 
 @each_deployment
 def test_every_entrypoint_is_a_flow_that_can_be_imported(deployment: dict[str, Any]) -> None:
-    """A module path, which works where the project is installed, whatever the directory."""
+    """It is a module path, which works in any directory where the project is installed."""
     module, _, name = deployment["entrypoint"].partition(":")
     assert isinstance(getattr(importlib.import_module(module), name), Flow)
 
@@ -102,19 +102,19 @@ def test_every_deployment_enforces_its_form_and_names_our_pool(deployment: dict[
 
 
 def test_no_path_of_a_machine_is_in_the_file() -> None:
-    """The worker imports the installed project; an absent `pull` would store this directory."""
+    """The worker imports the installed project; without `pull` this directory would be stored."""
     assert CONTENT["pull"] == []
     assert str(PROJECT) not in PREFECT_YAML.read_text()
 
 
 def test_the_onboarding_comes_first_in_the_list_of_deployments() -> None:
-    """The UI lists them by their names."""
+    """The UI lists them in the order of their names."""
     assert min(str(one["name"]) for one in CONTENT["deployments"]) == "onboard"
 
 
 @each_deployment
-def test_a_description_is_one_paragraph_without_marks(deployment: dict[str, Any]) -> None:
-    """One of Prefect's UIs shows line breaks and Markdown as they are written."""
+def test_a_description_is_one_paragraph_without_markup(deployment: dict[str, Any]) -> None:
+    """One of Prefect's UIs shows line breaks and Markdown as plain text."""
     text = str(deployment["description"])
     assert not set(text) & set("\n`*#|")
     assert len(text) <= 450

@@ -1,4 +1,4 @@
-"""Children are always ended, and what went wrong is said with their log."""
+"""Child processes are always ended, and an error shows their log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARENT = (
 
 @pytest.fixture
 def children(tmp_path: Path) -> Iterator[list[Child]]:
-    """Children that a test starts, killed at its end whatever happened."""
+    """Children that a test starts; they are killed at its end in any case."""
     started: list[Child] = []
     yield started
     processes.stop(started, seconds=0)
@@ -46,7 +46,7 @@ def run(children: list[Child], tmp_path: Path, code: str) -> Child:
 
 
 def wait_up(child: Child, times: int = 1) -> None:
-    """Wait until the log says `up` so often."""
+    """Wait until the log has `up` that many times."""
     processes.wait_for(
         child,
         lambda: True if child.log.read_text().count("up") >= times else None,
@@ -73,7 +73,7 @@ def test_stopping_ends_the_whole_group(children: list[Child], tmp_path: Path) ->
 def test_a_child_that_ignores_term_is_killed_when_the_deadline_has_passed(
     children: list[Child], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TERM first, KILL after the given seconds, and no later."""
+    """It gets TERM first, and KILL exactly after the given seconds."""
     child = run(children, tmp_path, STUBBORN)
     wait_up(child)
     wait, waits = child.process.wait, list[float | None]()
@@ -94,7 +94,7 @@ def test_a_child_that_ignores_term_is_killed_when_the_deadline_has_passed(
 def test_a_stray_in_a_session_of_its_own_is_found_by_its_environment_and_killed(
     children: list[Child], tmp_path: Path
 ) -> None:
-    """A worker's flow runs leave its group; they still don't survive."""
+    """A worker's flow runs leave its group, but must not survive."""
     child = run(children, tmp_path, PARENT.format(apart=True))
     wait_up(child, times=2)
     processes.stop([child])
@@ -121,10 +121,10 @@ def test_a_child_gets_the_given_environment_and_nothing_else(
         (SLEEP, 0.1, r"not ready after 0 s\..*Last lines"),
     ],
 )
-def test_waiting_in_vain_says_why_and_shows_the_log(
+def test_a_failed_wait_says_why_and_shows_the_log(
     children: list[Child], tmp_path: Path, code: str, seconds: float, message: str
 ) -> None:
-    """The child has ended, with its exit code; or it hangs."""
+    """The child has ended, and the error has its exit code; or it hangs."""
     child = run(children, tmp_path, code)
     with pytest.raises(StackError, match=rf"(?s)example: {message}"):
         processes.wait_for(child, lambda: None, what="ready", seconds=seconds)
@@ -145,13 +145,13 @@ IN_C_CODE = {
     ),
     "a finalizer": "One = type('One', (), {'__del__': lambda _: kill()}); one = One(); del one",
 }
-"""Where a signal arrives: C code may replace what its handler raises, or drop it."""
+"""Places in which a signal arrives: C code may replace the handler's exception, or drop it."""
 
 
 @pytest.mark.parametrize("inside", IN_C_CODE)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_block_and_runs_its_clean_up(number: int, inside: str) -> None:
-    """Both signals become an exit through `finally`, and a second one does not cut that short."""
+    """Both signals become an exit through `finally`, which a second signal does not interrupt."""
     code = (
         "import os, signal\nfrom cli.local import processes\n"
         f"def kill(): os.kill(os.getpid(), {int(number)})\n"
@@ -170,7 +170,7 @@ def test_a_signal_ends_the_block_and_runs_its_clean_up(number: int, inside: str)
 
 
 def test_a_launched_module_is_the_main_one_with_its_own_arguments(tmp_path: Path) -> None:
-    """And its exit code is the process's; it searches for garbage more seldom than Python does."""
+    """Its exit code is the process's; garbage collection runs more rarely than Python's default."""
     said = "print(__name__, sys.argv[1:], gc.get_threshold()[0] > 700)"
     (tmp_path / "told.py").write_text(f"import gc, sys\n{said}\nsys.exit(7)\n")
     command = [sys.executable, "-m", "cli.launch", "told", "a b", "--c"]

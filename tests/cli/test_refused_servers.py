@@ -1,4 +1,4 @@
-"""A wrong address, login or block is one line: the cause, and the way out."""
+"""A wrong address, login or block gives one line with the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -48,28 +48,28 @@ TALKING: Mapping[str, tuple[str, ...]] = {
     "evidence export": (WORKSPACE,),
     "terraform": (WORKSPACE, "--out", "module"),
 }
-"""Every command that talks to the Prefect server, with what it can't do without."""
+"""Every command that calls the Prefect server, with the arguments that it requires."""
 ALONE = {"automations show", "evidence verify", "gateway", "rehearse", "up", "sandbox"}
-"""The others."""
+"""The commands that do not."""
 FOREIGN_PAGES = ("mozilla.org", "pydantic.dev", "prefect.io", "Traceback", "For more information")
 
 
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty one, but for the secret of `cmek listen`."""
+    """Run in a directory that is empty except for the secret of `cmek listen`."""
     monkeypatch.chdir(tmp_path)
     secret = base64.b64encode(b"0" * 32).decode()
     (tmp_path / "secret").write_text(f"whsec_{secret}")
 
 
 def test_every_command_either_talks_to_the_server_or_needs_none() -> None:
-    """So that a new one is tried below, too."""
+    """So a new command is tested below too."""
     assert set(leaf_commands()) == {*TALKING, *ALONE}
     assert not ALONE & {*TALKING}
 
 
 def error_of(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that the command ends with; it names no other site's page."""
+    """The one line with which the command ends; it names no page of another site."""
     code = exit_code(*arguments)
     output = capsys.readouterr()
     if arguments[0] == "doctor":  # its error is one finding of several
@@ -87,7 +87,7 @@ def error_of(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> st
 
 @contextmanager
 def answering(status: int, content: bytes, kind: str = "application/json") -> Iterator[str]:
-    """A server that gives every call this answer; its address."""
+    """A server that gives every call this answer; yields its address."""
 
     class Handler(QuietHandler):
         def do_GET(self) -> None:
@@ -114,7 +114,7 @@ ANSWERS = (
     (302, b"", None, "sends elsewhere (nowhere): a proxy"),
     (200, b"{}", "\u00fc:\u00fc", "a character that is not ASCII"),
 )
-"""Status and body of whatever is at the address, the caller's login, and what is said."""
+"""Status and body of the answer at the address, the caller's login, and the message."""
 ADDRESSES = (
     (None, "no Prefect server is configured: set PREFECT_API_URL"),
     ("http://127.0.0.1:9/api", "is it running, and is PREFECT_API_URL right?"),
@@ -125,7 +125,7 @@ ADDRESSES = (
 
 
 def each_with(faults: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Every command with every fault; not each of them every time, but each at least once."""
+    """Every command with every fault; without `prove` each of them at least once."""
     return [
         pytest.param(name, *fault, marks=[] if (n - m) % len(faults) == 0 else pytest.mark.prove)
         for n, name in enumerate(TALKING)
@@ -143,7 +143,7 @@ def test_a_servers_refusal_names_the_setting_that_is_wrong(
     *,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whatever the command would have done."""
+    """It does so for every command."""
     with answering(status, content) as address:
         settings = {PREFECT_API_URL: f"{address}/api", PREFECT_API_AUTH_STRING: login}
         with temporary_settings(settings):
@@ -151,12 +151,12 @@ def test_a_servers_refusal_names_the_setting_that_is_wrong(
 
 
 @pytest.mark.parametrize(("name", "url", "message"), each_with(ADDRESSES))
-def test_an_address_that_can_not_be_right_is_named(
+def test_a_wrong_address_is_named(
     name: str, url: str | None, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With what it should be."""
+    """The message says what the address should be."""
     if name == "listen" and "is it running" in message:
-        pytest.skip("it starts all the same, and reads later what it needs")
+        pytest.skip("it starts nevertheless, and reads later what it needs")
     with temporary_settings({PREFECT_API_URL: url}):
         said = error_of([*name.split(), *TALKING[name]], capsys)
     assert message in said
@@ -166,7 +166,7 @@ def test_an_address_that_can_not_be_right_is_named(
 def test_an_address_without_api_is_corrected(
     prefect_server: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A real server serves its pages there."""
+    """A real server serves its UI at that address."""
     ui = str(PREFECT_API_URL.value()).removesuffix("/api")
     with temporary_settings({PREFECT_API_URL: ui}):
         for name in TALKING:
@@ -174,7 +174,7 @@ def test_an_address_without_api_is_corrected(
 
 
 def test_only_an_address_without_a_path_gets_a_guess(capsys: pytest.CaptureFixture[str]) -> None:
-    """/api after whatever else stands there would be a second mistake."""
+    """To add /api after another path would be a second mistake."""
     with answering(200, b"{}") as address:
         for path, guess in (("", True), ("/", True), ("/apix", False), ("/a/b/", False)):
             with temporary_settings({PREFECT_API_URL: f"{address}{path}"}):
@@ -182,7 +182,7 @@ def test_only_an_address_without_a_path_gets_a_guess(capsys: pytest.CaptureFixtu
             assert ("did you mean" in said) is guess
 
 
-def test_https_to_a_server_that_speaks_http_is_told_so(
+def test_https_to_a_server_that_speaks_http_is_reported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with answering(200, b"{}") as address:
@@ -191,7 +191,7 @@ def test_https_to_a_server_that_speaks_http_is_told_so(
             assert "it speaks http, not https" in error_of(("status",), capsys)
 
 
-def test_a_client_without_csrf_support_is_told_so(
+def test_a_client_without_csrf_support_is_reported(
     prefect_server: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A real server with CSRF protection refuses its writes."""
@@ -200,7 +200,7 @@ def test_a_client_without_csrf_support_is_told_so(
 
 
 def empty(slug: str, name: str) -> None:
-    """What Prefect's first UI saves of a form in which nothing was entered: `{}`."""
+    """Save `{}`, as Prefect's first UI does for a form in which nothing was entered."""
     with get_client(sync_client=True) as client:
         kind = client.read_block_type_by_slug(slug)
         schemas = client.request("POST", "/block_schemas/filter", json={}).json()
@@ -226,7 +226,7 @@ USING_BLOCKS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "anthropic_block": {"status": ("--live", WORKSPACE), "drill": (WORKSPACE,)},
     "kms_block": {},
 }
-"""Commands that are told which block to use, besides `cmek terraform`, which reads both first."""
+"""Commands with an option for the block, besides `cmek terraform`, which reads both first."""
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_block_that_is_missing_empty_or_without_credentials_is_named(
     no_google: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Prefect stores such blocks without a word."""
+    """Prefect stores such blocks without an error."""
     for kind in (AnthropicAdmin, GoogleKms, GcpCredentials):
         kind.register_type_and_schema()
     AnthropicAdmin(gateway=True, base_url="http://127.0.0.1:9").save("far-away", overwrite=True)
@@ -263,14 +263,14 @@ def test_a_block_that_is_missing_empty_or_without_credentials_is_named(
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "no JSON", '{"type": "service_account"}'])
-def test_a_file_of_google_credentials_that_can_not_be_used_is_one_line(
+def test_unusable_google_credentials_are_reported_in_one_line(
     content: str | None,
     tmp_path: Path,
     prefect_server: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It is missing, empty or of something else."""
+    """The file is missing, empty or something else."""
     file = tmp_path / "credentials.json"
     if content is not None:
         file.write_text(content)
@@ -284,7 +284,7 @@ def test_a_file_of_google_credentials_that_can_not_be_used_is_one_line(
 
 
 def test_a_program_without_a_server_ends_with_one_line_too(tmp_path: Path) -> None:
-    """As a process, where Prefect would start a temporary server of its own."""
+    """In a new process Prefect would otherwise start a temporary server of its own."""
     done = cmek(*CHECK, environment=clean_environment(tmp_path), directory=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: no Prefect server is configured: set PREFECT_API_URL")

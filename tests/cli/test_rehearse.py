@@ -1,4 +1,4 @@
-"""`cmek rehearse` and `cmek up` as a newcomer runs them: alone, and gone afterwards."""
+"""`cmek rehearse` and `cmek up` as a newcomer runs them: alone, and without leftovers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.e2e
 def scratch() -> Iterator[Path]:
     """The temporary directory of the command, where a stack makes its home.
 
-    Not pytest's, which only its owner can enter: root's PostgreSQL is another user's.
+    Not pytest's directory, which only its owner can enter: root's PostgreSQL has another user.
     """
     with tempfile.TemporaryDirectory(prefix="cmek-scratch-") as made:
         Path(made).chmod(0o711)
@@ -38,7 +38,7 @@ def scratch() -> Iterator[Path]:
 
 @pytest.fixture
 def environment(tmp_path: Path, scratch: Path) -> dict[str, str]:
-    """A newcomer's environment, in which all that is started can be found again."""
+    """A newcomer's environment, by which everything that is started can be found."""
     return clean_environment(tmp_path, TMPDIR=str(scratch))
 
 
@@ -78,7 +78,7 @@ def started(
 def end_while_it_starts(
     environment: dict[str, str], directory: Path, scratch: Path, number: int
 ) -> tuple[int, str]:
-    """Send a rehearsal this signal when its server starts; its exit code, and what it printed."""
+    """Send a rehearsal this signal when its server starts; returns its exit code and output."""
     with started(["rehearse"], environment, directory) as (process, output):
         wait_until(lambda: any(scratch.glob("*/server.log")), "starting")
         process.send_signal(number)
@@ -88,7 +88,7 @@ def end_while_it_starts(
 def test_a_rehearsal_attaches_a_key_and_a_second_one_writes_nothing(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:
-    """One JSON object on standard output, everything else on the other, nothing left behind."""
+    """Standard output has one JSON object, standard error the rest, and nothing is left behind."""
     ended = cmek("rehearse", "--json", "--twice", environment=environment, directory=tmp_path)
     assert ended.returncode == 0, ended.stderr
     result = json.loads(ended.stdout)
@@ -114,7 +114,7 @@ def test_a_rehearsal_attaches_a_key_and_a_second_one_writes_nothing(
 def test_a_signed_rehearsal_attaches_through_a_gateway_and_leaves_nothing(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:
-    """Two people, and the gateway's own record names who signed."""
+    """Requester and approver are two people, and the gateway's own record names who signed."""
     ended = cmek("rehearse", "--signed", environment=environment, directory=tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     story = ended.stdout.partition("\nOnboarding ")[2]
@@ -127,7 +127,7 @@ def test_a_signed_rehearsal_attaches_through_a_gateway_and_leaves_nothing(
 def test_a_rehearsal_that_is_stopped_while_it_starts_leaves_nothing(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:
-    """SIGTERM ends it as a signal does, after the clean-up."""
+    """SIGTERM ends it after the clean-up, with the exit code of a signal."""
     code, output = end_while_it_starts(environment, tmp_path, scratch, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM, output
     assert leftovers(scratch) == []
@@ -136,7 +136,7 @@ def test_a_rehearsal_that_is_stopped_while_it_starts_leaves_nothing(
 def test_a_rehearsal_that_is_killed_is_cleaned_up_by_its_reaper(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:
-    """No orphans even when nothing of ours could run at the end."""
+    """There are no orphans even when none of our code could run at the end."""
     end_while_it_starts(environment, tmp_path, scratch, signal.SIGKILL)
     wait_until(lambda: leftovers(scratch) == [], "cleaned up")
 
@@ -145,7 +145,7 @@ def test_a_rehearsal_that_is_killed_is_cleaned_up_by_its_reaper(
 def test_up_says_what_to_click_and_ends_with_ctrl_c(
     environment: dict[str, str], tmp_path: Path, scratch: Path
 ) -> None:
-    """SIGINT stops and removes all of it, also a run's process, which had left its group."""
+    """SIGINT stops and removes everything, also a run's process, which has left its group."""
     with started(["up", "--json"], environment, tmp_path) as (process, output):
         wait_until(
             lambda: '{"ui"' in output.read_text() or process.poll() is not None, "ready", 200
@@ -173,7 +173,7 @@ def start_a_run(api_url: str, workspace: str) -> None:
 
 
 def test_a_workspace_that_cannot_be_onboarded_is_no_success(stack: Stack) -> None:
-    """The run's own words are shown, and nothing counts as attached."""
+    """The run's own message is shown, and nothing is reported as attached."""
     console = Console(width=200, record=True, quiet=False, file=io.StringIO())
     archived = stack.workspace("archived")
     ended = rehearse(stack.local, stack.client, archived, console)

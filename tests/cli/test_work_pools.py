@@ -1,4 +1,4 @@
-"""Pools beyond one machine: templates that server and worker accept, and that no run can bend."""
+"""Pools beyond one machine: templates that server and worker accept, and no run can change."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ TEMPLATES = {
 }
 """Kind of pool and template of each variant."""
 BENT = {"env": {"PREFECT_API_URL": "http://evil.example"}, "image": "evil", "command": "evil"}
-"""What a caller of the API may put into a run's job variables."""
+"""Job variables that a caller of the API may give to a run."""
 
 
 def template(variant: str) -> dict[str, Any]:
-    """The base job template that docs/operations.md makes the variant's pool with."""
+    """The base job template of the variant's pool in docs/operations.md."""
     content: dict[str, Any] = json.loads((PROJECT / "deploy" / TEMPLATES[variant][1]).read_text())
     return content
 
@@ -56,21 +56,21 @@ def prepared(kind: type[BaseJobConfiguration], variant: str, **variables: Any) -
 
 
 def test_every_variant_has_a_template() -> None:
-    """And every template a variant."""
+    """Every template has a variant too."""
     assert set(POOLS) == set(TEMPLATES)
     assert len({pool["name"] for pool in POOLS.values()}) == len(POOLS)
 
 
 SECRET = "a block's secret"
 REFERENCE = "{{ prefect.blocks.secret.bait }}"
-"""A worker puts the secret in its place, wherever the reference stands in a job."""
+"""A worker replaces it with the secret, wherever the reference is in a job."""
 
 
 @pytest.mark.parametrize("variant", TEMPLATES)
-def test_a_run_has_no_say_at_all_about_its_job(variant: str) -> None:
-    """Whoever may start a run could otherwise have anything executed with the worker's rights.
+def test_a_run_cannot_change_its_job_at_all(variant: str) -> None:
+    """Otherwise somebody who may start a run could execute anything with the worker's rights.
 
-    Not even a name or a label: a reference to a block there brings its secret into logs.
+    Not even a name or a label is allowed: a reference to a block brings its secret into logs.
     """
     assert template(variant)["variables"]["properties"] == {}
     # Prefect merges a run's variables into an `env` that is a dictionary here, whatever the schema
@@ -78,7 +78,7 @@ def test_a_run_has_no_say_at_all_about_its_job(variant: str) -> None:
 
 
 def test_no_job_variable_brings_a_blocks_secret_into_the_job(prefect_server: None) -> None:
-    """Whichever variable carries the reference; a template that takes labels shows the secret."""
+    """All variables carry the reference; a template that takes labels does show the secret."""
     Secret(value=SECRET).save("bait", overwrite=True)
     names = ("name", "command", "working_dir", "stream_output", "cpu", "memory", "timeout", "image")
     values = dict.fromkeys(names, REFERENCE)
@@ -98,7 +98,7 @@ def test_no_job_variable_brings_a_blocks_secret_into_the_job(prefect_server: Non
 def test_a_pool_that_takes_a_variable_is_refused_by_the_deploy(
     name: str, prefect_server: None
 ) -> None:
-    """As is the one that a worker makes from Prefect's own template, and one that is missing."""
+    """A pool that a worker made from Prefect's own template is refused too, and a missing one."""
     shut = template("process")
     open_to = {"properties": {name: {"type": "string"}}}
     with get_client(sync_client=True) as client:
@@ -127,7 +127,7 @@ def test_a_worker_starts_one_process_a_run_of_its_own_python() -> None:
 def test_prefects_cloud_run_worker_makes_the_job(
     prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With our image, account and result storage, and the secret instead of the shared string."""
+    """It has our image, account and storage, and a secret instead of the shared login."""
     with running_sandbox() as sandbox:  # else Google's library looks for a machine's account
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(sandbox.google_credentials_file))
         job = prepared(CloudRunWorkerJobV2Configuration, "cloud-run", **BENT)
@@ -149,7 +149,7 @@ def test_prefects_cloud_run_worker_makes_the_job(
 
 
 def test_prefects_kubernetes_worker_makes_the_job(prefect_server: None) -> None:
-    """Where its package is installed; it is not among the locked ones."""
+    """This needs its package, which is not in the lock."""
     worker = pytest.importorskip(
         "prefect_kubernetes.worker",
         reason="needs the package prefect-kubernetes, which is not locked: pip install it",
@@ -175,7 +175,7 @@ def make_pools(client: SyncPrefectClient, *variants: str) -> None:
 
 
 def test_a_server_takes_the_templates(prefect_server: None) -> None:
-    """It refuses one with a placeholder that no variable fills."""
+    """A server refuses a template with a placeholder that no variable fills."""
     with get_client(sync_client=True) as client:
         make_pools(client, *TEMPLATES)
         for pool in POOLS.values():
@@ -185,7 +185,7 @@ def test_a_server_takes_the_templates(prefect_server: None) -> None:
 @pytest.mark.prove
 @pytest.mark.e2e
 def test_the_deployments_go_to_the_pool_that_is_asked_for() -> None:
-    """`cmek deploy --on cloud-run` puts each there, with its job variables and in its queue."""
+    """`cmek deploy --on cloud-run` puts each deployment in that pool and in its queue."""
     with running_stack() as stack:
         make_pools(stack.client, "cloud-run")
         deploy(stack.client, PREFECT_YAML, "acme-kms-prod", on="cloud-run")

@@ -1,6 +1,6 @@
-"""Everything by clicking, in a real browser: forms, approval, reports.
+"""Forms, approval and reports, used by clicking in a real browser.
 
-With `CMEK_SCREENSHOTS=docs/screenshots` the pictures of the documentation are taken on the way.
+With `CMEK_SCREENSHOTS=docs/screenshots` it also takes the pictures of the documentation.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def browser(stack: Stack) -> Iterator[Browser]:
-    """One window, as one person keeps it open."""
+    """One window, which stays open for all tests of the file."""
     with chromium(stack.local.ui_url) as browser:
         yield browser
 
 
 def started_by(stack: Stack, browser: Browser, form: Form | None, deployment: str) -> FlowRun:
-    """Send the form, or start with defaults; the one run that there is more than before."""
+    """Send the form, or start with defaults; returns the one new run."""
     before = {run.id for run in stack.client.read_flow_runs(limit=200)}
     if form is None:
         browser.quick_run(deployment)
@@ -56,14 +56,14 @@ def started_by(stack: Stack, browser: Browser, form: Form | None, deployment: st
 
 
 def fill_in(form: Form, stack: Stack, workspace_id: str) -> None:
-    """The three fields that have no default."""
+    """Fill in the three fields that have no default."""
     form.answer("Workspace", workspace_id)
     form.answer("Google Cloud project", stack.local.sandbox.project_id)
     form.answer("Requested by", REQUESTER)
 
 
 def answer(form: Form, ask: PendingApproval, decision: str) -> None:
-    """What a person fills in; the digest is in the form already."""
+    """Fill in what a person types; the digest is in the form already."""
     form.answer("Decision", decision)
     form.answer("Workspace id, typed", ask.workspace)
     form.answer("Your e-mail address", APPROVER)
@@ -72,7 +72,7 @@ def answer(form: Form, ask: PendingApproval, decision: str) -> None:
 
 
 def start(stack: Stack, browser: Browser, form: Form, workspace_id: str) -> PendingApproval:
-    """Send the form, and wait for its approval request; then the run is open."""
+    """Send the form, wait for its approval request, and open the run."""
     run = started_by(stack, browser, form, ONBOARDING)
     ask = stack.wait_for_pending(run, seconds=120)
     browser.open_run(f"onboard {workspace_id} · waiting for approval")
@@ -80,9 +80,9 @@ def start(stack: Stack, browser: Browser, form: Form, workspace_id: str) -> Pend
 
 
 def test_an_onboarding_from_the_form_to_the_report(stack: Stack, browser: Browser) -> None:
-    """As `docs/first-steps.md` walks it. A wrong id and a missing acknowledgement are refused.
+    """The steps of `docs/first-steps.md`. A wrong id and a missing acknowledgement are refused.
 
-    Each with its reason, and the form stays; the right response attaches.
+    Each refusal shows its reason, and the form stays open; the right response attaches.
     """
     workspace_id = stack.workspace("fresh")
     form = browser.open_form(ONBOARDING)
@@ -139,7 +139,7 @@ def test_an_onboarding_from_the_form_to_the_report(stack: Stack, browser: Browse
 
 @pytest.mark.prove
 def test_a_rejection_attaches_nothing(stack: Stack, browser: Browser) -> None:
-    """From the form to the report that says so; nothing is acknowledged."""
+    """The report says that nothing was attached; a rejection needs no acknowledgement."""
     workspace_id = stack.new_workspace("reject-me")
     form = browser.custom_run(ONBOARDING)
     fill_in(form, stack, workspace_id)
@@ -157,7 +157,7 @@ def test_a_rejection_attaches_nothing(stack: Stack, browser: Browser) -> None:
 
 @pytest.mark.prove
 def test_a_revalidation_by_two_clicks_shows_the_broken_key(stack: Stack, browser: Browser) -> None:
-    """The run is red since a sample key is broken, and the fleet's table says which."""
+    """The run fails because a sample key is broken, and the table of all keys shows which."""
     run = started_by(stack, browser, None, "revalidate-keys/scheduled")
     stack.wait_for_state(run, "Failed", seconds=120)
     browser.open_run("revalidate full")
@@ -180,7 +180,7 @@ def test_a_revalidation_by_two_clicks_shows_the_broken_key(stack: Stack, browser
 def test_the_other_samples_end_as_the_page_says(
     stack: Stack, browser: Browser, state: str, ends_as: str, why: str
 ) -> None:
-    """What goes wrong, by trying it; the reason is the state's message."""
+    """Each is tried; the reason is the message of the run's state."""
     if state == "onboarded":
         workspace_id = stack.new_workspace("onboarded-twice")
         form = browser.custom_run(ONBOARDING)

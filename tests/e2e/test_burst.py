@@ -11,6 +11,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.prove, pytest.mark.timeout(600)]
 
 
 def test_workspaces_that_appear_at_once_are_all_attached_and_none_twice() -> None:
-    """Found by two discoveries that start together; `make bench` does it with a hundred."""
+    """Two discoveries that start together find them; `make bench` does it with a hundred."""
     with running_stack() as stack:
         assert burst(stack, 6).problems == []

@@ -1,4 +1,4 @@
-"""Two workers, one of which is killed: what waits goes on waiting, what worked is found dead."""
+"""One of two workers is killed: a waiting run still waits, a running one is marked as crashed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from tests.support.waiting import wait_until
 pytestmark = [pytest.mark.e2e, pytest.mark.prove, pytest.mark.timeout(600)]
 
 HEARTBEAT_SECONDS = 30
-"""Prefect's least."""
+"""The shortest interval that Prefect allows."""
 SILENT_SECONDS = 2.0 * HEARTBEAT_SECONDS
 FOUND_SECONDS = 2 * SILENT_SECONDS + 120
-"""Silence, as long again under watch, Prefect's buffer of a minute, and a start of a process."""
+"""The silence, the same time again until it is noticed, Prefect's buffer of a minute, and the start
+of a process."""
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    """With the automation that detects silent runs, as an operator installs it."""
+    """A stack with the automation that detects silent runs, as an operator installs it."""
     beats = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
     with running_stack(extra_environment=beats) as running:
         install(running.client, [], within={"run-silent": SILENT_SECONDS})
@@ -54,7 +55,7 @@ def attach(stack: Stack, run_id: UUID) -> None:
 
 
 def test_a_killed_worker_costs_no_run(stack: Stack) -> None:
-    """One run waits and one works while it dies; the other worker brings both to their end."""
+    """One run waits and one is in work when the worker dies; the other worker completes both."""
     first = next(child for child in stack.local.children if child.name == WORKER)
     waits = stack.start_onboarding(stack.new_workspace("waits"))
     stack.wait_for_pending(waits)
@@ -74,7 +75,7 @@ def test_a_killed_worker_costs_no_run(stack: Stack) -> None:
 
 
 def test_a_run_that_a_worker_took_and_never_started_is_found(stack: Stack) -> None:
-    """It died in between: nothing but the state shows it."""
+    """The worker died in between; only the run's state shows that."""
     request = stack.request(stack.new_workspace("taken"))
     far: State[None] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
     deployment = stack.client.read_deployment_by_name(ONBOARDING)
@@ -88,7 +89,7 @@ def test_a_run_that_a_worker_took_and_never_started_is_found(stack: Stack) -> No
 
 
 def wait_until_crashed(stack: Stack, run_id: UUID) -> None:
-    """Wait for the automation."""
+    """Wait until the automation has marked the run as crashed."""
 
     def crashed() -> State | None:
         state = stack.run(run_id).state

@@ -18,7 +18,7 @@ from tests.support.web_server import recording_proxy
 @pytest.mark.e2e
 @pytest.mark.prove
 def test_no_proxy_sees_a_run_or_a_command_on_this_machine(tmp_path: Path) -> None:
-    """A worker with the shipped settings, and commands whose environment makes no exception."""
+    """The worker has the shipped settings; the commands' environment has no exceptions."""
     shipped = environment_of(PROJECT / "deploy/env/worker.env")
     exceptions = {name: shipped[name] for name in ("NO_PROXY", "no_proxy")}
     with (
@@ -61,13 +61,13 @@ def test_no_proxy_sees_a_run_or_a_command_on_this_machine(tmp_path: Path) -> Non
 def test_a_commands_exceptions_are_added_to_those_of_its_environment(
     before: dict[str, str], after: str
 ) -> None:
-    """In both spellings, since some libraries read only one where both are set."""
+    """Both spellings get them, since some libraries read only one of the two."""
     environment = dict(before)
     bypass_proxies(environment)
     assert environment == {"no_proxy": after, "NO_PROXY": after}
 
 
-def test_who_excepts_everything_keeps_that() -> None:
+def test_an_exception_for_everything_is_kept() -> None:
     """An added name would end the exception: libraries compare the whole value with a star."""
     environment = {"NO_PROXY": "*"}
     bypass_proxies(environment)

@@ -18,7 +18,7 @@ from tests.support.stack import Stack, running_stack
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 DUMP = "database.sql"
-"""PostgreSQL's own files may be compressed."""
+"""A dump, since PostgreSQL's own files may be compressed."""
 
 
 def encodings(secret: str) -> Iterator[bytes]:
@@ -45,7 +45,7 @@ def secrets_of(stack: Stack) -> dict[str, str]:
 
 
 def found_in(home: Path, secrets: dict[str, str]) -> list[str]:
-    """Where a secret stands, in whatever form; the stand-in's own files are left out."""
+    """The files that hold a secret, in any form; the sandbox's own files are left out."""
     needles = [(name, form) for name, secret in secrets.items() for form in encodings(secret)]
     files = [path for path in home.rglob("*") if path.is_file() and "sandbox" not in str(path)]
     assert any(path.name == DUMP for path in files), "the server's database is not among them"
@@ -58,7 +58,7 @@ def found_in(home: Path, secrets: dict[str, str]) -> list[str]:
 
 
 def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
-    """Each form, hidden in the middle of a file."""
+    """It finds each form in the middle of a file."""
     secret = "sk-ant-admin01-CANARY-not-a-real-key/+="  # pragma: allowlist secret
     (tmp_path / DUMP).write_bytes(b"")
     forms = list(encodings(secret))
@@ -71,7 +71,7 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
 
 
 def _fail_by(control: SandboxControl, stack: Stack, call: str, **fault: object) -> None:
-    """One run that fails because of a fault; its state says so."""
+    """Let one run fail because of a fault, and wait for its final state."""
     control.fault(call, times=60, **fault)
     run = stack.start_onboarding(stack.local.sandbox.workspaces[2].id)
     stack.wait_for_state(run, "Failed", seconds=120)
@@ -80,7 +80,7 @@ def _fail_by(control: SandboxControl, stack: Stack, call: str, **fault: object) 
 
 @pytest.mark.prove
 def test_no_secret_is_left_after_success_or_failure() -> None:
-    """At DEBUG: database, logs, artifacts, results, inputs, states and events of every path."""
+    """With level DEBUG: in database, logs, artifacts, results, inputs, states and events."""
     with running_stack(extra_environment={"PREFECT_LOGGING_LEVEL": "DEBUG"}) as stack:
         control = stack.control
         run = stack.start_onboarding(stack.workspace("fresh"))

@@ -33,7 +33,7 @@ HARDENED = (
 @pytest.mark.timeout(2400)
 @pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 def test_the_guides_own_commands_make_a_production_that_attaches_and_can_be_restored() -> None:
-    """In namespaces of their own: nothing of it stays, and nothing reaches beyond loopback."""
+    """They run in their own namespaces, leave nothing behind, and do not go beyond loopback."""
     namespaces = ("--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child")
     done = subprocess.run(
         ["unshare", *namespaces, sys.executable, "-m", "tests.support.production"],
@@ -52,7 +52,7 @@ def test_the_guides_own_commands_make_a_production_that_attaches_and_can_be_rest
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda one: str(one.stem))
 def test_a_unit_is_one_that_systemd_takes_and_has_its_own_user(unit: Path, tmp_path: Path) -> None:
-    """Hardened, with a state directory of its own."""
+    """It is hardened, and has its own state directory."""
     text = unit.read_text()
     assert [one for one in HARDENED if f"\n{one}" not in text] == []
     assert re.search(r"^User=(?!root)\S+$", text, re.M)
@@ -85,7 +85,7 @@ def test_a_reader_sees_who_runs_each_block() -> None:
 
 
 def test_each_user_of_the_guide_reads_its_own_settings_only() -> None:
-    """By the modes and groups that the guide's own commands give."""
+    """The modes and groups in the guide's own commands ensure it."""
     text = "\n".join(block.text for block in blocks("operations.md", "One machine"))
     for rights, file in (
         ("-m 0640 -g prefect", "server.env"),

@@ -48,7 +48,7 @@ class Replicas:
 
 @pytest.fixture(scope="module")
 def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
-    """All of it on loopback."""
+    """Start all of it on loopback."""
     home = tmp_path_factory.mktemp("replica")
     with running_redis(home) as port:
         shared = {
@@ -78,7 +78,7 @@ def documented(port: int) -> dict[str, str]:
 
 @contextmanager
 def running_redis(home: Path) -> Iterator[int]:
-    """Its port."""
+    """Start a Redis; yields its port."""
     port = free_port()
     command = ["redis-server", "--bind", LOOPBACK, "--port", str(port), "--save", ""]
     child = start(
@@ -96,7 +96,7 @@ def running_redis(home: Path) -> Iterator[int]:
 
 @contextmanager
 def second_server(home: Path, stack: Stack) -> Iterator[str]:
-    """A replica without services, and a worker at it; the replica's API."""
+    """Start a replica without services, and a worker for it; yields the replica's API."""
     port = free_port()
     url = f"http://{LOOPBACK}:{port}/api"
     own = {
@@ -119,7 +119,7 @@ def second_server(home: Path, stack: Stack) -> Iterator[str]:
 
 
 def test_an_event_at_one_replica_and_an_answer_at_the_other_attach(replicas: Replicas) -> None:
-    """The services, a worker and the person need not talk to the same server."""
+    """The services, a worker and the person need not use the same server."""
     stack = replicas.stack
     workspace = stack.new_workspace("announced to the replica")
     variables = {
@@ -138,7 +138,7 @@ def test_an_event_at_one_replica_and_an_answer_at_the_other_attach(replicas: Rep
 
 
 def test_two_workers_at_two_replicas_never_work_on_one_workspace(replicas: Replicas) -> None:
-    """Runs that start at the same moment: the slot is one, and so is the claim."""
+    """Of runs that start at the same moment only one gets the slot and the claim."""
     stack = replicas.stack
     workspace = stack.new_workspace("wanted at both")
     started = [stack.start_onboarding(workspace) for _ in range(4)]

@@ -43,7 +43,7 @@ def attach(stack: Stack, run_id: UUID) -> None:
 
 
 def plan(stack: Stack, workspace: str) -> None:
-    """A run that only plans, from its start to its end."""
+    """Start a run that only plans, and wait for its end."""
     run = start_run(stack.local.api_url, stack.request(workspace) | {"plan_only": True})
     stack.wait_for_state(run, "Planned")
 
@@ -58,9 +58,9 @@ def plan(stack: Stack, workspace: str) -> None:
 def test_the_documented_call_starts_one_run_and_notices_another_request(
     stack: Stack, heading: str, language: str
 ) -> None:
-    """Also by a server that is busy, and whatever was only planned before or meanwhile.
+    """This holds with a busy server, and whatever was only planned before or meanwhile.
 
-    With another body it says so; after a cancel it is new.
+    A call with another request reports the difference; after a cancel it starts a new run.
     """
     workspace = stack.new_workspace(f"by-{language}")
     plan(stack, workspace)
@@ -93,7 +93,7 @@ def test_the_documented_call_starts_one_run_and_notices_another_request(
 def test_the_documented_call_says_which_field_is_wrong(
     stack: Stack, heading: str, language: str
 ) -> None:
-    """Before anything runs."""
+    """It says so before anything runs."""
     refused = follow(stack, heading, language, WORKSPACE="wrkspc_x")
     assert refused.returncode != 0
     assert "workspace" in refused.stdout + refused.stderr
@@ -104,7 +104,7 @@ def test_the_documented_call_says_which_field_is_wrong(
 def test_parameters_that_are_no_object_are_refused_as_documented(
     stack: Stack, parameters: object
 ) -> None:
-    """By Prefect itself, with another status than a request that does not fit."""
+    """Prefect itself refuses them, with another status than for a request that does not fit."""
     onboard = stack.client.read_deployment_by_name(ONBOARDING)
     with pytest.raises(PrefectHTTPStatusError) as refused:
         stack.client.request(
@@ -120,7 +120,7 @@ def test_parameters_that_are_no_object_are_refused_as_documented(
 
 @pytest.mark.prove
 def test_an_unknown_parameter_is_refused_also_after_another_deploy(stack: Stack) -> None:
-    """Each deploy opens the form again, and `cmek deploy` closes it; paused stays paused."""
+    """Prefect's deploy allows them, `cmek deploy` forbids them; a paused schedule stays paused."""
     hourly = stack.client.read_deployment_by_name("discover-workspaces/scheduled")
     stack.client.request(
         "PATCH",
@@ -141,7 +141,7 @@ def test_an_unknown_parameter_is_refused_also_after_another_deploy(stack: Stack)
 
 
 def test_a_posted_event_ends_in_an_attached_workspace(stack: Stack) -> None:
-    """The documented event; the same one again starts nothing more."""
+    """It is the documented event; the same one again starts nothing more."""
     workspace = stack.new_workspace("announced <b>{{ 6*7 }}</b>")
     sent = follow(stack, "An event", "bash", WORKSPACE=workspace)
     assert sent.returncode == 0, sent.stdout + sent.stderr
@@ -152,7 +152,7 @@ def test_a_posted_event_ends_in_an_attached_workspace(stack: Stack) -> None:
 
 @pytest.mark.prove
 def test_a_malformed_event_shows_as_a_failed_run(stack: Stack) -> None:
-    """Its message names the field; a person sees it where the other runs are."""
+    """Its message names the field; people see it among the other runs."""
     event = {
         "id": str(uuid4()),
         "occurred": "2026-11-24T00:00:00Z",
@@ -171,7 +171,7 @@ def test_a_malformed_event_shows_as_a_failed_run(stack: Stack) -> None:
 
 @pytest.mark.prove
 def test_a_discovery_ends_in_an_attached_workspace(stack: Stack) -> None:
-    """Started by the API as its schedule would."""
+    """The API starts the discovery, as its schedule would."""
     workspace = stack.new_workspace("found", cmek="onboard")
     hourly = stack.client.read_deployment_by_name("discover-workspaces/scheduled")
     run = stack.client.create_flow_run_from_deployment(hourly.id)
@@ -182,7 +182,7 @@ def test_a_discovery_ends_in_an_attached_workspace(stack: Stack) -> None:
 
 @pytest.mark.prove
 def test_of_runs_that_start_at_the_same_moment_one_attaches(stack: Stack) -> None:
-    """Two by hand, without a key, and one by an event; the others end, and name the first."""
+    """Two start by hand, without a key, one by an event; the others end, and name the first."""
     workspace = stack.new_workspace("wanted by many")
     at: State[None] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(seconds=2))
     onboard = stack.client.read_deployment_by_name(ONBOARDING)

@@ -39,13 +39,13 @@ pytestmark = pytest.mark.anyio
 
 
 async def fetch(url: str, method: str = "GET", **options: Any) -> httpx.Response:
-    """Any request, as whoever is on this machine can send it."""
+    """Send any request, as every user of this machine can."""
     async with httpx.AsyncClient(trust_env=False) as http:
         return await http.request(method, url, **options)
 
 
 def outcomes(gate: Gateways) -> list[str | None]:
-    """Of the journal's entries, in order."""
+    """The outcomes of the journal's entries, in order."""
     journal = Journal(gate.journal)
     found = journal.of_run(RUN_ID)
     journal.close()
@@ -126,7 +126,7 @@ async def test_the_gateways_own_calls_are_three_reads(gate: Gateways) -> None:
 
 
 async def refused(gate: Gateways, url: str, approvals: str, **request: Any) -> str:
-    """Why the gateway does not attach; nothing reached Anthropic."""
+    """Send an attach that is refused before it reaches Anthropic; returns the reason."""
     before = len(gate.sent())
     async with through(url) as api:
         with pytest.raises((GatewayRefusedError, ApprovalSpentError)) as caught:
@@ -217,7 +217,7 @@ async def test_without_signers_nothing_is_attached_and_health_says_so(gate: Gate
 
 
 async def test_an_approval_counts_once(gate: Gateways) -> None:
-    """The second time it is settled by a read while the key is there; never by a second send."""
+    """A second request is settled by a read while the key is attached, never by a second send."""
     approvals, target = gate.approvals(), gate.target
     with gate.running() as url:
         async with through(url) as api:
@@ -227,7 +227,7 @@ async def test_an_approval_counts_once(gate: Gateways) -> None:
                 )
                 assert done.external_key_id == EXTERNAL_KEY
             assert len(gate.sent()) == 1
-        # what no API can do: the key is gone from the workspace
+        # no API can do this: the workspace loses its key
         gate.sandbox.world.admin.workspaces[target.workspace_id].external_key_id = None
         why = await refused(gate, url, approvals, workspace_id=target.workspace_id)
     assert why == "this approval was used before, outcome: attached; it counts once"
@@ -277,7 +277,7 @@ async def test_anthropics_own_errors_come_through(gate: Gateways) -> None:
 
 
 async def test_a_refused_credential_is_the_gateways_matter(gate: Gateways, tmp_path: Path) -> None:
-    """The worker's block has none, so it must not be told to replace it."""
+    """The worker's block has no credential, so the error must not advise to replace it."""
     key = tmp_path / "other_key"
     key.write_text("sk-ant-admin01-FAKE-REVOKED")
     with gate.running(admin_key_file=key) as url:
@@ -289,10 +289,10 @@ async def test_a_refused_credential_is_the_gateways_matter(gate: Gateways, tmp_p
 
 
 @pytest.mark.parametrize(("mode", "said"), [(0o666, "written"), (0o620, "written"), (0o644, "")])
-def test_a_credential_that_others_could_have_written_does_not_count(
+def test_a_credential_that_others_could_have_written_is_refused(
     gate: Gateways, mode: int, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One that every user can read is said in the log: its content is still what was put there."""
+    """One that every user can read is only logged: its content cannot have been changed."""
     settings = gate.settings
     assert settings.admin_key_file is not None
     settings.admin_key_file.chmod(mode)
@@ -306,7 +306,7 @@ def test_a_credential_that_others_could_have_written_does_not_count(
 
 @pytest.mark.parametrize("name", BAD_KEY_FILES)
 def test_a_google_key_that_can_not_sign_is_named_at_the_start(tmp_path: Path, name: str) -> None:
-    """Not at the first call, when health has said that all is well; the file is not shown."""
+    """It would be too late at the first call, after a good health check; no content is shown."""
     file = bad_key_file(tmp_path, name)
     federation = FederationSettings(
         federation_rule_id="fdrl_01",
@@ -409,7 +409,7 @@ async def test_answers_hold_no_secret(gate: Gateways) -> None:
 
 
 async def test_a_clock_that_is_set_back_revives_no_approval(gate: Gateways) -> None:
-    """Neither while the gateway runs, nor when it starts again."""
+    """This holds while the gateway runs, and when it starts again."""
     now = datetime.now(UTC)
     wall = [now]
     soon = gate.statement(expires_at=(now + timedelta(minutes=1)).replace(microsecond=0))
@@ -449,7 +449,7 @@ async def test_a_journal_that_cannot_be_written_attaches_nothing(gate: Gateways)
 async def test_a_journal_that_cannot_be_written_after_the_intent_loses_no_answer(
     gate: Gateways, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a disk that fills meanwhile: the next start settles the intent by a read."""
+    """A disk may become full meanwhile; the next start settles the intent by a read."""
     target, approvals = gate.target, gate.approvals()
     settle = Journal.settle
 
@@ -491,7 +491,7 @@ async def test_a_lost_answer_is_settled_by_a_read(gate: Gateways) -> None:
 
 
 async def test_an_unknown_outcome_is_never_sent_again(gate: Gateways) -> None:
-    """The attach is lost before its effect; nobody can know that it will not come."""
+    """The attach is lost before its effect, but nobody can know that it will have none."""
     gate.fault("workspaces.update", when="before", kind="reset")
     target, approvals = gate.target, gate.approvals()
     with gate.running() as url:
@@ -512,7 +512,7 @@ async def test_an_unknown_outcome_is_never_sent_again(gate: Gateways) -> None:
 
 
 async def test_a_read_for_another_intent_does_not_hide_what_is_attached(gate: Gateways) -> None:
-    """One create has no clear outcome, and the workspaces can't be listed any more."""
+    """A create has an unknown outcome, and the workspaces can no longer be listed."""
     gate.fault("workspaces.create", when="before", kind="reset")
     target, approvals = gate.target, gate.approvals()
     new = gate.approvals(gate.statement(new=True))

@@ -49,7 +49,7 @@ POINTS: Final = [
 
 
 def kill_at(api: AdminApi, number: int, when: str) -> None:
-    """Die around the nth call of this client, as a process that is gone."""
+    """Kill the gateway before or after the nth call of this client."""
     seen = 0
 
     async def before(request: httpx.Request) -> None:
@@ -67,7 +67,7 @@ def kill_at(api: AdminApi, number: int, when: str) -> None:
 
 @dataclass
 class Attempts:
-    """Gateways one after the other with one journal, each a new process."""
+    """Gateways with one journal, one after the other, each like a new process."""
 
     gate: Gateways
     creates: bool
@@ -90,11 +90,11 @@ class Attempts:
             journal.close()
 
     def __post_init__(self) -> None:
-        # once it has its key, another workspace is the first without one
+        # fixed now: once this workspace has its key, `target` would be another one
         self.target = self.gate.target
 
     def approvals(self) -> str:
-        """New ones, good until long after `later`."""
+        """New approvals, valid until long after `later`."""
         said = self.gate.statement(new=self.creates)
         expires = said.expires_at + timedelta(hours=1)
         fields: dict[str, Any] = {"expires_at": expires}
@@ -128,7 +128,7 @@ def check_end(gate: Gateways) -> None:
 async def test_a_gateway_that_dies_at_any_call_attaches_once(
     gate: Gateways, creates: bool, number: int, when: str
 ) -> None:
-    """With the same approval, unless it may have been sent."""
+    """The same approval is enough, unless it may have been sent."""
     attempts = Attempts(gate, creates)
     approvals = attempts.approvals()
     with pytest.raises(Killed):
@@ -170,7 +170,7 @@ async def test_a_crash_after_the_effect_is_settled_by_a_read_at_the_next_start(
 async def test_a_name_that_was_used_before_hides_no_create_that_may_still_appear(
     gate: Gateways,
 ) -> None:
-    """The first workspace of the name was archived: the name is free, and counts like any other."""
+    """The first workspace was archived, so its name is free; the pending create still blocks it."""
     journal = Journal(gate.journal)
     async with gate.upstream() as api:
         attacher = gate.attacher(journal, api)
@@ -226,7 +226,7 @@ async def test_whatever_fails_at_any_call_it_attaches_once(
 
 
 async def test_a_cancelled_request_leaves_an_intent_that_is_settled(gate: Gateways) -> None:
-    """The client is gone while Anthropic works; the intent is on the disk all the same."""
+    """The client disconnects while Anthropic works; the intent is on disk nevertheless."""
     attempts = Attempts(gate, creates=False)
     gate.fault("workspaces.update", when="after", kind="delay", seconds=5)
     trying = asyncio.create_task(attempts.once(attempts.approvals()))

@@ -225,7 +225,7 @@ CALLS = [
 
 @st.composite
 def nearly_allowed(draw: st.DrawFn) -> dict[str, Any]:
-    """A body that the product sends, or one with a field more, less or of another value."""
+    """A body that the product sends, or one with a field added, removed or changed."""
     body = dict(draw(st.sampled_from(BODIES)))
     change = draw(st.sampled_from(["none", "without", "with"]))
     if change == "without":
@@ -237,7 +237,7 @@ def nearly_allowed(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(nearly_allowed())
 def test_no_call_is_forwarded_that_could_attach_a_key(body: dict[str, Any]) -> None:
-    """What is forwarded without an approval writes no workspace but its evidence tag."""
+    """A call forwarded without an approval writes nothing of a workspace but its evidence tag."""
     for method, path in CALLS:
         try:
             decision = decide(Call(method, path, (), body))
@@ -317,7 +317,7 @@ FLAWS: dict[str, tuple[Statement, str]] = {
 @pytest.mark.parametrize(("statement", "why"), FLAWS.values(), ids=FLAWS)
 def test_an_approval_with_one_flaw_permits_nothing(statement: Statement, why: str) -> None:
     assert why in problems(statement)
-    # a good one beside it does not heal it
+    # a good approval beside it does not help
     beside = said(approver=KATHERINE)
     assert problems(beside, statement)
     assert problems(statement, beside)
@@ -384,7 +384,7 @@ OWN = {"approver", "comment", "decision", "issued_at"}
 
 
 def test_every_field_of_a_statement_is_either_shared_or_an_approvers_own() -> None:
-    """A new field must be decided on here."""
+    """A new field of a statement must be added to one of the two."""
     assert OWN | set(SHARED) == set(Statement.model_fields)
 
 
@@ -432,7 +432,7 @@ def test_a_taken_name_forbids_a_creation() -> None:
     assert "exists" in live(workspace(), creates=True)
     assert "exists" in live(workspace(name="FRESH"), creates=True)
     assert live(workspace(archived_at=NOW), creates=True) == ""
-    # another workspace with a key is no obstacle to a new one
+    # another workspace with a key does not prevent a new one
     assert live(workspace(name="Other", external_key_id=OTHER_KEY), creates=True) == ""
 
 
@@ -448,7 +448,7 @@ def test_an_attach_that_took_effect_is_recognised_by_a_read() -> None:
 
 
 def test_the_tag_is_forwarded_as_one_update_of_tags() -> None:
-    """Nothing but the tags that were checked goes on."""
+    """Only the tags that were checked are forwarded."""
     path = f"{WORKSPACES}/{WRKSPC}"
     tags: dict[str, Any] = {"cmek-evidence": HASH, "team": "payments"}
     assert decide(Call("POST", path, (), {"tags": tags})) == Tag(
@@ -480,7 +480,7 @@ def test_the_tag_is_forwarded_as_one_update_of_tags() -> None:
     ],
 )
 def test_a_refusal_names_fields_and_never_their_values(call: Call, said: str) -> None:
-    """At most three; the answer goes to whoever asked."""
+    """It names at most three fields; anybody on the machine may get the answer."""
     with pytest.raises(PolicyError) as refused:
         decide(call)
     assert str(refused.value) == said
