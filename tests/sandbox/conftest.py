@@ -1,4 +1,4 @@
-"""One sandbox for the whole room, emptied for each test of Cloud KMS."""
+"""One sandbox for the whole folder, emptied for each test of Cloud KMS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.sandbox import running
 
 @pytest.fixture(scope="session")
 def room() -> Iterator[tuple[Sandbox, Client, Client]]:
-    """The room's sandbox and its clients; a test takes `kms` instead."""
+    """The folder's sandbox and its clients; a test takes `kms` instead."""
     with running(minimal=True) as (sandbox, _):
         yield sandbox, grpc_client(sandbox), rest_client(sandbox)
 
@@ -55,7 +55,7 @@ def client(request: pytest.FixtureRequest, kms: Kms) -> Client:
 
 @pytest.fixture(scope="module")
 def admin_sandbox() -> Iterator[Admin]:
-    """The Admin API in a process of its own, one for a file."""
+    """A sandbox for the Admin API, in this process, one for each file."""
     with running_admin() as one:
         yield one
 

@@ -1,4 +1,4 @@
-"""Who may call the Admin API, and what every answer carries."""
+"""Who may call the Admin API, and what every answer has."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _get(admin: Admin, path: str, headers: dict[str, str]) -> httpx.Response:
 def test_an_admin_key_works_in_both_headers_and_with_both_versions(
     admin: Admin, headers: dict[str, str], version: str
 ) -> None:
-    """Documentation and official SDK send it differently."""
+    """The documentation and the official SDK send it in different headers."""
     response = _get(admin, ME, headers | {"anthropic-version": version})
     assert response.json() == {
         "id": admin.sandbox.organization_id,
@@ -87,7 +87,7 @@ def test_no_credential_appears_in_the_log(admin: Admin) -> None:
 
 
 def test_the_log_tells_writes_from_reads_and_what_took_effect(admin: Admin) -> None:
-    """Validation is a POST and not a write; a refused write had no effect."""
+    """A validation is a POST, but not a write; a refused write had no effect."""
     admin.control.clear_log()
     key = admin.register()
     admin.call("POST", f"external_keys/{key}/validate")

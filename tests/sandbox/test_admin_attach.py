@@ -22,7 +22,7 @@ def test_an_archived_workspace_takes_no_key_unless_the_switch_allows_it(full: Ad
 
 
 def test_a_key_is_written_once(admin: Admin) -> None:
-    """Neither another key nor null nor the empty string ever replaces it."""
+    """Neither another key nor null nor an empty string ever replaces it."""
     workspace = admin.fresh()
     first, second = admin.working_key("one"), admin.working_key("two")
     assert admin.attach(workspace, first).json()["external_key_id"] == first
@@ -53,14 +53,14 @@ def _refusal(response: httpx.Response) -> tuple[int, str | None]:
 
 @pytest.fixture(scope="module")
 def write_once() -> Iterator[tuple[Admin, dict[str, str]]]:
-    """Two working keys."""
+    """A sandbox with two working keys."""
     with running_admin(minimal=True) as one:
         yield one, {"one": one.working_key("one"), "two": one.working_key("two")}
 
 
 @pytest.mark.parametrize("status", [400, 409])
 def test_replacing_has_the_status_of_the_switch(admin: Admin, status: int) -> None:
-    """No page settles which it is."""
+    """No public page says which status it is."""
     admin.control.switches(replace_key_status=status)
     assert admin.attach(admin.fresh(), admin.working_key("one")).status_code == 200
     assert admin.attach(admin.fresh(), admin.working_key("two")).status_code == status
@@ -92,7 +92,7 @@ def test_attaching_may_time_out(admin: Admin) -> None:
 
 
 def test_a_key_that_is_edited_during_the_attach_is_a_conflict(admin: Admin) -> None:
-    """The key that was validated must be the key that is written."""
+    """The key that was validated must be the key that is attached."""
     key, workspace = admin.working_key(), admin.fresh()
     admin.control.switches(validate_seconds=0.5)
     answers: list[httpx.Response] = []
@@ -143,7 +143,7 @@ def test_a_workspace_can_be_created_with_its_key(admin: Admin) -> None:
 
 
 def test_one_key_may_serve_several_workspaces(admin: Admin) -> None:
-    """Sharing is allowed on Claude Platform."""
+    """Claude Platform allows it."""
     key = admin.working_key()
     for workspace in (admin.fresh(), admin.in_state("default")):
         assert admin.attach(workspace, key).status_code == 200

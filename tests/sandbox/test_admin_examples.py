@@ -1,4 +1,4 @@
-"""The sandbox's Admin API against example exchanges that were written down before it."""
+"""The sandbox's Admin API, compared with example exchanges that were written before it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ CODED_FAULTS = {
     "sandbox_egress_restricted",
     "workspace_update_external_key_changed",
 }
-"""What no state of the sandbox brings about at rest; the fault script sends it."""
+"""Answers that no state of the sandbox causes; the fault script sends them."""
 
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Admin]:
-    """One sandbox; each example gets the organization that the examples speak of."""
+    """One sandbox; `admin` gives each example the organization that the examples name."""
     with running_admin(minimal=True) as admin:
         admin.crypto_key()
         yield admin
@@ -49,7 +49,7 @@ def sandbox() -> Iterator[Admin]:
 
 @pytest.fixture
 def admin(sandbox: Admin) -> Admin:
-    """The examples' organization, as it was before any of them ran."""
+    """The organization of the examples, in the state before any of them ran."""
     state, world = sandbox.world.admin, sandbox.world
     for name, field in type(world.switches).model_fields.items():
         setattr(world.switches, name, field.default)

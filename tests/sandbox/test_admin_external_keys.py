@@ -17,7 +17,7 @@ OTHER = {"provider_config": {"type": "gcp", "key_name": f"{KEY_NAME}-2"}}
 
 @pytest.fixture(scope="module")
 def shelf() -> Iterator[Admin]:
-    """A sandbox whose external keys the paging tests count; they add, others do not."""
+    """A sandbox with 23 external keys, which the paging tests count and no test changes."""
     with running_admin(minimal=True) as one:
         for number in range(23):
             one.register(f"{KEY_RING}/cryptoKeys/key-{number}")
@@ -56,7 +56,7 @@ def test_a_malformed_key_is_refused_naming_the_field(
 
 
 def test_a_version_name_passes_where_create_does_not_look(admin: Admin) -> None:
-    """The switch stands for a service that checks key names only at validation."""
+    """With this switch the service checks key names only at validation."""
     admin.control.switches(create_checks_key_name=False)
     assert admin.register(f"{KEY_NAME}/cryptoKeyVersions/1").startswith("ekey_01")
 
@@ -96,7 +96,7 @@ def test_an_omitted_field_stays_and_the_display_name_can_always_change(admin: Ad
 
 
 def test_the_key_name_of_a_google_key_never_changes(admin: Admin) -> None:
-    """Attached or not; sending the same configuration again is no change."""
+    """This holds for an unattached key too; the same configuration again is not a change."""
     key = admin.register(KEY_NAME)
     assert admin.call("POST", f"external_keys/{key}", {"provider_config": GCP}).status_code == 200
     assert admin.call("POST", f"external_keys/{key}", OTHER).status_code == 400
@@ -107,7 +107,7 @@ def test_the_key_name_of_a_google_key_never_changes(admin: Admin) -> None:
 def test_a_referenced_key_cannot_be_deleted_even_by_an_archived_workspace(
     admin: Admin, status: int
 ) -> None:
-    """`attachment` counts live and archived workspaces, and deletion obeys it."""
+    """`attachment` covers live and archived workspaces, and so does the rule for deletion."""
     admin.control.switches(delete_attached_status=status)
     key, workspace = admin.working_key(), admin.fresh()
     assert admin.ok("GET", f"external_keys/{key}")["attachment"] == {"type": "unattached"}
@@ -156,7 +156,7 @@ def test_the_default_page_has_twenty(shelf: Admin) -> None:
 
 
 def test_a_key_made_or_deleted_between_two_pages_disturbs_no_other(admin: Admin) -> None:
-    """A cursor is a place in the order of creation, not an offset."""
+    """A cursor is a position in the order of creation, not an offset."""
     keys = [admin.register(f"{KEY_NAME}-{number}") for number in range(5)]
     first = admin.ok("GET", "external_keys", limit=2)
     admin.register(f"{KEY_NAME}-new")

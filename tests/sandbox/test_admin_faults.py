@@ -80,7 +80,7 @@ def test_times_and_skip_count_matching_calls(admin: Admin) -> None:
 
 
 def test_an_unreadable_line_of_the_script_is_refused(admin: Admin) -> None:
-    """A typo must not become a fault that never strikes."""
+    """A misspelt field must not become a fault that never happens."""
     response = httpx.post(
         f"{admin.sandbox.http}/_sandbox/faults",
         json={"call": "x", "tmes": 2},
@@ -92,7 +92,7 @@ def test_an_unreadable_line_of_the_script_is_refused(admin: Admin) -> None:
 
 
 def test_a_late_call_takes_effect_after_its_connection_broke(admin: Admin) -> None:
-    """As when a service works on what its caller has given up."""
+    """So it is when a service still works on a call that its caller has given up."""
     admin.control.fault("workspaces.create", kind="late")
     with pytest.raises(httpx.HTTPError):
         admin.call("POST", "workspaces", {"name": "late"})
@@ -104,7 +104,7 @@ def test_a_late_call_takes_effect_after_its_connection_broke(admin: Admin) -> No
 
 
 def test_a_late_call_with_seconds_breaks_now_and_takes_effect_then(admin: Admin) -> None:
-    """The caller does not wait for what it will never hear of."""
+    """The caller does not wait for the effect."""
     admin.control.fault("workspaces.create", kind="late", seconds=3600)
     with pytest.raises(httpx.RemoteProtocolError):
         admin.call("POST", "workspaces", {"name": "next hour"})

@@ -41,7 +41,7 @@ def test_the_sample_workspaces_are_what_the_ready_line_says(full: Admin) -> None
 
 
 def test_the_default_workspace_is_listed_only_when_asked_for(full: Admin) -> None:
-    """Retrieve takes its id all the same; the switch stands for an older service."""
+    """Retrieve always accepts its id; the switch lists it without being asked to."""
     default = full.in_state("default")
     assert default not in _ids(full.ok("GET", "workspaces"))
     assert default in _ids(full.ok("GET", "workspaces", include_default="true"))
@@ -167,7 +167,7 @@ def test_live_workspaces_are_limited_and_archived_ones_do_not_count(admin: Admin
 
 
 def test_reserved_tags_are_refused(admin: Admin) -> None:
-    """Keys that start with `anthropic` are not for customers."""
+    """Names that start with `anthropic` are reserved."""
     tags = {"tags": {"anthropic-x": "1"}}
     assert admin.call("POST", "workspaces", {"name": "tagged", **tags}).status_code == 400
     assert admin.call("POST", f"workspaces/{admin.fresh()}", tags).status_code == 400

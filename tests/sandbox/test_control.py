@@ -1,4 +1,4 @@
-"""No web page drives the sandbox: own origin, loopback hosts, and a token that no page can have."""
+"""No web page can control the sandbox: own origin, loopback hosts, a token that no page has."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _send(sandbox: Sandbox, method: str, path: str, **headers: str) -> httpx.Res
 def test_what_only_another_origins_page_can_send_is_refused_before_it_has_an_effect(
     sandbox: Sandbox, method: str, path: str, headers: dict[str, str]
 ) -> None:
-    """The services' APIs too: without a token their caller is an administrator."""
+    """The services' APIs are protected too: without a token their caller is an administrator."""
     assert _send(sandbox, method, path, **headers).status_code == 403
 
 
@@ -105,7 +105,7 @@ Promise.all(tries.map(([path, how]) => fetch(target + path, how)
 def test_a_page_of_another_origin_changes_and_learns_nothing(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """A real browser, with fetch and a form, from another port of this machine."""
+    """A real browser tries it with fetch and a form, from another port of this machine."""
     page = ATTACK % (sandbox.http, ROOT, ROOT, MAKE_RING, sandbox.http + MAKE_RING)
     (tmp_path / "index.html").write_text(page)
     before = len(sandbox.world.log.entries)
@@ -121,4 +121,4 @@ def test_a_page_of_another_origin_changes_and_learns_nothing(
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""

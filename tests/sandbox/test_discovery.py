@@ -1,6 +1,6 @@
-"""The checker against Google's discovery documents finds what is wrong.
+"""The check of calls against Google's discovery documents finds what is wrong.
 
-What it finds right is the rest of the room: after each test all REST calls must have fitted.
+The other tests of this folder show that it accepts what is right: it checks all their REST calls.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def test_a_call_that_does_not_fit_is_named(entry: dict[str, Any], violation: str
 
 
 def test_numbers_stand_for_enums_only_when_asked_for() -> None:
-    """`enum-encoding=int` is how the official client asks."""
+    """The official client asks for it by `enum-encoding=int`."""
     path, query = f"{RING}/cryptoKeys/k", "%24alt=json%3Benum-encoding%3Dint"
     fitting = _entry("GET", path, query, response={"purpose": 1})
     assert discovery("cloudkms.v1").violations(fitting) == []

@@ -1,7 +1,7 @@
 """The guide's gcloud commands, word for word, against the sandbox.
 
-Where gcloud is not installed, the requests that it was seen to send (`gcloud_requests.json`) are
-replayed instead; `CMEK_RECORD_GCLOUD=1` records them anew.
+Where gcloud is not installed, its recorded requests (`gcloud_requests.json`) are replayed instead;
+`CMEK_RECORD_GCLOUD=1` records them again.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ PROJECT = "--project=acme-kms-prod"
 
 
 class Gcloud:
-    """gcloud, aimed at the sandbox and at nothing else."""
+    """gcloud, configured to call only the sandbox."""
 
     def __init__(self, kms: Kms, home: Path) -> None:
         self._environment = gcloud_environment(kms.sandbox, home)
 
     def __call__(self, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a command and give what it did."""
+        """Run a command; returns its result."""
         return subprocess.run(
             shlex.split(command),
             env=self._environment | environment,
@@ -65,7 +65,7 @@ class Gcloud:
 
 @pytest.fixture
 def gcloud(kms: Kms, tmp_path: Path) -> Gcloud:
-    """Gcloud with a home of its own."""
+    """Gcloud with its own home."""
     return Gcloud(kms, tmp_path)
 
 
@@ -91,7 +91,7 @@ def test_the_guides_commands_work_word_for_word(kms: Kms, gcloud: Gcloud) -> Non
 
 @needs_gcloud
 def test_gcloud_encrypts_and_verifies_checksums(kms: Kms, gcloud: Gcloud, tmp_path: Path) -> None:
-    """`kms encrypt` and `kms decrypt` refuse answers without right checksums, and accept ours."""
+    """`kms encrypt` and `kms decrypt` refuse answers without correct checksums, and accept ours."""
     kms.key()
     plain, sealed, opened = (tmp_path / name for name in ("plain", "sealed", "opened"))
     plain.write_text("secret text")
@@ -103,7 +103,7 @@ def test_gcloud_encrypts_and_verifies_checksums(kms: Kms, gcloud: Gcloud, tmp_pa
 
 @needs_gcloud
 def test_gcloud_shows_refusals(kms: Kms, gcloud: Gcloud, tmp_path: Path) -> None:
-    """A second run of the guide fails at its first step; a disabled API says what to enable."""
+    """A second run of the guide fails at its first step; the error of a disabled API names it."""
     gcloud.ok(CREATE_RING)
     again = gcloud(CREATE_RING)
     assert (again.returncode, "ALREADY_EXISTS" in again.stderr) == (1, True)
@@ -171,7 +171,7 @@ def _fits_the_documents(kms: Kms) -> None:
 
 
 def test_gclouds_recorded_requests_are_served(kms: Kms) -> None:
-    """Each request that gcloud was seen to send gets the status that it got then."""
+    """Each recorded request of gcloud succeeds, as it did when it was recorded."""
     for recorded in json.loads(RECORDED.read_text()):
         body = _with_current_etag(kms, recorded)
         answer = httpx.request(

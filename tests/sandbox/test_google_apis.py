@@ -34,7 +34,7 @@ def module_sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def stage(module_sandbox: Sandbox) -> Stage:
-    """Everything in order, with a key."""
+    """A healthy project with a key."""
     stage = Stage(module_sandbox.world)
     stage.reset()
     stage.key()
@@ -95,7 +95,7 @@ def test_project_number_and_id_name_the_same_project(http: httpx.Client, stage: 
 
 
 def test_an_unknown_project_is_denied_not_missing(http: httpx.Client, stage: Stage) -> None:
-    """Google does not tell strangers whether a project exists."""
+    """Google does not disclose to strangers whether a project exists."""
     response = http.get("/v3/projects/no-such-project")
     assert response.status_code == 403
     assert "may not exist" in response.json()["error"]["message"]
@@ -155,7 +155,7 @@ def test_an_api_that_is_off_says_so(http: httpx.Client, stage: Stage) -> None:
 
 
 def test_an_unknown_state_is_refused(http: httpx.Client, stage: Stage) -> None:
-    """A misspelt field must not pass for a change."""
+    """A misspelt field must not be accepted as a change."""
     assert http.patch("/_sandbox/google", json={"disabled_service": []}).status_code == 400
 
 

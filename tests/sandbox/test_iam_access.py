@@ -1,4 +1,4 @@
-"""Who may do what: roles, inheritance, conditions, denials, and refusals before any role."""
+"""Who may do what: roles, inheritance, conditions, denials, and refusals that no role prevents."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_conditions_are_evaluated_or_count_as_no(kms: Kms, anthropic: Client) ->
 
 
 def test_new_grants_take_their_time_for_anthropic(kms: Kms, anthropic: Client) -> None:
-    """While IAM settles Anthropic is refused, and a later write does not start the wait again."""
+    """Until then Anthropic is refused, and a later write does not start the wait again."""
     kms.world.switches.iam_propagation_seconds = 60
     key = kms.key().name
     kms.grant(key, VIEWER)
@@ -131,7 +131,7 @@ def test_callers_learn_their_own_permissions(kms: Kms, client: Client) -> None:
 
 
 def test_the_administrators_role_can_not_use_keys(kms: Kms) -> None:
-    """Separation of duties: roles/cloudkms.admin manages and never encrypts."""
+    """For separation of duties, roles/cloudkms.admin manages keys and never encrypts."""
     key = kms.key().name
     admin = grpc_client(kms.sandbox, kms.token("admin"))
     kms.grant(key, "roles/cloudkms.admin", "user:admin@example.com")
@@ -177,11 +177,11 @@ def test_callers_without_credentials_are_administrators_by_default(kms: Kms) -> 
 
 
 def test_the_credentials_file_works_with_google_auth(kms: Kms) -> None:
-    """google-auth signs with the file's key, the token endpoint answers, both transports take it,
-    and the token that the account signs for itself; its assertion is no token.
+    """google-auth signs with the file's key, and the token endpoint answers with a token.
 
-    `refresh` only: google-auth's `before_request` would also ask a true Google host for the
-    locations that the account is allowed in.
+    Both transports accept that token, and the one that the account signs for itself, but not its
+    assertion. Only `refresh` is called: google-auth's `before_request` would also ask a real Google
+    host for the account's locations.
     """
     kms.world.switches.anonymous_caller = "unauthenticated"
     credentials = service_account.Credentials.from_service_account_file(  # type: ignore[no-untyped-call]
@@ -262,7 +262,7 @@ def test_organization_policies_stop_creation(kms: Kms, client: Client) -> None:
 
 
 def test_enabled_versions_can_be_protected_from_destruction(kms: Kms, client: Client) -> None:
-    """`cloudkms.disableBeforeDestroy`."""
+    """The constraint is `cloudkms.disableBeforeDestroy`."""
     kms.world.kms.constraints.disable_before_destroy = True
     with pytest.raises(exceptions.BadRequest, match="must be disabled"):
         client.destroy_crypto_key_version(name=kms.key().primary.name, **NO_RETRY)

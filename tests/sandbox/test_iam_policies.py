@@ -1,4 +1,4 @@
-"""Policies are read and written as Google does it: etags, versions, conditions."""
+"""Policies are read and written as at Google: etags, versions, conditions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _binding(role: str, *members: str, expression: str = "") -> policy_pb2.Bindi
 
 @pytest.fixture(params=["key", "ring"])
 def resource(request: pytest.FixtureRequest, kms: Kms) -> str:
-    """Keys and key rings both carry policies."""
+    """A key or a key ring: both have policies."""
     return getattr(kms, request.param)() if request.param == "ring" else kms.key().name
 
 
@@ -52,7 +52,7 @@ def test_a_stale_etag_is_aborted(kms: Kms, resource: str) -> None:
 
 
 def test_a_missing_etag_overwrites_blindly(kms: Kms, resource: str) -> None:
-    """As at Google: whoever forgets the etag destroys what others granted."""
+    """So it is at Google: a write without an etag removes what others granted."""
     kms.grant(resource, VIEWER, ALICE)
     kms.write(resource, _policy(_binding(VIEWER, MEMBER)))
     assert [list(b.members) for b in kms.policy(resource).bindings] == [[MEMBER]]
@@ -120,7 +120,7 @@ def test_equal_bindings_are_merged_and_empty_ones_dropped(kms: Kms, resource: st
 
 
 def test_racing_read_modify_writes_lose_nothing(kms: Kms) -> None:
-    """Sixteen writers, each repeating its whole cycle after ABORTED: all grants stand."""
+    """Sixteen writers each repeat their whole cycle after ABORTED; all grants are there."""
     key = kms.key().name
     together = threading.Barrier(16)
 
@@ -142,7 +142,7 @@ def test_racing_read_modify_writes_lose_nothing(kms: Kms) -> None:
 
 
 def test_a_policy_has_at_most_1500_members(kms: Kms, resource: str) -> None:
-    """Counted over all bindings, as terraform-provider-google#25093 met it."""
+    """They are counted over all bindings, as in terraform-provider-google#25093."""
     members = [f"user:u{number}@example.com" for number in range(1498)]
     two = _binding(VIEWER, ALICE, MEMBER)
     kms.write(resource, _policy(_binding(ENCRYPTER_DECRYPTER, *members), two))

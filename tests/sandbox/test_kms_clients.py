@@ -1,4 +1,4 @@
-"""The official client does its whole work against the sandbox, on every transport it has."""
+"""The official client does all its work with the sandbox, on every transport that it has."""
 
 from __future__ import annotations
 
@@ -146,8 +146,8 @@ def test_every_call_is_logged_with_its_name_and_kind(kms: Kms, client: Client) -
     assert [e.status for e in entries[:3]] == ["OK"] * 3
 
 
-def test_a_call_that_is_not_served_is_logged_all_the_same(kms: Kms, client: Client) -> None:
-    """Nothing happens unseen: the log is the witness of what was tried."""
+def test_a_call_that_is_not_served_is_logged_too(kms: Kms, client: Client) -> None:
+    """The log has every call that was tried."""
     job = kms_v1.ImportJob(import_method="RSA_OAEP_3072_SHA256_AES_256", protection_level="HSM")
     with pytest.raises(exceptions.GoogleAPICallError):
         client.create_import_job(parent=kms.ring(), import_job_id="j", import_job=job, **NO_RETRY)

@@ -1,4 +1,4 @@
-"""Encryption is real, checked end to end, and stops where the true service stops."""
+"""Encryption is real, has checksums, and is refused where the real service refuses it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_unasked_checks_are_not_claimed(kms: Kms, client: Client) -> None:
     ["plaintext_crc32c", "additional_authenticated_data_crc32c", "ciphertext_crc32c"],
 )
 def test_a_wrong_checksum_is_refused(kms: Kms, client: Client, field: str) -> None:
-    """INVALID_ARGUMENT names the field, the sign of data corrupted on the way."""
+    """INVALID_ARGUMENT names the field; its data was changed on the way."""
     key = kms.key()
     request: dict[str, Any] = {"name": key.name, "plaintext": TEXT}
     call: Callable[..., Any] = client.encrypt
@@ -118,7 +118,7 @@ def test_an_older_version_can_be_named_for_encryption(kms: Kms, client: Client) 
 
 
 def test_too_much_data_is_refused(kms: Kms, client: Client) -> None:
-    """64 KiB for SOFTWARE, 8 KiB for HSM."""
+    """The limit is 64 KiB for SOFTWARE, 8 KiB for HSM."""
     key = kms.key(version_template={"protection_level": Level.HSM})
     client.encrypt(name=key.name, plaintext=b"x" * 8192)
     with pytest.raises(exceptions.BadRequest, match="8192"):

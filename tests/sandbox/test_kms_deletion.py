@@ -1,4 +1,4 @@
-"""Deletion for good, as the official client and the discovery document have it."""
+"""Permanent deletion, by the official client and by the discovery document."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.kms import LOCATION, NO_RETRY, Client, Kms, State
 
 
 def _destroyed(kms: Kms) -> str:
-    """A key whose only version is destroyed; its name."""
+    """Make a key whose only version is destroyed; returns its name."""
     key = kms.key()
     kms.grpc.destroy_crypto_key_version(name=key.primary.name, **NO_RETRY)
     kms.world.clock.advance(key.destroy_scheduled_duration)
@@ -39,7 +39,7 @@ def test_a_key_is_deleted_after_its_versions_and_its_name_stays_taken(
 
 
 def test_a_ring_is_deleted_after_its_keys_and_its_name_is_free_again(kms: Kms) -> None:
-    """By the discovery document, as google-cloud-kms has no call for it."""
+    """The call is that of the discovery document, since google-cloud-kms has none."""
     name = _destroyed(kms)
     ring = name.partition("/cryptoKeys/")[0]
     assert _delete(kms, ring).status_code == 400

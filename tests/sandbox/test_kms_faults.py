@@ -1,4 +1,4 @@
-"""The fault script strikes Cloud KMS calls before or after their effect, on both transports."""
+"""The fault script hits calls of Cloud KMS before or after their effect, on both transports."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_http_codes_mean_the_same_everywhere(
 def test_broken_answers_break_the_call_and_not_the_effect(
     kms: Kms, client: Client, kind: str
 ) -> None:
-    """Whatever arrives is no answer, and the resource is there: the client has to look."""
+    """The client gets no valid answer although the resource exists, so it has to read."""
     kms.world.faults.add(Fault(call="CreateKeyRing", when="after", kind=kind, status=502))
     with pytest.raises(BROKEN):
         _create(client)
@@ -84,7 +84,7 @@ def test_faults_can_wait_for_their_turn(kms: Kms, client: Client) -> None:
 
 
 def test_a_delay_outlives_the_clients_patience(kms: Kms) -> None:
-    """The client gives up by its own deadline; the server's thread is free again at once."""
+    """The client gives up at its own deadline; the server's thread is free again at once."""
     kms.world.faults.add(Fault(call="ListKeyRings", kind="delay", seconds=30))
     started = time.monotonic()
     with pytest.raises(exceptions.DeadlineExceeded):

@@ -28,7 +28,7 @@ def _request(**fields: Any) -> kms_v1.ListCryptoKeysRequest:
 
 @given(names, st.integers(1, 7), st.sampled_from(["", "name", "name desc"]))
 def test_pages_together_are_the_list(ids: list[str], size: int, order: str) -> None:
-    """Whatever the page size: each item once, in order, no empty last page, the full total."""
+    """With any page size: each item once, in order, no empty last page, the full total."""
     token, seen = "", []
     while True:
         request = _request(page_size=size, page_token=token, order_by=order)
@@ -45,7 +45,7 @@ def test_pages_together_are_the_list(ids: list[str], size: int, order: str) -> N
 
 @given(names.filter(lambda ids: len(ids) > 3), st.data())
 def test_new_items_shift_no_page(ids: list[str], data: st.DataObject) -> None:
-    """What is there at both times is seen exactly once, though others come in between."""
+    """An item that exists at both times is seen exactly once, though others are added."""
     early = data.draw(st.lists(st.sampled_from(ids), min_size=3, unique=True))
     first = paginate(_keys(early), "parent", _request(page_size=2))
     later = paginate(_keys(ids), "parent", _request(page_token=first.next_page_token))
@@ -117,7 +117,7 @@ def test_what_a_list_does_not_understand_is_refused(
 
 
 def test_keys_filter_by_their_primary_and_labels(kms: Kms, client: Client) -> None:
-    """`primary.state` and `labels.x` reach into the key."""
+    """The filter may name `primary.state` and `labels.x`, which are fields inside the key."""
     ring = kms.ring()
     off = kms.key("off", ring=ring, labels={"team": "a"})
     kms.key("on", ring=ring, labels={"team": "b"})

@@ -93,7 +93,7 @@ def test_an_update_needs_a_mask(kms: Kms, client: Client) -> None:
 
 
 def test_labels_in_a_mask_replace_all_labels(kms: Kms, client: Client) -> None:
-    """There is no merge and no etag: whoever writes last wins."""
+    """There is no merge and no etag: the last write wins."""
     key = kms.key(labels={"a": "1", "b": "2"})
     changed = kms_v1.CryptoKey(name=key.name, labels={"c": "3"})
     client.update_crypto_key(crypto_key=changed, update_mask={"paths": ["labels"]})
@@ -154,7 +154,7 @@ def test_rest_refuses_what_it_does_not_know(
 def test_a_key_of_an_external_manager_is_made_without_a_version_and_then_gets_one(
     kms: Kms, client: Client, level: Level, option: dict[str, str]
 ) -> None:
-    """As terraform-google-kms#117 makes it: its algorithm is EXTERNAL_SYMMETRIC_ENCRYPTION."""
+    """Its algorithm is EXTERNAL_SYMMETRIC_ENCRYPTION, as in terraform-google-kms#117."""
     template = {"protection_level": level, "algorithm": "EXTERNAL_SYMMETRIC_ENCRYPTION"}
     with pytest.raises(exceptions.InvalidArgument, match="skip_initial_version_creation"):
         kms.key(version_template=template)
@@ -172,7 +172,7 @@ def test_a_key_of_an_external_manager_is_made_without_a_version_and_then_gets_on
 
 
 def test_a_project_id_may_begin_with_a_domain(kms: Kms, client: Client) -> None:
-    """Such as `example.com:kms-prod`, in every path; one that is unknown is denied like others."""
+    """An id like `example.com:kms-prod` works in every path; an unknown one is denied."""
     old = GoogleProject("example.com:kms-prod", "999999999999")
     kms.world.kms.projects[old.id] = old
     location = f"projects/{old.id}/locations/us-east5"

@@ -1,4 +1,4 @@
-"""Versions in time: pending, rotated, disabled, scheduled for destruction, gone."""
+"""Versions over time: pending, rotated, disabled, scheduled for destruction, destroyed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_rotation_makes_a_new_primary_when_it_is_due(kms: Kms, client: Client) -
 
 
 def test_rotation_fails_under_a_later_organization_policy(kms: Kms, client: Client) -> None:
-    """The key goes on working; next_rotation_time stays behind, which a health check can see."""
+    """The key still works; next_rotation_time stays in the past, which a health check can see."""
     now = kms.world.clock.now()
     month = timedelta(days=30)
     key = kms.key(rotation_period=month, next_rotation_time=now + month)
@@ -75,7 +75,7 @@ def test_rotation_fails_under_a_later_organization_policy(kms: Kms, client: Clie
 
 
 def test_generation_can_take_its_time(kms: Kms, client: Client) -> None:
-    """PENDING_GENERATION by a switch: not usable, then enabled by itself."""
+    """With a switch a version is PENDING_GENERATION, not usable, and enabled later."""
     kms.world.switches.initial_version_pending_seconds = 30
     key = kms.key(version_template={"protection_level": Level.HSM})
     assert key.primary.state == State.PENDING_GENERATION
@@ -89,7 +89,7 @@ def test_generation_can_take_its_time(kms: Kms, client: Client) -> None:
 
 
 def test_a_key_may_have_no_primary(kms: Kms, client: Client) -> None:
-    """skip_initial_version_creation leaves `primary` out; the first version is chosen by hand."""
+    """With skip_initial_version_creation there is no `primary` until a version is chosen."""
     key = kms.key(skip_initial_version_creation=True)
     assert "primary" not in client.get_crypto_key(name=key.name)
     with pytest.raises(exceptions.BadRequest, match="no primary"):

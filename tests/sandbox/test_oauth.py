@@ -1,4 +1,4 @@
-"""Workload identity and Google's own token endpoints, through google-auth where it can."""
+"""Workload identity and Google's own token endpoints, by google-auth where possible."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 sys.stdout.write(id_token.fetch_id_token(Request(), sys.argv[1]))
 """
-"""In a process of its own: google-auth reads the environment once, when it is imported."""
+"""Run in its own process: google-auth reads the environment once, when it is imported."""
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
@@ -70,7 +70,7 @@ def test_the_token_expires_by_the_sandbox_s_clock(admin: Admin) -> None:
 
 
 def test_a_short_assertion_buys_a_short_token(admin: Admin) -> None:
-    """Twice its remaining validity, but a minute at least."""
+    """The token is valid for twice the assertion's remaining time, but at least a minute."""
     for remaining, expected in ((300, 600), (10, 60)):
         granted = _exchange(admin, _signed(admin, exp=int(time.time()) + remaining)).json()
         assert expected - 5 <= granted["expires_in"] <= expected
@@ -102,7 +102,7 @@ def _signed(admin: Admin, key: SigningKey | None = None, **changes: Any) -> str:
     ],
 )
 def test_every_wrong_claim_is_refused_alike(admin: Admin, changes: dict[str, Any]) -> None:
-    """One opaque 401, so that a caller learns nothing."""
+    """Each gets the same 401, so that a caller learns nothing."""
     assert _exchange(admin, _signed(admin)).status_code == 200
     refused = _exchange(admin, _signed(admin, **changes))
     assert refused.status_code == 401
@@ -197,7 +197,7 @@ def test_neither_assertion_nor_token_is_logged(admin: Admin) -> None:
 def test_google_s_endpoint_looks_at_an_assertion_by_its_own_clock(
     admin: Admin, seconds: int, accepted: bool
 ) -> None:
-    """A caller's clock that is wrong, as in google-auth-library-nodejs#129, is named as that."""
+    """With a wrong clock of its caller the error names the times: google-auth-library-nodejs#129."""
     admin.control.advance(seconds)
     if accepted:
         assert _identity_token(admin)

@@ -70,7 +70,7 @@ def test_a_signal_ends_it_cleanly_even_in_the_middle_of_a_call(number: signal.Si
 
 
 def test_a_second_sandbox_on_the_same_port_does_not_start() -> None:
-    """Nor can a stale one answer half of the calls."""
+    """So an old sandbox cannot answer half of the calls."""
     with running_sandbox(minimal=True) as first:
         http, grpc = (int(one.rpartition(":")[2]) for one in (first.http, first.grpc))
         with (

@@ -1,4 +1,4 @@
-"""Webhooks and audit log pushes, received and verified by code of others.
+"""Webhooks and audit log pushes, received and verified by third-party code.
 
 The official Anthropic SDK registers endpoints and verifies their deliveries; google-auth verifies
 the token of a push, and Google's discovery document of Cloud Logging the entry.
@@ -36,7 +36,7 @@ VERSION = f"{KEY}/cryptoKeyVersions/1"
 
 @dataclass
 class Receiver:
-    """A server on loopback that keeps what it gets; the first `refusals` get 503."""
+    """A server on loopback that stores what it gets; the first `refusals` messages get 503."""
 
     url: str = ""
     refusals: int = 0
@@ -54,7 +54,7 @@ def _receiving() -> Iterator[Receiver]:
 
     class Handler(QuietHandler):
         def do_POST(self) -> None:
-            """Keep the message."""
+            """Store the message."""
             body = self.body().decode()
             receiver.got.append(({k.lower(): v for k, v in self.headers.items()}, body))
             self.send_response(503 if len(receiver.got) <= receiver.refusals else 204)
@@ -67,14 +67,14 @@ def _receiving() -> Iterator[Receiver]:
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    """Where messages go."""
+    """A receiver of messages."""
     with _receiving() as one:
         yield one
 
 
 @pytest.fixture
 def attached(admin: Admin) -> Admin:
-    """A workspace with a working key."""
+    """An organization in which a workspace has a working key."""
     assert admin.attach(admin.fresh(), admin.working_key()).status_code == 200
     return admin
 
@@ -169,28 +169,30 @@ def test_an_endpoint_elsewhere_or_without_the_beta_is_refused(admin: Admin) -> N
     ],
     ids=["version disabled", "grants removed", "perimeter", "API off", "label removed"],
 )
-def test_whatever_breaks_a_key_in_use_is_told_once_and_so_is_its_recovery(
+def test_whatever_breaks_a_key_in_use_is_sent_once_and_so_is_its_recovery(
     attached: Admin, receiver: Receiver, break_it: Any, mend_it: Any
 ) -> None:
     hook = _sdk(attached).beta.organization.webhooks
     hook.create(url=receiver.url, enabled_events=["external_key.failed", "external_key.recovered"])
     break_it(attached)
     assert _events(receiver, 1) == ["external_key.failed"]
-    attached.control.advance(1)  # looks again: nothing new
+    attached.control.advance(1)  # the keys are checked again: nothing is new
     mend_it(attached)
     assert _events(receiver, 2) == EVENTS
     assert len(attached.world.signals.deliveries) == 2
 
 
-def test_a_key_that_no_workspace_uses_is_not_told(attached: Admin, receiver: Receiver) -> None:
+def test_nothing_is_sent_about_a_key_that_no_workspace_uses(
+    attached: Admin, receiver: Receiver
+) -> None:
     hook = _sdk(attached).beta.organization.webhooks
     hook.create(url=receiver.url, enabled_events=["external_key.failed"])
     attached.working_key("idle")
     _disable(attached, f"{KEY_RING}/cryptoKeys/idle/cryptoKeyVersions/1")
     _disable(attached)
     ((_, body),) = receiver.expect()
-    (told,) = attached.world.signals.deliveries
-    assert json.loads(body)["data"]["type"] == told.name == "external_key.failed"
+    (sent,) = attached.world.signals.deliveries
+    assert json.loads(body)["data"]["type"] == sent.name == "external_key.failed"
 
 
 def test_time_that_passes_breaks_a_key_too(attached: Admin, receiver: Receiver) -> None:
@@ -254,7 +256,7 @@ def test_a_push_carries_the_audit_log_entry_and_a_token_that_google_auth_verifie
 
 
 def test_each_write_leaves_one_entry_of_the_shape_that_google_documents(admin: Admin) -> None:
-    """`LogEntry` in the discovery document of Cloud Logging; reads and refusals leave none."""
+    """The shape is `LogEntry` of Cloud Logging's document; reads and refusals leave no entry."""
     key = admin.crypto_key()
     admin.google("GET", key)
     _disable(admin)

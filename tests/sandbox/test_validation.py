@@ -1,4 +1,4 @@
-"""Anthropic's check of a key: each thing that it needs, taken away."""
+"""Anthropic's validation of a key: it fails without any one of the things that it needs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _validate(admin: Admin, key_name: str) -> dict[str, object]:
 
 
 def test_a_key_made_as_the_guide_says_passes(admin: Admin) -> None:
-    """With the organization's label, which the guide lacks; an HSM key as well."""
+    """It also has the organization's label, which the guide lacks, and is an HSM key."""
     template = {"protectionLevel": "HSM", "algorithm": "GOOGLE_SYMMETRIC_ENCRYPTION"}
     result = _validate(admin, admin.crypto_key(versionTemplate=template))
     assert result == {"type": "external_key_validation", "status": "success", "error": None}
@@ -142,7 +142,7 @@ def test_a_round_trip_that_never_ends_is_a_failure_too(admin: Admin) -> None:
 def test_others_are_served_while_a_validation_waits(
     admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its latency is spent neither under the lock nor in the way of other calls."""
+    """A validation does not wait under the lock, and does not block other calls."""
     key = admin.working_key()
     admin.control.switches(validate_seconds=0.2)
     others_served = threading.Event()
@@ -174,7 +174,7 @@ def test_keys_of_other_clouds_can_be_registered_but_not_checked(admin: Admin) ->
 
 
 def test_validation_writes_nothing_into_the_call_log_of_cloud_kms(admin: Admin) -> None:
-    """The log holds what callers of the sandbox did, not what the sandbox did itself."""
+    """The log has the calls of the sandbox's callers, not those of the sandbox itself."""
     key = admin.working_key()
     admin.control.clear_log()
     admin.ok("POST", f"external_keys/{key}/validate")
