@@ -197,7 +197,7 @@ def test_neither_assertion_nor_token_is_logged(admin: Admin) -> None:
 def test_google_s_endpoint_looks_at_an_assertion_by_its_own_clock(
     admin: Admin, seconds: int, accepted: bool
 ) -> None:
-    """With a wrong clock of its caller the error names the times: google-auth-library-nodejs#129."""
+    """With a caller's wrong clock the error names the times: google-auth-library-nodejs#129."""
     admin.control.advance(seconds)
     if accepted:
         assert _identity_token(admin)
