@@ -1,8 +1,8 @@
-"""One sandbox a file, a new state of it a test.
+"""One sandbox for each file, with a new state for each test.
 
-A test that asks for `bench` is executed with Prefect in memory. `make prove` executes it on a
-server too, so that a difference between the two shows: one case of each test, and each case of the
-attacks. One that is marked `server` is about what Prefect keeps or decides: it has a server only.
+A test with `bench` is executed with Prefect in memory. `make prove` executes it on a server too,
+which shows any difference: one case of each test, and each case of the attacks. A test marked
+`server` is about what Prefect stores or decides, so it has a server only.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from tests.support.sandbox import breaks_connection, handed_over
 
 ROOT: Final = Path(__file__).parents[2]
 _PLENTY: Final = 100
-"""Attempts; the code's own number is smaller."""
+"""More attempts than the code makes, so that its own limit applies."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Where the tests of this folder have their Prefect."""
+    """Execute the tests of this folder with Prefect in memory, on a server, or both."""
     if "_bench" not in metafunc.fixturenames:
         return
     only_server = metafunc.definition.get_closest_marker("server") is not None
@@ -43,7 +43,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of the cases of a test that is executed in memory too, one is enough on a server."""
+    """Keep one case on a server of each test that is executed in memory too."""
     seen: set[tuple[Path, str]] = set()
     more: list[pytest.Item] = []
     for item in items:
@@ -65,7 +65,7 @@ def _is_on_both(item: pytest.Item) -> TypeGuard[pytest.Function]:
 
 @pytest.fixture(scope="session")
 def _in_memory(quick_prefect: None) -> Iterator[tuple[MemoryPrefect, Onboardings]]:
-    """One for all files: saving the blocks takes longer than most tests."""
+    """One bench in memory for all files: saving the blocks takes longer than most tests."""
     api = MemoryPrefect()
     with ExitStack() as stack:
         with memory_prefect(api):
@@ -94,7 +94,7 @@ def _bench(request: pytest.FixtureRequest) -> Iterator[Onboardings]:
 
 @contextmanager
 def _without_waits() -> Iterator[None]:
-    """As many attempts and looks as ever, with nothing between them; on a server they wait."""
+    """As many attempts and reads as usual, without waits; on a server they wait."""
     looks = (0.0,) * len(tasks.attachment.SEARCH_AFTER_SECONDS)
     with (
         stamina.set_testing(True, attempts=_PLENTY, cap=True),
@@ -106,7 +106,7 @@ def _without_waits() -> Iterator[None]:
 
 @pytest.fixture
 def bench(_bench: Onboardings) -> Onboardings:
-    """Server, sandbox and records as new: nothing claims a workspace, nothing tells of one."""
+    """Reset server, sandbox and records: no run claims a workspace, no artifact is left."""
     _bench.control.reset()
     forget_made_keys()
     _bench.forget_runs()

@@ -1,4 +1,4 @@
-"""How a run ends that must not attach, as one assertion each."""
+"""Assertions about the end of a run that must not attach."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.support.onboarding import Run
 
 
 def assert_stopped(run: Run, *says: str) -> None:
-    """Failed with these words, and nothing was written outside."""
+    """The run failed with these words, and nothing was written outside."""
     assert run.state == "Failed", run.message
     for words in says:
         assert words in run.message
@@ -14,7 +14,7 @@ def assert_stopped(run: Run, *says: str) -> None:
 
 
 def assert_not_attached(run: Run, *says: str) -> None:
-    """Failed with these words, and no attach was sent."""
+    """The run failed with these words, and no attach was sent."""
     assert run.state == "Failed", run.message
     for words in says:
         assert words in run.message
@@ -22,7 +22,7 @@ def assert_not_attached(run: Run, *says: str) -> None:
 
 
 def assert_waiting(run: Run, *says: str) -> None:
-    """Waits for a response, with a text that has these words, and no attach was sent."""
+    """The run waits for a response, with these words in its text, and no attach was sent."""
     assert run.state == "Suspended", run.message
     for words in says:
         assert words in run.text()

@@ -1,4 +1,4 @@
-"""A workspace's slot: a run that can't have it says why, or finds out who has the workspace."""
+"""A workspace's slot: a run that cannot get it says why, or names the run that has it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks.runs import ensure_single_slot, take_slot
 from tests.support.onboarding import Onboardings
 
 
-def take_for_good(bench: Onboardings) -> str:
+def take_permanently(bench: Onboardings) -> str:
     limit = artifact_key("workspace", bench.fresh)
     bench.client.upsert_global_concurrency_limit_by_name(limit, 1)
     bench.client.request(
@@ -38,10 +38,10 @@ def take_for_good(bench: Onboardings) -> str:
 def test_a_slot_that_never_becomes_free_fails_the_run_with_the_way_out(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not wait for ever; after what the message says, a retry goes on."""
+    """It does not wait forever; after the command in the message, a retry goes on."""
     monkeypatch.setattr(flows._workspace_lock, "HELD_SECONDS", 1.0)
     monkeypatch.setattr(flows._workspace_lock, "TRY_SECONDS", 0.5)
-    limit = take_for_good(bench)
+    limit = take_permanently(bench)
     bench.control.clear_log()
     run = bench.start().execute()
     assert run.state == "Failed"
@@ -56,9 +56,9 @@ def test_a_slot_that_never_becomes_free_fails_the_run_with_the_way_out(
 def test_a_run_that_waits_for_the_slot_sees_who_claims_the_workspace(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends as a duplicate at once, not when the other one has let go."""
+    """It ends as a duplicate at once, not when the other run has released the slot."""
     monkeypatch.setattr(flows._workspace_lock, "TRY_SECONDS", 0.5)
-    limit, denied, takes = take_for_good(bench), threading.Event(), take_slot
+    limit, denied, takes = take_permanently(bench), threading.Event(), take_slot
 
     async def watched(held: AsyncExitStack, name: str, **options: Any) -> bool:
         got = await takes(held, name, **options)
@@ -89,7 +89,7 @@ def test_a_claim_on_a_run_that_never_began_holds_nobody_up(bench: Onboardings) -
 
 
 def test_a_claim_on_a_run_of_another_flow_holds_nobody_up(bench: Onboardings) -> None:
-    """However long it runs."""
+    """It blocks nobody, however long that run takes."""
 
     @flow
     def another() -> None:
@@ -111,7 +111,7 @@ def _claim(bench: Onboardings, run: FlowRun) -> None:
 def test_a_plan_is_made_while_an_approval_is_open_and_takes_nothing_from_it(
     bench: Onboardings,
 ) -> None:
-    """It writes nothing, so it needs no workspace for itself; it is found under it all the same."""
+    """A plan writes nothing, so it needs no slot; it still has the workspace's tag."""
     run = bench.asked()
     bench.control.clear_log()
     plan = bench.start(plan_only=True).execute()
@@ -124,7 +124,7 @@ def test_a_plan_is_made_while_an_approval_is_open_and_takes_nothing_from_it(
 def test_an_unfinished_plan_is_not_taken_for_the_onboarding_nor_the_other_way_round(
     bench: Onboardings,
 ) -> None:
-    """A command that starts one of them gives the run of that kind that is under way."""
+    """A command that starts one of them returns the active run of the same kind."""
     request = bench.start().parameters["request"]
 
     def started(**changes: bool) -> str:
@@ -137,7 +137,7 @@ def test_an_unfinished_plan_is_not_taken_for_the_onboarding_nor_the_other_way_ro
 
 @pytest.mark.server
 def test_runs_that_want_a_limit_for_the_first_time_all_get_it(bench: Onboardings) -> None:
-    """Prefect's own call reads it and then creates it: all but one would fail."""
+    """Prefect's own call reads the limit and then creates it, so all runs but one would fail."""
     limit = artifact_key("workspace", "wanted by many")
 
     async def want() -> None:

@@ -1,7 +1,6 @@
 """What somebody with access to Prefect's API can try at the gate: none of it attaches.
 
-Each test mounts one attack on a run that waits for its approval, lets the worker go on, and counts
-the requests that tried to set a workspace's key.
+Each test makes one attack on a waiting run, lets the worker go on, and counts the attach requests.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ def run(bench: Onboardings) -> Run:
 
 
 def test_every_field_that_binds_a_response_is_required(run: Run) -> None:
-    """So that a resume without answer can't fall back on defaults: an approval needs them all."""
+    """A resume without a response must not fall back on defaults: an approval needs every field."""
     form = run.form()
     assert {*form["required"], *form["then"]["required"]} == set(form["properties"])
 
 
 def test_a_resume_with_no_body_is_not_an_approval(bench: Onboardings, run: Run) -> None:
-    """B1: the server refuses it, and the run goes on waiting."""
+    """B1: the server refuses it, and the run still waits."""
     result = bench.client.resume_flow_run(run.id)
     assert result.status.value == "REJECT"
     assert_waiting(run)
 
 
 REFUSED = {"Failed", "Suspended"}
-"""Ended, or waiting with a new ask: forcing a state starts another attempt of the run."""
+"""Failed, or waiting with a new approval request: a forced state starts another attempt."""
 
 FORCED = [
     Scheduled(name="Resuming"),
@@ -61,7 +60,7 @@ FORCED = [
 def test_a_forced_state_is_not_an_approval(
     bench: Onboardings, run: Run, state: State[Any], forged: bool
 ) -> None:
-    """B2: without a response, or with one put past the form whose digest is of another plan."""
+    """B2: without a response, or with a forged one whose digest is of another plan."""
     if forged:
         run.forge_response(run.full_answer() | {"plan_digest": "f" * 64})
     run.force(state)
@@ -72,7 +71,7 @@ def test_a_forced_state_is_not_an_approval(
 
 @pytest.mark.server
 def test_a_template_can_not_stand_for_a_typed_confirmation(bench: Onboardings, run: Run) -> None:
-    """B3: the server evaluates templates in answers; what they yield still must fit."""
+    """B3: the server evaluates templates in answers; what they produce must still fit the form."""
     jinja = {"__prefect_kind": "jinja", "template": "{{ flow_run.name }}{{ 6 * 7 }}"}
     for field in ("workspace_id", "plan_digest", "decision"):
         assert run.answer(**{field: jinja}).status.value == "REJECT", field
@@ -82,7 +81,7 @@ def test_a_template_can_not_stand_for_a_typed_confirmation(bench: Onboardings, r
 def test_an_answer_that_does_not_fit_the_form_is_refused_by_the_server(
     bench: Onboardings, run: Run
 ) -> None:
-    """The run goes on waiting, so that the right answer can still be given."""
+    """The run still waits, so that a correct response can be given."""
     misfits: list[dict[str, Any]] = [
         {"workspace_id": "wrkspc_01SomethingElse1111111111"},
         {"plan_digest": "0" * 64},
@@ -104,7 +103,7 @@ def test_an_answer_that_does_not_fit_the_form_is_refused_by_the_server(
 
 @pytest.mark.server
 def test_of_many_answers_at_once_one_counts_and_attaches_once(bench: Onboardings, run: Run) -> None:
-    """B5: one is taken; the others read why not, whichever way the server refuses them."""
+    """B5: one is accepted; the others get the reason, whichever way the server refuses them."""
     answers = [run.full_answer(comment=f"number {n}") for n in range(8)]
     pending = approvals.read_pending(bench.client, run.id)
     at_once = Barrier(len(answers))
@@ -119,7 +118,7 @@ def test_of_many_answers_at_once_one_counts_and_attaches_once(bench: Onboardings
         return "taken"
 
     with ThreadPoolExecutor(len(answers)) as pool:
-        # a thread of its own has none of the settings that name the server
+        # Prefect's settings, which name the server, are in this thread's context only
         sent = [pool.submit(copy_context().run, respond, fields) for fields in answers]
         taken = [one.result() for one in sent]
     assert taken.count("taken") == 1
@@ -160,7 +159,7 @@ def test_after_a_retry_only_a_new_response_counts(bench: Onboardings, run: Run, 
 def test_parameters_patched_while_waiting_end_the_run(
     bench: Onboardings, run: Run, change: dict[str, object]
 ) -> None:
-    """The pinned request counts; there is not even a new ask."""
+    """Only the pinned request is valid; there is not even a new approval request."""
     answer = run.full_answer()
     parameters = {"request": run.parameters["request"] | change}
     patched = bench.client._client.patch(f"/flow_runs/{run.id}", json={"parameters": parameters})
@@ -173,7 +172,7 @@ def test_parameters_patched_while_waiting_end_the_run(
 def test_an_answer_once_refused_stays_refused_when_the_facts_flip_back(
     bench: Onboardings, run: Run
 ) -> None:
-    """A→B→A: B is asked anew; neither a forced state nor the old answer brings A's back."""
+    """A→B→A: B gets a new request; neither a forced state nor the old response revives A's."""
     workspace = bench.sandbox.world.admin.workspaces[bench.fresh]
     old = run.full_answer()
     workspace.name = "renamed"
@@ -206,7 +205,7 @@ def test_differences_are_asked_about_three_more_times_at_most(bench: Onboardings
     ],
 )
 def test_the_requester_can_not_approve(bench: Onboardings, run: Run, name: str) -> None:
-    """Four eyes is on by default and looks through case, mailbox tags and look-alike letters."""
+    """Four eyes is on by default and ignores case, mailbox tags and look-alike letters."""
     run.approve(approver=name)
     assert_waiting(run, "four eyes")
 
@@ -214,7 +213,7 @@ def test_the_requester_can_not_approve(bench: Onboardings, run: Run, name: str) 
 def test_an_approval_that_comes_into_effect_after_the_expiry_is_refused(
     bench: Onboardings, run: Run
 ) -> None:
-    """Given in time, but no worker was there until eight days later."""
+    """The response came in time, but no worker executed the run until eight days later."""
     run.answer()
     with time_machine.travel(datetime.now(UTC) + timedelta(days=8)):
         run.execute()

@@ -1,4 +1,4 @@
-"""The form of an approval: what the server takes is what the run takes, text for text."""
+"""The form of an approval: the server and the run accept exactly the same texts."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ ENDS = ("\n", "\r\n", " ", "\t", "\u2028", "\u200b", "\x00", "\n\n", "$", "")
 
 
 def form_takes(request: ApprovalRequest, fields: dict[str, Any]) -> bool:
-    """Whether Prefect's server would resume the run with these."""
+    """Whether Prefect's server would resume the run with these fields."""
     return bool(is_valid(fields, approval_form(request, "").model_json_schema()))
 
 
 def model_takes(request: ApprovalRequest, fields: dict[str, Any]) -> bool:
-    """Whether the resumed run could read them."""
+    """Whether the resumed run could read these fields."""
     try:
         approval_form(request, "").model_validate(fields)
     except ValidationError:
@@ -55,7 +55,7 @@ texts = st.text() | st.builds(
 @example("approver", "grace@example.com\n")
 @example("workspace_id", make.WORKSPACE + "\n")
 def test_schema_and_model_take_exactly_the_same_texts(field: str, text: str) -> None:
-    """A pasted line break once passed the form and ended the run, whose wait was then over."""
+    """A pasted line break once passed the form, and then failed the resumed run."""
     fields = GOOD | {field: text}
     assert form_takes(TYPED, fields) is model_takes(TYPED, fields)
 
@@ -80,7 +80,7 @@ def test_schema_and_model_take_exactly_the_same_texts(field: str, text: str) -> 
 def test_an_approval_needs_what_a_rejection_does_not(
     request_: ApprovalRequest, changes: dict[str, Any], taken: bool
 ) -> None:
-    """The acknowledgement and the signature are demanded before the run goes on."""
+    """The acknowledgement and the signature are required before the run goes on."""
     fields = {name: value for name, value in (GOOD | changes).items() if value is not None}
     assert form_takes(request_, fields) is taken
 
@@ -89,7 +89,7 @@ def test_an_approval_needs_what_a_rejection_does_not(
     "field", ["decision", "workspace_id", "approver", "comment", "plan_digest"]
 )
 def test_what_binds_a_response_has_no_default_in_the_model(field: str) -> None:
-    """A run that is forced on without a response must not find one; the browser may fill it in."""
+    """A run forced on without a response must not find a default; the browser may show one."""
     fields = {name: value for name, value in GOOD.items() if name != field}
     assert not form_takes(TYPED, fields)
     assert not model_takes(TYPED, fields)

@@ -1,4 +1,4 @@
-"""Answers that do not name the new workspace as it will be called: none of them creates it."""
+"""Responses that do not name the new workspace exactly: none of them creates it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_form_takes_only_the_very_name(bench: Onboardings, run: Run) -> None
 def test_past_the_form_the_gate_takes_only_the_very_name(
     bench: Onboardings, run: Run, how: str
 ) -> None:
-    """Posted straight to the server and forced on; nothing is created."""
+    """A response written directly to the server, with a forced run, creates nothing."""
     run.forge_response(run.full_answer(**MISNAMED[how]))
     run.force(Scheduled(name="Resuming"))
     run.execute()
@@ -66,7 +66,7 @@ def test_another_name_patched_while_waiting_ends_the_run(bench: Onboardings, run
 def test_a_signed_approval_says_the_name(
     bench: Onboardings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The statement has the name and no id; signed for another name it does not count."""
+    """The statement has the name and no id; a signature for another name is not valid."""
     office = Office(tmp_path)
     office.enrol(GRACE)
     monkeypatch.setattr("tasks.reads.find_signers", office.finder)

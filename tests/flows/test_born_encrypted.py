@@ -20,7 +20,7 @@ from tests.support.onboarding import Onboardings, Run
 
 
 def test_a_new_workspace_is_born_with_its_key(bench: Onboardings) -> None:
-    """One create, which carries key, tag and residency; no update ever sets a key."""
+    """There is one create, with key, tag and residency; no update ever sets a key."""
     run = asked_to_create(bench, data_residency="us_only")
     assert creates(bench) == []
     run.approve()
@@ -53,7 +53,7 @@ def test_a_new_workspace_is_born_with_its_key(bench: Onboardings) -> None:
 
 
 def test_a_name_that_exists_stops_the_run_before_anything_is_made(bench: Onboardings) -> None:
-    """The message has the id and the way out; a name that looks the same counts as well."""
+    """The message has the id and the remedy; a name that only looks the same is refused too."""
     bench.sandbox.world.admin.workspaces[bench.fresh].name = "Ｐayments (eu) - live"
     run = start_to_create(bench).execute()
     assert_stopped(run, bench.fresh, "onboard that one by its id")
@@ -113,7 +113,7 @@ def test_two_runs_for_one_name_never_work_at_once(bench: Onboardings) -> None:
 def test_a_workspace_of_the_name_that_appears_while_the_run_waits_is_never_doubled(
     bench: Onboardings,
 ) -> None:
-    """The gate looks at all workspaces again before the create."""
+    """The gate reads all workspaces again before the create."""
     run = asked_to_create(bench)
     bench.sandbox.world.admin.workspaces[bench.fresh].name = NAME
     run.approve()
@@ -135,7 +135,7 @@ def test_a_create_whose_answer_is_lost_is_found_by_its_tag(bench: Onboardings, k
 def test_a_create_that_takes_effect_late_is_never_doubled(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While its outcome is open neither a retry nor another run creates; then it is found."""
+    """While its outcome is unknown neither a retry nor another run creates; later it is found."""
     monkeypatch.setattr("tasks.attachment.SEARCH_AFTER_SECONDS", (0.0,))
     run = asked_to_create(bench, "late")
     bench.control.fault("workspaces.create", kind="late")
@@ -186,7 +186,7 @@ def _incomplete(bench: Onboardings, *without: str, name: str = NAME) -> Run:
 
 
 def test_an_incomplete_create_that_has_its_key_is_finished(bench: Onboardings) -> None:
-    """Found by the id in the answer, since the tag of the run is what got lost."""
+    """It is found by the id in the answer, since the run's tag was lost."""
     run = _incomplete(bench, "tags", name="finished")
     assert run.state == "Attached", run.message
     (workspace,) = born(bench, "finished")
@@ -205,7 +205,7 @@ def test_an_incomplete_create_that_has_its_key_is_finished(bench: Onboardings) -
 def test_an_incomplete_create_without_its_key_ends_in_anthropics_words_and_is_never_repeated(
     bench: Onboardings, without: tuple[str, ...]
 ) -> None:
-    """Neither by a retry, nor by another run of the name, nor when no list shows the workspace."""
+    """No retry and no other run for the name repeats it, even if no list shows the workspace."""
     name = f"incomplete {len(without)}"
     run = _incomplete(bench, *without, name=name)
     (workspace,) = born(bench, name)
@@ -257,7 +257,7 @@ def test_a_storage_that_does_not_fit_the_workspace_is_not_blamed_on_the_key(
 
 
 def test_a_refused_create_says_why_and_leaves_no_doubt(bench: Onboardings) -> None:
-    """Names unique at the service, where ours is only archived: the run ends, a retry may go on."""
+    """The service may refuse even an archived workspace's name: the run ends, a retry may go on."""
     run = asked_to_create(bench)
     bench.control.fault("workspaces.create", status=409, message="name in use")
     run.approve()
@@ -270,7 +270,7 @@ def test_a_refused_create_says_why_and_leaves_no_doubt(bench: Onboardings) -> No
 def test_the_record_is_found_by_the_name_and_by_the_id(
     bench: Onboardings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Evidence, history and Terraform of a workspace that had no id when its run began."""
+    """The workspace had no id when its run began."""
     run = asked_to_create(bench)
     run.approve()
     (workspace,) = born(bench)

@@ -29,7 +29,7 @@ async def _check(bench: Onboardings, request: OnboardingRequest) -> None:
 
 
 def of_checks(bench: Onboardings, request: OnboardingRequest) -> Counter[str]:
-    """What all prerequisite checks call in the sandbox's present state."""
+    """The calls of all prerequisite checks in the sandbox's present state."""
     bench.control.clear_log()
     asyncio.run(_check(bench, request))
     return counted(bench)
@@ -43,9 +43,9 @@ def counted(bench: Onboardings, upto: int = 10**9) -> Counter[str]:
 
 
 def end_of_read_back(bench: Onboardings) -> int:
-    """The number of the call with which the onboarding is done.
+    """The number of the call that completes the onboarding.
 
-    What follows leaves marks and describes the key for Terraform: best effort, and never again.
+    Later calls set label and tag and read the key for Terraform: best effort, never repeated.
     """
     (attach,) = [*bench.attaches(), *creates(bench)]
     after = (one for one in bench.control.log() if one["number"] > attach["number"])
@@ -56,7 +56,7 @@ def end_of_read_back(bench: Onboardings) -> int:
 def test_a_fresh_onboarding_makes_19_calls_before_the_ask_and_13_after(
     bench: Onboardings,
 ) -> None:
-    """The checks aside; every call is one that the step needs."""
+    """The checks are not counted; every call is one that its step needs."""
     run = bench.start()
     request = resolve(OnboardingForm.model_validate(run.parameters["request"]), LENIENT)
     checks = of_checks(bench, request)

@@ -1,4 +1,4 @@
-"""Facts that change between approval request and attach: refused, or another request."""
+"""Facts that change between approval request and attach: a refusal, or another request."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def variants(*changes: Change) -> pytest.MarkDecorator:
     forbid_justifications,
 )
 def test_what_must_not_be_attached_stops_the_run(bench: Onboardings, change: Change) -> None:
-    """Read after the response, refused with a reason, never repaired, never attached."""
+    """It is read after the response and refused with a reason, never repaired, never attached."""
     run = bench.asked()
     change(bench)
     bench.control.clear_log()
@@ -145,7 +145,7 @@ def test_another_plan_is_asked_about_again(bench: Onboardings, change: Change) -
 
 
 def test_another_endpoint_in_the_block_is_asked_about_again(bench: Onboardings) -> None:
-    """The block is read anew after the response, and its address is under the digest."""
+    """The block is read again after the response, and its address is under the digest."""
     run = bench.asked()
     sandbox = bench.sandbox
     block = AnthropicAdmin(base_url=sandbox.http, admin_key=sandbox.admin_key)
@@ -187,7 +187,7 @@ def test_a_second_run_for_the_workspace_ends_as_a_duplicate(bench: Onboardings) 
 
 @pytest.mark.prove
 def test_a_validation_that_took_too_long_is_made_again(bench: Onboardings) -> None:
-    """A validation counts for a minute only; a slow read after it costs no approval."""
+    """A validation is valid for a minute; a slow read after it does not void the approval."""
     run = bench.asked()
     bench.control.clear_log()
     bench.control.switches(validate_seconds=22)

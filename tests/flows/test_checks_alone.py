@@ -34,7 +34,7 @@ def _command(bench: Onboardings, *more: str) -> int:
 
 
 def test_a_healthy_project_is_checked(bench: Onboardings) -> None:
-    """The run is green, its artifact lists the checks, and no call wrote."""
+    """The run succeeds, its artifact lists the checks, and no call wrote."""
     state = _checked(bench)
     assert (state.name, state.is_completed()) == ("Checked", True)
     (artifact,) = bench.client.read_artifacts()
@@ -54,7 +54,7 @@ def test_a_failing_check_makes_the_run_red(bench: Onboardings) -> None:
 def test_the_command_exits_with_one_when_a_check_fails(
     bench: Onboardings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the failed check first and its remedy; 0 when nothing fails."""
+    """The failed check comes first, with its remedy; the code is 0 when nothing fails."""
     assert _command(bench) == 0
     assert "fail" not in capsys.readouterr().out.split("checks")[0]
     bench.control.switches(billing_enabled=False)
@@ -68,7 +68,7 @@ def test_the_command_exits_with_one_when_a_check_fails(
 def test_a_project_that_can_not_be_read_is_no_success(
     bench: Onboardings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Google says the same of one that does not exist, so a typing mistake must not go on."""
+    """Google answers the same for a missing project: a typing mistake must not be a success."""
     assert _command(bench, "--project", "nope-project-x") == 1
     said = capsys.readouterr()
     assert "fail" not in said.out
@@ -81,7 +81,7 @@ def test_a_project_that_can_not_be_read_is_no_success(
 def test_each_check_says_once_what_to_do_and_who_can_tell(
     bench: Onboardings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A refused call's text ends with the advice that is the remedy, too."""
+    """The text of a refused call ends with advice, which is also the remedy."""
     _command(bench, "--project", "nope-project-x")
     first = capsys.readouterr().out.splitlines()[:4]
     assert [one.partition(": ")[0].strip() for one in first[1:]] == [

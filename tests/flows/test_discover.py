@@ -82,7 +82,7 @@ def test_the_cap_puts_the_rest_off_and_the_next_discovery_goes_on(
 
 
 def test_a_rejected_workspace_is_never_asked_about_again(discoveries: Discoveries) -> None:
-    """Neither by a discovery nor by an event; a person can still start a run."""
+    """Neither a discovery nor an event starts a run again; a person still can."""
     new = discoveries.workspace("rejected-team", cmek="onboard")
     discoveries.discover()
     (run,) = discoveries.runs_of(new)
@@ -126,7 +126,7 @@ def test_after_a_failure_nothing_starts_before_the_time_is_up(
 
 
 def test_a_plan_or_a_duplicate_keeps_no_workspace_out(discoveries: Discoveries) -> None:
-    """Runs that came to nothing by design don't count against it."""
+    """Runs that end without an attach by design do not exclude it."""
     new = discoveries.workspace("planned-team", cmek="onboard")
     plan = discoveries.bench.start(new, plan_only=True).execute()
     assert plan.state == "Planned"
@@ -205,7 +205,7 @@ def test_an_event_about_an_unknown_workspace_fails(discoveries: Discoveries) -> 
 
 
 def test_an_ended_run_that_nothing_has_tagged_locks_nobody_out(discoveries: Discoveries) -> None:
-    """Its idempotency key is taken, so the next one is used."""
+    """The old run has used its idempotency key, so the next one is taken."""
     new = discoveries.workspace("locked-team", cmek="onboard")
     client = discoveries.bench.client
     taken = client.create_flow_run_from_deployment(
@@ -252,7 +252,7 @@ def test_starts_at_the_same_moment_are_one_run(discoveries: Discoveries) -> None
     request = asked_by_hand(discoveries.bench, new)
 
     async def start() -> UUID:
-        # each a program of its own: one client's first writes would race for its CSRF token
+        # a client for each start: in a shared one the first writes would race for its CSRF token
         async with get_client() as client:
             return (await start_onboarding(client, request)).id
 

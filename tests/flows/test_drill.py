@@ -1,4 +1,4 @@
-"""The drill, with the sandbox as the key and this test as the person."""
+"""The drill, with the sandbox's key, and this test in place of the person."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Canary:
     external_key: str = ""
     screen: io.StringIO = field(default_factory=io.StringIO)
     skip: float = 0
-    """Seconds that pass at each look, besides the real ones."""
+    """Seconds that pass at each pause, besides the real ones."""
     passed: timedelta = timedelta()
     steps: list[Callable[[], object]] = field(default_factory=list)
 
@@ -60,27 +60,27 @@ class Canary:
 
     @property
     def workspace(self) -> str:
-        """Its id."""
+        """The workspace's id."""
         workspaces = self.bench.sandbox.world.admin.workspaces.values()
         return next(one.id for one in workspaces if one.external_key_id == self.external_key)
 
     def look(self) -> object:
-        """What a signal or a quick check starts."""
+        """Check the key, as a signal or a quick check does."""
         return self.revalidations.run(external_keys=[self.external_key])
 
     def disable(self) -> None:
-        """What the person does first."""
+        """Disable the version: the person's first step."""
         self.fleet.set_state(self.name, 1, "DISABLED")
 
     def enable(self) -> None:
-        """What the person does once the command is printed."""
+        """Enable the version: the person's step once the command is printed."""
         self.fleet.set_state(self.name, 1, "ENABLED")
 
     async def pause(self, _seconds: float) -> None:
-        """Time passes, and the next thing happens."""
+        """Let time pass, and do the next step."""
         self.passed += timedelta(seconds=self.skip)
-        told = "versions enable" in self.screen.getvalue()
-        if self.steps and (self.steps[0] != self.enable or told):
+        printed = "versions enable" in self.screen.getvalue()
+        if self.steps and (self.steps[0] != self.enable or printed):
             await asyncio.to_thread(self.steps.pop(0))
 
     def now(self) -> datetime:
@@ -94,7 +94,7 @@ class Canary:
         alert: timedelta = ALERT,
         keep: Callable[[Drill], object] = lambda drill: None,
     ) -> Drill:
-        """From confirmation to report."""
+        """Run the drill from its confirmation to its report."""
         console = Console(file=self.screen, width=200)
         observer = Observer("anthropic-admin", "google-kms", self.workspace, probe)
         runner = DrillRunner(observer, console, keep, alert, pause=self.pause, now=self.now)
@@ -153,7 +153,7 @@ def test_a_whole_drill_measures_both_changes_and_leaves_a_report(
 
 
 def test_an_alert_that_never_comes_fails_the_drill(canary: Canary) -> None:
-    """After the hour, and the way back is shown all the same."""
+    """It fails after the hour, and still shows how to enable the version."""
     canary.skip = 31
     canary.steps = [canary.disable, *[nothing] * 120, canary.enable]
     drill = canary.drill()
@@ -165,7 +165,7 @@ def test_an_alert_that_never_comes_fails_the_drill(canary: Canary) -> None:
 
 
 def test_an_alert_is_waited_for_as_long_as_it_may_take(canary: Canary) -> None:
-    """Also where that is longer than the hour that Anthropic documents."""
+    """This may be longer than the hour that Anthropic documents."""
     canary.skip = 60
     looks: list[Callable[[], object]] = [nothing] * 80
     canary.steps = [canary.disable, *looks, canary.look, canary.enable]
@@ -187,7 +187,7 @@ def lost() -> None:
 def test_a_server_that_is_away_for_a_moment_does_not_end_a_drill(
     canary: Canary, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., None]
 ) -> None:
-    """The key is disabled meanwhile; what can't be read is said once and asked for again."""
+    """The key is disabled meanwhile; a failed read is reported once and repeated."""
     event, asked = Observer.event, 0
 
     async def often_away(self: Observer, name: str, since: datetime) -> object:
@@ -206,7 +206,7 @@ def test_a_server_that_is_away_for_a_moment_does_not_end_a_drill(
 
 @pytest.mark.parametrize("run", [str(uuid4()), "none"], ids=["deleted", "forged"])
 def test_an_alert_of_a_run_that_can_not_be_found_counts(canary: Canary, run: str) -> None:
-    """Its event is there; only whose run it was is not known."""
+    """The event is valid; only its run is not known."""
 
     async def deployment() -> str:
         async with get_client() as client:
@@ -218,7 +218,7 @@ def test_an_alert_of_a_run_that_can_not_be_found_counts(canary: Canary, run: str
 def test_the_report_is_kept_before_it_is_published_and_whether_or_not_it_is(
     canary: Canary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was measured for hours is not lost with the server."""
+    """The measurements of hours must not be lost with the server."""
     kept: list[Drill] = []
 
     async def away(**_: object) -> None:
@@ -252,7 +252,7 @@ def test_a_report_that_can_not_be_written_is_refused_before_anything_is_asked(
 def test_a_key_that_can_not_sign_is_refused_before_anything_is_asked(
     canary: Canary, tmp_path: Path
 ) -> None:
-    """Else a person would disable the key for a drill whose report nobody can sign."""
+    """Otherwise a person would disable the key for a drill whose report nobody can sign."""
     options = [canary.workspace, "--out", str(tmp_path / "new.md"), "--signing-key", "/no/such/key"]
     refused = CliRunner().invoke(COMMAND, options)
     assert isinstance(refused.exception, ApprovalError)
@@ -290,7 +290,7 @@ def let_eve_decrypt(canary: Canary) -> None:
 def test_a_key_that_others_use_or_that_does_not_work_is_refused(
     canary: Canary, prepare: Callable[[Canary], None], says: str
 ) -> None:
-    """Before any command is printed."""
+    """It is refused before any command is printed."""
     prepare(canary)
     with pytest.raises(DrillRefusedError, match=says):
         canary.drill()
@@ -298,7 +298,7 @@ def test_a_key_that_others_use_or_that_does_not_work_is_refused(
 
 
 def test_a_drill_that_is_stopped_says_how_to_enable_the_version(canary: Canary) -> None:
-    """By Ctrl-C, after the person has disabled it."""
+    """Ctrl-C stops it after the person has disabled the version."""
 
     def stop() -> None:
         raise KeyboardInterrupt

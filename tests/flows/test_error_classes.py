@@ -1,4 +1,4 @@
-"""Each class of error through the whole flow: said with its way out, nothing half-made hidden."""
+"""Each class of error through the whole flow: its remedy is shown, nothing half-made is hidden."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ BEFOREHAND: dict[str, tuple[Setup, str]] = {
     ),
     "perimeter": (_constraint(perimeter_blocks="everybody"), "perimeter"),
 }
-"""What the checks find: nothing is made."""
+"""Faults that the checks find: nothing is made."""
 
 QUOTA = {"@type": f"{RPC}.QuotaFailure", "violations": [{"subject": "p", "description": "used"}]}
 KEY_DISABLED = {
@@ -99,7 +99,7 @@ ON_THE_WAY: dict[str, tuple[Setup, str, list[str]]] = {
         ["CreateKeyRing"],
     ),
 }
-"""What only a write finds: the calls that wrote or tried to, the refused one last."""
+"""Faults that only a write finds, with the calls that wrote or tried to; the refused is last."""
 
 
 @pytest.mark.parametrize("name", BEFOREHAND)
@@ -121,7 +121,7 @@ def test_what_a_write_finds_ends_the_run_with_its_class(bench: Onboardings, name
 
 
 def test_a_lost_policy_race_is_run_again(bench: Onboardings) -> None:
-    """Read, merged and written anew, until it fits; then the run goes on."""
+    """The policy is read, merged and written again until it fits; then the run goes on."""
     message = "There were concurrent policy changes. Please retry."
     bench.control.fault("SetIamPolicy", status="ABORTED", message=message, times=2)
     assert bench.start().execute().state == "Suspended"
@@ -129,14 +129,14 @@ def test_a_lost_policy_race_is_run_again(bench: Onboardings) -> None:
 
 
 def test_a_ring_whose_name_was_taken_for_a_moment_is_made_again(bench: Onboardings) -> None:
-    """Guide step 1, as another caller who makes or deletes it at the same time leaves it."""
+    """Guide step 1: another caller made or deleted the ring at the same time."""
     bench.control.fault("CreateKeyRing", status="ALREADY_EXISTS")
     assert bench.start().execute().state == "Suspended"
     assert bench.writes().count("CreateKeyRing") == 2
 
 
 def test_a_key_that_can_not_be_read_yet_is_read_again(bench: Onboardings) -> None:
-    """Guide step 4: the first of these is the prerequisites', before there is a key."""
+    """Guide step 4: the first of these reads is a check's, before there is a key."""
     bench.control.fault("GetCryptoKey", status="NOT_FOUND", times=3)
     assert bench.start().execute().state == "Suspended"
     assert bench.control.faults() == []
@@ -152,7 +152,7 @@ def test_a_key_that_can_not_be_read_yet_is_read_again(bench: Onboardings) -> Non
     ],
 )
 def test_a_refused_attach_comes_with_its_cause(bench: Onboardings, code: str, cause: str) -> None:
-    """By its type, never its text; with Anthropic's request id, and the causes as an artifact."""
+    """The error's type decides, never its text; an artifact has the causes and the request id."""
     run = bench.asked()
     bench.control.fault("workspaces.update", status=400, error_code=code, times=9)
     run.approve()

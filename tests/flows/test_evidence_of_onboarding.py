@@ -1,4 +1,4 @@
-"""What a whole onboarding hands over: a record that verifies, Terraform that changes nothing."""
+"""What a whole onboarding produces: a record that verifies, Terraform that changes nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def chain_of(bench: Onboardings, run: Run) -> Chain:
 
 
 def test_the_record_tells_the_whole_onboarding_in_order(bench: Onboardings) -> None:
-    """Request, checks, each write, ask, answer, validation, gate, attach, marks."""
+    """Request, checks, each write, approval request, response, validation, gate, attach, marks."""
     run = bench.asked().approve(comment="change 4711")
     chain = chain_of(bench, run)
     assert [entry.kind for entry in chain.entries] == [
@@ -63,7 +63,7 @@ def test_the_record_tells_the_whole_onboarding_in_order(bench: Onboardings) -> N
     assert bench.sandbox.admin_key not in text
 
 
-def test_the_hash_of_the_attach_stands_in_report_and_tag(bench: Onboardings) -> None:
+def test_the_hash_of_the_attach_is_in_report_and_tag(bench: Onboardings) -> None:
     run = bench.asked().approve()
     (attached,) = [one for one in chain_of(bench, run).entries if one.kind == "attached"]
     workspace = run.parameters["request"]["workspace"]
@@ -114,7 +114,7 @@ def test_terraform_adopts_it_with_zero_changes(
 
 
 def adoptable(bench: Onboardings) -> dict[str, object]:
-    """A key that somebody made before, without our label, with values of its own."""
+    """A key that somebody made before, without our label, with its own values."""
 
     async def make() -> None:
         kms = CloudKms.connect(endpoint=bench.sandbox.grpc)

@@ -59,7 +59,7 @@ def test_the_artifact_holds_the_module_of_the_live_key(bench: Onboardings) -> No
 
 
 def test_what_can_not_be_read_leaves_no_artifact_and_fails_nothing(bench: Onboardings) -> None:
-    """The onboarding stands; the command can be run later."""
+    """The onboarding is still valid; the command can be run later."""
     handed_over(bench, bench.fresh)
     assert published(bench, bench.fresh) == []
 

@@ -1,4 +1,4 @@
-"""The rules that outrank every feature, one test or more each.
+"""The rules that no feature may break, each with at least one test.
 
 Invariant 1 (what an attach needs) has `tests/cmek/test_gate.py` and the attacks beside this file;
 invariant 5 (convergence) has `test_onboard.py` and `test_lost_answers.py`.
@@ -34,7 +34,7 @@ from tests.support.kms import Level
 from tests.support.onboarding import Onboardings
 
 PROJECT = Path(__file__).parents[2]
-ROOMS = ("cmek", "gateway", "blocks", "tasks", "flows", "cli")
+PACKAGES = ("cmek", "gateway", "blocks", "tasks", "flows", "cli")
 HARMFUL = {
     "delete",
     "destroy",
@@ -49,14 +49,14 @@ HARMFUL = {
 
 
 def sources() -> Iterator[tuple[Path, ast.AST]]:
-    """Every module of the rooms that touch the outside world."""
-    for room in ROOMS:
-        for path in sorted((PROJECT / room).rglob("*.py")):
+    """Every module of the packages that call the outside world."""
+    for package in PACKAGES:
+        for path in sorted((PROJECT / package).rglob("*.py")):
             yield path, ast.parse(path.read_text())
 
 
 def test_invariant_2_no_code_destroys_disables_or_deletes() -> None:
-    """No call, no attribute and no HTTP verb of that kind in any room but the sandbox."""
+    """No call, no attribute and no HTTP verb of that kind in any package but the sandbox."""
     found = [
         f"{path.relative_to(PROJECT)}:{node.lineno}"
         for path, tree in sources()
@@ -86,7 +86,7 @@ def test_invariant_2_the_request_log_has_nothing_of_that_kind(bench: Onboardings
 def test_invariant_3_the_grantee_is_the_published_account_and_nothing_names_another(
     bench: Onboardings,
 ) -> None:
-    """It stands in one file; no field of a request or block speaks of a member."""
+    """The account is in one file; no field of a request or block can name a member."""
     elsewhere = [
         path
         for path, _ in sources()
@@ -115,7 +115,7 @@ def test_invariant_3_the_grantee_is_the_published_account_and_nothing_names_anot
 def test_invariant_4_bindings_of_others_stay_and_no_policy_is_written_without_etag(
     bench: Onboardings,
 ) -> None:
-    """Also conditional ones; the version is 3 and the etag that of the read."""
+    """Conditional bindings stay too; the version is 3, and the etag is that of the read."""
     kms = bench.kms
     ring = kms.ring("anthropic-cmek")
     key = kms.key(bench.fresh, ring=ring, version_template={"protection_level": Level.HSM})
@@ -141,7 +141,7 @@ def test_invariant_4_bindings_of_others_stay_and_no_policy_is_written_without_et
 def test_invariant_6_a_service_that_stays_down_is_given_up_after_bounded_attempts(
     bench: Onboardings,
 ) -> None:
-    """Four attempts in the client, none on top of them in the task."""
+    """The client makes four attempts, the task adds none."""
     bench.control.fault("GetKeyRing", status="UNAVAILABLE", times=50)
     run = bench.start().execute()
     assert run.state == "Failed"
@@ -179,20 +179,20 @@ def test_invariant_8_everything_that_we_start_sets_do_not_track(tmp_path: Path) 
 
 @pytest.mark.server
 def test_invariant_8_a_server_of_tests_and_benchmarks_has_analytics_off(bench: Onboardings) -> None:
-    """By its own word; all of them are started by `lone_server`, or as the local stack's."""
+    """The server itself reports it; all are started by `lone_server`, or as the local stack's."""
     settings = bench.client.request("GET", "/admin/settings").json()
     assert settings["server"]["analytics_enabled"] is False
 
 
 def objects_of(package: ModuleType) -> Iterator[tuple[str, object]]:
-    """What the package's modules define at their top."""
+    """What the package's modules define at their top level."""
     for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         module = importlib.import_module(found.name)
         yield from ((f"{found.name}.{name}", one) for name, one in vars(module).items())
 
 
 def test_no_result_of_a_task_or_flow_is_stored_or_taken_from_before() -> None:
-    """Also where a worker's settings store results by default: a Retry reads everything again."""
+    """Even if a worker's settings store results by default: a Retry reads everything again."""
     found = dict((*objects_of(flows), *objects_of(tasks)))
     made = {name: one for name, one in found.items() if isinstance(one, Task | Flow)}
     assert len(made) > 35
@@ -202,7 +202,7 @@ def test_no_result_of_a_task_or_flow_is_stored_or_taken_from_before() -> None:
 
 
 def test_no_class_name_stands_for_two_things() -> None:
-    """Whoever searches for one finds one; `http.server`'s handlers inside functions aside."""
+    """A search for a class finds one; `http.server`'s handlers inside functions are not counted."""
     tracked = subprocess.run(
         ["git", "ls-files", "*.py"], cwd=PROJECT, capture_output=True, text=True, check=True
     )

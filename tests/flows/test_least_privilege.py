@@ -1,4 +1,4 @@
-"""The documented roles are exactly what the worker needs: everything else is denied here."""
+"""The documented roles are exactly what the worker needs: every other permission is denied."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ WATCHER = role("watcher.yaml")
 
 
 def denied(bench: Onboardings) -> set[str]:
-    """The calls that were refused for want of a permission, by gRPC and by REST."""
+    """The calls that were refused because of a missing permission, by gRPC and by REST."""
     refused = ("PERMISSION_DENIED", "403")
     return {str(one["call"]) for one in bench.control.log() if str(one["status"]) in refused}
 
@@ -76,7 +76,7 @@ def kms_block(bench: Onboardings) -> Iterator[GoogleKms]:
 def test_with_the_two_roles_alone_a_workspace_is_onboarded_and_watched(
     bench: Onboardings, kms_block: GoogleKms
 ) -> None:
-    """From nothing to attached and healthy; no check is left unknown for want of a right."""
+    """From nothing to attached and healthy; no check is unknown because of a missing permission."""
     run = bench.asked(kms_block=BLOCK).approve()
     assert run.state == "Attached", run.message
     assert denied(bench) == set()
@@ -89,7 +89,7 @@ def test_with_the_two_roles_alone_a_workspace_is_onboarded_and_watched(
 def test_with_the_workers_role_alone_a_workspace_is_onboarded(
     bench: Onboardings, kms_block: GoogleKms
 ) -> None:
-    """What the organization's role would tell is unknown, and shown to the approver."""
+    """What needs the organization's role is unknown, and shown to the approver."""
     bench.control.identity("onboarding", permissions=WORKER)
     run = bench.asked(kms_block=BLOCK)
     assert "Who can tell" in run.text()
@@ -99,7 +99,7 @@ def test_with_the_workers_role_alone_a_workspace_is_onboarded(
 def test_the_watchers_role_reads_everything_and_can_write_nothing(
     bench: Onboardings, kms_block: GoogleKms
 ) -> None:
-    """Both depths, keys alone in their ring and not, and what is left over."""
+    """This covers both depths, keys alone in their ring or not, and leftovers."""
     assert not [one for one in WATCHER if one.rpartition(".")[2] not in READING]
     bench.asked().approve(decision="reject")
     fleet = Fleet(bench.sandbox.world, f"{LOCATION}/keyRings/watched")
@@ -119,7 +119,7 @@ def test_the_watchers_role_reads_everything_and_can_write_nothing(
     assert LEFTOVERS in {str(one.key) for one in bench.client.read_artifacts()}
 
 
-@pytest.mark.prove  # as of the worker, below: `make prove` leaves out each one
+@pytest.mark.prove  # as for the worker below: `make prove` leaves out each permission
 @pytest.mark.parametrize("permission", sorted(WATCHER))
 def test_no_permission_of_the_watcher_can_be_left_out(
     bench: Onboardings, kms_block: GoogleKms, permission: str
@@ -142,7 +142,7 @@ def test_no_permission_of_the_watcher_can_be_left_out(
 def test_no_permission_can_be_left_out(
     bench: Onboardings, kms_block: GoogleKms, permission: str
 ) -> None:
-    """Without it a check or a read of the revalidation says something else."""
+    """Without it a check or a read of the revalidation reports something else."""
     everything = [*WORKER, *READER]
     full = asyncio.run(seen(bench, kms_block))
     bench.control.identity("onboarding", permissions=[p for p in everything if p != permission])
@@ -190,10 +190,10 @@ async def revalidation_reads(kms: CloudKms, key: str) -> list[bool]:
     return [isinstance(await one, Ok) for one in reads]
 
 
-def test_a_worker_that_keeps_write_on_an_attached_key_is_noticed_until_it_is_taken(
+def test_a_worker_that_keeps_write_on_an_attached_key_is_noticed_until_it_is_removed(
     bench: Onboardings, kms_block: GoogleKms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`cmek doctor`, where a gateway attaches: at whatever level the grant is."""
+    """`cmek doctor` warns where a gateway attaches, whatever level the grant is on."""
 
     def found() -> DoctorFinding:
         async def ask() -> DoctorFinding:
@@ -209,7 +209,7 @@ def test_a_worker_that_keeps_write_on_an_attached_key_is_noticed_until_it_is_tak
     assert open_to_change.status == "warn"
     assert "may change 3 of 3 attached keys" in open_to_change.found
     assert "remove-iam-policy-binding acme-kms-prod" in open_to_change.remedy
-    # whose command is printed is what a shell and gcloud take
+    # the printed command must be valid for a shell and for gcloud
     for caller, member in (("user:o'x@example.com", "user:o'x@example.com"), (None, "MEMBER")):
         google = AsyncMock(return_value=SimpleNamespace(caller=caller))
         with patch.object(clients, "google_client", google):
@@ -217,7 +217,7 @@ def test_a_worker_that_keeps_write_on_an_attached_key_is_noticed_until_it_is_tak
         assert f"--member={member}" in shlex.split(command)
     bench.control.identity("onboarding", permissions=WATCHER)
     assert (found().status, found().remedy) == ("pass", "")
-    # of the rest nothing is known
+    # a third key is not asked about, so the finding is unknown
     monkeypatch.setattr("cli.doctor._ASKED_KEYS", 2)
     some = found()
     assert some.status == "unknown"

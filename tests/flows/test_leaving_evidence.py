@@ -37,16 +37,16 @@ def workspace() -> str:
 
 
 @flow
-async def tell(workspace: str, events: list[Event]) -> str:
-    """Record and publish; the id of the run."""
+async def record_all(workspace: str, events: list[Event]) -> str:
+    """Record the events and publish them; returns the run's id."""
     for event in events:
         await record(workspace, event)
     await publish_evidence(workspace)
     return str(flow_run.get_id())
 
 
-def told(workspace: str, *events: Event) -> str:
-    return asyncio.run(tell(workspace, list(events)))
+def recorded(workspace: str, *events: Event) -> str:
+    return asyncio.run(record_all(workspace, list(events)))
 
 
 def published(bench: Onboardings, workspace: str) -> list[Artifact]:
@@ -68,7 +68,7 @@ def test_what_is_exported_verifies_and_a_flipped_byte_is_named(
     bench: Onboardings, workspace: str, tmp_path: Path
 ) -> None:
     """Export writes the published record; verify passes it, and names a changed entry."""
-    told(workspace, STARTED, WROTE, ATTACHED)
+    recorded(workspace, STARTED, WROTE, ATTACHED)
     file = tmp_path / "evidence.jsonl"
     done = COMMANDS.invoke(evidence_app, ["export", workspace, "--out", str(file)])
     assert done.exit_code == 0, done.output
@@ -89,8 +89,8 @@ def test_what_is_exported_verifies_and_a_flipped_byte_is_named(
 def test_a_record_goes_to_standard_output_for_a_dash(
     bench: Onboardings, workspace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a folder for approvals that stays empty is said to be."""
-    told(workspace, STARTED, WROTE, ATTACHED)
+    """An empty folder for approvals is reported."""
+    recorded(workspace, STARTED, WROTE, ATTACHED)
     monkeypatch.chdir(tmp_path)
     options = ["--out", "-", "--approvals", "approvals"]
     done = COMMANDS.invoke(evidence_app, ["export", workspace, *options])
@@ -102,10 +102,10 @@ def test_a_record_goes_to_standard_output_for_a_dash(
 def test_a_whole_forged_record_is_found_by_its_anchor(
     bench: Onboardings, workspace: str, tmp_path: Path
 ) -> None:
-    """A chain that was written anew verifies by itself, but lacks the hash kept elsewhere."""
-    told(workspace, STARTED, ATTACHED)
+    """A chain that was written again verifies by itself, but lacks the hash stored elsewhere."""
+    recorded(workspace, STARTED, ATTACHED)
     anchor = chain_of(bench, workspace).head
-    told(f"{workspace}x", STARTED, ATTACHED)
+    recorded(f"{workspace}x", STARTED, ATTACHED)
     file = tmp_path / "forged.jsonl"
     COMMANDS.invoke(evidence_app, ["export", f"{workspace}x", "--out", str(file)])
     assert COMMANDS.invoke(evidence_app, ["verify", str(file)]).exit_code == 0
@@ -146,8 +146,8 @@ def test_an_execution_from_the_top_adds_only_what_is_new(
 
 def test_the_next_run_goes_on_with_the_chain(bench: Onboardings, workspace: str) -> None:
     """A run that failed after writing is part of the same record as the one that attached."""
-    first = told(workspace, STARTED, WROTE)
-    second = told(workspace, STARTED, ATTACHED)
+    first = recorded(workspace, STARTED, WROTE)
+    second = recorded(workspace, STARTED, ATTACHED)
     entries = chain_of(bench, workspace).entries
     assert [entry.run for entry in entries] == [first, first, second, second]
     assert entries[2].previous == entries[1].hash
@@ -157,12 +157,12 @@ def test_a_published_record_that_was_changed_is_not_continued(
     bench: Onboardings, workspace: str
 ) -> None:
     """A new chain begins, and its first entry says which artifact is broken and where."""
-    told(workspace, STARTED, WROTE)
+    recorded(workspace, STARTED, WROTE)
     page = str(published(bench, workspace)[-1].data)
     changed = page.replace('"requested_by":"ada', '"requested_by":"eve')
     forged = ArtifactCreate(key=artifact_key("evidence", workspace), type="markdown", data=changed)
     bench.client.create_artifact(forged)
-    told(workspace, ATTACHED)
+    recorded(workspace, ATTACHED)
     broken, attached = chain_of(bench, workspace).entries
     assert broken.kind == "broken_record"
     assert "entry 1 (started w)" in str(broken.body)
@@ -170,20 +170,20 @@ def test_a_published_record_that_was_changed_is_not_continued(
 
 
 def test_a_copy_is_kept_among_the_workers_records(bench: Onboardings, workspace: str) -> None:
-    """A file of its own for each run, so that no run overwrites another's record."""
-    run = asyncio.run(tell(workspace, [STARTED, WROTE]))
+    """Each run has its own file, so that no run overwrites another's record."""
+    run = asyncio.run(record_all(workspace, [STARTED, WROTE]))
     copy = (records_folder() / "evidence" / workspace / f"{run}.jsonl").read_bytes()
     assert loads(copy).entries == chain_of(bench, workspace).entries
 
 
 def test_a_run_that_recorded_nothing_publishes_nothing(bench: Onboardings, workspace: str) -> None:
-    told(workspace)
+    recorded(workspace)
     assert published(bench, workspace) == []
 
 
 @flow
 async def attach_and_mark(request: OnboardingRequest, key_name: str) -> str:
-    """The end of an onboarding, marks twice as after a lost response; the entry's hash."""
+    """The end of an onboarding, marked twice as after a lost response; returns the entry's hash."""
     workspace = request.subject
     admin = await admin_client(request.anthropic_block)
     external = await admin.external_keys.create(key_name)
@@ -221,7 +221,7 @@ def test_workspace_and_key_are_marked_once(
 ) -> None:
     """The tag is the hash of the attach's entry, the label says that the workspace depends on it.
 
-    Both writes are entries of the record, with what was there before.
+    Both writes are entries of the record, with the earlier values.
     """
     entry_hash = marked(bench, request_, key_name)
     world = bench.sandbox.world

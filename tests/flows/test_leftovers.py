@@ -1,4 +1,4 @@
-"""What a run that came to nothing leaves behind is listed, whichever way and wherever it ended."""
+"""Everything that a run without an attach leaves behind is listed, wherever it ended."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DENIED = {"status": "PERMISSION_DENIED", "times": 9}
 
 
 def leftovers() -> tuple[Leftover, ...]:
-    """As the command finds them."""
+    """The leftovers that the command finds."""
 
     async def read() -> tuple[Leftover, ...]:
         try:
@@ -44,7 +44,7 @@ def leftovers() -> tuple[Leftover, ...]:
 
 
 def table(bench: Onboardings) -> tuple[Leftover, ...]:
-    """As the last run published them, for `cmek status` to count."""
+    """The leftovers that the last run published, which `cmek status` counts."""
     wanted = ArtifactCollectionFilter.model_validate({"key": {"any_": [LEFTOVERS]}})
     found = bench.client.read_latest_artifacts(artifact_filter=wanted, limit=1)
     return (read_table(found[0].data) or ()) if found else ()
@@ -114,7 +114,7 @@ ENDS: dict[str, tuple[Callable[[Onboardings], Run], set[str], str]] = {
 def test_all_that_a_run_made_is_listed_with_the_run_and_the_way_back(
     bench: Onboardings, name: str
 ) -> None:
-    """In the order in which it is safe; at the end of the run, or when it has expired."""
+    """They are in a safe order, and listed at the run's end or after its expiry."""
     end, kinds, approval = ENDS[name]
     before = datetime.now(UTC)
     run = end(bench)
@@ -137,7 +137,7 @@ def test_all_that_a_run_made_is_listed_with_the_run_and_the_way_back(
 
 
 def test_what_waits_or_is_attached_is_not_left_over(bench: Onboardings) -> None:
-    """An onboarding that continues where a rejected one stopped takes it all in use."""
+    """An onboarding that continues where a rejected one stopped uses all of it."""
     rejected(bench)
     assert leftovers()
     run = bench.asked()
@@ -151,7 +151,7 @@ def test_what_waits_or_is_attached_is_not_left_over(bench: Onboardings) -> None:
 def test_a_key_that_others_may_have_used_gets_no_command_that_destroys_it(
     bench: Onboardings,
 ) -> None:
-    """Nor does one that can't be read: the remark says why."""
+    """A key that cannot be read gets none either; the remark says why."""
     rejected(bench)
     decrypter = "roles/cloudkms.cryptoKeyDecrypter"
     bench.kms.grant(bench.key_name, decrypter, "user:eve@example.com")
@@ -210,7 +210,7 @@ def test_an_adopted_key_keeps_everything_but_what_onboarding_added(bench: Onboar
 
 
 def test_what_was_taken_back_is_no_longer_listed(bench: Onboardings) -> None:
-    """After its commands, of which the sandbox knows the effects."""
+    """Here the effects of its commands are made directly."""
     rejected(bench)
     world = bench.sandbox.world
     (external,) = [one for one in leftovers() if one.kind == EXTERNAL]

@@ -62,7 +62,7 @@ def test_an_attach_whose_answer_is_lost_is_not_sent_again(bench: Onboardings, ki
 def test_an_attach_that_did_not_take_effect_is_sent_again_after_another_look(
     bench: Onboardings,
 ) -> None:
-    """Read, validated and passed through the gate once more; never by a retry of the client."""
+    """The key is read, validated and passes the gate again; the client itself never retries."""
     run = bench.asked()
     bench.control.fault("workspaces.update", when="before", kind="reset")
     bench.control.clear_log()
@@ -92,7 +92,7 @@ def test_attach_errors_that_heal_lead_to_another_look(
 def test_a_run_that_ends_right_after_the_attach_tells_of_it_when_retried(
     bench: Onboardings,
 ) -> None:
-    """The read-back fails for good; the retry finds the key, sends nothing, and says so."""
+    """Every read-back fails; the retry of the run finds the key, sends nothing, and says so."""
     run = bench.asked()
     bench.control.fault("external_keys.retrieve", status=500, times=40, skip=1)
     run.approve()
@@ -119,9 +119,9 @@ def test_a_run_that_ends_right_after_the_attach_tells_of_it_when_retried(
 def test_an_attach_that_takes_effect_late_ends_as_attached(
     bench: Onboardings, call: str, where: dict[str, Any], attaches: int
 ) -> None:
-    """The connection broke, the next read showed no key; it is there at this call of another try.
+    """The connection broke and the next read shows no key; at a later call the key appears.
 
-    What is sent again has the same key.
+    A second attach, if any, names the same key.
     """
     run = bench.asked()
     bench.control.fault("workspaces.update", kind="late")
@@ -138,10 +138,10 @@ def test_an_attach_that_takes_effect_late_ends_as_attached(
 @pytest.mark.parametrize(
     ("when", "kind"), [("after", "reset"), ("after", "error"), ("before", "error")]
 )
-def test_an_attach_of_unknown_outcome_is_told_as_one_that_was_sent(
+def test_an_attach_of_unknown_outcome_is_reported_as_sent(
     bench: Onboardings, when: str, kind: str
 ) -> None:
-    """The workspace can't be read behind it: nobody knows, so nobody says that it is not there."""
+    """The workspace cannot be read afterwards: the message must not deny that a key is attached."""
     run = bench.asked()
     bench.control.fault("workspaces.update", when=when, kind=kind, status=503)
     bench.control.fault("workspaces.retrieve", status=500, times=40, skip=3)
@@ -161,10 +161,10 @@ def test_an_attach_of_unknown_outcome_is_told_as_one_that_was_sent(
 
 @pytest.mark.parametrize("status", [403, 500])
 @pytest.mark.parametrize("call", ["external_keys.validate", "external_keys.retrieve"])
-def test_what_fails_behind_an_attach_of_unknown_outcome_does_not_hide_it(
+def test_what_fails_after_an_attach_of_unknown_outcome_does_not_hide_it(
     bench: Onboardings, call: str, status: int
 ) -> None:
-    """The next try gets no further; the message begins with what may have happened."""
+    """The next try fails earlier; the message begins with what may have happened."""
     run = bench.asked()
     bench.control.fault("workspaces.update", when="before", kind="reset")
     bench.control.fault(call, status=status, times=40, skip=1)

@@ -1,4 +1,4 @@
-"""Prefect's server refuses a request that only reports: the run ends and says what it did."""
+"""Prefect's server refuses a request that only reports: the run still ends and says what it did."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_what_a_repair_wrote_is_said(bench: Onboardings, request: pytest.Fixture
 def test_an_approval_counts_even_when_the_run_still_looks_as_if_it_waited(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tag is for people who look for waiting runs; nothing else hangs on it."""
+    """The tag is for people who look for waiting runs; nothing else depends on it."""
     run = bench.asked()
     _refuse_tags(monkeypatch, lambda tags: True)
     assert run.approve().state == "Attached", run.message
@@ -144,7 +144,7 @@ def test_an_approval_counts_even_when_the_run_still_looks_as_if_it_waited(
 def test_what_anthropic_answers_to_a_create_is_said_though_no_tag_records_it(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch, incomplete: bool
 ) -> None:
-    """The tag from before the create stays, so that no run sends another one."""
+    """The tag that was set before the create stays, so that no run sends another create."""
     name, says = f"untagged {incomplete}", "so said Anthropic"
     run = asked_to_create(bench, name)
     if incomplete:
@@ -155,12 +155,12 @@ def test_what_anthropic_answers_to_a_create_is_said_though_no_tag_records_it(
         bench.control.fault("workspaces.create", status=409, message=says)
     sent: list[str] = []
 
-    def behind_the_create(tags: list[str]) -> bool:
+    def after_the_create(tags: list[str]) -> bool:
         known = bool(sent)
         sent.extend(one for one in tags if one.startswith(CREATE_SENT_PREFIX))
         return known
 
-    _refuse_tags(monkeypatch, behind_the_create)
+    _refuse_tags(monkeypatch, after_the_create)
     run.approve()
     assert run.state == "Failed"
     assert says in run.message
@@ -189,7 +189,7 @@ def test_a_refused_attach_comes_with_its_cause(
 def test_a_slot_that_is_not_taken_back_changes_no_end(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch, attached: bool
 ) -> None:
-    """Neither of a run that ends well nor of one that fails: the lease ends by itself."""
+    """A success stays a success and a failure a failure; the lease ends by itself."""
     run = bench.asked()
     if not attached:
         bench.control.fault("workspaces.update", status=403, message="you may not", times=9)

@@ -1,4 +1,4 @@
-"""Onboarding from start to end, and what it does to the outside world."""
+"""Onboarding from start to end, and what it changes in the outside world."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.sandbox import admin_call
 
 @pytest.mark.server
 def test_a_fresh_workspace_ends_with_its_key(bench: Onboardings) -> None:
-    """Five writes in the guide's order, then the two marks of what depends on the key."""
+    """Five writes in the guide's order, then the two marks: evidence tag and key label."""
     run = bench.asked()
     assert bench.attaches() == []
     run.approve()
@@ -33,7 +33,7 @@ def test_without_marks_the_key_is_left_alone(bench: Onboardings) -> None:
 
 
 def test_invariant_5_a_rerun_reads_validates_and_writes_nothing(bench: Onboardings) -> None:
-    """However often; the evidence of the first run stays the newest."""
+    """Any number of reruns; the evidence of the first run stays the newest."""
     bench.asked().approve()
     for _ in range(2):
         bench.control.clear_log()

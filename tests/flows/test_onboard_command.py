@@ -21,7 +21,7 @@ from tests.support.requests import APPROVER, REQUESTER
 
 
 def onboard(*arguments: str) -> int:
-    """Start an onboarding; the command's exit code."""
+    """Start an onboarding; returns the command's exit code."""
     usual = ("--project", "acme-kms-prod", "--requested-by", REQUESTER)
     return exit_code("onboard", *arguments, *usual)
 
@@ -66,7 +66,7 @@ def test_what_the_policy_refuses_gets_no_run(
 def test_what_can_not_be_read_here_is_said_and_left_to_the_run(
     bench: Onboardings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As with a gateway on the worker's loopback."""
+    """For example a gateway on the worker's loopback."""
     AnthropicAdmin(base_url="http://127.0.0.1:9", admin_key=bench.sandbox.admin_key).save(
         "far-away", overwrite=True
     )
@@ -90,7 +90,7 @@ def test_what_can_not_be_read_here_is_said_and_left_to_the_run(
 def test_who_stops_following_is_told_that_the_run_goes_on(
     bench: Onboardings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C ends the command and not the run; so does a run that takes too long."""
+    """Ctrl-C ends the command, not the run; the same for a run that takes too long."""
     assert onboard(bench.fresh, "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     console = Console(file=io.StringIO(), width=200)
@@ -102,7 +102,7 @@ def test_who_stops_following_is_told_that_the_run_goes_on(
         signal.raise_signal(signal.SIGINT)
         return going
 
-    # where the whole suite runs in a shell's background, the signal is ignored from the start
+    # a shell starts background jobs with SIGINT ignored, and the suite may be one
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with monkeypatch.context() as patch:
@@ -122,7 +122,7 @@ def test_who_stops_following_is_told_that_the_run_goes_on(
 def test_a_response_must_be_complete_and_fit_the_plan(
     bench: Onboardings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A script can neither approve blindly nor another plan; a complete rejection is taken."""
+    """A script cannot approve blindly or another plan; a complete rejection is accepted."""
     run = bench.asked()
     digest = run.full_answer()["plan_digest"]
     workspace = ("--workspace-id", bench.fresh)
@@ -153,7 +153,7 @@ def test_a_response_must_be_complete_and_fit_the_plan(
 def test_an_idempotency_key_gives_the_same_run_and_never_another_requests(
     bench: Onboardings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The server returns the old run also for a changed request; the command says so."""
+    """The server returns the old run for a changed request too; the command reports it."""
     key = ("--idempotency-key", f"ticket-{uuid4()}", "--json")
     started = []
     for _ in range(2):
@@ -170,7 +170,7 @@ def test_an_idempotency_key_gives_the_same_run_and_never_another_requests(
 def test_the_last_sentence_of_a_run_is_one_line(
     bench: Onboardings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It names keys and commands, which are copied; it is longer than any screen is wide."""
+    """It names keys and commands to copy, and is longer than any screen is wide."""
     key = ("--idempotency-key", f"ticket-{uuid4()}")
     assert onboard(bench.fresh, *key, "--json") == 0
     run_id = UUID(json.loads(capsys.readouterr().out)["run_id"])
@@ -183,6 +183,6 @@ def test_the_last_sentence_of_a_run_is_one_line(
 def test_an_unknown_run_is_said_to_be_unknown(
     bench: Onboardings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A name that fits no run is not an empty answer."""
+    """A name without a run is an error, not an empty answer."""
     assert exit_code("approve", "brave-otter") == 1
     assert "no run of this id or name" in " ".join(capsys.readouterr().err.split())

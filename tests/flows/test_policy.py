@@ -1,4 +1,4 @@
-"""The policy of a run: read once, pinned, and noticed when it has changed."""
+"""The policy of a run: it is read once and pinned, and a later change is noticed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_missing_policy_is_named_before_any_outside_call(bench: Onboardings) -
 def test_a_policy_that_is_not_valid_is_named_with_its_field_before_any_outside_call(
     bench: Onboardings,
 ) -> None:
-    """The server does not run validators: anybody with its API can store this."""
+    """The server does not run validators: anybody with access to its API can store this."""
     save("broken")
     client = bench.client
     slug = OnboardingPolicy.get_block_type_slug()
@@ -55,7 +55,7 @@ def test_a_policy_that_is_not_valid_is_named_with_its_field_before_any_outside_c
 def test_a_policy_edited_while_the_run_waits_changes_nothing_and_is_asked_about(
     bench: Onboardings,
 ) -> None:
-    """The run keeps what it was started with; an approver sees that the policy is another one."""
+    """The run keeps the policy of its start; the approver is shown that it has changed."""
     save("edited", key_ring="as-started")
     run = bench.asked(policy="edited")
     save("edited", key_ring="edited-later", four_eyes=False)
@@ -100,7 +100,7 @@ def test_a_command_reads_with_the_blocks_that_the_policy_names(
     tmp_path: Path,
     command: list[str],
 ) -> None:
-    """A team names them once, there; an option names another."""
+    """A team names the blocks once, in the policy; an option names another."""
     monkeypatch.chdir(tmp_path)
     bench.asked().approve(decision="reject")  # so that something is left over
     save(DEFAULT_POLICY, anthropic_block="of-the-policy", may_override=())

@@ -1,4 +1,4 @@
-"""What a run remembers: only what the worker itself has written counts, and no result is read."""
+"""A run trusts only the records that the worker itself wrote, and reads no stored result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_record_that_somebody_changed_stops_the_run(run: Run, name: str) -> No
 
 
 def test_an_approval_request_that_is_lost_does_not_count(bench: Onboardings, run: Run) -> None:
-    """Refused, and requested anew by a retry."""
+    """The response is refused, and a retry makes a new request."""
     for file in record_files(run, "approval-request-1-1"):
         file.unlink()
     run.approve()
@@ -46,7 +46,7 @@ def test_a_run_whose_pinned_request_is_lost_does_not_pin_another(run: Run) -> No
 
 
 def test_an_approval_request_of_another_run_does_not_count(bench: Onboardings, run: Run) -> None:
-    """Copied as it is, with its good MAC."""
+    """It is copied unchanged, with its valid MAC."""
     (good,) = record_files(run, "approval-request-1-1")
     run.answer(decision="reject")
     run.execute()
@@ -59,7 +59,7 @@ def test_an_approval_request_of_another_run_does_not_count(bench: Onboardings, r
 
 @pytest.mark.server
 def test_prefect_stores_no_result_of_ours(bench: Onboardings, tmp_path: Path) -> None:
-    """So nothing that others put there is ever read back."""
+    """So nothing that others store there is ever read back."""
     with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path}):
         run = bench.asked()
         run.approve()

@@ -133,7 +133,7 @@ def test_an_adoption_writes_nothing_to_the_key_before_an_approval_names_its_user
 def test_a_response_that_permits_no_adoption_leaves_the_key_untouched(
     bench: Onboardings, answer: dict[str, Any]
 ) -> None:
-    """What would refuse an attach refuses label and grants, too."""
+    """A response that refuses an attach refuses label and grants, too."""
     _foreign_key(bench)
     run = bench.asked(adopt_existing_key=True)
     run.approve(**answer)
@@ -142,7 +142,7 @@ def test_a_response_that_permits_no_adoption_leaves_the_key_untouched(
 
 
 def test_an_adoption_of_a_key_that_was_attached_meanwhile_says_so(bench: Onboardings) -> None:
-    """By somebody else, while the run waited: the refusal must not read as if there were none."""
+    """Somebody else attached it while the run waited: the refusal must not deny that."""
     _foreign_key(bench)
     run = bench.asked(adopt_existing_key=True)
     admin = bench.sandbox.world.admin
@@ -167,7 +167,7 @@ def test_a_user_who_is_added_while_an_adoption_waits_is_named_before_anything_is
 
 
 def test_a_label_alone_proves_nothing(bench: Onboardings) -> None:
-    """Whoever may update the key can set it."""
+    """Everybody who may update the key can set the label."""
     _foreign_key(bench)
     _label(bench)
     run = bench.start().execute()
@@ -201,7 +201,7 @@ def test_after_a_create_that_was_refused_a_key_is_somebody_elses(bench: Onboardi
 
 
 def test_an_adoption_that_failed_half_way_opens_no_door(bench: Onboardings) -> None:
-    """Label, registration and all: the next request without adoption is refused as the first."""
+    """The key has label and registration, but a next request without adoption is refused too."""
     _foreign_key(bench)
     run = bench.asked(adopt_existing_key=True)
     bench.control.fault("SetIamPolicy", status="PERMISSION_DENIED", times=50)
@@ -219,7 +219,7 @@ def test_an_adoption_that_failed_half_way_opens_no_door(bench: Onboardings) -> N
 
 
 def test_a_key_that_a_workspace_of_the_organization_has_is_ours(bench: Onboardings) -> None:
-    """Also where the records are lost: the second workspace needs no adoption."""
+    """Even if the records are lost, the second workspace needs no adoption."""
     first, second = (w["id"] for w in bench.sandbox.workspaces if w["state"] == "fresh")
     bench.start(first, crypto_key="shared").execute().approve()
     forget_made_keys()
@@ -267,7 +267,7 @@ def _label(bench: Onboardings) -> None:
 
 
 def test_without_a_deployment_nothing_is_read_or_made(bench: Onboardings) -> None:
-    """Prefect would refuse the suspend only after keys exist."""
+    """Otherwise Prefect would refuse the suspension only after keys exist."""
     request = OnboardingForm(
         workspace=bench.fresh, project_id="acme-kms-prod", requested_by="ada@example.com"
     )
@@ -286,7 +286,7 @@ def test_plan_only_writes_nothing_and_says_what_it_would_do(bench: Onboardings) 
 
 
 def test_a_repair_puts_back_what_was_stripped(bench: Onboardings) -> None:
-    """Only when asked: without `repair` such a run reads, validates and fails with the cause."""
+    """Only with `repair`: without it such a run reads, validates and fails with the cause."""
     bench.asked().approve()
     bench.kms.grpc.update_crypto_key(
         crypto_key=CryptoKey(name=bench.key_name, labels={}), update_mask={"paths": ["labels"]}

@@ -56,7 +56,7 @@ def follow_ups(bench: Onboardings) -> list[FlowRun]:
     return [run for run in runs if run.state and run.state.is_scheduled()]
 
 
-def test_all_registered_keys_are_looked_at_unless_some_are_named(
+def test_all_registered_keys_are_checked_unless_some_are_named(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations
 ) -> None:
     """The default request means every Google Cloud key, seeded ones included."""
@@ -67,13 +67,13 @@ def test_all_registered_keys_are_looked_at_unless_some_are_named(
 
 
 def test_the_progress_ends_with_all_keys(fleet: Fleet, revalidations: Revalidations) -> None:
-    """However quick the run is."""
+    """The last update is not lost, however quick the run is."""
     keys = [fleet.onboard("first"), fleet.onboard("second")]
     shown = revalidations.artifact(revalidations.run(external_keys=keys), PROGRESS)
     assert (shown.data, shown.description) == (100.0, "2 of 2 keys")
 
 
-def test_a_look_at_some_keys_keeps_the_other_rows_of_the_table(
+def test_a_check_of_some_keys_keeps_the_other_rows_of_the_table(
     fleet: Fleet, revalidations: Revalidations
 ) -> None:
     """The table is about the whole fleet, whichever run wrote it last."""
@@ -96,10 +96,10 @@ def test_a_healthy_sweep_is_completed_and_a_risk_carries_its_name(
     assert names == ["Completed", "At risk"]
 
 
-def test_what_changed_since_the_first_look_is_drift_until_recorded_anew(
+def test_what_changed_since_the_first_check_is_drift_until_recorded_anew(
     fleet: Fleet, revalidations: Revalidations
 ) -> None:
-    """Drift names the field, what it was and what it is; a person can accept it."""
+    """Drift names the field with its old and new value; a person can accept it."""
     key = fleet.onboard("drifting")
     revalidations.run(external_keys=[key])
     fleet.update("drifting", rotation_period=timedelta(days=30))
@@ -184,10 +184,10 @@ def test_a_quick_check_records_nothing_anew() -> None:
         RevalidationRequest(depth="quick", record_anew=True)
 
 
-def test_a_quick_look_keeps_what_the_full_one_found_elsewhere(
+def test_a_quick_check_keeps_what_the_full_one_found_elsewhere(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations
 ) -> None:
-    """A key that is broken by an old version does not recover because nobody looked."""
+    """A key that is broken by an old version does not recover because versions are not read."""
     key = fleet.onboard("rotated")
     fleet.rotate("rotated")
     fleet.set_state("rotated", 1, "DISABLED")
@@ -210,7 +210,7 @@ def test_a_quick_look_keeps_what_the_full_one_found_elsewhere(
 def test_a_quick_check_validates_only_what_has_changed(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations
 ) -> None:
-    """A validation uses the customer's key, so an unchanged one is left alone."""
+    """A validation uses the customer's key, so an unchanged key is not validated."""
     still, moved = fleet.onboard("still"), fleet.onboard("moved")
     both = [still, moved]
     revalidations.run(external_keys=both)
@@ -229,7 +229,7 @@ def test_a_quick_check_validates_only_what_has_changed(
 def test_a_grant_that_is_gone_is_seen_at_any_depth(
     fleet: Fleet, revalidations: Revalidations, quick: bool
 ) -> None:
-    """A quick check reads one policy a key."""
+    """A quick check reads one policy for each key."""
     key = fleet.onboard(f"granted-{quick}".lower())
     revalidations.run(external_keys=[key])
     fleet.set_policy(fleet.key(f"granted-{quick}".lower()), {})
@@ -256,7 +256,7 @@ def test_a_quick_check_costs_little_more_than_one_read_a_key(
 def test_a_table_that_is_deleted_while_it_is_brought_up_to_date_is_published_anew(
     fleet: Fleet, revalidations: Revalidations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A check without news only updates the last table; then there is none to update."""
+    """A check that finds no change only updates the last table, which is now missing."""
     fleet.onboard("tabled")
     revalidations.run()
 
@@ -278,7 +278,7 @@ def test_a_damaged_table_stops_no_check_and_is_said_until_a_check_replaces_it(
     capsys: pytest.CaptureFixture[str],
     data: str,
 ) -> None:
-    """Whoever may write to Prefect's API can put anything under its key."""
+    """Everybody with write access to Prefect's API can store anything under its key."""
     key = fleet.onboard("under-a-damaged-table")
     (workspace,) = (
         one.id
@@ -315,7 +315,7 @@ def test_a_damaged_table_stops_no_check_and_is_said_until_a_check_replaces_it(
 def test_each_workspace_of_a_shared_key_has_its_history_and_no_other_id_has(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations
 ) -> None:
-    """However many there are; the table names three, and an id may begin with another."""
+    """For any number of workspaces: the table names three, and an id may begin with another id."""
     key = fleet.onboard("shared")
     workspaces = bench.sandbox.world.admin.workspaces
     fleet.set_state("shared", 1, "DISABLED")
@@ -336,7 +336,7 @@ def test_each_workspace_of_a_shared_key_has_its_history_and_no_other_id_has(
 def test_an_attached_key_that_is_registered_no_more_is_unknown_until_a_person_drops_it(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations, depth: str
 ) -> None:
-    """As with a credential of another organization; one without a workspace just drops out."""
+    """For example with another organization's credential; a key without a workspace is dropped."""
     attached, kept = fleet.onboard("vanished"), fleet.onboard("kept")
     unattached = fixed_id("ekey", "Unattached")
     fleet.create_external_key(unattached, "unattached", fleet.key("kept"))
@@ -363,7 +363,7 @@ def test_an_attached_key_that_is_registered_no_more_is_unknown_until_a_person_dr
 def test_a_check_of_no_key_that_leaves_attached_ones_unknown_is_not_completed(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations
 ) -> None:
-    """Nothing is registered there: the run must not look as if all were well."""
+    """Nothing is registered any more: the run must not end as if every key were healthy."""
     bench.sandbox.world.admin.external_keys.clear()
     key = fleet.onboard("of-another-organization")
     revalidations.run()
@@ -378,7 +378,7 @@ def test_a_check_of_no_key_that_leaves_attached_ones_unknown_is_not_completed(
 def test_a_key_that_is_named_and_was_never_registered_is_said_and_not_taken_for_checked(
     fleet: Fleet, revalidations: Revalidations
 ) -> None:
-    """A mistyped id: alone it fails the run, beside others it is no green either."""
+    """A mistyped id alone fails the run; beside valid ids the run ends as Unknown."""
     key, mistyped = fleet.onboard("spelt-right"), fixed_id("ekey", "Mistyped")
     for keys, name in (([mistyped], "Failed"), ([key, mistyped], "Unknown")):
         run = revalidations.run(external_keys=keys)
@@ -391,7 +391,7 @@ def test_a_key_that_is_named_and_was_never_registered_is_said_and_not_taken_for_
 def test_a_block_that_can_not_be_used_ends_the_run_and_changes_no_keys_verdict(
     fleet: Fleet, revalidations: Revalidations, field: str
 ) -> None:
-    """It says nothing about any key: one that is known to be broken stays so."""
+    """It says nothing about any key: one that is known to be broken stays broken."""
     key = fleet.onboard("known")
     fleet.set_state("known", 1, "DISABLED")
     revalidations.run()
@@ -403,11 +403,11 @@ def test_a_block_that_can_not_be_used_ends_the_run_and_changes_no_keys_verdict(
     assert rows[key] == "broken"
 
 
-@pytest.mark.server  # which gives the slot
+@pytest.mark.server  # which manages the slot
 def test_a_second_check_of_all_keys_waits_and_then_says_which_one_it_left_the_work_to(
     bench: Onboardings, revalidations: Revalidations
 ) -> None:
-    """One that checks named keys does not wait: a signal must not wait for the fleet."""
+    """A check of named keys does not wait: a signal must not wait for the fleet."""
     bench.client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
     first = revalidations.start()
     bench.client.set_flow_run_state(first.id, Running(), force=True)
@@ -435,7 +435,7 @@ def test_a_second_check_of_all_keys_waits_and_then_says_which_one_it_left_the_wo
 def test_runs_that_overlap_send_one_event_for_one_change(
     fleet: Fleet, revalidations: Revalidations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the other has recorded it already, or both are about to."""
+    """Whether the other run has recorded the change already, or both are about to."""
     key = fleet.onboard("watched-twice")
     revalidations.run(external_keys=[key])
     before = revalidations.record(key)
@@ -446,7 +446,7 @@ def test_runs_that_overlap_send_one_event_for_one_change(
         return {key: before}
 
     monkeypatch.setattr(tasks.revalidation, "last_records", stale)
-    # this one had read the key's history before the other left its record
+    # this run has read the key's history before the other one left its record
     revalidations.run(external_keys=[key])
     assert revalidations.events(key) == ["cmek.key.broken"]
 
@@ -458,7 +458,7 @@ def test_runs_that_overlap_send_one_event_for_one_change(
     assert revalidations.events(key) == ["cmek.key.broken"], "the same event, under the same id"
 
 
-def test_keys_behind_the_deadline_are_unknown_and_keep_what_is_known(
+def test_keys_after_the_deadline_are_unknown_and_keep_what_is_known(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations
 ) -> None:
     """Unknown is not healthy; nothing was read, so nothing recovered."""
@@ -474,10 +474,10 @@ def test_keys_behind_the_deadline_are_unknown_and_keep_what_is_known(
     assert follow_ups(bench) == []
 
 
-def test_a_failed_validation_without_a_cause_is_looked_at_again_in_a_minute(
+def test_a_failed_validation_without_a_cause_is_checked_again_in_a_minute(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations
 ) -> None:
-    """One follow-up a sweep, with all its keys and since-times, and not twice for a retry."""
+    """One follow-up for a run, with all its keys and since-times, and no second one for a retry."""
     keys = sorted([fleet.onboard("one"), fleet.onboard("two")])
     bench.control.constraints(perimeter_blocks="anthropic")
     began = datetime.now(UTC)
@@ -495,7 +495,7 @@ def test_a_failed_validation_without_a_cause_is_looked_at_again_in_a_minute(
     assert all(one["anthropic_failed"] and one["rechecks"] == 0 for one in carried)
 
 
-def test_a_follow_up_that_reaches_the_keys_ends_the_looking(
+def test_a_follow_up_that_reaches_the_keys_is_the_last_one(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations
 ) -> None:
     key = fleet.onboard("flaky")
@@ -512,7 +512,7 @@ def test_a_follow_up_that_reaches_the_keys_ends_the_looking(
 def test_another_sweep_leaves_a_key_to_the_follow_up_that_is_to_come(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations
 ) -> None:
-    """Two sweeps don't start two chains of looks at the same key."""
+    """Two runs do not start two chains of follow-ups for the same key."""
     key = fleet.onboard("twice-swept")
     bench.control.constraints(perimeter_blocks="anthropic")
     revalidations.run(external_keys=[key])
@@ -526,7 +526,7 @@ def test_another_sweep_leaves_a_key_to_the_follow_up_that_is_to_come(
 def test_after_a_day_a_key_is_broken_only_if_anthropic_failed_all_along(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations, anthropic_failed: bool
 ) -> None:
-    """If only our own reads were refused, nobody knows, and it stays unknown."""
+    """If only our own reads were refused, the key's state is not known: it stays unknown."""
     key = fleet.onboard(f"lost-{anthropic_failed}".lower())
     if anthropic_failed:
         bench.control.constraints(perimeter_blocks="anthropic")
@@ -565,8 +565,8 @@ def test_a_refused_read_says_who_can_tell(
     assert all("not for you" in reason.says and reason.who_can_tell for reason in record.reasons)
 
 
-def test_people_are_told_of_changes_only(fleet: Fleet, revalidations: Revalidations) -> None:
-    """Broken, at risk, recovered: one event each, none for a look that found nothing new."""
+def test_people_are_notified_of_changes_only(fleet: Fleet, revalidations: Revalidations) -> None:
+    """Broken, at risk, recovered: one event each, and none for a check without a change."""
     key = fleet.onboard("told")
     revalidations.run(external_keys=[key])
     assert revalidations.events(key) == []
@@ -586,7 +586,7 @@ def test_people_are_told_of_changes_only(fleet: Fleet, revalidations: Revalidati
     ]
 
 
-def test_a_live_status_reads_now_and_leaves_nothing(
+def test_a_live_status_reads_now_and_stores_nothing(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations
 ) -> None:
     """The verdict that a run would find, in the terminal; exit code 1 when the key is broken."""
@@ -634,10 +634,10 @@ def test_a_key_without_a_workspace_is_shown_as_one(
     assert row["workspaces"] == []
 
 
-def test_only_a_full_check_counts_as_the_one_that_must_come_each_day(
+def test_only_a_full_check_is_the_one_that_must_come_each_day(
     fleet: Fleet, revalidations: Revalidations
 ) -> None:
-    """Quick ones go on where the daily one has stopped, and must not hide that."""
+    """Quick checks may go on when the daily one has stopped, and must not hide that."""
     fleet.onboard("checked-each-day")
     before = revalidations.ended()
     revalidations.run(depth="quick")
@@ -650,7 +650,7 @@ def test_only_a_full_check_counts_as_the_one_that_must_come_each_day(
 def test_a_live_status_with_a_block_that_is_missing_names_it_in_one_line(
     bench: Onboardings, fleet: Fleet, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
-    """Reads that run at the same time must not make a group of what one of them lacks."""
+    """Reads that run at the same time must not turn the one error into an exception group."""
     key = fleet.onboard("without-a-block")
     workspaces = bench.sandbox.world.admin.workspaces.values()
     workspace = next(one.id for one in workspaces if one.external_key_id == key)
@@ -663,7 +663,7 @@ def test_a_live_status_with_a_block_that_is_missing_names_it_in_one_line(
 def test_the_verdicts_as_json_are_data(
     fleet: Fleet, revalidations: Revalidations, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ids, values and ISO times: no sign, no words for a time, nothing cut."""
+    """Ids, values and ISO times: no symbols, no relative times, nothing cut."""
     key = fleet.onboard("as-data")
     fleet.set_state("as-data", 1, "DISABLED")
     revalidations.run(external_keys=[key])

@@ -1,4 +1,4 @@
-"""A thousand keys: right verdicts, the reads that it takes, and nothing left out."""
+"""A thousand keys: correct verdicts, the number of reads, and no key left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEYS = 1000
 @pytest.mark.prove
 @pytest.mark.timeout(600)
 def test_a_thousand_keys_get_their_verdicts_in_two_reads_each(bench: Onboardings) -> None:
-    """Five broken in different ways, three beyond reach, then one deadline too short."""
+    """Five keys are broken in different ways, three unreachable; then the deadline is too short."""
     world = bench.sandbox.world
     world.admin.external_keys.clear()
     keys = many_keys(world, KEYS)

@@ -51,7 +51,7 @@ class Ward:
 
 @pytest.fixture(scope="module")
 def ward(_bench: Onboardings) -> Ward:
-    """All conditions at once; a run for each would say the same."""
+    """All conditions in one run; a run for each would find the same."""
     _bench.control.reset()
     world = _bench.sandbox.world
     keys = {one.name: Stage.beside(world, n) for n, one in enumerate(KEY_CONDITIONS)}
@@ -84,7 +84,7 @@ LATE_COMER = KeyCondition(
 def test_a_condition_gives_its_verdict_and_the_rule_says_so_first(
     ward: Ward, condition: KeyCondition, expected: ExpectedHealth
 ) -> None:
-    """The artifact carries verdict and reason, and the reason that decides stands first."""
+    """The artifact has verdict and reasons; the reason that decides is first."""
     record, page = ward.record(condition), ward.page(condition)
     assert record.verdict == expected.verdict, record.reasons
     assert f"\n## {SIGNS[record.verdict]} since " in page
@@ -99,7 +99,7 @@ def test_a_condition_gives_its_verdict_and_the_rule_says_so_first(
     NAME, [*(one for one in KEY_CONDITIONS if one.health is None), LATE_COMER], ids=_named
 )
 def test_what_is_no_matter_of_health_gives_no_reason(ward: Ward, condition: KeyCondition) -> None:
-    """Nothing of Anthropic's was ever sealed under a version that was gone before registration."""
+    """Anthropic never encrypted anything with a version that was gone before registration."""
     record = ward.record(condition)
     assert (record.verdict, record.reasons) == ("healthy", ())
 
@@ -133,7 +133,7 @@ def test_a_scheduled_destruction_says_how_long_there_is_left(
 def test_a_reason_is_dated_by_the_resource_where_that_tells(
     ward: Ward, condition: KeyCondition, expected: ExpectedHealth
 ) -> None:
-    """Since when: not since we looked, but since it happened."""
+    """The time is when it happened, not when we first saw it."""
     record, reason = ward.record(condition), ward.reason(condition, expected.rule)
     assert expected.days_since is not None
     assert reason.since is not None
@@ -142,7 +142,7 @@ def test_a_reason_is_dated_by_the_resource_where_that_tells(
 
 
 def test_every_rule_has_a_condition() -> None:
-    """A new rule needs a condition; drift, which needs two looks, has its own test."""
+    """A new rule needs a condition; drift, which needs two checks, has its own test."""
     assert {rule.id for rule in HEALTH_RULES} - {says.rule for _, says in HEALTH} == {"drift"}
 
 

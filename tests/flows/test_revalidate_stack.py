@@ -62,7 +62,7 @@ def set_schedule(stack: Stack, daily: Revalidations, **fields: Any) -> None:
     stack.client.request(
         "PATCH", "/deployments/{id}/schedules/{schedule_id}", path_params=ids, json=fields
     ).raise_for_status()
-    # the scheduler looks at deployments that changed every few seconds, at all once a minute
+    # the scheduler reads changed deployments every few seconds, all of them once a minute
     stack.client.request(
         "PATCH", "/deployments/{id}", path_params=ids, json={"paused": False}
     ).raise_for_status()
@@ -80,7 +80,7 @@ def deploy_again(stack: Stack) -> None:
 
 
 def test_the_schedule_names_its_time_zone_and_fires(stack: Stack, daily: Revalidations) -> None:
-    """A run of the server's scheduler, executed by the worker; then status and history show it."""
+    """The server's scheduler makes a run, the worker executes it, status and history show it."""
     planned = schedule(stack, daily)
     assert planned["active"]
     assert planned["schedule"]["timezone"]
@@ -120,7 +120,7 @@ def test_a_paused_schedule_stays_paused_when_it_is_deployed_again(
 def test_a_deploy_that_fails_half_way_opens_no_form_and_says_the_cause_last(
     stack: Stack, tmp_path: Path
 ) -> None:
-    """Prefect writes each deployment's schema anew, open to any parameter."""
+    """Prefect writes each deployment's schema again, open to any parameter."""
     content = yaml.safe_load(PREFECT_FILE.read_text())
     content["deployments"][-1]["schedules"] = [{"cron": "no such time"}]
     file = tmp_path / "prefect.yaml"
@@ -137,9 +137,7 @@ def test_a_deploy_that_fails_half_way_opens_no_form_and_says_the_cause_last(
 
 
 @pytest.mark.parametrize("text", ["{", "just text", "deployments: [{name: x}]", "\x00"])
-def test_a_file_of_deployments_that_is_none_is_named(
-    stack: Stack, tmp_path: Path, text: str
-) -> None:
+def test_a_file_without_valid_deployments_is_named(stack: Stack, tmp_path: Path, text: str) -> None:
     file = tmp_path / "other.yaml"
     file.write_text(text)
     with pytest.raises(RunError, match=r"other\.yaml.*nothing was deployed"):
@@ -150,7 +148,7 @@ def test_a_file_of_deployments_that_is_none_is_named(
 def test_a_killed_worker_loses_nothing_once_the_run_is_retried(
     stack: Stack, daily: Revalidations
 ) -> None:
-    """What was checked before the kill is not checked again; the rest is."""
+    """The keys that were checked before the kill are not checked again; the others are."""
     keys = _more_external_keys(stack, 6)
     stack.control.switches(validate_seconds=1.5)
     stack.control.clear_log()
@@ -172,7 +170,7 @@ def test_a_killed_worker_loses_nothing_once_the_run_is_retried(
     assert {levels[key] for key in keys} == {"at_risk"}
 
 
-def test_a_reminder_is_taken_away_by_zero_hours(stack: Stack) -> None:
+def test_a_reminder_is_removed_by_zero_hours(stack: Stack) -> None:
     """It may have been installed before; the others stay, and `cmek doctor` misses nothing."""
     name = REMINDER
     with webhook_sink() as sink:
@@ -192,7 +190,7 @@ def test_a_reminder_is_taken_away_by_zero_hours(stack: Stack) -> None:
 
 @pytest.mark.prove
 def test_notification_blocks_get_every_alert(stack: Stack, daily: Revalidations) -> None:
-    """Broken, recovered, an approval that waits, a revalidation that did not run."""
+    """A broken key, a recovered one, an approval that waits, a revalidation that did not run."""
     with webhook_sink() as sink:
         block = webhook_block(stack, sink)
         within: dict[str, float | None] = {"approval-waits": 10.0, "revalidation-missed": 10.0}
@@ -221,13 +219,13 @@ def test_notification_blocks_get_every_alert(stack: Stack, daily: Revalidations)
 def test_a_broken_key_is_notified_by_its_webhook_and_by_its_audit_log(
     stack: Stack, daily: Revalidations, tmp_path: Path
 ) -> None:
-    """No schedule has to come: sandbox, `cmek listen`, event, check of that key, notification."""
+    """It needs no schedule: sandbox, `cmek listen`, event, check of that key, notification."""
     stack.deploy()  # with the triggers, which a plain `prefect deploy` of another test replaced
     finished(stack, daily.start())
-    # another test has registered the same crypto key once more, for no workspace
+    # another test has registered the same crypto key again, without a workspace
     attached = [row for row in read_fleet(stack.client) if row.workspaces]
     key = next(row for row in attached if row.key_name.endswith("search-prod"))
-    # healthy and known as it is now, whatever other tests have done to it
+    # make it healthy and record its present state, whatever other tests have done to it
     change_key(stack, key.key_name, enabled=True)
     finished(stack, daily.start(external_keys=[key.external_key_id], record_anew=True))
     with webhook_sink() as sink, listening(stack, tmp_path) as listener:

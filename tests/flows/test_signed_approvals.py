@@ -26,7 +26,7 @@ from tests.support.signing import GRACE, KATHERINE, Office
 
 @pytest.fixture
 def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
-    """Signers of this process; a worker reads them from a fixed path, so they are patched in."""
+    """The signers; a worker reads them from a fixed path, so here they are patched in."""
     office = Office(tmp_path)
     office.enrol(GRACE)
     office.enrol(KATHERINE)
@@ -55,7 +55,7 @@ def test_a_signed_approval_attaches_and_names_its_signer(
     (answered,) = [json.dumps(entry.body) for entry in entries if entry.kind == "approval_response"]
     (gate,) = [json.dumps(entry.body) for entry in entries if entry.kind == "gate_decision"]
     assert "BEGIN SSH SIGNATURE" in answered
-    # what is exported verifies with OpenSSH alone, also when the approver's time is over
+    # the exported files verify with OpenSSH alone, even after the approver's `valid-before`
     folder = office.home / "approvals"
     (response,) = [entry for entry in entries if entry.kind == "approval_response"]
     of_2020 = Chain()
@@ -77,7 +77,7 @@ def test_a_signed_approval_attaches_and_names_its_signer(
 def test_a_stored_request_rewritten_with_fewer_signatures_lowers_nothing(
     office: Office, bench: Onboardings
 ) -> None:
-    """The worker wants one, the request two. A worker's own key could be known to the writer."""
+    """The worker requires one, the request two. The attacker here has the worker's MAC key, too."""
     run = bench.asked(signatures=2)
     (file,) = record_files(run, "approval-request-1-1")
     records = records_of(os.environ)
@@ -92,7 +92,7 @@ def test_a_stored_request_rewritten_with_fewer_signatures_lowers_nothing(
 def test_a_forged_response_without_a_signature_attaches_nothing(
     office: Office, bench: Onboardings, run: Run
 ) -> None:
-    """Posted straight to the API past the form, everything right but the signature, forced on."""
+    """It is written directly to the server, only the signature is missing, and the run is forced."""
     run.forge_response(run.full_answer())
     run.force(Scheduled(name="Resuming"))
     run.execute()
@@ -113,7 +113,7 @@ def test_a_forged_response_without_a_signature_attaches_nothing(
 def test_an_unsigned_answer_in_the_form_is_asked_again(
     office: Office, bench: Onboardings, run: Run, text: str, why: str
 ) -> None:
-    """The form can't tell a signature from a dash; the gate can, and says what was wrong."""
+    """The form cannot tell a signature from a dash; the gate can, and says what was wrong."""
     run.approve(signed_approvals=text)
     assert_waiting(run, why)
 
@@ -121,7 +121,7 @@ def test_an_unsigned_answer_in_the_form_is_asked_again(
 def test_a_stolen_signature_of_an_earlier_run_is_refused(
     office: Office, bench: Onboardings, run: Run
 ) -> None:
-    """Same plan, same approver, still in its time: but of another run and nonce."""
+    """Same plan, same approver, not expired, but of another run and nonce."""
     old = signed(office, run, APPROVER)
     run.answer(decision="reject", comment="no")
     run.execute()
@@ -152,7 +152,7 @@ def test_a_signature_of_an_earlier_ask_is_refused_when_the_facts_flip_back(
 
 @pytest.mark.parametrize(
     ("signer", "change", "why"),
-    [  # who signs, what their statement says instead, what the next request says
+    [  # the signer, the changed fields of the statement, the reason in the next request
         ("eve@example.com", {}, "is not enrolled"),
         (GRACE, {"plan_digest": "0" * 64}, "signed for another plan"),
         (GRACE, {"comment": "another"}, "the approver and the comment of the answer"),
@@ -167,10 +167,10 @@ def test_a_signature_that_does_not_fit_is_refused_with_its_reason(
     assert_waiting(run, why)
 
 
-def test_the_requester_can_not_lower_what_the_worker_wants(
+def test_the_requester_can_not_lower_what_the_worker_requires(
     office: Office, bench: Onboardings
 ) -> None:
-    """A minimum of two, asked for with none: one signature is too few, two are enough."""
+    """The minimum is two and the request says none: one signature is too few, two are enough."""
     (office.directory / "minimum_signatures").write_text("2")
     run = bench.asked(signatures=0)
     run.approve(**signed(office, run, APPROVER))
@@ -213,7 +213,7 @@ def test_signers_enrolled_while_a_run_waits_count_at_once(
 def test_a_signature_does_not_carry_over_to_patched_parameters(
     office: Office, bench: Onboardings, run: Run, change: dict[str, object]
 ) -> None:
-    """Patched after a signature was given for the original request."""
+    """They are patched after the original request was signed."""
     answer = run.full_answer(**signed(office, run, APPROVER))
     parameters = {"request": run.parameters["request"] | change}
     bench.client.request(
@@ -236,14 +236,15 @@ def test_a_signature_does_not_carry_over_to_a_changed_block(
             "anthropic-admin", overwrite=True
         )
         run.approve(**fields)
-        assert run.state == "Suspended", url  # back again, the signature is of an earlier request
+        # at the old address again, the signature is of an earlier request
+        assert run.state == "Suspended", url
         assert bench.attaches() == []
 
 
 def test_an_approver_who_is_revoked_before_the_run_goes_on_approves_nothing(
     office: Office, bench: Onboardings, run: Run
 ) -> None:
-    """What counts is whom the worker trusts at the gate, not when the form was sent."""
+    """The signers at the time of the gate decide, not those when the form was sent."""
     run.answer(**signed(office, run, APPROVER))
     office.revoke(GRACE)
     run.execute()
@@ -251,7 +252,7 @@ def test_an_approver_who_is_revoked_before_the_run_goes_on_approves_nothing(
 
 
 def test_a_worker_that_can_not_verify_makes_nothing(office: Office, bench: Onboardings) -> None:
-    """Signatures are required and no approver is enrolled: refused before the first write."""
+    """Signatures are required and no approver is enrolled: it is refused before the first write."""
     (office.directory / "allowed_signers").unlink()
     run = bench.start(signatures=1).execute()
     assert_stopped(run, "enrol the approvers")

@@ -1,4 +1,4 @@
-"""`cmek sign` and `cmek approve` sign what the digest is of, and the gate takes it."""
+"""`cmek sign` and `cmek approve` sign the plan of the digest, and the gate accepts it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.signing import GRACE, KATHERINE, Office
 
 @pytest.fixture
 def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
-    """Two enrolled approvers, both wanted."""
+    """Two enrolled approvers, both required."""
     office = Office(tmp_path)
     office.enrol(GRACE)
     office.enrol(KATHERINE)
@@ -50,7 +50,7 @@ def test_two_people_sign_and_one_of_them_answers(
     approval_request: PendingApproval,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The first passes on a file, the second responds with it and an own signature."""
+    """The first hands over a file, the second responds with it and an own signature."""
     who = ["--approver", KATHERINE, "--signing-key", str(office.keys[KATHERINE])]
     what = ["--comment", "me too", "--plan-digest", approval_request.plan_digest]
     assert exit_code("sign", str(run.id), *who, *what, "--json") == 0
@@ -96,7 +96,7 @@ def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
     approval_request: PendingApproval,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """With write access to the server one could show one plan and have another signed."""
+    """Somebody with write access to the server could show one plan and have another signed."""
     form = run.form()
     carried = form["properties"]["plan_digest"]["approval_request"]
     plan, other = carried["plan"], str(uuid4())
@@ -106,11 +106,11 @@ def test_a_plan_that_is_not_the_digests_is_neither_signed_nor_answered(
         {"plan": evil},
         {"digest": "0" * 64},
         {"run_id": other},
-        # longer than the plan allows, so that a signature would count for years
+        # longer than the plan allows: a signature would be valid for years
         {"expires_at": "2999-01-01T00:00:00Z"},
-        # beside the digest: what the policy has accepted needs no acknowledgement
+        # not under the digest: a warning that the policy accepts needs no acknowledgement
         {"plan": plan | {"warnings": [one | {"accepted": True} for one in plan["warnings"]]}},
-        # a whole plan, whose workspace is not the one that its request would have signed
+        # a valid plan of another workspace than its own request names
         {"plan": typed.model_dump(mode="json"), "digest": typed.digest},
     ):
         form["properties"]["plan_digest"]["approval_request"] = carried | change
@@ -157,7 +157,7 @@ def test_a_damaged_form_is_said_of_its_run_and_hides_no_other(
     approval_request: PendingApproval,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """In the list of all, and to whoever wants to answer it."""
+    """It is reported in the list of all, and to a person who wants to respond."""
     other = bench.asked(workspace_id=None, create_workspace="Beside it")
     for text in damaged(run.form()):
         store_text(bench, run, approval_request, text)
@@ -171,7 +171,7 @@ def test_a_damaged_form_is_said_of_its_run_and_hides_no_other(
 
 
 def test_what_can_not_be_signed_is_said(office: Office, approval_request: PendingApproval) -> None:
-    """A missing key, an address that is none, a file of something else."""
+    """A missing key, an invalid address, a file that is no signed approval."""
     asked = approval_request.approval_request
     with pytest.raises(ApprovalError, match="did not sign"):
         approvals.sign(asked, GRACE, "fine", office.home / "nothing")
@@ -185,10 +185,10 @@ def test_what_can_not_be_signed_is_said(office: Office, approval_request: Pendin
 
 
 @pytest.mark.parametrize("option", ["--signing-key", "--with"])
-def test_a_signature_that_would_count_for_nothing_is_refused_before_the_attach(
+def test_a_signature_that_would_have_no_effect_is_refused_before_the_attach(
     bench: Onboardings, capfd: pytest.CaptureFixture[str], option: str
 ) -> None:
-    """Whoever brings one means it to count; the request of an unsigned run has no room for it."""
+    """Its owner expects it to be verified, but an unsigned run's request has no field for it."""
     run = bench.asked()
     pending = approvals.wait_for_pending(bench.client, run.id, seconds=60)
     typed = ["--workspace-id", pending.workspace, "--plan-digest", pending.plan_digest]

@@ -1,6 +1,6 @@
-"""What is marked as crashed: a run that claims to be running and gives no sign of life.
+"""Only a run that claims to be running without a sign of life is marked as crashed.
 
-Pending is such a claim: a worker has taken it, and starts its process.
+Pending is such a claim: a worker has taken the run and starts its process.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tests.support.onboarding import Onboardings
 pytestmark = pytest.mark.server
 
 LATER: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
-"""One that is due would soon be called Late."""
+"""A run that is due would soon be marked as Late."""
 
 
 @flow
 def _some_flow() -> None:
-    """Its runs are made and moved by the tests; none executes."""
+    """The tests make its runs and set their states; none executes."""
 
 
 def run_in(client: SyncPrefectClient, *states: State) -> UUID:
@@ -41,17 +41,17 @@ def run_in(client: SyncPrefectClient, *states: State) -> UUID:
     return run.id
 
 
-async def _looked(run_id: UUID, seconds: float) -> State:
+async def _watched(run_id: UUID, seconds: float) -> State:
     return await crash_stale_run(run_id, seconds, return_state=True)
 
 
 def look(run_id: UUID, seconds: float) -> tuple[str | None, str]:
-    end = asyncio.run(_looked(run_id, seconds))
+    end = asyncio.run(_watched(run_id, seconds))
     return end.name, end.message or ""
 
 
 def heartbeat(client: SyncPrefectClient, run_id: UUID) -> None:
-    """What Prefect's engine sends from the process of a run."""
+    """Send what Prefect's engine sends from the process of a run."""
     event = {
         "id": str(uuid4()),
         "occurred": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -85,7 +85,7 @@ def test_a_run_without_a_sign_of_life_is_marked_as_crashed(
 def test_a_run_that_does_not_claim_to_be_running_is_left_alone(
     bench: Onboardings, state: State
 ) -> None:
-    """However silent: a run that waits for an approval sends nothing for days."""
+    """However silent it is: a run that waits for an approval sends nothing for days."""
     run_id = run_in(bench.client, Running(), state)
     name, message = look(run_id, 0)
     assert (name, str(state.name) in message) == ("Left alone", True)
@@ -93,8 +93,8 @@ def test_a_run_that_does_not_claim_to_be_running_is_left_alone(
 
 
 @pytest.fixture
-def behind_first_look(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
-    """Sets what happens as soon as the watchdog has looked for the first time."""
+def after_first_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Sets what happens directly after the watchdog's first read."""
     last_heartbeat = tasks.runs._last_heartbeat
     monkeypatch.setattr(tasks.runs, "_POLL_SECONDS", 0.1)
 
@@ -111,16 +111,16 @@ def behind_first_look(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[],
 
 
 def test_a_heartbeat_or_another_state_while_watched_is_a_sign_of_life(
-    bench: Onboardings, behind_first_look: Callable[[Callable[[], object]], None]
+    bench: Onboardings, after_first_read: Callable[[Callable[[], object]], None]
 ) -> None:
-    """A run that was only late goes on, and so does one that begins to wait meanwhile."""
+    """A run that was only slow goes on, and so does one that begins to wait meanwhile."""
     beats, waits = (run_in(bench.client, Running()) for _ in range(2))
     starts = run_in(bench.client, Pending())
-    behind_first_look(partial(heartbeat, bench.client, beats))
+    after_first_read(partial(heartbeat, bench.client, beats))
     assert look(beats, 20) == ("Left alone", f"run {beats}: it gave a sign of life")
-    behind_first_look(partial(begin_to_wait, bench.client, waits))
+    after_first_read(partial(begin_to_wait, bench.client, waits))
     assert look(waits, 20) == ("Left alone", f"run {waits}: it is Suspended")
-    behind_first_look(partial(bench.client.set_flow_run_state, starts, Running(), force=True))
+    after_first_read(partial(bench.client.set_flow_run_state, starts, Running(), force=True))
     assert look(starts, 20) == ("Left alone", f"run {starts}: it gave a sign of life")
     assert bench.client.read_flow_run(beats).state_name == "Running"
 

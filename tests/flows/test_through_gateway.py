@@ -19,7 +19,7 @@ from tests.support.signing import GRACE, KATHERINE, Office
 
 @pytest.fixture
 def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
-    """The worker's approvers, which are patched in: a worker reads them from a fixed path."""
+    """The worker's signers; a worker reads them from a fixed path, so here they are patched in."""
     office = Office(tmp_path / "worker")
     office.home.mkdir()
     office.enrol(GRACE)
@@ -65,7 +65,7 @@ def test_a_signed_approval_attaches_through_the_gateway(
     found = httpx.get(f"{gateway}/gateway/journal/{run.id}", trust_env=False).json()
     (entry,) = found["entries"]
     assert (entry["outcome"], entry["plan_digest"]) == ("attached", digest)
-    # a second run finds the key in its place, by reads that the gateway lets through
+    # a second run finds the key attached, by reads that the gateway forwards
     again = bench.start().execute()
     assert again.state == "Already attached", again.message
 
@@ -95,7 +95,7 @@ def test_the_gateways_own_minimum_outweighs_the_workers(
 def test_an_approver_whom_the_gateway_does_not_know_attaches_nothing(
     gateway: str, office: Office, bench: Onboardings
 ) -> None:
-    """Whoever can change the worker's signers file has gained nothing."""
+    """Write access to the worker's signers file gains nothing."""
     office.enrol("eve@example.com")
     run = bench.asked()
     run.approve(**signed(office, run, "eve@example.com"), approver="eve@example.com")
@@ -129,7 +129,7 @@ def test_the_gateways_reads_come_on_top_and_are_named(
 def test_an_attach_of_unknown_outcome_is_not_called_one_that_did_not_happen(
     gateway: str, office: Office, bench: Onboardings, comes: bool
 ) -> None:
-    """The gateway sends once; its approval is spent, and the key comes late, or never."""
+    """The gateway sends one attach and its approval is used up; the key appears late, or never."""
     run = bench.asked()
     bench.control.fault("workspaces.update", kind="late")
     if comes:

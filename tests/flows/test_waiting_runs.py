@@ -1,4 +1,4 @@
-"""A run that waits says so, and an answer that can lead nowhere is refused before it is given."""
+"""A waiting run says so, and a response that cannot have an effect is refused before it is sent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.requests import APPROVER, REQUESTER
 
 @pytest.fixture
 def made_anew(bench: Onboardings) -> Iterator[Onboardings]:
-    """Whatever happens to the deployment, the next test has one."""
+    """A bench whose deployment the test may delete: it is deployed again for the next test."""
     yield bench
     bench.deployment = deploy(onboard_workspace, "onboard")
 
@@ -31,7 +31,7 @@ def made_anew(bench: Onboardings) -> Iterator[Onboardings]:
 def test_a_waiting_run_says_so_in_name_tag_and_log_and_no_longer_when_it_goes_on(
     bench: Onboardings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who may approve, how, until when; and a healthy wait is no error."""
+    """It says who may approve, how and until when; a healthy wait logs no warning."""
     caplog.set_level(logging.INFO)
     run = bench.asked()
     waiting = run.read()
@@ -52,7 +52,7 @@ def test_a_waiting_run_says_so_in_name_tag_and_log_and_no_longer_when_it_goes_on
 def test_a_run_whose_deployment_was_made_anew_is_listed_and_not_answered(
     made_anew: Onboardings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No worker could go on with it: the command says so, and what to do."""
+    """No worker could continue it: the command says so, and what to do."""
     bench, run = made_anew, made_anew.asked()
     pending = approvals.read_pending(bench.client, run.id)
     assert exit_code("pending") == 0
@@ -80,7 +80,7 @@ def test_a_run_whose_deployment_was_made_anew_is_listed_and_not_answered(
 def test_an_answer_that_the_gate_would_refuse_is_refused_before_it_is_sent(
     bench: Onboardings, capsys: pytest.CaptureFixture[str], approver: str, why: str
 ) -> None:
-    """Each with its own reason, and the run goes on waiting for the same request."""
+    """Each refusal has its own reason, and the run still waits with the same request."""
     run = bench.asked()
     answer = run.full_answer()
     given = [
