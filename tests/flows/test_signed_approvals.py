@@ -92,7 +92,7 @@ def test_a_stored_request_rewritten_with_fewer_signatures_lowers_nothing(
 def test_a_forged_response_without_a_signature_attaches_nothing(
     office: Office, bench: Onboardings, run: Run
 ) -> None:
-    """It is written directly to the server, only the signature is missing, and the run is forced."""
+    """It is written directly to the server, only the signature is missing; the run is forced."""
     run.forge_response(run.full_answer())
     run.force(Scheduled(name="Resuming"))
     run.execute()
