@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 @contextmanager
 def multiplied(admin: AdminState, stored: dict[str, Any], number: int) -> Iterator[set[str]]:
-    """Copies of the newest record, for as long as the block lasts; their ids."""
+    """Store copies of the newest record while the block lasts; yields their ids."""
     model = list(stored.values())[-1]
     copies = {
         (name := f"{model.id[:-4]}{count:04}"): model.model_copy(
@@ -39,7 +39,7 @@ def multiplied(admin: AdminState, stored: dict[str, Any], number: int) -> Iterat
 
 
 async def test_me_names_the_organization_of_the_credential(rig: Rig) -> None:
-    """The UUID is the one that the organization label needs; the request id comes along."""
+    """The UUID is the one that the organization label needs; the answer has the request id, too."""
     async with rig.admin() as api:
         me = await api.organization.me()
     assert str(me.id) == rig.sandbox.organization_id
@@ -63,7 +63,7 @@ async def test_an_external_key_goes_through_its_life(rig: Rig) -> None:
 
 
 async def test_every_page_of_external_keys_is_read(rig: Rig) -> None:
-    """More keys than a page holds: all of them come, each once, in two requests."""
+    """There are more keys than fit on a page: each is listed once, in two requests."""
     async with rig.admin() as api:
         await api.external_keys.create(rig.key_name())
         admin = rig.sandbox.world.admin
@@ -76,7 +76,7 @@ async def test_every_page_of_external_keys_is_read(rig: Rig) -> None:
 
 
 async def test_every_page_of_workspaces_is_read(rig: Rig) -> None:
-    """More workspaces than a page holds: all of them come, each once, in two requests."""
+    """There are more workspaces than fit on a page: each is listed once, in two requests."""
     admin = rig.sandbox.world.admin
     with multiplied(admin, admin.workspaces, 1001) as extra:
         async with rig.admin() as api:
@@ -87,7 +87,7 @@ async def test_every_page_of_workspaces_is_read(rig: Rig) -> None:
 
 
 async def test_only_a_list_with_the_switch_shows_the_default_workspace(rig: Rig) -> None:
-    """A list by id that leaves a workspace out is how the default one is recognised."""
+    """The default workspace is recognised by its absence from a list by id."""
     stored = rig.sandbox.world.admin.workspaces.values()
     default = next(one.id for one in stored if one.is_default)
     fresh = rig.fresh_workspace()
@@ -114,7 +114,7 @@ async def test_a_key_is_attached_by_an_update_and_read_back(rig: Rig) -> None:
 
 
 async def test_a_workspace_can_be_made_with_its_key(rig: Rig) -> None:
-    """External key and tags are in the create call; null takes a tag away later."""
+    """External key and tags are in the create call; null removes a tag later."""
     rig.control.switches(attach_validates=False)
     async with rig.admin() as api:
         key = await api.external_keys.create(rig.key_name())
@@ -163,7 +163,7 @@ async def test_a_cloud_kms_key_without_a_name_is_not_read_as_a_key_elsewhere(
 
 
 async def test_keys_elsewhere_are_listed_without_a_cloud_kms_name() -> None:
-    """Other providers, and those that do not exist yet, are no obstacle."""
+    """Keys of other providers, even of future ones, are read without an error."""
     for kind in ("aws", "azure", "moon"):
         key = ExternalKey.model_validate(
             {

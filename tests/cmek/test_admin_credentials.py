@@ -56,7 +56,7 @@ def tokens(rig: Rig) -> set[str]:
 
 
 async def test_a_google_identity_is_exchanged_once(rig: Rig) -> None:
-    """The first call gets a token, the following ones use it, and it does not show."""
+    """The first call gets a token, the following ones use it, and no repr shows it."""
     credential = identity(rig)
     async with rig.admin(credential) as api:
         assert (await api.organization.me()).name == "Acme"
@@ -66,7 +66,7 @@ async def test_a_google_identity_is_exchanged_once(rig: Rig) -> None:
 
 
 async def test_a_refused_token_is_renewed_once(rig: Rig) -> None:
-    """Revoked on the other side: one new exchange, then the call goes through."""
+    """The service has revoked it: one new exchange, then the call succeeds."""
     async with rig.admin(identity(rig)) as api:
         await api.organization.me()
         for token in tokens(rig):
@@ -98,7 +98,7 @@ async def test_attach_is_not_sent_again_with_a_new_token(rig: Rig) -> None:
 
 
 async def test_a_token_is_renewed_before_it_expires(rig: Rig) -> None:
-    """One that lives for a moment is exchanged again for the next call."""
+    """A token that expires at once is exchanged again for the next call."""
     body = {"access_token": rig.sandbox.admin_key, "expires_in": 0.001, "token_type": "Bearer"}
     rig.control.fault("oauth.token", status=200, body=body, times=2)
     async with rig.admin(identity(rig)) as api:
@@ -120,7 +120,7 @@ async def test_a_token_is_renewed_before_it_expires(rig: Rig) -> None:
     ids=lambda change: next(iter(change)),
 )
 async def test_a_refused_exchange_says_what_to_compare(rig: Rig, change: dict[str, Any]) -> None:
-    """The service's 401 gives no reason; ours names what has to agree, and is not repeated."""
+    """The service's 401 gives no reason; our error names what must agree, and is not retried."""
     async with rig.admin(identity(rig, **change)) as api:
         with pytest.raises(AdminApiError, match="federation rule") as caught:
             await api.organization.me()
@@ -130,7 +130,7 @@ async def test_a_refused_exchange_says_what_to_compare(rig: Rig, change: dict[st
 
 @pytest.mark.parametrize("kind", [RefreshError, ValueError])
 async def test_no_google_identity_is_an_error_of_its_own(rig: Rig, kind: type[Exception]) -> None:
-    """google-auth's exception does not come out; the text says how to give an identity."""
+    """google-auth's exception is not raised; the text says how to configure an identity."""
 
     def fail(_: str) -> str:
         raise kind("no metadata server")
@@ -142,10 +142,10 @@ async def test_no_google_identity_is_an_error_of_its_own(rig: Rig, kind: type[Ex
 
 
 @pytest.mark.parametrize("name", BAD_KEY_FILES)
-async def test_a_machines_key_file_that_is_none_is_an_error_of_its_own(
+async def test_a_machines_invalid_key_file_is_an_error_of_its_own(
     rig: Rig, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whatever google-auth makes of it; the file is not shown."""
+    """Whatever google-auth raises for it; the file's content is not shown."""
     file = bad_key_file(tmp_path, name)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
     monkeypatch.setattr(_metadata, "ping", lambda _: False)
@@ -183,7 +183,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(secret: st
 
 
 @pytest.mark.parametrize("secret", [CANARY + "\n", CANARY + "\r\n", f"\ufeff{CANARY} "])
-async def test_what_echo_and_editors_add_to_a_key_is_taken_away(secret: str) -> None:
+async def test_what_echo_and_editors_add_to_a_key_is_removed(secret: str) -> None:
     async def exchange(form: dict[str, str]) -> AccessToken:
         raise NotImplementedError
 

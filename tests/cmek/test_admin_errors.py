@@ -1,4 +1,4 @@
-"""From answers to typed errors: every documented status and code, and everything else."""
+"""From answers to typed errors: every documented status and code, and any other answer."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def documented(status: int, code: str | None = None) -> AdminApiError:
     ],
 )
 def test_status_and_code_choose_the_class(status: int, code: str | None, name: str) -> None:
-    """The documented pairs have their class, an unknown code falls to its status."""
+    """The documented pairs have their class; for an unknown code the status decides."""
     error = documented(status, code)
     assert type(error) is getattr(admin_errors, name)
     assert (error.status, error.error_code, error.request_id) == (status, code, "req_1")
     assert error.ambiguous is (status >= 500)
 
 
-def test_the_text_says_what_to_whom_and_what_to_do() -> None:
+def test_the_text_names_the_call_the_error_and_the_remedy() -> None:
     """Method, address without query, status, code, the service's text, request id, advice."""
     text = str(documented(400, "workspace_policy_violation"))
     assert text.startswith(
@@ -114,7 +114,7 @@ def test_errors_survive_pickling() -> None:
     body=st.binary(max_size=40) | json_values.map(lambda v: httpx.Response(200, json=v).content),
 )
 def test_any_other_answer_is_a_typed_error_too(status: int, body: bytes) -> None:
-    """Whatever comes back, the caller sees an AdminApiError with a text, and no secret."""
+    """For any answer the caller gets an AdminApiError with a text and without a secret."""
     response = httpx.Response(status, content=body, request=REQUEST)
     error = error_from_response(response, effect=True)
     assert isinstance(error, AdminStatusError | AdminResponseError)
@@ -142,7 +142,7 @@ def test_any_error_object_is_read_leniently(error: object, status: int) -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(headers: dict[str, str], seconds: float | None) -> None:
-    """Both documented forms; nonsense counts as absent."""
+    """Both documented forms are read; an invalid value is treated as absent."""
     assert retry_after(httpx.Headers(headers)) == seconds
 
 
@@ -155,7 +155,7 @@ def test_retry_after_never_fails(text: str) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["error", "reset", "truncate", "html"])
 async def test_no_error_holds_the_credential(rig: Rig, kind: str) -> None:
-    """Neither text, repr, cause, context, locals of the error nor its pickle has the admin key."""
+    """Neither traceback, repr, attributes nor pickle of the error holds the admin key."""
     rig.control.fault("*", kind=kind, times=9)
     async with rig.admin() as api:
         with pytest.raises(AdminApiError) as caught:

@@ -1,4 +1,4 @@
-"""What the Admin API client does when the transport fails: every fault, before and after."""
+"""The Admin API client when the transport fails, with each fault before and after the effect."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LOST: list[dict[str, Any]] = [
     {"kind": "html", "status": 502},
     {"kind": "html", "status": 200},
 ]
-"""Answers that leave it open whether the call had its effect."""
+"""Faults after which it is unknown whether the call had its effect."""
 
 each_loss = pytest.mark.parametrize("fault", LOST, ids=lambda f: "-".join(map(str, f.values())))
 before_or_after = pytest.mark.parametrize("when", ["before", "after"])
@@ -50,7 +50,7 @@ before_or_after = pytest.mark.parametrize("when", ["before", "after"])
 @each_loss
 @before_or_after
 async def test_a_read_is_repeated_until_it_answers(rig: Rig, fault: Any, when: str) -> None:
-    """Two bad answers, then a good one: the caller sees the good one."""
+    """Two faults, then an answer: the caller gets the answer."""
     rig.control.fault("organization.me", when=when, times=2, **fault)
     async with rig.admin() as api:
         assert (await api.organization.me()).name == "Acme"
@@ -81,7 +81,7 @@ async def test_validate_is_a_read(rig: Rig, fault: Any, when: str) -> None:
 @each_loss
 @before_or_after
 async def test_a_lost_registration_is_not_repeated(rig: Rig, fault: Any, when: str) -> None:
-    """One request, and an error that says that the key may exist: no second external key."""
+    """There is one request and an error that says that the key may exist: no second key is made."""
     rig.control.fault("external_keys.create", when=when, **fault)
     name = rig.key_name()
     async with rig.admin() as api:
@@ -95,15 +95,15 @@ async def test_a_lost_registration_is_not_repeated(rig: Rig, fault: Any, when: s
     assert rig.calls(write=True) == ["external_keys.create"]
 
 
-async def test_a_registration_that_surely_had_no_effect_is_repeated(rig: Rig) -> None:
+async def test_a_registration_that_certainly_had_no_effect_is_repeated(rig: Rig) -> None:
     rig.control.fault("external_keys.create", status=429, times=2)
     async with rig.admin() as api:
         await api.external_keys.create(rig.key_name())
     assert len(rig.calls(write=True)) == 3
 
 
-async def test_a_duplicate_registration_is_told_at_once(rig: Rig) -> None:
-    """409 on create means that the caller has to look again."""
+async def test_a_duplicate_registration_is_an_error_at_once(rig: Rig) -> None:
+    """409 on create means that the caller has to read again."""
     rig.control.switches(duplicate_external_key="conflict")
     name = rig.key_name()
     async with rig.admin() as api:
@@ -122,7 +122,7 @@ async def test_a_duplicate_registration_is_told_at_once(rig: Rig) -> None:
 async def test_attach_and_workspace_creation_are_sent_once(
     rig: Rig, fault: Any, when: str, operation: str
 ) -> None:
-    """Whatever comes back, there is exactly one request; the task reads before it decides."""
+    """After any fault there is exactly one request; the task reads before it decides."""
     rig.control.switches(attach_validates=False, replace_key_status=409)
     operations: dict[str, Callable[[AdminApi, str], Awaitable[object]]] = {
         "attach": lambda api, key: api.workspaces.update(
@@ -151,7 +151,7 @@ async def test_attach_and_workspace_creation_are_sent_once(
 async def test_conditions_of_the_attach_task_are_left_to_it(
     rig: Rig, code: str, status: int, expected: type[Exception]
 ) -> None:
-    """They need a fresh look at the world, so that not even a read would be repeated."""
+    """The task must read everything again first, so the client repeats nothing, not even a read."""
     details = {"error_code": code}
     body = {"type": "error", "error": {"type": "x", "message": "y", "details": details}}
     rig.control.fault("*", status=status, body=body, times=9)
@@ -182,7 +182,7 @@ async def test_the_server_may_forbid_repeats(rig: Rig) -> None:
 
 
 async def test_a_wait_that_the_budget_allows_is_observed(rig: Rig) -> None:
-    """`retry-after` is the least that passes between two attempts; half a second more at most."""
+    """Between two attempts at least `retry-after` passes, and at most half a second more."""
     waits: list[float] = []
     hooks = get_on_retry_hooks()
     rig.control.fault("organization.me", status=429, headers={"retry-after": "0.2"})
@@ -200,7 +200,7 @@ async def test_a_wait_that_the_budget_allows_is_observed(rig: Rig) -> None:
     assert len(rig.calls()) == 2
 
 
-async def test_a_wait_beyond_the_budget_ends_it_at_once(rig: Rig) -> None:
+async def test_a_wait_beyond_the_budget_ends_the_call_at_once(rig: Rig) -> None:
     """The error carries the seconds, so that a task can wait that long."""
     rig.control.fault("organization.me", status=429, headers={"retry-after": "61"}, times=9)
     async with rig.admin() as api:
@@ -223,7 +223,7 @@ async def test_a_page_of_a_proxy_is_not_a_missing_resource(rig: Rig) -> None:
 
 
 async def test_an_answer_that_does_not_come_in_time_is_given_up(rig: Rig) -> None:
-    """A write that timed out may have had its effect, a read had none."""
+    """A write that timed out may have had its effect; a read has none."""
     rig.control.fault("workspaces.*", kind="delay", seconds=1, times=9)
     async with rig.admin(timeout_seconds=0.05, slow_timeout_seconds=0.05) as api:
         with pytest.raises(AdminTimeoutError) as caught:
@@ -234,20 +234,20 @@ async def test_an_answer_that_does_not_come_in_time_is_given_up(rig: Rig) -> Non
         assert not caught.value.ambiguous
 
 
-async def test_a_refused_connection_is_repeated_and_surely_had_no_effect(
+async def test_a_refused_connection_is_repeated_and_certainly_had_no_effect(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nobody listens: even a registration is tried again, four times in all, and told of."""
+    """Nobody listens: even a registration is tried four times, and each failure is logged."""
     async with aclosing(AdminApi(NOBODY, AdminKey(SecretStr("sk-ant-admin01-FAKE")))) as api:
         with pytest.raises(AdminConnectionError) as caught:
             await api.external_keys.create("projects/p/locations/l/keyRings/r/cryptoKeys/k")
     assert not caught.value.ambiguous
-    told = [record.getMessage() for record in caplog.records]
-    assert [text[:16] for text in told] == [f"attempt {n} failed" for n in (1, 2, 3)]
+    logged = [record.getMessage() for record in caplog.records]
+    assert [text[:16] for text in logged] == [f"attempt {n} failed" for n in (1, 2, 3)]
 
 
 async def test_a_list_that_never_ends_is_an_error(rig: Rig) -> None:
-    """The same cursor twice: stop and say so instead of reading for ever."""
+    """The same cursor comes twice: the client raises instead of reading forever."""
     body = {"data": [], "next_page": "same-again"}
     rig.control.fault("external_keys.list", status=200, body=body, times=9)
     async with rig.admin() as api:

@@ -1,4 +1,4 @@
-"""Each failure that people have met has one right advice, chosen by typed facts, and no other's.
+"""Each known failure gets its own advice and no other's, chosen by typed facts.
 
 The payloads are as public threads and documentation show them, with other names in them.
 """
@@ -29,7 +29,7 @@ API = "https://api.anthropic.com/v1/organizations"
 
 
 def google(status: str, message: str, *details: dict[str, Any], code: int = 400) -> str:
-    """The advice for an error body of Google's, as a refused write of the key's policy."""
+    """The advice for an error body from Google, with the key as the resource."""
     error = {"code": code, "status": status, "message": message, "details": list(details)}
     return classify(httpx.Response(code, json={"error": error}), resource=KEY).advice
 
@@ -45,12 +45,12 @@ def info(reason: str, **metadata: str) -> dict[str, Any]:
 
 
 def denied(message: str, reason: str, **metadata: str) -> str:
-    """The same for a refused permission, with this reason."""
+    """The advice for a refused permission with this reason."""
     return google("PERMISSION_DENIED", message, info(reason, **metadata), code=403)
 
 
 def token(text: str, error: str = "invalid_grant") -> str:
-    """The advice where google-auth got no token."""
+    """The advice if google-auth gets no token."""
     body = {"error": error, "error_description": text}
     return classify(auth.RefreshError(f"{error}: {text}", body)).advice  # type: ignore[no-untyped-call]
 
@@ -80,7 +80,7 @@ def nested(cause: BaseException) -> httpx.ConnectError:
 
 
 def lost(cause: BaseException) -> str:
-    """The advice of both sides for a connection that was not made, which is the same."""
+    """The advice for a failed connection, which is the same for Anthropic and Google."""
     request = httpx.Request("GET", f"{API}/me")
     ours = error_from_exception(nested(cause), request, effect=False).advice
     assert classify(nested(cause)).advice == ours
@@ -91,12 +91,12 @@ def lost(cause: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One payload, and words that only its advice has."""
+    """One payload, and words that are only in its advice."""
 
     advice: Callable[[], str]
     words: str
     cause: str = ""
-    """The same for rows whose cause, and so advice, is the same."""
+    """Set for rows that share a cause, and so an advice."""
 
 
 SKEW = (
@@ -307,7 +307,7 @@ ROWS = {
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_failure_has_its_one_right_advice(name: str) -> None:
-    """The words of its own cause, and those of no other row."""
+    """It has the words of its own cause, and those of no other row."""
     row = ROWS[name]
     advice = row.advice()
     assert row.words in advice, advice
@@ -319,7 +319,7 @@ def test_a_failure_has_its_one_right_advice(name: str) -> None:
 
 
 @needs_gcloud
-def test_every_command_of_an_advice_is_one_that_gcloud_takes() -> None:
+def test_every_command_of_an_advice_is_valid_for_gcloud() -> None:
     advices = [row.advice() for row in ROWS.values()]
     commands = [command for advice in advices for command in commands_in(advice)]
     assert len(commands) >= 8
@@ -327,7 +327,7 @@ def test_every_command_of_an_advice_is_one_that_gcloud_takes() -> None:
 
 
 def test_an_error_that_knows_more_says_it_once() -> None:
-    """In its text too, which a run's state shows."""
+    """The extra advice is once in its text, which a run's state shows."""
     request = httpx.Request("GET", f"{API}/me")
     error = error_from_exception(nested(certificate(9)), request, effect=False)
     assert isinstance(error, AdminApiError)

@@ -1,4 +1,4 @@
-"""Alert, evidence query and the sink of `cmek listen` see all that makes a key critical."""
+"""Alert, evidence query and the sink of `cmek listen` match every cause of a critical rule."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ BEHIND_THE_LOG = {
     "the label is in upper case",
     "the primary version could not be made",
 }
-"""What no call of an administrator brings about; the sandbox's state is changed directly."""
+"""Conditions that no call of an administrator causes; the sandbox's state is changed directly."""
 SERVICE = "google.cloud.kms.v1.KeyManagementService"
 
 
 @dataclass
 class AuditedStage(Stage):
-    """Writes an Admin Activity entry of what an administrator does, as Cloud KMS does."""
+    """Writes an Admin Activity entry for each call of an administrator, as Cloud KMS does."""
 
     entries: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def new(cls) -> AuditedStage:
-        """In a new world."""
+        """A stage in a new world."""
         return cls(seed.new_world(minimal=True))
 
     def administer(self, request: Any) -> Any:
-        """The call, and its entry: an update names the resource inside of the request."""
+        """Make the call and its entry; an update names the resource inside its request."""
         made = super().administer(request)
         method = type(request).__name__.removesuffix("Request")
         about = getattr(request, "crypto_key", None) or getattr(request, "crypto_key_version", None)
@@ -58,18 +58,18 @@ class AuditedStage(Stage):
 
     @contextmanager
     def policy_change(self, resource: str) -> Iterator[policy_pb2.Policy]:
-        """A policy, and its entry."""
+        """Change a policy, and write its entry."""
         with super().policy_change(resource) as policy:
             yield policy
         self.log("SetIamPolicy", resource)
 
     def remove_key(self, key_name: str) -> None:
-        """A deletion, and its entry."""
+        """Delete a key, and write its entry."""
         super().remove_key(key_name)
         self.log("DeleteCryptoKey", key_name)
 
     def log(self, method: str, resource: str) -> None:
-        """One entry."""
+        """Write one entry."""
         self.entries.append(
             {
                 "logName": "projects/acme-kms-prod/logs/cloudaudit.googleapis.com%2Factivity",
@@ -83,7 +83,7 @@ class AuditedStage(Stage):
 
 
 def matches(log_filter: str, entry: dict[str, Any]) -> bool:
-    """What we use of the Logging query language: equality and RE2 search, all must hold."""
+    """Evaluate what we use of the Logging query language: equality and RE2, joined by AND."""
     comparisons = re.findall(r'^([\w.]+)(=~?)"(.*)"$', log_filter, re.MULTILINE)
     assert len(comparisons) == len(log_filter.splitlines())
     return all(
@@ -94,7 +94,7 @@ def matches(log_filter: str, entry: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("rule", CRITICAL, ids=lambda rule: rule.id)
 def test_the_cause_of_every_critical_rule_matches_the_filters(rule: HealthRule) -> None:
-    """A change in the sandbox that the rule finds, its audit method, and the alert's filter."""
+    """A change in the sandbox that the rule finds writes an entry that the filters match."""
     if rule.id in FIXED_AT_REGISTRATION:
         assert rule.caused_by == ()
         return

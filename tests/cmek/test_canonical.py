@@ -1,4 +1,4 @@
-"""Canonical JSON by RFC 8785, and that others come to the same bytes and digests."""
+"""Canonical JSON by RFC 8785: another implementation gets the same bytes and digests."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ process.stdout.write(JSON.stringify({texts, digests}));
 @example({"\U0001f600": 1, "\ufb33": 2})  # sorted by UTF-16 code units, not by code points
 @example([-0.0, 5e-324, 1.7976931348623157e308, 1e21, 333333333.33333329])
 def test_parsing_canonical_json_gives_the_value_back(value: Any) -> None:
-    """So nothing is lost, and writing it again gives the same bytes."""
+    """Nothing is lost, and writing the value again gives the same bytes."""
     text = canonical_json(value)
     assert json.loads(text) == value
     assert canonical_json(json.loads(text)) == text
@@ -73,12 +73,12 @@ def test_the_order_of_keys_does_not_matter(value: Any, chance: random.Random) ->
 @example(1, True)
 @example(1, 1.0)
 def test_different_values_have_different_digests(one: Any, other: Any) -> None:
-    """As different as JSON is, in which 1 and 1.0 are the same number and `true` is none."""
+    """Different as JSON values: 1 and 1.0 are the same number, and `true` is not a number."""
     assert (digest(one) == digest(other)) is (_typed(one) == _typed(other))
 
 
 def _typed(value: Any) -> Any:
-    """The value, with truth values that do not equal numbers."""
+    """The value, with booleans that do not equal numbers."""
     if isinstance(value, list):
         return [_typed(one) for one in value]
     if isinstance(value, dict):
@@ -87,7 +87,7 @@ def _typed(value: Any) -> Any:
 
 
 def test_another_implementation_recomputes_texts_and_digests() -> None:
-    """A JavaScript engine, whose way to write numbers and strings RFC 8785 prescribes."""
+    """It is a JavaScript engine: RFC 8785 prescribes its format of numbers and strings."""
     chance = random.Random(8785)  # noqa: S311 - the same values every time
     values: list[JsonValue] = [
         {"\u20ac": "Euro", "\r": "CR", "\ufb33": 1, "1": "One", "\U0001f600": 2, "\x80": 3, "ö": 4},
@@ -117,7 +117,7 @@ def _two_names(chance: random.Random) -> JsonValue:
 
 
 def _any_float(chance: random.Random) -> float:
-    """Of any size, but none that reads as an integer beyond the limit."""
+    """A float of any size, except those that are written as an integer beyond the limit."""
     small = chance.uniform(1, 10) * 10.0 ** chance.randrange(-300, 15)
     return chance.choice([small, -small, chance.uniform(1, 10) * 10.0 ** chance.randrange(21, 300)])
 
@@ -138,7 +138,7 @@ def _any_float(chance: random.Random) -> float:
     ids=repr,
 )
 def test_what_others_would_read_differently_is_refused(value: JsonValue) -> None:
-    """Numbers beyond what every reader holds exactly, and half characters; the error says what."""
+    """Numbers that not every reader holds exactly, and lone surrogates; the error names them."""
     places: list[JsonValue] = [value, [value], {"deep": [{"er": value}]}]
     for placed in places:
         with pytest.raises(NotCanonicalError, match=r"RFC 8785.*: \S"):
@@ -151,7 +151,7 @@ class _Shown(BaseModel):
 
 
 def test_a_model_is_written_by_its_json_form() -> None:
-    """The same bytes and the same digest as of the plain value; the digest is SHA-256."""
+    """It has the same bytes and digest as the plain value; the digest is SHA-256."""
     plain: JsonValue = {"parts": [1, 2], "name": "ä"}
     model = _Shown(name="ä", parts=(1, 2))
     assert canonical_json(model) == canonical_json(plain) == '{"name":"ä","parts":[1,2]}'.encode()

@@ -17,12 +17,12 @@ from tests.support.staging import EXTERNAL_KEY, WORKSPACE, Stage
 pytestmark = pytest.mark.anyio
 
 WAVES = (18, 10, 1)
-"""How many requests wait for none, for one and for two others."""
+"""How many requests wait for no other one, for one and for two."""
 
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[tuple[Sandbox, Stage]]:
-    """A key, ring and attached workspace under one folder: the most that there is to read."""
+    """A key, ring and attached workspace under one folder, so that every read has a subject."""
     with running(minimal=True) as (sandbox, _):
         stage = Stage(sandbox.world)
         stage.reset()
@@ -36,9 +36,9 @@ def stage() -> Iterator[tuple[Sandbox, Stage]]:
 async def test_all_checks_make_29_requests_in_3_waves(
     stage: tuple[Sandbox, Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With one folder level and everything there to be read; none is made twice.
+    """There is one folder level, every read has a subject, and no request is made twice.
 
-    None is answered before its whole wave is there.
+    No request is answered before its whole wave has arrived.
     """
     sandbox, set_up = stage
     await check(sandbox)  # warms the server
@@ -57,7 +57,7 @@ async def test_all_checks_make_29_requests_in_3_waves(
 
 
 async def test_the_names_of_all_requests(stage: tuple[Sandbox, Stage]) -> None:
-    """The list that the documentation gives, each request by its name."""
+    """The requests by name, as the documentation lists them."""
     sandbox, set_up = stage
     set_up.world.log.clear()
     await check(sandbox)

@@ -1,4 +1,4 @@
-"""States that look dangerous and are not: the check passes, and says why."""
+"""States that look dangerous but are not: the check passes, and says why."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _colleague(stage: Stage) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Harmless:
-    """A state, the check that could take it for a fault, and what it should say."""
+    """A state, the check that could mistake it for a fault, and its expected evidence."""
 
     name: str
     check: str
@@ -167,7 +167,7 @@ PASSES: tuple[Harmless, ...] = (
 async def test_what_only_looks_wrong_passes(
     sandbox: Sandbox, stage: Stage, harmless: Harmless
 ) -> None:
-    """No false alarm stops an onboarding, and the evidence tells why not."""
+    """No false alarm stops an onboarding, and the evidence says why."""
     harmless.setup(stage)
     report = await check(sandbox, **harmless.asked)
     (found,) = [one for one in report.checks if one.id == harmless.check]

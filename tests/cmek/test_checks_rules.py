@@ -1,4 +1,4 @@
-"""The rules as pure functions: whatever Google answers, they neither crash nor wave through."""
+"""The rules as pure functions: for any answer of Google they neither crash nor wrongly pass."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ policies = st.lists(rules, max_size=3).map(
 
 
 def findings(**google: Any) -> Findings:
-    """Everything refused but what is given."""
+    """Findings in which every read is refused, except the given ones."""
     nothing: dict[str, Any] = {
         "project": REFUSED, "billing": REFUSED, "kms_service": REFUSED,
         "project_permissions": REFUSED, "ancestors": REFUSED, "policies": {}, "org_policies": {},
@@ -94,7 +94,7 @@ def test_with_everything_refused_nothing_passes() -> None:
 @patient
 @given(st.dictionaries(st.sampled_from(CONSTRAINTS), policies))
 def test_any_organization_policy_gets_a_verdict(found: dict[str, OrgPolicy]) -> None:
-    """Whatever rules Google sends; a constraint that was not read never passes."""
+    """For any rules that Google sends; a constraint that was not read never passes."""
     read = {name: Ok(policy) for name, policy in found.items()}
     report = judge(request(), findings(org_policies=read))
     by_constraint = {
@@ -113,7 +113,7 @@ def test_any_organization_policy_gets_a_verdict(found: dict[str, OrgPolicy]) -> 
 @patient
 @given(policies)
 def test_a_list_that_denies_all_or_lacks_ours_never_admits_anthropic(policy: OrgPolicy) -> None:
-    """The legacy constraint passes only with the customer's id, or where nobody is restricted."""
+    """The legacy constraint passes only with the customer's id, or if nobody is restricted."""
     read = {"iam.allowedPolicyMemberDomains": Ok(policy)}
     report = judge(request(permitted_customer_id="C0anthropic"), findings(org_policies=read))
     if _status(report, "drs_legacy") == "pass":
@@ -152,7 +152,7 @@ configs = st.builds(
 @patient
 @given(st.lists(configs, max_size=3))
 def test_a_perimeter_without_a_full_ingress_rule_never_passes(found: list[PerimeterConfig]) -> None:
-    """None of these rules names an operation, so nobody is let in for Cloud KMS."""
+    """None of these rules names an operation, so none of them admits a caller to Cloud KMS."""
     perimeters = tuple(
         ServicePerimeter(name=f"accessPolicies/1/servicePerimeters/p{number}", status=config)
         for number, config in enumerate(found)
@@ -174,7 +174,7 @@ def test_a_perimeter_without_a_full_ingress_rule_never_passes(found: list[Perime
 @patient
 @given(texts)
 def test_only_the_published_account_is_anthropics(member: str) -> None:
-    """Any other member is somebody else, and every member is of some kind."""
+    """Any other member is somebody else, and every member has a kind."""
     assert kind_of(member) in get_args(MemberKind)
     assert (kind_of(member) == "anthropic") == (member == MEMBER)
 
@@ -197,12 +197,12 @@ def test_only_the_published_account_is_anthropics(member: str) -> None:
     ],
 )
 def test_who_a_member_is(member: str, kind: str) -> None:
-    """Impostors by likeness; a customer's own automation account is none."""
+    """A look-alike is an impostor; a customer's own automation account is not."""
     assert kind_of(member) == kind
 
 
-def test_a_failure_says_what_mends_it_and_an_unknown_who_can_tell() -> None:
-    """A check without the way out can't even be made."""
+def test_a_failure_has_a_remedy_and_an_unknown_says_who_can_tell() -> None:
+    """A check without them cannot be constructed."""
     for status in ("fail", "unknown"):
         with pytest.raises(ValidationError):
             Check(id="x", title="x", status=status, evidence="x")
@@ -211,7 +211,7 @@ def test_a_failure_says_what_mends_it_and_an_unknown_who_can_tell() -> None:
 @patient
 @given(st.lists(st.sampled_from(get_args(CheckStatus)), max_size=5), texts)
 def test_a_table_has_one_line_a_check_whatever_the_text(found: list[str], text: str) -> None:
-    """Outside text can't break the table; the worst stands first."""
+    """Outside text cannot break the table; a failure comes first."""
     checks = tuple(
         Check(id=str(i), title=text, status=one, evidence=text, remedy="do", who_can_tell="ada")
         for i, one in enumerate(found)

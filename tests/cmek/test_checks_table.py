@@ -16,13 +16,13 @@ pytestmark = pytest.mark.anyio
 
 ALWAYS = {"disable_before_destroy": "warn", "retention": "unknown", "features": "warn",
           "effect_time": "warn"}  # fmt: skip
-"""What a healthy project says besides `pass`."""
+"""The checks that do not pass for a healthy project."""
 EXAMINED = [one for one in CONDITIONS if one.check or isinstance(one, KeyCondition)]
 
 
 @pytest.mark.parametrize("existing", [False, True], ids=["nothing made yet", "key exists"])
 async def test_a_healthy_project_passes(sandbox: Sandbox, stage: Stage, existing: bool) -> None:
-    """Nothing fails; what no API shows stays unknown; each check of the catalogue speaks once."""
+    """Nothing fails, what no API shows is unknown, and each check of the catalogue reports once."""
     if existing:
         stage.key()
     report = await check(sandbox)
@@ -35,15 +35,15 @@ async def test_a_healthy_project_passes(sandbox: Sandbox, stage: Stage, existing
 async def test_what_is_wrong_is_found_and_nothing_is_written(
     sandbox: Sandbox, stage: Stage, condition: Situation
 ) -> None:
-    """The right check says it and names the remedy, the others pass, and no call writes.
+    """The right check reports it with the remedy, the others pass, and no call writes.
 
-    What is wrong with a key and has no check changes nothing in what they say.
+    A fault of a key that has no check changes no result.
     """
     condition.bring_about(stage)
     stage.world.log.clear()
     expected = condition.check
     report = await check(sandbox, **(expected.subject if expected else {}))
-    # without a project or an API the other checks can't be answered
+    # without a project or an API the other checks have no answer
     quiet = {"pass"} if isinstance(condition, KeyCondition) else {"pass", "unknown"}
     spoken = {one.id for one in report.checks if one.status not in quiet} - ALWAYS.keys()
     assert [entry for entry in stage.world.log.entries if entry.write] == []
@@ -62,7 +62,7 @@ async def test_what_is_wrong_is_found_and_nothing_is_written(
 async def test_what_cannot_be_read_is_unknown_and_says_who_can_tell(
     sandbox: Sandbox, stage: Stage, blind: Blind
 ) -> None:
-    """A refused read is neither good news nor a failure."""
+    """A refused read is neither a pass nor a failure."""
     blind.setup(stage)
     report = await check(sandbox)
     (found,) = [one for one in report.checks if one.id == blind.check]
@@ -71,16 +71,16 @@ async def test_what_cannot_be_read_is_unknown_and_says_who_can_tell(
 
 
 def test_the_table_covers_every_check() -> None:
-    """Each check has a condition that makes it speak up, and an unknown path if it reads at all."""
+    """Each check has a condition that it reports, and if it reads, a test of its unknown path."""
     every = {one.id for one in CATALOGUE}
     assert {expected.id for _, expected in CHECKED} == every - {"check_apis"}
     assert {one.check for one in BLIND} == every - {"features", "effect_time"}
 
 
-async def test_a_caller_who_may_nothing_gets_a_report_all_the_same(
+async def test_a_caller_without_permissions_still_gets_a_report(
     sandbox: Sandbox, stage: Stage
 ) -> None:
-    """With every read refused nothing is raised and no Google check passes on faith."""
+    """With every read refused nothing is raised, and no Google check passes without a read."""
     stage.key()
     stage.world.identities.administrator.permissions = frozenset()
     stage.fault("GetLocation", "PERMISSION_DENIED")
@@ -90,10 +90,10 @@ async def test_a_caller_who_may_nothing_gets_a_report_all_the_same(
     assert {one.id for one in report.failed} == {"caller_on_project"}
 
 
-async def test_a_read_whose_api_is_off_says_how_to_switch_it_on(
+async def test_a_read_whose_api_is_off_says_how_to_enable_it(
     sandbox: Sandbox, stage: Stage
 ) -> None:
-    """The checks that read it carry the command, and one check names all such APIs."""
+    """The checks that need it show the command, and one check names all such APIs."""
     stage.world.google.disabled_services = ["orgpolicy.googleapis.com"]
     report = await check(sandbox)
     off = {one.id for one in report.checks if "orgpolicy.googleapis.com" in (one.remedy or "")}

@@ -1,4 +1,4 @@
-"""The reads under bad networks, proxies and credentials: typed errors that hold no token."""
+"""Google reads with bad networks, proxies and credentials: typed errors that hold no token."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ async def _project(base_url: str, credentials: AnyCredentials | None = None, **o
     ],
     ids=lambda fault: f"{fault['kind']} {fault.get('status', '')}".strip(),
 )
-async def test_what_passes_by_is_tried_again(rig: Rig, fault: dict[str, Any]) -> None:
-    """Two failures and then an answer are an answer."""
+async def test_a_transient_fault_is_tried_again(rig: Rig, fault: dict[str, Any]) -> None:
+    """Two failures, then an answer: the caller gets the answer."""
     rig.control.fault(CALL, times=2, **fault)
     assert (await _project(rig.sandbox.http)).number == "123456789012"
     assert rig.calls(service="google") == [CALL] * 3
@@ -61,10 +61,10 @@ async def test_what_passes_by_is_tried_again(rig: Rig, fault: dict[str, Any]) ->
     ],
     ids=lambda fault: fault["kind"],
 )
-async def test_what_stays_ends_as_a_typed_error_after_bounded_attempts(
+async def test_a_lasting_fault_ends_as_a_typed_error_after_bounded_attempts(
     rig: Rig, fault: dict[str, Any]
 ) -> None:
-    """At most six attempts in the tests' mode, four outside; then GoogleApiError."""
+    """At most six attempts with the tests' settings, four otherwise; then GoogleApiError."""
     rig.control.fault(CALL, times=50, **fault)
     with pytest.raises(GoogleApiError) as error:
         await _project(rig.sandbox.http)
@@ -75,10 +75,10 @@ async def test_what_stays_ends_as_a_typed_error_after_bounded_attempts(
 @pytest.mark.parametrize(
     "fault", [{"kind": "truncate"}, {"kind": "html", "status": 200}], ids=["cut short", "a page"]
 )
-async def test_an_answer_that_is_none_of_googles_is_a_typed_error(
+async def test_an_answer_that_is_not_googles_is_a_typed_error(
     rig: Rig, fault: dict[str, Any]
 ) -> None:
-    """A proxy's page or half a JSON is neither an answer nor a crash."""
+    """A proxy's page or truncated JSON is neither taken as an answer nor a crash."""
     rig.control.fault(CALL, times=50, **fault)
     with pytest.raises(GoogleApiError) as error:
         await _project(rig.sandbox.http)
@@ -86,7 +86,7 @@ async def test_an_answer_that_is_none_of_googles_is_a_typed_error(
 
 
 async def test_the_service_account_of_a_credentials_file_is_the_caller(rig: Rig) -> None:
-    """Its token is fetched once, outside the loop, and sent with each read."""
+    """Its token is fetched once, outside the event loop, and sent with each read."""
     credentials = ServiceAccount.from_service_account_file(  # type: ignore[no-untyped-call]
         rig.sandbox.google_credentials_file
     )
@@ -99,7 +99,7 @@ async def test_the_service_account_of_a_credentials_file_is_the_caller(rig: Rig)
 
 
 async def test_a_refused_token_is_an_error_that_names_no_token(rig: Rig) -> None:
-    """Neither the text nor anything that hangs on the exception holds the credential."""
+    """Neither the text nor any attribute or cause of the exception holds the credential."""
     with pytest.raises(GoogleApiError) as error:
         await _project(rig.sandbox.http, google_token(CANARY))
     assert error.value.problem.status == "UNAUTHENTICATED"
@@ -139,7 +139,7 @@ async def test_credentials_that_give_no_token_are_a_typed_error(rig: Rig) -> Non
 
 
 async def test_the_quota_project_goes_with_each_read() -> None:
-    """Whose APIs and quota count is the operator's choice, sent as Google's own libraries do."""
+    """The operator chooses the project for APIs and quota, sent as Google's own libraries do."""
     with _recorder() as (url, seen):
         await _project(url, google_token(CANARY), quota_project="acme-billing")
     assert seen == [("acme-billing", f"Bearer {CANARY}")]

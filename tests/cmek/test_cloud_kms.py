@@ -35,7 +35,7 @@ def set_policy(rig: Rig, resource: str, *rows: tuple[str, str, str | None]) -> N
     kms_policies.set_iam_policy(world, world.identities.administrator, request)
 
 
-async def test_a_location_tells_whether_it_has_hsm(rig: Rig) -> None:
+async def test_a_location_says_whether_it_has_hsm(rig: Rig) -> None:
     async with rig.kms() as kms:
         location = await kms.get_location(rig.sandbox.project_id, "us-east5")
     assert location.hsm_available
@@ -59,7 +59,7 @@ async def test_a_mistyped_location_is_an_error_not_an_absence(rig: Rig, what: st
 
 
 async def test_ring_and_key_are_absent_then_made_then_adopted(rig: Rig) -> None:
-    """Get says None, the first create makes it, the second one finds it."""
+    """Get returns None, the first create makes it, the second one finds it."""
     ring = rig.ring_name()
     name = f"{ring}/cryptoKeys/key"
     async with rig.kms() as kms:
@@ -75,7 +75,7 @@ async def test_ring_and_key_are_absent_then_made_then_adopted(rig: Rig) -> None:
 
 
 async def test_a_key_is_made_as_specified(rig: Rig) -> None:
-    """Purpose, algorithm, protection, rotation, destroy delay and labels arrive."""
+    """Purpose, algorithm, protection, rotation, destroy delay and labels are set."""
     day = timedelta(days=1)
     spec = KeySpec(
         protection_level="HSM",
@@ -123,7 +123,7 @@ async def test_every_page_of_versions_is_read(rig: Rig) -> None:
 
 
 async def test_a_label_is_added_to_the_others(rig: Rig) -> None:
-    """Read, merge, write, read back; the second time there is no write."""
+    """It is a read, merge, write and read-back; the second time there is no write."""
     async with rig.kms() as kms:
         name = await rig.make_key(kms, KeySpec(protection_level="SOFTWARE", labels={"a": "b"}))
         rig.control.clear_log()
@@ -175,7 +175,7 @@ async def test_grants_of_others_and_their_conditions_stay(rig: Rig) -> None:
 
 
 async def test_two_writers_at_once_both_win(rig: Rig) -> None:
-    """The loser of the race reads again: no grant is lost, whoever came first."""
+    """The loser of the race reads again: no grant is lost, whoever was first."""
     people = [f"user:{name}@example.com" for name in "abcd"]
     async with rig.kms() as kms:
         name = await rig.make_key(kms)
@@ -189,7 +189,7 @@ async def test_two_writers_at_once_both_win(rig: Rig) -> None:
         assert unconditional_roles(policy, person) == {"roles/cloudkms.viewer"}
 
 
-async def test_an_endless_race_is_given_up_after_six_rounds(rig: Rig) -> None:
+async def test_an_endless_race_ends_after_six_rounds(rig: Rig) -> None:
     """Each round reads again; then the error says what to do."""
     async with rig.kms() as kms:
         name = await rig.make_key(kms)
@@ -203,10 +203,10 @@ async def test_an_endless_race_is_given_up_after_six_rounds(rig: Rig) -> None:
 
 
 async def test_a_policy_without_an_etag_is_never_written(rig: Rig) -> None:
-    """Google takes such a write as "overwrite whatever is there"."""
+    """Google accepts such a write and overwrites whatever is there."""
 
     class Careless:
-        """A client whose answer lacks the etag, as no test of ours can make the sandbox do."""
+        """A client whose answer lacks the etag, which the sandbox cannot produce."""
 
         async def get_iam_policy(self, **_: object) -> policy_pb2.Policy:
             return policy_pb2.Policy()
@@ -217,7 +217,7 @@ async def test_a_policy_without_an_etag_is_never_written(rig: Rig) -> None:
         await CloudKms(Careless()).add_grants("key", MEMBER, ROLES)  # type: ignore[arg-type]
 
 
-async def test_the_callers_own_permissions_can_be_asked(rig: Rig) -> None:
+async def test_the_callers_own_permissions_can_be_tested(rig: Rig) -> None:
     token = rig.control.identity(
         "reader", member="user:r@example.com", permissions=["cloudkms.cryptoKeys.get"]
     )
@@ -229,7 +229,7 @@ async def test_the_callers_own_permissions_can_be_asked(rig: Rig) -> None:
 
 
 async def test_credentials_reach_a_local_endpoint(rig: Rig) -> None:
-    """The bearer token travels, so that the sandbox knows who calls and can refuse."""
+    """The bearer token is sent, so that the sandbox knows the caller and can refuse."""
     ring = rig.ring_name()
     token = rig.control.identity("nobody", member="user:n@example.com", permissions=[])
     async with rig.kms(credentials=Credentials(token)) as kms:  # type: ignore[no-untyped-call]

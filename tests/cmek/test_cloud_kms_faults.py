@@ -1,4 +1,4 @@
-"""What the Cloud KMS client does when the transport fails: every fault, before and after."""
+"""The Cloud KMS client when the transport fails, with each fault before and after the effect."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ before_or_after = pytest.mark.parametrize("when", ["before", "after"])
 @each_loss
 @before_or_after
 async def test_a_fresh_key_survives_any_loss(rig: Rig, fault: Any, when: str) -> None:
-    """Each of the calls fails twice, and yet there is one ring, one key, two grants."""
+    """Each of the calls fails twice, and still there is one ring, one key, two grants."""
     for call in ("GetKeyRing", "CreateKeyRing", "CreateCryptoKey", "GetIamPolicy", "SetIamPolicy"):
         rig.control.fault(call, when=when, times=2, **fault)
     ring = rig.ring_name()
@@ -67,7 +67,7 @@ async def test_a_call_gives_up_after_four_attempts(rig: Rig, fault: Any) -> None
 @pytest.mark.parametrize(
     "status", ["PERMISSION_DENIED", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNAUTHENTICATED"]
 )
-async def test_what_a_repeat_cannot_mend_is_told_at_once(rig: Rig, status: str) -> None:
+async def test_what_a_retry_cannot_solve_is_raised_at_once(rig: Rig, status: str) -> None:
     rig.control.fault("GetCryptoKey", status=status, times=9)
     async with rig.kms() as kms:
         with pytest.raises(GoogleApiError) as caught:
@@ -76,8 +76,8 @@ async def test_what_a_repeat_cannot_mend_is_told_at_once(rig: Rig, status: str) 
     assert rig.calls() == ["GetCryptoKey"]
 
 
-async def test_a_name_that_is_taken_and_yet_absent_is_an_error(rig: Rig) -> None:
-    """As with the name of a deleted key, which Cloud KMS never frees; that of a ring it does."""
+async def test_a_name_that_is_taken_but_absent_is_an_error(rig: Rig) -> None:
+    """Cloud KMS never frees the name of a deleted key, but frees that of a ring."""
     rig.control.fault("CreateKeyRing", status="ALREADY_EXISTS")
     rig.control.fault("CreateCryptoKey", status="ALREADY_EXISTS")
     ring = rig.ring_name()
@@ -89,7 +89,7 @@ async def test_a_name_that_is_taken_and_yet_absent_is_an_error(rig: Rig) -> None
 
 
 async def test_nobody_listening_is_an_error_within_the_budget(rig: Rig) -> None:
-    """The library's own 45 s of patience are off."""
+    """The library's own 45 s of retries are disabled."""
     kms = CloudKms.connect(endpoint="127.0.0.1:9")
     started = time.monotonic()
     try:
@@ -103,10 +103,10 @@ async def test_nobody_listening_is_an_error_within_the_budget(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("path", "transient"), [("/no-such-path", False), ("", True)], ids=["refused", "unreachable"]
 )
-async def test_credentials_that_get_no_token_are_told_apart(
+async def test_credentials_that_get_no_token_are_distinguished(
     rig: Rig, path: str, transient: bool
 ) -> None:
-    """The transport calls both UNAVAILABLE; only the unreachable one is worth a repeat."""
+    """The transport reports both as UNAVAILABLE; only for the unreachable one a retry helps."""
     from_file = service_account.Credentials.from_service_account_file
     host = rig.sandbox.http if path else "http://127.0.0.1:9"
     credentials = from_file(rig.sandbox.google_credentials_file)  # type: ignore[no-untyped-call]

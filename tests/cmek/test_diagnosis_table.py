@@ -1,4 +1,4 @@
-"""Every failure of the table, set up in the sandbox: the right cause comes first."""
+"""Every failure of the table, set up in the sandbox: the correct cause comes first."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tests.support.troubleshooting import DOCUMENT, cause_row
 pytestmark = pytest.mark.anyio
 EXAMINED = [one for one in CONDITIONS if one.cause or isinstance(one, KeyCondition)]
 UNREADABLE = {"deny_policy", "anthropic_side"}
-"""What stays open whatever we read."""
+"""Causes that stay open, whatever we read."""
 
 
 async def gathered(sandbox: Sandbox, **known: Any) -> DiagnosisFacts:
-    """All that our own reads say; `known` is about the failure."""
+    """The facts from our own reads; `known` describes the failure."""
     async with clients(sandbox) as ours:
         return await gather_facts(request(), failure(**known), ours)
 
 
 async def diagnosed(sandbox: Sandbox, **known: Any) -> tuple[Cause, ...]:
-    """The diagnosis by our own reads."""
+    """The diagnosis from our own reads."""
     return diagnose(await gathered(sandbox, **known))
 
 
@@ -39,7 +39,7 @@ async def test_the_right_cause_comes_first_with_its_command_and_nothing_is_writt
 ) -> None:
     """One cause is proved (or is the likeliest open one), and no call writes.
 
-    What is wrong with a key and makes no validation fail changes nothing in the diagnosis.
+    A fault of a key that makes no validation fail changes nothing in the diagnosis.
     """
     condition.bring_about(stage, registered=True)
     stage.world.log.clear()
@@ -64,7 +64,7 @@ async def test_the_right_cause_comes_first_with_its_command_and_nothing_is_writt
 async def test_the_sandbox_refuses_what_the_table_calls_a_failure(
     sandbox: Sandbox, stage: Stage, condition: Situation
 ) -> None:
-    """The table's states are such that Anthropic's stand-in can't use the key."""
+    """In these states of the table the sandbox's Anthropic cannot use the key."""
     condition.bring_about(stage, registered=True)
     async with clients(sandbox) as ours:
         validation = await ours.admin.external_keys.validate(EXTERNAL_KEY)
@@ -72,14 +72,14 @@ async def test_the_sandbox_refuses_what_the_table_calls_a_failure(
 
 
 async def test_a_healthy_key_has_no_proved_cause(sandbox: Sandbox, stage: Stage) -> None:
-    """What we can't read stays open; everything else is excluded."""
+    """A cause that we cannot read stays open; every other one is excluded."""
     stage.key()
     causes = await diagnosed(sandbox)
     assert {one.id for one in causes if one.verdict != "excluded"} == UNREADABLE
 
 
 async def test_what_may_not_be_read_leaves_its_causes_open(sandbox: Sandbox, stage: Stage) -> None:
-    """Without any right on Google's side no cause there is excluded on faith."""
+    """Without any permission at Google no cause there is excluded without a read."""
     stage.key()
     stage.world.identities.administrator.permissions = frozenset()
     causes = await diagnosed(sandbox)
@@ -99,7 +99,7 @@ async def test_a_request_id_changes_no_verdict(sandbox: Sandbox, stage: Stage) -
     assert [(one.id, one.verdict) for one in first] == [(one.id, one.verdict) for one in second]
 
 
-async def test_a_key_that_lies_elsewhere_is_proved_wrong_by_its_name(
+async def test_a_key_in_another_location_is_proved_wrong_by_its_name(
     sandbox: Sandbox, stage: Stage
 ) -> None:
     """Our form refuses such a name, so only a key that others registered can have it."""

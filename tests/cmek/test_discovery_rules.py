@@ -1,4 +1,4 @@
-"""The pure part of discovery: who is left out, which key, which epoch, which payload."""
+"""The pure part of discovery: exclusions, key names, epochs and payloads."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def run(state: str, *, finished: bool = True, ended: datetime | None = NOW) -> E
         (workspace(), {}, None),
     ],
 )
-def test_a_workspace_is_unfit_for_a_reason_that_is_said(
+def test_an_ineligible_workspace_has_a_reason(
     one: Workspace, request_fields: dict[str, Any], why: str | None
 ) -> None:
     found = ineligible_reason(one, asked(**request_fields), is_default=False)
@@ -105,11 +105,11 @@ def test_a_workspace_is_unfit_for_a_reason_that_is_said(
 def test_opt_in_is_by_exactly_what_the_request_says(
     one: Workspace, request_fields: dict[str, Any], *, wanted: bool
 ) -> None:
-    """A tag does not opt in for a name rule, nor the other way round."""
+    """A tag does not opt in to a rule by name, and a name does not opt in to a rule by tag."""
     assert (opt_in_missing_reason(one, asked(**request_fields)) is None) is wanted
 
 
-def test_what_cannot_be_told_from_the_default_workspace_is_unfit() -> None:
+def test_what_may_be_the_default_workspace_is_ineligible() -> None:
     assert "default" in str(ineligible_reason(workspace(), asked(), is_default=True))
 
 
@@ -118,10 +118,10 @@ def test_what_cannot_be_told_from_the_default_workspace_is_unfit() -> None:
     st.from_regex(f"^{WORKSPACE_ID}$", fullmatch=True),
     st.sampled_from(["{workspace_id}", "{workspace_name}-{workspace_id}", "a-{workspace_id}-b"]),
 )
-def test_own_keys_have_names_that_cloud_kms_takes_and_never_meet(
+def test_own_keys_have_names_that_cloud_kms_accepts_and_that_never_collide(
     name: str, workspace_id: str, template: str
 ) -> None:
-    """The whole workspace id is in it, whatever the workspace is called."""
+    """The name holds the whole workspace id, whatever the workspace's name."""
     try:
         key = key_id(template, workspace_id=workspace_id, workspace_name=name)
     except UnnameableKeyError:
@@ -148,7 +148,7 @@ def test_a_discovery_never_asks_for_what_a_person_decides() -> None:
 
 
 def test_what_is_announced_wins_over_what_the_policy_says() -> None:
-    """Setting by setting, as far as the policy lets a request override it."""
+    """Each setting by itself, as far as the policy lets a request override it."""
     announced = Announcement(
         workspace_id="wrkspc_01Payments", overrides={"crypto_key": "k", "location": "us-west1"}
     )
@@ -174,7 +174,7 @@ def test_what_is_announced_wins_over_what_the_policy_says() -> None:
         ([run("Duplicate"), run("Planned"), run("Prerequisites fail")], None),
     ],
 )
-def test_earlier_runs_speak_against_another_one(runs: list[EarlierRun], why: str | None) -> None:
+def test_earlier_runs_may_block_another_one(runs: list[EarlierRun], why: str | None) -> None:
     for order in (runs, runs[::-1]):
         found = blocking_run(order, now=NOW, try_again_after=DAY)
         assert found is None if why is None else why in str(found)
@@ -182,7 +182,7 @@ def test_earlier_runs_speak_against_another_one(runs: list[EarlierRun], why: str
 
 @given(st.lists(st.booleans()))
 def test_the_epoch_grows_with_each_end_and_with_nothing_else(ends: list[bool]) -> None:
-    """So that a call is repeated while a run is under way, and new behind it."""
+    """A start during a run returns that run; a start after its end makes a new one."""
     runs = [run("Failed" if end else "Running", finished=end) for end in ends]
     assert (
         idempotency_key("wrkspc_01P", finished_run_count(runs)) == f"onboard:wrkspc_01P:{sum(ends)}"
@@ -190,7 +190,7 @@ def test_the_epoch_grows_with_each_end_and_with_nothing_else(ends: list[bool]) -
 
 
 @given(st.dictionaries(st.text(), st.integers()), st.dictionaries(st.text(), st.integers()))
-def test_a_difference_is_found_where_a_field_that_was_asked_for_is_not_so(
+def test_a_requested_field_that_is_missing_or_different_is_a_difference(
     wanted: dict[str, int], found: dict[str, int]
 ) -> None:
     same = all(name in found and found[name] == value for name, value in wanted.items())
@@ -209,13 +209,13 @@ def test_a_difference_is_found_where_a_field_that_was_asked_for_is_not_so(
 def test_a_field_that_is_left_out_has_its_default_on_both_sides(
     first: dict[str, Any], second: dict[str, Any], named: list[str]
 ) -> None:
-    """Two bodies that ask for the same are no difference, and one that asks for less is."""
+    """Two bodies that ask for the same do not differ; one that asks for less does."""
     base = {"workspace": "wrkspc_01P00000", "project_id": PROJECT, "requested_by": "a@example.com"}
     assert list(request_differences(complete(base | second), complete(base | first))) == named
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists) | st.text())
-def test_whatever_is_no_announcement_is_refused_as_one(value: object) -> None:
+def test_a_payload_that_is_no_announcement_is_refused(value: object) -> None:
     for payload in (json.dumps(value), str(value)):
         with pytest.raises(MalformedEventError):
             read_announcement(payload)

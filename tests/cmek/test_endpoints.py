@@ -26,7 +26,7 @@ from cmek.addresses import EndpointError, check_base_url, check_endpoint, host_o
     ],
 )
 def test_encrypted_and_local_addresses_are_accepted(url: str) -> None:
-    """They come back as they are, without a slash at the end."""
+    """They are returned unchanged, without a slash at the end."""
     assert check_endpoint(url + "/") == url
     assert check_endpoint(url) == url
 
@@ -83,7 +83,7 @@ def test_everything_else_is_refused_by_name(url: str) -> None:
     ],
 )
 def test_a_base_url_with_an_apis_own_path_says_what_to_write(url: str, instead: str) -> None:
-    """Else every call would go to /v1/v1, and its refusal would tell of missing rights."""
+    """Otherwise every call would go to /v1/v1, and its refusal would name missing permissions."""
     with pytest.raises(EndpointError, match=f"write '{instead}"):
         check_base_url(url)
 
@@ -100,7 +100,7 @@ _PIECES = (
 @example("https://127.0.0.1443")
 @example("https://[::1::1]")
 def test_every_client_reads_the_same_host(url: str) -> None:
-    """Tokens are fetched by requests and urllib3, APIs are called by httpx: none goes elsewhere."""
+    """Tokens are fetched by requests and urllib3, APIs are called by httpx: all agree."""
     try:
         host = host_of(check_endpoint(url))
     except EndpointError:
@@ -125,7 +125,7 @@ def test_a_base_url_may_have_a_proxys_path(url: str) -> None:
 
 @given(url=st.text(max_size=40) | st.text(max_size=30).map("http://{}".format))
 def test_plain_text_goes_to_loopback_only(url: str) -> None:
-    """Whatever is accepted with http is on this machine; nothing else is raised."""
+    """Every accepted http address is on this machine; no other exception is raised."""
     try:
         accepted = check_endpoint(url)
     except EndpointError:

@@ -1,4 +1,4 @@
-"""Ready queries, marks and events."""
+"""The ready-made queries, the marks, and the kinds of entries."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PLANS = st.fixed_dictionaries({}, optional=dict.fromkeys(PLAN, ODD)) | ODD
 
 
 def asked(*bodies: Any, attached: str | None = None) -> Chain:
-    """A record with these approval requests, which anybody may have sealed."""
+    """A record with these approval requests, which anybody may have written."""
     chain = Chain()
     for number, body in enumerate(bodies):
         event = Event(kind="approval_request", subject=f"attach-1-{number}", body=body)
@@ -57,7 +57,7 @@ def asked(*bodies: Any, attached: str | None = None) -> Chain:
 def test_whatever_a_sealed_request_holds_the_page_is_made_and_holds_the_record(
     body: Any, attached: str | None
 ) -> None:
-    """Without queries it says so; a workspace's later onboardings continue the same record."""
+    """A page without queries says so; a workspace's later onboardings continue the same record."""
     chain = asked(body, attached=attached)
     page = evidence_page("wrkspc_01abcdef", chain)
     assert record_in(page) == chain.dumps()
@@ -67,7 +67,7 @@ def test_whatever_a_sealed_request_holds_the_page_is_made_and_holds_the_record(
 
 
 def test_the_pattern_fits_the_key_and_its_versions_and_no_other_key() -> None:
-    """A key whose name begins alike is another key; project number and id are alike."""
+    """A key whose name only begins the same is another key; project number and id both match."""
     pattern = re.compile(key_pattern(KEY))
     assert pattern.search(str(KEY))
     assert pattern.search(f"{KEY}/cryptoKeyVersions/12")
@@ -96,7 +96,7 @@ def test_links_ask_the_same_as_the_commands() -> None:
 
 
 def test_the_activity_query_asks_for_workspace_and_external_key_events() -> None:
-    """The documented parameters; the credential is a variable of the shell, never a value."""
+    """It has the documented parameters; the credential is a shell variable, never a value."""
     words = shlex.split(ACTIVITIES.command)
     url = next(word for word in words if word.startswith("https://"))
     asked = parse_qs(urlsplit(url).query)
@@ -114,7 +114,7 @@ def test_the_label_is_one_that_cloud_kms_accepts(workspace_id: str) -> None:
 
 
 def test_the_tag_keeps_the_others_and_is_written_once() -> None:
-    """All tags go along in the update; a tag that stands there is never replaced."""
+    """The update contains all other tags; an existing evidence tag is never replaced."""
     assert with_evidence_tag({"team": "payments"}, "ab") == {"team": "payments", EVIDENCE_TAG: "ab"}
     assert with_evidence_tag({EVIDENCE_TAG: "ab"}, "cd") is None
 

@@ -1,6 +1,6 @@
 """Every string of every flow's parameters: Prefect's schema and our model refuse exactly the same.
 
-What only the model refuses becomes a run that fails, minutes after the form said that all is well.
+A value that only the model refuses would make a run that fails, after the form has accepted it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FLOWS: tuple[tuple[Flow[..., Any], type[BaseModel], dict[str, Any]], ...] = (
 
 @dataclass(frozen=True)
 class Field:
-    """One string of a request; in a tuple, its only element."""
+    """One string field of a request; of a tuple field, its only element."""
 
     schema: dict[str, Any]
     model: type[BaseModel]
@@ -56,14 +56,14 @@ class Field:
 
     @property
     def usual(self) -> str:
-        """A value that both take: the request's, an example, or the default."""
+        """A value that both accept: the request's, an example, or the default."""
         info = (OnboardingSettings if self.is_override else self.model).model_fields[self.name]
         (usual, *_) = info.examples or [info.default or ""]
         value = self.given.get(self.name, usual)
         return str(value[0] if isinstance(value, list | tuple) else value)
 
     def verdicts(self, text: str) -> tuple[bool, bool]:
-        """Whether the schema, as Prefect checks it, and the model take this string."""
+        """Whether the schema, as Prefect validates it, and the model accept this string."""
         changed: dict[str, Any] = {self.name: [text] if self.is_list else text}
         request = self.given | ({"overrides": changed} if self.is_override else changed)
         parameters = {"request": request, "payload": ""}
@@ -77,7 +77,7 @@ class Field:
 
 
 def fields() -> Iterator[Field]:
-    """All of them, found in the schemas that Prefect gets."""
+    """All string fields, found in the schemas that Prefect gets."""
     for flow, model, given_ in FLOWS:
         schema = dict(preprocess_schema(parameter_schema(flow).model_dump_for_openapi()))
         properties = schema["definitions"][model.__name__]["properties"]
@@ -134,14 +134,14 @@ TRAPS = st.sampled_from(
 
 @st.composite
 def nearly(draw: st.DrawFn, text: str) -> str:
-    """A good value with something that is overlooked in it, or any text."""
+    """The valid value with characters in it that are easily overlooked, or only these."""
     at = draw(st.sampled_from([0, len(text), len(text) // 2]))
     trap = draw(TRAPS | st.text(max_size=2))
     return draw(st.sampled_from([text[:at] + trap + text[at:], trap, text]))
 
 
 def test_the_walk_finds_the_strings_of_every_flow() -> None:
-    """So that the property below is about something."""
+    """Otherwise the property below would test nothing."""
     assert {one.model for one in FIELDS.values()} == {model for _, model, _ in FLOWS}
     assert {"workspace", "expected_organization", "crypto_key", "accepted_warnings"} <= {
         one.name for one in FIELDS.values()
@@ -193,10 +193,10 @@ def test_a_pasted_line_break_is_refused_before_a_run_exists(name: str) -> None:
         ({"overrides": {"display_name": "a\x1b[31mb"}}, [r"'a\x1b[31mb'", "control character"]),
     ],
 )
-def test_a_refusal_shows_field_value_flaw_and_way_out(
+def test_a_refusal_shows_field_value_flaw_and_remedy(
     given_: dict[str, Any], words: list[str]
 ) -> None:
-    """And no regular expression."""
+    """It shows no regular expression."""
     with pytest.raises(ValidationError) as caught:
         OnboardingForm.model_validate(ONBOARDING | given_)
     (said,) = refusals(caught.value)
@@ -205,8 +205,8 @@ def test_a_refusal_shows_field_value_flaw_and_way_out(
     assert len(said) < 600
 
 
-def test_a_refusal_without_values_speaks_of_characters_too() -> None:
-    """Where a value may be a secret."""
+def test_a_refusal_without_values_names_the_flaw_too() -> None:
+    """Values are left out where one may be a secret."""
     with pytest.raises(ValidationError) as caught:
         OnboardingSettings.model_validate({"display_name": "\u00fc" * 400})
     (said,) = refusals(caught.value, values=False)

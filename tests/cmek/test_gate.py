@@ -1,4 +1,4 @@
-"""The gate lets through what was approved and is still true, and nothing else."""
+"""The gate permits what was approved and is still true, and nothing else."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def permitted(outcome: Permit | Refusal) -> Permit:
 
 
 def with_facts(**changes: Any) -> GateInput:
-    """Circumstances whose facts and plan have both changed."""
+    """A gate input whose facts and plan have both changed."""
     facts = make.facts(**changes)
     return make.gate_input(facts=facts, plan=make.plan(facts))
 
 
 def approved(gate_input: GateInput, **parts: Any) -> Permit | Refusal:
-    """The verdict when the approver saw exactly these circumstances."""
+    """The verdict if the approver saw exactly this plan."""
     plan = gate_input.plan
     return verdict(
         approval_request=make.approval_request(plan),
@@ -77,7 +77,7 @@ def approved(gate_input: GateInput, **parts: Any) -> Permit | Refusal:
 
 
 def test_an_approval_of_the_live_plan_gets_a_permit_that_says_all_that_it_is_for() -> None:
-    """The one way through, so that the other tests refuse for their own reason only."""
+    """This is the only permitted case, so each other test refuses for its own reason only."""
     permit = permitted(verdict())
     assert permit.workspace_id == make.WORKSPACE
     assert permit.plan_digest == make.plan().digest
@@ -112,7 +112,7 @@ def test_a_permit_cannot_be_made_by_hand() -> None:
     [
         ({"decision": "reject"}, "rejected"),
         ({"workspace_id": "wrkspc_01SomethingElse"}, "workspace_id"),
-        # a name beside the id of a workspace that exists is one too many
+        # a name besides the id of an existing workspace is refused
         ({"workspace_name": "Fresh"}, "workspace_id"),
         ({"plan_digest": "0" * 64}, "plan"),
         ({"approver": "ada@example.com"}, "four_eyes"),
@@ -122,7 +122,7 @@ def test_a_permit_cannot_be_made_by_hand() -> None:
         ({"approver": "  "}, "approver"),
     ],
 )
-def test_a_response_that_does_not_count_is_refused(answer: dict[str, Any], code: str) -> None:
+def test_an_invalid_response_is_refused(answer: dict[str, Any], code: str) -> None:
     """Each flaw is named alone, and all but a rejection lead to another approval request."""
     rejected = code == "rejected"
     kind = RefusalKind.REJECTED if rejected else RefusalKind.REAPPROVAL_REQUIRED
@@ -130,7 +130,7 @@ def test_a_response_that_does_not_count_is_refused(answer: dict[str, Any], code:
 
 
 def test_a_rejection_needs_nothing_that_an_approval_needs() -> None:
-    """The requester may withdraw, and nobody has to acknowledge warnings to say no."""
+    """The requester may withdraw, and a rejection needs no acknowledgement of warnings."""
     plan = make.plan(warnings=("billing",))
     answer = make.answer(decision="reject", approver="ada@example.com", plan_digest=plan.digest)
     found = verdict(
@@ -142,7 +142,7 @@ def test_a_rejection_needs_nothing_that_an_approval_needs() -> None:
 
 
 def test_without_four_eyes_the_requester_may_approve() -> None:
-    """The comparison is made only when the request asks for it."""
+    """Requester and approver are compared only with four eyes."""
     request = make.REQUEST.model_copy(update={"four_eyes": False})
     plan = make.plan(request=request)
     answer = make.answer(plan_digest=plan.digest, approver="ada@example.com")
@@ -186,12 +186,12 @@ def test_facts_that_must_not_be_attached_stop_even_when_approved(
 
 
 def test_a_version_destroyed_long_ago_blocks_nothing() -> None:
-    """Only what is scheduled can still be rescued, and must be first."""
+    """Only a scheduled destruction blocks, because it can still be cancelled."""
     assert isinstance(approved(with_facts(versions=(make.version(2, "DESTROYED"),))), Permit)
 
 
-def test_only_a_look_that_took_too_long_is_worth_another() -> None:
-    """Together with any other reason it is no matter of time."""
+def test_only_a_validation_that_is_too_old_is_worth_a_repeat() -> None:
+    """If there is any other reason, a repeat of the reads does not help."""
     late = MONOTONIC + FRESHNESS_SECONDS
     archived = with_facts(workspace_archived=True)
     outcome = refused(approved(make.gate_input(), monotonic=late), RefusalKind.REAPPROVAL_REQUIRED)
@@ -214,8 +214,8 @@ def test_a_prerequisite_that_newly_fails_stops() -> None:
 @pytest.mark.parametrize(
     ("seconds", "refused"), [(-1, False), (0, False), (1, True), (86_400, True)]
 )
-def test_the_expiry_counts_at_the_moment_of_the_gate(seconds: float, refused: bool) -> None:
-    """Not later than the expiry, to the second, whatever the answer's own time was."""
+def test_the_expiry_is_compared_with_the_time_of_the_gate(seconds: float, refused: bool) -> None:
+    """The gate permits until the expiry, to the second, whatever the response's own time was."""
     approval_request = make.approval_request()
     outcome = verdict(
         approval_request=approval_request,
@@ -225,7 +225,7 @@ def test_the_expiry_counts_at_the_moment_of_the_gate(seconds: float, refused: bo
 
 
 @given(st.floats(min_value=-1e6, max_value=1e6), st.floats(min_value=-1e6, max_value=1e6))
-def test_only_a_validation_from_after_the_answer_and_within_a_minute_counts(
+def test_only_a_validation_after_the_response_and_within_a_minute_is_valid(
     started_after: float, age: float
 ) -> None:
     started = make.LOADED_AT + started_after
@@ -237,7 +237,7 @@ def test_only_a_validation_from_after_the_answer_and_within_a_minute_counts(
 
 
 def test_a_request_that_is_not_the_pinned_one_stops() -> None:
-    """Even when the digest of the changed plan was approved."""
+    """It is refused even if the digest of the changed plan was approved."""
     other = make.REQUEST.model_copy(update={"requested_by": "eve@example.com"})
     assert "request" in codes(approved(make.gate_input(plan=make.plan(request=other))))
 
@@ -255,8 +255,8 @@ def test_a_rejection_outweighs_a_block_and_a_block_another_request() -> None:
     refused(verdict(gate_input=archived), RefusalKind.BLOCKED)
 
 
-def test_a_permit_goes_stale() -> None:
-    """A minute after the validation started, or at the request's expiry."""
+def test_a_permit_expires() -> None:
+    """It expires a minute after the validation started, or at the request's expiry."""
     permit = permitted(verdict())
     until = make.LOADED_AT + 1 + FRESHNESS_SECONDS
     assert permit.is_fresh(now=make.NOW, monotonic=until)
@@ -275,7 +275,7 @@ NEW = OnboardingRequest(
 
 
 def creating(*, others: tuple[str, ...] = (), **answer: Any) -> Permit | Refusal:
-    """What the gate says to an approval to create a workspace, with changes of the response."""
+    """The verdict on an approval to create a workspace, with these changes of the response."""
     facts = make.facts(workspace_id=None, workspace_name=NAME)
     live = make.facts(workspace_id=None, workspace_name=NAME, same_name_workspaces=others)
     plan = make.plan(facts, NEW)
@@ -293,7 +293,7 @@ def creating(*, others: tuple[str, ...] = (), **answer: Any) -> Permit | Refusal
 def test_a_clock_that_was_set_back_makes_no_old_approval_valid(
     before: timedelta, permits: bool
 ) -> None:
-    """Clocks of two workers may differ by the five minutes that signatures are given, too."""
+    """The clocks of two workers may differ by five minutes, as those of signers may."""
     now = make.approval_request().requested_at - before
     outcome = verdict(now=now)
     if permits:
@@ -304,12 +304,12 @@ def test_a_clock_that_was_set_back_makes_no_old_approval_valid(
 
 
 def test_a_validation_ages_while_the_machine_is_suspended() -> None:
-    """Linux: `time.monotonic()` stands still then."""
+    """On Linux `time.monotonic()` does not advance then, so another clock is used."""
     assert time.CLOCK_BOOTTIME == STEADY
 
 
-def test_the_very_name_gets_a_permit_to_create() -> None:
-    """It names the new workspace by the pinned request, and no id."""
+def test_the_exact_name_gets_a_permit_to_create() -> None:
+    """It has the new workspace's name from the pinned request, and no id."""
     permit = permitted(creating())
     assert (permit.workspace_id, permit.request.create_workspace) == (None, NAME)
 
@@ -327,20 +327,20 @@ def test_the_very_name_gets_a_permit_to_create() -> None:
         {"workspace_name": None, "workspace_id": NAME},
     ],
 )
-def test_anything_but_the_very_name_does_not_count(answer: dict[str, Any]) -> None:
-    """A homoglyph, a space, a line break, an id instead or besides."""
+def test_anything_but_the_exact_name_is_refused(answer: dict[str, Any]) -> None:
+    """For example a homoglyph, a space, a line break, an id instead of the name or besides it."""
     refusal = refused(creating(**answer), RefusalKind.REAPPROVAL_REQUIRED)
     assert [reason.code for reason in refusal.reasons] == ["workspace_id"]
 
 
 def test_a_workspace_of_the_name_blocks_it_and_is_named() -> None:
-    """Whoever approves: creating would make a second one."""
+    """It blocks whoever approves: creating would make a second one."""
     refusal = refused(creating(others=("wrkspc_01Another",)), RefusalKind.BLOCKED)
     assert "wrkspc_01Another" in str(refusal)
 
 
 def adopting(**parts: Any) -> set[str]:
-    """Codes of why label and grants may not be added to a key that existed; none when they may."""
+    """The refusal codes for adding label and grants to an existing key; empty if permitted."""
     bare = make.facts(key=make.key(labels={}), granted_roles=frozenset())
     facts = parts.get("facts", bare)
     plan = build_plan(facts, make.REQUEST, CheckReport(checks=()), adopting=True)
@@ -358,7 +358,7 @@ def adopting(**parts: Any) -> set[str]:
 
 
 def test_an_approval_of_an_adoption_permits_label_and_grants_before_any_validation() -> None:
-    """They are what makes a validation possible at all."""
+    """A validation is possible only with label and grants."""
     assert adopting() == set()
 
 
@@ -379,12 +379,12 @@ def test_an_approval_of_an_adoption_permits_label_and_grants_before_any_validati
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_would_refuse_an_attach_refuses_an_adoption(parts: dict[str, Any], code: str) -> None:
-    """But for what only label and grants can bring about."""
+    """Except the reasons that only label and grants can resolve."""
     assert code in adopting(**parts)
 
 
 def unlike(**changes: Any) -> GateInput:
-    """In order but for this, beside the plan."""
+    """A correct gate input except for these changes, which are not in the plan."""
     return make.gate_input(**changes)
 
 
@@ -515,29 +515,29 @@ WORDS: dict[str, tuple[dict[str, Any], RefusalKind, str]] = {
 
 @pytest.mark.parametrize("code", WORDS)
 def test_each_reason_says_what_is_wrong_and_what_follows(code: str) -> None:
-    """People act on this sentence, and the run goes on by its kind."""
+    """People act on this sentence, and the kind decides how the run continues."""
     parts, kind, text = WORDS[code]
     outcome = verdict(**parts)
     assert isinstance(outcome, Refusal)
     assert outcome.reasons == (RefusalReason(code, text, kind),)
 
 
-def test_several_reasons_stand_behind_each_other() -> None:
+def test_several_reasons_are_joined() -> None:
     outcome = verdict(gate_input=unlike(failed_checks=("billing",), latest_request_number=2))
     assert str(outcome) == (
         "this responds to approval request 1, the latest is 2; prerequisites that fail now: billing"
     )
 
 
-def test_a_validation_counts_for_a_whole_minute() -> None:
-    """Of its start and of its sixtieth second, too."""
+def test_a_validation_is_valid_for_a_whole_minute() -> None:
+    """It is valid at its start and in its sixtieth second."""
     started = make.gate_input().validation.started_at
     for monotonic in (started, started + FRESHNESS_SECONDS):
         permitted(verdict(monotonic=monotonic))
 
 
 def test_a_plan_that_nobody_saw_is_named_as_such() -> None:
-    """A digest of no plan that was ever shown."""
+    """The response has a digest that was never shown."""
     outcome = refused(
         verdict(answer=make.answer(plan_digest="0" * 64)), RefusalKind.REAPPROVAL_REQUIRED
     )

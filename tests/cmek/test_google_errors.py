@@ -1,4 +1,4 @@
-"""One classify for gRPC exceptions, REST exceptions and JSON bodies."""
+"""`classify` gives one result for gRPC exceptions, REST exceptions and JSON bodies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TYPE = "type.googleapis.com/google.rpc."
 
 @dataclass(frozen=True)
 class Case:
-    """One failure, and what `classify` must make of it."""
+    """One failure, and the expected result of `classify`."""
 
     call: Call
     arrange: Callable[[Rig], object] | None
@@ -56,12 +56,12 @@ def get_missing(client: Client) -> object:
 
 
 def get_elsewhere(client: Client) -> object:
-    """A mistyped location."""
+    """Read a ring in a mistyped location."""
     return client.get_key_ring(name=RING.replace("us-east5", "us-east55"), **OPTIONS)
 
 
 def create_ring(client: Client) -> object:
-    """A ring that exists."""
+    """Create a ring that exists."""
     parent = f"{PROJECT}/locations/us-east5"
     return client.create_key_ring(parent=parent, key_ring_id="classified", **OPTIONS)
 
@@ -130,7 +130,7 @@ CASES = {
         "BILLING_DISABLED",
         advice=("billing projects link 123456789012",),
     ),
-    "no permission": Case(  # read from the text, which is all that is certain
+    "no permission": Case(  # read from the text: ErrorInfo may be absent
         get_ring,
         lambda rig: rig.sandbox.world.identities.administrator.deny("cloudkms.keyRings.get"),
         "PERMISSION_DENIED",
@@ -193,7 +193,7 @@ CASES = {
 
 @pytest.fixture
 def state(rig: Rig) -> Iterator[Rig]:
-    """The ring and the key that the calls are about; the caller has all rights."""
+    """The rig with the ring and the key of the calls; the caller has all permissions."""
     if RING not in rig.sandbox.world.kms.key_rings:
         client = grpc_client(rig)
         create_ring(client)
@@ -208,7 +208,7 @@ def state(rig: Rig) -> Iterator[Rig]:
 def test_a_failure_is_classified_alike_on_every_transport(
     state: Rig, raised: Raised, name: str
 ) -> None:
-    """Status, reason, resource, and an advice that names what is to be done."""
+    """It has status, reason, resource, and an advice that says what to do."""
     case = CASES[name]
     if case.arrange:
         case.arrange(state)
@@ -222,7 +222,7 @@ def test_a_failure_is_classified_alike_on_every_transport(
 
 
 def test_a_permission_is_read_from_the_text_alone() -> None:
-    """ErrorInfo on plain IAM denials is likely and not certain."""
+    """It is likely but not verified that a plain IAM denial has an ErrorInfo."""
     text = f"Permission 'cloudkms.cryptoKeys.get' denied on resource '{KEY}' (or it may not exist)."
     problem = classify(body(403, "PERMISSION_DENIED", text))
     assert (problem.reason, problem.permission) == (
@@ -244,7 +244,7 @@ def test_a_permission_is_read_from_the_text_alone() -> None:
     ],
     ids=lambda lost: type(lost).__name__,
 )
-def test_a_lost_connection_is_transient_whoever_lost_it(lost: Exception) -> None:
+def test_a_lost_connection_is_transient_in_every_library(lost: Exception) -> None:
     problem = classify(lost)
     assert (problem.status, problem.reason, problem.transient) == (
         "UNAVAILABLE",
@@ -264,7 +264,7 @@ def test_a_lost_connection_is_transient_whoever_lost_it(lost: Exception) -> None
     ids=["default", "refresh", "busy", "transport"],
 )
 def test_missing_credentials_say_how_to_log_in(failure: Exception, transient: bool) -> None:
-    """And are worth a repeat only when the token endpoint was not reached."""
+    """A retry helps only if the token endpoint was not reached."""
     problem = classify(failure)
     assert (problem.status, problem.reason) == ("UNAUTHENTICATED", "CREDENTIALS")
     assert "application-default login" in problem.advice
@@ -286,7 +286,7 @@ def test_a_bug_is_not_a_google_problem() -> None:
         classify(KeyError("x"))
 
 
-def test_the_error_reads_well_and_survives_pickling() -> None:
+def test_the_error_has_a_full_text_and_survives_pickling() -> None:
     """Call, resource, status, text, advice; Prefect persists exceptions by pickling them."""
     problem = classify(
         body(404, "NOT_FOUND", f"CryptoKey {KEY} not found."), call="GetCryptoKey", resource=KEY
@@ -332,7 +332,7 @@ details = st.lists(
     | details.map(lambda d: httpx.Response(200, json={"error": {"details": d}}).content),
 )
 def test_any_answer_is_classified(code: int, content: bytes) -> None:
-    """No body can break the reading, and every text is printable."""
+    """No body can break the classification, and every problem has a text."""
     problem = classify(httpx.Response(code, content=content))
     assert isinstance(problem, GoogleProblem)
     assert str(GoogleApiError(problem))

@@ -1,4 +1,4 @@
-"""Verdicts, looks again, changes and what people read: properties of the pure parts."""
+"""Verdicts, follow-up checks, changes and pages: properties of the pure parts."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ RUN = "3f1c9a52-0000-4000-8000-000000000001"
 
 
 def look(minutes: float = 0, *, run: str = RUN, is_scheduled_recheck: bool = False) -> CheckRun:
-    """A look so many minutes later."""
+    """A check, this many minutes later."""
     return CheckRun(
         run_id=run, now=NOW + timedelta(minutes=minutes), is_scheduled_recheck=is_scheduled_recheck
     )
 
 
 def reading(**changes: Any) -> KeySnapshot:
-    """Everything read, and in order."""
+    """A snapshot in which everything was read and is healthy."""
     healthy = key(
         rotation_period=timedelta(days=90),
         next_rotation_time=NOW + timedelta(days=30),
@@ -100,8 +100,8 @@ def record(verdict: Health, **changes: Any) -> KeyRecord:
     return KeyRecord(**(values | changes))
 
 
-def test_a_key_in_order_is_healthy_and_recorded_for_later_looks() -> None:
-    """The first full look becomes what later looks compare with."""
+def test_a_correct_key_is_healthy_and_recorded_for_later_checks() -> None:
+    """The first full check becomes the baseline of later checks."""
     found = judge(reading(), None, look())
     assert (found.verdict, found.reasons) == (Health.HEALTHY, ())
     assert found.baseline is not None
@@ -111,8 +111,8 @@ def test_a_key_in_order_is_healthy_and_recorded_for_later_looks() -> None:
 @given(
     st.sets(st.sampled_from(["validation", "key", "versions", "policy", "ring_policy"]), min_size=1)
 )
-def test_a_look_that_could_not_read_everything_is_never_healthy(parts: set[str]) -> None:
-    """Whatever was refused, the verdict is unknown, and somebody is named who can tell."""
+def test_a_check_that_could_not_read_everything_is_never_healthy(parts: set[str]) -> None:
+    """Whatever was refused, the verdict is unknown, and the reason says who can tell."""
     found = judge(reading(**dict.fromkeys(parts, REFUSED)), None, look())
     assert found.verdict is Health.UNKNOWN
     assert all(r.who_can_tell for r in found.reasons if r.means is Health.UNKNOWN)
@@ -122,7 +122,7 @@ def test_a_look_that_could_not_read_everything_is_never_healthy(parts: set[str])
 
 @given(st.sampled_from(["validation", "versions", "policy", "ring_policy"]))
 def test_what_is_broken_is_broken_whatever_else_could_not_be_read(part: str) -> None:
-    """A refusal does not soften a cause that was found."""
+    """A refused read does not hide a cause that was found."""
     broken = Ok(key(primary=version(1, "DISABLED")))
     found = judge(reading(key=broken, **{part: REFUSED}), None, look())
     assert found.verdict is Health.BROKEN
@@ -130,7 +130,7 @@ def test_what_is_broken_is_broken_whatever_else_could_not_be_read(part: str) -> 
 
 
 def test_a_grant_that_may_be_on_the_project_is_not_missing_while_nobody_can_tell() -> None:
-    """Unless Anthropic can't use the key either: then what we see is the cause."""
+    """If Anthropic cannot use the key either, the grant that we do not see is the cause."""
     nowhere_seen = {"policy": Ok(NOBODY), "project_policy": REFUSED}
     found = judge(reading(**nowhere_seen), None, look())
     assert found.verdict is Health.UNKNOWN
@@ -141,8 +141,8 @@ def test_a_grant_that_may_be_on_the_project_is_not_missing_while_nobody_can_tell
     assert on_key.verdict is Health.HEALTHY
 
 
-def test_a_second_look_keeps_every_date() -> None:
-    """Since when it has a verdict and a reason does not move with each look."""
+def test_a_second_check_keeps_every_date() -> None:
+    """The `since` of verdict and reasons does not move with each check."""
     broken = reading(key=Ok(key(primary=version(1, "DISABLED"))))
     first = judge(broken, None, look())
     second = judge(broken, first, look(60, run="another"))
@@ -151,7 +151,7 @@ def test_a_second_look_keeps_every_date() -> None:
 
 
 def test_a_foreign_decrypter_that_was_recorded_is_known_and_a_new_one_is_not() -> None:
-    """An adopted key's users are no news."""
+    """The recorded users of an adopted key give no reason."""
     decrypter = PolicyBinding(
         role="roles/cloudkms.cryptoKeyDecrypter",
         members=("user:old@example.com", "user:new@example.com"),
@@ -165,8 +165,8 @@ def test_a_foreign_decrypter_that_was_recorded_is_known_and_a_new_one_is_not() -
     assert subjects == [f"{KEY_NAME} roles/cloudkms.cryptoKeyDecrypter user:new@example.com"]
 
 
-def test_a_version_that_was_disabled_at_onboarding_seals_nothing_of_ours() -> None:
-    """The same state found later is broken."""
+def test_a_version_that_was_disabled_at_onboarding_protects_no_data_of_ours() -> None:
+    """The same state without that record is broken."""
     first = judge(reading(), None, look())
     assert first.baseline is not None
     versions = Ok((version(1, "DISABLED"), version(2)))
@@ -179,8 +179,8 @@ def test_a_version_that_was_disabled_at_onboarding_seals_nothing_of_ours() -> No
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_grant_to_a_deleted_twin_is_named_as_such(role: str) -> None:
-    """A binding for `deleted:` looks like a grant and is none."""
+def test_a_grant_to_a_deleted_account_is_named_as_such(role: str) -> None:
+    """A binding for `deleted:` looks like a grant, but has no effect."""
     gone = PolicyBinding(role=role, members=(f"deleted:{MEMBER}?uid=1",))
     kept = tuple(b for b in GRANTED.bindings if b.role != role)
     found = judge(reading(policy=Ok(PolicyView(bindings=(*kept, gone), etag=""))), None, look())
@@ -189,8 +189,8 @@ def test_a_grant_to_a_deleted_twin_is_named_as_such(role: str) -> None:
     assert "deleted:" in found.worst.says
 
 
-def test_it_is_looked_at_again_each_minute_five_times_then_each_five_minutes_for_a_day() -> None:
-    """As services publish that hold customers' keys."""
+def test_it_is_checked_again_each_minute_five_times_then_each_five_minutes_for_a_day() -> None:
+    """Other services with customers' keys publish the same schedule."""
     state: UnreachableState | None = None
     now, waits = NOW, []
     while True:
@@ -210,7 +210,7 @@ def test_it_is_looked_at_again_each_minute_five_times_then_each_five_minutes_for
 
 @given(st.lists(st.booleans(), min_size=2, max_size=6))
 def test_after_a_day_only_failures_all_along_break_a_key(failures: list[bool]) -> None:
-    """One look at which Anthropic did not fail, and nobody knows."""
+    """After one check at which Anthropic did not fail, the key is unknown, not broken."""
     unread = {"versions": REFUSED}
     previous: KeyRecord | None = None
     for number, failed in enumerate(failures):
@@ -226,7 +226,7 @@ def test_after_a_day_only_failures_all_along_break_a_key(failures: list[bool]) -
 
 
 def test_a_key_that_is_reached_again_forgets_that_it_was_not() -> None:
-    """The next time, a new day begins."""
+    """When it is unreachable again, a new day begins."""
     first = judge(reading(validation=validated("no")), None, look())
     again = judge(reading(unreachable=first.unreachable), first, look(1, is_scheduled_recheck=True))
     assert (again.verdict, again.unreachable) == (Health.HEALTHY, None)
@@ -245,21 +245,21 @@ READINGS: dict[Health, dict[str, Any]] = {
 
 
 @given(st.lists(st.sampled_from(list(Health)), min_size=1, max_size=8))
-def test_people_hear_of_changes_only_and_of_all(verdicts: list[Health]) -> None:
-    """Leaving out the unknown ones, each verdict that differs from the one before is told."""
-    told, previous = [], None
+def test_people_are_notified_of_every_change_and_of_nothing_else(verdicts: list[Health]) -> None:
+    """Without the unknown ones, each verdict that differs from the one before is an event."""
+    events, previous = [], None
     for number, verdict in enumerate(verdicts):
         previous = judge(reading(**READINGS[verdict]), previous, look(number, run=str(number)))
         assert previous.verdict is verdict
-        told.append(health_event(previous))
+        events.append(health_event(previous))
     known = [Health.HEALTHY, *(v for v in verdicts if v is not Health.UNKNOWN)]
     changes = [new for old, new in pairwise(known) if old is not new]
     words = {"healthy": "cmek.key.recovered"}
-    assert [str(one) for one in told if one] == [words.get(v, f"cmek.key.{v}") for v in changes]
+    assert [str(one) for one in events if one] == [words.get(v, f"cmek.key.{v}") for v in changes]
 
 
-def test_a_run_that_is_retried_tells_the_same_event() -> None:
-    """By the same id, so that the server takes it once."""
+def test_a_run_that_is_retried_sends_the_same_event() -> None:
+    """It has the same id, so that the server accepts it once."""
     gone = reading(key=Ok(None))
     first = judge(gone, None, look())
     again = judge(gone, first, look(1))
@@ -283,9 +283,9 @@ def test_a_run_that_is_retried_tells_the_same_event() -> None:
 def test_what_people_know_is_what_they_were_told_however_runs_overlap(
     looks: list[tuple[Health, int, bool]], end: Health
 ) -> None:
-    """One run an hour; some clocks are wrong, and some had read the history before the last record.
+    """One run an hour: some clocks are wrong, and some runs read the history too early.
 
-    What the last one finds, by the right clock, is what people were told last.
+    The last event is about what the last run finds, whose clock is right.
     """
     history: list[KeyRecord] = []
     told: dict[Any, str] = {}
@@ -303,8 +303,8 @@ def test_what_people_know_is_what_they_were_told_however_runs_overlap(
     assert (list(told.values()) or [words["healthy"]])[-1] == words[end]
 
 
-def test_an_unfinished_look_is_unknown_and_keeps_what_was_found() -> None:
-    """With its baseline, its reasons, and what people were told."""
+def test_an_unfinished_check_is_unknown_and_keeps_what_was_found() -> None:
+    """It keeps the reasons and the announced verdict."""
     broken = judge(reading(key=Ok(key(primary=version(1, "DISABLED")))), None, look())
     nothing = reading(key=None, versions=None, policy=None, ring_policy=None)
     found = unfinished(nothing, broken, look(1, run="another"), "no time")
@@ -319,7 +319,7 @@ TEXTS = st.text(max_size=60) | st.sampled_from(["```json\n{}\n```", "a|b`c`", "<
 def test_a_page_gives_back_the_record_whatever_texts_are_in_it(
     says: str, command: str, workspace: str
 ) -> None:
-    """Outside text can't end the record's block, nor draw one of its own."""
+    """Outside text cannot end the record's block, nor add a block of its own."""
     reason = HealthReason(
         rule="drift",
         means=Health.BROKEN,
@@ -334,7 +334,7 @@ def test_a_page_gives_back_the_record_whatever_texts_are_in_it(
 
 @given(st.text())
 def test_a_page_of_somebody_else_is_no_record(text: str) -> None:
-    """Whatever stands under the artifact key."""
+    """Any text may be stored under the artifact key."""
     assert read_page(text) is None
     assert read_page("```json\n" + text + "\n```") is None
 
@@ -352,7 +352,7 @@ def test_a_time_without_a_zone_makes_no_record() -> None:
 def row(
     number: int, verdict: Health, days_ago: int = 0, before: FleetRow | None = None
 ) -> FleetRow:
-    """A row of a look so many days ago."""
+    """A row of a check, this many days ago."""
     at = NOW - timedelta(days=days_ago)
     looked = record(
         verdict, external_key_id=f"ekey_{number:06}", checked_at=at, key_name=f"{KEY_NAME}-{number}"
@@ -364,7 +364,7 @@ def row(
 def test_the_table_is_worst_first_and_survives_being_published(
     verdicts: list[Health], all_keys: bool
 ) -> None:
-    """What is read back is what was published."""
+    """The rows that are read back are those that were published."""
     rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=all_keys, now=NOW)
     ranks = [one.level.rank for one in rows]
     assert ranks == sorted(ranks, reverse=True)
@@ -372,7 +372,7 @@ def test_the_table_is_worst_first_and_survives_being_published(
 
 
 def test_a_row_remembers_its_days_and_the_worst_of_each() -> None:
-    """A key that was broken in the morning has a bad day, though it recovered."""
+    """A key that was broken in the morning keeps that mark for the day, though it recovered."""
     old = row(1, Health.AT_RISK, days_ago=2)
     morning = row(1, Health.BROKEN, before=old)
     evening = row(1, Health.HEALTHY, before=morning)
@@ -380,8 +380,8 @@ def test_a_row_remembers_its_days_and_the_worst_of_each() -> None:
     assert evening.marks_until(NOW.date() + timedelta(days=40)) == "_" * DAYS
 
 
-def test_a_key_that_is_registered_no_more_drops_out_of_the_table() -> None:
-    """But only a look at all keys can know that."""
+def test_a_key_that_is_no_longer_registered_is_removed_from_the_table() -> None:
+    """Only a check of all keys can know that."""
     before = {"ekey_000001": row(1, Health.HEALTHY)}
     new = [row(2, Health.HEALTHY)]
     assert len(merged(before, new, all_keys=True, now=NOW)) == 1
@@ -392,7 +392,7 @@ def test_a_key_that_is_registered_no_more_drops_out_of_the_table() -> None:
 def test_another_runs_row_stays_only_if_its_check_can_have_been_later(
     minutes: int, all_keys: bool
 ) -> None:
-    """A clock that is ahead for one run must not hide what all later ones find."""
+    """One run with a clock that is ahead must not hide what all later runs find."""
     other = replace(
         row(1, Health.HEALTHY), checked=f"{NOW + timedelta(minutes=minutes):%Y-%m-%d %H:%M}"
     )
@@ -401,8 +401,8 @@ def test_another_runs_row_stays_only_if_its_check_can_have_been_later(
 
 
 @given(st.lists(st.booleans(), max_size=6), st.booleans())
-def test_a_row_without_its_record_still_tells_whose_it_is(archived: list[bool], kept: bool) -> None:
-    """All that it names, each by itself: an archived one's text has a comma of its own."""
+def test_a_row_without_its_record_still_names_its_users(archived: list[bool], kept: bool) -> None:
+    """Each workspace is separate, although an archived one's text has a comma of its own."""
     users = tuple(f"a, b (wrkspc_{n}{', archived' * gone})" for n, gone in enumerate(archived))
     looked = record(Health.HEALTHY, workspaces=users)
     shown = facts_of(FleetRow.of(looked, None), looked if kept else None)
@@ -419,8 +419,8 @@ CELLS = st.dictionaries(st.sampled_from(COLUMNS), JSON, min_size=1, max_size=3)
 
 
 @given(st.text() | JSON | st.just("[" * 100_000) | st.just("1" * 5_000))
-def test_what_is_no_table_is_said_and_counts_as_none(damaged: Any) -> None:
-    """Whoever may write to Prefect's API may have put anything under the artifact's key."""
+def test_what_is_no_table_is_reported_and_gives_no_rows(damaged: Any) -> None:
+    """Everybody with write access to Prefect's API may have stored anything under the key."""
     said: list[str] = []
     assert read_rows(damaged, said.append) == {}
     empty = damaged is None or damaged == [] or (isinstance(damaged, str) and _is_empty(damaged))
@@ -438,7 +438,7 @@ def _is_empty(text: str) -> bool:
 def test_a_row_that_is_read_can_be_shown_and_another_is_said(
     cells: dict[str, Any], as_text: bool
 ) -> None:
-    """As data and as a page; a row beside it that is damaged costs it nothing."""
+    """It is shown as data and as a page; a damaged row does not affect the others."""
     table = json.loads(published([row(1, Health.BROKEN), row(2, Health.HEALTHY)]))
     table[0] |= cells
     said: list[str] = []
@@ -455,7 +455,7 @@ def test_a_row_that_is_read_can_be_shown_and_another_is_said(
 def test_the_overview_counts_each_verdict_and_links_each_key_in_trouble(
     verdicts: list[Health],
 ) -> None:
-    """At most so many keys are listed, and the text says how many are not."""
+    """The number of listed keys is limited, and the text says how many are not listed."""
     rows = merged({}, [row(n, v) for n, v in enumerate(verdicts)], all_keys=True, now=NOW)
     page = overview(rows, NOW.date(), lambda key: f"https://prefect.example/{key}")
     for verdict in Health:
@@ -474,10 +474,10 @@ def test_a_name_cannot_draw_in_the_overview() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 99)), unique=True), st.text(max_size=9))
-def test_keys_are_grouped_by_ring_and_nobody_is_always_last(
+def test_keys_are_grouped_by_ring_in_an_order_of_the_seed(
     numbers: list[tuple[int, int]], seed: str
 ) -> None:
-    """Each key once, and the same order for the same seed."""
+    """Each key is in one group, and the same seed gives the same order."""
     refs = [
         KeyRef(
             external_key_id=f"ekey_{r}{k}",
@@ -494,7 +494,7 @@ def test_keys_are_grouped_by_ring_and_nobody_is_always_last(
 
 
 def test_reads_are_paced_in_each_location_by_itself() -> None:
-    """Sixty turns at twenty a second: one second's worth at once, the rest in two."""
+    """Sixty reads at twenty a second: the first twenty at once, the others in two seconds."""
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -511,15 +511,15 @@ def test_reads_are_paced_in_each_location_by_itself() -> None:
 
 
 def test_time_left_is_short_and_never_overstated() -> None:
-    """The two largest units, rounded down, and nothing once it is over."""
+    """It has the two largest units, rounded down, and is zero after the end."""
     shown = [shown_time(timedelta(hours=h)) for h in (-1, 0.5, 59.9 / 60, 23.9, 24, 100, 167.99)]
     assert shown == [
         "0 min", "30 min", "59 min", "23 h 54 min", "1 d 0 h", "4 d 4 h", "6 d 23 h"
     ]  # fmt: skip
 
 
-def test_what_was_true_at_the_attach_is_what_later_looks_compare_with() -> None:
-    """Its users before and its unusable versions are no news; everything else that changes is."""
+def test_what_was_true_at_the_attach_is_the_baseline_of_later_checks() -> None:
+    """Earlier users and unusable versions give no reason; every other change is drift."""
     read = facts(versions=(version(1, "DISABLED"), version(2)), key=key(primary=version(2)))
     first = onboarding_record(read, users_before=("user:old@example.com",), run_id=RUN, now=NOW)
     assert first.baseline is not None

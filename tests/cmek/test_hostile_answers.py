@@ -1,4 +1,4 @@
-"""Whatever answers in a service's place: typed errors, and no more memory than is bounded."""
+"""Any server in place of a service: only typed errors, and a bounded use of memory."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ HOSTILE = {
 
 
 class _Answers(QuietHandler):
-    """Gives one answer to everything."""
+    """Gives the same answer to every request."""
 
     protocol_version = "HTTP/1.1"
     status, content, headers_given = 200, b"", dict[str, str]()
 
     def do_GET(self) -> None:
-        """The answer."""
+        """Send the answer."""
         self.body()
         with suppress(ConnectionError):
             self.send_response(self.status)
@@ -78,7 +78,7 @@ async def clients(server: str) -> AsyncIterator[tuple[AdminApi, GoogleReads]]:
 
 @pytest.mark.parametrize("status", [200, pytest.param(400, marks=pytest.mark.prove)])
 @pytest.mark.parametrize("case", HOSTILE)
-async def test_an_answer_made_to_hurt_is_a_typed_error(server: str, case: str, status: int) -> None:
+async def test_a_hostile_answer_is_a_typed_error(server: str, case: str, status: int) -> None:
     body, headers = HOSTILE[case]
     with answering(status, body, headers):
         async with clients(server) as (admin, google):
@@ -104,7 +104,7 @@ SHAPED = st.dictionaries(FIELDS, JSON, max_size=6)
 async def test_any_json_is_read_or_refused_with_a_type(
     server: str, status: int, body: object
 ) -> None:
-    """Values of a wrong type stand wherever the documentation has others."""
+    """Any field may have a value of a type other than the documented one."""
     with answering(status, json.dumps(body).encode(), {"content-type": "application/json"}):
         async with clients(server) as (admin, google):
             with suppress(AdminApiError):

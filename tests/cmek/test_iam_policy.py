@@ -1,4 +1,4 @@
-"""Reading and extending a policy leaves everybody else alone."""
+"""Reading and extending a policy does not change anybody else's grants."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def grants(policy: policy_pb2.Policy) -> set[Grant]:
 
 
 def extended(policy: policy_pb2.Policy) -> policy_pb2.Policy:
-    """With Anthropic's grants, whether or not they were lacking."""
+    """The policy with Anthropic's grants, whether or not they were missing."""
     return with_grants(policy, MEMBER, ROLES) or policy
 
 
 @given(policies)
 def test_both_roles_are_held_afterwards_and_nothing_else_is_new(policy: policy_pb2.Policy) -> None:
-    """Every earlier grant stays; the new ones are ours, unconditional, and were lacking."""
+    """Every earlier grant stays; new ones are only ours, without a condition."""
     after = extended(policy)
     assert unconditional_roles(after, MEMBER) >= set(ROLES)
     assert grants(after) - grants(policy) <= {(role, MEMBER, None) for role in ROLES}
@@ -60,8 +60,8 @@ def test_a_second_time_there_is_nothing_to_do(policy: policy_pb2.Policy) -> None
 
 
 @given(policies)
-def test_etag_and_audit_configs_travel_and_the_version_is_3(policy: policy_pb2.Policy) -> None:
-    """What is written carries the etag that was read, at the version that keeps conditions."""
+def test_etag_and_audit_configs_are_kept_and_the_version_is_3(policy: policy_pb2.Policy) -> None:
+    """The written policy has the etag that was read, and the version that keeps conditions."""
     after = with_grants(policy, MEMBER, ROLES)
     if after is not None:
         assert after.etag == policy.etag
@@ -77,8 +77,8 @@ def test_the_policy_that_was_read_is_not_changed(policy: policy_pb2.Policy) -> N
 
 
 @given(policies)
-def test_a_conditional_grant_does_not_count_as_one(policy: policy_pb2.Policy) -> None:
-    """Anthropic needs the roles always, so that a condition leaves them lacking."""
+def test_a_conditional_grant_is_not_enough(policy: policy_pb2.Policy) -> None:
+    """Anthropic always needs the roles, so a role with a condition is still missing."""
     held = unconditional_roles(policy, MEMBER)
     ours = {(role, when) for role, member, when in grants(policy) if member == MEMBER}
     assert held == {role for role, when in ours if when is None}

@@ -1,4 +1,4 @@
-"""Whatever a record says, nothing that a workspace uses gets a command that takes it back."""
+"""Whatever a record says, nothing that a workspace uses gets a command that removes it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class _Services:
 
     labels: tuple[str, ...] = (OURS,)
     unattached: str = "unattached"
-    """What Anthropic shows of the external keys that no workspace has."""
+    """The attachment that Anthropic shows for external keys without a workspace."""
     created: bool | CmekError = True
     policy: policy_pb2.Policy = field(default_factory=policy_pb2.Policy)
 
@@ -129,7 +129,7 @@ class _Services:
 
 
 def found(writes: list[Any], services: _Services | None = None) -> tuple[Leftover, ...]:
-    """As `cmek leftovers` finds them in a record of these writes, which anybody may have sealed."""
+    """The leftovers of a record with these writes, which anybody may have written."""
     chain, services = Chain(), services or _Services()
     for number, body in enumerate(writes):
         event = Event(kind="write", subject=str(number), body=body)
@@ -151,7 +151,7 @@ def commands(listed: tuple[Leftover, ...]) -> list[str]:
 @example([registration(USED, FREE), {"action": "CreateCryptoKey", "resource": USED}])
 @example([{"action": "CreateCryptoKey", "resource": f"{NUMBERED}/cryptoKeys/used"}])
 def test_no_command_is_given_for_what_is_in_use_whatever_the_record_says(writes: list[Any]) -> None:
-    """Neither for an attached external key nor for its crypto key; and the listing never raises."""
+    """No command names an attached external key or its crypto key, and the listing never raises."""
     for command in commands(found(writes)):
         words = command.split()
         assert not {"used", "by-number", "--key=used", "--key=by-number"} & set(words), command
@@ -161,7 +161,7 @@ def test_no_command_is_given_for_what_is_in_use_whatever_the_record_says(writes:
 
 @given(RESOURCES)
 def test_a_write_of_another_kind_of_resource_is_listed_and_not_read(resource: str) -> None:
-    """Somebody changed the record: it is named, with the reason why there is no command."""
+    """Somebody has changed the record: the resource is named, with the reason for no command."""
     (one,) = found([{"action": "CreateKeyRing", "resource": f"{resource}/"}])
     assert one.resource == f"{resource}/"
     assert one.take_back == ()
@@ -177,7 +177,7 @@ ALL_OF_A_KEY = [
 
 
 def test_what_is_not_in_use_keeps_its_commands() -> None:
-    """In the order in which it is safe."""
+    """They are in a safe order."""
     listed = found(ALL_OF_A_KEY)
     kinds = ["external key", "grants", "organization label", "crypto key"]
     assert [one.kind for one in listed] == kinds
@@ -190,7 +190,7 @@ def test_what_is_not_in_use_keeps_its_commands() -> None:
 def test_nothing_is_taken_from_a_key_that_labels_of_others_mark(
     writes: list[Any], label: str, ours: bool
 ) -> None:
-    """Another organization uses the key by the same service account: nothing else shows it."""
+    """Another organization may use it through the same account, which only a label shows."""
     services = _Services(labels=(label, OURS) if ours else (label,))
     listed = found(writes, services)
     assert not [one for one in commands(listed) if one.startswith("gcloud")]
@@ -206,7 +206,7 @@ def test_nothing_is_taken_from_a_key_that_labels_of_others_mark(
 def test_only_the_documented_value_means_that_no_workspace_has_a_key(
     writes: list[Any], attachment: str
 ) -> None:
-    """Whatever else Anthropic shows of its external key is not known; the remark says what."""
+    """The meaning of any other value is not known; the remark shows it."""
     services = _Services(unattached=attachment)
     assert commands(found([*writes, *ALL_OF_A_KEY], services)) == []
     doubt = f"{UNATTACHED} has the attachment {attachment[:120]!a}"
@@ -225,7 +225,7 @@ def test_only_the_documented_value_means_that_no_workspace_has_a_key(
 def test_no_version_is_destroyed_on_the_word_of_the_published_record_alone(
     services: _Services, why: str
 ) -> None:
-    """Whoever may write to Prefect can forge that: label and the worker's own record must agree."""
+    """A writer to Prefect can forge that record: label and the worker's own record must agree."""
     (key,) = [one for one in found(ALL_OF_A_KEY, services) if one.kind == "crypto key"]
     assert key.take_back == ()
     assert why in key.remark

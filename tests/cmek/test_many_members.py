@@ -1,4 +1,4 @@
-"""However many members, grants or labels a key has: what people are shown stays short."""
+"""For any number of members, grants or labels, the texts for people stay short."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_refusal_of_a_foreign_key_names_some_users_their_number_and_the_way_
 async def test_checks_of_a_key_with_very_many_members_stay_short(
     sandbox: Sandbox, stage: Stage
 ) -> None:
-    """And the remedy says how many commands are to come."""
+    """The remedy says how many commands are left out."""
     stage.key()
     for member in LOOK_ALIKES:
         stage.grant(str(KEY), ENCRYPTER_DECRYPTER, member)
@@ -88,10 +88,10 @@ def test_a_list_of_few_is_whole() -> None:
 @pytest.mark.parametrize(
     "resource", [str(KEY), KEY.key_ring_name, f"projects/{KEY.project}", FOLDER, ORGANIZATION]
 )
-async def test_whoever_may_decrypt_is_shown_also_by_a_role_that_nobody_read(
+async def test_everybody_who_may_decrypt_is_shown_even_by_a_role_that_is_not_read(
     sandbox: Sandbox, stage: Stage, role: str, shown: bool, resource: str
 ) -> None:
-    """What a custom role allows is not read, so its holders count."""
+    """The permissions of a custom role are not read, so its holders are listed."""
     stage.key()
     stage.grant(resource, role, "user:eve@example.com")
     report = await check(sandbox)
@@ -125,7 +125,7 @@ async def test_a_role_of_another_service_that_decrypts_is_shown(
 async def test_a_role_above_the_ring_that_may_reach_the_key_is_seen(
     sandbox: Sandbox, stage: Stage, role: str, resource: str
 ) -> None:
-    """Google's basic roles of both generations, and those that somebody has made."""
+    """These are Google's basic roles of both generations, and a custom role."""
     stage.key()
     for member in (MEMBER, "allUsers", LOOK_ALIKES[0]):
         stage.grant(resource, role, member)

@@ -1,4 +1,4 @@
-"""The commands that checks and diagnosis print, run by the true gcloud: they mend what is wrong."""
+"""The commands that checks and diagnosis print, run by the real gcloud: they repair the fault."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REMOVED = ("Anthropic's account may use the whole ring", "a look-alike may use t
 
 
 def run(sandbox: Sandbox, command: str, home: Path) -> None:
-    """A printed command in a shell, without the remark behind it."""
+    """Run a printed command in a shell, without the remark after it."""
     done = subprocess.run(
         ["bash", "-c", command.partition(" (")[0]],
         env=gcloud_environment(sandbox, home),
@@ -45,7 +45,7 @@ def run(sandbox: Sandbox, command: str, home: Path) -> None:
 async def test_the_first_causes_command_mends_it(
     sandbox: Sandbox, stage: Stage, tmp_path: Path, name: str
 ) -> None:
-    """Afterwards nothing is proved any more, and the sandbox's validation succeeds."""
+    """Afterwards no cause is proved any more, and the sandbox's validation succeeds."""
     (condition,) = [one for one, _ in DIAGNOSED if one.name == name]
     condition.bring_about(stage, registered=True)
     async with clients(sandbox) as ours:
@@ -71,15 +71,15 @@ async def test_the_checks_remedy_mends_it(
     assert next(one.status for one in after.checks if one.id == expected.id) == "pass"
 
 
-def test_every_command_in_our_pages_is_one_that_gcloud_takes() -> None:
-    """With its project; `docs/troubleshooting.md` has those of all checks and causes."""
+def test_every_command_in_our_pages_is_valid_for_gcloud() -> None:
+    """It has its project, too; `docs/troubleshooting.md` has those of all checks and causes."""
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.yaml")]
     commands = [command for page in pages for command in commands_in(page.read_text())]
     assert len(commands) > 50
     assert refused(commands) == []
 
 
-def test_every_command_of_a_health_rule_is_one_that_gcloud_takes() -> None:
+def test_every_command_of_a_health_rule_is_valid_for_gcloud() -> None:
     printed = (text for _, expected in HEALTH for text in expected.commands)
     commands = [command for text in printed for command in commands_in(text)]
     assert len(commands) > 20

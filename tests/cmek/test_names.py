@@ -1,4 +1,4 @@
-"""Names parse to what they print, and nothing else parses."""
+"""A name's text parses to the same name, and no other text parses."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_anything_else_is_a_typed_error_that_shows_what_was_given(text: str) -> 
 
 @pytest.mark.parametrize("location", ["us", "global", "nam4", "europe-west1", "us-east5a", ""])
 def test_only_one_us_region_is_a_single_region(location: str) -> None:
-    """Multi-regions and other continents are told apart by shape."""
+    """Multi-regions and other continents are recognised by the form of their names."""
     assert not is_us_single_region(location)
     assert all(is_us_single_region(region) for region in US_SINGLE_REGIONS)
 
 
 @given(st.uuids())
 def test_the_organization_label_is_lower_case_and_fits(organization: UUID) -> None:
-    """Upper-case input gives the same label, within Google's 63 characters."""
+    """Upper-case input gives the same label, which fits into Google's 63 characters."""
     key, value = organization_label(str(organization).upper())
     assert key == key.lower() == organization_label(organization)[0]
     assert (len(key), value) == (50, "true")
@@ -69,7 +69,7 @@ def test_an_organization_that_is_not_a_uuid_has_no_label() -> None:
 
 @given(st.text().flatmap(similar))
 def test_artifact_keys_are_what_prefect_accepts_and_differ(two: tuple[str, str]) -> None:
-    """Two ids never share a history, also where they differ in case only."""
+    """Two ids never share a history, even if they differ only in case."""
     one, other = two
     assert re.fullmatch(r"[a-z0-9-]+", artifact_key("onboarding", one))
     assert (artifact_key("x", one) == artifact_key("x", other)) is (one == other)

@@ -1,4 +1,4 @@
-"""A workspace that is still to be created: its name, its key's id, and what counts as its name."""
+"""A workspace that is still to be created: its name, its key's id, and equal names."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def key(name: str) -> ExternalKey:
 
 
 def refusals(request: dict[str, Any]) -> list[str]:
-    """What Prefect's schema check and the request itself say to these fields."""
+    """The refusals of these fields by Prefect's schema check and by the request itself."""
     said = []
     schema = parameter_schema(onboard_workspace).model_dump_for_openapi()
     try:
@@ -93,10 +93,10 @@ def test_a_request_names_one_workspace(request_: dict[str, Any]) -> None:
         ({"workspace": ID, "policy": "My"}, ["'My'.*a block's name"] * 2),
     ],
 )
-def test_a_request_that_does_not_is_refused_by_field_value_and_what_is_wanted(
+def test_a_request_that_does_not_is_refused_with_field_value_and_remedy(
     request_: dict[str, Any], words: list[str]
 ) -> None:
-    """By the form's schema as far as that can say it, and by the request itself always."""
+    """The form's schema refuses it as far as it can express the rule, the request always."""
     said = refusals(request_)
     assert len(said) == len(words), said
     for one, wanted in zip(said, words, strict=True):
@@ -116,8 +116,8 @@ def test_every_allowed_name_can_be_read_typed_and_matched(name: str) -> None:
 
 
 @given(st.text(max_size=300).flatmap(similar))
-def test_every_name_has_a_key_id_of_its_own_that_cloud_kms_takes(two: tuple[str, str]) -> None:
-    """Also where two names differ in case, spaces or punctuation only."""
+def test_every_name_has_its_own_key_id_that_cloud_kms_accepts(two: tuple[str, str]) -> None:
+    """Two names that differ only in case, spaces or punctuation have different ids."""
     one, other = two
     assert re.fullmatch(KMS_ID_PATTERN, key_id_for(one))
     assert (key_id_for(one) == key_id_for(other)) is (one == other)
@@ -131,8 +131,8 @@ def test_every_name_has_a_key_id_of_its_own_that_cloud_kms_takes(two: tuple[str,
         *("рayments", "раymеnts", "paymеnts", "payrnents", "𝐩𝐚𝐲𝐦𝐞𝐧𝐭𝐬"),
     ],
 )
-def test_names_that_look_alike_count_as_one(name: str) -> None:
-    """An archived workspace does not hold its name."""
+def test_names_that_look_alike_are_treated_as_one(name: str) -> None:
+    """An archived workspace does not reserve its name."""
     assert same_name_workspaces([workspace(name=name)], "payments")
     gone = workspace(name=name, archived_at=datetime.now(UTC).isoformat())
     assert not same_name_workspaces([gone], "payments")
@@ -149,7 +149,7 @@ def test_names_that_look_alike_count_as_one(name: str) -> None:
         ("0rders", "Orders", True),
     ],
 )
-def test_names_that_a_reader_tells_apart_do_not(one: str, other: str, alike: bool) -> None:
+def test_names_that_a_reader_can_distinguish_are_not(one: str, other: str, alike: bool) -> None:
     assert look_alike(one, other) is look_alike(other, one) is alike
 
 
@@ -160,7 +160,7 @@ def test_every_name_looks_like_itself_in_any_case_and_normal_form(name: str) -> 
 
 
 def test_what_this_run_created_is_found_whatever_happened_to_it() -> None:
-    """Renamed or archived: it is there, so nothing is created again."""
+    """It is found even if renamed or archived, so nothing is created again."""
     ours = workspace(
         2,
         name="renamed",
@@ -173,7 +173,7 @@ def test_what_this_run_created_is_found_whatever_happened_to_it() -> None:
 
 
 def test_two_that_this_run_created_or_one_without_a_key_stop_it() -> None:
-    """Neither can come from this code; a person must look."""
+    """This code makes neither; a person must look."""
     ours: dict[str, Any] = {"name": "payments", "tags": {CREATED_BY_TAG: RUN}}
     with pytest.raises(WorkspaceNotEligibleError, match="without its key"):
         find_created(REQUEST, [workspace(**ours)], {}, RUN)
@@ -182,8 +182,8 @@ def test_two_that_this_run_created_or_one_without_a_key_stop_it() -> None:
         find_created(REQUEST, [workspace(1, **keyed), workspace(2, **keyed)], {}, RUN)
 
 
-def test_another_of_the_name_is_refused_unless_it_has_the_very_key() -> None:
-    """With the key that is asked for, an earlier run has done what this one would do."""
+def test_another_of_the_name_is_refused_unless_it_has_the_same_key() -> None:
+    """If it has the requested key, an earlier run has done the work of this one."""
     taken = workspace(name="payments", external_key_id="ekey_01Some")
     done = {"ekey_01Some": key(str(REQUEST.key_name))}
     assert find_created(REQUEST, [taken], done, RUN) == taken

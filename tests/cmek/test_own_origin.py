@@ -1,4 +1,4 @@
-"""One rule for the processes of ours that listen on loopback: no web page drives them."""
+"""One rule for our processes that listen on loopback: no other web page can control them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch
 
 @EACH
 def test_a_program_passes_under_each_name(own: OwnOrigin) -> None:
-    """It sends neither an origin nor what a browser fetches for."""
+    """A program sends neither `Origin` nor the `Sec-Fetch` headers of a browser."""
     for name in own.names:
         assert own.refusal({"host": f"{name}:4200"}) is None
         assert own.refusal({"host": f"{name.upper()}:4200"}) is None
@@ -30,7 +30,7 @@ def test_a_program_passes_under_each_name(own: OwnOrigin) -> None:
     ["", "rebound.example:4200", "127.0.0.1.example:4200", "127.0.0.1:4200:4200", "[::2]:4200"],
 )
 def test_another_name_is_refused_whoever_sends_it(own: OwnOrigin, host: str) -> None:
-    """So a name that was rebound to this machine reaches nothing."""
+    """So a name that was rebound to this machine (DNS rebinding) reaches nothing."""
     assert "is none of this process" in str(own.refusal({"host": host}))
 
 
@@ -50,12 +50,12 @@ def test_another_name_is_refused_whoever_sends_it(own: OwnOrigin, host: str) -> 
     ids=str,
 )
 def test_another_pages_request_is_refused(own: OwnOrigin, sent: dict[str, str]) -> None:
-    """Another port of this machine is another page, and a link is no exception by itself."""
+    """Another port of this machine is another origin, and a link is no exception by itself."""
     assert own.refusal(HERE | sent) is not None
 
 
 def test_a_page_of_its_own_passes_where_there_are_pages() -> None:
-    """Under each name of the process; the gateway has none, and takes no browser's request."""
+    """It passes under each name of the process; the gateway has no pages and refuses browsers."""
     for sent in ({"origin": "http://127.0.0.1:4200"}, {"sec-fetch-site": "same-origin"}):
         assert SERVER.refusal(HERE | sent) is None
         assert SANDBOX.refusal(HERE | sent) is None
@@ -66,21 +66,21 @@ def test_a_page_of_its_own_passes_where_there_are_pages() -> None:
 
 
 def test_only_a_known_port_is_compared() -> None:
-    """A proxy of the administrator's passes the gateway's requests on, on a port of its own."""
+    """An administrator's proxy may forward requests to the gateway from its own port."""
     assert SERVER.refusal({"host": "127.0.0.1:1"}) is not None
     assert SERVER.refusal({"host": "127.0.0.1"}) is not None
     assert GATEWAY.refusal({"host": "gateway.example"}) is None
 
 
 def test_a_link_elsewhere_may_open_a_page_and_nothing_else() -> None:
-    """Where the caller says that the address is a page's and no API's."""
+    """Only if the caller says that the address is a page, not an API."""
     assert SERVER.refusal(HERE | LINK, may_open=True) is None
     assert SERVER.refusal(HERE | LINK | {"sec-fetch-dest": "iframe"}, may_open=True) is not None
     assert SERVER.refusal(HERE | LINK | {"sec-fetch-mode": "cors"}, may_open=True) is not None
 
 
 def test_what_a_refusal_quotes_is_plain_and_short() -> None:
-    """A host header is a stranger's text, and goes to logs."""
+    """A host header is untrusted text, and is written to logs."""
     said = str(SANDBOX.refusal({"host": "\x1b]0;x\x07" + "a" * 5000}))
     assert len(said) < 400
     assert said.isprintable()

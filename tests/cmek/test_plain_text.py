@@ -1,4 +1,4 @@
-"""What a stranger may write anywhere reaches no reader as anything but text."""
+"""Outside text is shown to a reader as text only: no markup, no sequence, nothing hidden."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BLANK = (
 
 
 def is_visible(character: str) -> bool:
-    """By the Unicode database, and the list of what is blank although it says otherwise."""
+    """By the Unicode database, except the characters that are blank although it says otherwise."""
     if character in BLANK:
         return False
     selector = "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
@@ -46,7 +46,7 @@ def is_visible(character: str) -> bool:
 @given(outside)
 @example("\x1b[31m\u202e\ufe0f")
 def test_plain_text_has_visible_characters_only_and_hides_none_silently(text: str) -> None:
-    """On one line; what is not seen becomes a mark that is, and text without it stays as it is."""
+    """It is one line; invisible characters become a visible mark, other text stays unchanged."""
     shown = plain(text)
     assert all(map(is_visible, shown)), ascii(shown)
     assert plain(shown) == shown
@@ -65,7 +65,7 @@ def most_marks(text: str) -> int:
 @example("e" + "\u20d2" * 200)
 @example("e" + "\u0489" * 200)
 def test_marks_do_not_pile_up_over_other_lines(text: str) -> None:
-    """Of whatever script: a letter keeps three."""
+    """A letter of any script keeps three."""
     assert most_marks(plain(text)) <= 3
 
 
@@ -90,7 +90,7 @@ def test_a_code_span_can_not_be_left(text: str) -> None:
 
 @given(outside)
 def test_a_terminal_shows_outside_text_letter_by_letter(text: str) -> None:
-    """No markup of rich, no picture for `:name:`, no sequence; also inside our own markup."""
+    """No rich markup, no emoji for `:name:`, no escape sequence, even inside our own markup."""
     sink = io.StringIO()
     console = new_console()
     console.file, console.width = sink, 10_000
@@ -101,7 +101,7 @@ def test_a_terminal_shows_outside_text_letter_by_letter(text: str) -> None:
 
 @given(outside)
 def test_a_page_in_a_terminal_has_no_sequence_of_the_outside_world(text: str) -> None:
-    """Also one that somebody else has put on the server."""
+    """This is true for a page that somebody else has stored on the server, too."""
     sink = io.StringIO()
     console = new_console()
     console.file = sink

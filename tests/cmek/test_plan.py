@@ -64,7 +64,7 @@ COVERED: dict[str, Any] = {
 
 @pytest.mark.parametrize("field", COVERED)
 def test_each_covered_fact_changes_the_digest_and_is_named(field: str) -> None:
-    """What the approver saw is what is bound, fact by fact."""
+    """Each fact that the approver saw is bound by the digest."""
     changed = make.plan(make.facts(**COVERED[field]))
     assert changed.digest != make.plan().digest
     assert [one.field for one in differences(make.plan(), changed)] == [field]
@@ -110,7 +110,7 @@ FROM_CHECKS: dict[str, Any] = {
 
 @pytest.mark.parametrize("field", FROM_CHECKS)
 def test_what_the_checks_saw_is_covered_and_named(field: str) -> None:
-    """A decrypter who was added while a run waited is asked about."""
+    """A decrypter who was added while a run waited needs a new approval."""
     changed = make.plan(**{field: FROM_CHECKS[field]})
     (named,) = differences(make.plan(), changed)
     assert named.field == field
@@ -120,7 +120,7 @@ def test_what_the_checks_saw_is_covered_and_named(field: str) -> None:
 
 
 def test_the_wording_of_a_warning_may_change_by_itself_its_title_may_not() -> None:
-    """A time in what was read does not void an approval; other content does."""
+    """A time in a check's evidence does not void an approval; another title does."""
     changes: list[dict[str, Any]] = [{}, {"evidence": "at 12:00"}, {"remedy": "gcloud billing"}]
     digests = {make.plan(checks=(make.warning("billing", **one),)).digest for one in changes}
     assert len(digests) == 1
@@ -129,11 +129,11 @@ def test_the_wording_of_a_warning_may_change_by_itself_its_title_may_not() -> No
 
 
 WARNS = set(re.findall(r"\| `(\w+)` \| ⚠", (PROJECT / "docs/troubleshooting.md").read_text()))
-"""Ids of the checks that warn in one of the situations that are documented."""
+"""Ids of the checks that warn in a documented situation."""
 
 
 def test_every_check_that_can_warn_has_a_title_that_says_what_is_so() -> None:
-    """Its own title says what should be so, which a warning denies."""
+    """A check's own title names the desired state, which is wrong for a warning."""
     assert WARNS
     assert WARNS <= WARNING_TITLES.keys() <= {one.id for one in CATALOGUE}
     for prerequisite in CATALOGUE:
@@ -142,7 +142,7 @@ def test_every_check_that_can_warn_has_a_title_that_says_what_is_so() -> None:
 
 @pytest.mark.parametrize("field", sorted(type(make.REQUEST).model_fields))
 def test_each_field_of_the_request_is_covered(field: str) -> None:
-    """Whatever was asked for, and by whom, is under the digest."""
+    """The digest covers everything that was requested, and by whom."""
     current = getattr(make.REQUEST, field)
     if isinstance(current, bool):
         other: Any = not current
@@ -185,7 +185,7 @@ RING = str(make.REQUEST.key_name.key_ring_name)
 
 
 def test_a_preview_names_each_write_and_its_resource() -> None:
-    """All of them where there is nothing yet."""
+    """Nothing exists yet, so it names all of them."""
     assert preview(make.REQUEST, NOTHING_YET) == (
         Step(1, "Key ring", "create", RING),
         Step(2, "Crypto key", "create", make.KEY_NAME),
@@ -214,7 +214,7 @@ def test_a_preview_of_a_finished_onboarding_writes_nothing() -> None:
 
 
 def test_a_preview_says_that_a_key_of_others_is_adopted_and_a_workspace_is_made() -> None:
-    """One grant of two is not enough."""
+    """With one of the two grants the preview still names the grant step."""
     new = make.REQUEST.model_copy(update={"workspace_id": None, "create_workspace": "Fresh"})
     found = replace(NOTHING_YET, key=make.key(), granted_roles=frozenset({VIEWER}))
     _, key, grants, _, last = preview(new, found)
@@ -241,7 +241,7 @@ def test_a_preview_is_a_table() -> None:
 def test_a_warning_says_what_is_so_who_can_tell_and_what_ends_it(
     changes: dict[str, Any], title: str
 ) -> None:
-    """Only what warns can have been accepted by the policy."""
+    """Only a warning can be accepted by the policy."""
     fields = {"evidence": "2 users.", "who_can_tell": "the owner", "remedy": "ask"} | changes
     shown = PlanWarning.of(make.warning("key_shared", **fields), {"key_shared"})
     assert shown == PlanWarning(
@@ -291,7 +291,7 @@ def test_an_adoption_is_a_warning_of_its_own(facts: LiveFacts, said: str) -> Non
 def test_what_the_policy_has_accepted_follows_from_what_the_digest_binds(
     accepted: tuple[str, ...], adopting: bool
 ) -> None:
-    """For each check that warns, fails or could not be read, and for an adoption."""
+    """This is true for each check that warns, fails or is unknown, and for an adoption."""
     request = make.REQUEST.model_copy(update={"accepted_warnings": accepted})
     for found in ("warned", "unknown", "failed"):
         more = ("-",) if found == "failed" else ()
@@ -309,7 +309,7 @@ def test_what_the_policy_has_accepted_follows_from_what_the_digest_binds(
             assert bound.digest == plan.digest
 
 
-def test_a_difference_of_lists_names_what_came_and_what_went() -> None:
+def test_a_difference_of_lists_names_what_was_added_and_removed() -> None:
     changed = Difference(field="other_workspaces", was=["a", "b"], now=["b", "c"])
     assert str(changed) == "other workspaces: new: c; no longer: a"
     assert str(Difference(field="x", was=["a"], now="b")) == "x: was ['a'], is 'b'"

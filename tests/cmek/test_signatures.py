@@ -1,4 +1,4 @@
-"""Signed approvals against the real ssh-keygen, both ways."""
+"""Signed approvals against the real ssh-keygen, in signing and in verifying."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def check(office: Office, approval: SignedApproval) -> Verified:
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
 def test_what_ssh_keygen_signs_is_verified(tmp_path: Path, kind: str) -> None:
-    """Every usual kind of key; the proof names approver, kind and fingerprint."""
+    """It works with every usual kind of key; the proof names approver, kind and fingerprint."""
     office = Office(tmp_path)
     office.enrol(GRACE, kind=kind)
     found = check(office, office.signed(statement()))
@@ -76,7 +76,7 @@ def test_what_ssh_keygen_signs_is_verified(tmp_path: Path, kind: str) -> None:
 def test_what_an_answer_carries_is_verified_by_ssh_keygen_alone(
     office: Office, tmp_path: Path
 ) -> None:
-    """Years later and without our code: message and signature are OpenSSH's own."""
+    """This works years later and without our code: message and signature have OpenSSH's format."""
     (approval,) = parse_signed(str(office.signed(statement())))
     (tmp_path / "sig").write_text(approval.signature)
     known = ("-f", office.directory / "allowed_signers", "-I", GRACE)
@@ -87,7 +87,7 @@ def test_what_an_answer_carries_is_verified_by_ssh_keygen_alone(
 
 
 def test_a_statement_holds_what_the_plan_shows() -> None:
-    """Each fact that a signer answers for, of a workspace that exists and of a new one."""
+    """It holds each fact that is signed, for an existing workspace and for a new one."""
     imported = make.version(7).model_copy(update={"import_job": "projects/p/importJobs/1"})
     shown = make.plan(
         make.facts(other_workspaces=("Second",), versions=(imported,)),
@@ -108,7 +108,7 @@ def test_a_statement_holds_what_the_plan_shows() -> None:
 
 
 def of_plan(shown: Plan) -> Statement:
-    """What an approver of this plan signs."""
+    """The statement that an approver of this plan signs."""
     asked = make.approval_request(shown)
     said = statement_for(asked, approver=GRACE, decision="approve", comment="fine", at=make.NOW)
     assert (said.external_key_id, said.key_name) == (shown.external_key_id, shown.key_name)
@@ -129,7 +129,7 @@ COMMENTS = ("schön & gut", 'it\'s "quoted" \\ and `$(false)`', "tab\there", "10
 def test_the_lines_that_a_request_prints_make_a_signed_approval(
     office: Office, comment: str
 ) -> None:
-    """Address and comment are asked for; the whole output goes into the form."""
+    """They ask for address and comment; their whole output goes into the form."""
     approval_request = make.approval_request(signatures=1)
     lines = signing_command(approval_request)
     assert lines in "\n".join(signing_text(approval_request))
@@ -140,7 +140,7 @@ def test_the_lines_that_a_request_prints_make_a_signed_approval(
 
 
 def typed_into(office: Office, lines: str, comment: str) -> str:
-    """What the lines print for Grace, with her key."""
+    """The output of the lines for Grace, with her key."""
     lines = lines.replace("~/.ssh/id_ed25519", shlex.quote(str(office.keys[GRACE])))
     done = subprocess.run(
         ["sh", "-c", lines],
@@ -157,7 +157,7 @@ def test_the_lines_survive_a_copy_that_wraps_them(office: Office) -> None:
     lines = signing_command(make.approval_request(signatures=1)).splitlines()
     message = lines[4]
     assert message.startswith("m=")
-    # not inside of what the shell itself must read: behind a quote, a break would end the word
+    # inside the quoted text: elsewhere a line break would end the shell's word
     name = message.index("cryptoKeys/") + 4
     lines[4] = message[:name] + "\n" + message[name:]
     (approval,) = parse_signed(typed_into(office, "\n".join(lines), "fine"))
@@ -175,7 +175,7 @@ def test_the_lines_run_nothing_that_a_plan_smuggles_in(office: Office) -> None:
 
 @pytest.mark.parametrize("field", sorted(Statement.model_fields))
 def test_no_field_can_be_altered(office: Office, field: str) -> None:
-    """One letter or second more in any field, and the signature does not fit."""
+    """With one more letter or second in any field the signature does not fit."""
     good = office.signed(statement())
     value = getattr(good.statement, field)
     other: object = value + timedelta(seconds=1) if hasattr(value, "year") else f"{value}x"
@@ -188,7 +188,7 @@ def test_no_field_can_be_altered(office: Office, field: str) -> None:
         check(office, altered)
 
 
-def test_a_key_counts_in_the_name_of_its_enrolled_approver_only(office: Office) -> None:
+def test_a_key_is_valid_in_the_name_of_its_enrolled_approver_only(office: Office) -> None:
     with pytest.raises(BadSignatureError, match=r"in the name of grace.* is not enrolled"):
         check(office, office.signed(statement(), by="eve@example.com"))
     with pytest.raises(BadSignatureError, match="is not enrolled"):
@@ -211,8 +211,8 @@ def test_a_signature_for_another_purpose_is_refused(office: Office) -> None:
         ('namespaces="git"', "is not permitted for use in signature namespace"),
     ],
 )
-def test_a_key_counts_within_its_limits_only(tmp_path: Path, option: str, why: str) -> None:
-    """Validity windows and purposes of the signers file, each refusal with its reason."""
+def test_a_key_is_valid_within_its_limits_only(tmp_path: Path, option: str, why: str) -> None:
+    """The signers file has validity times and purposes; each refusal has its reason."""
     office = Office(tmp_path)
     key = office.new_key(GRACE)
     office.directory.mkdir()
@@ -223,7 +223,7 @@ def test_a_key_counts_within_its_limits_only(tmp_path: Path, option: str, why: s
 
 
 def test_a_revoked_key_is_refused_and_others_are_not(tmp_path: Path) -> None:
-    """The list of revoked keys stands beside the signers file."""
+    """The list of revoked keys is in the directory of the signers file."""
     office = Office(tmp_path)
     office.enrol(GRACE)
     office.enrol(KATHERINE)
@@ -235,7 +235,7 @@ def test_a_revoked_key_is_refused_and_others_are_not(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("glue", ["\n", "", " ", "\r\n"])
 def test_a_form_may_lose_the_line_breaks(office: Office, glue: str) -> None:
-    """A field of one line turns them into spaces or drops them; two approvals are still two."""
+    """A one-line field turns them into spaces or drops them; two approvals are still two."""
     both = "\n".join(str(office.signed(statement(approver=one))) for one in (GRACE, KATHERINE))
     found = parse_signed(glue.join(both.splitlines()))
     assert [check(office, one).approval.statement.approver for one in found] == [GRACE, KATHERINE]
@@ -245,7 +245,7 @@ NOT_SIGNED = "{}-----BEGIN SSH SIGNATURE-----QUJD-----END SSH SIGNATURE-----"
 
 
 def altered(text: str, by: str) -> str:
-    """A block whose statement has one text replaced by another."""
+    """An unsigned block, in whose statement one text is replaced by another."""
     return NOT_SIGNED.replace(
         "{}", statement().text.replace(text, by) if text else statement().text
     )
@@ -274,7 +274,7 @@ def altered(text: str, by: str) -> str:
     ids=range(13),
 )
 def test_what_is_no_signed_approval_is_refused_with_a_typed_error(text: str, said: str) -> None:
-    """Empty, unsigned, too many, too long, not canonical, said twice, not text, invisible."""
+    """Empty, unsigned, too many, too long, not canonical, duplicate, not text, invisible."""
     with pytest.raises(UnreadableApprovalError, match=said):
         parse_signed(text)
 
@@ -314,7 +314,7 @@ def block(said: Statement, length: int = 1) -> str:
     )
 )
 def test_the_parser_fails_in_one_way_only(text: str) -> None:
-    """Whatever the text: its typed error, or statements that print as they were read."""
+    """Any text gives its typed error, or statements that print as they were read."""
     try:
         found = parse_signed(text)
     except UnreadableApprovalError:
@@ -324,7 +324,7 @@ def test_the_parser_fails_in_one_way_only(text: str) -> None:
 
 @pytest.mark.parametrize("at", EDGES)
 def test_an_entry_of_any_time_is_exported_or_named(tmp_path: Path, at: str) -> None:
-    """A record is outside text as well."""
+    """A record is untrusted text as well."""
     body = {"signed_approvals": altered("", "")}
     chain = Chain()
     event = Event(kind="approval_response", subject="attach-1-1", body=body)
@@ -349,7 +349,7 @@ def test_every_statement_is_read_as_it_was_written(said: Statement) -> None:
 def test_what_is_signed_holds_nothing_that_a_page_or_a_terminal_does_not_show(
     members: list[str],
 ) -> None:
-    """A federated principal's subject can be anything; the digest covers it as it is."""
+    """A federated principal's subject can be any text; the digest covers it unchanged."""
     asked = make.approval_request(make.plan(other_decrypters=tuple(members)), signatures=1)
     said = statement_for(
         asked, approver="a@example.com", decision="approve", comment="-", at=make.NOW
@@ -461,7 +461,9 @@ def test_the_bounds_hold_for_what_is_well_formed_too() -> None:
         parse_signed(one + "\N{EM SPACE}" * ((MAX_TEXT - len(one)) // 3 + 1))
 
 
-def test_a_key_that_others_may_read_is_refused_in_all_of_openssh_s_words(tmp_path: Path) -> None:
+def test_a_key_that_others_may_read_is_refused_with_openssh_s_whole_text(
+    tmp_path: Path,
+) -> None:
     """Its last line alone would say that there is no key."""
     office = Office(tmp_path)
     office.new_key(GRACE).chmod(0o644)

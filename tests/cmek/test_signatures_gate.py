@@ -1,4 +1,4 @@
-"""What the gate makes of verified signatures: each flaw refuses, and says which it is."""
+"""The gate's decision on verified signatures: each flaw is refused with its own reason."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def verdict(
 
 
 def why(outcome: Permit | Refusal) -> str:
-    """The refusal's text; all of it for the signatures and leading to another ask."""
+    """The refusal's text; all its reasons are about signatures and lead to another request."""
     assert isinstance(outcome, Refusal)
     assert {reason.code for reason in outcome.reasons} == {"signature"}
     assert outcome.kind is RefusalKind.REAPPROVAL_REQUIRED
@@ -52,13 +52,13 @@ def why(outcome: Permit | Refusal) -> str:
 
 
 def signers(outcome: Permit | Refusal) -> tuple[str, ...]:
-    """The permit's."""
+    """The signers of the permit."""
     assert isinstance(outcome, Permit)
     return outcome.signers
 
 
 def test_a_signed_answer_gets_a_permit_that_names_its_signer() -> None:
-    """The one way through, so that the others refuse for their own reason only."""
+    """This is the only permitted case, so each other test refuses for its own reason only."""
     assert signers(verdict(verified())) == (f"{GRACE} (ED25519 key SHA256:{GRACE})",)
 
 
@@ -71,7 +71,7 @@ def test_a_typed_answer_is_enough_where_none_is_required() -> None:
     assert signers(verdict(required=0)) == ()
 
 
-def test_nobody_has_to_sign_a_no() -> None:
+def test_a_rejection_needs_no_signature() -> None:
     no = make.answer(plan_digest=make.plan().digest, decision="reject")
     outcome = verdict(answer=no)
     assert isinstance(outcome, Refusal)
@@ -87,7 +87,7 @@ def test_nobody_has_to_sign_a_no() -> None:
     ],
 )
 def test_a_good_signature_from_another_time_is_refused(change: dict[str, Any], said: str) -> None:
-    """A stolen old one, or one that is dated ahead."""
+    """It may be old and stolen, or dated in the future."""
     assert said in why(verdict(verified(**change)))
 
 
@@ -112,7 +112,7 @@ def test_the_answer_must_be_the_signers_own(change: dict[str, str]) -> None:
 
 
 def test_two_of_many_are_enough_when_two_are_required() -> None:
-    """Any two enrolled approvers; each has a comment of their own."""
+    """Any two enrolled approvers may sign, each with their own comment."""
     both = verdict(verified(), verified(KATHERINE, comment="me too"), required=2)
     assert len(signers(both)) == 2
 
@@ -127,7 +127,7 @@ def test_two_of_many_are_enough_when_two_are_required() -> None:
     ],
 )
 def test_nobody_counts_twice(others: tuple[Verified, ...], said: str) -> None:
-    """Not by another spelling, another key or another name."""
+    """Another spelling, another key or another name does not help."""
     assert said in why(verdict(verified(), *others, required=2))
 
 
@@ -154,14 +154,14 @@ def test_the_requester_does_not_count_where_others_must_agree(
 
 
 @pytest.mark.parametrize("required", [0, 1])
-def test_one_bad_signature_spoils_the_answer(required: int) -> None:
-    """Also beside enough good ones, and where none is required."""
+def test_one_bad_signature_refuses_the_response(required: int) -> None:
+    """It does so besides enough good ones, and where none is required."""
     found = verdict(verified(), required=required, problems=("key SHA256:x is revoked",))
     assert "is revoked" in why(found)
 
 
 def test_a_signature_must_be_for_the_plan_as_it_is_now() -> None:
-    """Facts that changed after the signing void it, whatever digest the answer carries."""
+    """Facts that changed after the signing void it, whatever digest the response has."""
     renamed = make.plan(make.facts(workspace_name="Renamed"))
     gate_input = replace(
         make.gate_input(signatures=Signatures(1, (verified(),))),
@@ -195,12 +195,12 @@ def test_a_signature_must_be_for_the_plan_as_it_is_now() -> None:
     ],
 )
 def test_a_statement_about_anything_else_is_named(change: dict[str, Any], what: str) -> None:
-    """A replay: each field that binds a signature, in the very words that a person reads."""
+    """In a replay each field that binds a signature is named, with the exact text for people."""
     assert why(verdict(verified(**change))) == f"{GRACE} has signed for another {what}"
 
 
 def test_the_text_of_a_request_says_how_many_must_sign_and_how() -> None:
-    """With the lines to paste; nothing where typing is enough."""
+    """It has the lines to paste, and is empty where typing is enough."""
     assert signing_text(make.approval_request()) == []
     for number, count in ((1, "One approver"), (2, "2 different approvers")):
         asked = make.approval_request(signatures=number)

@@ -1,4 +1,4 @@
-"""The signers file counts only where the worker's user can't have written it."""
+"""The signers file is valid only if the worker's user cannot have written it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def office(tmp_path: Path) -> Office:
     return office
 
 
-def test_the_place_is_fixed() -> None:
+def test_the_directory_is_fixed() -> None:
     assert Path("/etc/cmek") == DIRECTORY
 
 
@@ -51,7 +51,7 @@ def test_the_place_is_fixed() -> None:
         ({"mode": stat.S_IFLNK | 0o777}, "symbolic link"),
     ],
 )
-def test_a_file_that_somebody_else_may_have_written_does_not(
+def test_a_file_that_somebody_else_may_have_written_is_refused(
     change: dict[str, int], why: str
 ) -> None:
     assert weakness(GOOD) is None
@@ -59,7 +59,7 @@ def test_a_file_that_somebody_else_may_have_written_does_not(
 
 
 def test_the_facts_are_those_of_the_file_itself(tmp_path: Path) -> None:
-    """A link is seen as a link, and what this process may write is told."""
+    """A link is reported as a link, and the facts say whether this process may write the file."""
     real = tmp_path / "file"
     real.touch(mode=0o640)
     (tmp_path / "link").symlink_to(real)
@@ -67,8 +67,8 @@ def test_the_facts_are_those_of_the_file_itself(tmp_path: Path) -> None:
     assert stat.S_ISLNK(facts_of(tmp_path / "link").mode)
 
 
-def test_the_real_look_refuses_a_file_of_our_own(office: Office) -> None:
-    """What the user of this process can write, root included, enrols nobody."""
+def test_the_real_check_refuses_a_file_of_our_own(office: Office) -> None:
+    """A file that the user of this process can write, even root, enrols nobody."""
     with pytest.raises(SignersRefusedError, match="can't be verified"):
         find_signers(office.directory)
 
@@ -81,8 +81,10 @@ def test_no_directory_means_no_signers(tmp_path: Path) -> None:
         required_signatures(None, 1)
 
 
-def test_one_signature_is_the_default_and_the_administrator_can_want_more(office: Office) -> None:
-    """A request can ask for more of them and never for less."""
+def test_one_signature_is_the_default_and_administrators_can_require_more(
+    office: Office,
+) -> None:
+    """A request can ask for more signatures, never for fewer."""
     signers = office.signers()
     assert signers == Signers(office.directory / "allowed_signers", None, 1)
     assert [required_signatures(signers, requested) for requested in (0, 1, 2)] == [1, 1, 2]
@@ -92,23 +94,23 @@ def test_one_signature_is_the_default_and_the_administrator_can_want_more(office
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "2 or so", "10"])
-def test_a_minimum_that_is_none_is_refused(office: Office, text: str) -> None:
+def test_an_invalid_minimum_is_refused(office: Office, text: str) -> None:
     (office.directory / "minimum_signatures").write_text(text)
     with pytest.raises(SignersRefusedError, match="one digit from 1 to 9"):
         office.signers()
 
 
 @pytest.mark.parametrize("name", ["revoked_keys", "minimum_signatures"])
-def test_a_signers_file_that_was_taken_away_is_missed(office: Office, name: str) -> None:
-    """What stands beside it tells that there should be one."""
+def test_a_signers_file_that_was_removed_is_noticed(office: Office, name: str) -> None:
+    """The other files in its directory show that there should be one."""
     (office.directory / name).write_text("1")
     (office.directory / "allowed_signers").unlink()
     with pytest.raises(SignersRefusedError, match="allowed_signers is missing"):
         office.signers()
 
 
-def test_every_file_and_every_directory_above_is_looked_at(office: Office) -> None:
-    """Who can write a directory can put another file into it."""
+def test_every_file_and_every_directory_above_is_checked(office: Office) -> None:
+    """Write access to a directory is enough to replace a file in it."""
     office.revoke(GRACE)
     (office.directory / "minimum_signatures").write_text("1")
     (office.directory / "touch").write_text("required")
@@ -154,10 +156,10 @@ MARKED = codecs.BOM_UTF8
     ],
     ids=["CR LF", "UTF-8 with a mark", "UTF-16", "UTF-16, big-endian"],
 )
-async def test_a_file_of_any_editor_is_read_as_it_was_meant(
+async def test_a_file_of_any_editor_is_read_as_intended(
     office: Office, name: str, as_written: Callable[[str], bytes]
 ) -> None:
-    """The signature verifies, and another approver's revoked key revokes nobody else's."""
+    """The signature verifies, and only the other approver's key is revoked."""
     office.enrol(KATHERINE)
     office.revoke(KATHERINE)
     (office.directory / "minimum_signatures").write_text("1\n")
@@ -181,10 +183,10 @@ async def test_a_file_of_any_editor_is_read_as_it_was_meant(
         (b"\x00\x01\x02", "binary"),
     ],
 )
-def test_a_file_that_can_not_be_read_is_named_as_what_it_is(
+def test_a_file_that_can_not_be_read_is_named_with_its_format(
     office: Office, name: str, content: bytes, why: str
 ) -> None:
-    """And nobody's key counts as revoked by it."""
+    """Nobody's key is treated as revoked because of it."""
     (office.directory / name).write_bytes(content)
     with pytest.raises(SignersRefusedError, match=rf"{name} can't be read: .*{why}"):
         office.signers()
@@ -202,7 +204,7 @@ def test_a_list_of_revoked_keys_with_something_else_in_it_revokes_nobody(
 
 
 async def test_a_damaged_revocation_list_is_reported_as_unreadable(office: Office) -> None:
-    """A whole one revokes the key that is in it, and no other."""
+    """An undamaged one revokes the key in it, and no other."""
     office.enrol(KATHERINE)
     listed = office.directory / "revoked_keys"
     keygen("-k", "-f", listed, f"{office.keys[KATHERINE]}.pub")
@@ -231,7 +233,7 @@ def test_a_key_that_could_sign_in_several_names_enrols_nobody(
 
 
 def test_a_key_that_is_enrolled_in_two_names_enrols_nobody(office: Office) -> None:
-    """The same name twice, for two periods for example, is one person."""
+    """The same name twice, for example for two periods, is one person."""
     path = office.directory / "allowed_signers"
     line = path.read_text()
     path.write_text(line + line.replace(GRACE, GRACE.upper()))
@@ -261,10 +263,10 @@ def test_the_certificates_of_an_authority_say_who_their_holders_are(office: Offi
         ("verified", 0, "nobody touched the hardware key"),
     ],
 )
-async def test_a_hardware_key_counts_when_somebody_touched_it(
+async def test_a_hardware_key_is_valid_if_somebody_touched_it(
     office: Office, touch: str | None, flags: int, refusal: str | None
 ) -> None:
-    """OpenSSH takes each of these signatures; the flags in them say how they were made."""
+    """OpenSSH accepts each of these signatures; their flags say how they were made."""
     key = office.enrol_hardware(KATHERINE)
     if touch:
         (office.directory / "touch").write_text(touch)
@@ -279,7 +281,7 @@ async def test_a_hardware_key_counts_when_somebody_touched_it(
 
 
 @pytest.mark.parametrize(("bits", "counts"), [(1024, False), (2048, True), (3072, True)])
-async def test_a_short_rsa_key_does_not_count(tmp_path: Path, bits: int, counts: bool) -> None:
+async def test_a_short_rsa_key_is_refused(tmp_path: Path, bits: int, counts: bool) -> None:
     office = Office(tmp_path)
     office.enrol(GRACE, kind="rsa", bits=bits)
     signers = office.signers()
@@ -292,7 +294,7 @@ async def test_a_short_rsa_key_does_not_count(tmp_path: Path, bits: int, counts:
 
 
 @pytest.mark.parametrize("text", ["", "yes", "required verified", "REQUIRED"])
-def test_a_setting_for_hardware_keys_that_is_none_is_refused(office: Office, text: str) -> None:
+def test_an_invalid_setting_for_hardware_keys_is_refused(office: Office, text: str) -> None:
     (office.directory / "touch").write_text(text)
     with pytest.raises(SignersRefusedError, match="one word: required, verified, optional"):
         office.signers()

@@ -1,4 +1,4 @@
-"""The generated Terraform module, as far as it needs no terraform."""
+"""The generated Terraform module, tested without terraform itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DAY = timedelta(days=1)
 
 
 def crypto_key(name: str = "payments", **changes: object) -> CryptoKey:
-    """A key that Anthropic can use, with changes."""
+    """A key that Anthropic can use, with these changes."""
     fields = {
         "name": f"{RING}/cryptoKeys/{name}",
         "purpose": "ENCRYPT_DECRYPT",
@@ -51,7 +51,7 @@ def managed(name: str = "payments", **changes: object) -> ManagedKey:
 
 
 def test_the_module_names_the_published_service_account_and_only_additive_grants() -> None:
-    """Constants of the module are those of the product; no resource replaces others' IAM."""
+    """The module has the product's constants; no resource replaces the grants of others."""
     module = render_module([managed()])
     assert f'anthropic = "{MEMBER}"' in module["main.tf"]
     for role in ROLES:
@@ -75,8 +75,8 @@ def test_the_alert_watches_the_methods_that_the_evidence_asks_for() -> None:
 
 
 @pytest.mark.parametrize("region", US_SINGLE_REGIONS)
-def test_the_modules_region_rule_lets_every_us_region_through(region: str) -> None:
-    """The pattern in the module's text is the one that the regions fit."""
+def test_the_modules_region_rule_accepts_every_us_region(region: str) -> None:
+    """The pattern in the module's text matches each region, and no multi-region."""
     rule = re.search(r'regex\("(\S+)", key.location\)', render_module([])["variables.tf"])
     assert rule is not None
     assert re.fullmatch(rule[1], region)
@@ -84,14 +84,14 @@ def test_the_modules_region_rule_lets_every_us_region_through(region: str) -> No
 
 
 def values_of(key: ManagedKey) -> dict[str, object]:
-    """What the variables of a module say about its one key."""
+    """The module's variables for its one key."""
     keys: dict[str, dict[str, object]] = json.loads(render_module([key])[VARIABLES])["keys"]
     assert list(keys) == [key.address]
     return keys[key.address]
 
 
 def test_the_values_are_those_of_the_live_key() -> None:
-    """Rotation, destroy delay, protection and labels; no rotation is left out."""
+    """Rotation, destroy delay, protection and labels; a key without rotation has no such value."""
     rotating = managed(rotation_period=90 * DAY, protection_level="SOFTWARE")
     assert values_of(rotating) == {
         "project": "acme-kms-prod",
@@ -108,7 +108,7 @@ def test_the_values_are_those_of_the_live_key() -> None:
 
 
 def test_imports_carry_full_ids() -> None:
-    """Ring, key, and `key role member` of both grants; a grant that is not there has none."""
+    """Ring, key, and `key role member` of both grants; a missing grant has no import."""
     imports = json.loads(render_module([managed()])[IMPORTS])["import"]
     key = f"{RING}/cryptoKeys/payments"
     ids = [one["id"] for one in imports]
@@ -126,7 +126,7 @@ def test_imports_carry_full_ids() -> None:
 
 @pytest.mark.parametrize("name", ["${var.keys}", "%{ if true }", 'a"]', "a\\b"])
 def test_no_name_in_an_import_can_be_a_template(name: str) -> None:
-    """Strings of a configuration file are templates, so a name that could be one is refused."""
+    """Terraform evaluates strings as templates, so a name that could be a template is refused."""
     with pytest.raises(BadNameError):
         render_module([managed(name)])
 
@@ -147,13 +147,13 @@ def test_the_same_keys_give_the_same_module_in_any_order() -> None:
     ],
 )
 def test_a_key_that_the_module_can_not_describe_is_refused(field: str, value: Any) -> None:
-    """With its name and the field; writing it down wrongly would replace it."""
+    """The error has its name and the field; a wrong description would replace the key."""
     with pytest.raises(NotManageableError, match=f"{RING}/cryptoKeys/payments: .*"):
         managed(**{field: value})
 
 
 def test_files_with_other_content_are_not_overwritten(tmp_path: Path) -> None:
-    """Nothing is written when one file differs, and everything when told to replace."""
+    """Nothing is written if one file differs, and everything with `replace`."""
     module = render_module([managed()])
     write_module(module, tmp_path)
     write_module(module, tmp_path)
@@ -167,7 +167,7 @@ def test_files_with_other_content_are_not_overwritten(tmp_path: Path) -> None:
 
 @given(st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=36500)))
 def test_durations_are_written_as_cloud_kms_writes_them(duration: timedelta) -> None:
-    """Seconds and an s, a fraction only where there is one, nothing lost."""
+    """Seconds and an `s`, with a fraction only if there is one; no precision is lost."""
     text = seconds(duration)
     assert re.fullmatch(r"[0-9]+([.][0-9]{0,5}[1-9])?s", text)
     whole, _, fraction = text[:-1].partition(".")
@@ -177,7 +177,7 @@ def test_durations_are_written_as_cloud_kms_writes_them(duration: timedelta) -> 
 
 @given(st.dictionaries(st.text(), st.text()))
 def test_a_label_means_itself_and_is_shown_in_plain_letters(labels: dict[str, str]) -> None:
-    """Terraform takes the strings of a variables file as they are, so JSON is all the quoting."""
+    """Terraform takes the strings of a variables file literally, so JSON's quoting is enough."""
     key = managed(labels=labels)
     assert values_of(key)["labels"] == labels
     assert render_module([key])[VARIABLES].replace("\n", "").isprintable()

@@ -1,4 +1,4 @@
-"""The one retry layer, by itself."""
+"""The one retry layer, tested alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ pytestmark = pytest.mark.anyio
 
 
 class FlakyError(Exception):
-    """What the calls below raise."""
+    """The exception of the calls below."""
 
 
 async def attempts_until(judge: object, failures: int) -> int:
-    """How often a call that fails `failures` times is made."""
+    """The number of attempts at a call that fails `failures` times."""
     calls = 0
 
     async def send() -> int:
@@ -43,11 +43,11 @@ async def test_there_are_at_most_four_attempts(failures: int, calls: int) -> Non
     ("verdict", "calls"), [(False, 1), (BUDGET_SECONDS + 1, 1), (BUDGET_SECONDS - 1, 2), (0.0, 2)]
 )
 async def test_the_verdict_decides(verdict: RetryDecision, calls: int) -> None:
-    """Give up, or wait as told if that fits into the budget."""
+    """It stops the attempts, or waits the given time if that fits into the budget."""
     assert await attempts_until(lambda _: verdict, 1) == calls
 
 
-async def test_the_last_error_comes_out() -> None:
+async def test_the_last_error_is_raised() -> None:
     async def send() -> None:
         raise FlakyError(next(numbers))
 
@@ -57,7 +57,7 @@ async def test_the_last_error_comes_out() -> None:
 
 
 async def test_waits_differ() -> None:
-    """Half a second and a jitter of up to as much, so that clients do not come back together."""
+    """Half a second and a jitter of at most the same: clients do not all retry at the same time."""
     waits: list[float] = []
 
     def stop(details: RetryDetails) -> None:

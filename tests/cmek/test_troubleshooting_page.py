@@ -1,7 +1,7 @@
 """`docs/troubleshooting.md` holds the tables of the tests, row by row, and nothing else.
 
-That each row says what the checks and the diagnosis really say is tested with the tables
-themselves (`test_checks_table.py`, `test_diagnosis_table.py`).
+`test_checks_table.py` and `test_diagnosis_table.py` test that each row says what the checks and
+the diagnosis really report.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from cmek.keys.prerequisites import CATALOGUE
 from tests.support import troubleshooting as page
 from tests.support.conditions import CHECKED, DIAGNOSED
 
-AGAIN = "write it anew: python -m tests.support.troubleshooting"
+AGAIN = "write it again: python -m tests.support.troubleshooting"
 
 
 def test_the_page_has_every_check_and_cause_and_no_row_too_many() -> None:
-    """A check, a cause or a state that is new, renamed or gone makes the page stale."""
+    """A check, a cause or a state that is new, renamed or removed makes the page stale."""
     text = page.DOCUMENT.read_text()
     for part in (page.INTRODUCTION, page.CHECKS_HEAD, page.CONDITIONS_HEAD, page.CAUSES_HEAD,
                  page.DIAGNOSED_HEAD, page.DATA_PLANE_HEAD, *page.catalogue_rows(),
@@ -31,7 +31,7 @@ def test_the_page_has_every_check_and_cause_and_no_row_too_many() -> None:
 
 
 def test_the_guide_has_a_row_for_every_check_and_health_rule() -> None:
-    """So that a new one gets the sentence of the guide that it stands for."""
+    """So a new one is added beside the guide's sentence that it checks."""
     guide = (page.DOCUMENT.parent / "guide.md").read_text()
     rows = guide.partition("## The guide, sentence by sentence")[2].partition("\n## ")[0]
     named = set(re.findall(r"`([a-z][a-z_-]+)`", rows))

@@ -1,4 +1,4 @@
-"""A credential goes to its service, to this machine, or where the worker's administrator says."""
+"""A credential is sent to its service, to this machine, or to a host of the administrator's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LABEL = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=12)
 
 
 def as_a_worker(path: Path) -> FileFacts:
-    """What a worker's user sees of a file that is root's."""
+    """The facts of the file as if root owned it, for a worker's user."""
     return replace(facts_of(path), owner=0, mode=0o100644, writable=False)
 
 
@@ -61,8 +61,8 @@ def test_the_administrators_file_allows_a_host_by_its_whole_name(tmp_path: Path)
         check_destination("https://a.gateway.corp.example", ANTHROPIC, file=file, look=as_a_worker)
 
 
-def test_a_file_that_the_worker_could_write_does_not_count(tmp_path: Path) -> None:
-    """Else whoever controls the worker's user allows himself."""
+def test_a_file_that_the_worker_could_write_is_refused(tmp_path: Path) -> None:
+    """Otherwise an attacker with the worker's user could allow any host."""
     file = tmp_path / "allowed_hosts"
     file.write_text("evil.example\n")
     with pytest.raises(EndpointError, match="is not used"):

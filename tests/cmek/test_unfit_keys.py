@@ -1,4 +1,4 @@
-"""A key of a kind that can never serve: one finding in each engine, and one remedy that works."""
+"""A key whose kind is never usable: one finding in each engine, and one remedy that works."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def snapshot(key: CryptoKey) -> KeySnapshot:
 
 @pytest.mark.parametrize("kind", UNFIT)
 def test_an_adoption_is_refused_by_what_can_not_be_changed(kind: str) -> None:
-    """And the message offers nothing that would not help."""
+    """The message offers no remedy that would not help."""
     with pytest.raises(KeyRefusedError, match="request another key name") as caught:
         refuse_unfit_key(key_of(kind), make.REQUEST)
     assert "gcloud" not in str(caught.value)
@@ -89,7 +89,7 @@ def test_health_finds_the_wrong_purpose_and_nothing_else(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", OF_MATERIAL)
 def test_health_prints_only_what_works_where_the_material_comes_from_outside(kind: str) -> None:
-    """A primary of an attached key is made in the one way that its kind allows."""
+    """A primary of an attached key is made in the only way that its kind permits."""
     commands = [
         command
         for rule in HEALTH_RULES
