@@ -192,6 +192,7 @@ def authenticate(world: World, headers: Headers) -> None:
     if credential is None:
         header = "x-api-key" if headers.get("x-api-key") else "bearer token"
         raise AnthropicError(401, f"invalid {header}")
+    # an Admin key works in both headers, a federated token as a bearer token only
     if credential.kind == "federated_token" and headers.get("x-api-key"):
         raise AnthropicError(401, "invalid x-api-key")
     if credential.expires_at and datetime.fromisoformat(credential.expires_at) <= world.clock.now():
@@ -367,6 +368,7 @@ def page_of(
     after, before = query.get("after_id"), query.get("before_id")
     if after and before:
         raise AnthropicError(400, "after_id and before_id cannot be used together")
+    # places of all items, not only of visible ones: a cursor may have been archived meanwhile
     places = {item.id: place for place, item in enumerate(ordered)}
     for name, given in (("after_id", after), ("before_id", before)):
         if given and given not in places:

@@ -61,6 +61,7 @@ def _check(world: World, key_name: str) -> str | None:
     if not is_us_single_region(name.location):
         return "The key must be in a single US region."
     anthropic, plaintext = world.identities.anthropic, secrets.token_bytes(32)
+    # through the API's own handlers, as Anthropic's account: each missing grant is refused there
     key = get_crypto_key(world, anthropic, kms_v1.GetCryptoKeyRequest(name=key_name))
     algorithms = kms_v1.CryptoKeyVersion.CryptoKeyVersionAlgorithm
     if key.purpose != kms_v1.CryptoKey.CryptoKeyPurpose.ENCRYPT_DECRYPT or (
@@ -71,6 +72,7 @@ def _check(world: World, key_name: str) -> str | None:
     label, value = organization_label(world.admin.organization.id)
     if key.labels.get(label) != value:
         return "The key does not carry this organization's label."
+    # a real round trip: reading the key alone would not show a version that is not enabled
     sealing = kms_v1.EncryptRequest(name=key_name, plaintext=plaintext)
     ciphertext = encrypt(world, anthropic, sealing).ciphertext
     opening = kms_v1.DecryptRequest(name=key_name, ciphertext=ciphertext)
@@ -130,6 +132,7 @@ def update(call: AuthenticatedCall) -> dict[str, Any]:
     key = call.state.external_key(call.target)
     body = parse_body(UpdateExternalKey, call.body)
     given = {name: getattr(body, name) for name in body.model_fields_set}
+    # a value that stays the same is no change, so it is accepted for an attached key, too
     changes = {name: value for name, value in given.items() if value != getattr(key, name)}
     if changes.keys() & {"geo", "provider_config"}:
         _check_reconfigurable(call, key, body)

@@ -49,6 +49,7 @@ def check_attachable(
     if allowed is not None and key.id not in allowed:
         text = "The Workspace Policy does not allow this external key."
         raise AnthropicError(400, text, "workspace_policy_violation", field="external_key_id")
+    # the version from before the wait: a change since then would not have been validated
     if call.seen_version not in {None, key.updated_at}:
         text = "The external key changed during validation."
         raise AnthropicError(409, text, "external_key_changed")
@@ -102,6 +103,7 @@ def create(call: AuthenticatedCall) -> dict[str, Any]:
         tags=body.tags,
         user_profile_id=body.user_profile_id,
     )
+    # before it is stored: a create whose key is refused must leave no workspace behind
     if body.external_key_id is not None:
         check_attachable(call, workspace, body.external_key_id)
         workspace.external_key_id = body.external_key_id

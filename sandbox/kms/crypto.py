@@ -38,6 +38,7 @@ def encrypt(
     permission = "cloudkms.cryptoKeyVersions.useToEncrypt"
     kind = "CryptoKeyVersion" if kind_of(request.name) == "CryptoKeyVersion" else "CryptoKey"
     name = canonical(world, request.name, kind, permission)
+    # checked here, not by `permitted`, which takes one kind of name: encrypt takes two
     authorize(world, caller, permission, name)
     key = _usable_key(world, key_of(name))
     if kind == "CryptoKey" and "primary" not in key:
@@ -122,6 +123,7 @@ def _prefix(version: str) -> bytes:
 
 
 def _sealed_by(world: World, key: str, ciphertext: bytes) -> kms_v1.CryptoKeyVersion:
+    # a request to decrypt names only the key: the ciphertext itself names the version
     for version in world.kms.versions[key].values():
         if ciphertext.startswith(_prefix(version.name)):
             return version

@@ -103,6 +103,7 @@ def _drill(stack: Stack, name: str, external_key_id: str, report: Path) -> tuple
         text=True,
     )
     assert process.stdout is not None
+    # reading a pipe has no timeout: only the end of the process ends it
     stop = threading.Timer(SECONDS, process.kill)
     stop.start()
     try:

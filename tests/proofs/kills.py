@@ -122,6 +122,7 @@ def _revalidation(place: Site, *, kill: Kill) -> None:
 
 def _kill_run(place: Site, run: Run, kill: Kill) -> None:
     _hold(place, kill)
+    # not reached: the run is suspended before the call, which comes after the response
     if not _killed(place, run, kill):
         run.answer()
         assert _killed(place, run, kill), "the call was never made"

@@ -51,7 +51,7 @@ def _server_killed(place: Site, *, call: tuple[str, int, str]) -> None:
         assert run.state == "Suspended", f"{run.state} {run.message}"
         run.answer()
         place.bench.control.clear_log()
-        skip = 0
+        skip = 0  # the calls to let pass were those of the first execution
     fault: dict[str, Any] = {"kind": "delay", "seconds": _PAUSE}
     place.bench.control.fault(name, when=when, skip=skip, **fault)
     with place.child(run) as child:

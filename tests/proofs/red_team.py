@@ -281,6 +281,7 @@ class RedTeam(RuleBasedStateMachine):
         admin = self.gate.sandbox.world.admin
         before = {one.id: one.external_key_id for one in admin.workspaces.values()}
         names = [one.name for one in admin.workspaces.values() if one.archived_at is None]
+        # the facts from before the request: the checker must not use what the request changed
         archived = not new and admin.workspaces[self.target.workspace_id].archived_at is not None
         done = len(self.gate.sandbox.world.log.entries)
         self.tally["attacks"] += 1
@@ -342,6 +343,7 @@ class RedTeam(RuleBasedStateMachine):
     async def _attach(self, target: Attach | Create, text: str, meanwhile: str) -> None:
         journal = SlowJournal(self.gate.journal)
         journal.meanwhile = partial(self._pass_time, meanwhile)
+        # the gateway trusts no time before its journal's last one: a clock set back gains nothing
         floor = journal.latest_time()
         clock = SteadyClock(floor, wall=lambda: self.now, steady=lambda: self.stopwatch.seconds)
         try:

@@ -89,6 +89,7 @@ def _unpinned(stack: ExitStack) -> None:
     async def unpinned(form: Any, resolve: Any, *, asked: bool) -> Any:
         return await resolve(form)
 
+    # the gate compares with the pinned request, too: both guards are the one that is taken away
     without("request")(stack)
     stack.enter_context(patch.object(flows.onboard, "pin_request", unpinned))
 
@@ -114,6 +115,7 @@ def not_covering(fields: Sequence[str], *codes: str) -> Weakness:
         def blind(
             approval_request: ApprovalRequest, response: ApprovalResponse, live: Plan
         ) -> list[Any]:
+            # with the approved values of these fields a change of them cannot be noticed
             as_shown = {name: getattr(approval_request.plan, name) for name in fields}
             return real(approval_request, response, live.model_copy(update=as_shown))
 

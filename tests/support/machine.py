@@ -315,6 +315,7 @@ class Onboarding(RuleBasedStateMachine):
     def tamper(self, pick: int, how: str, at_once: bool) -> None:
         """A response with one flaw, written directly to where Prefect stores responses."""
         run, approval_request = self._waiting(pick)
+        # without warnings nothing has to be acknowledged, so that is no flaw
         if how == "warnings" and not approval_request.plan.warnings:
             return
         answer = self._answer(approval_request) | TAMPERED[how]
@@ -376,6 +377,7 @@ class Onboarding(RuleBasedStateMachine):
     def lose_memory(self, pick: int) -> None:
         """The worker's records lose an approval request."""
         run, approval_request = self._waiting(pick)
+        # the record has the name of Prefect's input, with another beginning
         run.memory.pop(approval_request.key.replace("attach-", "approval-request-", 1), None)
         run.state = "Scheduled"
 
@@ -403,6 +405,7 @@ class Onboarding(RuleBasedStateMachine):
 
     def _execute(self, run: DrivenRun, hook: Hook = never) -> None:
         world = self.driver.sandbox.world
+        # what the run pins at its first execution: later changes of parameters must not count
         self.first.setdefault(str(run.id), run.parameters)
         done, answered = len(world.log.entries), run.suspended_at[-1:] if not run.is_over else []
         self._seen, self._sent = [self.scene.look()], list[Sent]()
