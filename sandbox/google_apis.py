@@ -526,13 +526,14 @@ def list_access_policies(call: GoogleCall) -> Json:
     "accesscontextmanager.servicePerimeters.list",
 )
 def list_perimeters(call: GoogleCall) -> Json:
-    """The perimeters that a test set, and the one that `perimeter_blocks` makes."""
+    """Set perimeters, or the one that `perimeter_blocks` stands for."""
     policy = call.names["resource"]
     known = {one["name"] for one in call.world.google.access_policies}
     if policy not in known:
         raise not_found("AccessPolicy", policy)
     perimeters = list(call.world.google.perimeters.get(policy, []))
-    if policy == ACCESS_POLICY and call.world.kms.constraints.perimeter_blocks != "nobody":
+    blocks = call.world.kms.constraints.perimeter_blocks
+    if policy == ACCESS_POLICY and not perimeters and blocks != "nobody":
         numbers = [project.number for project in call.world.kms.projects.values()]
         resources = [f"projects/{number}" for number in numbers]
         blocking = {

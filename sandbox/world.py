@@ -98,7 +98,8 @@ class GoogleState(BaseModel):
     custom_constraints: list[Json] = Field(default_factory=list)
     access_policies: list[Json] = [{"name": ACCESS_POLICY, "title": "default policy"}]
     perimeters: dict[str, list[Json]] = Field(default_factory=dict)
-    """Access policy → service perimeters, besides the one made from `perimeter_blocks`."""
+    """Access policy → service perimeters as they are listed, in place of the one made from
+    `perimeter_blocks`, which alone decides whom Cloud KMS refuses."""
     protected_resources: dict[str, Json] = Field(default_factory=dict)
     """Crypto key → its ProtectedResourcesSummary."""
     page_size: int = Field(default=50, ge=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from shlex import quote
 from typing import Final
 
@@ -103,17 +104,19 @@ def org_policy_page(constraint: str, project: str) -> str:
     return f"{CONSOLE}/iam-admin/orgpolicies/{constraint.replace('.', '-')}?project={project}"
 
 
-def leave_perimeter(perimeter: str, resource: str) -> str:
-    """Take a project out of a perimeter, which ends the protection of everything in it.
+def leave_perimeter(perimeter: str, members: Sequence[str], *, dry_run: bool) -> str:
+    """Take members out of a perimeter, which ends the protection of everything in them.
 
     Args:
         perimeter: `accessPolicies/N/servicePerimeters/NAME`.
-        resource: `projects/NUMBER`.
+        members: `projects/NUMBER` or `folders/N`, as the perimeter lists them.
+        dry_run: Whether out of its dry run, instead of what is in force.
     """
     policy, _, name = perimeter.removeprefix("accessPolicies/").partition("/servicePerimeters/")
+    group = "perimeters dry-run" if dry_run else "perimeters"
     return (
-        f"gcloud access-context-manager perimeters update {name} --policy={policy} "
-        f"--remove-resources={resource}"
+        f"gcloud access-context-manager {group} update {name} --policy={policy} "
+        f"--remove-resources={','.join(members)}"
     )
 
 

@@ -13,13 +13,15 @@ https://docs.cloud.google.com/resource-manager/docs/organization-policy/defining
 
 A VPC Service Controls perimeter can refuse Anthropic's calls to Cloud KMS. It is readable at the
 organization only; if we may not read it, only Anthropic's validation can tell.
-Source: guide, "Troubleshooting"; https://docs.cloud.google.com/vpc-service-controls/docs
+Source: guide, "Troubleshooting"; https://docs.cloud.google.com/vpc-service-controls/docs; the
+discovery document accesscontextmanager v1 (ServicePerimeterConfig, IngressPolicy)
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -367,8 +369,8 @@ def check_perimeters(request: OnboardingRequest, findings: Findings) -> Iterator
     elif number is None or organization is None:
         yield PERIMETER.unknown("the project's number or organization could not be read")
     else:
-        page = perimeters_page(organization)
-        yield _judge_perimeter(_enclosing(findings, number), f"projects/{number}", page)
+        lineage = (f"projects/{number}", *(ok_value(findings.google.ancestors) or ()))
+        yield _judge_perimeters(_regular(findings), lineage, perimeters_page(organization))
 
 
 def _turned_away(findings: Findings) -> Failed | None:
@@ -388,50 +390,110 @@ def _first_refusal(findings: Findings) -> Failed | None:
     return next((read for read in reads if isinstance(read, Failed)), None)
 
 
-def _enclosing(findings: Findings, number: str) -> list[ServicePerimeter]:
-    all_perimeters = [
-        one for read in findings.google.perimeters if isinstance(read, Ok) for one in read.value
-    ]
-    return [
-        one
-        for one in all_perimeters
-        # a bridge only connects perimeters; it restricts no service
-        if one.perimeter_type != "PERIMETER_TYPE_BRIDGE"
-        and (_restricts(one.status, number) or _dry_run(one, number))
-    ]
+def _regular(findings: Findings) -> list[ServicePerimeter]:
+    every = [one for read in findings.google.perimeters for one in ok_value(read) or ()]
+    # a bridge only connects perimeters; it restricts no service
+    return [one for one in every if one.perimeter_type != "PERIMETER_TYPE_BRIDGE"]
 
 
-def _judge_perimeter(enclosing: list[ServicePerimeter], resource: str, page: str) -> Check:
-    enforced = [one for one in enclosing if _restricts(one.status, resource.partition("/")[2])]
-    out = [leave_perimeter(one.name, resource) for one in enforced or enclosing]
-    remedy = f"{page}: {INGRESS}. Or exclude the project: {' && '.join(out)}"
-    admissions = {one.title or one.name: _admits(one.status, resource) for one in enforced}
-    shut = [name for name, admission in admissions.items() if admission is False]
-    unclear = [name for name, admission in admissions.items() if admission is None]
-    if shut:  # one perimeter that refuses is enough, whatever the others admit
+@dataclass(frozen=True, slots=True)
+class _Enclosure:
+    """A perimeter with the project or a folder above it as a member: in force, or in dry run."""
+
+    perimeter: ServicePerimeter
+    members: tuple[str, ...]
+    """The project and folders above it that the perimeter lists, nearest first."""
+    config: PerimeterConfig
+    is_dry_run_spec: bool
+    admits: Admission
+
+    @property
+    def restricts(self) -> bool:
+        """Whether it restricts Cloud KMS."""
+        return KMS in self.config.restricted_services
+
+    def __str__(self) -> str:
+        title, (nearest, *_) = self.perimeter.title or self.perimeter.name, self.members
+        return title if nearest.startswith("projects/") else f"{title} (around {nearest})"
+
+
+def _enclosures(
+    perimeters: list[ServicePerimeter], lineage: tuple[str, ...], *, dry_run: bool
+) -> list[_Enclosure]:
+    """Those around the project, nearest first; without an explicit spec the dry run is as in force.
+
+    Args:
+        perimeters: Regular ones.
+        lineage: The project, its folders and its organization, nearest first.
+        dry_run: Whether as their dry run would make them.
+    """
+    found = []
+    for one in perimeters:
+        is_spec = dry_run and one.use_explicit_dry_run_spec
+        config = one.spec if is_spec else one.status
+        members = tuple(name for name in lineage if name in config.resources)
+        if members:
+            admits = _admits(config, lineage[0])
+            found.append(_Enclosure(one, members, config, is_spec, admits))
+    return sorted(found, key=lambda one: lineage.index(one.members[0]))
+
+
+def _nearest(around: list[_Enclosure]) -> list[_Enclosure]:
+    """Only the perimeter of the nearest member applies; dry runs are ranked apart in the same way.
+
+    Source: https://docs.cloud.google.com/vpc-service-controls/docs/folder-membership
+    """
+    return [one for one in around if one.members[0] == around[0].members[0]]
+
+
+def _judge_perimeters(
+    perimeters: list[ServicePerimeter], lineage: tuple[str, ...], page: str
+) -> Check:
+    around = _enclosures(perimeters, lineage, dry_run=False)
+    restricting = [one for one in _nearest(around) if one.restricts]
+    # one perimeter that refuses is enough, whatever the others admit
+    if shut := [one for one in restricting if one.admits is False]:
         return PERIMETER.failed(
-            f"perimeter {', '.join(shut)} restricts {KMS} and lets nobody in for it", remedy
+            f"perimeter {_listed(shut)} restricts {KMS} and lets nobody in for it",
+            _way_in(page, around),
         )
-    if unclear:
+    if unclear := [one for one in restricting if one.admits is None]:
         return PERIMETER.unknown(
-            f"perimeter {', '.join(unclear)} restricts {KMS}; whether its access levels or "
+            f"perimeter {_listed(unclear)} restricts {KMS}; whether its access levels or "
             "ingress rules admit Anthropic is not decidable here",
-            remedy,
+            _way_in(page, around),
         )
-    if len(enforced) < len(enclosing):
-        names = ", ".join(one.title or one.name for one in enclosing if one not in enforced)
-        return PERIMETER.warned(f"dry run of perimeter {names} would restrict {KMS}", remedy)
-    if admissions:
-        return PERIMETER.passed(f"perimeter {', '.join(admissions)} lets Anthropic in")
-    return PERIMETER.passed(f"no perimeter around {resource} restricts {KMS}")
+    planned = _enclosures(perimeters, lineage, dry_run=True)
+    if doubtful := [one for one in _nearest(planned) if one.restricts and not one.admits]:
+        return PERIMETER.warned(
+            f"dry run of perimeter {_listed(doubtful)} would restrict {KMS}",
+            _way_in(page, planned),
+        )
+    if restricting:
+        return PERIMETER.passed(f"perimeter {_listed(restricting)} lets Anthropic in")
+    if any(one.restricts for one in around):
+        nearest = f"{_listed(_nearest(around))}, the nearest around {lineage[0]}"
+        return PERIMETER.passed(f"perimeter {nearest}, does not restrict {KMS}")
+    return PERIMETER.passed(f"no perimeter around {lineage[0]} restricts {KMS}")
 
 
-def _restricts(config: PerimeterConfig, number: str) -> bool:
-    return f"projects/{number}" in config.resources and KMS in config.restricted_services
+def _listed(found: list[_Enclosure]) -> str:
+    return ", ".join(str(one) for one in found)
 
 
-def _dry_run(perimeter: ServicePerimeter, number: str) -> bool:
-    return perimeter.use_explicit_dry_run_spec and _restricts(perimeter.spec, number)
+def _way_in(page: str, around: list[_Enclosure]) -> str:
+    """An ingress rule, or out of every perimeter that is in the way: outer ones apply next."""
+    leave = [one for one in around if one.restricts and not one.admits]
+    members = dict.fromkeys(name for one in leave for name in one.members)
+    what = " and ".join(
+        "the project" if name.startswith("projects/") else f"{name} with every project below it"
+        for name in members
+    )
+    commands = [
+        leave_perimeter(one.perimeter.name, one.members, dry_run=one.is_dry_run_spec)
+        for one in leave
+    ]
+    return f"{page}: {INGRESS}. Or exclude {what}: {' && '.join(commands)}"
 
 
 def _admits(config: PerimeterConfig, resource: str) -> Admission:

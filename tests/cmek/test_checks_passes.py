@@ -47,6 +47,12 @@ def _ingress(stage: Stage) -> None:
     stage.perimeter(ingressPolicies=[rule])
 
 
+def _own_perimeter(stage: Stage) -> None:
+    stage.perimeter(resources=[FOLDER])
+    stage.perimeter("spec", resources=[FOLDER])
+    stage.perimeter(name="open", restrictedServices=["storage.googleapis.com"])
+
+
 def _bridge(stage: Stage) -> None:
     stage.perimeter()
     (perimeters,) = stage.world.google.perimeters.values()
@@ -123,6 +129,18 @@ PASSES: tuple[Harmless, ...] = (
         "perimeter",
         lambda stage: stage.perimeter(restrictedServices=["storage.googleapis.com"]),
         "no perimeter",
+    ),
+    Harmless(
+        "a perimeter around another folder",
+        "perimeter",
+        lambda stage: stage.perimeter(resources=["folders/1"]),
+        "no perimeter",
+    ),
+    Harmless(
+        "a perimeter around the folder, and the project in an open one",
+        "perimeter",
+        _own_perimeter,
+        "perimeter open, the nearest around projects/123456789012, does not restrict",
     ),
     Harmless(
         "a bridge between perimeters",

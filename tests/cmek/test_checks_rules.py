@@ -122,11 +122,17 @@ def test_a_list_that_denies_all_or_lacks_ours_never_admits_anthropic(policy: Org
             assert rule.allow_all or not (rule.deny_all or restricted)
 
 
+LINEAGE = ("projects/1", "folders/3", "folders/4")
 configs = st.builds(
     PerimeterConfig.model_validate,
     st.fixed_dictionaries(
         {
-            "resources": st.lists(st.sampled_from(["projects/1", "projects/2"]), max_size=2),
+            "resources": st.lists(
+                st.sampled_from(
+                    ["projects/1", "projects/2", "folders/3", "folders/4", "folders/5"]
+                ),
+                max_size=2,
+            ),
             "restrictedServices": st.lists(
                 st.sampled_from(["cloudkms.googleapis.com", "storage.googleapis.com"]), max_size=2
             ),
@@ -152,22 +158,25 @@ configs = st.builds(
 @patient
 @given(st.lists(configs, max_size=3))
 def test_a_perimeter_without_a_full_ingress_rule_never_passes(found: list[PerimeterConfig]) -> None:
-    """None of these rules names an operation, so none of them admits a caller to Cloud KMS."""
+    """None of these rules names an operation, so nobody is let in for Cloud KMS.
+
+    The perimeters that list the project apply; if there is none, those that list its nearest
+    folder.
+    """
     perimeters = tuple(
         ServicePerimeter(name=f"accessPolicies/1/servicePerimeters/p{number}", status=config)
         for number, config in enumerate(found)
     )
     read = findings(
         project=Ok(Project(name="projects/1", state="ACTIVE")),
-        ancestors=Ok(("organizations/9",)),
+        ancestors=Ok(("folders/3", "folders/4", "organizations/9")),
         access_policies=Ok(()),
         perimeters=(Ok(perimeters),),
     )
     (check,) = check_perimeters(request(), read)
-    restricted = any(
-        "projects/1" in one.resources and "cloudkms.googleapis.com" in one.restricted_services
-        for one in found
-    )
+    levels = ([one for one in found if name in one.resources] for name in LINEAGE)
+    nearest = next((level for level in levels if level), [])
+    restricted = any("cloudkms.googleapis.com" in one.restricted_services for one in nearest)
     assert (check.status == "pass") == (not restricted)
 
 

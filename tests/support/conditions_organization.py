@@ -21,13 +21,20 @@ from tests.support.condition_setups import (
     ingress,
     nothing,
 )
-from tests.support.staging import Stage
+from tests.support.staging import FOLDER, NUMBER, Stage
+
+_POLICY = ACCESS_POLICY.removeprefix("accessPolicies/")
 
 
 def _sharing(stage: Stage) -> None:
     for role in ROLES:
         stage.revoke(role)
     stage.world.kms.constraints.allowed_policy_member_domains = ["C0sandbox"]
+
+
+def _folder_perimeter(stage: Stage) -> None:
+    stage.perimeter(resources=[FOLDER])
+    stage.world.kms.constraints.perimeter_blocks = "anthropic"
 
 
 ORGANIZATION_CONDITIONS: tuple[Situation, ...] = (
@@ -212,7 +219,68 @@ ORGANIZATION_CONDITIONS: tuple[Situation, ...] = (
     Situation(
         "perimeter in dry run",
         lambda stage: stage.perimeter("spec"),
-        ExpectedCheck("perimeter", "warn", MEMBER),
+        ExpectedCheck(
+            "perimeter",
+            "warn",
+            f"perimeters dry-run update vault --policy={_POLICY} "
+            f"--remove-resources=projects/{NUMBER}",
+        ),
+    ),
+    Situation(
+        "perimeter around a folder above the project",
+        _folder_perimeter,
+        ExpectedCheck(
+            "perimeter",
+            "fail",
+            f"exclude {FOLDER} with every project below it: gcloud access-context-manager "
+            f"perimeters update vault --policy={_POLICY} --remove-resources={FOLDER}",
+            evidence=f"vault (around {FOLDER})",
+        ),
+        ExpectedCause("perimeter", f"--remove-resources={FOLDER}"),
+    ),
+    Situation(
+        "perimeter around the project and its folder",
+        lambda stage: stage.perimeter(resources=[FOLDER, f"projects/{NUMBER}"]),
+        ExpectedCheck("perimeter", "fail", f"--remove-resources=projects/{NUMBER},{FOLDER}"),
+    ),
+    Situation(
+        "a perimeter around the project, another one around its folder",
+        both(
+            lambda stage: stage.perimeter(name="outer", resources=[FOLDER]),
+            lambda stage: stage.perimeter(name="inner"),
+        ),
+        ExpectedCheck(
+            "perimeter",
+            "fail",
+            f"update inner --policy={_POLICY} --remove-resources=projects/{NUMBER} && "
+            f"gcloud access-context-manager perimeters update outer --policy={_POLICY} "
+            f"--remove-resources={FOLDER}",
+            evidence="perimeter inner restricts",
+        ),
+    ),
+    Situation(
+        "perimeter in dry run around a folder above the project",
+        lambda stage: stage.perimeter("spec", resources=[FOLDER]),
+        ExpectedCheck(
+            "perimeter",
+            "warn",
+            f"dry-run update vault --policy={_POLICY} --remove-resources={FOLDER}",
+            evidence=f"vault (around {FOLDER})",
+        ),
+    ),
+    Situation(
+        "a dry run takes the project out of its perimeter and leaves it in that of its folder",
+        both(
+            lambda stage: stage.perimeter(name="outer", resources=[FOLDER]),
+            lambda stage: stage.perimeter(name="inner", restrictedServices=[]),
+            lambda stage: stage.perimeter("spec", name="inner", resources=[]),
+        ),
+        ExpectedCheck(
+            "perimeter",
+            "warn",
+            f"perimeters update outer --policy={_POLICY} --remove-resources={FOLDER}",
+            evidence=f"outer (around {FOLDER})",
+        ),
     ),
 )
 

@@ -121,20 +121,20 @@ class Stage(SandboxWorld):
         with self.policy_change(resource) as policy:
             policy.audit_configs.add(service=service, audit_log_configs=logs)
 
-    def perimeter(self, part: str = "status", **config: Any) -> None:
-        """Put a perimeter that restricts Cloud KMS around the project."""
+    def perimeter(self, part: str = "status", *, name: str = "vault", **config: Any) -> None:
+        """A perimeter around the project that restricts Cloud KMS; a second call adds to it."""
         inside: Json = {
             "resources": [f"projects/{NUMBER}"],
             "restrictedServices": ["cloudkms.googleapis.com"],
         }
-        perimeter: Json = {
-            "name": f"{ACCESS_POLICY}/servicePerimeters/vault",
-            "title": "vault",
-            part: inside | config,
-        }
+        listed = self.world.google.perimeters.setdefault(ACCESS_POLICY, [])
+        perimeter = next((one for one in listed if one["title"] == name), None)
+        if perimeter is None:
+            perimeter = {"name": f"{ACCESS_POLICY}/servicePerimeters/{name}", "title": name}
+            listed.append(perimeter)
+        perimeter[part] = inside | config
         if part == "spec":
             perimeter["useExplicitDryRunSpec"] = True
-        self.world.google.perimeters = {ACCESS_POLICY: [perimeter]}
 
     def rules(self, constraint: str, *rules: Json) -> None:
         """Set an organization policy's effective rules."""
