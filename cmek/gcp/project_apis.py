@@ -118,7 +118,7 @@ class AccessPolicy(GoogleModel):
 
 
 class IngressSource(GoogleModel):
-    """Where a request may come from."""
+    """Where a request may come from; without an access level from some network or resource."""
 
     access_level: str = ""
 
@@ -139,9 +139,10 @@ class ApiOperation(GoogleModel):
 
 
 class IngressTo(GoogleModel):
-    """Which operations and resources an ingress rule allows."""
+    """Which resources an ingress rule allows, and which operations or IAM roles on them."""
 
     operations: tuple[ApiOperation, ...] = ()
+    roles: tuple[str, ...] = ()
     resources: tuple[str, ...] = ()
 
 

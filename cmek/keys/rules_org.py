@@ -29,7 +29,14 @@ from cmek._http import Failed, Ok, ok_value
 from cmek.anthropic_identity import MEMBER, SERVICE_ACCOUNT
 from cmek.gcp.gcloud import leave_perimeter, org_policy_page, perimeters_page
 from cmek.gcp.iam import unconditional_roles
-from cmek.gcp.project_apis import IngressPolicy, PerimeterConfig, PolicyRule, ServicePerimeter
+from cmek.gcp.project_apis import (
+    IngressFrom,
+    IngressPolicy,
+    IngressTo,
+    PerimeterConfig,
+    PolicyRule,
+    ServicePerimeter,
+)
 from cmek.keys.conditions import missing_roles
 from cmek.keys.rules_project import KMS
 from cmek.keys.snapshot import Findings
@@ -433,7 +440,7 @@ def _enclosures(
         config = one.spec if is_spec else one.status
         members = tuple(name for name in lineage if name in config.resources)
         if members:
-            admits = _admits(config, lineage[0])
+            admits = _admits(config, lineage)
             found.append(_Enclosure(one, members, config, is_spec, admits))
     return sorted(found, key=lambda one: lineage.index(one.members[0]))
 
@@ -454,7 +461,7 @@ def _judge_perimeters(
     # one perimeter that refuses is enough, whatever the others admit
     if shut := [one for one in restricting if one.admits is False]:
         return PERIMETER.failed(
-            f"perimeter {_listed(shut)} restricts {KMS} and lets nobody in for it",
+            f"perimeter {_listed(shut)} restricts {KMS} and does not let Anthropic in",
             _way_in(page, around),
         )
     if unclear := [one for one in restricting if one.admits is None]:
@@ -465,8 +472,10 @@ def _judge_perimeters(
         )
     planned = _enclosures(perimeters, lineage, dry_run=True)
     if doubtful := [one for one in _nearest(planned) if one.restricts and not one.admits]:
+        refuses = any(one.admits is False for one in doubtful)
+        effect = "not let Anthropic in" if refuses else "perhaps not let Anthropic in"
         return PERIMETER.warned(
-            f"dry run of perimeter {_listed(doubtful)} would restrict {KMS}",
+            f"dry run of perimeter {_listed(doubtful)} would restrict {KMS} and {effect}",
             _way_in(page, planned),
         )
     if restricting:
@@ -496,27 +505,57 @@ def _way_in(page: str, around: list[_Enclosure]) -> str:
     return f"{page}: {INGRESS}. Or exclude {what}: {' && '.join(commands)}"
 
 
-def _admits(config: PerimeterConfig, resource: str) -> Admission:
-    rules = [_rule_admits(rule, resource) for rule in config.ingress_policies]
+def _admits(config: PerimeterConfig, lineage: tuple[str, ...]) -> Admission:
+    rules = [_rule_admits(rule, lineage) for rule in config.ingress_policies]
     if True in rules:
         return True
     # an access level may contain Anthropic's addresses: its definition is not read here
     return None if None in rules or config.access_levels else False
 
 
-def _rule_admits(rule: IngressPolicy, resource: str) -> Admission:
-    source, target = rule.ingress_from, rule.ingress_to
-    if not {"*", resource}.intersection(target.resources):
+def _rule_admits(rule: IngressPolicy, lineage: tuple[str, ...]) -> Admission:
+    """All parts must match: one that does not is enough for False, one undecidable for None."""
+    parts = (
+        not {"*", *lineage}.isdisjoint(rule.ingress_to.resources),
+        _names_anthropic(rule.ingress_from),
+        # an access level, a network or an organization as the source may be Anthropic's
+        any(one.access_level == "*" for one in rule.ingress_from.sources) or None,
+        _allows_kms(rule.ingress_to),
+    )
+    if False in parts:
         return False
+    return None if None in parts else True
+
+
+def _names_anthropic(source: IngressFrom) -> Admission:
+    if source.identity_type in {"ANY_IDENTITY", "ANY_SERVICE_ACCOUNT"}:
+        return True
+    listed = source.identity_type in {"", "IDENTITY_TYPE_UNSPECIFIED"}
+    if listed and MEMBER in source.identities:
+        return True
+    if all(_is_another(one) for one in source.identities):
+        # a type that Google adds later may include service accounts
+        return False if listed or source.identity_type == "ANY_USER_ACCOUNT" else None
+    return None
+
+
+def _is_another(identity: str) -> bool:
+    """A single other account. Groups and principal sets may contain Anthropic's account."""
+    single = identity.startswith(("user:", "serviceAccount:", "principal://"))
+    # it is not known whether Google ignores case here
+    return single and SERVICE_ACCOUNT not in identity.casefold()
+
+
+def _allows_kms(target: IngressTo) -> Admission:
+    """A rule has operations or roles; which permissions a role has is not read here."""
     operations = [one for one in target.operations if one.service_name in {"*", KMS}]
+    if target.roles:
+        return None
     if not operations:
         return False
-    everybody = source.identity_type in {"ANY_IDENTITY", "ANY_SERVICE_ACCOUNT"}
-    if not everybody and MEMBER not in source.identities:
-        return False
-    from_anywhere = any(one.access_level == "*" for one in source.sources)
-    all_methods = any(
-        one.service_name == "*" or {"method": "*"} in one.method_selectors for one in operations
+    every = any(
+        one.service_name == "*" or any(each.get("method") == "*" for each in one.method_selectors)
+        for one in operations
     )
-    # with limits on sources or methods Anthropic may be admitted or not
-    return True if from_anywhere and all_methods else None
+    # of which methods and permissions Anthropic needs there is no list
+    return every or None

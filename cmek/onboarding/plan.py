@@ -132,7 +132,7 @@ WARNING_TITLES: Final = {
     "location_policy": "Rotation will fail: an organization policy forbids the location",
     "protection_policy": "Rotation will fail: an organization policy forbids the protection level",
     "destroy_delay_policy": "Rotation will fail: an organization policy forbids the destroy delay",
-    "perimeter": "A perimeter in dry run would keep Anthropic out",
+    "perimeter": "A perimeter in dry run may keep Anthropic out",
 }
 """The title of the warning, by the id of the check."""
 

@@ -183,7 +183,7 @@ Requested by: ada@example.com (unverified)
 Others who can use the key: 1
 Warnings: 2
 - Structured outputs and Console Playground will be off
-- A perimeter in dry run would keep Anthropic out
+- A perimeter in dry run may keep Anthropic out
 Plan digest: {WARNED.digest[:12]}
 An attached key can never be taken off or replaced. Read the plan, then approve or reject:
 cmek approve {make.RUN_ID}

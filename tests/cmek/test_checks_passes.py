@@ -11,11 +11,10 @@ import pytest
 from cmek.anthropic_identity import MEMBER, ROLES
 from sandbox.server import Sandbox
 from tests.support.checking import check
-from tests.support.staging import EXTERNAL_KEY, FOLDER, KEY, ORGANIZATION, WORKSPACE, Stage
+from tests.support.condition_setups import KMS, ingress
+from tests.support.staging import EXTERNAL_KEY, FOLDER, KEY, NUMBER, ORGANIZATION, WORKSPACE, Stage
 
 pytestmark = pytest.mark.anyio
-
-KMS = "cloudkms.googleapis.com"
 
 
 def _audit_from_above(stage: Stage) -> None:
@@ -36,15 +35,10 @@ def _constraints(**changes: Any) -> Callable[[Stage], None]:
     return setup
 
 
-def _ingress(stage: Stage) -> None:
-    rule = {
-        "ingressFrom": {"identities": [MEMBER], "sources": [{"accessLevel": "*"}]},
-        "ingressTo": {
-            "resources": ["*"],
-            "operations": [{"serviceName": KMS, "methodSelectors": [{"method": "*"}]}],
-        },
-    }
-    stage.perimeter(ingressPolicies=[rule])
+def _ingress(resource: str, part: str = "status") -> Callable[[Stage], None]:
+    to = ingress()["ingressTo"] | {"resources": [resource]}
+    rule = ingress(identities=[MEMBER], to=to)
+    return lambda stage: stage.perimeter(part, ingressPolicies=[rule])
 
 
 def _own_perimeter(stage: Stage) -> None:
@@ -112,11 +106,20 @@ PASSES: tuple[Harmless, ...] = (
         _constraints(allowed_protection_levels=["SOFTWARE", "HSM"]),
         "allowed",
     ),
+    *(
+        Harmless(
+            f"a perimeter that lets Anthropic in to {resource}",
+            "perimeter",
+            _ingress(resource),
+            "perimeter vault lets Anthropic in",
+        )
+        for resource in ("*", f"projects/{NUMBER}", FOLDER, ORGANIZATION)
+    ),
     Harmless(
-        "a perimeter that lets Anthropic in",
+        "a dry run that lets Anthropic in",
         "perimeter",
-        _ingress,
-        "perimeter vault lets Anthropic in",
+        _ingress("*", "spec"),
+        "no perimeter",
     ),
     Harmless(
         "a perimeter around another project",

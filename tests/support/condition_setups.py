@@ -217,14 +217,12 @@ def exempted(stage: Stage) -> None:
     stage.audit(PROJECT, ["DATA_READ", "DATA_WRITE"], service="allServices", exempted=MEMBER)
 
 
-def ingress(**source: Any) -> dict[str, Any]:
-    """An ingress rule to Cloud KMS from everywhere."""
+def ingress(*, to: dict[str, Any] | None = None, **source: Any) -> dict[str, Any]:
+    """An ingress rule to Cloud KMS from everywhere; `to` replaces what it allows."""
+    operations = [{"serviceName": KMS, "methodSelectors": [{"method": "*"}]}]
     return {
         "ingressFrom": {"sources": [{"accessLevel": "*"}]} | source,
-        "ingressTo": {
-            "resources": ["*"],
-            "operations": [{"serviceName": KMS, "methodSelectors": [{"method": "*"}]}],
-        },
+        "ingressTo": {"resources": ["*"], "operations": operations} if to is None else to,
     }
 
 

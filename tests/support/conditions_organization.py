@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.keys.rules_org import LEGACY, MANAGED
@@ -11,6 +12,7 @@ from tests.support.condition_setups import (
     Blind,
     ExpectedCause,
     ExpectedCheck,
+    Setup,
     Situation,
     both,
     constraint,
@@ -35,6 +37,16 @@ def _sharing(stage: Stage) -> None:
 def _folder_perimeter(stage: Stage) -> None:
     stage.perimeter(resources=[FOLDER])
     stage.world.kms.constraints.perimeter_blocks = "anthropic"
+
+
+def _refusing(**rule: Any) -> Setup:
+    """A perimeter with this ingress rule, which does not let Anthropic in."""
+
+    def setup(stage: Stage) -> None:
+        stage.perimeter(ingressPolicies=[ingress(**rule)])
+        stage.world.kms.constraints.perimeter_blocks = "anthropic"
+
+    return setup
 
 
 ORGANIZATION_CONDITIONS: tuple[Situation, ...] = (
@@ -210,6 +222,44 @@ ORGANIZATION_CONDITIONS: tuple[Situation, ...] = (
             ingressPolicies=[ingress(identities=["user:ada@example.com"])]
         ),
         ExpectedCheck("perimeter", "fail", MEMBER),
+    ),
+    Situation(
+        "perimeter with an ingress rule for a group",
+        _refusing(identities=["group:vendors@example.com"]),
+        ExpectedCheck("perimeter", "unknown", MEMBER),
+        ExpectedCause("perimeter", MEMBER, "open"),
+    ),
+    Situation(
+        "perimeter with an ingress rule for IAM roles",
+        _refusing(identities=[MEMBER], to={"resources": ["*"], "roles": list(ROLES)}),
+        ExpectedCheck("perimeter", "unknown", MEMBER),
+        ExpectedCause("perimeter", MEMBER, "open"),
+    ),
+    Situation(
+        "perimeter with an ingress rule for another project",
+        _refusing(identities=[MEMBER], to=ingress()["ingressTo"] | {"resources": ["projects/1"]}),
+        ExpectedCheck("perimeter", "fail", MEMBER),
+        ExpectedCause("perimeter", MEMBER),
+    ),
+    Situation(
+        "perimeter that lets Anthropic in, and a dry run of it that does not",
+        both(
+            lambda stage: stage.perimeter(ingressPolicies=[ingress(identities=[MEMBER])]),
+            lambda stage: stage.perimeter("spec"),
+        ),
+        ExpectedCheck(
+            "perimeter",
+            "warn",
+            "perimeters dry-run update vault",
+            evidence="and not let Anthropic in",
+        ),
+    ),
+    Situation(
+        "perimeter in dry run with an ingress rule for a group",
+        lambda stage: stage.perimeter(
+            "spec", ingressPolicies=[ingress(identities=["group:vendors@example.com"])]
+        ),
+        ExpectedCheck("perimeter", "warn", MEMBER, evidence="perhaps not let Anthropic in"),
     ),
     Situation(
         "perimeter with access levels",
