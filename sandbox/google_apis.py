@@ -536,14 +536,26 @@ def list_perimeters(call: GoogleCall) -> Json:
     if policy == ACCESS_POLICY and not perimeters and blocks != "nobody":
         numbers = [project.number for project in call.world.kms.projects.values()]
         resources = [f"projects/{number}" for number in numbers]
+        status: Json = {"resources": resources, "restrictedServices": [KMS]}
+        if blocks == "all_but_anthropic":
+            status["ingressPolicies"] = [_ingress(call.world.identities.anthropic.member)]
         blocking = {
             "name": f"{ACCESS_POLICY}/servicePerimeters/sandbox",
             "title": "sandbox",
             "perimeterType": "PERIMETER_TYPE_REGULAR",
-            "status": {"resources": resources, "restrictedServices": [KMS]},
+            "status": status,
         }
         perimeters.append(blocking)
     return _page(call, perimeters, "servicePerimeters")
+
+
+def _ingress(member: str) -> Json:
+    """The rule that lets a member in to Cloud KMS from everywhere."""
+    operations = [{"serviceName": KMS, "methodSelectors": [{"method": "*"}]}]
+    return {
+        "ingressFrom": {"identities": [member], "sources": [{"accessLevel": "*"}]},
+        "ingressTo": {"resources": ["*"], "operations": operations},
+    }
 
 
 @served(

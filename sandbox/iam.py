@@ -88,7 +88,8 @@ def check_service(world: World, caller: Identity, resource: str) -> None:
     if not world.switches.billing_enabled:
         raise billing_disabled(number)
     blocks = world.kms.constraints.perimeter_blocks
-    if blocks == "everybody" or (blocks == "anthropic" and caller is world.identities.anthropic):
+    mine = "anthropic" if caller is world.identities.anthropic else "all_but_anthropic"
+    if blocks in {mine, "everybody"}:
         raise perimeter_violation(number, "SandboxPerimeterUniqueId0001")
 
 

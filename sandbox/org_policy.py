@@ -35,8 +35,8 @@ class OrgConstraints(BaseModel):
     """`cloudkms.minimumDestroyScheduledDuration`."""
     disable_before_destroy: bool = False
     """`cloudkms.disableBeforeDestroy`: only a disabled version may be scheduled for destruction."""
-    perimeter_blocks: Literal["nobody", "anthropic", "everybody"] = "nobody"
-    """Whose calls to Cloud KMS VPC Service Controls blocks."""
+    perimeter_blocks: Literal["nobody", "anthropic", "all_but_anthropic", "everybody"] = "nobody"
+    """Whom VPC Service Controls keeps away from Cloud KMS."""
     customers: dict[str, str] = Field(
         default_factory=lambda: {
             "example.com": ACME_CUSTOMER,

@@ -15,7 +15,7 @@ from cmek._http import Failed, Ok, Result
 from cmek.anthropic.models import Workspace
 from cmek.anthropic_identity import SERVICE_ACCOUNT
 from cmek.keys.rules import Cause, CauseRule, DiagnosisFacts, KnownCause
-from cmek.keys.rules_org import check_perimeters
+from cmek.keys.rules_org import check_perimeters, judge_perimeters, refused_by_perimeter
 from cmek.keys.rules_project import check_billing, check_kms_api, check_project
 from cmek.keys.snapshot import Findings
 from cmek.keys.verdicts import Check, Prerequisite
@@ -237,9 +237,12 @@ def billing_off(facts: DiagnosisFacts) -> Cause:
 
 
 def perimeter(facts: DiagnosisFacts) -> Cause:
-    """Proved by the rules of a perimeter, or by a perimeter that refused our own read."""
+    """Proved by the rules of a perimeter only; open if a perimeter refused our own read."""
+    cause = _from_check(PERIMETER, judge_perimeters(facts.request, facts.findings))
+    if cause.verdict == "proved" or refused_by_perimeter(facts.findings) is None:
+        return cause
     (check,) = check_perimeters(facts.request, facts.findings)
-    return _from_check(PERIMETER, check)
+    return PERIMETER.open(check.evidence, check.remedy or f"ask {check.who_can_tell}")
 
 
 def deny_policy(facts: DiagnosisFacts) -> Cause:

@@ -364,24 +364,37 @@ Admission = bool | None
 
 
 def check_perimeters(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
-    """Perimeters around the project that restrict Cloud KMS, or that refused our own read."""
+    """Fails also if a perimeter refused our own read, since an onboarding then can't go on."""
+    refused, rules = refused_by_perimeter(findings), judge_perimeters(request, findings)
+    if refused is None:
+        yield rules
+        return
+    also = f"Unless the perimeter lets Anthropic in already, also {INGRESS}"
+    if rules.status == "fail" and rules.remedy:
+        also = rules.remedy
+    yield PERIMETER.failed(
+        "a perimeter refused our own read; whether it admits Anthropic, only its rules can show "
+        f"({rules.evidence}): {refused}",
+        f"perimeter administrator: add an ingress rule for {findings.google.caller} to {KMS}. "
+        f"{also}",
+    )
+
+
+def judge_perimeters(request: OnboardingRequest, findings: Findings) -> Check:
+    """By what the perimeters around the project list; whom Google refused does not count."""
     organization, number = findings.google.organization, findings.google.project_number
-    turned_away = _turned_away(findings)
-    if turned_away is not None:
-        yield PERIMETER.failed(str(turned_away), f"perimeter administrator: {INGRESS}")
-    elif isinstance(findings.google.ancestors, Ok) and organization is None:
-        yield PERIMETER.passed(f"project {request.key_name.project} is in no organization")
-    elif (refused := _first_refusal(findings)) is not None:
-        yield PERIMETER.unknown(refused)
-    elif number is None or organization is None:
-        yield PERIMETER.unknown("the project's number or organization could not be read")
-    else:
-        lineage = (f"projects/{number}", *(ok_value(findings.google.ancestors) or ()))
-        yield _judge_perimeters(_regular(findings), lineage, perimeters_page(organization))
+    if isinstance(findings.google.ancestors, Ok) and organization is None:
+        return PERIMETER.passed(f"project {request.key_name.project} is in no organization")
+    if (refused := _first_refusal(findings)) is not None:
+        return PERIMETER.unknown(refused)
+    if number is None or organization is None:
+        return PERIMETER.unknown("the project's number or organization could not be read")
+    lineage = (f"projects/{number}", *(ok_value(findings.google.ancestors) or ()))
+    return _by_rules(_regular(findings), lineage, perimeters_page(organization))
 
 
-def _turned_away(findings: Findings) -> Failed | None:
-    """A read of Cloud KMS that a perimeter refused; it is taken to refuse Anthropic as well."""
+def refused_by_perimeter(findings: Findings) -> Failed | None:
+    """A read of Cloud KMS that a perimeter refused to us; it may still admit Anthropic."""
     return next(
         (one for one in findings.kms.answers if isinstance(one, Failed) and one.is_perimeter),
         None,
@@ -453,9 +466,7 @@ def _nearest(around: list[_Enclosure]) -> list[_Enclosure]:
     return [one for one in around if one.members[0] == around[0].members[0]]
 
 
-def _judge_perimeters(
-    perimeters: list[ServicePerimeter], lineage: tuple[str, ...], page: str
-) -> Check:
+def _by_rules(perimeters: list[ServicePerimeter], lineage: tuple[str, ...], page: str) -> Check:
     around = _enclosures(perimeters, lineage, dry_run=False)
     restricting = [one for one in _nearest(around) if one.restricts]
     # one perimeter that refuses is enough, whatever the others admit

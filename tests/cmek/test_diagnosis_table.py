@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from cmek.anthropic_identity import MEMBER
 from cmek.keys.diagnosis import CAUSES, diagnose, gather_facts
 from cmek.keys.rules import Cause, DiagnosisFacts
 from sandbox.server import Sandbox
 from tests.support.checking import clients, failure, request
-from tests.support.condition_setups import KeyCondition, Situation
+from tests.support.condition_setups import KeyCondition, Situation, constraint
 from tests.support.conditions import CONDITIONS, DIAGNOSED
 from tests.support.staging import EXTERNAL_KEY, Stage
 from tests.support.troubleshooting import DOCUMENT, cause_row
@@ -89,6 +90,30 @@ async def test_what_may_not_be_read_leaves_its_causes_open(sandbox: Sandbox, sta
         "other_key_name", "wrong_location", "kms_api_off",
     }  # fmt: skip
     assert all(one.verdict != "proved" for one in causes)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "readable", "verdict"),
+    [
+        ("all_but_anthropic", True, "open"),
+        ("all_but_anthropic", False, "open"),
+        ("everybody", False, "open"),
+        ("everybody", True, "proved"),
+    ],
+)
+async def test_a_perimeter_that_refuses_our_own_read_is_proved_by_its_rules_only(
+    sandbox: Sandbox, stage: Stage, blocks: str, readable: bool, verdict: str
+) -> None:
+    """It may let Anthropic in: then its validation succeeds while we can read nothing."""
+    stage.key()
+    constraint(perimeter_blocks=blocks)(stage)
+    if not readable:
+        stage.deny("accesscontextmanager.policies.list")
+    (cause,) = [one for one in await diagnosed(sandbox) if one.id == "perimeter"]
+    assert (cause.verdict, MEMBER in cause.command) == (verdict, True), cause
+    async with clients(sandbox) as ours:
+        validation = await ours.admin.external_keys.validate(EXTERNAL_KEY)
+    assert validation.succeeded == (blocks == "all_but_anthropic")
 
 
 async def test_a_request_id_changes_no_verdict(sandbox: Sandbox, stage: Stage) -> None:

@@ -217,6 +217,29 @@ ORGANIZATION_CONDITIONS: tuple[Situation, ...] = (
         cause=ExpectedCause("perimeter", MEMBER),
     ),
     Situation(
+        "a perimeter lets Anthropic in, but refuses our own calls",
+        constraint(perimeter_blocks="all_but_anthropic"),
+        ExpectedCheck(
+            "perimeter",
+            "fail",
+            "add an ingress rule for user:CALLER",
+            evidence="(perimeter sandbox lets Anthropic in)",
+        ),
+    ),
+    Situation(
+        "a perimeter whose rules may not be read refuses our own calls",
+        both(
+            constraint(perimeter_blocks="everybody"),
+            deny("accesscontextmanager.policies.list"),
+        ),
+        ExpectedCheck(
+            "perimeter",
+            "fail",
+            "Unless the perimeter lets Anthropic in already",
+            evidence="a perimeter refused our own read",
+        ),
+    ),
+    Situation(
         "perimeter with an ingress rule for somebody else",
         lambda stage: stage.perimeter(
             ingressPolicies=[ingress(identities=["user:ada@example.com"])]
