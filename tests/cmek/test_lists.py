@@ -1,4 +1,4 @@
-"""A list that does not say where it goes on is an error, never a shorter list and never endless."""
+"""A list without its next cursor, or without an end, is an error, never a shorter list."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from tests.support.clients import Rig
 STEPS: st.SearchStrategy[dict[str, str | None]] = st.fixed_dictionaries(
     {at: st.sampled_from(["a", "b", "c", None]) for at in ("", "a", "b", "c")}
 )
-"""By cursor (the first page's is empty): the cursor of the page after it, None on the last one."""
+"""The next cursor for each cursor: the first page has an empty one, after the last comes None."""
 ENDLESS = {"": "a", "a": "b", "b": "a", "c": None}
 
 
 @dataclass
-class Steps:
-    """Which page follows on which; a list that is read for ever ends the test."""
+class Cursors:
+    """The order of the pages; a list that is read without end fails the test."""
 
     after: Mapping[str, str | None]
     reads: int = 0
 
     def __getitem__(self, at: str) -> str | None:
         self.reads += 1
-        assert self.reads <= 2 * len(self.after), "read for ever"
+        assert self.reads <= 2 * len(self.after), "read without end"
         return self.after[at]
 
 
@@ -48,7 +48,7 @@ class _Admin:
 
     base_url = "https://api.example.com"
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: Cursors) -> None:
         self.steps = steps
 
     async def get(self, model: Any, _path: str, query: Mapping[str, Any]) -> Any:
@@ -60,17 +60,17 @@ class _Admin:
         return model.model_validate({"data": [shared | key]} | more)
 
 
-async def workspaces(steps: Steps) -> list[str]:
+async def workspaces(steps: Cursors) -> list[str]:
     admin: Any = _Admin(steps)
     return [one.id for one in await Workspaces(admin).everything()]
 
 
-async def external_keys(steps: Steps) -> list[str]:
+async def external_keys(steps: Cursors) -> list[str]:
     admin: Any = _Admin(steps)
     return [one.id async for one in ExternalKeys(admin).list()]
 
 
-def cloud_kms(steps: Steps) -> CloudKms:
+def cloud_kms(steps: Cursors) -> CloudKms:
     async def keys(request: Any, **_: Any) -> Any:
         at = request.page_token
         page = kms_v1.ListCryptoKeysResponse(next_page_token=steps[at] or "")
@@ -87,15 +87,15 @@ def cloud_kms(steps: Steps) -> CloudKms:
     return CloudKms(client)
 
 
-async def crypto_keys(steps: Steps) -> list[str]:
+async def crypto_keys(steps: Cursors) -> list[str]:
     return [one.name async for one in cloud_kms(steps).list_crypto_keys("ring")]
 
 
-async def crypto_key_versions(steps: Steps) -> list[str]:
+async def crypto_key_versions(steps: Cursors) -> list[str]:
     return [one.name for one in await cloud_kms(steps).list_crypto_key_versions("key")]
 
 
-async def custom_constraints(steps: Steps) -> list[str]:
+async def custom_constraints(steps: Cursors) -> list[str]:
     async def get(_: Any, parse: Any, _service: str, _path: str, query: Any) -> Any:
         at = query.get("pageToken", "")
         token = steps[at]
@@ -106,7 +106,7 @@ async def custom_constraints(steps: Steps) -> list[str]:
         return [one.name for one in await GoogleReads(None).custom_constraints("organizations/1")]
 
 
-LISTS: dict[str, tuple[Callable[[Steps], Awaitable[list[str]]], type[CmekError]]] = {
+LISTS: dict[str, tuple[Callable[[Cursors], Awaitable[list[str]]], type[CmekError]]] = {
     "/v1/organizations/workspaces": (workspaces, AdminResponseError),
     "/v1/organizations/external_keys": (external_keys, AdminResponseError),
     "ListCryptoKeys": (crypto_keys, GoogleApiError),
@@ -122,11 +122,11 @@ LISTS: dict[str, tuple[Callable[[Steps], Awaitable[list[str]]], type[CmekError]]
 def test_a_list_is_whole_or_an_error_that_names_its_endpoint(
     endpoint: str, steps: dict[str, str | None]
 ) -> None:
-    """Whatever page follows on whichever, also on one that was read long before."""
+    """This holds for any order of pages, even if one leads back to a page read before."""
     read, error = LISTS[endpoint]
 
     async def reading() -> list[str]:
-        return await read(Steps(steps))
+        return await read(Cursors(steps))
 
     pages: list[str] = []
     at: str | None = ""
@@ -146,7 +146,7 @@ def test_a_list_is_whole_or_an_error_that_names_its_endpoint(
 async def test_more_workspaces_without_a_cursor_are_an_error(
     rig: Rig, cursor: dict[str, None]
 ) -> None:
-    """Read as the end, it would hide names that are taken, and other users of a key."""
+    """Taken as the end, it would hide used names and other users of a key."""
     body = {"data": [], "has_more": True} | cursor
     rig.control.fault("workspaces.list", status=200, body=body, times=9)
     async with rig.admin() as api:

@@ -158,7 +158,7 @@ def test_a_key_that_no_workspace_has_alarms_nobody(
 def test_recording_anew_takes_the_settings_only(
     bench: Onboardings, revalidations: Revalidations
 ) -> None:
-    """Who could use an adopted key was approved, and stays recorded."""
+    """The users of an adopted key were approved, so their record stays."""
     run = adoption(bench).approve()
     key = bench.sandbox.world.admin.workspaces[bench.fresh].external_key_id
     assert key is not None, run.message
