@@ -6,9 +6,9 @@ others can use the key. Rules that Security Command Center has too have its name
 CIS numbers are from the CIS Google Cloud Platform Foundation Benchmark.
 
 A key that can't be read is checked again five times, once a minute, and then every five minutes for
-a day; cloud services with customer-managed keys publish such schedules. After the day it is broken
-if Anthropic's own validation failed every time. If only our reads were refused, it stays unknown.
-Pure.
+a day; cloud services with customer-managed keys publish such schedules. It is broken once Anthropic's
+own validation has failed for a day without a success. If only our reads are refused, it stays
+unknown. Pure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from itertools import takewhile
 from typing import Final
 from uuid import UUID, uuid5
 
-from cmek._http import Failed, Ok
+from cmek._http import Failed, Ok, ok_value
 from cmek.keys import rules_iam, rules_key, rules_versions
 from cmek.keys.rules import HealthRule, Part
 from cmek.keys.rules_iam import grant_may_be_on_project
@@ -212,7 +212,11 @@ LONGEST: Final = timedelta(days=1)
 
 
 def record_failed_check(
-    before: UnreachableState | None, run: CheckRun, external_key_id: str, *, anthropic_failed: bool
+    before: UnreachableState | None,
+    run: CheckRun,
+    external_key_id: str,
+    *,
+    validated: bool | None,
 ) -> UnreachableState:
     """The state after one more check that found the key unreachable.
 
@@ -223,34 +227,50 @@ def record_failed_check(
         before: From earlier checks; None at the first.
         run: Time and flow run.
         external_key_id: The external key.
-        anthropic_failed: Whether Anthropic's validation failed at this check.
+        validated: Whether Anthropic's validation succeeded; None if it gave no result.
     """
     now = run.now
-    if before is None:
-        # the first check is no recheck, hence -1; no validation has succeeded yet, hence True
+    if before is None:  # the first check is no recheck, hence -1
         before = UnreachableState(
-            external_key_id=external_key_id, since=now, rechecks=-1, anthropic_failed=True
+            external_key_id=external_key_id, since=now, rechecks=-1, anthropic_failed=False
         )
-    failed = before.anthropic_failed and anthropic_failed
+    failing_since = _failing_since(before, now, validated=validated)
+    validations = {
+        "anthropic_failed": failing_since is not None,
+        "anthropic_failing_since": failing_since,
+    }
     # without this each run that checks the key meanwhile would schedule a follow-up of its own;
     # the run that scheduled it may schedule it again: that is a retry
     waits_for_another = before.next_check is not None and before.next_check > now
     if waits_for_another and not run.is_scheduled_recheck and before.scheduled_by != run.run_id:
-        return before.model_copy(update={"anthropic_failed": failed})
+        return before.model_copy(update=validations)
     rechecks = before.rechecks + 1
     return before.model_copy(
         update={
+            **validations,
             "rechecks": rechecks,
-            "anthropic_failed": failed,
             "next_check": _next_check(before.since, rechecks, now),
             "scheduled_by": run.run_id,
         }
     )
 
 
-def grace_period_elapsed(unreachable: UnreachableState, now: datetime) -> bool:
-    """Whether the key has been unreachable for a day; then the verdict is final."""
-    return now - unreachable.since >= LONGEST
+def _failing_since(
+    before: UnreachableState, now: datetime, *, validated: bool | None
+) -> datetime | None:
+    """The first failed validation since the last success; one without a result changes nothing."""
+    if validated:
+        return None
+    since = before.failing_since
+    if since is None:
+        return None if validated is None else now
+    return min(since, now)  # a later time comes from a wrong clock, and would delay the verdict
+
+
+def has_failed_for_a_day(unreachable: UnreachableState, now: datetime) -> bool:
+    """Whether Anthropic's validation has failed for a day; then the key is broken."""
+    since = unreachable.failing_since
+    return since is not None and now - since >= LONGEST
 
 
 def _next_check(since: datetime, rechecks: int, now: datetime) -> datetime | None:
@@ -282,7 +302,7 @@ def judge(snapshot: KeySnapshot, previous: KeyRecord | None, run: CheckRun) -> K
     explained = any(r.means is Health.BROKEN or r.rule in MAY_STOP_ANTHROPIC for r in found)
     found += _validation(snapshot, explained=explained)
     unreachable = _unreachable(snapshot, found, run)
-    if unreachable and unreachable.anthropic_failed and grace_period_elapsed(unreachable, run.now):
+    if unreachable and has_failed_for_a_day(unreachable, run.now):
         found = [_escalated(reason, unreachable) for reason in found]
     # a quick check does not read everything: what it did not read is still true as last seen
     carried = list(_carried(previous, snapshot))
@@ -423,11 +443,12 @@ def _unreachable(
     meanings = {reason.means for reason in found}
     if Health.UNKNOWN not in meanings or Health.BROKEN in meanings:
         return None
+    validation = ok_value(snapshot.validation)
     return record_failed_check(
         snapshot.unreachable,
         run,
         snapshot.external_key_id,
-        anthropic_failed=snapshot.anthropic_failed,
+        validated=validation.succeeded if validation else None,
     )
 
 
@@ -440,9 +461,9 @@ def _escalated(reason: HealthReason, unreachable: UnreachableState) -> HealthRea
             "rule": VALIDATION_FAILED,
             "means": Health.BROKEN,
             "severity": Severity.CRITICAL,
-            "since": unreachable.since,
+            "since": unreachable.failing_since,
             "says": reason.says.partition(". Our reads")[0]
-            + f". It failed at every check since {unreachable.since:%Y-%m-%d %H:%M %Z}",
+            + f". No validation succeeded since {unreachable.failing_since:%Y-%m-%d %H:%M %Z}",
         }
     )
 

@@ -229,11 +229,20 @@ class UnreachableState(FrozenModel):
     rechecks: int = 0
     """Number of checks after the first one."""
     anthropic_failed: bool
-    """Whether Anthropic's validation has failed at every check so far."""
+    """Whether Anthropic's validation has failed, and has not succeeded since."""
+    anthropic_failing_since: AwareDatetime | None = None
+    """The first failed validation since the last success; None in the state of an older release."""
     next_check: AwareDatetime | None = None
     """When the follow-up checks again; None after a day: then there is no more follow-up."""
     scheduled_by: str = ""
     """The flow run that scheduled the next check."""
+
+    @property
+    def failing_since(self) -> datetime | None:
+        """Since when no validation has succeeded; None if none has failed since."""
+        if self.anthropic_failing_since is None and self.anthropic_failed:
+            return self.since  # an older release: it had failed at every check
+        return self.anthropic_failing_since
 
 
 class Baseline(FrozenModel):

@@ -195,9 +195,7 @@ def test_it_is_checked_again_each_minute_five_times_then_each_five_minutes_for_a
     now, waits = NOW, []
     while True:
         step = CheckRun(run_id=RUN, now=now, is_scheduled_recheck=True)
-        state = unreachable.record_failed_check(
-            state, step, "ekey_01TestKey", anthropic_failed=True
-        )
+        state = unreachable.record_failed_check(state, step, "ekey_01TestKey", validated=False)
         if state.next_check is None:
             break
         waits.append(state.next_check - now)
@@ -205,24 +203,83 @@ def test_it_is_checked_again_each_minute_five_times_then_each_five_minutes_for_a
     assert waits[:5] == [timedelta(minutes=1)] * 5
     assert set(waits[5:]) == {timedelta(minutes=5)}
     assert now - NOW == timedelta(days=1)
-    assert unreachable.grace_period_elapsed(state, now)
+    assert unreachable.has_failed_for_a_day(state, now)
 
 
-@given(st.lists(st.booleans(), min_size=2, max_size=6))
-def test_after_a_day_only_failures_all_along_break_a_key(failures: list[bool]) -> None:
-    """After one check at which Anthropic did not fail, the key is unknown, not broken."""
-    unread = {"versions": REFUSED}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "success": {},
+    "failure": {"validation": validated("timed out")},
+    "no answer": {"validation": Failed("529", "overloaded")},
+}
+
+
+def checked_again(previous: KeyRecord | None, minutes: float, **changes: Any) -> KeyRecord:
+    """One more check, which continues from the last record."""
+    at = look(minutes, run=f"run-{minutes}", is_scheduled_recheck=True)
+    unreachable = previous.unreachable if previous else None
+    return judge(reading(now=at.now, unreachable=unreachable, **changes), previous, at)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(list(ANSWERS)), st.integers(1, 900)), max_size=12),
+    st.booleans(),
+)
+def test_a_day_without_a_success_since_the_first_failure_breaks_a_key(
+    answers: list[tuple[str, int]], can_read: bool
+) -> None:
+    """Whether the reads show nothing or are refused, and however many calls get no answer."""
+    refused = {} if can_read else {"versions": REFUSED}
     previous: KeyRecord | None = None
-    for number, failed in enumerate(failures):
-        last = number == len(failures) - 1
-        minutes = 60 * 24 + 1 if last else number
-        at = look(minutes, is_scheduled_recheck=True)
-        answer = {"validation": validated("timed out")} if failed else {}
-        before = previous.unreachable if previous else None
-        found = judge(reading(now=at.now, unreachable=before, **unread, **answer), previous, at)
-        previous = found
-    assert previous is not None
-    assert (previous.verdict is Health.BROKEN) == all(failures)
+    minutes, failing_since = 0, None
+    for answer, wait in answers:
+        minutes += wait
+        previous = checked_again(previous, minutes, **refused, **ANSWERS[answer])
+        if answer == "success":
+            failing_since = None
+        elif answer == "failure" and failing_since is None:
+            failing_since = minutes
+        failing_for_a_day = failing_since is not None and minutes - failing_since >= 24 * 60
+        broken = answer == "failure" and failing_for_a_day
+        assert (previous.verdict is Health.BROKEN) == broken
+        assert (previous.verdict is Health.HEALTHY) == (answer == "success" and can_read)
+
+
+@pytest.mark.parametrize("can_read", [True, False])
+def test_one_call_without_an_answer_among_many_failures_does_not_keep_a_dead_key_unknown(
+    can_read: bool,
+) -> None:
+    """Some 290 checks a day, one of them at an overloaded API."""
+    refused = {} if can_read else {"key": REFUSED, "versions": None, "policy": None}
+    previous = checked_again(None, 0, **refused)
+    for number in range(1, 291):
+        answer = ANSWERS["no answer" if number == 100 else "failure"]
+        previous = checked_again(previous, 5 * number, **refused, **answer)
+    assert (previous.verdict, health_event(previous)) == (Health.BROKEN, None)
+    assert previous.announced is Health.BROKEN
+
+
+def test_a_key_that_dies_weeks_after_our_reads_were_refused_is_broken_a_day_later() -> None:
+    """Its validation succeeded while the reads were refused already."""
+    blind: dict[str, Any] = {"key": REFUSED, "versions": None, "policy": None, "ring_policy": None}
+    previous = checked_again(None, 0, **blind)
+    verdicts = []
+    for day in (20, 20.5, 21):
+        previous = checked_again(previous, day * 24 * 60, **blind, **ANSWERS["failure"])
+        verdicts.append(previous.verdict)
+    assert verdicts == [Health.UNKNOWN, Health.UNKNOWN, Health.BROKEN]
+    assert health_event(previous) == "cmek.key.broken"
+    assert previous.worst is not None
+    assert previous.worst.since == NOW + timedelta(days=20)
+
+
+def test_the_state_of_an_older_release_continues_its_day() -> None:
+    """It has no time of the first failure: then it had failed at every check."""
+    old = {"external_key_id": "ekey_01TestKey", "since": NOW, "rechecks": 9}
+    for failed, verdict in ((True, Health.BROKEN), (False, Health.UNKNOWN)):
+        state = UnreachableState.model_validate(old | {"anthropic_failed": failed})
+        at = look(60 * 24)
+        found = judge(reading(now=at.now, unreachable=state, **ANSWERS["failure"]), None, at)
+        assert found.verdict is verdict
 
 
 def test_a_key_that_is_reached_again_forgets_that_it_was_not() -> None:
