@@ -27,7 +27,9 @@ from cmek.gcp.iam import PolicyView
 from cmek.gcp.resources import CryptoKey, KeyVersion
 from cmek.keys.health import (
     UNFINISHED,
+    HealthEvent,
     agreed,
+    announced_now,
     event_id,
     health_event,
     is_news,
@@ -37,7 +39,7 @@ from cmek.keys.health import (
 )
 from cmek.keys.history import SIGNS, shown_time
 from cmek.keys.snapshot import KeySnapshot
-from cmek.keys.verdicts import CheckRun, Health, KeyRecord, UnreachableState
+from cmek.keys.verdicts import CheckRun, Health, HealthReason, KeyRecord, UnreachableState
 from cmek.revalidation.fleet import (
     FLEET,
     FleetRow,
@@ -347,9 +349,11 @@ async def check_key(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRe
             update={
                 "announced": record.announced_before,
                 "announced_at": record.announced_before_at,
+                "announced_reasons": record.announced_reasons_before,
             }
         )
-    record = await _announced(record, previous)
+    else:
+        record = await _announced(record, previous)
     if context.request.depth == "full" or is_news(record, previous):
         await _keep(context, record)
     return record
@@ -450,21 +454,26 @@ async def _validation(block: str, ref: KeyRef) -> Result[Validation]:
 
 
 async def _announced(record: KeyRecord, previous: KeyRecord | None) -> KeyRecord:
-    """Send the event of a change, once even if several runs find it; the record to store.
+    """Send the events of a change, once even if several runs find it; the record to store.
 
     Runs that find it at the same time send the same event id; a later one finds the other's record.
     """
     # healthy before and after: nothing to announce, so these records need not be read
     if {record.announced, record.announced_before} != {Health.HEALTHY}:
         record = agreed(record, previous, await recent_records(record.external_key_id))
-    what = health_event(record)
-    if what is None:
-        return record
-    worst = record.worst
-    left = worst.time_left(record.checked_at) if worst else None
+    if what := health_event(record):
+        for reason in announced_now(record):
+            await _send_announcement(record, what, reason)
+    return record
+
+
+async def _send_announcement(
+    record: KeyRecord, what: HealthEvent, reason: HealthReason | None
+) -> None:
+    left = reason.time_left(record.checked_at) if reason else None
     await send_event(
         what,
-        id_=event_id(record, what),
+        id_=event_id(record, what, reason),
         resource={
             "prefect.resource.id": f"cmek.key.{record.external_key_id}",
             "prefect.resource.name": record.key_name,
@@ -478,13 +487,12 @@ async def _announced(record: KeyRecord, previous: KeyRecord | None) -> KeyRecord
             "verdict": record.verdict,
             "was": record.announced_before,
             "since": record.since.isoformat(),
-            "rule": worst.rule if worst else "",
-            "why": worst.says if worst else "",
+            "rule": reason.rule if reason else "",
+            "why": reason.says if reason else "",
             "time_left": shown_time(left) if left is not None else "",
-            "commands": list(worst.commands) if worst else [],
+            "commands": list(reason.commands) if reason else [],
         },
     )
-    return record
 
 
 async def send_event(

@@ -28,6 +28,7 @@ from cmek.keys.snapshot import KeySnapshot
 from cmek.keys.verdicts import (
     CLOCKS_DIFFER,
     UNUSABLE,
+    AnnouncedReason,
     Baseline,
     CheckRun,
     Health,
@@ -341,10 +342,14 @@ def _record(
     notified_at = previous.announced_at if previous else None
     # people are not notified of an unknown health: they still know the verdict before it
     announced = notified if verdict is Health.UNKNOWN else verdict
-    before, before_at = notified, notified_at
+    known = previous.known_reasons if previous else ()
+    after = _announced_reasons(known, reasons, verdict, run.now)
+    before, before_at, known_before = notified, notified_at, known
     # a retry of this run finds its own record here, but its event may not have been sent
     if previous is not None and previous.run_id == run.run_id:
         before, before_at = previous.announced_before, previous.announced_before_at
+        known_before = previous.announced_reasons_before or ()
+    unchanged = announced is notified and not _newly(after, known)
     return KeyRecord(
         external_key_id=snapshot.external_key_id,
         key_name=snapshot.registered_name,
@@ -358,10 +363,43 @@ def _record(
         announced=announced,
         announced_before=before,
         # also for the first record: the id of the next event is made from it (see `event_id`)
-        announced_at=notified_at if previous and announced is notified else run.now,
+        announced_at=notified_at if previous and unchanged else run.now,
         announced_before_at=before_at,
+        announced_reasons=after,
+        announced_reasons_before=known_before,
         fingerprint=snapshot.fingerprint,
     )
+
+
+def _announced_reasons(
+    known: Iterable[AnnouncedReason],
+    reasons: Iterable[HealthReason],
+    verdict: Health,
+    now: datetime,
+) -> tuple[AnnouncedReason, ...]:
+    """The urgent reasons that people know after a check.
+
+    One that is gone is forgotten after a day only: if it comes and goes, that is no news each time.
+    """
+    found = {one.identity: one for one in reasons if one.is_urgent}
+    after: dict[tuple[str, str], AnnouncedReason] = {}
+    for one in known:
+        # a later time comes from a wrong clock, and would keep it for too long
+        gone = None if one.identity in found else min(one.gone_since or now, now)
+        if gone is None or now - gone < LONGEST:
+            after[one.identity] = one.model_copy(update={"gone_since": gone})
+    if verdict is not Health.UNKNOWN:  # people are not notified of anything then
+        newly = _newly(map(AnnouncedReason.of, found.values()), after.values())
+        after |= {identity: AnnouncedReason.of(found[identity]) for identity in newly}
+    return tuple(after[identity] for identity in sorted(after))
+
+
+def _newly(
+    after: Iterable[AnnouncedReason], before: Iterable[AnnouncedReason]
+) -> frozenset[tuple[str, str]]:
+    """The identities of the reasons that were not announced before, or for a better verdict."""
+    known = {one.identity: one.means.rank for one in before}
+    return frozenset(one.identity for one in after if one.means.rank > known.get(one.identity, -1))
 
 
 def _rules(snapshot: KeySnapshot) -> Iterator[HealthRule]:
@@ -557,31 +595,55 @@ _EVENTS: Final = {
 
 
 def health_event(record: KeyRecord) -> HealthEvent | None:
-    """The event for this check; None when people know the verdict already, or it is unknown.
+    """The kind of the events for this check; None when there is nothing to notify of.
 
-    A new key counts as healthy. `unknown` is not a change: the announced verdict stays.
+    People are notified of a verdict that they don't know, and of an urgent reason under the same
+    verdict. A new key counts as healthy. `unknown` is not a change: the announced verdict stays.
     """
-    if record.announced is record.announced_before:
-        return None
-    return _EVENTS[record.announced]
+    return _EVENTS[record.announced] if announced_now(record) else None
 
 
-def event_id(record: KeyRecord, what: HealthEvent) -> UUID:
+def announced_now(record: KeyRecord) -> tuple[HealthReason | None, ...]:
+    """For each event of this check the reason that it shows; None if the key is healthy.
+
+    A changed verdict is one event, with the worst reason. If the verdict is known already, each
+    urgent reason that is not is an event of its own.
+    """
+    if _verdict_changed(record):
+        return (record.worst,)
+    newly = _newly(record.announced_reasons or (), record.announced_reasons_before or ())
+    return tuple(one for one in record.reasons if one.is_urgent and one.identity in newly)
+
+
+def _verdict_changed(record: KeyRecord) -> bool:
+    return record.announced is not record.announced_before
+
+
+def event_id(record: KeyRecord, what: HealthEvent, reason: HealthReason | None) -> UUID:
     """The event's id: equal for a retry, and for two runs that find one change at the same time.
 
     So it is made from the time of the last announcement. A key without a record has none: then the
     run's id is used.
+
+    Args:
+        record: Of the check.
+        what: The kind of the event.
+        reason: The one that the event shows. It is in the id unless the verdict is the news: two
+            runs may find one change of the verdict for different reasons.
     """
     since = record.announced_before_at or record.run_id
-    return uuid5(_NAMESPACE, f"{since} {record.external_key_id} {what}")
+    parts = [str(since), record.external_key_id, what]
+    if reason is not None and not _verdict_changed(record):
+        parts += [reason.rule, reason.subject, reason.means]
+    return uuid5(_NAMESPACE, " ".join(parts))
 
 
 def agreed(record: KeyRecord, previous: KeyRecord | None, recent: Iterable[KeyRecord]) -> KeyRecord:
     """The record, corrected by what other runs have announced since `previous` was read.
 
-    If another run has announced the same verdict, or has checked the key later, no event is sent
-    for this record. It then takes over what was announced: the next check compares with it, and a
-    verdict that was never announced must be news to that check.
+    What another run has announced is not announced again. If another run has checked the key later,
+    no event is sent for this record. It then takes over what was announced: the next check compares
+    with it, and what was never announced must be news to that check.
 
     Args:
         record: Of this check.
@@ -592,14 +654,22 @@ def agreed(record: KeyRecord, previous: KeyRecord | None, recent: Iterable[KeyRe
     newest = next((one for one in meanwhile if one.run_id != record.run_id), None)
     if newest is None:
         return record
-    known, at = newest.announced, newest.announced_at
+    known, at, reasons = newest.announced, newest.announced_at, newest.known_reasons
     # also as the state before this run, from which a retry of it continues
-    before = {"announced_before": known, "announced_before_at": at}
+    changes = {
+        "announced_before": known,
+        "announced_before_at": at,
+        "announced_reasons_before": reasons,
+    }
     # a time too far ahead comes from a wrong clock, and is not later than this check
     ahead = newest.checked_at - record.checked_at
-    if known is record.announced or timedelta(0) < ahead <= CLOCKS_DIFFER:
-        return record.model_copy(update={"announced": known, "announced_at": at, **before})
-    return record.model_copy(update={"announced_at": record.checked_at, **before})
+    if timedelta(0) < ahead <= CLOCKS_DIFFER:
+        taken_over = {"announced": known, "announced_at": at, "announced_reasons": reasons}
+        return record.model_copy(update=changes | taken_over)
+    after = _announced_reasons(reasons, record.reasons, record.verdict, record.checked_at)
+    unchanged = known is record.announced and not _newly(after, reasons)
+    changes |= {"announced_at": at if unchanged else record.checked_at, "announced_reasons": after}
+    return record.model_copy(update=changes)
 
 
 def is_news(record: KeyRecord, previous: KeyRecord | None) -> bool:
@@ -607,12 +677,15 @@ def is_news(record: KeyRecord, previous: KeyRecord | None) -> bool:
     if previous is None:
         return True
     # these differ from check to check without anything new; reasons are compared by identity
-    unseen = {"checked_at", "run_id", "depth", "announced_before", "announced_before_at", "reasons"}
+    unseen = {
+        *("checked_at", "run_id", "depth", "reasons", "announced_reasons"),
+        *("announced_before", "announced_before_at", "announced_reasons_before"),
+    }
     reasons = {reason.identity for reason in record.reasons}
     known = {reason.identity for reason in previous.reasons}
-    return reasons != known or record.model_dump(exclude=unseen) != previous.model_dump(
-        exclude=unseen
-    )
+    if reasons != known or record.known_reasons != previous.known_reasons:
+        return True
+    return record.model_dump(exclude=unseen) != previous.model_dump(exclude=unseen)
 
 
 def needs_validation(snapshot: KeySnapshot, previous: KeyRecord | None) -> bool:

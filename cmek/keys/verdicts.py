@@ -201,9 +201,36 @@ class HealthReason(FrozenModel):
         """Identifies a finding across checks."""
         return self.rule, self.subject
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether people are notified of it even if the key has its verdict already."""
+        certain = self.means in (Health.BROKEN, Health.AT_RISK)
+        return certain and (self.severity is Severity.CRITICAL or self.final_at is not None)
+
     def time_left(self, now: datetime) -> timedelta | None:
         """The time until it can't be undone; never negative."""
         return max(self.final_at - now, timedelta(0)) if self.final_at else None
+
+
+class AnnouncedReason(FrozenModel):
+    """An urgent reason that people were notified of."""
+
+    rule: str
+    subject: str
+    means: Health
+    """The worst verdict for which it was announced."""
+    gone_since: AwareDatetime | None = None
+    """Since when it is not found any more; None while it is."""
+
+    @classmethod
+    def of(cls, reason: HealthReason) -> AnnouncedReason:
+        """The reason as it is announced now."""
+        return cls(rule=reason.rule, subject=reason.subject, means=reason.means)
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """As `HealthReason.identity`."""
+        return self.rule, self.subject
 
 
 CLOCKS_DIFFER: Final = timedelta(minutes=5)
@@ -320,13 +347,24 @@ class KeyRecord(FrozenModel):
     announced_before: Health
     """`announced` before this run: a retry of the run needs it to notify of the same change."""
     announced_at: AwareDatetime | None = None
-    """The time of the check that changed `announced`; None when no record has it."""
+    """The time of the check that last announced anything; None when no record has it."""
     announced_before_at: AwareDatetime | None = None
     """The same for `announced_before`: two runs that find one change send one event."""
+    announced_reasons: tuple[AnnouncedReason, ...] | None = None
+    """The urgent reasons that people were notified of; None in a record of an older release."""
+    announced_reasons_before: tuple[AnnouncedReason, ...] | None = None
+    """The same before this run."""
     fingerprint: str | None = None
     """Digest of what every check reads; None when a part could not be read."""
     unreachable: UnreachableState | None = None
     baseline: Baseline | None = None
+
+    @property
+    def known_reasons(self) -> tuple[AnnouncedReason, ...]:
+        """The urgent reasons that people know; a record of an older release counts as announced."""
+        if self.announced_reasons is None:
+            return tuple(AnnouncedReason.of(one) for one in self.reasons if one.is_urgent)
+        return self.announced_reasons
 
     @property
     def worst(self) -> HealthReason | None:

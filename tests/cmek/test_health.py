@@ -19,7 +19,15 @@ from cmek.anthropic.models import Validation
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.gcp.iam import PolicyBinding, PolicyView
 from cmek.keys import health as unreachable
-from cmek.keys.health import agreed, event_id, health_event, judge, unfinished
+from cmek.keys.health import (
+    agreed,
+    announced_now,
+    event_id,
+    health_event,
+    is_news,
+    judge,
+    unfinished,
+)
 from cmek.keys.history import SIGNS, key_page, onboarding_record, read_page, shown_time
 from cmek.keys.snapshot import KeySnapshot
 from cmek.keys.verdicts import CheckRun, Health, HealthReason, KeyRecord, Severity, UnreachableState
@@ -322,7 +330,7 @@ def test_a_run_that_is_retried_sends_the_same_event() -> None:
     again = judge(gone, first, look(1))
     what = health_event(again)
     assert what is not None
-    assert event_id(first, what) == event_id(again, what)
+    assert event_id(first, what, first.worst) == event_id(again, what, again.worst)
     assert health_event(judge(gone, again, look(2, run="another"))) is None
 
 
@@ -355,9 +363,128 @@ def test_what_people_know_is_what_they_were_told_however_runs_overlap(
             found = agreed(found, previous, reversed(history[-4:]))
         history.append(found)
         if what := health_event(found):
-            told.setdefault(event_id(found, what), what)
+            told.setdefault(event_id(found, what, found.worst), what)
     words = {"healthy": "cmek.key.recovered", "broken": "cmek.key.broken"}
     assert (list(told.values()) or [words["healthy"]])[-1] == words[end]
+
+
+SHORT_DELAY = key(
+    rotation_period=timedelta(days=90),
+    next_rotation_time=NOW + timedelta(days=30),
+    destroy_scheduled_duration=timedelta(days=7),
+)
+DECRYPTER = "roles/cloudkms.cryptoKeyDecrypter"
+OPENINGS = tuple((DECRYPTER, member) for member in ("allUsers", "allAuthenticatedUsers"))
+
+
+def opened(*grants: tuple[str, str]) -> Ok[PolicyView]:
+    """The key's policy with these grants besides Anthropic's."""
+    more = (PolicyBinding(role=role, members=(member,)) for role, member in grants)
+    return Ok(PolicyView(bindings=(*GRANTED.bindings, *more), etag="AA=="))
+
+
+def told_about(found: KeyRecord) -> dict[Any, tuple[str, str]]:
+    """Each event of this check, by its id: its kind and what it names."""
+    what = health_event(found)
+    if what is None:
+        return {}
+    reasons = announced_now(found)
+    return {event_id(found, what, one): (what, one.subject if one else "") for one in reasons}
+
+
+@given(st.lists(st.tuples(st.sets(st.sampled_from(OPENINGS)), st.booleans()), max_size=9))
+def test_each_new_critical_reason_under_one_verdict_is_told_once_however_runs_overlap(
+    looks: list[tuple[set[tuple[str, str]], bool]],
+) -> None:
+    """A key that is at risk for ever: what comes, goes and comes again within a day is told once."""
+    at_risk = reading(key=Ok(SHORT_DELAY))
+    history = [judge(at_risk, None, look(run="first"))]
+    assert health_event(history[0]) == "cmek.key.at_risk"
+    told: dict[Any, tuple[str, str]] = {}
+    present: set[tuple[str, str]] = set()
+    for number, (grants, is_stale) in enumerate([*looks, (set(OPENINGS[:1]), False)], start=1):
+        # a run that began before the last record was there
+        previous = history[-2] if is_stale and number > 1 else history[-1]
+        at = look(60 * number, run=f"run-{number}")
+        found = judge(replace(at_risk, now=at.now, policy=opened(*sorted(grants))), previous, at)
+        history.append(agreed(found, previous, reversed(history)))
+        told |= told_about(history[-1])
+        present |= grants
+    assert sorted(told.values()) == sorted(
+        ("cmek.key.at_risk", f"{KEY_NAME} {role} {member}") for role, member in present
+    )
+
+
+def test_two_runs_that_find_the_same_critical_reason_send_one_event_and_a_retry_the_same() -> None:
+    """Neither has seen the other's record; a third run has nothing to tell."""
+    before = judge(reading(key=Ok(SHORT_DELAY)), None, look())
+    public = reading(key=Ok(SHORT_DELAY), policy=opened(OPENINGS[0]))
+    found = [judge(public, before, look(15 + n, run=f"run-{n}")) for n in (1, 2)]
+    retried = judge(public, found[0], look(18, run="run-1"))
+    assert len(set().union(*map(told_about, [*found, retried]))) == 1
+    assert [health_event(one) for one in [*found, retried]] == ["cmek.key.at_risk"] * 3
+    assert health_event(judge(public, retried, look(30, run="run-3"))) is None
+
+
+def test_a_deadline_that_begins_on_a_key_that_is_broken_for_ever_is_told() -> None:
+    """An old version was destroyed long ago; now its primary is scheduled for destruction."""
+    old = version(1, "DESTROYED")
+    lost = judge(
+        reading(key=Ok(key(primary=version(2))), versions=Ok((old, version(2)))), None, look()
+    )
+    dying = version(2, "DESTROY_SCHEDULED").model_copy(
+        update={"destroy_time": NOW + timedelta(days=7)}
+    )
+    now_dying = reading(key=Ok(key(primary=dying)), versions=Ok((old, dying)))
+    found = judge(now_dying, lost, look(15, run="another"))
+    assert (lost.verdict, found.verdict) == (Health.BROKEN, Health.BROKEN)
+    assert health_event(found) == "cmek.key.broken"
+    (told,) = announced_now(found)
+    assert told is not None
+    assert (told.rule, told.final_at) == ("primary-destroy-scheduled", dying.destroy_time)
+
+
+def test_a_critical_reason_is_told_again_only_after_it_was_gone_for_a_day() -> None:
+    """Something that comes and goes for ever does not notify people for ever."""
+    at_risk, public = (
+        reading(key=Ok(SHORT_DELAY), policy=opened(*grants)) for grants in ((), OPENINGS[:1])
+    )
+    previous = judge(at_risk, None, look())
+    told = []
+    for number in range(1, 300):  # three days
+        previous = judge(
+            public if number % 2 else at_risk, previous, look(15 * number, run=str(number))
+        )
+        told.append(health_event(previous))
+    assert sum(1 for one in told if one) == 1
+    first = told_about(judge(public, judge(at_risk, None, look()), look(15, run="1")))
+    for minutes in (4500, 4500 + 24 * 60):
+        previous = judge(at_risk, previous, look(minutes, run=f"{minutes}"))
+    again = told_about(judge(public, previous, look(6000, run="again")))
+    assert list(again.values()) == list(first.values())
+    assert again.keys().isdisjoint(first)
+
+
+def test_a_critical_reason_in_a_record_of_an_older_release_counts_as_told() -> None:
+    """An upgrade does not notify people again, and writes no record of every key."""
+    public = reading(key=Ok(SHORT_DELAY), policy=opened(OPENINGS[0]))
+    new = judge(public, None, look())
+    fields = {"announced_reasons", "announced_reasons_before"}
+    old = KeyRecord.model_validate_json(new.model_dump_json(exclude=fields))
+    found = judge(replace(public, baseline=old.baseline), old, look(15, run="another"))
+    assert health_event(found) is None
+    assert not is_news(found, old)
+    both = judge(replace(public, policy=opened(*OPENINGS)), found, look(30, run="third"))
+    assert len(told_about(both)) == 1
+
+
+def test_what_is_found_while_the_verdict_is_unknown_is_told_once_it_is_known() -> None:
+    """People are not notified of an unknown health, so the reason is still news then."""
+    public = reading(key=Ok(SHORT_DELAY), policy=opened(OPENINGS[0]))
+    previous = judge(reading(key=Ok(SHORT_DELAY)), None, look())
+    previous = judge(replace(public, versions=REFUSED), previous, look(15, run="refused"))
+    assert (previous.verdict, health_event(previous)) == (Health.UNKNOWN, None)
+    assert health_event(judge(public, previous, look(30, run="read"))) == "cmek.key.at_risk"
 
 
 def test_an_unfinished_check_is_unknown_and_keeps_what_was_found() -> None:

@@ -586,6 +586,24 @@ def test_people_are_notified_of_changes_only(fleet: Fleet, revalidations: Revali
     ]
 
 
+def test_a_deadline_that_begins_on_a_broken_key_is_an_event_of_its_own(
+    fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """With the new reason, its time and its commands; also a quick check finds it."""
+    key = fleet.onboard("worse")
+    fleet.rotate("worse")
+    fleet.set_state("worse", 1, "DISABLED")
+    revalidations.run(external_keys=[key])
+    fleet.destroy("worse", 2)
+    for _ in range(2):
+        revalidations.run(external_keys=[key], depth="quick")
+    assert revalidations.events(key) == ["cmek.key.broken", "cmek.key.broken"]
+    told = revalidations.payloads(key)[-1]
+    assert told["rule"] == "primary-destroy-scheduled"
+    assert told["time_left"]
+    assert "restore 2" in told["commands"][0]
+
+
 def test_a_live_status_reads_now_and_stores_nothing(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations
 ) -> None:

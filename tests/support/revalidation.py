@@ -115,6 +115,12 @@ class Revalidations:
         found = self._read_events({"id": [f"cmek.key.{external_key_id}"]})
         return [one for one in found if one.startswith("cmek.key.")]
 
+    def payloads(self, external_key_id: str) -> list[dict[str, Any]]:
+        """What the events about a key say, in the order of `events`."""
+        self.events(external_key_id)  # so that what was sent can be read
+        found = self._read({"id": [f"cmek.key.{external_key_id}"]})
+        return [one["payload"] for one in found if one["event"].startswith("cmek.key.")]
+
     def ended(self) -> int:
         """The number of ended checks that the automation for a missed check sees."""
         file = PROJECT / "deploy" / "automations" / "revalidation-missed.yaml"
@@ -124,9 +130,13 @@ class Revalidations:
         return self._read_events({"labels": labels}).count(*trigger["expect"])
 
     def _read_events(self, resource: dict[str, object]) -> list[str]:
+        return [one["event"] for one in self._read(resource)]
+
+    def _read(self, resource: dict[str, object]) -> list[dict[str, Any]]:
         wanted = {"resource": resource, "order": "ASC"}
         answer = self.client.request("POST", "/events/filter", json={"filter": wanted})
-        return [one["event"] for one in answer.json()["events"]]
+        found: list[dict[str, Any]] = answer.json()["events"]
+        return found
 
     def _artifacts(self, **filters: Any) -> list[Artifact]:
         found: list[Artifact] = self.client.read_artifacts(
