@@ -6,14 +6,14 @@ others can use the key. Rules that Security Command Center has too have its name
 CIS numbers are from the CIS Google Cloud Platform Foundation Benchmark.
 
 A key that can't be read is checked again five times, once a minute, and then every five minutes for
-a day; cloud services with customer-managed keys publish such schedules. It is broken once Anthropic's
-own validation has failed for a day without a success. If only our reads are refused, it stays
-unknown. Pure.
+a day; cloud services with customer-managed keys publish such schedules. It is broken once
+Anthropic's own validation has failed for a day without a success. If only our reads are refused, it
+stays unknown. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import takewhile
@@ -283,6 +283,7 @@ def _next_check(since: datetime, rechecks: int, now: datetime) -> datetime | Non
 VALIDATION_FAILED = "validation-failed"
 VALIDATION_UNEXPLAINED = "validation-unexplained"
 VALIDATION_UNANSWERED = "validation-unanswered"
+NO_CAUSE = ". Our reads show no cause"
 UNREAD = "unread"
 UNFINISHED = "unfinished"
 MAY_STOP_ANTHROPIC = frozenset({"justifications-narrow", "grant-conditional"})
@@ -300,8 +301,8 @@ def judge(snapshot: KeySnapshot, previous: KeyRecord | None, run: CheckRun) -> K
     found = [one for rule in _rules(snapshot) for one in rule.judge(snapshot)]
     found += _unread(snapshot)
     # a failed validation that our reads do not explain may be trouble of Anthropic or the network
-    explained = any(r.means is Health.BROKEN or r.rule in MAY_STOP_ANTHROPIC for r in found)
-    found += _validation(snapshot, explained=explained)
+    causes = [r for r in found if r.means is Health.BROKEN or r.rule in MAY_STOP_ANTHROPIC]
+    found += _validation(snapshot, causes)
     unreachable = _unreachable(snapshot, found, run)
     if unreachable and has_failed_for_a_day(unreachable, run.now):
         found = [_escalated(reason, unreachable) for reason in found]
@@ -443,13 +444,42 @@ def _unread(snapshot: KeySnapshot) -> Iterator[HealthReason]:
             )
 
 
+_STOPS_EVERYBODY: Final = {
+    "BILLING_DISABLED": "whoever links a billing account to {project}",
+    "SERVICE_DISABLED": "whoever enables {service} in {project}",
+    "CONSUMER_INVALID": "whoever owns {project}: Google says that there is no such project",
+    "CONSUMER_SUSPENDED": "whoever owns {project}: Google has suspended it",
+    "SECURITY_POLICY_VIOLATED": "whoever administers the VPC Service Controls around {project}",
+}
+"""Reasons for which Cloud KMS refuses others than us as well, and who can end that."""
+
+
+def _stops_everybody(snapshot: KeySnapshot) -> Failed | None:
+    """A refused read of the key that explains why Anthropic can't use the key either.
+
+    A refusal that names another project by its id is about our own quota project. By its number
+    the two can't be told apart.
+    """
+    project = snapshot.name.project if snapshot.name else ""
+    for read in (snapshot.key, snapshot.versions, snapshot.policy, snapshot.ring_policy):
+        if isinstance(read, Failed) and read.reason in _STOPS_EVERYBODY:
+            named = (read.consumer or "").removeprefix("projects/")
+            if named in {"", project} or named.isdecimal():
+                return read
+    return None
+
+
 def _who(read: Failed) -> str:
+    if read.reason in _STOPS_EVERYBODY:
+        return _STOPS_EVERYBODY[read.reason].format(
+            service=read.service or "the API", project=read.consumer or "the project"
+        )
     if read.status in {"PERMISSION_DENIED", "403", "UNAUTHENTICATED", "401"}:
         return "whoever administers the credential of the worker: it lacks the right to read this"
     return "the next check; if it stays so, whoever runs the network between here and there"
 
 
-def _validation(snapshot: KeySnapshot, *, explained: bool) -> Iterator[HealthReason]:
+def _validation(snapshot: KeySnapshot, causes: Collection[HealthReason]) -> Iterator[HealthReason]:
     answer = snapshot.validation
     if answer is None:
         return
@@ -462,16 +492,29 @@ def _validation(snapshot: KeySnapshot, *, explained: bool) -> Iterator[HealthRea
             who_can_tell=_who(answer),
         )
     elif not answer.value.succeeded:
+        refused = _stops_everybody(snapshot)
         request = f" (request {answer.value.request_id})" if answer.value.request_id else ""
-        yield HealthReason(
-            rule=VALIDATION_FAILED if explained else VALIDATION_UNEXPLAINED,
-            means=Health.BROKEN if explained else Health.UNKNOWN,
-            severity=Severity.HIGH,
-            says=f"Anthropic could not use the key: {answer.value.error or 'no reason given'}"
-            f"{request}"
-            + ("" if explained else ". Our reads show no cause; it counts as broken after a day"),
-            who_can_tell=None if explained else "Anthropic's support, by the request id",
+        says = (
+            f"Anthropic could not use the key: {answer.value.error or 'no reason given'}{request}"
         )
+        if causes or refused:
+            cause_is_broken = any(one.means is Health.BROKEN for one in causes)
+            yield HealthReason(
+                rule=VALIDATION_FAILED,
+                means=Health.BROKEN,
+                # a cause that is broken already says how urgent it is
+                severity=Severity.HIGH if cause_is_broken else Severity.CRITICAL,
+                says=says
+                + (f". Cloud KMS refuses our reads as well: {refused}" if refused else ""),
+            )
+        else:
+            yield HealthReason(
+                rule=VALIDATION_UNEXPLAINED,
+                means=Health.UNKNOWN,
+                severity=Severity.HIGH,
+                says=f"{says}{NO_CAUSE}; it counts as broken after a day",
+                who_can_tell="Anthropic's support, by the request id",
+            )
 
 
 def _unreachable(
@@ -500,7 +543,7 @@ def _escalated(reason: HealthReason, unreachable: UnreachableState) -> HealthRea
             "means": Health.BROKEN,
             "severity": Severity.CRITICAL,
             "since": unreachable.failing_since,
-            "says": reason.says.partition(". Our reads")[0]
+            "says": reason.says.rpartition(NO_CAUSE)[0]
             + f". No validation succeeded since {unreachable.failing_since:%Y-%m-%d %H:%M %Z}",
         }
     )

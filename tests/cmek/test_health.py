@@ -290,6 +290,61 @@ def test_the_state_of_an_older_release_continues_its_day() -> None:
         assert found.verdict is verdict
 
 
+BLIND: dict[str, Any] = {"versions": None, "policy": None, "ring_policy": None}
+STOPPED = {
+    "BILLING_DISABLED": "billing account to projects/123",
+    "SERVICE_DISABLED": "enables cloudkms.googleapis.com in projects/123",
+    "CONSUMER_INVALID": "owns projects/123",
+    "CONSUMER_SUSPENDED": "owns projects/123",
+    "SECURITY_POLICY_VIOLATED": "VPC Service Controls around projects/123",
+}
+
+
+def stopped(reason: str, consumer: str = "projects/123") -> Failed:
+    """Cloud KMS refuses a read for a reason that is not the caller's rights."""
+    text = f"GetCryptoKey: PERMISSION_DENIED {reason}: refused"
+    service = "cloudkms.googleapis.com"
+    return Failed("PERMISSION_DENIED", text, reason=reason, service=service, consumer=consumer)
+
+
+@pytest.mark.parametrize("reason", STOPPED)
+def test_what_stops_every_caller_of_cloud_kms_explains_a_failed_validation_at_once(
+    reason: str,
+) -> None:
+    """With the cause in the reason that people are notified of, and who can end it."""
+    refused = {**BLIND, "key": stopped(reason)}
+    found = judge(reading(**refused, validation=validated("permission denied")), None, look())
+    assert (found.verdict, health_event(found)) == (Health.BROKEN, "cmek.key.broken")
+    assert found.worst is not None
+    assert (found.worst.rule, found.worst.severity) == ("validation-failed", Severity.CRITICAL)
+    assert reason in found.worst.says
+    assert "no cause" not in found.worst.says
+    (unread,) = [one.who_can_tell for one in found.reasons if one.rule == "unread"]
+    assert unread is not None
+    assert STOPPED[reason] in unread
+    assert "right" not in unread
+
+
+@pytest.mark.parametrize("reason", STOPPED)
+@pytest.mark.parametrize("answer", ["success", "no answer"])
+def test_a_refusal_of_our_own_reads_alone_proves_nothing_about_anthropic(
+    reason: str, answer: str
+) -> None:
+    """A perimeter, say, that lets Anthropic in and us not; it still says who can tell."""
+    found = judge(reading(**BLIND, key=stopped(reason), **ANSWERS[answer]), None, look())
+    assert (found.verdict, health_event(found)) == (Health.UNKNOWN, None)
+    assert any(STOPPED[reason] in (one.who_can_tell or "") for one in found.reasons)
+
+
+@pytest.mark.parametrize(
+    "refused", [REFUSED, stopped("SERVICE_DISABLED", "projects/quota-of-the-worker")]
+)
+def test_a_refusal_that_is_about_us_explains_no_failed_validation(refused: Failed) -> None:
+    """Missing rights, or an API that is off in our quota project: Anthropic has its own."""
+    found = judge(reading(**BLIND, key=refused, **ANSWERS["failure"]), None, look())
+    assert found.verdict is Health.UNKNOWN
+
+
 def test_a_key_that_is_reached_again_forgets_that_it_was_not() -> None:
     """When it is unreachable again, a new day begins."""
     first = judge(reading(validation=validated("no")), None, look())
@@ -396,7 +451,7 @@ def told_about(found: KeyRecord) -> dict[Any, tuple[str, str]]:
 def test_each_new_critical_reason_under_one_verdict_is_told_once_however_runs_overlap(
     looks: list[tuple[set[tuple[str, str]], bool]],
 ) -> None:
-    """A key that is at risk for ever: what comes, goes and comes again within a day is told once."""
+    """A key at risk for ever: what comes, goes and comes again within a day is told once."""
     at_risk = reading(key=Ok(SHORT_DELAY))
     history = [judge(at_risk, None, look(run="first"))]
     assert health_event(history[0]) == "cmek.key.at_risk"
