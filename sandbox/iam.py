@@ -66,6 +66,7 @@ ROLES: Final[dict[str, frozenset[str]]] = {
     "roles/cloudkms.cryptoKeyEncrypter": frozenset(_ENCRYPT | _LOCATIONS),
     "roles/cloudkms.cryptoKeyDecrypter": frozenset(_DECRYPT | _LOCATIONS),
     "roles/cloudkms.cryptoKeyEncrypterDecrypter": frozenset(_ENCRYPT | _DECRYPT | _LOCATIONS),
+    "roles/cloudkms.cryptoOperator": frozenset(_ENCRYPT | _DECRYPT | _LOCATIONS),
     "roles/iam.securityReviewer": frozenset(_READ | _READ_POLICY),
     "roles/iam.securityAdmin": frozenset(_READ_POLICY | _WRITE_POLICY),
 }

@@ -58,6 +58,10 @@ COVERING: Final = {
     VIEWER: frozenset({VIEWER, "roles/cloudkms.admin", "roles/owner", "roles/viewer"}),
 }
 """For each of the guide's roles: the roles that have at least the same permissions."""
+_MAY_COVER: Final = {
+    **COVERING,
+    ENCRYPTER_DECRYPTER: COVERING[ENCRYPTER_DECRYPTER] | {"roles/cloudkms.cryptoOperator"},
+}
 
 
 def missing_roles(granted: Collection[str]) -> tuple[str, ...]:
@@ -333,6 +337,32 @@ def granted(status: GrantStatus, name: KeyName) -> Condition:
             return Condition(False, f"{found}, not to {MEMBER}", (*fix, *wrong), subject=role)
         case "missing":
             return Condition(False, f"{SERVICE_ACCOUNT} lacks {role} on the key", fix, subject=role)
+
+
+def grants_in_another_form(role: str, grants: Iterable[Grant]) -> tuple[Grant, ...]:
+    """Grants of other roles, without a condition, that may allow Anthropic's account the same.
+
+    With custom roles, whose permissions are not read.
+    """
+    return tuple(
+        one
+        for one in grants
+        if one.member == MEMBER
+        and one.condition is None
+        and (one.role in _MAY_COVER[role] or is_custom_role(one.role))
+    )
+
+
+def granted_in_another_form(role: str, found: Iterable[Grant], name: KeyName) -> Condition:
+    """Never holds, and is doubtful: only a validation shows whether these grants are enough."""
+    return Condition(
+        False,
+        f"{SERVICE_ACCOUNT} lacks {role} on the key, and has {describe(found)}: that may allow the "
+        "same, but the guide asks for the role itself on the key",
+        (grant(name, role),),
+        doubtful=True,
+        subject=role,
+    )
 
 
 def exceeding_grants(key: str, grants: Iterable[Grant]) -> Iterator[Grant]:

@@ -52,6 +52,9 @@ DISABLE: Final = ("UpdateCryptoKeyVersion",)
 UPDATE: Final = ("UpdateCryptoKey",)
 IAM: Final = ("SetIamPolicy",)
 
+GRANT_MISSING: Final = "grant-missing"
+GRANT_IN_ANOTHER_FORM: Final = "grant-in-another-form"
+
 HEALTH_RULES: Final = (
     HealthRule("name-malformed", BROKEN, CRITICAL, "name", rules_key.name_malformed),
     HealthRule("wrong-location", BROKEN, CRITICAL, "name", rules_key.wrong_location),
@@ -123,7 +126,7 @@ HEALTH_RULES: Final = (
         rules_versions.old_version_disabled,
         caused_by=DISABLE,
     ),
-    HealthRule("grant-missing", BROKEN, CRITICAL, "policy", rules_iam.grant_missing, caused_by=IAM),
+    HealthRule(GRANT_MISSING, BROKEN, CRITICAL, "policy", rules_iam.grant_missing, caused_by=IAM),
     HealthRule(
         "kms-public-key",
         AT_RISK,
@@ -138,6 +141,14 @@ HEALTH_RULES: Final = (
     ),
     HealthRule(
         "grant-inherited", AT_RISK, HIGH, "policy", rules_iam.grant_inherited, caused_by=IAM
+    ),
+    HealthRule(
+        GRANT_IN_ANOTHER_FORM,
+        AT_RISK,
+        HIGH,
+        "policy",
+        rules_iam.grant_in_another_form,
+        caused_by=IAM,
     ),
     HealthRule(
         "foreign-decrypter", AT_RISK, HIGH, "policy", rules_iam.unexpected_decrypter, caused_by=IAM
@@ -286,7 +297,9 @@ VALIDATION_UNANSWERED = "validation-unanswered"
 NO_CAUSE = ". Our reads show no cause"
 UNREAD = "unread"
 UNFINISHED = "unfinished"
-MAY_STOP_ANTHROPIC = frozenset({"justifications-narrow", "grant-conditional"})
+MAY_STOP_ANTHROPIC = frozenset(
+    {"justifications-narrow", "grant-conditional", GRANT_IN_ANOTHER_FORM}
+)
 """Rules that find a risk while validation succeeds, and its cause when it fails."""
 
 
@@ -299,6 +312,7 @@ def judge(snapshot: KeySnapshot, previous: KeyRecord | None, run: CheckRun) -> K
         run: Time and flow run.
     """
     found = [one for rule in _rules(snapshot) for one in rule.judge(snapshot)]
+    found = [_as_validated(reason, snapshot, previous) for reason in found]
     found += _unread(snapshot)
     # a failed validation that our reads do not explain may be trouble of Anthropic or the network
     causes = [r for r in found if r.means is Health.BROKEN or r.rule in MAY_STOP_ANTHROPIC]
@@ -420,6 +434,32 @@ def _parts(snapshot: KeySnapshot) -> frozenset[Part]:
     if isinstance(snapshot.policy, Ok) and isinstance(snapshot.ring_policy, Ok):
         parts.add("policy")
     return frozenset(parts)
+
+
+def _as_validated(
+    reason: HealthReason, snapshot: KeySnapshot, previous: KeyRecord | None
+) -> HealthReason:
+    """A missing grant is a risk only for as long as Anthropic's validation succeeds.
+
+    Grants above the project are not read here. But a validation may also succeed for some time
+    after a grant was removed, so it is as urgent as before. Without a result of this check, the
+    last one decides.
+    """
+    if reason.rule != GRANT_MISSING:
+        return reason
+    validation = ok_value(snapshot.validation)
+    if validation is not None:
+        succeeds = validation.succeeded
+    else:
+        at_risk = (r.identity for r in previous.reasons if r.means is AT_RISK) if previous else ()
+        succeeds = reason.identity in at_risk
+    if not succeeds:
+        return reason
+    says = (
+        f"{reason.says}, but Anthropic's validation succeeds: perhaps by another role, by a grant "
+        "above the project, or because the grant was removed just now: IAM changes take minutes"
+    )
+    return reason.model_copy(update={"means": AT_RISK, "says": says})
 
 
 def _unread(snapshot: KeySnapshot) -> Iterator[HealthReason]:
@@ -735,9 +775,17 @@ def needs_validation(snapshot: KeySnapshot, previous: KeyRecord | None) -> bool:
     """Whether a quick check needs a validation: something has changed, or is still unknown.
 
     A validation uses the customer's key and fills its audit log. So a key is not validated again
-    while nothing has changed and its last validation had a clear result.
+    while nothing has changed and its last validation had a clear result. After a grant was removed
+    a success is not clear for some time, so for a day each check validates.
     """
     if previous is None or previous.fingerprint is None:
         return True
     unsettled = previous.verdict is Health.UNKNOWN or previous.unreachable is not None
+    unsettled |= any(
+        reason.rule in {GRANT_MISSING, GRANT_IN_ANOTHER_FORM}
+        and reason.means is AT_RISK
+        and reason.since is not None
+        and snapshot.now - reason.since < LONGEST
+        for reason in previous.reasons
+    )
     return unsettled or snapshot.fingerprint != previous.fingerprint

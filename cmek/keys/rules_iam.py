@@ -33,6 +33,8 @@ from cmek.keys.conditions import (
     exceeding_grants,
     grant_statuses,
     granted,
+    granted_in_another_form,
+    grants_in_another_form,
     may_decrypt,
 )
 from cmek.keys.rules import Cause, CauseRule, DiagnosisFacts, Finding, KnownCause
@@ -40,7 +42,7 @@ from cmek.keys.rules_key import without_key
 from cmek.keys.rules_org import check_legacy, check_managed
 from cmek.keys.snapshot import Findings, KeySnapshot
 from cmek.keys.verdicts import Check, Prerequisite
-from cmek.names import is_custom_role
+from cmek.names import KeyName, is_custom_role
 from cmek.onboarding.request import OnboardingRequest
 
 READS: Final = (
@@ -192,10 +194,29 @@ def _grants_that_are(snapshot: KeySnapshot, *states: GrantState) -> Iterator[Fin
             yield from Finding.of(granted(status, snapshot.name))
 
 
+def _missing_grants(
+    snapshot: KeySnapshot,
+) -> Iterator[tuple[GrantStatus, KeyName, tuple[Grant, ...]]]:
+    """Each role that is not granted, with grants that may allow Anthropic the same."""
+    for status in _statuses(snapshot):
+        if status.state in {"missing", "wrong_member"} and snapshot.name is not None:
+            others = grants_in_another_form(status.role, snapshot.all_grants())
+            yield status, snapshot.name, others
+
+
 def grant_missing(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Anthropic can't read or use the key without both roles."""
     if not grant_may_be_on_project(snapshot):
-        yield from _grants_that_are(snapshot, "missing", "wrong_member")
+        for status, name, others in _missing_grants(snapshot):
+            if not others:
+                yield from Finding.of(granted(status, name))
+
+
+def grant_in_another_form(snapshot: KeySnapshot) -> Iterator[Finding]:
+    """Another role may allow Anthropic the same; a failed validation shows that it does not."""
+    for status, name, others in _missing_grants(snapshot):
+        if others:
+            yield from Finding.of(granted_in_another_form(status.role, others, name))
 
 
 def grant_conditional(snapshot: KeySnapshot) -> Iterator[Finding]:
@@ -269,7 +290,7 @@ def grant_may_be_on_project(snapshot: KeySnapshot) -> bool:
     """
     seen = isinstance(snapshot.policy, Ok) and isinstance(snapshot.ring_policy, Ok)
     unseen = isinstance(snapshot.project_policy, Failed) and not snapshot.anthropic_failed
-    missing = any(one.state in {"missing", "wrong_member"} for one in _statuses(snapshot))
+    missing = any(not others for _, _, others in _missing_grants(snapshot))
     return seen and unseen and missing
 
 

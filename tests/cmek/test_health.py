@@ -26,6 +26,7 @@ from cmek.keys.health import (
     health_event,
     is_news,
     judge,
+    needs_validation,
     unfinished,
 )
 from cmek.keys.history import SIGNS, key_page, onboarding_record, read_page, shown_time
@@ -540,6 +541,94 @@ def test_what_is_found_while_the_verdict_is_unknown_is_told_once_it_is_known() -
     previous = judge(replace(public, versions=REFUSED), previous, look(15, run="refused"))
     assert (previous.verdict, health_event(previous)) == (Health.UNKNOWN, None)
     assert health_event(judge(public, previous, look(30, run="read"))) == "cmek.key.at_risk"
+
+
+def granted_roles(*roles: str) -> Ok[PolicyView]:
+    """Anthropic's account with these roles on the key."""
+    given = tuple(PolicyBinding(role=role, members=(MEMBER,)) for role in roles)
+    return Ok(PolicyView(bindings=given, etag="AA=="))
+
+
+ENCRYPTER_DECRYPTER, VIEWER = (
+    f"roles/cloudkms.{name}" for name in ("cryptoKeyEncrypterDecrypter", "viewer")
+)
+OTHER_FORMS = {
+    "custom role": granted_roles("projects/p/roles/anthropicCmek"),
+    "cryptoOperator": granted_roles("roles/cloudkms.cryptoOperator", VIEWER),
+    "admin": granted_roles(ENCRYPTER_DECRYPTER, "roles/cloudkms.admin"),
+    "owner": granted_roles("roles/owner"),
+}
+SEEN_NOWHERE = {"on the folder": Ok(NOBODY), "half": granted_roles(VIEWER)}
+LOOK_ALIKES = PolicyView(
+    bindings=tuple(
+        PolicyBinding(role=role, members=(f"deleted:{MEMBER}?uid=1",)) for role in ROLES
+    ),
+    etag="AA==",
+)
+
+
+@pytest.mark.parametrize("project", [Ok(NOBODY), REFUSED], ids=["project read", "project unread"])
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_a_grant_in_another_form_is_a_risk_and_broken_once_a_validation_fails(
+    form: str, project: Any
+) -> None:
+    """Whether another role is enough only a validation shows; the text says what it is."""
+    found = {"policy": OTHER_FORMS[form], "project_policy": project}
+    works = judge(reading(**found), None, look())
+    assert (works.verdict, health_event(works)) == (Health.AT_RISK, "cmek.key.at_risk")
+    assert works.worst is not None
+    assert works.worst.rule == "grant-in-another-form"
+    assert "may allow the same" in works.worst.says
+    assert works.worst.commands
+    fails = judge(reading(**found, **ANSWERS["failure"]), works, look(15, run="another"))
+    assert (fails.verdict, health_event(fails)) == (Health.BROKEN, "cmek.key.broken")
+
+
+@pytest.mark.parametrize("where", [*SEEN_NOWHERE, "deleted"])
+def test_while_a_validation_succeeds_a_missing_grant_is_a_critical_risk(where: str) -> None:
+    """It may stand on a folder, or was removed just now; people are notified in any case."""
+    found = {"policy": SEEN_NOWHERE.get(where, Ok(LOOK_ALIKES)), "project_policy": Ok(NOBODY)}
+    works = judge(reading(**found), None, look())
+    assert (works.verdict, health_event(works)) == (Health.AT_RISK, "cmek.key.at_risk")
+    assert works.worst is not None
+    assert (works.worst.rule, works.worst.severity) == ("grant-missing", Severity.CRITICAL)
+    assert "above the project" in works.worst.says
+    assert "removed just now" in works.worst.says
+    fails = judge(reading(**found, **ANSWERS["failure"]), works, look(15, run="another"))
+    assert (fails.verdict, health_event(fails)) == (Health.BROKEN, "cmek.key.broken")
+    assert fails.worst is not None
+    assert "removed just now" not in fails.worst.says
+
+
+def test_a_grant_that_is_removed_from_a_key_at_risk_is_told_before_its_validation_fails() -> None:
+    """The verdict stays for some minutes, since IAM changes take that long."""
+    before = judge(reading(key=Ok(SHORT_DELAY)), None, look())
+    removed = reading(key=Ok(SHORT_DELAY), policy=granted_roles(VIEWER))
+    found = judge(removed, before, look(15, run="removed"))
+    assert list(told_about(found).values()) == [("cmek.key.at_risk", ENCRYPTER_DECRYPTER)]
+    failed = replace(removed, validation=validated("no permission"))
+    assert health_event(judge(failed, found, look(30, run="failed"))) == "cmek.key.broken"
+
+
+def test_quick_checks_validate_for_a_day_after_a_grant_was_removed_and_no_longer() -> None:
+    """A success right after the removal is stale; a grant on a folder stays as it is for ever."""
+    missing = reading(policy=granted_roles(VIEWER), project_policy=Ok(NOBODY), depth="quick")
+    previous = judge(missing, judge(reading(), None, look()), look(15, run="found"))
+    for hours, asks in ((1, True), (23, True), (25, False)):
+        later = replace(missing, now=NOW + timedelta(hours=hours))
+        assert needs_validation(later, previous) is asks
+    # without a new result the last one counts, also for a call that got no answer
+    for answer, verdict in ((None, Health.AT_RISK), (Failed("529", "busy"), Health.UNKNOWN)):
+        found = judge(replace(missing, validation=answer), previous, look(1600, run="later"))
+        assert (found.verdict, health_event(found)) == (verdict, None)
+        assert next(r.means for r in found.reasons if r.rule == "grant-missing") is Health.AT_RISK
+
+
+@pytest.mark.parametrize("answer", [None, Failed("529", "busy"), validated("no permission")])
+def test_a_missing_grant_is_broken_unless_a_validation_has_succeeded(answer: Any) -> None:
+    """Nothing says that Anthropic can use the key."""
+    missing = reading(policy=Ok(NOBODY), project_policy=Ok(NOBODY), validation=answer)
+    assert judge(missing, None, look()).verdict is Health.BROKEN
 
 
 def test_an_unfinished_check_is_unknown_and_keeps_what_was_found() -> None:

@@ -104,6 +104,14 @@ def _on_project(stage: Stage) -> str:
     return stage.project
 
 
+def _on_folder(stage: Stage) -> str:
+    """The folder above the project; a new one where other keys' projects may have the same."""
+    project = stage.world.kms.projects[stage.name.project]
+    if FOLDER not in project.ancestors:
+        project.ancestors = ["folders/456789012345"]
+    return project.ancestors[0]
+
+
 def _until(time: str) -> Setup:
     condition = f"request.time < timestamp('{time}')"
     return _instead(ENCRYPTER_DECRYPTER, _on_key, condition=condition)
@@ -382,6 +390,51 @@ KEY_CONDITIONS: tuple[KeyCondition, ...] = (
         ExpectedCheck("broader_grants", "warn", "remove-iam-policy-binding"),
         ExpectedCause("grant_wrong_level", _grant(VIEWER), validation_fails=False),
         ExpectedHealth("grant-inherited", "at_risk", (_grant(VIEWER),)),
+    ),
+    KeyCondition(
+        "the grant stands on the folder",
+        both(
+            lambda stage: stage.grant(_on_folder(stage), ENCRYPTER_DECRYPTER),
+            # the last change, which an alert on the audit log must find
+            lambda stage: stage.revoke(ENCRYPTER_DECRYPTER),
+        ),
+        ExpectedCheck(
+            "broader_grants",
+            "warn",
+            "gcloud resource-manager folders remove-iam-policy-binding 345678901234",
+        ),
+        ExpectedCause("grant_wrong_level", _grant(ENCRYPTER_DECRYPTER), validation_fails=False),
+        # above the project nothing is read for health: only the validation shows it
+        ExpectedHealth("grant-missing", "at_risk", (_grant(ENCRYPTER_DECRYPTER),)),
+    ),
+    KeyCondition(
+        "another role on the key allows to use it",
+        both(
+            lambda stage: stage.revoke(ENCRYPTER_DECRYPTER),
+            _binding("roles/cloudkms.cryptoOperator", MEMBER),
+        ),
+        ExpectedCheck("broader_grants", "warn", _revoke(MEMBER, "roles/cloudkms.cryptoOperator")),
+        ExpectedCause("encrypter_missing", _grant(ENCRYPTER_DECRYPTER), validation_fails=False),
+        ExpectedHealth("grant-in-another-form", "at_risk", (_grant(ENCRYPTER_DECRYPTER),)),
+    ),
+    KeyCondition(
+        "another role on the key allows to read it",
+        both(lambda stage: stage.revoke(VIEWER), _binding(ADMIN, MEMBER)),
+        ExpectedCheck("broader_grants", "warn", _revoke(MEMBER, ADMIN)),
+        ExpectedCause("viewer_missing", _grant(VIEWER), validation_fails=False),
+        ExpectedHealth("grant-in-another-form", "at_risk", (_grant(VIEWER),)),
+    ),
+    KeyCondition(
+        "a custom role on the key does not allow to use it",
+        both(
+            lambda stage: stage.revoke(ENCRYPTER_DECRYPTER),
+            _binding("projects/acme-kms-prod/roles/labels", MEMBER),
+        ),
+        ExpectedCheck(
+            "broader_grants", "warn", _revoke(MEMBER, "projects/acme-kms-prod/roles/labels")
+        ),
+        ExpectedCause("encrypter_missing", _grant(ENCRYPTER_DECRYPTER)),
+        ExpectedHealth("grant-in-another-form", "broken", (_grant(ENCRYPTER_DECRYPTER),)),
     ),
     KeyCondition(
         "the grant names a look-alike",
