@@ -439,7 +439,7 @@ def opened(*grants: tuple[str, str]) -> Ok[PolicyView]:
     return Ok(PolicyView(bindings=(*GRANTED.bindings, *more), etag="AA=="))
 
 
-def told_about(found: KeyRecord) -> dict[Any, tuple[str, str]]:
+def events_of(found: KeyRecord) -> dict[Any, tuple[str, str]]:
     """Each event of this check, by its id: its kind and what it names."""
     what = health_event(found)
     if what is None:
@@ -449,10 +449,10 @@ def told_about(found: KeyRecord) -> dict[Any, tuple[str, str]]:
 
 
 @given(st.lists(st.tuples(st.sets(st.sampled_from(OPENINGS)), st.booleans()), max_size=9))
-def test_each_new_critical_reason_under_one_verdict_is_told_once_however_runs_overlap(
+def test_each_new_critical_reason_under_one_verdict_is_announced_once_however_runs_overlap(
     looks: list[tuple[set[tuple[str, str]], bool]],
 ) -> None:
-    """A key at risk for ever: what comes, goes and comes again within a day is told once."""
+    """A key at risk for ever: what comes, goes and comes again within a day is one event."""
     at_risk = reading(key=Ok(SHORT_DELAY))
     history = [judge(at_risk, None, look(run="first"))]
     assert health_event(history[0]) == "cmek.key.at_risk"
@@ -464,7 +464,7 @@ def test_each_new_critical_reason_under_one_verdict_is_told_once_however_runs_ov
         at = look(60 * number, run=f"run-{number}")
         found = judge(replace(at_risk, now=at.now, policy=opened(*sorted(grants))), previous, at)
         history.append(agreed(found, previous, reversed(history)))
-        told |= told_about(history[-1])
+        told |= events_of(history[-1])
         present |= grants
     assert sorted(told.values()) == sorted(
         ("cmek.key.at_risk", f"{KEY_NAME} {role} {member}") for role, member in present
@@ -472,17 +472,17 @@ def test_each_new_critical_reason_under_one_verdict_is_told_once_however_runs_ov
 
 
 def test_two_runs_that_find_the_same_critical_reason_send_one_event_and_a_retry_the_same() -> None:
-    """Neither has seen the other's record; a third run has nothing to tell."""
+    """Neither has seen the other's record; a third run sends none."""
     before = judge(reading(key=Ok(SHORT_DELAY)), None, look())
     public = reading(key=Ok(SHORT_DELAY), policy=opened(OPENINGS[0]))
     found = [judge(public, before, look(15 + n, run=f"run-{n}")) for n in (1, 2)]
     retried = judge(public, found[0], look(18, run="run-1"))
-    assert len(set().union(*map(told_about, [*found, retried]))) == 1
+    assert len(set().union(*map(events_of, [*found, retried]))) == 1
     assert [health_event(one) for one in [*found, retried]] == ["cmek.key.at_risk"] * 3
     assert health_event(judge(public, retried, look(30, run="run-3"))) is None
 
 
-def test_a_deadline_that_begins_on_a_key_that_is_broken_for_ever_is_told() -> None:
+def test_a_deadline_that_begins_on_a_key_that_is_broken_for_ever_is_announced() -> None:
     """An old version was destroyed long ago; now its primary is scheduled for destruction."""
     old = version(1, "DESTROYED")
     lost = judge(
@@ -500,7 +500,7 @@ def test_a_deadline_that_begins_on_a_key_that_is_broken_for_ever_is_told() -> No
     assert (told.rule, told.final_at) == ("primary-destroy-scheduled", dying.destroy_time)
 
 
-def test_a_critical_reason_is_told_again_only_after_it_was_gone_for_a_day() -> None:
+def test_a_critical_reason_is_announced_again_only_after_it_was_gone_for_a_day() -> None:
     """Something that comes and goes for ever does not notify people for ever."""
     at_risk, public = (
         reading(key=Ok(SHORT_DELAY), policy=opened(*grants)) for grants in ((), OPENINGS[:1])
@@ -513,15 +513,15 @@ def test_a_critical_reason_is_told_again_only_after_it_was_gone_for_a_day() -> N
         )
         told.append(health_event(previous))
     assert sum(1 for one in told if one) == 1
-    first = told_about(judge(public, judge(at_risk, None, look()), look(15, run="1")))
+    first = events_of(judge(public, judge(at_risk, None, look()), look(15, run="1")))
     for minutes in (4500, 4500 + 24 * 60):
         previous = judge(at_risk, previous, look(minutes, run=f"{minutes}"))
-    again = told_about(judge(public, previous, look(6000, run="again")))
+    again = events_of(judge(public, previous, look(6000, run="again")))
     assert list(again.values()) == list(first.values())
     assert again.keys().isdisjoint(first)
 
 
-def test_a_critical_reason_in_a_record_of_an_older_release_counts_as_told() -> None:
+def test_a_critical_reason_in_a_record_of_an_older_release_counts_as_announced() -> None:
     """An upgrade does not notify people again, and writes no record of every key."""
     public = reading(key=Ok(SHORT_DELAY), policy=opened(OPENINGS[0]))
     new = judge(public, None, look())
@@ -531,10 +531,10 @@ def test_a_critical_reason_in_a_record_of_an_older_release_counts_as_told() -> N
     assert health_event(found) is None
     assert not is_news(found, old)
     both = judge(replace(public, policy=opened(*OPENINGS)), found, look(30, run="third"))
-    assert len(told_about(both)) == 1
+    assert len(events_of(both)) == 1
 
 
-def test_what_is_found_while_the_verdict_is_unknown_is_told_once_it_is_known() -> None:
+def test_what_is_found_while_the_verdict_is_unknown_is_announced_once_it_is_known() -> None:
     """People are not notified of an unknown health, so the reason is still news then."""
     public = reading(key=Ok(SHORT_DELAY), policy=opened(OPENINGS[0]))
     previous = judge(reading(key=Ok(SHORT_DELAY)), None, look())
@@ -600,12 +600,14 @@ def test_while_a_validation_succeeds_a_missing_grant_is_a_critical_risk(where: s
     assert "removed just now" not in fails.worst.says
 
 
-def test_a_grant_that_is_removed_from_a_key_at_risk_is_told_before_its_validation_fails() -> None:
+def test_a_grant_that_is_removed_from_a_key_at_risk_is_announced_before_its_validation_fails() -> (
+    None
+):
     """The verdict stays for some minutes, since IAM changes take that long."""
     before = judge(reading(key=Ok(SHORT_DELAY)), None, look())
     removed = reading(key=Ok(SHORT_DELAY), policy=granted_roles(VIEWER))
     found = judge(removed, before, look(15, run="removed"))
-    assert list(told_about(found).values()) == [("cmek.key.at_risk", ENCRYPTER_DECRYPTER)]
+    assert list(events_of(found).values()) == [("cmek.key.at_risk", ENCRYPTER_DECRYPTER)]
     failed = replace(removed, validation=validated("no permission"))
     assert health_event(judge(failed, found, look(30, run="failed"))) == "cmek.key.broken"
 
