@@ -7,6 +7,7 @@ server may have been written by somebody else.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ValidationError
 
+from cli.terminal import new_console, printable
 from cmek.errors import CmekError, listed
 from cmek.models import refusals
 from cmek.onboarding.approval import ApprovalRequest
@@ -280,17 +282,53 @@ def signature(text: str, key: Path, namespace: str = NAMESPACE) -> str:
     Raises:
         ApprovalError: OpenSSH did not sign it, or is not installed.
     """
-    command = [PROGRAM, "-Y", "sign", "-n", namespace, "-f", str(key.expanduser())]
+    path = str(key.expanduser())
+    command = [PROGRAM, "-Y", "sign", "-n", namespace, "-f", path]
+    environment = dict(os.environ)
+    terminal = _has_terminal()
+    if terminal:
+        # Standard input is the text, so with a display ssh-keygen would start an askpass program,
+        # and without one it would take an empty passphrase. OpenSSH before 8.4 ignores this.
+        environment.setdefault("SSH_ASKPASS_REQUIRE", "never")
     try:
-        done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
+        if _is_hardware_key(path):
+            # ssh-keygen says so itself only if its standard error is a terminal
+            said = f"{key} is a hardware key: touch it when it blinks"
+            new_console(stderr=True).print(printable(said), soft_wrap=True)
+        done = subprocess.run(
+            command, input=text.encode(), capture_output=True, env=environment, check=False
+        )
     except OSError as error:
         raise ApprovalError(f"{PROGRAM}: {error.strerror}; install OpenSSH's client") from error
     if done.returncode:
         # all lines: for a key file that others may read, the last one is "No private key found"
-        said = [line.strip("@ ") for line in done.stderr.decode(errors="replace").splitlines()]
-        why = "; ".join(line for line in said if line) or "no reason given"
+        lines = [line.strip("@ ") for line in done.stderr.decode(errors="replace").splitlines()]
+        why = "; ".join(line for line in lines if line) or "no reason given"
+        if "passphrase" in why and not terminal:
+            why += (
+                "; there is no terminal to ask for a passphrase in: add the key to an agent, and "
+                "give its .pub file"
+            )
         raise ApprovalError(f"{key} did not sign: {why}")
     return done.stdout.decode()
+
+
+def _has_terminal() -> bool:
+    """Whether ssh-keygen can ask the person in the terminal, wherever our own streams lead."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def _is_hardware_key(path: str) -> bool:
+    """Whether the key is in a security key, which has to be touched; asks for no passphrase."""
+    done = subprocess.run(
+        [PROGRAM, "-l", "-f", path], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    # such as `256 SHA256:… a comment (ED25519-SK)`
+    return b"-SK" in done.stdout.rpartition(b"(")[2]
 
 
 def default_key() -> Path:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import subprocess
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from hypothesis import example, given
@@ -44,6 +46,7 @@ from cmek.signatures.statement import (
 )
 from cmek.signatures.verification import BadSignatureError, Verified, verify
 from tests.support import facts as make
+from tests.support.command import clean_environment, in_terminal
 from tests.support.signing import GRACE, KATHERINE, Office, keygen, sign, statement
 
 
@@ -469,6 +472,69 @@ def test_a_key_that_others_may_read_is_refused_with_openssh_s_whole_text(
     office.new_key(GRACE).chmod(0o644)
     with pytest.raises(ApprovalError, match=r"Permissions 0644 for \S+ are too open.*; No private"):
         approvals.sign(make.approval_request(), GRACE, "fine", office.keys[GRACE])
+
+
+SIGN: Final = """
+import sys
+from pathlib import Path
+from cli.approvals import signature
+print(signature("a text", Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("display", [{"DISPLAY": ":0", "SSH_ASKPASS": "/nonexistent"}, {}])
+def test_a_passphrase_is_asked_for_in_the_terminal_on_a_desktop_too(
+    tmp_path: Path, display: dict[str, str]
+) -> None:
+    """Standard input is the text, so ssh-keygen would rather start an askpass program."""
+    key = tmp_path / "protected"
+    keygen("-q", "-t", "ed25519", "-N", "our secret", "-f", key)
+    code, screen = in_terminal(
+        [sys.executable, "-c", SIGN, str(key)],
+        [("Enter passphrase", "our secret")],
+        environment=clean_environment(tmp_path, PYTHONPATH=os.pathsep.join(sys.path), **display),
+        directory=tmp_path,
+    )
+    assert code == 0, screen
+    armored = screen[screen.index("-----BEGIN") :].replace("\r\n", "\n")
+    signed = tmp_path / "text.sig"
+    signed.write_text(armored)
+    keygen("-Y", "check-novalidate", "-n", NAMESPACE, "-s", signed, message="a text")
+
+
+def test_without_a_terminal_the_refusal_says_that_no_passphrase_could_be_asked_for(
+    tmp_path: Path,
+) -> None:
+    key = tmp_path / "protected"
+    keygen("-q", "-t", "ed25519", "-N", "our secret", "-f", key)
+    done = subprocess.run(
+        [sys.executable, "-c", SIGN, str(key)],
+        env=clean_environment(tmp_path, PYTHONPATH=os.pathsep.join(sys.path)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert done.returncode
+    assert "did not sign" in done.stderr
+    assert "there is no terminal to ask for a passphrase in" in done.stderr
+
+
+def test_whoever_signs_with_a_hardware_key_is_told_to_touch_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it waits for the touch; a refusal is still OpenSSH's own."""
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    office = Office(tmp_path)
+    hardware = tmp_path / "hardware.pub"
+    hardware.write_text(f"{office.enrol_hardware(GRACE).public} a (strange) comment\n")
+    with pytest.raises(ApprovalError, match=r"hardware\.pub did not sign: \S"):
+        approvals.signature("a text", hardware)
+    told = " ".join(capfd.readouterr().err.split())
+    assert f"{hardware} is a hardware key: touch it" in told
+    approvals.signature("a text", office.new_key(GRACE))
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

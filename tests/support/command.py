@@ -75,10 +75,21 @@ def cmek_in_terminal(
     environment: Mapping[str, str],
     directory: Path,
 ) -> tuple[int, str]:
-    """Run `cmek` in a terminal and type each reply when its question appears.
+    """Run `cmek` in a terminal and type each reply when its question appears: `in_terminal`."""
+    return in_terminal([CMEK, *arguments], replies, environment=environment, directory=directory)
+
+
+def in_terminal(
+    command: Sequence[str],
+    replies: Sequence[tuple[str, str]],
+    *,
+    environment: Mapping[str, str],
+    directory: Path,
+) -> tuple[int, str]:
+    """Run a command in a terminal of its own and type each reply when its question appears.
 
     Args:
-        arguments: Arguments of the command.
+        command: Program and arguments.
         replies: Pairs of a text to wait for on the screen and the reply to type then, in order.
         environment: Its environment.
         directory: Its working directory.
@@ -88,7 +99,7 @@ def cmek_in_terminal(
     """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [CMEK, *arguments],
+        ["setsid", "--ctty", *command],  # so that `/dev/tty` is this terminal
         env={**environment, "TERM": "xterm", "COLUMNS": "200"},
         cwd=directory,
         stdin=theirs,
