@@ -208,17 +208,22 @@ def _completed(
         new = field == "workspace_name"
         verb = "approve creating it with its key" if new else "approve attaching a key to it"
     # The workspace must be typed, not confirmed: that shows that the right plan was read.
-    typed = getattr(given, field) or Prompt.ask(
-        f"Type the {field.replace('_', ' ')} to {verb}", console=console
-    )
+    question = f"Type the {field.replace('_', ' ')} to {verb}"
     return replace(
         given,
-        **{field: typed},
+        **{field: _given_or_asked(getattr(given, field), question, console)},
         plan_digest=given.plan_digest or pending.plan_digest,
-        approver=given.approver or Prompt.ask("Your e-mail address", console=console),
-        comment=given.comment or Prompt.ask("Comment", console=console),
+        approver=_given_or_asked(given.approver, "Your e-mail address", console),
+        comment=_given_or_asked(given.comment, "Comment", console),
         acknowledge_warnings=acknowledged,
     )
+
+
+def _given_or_asked(given: str | None, question: str, console: Console) -> str:
+    """The value from the command line, or what the person types; an empty line is asked again."""
+    while not given:
+        given = Prompt.ask(question, console=console)
+    return given
 
 
 _POLL_SECONDS: Final = 0.3

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import pty
 from collections.abc import Iterator
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from cli import approvals
 from cli.approvals import ApprovalError
+from cli.approve import ResponseInput, build_response
 from cmek.tags import WAITING_TAG
 from flows._approval import waiting_line
 from flows.onboard import onboard_workspace
@@ -110,3 +115,30 @@ def test_the_log_names_who_may_approve_as_the_gate_judges_it(
     request = make.REQUEST.model_copy(update={"four_eyes": four_eyes})
     asked = make.approval_request(make.plan(request=request), signatures=signatures)
     assert who in waiting_line(asked)
+
+
+def test_enter_at_a_question_asks_it_again_and_loses_nothing(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only without a terminal something is missing; with one the person is still there."""
+    pending = approvals.read_pending(bench.client, bench.asked().id)
+    given = ResponseInput(acknowledge_warnings=True, comment="")
+    typed = ["", pending.workspace, "", "  ", APPROVER, "", "as agreed"]
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "w") as keyboard, os.fdopen(theirs) as terminal:
+        keyboard.write("".join(f"{line}\n" for line in typed))
+        keyboard.flush()
+        monkeypatch.setattr("sys.stdin", terminal)
+        console = Console(file=StringIO(), force_terminal=True)
+        fields = build_response(pending, "approve", given, console)
+    assert fields == {
+        "decision": "approve",
+        "workspace_id": pending.workspace,
+        "plan_digest": pending.plan_digest,
+        "approver": APPROVER,
+        "comment": "as agreed",
+        "acknowledge_warnings": True,
+    }
+    monkeypatch.setattr("sys.stdin", StringIO())
+    with pytest.raises(ApprovalError, match=r"no terminal to ask in: give .*--comment"):
+        build_response(pending, "approve", given, Console(file=StringIO()))
