@@ -33,11 +33,19 @@ from cmek.signatures.signers import file_text
 from cmek.signatures.statement import (
     NAMESPACE,
     SignedApproval,
-    UnreadableApprovalError,
     parse_signed,
     statement_for,
 )
-from cmek.signatures.verification import CLOCK_SKEW, PROGRAM
+from cmek.signatures.verification import (
+    CLOCK_SKEW,
+    PROGRAM,
+    BadSignatureError,
+    Signed,
+    approval_problems,
+    excludes_requester,
+    people_problems,
+    signed_by,
+)
 
 FIELD: Final = "signed_approvals"
 _KEYS: Final = ("id_ed25519", "id_ecdsa", "id_rsa", "id_ed25519_sk", "id_ecdsa_sk")
@@ -249,16 +257,65 @@ def _says(stored: str, fields: Mapping[str, Any]) -> bool:
         return False
 
 
+def read_signed(
+    request: ApprovalRequest, files: Sequence[Path], *, now: datetime
+) -> tuple[Signed, ...]:
+    """The signed approvals in files of other approvers, if the gate could accept each of them.
+
+    Who is enrolled only the worker knows.
+
+    Raises:
+        ApprovalError: A file holds none, or one that would make the whole response invalid.
+    """
+    return tuple(one for path in files for one in _signed_in(path, request, now))
+
+
+def _signed_in(path: Path, request: ApprovalRequest, now: datetime) -> list[Signed]:
+    try:
+        found = parse_signed(file_text(path.read_bytes()))
+        return [_acceptable(one, request, now) for one in found]
+    except (CmekError, ValueError, OSError) as error:
+        raise ApprovalError(f"{path}: {error}; nothing was answered") from error
+
+
+def _acceptable(one: SignedApproval, request: ApprovalRequest, now: datetime) -> Signed:
+    flaws = approval_problems(request, one.statement, request.plan, decision="approve", now=now)
+    if found := listed(flaws, 3, "; "):
+        raise BadSignatureError(found)
+    return signed_by(one)
+
+
 def signed_field(
-    request: ApprovalRequest, response: dict[str, Any], key: Path | None, others: Sequence[Path]
+    request: ApprovalRequest,
+    response: dict[str, Any],
+    key: Path | None,
+    others: Sequence[Signed],
 ) -> str:
     """The approver's own signed approval and those of others, for the form.
 
     Raises:
-        ApprovalError: no key, the key did not sign, or a file holds no signed approval.
+        ApprovalError: no key, the key did not sign, or they are not enough different people.
     """
-    read = [str(one) for path in others for one in _of_others(path)]
-    return "\n".join([str(sign(request, response["approver"], response["comment"], key)), *read])
+    own = signed_by(sign(request, response["approver"], response["comment"], key))
+    return field_of(request, [own, *others])
+
+
+def field_of(request: ApprovalRequest, signed: Sequence[Signed]) -> str:
+    """These signed approvals as they are, for the form.
+
+    Raises:
+        ApprovalError: They are not enough different people: the gate would refuse all of them.
+    """
+    asked = request.plan.request
+    flaws = people_problems(
+        signed,
+        requester=asked.requested_by,
+        requester_excluded=excludes_requester(asked, request.signatures),
+        required=request.signatures,
+    )
+    if found := listed(flaws, 3, "; "):
+        raise ApprovalError(f"{found}; nothing was answered")
+    return "\n".join(str(one.approval) for one in signed)
 
 
 def sign(request: ApprovalRequest, approver: str, comment: str, key: Path | None) -> SignedApproval:
@@ -342,10 +399,3 @@ def default_key() -> Path:
     if found is None:
         raise ApprovalError(f"no SSH key in {home}: give --signing-key")
     return found
-
-
-def _of_others(path: Path) -> tuple[SignedApproval, ...]:
-    try:
-        return parse_signed(file_text(path.read_bytes()))
-    except (UnreadableApprovalError, ValueError, OSError) as error:
-        raise ApprovalError(f"{path}: {error}") from error

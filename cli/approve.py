@@ -36,6 +36,7 @@ from cmek.onboarding.plan import possible_titles
 from cmek.onboarding.reports import Line, plan_view
 from cmek.outcomes import HAS_ITS_KEY
 from cmek.plain_text import plain, shortened
+from cmek.signatures.verification import Signed
 from tasks.runs import ONBOARDING
 
 Decision = Literal["approve", "reject"]
@@ -408,16 +409,33 @@ def approve_command(  # noqa: PLR0913 - a parameter is an option of the command
     ] = False,
     signing_key: SigningKey = None,
     others: Others = None,
+    submit_only: Annotated[
+        bool,
+        typer.Option(
+            "--submit-only",
+            help="Send the approvals of --with as they are; yours is not added. The first one's "
+            "approver and comment are those of the response.",
+        ),
+    ] = False,
     as_json: JsonObjectOnly = False,
 ) -> None:
     """Show a run's plan, approve it, and follow it until its end or next request.
 
-    Where the run wants signatures, yours is made with your SSH key. Exit code 3: it waits again.
+    Where the run wants signatures, yours is made with your SSH key, unless you only submit those of
+    others. Exit code 3: it waits again.
     """
+    if submit_only and not others:
+        raise typer.BadParameter("--submit-only sends the approvals of --with: give --with FILE")
+    if submit_only and (signing_key or approver or comment):
+        raise typer.BadParameter(
+            "--submit-only adds no approval of yours: leave out --signing-key, --approver and "
+            "--comment, which are in the signed statements"
+        )
     given = ResponseInput(
         workspace_id, plan_digest, approver, comment, acknowledge_warnings, workspace_name
     )
-    _respond(run, "approve", given, signing_key, others or [], as_json=as_json)
+    signing = Signing(signing_key, tuple(others or ()), submit_only=submit_only)
+    _respond(run, "approve", given, signing, as_json=as_json)
 
 
 def reject_command(  # noqa: PLR0913 - a parameter is an option of the command
@@ -459,12 +477,53 @@ def sign_command(  # noqa: PLR0913 - a parameter is an option of the command
     typer.echo(signed)
 
 
-def _respond(  # noqa: PLR0913 - what the command line brought along
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """How the response is to be signed, from the command line."""
+
+    key: Path | None = None
+    others: tuple[Path, ...] = ()
+    submit_only: bool = False
+
+    def read(self, pending: PendingApproval) -> tuple[Signed, ...]:
+        """The others' approvals; also refuse, before anything is typed, what can't be signed.
+
+        Raises:
+            ApprovalError: The run asks for no signature, a file is refused, or there is no key.
+        """
+        request = pending.approval_request
+        if not request.signatures and (self.key or self.others):
+            raise ApprovalError(
+                f"run {pending.run.name} asks for no signature, so --signing-key and --with would "
+                "count for nothing; nothing was answered. Leave them out, or have the platform "
+                "team require signatures (policy `signatures`, or /etc/cmek on the worker)"
+            )
+        signed = approvals.read_signed(request, self.others, now=datetime.now(UTC))
+        if self.submit_only:
+            approvals.field_of(request, signed)
+        elif request.signatures and self.key is None:
+            try:
+                approvals.default_key()
+            except ApprovalError as error:
+                hint = ", or --submit-only to add no approval of yours" if self.others else ""
+                raise ApprovalError(f"{error}{hint}") from error
+        return signed
+
+    def field(
+        self, pending: PendingApproval, fields: dict[str, Any], signed: Sequence[Signed]
+    ) -> str:
+        """What goes into the form's field."""
+        request = pending.approval_request
+        if self.submit_only:
+            return approvals.field_of(request, signed)
+        return approvals.signed_field(request, fields, self.key, signed)
+
+
+def _respond(
     name_or_id: str,
     decision: Decision,
     given: ResponseInput,
-    signing_key: Path | None = None,
-    others: Sequence[Path] = (),
+    signing: Signing | None = None,
     *,
     as_json: bool,
 ) -> None:
@@ -473,23 +532,18 @@ def _respond(  # noqa: PLR0913 - what the command line brought along
         pending = approvals.read_pending(client, find_run(client, name_or_id).id)
         if why := approvals.dead_end(client, pending):
             raise ApprovalError(f"run {pending.run.name}: {why}")
-        if (signing_key or others) and not pending.approval_request.signatures:
-            raise ApprovalError(
-                f"run {pending.run.name} asks for no signature, so --signing-key and --with would "
-                "count for nothing; nothing was answered. Leave them out, or have the platform "
-                "team require signatures (policy `signatures`, or /etc/cmek on the worker)"
-            )
+        signed = signing.read(pending) if signing else ()
         show(pending.approval_request, console)
+        if signing and signing.submit_only:
+            given = _stated(given, signed, console)
         try:
             fields = build_response(pending, decision, given, console)
         except (KeyboardInterrupt, EOFError):
             raise ApprovalError(
                 f"nothing was answered: run {pending.run.name} goes on waiting"
             ) from None
-        if pending.approval_request.signatures and decision == "approve":
-            fields[approvals.FIELD] = approvals.signed_field(
-                pending.approval_request, fields, signing_key, others
-            )
+        if signing and pending.approval_request.signatures:
+            fields[approvals.FIELD] = signing.field(pending, fields, signed)
         # made before the response, so that it shows all steps that come after it
         steps = Steps(client, pending.run.id, console)
         approvals.respond(client, pending, fields)
@@ -511,6 +565,16 @@ def _respond(  # noqa: PLR0913 - what the command line brought along
         raise typer.Exit(WAITING)
     if decision == "approve" and run.state.name not in HAS_ITS_KEY:
         raise typer.Exit(1)
+
+
+def _stated(given: ResponseInput, signed: Sequence[Signed], console: Console) -> ResponseInput:
+    """The response as the first statement has it: the gate wants form and statement to agree."""
+    _say(console, "These approvals are sent as they are; yours is not added:")
+    for one in signed:
+        _say(console, f"• {one}: {_quoted(one.approval.statement.comment)}", indent=2)
+    first = signed[0].approval.statement
+    # each signature acknowledges the plan's warnings, which were compared
+    return replace(given, approver=first.approver, comment=first.comment, acknowledge_warnings=True)
 
 
 def _why_again(client: SyncPrefectClient, before: PendingApproval) -> tuple[str, ...]:

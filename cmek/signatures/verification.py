@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from cmek.errors import CmekError
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, same_identity
@@ -43,8 +43,8 @@ class BadSignatureError(CmekError):
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
-    """A signed approval whose signature is that of an enrolled approver."""
+class Signed:
+    """A signed approval and the key of its signature, enrolled or not."""
 
     approval: SignedApproval
     key_type: str
@@ -55,9 +55,40 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True)
+class Verified(Signed):
+    """A signed approval whose signature is that of an enrolled approver."""
+
+
+@dataclass(frozen=True, slots=True)
 class _CommandOutput:
     code: int
     text: str
+
+
+def signed_by(approval: SignedApproval) -> Signed:
+    """Find the key of a signature, for who sends it on and has no list of approvers.
+
+    Raises:
+        BadSignatureError: The statement was altered, or the signature is for another purpose.
+        SignersRefusedError: OpenSSH is missing or hangs.
+    """
+    with tempfile.TemporaryDirectory(prefix="cmek-") as scratch:
+        signature = Path(scratch) / "signature"
+        signature.write_text(approval.signature)
+        return Signed(approval, *_key_of(approval, signature))
+
+
+def _key_of(approval: SignedApproval, signature: Path) -> tuple[str, str]:
+    """Type and fingerprint of the key that made the signature in this file."""
+    by = ("-n", NAMESPACE, "-s", str(signature))
+    found = _run(["-Y", "check-novalidate", *by], approval.statement.text.encode())
+    good = _GOOD.match(found.text)
+    if found.code or not good:
+        raise BadSignatureError(
+            f"the signature in the name of {approval.statement.approver} does not fit its text or "
+            f"its purpose ({NAMESPACE}): {found.text or 'no output of OpenSSH'}"
+        )
+    return good[1], good[2]
 
 
 async def verify(approval: SignedApproval, signers: Signers, *, at: datetime) -> Verified:
@@ -90,21 +121,15 @@ def _verify(approval: SignedApproval, signers: Signers, at: datetime) -> Verifie
         revoked = ("-r", str(listed)) if signers.revoked else ()
         by = ("-n", NAMESPACE, "-s", str(signature))
         # first without the approvers: the output names the key, enrolled or not, for the messages
-        found = _run(["-Y", "check-novalidate", *by], message)
-        good = _GOOD.match(found.text)
-        if found.code or not good:
-            raise BadSignatureError(
-                f"the signature in the name of {approver} does not fit its text or its purpose "
-                f"({NAMESPACE}): {found.text or 'no output of OpenSSH'}"
-            )
-        key = f"{good[1]} key {good[2]}"
+        key_type, fingerprint = _key_of(approval, signature)
+        key = f"{key_type} key {fingerprint}"
         if weak := _weakness_of_signature(approval.signature, signers.touch):
             raise BadSignatureError(f"{key} of {approver}: {weak}")
         output = _run(["-Y", "verify", *known, *by, *revoked], message)
         # the text too, not only the exit code: it must name this approver
         valid = f'Good "{NAMESPACE}" signature for {approver} '
         if output.code == 0 and output.text.startswith(valid):
-            return Verified(approval, good[1], good[2])
+            return Verified(approval, key_type, fingerprint)
         # valid without the list: the key is revoked, or the list itself can't be read
         if revoked and _run(["-Y", "verify", *known, *by], message).code == 0:
             read = _run(["-Q", "-l", "-f", str(listed)], b"")
@@ -197,7 +222,9 @@ def signature_problems(
         *(
             flaw
             for statement in signed
-            for flaw in _problems_of_one(approval_request, response, live, statement, now)
+            for flaw in approval_problems(
+                approval_request, statement, live, decision=response.decision, now=now
+            )
         ),
         *people_problems(
             signatures.verified,
@@ -213,13 +240,15 @@ def signature_problems(
     return tuple(found)
 
 
-def _problems_of_one(
+def approval_problems(
     approval_request: ApprovalRequest,
-    response: ApprovalResponse,
-    live: Plan,
     signed: Statement,
+    live: Plan,
+    *,
+    decision: Literal["approve", "reject"],
     now: datetime,
 ) -> Iterator[str]:
+    """Why a statement is not valid as a response to this request; each makes all invalid."""
     # against the live plan, not the recorded one: what is attached must be what was signed
     compared = {
         "run": (signed.run_id, approval_request.run_id),
@@ -247,7 +276,7 @@ def _problems_of_one(
             signed.data_residency,
             live.request.data_residency if live.request.create_workspace else None,
         ),
-        "decision": (signed.decision, response.decision),
+        "decision": (signed.decision, decision),
         "expiry": (signed.expires_at, approval_request.expires_at),
     }
     yield from statement_problems(signed, compared, now)
@@ -275,12 +304,12 @@ def statement_problems(
 
 
 def people_problems(
-    verified: Sequence[Verified], *, requester: str, requester_excluded: bool, required: int
+    verified: Sequence[Signed], *, requester: str, requester_excluded: bool, required: int
 ) -> Iterator[str]:
     """Why these are not enough different people: each approver and each key is counted once.
 
     Args:
-        verified: Signed approvals of enrolled approvers.
+        verified: Signed approvals of enrolled approvers, or those that are to be sent.
         requester: Who requested the onboarding.
         requester_excluded: Whether the requester may not sign.
         required: How many must sign.

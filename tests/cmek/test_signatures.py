@@ -548,5 +548,6 @@ def test_a_signed_approval_that_went_through_another_editor_is_read(
     theirs = str(office.signed(statement(approver=KATHERINE)))
     colleague.write_bytes(theirs.replace("\n", "\r\n").encode(encoding))
     answer = {"decision": "approve", "approver": GRACE, "comment": "fine"}
-    field = approvals.signed_field(asked, answer, office.keys[GRACE], [colleague])
+    others = approvals.read_signed(asked, [colleague], now=make.NOW)
+    field = approvals.signed_field(asked, answer, office.keys[GRACE], others)
     assert [one.statement.approver for one in parse_signed(field)] == [GRACE, KATHERINE]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import pytest
@@ -15,11 +17,12 @@ from cli import approve as dialogue
 from cli.approvals import ApprovalError, PendingApproval, TamperedError
 from cli.approve import ResponseInput
 from cli.terminal import new_console
+from cmek.onboarding.approval import ApprovalRequest
 from cmek.onboarding.plan import Plan
 from tests.support.command import exit_code
 from tests.support.onboarding import Onboardings, Run
-from tests.support.requests import APPROVER
-from tests.support.signing import GRACE, KATHERINE, Office
+from tests.support.requests import APPROVER, REQUESTER
+from tests.support.signing import GRACE, KATHERINE, Office, statement
 
 
 @pytest.fixture
@@ -67,9 +70,9 @@ def test_two_people_sign_and_one_of_them_answers(
         pending.workspace, pending.plan_digest, APPROVER, "fine", acknowledge_warnings=True
     )
     fields = dialogue.build_response(approval_request, "approve", given, new_console())
-    fields[approvals.FIELD] = approvals.signed_field(
-        approval_request.approval_request, fields, office.keys[GRACE], [first]
-    )
+    asked = approval_request.approval_request
+    others = approvals.read_signed(asked, [first], now=datetime.now(UTC))
+    fields[approvals.FIELD] = approvals.signed_field(asked, fields, office.keys[GRACE], others)
     approvals.respond(bench.client, approval_request, fields)
     run.execute()
     assert run.state == "Attached", run.message
@@ -179,9 +182,144 @@ def test_what_can_not_be_signed_is_said(office: Office, approval_request: Pendin
         approvals.sign(asked, "grace", "fine", office.keys[GRACE])
     other = office.home / "other"
     other.write_text("hello")
-    answer = {"decision": "approve", "approver": GRACE, "comment": "fine"}
     with pytest.raises(ApprovalError, match="must end with"):
-        approvals.signed_field(asked, answer, office.keys[GRACE], [other])
+        approvals.read_signed(asked, [other], now=datetime.now(UTC))
+
+
+def files_of(office: Office, asked: ApprovalRequest, *people: str, **changes: Any) -> list[Path]:
+    """A file for each, with an approval that says something else than it should."""
+    made: list[Path] = []
+    for who in people:
+        said = statement(asked, who, comment=f"{who} agrees", issued_at=a_second_ago())
+        file = office.home / f"approval-{len(made)}"
+        file.write_text(str(office.signed(said.model_copy(update=changes))))
+        made.append(file)
+    return made
+
+
+def a_second_ago() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=1)
+
+
+def submitting(run: Run, files: Sequence[Path], *more: str) -> list[str]:
+    """The command of somebody who has no key of their own."""
+    given = [part for file in files for part in ("--with", str(file))]
+    return ["approve", str(run.id), *given, "--submit-only", *more]
+
+
+@pytest.fixture
+def operator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without an SSH key."""
+    home = tmp_path / "operator"
+    home.mkdir()
+    monkeypatch.setattr(Path, "home", lambda: home)
+
+
+@pytest.mark.parametrize("typed", [True, False])
+@pytest.mark.usefixtures("operator")
+def test_an_operator_without_a_key_submits_what_others_have_signed(
+    office: Office,
+    run: Run,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    typed: bool,
+) -> None:
+    """As it is: approver and comment are the first one's, and only the workspace is asked for."""
+    approval_request = approvals.read_pending(run.bench.client, run.id)
+    files = files_of(office, approval_request.approval_request, KATHERINE, GRACE)
+    digest = ("--plan-digest", approval_request.plan_digest)
+    confirmed = ("--workspace-id", approval_request.workspace, *digest)
+    if typed:
+        monkeypatch.setattr(dialogue, "is_interactive", lambda _: True)
+        monkeypatch.setattr("sys.stdin", StringIO("wrkspc_01Another\n"))
+        assert exit_code(*submitting(run, files)) == 1
+        assert "nothing was answered" in capfd.readouterr().err
+        assert run.state == "Suspended"
+        monkeypatch.setattr("sys.stdin", StringIO(f"{approval_request.workspace}\n"))
+    with run.executed_when_scheduled():
+        code = exit_code(*submitting(run, files, *(() if typed else confirmed)))
+    printed = capfd.readouterr()
+    shown = " ".join(printed.out.split())
+    assert code == 0, printed.err
+    assert run.state == "Attached", run.message
+    assert KATHERINE in run.message
+    assert GRACE in run.message
+    assert f"Plan digest: {approval_request.plan_digest}" in shown
+    assert f"{KATHERINE} (ED25519 key SHA256:" in shown
+    assert f'"{KATHERINE} agrees"' in shown
+
+
+OTHERS: Final[dict[str, dict[str, Any]]] = {
+    "another plan": {"plan_digest": "0" * 64},
+    "another run": {"run_id": str(uuid4())},
+    "another approval request": {"approval_request": "attach-1-2"},
+    "its nonce is not this one's": {"nonce": "of an earlier one"},
+    "another decision": {"decision": "reject"},
+    "another list of warnings": {"acknowledged_warnings": ()},
+    "signed before the request was made": {"issued_at": datetime(2020, 1, 1, tzinfo=UTC)},
+}
+
+
+@pytest.mark.usefixtures("operator")
+def test_what_would_make_the_whole_answer_invalid_is_refused_before_it_is_sent(
+    office: Office, run: Run, approval_request: PendingApproval, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A refused answer costs every signature: the next request has to be signed anew by all."""
+    asked = approval_request.approval_request
+    good = files_of(office, asked, KATHERINE, GRACE)
+    digest = ("--plan-digest", approval_request.plan_digest)
+    confirmed = ("--workspace-id", approval_request.workspace, *digest)
+    own = ["--signing-key", str(office.keys[GRACE]), "--approver", GRACE, "--comment", "fine"]
+    own.append("--acknowledge-warnings")
+    other = office.home / "other"
+
+    def refused(why: str, *arguments: str) -> None:
+        assert exit_code(*arguments, *confirmed) == 1, why
+        said = " ".join(capfd.readouterr().err.split())
+        assert why in said
+        assert "nothing was answered" in said
+
+    for why, change in OTHERS.items():
+        (bad,) = files_of(office, asked, KATHERINE, **change)
+        other.write_text(bad.read_text())
+        good = files_of(office, asked, KATHERINE, GRACE)
+        refused(why, *submitting(run, [good[1], other]))
+        refused(why, "approve", str(run.id), "--with", str(other), *own)
+    text = good[0].read_text()
+    for why, content in {
+        "must end with": text.partition("\n")[0],
+        "has no SSH signature": text.replace(text.splitlines()[2], "!"),
+        "does not fit its text": text.replace("agrees", "agreed"),
+    }.items():
+        other.write_text(content)
+        refused(why, *submitting(run, [other, good[1]]))
+    refused("1 of 2 required signatures", *submitting(run, good[:1]))
+    refused("1 of 2 required signatures", "approve", str(run.id), *own)
+    refused("has signed more than once", *submitting(run, [good[0], good[0]]))
+    refused("has signed more than once", "approve", str(run.id), "--with", str(good[1]), *own)
+    office.new_key(REQUESTER)
+    refused("is the requester", *submitting(run, files_of(office, asked, GRACE, REQUESTER)))
+    assert run.state == "Suspended"
+    assert run.approval_request == asked
+
+
+def test_submit_only_goes_with_files_and_with_nothing_of_ones_own(
+    run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for more in ([], ["--with", "a", "--approver", GRACE], ["--with", "a", "--comment", "fine"]):
+        assert exit_code("approve", str(run.id), "--submit-only", *more) == 2
+        assert "--submit-only" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("operator")
+def test_whoever_lacks_a_key_learns_it_before_anything_is_typed(
+    office: Office, run: Run, approval_request: PendingApproval, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (file,) = files_of(office, approval_request.approval_request, GRACE)
+    assert exit_code("approve", str(run.id), "--with", str(file)) == 1
+    said = " ".join(capfd.readouterr().err.split())
+    assert "no SSH key in" in said
+    assert "or --submit-only to add no approval of yours" in said
 
 
 @pytest.mark.parametrize("option", ["--signing-key", "--with"])
