@@ -47,7 +47,8 @@ COMMANDS: Final = {
         "sign": "Print your signed approval, for whoever answers with `cmek approve --with FILE`.",
     },
     "cli.show": {
-        "status": "Show the verdicts of the last revalidation; exit code 1 when a key is broken.",
+        "status": "Show the last verdicts; exit code 1 when a key is broken or was not checked in "
+        "time.",
         "history": "Show what happened to one workspace's key, oldest first.",
     },
     "cli.listen": {
@@ -78,7 +79,8 @@ seconds to import. A test compares it with the command's own help.
 _LOCAL: Final = ("cli.local.", "sandbox.")
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _EXIT_CODES: Final = (
-    "Exit codes: 0 done; 1 refused, failed, or a key is broken; 2 wrong usage; "
+    "Exit codes: 0 done; 1 refused, failed, or a key is broken or not checked in time; "
+    "2 wrong usage; "
     "3 the run waits for an approval; 130 you stopped following a run."
 )
 

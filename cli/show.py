@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -62,7 +62,10 @@ def status_command(
     anthropic_block: AnthropicBlock = None,
     kms_block: KmsBlock = None,
 ) -> None:
-    """Show the verdicts of the last revalidation; exit code 1 when a key is broken."""
+    """Show the last verdicts; exit code 1 when a key is broken or was not checked in time.
+
+    In time means within 26 hours: a full check runs each day.
+    """
     console = new_console()
     if live is not None:
         with connected():
@@ -75,18 +78,31 @@ def status_command(
     with connected() as client:
         rows, left = read_fleet(client), _leftovers(client)
         records = _last_records(client, rows) if as_json else {}
+    now = datetime.now(UTC)
+    outdated = sum(row.outdated(now) is not None for row in rows)
     if as_json:
-        data = [facts(row, records.get(row.external_key_id)) for row in rows]
+        data = [facts(row, records.get(row.external_key_id), now) for row in rows]
         typer.echo(json.dumps(data, ensure_ascii=False))
     else:
-        shown = [row for row in rows if everything or row.level != Health.HEALTHY]
-        show_rows(console, _FLEET_TITLES, map(_fleet_row, shown))
+        shown = [
+            row
+            for row in rows
+            if everything or row.level is not Health.HEALTHY or row.outdated(now)
+        ]
+        show_rows(console, _FLEET_TITLES, (_fleet_row(row, now) for row in shown))
         console.print(shown_counts(counts(rows)), soft_wrap=True)
-        console.print(f"Last check at {max(row.checked for row in rows)} UTC", soft_wrap=True)
+        oldest, newest = (chosen(row.checked for row in rows) for chosen in (min, max))
+        console.print(f"Oldest check at {oldest} UTC, newest at {newest} UTC", soft_wrap=True)
         if left:
             unused = f"{left} things of onboardings are used by nothing: `cmek leftovers`"
             console.print(unused, soft_wrap=True)
-    if any(row.level is Health.BROKEN for row in rows):
+    if outdated:
+        _warn(
+            f"{outdated} of {len(rows)} verdicts are not current: does the worker run, is the "
+            "schedule of revalidate-keys/scheduled active, and are the clocks right? Only "
+            "`cmek status --live WORKSPACE` shows how a key is now"
+        )
+    if outdated or any(row.level is Health.BROKEN for row in rows):
         raise typer.Exit(1)
 
 
@@ -147,6 +163,7 @@ def _warn(text: str) -> None:
     new_console(stderr=True).print(f"[yellow]warning:[/] {printable(text)}", soft_wrap=True)
 
 
+_DAYS: Final = 7
 _FLEET_TITLES: Final = (
     "Verdict",
     "Workspaces",
@@ -158,10 +175,17 @@ _FLEET_TITLES: Final = (
 )
 
 
-def _fleet_row(row: FleetRow) -> tuple[str, ...]:
-    verdict = f"[{STYLES[row.level]}]{printable(row.verdict)}[/]"
+def _fleet_row(row: FleetRow, now: datetime) -> tuple[str, ...]:
+    outdated = row.outdated(now)
+    # not green: it was healthy at its last check, and nobody knows how it is now
+    healthy = row.level is Health.HEALTHY
+    style = STYLES[Health.UNKNOWN if outdated and healthy else row.level]
+    verdict = (
+        f"[{style}]{printable(row.verdict)}{f' ({printable(outdated)})' if outdated else ''}[/]"
+    )
     users = row.workspaces or "no workspace yet"
-    texts = (users, row.key_name, row.why, row.since, row.time_left, row.days[-7:])
+    days = row.marks_until(now.date())[-_DAYS:]
+    texts = (users, row.key_name, row.why, row.since, row.time_left, days)
     return (verdict, *map(printable, texts))
 
 
@@ -241,22 +265,26 @@ def _response(text: str) -> dict[str, Any] | None:
 
 
 def _verdicts(client: SyncPrefectClient, workspace_id: str) -> Iterator[HistoryEntry]:
-    """Each change of verdict, from the history of the workspace's key."""
+    """Each change of verdict of the workspace's keys, and whether the last one is current."""
     try:
         rows = read_fleet(client)
     except RunError:
         return
     records = _last_records(client, rows)
-    keys = {row.external_key_id: users_of(row, records.get(row.external_key_id)) for row in rows}
-    used = [key for key, users in keys.items() if workspace_id in map(shown_id, users)]
-    for external_key_id in used:
+    now = datetime.now(UTC)
+    for row in rows:
+        users = users_of(row, records.get(row.external_key_id))
+        if workspace_id not in map(shown_id, users):
+            continue
         last = None
-        for record in _records(client, external_key_id):
+        for record in _records(client, row.external_key_id):
             if record.verdict is not last:
                 why = "; ".join(one.says for one in record.reasons if one.means is record.verdict)
                 verdict = record.verdict.replace("_", " ")
                 yield HistoryEntry(record.checked_at, f"verdict {verdict}", why, "", record.run_id)
             last = record.verdict
+        if outdated := row.outdated(now):
+            yield HistoryEntry(now, "verdict not current", outdated, "", "")
 
 
 def _records(client: SyncPrefectClient, external_key_id: str) -> list[KeyRecord]:

@@ -31,6 +31,9 @@ Warn = Callable[[str], object]
 DAYS: Final = 30
 SHOWN_KEYS: Final = 50
 LONGEST_REASON: Final = 160
+OVERDUE: Final = timedelta(hours=26)
+"""Age from which a verdict is not current: a day and two hours, as in the automation `cmek:
+revalidation did not run`."""
 
 
 MARKS: Final = {
@@ -94,7 +97,21 @@ class FleetRow:
     @property
     def checked_on(self) -> date:
         """The day of the last check; `days` ends with it."""
-        return datetime.strptime(self.checked, _TIME).date()  # noqa: DTZ007 - a day, in UTC
+        return self.checked_at.date()
+
+    @property
+    def checked_at(self) -> datetime:
+        """The time of the last check, to the minute."""
+        return _moment(self.checked)
+
+    def outdated(self, now: datetime) -> str | None:
+        """Why the verdict is not a current one; None when it is."""
+        age = now - self.checked_at
+        if age > OVERDUE:
+            return f"not checked for {shown_time(age)}"
+        if -age > CLOCKS_DIFFER:
+            return f"last checked at {self.checked} UTC, which is still to come: a wrong clock"
+        return None
 
     def not_registered(self, now: datetime) -> FleetRow:
         """The row of an attached key that is no longer among the registered keys: unknown."""
@@ -192,12 +209,13 @@ def published(rows: list[FleetRow]) -> str:
     return _ROWS.dump_json(rows, by_alias=True, ensure_ascii=True).decode()
 
 
-def facts(row: FleetRow, record: KeyRecord | None) -> dict[str, Any]:
+def facts(row: FleetRow, record: KeyRecord | None, now: datetime) -> dict[str, Any]:
     """A row for a program: ids, ISO times, and values instead of signs and words.
 
     Args:
         row: From the table, which every check updates.
         record: The key's last record, from a full check or from one with news; None without one.
+        now: Decides whether the verdict is current.
     """
     # the row may be from a later check: a record with another verdict does not explain it
     current = record if record and record.verdict is row.level else None
@@ -208,6 +226,7 @@ def facts(row: FleetRow, record: KeyRecord | None) -> dict[str, Any]:
         "why": row.why,
         "since": _iso(row.since),
         "checked_at": _iso(row.checked),
+        "current": row.outdated(now) is None,
         "final_at": current.final_at.isoformat() if current and current.final_at else None,
         "workspaces": list(users_of(row, record)),
         "reasons": [one.model_dump(mode="json") for one in current.reasons] if current else None,
@@ -222,8 +241,12 @@ def users_of(row: FleetRow, record: KeyRecord | None) -> tuple[str, ...]:
     return tuple(_BETWEEN.split(shown)) if shown else ()
 
 
+def _moment(minute: str) -> datetime:
+    return datetime.strptime(minute, _TIME).replace(tzinfo=UTC)
+
+
 def _iso(minute: str) -> str:
-    return datetime.strptime(minute, _TIME).replace(tzinfo=UTC).isoformat()
+    return _moment(minute).isoformat()
 
 
 def counts(rows: Iterable[FleetRow]) -> dict[Health, int]:
@@ -277,7 +300,7 @@ def _overview_row(row: FleetRow, today: date, page_of: Callable[[str], str]) -> 
     return (
         f"[{names} · {key}]({page_of(row.external_key_id)})",
         row.verdict,
-        escape(row.why),
+        escape(_why(row, today)),
         escape(row.since),
         escape(row.time_left),
         code(row.marks_until(today)),
@@ -287,9 +310,22 @@ def _overview_row(row: FleetRow, today: date, page_of: Callable[[str], str]) -> 
 def _rest(rows: Sequence[FleetRow], troubled: Sequence[FleetRow], shown: Sequence[FleetRow]) -> str:
     fine = len(rows) - len(troubled)
     hidden = len(troubled) - len(shown)
-    text = f"{fine} of {len(rows)} keys had no trouble in these {DAYS} days"
+    text = (
+        f"{fine} of {len(rows)} keys were checked in time and had no trouble in these {DAYS} days"
+    )
     return f"{text}; {hidden} more with trouble are in the table `{FLEET}`" if hidden else text
 
 
+def _why(row: FleetRow, today: date) -> str:
+    late = f"Last checked at {row.checked} UTC. " if _is_late(row, today) else ""
+    return late + row.why
+
+
 def _had_trouble(row: FleetRow, today: date) -> bool:
-    return bool(set(row.marks_until(today)) - {_HEALTHY, _NOT_CHECKED})
+    marks = set(row.marks_until(today)) - {_HEALTHY, _NOT_CHECKED}
+    return bool(marks) or _is_late(row, today)
+
+
+def _is_late(row: FleetRow, today: date) -> bool:
+    """Whether its last check was before yesterday; a check of other keys publishes it again."""
+    return (today - row.checked_on).days > 1

@@ -11,9 +11,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli.deploy import automation_files
 from cmek._http import Failed, Ok
 from cmek.anthropic.models import Validation
 from cmek.anthropic_identity import MEMBER, ROLES
@@ -31,10 +33,19 @@ from cmek.keys.health import (
 )
 from cmek.keys.history import SIGNS, key_page, onboarding_record, read_page, shown_time
 from cmek.keys.snapshot import KeySnapshot
-from cmek.keys.verdicts import CheckRun, Health, HealthReason, KeyRecord, Severity, UnreachableState
+from cmek.keys.verdicts import (
+    CLOCKS_DIFFER,
+    CheckRun,
+    Health,
+    HealthReason,
+    KeyRecord,
+    Severity,
+    UnreachableState,
+)
 from cmek.revalidation.fleet import (
     DAYS,
     MARKS,
+    OVERDUE,
     SHOWN_KEYS,
     FleetRow,
     merged,
@@ -735,7 +746,7 @@ def test_a_row_without_its_record_still_names_its_users(archived: list[bool], ke
     """Each workspace is separate, although an archived one's text has a comma of its own."""
     users = tuple(f"a, b (wrkspc_{n}{', archived' * gone})" for n, gone in enumerate(archived))
     looked = record(Health.HEALTHY, workspaces=users)
-    shown = facts_of(FleetRow.of(looked, None), looked if kept else None)
+    shown = facts_of(FleetRow.of(looked, None), looked if kept else None, NOW)
     assert shown["workspaces"] == list(users if kept else users[:3])
 
 
@@ -774,7 +785,7 @@ def test_a_row_that_is_read_can_be_shown_and_another_is_said(
     said: list[str] = []
     rows = read_rows(json.dumps(table) if as_text else table, said.append)
     for one in rows.values():
-        shown = facts_of(one, None)
+        shown = facts_of(one, None, NOW)
         assert all(datetime.fromisoformat(shown[name]) for name in ("since", "checked_at"))
         overview([one], NOW.date(), lambda key: key)
     same_key = rows.keys() == {"ekey_000002"} and table[0]["External key"] == "ekey_000002"
@@ -794,6 +805,32 @@ def test_the_overview_counts_each_verdict_and_links_each_key_in_trouble(
     linked = [one for one in rows if f"](https://prefect.example/{one.external_key_id})" in page]
     assert linked == troubled[:SHOWN_KEYS]
     assert ("more with trouble" in page) == (len(troubled) > SHOWN_KEYS)
+
+
+def test_a_verdict_is_current_for_a_day_and_two_hours() -> None:
+    """As long as the automation waits for the daily check; a time to come is a wrong clock's."""
+    one = row(1, Health.HEALTHY)
+    (automation,) = (f for f in automation_files() if f.name == "revalidation-missed.yaml")
+    content = yaml.safe_load(automation.read_text())
+    assert content["trigger"]["within"] == OVERDUE.total_seconds()
+    assert f"{OVERDUE.total_seconds() / 3600:.0f} hours" in content["description"]
+    assert one.outdated(NOW + OVERDUE) is None
+    late = one.outdated(NOW + OVERDUE + timedelta(minutes=1))
+    assert late == "not checked for 1 d 2 h"
+    assert one.outdated(NOW - CLOCKS_DIFFER) is None
+    assert "a wrong clock" in (one.outdated(NOW - timedelta(days=1)) or "")
+    assert facts_of(one, None, NOW)["current"] is True
+    assert facts_of(one, None, NOW + timedelta(days=2))["current"] is False
+
+
+def test_a_healthy_key_that_was_not_checked_for_long_is_listed_in_the_overview() -> None:
+    """A check of another key publishes it anew, with this row as it was."""
+    old, new = row(1, Health.HEALTHY, days_ago=30), row(2, Health.HEALTHY)
+    page = overview([old, new, row(3, Health.HEALTHY, days_ago=1)], NOW.date(), lambda key: key)
+    (line,) = [line for line in page.splitlines() if "ekey_" in line]
+    assert old.external_key_id in line
+    assert f"Last checked at {old.checked} UTC" in line.replace("\\", "")
+    assert "2 of 3 keys were checked in time" in page
 
 
 def test_a_name_cannot_draw_in_the_overview() -> None:

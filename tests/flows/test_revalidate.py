@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,7 +23,7 @@ import tasks.revalidation
 from cli.listen import keys_on_server
 from cli.show import history, status_command
 from cmek.keys.verdicts import Health, KeyRecord
-from cmek.revalidation.fleet import FLEET
+from cmek.revalidation.fleet import FLEET, FleetRow, published
 from cmek.revalidation.request import RevalidationRequest
 from cmek.revalidation.signals import Signal
 from cmek.tags import LEFTOVERS
@@ -628,6 +629,53 @@ def test_a_live_status_reads_now_and_stores_nothing(
     assert revalidations.events(key) == events
     unknown = CliRunner().invoke(app, ["--live", "wrkspc_01Nowhere"])
     assert isinstance(unknown.exception, NoWorkspaceKeyError)
+
+
+def test_a_verdict_that_no_check_has_confirmed_for_a_day_is_not_shown_as_current(
+    bench: Onboardings,
+    fleet: Fleet,
+    revalidations: Revalidations,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The worker may be down for weeks; a check of one key must not hide how old the others are."""
+    stale, fresh = fleet.onboard("stale"), fleet.onboard("fresh-one")
+    revalidations.run(external_keys=[stale, fresh])
+    rows = [one for one in revalidations.latest_rows() if one.external_key_id in {stale, fresh}]
+    put_table(bench, rows)
+    assert exit_code("status") == 0
+    assert "stale" not in capsys.readouterr().out
+    then = datetime.now(UTC) - timedelta(days=88, hours=3)
+    before = f"{then:%Y-%m-%d %H:%M}"
+    put_table(
+        bench,
+        [replace(one, checked=before) if one.external_key_id == stale else one for one in rows],
+    )
+    assert exit_code("status") == 1
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    at = next(at for at, line in enumerate(lines) if line.endswith("/stale"))
+    assert "healthy (not checked for 88 d 3 h)" in lines[at - 1]
+    assert next(line for line in lines[at:] if "Last days" in line).endswith("Last days: _______")
+    assert "fresh-one" not in printed.out
+    assert f"Oldest check at {before} UTC, newest at 20" in printed.out
+    assert "1 of 2 verdicts are not current" in " ".join(printed.err.split())
+    assert exit_code("status", "--json") == 1
+    data = {one["external_key_id"]: one for one in json.loads(capsys.readouterr().out)}
+    assert (data[stale]["current"], data[fresh]["current"]) == (False, True)
+    assert exit_code("status", "--all") == 1
+    assert "fresh-one" in capsys.readouterr().out
+    for key, wanted in ((stale, "verdict not current"), (fresh, "verdict healthy")):
+        (workspace,) = (
+            one.id
+            for one in bench.sandbox.world.admin.workspaces.values()
+            if one.external_key_id == key
+        )
+        assert history(bench.client, workspace)[-1].what == wanted
+
+
+def put_table(bench: Onboardings, rows: list[FleetRow]) -> None:
+    """Publish a table of all keys."""
+    bench.client.create_artifact(ArtifactCreate(key=FLEET, type="table", data=published(rows)))
 
 
 def test_a_key_without_a_workspace_is_shown_as_one(
