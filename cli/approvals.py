@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
 
+import httpx
 import typer
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
@@ -49,6 +50,8 @@ from cmek.signatures.verification import (
 
 FIELD: Final = "signed_approvals"
 _KEYS: Final = ("id_ed25519", "id_ecdsa", "id_rsa", "id_ed25519_sk", "id_ecdsa_sk")
+_KEYSET: Final = frozenset({"schema", "response"})
+"""What Prefect's state of a suspended run names: where the form is, and where the response goes."""
 _POLL_SECONDS: Final = 0.3
 
 SigningKey = Annotated[
@@ -110,8 +113,10 @@ def read_pending(client: SyncPrefectClient, run_id: UUID) -> PendingApproval:
     if run.state is None or not run.state.is_paused() or not keyset:
         state = run.state.name if run.state else "in no state"
         raise ApprovalError(f"run {run.name} waits for no approval: it is {state}")
-    # Prefect suspends the run before it stores the form.
-    stored = _stored(client, run, keyset["schema"])
+    # Prefect suspends the run before it stores the form. Who may write to the API can set a state
+    # that names none.
+    named = keyset.keys() >= _KEYSET
+    stored = _stored(client, run, keyset["schema"]) if named else ""
     if stored is None:
         raise ApprovalError(
             f"run {run.name} is suspended, but its approval request is not stored yet: try again"
@@ -122,7 +127,7 @@ def read_pending(client: SyncPrefectClient, run_id: UUID) -> PendingApproval:
 def _stored(client: SyncPrefectClient, run: FlowRun, key: str) -> str | None:
     try:
         return client.read_flow_run_input(run.id, key)
-    except (ObjectNotFound, PrefectHTTPStatusError):
+    except (ObjectNotFound, PrefectHTTPStatusError, httpx.InvalidURL):
         return None
 
 

@@ -18,12 +18,14 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
+from pydantic_core import from_json
 
 from cli.client import PAGE, RunError, connected, every
 from cli.options import AnthropicBlock, JsonArray, KmsBlock, Subject, check_workspace
 from cli.terminal import new_console, printable, show_markdown, show_rows
 from cmek.keys.history import key_page, read_page
 from cmek.keys.verdicts import Health, KeyRecord
+from cmek.models import request_in
 from cmek.names import artifact_key
 from cmek.revalidation.fleet import (
     FLEET,
@@ -236,9 +238,11 @@ def history(client: SyncPrefectClient, workspace_id: str) -> list[HistoryEntry]:
 def _onboardings(client: SyncPrefectClient, workspace_id: str) -> Iterator[HistoryEntry]:
     wanted = FlowRunFilter.model_validate({"tags": {"all_": [workspace_tag(workspace_id)]}})
     for run in every(client.read_flow_runs, flow_run_filter=wanted):
-        asked = str(run.parameters.get("request", {}).get("requested_by", ""))
+        request = request_in(run.parameters)
+        asked = str(request.get("requested_by", ""))
         if run.created:
-            yield HistoryEntry(run.created, "onboarding requested", "", asked, str(run.id))
+            flaw = "" if request else "its request can't be read"
+            yield HistoryEntry(run.created, "onboarding requested", flaw, asked, str(run.id))
         for state in client.read_flow_run_states(run.id):
             if state.is_paused() or state.is_final():
                 outcome = state.message or ""
@@ -249,16 +253,21 @@ def _onboardings(client: SyncPrefectClient, workspace_id: str) -> Iterator[Histo
 def _responses(client: SyncPrefectClient, run: FlowRun) -> Iterator[HistoryEntry]:
     """The approval responses; the server keeps the newest one of each request."""
     for given in client.filter_flow_run_input(run.id, "suspended", limit=PAGE, exclude_keys=set()):
-        response = _response(given.value) if given.key.endswith("-response") else None
-        if response is not None and given.created is not None:
-            outcome = f"{response.get('decision')}: {response.get('comment', '')}"
+        if not given.key.endswith("-response") or given.created is None:
+            continue
+        response = _response(given.value)
+        outcome, approver = "it can't be read", ""
+        if response is not None:
+            outcome = f"{response['decision']}: {response.get('comment', '')}"
             approver = str(response.get("approver", ""))
-            yield HistoryEntry(given.created, "approval response", outcome, approver, str(run.id))
+        yield HistoryEntry(given.created, "approval response", outcome, approver, str(run.id))
 
 
 def _response(text: str) -> dict[str, Any] | None:
+    """The fields of a response; None when the stored text is none: anyone may have written it."""
     try:
-        response = json.loads(text)
+        # refuses deep nesting and lone surrogates, which could not be printed, as a ValueError
+        response = from_json(text)
     except ValueError:
         return None
     return response if isinstance(response, dict) and "decision" in response else None

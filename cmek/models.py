@@ -197,6 +197,15 @@ def _is_unseen(character: str) -> bool:
     return any(one["c"] in _ASCII for one in confusables_data.get(character, ()))
 
 
+def request_in(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The request among a run's parameters; empty if it is missing or no object.
+
+    Whoever may write to Prefect's API can create a run with any parameters.
+    """
+    found = parameters.get("request")
+    return found if isinstance(found, dict) else {}
+
+
 def refusals(error: ValidationError, *, values: bool = True, root: str = "") -> Iterator[str]:
     """One message for each wrong field: its name, its value and what is wrong.
 

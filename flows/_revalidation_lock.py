@@ -17,6 +17,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 
+from cmek.models import request_in
 from tasks.runs import (
     TRY_SECONDS,
     SlotRefusedError,
@@ -73,7 +74,7 @@ async def _other(client: PrefectClient) -> FlowRun | None:
         flow_run_filter=FlowRunFilter(state=running),
     )
     for run in runs:
-        request = run.parameters.get("request") or {}
+        request = request_in(run.parameters)
         some_keys = request.get("external_keys") or request.get("look_again")
         if run.id != current_run_id() and not some_keys:
             return run

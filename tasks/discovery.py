@@ -32,6 +32,7 @@ from cmek.discovery.rules import (
 )
 from cmek.discovery.rules import idempotency_key as numbered_key
 from cmek.errors import CmekError
+from cmek.models import request_in
 from cmek.onboarding.policy import OverrideRefusedError, PolicyModel, UnnameableKeyError
 from cmek.onboarding.request import resolve, subject_in
 from cmek.tags import CMEK_TAG, workspace_tag
@@ -158,7 +159,7 @@ async def start_onboarding(
         named = f"run {run.name} ({run.id}) for {subject_in(request)}"
         advice = "Approve, reject or cancel that run first"
     # for a key that is known, Prefect ignores the new parameters without a word
-    differs = request_differences(complete(request), complete(run.parameters.get("request") or {}))
+    differs = request_differences(complete(request), complete(request_in(run.parameters)))
     if differs:
         raise DifferentRequestError(
             f"{named} was started with another request ({'; '.join(differs)}); nothing was "
@@ -214,5 +215,5 @@ async def _earlier_runs(
             ended_at=run.end_time,
         )
         async for run in find_runs(client, wanted)
-        if plan_only in (None, bool((run.parameters.get("request") or {}).get("plan_only")))
+        if plan_only in (None, bool(request_in(run.parameters).get("plan_only")))
     ]
