@@ -7,6 +7,7 @@ import sys
 from collections.abc import MutableMapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from traceback import walk_tb
 from typing import Annotated, Any, Final, NoReturn
 
@@ -183,8 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CmekError as error:
         _fail(str(error))
     except OSError as error:
-        named = error.filename is not None and error.strerror
-        _fail(f"{error.filename}: {error.strerror}" if named else str(error))
+        _fail(_refused_file(error))
     except Exception as error:
         if refused := _refused_setting(error):
             _fail(refused)
@@ -195,6 +195,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from cli.client import refusal  # noqa: PLC0415 - imported already, with the command
 
         _fail(refusal(error.response))
+
+
+def _refused_file(error: OSError) -> str:
+    """Which file, and why; or that nothing at all can be read in the current folder."""
+    if error.filename is None or not error.strerror:
+        return str(error)
+    text = f"{error.filename}: {error.strerror}"
+    relative = isinstance(error, PermissionError) and not Path(str(error.filename)).is_absolute()
+    # after `sudo -i` the folder is root's own: another user is not even told what is not there
+    if relative and not os.access(".", os.X_OK):
+        return f"this user can't read the current folder: run `cd /` first ({text})"
+    return text
 
 
 def _refused_setting(error: Exception) -> str | None:

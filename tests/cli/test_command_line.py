@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -316,6 +318,40 @@ def test_an_invalid_port_is_refused(tmp_path: Path, option: str, port: str) -> N
     )
     assert done.returncode == 2
     assert option in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mode", "arguments", "message"),
+    [
+        ("0", ["status", "--all"], "this user can't read the current folder: run `cd /` first"),
+        ("0", ["evidence", "verify", "x"], "this user can't read the current folder: run `cd /`"),
+        ("700", ["status", "--all"], "error: .env: Permission denied"),
+    ],
+)
+def test_a_folder_that_the_user_can_not_read_is_named_as_the_cause(
+    mode: str, arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    """After `sudo -i` the folder is root's own, and Prefect looks for its settings in it."""
+    command = ["sh", "-c", f'chmod {mode} . && exec "$@"', "sh", CMEK, *arguments]
+    if os.geteuid() == 0:  # who may read everything: without that right
+        if shutil.which("setpriv") is None:
+            pytest.skip("needs setpriv")
+        command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / ".env").touch(mode=0)
+    environment = clean_environment(tmp_path)
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+    finally:
+        folder.chmod(0o700)
+    said = " ".join(done.stderr.split())
+    assert done.returncode == 1
+    assert message in said
+    assert ("current folder" in said) is (mode == "0")
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("place", WRONG_SETTINGS)

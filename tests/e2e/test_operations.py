@@ -84,6 +84,14 @@ def test_a_reader_sees_who_runs_each_block() -> None:
         assert named == who, f"{user}, behind: {above[-80:]!r}"
 
 
+def test_who_is_changed_to_can_read_the_folder_in_which_root_stands() -> None:
+    """After `sudo -i` it is root's home, in which `cmek` as the worker's user could not start."""
+    page = (DOCS / "operations.md").read_text()
+    before = [text.rpartition("\n\n")[2] for text in page.split("runuser -u")[:-1]]
+    assert len(before) >= 4
+    assert [text for text in before if not re.search(r"\bcd /(?=[;`\n])", text)] == []
+
+
 def test_each_user_of_the_guide_reads_its_own_settings_only() -> None:
     """The modes and groups in the guide's own commands ensure it."""
     text = "\n".join(block.text for block in blocks("operations.md", "One machine"))

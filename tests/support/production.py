@@ -36,6 +36,8 @@ PROJECT: Final = Path(__file__).parents[2]
 HOME: Final = Path("/opt/cmek")
 SCRATCH: Final = Path("/run/cmek-test")
 """A file system in memory, in this mount namespace."""
+ROOTS_OWN: Final = SCRATCH / "home"
+"""A folder that no other user can read, as root's home is: where root's blocks begin."""
 UNITS: Final = Path("/etc/systemd/system")
 OVERLAID: Final = ("/etc", "/opt", "/usr/local/bin", "/var/lib", "/var/backups", "/home")
 """Folders in which the page's commands make files."""
@@ -65,8 +67,14 @@ def blocks(page: str, chapter: str) -> list[Block]:
     return [Block(*found) for found in fences.findall(text.partition("\n## ")[0])]
 
 
-def run(command: list[str], text: str = "", **variables: str) -> str:
+def run(command: list[str], text: str = "", folder: str = "/", **variables: str) -> str:
     """Run a command to its end; returns its output.
+
+    Args:
+        command: Program and arguments.
+        text: Its standard input.
+        folder: Where it runs.
+        variables: More of its environment.
 
     Raises:
         RuntimeError: it failed; the message holds its output.
@@ -84,7 +92,7 @@ def run(command: list[str], text: str = "", **variables: str) -> str:
         text=True,
         timeout=SECONDS,
         check=False,
-        cwd="/",
+        cwd=folder,
     )
     if done.returncode != 0:
         raise RuntimeError(
@@ -229,7 +237,8 @@ class Follower:
                 self.units.obey(line)
             return ""
         if block.who == "root":
-            printed = run(["bash", "-euo", "pipefail", "-s"], text, **self.secrets)
+            shell = ["bash", "-euo", "pipefail", "-s"]
+            printed = run(shell, text, folder=str(ROOTS_OWN), **self.secrets)
             self.put_the_sandbox_in_place()
             return printed
         user = block.who.split()[0]
@@ -309,7 +318,7 @@ def machine(*arguments: str) -> Iterator[Follower]:
     make_private()
     run(["useradd", "--create-home", "--gid", "nogroup", "operator"])
     start_postgres()
-    scratch = SCRATCH / "home"
+    scratch = ROOTS_OWN
     (scratch / "tmp").mkdir(parents=True)
     scratch.chmod(0o700)  # no user here may read the Admin API key, which is in the sandbox's log
     child = start_sandbox(
