@@ -14,7 +14,8 @@ unexport PYTHONDONTWRITEBYTECODE
 install: $(READY)
 
 $(READY): requirements-dev.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# without a pip that works it was never finished: no python3-venv, or Ctrl-C
+	@$(BIN)/python -m pip install --help >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@

@@ -1,0 +1,69 @@
+"""`make` makes the virtual environment, and makes it anew when it could not be finished."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import venv
+from pathlib import Path
+
+import pytest
+
+from cli.deploy import PROJECT
+
+PYTHON = """#!/bin/sh
+# in the place of the interpreter: a whole environment costs seconds and needs its packages
+echo "$@" >> calls
+[ "$1 $2" = "-m venv" ] || exit 0
+rm -rf .venv && mkdir -p .venv/bin && cp "$0" .venv/bin/python
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With the Makefile, what the environment is made of, and an interpreter that notes its use."""
+    shutil.copy(PROJECT / "Makefile", tmp_path)
+    for name in ("requirements-dev.lock", "pyproject.toml"):
+        (tmp_path / name).touch()
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    return tmp_path
+
+
+def install(folder: Path) -> list[str]:
+    """What `make install` had the interpreter do."""
+    calls = folder / "calls"
+    calls.unlink(missing_ok=True)
+    done = subprocess.run(
+        ["make", "install", f"PYTHON={folder / 'python'}"],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return calls.read_text().splitlines() if calls.exists() else []
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+@needs_make
+def test_an_environment_without_pip_is_made_anew(folder: Path) -> None:
+    """As Debian without python3-venv leaves it, or Ctrl-C during the first step."""
+    venv.create(folder / ".venv", with_pip=False, symlinks=True)
+    assert install(folder)[0] == "-m venv --clear .venv"
+    assert install(folder) == []
+
+
+@needs_make
+def test_a_whole_environment_is_kept_when_the_lock_changes(folder: Path) -> None:
+    """Only what changed is installed."""
+    assert install(folder)[0] == "-m venv --clear .venv"
+    later = (folder / ".venv" / ".ready").stat().st_mtime + 2
+    os.utime(folder / "requirements-dev.lock", (later, later))
+    calls = install(folder)
+    assert [call for call in calls if "venv" in call] == []
+    assert any("--require-hashes" in call for call in calls)
