@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+import pytest
+
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER
 from cmek.evidence.report import threats_filter
 from cmek.names import KeyName, in_use_label, organization_label
-from cmek.terraform.module import IMPORTS, VARIABLES
+from cmek.terraform.module import IMPORTS, VARIABLES, render_module, write_module
 from tests.terraform.command import needs_terraform
 from tests.terraform.conftest import Bench
 from tests.terraform.provider import stand_in
@@ -206,6 +208,28 @@ def test_the_options_add_service_audit_logs_and_an_alert(bench: Bench) -> None:
     }
     condition = bench.terraform.planned(alert)["conditions"][0]["condition_matched_log"][0]
     assert condition["filter"] == threats_filter(KeyName.parse(name))
+
+
+@pytest.mark.parametrize("number", [50, 51, 1000])
+def test_the_alert_of_a_key_of_many_workspaces_is_one_that_monitoring_takes(
+    bench: Bench, number: int
+) -> None:
+    """Cloud Monitoring refuses a documentation of more than 8,192 characters."""
+    bench.onboard(bench.rig.fresh_workspace())
+    (key,) = bench.read()
+    workspaces = tuple(f"wrkspc_{one:024}" for one in range(number))
+    shared = key.model_copy(update={"workspaces": workspaces})
+    write_module(render_module([shared]), bench.terraform.folder)
+    bench.terraform.run("init", "-input=false")
+    (bench.terraform.folder / "terraform.tfvars").write_text("enable_alert = true\n")
+    bench.terraform.plan()
+    alert = address("claude", "google_monitoring_alert_policy.key_threatened")
+    text = bench.terraform.planned(alert)["documentation"][0]["content"]
+    assert len(text) <= 8192
+    assert all(one in text for one in workspaces[:50])
+    assert text.count("wrkspc_") == 50
+    more = number - 50
+    assert (f" and {more} more need" in text) is (more > 0)
 
 
 def test_a_lost_grant_is_not_imported_but_put_back(bench: Bench) -> None:

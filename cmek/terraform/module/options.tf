@@ -1,5 +1,13 @@
 locals {
   projects = toset([for key in var.keys : key.project])
+
+  # Cloud Monitoring takes 8,192 characters of documentation, and many workspaces may share a key.
+  named_workspaces = {
+    for id, key in var.keys : id => join("", [
+      join(", ", slice(key.workspaces, 0, min(50, length(key.workspaces)))),
+      length(key.workspaces) > 50 ? " and ${length(key.workspaces) - 50} more" : "",
+    ])
+  }
 }
 
 resource "google_project_service" "cloudkms" {
@@ -57,6 +65,6 @@ resource "google_monitoring_alert_policy" "key_threatened" {
 
   documentation {
     mime_type = "text/markdown"
-    content   = "Anthropic workspaces ${join(", ", each.value.workspaces)} need every version of this key. A version that is scheduled for destruction can be restored until its destroy time, then enabled: `gcloud kms keys versions restore VERSION --key=${each.value.name} --keyring=${each.value.key_ring} --location=${each.value.location} --project=${each.value.project}`, then the same with `enable`."
+    content   = "Anthropic workspaces ${local.named_workspaces[each.key]} need every version of this key. A version that is scheduled for destruction can be restored until its destroy time, then enabled: `gcloud kms keys versions restore VERSION --key=${each.value.name} --keyring=${each.value.key_ring} --location=${each.value.location} --project=${each.value.project}`, then the same with `enable`."
   }
 }
