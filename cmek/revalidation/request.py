@@ -32,8 +32,13 @@ class RevalidationRequest(FormModel):
         extra="forbid",
         title="Revalidation request",
         json_schema_extra={
-            "if": {"properties": {"record_anew": {"const": True}}, "required": ["record_anew"]},
-            "then": {"properties": {"depth": {"const": "full"}}},
+            # not by `required`, which Prefect's server takes out of the schema of a deployment
+            "dependentSchemas": {
+                "record_anew": {
+                    "if": {"properties": {"record_anew": {"const": True}}},
+                    "then": {"properties": {"depth": {"const": "full"}}},
+                }
+            },
         },
     )
 

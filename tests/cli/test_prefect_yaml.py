@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ from prefect.cli.deploy._models import (
     WorkPoolConfig,
 )
 from prefect.flows import Flow
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import validate
 from pydantic import BaseModel
 
 from cli.deploy import PROJECT
@@ -99,6 +102,17 @@ def test_every_deployment_enforces_its_form_and_names_our_pool(deployment: dict[
     assert deployment["enforce_parameter_schema"] is True
     queue = {"work_queue_name": "watch"} if deployment["name"] == "watchdog" else {}
     assert deployment["work_pool"] == {"name": WORK_POOL} | queue
+
+
+@each_deployment
+def test_the_server_takes_the_parameters_of_every_deployment(deployment: dict[str, Any]) -> None:
+    """When a deployment is made, Prefect checks them without any `required` of the schema."""
+    module, _, name = deployment["entrypoint"].partition(":")
+    flow = getattr(importlib.import_module(module), name)
+    schema = parameter_schema(flow).model_dump_for_openapi()
+    text = json.dumps(deployment.get("parameters") or {})
+    given = text.replace("{{ $CMEK_PROJECT_ID }}", "acme-kms-prod")
+    validate(json.loads(given), schema, raise_on_error=True, ignore_required=True)
 
 
 def test_no_path_of_a_machine_is_in_the_file() -> None:

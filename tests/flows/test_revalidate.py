@@ -16,6 +16,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Running
+from prefect.utilities.schema_tools import validate
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
@@ -183,6 +184,9 @@ def test_recording_anew_takes_the_settings_only(
 def test_a_quick_check_records_nothing_anew() -> None:
     with pytest.raises(ValidationError, match="record_anew needs depth full, not quick"):
         RevalidationRequest(depth="quick", record_anew=True)
+    schema = RevalidationRequest.model_json_schema()
+    given = {"depth": "quick", "record_anew": True}
+    assert validate(given, schema, ignore_required=True), "so there is a run, which then fails"
 
 
 def test_a_quick_check_keeps_what_the_full_one_found_elsewhere(
