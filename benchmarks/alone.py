@@ -101,7 +101,7 @@ def prefect_alone() -> Iterator[PrefectAlone]:
 
 def _deploy(client: SyncPrefectClient, folder: Path) -> UUID:
     folder.mkdir()  # its own, almost empty: Prefect copies the folder for each run
-    (folder / "empty.py").write_text(FLOW)
+    (folder / "empty.py").write_text(FLOW, encoding="utf-8")
     return client.create_deployment(
         client.create_flow_from_name("empty"),
         "empty",

@@ -63,10 +63,11 @@ def _gateway(sandbox: SandboxProcess) -> Iterator[str]:
     """The address of a gateway in front of this sandbox."""
     with tempfile.TemporaryDirectory(prefix="cmek-bench-") as home:
         key, settings = Path(home) / "admin_key", Path(home) / "gateway.toml"
-        key.write_text(sandbox.admin_key)
+        key.write_text(sandbox.admin_key, encoding="utf-8")
         settings.write_text(
             f'journal = "{home}/journal.sqlite"\nport = 0\nupstream = "{sandbox.http}"\n'
-            f'admin_key_file = "{key}"\n'
+            f'admin_key_file = "{key}"\n',
+            encoding="utf-8",
         )
         command = [
             str(Path(sys.executable).with_name("cmek")),
@@ -75,7 +76,7 @@ def _gateway(sandbox: SandboxProcess) -> Iterator[str]:
             str(settings),
         ]
         with subprocess.Popen(  # noqa: S603 - our own command
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8"
         ) as process:
             assert process.stdout is not None
             try:

@@ -121,6 +121,7 @@ def _sweep_in_child(
         stdout=subprocess.PIPE,
         check=True,
         text=True,
+        encoding="utf-8",
     )
     answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return answer

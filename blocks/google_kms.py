@@ -199,7 +199,7 @@ def service_account_key(block: GcpCredentials) -> dict[str, Any] | None:
     if block.service_account_info is not None:
         key = service_account_info(block.service_account_info.get_secret_value())
     elif block.service_account_file is not None:
-        key = service_account_info(block.service_account_file.read_text())
+        key = service_account_info(block.service_account_file.read_text(encoding="utf-8"))
     else:
         return None
     check_destination(check_endpoint(key["token_uri"]), GOOGLE)

@@ -141,13 +141,13 @@ def _try_to_write(file: Path) -> None:
         OSError: The file can't be written.
     """
     is_there = file.exists()
-    file.open("a").close()
+    file.open("ab").close()
     if not is_there:
         file.unlink()
 
 
 def _keep(file: Path, drill: Drill) -> None:
-    file.write_text(report(drill))
+    file.write_text(report(drill), encoding="utf-8")
 
 
 def _confirmed(workspace_id: str, given: str | None, console: Console) -> None:
@@ -384,4 +384,6 @@ def sign_report(file: Path, key: Path) -> None:
     Raises:
         ApprovalError: OpenSSH did not sign it.
     """
-    file.with_name(f"{file.name}.sig").write_text(signature(file.read_text(), key, NAMESPACE))
+    file.with_name(f"{file.name}.sig").write_text(
+        signature(file.read_text(encoding="utf-8"), key, NAMESPACE), encoding="utf-8"
+    )

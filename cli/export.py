@@ -75,7 +75,7 @@ def export_command(
         record = read_record(client, workspace_id)
     chain = loads(record)
     if out is None:
-        typer.echo(record, nl=False)
+        typer.echo(record.encode(), nl=False)  # as bytes: the terminal may not be UTF-8
     else:
         out.write_bytes(record.encode())
     console = new_console(stderr=True)
@@ -126,8 +126,8 @@ def write_approvals(chain: Chain, folder: Path) -> list[str]:
             continue  # typed, or a rejection
         for number, one in enumerate(given, start=1):
             name = f"{entry.number}-{number}"
-            (folder / f"{name}.json").write_text(one.statement.text)
-            (folder / f"{name}.sig").write_text(one.signature)
+            (folder / f"{name}.json").write_text(one.statement.text, encoding="utf-8")
+            (folder / f"{name}.sig").write_text(one.signature, encoding="utf-8")
             # as of that time, because an approver's `valid-before` may have passed since
             then = _verify_time(entry)
             commands.append(

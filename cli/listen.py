@@ -344,7 +344,7 @@ def _serve(app: Starlette, port: int) -> None:
 
 def _secrets(file: Path) -> tuple[bytes, ...]:
     try:
-        return webhook_secrets(file.read_text())
+        return webhook_secrets(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ListenOptionError(f"{file}: {error}") from None
 

@@ -67,7 +67,7 @@ def _save_blocks(sandbox: SandboxAddress, gateway: str | None) -> None:
     direct = AnthropicAdmin(admin_key=SecretStr(sandbox.admin_key), base_url=sandbox.http)
     admin = AnthropicAdmin(base_url=gateway, gateway=True) if gateway else direct
     admin.save("anthropic-admin", overwrite=True)
-    credentials = json.loads(sandbox.google_credentials_file.read_text())
+    credentials = json.loads(sandbox.google_credentials_file.read_text(encoding="utf-8"))
     GoogleKms(
         gcp_credentials=GcpCredentials(service_account_info=credentials),
         endpoint=sandbox.grpc,
@@ -104,7 +104,7 @@ def main(name: str, *files: str) -> None:
     if files:
         address_file, prefect_file, *more = files
         _import_flows()
-        sandbox = SandboxAddress.model_validate_json(Path(address_file).read_text())
+        sandbox = SandboxAddress.model_validate_json(Path(address_file).read_text(encoding="utf-8"))
         with _server() as client:
             set_up_resources(client, sandbox, Path(prefect_file), more[0] if more else None)
     run_worker(name)

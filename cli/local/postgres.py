@@ -174,7 +174,7 @@ def _reachable(folder: Path) -> bool:
 def _ready(folder: Path) -> bool | None:
     # PostgreSQL writes its status as the last line of its pid file.
     with contextlib.suppress(FileNotFoundError):
-        lines = (folder / "data" / "postmaster.pid").read_text().splitlines()
+        lines = (folder / "data" / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         return True if lines and lines[-1].strip() == "ready" else None
     return None
 
@@ -182,7 +182,7 @@ def _ready(folder: Path) -> bool | None:
 def _postmaster(folder: Path) -> int | None:
     # A killed server leaves its pid file, and its pid may be reused: compare the directory.
     try:
-        pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+        pid = int((folder / "data" / "postmaster.pid").read_text(encoding="utf-8").split()[0])
         os.kill(pid, 0)
     except (FileNotFoundError, ProcessLookupError, PermissionError, IndexError, ValueError):
         return None

@@ -50,7 +50,7 @@ class Child:
         """An error about this child that carries its exit code and the end of its log."""
         code = self.process.poll()
         ended = "" if code is None else f"; it ended with exit code {code}"
-        lines = self.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+        lines = self.log.read_text(errors="replace", encoding="utf-8").splitlines()[-_TAIL_LINES:]
         tail = "\n".join(f"    {line}" for line in lines) or "    (nothing was logged)"
         return StackError(f"{self.name}: {what}{ended}. Last lines of its log:\n{tail}")
 

@@ -68,7 +68,7 @@ def wait_for_sandbox(sandbox: Child) -> SandboxAddress:
 
 
 def _ready_line(log: Path) -> SandboxAddress | None:
-    for line in log.read_text(errors="replace").splitlines(keepends=True):
+    for line in log.read_text(errors="replace", encoding="utf-8").splitlines(keepends=True):
         if line.startswith("{") and line.endswith("\n"):
             with contextlib.suppress(ValidationError):
                 return SandboxAddress.model_validate_json(line)

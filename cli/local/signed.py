@@ -53,9 +53,9 @@ class RehearsalSigners:
         signers.mkdir(mode=0o700, parents=True)
         command = ["-q", "-t", "ed25519", "-N", "", "-C", "rehearsal", "-f", str(self.key)]
         subprocess.run([PROGRAM, *command], check=True)
-        kind, public, *_ = self.key.with_suffix(".pub").read_text().split()
+        kind, public, *_ = self.key.with_suffix(".pub").read_text(encoding="utf-8").split()
         line = f'{APPROVER} namespaces="{NAMESPACE}" {kind} {public}\n'
-        (signers / "allowed_signers").write_text(line)
+        (signers / "allowed_signers").write_text(line, encoding="utf-8")
 
     def find(self) -> Signers | None:
         """The enrolled approver; the files may belong to the current user instead of root."""
@@ -76,12 +76,14 @@ def start_gateway(
     """
     credential = folder / "admin_key"
     credential.touch(mode=0o600)  # before the content, so that nobody else can ever read it
-    credential.write_text(admin_key)
+    credential.write_text(admin_key, encoding="utf-8")
     command = ["cli.local.signed", str(folder), upstream]
     child = start_module("gateway", command, home, environment, log="gateway.log")
 
     def ready() -> str | None:
-        for line in child.log.read_text(errors="replace").splitlines(keepends=True):
+        for line in child.log.read_text(errors="replace", encoding="utf-8").splitlines(
+            keepends=True
+        ):
             if line.startswith('{"gateway"') and line.endswith("\n"):
                 return str(json.loads(line)["gateway"])
         return None

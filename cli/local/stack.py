@@ -84,9 +84,11 @@ def one_authority(folder: Path) -> Path:
     They use no TLS, but Prefect reads the authorities for each new client, a dozen times in a run:
     reading all of certifi's would cost a seventh of the run's processor time.
     """
-    first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----")
+    first, end, _ = (
+        Path(certifi.where()).read_text(encoding="utf-8").partition("-----END CERTIFICATE-----")
+    )
     file = folder / "authority.pem"
-    file.write_text(first + end)
+    file.write_text(first + end, encoding="utf-8")
     return file
 
 
@@ -263,7 +265,7 @@ def _with_signers(prefect_file: Path, home: Path) -> Path:
     """Enrol an approver, and write a copy of the deployments whose flow knows this approver."""
     RehearsalSigners(_signers_folder(home)).enrol()
     changed = home / "prefect.yaml"
-    changed.write_text(prefect_file.read_text().replace(*FLOW))
+    changed.write_text(prefect_file.read_text(encoding="utf-8").replace(*FLOW), encoding="utf-8")
     return changed
 
 
@@ -280,7 +282,7 @@ def _set_up(
     watch.lap("sandbox")
     address_file = home / "sandbox.json"
     address_file.touch(mode=0o600)
-    address_file.write_text(address.model_dump_json())
+    address_file.write_text(address.model_dump_json(), encoding="utf-8")
     files = [str(address_file), str(prefect_file)]
     gateway = None
     if VARIABLE in environment:

@@ -114,8 +114,8 @@ def _verify(approval: SignedApproval, signers: Signers, at: datetime) -> Verifie
     with tempfile.TemporaryDirectory(prefix="cmek-") as scratch:
         # copies of the content that was checked: the files could be replaced meanwhile
         signature, allowed, listed = (Path(scratch) / one for one in ("signature", "allowed", "no"))
-        signature.write_text(approval.signature)
-        allowed.write_text(signers.allowed_lines)
+        signature.write_text(approval.signature, encoding="utf-8")
+        allowed.write_text(signers.allowed_lines, encoding="utf-8")
         listed.write_bytes(signers.revoked_content)
         known = ("-f", str(allowed), "-I", approver, "-O", time)
         revoked = ("-r", str(listed)) if signers.revoked else ()

@@ -114,7 +114,7 @@ def render_module(keys: Iterable[ManagedKey]) -> dict[str, str]:
     ordered = sorted(keys, key=lambda key: key.address)
     fixed = files("cmek.terraform") / "module"
     return {
-        **{name: (fixed / name).read_text() for name in FIXED},
+        **{name: (fixed / name).read_text(encoding="utf-8") for name in FIXED},
         VARIABLES: _json({"keys": {key.address: _values(key) for key in ordered}}),
         IMPORTS: _json({"import": _imports(ordered)}),
         ALERT: _json({"locals": {"threatening_methods": list(THREATENING_METHODS)}}),
@@ -131,7 +131,7 @@ def write_module(module: dict[str, str], folder: Path, *, replace: bool = False)
     differing = [
         name
         for name, text in module.items()
-        if (folder / name).exists() and (folder / name).read_text() != text
+        if (folder / name).exists() and (folder / name).read_bytes() != text.encode()
     ]
     if differing and not replace:
         raise FilesDifferError(
@@ -139,7 +139,7 @@ def write_module(module: dict[str, str], folder: Path, *, replace: bool = False)
             "and compare, or replace them"
         )
     for name, text in module.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def seconds(duration: timedelta) -> str:

@@ -99,6 +99,18 @@ def test_a_record_goes_to_standard_output_for_a_dash(
     assert [one.name for one in tmp_path.iterdir()] == ["approvals"]
 
 
+def test_a_record_goes_to_standard_output_byte_for_byte_in_every_locale(
+    bench: Onboardings, workspace: str
+) -> None:
+    """It is UTF-8: in Latin-1 its hashes would not verify."""
+    named = Event(kind="started", subject="w", body={"requested_by": "Adèle"})
+    recorded(workspace, named, ATTACHED)
+    done = CliRunner(charset="latin-1").invoke(evidence_app, ["export", workspace])
+    assert done.exit_code == 0, done.output
+    assert done.stdout_bytes == record_in(str(published(bench, workspace)[-1].data)).encode()
+    assert "Adèle" in done.stdout_bytes.decode()
+
+
 def test_a_whole_forged_record_is_found_by_its_anchor(
     bench: Onboardings, workspace: str, tmp_path: Path
 ) -> None:
