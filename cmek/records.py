@@ -143,7 +143,8 @@ def _usable(what: str) -> Iterator[None]:
 class Records:
     """The records of all runs. Methods block: call them in a thread."""
 
-    def __init__(self, place: Place, key: bytes) -> None:
+    def __init__(self, place: Place, key: bytes | Path) -> None:
+        """With the key, or with the file of this user's own one, which the first write creates."""
         self._place = place
         self._key = key
 
@@ -160,11 +161,12 @@ class Records:
             content = self._place.get(path)
         if content is None:
             return None
+        key = self._known_key()
         try:
             found = json.loads(content)
             value, mac = found["value"], str(found["mac"])
-            expected = self._mac(run_id, name, value)
-            verifies = hmac.compare_digest(expected.encode(), mac.encode())
+            expected = _mac(key or b"", run_id, name, value)
+            verifies = key is not None and hmac.compare_digest(expected.encode(), mac.encode())
         # whoever can write there controls the bytes: any shape must end as "does not verify"
         except (ValueError, TypeError, KeyError, RecursionError):
             verifies = False
@@ -183,7 +185,9 @@ class Records:
         Raises:
             RecordsError: It can't be written; the earlier value is still there.
         """
-        content = {"mac": self._mac(run_id, name, value), "value": value}
+        if isinstance(self._key, Path):
+            self._key = _own_key(self._key)
+        content = {"mac": _mac(self._key, run_id, name, value), "value": value}
         self._put(_path(run_id, name), canonical_json(content))
 
     def copy_evidence(self, folder: str, run_id: str, text: str) -> str:
@@ -200,10 +204,20 @@ class Records:
         with _usable(f"{path} can't be written"):
             self._place.put(path, content)
 
-    def _mac(self, run_id: str, name: str, value: JsonValue) -> str:
-        # run and name are under the MAC, so that a record can't be copied to another run or name
-        text = canonical_json({"name": name, "run_id": run_id, "value": value})
-        return hmac.new(self._key, text, hashlib.sha256).hexdigest()
+    def _known_key(self) -> bytes | None:
+        """The key; None when nothing was ever written with one of this user's own."""
+        if isinstance(self._key, Path):
+            with _usable(f"{self._key} can't be read"):
+                if not self._key.exists():
+                    return None
+            self._key = _key(self._key)
+        return self._key
+
+
+def _mac(key: bytes, run_id: str, name: str, value: JsonValue) -> str:
+    # run and name are under the MAC, so that a record can't be copied to another run or name
+    text = canonical_json({"name": name, "run_id": run_id, "value": value})
+    return hmac.new(key, text, hashlib.sha256).hexdigest()
 
 
 def records_of(environment: Mapping[str, str]) -> Records:
@@ -232,7 +246,7 @@ def records_of(environment: Mapping[str, str]) -> Records:
     folder = Path(named) if named else state / "records"
     if not folder.is_absolute():
         raise RecordsError(f"{RECORDS}={named}: write the folder's full path")
-    key = _key(Path(key_file)) if key_file else _own_key(state / "records.key")
+    key = _key(Path(key_file)) if key_file else state / "records.key"
     return Records(Folder(folder), key)
 
 

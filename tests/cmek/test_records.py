@@ -184,10 +184,25 @@ def test_settings_that_cannot_be_used_say_which_and_why(
         records_of({"XDG_STATE_HOME": str(tmp_path)} | settings)
 
 
+def test_a_read_creates_nothing(tmp_path: Path) -> None:
+    """`cmek leftovers` also reads records where no worker runs: no unused key stays behind."""
+    records = records_of({"XDG_STATE_HOME": str(tmp_path)})
+    assert records.read(RUN, "request") is None
+    assert list(tmp_path.iterdir()) == []
+    kept = Folder(tmp_path / "cmek" / "records")
+    Records(kept, KEY).write(RUN, "request", 1)
+    with pytest.raises(RecordTamperedError):  # the key is lost
+        records.read(RUN, "request")
+    assert [one.name for one in (tmp_path / "cmek").iterdir()] == ["records"]
+
+
 def test_a_state_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "cmek").write_text("a file in its place")
+    records = records_of({"XDG_STATE_HOME": str(tmp_path)})
     with pytest.raises(RecordsError, match=RECORDS):
-        records_of({"XDG_STATE_HOME": str(tmp_path)})
+        records.read(RUN, "request")
+    with pytest.raises(RecordsError, match=RECORDS):
+        records.write(RUN, "request", 1)
 
 
 def test_a_place_that_can_not_be_used_is_named_with_the_reason(tmp_path: Path) -> None:
