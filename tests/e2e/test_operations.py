@@ -92,6 +92,20 @@ def test_who_is_changed_to_can_read_the_folder_in_which_root_stands() -> None:
     assert [text for text in before if not re.search(r"\bcd /(?=[;`\n])", text)] == []
 
 
+def test_the_code_of_every_version_can_be_read_and_has_its_own_units() -> None:
+    """With root's umask 027 no service could start; with newer units an old version may not."""
+    page = (DOCS / "operations.md").read_text()
+    installs = [
+        text for text in re.split(r"\n\n|\n- ", page) if re.search(r"git (clone|checkout)\b", text)
+    ]
+    assert len(installs) == 3
+    for text in installs:
+        assert "umask 022" in text
+    (back,) = [text for text in installs if "go **back**" in text]
+    assert "Copy its units" in back
+    assert "systemctl daemon-reload" in back
+
+
 def test_each_user_of_the_guide_reads_its_own_settings_only() -> None:
     """The modes and groups in the guide's own commands ensure it."""
     text = "\n".join(block.text for block in blocks("operations.md", "One machine"))
