@@ -31,6 +31,13 @@ from cmek.plain_text import HIDDEN, plain
 _END: Final = r"(?![\s\S])"
 """The end of the text. In Python, `$` also matches before a final line break."""
 _ASCII: Final = frozenset(string.ascii_letters + string.digits + string.punctuation)
+_WANTED: Final = {
+    "path_type": "wanted is a path, as a text in quotes",
+    "tuple_type": "wanted is a list, in square brackets",
+    "list_type": "wanted is a list, in square brackets",
+    "model_type": "wanted are named fields (in JSON an object, in TOML a table)",
+}
+"""By Pydantic's type of an error, where its own message names a class or type of Python."""
 _SHOWN: Final = 120
 """How many characters of a refused value a message shows."""
 
@@ -230,6 +237,5 @@ def refusals(error: ValidationError, *, values: bool = True, root: str = "") -> 
             # Pydantic's own message calls the characters of a text "items"
             limit = one["ctx"]["max_length"]
             what = too_long(given, limit) if values else f"has more than {limit} characters"
-        elif one["type"] == "path_type":
-            what = "wanted is a path, as a text in quotes"
+        what = _WANTED.get(one["type"], what)
         yield ": ".join(filter(None, (where, what)))

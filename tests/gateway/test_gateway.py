@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from cmek.anthropic.errors import (
     NotFoundError,
 )
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER
+from cmek.errors import CmekError
 from cmek.keys.prerequisites import CATALOGUE
 from cmek.onboarding.plan import possible_titles
 from cmek.signatures.statement import MAX_SIGNATURES, MAX_TEXT, signed_list
@@ -29,7 +31,12 @@ from cmek.tags import CREATED_BY_TAG
 from gateway.app import gateway_app
 from gateway.attach import SteadyClock
 from gateway.journal import IntentOutcome, Journal
-from gateway.settings import FederationSettings, GatewaySettings, GatewaySettingsError
+from gateway.settings import (
+    FederationSettings,
+    GatewaySettings,
+    GatewaySettingsError,
+    load_settings,
+)
 from tests.support.gateway import NEW_NAME, RUN_ID, Gateways, through
 from tests.support.google import BAD_KEY_FILES, bad_key_file
 from tests.support.signing import GRACE, KATHERINE
@@ -302,6 +309,26 @@ def test_a_credential_that_others_could_have_written_is_refused(
     else:
         settings.credential()
         assert "can be read by every user" in caplog.text
+
+
+@pytest.mark.parametrize("value", ['"x"', "1", "true", '["x"]', "[1]", "{ a = 1 }"])
+@pytest.mark.parametrize("name", GatewaySettings.model_fields)
+def test_a_setting_of_a_wrong_type_is_refused_in_the_words_of_the_file(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    """Not in those of Python, which has tuples and classes."""
+    file = tmp_path / "gateway.toml"
+    usual = {"journal": '"/journal"', "admin_key_file": '"/key"'}
+    given = usual | {name: value}
+    file.write_text("".join(f"{one} = {text}\n" for one, text in given.items()))
+    said = ""
+    try:
+        load_settings(file)
+    except CmekError as error:
+        said = str(error)
+    assert not re.search("tuple|dictionary|instance|Settings|type=", said)
+    if name == "names" and value != '["x"]':
+        assert "wanted is a list, in square brackets" in said or "names.0: " in said
 
 
 @pytest.mark.parametrize("name", BAD_KEY_FILES)

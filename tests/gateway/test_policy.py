@@ -467,7 +467,7 @@ def test_the_tag_is_forwarded_as_one_update_of_tags() -> None:
         ),
         (
             Call("POST", KEYS, (), ["geo"]),
-            f"POST {KEYS}: body: Input should be a valid dictionary or instance of _Registration",
+            f"POST {KEYS}: body: wanted are named fields (in JSON an object, in TOML a table)",
         ),
         (
             Call("GET", KEYS, (("z", "1"), ("a", "2"), ("a", "3"))),
