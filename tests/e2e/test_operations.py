@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shutil
@@ -10,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from prefect_gcp.models import cloud_run_v2 as models
+from prefect_gcp.workers import cloud_run_v2 as workers
 
 from cli.deploy import PROJECT
 from tests.support.examples import DOCS
@@ -104,6 +107,28 @@ def test_the_code_of_every_version_can_be_read_and_has_its_own_units() -> None:
     (back,) = [text for text in installs if "go **back**" in text]
     assert "Copy its units" in back
     assert "systemctl daemon-reload" in back
+
+
+def test_the_guide_enables_the_api_of_every_command_and_of_every_read() -> None:
+    """Otherwise gcloud asks, or fails, in a new project."""
+    _, _, step = (DOCS / "operations.md").read_text().partition("\n### 6. ")
+    enabled = set(re.findall(r"\b[a-z]+\.googleapis\.com", step.split("\n```\n")[1]))
+    clients = "".join(one.read_text() for one in (PROJECT / "cmek" / "gcp").glob("*.py"))
+    hosts = set(re.findall(r"\b([a-z]+\.googleapis\.com)", clients))
+    assert {"cloudkms.googleapis.com", "orgpolicy.googleapis.com"} <= hosts
+    names_of_types = {"www.googleapis.com", "type.googleapis.com"}
+    assert hosts - names_of_types | {"iam.googleapis.com"} <= enabled
+
+
+def test_the_guide_names_the_permissions_that_prefects_cloud_run_worker_uses() -> None:
+    """By the calls in its source, so that a newer version shows here."""
+    sources = "".join(inspect.getsource(one) for one in (models, workers))
+    calls = re.findall(r"\bjobs\(\)\s*\.(executions\(\)\s*\.)?([a-z]\w*)\(", sources)
+    used = {f"run.{'executions' if inner else 'jobs'}.{verb}" for inner, verb in calls}
+    used.discard("run.jobs.executions")
+    assert len(used) > 5
+    _, _, chapter = (DOCS / "operations.md").read_text().partition("\n## Beyond one machine\n")
+    assert set(re.findall(r"`(run\.[a-z]+\.[a-z]+)`", chapter)) == used
 
 
 def test_each_user_of_the_guide_reads_its_own_settings_only() -> None:
