@@ -74,7 +74,7 @@ def signed_by(approval: SignedApproval) -> Signed:
     """
     with tempfile.TemporaryDirectory(prefix="cmek-") as scratch:
         signature = Path(scratch) / "signature"
-        signature.write_text(approval.signature)
+        signature.write_text(approval.signature, encoding="utf-8")
         return Signed(approval, *_key_of(approval, signature))
 
 
