@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 from unittest import mock
-from uuid import UUID
 
 import typer
 import yaml
@@ -30,6 +29,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from cli.client import RunError, connected, every
+from cli.kept import Setting, keep_decisions
 from cli.options import JsonArray, JsonObject, check_project
 from cli.policy import save_default_policy
 from cli.terminal import new_console, printable
@@ -77,56 +77,73 @@ def deploy_command(
 ) -> None:
     """Deploy everything to the configured Prefect server; safe to repeat.
 
-    A paused schedule stays paused. Parameters with unknown names are refused
-    from then on; plain `prefect deploy` opens that again.
+    What was changed in a deployment is kept: its parameters, schedules, pause and work pool; each
+    difference from the file is said. Parameters with unknown names are refused from then on; plain
+    `prefect deploy` opens that again, and keeps nothing.
     """
     console = new_console(stderr=as_json)
     with connected() as client:
-        names = deploy(client, prefect_file, project_id, on=on)
-        for name in names:
+        done = deploy(client, prefect_file, project_id, on=on)
+        for name in done.names:
             console.print(f"Deployed {printable(name)}")
+        for setting in done.settings:
+            console.print(printable(str(setting)))
         policy_made = save_default_policy(client)
         if policy_made:
             console.print("Made block onboarding-policy/default with the guide's values")
     if as_json:
-        typer.echo(json.dumps({"deployments": names, "policy_made": policy_made}))
+        rows = [one.row() for one in done.settings]
+        answer = {"deployments": done.names, "settings": rows, "policy_made": policy_made}
+        typer.echo(json.dumps(answer))
+
+
+class Deployed(NamedTuple):
+    """What a deploy has done."""
+
+    names: list[str]
+    """All deployments of this project, as FLOW/NAME."""
+    settings: list[Setting]
+    """In what the server differed from the file."""
 
 
 def deploy(
     client: SyncPrefectClient, prefect_file: Path, project_id: str | None, *, on: str | None = None
-) -> list[str]:
-    """Deploy, keep paused schedules paused, close the forms; the deployments' names.
+) -> Deployed:
+    """Deploy with what was changed on the server, and close the forms.
 
-    `on` names one of the file's `work_pools`, to use instead of those that the deployments name.
+    `on` names one of the file's `work_pools`, to use instead of those that the deployments have.
 
     Raises:
         RunError: There is no such file. Or Prefect refused it; its output says why. Or it has no
-            such pool, or the pool is not on the server, or lets a run choose what is executed.
+            such pool, or the pool is not on the server, or lets a run choose what is executed. Or
+            a parameter on the server can't be kept.
     """
     if not prefect_file.is_file():
         raise RunError(
             f"there is no {prefect_file}, so nothing was deployed: {OWN_ENVIRONMENT}, or name the "
             "file with --prefect-file"
         )
-    paused = {
-        (deployment.id, schedule.slug)
-        for deployment in find_deployments(client)
-        for schedule in deployment.schedules
-        if schedule.slug and not schedule.active
-    }
-    with tempfile.TemporaryDirectory(prefix="cmek-deploy-") as scratch:
-        if on is not None:
-            prefect_file = _on_pool(prefect_file, on, Path(scratch) / "prefect.yaml")
-        for pool in _pools_of(prefect_file):
+    given = {PROJECT_VARIABLE: project_id} if project_id else {}
+    content = _content(prefect_file)
+    if on is not None:
+        _use_pool(content, on, prefect_file)
+    _pools_of(content, prefect_file)
+    with (
+        tempfile.TemporaryDirectory(prefix="cmek-deploy-") as scratch,
+        mock.patch.dict(os.environ, given),
+    ):
+        settings = keep_decisions(client, content, keep_pools=on is None)
+        for pool in _pools_of(content, prefect_file):
             if problem := pool_problem(client, pool):
                 raise RunError(f"{problem}; nothing was deployed")
+        completed = Path(scratch) / "prefect.yaml"
+        completed.write_text(yaml.safe_dump(content))
         try:
-            _prefect_deploy(client, prefect_file, project_id)
+            _prefect_deploy(client, completed)
         finally:  # also after a failure, for what was deployed before it
             for deployment in find_deployments(client):
                 _close_form(client, deployment)
-                _pause_again(client, deployment, paused)
-    return [f"{client.read_flow(one.flow_id).name}/{one.name}" for one in find_deployments(client)]
+    return Deployed(sorted(named_deployments(client)), settings)
 
 
 def _content(prefect_file: Path) -> dict[str, Any]:
@@ -140,20 +157,17 @@ def _content(prefect_file: Path) -> dict[str, Any]:
     return content
 
 
-def _on_pool(prefect_file: Path, on: str, target: Path) -> Path:
-    content = _content(prefect_file)
+def _use_pool(content: dict[str, Any], on: str, prefect_file: Path) -> None:
     pools = content.get("definitions", {}).get("work_pools", {})
     if on not in pools:
         raise RunError(f"{prefect_file} defines no work pool {on!r}: it has {', '.join(pools)}")
     for deployment in content["deployments"]:
         deployment["work_pool"] = deployment["work_pool"] | pools[on]
-    target.write_text(yaml.safe_dump(content))
-    return target
 
 
-def _pools_of(prefect_file: Path) -> list[str]:
+def _pools_of(content: dict[str, Any], prefect_file: Path) -> list[str]:
     try:
-        return sorted({one["work_pool"]["name"] for one in _content(prefect_file)["deployments"]})
+        return sorted({one["work_pool"]["name"] for one in content["deployments"]})
     except (KeyError, TypeError) as error:
         raise RunError(
             f"{prefect_file}: each deployment needs a work_pool with a name; nothing was deployed"
@@ -205,17 +219,15 @@ def pool_problem(client: SyncPrefectClient, name: str) -> str | None:
     )
 
 
-def _prefect_deploy(client: SyncPrefectClient, prefect_file: Path, project_id: str | None) -> None:
+def _prefect_deploy(client: SyncPrefectClient, prefect_file: Path) -> None:
     from prefect.cli import app  # noqa: PLC0415 - a second of imports, for this command only
 
     # Prefect's command reads argv and environment; a separate process would import for seconds.
     arguments = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)]
-    variables = {PROJECT_VARIABLE: project_id} if project_id else {}
     output = io.StringIO()
     with (
         temporary_settings({PREFECT_API_URL: str(client.api_url)}),
         mock.patch.object(sys, "argv", arguments),
-        mock.patch.dict(os.environ, variables),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
     ):
@@ -241,25 +253,17 @@ def _close_form(client: SyncPrefectClient, deployment: DeploymentResponse) -> No
     client.request("PATCH", "/deployments/{id}", path_params={"id": deployment.id}, json=closed)
 
 
-def _pause_again(
-    client: SyncPrefectClient, deployment: DeploymentResponse, paused: set[tuple[UUID, str]]
-) -> None:
-    # A deploy switches every schedule of the file on.
-    for schedule in deployment.schedules:
-        if schedule.active and (deployment.id, schedule.slug) in paused:
-            ids = {"id": deployment.id, "schedule_id": schedule.id}
-            client.request(
-                "PATCH",
-                "/deployments/{id}/schedules/{schedule_id}",
-                path_params=ids,
-                json={"active": False},
-            )
-
-
 def find_deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
     """All deployments of this project."""
     wanted = DeploymentFilter(tags=DeploymentFilterTags(all_=[CMEK_TAG]))
     return list(every(client.read_deployments, deployment_filter=wanted))
+
+
+def named_deployments(client: SyncPrefectClient) -> dict[str, DeploymentResponse]:
+    """The same by FLOW/NAME: a name alone may be that of several."""
+    found = find_deployments(client)
+    flows = {one: client.read_flow(one).name for one in {each.flow_id for each in found}}
+    return {f"{flows[one.flow_id]}/{one.name}": one for one in found}
 
 
 _FILES: Final = "deploy.automations"

@@ -52,6 +52,7 @@ ON_THE_STACK = (
 ON_A_SERVER = (
     "tests/blocks/test_registration.py",
     "tests/cli/test_doctor.py",
+    "tests/cli/test_kept.py",
     "tests/cli/test_refused_servers.py",
     "tests/cli/test_work_pools.py",
 )

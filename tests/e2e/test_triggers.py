@@ -128,9 +128,9 @@ def test_an_unknown_parameter_is_refused_also_after_another_deploy(stack: Stack)
         path_params={"id": hourly.id, "schedule_id": hourly.schedules[0].id},
         json={"active": False},
     )
-    names = deploy(stack.client, PROJECT / "prefect.yaml", stack.local.sandbox.project_id)
+    done = deploy(stack.client, PROJECT / "prefect.yaml", stack.local.sandbox.project_id)
     assert {ONBOARDING, "discover-workspaces/scheduled", "workspace-created/triggered"} <= set(
-        names
+        done.names
     )
     for deployment in stack.client.read_deployments():
         with pytest.raises(PrefectHTTPStatusError) as refused:
