@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from importlib.metadata import version
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 from urllib.request import (  # type: ignore[attr-defined]
     getproxies_environment,
@@ -35,9 +35,10 @@ from cli.deploy import (
     PROJECT,
     REMINDER,
     automation_files,
-    find_deployments,
+    named_deployments,
     pool_problem,
 )
+from cli.kept import load_flow
 from cli.options import AnthropicBlock, JsonArray, KmsBlock, PolicyBlock, check_project
 from cli.terminal import STATUS_STYLES, new_console, printable, show_rows
 from cmek.addresses import is_loopback
@@ -121,10 +122,11 @@ def examine(
         with explained(url), get_client(httpx_settings=settings, sync_client=True) as client:
             yield _server(client, url)
             yield from _web(url)
-            deployments = find_deployments(client)
+            deployments = named_deployments(client)
             yield from _pools(client, deployments)
-            yield _deployments(deployments)
-            yield _schedules(deployments)
+            wanted = _wanted()
+            yield _deployments(deployments, wanted)
+            yield _schedules(deployments, wanted)
             yield check_automations(client)
             project = project_id or _project(deployments)
             yield from _blocks(policy, anthropic_block, kms_block, project)
@@ -276,9 +278,11 @@ def _ui(response: httpx.Response, url: str) -> DoctorFinding:
 
 
 def _pools(
-    client: SyncPrefectClient, deployments: list[DeploymentResponse]
+    client: SyncPrefectClient, deployments: Mapping[str, DeploymentResponse]
 ) -> Iterator[DoctorFinding]:
-    names = {one.work_pool_name for one in deployments if one.work_pool_name} or {_DEFAULT_POOL}
+    names = {one.work_pool_name for one in deployments.values() if one.work_pool_name} or {
+        _DEFAULT_POOL
+    }
     for name in sorted(names):
         problem = pool_problem(client, name)
         if problem:
@@ -323,19 +327,28 @@ def _worker(client: SyncPrefectClient, pool: str) -> DoctorFinding:
     )
 
 
-def _deployments(deployments: list[DeploymentResponse]) -> DoctorFinding:
+def _wanted() -> dict[str, dict[str, Any]] | None:
+    """The deployments of the file by FLOW/NAME, or None where there is no file."""
     if not PREFECT_FILE.is_file():
+        return None
+    found = yaml.safe_load(PREFECT_FILE.read_text())["deployments"]
+    return {f"{load_flow(one).name}/{one['name']}": one for one in found}
+
+
+def _deployments(
+    deployments: Mapping[str, DeploymentResponse], wanted: Mapping[str, object] | None
+) -> DoctorFinding:
+    if wanted is None:
         return DoctorFinding(
             check="deployments",
             status="unknown",
             found=f"there is no {PREFECT_FILE} that says which there should be",
             remedy=OWN_ENVIRONMENT,
         )
-    wanted = {one["name"] for one in yaml.safe_load(PREFECT_FILE.read_text())["deployments"]}
-    missing = sorted(wanted - {one.name for one in deployments})
+    missing = sorted(set(wanted) - set(deployments))
     open_forms = sorted(
-        one.name
-        for one in deployments
+        name
+        for name, one in deployments.items()
         if (one.parameter_openapi_schema or {}).get("additionalProperties") is not False
     )
     faults = [f"missing: {', '.join(missing)}"] if missing else []
@@ -349,17 +362,27 @@ def _deployments(deployments: list[DeploymentResponse]) -> DoctorFinding:
     )
 
 
-def _schedules(deployments: list[DeploymentResponse]) -> DoctorFinding:
-    idle = [
-        one.name
-        for one in deployments
+def _schedules(
+    deployments: Mapping[str, DeploymentResponse], wanted: Mapping[str, Mapping[str, object]] | None
+) -> DoctorFinding:
+    idle = sorted(
+        name
+        for name, one in deployments.items()
         if one.schedules and (one.paused or not any(each.active for each in one.schedules))
-    ]
-    planned = sum(bool(one.schedules) for one in deployments)
-    found = f"paused: {', '.join(idle)}" if idle else f"{planned} active"
+    )
+    bare = sorted(
+        name
+        for name, one in (wanted or {}).items()
+        if one.get("schedules") and name in deployments and not deployments[name].schedules
+    )
+    planned = sum(bool(one.schedules) for one in deployments.values())
+    faults = [f"paused: {', '.join(idle)}"] if idle else []
+    if bare:
+        faults.append(f"without a schedule: {', '.join(bare)}")
+    found = "; ".join(faults) or f"{planned} active"
     return DoctorFinding(
         check="schedules",
-        status="pass" if planned and not idle else "warn",
+        status="pass" if planned and not faults else "warn",
         found=found if planned else "no deployment has one: no key is checked by itself",
         remedy="switch the schedule on in the UI; where there is none: cmek deploy",
     )
@@ -384,9 +407,9 @@ def check_automations(client: SyncPrefectClient) -> DoctorFinding:
     )
 
 
-def _project(deployments: list[DeploymentResponse]) -> str | None:
+def _project(deployments: Mapping[str, DeploymentResponse]) -> str | None:
     """The project that `cmek deploy --project` gave to discovery."""
-    for one in deployments:
+    for one in deployments.values():
         request = (one.parameters or {}).get("request")
         if isinstance(request, dict) and request.get("project_id"):
             return str(request["project_id"])

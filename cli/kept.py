@@ -75,8 +75,8 @@ def load_flow(deployment: Mapping[str, Any]) -> Flow[..., Any]:
         return load_flow_from_entrypoint(str(entrypoint))
     except Exception as error:
         raise RunError(
-            f"the flow {entrypoint!r} of deployment {deployment.get('name')!r} can't be imported"
-            f" ({type(error).__name__}: {error}); nothing was deployed"
+            f"the flow {entrypoint!r} can't be imported ({type(error).__name__}: {error}), so its "
+            f"deployment {deployment.get('name')!r} can't be made"
         ) from error
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.client import RunError
-from cli.deploy import PROJECT, deploy
+from cli.deploy import PREFECT_FILE, PROJECT, create_work_pool, deploy
 from cli.doctor import DoctorFinding, _approvals, _gateway, _proxy, _ui, examine
 from cmek.signatures import signers as signers_module
 from cmek.signatures.signers import REQUIRED_VARIABLE, SignersRefusedError, required_signatures
@@ -259,3 +260,34 @@ def test_a_servers_settings_of_another_shape_are_not_known(answer: str) -> None:
     request = httpx.Request("GET", "https://prefect.example/ui-settings")
     response = httpx.Response(200, text=answer, request=request)
     assert _ui(response, "https://prefect.example/api").status in {"unknown", "fail"}
+
+
+@pytest.fixture
+def deployed(prefect_server: None) -> Iterator[SyncPrefectClient]:
+    """A client of a server with every deployment, of which a test may change any."""
+    with get_client(sync_client=True) as client:
+        create_work_pool(client, "cmek", PROJECT / "deploy" / "work_pool.json", 4)
+        deploy(client, PREFECT_FILE, "acme-kms-prod")
+        yield client
+        for one in client.read_deployments():
+            client.delete_deployment(one.id)
+        client.delete_work_pool("cmek")
+
+
+def test_a_deployment_is_missing_by_its_whole_name(deployed: SyncPrefectClient) -> None:
+    """Two are named `scheduled`: without the check of all keys the other one does not count."""
+    found = by_check(list(examine("no-admin", "no-kms", None)))
+    assert (found["deployments"].status, found["schedules"].status) == ("pass", "pass")
+    hourly = deployed.read_deployment_by_name("discover-workspaces/scheduled")
+    deployed.pause_deployment(hourly.id)
+    quick = deployed.read_deployment_by_name("revalidate-keys/quick")
+    deployed.delete_deployment_schedule(quick.id, quick.schedules[0].id)
+    daily = deployed.read_deployment_by_name("revalidate-keys/scheduled")
+    deployed.delete_deployment(daily.id)
+    found = by_check(list(examine("no-admin", "no-kms", None)))
+    assert found["deployments"].status == "fail"
+    assert found["deployments"].found == "missing: revalidate-keys/scheduled"
+    assert found["schedules"].status == "warn"
+    assert found["schedules"].found == (
+        "paused: discover-workspaces/scheduled; without a schedule: revalidate-keys/quick"
+    )
