@@ -10,7 +10,8 @@ import asyncio
 import getpass
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from urllib.request import (  # type: ignore[attr-defined]
     getproxies_environment,
     proxy_bypass_environment,
 )
+from uuid import UUID
 
 import httpx
 import typer
@@ -25,10 +27,12 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
+from prefect.events.schemas.automations import Automation
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_AUTH_STRING
 from pydantic import ValidationError
 
-from cli.client import check_api, configured_url, explained
+from cli.client import check_api, configured_url, every, explained
 from cli.deploy import (
     OWN_ENVIRONMENT,
     PREFECT_FILE,
@@ -389,10 +393,21 @@ def _schedules(
 
 
 def check_automations(client: SyncPrefectClient) -> DoctorFinding:
-    """Which automations are missing; the reminder alone may be."""
-    there = {one.name for one in client.read_automations() if one.enabled}
+    """Which automations are missing, of which the reminder alone may be, or can do nothing."""
     wanted = {yaml.safe_load(one.read_text())["name"] for one in automation_files()}
-    missing = sorted(wanted - there)
+    there = [one for one in every(client.read_automations) if one.enabled and one.name in wanted]
+    missing = sorted(wanted - {one.name for one in there})
+    gone = _gone(client, there)
+    if gone:
+        # An id stays as it is when its block is deleted and made anew under the same name.
+        absent = f"; not installed or switched off: {', '.join(missing)}" if missing else ""
+        return DoctorFinding(
+            check="automations",
+            status="fail",
+            found=f"these do nothing, as their block or deployment was deleted, even if there is"
+            f" one of the same name now: {', '.join(gone)}{absent}",
+            remedy="install again with each block: cmek automations install --block TYPE/NAME",
+        )
     if missing == [REMINDER]:
         # somebody has chosen so
         found = "all are there but the reminder, which `--approval-hours 0` leaves out"
@@ -404,6 +419,32 @@ def check_automations(client: SyncPrefectClient) -> DoctorFinding:
         if missing
         else "all are there",
         remedy="cmek automations install --block TYPE/NAME" if missing else "",
+    )
+
+
+def _gone(client: SyncPrefectClient, automations: Sequence[Automation]) -> list[str]:
+    """The names of those with an action whose block or deployment is not on the server."""
+
+    @cache
+    def exists(read: Callable[[UUID], object], one: UUID) -> bool:
+        try:
+            read(one)
+        except ObjectNotFound:
+            return False
+        return True
+
+    def read_block(one: UUID) -> object:
+        return client.read_block_document(one, include_secrets=False)
+
+    reads = {"block_document_id": read_block, "deployment_id": client.read_deployment}
+    return sorted(
+        {
+            automation.name
+            for automation in automations
+            for action in automation.actions
+            for field, read in reads.items()
+            if (named := getattr(action, field, None)) and not exists(read, named)
+        }
     )
 
 

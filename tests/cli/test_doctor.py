@@ -11,14 +11,16 @@ import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from prefect.automations import AutomationCore
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from blocks.onboarding_policy import OnboardingPolicy
-from cli.client import RunError
-from cli.deploy import PREFECT_FILE, PROJECT, create_work_pool, deploy
-from cli.doctor import DoctorFinding, _approvals, _gateway, _proxy, _ui, examine
+from cli.client import PAGE, RunError, every
+from cli.deploy import PREFECT_FILE, PROJECT, create_work_pool, deploy, install
+from cli.doctor import DoctorFinding, _approvals, _gateway, _proxy, _ui, check_automations, examine
 from cmek.signatures import signers as signers_module
 from cmek.signatures.signers import REQUIRED_VARIABLE, SignersRefusedError, required_signatures
 from tests.support.command import clean_environment, cmek, exit_code
@@ -269,6 +271,8 @@ def deployed(prefect_server: None) -> Iterator[SyncPrefectClient]:
         create_work_pool(client, "cmek", PROJECT / "deploy" / "work_pool.json", 4)
         deploy(client, PREFECT_FILE, "acme-kms-prod")
         yield client
+        for automation in list(every(client.read_automations)):
+            client.delete_automation(automation.id)
         for one in client.read_deployments():
             client.delete_deployment(one.id)
         client.delete_work_pool("cmek")
@@ -291,3 +295,47 @@ def test_a_deployment_is_missing_by_its_whole_name(deployed: SyncPrefectClient) 
     assert found["schedules"].found == (
         "paused: discover-workspaces/scheduled; without a schedule: revalidate-keys/quick"
     )
+
+
+def test_an_automation_whose_block_or_deployment_was_made_anew_does_nothing(
+    deployed: SyncPrefectClient,
+) -> None:
+    """It keeps the old id. Every page of the server's automations is read."""
+
+    def save_block() -> None:
+        CustomWebhookNotificationBlock(name="ops", url="http://127.0.0.1:1/").save("ops")
+
+    other = {
+        "trigger": {"type": "event", "posture": "Reactive", "threshold": 1},
+        "actions": [{"type": "do-nothing"}],
+    }
+    for number in range(PAGE + 1):  # the first page, by name
+        name = {"name": f"another {number}"}
+        deployed.create_automation(AutomationCore.model_validate(other | name))
+    save_block()
+    block = "custom-webhook/ops"
+    install(deployed, [block])
+    assert check_automations(deployed).status == "pass"
+
+    document = deployed.read_block_document_by_name("ops", "custom-webhook")
+    deployed.delete_block_document(document.id)
+    save_block()
+    found = check_automations(deployed)
+    assert found.status == "fail"
+    assert "cmek: key broken" in found.found
+    assert "cmek: run is silent" not in found.found
+    assert "install again" in found.remedy
+    install(deployed, [block])
+    assert check_automations(deployed).status == "pass"
+
+    watchdog = deployed.read_deployment_by_name("crash-stale-run/watchdog")
+    deployed.delete_deployment(watchdog.id)
+    deploy(deployed, PREFECT_FILE, None)
+    (silent,) = deployed.read_automations_by_name("cmek: run is silent")
+    (broken,) = deployed.read_automations_by_name("cmek: key broken")
+    deployed.pause_automation(broken.id)
+    found = check_automations(deployed)
+    assert found.status == "fail"
+    assert ": cmek: run is silent; not installed or switched off: cmek: key broken" in found.found
+    deployed.pause_automation(silent.id)
+    assert check_automations(deployed).status == "warn"
