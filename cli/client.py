@@ -132,9 +132,9 @@ def check_api(client: SyncPrefectClient, url: str) -> str:
     except httpx.HTTPStatusError as error:
         if error.response.is_redirect:
             raise NoServerError(
-                f"what is at {url} sends elsewhere ({_target(error.response)}): a proxy before the"
-                " Prefect server wants another login, or PREFECT_API_URL has http in the place of"
-                " https"
+                f"what is at {url} sends elsewhere ({redirect_target(error.response)}): a proxy"
+                " before the Prefect server wants another login, or PREFECT_API_URL has http in"
+                " the place of https"
             ) from error
         if error.response.status_code not in {404, 405}:
             raise
@@ -150,7 +150,7 @@ def check_api(client: SyncPrefectClient, url: str) -> str:
     return str(version)
 
 
-def _target(response: httpx.Response) -> str:
+def redirect_target(response: httpx.Response) -> str:
     """Where a redirect leads, without the query, which is for the login page."""
     location: str = response.headers.get("location", "nowhere")
     return location.partition("?")[0][:_REASON]

@@ -7,9 +7,11 @@ those of this machine and this user, so it is run as the worker's user on the wo
 from __future__ import annotations
 
 import asyncio
+import base64
 import getpass
 import json
 import os
+import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -29,10 +31,15 @@ from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Automation
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_AUTH_STRING
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_SSL_CERT_FILE,
+    PREFECT_API_TLS_INSECURE_SKIP_VERIFY,
+    get_current_settings,
+)
 from pydantic import ValidationError
 
-from cli.client import check_api, configured_url, every, explained
+from cli.client import check_api, configured_url, every, explained, redirect_target
 from cli.deploy import (
     OWN_ENVIRONMENT,
     PREFECT_FILE,
@@ -65,6 +72,8 @@ _ASKED_KEYS: Final = 20
 """For how many attached keys the write access is tested."""
 _DEFAULT_POOL: Final = "cmek"
 _SECONDS: Final = 10.0
+_NO_CSRF: Final = 422
+"""What Prefect answers to the request for a token where the protection is off."""
 _LONGEST: Final = 400
 """Characters of a text that a gateway, or what is in its place, has given."""
 
@@ -216,32 +225,90 @@ def _proxy(url: str, proxies: Mapping[str, str]) -> DoctorFinding:
 
 def _web(url: str) -> Iterator[DoctorFinding]:
     """Login, CSRF protection and UI, as a browser or another program meets them."""
-    login = PREFECT_API_AUTH_STRING.value()
-    user, _, password = str(login or "").partition(":")
-    with httpx.Client(trust_env=not is_loopback(url), timeout=_SECONDS) as http:
-        yield _login(http.get(f"{url}/admin/version").status_code, is_local=is_loopback(url))
-        token = http.get(
-            f"{url}/csrf-token",
-            params={"client": "cmek-doctor"},
-            auth=(user, password) if login else None,
+    url = url.rstrip("/")
+    headers = get_current_settings().client.custom_headers
+    with httpx.Client(
+        trust_env=not is_loopback(url), timeout=_SECONDS, verify=_tls(), headers=headers
+    ) as http:
+        bare = http.build_request("GET", f"{url}/admin/version")
+        bare.headers.pop("authorization", None)  # a login, for whomever it is
+        yield _login(_sent(http, bare), is_local=is_loopback(url))
+        asked = {"client": "cmek-doctor"}
+        token = http.build_request("GET", f"{url}/csrf-token", params=asked)
+        if login := PREFECT_API_AUTH_STRING.value():
+            basic = base64.b64encode(str(login).encode()).decode()
+            token.headers.setdefault("authorization", f"Basic {basic}")
+        yield _csrf(_sent(http, token))
+        yield _ui(
+            _sent(http, http.build_request("GET", f"{url.removesuffix('/api')}/ui-settings")), url
         )
-        yield DoctorFinding(
-            check="CSRF protection",
-            status="pass" if token.is_success else "warn",
-            found="on" if token.is_success else "off: a page in a browser can send writes",
-            remedy="set PREFECT_SERVER_CSRF_PROTECTION_ENABLED=true for the server",
-        )
-        yield _ui(http.get(f"{url.removesuffix('/api')}/ui-settings"), url)
 
 
-def _login(status: int, *, is_local: bool) -> DoctorFinding:
-    if status in {401, 403}:
+def _tls() -> ssl.SSLContext:
+    """As Prefect's own client makes it: the settings name an authority, or accept any."""
+    if PREFECT_API_TLS_INSECURE_SKIP_VERIFY.value():
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
+    authority = PREFECT_API_SSL_CERT_FILE.value()
+    return ssl.create_default_context(cafile=authority) if authority else httpx.create_ssl_context()
+
+
+def _sent(http: httpx.Client, request: httpx.Request) -> httpx.Response | str:
+    """What was answered, or why nothing was."""
+    try:
+        return http.send(request)
+    except httpx.HTTPError as error:
+        return f"{request.url}: {error or type(error).__name__}"
+
+
+def _unclear(check: str, answer: httpx.Response | str) -> DoctorFinding:
+    if isinstance(answer, str):
+        found = shortened(answer, _LONGEST)
+    else:
+        to = f" to {redirect_target(answer)}" if answer.is_redirect else f", {_said(answer)}"
+        found = f"{answer.url} answers HTTP {answer.status_code}{to}"
+    return DoctorFinding(
+        check=check,
+        status="unknown",
+        found=found,
+        remedy="something before the Prefect server answers, or nothing: PREFECT_API_URL, "
+        "PREFECT_CLIENT_CUSTOM_HEADERS and PREFECT_API_SSL_CERT_FILE say how it is reached; else"
+        " run cmek doctor beside the server",
+    )
+
+
+def _login(answer: httpx.Response | str, *, is_local: bool) -> DoctorFinding:
+    if isinstance(answer, str):
+        return _unclear("login", answer)
+    if answer.status_code in {401, 403}:
         return DoctorFinding(check="login", status="pass", found="the API wants a login")
+    if not _is_accepted(answer):
+        return _unclear("login", answer)
     return DoctorFinding(
         check="login",
         status="warn" if is_local else "fail",
         found="the API wants no login: whoever reaches it can run code as the worker",
         remedy="set PREFECT_SERVER_API_AUTH_STRING for the server, PREFECT_API_AUTH_STRING here",
+    )
+
+
+def _is_accepted(answer: httpx.Response) -> bool:
+    """Whether the API has done what was asked; a proxy's page for a login may be a 200 too."""
+    return answer.is_success and "json" in answer.headers.get("content-type", "")
+
+
+def _csrf(answer: httpx.Response | str) -> DoctorFinding:
+    if isinstance(answer, str):
+        return _unclear("CSRF protection", answer)
+    on = _is_accepted(answer)
+    if not on and answer.status_code != _NO_CSRF:
+        return _unclear("CSRF protection", answer)
+    return DoctorFinding(
+        check="CSRF protection",
+        status="pass" if on else "warn",
+        found="on" if on else "off: a page in a browser can send writes",
+        remedy="set PREFECT_SERVER_CSRF_PROTECTION_ENABLED=true for the server",
     )
 
 
@@ -252,7 +319,9 @@ class _UiSettings(FrozenModel):
     api_url: str = ""
 
 
-def _ui(response: httpx.Response, url: str) -> DoctorFinding:
+def _ui(response: httpx.Response | str, url: str) -> DoctorFinding:
+    if isinstance(response, str):
+        return _unclear("UI", response)
     try:
         settings = _UiSettings.model_validate_json(response.raise_for_status().content)
     except (httpx.HTTPStatusError, ValidationError):

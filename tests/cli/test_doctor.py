@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,18 +17,33 @@ from prefect.automations import AutomationCore
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_SSL_CERT_FILE,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_CUSTOM_HEADERS,
+    temporary_settings,
+)
 
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.client import PAGE, RunError, every
 from cli.deploy import PREFECT_FILE, PROJECT, create_work_pool, deploy, install
-from cli.doctor import DoctorFinding, _approvals, _gateway, _proxy, _ui, check_automations, examine
+from cli.doctor import (
+    DoctorFinding,
+    _approvals,
+    _gateway,
+    _proxy,
+    _ui,
+    _web,
+    check_automations,
+    examine,
+)
 from cmek.signatures import signers as signers_module
 from cmek.signatures.signers import REQUIRED_VARIABLE, SignersRefusedError, required_signatures
 from tests.support.command import clean_environment, cmek, exit_code
 from tests.support.signing import GRACE, KATHERINE, Office
 from tests.support.stack import Stack
-from tests.support.web_server import QuietHandler, serving
+from tests.support.web_server import QuietHandler, certificate_for, serving
 
 pytestmark = pytest.mark.e2e
 values = st.recursive(
@@ -262,6 +279,90 @@ def test_a_servers_settings_of_another_shape_are_not_known(answer: str) -> None:
     request = httpx.Request("GET", "https://prefect.example/ui-settings")
     response = httpx.Response(200, text=answer, request=request)
     assert _ui(response, "https://prefect.example/api").status in {"unknown", "fail"}
+
+
+def web_server(
+    paths: list[str], status: int, content: bytes = b"", kind: str = "text/html"
+) -> type:
+    """A Prefect server behind a proxy that answers so, unless a request has the proxy's header."""
+
+    class Proxy(QuietHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            paths.append(path)
+            if self.headers.get("x-proxy") != "let me in":
+                self.send_response(status)
+                self.send_header("location", "https://login.example/start?next=secret")
+                self.send_header("content-type", kind)
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+            elif path == "/ui-settings":
+                self.reply(200, b'{"available_uis": ["v2"], "api_url": "%s/api"}' % self.base)
+            elif not self.headers.get("authorization"):
+                self.reply(401, b"{}")
+            else:
+                self.reply(200, b'"3.9.1"')
+
+        @property
+        def base(self) -> bytes:
+            scheme = b"https" if isinstance(self.connection, ssl.SSLSocket) else b"http"
+            return scheme + b"://" + self.headers["host"].encode()
+
+    return Proxy
+
+
+PATHS = ["/api/admin/version", "/api/csrf-token", "/ui-settings"]
+"""What doctor asks for by itself, each once, whatever is answered."""
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_bare_requests_go_where_and_with_what_prefects_client_goes(slash: str) -> None:
+    """Through a proxy that wants a header; a login among the headers proves nothing of the API."""
+    paths: list[str] = []
+    own = {PREFECT_CLIENT_CUSTOM_HEADERS: {"X-Proxy": "let me in", "Authorization": "Bearer x"}}
+    with serving(web_server(paths, 302)) as address, temporary_settings(own):
+        found = by_check(list(_web(f"{address}/api{slash}")))
+    assert {name: one.status for name, one in found.items()} == {
+        "login": "pass",
+        "CSRF protection": "pass",
+        "UI": "pass",
+    }
+    assert paths == PATHS
+
+
+@pytest.mark.parametrize(
+    ("status", "content"), [(302, b""), (200, b"<html>sign in"), (404, b"no"), (502, b"bad")]
+)
+def test_what_a_proxy_answers_is_no_word_about_the_api(status: int, content: bytes) -> None:
+    """It is not known then, with the answer."""
+    paths: list[str] = []
+    with serving(web_server(paths, status, content)) as address:
+        found = by_check(list(_web(f"{address}/api")))
+    assert f"HTTP {status}" in found["login"].found
+    assert found["login"].remedy
+    if status == 302:
+        assert found["login"].found.endswith(" to https://login.example/start")
+    assert {one.status for one in found.values()} == {"unknown"}
+    assert paths == PATHS
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_authority_of_ones_own_is_believed_and_another_ends_no_check(
+    tmp_path: Path, known: bool
+) -> None:
+    paths: list[str] = []
+    certificate = certificate_for(tmp_path, ["localhost"])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    own: dict[Any, Any] = {PREFECT_API_SSL_CERT_FILE: str(certificate) if known else None}
+    own[PREFECT_CLIENT_CUSTOM_HEADERS] = {"X-Proxy": "let me in"}
+    own[PREFECT_API_AUTH_STRING] = "operator:fake"
+    with serving(web_server(paths, 302), context) as address, temporary_settings(own):
+        found = by_check(list(_web(f"{address.replace('127.0.0.1', 'localhost')}/api")))
+    assert list(found) == ["login", "CSRF protection", "UI"]
+    assert {one.status for one in found.values()} == {"pass" if known else "unknown"}
+    assert known or "CERTIFICATE_VERIFY_FAILED" in found["login"].found
 
 
 @pytest.fixture

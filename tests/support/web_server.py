@@ -38,12 +38,18 @@ class QuietHandler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+def serving(
+    handler: Callable[..., BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     """The address at which `handler` answers."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if tls:
+            server.socket = tls.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
 
@@ -63,7 +69,7 @@ def internet_sink(folder: Path, *hosts: str) -> Iterator[tuple[dict[str, str], l
     Yields the environment in which Python's HTTP clients use and trust it, and what was posted.
     """
     posted: list[Posted] = []
-    certificate = _certificate(folder, hosts)
+    certificate = certificate_for(folder, hosts)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
@@ -89,7 +95,7 @@ def internet_sink(folder: Path, *hosts: str) -> Iterator[tuple[dict[str, str], l
         yield {"HTTPS_PROXY": address, "REQUESTS_CA_BUNDLE": str(certificate)}, posted
 
 
-def _certificate(folder: Path, hosts: Sequence[str]) -> Path:
+def certificate_for(folder: Path, hosts: Sequence[str]) -> Path:
     """A self-signed certificate for these hosts, with its key in the same file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "of a test")])
