@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -37,6 +37,7 @@ from cmek._http import Ok, ok_value, try_read
 from cmek.gcp.iam import PolicyView
 from cmek.gcp.resources import CryptoKey
 from cmek.keys.health import HealthEvent
+from cmek.keys.verdicts import Health
 from cmek.names import artifact_key
 from cmek.plain_text import plain
 from cmek.revalidation.drill import (
@@ -47,6 +48,7 @@ from cmek.revalidation.drill import (
     DrillRefusedError,
     Phase,
     What,
+    check_announced,
     check_scope,
     commands,
     exact,
@@ -54,12 +56,17 @@ from cmek.revalidation.drill import (
 )
 from cmek.revalidation.request import KeyRef
 from cmek.signatures.signers import find_signers
+from tasks.artifacts import last_records
 from tasks.clients import admin_client, block_names, close_clients, kms_client
 from tasks.revalidation import read_all_registered
 
 NAMESPACE: Final = "cmek-drill"
 """Namespace of the report's signature, so that it can never be used as an approval."""
-EVENTS: Final = {"disabled": HealthEvent.BROKEN, "enabled": HealthEvent.RECOVERED}
+EVENTS: Final = {
+    "disabled": (HealthEvent.BROKEN,),
+    # a key that was at risk before is at risk again: it does not recover
+    "enabled": (HealthEvent.RECOVERED, HealthEvent.AT_RISK),
+}
 STATES: Final = {"disabled": "DISABLED", "enabled": "ENABLED"}
 LOOK_SECONDS: Final = 2.0
 ASK_SECONDS: Final = 30.0
@@ -206,11 +213,20 @@ class Observer:
         key = ok_value(read)
         return key.primary.state if key and key.primary else None
 
-    async def event(self, name: str, since: datetime) -> tuple[datetime, str] | None:
-        """When the first event of this name came, and from which deployment's run."""
+    async def announced(self) -> Health:
+        """The verdict that people know; a key without a record counts as healthy."""
+        assert self.ref is not None  # noqa: S101 - `find` was called
+        records = await last_records([self.ref.external_key_id])
+        record = records.get(self.ref.external_key_id)
+        return record.announced if record else Health.HEALTHY
+
+    async def event(
+        self, names: Sequence[HealthEvent], since: datetime
+    ) -> tuple[datetime, str] | None:
+        """When the first event of these names came, and from which deployment's run."""
         assert self.ref is not None  # noqa: S101 - `find` was called
         wanted = EventFilter(
-            event=EventNameFilter(name=[name]),
+            event=EventNameFilter(name=list(names)),
             resource=EventResourceFilter(id=[f"cmek.key.{self.ref.external_key_id}"]),
             occurred=EventOccurredFilter(since=since),
             order=EventOrder.ASC,
@@ -278,8 +294,11 @@ class DrillRunner:
             DrillRefusedError: Says why.
         """
         self.key = await self.observer.find()
+        ref = self.observer.ref
+        assert ref is not None  # noqa: S101 - `find` has set it
         if await self.observer.validates() is not True:
             raise DrillRefusedError("Anthropic can't use the key even now: repair it first")
+        check_announced(ref, await self.observer.announced())
         if self.observer.probe is not None and not await self.observer.works():
             raise DrillRefusedError("the probe does not succeed even now: correct it first")
 
@@ -360,10 +379,12 @@ class DrillRunner:
             await self.pause(LOOK_SECONDS)
         return found
 
-    async def _event(self, name: str, since: datetime) -> tuple[datetime, str] | None:
+    async def _event(
+        self, names: Sequence[HealthEvent], since: datetime
+    ) -> tuple[datetime, str] | None:
         """The event; None also if the server does not answer, which must not end the drill."""
         try:
-            return await self.observer.event(name, since)
+            return await self.observer.event(names, since)
         except httpx.HTTPError as error:
             if not self._said:
                 text = f"  alert: the events can't be read now ({plain(str(error))}); trying again"

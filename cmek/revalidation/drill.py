@@ -17,6 +17,7 @@ from cmek.gcp.iam import PolicyView
 from cmek.gcp.resources import CryptoKey
 from cmek.keys.conditions import labels_of_others, other_users
 from cmek.keys.history import shown_time
+from cmek.keys.verdicts import Health
 from cmek.models import FrozenModel
 from cmek.names import KeyName, in_use_label, may_be_one_key
 from cmek.plain_text import code, escape, table
@@ -74,6 +75,24 @@ def check_scope(
     if key.primary is None or key.primary.state != "ENABLED":
         state = key.primary.state if key.primary else "missing"
         raise DrillRefusedError(f"the primary version of {ref.key_name} is {state}, not ENABLED")
+
+
+def check_announced(ref: KeyRef, announced: Health) -> None:
+    """Refuse a drill in which no alert could come, because people know the key as broken already.
+
+    Args:
+        ref: The workspace's key.
+        announced: The verdict that people were last notified of.
+
+    Raises:
+        DrillRefusedError: The key counts as broken.
+    """
+    if announced is Health.BROKEN:
+        raise DrillRefusedError(
+            f"{ref.key_name} counts as broken already, so no alert would come. Read why with "
+            "`cmek status --live`, repair it, and check it with revalidate-keys/scheduled "
+            f"(External keys: {ref.external_key_id}). Repeat the drill when it has recovered"
+        )
 
 
 def commands(key: CryptoKey) -> tuple[str, str]:

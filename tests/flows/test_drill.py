@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ import cli.drill
 from cli.approvals import ApprovalError
 from cli.client import RunError
 from cli.drill import NAMESPACE, DrillRunner, Observer, drill_command, sign_report
+from cmek.keys.health import HealthEvent
 from cmek.names import organization_label
 from cmek.revalidation.drill import ALERT, Drill, DrillRefusedError
 from cmek.signatures import statement
@@ -152,6 +153,43 @@ def test_a_whole_drill_measures_both_changes_and_leaves_a_report(
     assert "passed" in str(page.data)
 
 
+def test_a_drill_of_a_key_at_risk_ends_with_the_notice_that_it_is_at_risk_again(
+    canary: Canary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key does not recover then; what comes is the event of the verdict that it had before."""
+    monkeypatch.setattr(cli.drill, "ASK_SECONDS", 0.0)
+    canary.fleet.update("canary", rotation_period=timedelta(days=200))
+    canary.look()
+    canary.steps = [canary.disable, canary.look, canary.enable, canary.look]
+    drill = canary.drill()
+    assert canary.revalidations.events(canary.external_key)[-3:] == [
+        "cmek.key.at_risk",
+        "cmek.key.broken",
+        "cmek.key.at_risk",
+    ]
+    assert drill.passed, drill
+
+
+def test_a_key_that_counts_as_broken_is_refused_until_a_check_finds_it_repaired(
+    canary: Canary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People know it already, so no event would come when the version is disabled."""
+    monkeypatch.setattr(cli.drill, "ASK_SECONDS", 0.0)
+    canary.disable()
+    canary.look()
+    canary.enable()
+    canary.skip = 3600  # a drill that is not refused gives up soon
+    with pytest.raises(DrillRefusedError, match="counts as broken") as refused:
+        canary.drill()
+    assert canary.external_key in str(refused.value)
+    assert "revalidate-keys/scheduled" in str(refused.value)
+    assert canary.screen.getvalue() == ""
+    canary.skip = 0
+    canary.look()
+    canary.steps = [canary.disable, canary.look, canary.enable, canary.look]
+    assert canary.drill().passed
+
+
 def test_an_alert_that_never_comes_fails_the_drill(canary: Canary) -> None:
     """It fails after the hour, and still shows how to enable the version."""
     canary.skip = 31
@@ -190,12 +228,12 @@ def test_a_server_that_is_away_for_a_moment_does_not_end_a_drill(
     """The key is disabled meanwhile; a failed read is reported once and repeated."""
     event, asked = Observer.event, 0
 
-    async def often_away(self: Observer, name: str, since: datetime) -> object:
+    async def often_away(self: Observer, names: Sequence[HealthEvent], since: datetime) -> object:
         nonlocal asked
         asked += 1
         if asked % 4:
             fault()
-        return await event(self, name, since)
+        return await event(self, names, since)
 
     monkeypatch.setattr(Observer, "event", often_away)
     canary.steps = [canary.disable, canary.look, *[nothing] * 8, canary.enable, canary.look]
