@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 from prefect import get_client, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.client.schemas.objects import ArtifactCollection
+from prefect.client.schemas.objects import ArtifactCollection, FlowRun
 from prefect.events.schemas.events import Event, RelatedResource, Resource
 from prefect.runtime import deployment
 from prefect.states import Scheduled
@@ -227,8 +227,8 @@ class RevalidationContext:
 
     def check_run(self, ref: KeyRef, now: datetime) -> CheckRun:
         """What the rules must know about this check."""
-        is_recheck = ref.external_key_id in self.rechecks
-        return CheckRun(run_id=self.run_id, now=now, is_scheduled_recheck=is_recheck)
+        recheck_of = self.rechecks.get(ref.external_key_id)
+        return CheckRun(run_id=self.run_id, now=now, recheck_of=recheck_of)
 
     def empty_snapshot(self, ref: KeyRef, previous: KeyRecord | None, now: datetime) -> KeySnapshot:
         """The snapshot of a key before anything has been read."""
@@ -576,7 +576,7 @@ async def schedule_follow_up(
 ) -> None:
     """Schedule one run that checks the unreachable keys again, when the first of them is due.
 
-    The idempotency key prevents a second one when this run is retried.
+    The idempotency key prevents a second one when this run is retried, unless the first has ended.
     """
     times = [one.next_check for one in unreachable if one.next_check is not None]
     if not times:
@@ -589,15 +589,24 @@ async def schedule_follow_up(
         )
         return
     soonest = datetime.now(UTC) + timedelta(seconds=1)
+    due = max(min(times), soonest)
     # never recorded anew: nobody has seen yet what that run will find
     changes = {"external_keys": (), "look_again": tuple(unreachable), "record_anew": False}
     again = request.model_copy(update=changes)
+    this_run = str(current_run_id())
+    run = await _follow_up(again, due, this_run)
+    if run.state is not None and run.state.is_final():
+        run = await _follow_up(again, due, f"{this_run}-{due.isoformat()}")
+    get_run_logger().info("%d keys are checked again by %s", len(unreachable), run.name)
+
+
+async def _follow_up(request: RevalidationRequest, due: datetime, which: str) -> FlowRun:
+    """The follow-up with this idempotency key, which is created if there is none."""
     async with get_client() as client:
-        run = await client.create_flow_run_from_deployment(
+        return await client.create_flow_run_from_deployment(
             deployment.id,
-            parameters={"request": again.model_dump(mode="json")},
-            state=Scheduled(scheduled_time=max(min(times), soonest)),
-            idempotency_key=f"cmek-look-again-{current_run_id()}",
+            parameters={"request": request.model_dump(mode="json")},
+            state=Scheduled(scheduled_time=due),
+            idempotency_key=f"cmek-look-again-{which}",
             tags=[CMEK_TAG, LOOK_AGAIN_TAG],
         )
-    get_run_logger().info("%d keys are checked again by %s", len(unreachable), run.name)

@@ -232,8 +232,9 @@ def record_failed_check(
 ) -> UnreachableState:
     """The state after one more check that found the key unreachable.
 
-    Only the follow-up that was scheduled for a key schedules the next check. Any other run that
-    finds the key unreachable leaves it to that follow-up, unless the follow-up is late.
+    A key has one chain of follow-ups: each schedules the next one. Any other run that finds the key
+    unreachable leaves it to the follow-up that is to come. If that one is late, the run schedules
+    another in its place; the late one then only checks.
 
     Args:
         before: From earlier checks; None at the first.
@@ -251,10 +252,7 @@ def record_failed_check(
         "anthropic_failed": failing_since is not None,
         "anthropic_failing_since": failing_since,
     }
-    # without this each run that checks the key meanwhile would schedule a follow-up of its own;
-    # the run that scheduled it may schedule it again: that is a retry
-    waits_for_another = before.next_check is not None and before.next_check > now
-    if waits_for_another and not run.is_scheduled_recheck and before.scheduled_by != run.run_id:
+    if _leaves_it_to_another(before, run):
         return before.model_copy(update=validations)
     rechecks = before.rechecks + 1
     return before.model_copy(
@@ -265,6 +263,19 @@ def record_failed_check(
             "scheduled_by": run.run_id,
         }
     )
+
+
+def _leaves_it_to_another(before: UnreachableState, run: CheckRun) -> bool:
+    """Whether the key's next check is scheduled already, so that this run schedules none."""
+    if before.next_check is None:
+        return False
+    if run.recheck_of is not None:
+        # by the run alone: a retry of it may have set another time, but has the same follow-up
+        if run.recheck_of.scheduled_by == before.scheduled_by:
+            return False
+        if before.scheduled_by != run.run_id:  # replaced, unless this is a retry of the follow-up
+            return True
+    return before.next_check > run.now
 
 
 def _failing_since(

@@ -240,12 +240,12 @@ clock, and is not taken as later than now."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRun:
-    """One check: its flow run, its time, and whether it is a scheduled follow-up."""
+    """One check: its flow run, its time, and what it follows up."""
 
     run_id: str
     now: datetime
-    is_scheduled_recheck: bool = False
-    """Whether this run is the follow-up that was scheduled for the key."""
+    recheck_of: UnreachableState | None = None
+    """In a follow-up: the state of the key for which the follow-up was scheduled."""
 
 
 class UnreachableState(FrozenModel):

@@ -7,12 +7,13 @@ import json
 import re
 from dataclasses import replace
 from datetime import date, datetime, timedelta
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cli.deploy import automation_files
@@ -65,11 +66,12 @@ REFUSED = Failed("PERMISSION_DENIED", "not for you")
 RUN = "3f1c9a52-0000-4000-8000-000000000001"
 
 
-def look(minutes: float = 0, *, run: str = RUN, is_scheduled_recheck: bool = False) -> CheckRun:
+def look(
+    minutes: float = 0, *, run: str = RUN, recheck_of: UnreachableState | None = None
+) -> CheckRun:
     """A check, this many minutes later."""
-    return CheckRun(
-        run_id=run, now=NOW + timedelta(minutes=minutes), is_scheduled_recheck=is_scheduled_recheck
-    )
+    now = NOW + timedelta(minutes=minutes)
+    return CheckRun(run_id=run, now=now, recheck_of=recheck_of)
 
 
 def reading(**changes: Any) -> KeySnapshot:
@@ -214,7 +216,7 @@ def test_it_is_checked_again_each_minute_five_times_then_each_five_minutes_for_a
     state: UnreachableState | None = None
     now, waits = NOW, []
     while True:
-        step = CheckRun(run_id=RUN, now=now, is_scheduled_recheck=True)
+        step = CheckRun(run_id=RUN, now=now, recheck_of=state)
         state = unreachable.record_failed_check(state, step, "ekey_01TestKey", validated=False)
         if state.next_check is None:
             break
@@ -226,6 +228,36 @@ def test_it_is_checked_again_each_minute_five_times_then_each_five_minutes_for_a
     assert unreachable.has_failed_for_a_day(state, now)
 
 
+@given(
+    late=st.lists(st.floats(0, 600), min_size=1, max_size=9),
+    swept=st.lists(st.floats(0, 1430), max_size=30),
+)
+@example(late=[40.0], swept=[15.5 * quarter for quarter in range(90)])
+def test_a_key_has_one_chain_of_follow_ups_however_late_they_are_and_whoever_checks_it_meanwhile(
+    late: list[float], swept: list[float]
+) -> None:
+    """Of those that are to come, one only is that of the record; each other just checks once."""
+    state: UnreachableState | None = None
+    waiting: list[tuple[datetime, int, UnreachableState | None]] = [
+        (NOW + timedelta(minutes=minutes), number, None)
+        for number, minutes in enumerate([0, *swept])
+    ]
+    heapify(waiting)
+    others, runs = len(waiting), 0
+    while waiting:
+        now, number, recheck_of = heappop(waiting)
+        runs += 1
+        at = CheckRun(run_id=str(number), now=now, recheck_of=recheck_of)
+        state = unreachable.record_failed_check(state, at, "ekey_01TestKey", validated=False)
+        if state.scheduled_by == at.run_id and state.next_check:
+            delay = timedelta(seconds=late[runs % len(late)])
+            heappush(waiting, (state.next_check + delay, others + runs, state))
+        current = [one for *_, one in waiting if one and one.scheduled_by == state.scheduled_by]
+        assert len(current) == (state.next_check is not None)
+    # five after a minute each, then one in five minutes; each other run adds itself and one more
+    assert runs <= 2 * others + 5 + 24 * 60 / 5
+
+
 ANSWERS: dict[str, dict[str, Any]] = {
     "success": {},
     "failure": {"validation": validated("timed out")},
@@ -235,8 +267,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
 
 def checked_again(previous: KeyRecord | None, minutes: float, **changes: Any) -> KeyRecord:
     """One more check, which continues from the last record."""
-    at = look(minutes, run=f"run-{minutes}", is_scheduled_recheck=True)
     unreachable = previous.unreachable if previous else None
+    at = look(minutes, run=f"run-{minutes}", recheck_of=unreachable)
     return judge(reading(now=at.now, unreachable=unreachable, **changes), previous, at)
 
 
@@ -360,7 +392,9 @@ def test_a_refusal_that_is_about_us_explains_no_failed_validation(refused: Faile
 def test_a_key_that_is_reached_again_forgets_that_it_was_not() -> None:
     """When it is unreachable again, a new day begins."""
     first = judge(reading(validation=validated("no")), None, look())
-    again = judge(reading(unreachable=first.unreachable), first, look(1, is_scheduled_recheck=True))
+    again = judge(
+        reading(unreachable=first.unreachable), first, look(1, recheck_of=first.unreachable)
+    )
     assert (again.verdict, again.unreachable) == (Health.HEALTHY, None)
 
 

@@ -15,11 +15,12 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Completed, Running
+from prefect.states import Completed, Running, Scheduled
 from prefect.utilities.schema_tools import validate
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+import cmek.keys.health
 import tasks.revalidation
 from cli.listen import keys_on_server
 from cli.show import history, status_command
@@ -525,6 +526,50 @@ def test_another_sweep_leaves_a_key_to_the_follow_up_that_is_to_come(
     (again,) = follow_ups(bench)
     revalidations.execute_now(again)
     assert len(follow_ups(bench)) == 1
+
+
+def test_a_follow_up_that_is_late_and_was_replaced_meanwhile_starts_no_second_chain(
+    bench: Onboardings,
+    fleet: Fleet,
+    revalidations: Revalidations,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another check came between the time at which it was due and its execution."""
+    monkeypatch.setattr(cmek.keys.health, "SOON", timedelta())
+    key = fleet.onboard("checked-between")
+    bench.control.constraints(perimeter_blocks="anthropic")
+    revalidations.run(external_keys=[key])
+    (late,) = follow_ups(bench)
+    revalidations.run(external_keys=[key])
+    (replacing,) = [one for one in follow_ups(bench) if one.id != late.id]
+    revalidations.execute_now(late)
+    assert [one.id for one in follow_ups(bench)] == [replacing.id]
+    assert revalidations.record(key).verdict == "unknown"
+    revalidations.execute_now(replacing)
+    assert len(follow_ups(bench)) == 1
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_retry_leaves_one_chain_of_follow_ups_whether_or_not_its_own_has_ended(
+    bench: Onboardings,
+    fleet: Fleet,
+    revalidations: Revalidations,
+    monkeypatch: pytest.MonkeyPatch,
+    ended: bool,
+) -> None:
+    """One that has ended can't be the next check, whatever its idempotency key."""
+    monkeypatch.setattr(cmek.keys.health, "SOON", timedelta())
+    key = fleet.onboard(f"retried-{ended}".lower())
+    bench.control.constraints(perimeter_blocks="anthropic")
+    run = revalidations.run(external_keys=[key])
+    if ended:
+        revalidations.execute_now(follow_ups(bench)[0])
+    bench.client.set_flow_run_state(run.id, Scheduled(), force=True)
+    revalidations.execute(run)
+    for _ in range(3):
+        for one in follow_ups(bench):
+            revalidations.execute_now(one)
+        assert len(follow_ups(bench)) == 1
 
 
 @pytest.mark.parametrize("anthropic_failed", [True, False])

@@ -143,7 +143,7 @@ class Kept:
         """One run for each idempotency key."""
         request = parameters["request"]
         await self.write("follow-up", self.follow_ups.setdefault, idempotency_key, request)
-        return SimpleNamespace(name="follow-up")
+        return SimpleNamespace(name="follow-up", state=None)
 
     async def load_state(self, name: str, kind: type[M]) -> M | None:
         """`tasks.runs.load_state`."""
