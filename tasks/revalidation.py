@@ -225,10 +225,20 @@ class RevalidationContext:
         since = max(self.reported or _EVER, datetime.now(UTC) - KEPT)
         return done and record.run_id == self.run_id and record.checked_at > since
 
+    @property
+    def schedules_follow_up(self) -> bool:
+        """Whether this can schedule another run; a live check is no run of a deployment."""
+        return deployment.id is not None
+
     def check_run(self, ref: KeyRef, now: datetime) -> CheckRun:
         """What the rules must know about this check."""
         recheck_of = self.rechecks.get(ref.external_key_id)
-        return CheckRun(run_id=self.run_id, now=now, recheck_of=recheck_of)
+        return CheckRun(
+            run_id=self.run_id,
+            now=now,
+            recheck_of=recheck_of,
+            schedules_follow_up=self.schedules_follow_up,
+        )
 
     def empty_snapshot(self, ref: KeyRef, previous: KeyRecord | None, now: datetime) -> KeySnapshot:
         """The snapshot of a key before anything has been read."""
@@ -343,6 +353,12 @@ async def check_key(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRe
         snapshot = replace(snapshot, baseline=baseline.renewed(key, snapshot.now))
     # outside the timeout: what was read is also judged and recorded
     record = judge(snapshot, previous, context.check_run(ref, snapshot.now))
+    if record.unreachable and not context.schedules_follow_up:
+        get_run_logger().warning(
+            "%s could not be reached, and no run checks it again: without a deployment this run "
+            "can't schedule another",
+            ref.external_key_id,
+        )
     if ref.unused:
         # nobody is told; what is still so once a workspace has the key is news then
         record = record.model_copy(
@@ -580,13 +596,6 @@ async def schedule_follow_up(
     """
     times = [one.next_check for one in unreachable if one.next_check is not None]
     if not times:
-        return
-    if deployment.id is None:
-        get_run_logger().warning(
-            "%d keys could not be reached, and no run checks them again: without a deployment this "
-            "run can't schedule another",
-            len(times),
-        )
         return
     soonest = datetime.now(UTC) + timedelta(seconds=1)
     due = max(min(times), soonest)

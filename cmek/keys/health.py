@@ -253,7 +253,7 @@ def record_failed_check(
         "anthropic_failing_since": failing_since,
     }
     if _leaves_it_to_another(before, run):
-        return before.model_copy(update=validations)
+        return before.model_copy(update=validations | {"rechecks": max(before.rechecks, 0)})
     rechecks = before.rechecks + 1
     return before.model_copy(
         update={
@@ -266,7 +266,9 @@ def record_failed_check(
 
 
 def _leaves_it_to_another(before: UnreachableState, run: CheckRun) -> bool:
-    """Whether the key's next check is scheduled already, so that this run schedules none."""
+    """Whether this run schedules no check: it can't, or the key's next one is scheduled already."""
+    if not run.schedules_follow_up:
+        return True
     if before.next_check is None:
         return False
     if run.recheck_of is not None:

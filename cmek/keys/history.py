@@ -101,7 +101,10 @@ def _row(reason: HealthReason, now: datetime) -> tuple[str, ...]:
 def _unreachable(record: KeyRecord) -> Iterator[str]:
     state = record.unreachable
     if state is not None:
-        then = f"next check at {_when(state.next_check)}" if state.next_check else "the day is over"
+        then = "no follow-up is scheduled"
+        if state.next_check is not None:
+            late = ", which is late" if state.next_check <= record.checked_at else ""
+            then = f"next check at {_when(state.next_check)}{late}"
         yield f"Unreachable since {_when(state.since)}, {state.rechecks} checks ago; {then}."
 
 

@@ -246,6 +246,8 @@ class CheckRun:
     now: datetime
     recheck_of: UnreachableState | None = None
     """In a follow-up: the state of the key for which the follow-up was scheduled."""
+    schedules_follow_up: bool = True
+    """Whether it can schedule a follow-up; a live check and a run without a deployment can't."""
 
 
 class UnreachableState(FrozenModel):
@@ -260,7 +262,7 @@ class UnreachableState(FrozenModel):
     anthropic_failing_since: AwareDatetime | None = None
     """The first failed validation since the last success; None in the state of an older release."""
     next_check: AwareDatetime | None = None
-    """When the follow-up checks again; None after a day: then there is no more follow-up."""
+    """When the follow-up checks again; None if none is scheduled: after a day there is no more."""
     scheduled_by: str = ""
     """The flow run that scheduled the next check."""
 

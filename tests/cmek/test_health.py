@@ -707,6 +707,20 @@ def test_a_page_gives_back_the_record_whatever_texts_are_in_it(
     assert read_page(key_page(kept)) == kept
 
 
+def test_a_page_names_a_next_check_only_if_one_is_scheduled_and_is_still_to_come() -> None:
+    """A run that can't schedule one leaves it to whoever checks next."""
+    unread = {"versions": REFUSED}
+    alone = judge(reading(**unread), None, replace(look(), schedules_follow_up=False))
+    assert "no follow-up is scheduled" in key_page(alone)
+    first = judge(reading(unreachable=alone.unreachable, **unread), alone, look(1))
+    assert "next check at 2026" in key_page(first)
+    for minutes, says in ((1.5, "next check at 2026"), (9, "which is late")):
+        at = replace(look(minutes), schedules_follow_up=False)
+        later = judge(reading(unreachable=first.unreachable, now=at.now, **unread), first, at)
+        assert later.unreachable == first.unreachable
+        assert says in key_page(later)
+
+
 @given(st.text())
 def test_a_page_of_somebody_else_is_no_record(text: str) -> None:
     """Any text may be stored under the artifact key."""

@@ -727,6 +727,35 @@ def put_table(bench: Onboardings, rows: list[FleetRow]) -> None:
     bench.client.create_artifact(ArtifactCreate(key=FLEET, type="table", data=published(rows)))
 
 
+def test_a_live_status_promises_no_check_but_the_one_that_is_scheduled(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations
+) -> None:
+    """It leaves no record and schedules nothing, so the next check is that of the last record."""
+    app = typer.Typer()
+    app.command()(status_command)
+    key = fleet.onboard("unreached-live")
+    revalidations.run(external_keys=[key])
+    workspaces = bench.sandbox.world.admin.workspaces.values()
+    workspace = next(one.id for one in workspaces if one.external_key_id == key)
+    bench.control.constraints(perimeter_blocks="anthropic")
+    for scheduled in (False, True):
+        if scheduled:
+            revalidations.run(external_keys=[key])
+        left = revalidations.record(key).unreachable
+        shown = " ".join(CliRunner().invoke(app, ["--live", workspace]).output.split())
+        data = json.loads(CliRunner().invoke(app, ["--live", workspace, "--json"]).stdout)
+        promised = data["unreachable"]["next_check"]
+        assert data["verdict"] == "unknown"
+        assert len(follow_ups(bench)) == scheduled
+        if left is None or left.next_check is None:
+            assert not scheduled
+            assert promised is None
+            assert "no follow-up is scheduled" in shown
+        else:
+            assert datetime.fromisoformat(promised) == left.next_check
+            assert f"next check at {left.next_check:%Y-%m-%d %H:%M} UTC" in shown
+
+
 def test_a_key_without_a_workspace_is_shown_as_one(
     bench: Onboardings,
     fleet: Fleet,
