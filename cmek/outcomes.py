@@ -21,7 +21,7 @@ class RunOutcome(StrEnum):
     """Of a revalidation: no key is broken, and at least one key has no verdict."""
     KEY_AT_RISK = "At risk"
     SKIPPED = "Skipped"
-    """Of a revalidation: another one was checking all keys the whole time."""
+    """Of a revalidation: another one checked all keys the whole time, or a newer one is due."""
     NOT_SET_UP = "Not set up"
     STARTED = "Started"
     NOTHING_TO_START = "Nothing to start"

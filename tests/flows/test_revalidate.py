@@ -15,7 +15,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Completed, Running, Scheduled
+from prefect.states import Completed, Late, Running, Scheduled
 from prefect.utilities.schema_tools import validate
 from pydantic import ValidationError
 from typer.testing import CliRunner
@@ -30,10 +30,11 @@ from cmek.revalidation.request import RevalidationRequest
 from cmek.revalidation.signals import Signal
 from cmek.tags import LEFTOVERS
 from flows._revalidation_lock import LIMIT
-from flows.revalidate import PROGRESS
+from flows.revalidate import PROGRESS, revalidate_keys
 from sandbox.seed import fixed_id
 from tasks.revalidation import NoWorkspaceKeyError
 from tests.support.command import exit_code
+from tests.support.execution import deploy
 from tests.support.fleet import Fleet, many_keys
 from tests.support.kms import Level
 from tests.support.onboarding import Onboardings, Run
@@ -436,6 +437,51 @@ def test_a_second_check_of_all_keys_waits_and_then_says_which_one_it_left_the_wo
         "/v2/concurrency_limits/decrement-with-lease",
         json={"lease_id": held["lease_id"]},
     )
+
+
+@pytest.mark.server  # whose scheduler makes the runs
+@pytest.mark.parametrize("depth", ["quick", "full"])
+def test_of_the_scheduled_runs_that_are_late_only_the_newest_checks_and_no_other_is_skipped(
+    bench: Onboardings, fleet: Fleet, revalidations: Revalidations, depth: str
+) -> None:
+    """The others end at once, also while the slot is taken; a person's run is never left out."""
+    fleet.onboard(f"outage-{depth}")
+    revalidations = Revalidations(bench.client, deploy(revalidate_keys, f"outage-{depth}"))
+    oldest, middle, newest = revalidations.late(3, depth=depth)
+    by_hand = bench.client.create_flow_run_from_deployment(
+        revalidations.deployment,
+        parameters={"request": {"depth": depth}},
+        state=Scheduled(scheduled_time=oldest.expected_start_time),
+    )
+    revalidations.start(depth=depth)  # nor does one that a person starts stand for the schedule's
+    bench.client.upsert_global_concurrency_limit_by_name(LIMIT, 1)
+    held = bench.client.request(
+        "POST",
+        "/v2/concurrency_limits/increment-with-lease",
+        json={"names": [LIMIT], "slots": 1, "mode": "concurrency", "lease_duration": 60},
+    ).json()
+    bench.client.set_flow_run_state(
+        middle.id, Late(scheduled_time=middle.expected_start_time), force=True
+    )
+    ended = revalidations.ended()
+    bench.control.clear_log()
+    for run in (oldest, middle):
+        skipped = revalidations.execute(run)
+        assert skipped.state is not None
+        assert skipped.state_name == "Skipped"
+        assert str(newest.id) in str(skipped.state.message)
+    assert bench.control.calls() == []
+    assert revalidations.ended() == ended, "what is missed must not look as if it had been done"
+    bench.client.request(
+        "POST",
+        "/v2/concurrency_limits/decrement-with-lease",
+        json={"lease_id": held["lease_id"]},
+    )
+    assert revalidations.execute(by_hand).state_name != "Skipped"
+    bench.client.set_flow_run_state(oldest.id, Scheduled(name="AwaitingRetry"), force=True)
+    assert revalidations.execute(oldest).state_name != "Skipped", "a person has retried it"
+    assert revalidations.execute(newest).state_name != "Skipped"
+    assert revalidations.ended() == ended + 3 * (depth == "full")
 
 
 def test_runs_that_overlap_send_one_event_for_one_change(
