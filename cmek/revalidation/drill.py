@@ -78,7 +78,7 @@ def check_scope(
 
 
 def check_announced(ref: KeyRef, announced: Health) -> None:
-    """Refuse a drill in which no alert could come, because people know the key as broken already.
+    """Refuse a drill of a key that people know as broken: its verdict would not change.
 
     Args:
         ref: The workspace's key.
@@ -89,8 +89,9 @@ def check_announced(ref: KeyRef, announced: Health) -> None:
     """
     if announced is Health.BROKEN:
         raise DrillRefusedError(
-            f"{ref.key_name} counts as broken already, so no alert would come. Read why with "
-            "`cmek status --live`, repair it, and check it with revalidate-keys/scheduled "
+            f"{ref.key_name} counts as broken already, so neither alert nor recovery could be "
+            "measured. Read why with `cmek status --live`, repair it, and check it with "
+            "revalidate-keys/scheduled "
             f"(External keys: {ref.external_key_id}). Repeat the drill when it has recovered"
         )
 

@@ -173,7 +173,7 @@ def test_a_drill_of_a_key_at_risk_ends_with_the_notice_that_it_is_at_risk_again(
 def test_a_key_that_counts_as_broken_is_refused_until_a_check_finds_it_repaired(
     canary: Canary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """People know it already, so no event would come when the version is disabled."""
+    """People know it already, so its verdict would change neither way."""
     monkeypatch.setattr(cli.drill, "ASK_SECONDS", 0.0)
     canary.disable()
     canary.look()
