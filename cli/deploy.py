@@ -137,7 +137,7 @@ def deploy(
             if problem := pool_problem(client, pool):
                 raise RunError(f"{problem}; nothing was deployed")
         completed = Path(scratch) / "prefect.yaml"
-        completed.write_text(yaml.safe_dump(content))
+        completed.write_text(yaml.safe_dump(content), encoding="utf-8")
         try:
             _prefect_deploy(client, completed)
         finally:  # also after a failure, for what was deployed before it
@@ -148,7 +148,7 @@ def deploy(
 
 def _content(prefect_file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(prefect_file.read_text())
+        content = yaml.safe_load(prefect_file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())
         raise RunError(f"{prefect_file} is not YAML ({why}); nothing was deployed") from error
@@ -182,7 +182,9 @@ def create_work_pool(client: SyncPrefectClient, name: str, template: Path, at_on
     tokens").
     """
     wanted = WorkPoolCreate(
-        name=name, type="process", base_job_template=json.loads(template.read_text())
+        name=name,
+        type="process",
+        base_job_template=json.loads(template.read_text(encoding="utf-8")),
     )
     client.create_work_pool(wanted)
     limit = {"concurrency_limit": at_once}
@@ -450,5 +452,5 @@ def automation_text(path: Any) -> str:  # noqa: ANN401 - a resource, which may b
     """What a file holds, with the titles that a notification may show in their place."""
     from cmek.keys.prerequisites import CATALOGUE  # noqa: PLC0415 - Google's libraries
 
-    text = str(path.read_text())
+    text = str(path.read_text(encoding="utf-8"))
     return text.replace(_TITLES, json.dumps(possible_titles(CATALOGUE)))

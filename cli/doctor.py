@@ -404,7 +404,7 @@ def _wanted() -> dict[str, dict[str, Any]] | None:
     """The deployments of the file by FLOW/NAME, or None where there is no file."""
     if not PREFECT_FILE.is_file():
         return None
-    found = yaml.safe_load(PREFECT_FILE.read_text())["deployments"]
+    found = yaml.safe_load(PREFECT_FILE.read_text(encoding="utf-8"))["deployments"]
     return {f"{load_flow(one).name}/{one['name']}": one for one in found}
 
 
@@ -463,7 +463,7 @@ def _schedules(
 
 def check_automations(client: SyncPrefectClient) -> DoctorFinding:
     """Which automations are missing, of which the reminder alone may be, or can do nothing."""
-    wanted = {yaml.safe_load(one.read_text())["name"] for one in automation_files()}
+    wanted = {yaml.safe_load(one.read_text(encoding="utf-8"))["name"] for one in automation_files()}
     there = [one for one in every(client.read_automations) if one.enabled and one.name in wanted]
     missing = sorted(wanted - {one.name for one in there})
     gone = _gone(client, there)
@@ -703,7 +703,9 @@ async def _google(block: str, project: str | None) -> DoctorFinding:
 
 
 def _permissions_of(role: str) -> list[str]:
-    found: list[str] = yaml.safe_load((_ROLES / f"{role}.yaml").read_text())["includedPermissions"]
+    found: list[str] = yaml.safe_load((_ROLES / f"{role}.yaml").read_text(encoding="utf-8"))[
+        "includedPermissions"
+    ]
     return found
 
 

@@ -14,8 +14,6 @@ import pytest
 from cli.deploy import PROJECT
 
 PACKAGES = ("benchmarks", "blocks", "cli", "cmek", "flows", "gateway", "sandbox", "tasks")
-ASCII_ONLY = {"cli/deploy.py", "cli/doctor.py"}
-"""They read files of `deploy/`, which have nothing but ASCII, and write YAML that is escaped."""
 PLACES = {"read_text": 0, "write_text": 1}
 """The position of `encoding` among the arguments."""
 MODE = re.compile(r"[rwxa][bt+]{0,2}")
@@ -56,18 +54,9 @@ def test_every_text_file_has_its_encoding(package: str) -> None:
     found = []
     for file in sorted((PROJECT / package).rglob("*.py")):
         name = str(file.relative_to(PROJECT))
-        if name not in ASCII_ONLY:
-            lines = without_encoding(file.read_text(encoding="utf-8"))
-            found += [f"{name}:{line}" for line in lines]
+        lines = without_encoding(file.read_text(encoding="utf-8"))
+        found += [f"{name}:{line}" for line in lines]
     assert found == [], "write encoding='utf-8'"
-
-
-def test_what_is_read_without_an_encoding_is_ascii() -> None:
-    """So the two modules can do without."""
-    files = [PROJECT / "prefect.yaml"]
-    files += [one for kind in ("yaml", "json") for one in (PROJECT / "deploy").rglob(f"*.{kind}")]
-    assert len(files) > 10
-    assert [one for one in files if not one.read_bytes().isascii()] == []
 
 
 @pytest.mark.parametrize(
