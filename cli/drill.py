@@ -36,7 +36,7 @@ from cli.terminal import new_console, printable, show_markdown
 from cmek._http import Ok, ok_value, try_read
 from cmek.gcp.iam import PolicyView
 from cmek.gcp.resources import CryptoKey
-from cmek.keys.health import HealthEvent
+from cmek.keys.announcements import HealthEvent
 from cmek.keys.verdicts import Health
 from cmek.names import artifact_key
 from cmek.plain_text import plain

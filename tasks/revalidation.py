@@ -25,14 +25,16 @@ from cmek.anthropic.models import Validation
 from cmek.errors import CmekError
 from cmek.gcp.iam import PolicyView
 from cmek.gcp.resources import CryptoKey, KeyVersion
-from cmek.keys.health import (
-    UNFINISHED,
+from cmek.keys.announcements import (
     HealthEvent,
     agreed,
     announced_now,
     event_id,
     health_event,
     is_news,
+)
+from cmek.keys.health import (
+    UNFINISHED,
     judge,
     needs_validation,
     unfinished,

@@ -22,12 +22,14 @@ from cmek.anthropic.models import Validation
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.gcp.iam import PolicyBinding, PolicyView
 from cmek.keys import health as unreachable
-from cmek.keys.health import (
+from cmek.keys.announcements import (
     agreed,
     announced_now,
     event_id,
     health_event,
     is_news,
+)
+from cmek.keys.health import (
     judge,
     needs_validation,
     unfinished,

@@ -22,7 +22,7 @@ import cli.drill
 from cli.approvals import ApprovalError
 from cli.client import RunError
 from cli.drill import NAMESPACE, DrillRunner, Observer, drill_command, sign_report
-from cmek.keys.health import HealthEvent
+from cmek.keys.announcements import HealthEvent
 from cmek.names import organization_label
 from cmek.revalidation.drill import ALERT, Drill, DrillRefusedError
 from cmek.signatures import statement
