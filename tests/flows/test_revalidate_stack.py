@@ -257,10 +257,14 @@ def _more_external_keys(stack: Stack, count: int) -> list[str]:
         keys = api.get("/v1/organizations/external_keys").json()["data"]
         working = next(k for k in keys if k["provider_config"]["key_name"].endswith("search-prod"))
         body = {"display_name": "again", "provider_config": working["provider_config"]}
-        return [
+        made = [
             api.post("/v1/organizations/external_keys", json=body).json()["id"]
             for _ in range(count)
         ]
+    for key in made:  # nobody is notified about a key that no workspace has
+        workspace = stack.new_workspace(f"watched-{key[-8:]}")
+        stack.admin("POST", f"workspaces/{workspace}", {"external_key_id": key})
+    return made
 
 
 def _key_name(stack: Stack, external_key_id: str) -> str:
