@@ -179,7 +179,7 @@ def test_an_event_starts_the_onboarding_of_an_untagged_workspace(
     ("payload", "named"),
     [
         ("", "not JSON"),
-        ("[]", "dictionary"),
+        ("[]", "named fields"),
         ({}, "workspace_id"),
         ({"workspace_id": "wrkspc_x"}, "workspace_id"),
         ({"workspace_id": 7}, "workspace_id"),
