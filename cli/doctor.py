@@ -703,9 +703,8 @@ async def _google(block: str, project: str | None) -> DoctorFinding:
 
 
 def _permissions_of(role: str) -> list[str]:
-    found: list[str] = yaml.safe_load((_ROLES / f"{role}.yaml").read_text(encoding="utf-8"))[
-        "includedPermissions"
-    ]
+    text = (_ROLES / f"{role}.yaml").read_text(encoding="utf-8")
+    found: list[str] = yaml.safe_load(text)["includedPermissions"]
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import AwareDatetime, ConfigDict, model_validator
 
@@ -303,19 +303,21 @@ class Baseline(FrozenModel):
         unusable_versions: tuple[str, ...],
     ) -> Baseline:
         """Record the key's present state."""
-        recorded = {name: getattr(key, name) for name in RECORDED_FIELDS}
         return cls(
             source=source,
             recorded_at=now,
             decrypters=decrypters,
             unusable_versions=unusable_versions,
-            **recorded,
+            **_recorded(key),
         )
 
     def renewed(self, key: CryptoKey, now: datetime) -> Baseline:
         """With the key's present settings; users and versions of the onboarding stay recorded."""
-        recorded = {name: getattr(key, name) for name in RECORDED_FIELDS}
-        return self.model_copy(update={"recorded_at": now, **recorded})
+        return self.model_copy(update={"recorded_at": now, **_recorded(key)})
+
+
+def _recorded(key: CryptoKey) -> dict[str, Any]:
+    return {name: getattr(key, name) for name in RECORDED_FIELDS}
 
 
 RECORDED_FIELDS = (
