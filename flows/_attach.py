@@ -58,7 +58,13 @@ from tasks.attachment import (
     create,
 )
 from tasks.evidence import publish_evidence, record
-from tasks.reads import check_prerequisites, read_live_facts, signatures_needed, verify_signatures
+from tasks.reads import (
+    check_prerequisites,
+    read_live_facts,
+    read_workspace,
+    signatures_needed,
+    verify_signatures,
+)
 from tasks.runs import load_state, never_ends_the_run, save_state
 from tasks.validation import validate
 
@@ -260,8 +266,11 @@ async def _rejected(
     """A rejection counts whatever can be read: what can't be may be why somebody rejects."""
     happened = NOTHING_ATTACHED
     with never_ends_the_run("Whether the workspace has this key already is not known"):
-        external_key_id = pending.approval_request.plan.external_key_id
-        happened = _happened(await read_live_facts(request, external_key_id), None)
+        if request.workspace_id is not None:
+            # the workspace only: the key may be what can't be read
+            found = await read_workspace(request.anthropic_block, request.workspace_id)
+            has_key = found.workspace.external_key_id
+            happened = _happened(has_key == pending.approval_request.plan.external_key_id, None)
     return RefusalRecord(
         kind=RefusalKind.REJECTED,
         reasons=(f"rejected: {response.comment}",),
@@ -356,13 +365,13 @@ async def _refused(
     if refusal.kind is RefusalKind.BLOCKED and not proof.succeeded:
         failure = _failed_validation(pending.approval_request, request_id=proof.request_id)
         reasons.append(f"most likely: {await diagnose_failure(request, failure, proof.error)}")
-    happened = _happened(gate_input.facts, sent_at)
+    happened = _happened(gate_input.facts.has_key_already, sent_at)
     return RefusalRecord(kind=refusal.kind, reasons=tuple(reasons), happened=happened)
 
 
-def _happened(facts: LiveFacts, sent_at: datetime | None) -> str:
+def _happened(has_key: bool, sent_at: datetime | None) -> str:
     """What is attached, or may still be, when this run attaches nothing."""
-    if facts.has_key_already:
+    if has_key:
         return "the workspace has this key already (Retry checks it), and nothing was attached"
     if sent_at is not None:
         return f"{_may_still(sent_at)} (Retry reads the workspace first), nothing was attached"
@@ -481,7 +490,7 @@ async def _adopt(
     )
     if refusal is not None:
         reasons = tuple(reason.text for reason in refusal.reasons)
-        happened = _happened(gate_input.facts, None)
+        happened = _happened(gate_input.facts.has_key_already, None)
         return RefusalRecord(kind=refusal.kind, reasons=reasons, happened=happened)
     await adopt(
         request,
