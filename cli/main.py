@@ -31,7 +31,7 @@ COMMANDS: Final = {
         "deploy": "Deploy everything to the configured Prefect server; safe to repeat.",
         "automations": "Install notifications, and a watch on runs whose process has died.",
     },
-    "cli.doctor": {
+    "cli.doctor.command": {
         "doctor": "Check the set-up and say what to do about each fault; exit code 1 on a failure.",
     },
     "cli.onboard": {

@@ -28,16 +28,11 @@ from prefect.settings import (
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.client import PAGE, RunError, every
 from cli.deploy import PREFECT_FILE, PROJECT, create_work_pool, deploy, install
-from cli.doctor import (
-    DoctorFinding,
-    _approvals,
-    _gateway,
-    _proxy,
-    _ui,
-    _web,
-    check_automations,
-    examine,
-)
+from cli.doctor.command import _approvals, examine
+from cli.doctor.credentials import check_gateway
+from cli.doctor.finding import DoctorFinding
+from cli.doctor.server import check_automations
+from cli.doctor.web import _ui, check_proxy, check_web
 from cmek.signatures import signers as signers_module
 from cmek.signatures.signers import REQUIRED_VARIABLE, SignersRefusedError, required_signatures
 from tests.support.command import clean_environment, cmek, exit_code
@@ -150,7 +145,7 @@ def test_approvers_are_counted_in_every_valid_file(
     office.enrol(KATHERINE)
     file = office.directory / "allowed_signers"
     file.write_bytes(f"# people\r\n\r\n{file.read_text()}".encode(encoding))
-    monkeypatch.setattr("cli.doctor.find_signers", office.finder)
+    monkeypatch.setattr("cli.doctor.command.find_signers", office.finder)
     assert "2 enrolled keys; an attach needs 1 signatures" in _approvals().found
 
 
@@ -159,7 +154,7 @@ def test_where_only_the_package_is_installed_the_missing_file_is_named(
 ) -> None:
     """After `uv tool install`, doctor has one unknown row, and deploy deploys nothing."""
     missing = tmp_path / "prefect.yaml"
-    monkeypatch.setattr("cli.doctor.PREFECT_FILE", missing)
+    monkeypatch.setattr("cli.doctor.server.PREFECT_FILE", missing)
     found = by_check(list(examine("no-admin", "no-kms", None)))
     assert found["deployments"].status == "unknown"
     assert str(missing) in found["deployments"].found
@@ -206,7 +201,7 @@ def test_a_proxy_between_worker_and_server_is_named(
     url: str, proxies: dict[str, str], status: str
 ) -> None:
     """Prefect's client sends the login to the proxy that the environment names."""
-    found = _proxy(url, proxies)
+    found = check_proxy(url, proxies)
     assert found.status == status
     assert ("NO_PROXY" in found.remedy) == (status == "warn")
 
@@ -219,7 +214,7 @@ def gateway_found(status: int, content: bytes) -> DoctorFinding:
             self.reply(status, content)
 
     with serving(Answering) as address:
-        return asyncio.run(_gateway(address))
+        return asyncio.run(check_gateway(address))
 
 
 HEALTHY = {"upstream": "https://api.anthropic.com", "problems": []}
@@ -322,7 +317,7 @@ def test_the_bare_requests_go_where_and_with_what_prefects_client_goes(slash: st
     paths: list[str] = []
     own = {PREFECT_CLIENT_CUSTOM_HEADERS: {"X-Proxy": "let me in", "Authorization": "Bearer x"}}
     with serving(web_server(paths, 302)) as address, temporary_settings(own):
-        found = by_check(list(_web(f"{address}/api{slash}")))
+        found = by_check(list(check_web(f"{address}/api{slash}")))
     assert {name: one.status for name, one in found.items()} == {
         "login": "pass",
         "CSRF protection": "pass",
@@ -338,7 +333,7 @@ def test_what_a_proxy_answers_is_no_word_about_the_api(status: int, content: byt
     """It is not known then, with the answer."""
     paths: list[str] = []
     with serving(web_server(paths, status, content)) as address:
-        found = by_check(list(_web(f"{address}/api")))
+        found = by_check(list(check_web(f"{address}/api")))
     assert f"HTTP {status}" in found["login"].found
     assert found["login"].remedy
     if status == 302:
@@ -359,7 +354,7 @@ def test_an_authority_of_ones_own_is_believed_and_another_ends_no_check(
     own[PREFECT_CLIENT_CUSTOM_HEADERS] = {"X-Proxy": "let me in"}
     own[PREFECT_API_AUTH_STRING] = "operator:fake"
     with serving(web_server(paths, 302), context) as address, temporary_settings(own):
-        found = by_check(list(_web(f"{address.replace('127.0.0.1', 'localhost')}/api")))
+        found = by_check(list(check_web(f"{address.replace('127.0.0.1', 'localhost')}/api")))
     assert list(found) == ["login", "CSRF protection", "UI"]
     assert {one.status for one in found.values()} == {"pass" if known else "unknown"}
     assert known or "CERTIFICATE_VERIFY_FAILED" in found["login"].found

@@ -18,7 +18,8 @@ from prefect_gcp import GcpCredentials
 from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from cli.deploy import PROJECT
-from cli.doctor import DoctorFinding, write_access
+from cli.doctor.credentials import write_access
+from cli.doctor.finding import DoctorFinding
 from cmek._http import Ok, try_read
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
@@ -29,7 +30,6 @@ from cmek.keys.verdicts import CheckReport, Health
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import LEFTOVERS
 from sandbox.admin.state import GcpConfig
-from tasks import clients
 from tasks.clients import close_clients
 from tests.support.fleet import Fleet
 from tests.support.kms import LOCATION
@@ -212,13 +212,13 @@ def test_a_worker_that_keeps_write_on_an_attached_key_is_noticed_until_it_is_rem
     # the printed command must be valid for a shell and for gcloud
     for caller, member in (("user:o'x@example.com", "user:o'x@example.com"), (None, "MEMBER")):
         google = AsyncMock(return_value=SimpleNamespace(caller=caller))
-        with patch.object(clients, "google_client", google):
+        with patch("cli.doctor.credentials.google_client", google):
             command = found().remedy.partition("gcloud ")[2].partition(" (")[0]
         assert f"--member={member}" in shlex.split(command)
     bench.control.identity("onboarding", permissions=WATCHER)
     assert (found().status, found().remedy) == ("pass", "")
     # a third key is not asked about, so the finding is unknown
-    monkeypatch.setattr("cli.doctor._ASKED_KEYS", 2)
+    monkeypatch.setattr("cli.doctor.credentials._ASKED_KEYS", 2)
     some = found()
     assert some.status == "unknown"
     assert "none of 2 attached keys; 1 more were not asked about" in some.found

@@ -16,7 +16,7 @@ from prefect.states import Scheduled
 
 from cli.client import RunError
 from cli.deploy import PROJECT, REMINDER, deploy, find_deployments, install
-from cli.doctor import check_automations
+from cli.doctor.server import check_automations
 from cli.local.stack import WORKER
 from cli.show import history, read_fleet
 from tests.support.killing import kill_worker

@@ -1,0 +1,1 @@
+"""What `cmek doctor` checks."""
