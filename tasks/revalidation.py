@@ -11,12 +11,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from prefect import get_client, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import ArtifactCollection, FlowRun
-from prefect.events.schemas.events import Event, RelatedResource, Resource
 from prefect.runtime import deployment
 from prefect.states import Scheduled
 
@@ -26,11 +25,6 @@ from cmek.errors import CmekError
 from cmek.gcp.iam import PolicyView
 from cmek.gcp.resources import CryptoKey, KeyVersion
 from cmek.keys.announcements import (
-    HealthEvent,
-    agreed,
-    announced_now,
-    event_id,
-    health_event,
     is_news,
 )
 from cmek.keys.health import (
@@ -39,9 +33,9 @@ from cmek.keys.health import (
     needs_validation,
     unfinished,
 )
-from cmek.keys.history import SIGNS, shown_time
+from cmek.keys.history import SIGNS
 from cmek.keys.snapshot import KeySnapshot
-from cmek.keys.verdicts import CheckRun, Health, HealthReason, KeyRecord, UnreachableState
+from cmek.keys.verdicts import CheckRun, Health, KeyRecord, UnreachableState
 from cmek.revalidation.fleet import (
     FLEET,
     FleetRow,
@@ -57,11 +51,11 @@ from cmek.revalidation.request import (
     RegisteredKeys,
     RevalidationRequest,
     key_ref,
-    shown_id,
     shown_workspace,
 )
 from cmek.tags import CMEK_TAG, LOOK_AGAIN_TAG
 from tasks._task_options import uncached_task
+from tasks.announcements import announce, send_event
 from tasks.artifacts import (
     artifact_url,
     last_records,
@@ -69,7 +63,6 @@ from tasks.artifacts import (
     page_key,
     publish_page,
     publish_table,
-    recent_records,
     update_data,
 )
 from tasks.clients import admin_client, google_client, kms_client, once
@@ -371,7 +364,7 @@ async def check_key(context: RevalidationContext, ring: KeyRingBatch, ref: KeyRe
             }
         )
     else:
-        record = await _announced(record, previous)
+        record = await announce(record, previous)
     if context.request.depth == "full" or is_news(record, previous):
         await _keep(context, record)
     return record
@@ -469,73 +462,6 @@ async def _validation(block: str, ref: KeyRef) -> Result[Validation]:
     api = await admin_client(block)
     # the client's own limit: a validation may take longer than a read
     return await try_read(api.external_keys.validate(ref.external_key_id), seconds=None)
-
-
-async def _announced(record: KeyRecord, previous: KeyRecord | None) -> KeyRecord:
-    """Send the events of a change, once even if several runs find it; the record to store.
-
-    Runs that find it at the same time send the same event id; a later one finds the other's record.
-    """
-    # healthy before and after: nothing to announce, so these records need not be read
-    if {record.announced, record.announced_before} != {Health.HEALTHY}:
-        record = agreed(record, previous, await recent_records(record.external_key_id))
-    if what := health_event(record):
-        for reason in announced_now(record):
-            await _send_announcement(record, what, reason)
-    return record
-
-
-async def _send_announcement(
-    record: KeyRecord, what: HealthEvent, reason: HealthReason | None
-) -> None:
-    left = reason.time_left(record.checked_at) if reason else None
-    await send_event(
-        what,
-        id_=event_id(record, what, reason),
-        resource={
-            "prefect.resource.id": f"cmek.key.{record.external_key_id}",
-            "prefect.resource.name": record.key_name,
-            "cmek.verdict": record.verdict,
-        },
-        payload={
-            "external_key_id": record.external_key_id,
-            "key_name": record.key_name,
-            "workspaces": list(record.workspaces),
-            "workspace_ids": [shown_id(one) for one in record.workspaces],
-            "verdict": record.verdict,
-            "was": record.announced_before,
-            "since": record.since.isoformat(),
-            "rule": reason.rule if reason else "",
-            "why": reason.says if reason else "",
-            "time_left": shown_time(left) if left is not None else "",
-            "commands": list(reason.commands) if reason else [],
-        },
-    )
-
-
-async def send_event(
-    event: str, *, resource: dict[str, str], payload: dict[str, Any], id_: UUID | None = None
-) -> None:
-    """Send one event and wait until the server has it.
-
-    Prefect's own `emit_event` only queues it: a killed process could have recorded a change for
-    which no notification is ever sent.
-    """
-    run = RelatedResource(
-        {
-            "prefect.resource.id": f"prefect.flow-run.{current_run_id()}",
-            "prefect.resource.role": "flow-run",
-        }
-    )
-    made = Event(
-        event=event,
-        resource=Resource(resource),
-        related=[run],
-        payload=payload,
-        id=id_ or uuid4(),
-    )
-    async with get_client() as client:
-        await client.request("POST", "/events", json=[made.model_dump(mode="json")])
 
 
 async def last_fleet() -> dict[str, FleetRow]:

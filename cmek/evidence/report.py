@@ -21,7 +21,7 @@ from cmek.addresses import ADMIN_API, ADMIN_HEADERS
 from cmek.anthropic_identity import SERVICE_ACCOUNT
 from cmek.evidence.record import Chain, EvidenceEntry, EvidenceIntegrityError
 from cmek.gcp.gcloud import key_in
-from cmek.keys.health import THREATENING_METHODS
+from cmek.keys.health_rules import THREATENING_METHODS
 from cmek.models import FrozenModel, rule_of
 from cmek.names import ExternalKeyId, KeyName, WorkspaceId
 from cmek.plain_text import code, escape, table

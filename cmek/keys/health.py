@@ -1,28 +1,31 @@
-"""The health of an onboarded key: the rules, the verdict, and when people are notified.
+"""The health of an onboarded key: the reasons, the verdict, and when people are notified.
 
 `broken`: the key, or a part of the data under it, is unusable now. `at_risk`: that may happen, or
-others can use the key. Rules that Security Command Center has too have its names
-(https://docs.cloud.google.com/security-command-center/docs/concepts-vulnerabilities-findings);
-CIS numbers are from the CIS Google Cloud Platform Foundation Benchmark.
+others can use the key.
 
-A key that can't be read is checked again five times, once a minute, and then every five minutes for
-a day; cloud services with customer-managed keys publish such schedules. It is broken once
-Anthropic's own validation has failed for a day without a success. If only our reads are refused, it
-stays unknown. Pure.
+A key that can't be read is `unknown` and is checked again soon. It is broken once Anthropic's own
+validation has failed for a day without a success. If only our reads are refused, it stays unknown.
+Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from cmek._http import Failed, Ok, ok_value
-from cmek.keys import rules_iam, rules_key, rules_versions
 from cmek.keys.announcements import announced_reasons, newly_announced
+from cmek.keys.health_rules import (
+    GRANT_IN_ANOTHER_FORM,
+    GRANT_MISSING,
+    HEALTH_RULES,
+    PART_OF,
+)
 from cmek.keys.rules import HealthRule, Part
 from cmek.keys.rules_iam import grant_may_be_on_project
 from cmek.keys.snapshot import KeySnapshot
+from cmek.keys.unreachable import LONGEST, has_failed_for_a_day, record_failed_check
 from cmek.keys.verdicts import (
     UNUSABLE,
     Baseline,
@@ -33,272 +36,6 @@ from cmek.keys.verdicts import (
     Severity,
     UnreachableState,
 )
-
-BROKEN, AT_RISK = Health.BROKEN, Health.AT_RISK
-UNKNOWN, REMARK = Health.UNKNOWN, Health.HEALTHY
-CRITICAL, HIGH, MEDIUM, LOW = Severity.CRITICAL, Severity.HIGH, Severity.MEDIUM, Severity.LOW
-
-PUBLIC: Final = "CIS 1.9, KMS_PUBLIC_KEY"
-ROTATED: Final = "CIS 1.10, KMS_KEY_NOT_ROTATED"
-SEPARATION: Final = "CIS 1.11, KMS_ROLE_SEPARATION"
-
-DELETE: Final = ("DeleteCryptoKey", "DeleteCryptoKeyVersion")
-DESTROY: Final = ("DestroyCryptoKeyVersion",)
-DISABLE: Final = ("UpdateCryptoKeyVersion",)
-UPDATE: Final = ("UpdateCryptoKey",)
-IAM: Final = ("SetIamPolicy",)
-
-GRANT_MISSING: Final = "grant-missing"
-GRANT_IN_ANOTHER_FORM: Final = "grant-in-another-form"
-
-HEALTH_RULES: Final = (
-    HealthRule("name-malformed", BROKEN, CRITICAL, "name", rules_key.name_malformed),
-    HealthRule("wrong-location", BROKEN, CRITICAL, "name", rules_key.wrong_location),
-    HealthRule("key-not-found", BROKEN, CRITICAL, "key", rules_key.not_found, caused_by=DELETE),
-    HealthRule("wrong-kind", BROKEN, CRITICAL, "key", rules_key.wrong_kind),
-    HealthRule(
-        "primary-destroy-scheduled",
-        BROKEN,
-        CRITICAL,
-        "key",
-        rules_versions.primary_destroy_scheduled,
-        caused_by=DESTROY,
-    ),
-    HealthRule("primary-missing", BROKEN, CRITICAL, "key", rules_versions.primary_missing),
-    HealthRule(
-        "primary-disabled",
-        BROKEN,
-        CRITICAL,
-        "key",
-        rules_versions.primary_disabled,
-        caused_by=DISABLE,
-    ),
-    HealthRule(
-        "primary-unusable",
-        BROKEN,
-        CRITICAL,
-        "key",
-        rules_versions.primary_unusable,
-        caused_by=DESTROY,
-    ),
-    HealthRule("primary-pending", UNKNOWN, MEDIUM, "key", rules_versions.primary_pending),
-    HealthRule(
-        "organization-label-missing",
-        BROKEN,
-        CRITICAL,
-        "key",
-        rules_key.label_missing,
-        caused_by=UPDATE,
-    ),
-    HealthRule(
-        "justifications-deny",
-        BROKEN,
-        CRITICAL,
-        "key",
-        rules_key.justifications_deny,
-        caused_by=UPDATE,
-    ),
-    HealthRule(
-        "old-version-destroy-scheduled",
-        BROKEN,
-        CRITICAL,
-        "versions",
-        rules_versions.old_version_destroy_scheduled,
-        caused_by=DESTROY,
-    ),
-    HealthRule(
-        "old-version-destroyed",
-        BROKEN,
-        CRITICAL,
-        "versions",
-        rules_versions.old_version_destroyed,
-        caused_by=DESTROY,
-    ),
-    HealthRule(
-        "old-version-disabled",
-        BROKEN,
-        HIGH,
-        "versions",
-        rules_versions.old_version_disabled,
-        caused_by=DISABLE,
-    ),
-    HealthRule(GRANT_MISSING, BROKEN, CRITICAL, "policy", rules_iam.grant_missing, caused_by=IAM),
-    HealthRule(
-        "kms-public-key",
-        AT_RISK,
-        CRITICAL,
-        "policy",
-        rules_iam.public_member,
-        PUBLIC,
-        caused_by=IAM,
-    ),
-    HealthRule(
-        "grant-conditional", AT_RISK, HIGH, "policy", rules_iam.grant_conditional, caused_by=IAM
-    ),
-    HealthRule(
-        "grant-inherited", AT_RISK, HIGH, "policy", rules_iam.grant_inherited, caused_by=IAM
-    ),
-    HealthRule(
-        GRANT_IN_ANOTHER_FORM,
-        AT_RISK,
-        HIGH,
-        "policy",
-        rules_iam.grant_in_another_form,
-        caused_by=IAM,
-    ),
-    HealthRule(
-        "foreign-decrypter", AT_RISK, HIGH, "policy", rules_iam.unexpected_decrypter, caused_by=IAM
-    ),
-    HealthRule("broader-grant", AT_RISK, MEDIUM, "policy", rules_iam.broader_grant, caused_by=IAM),
-    HealthRule(
-        "kms-role-separation",
-        AT_RISK,
-        MEDIUM,
-        "policy",
-        rules_iam.separation_of_duties,
-        SEPARATION,
-        caused_by=IAM,
-    ),
-    HealthRule(
-        "justifications-narrow",
-        AT_RISK,
-        HIGH,
-        "key",
-        rules_key.justifications_narrow,
-        caused_by=UPDATE,
-    ),
-    HealthRule(
-        "kms-key-not-rotated-overdue",
-        AT_RISK,
-        HIGH,
-        "key",
-        rules_versions.rotation_overdue,
-        ROTATED,
-    ),
-    HealthRule(
-        "kms-key-not-rotated-off",
-        AT_RISK,
-        MEDIUM,
-        "key",
-        rules_versions.rotation_off,
-        ROTATED,
-        caused_by=UPDATE,
-    ),
-    HealthRule(
-        "kms-key-not-rotated-slow",
-        AT_RISK,
-        MEDIUM,
-        "key",
-        rules_versions.rotation_slow,
-        ROTATED,
-        caused_by=UPDATE,
-    ),
-    HealthRule("destroy-delay-short", AT_RISK, MEDIUM, "key", rules_key.destroy_delay_short),
-    HealthRule("protection-mixed", AT_RISK, MEDIUM, "versions", rules_versions.protection_mixed),
-    HealthRule("drift", AT_RISK, MEDIUM, "key", rules_key.drift, caused_by=UPDATE),
-    HealthRule("project-policy-unread", REMARK, LOW, "policy", rules_iam.project_unread),
-    HealthRule("software-protection", REMARK, LOW, "key", rules_key.software_protection),
-)
-THREATENING_METHODS: Final = tuple(
-    sorted(
-        {
-            method
-            for rule in HEALTH_RULES
-            if rule.severity is CRITICAL or rule.means is BROKEN
-            for method in rule.caused_by
-        }
-    )
-)
-"""The calls that an alert watches: those that can break a key or open it to the public. Cloud KMS
-always logs them (Admin Activity)."""
-PART_OF: Final = {rule.id: rule.part for rule in HEALTH_RULES}
-
-SOON: Final = timedelta(minutes=1)
-SOON_CHECKS: Final = 5
-LATER: Final = timedelta(minutes=5)
-LONGEST: Final = timedelta(days=1)
-
-
-def record_failed_check(
-    before: UnreachableState | None,
-    run: CheckRun,
-    external_key_id: str,
-    *,
-    validated: bool | None,
-) -> UnreachableState:
-    """The state after one more check that found the key unreachable.
-
-    A key has one chain of follow-ups: each schedules the next one. Any other run that finds the key
-    unreachable leaves it to the follow-up that is to come. If that one is late, the run schedules
-    another in its place; the late one then only checks.
-
-    Args:
-        before: From earlier checks; None at the first.
-        run: Time and flow run.
-        external_key_id: The external key.
-        validated: Whether Anthropic's validation succeeded; None if it gave no result.
-    """
-    now = run.now
-    if before is None:  # the first check is no recheck, hence -1
-        before = UnreachableState(
-            external_key_id=external_key_id, since=now, rechecks=-1, anthropic_failed=False
-        )
-    failing_since = _failing_since(before, now, validated=validated)
-    validations = {
-        "anthropic_failed": failing_since is not None,
-        "anthropic_failing_since": failing_since,
-    }
-    if _leaves_it_to_another(before, run):
-        return before.model_copy(update=validations | {"rechecks": max(before.rechecks, 0)})
-    rechecks = before.rechecks + 1
-    return before.model_copy(
-        update={
-            **validations,
-            "rechecks": rechecks,
-            "next_check": _next_check(before.since, rechecks, now),
-            "scheduled_by": run.run_id,
-        }
-    )
-
-
-def _leaves_it_to_another(before: UnreachableState, run: CheckRun) -> bool:
-    """Whether this run schedules no check: it can't, or the key's next one is scheduled already."""
-    if not run.schedules_follow_up:
-        return True
-    if before.next_check is None:
-        return False
-    if run.recheck_of is not None:
-        # by the run alone: a retry of it may have set another time, but has the same follow-up
-        if run.recheck_of.scheduled_by == before.scheduled_by:
-            return False
-        if before.scheduled_by != run.run_id:  # replaced, unless this is a retry of the follow-up
-            return True
-    return before.next_check > run.now
-
-
-def _failing_since(
-    before: UnreachableState, now: datetime, *, validated: bool | None
-) -> datetime | None:
-    """The first failed validation since the last success; one without a result changes nothing."""
-    if validated:
-        return None
-    since = before.failing_since
-    if since is None:
-        return None if validated is None else now
-    return min(since, now)  # a later time comes from a wrong clock, and would delay the verdict
-
-
-def has_failed_for_a_day(unreachable: UnreachableState, now: datetime) -> bool:
-    """Whether Anthropic's validation has failed for a day; then the key is broken."""
-    since = unreachable.failing_since
-    return since is not None and now - since >= LONGEST
-
-
-def _next_check(since: datetime, rechecks: int, now: datetime) -> datetime | None:
-    if now - since >= LONGEST:
-        return None
-    return min(now + (SOON if rechecks < SOON_CHECKS else LATER), since + LONGEST)
-
 
 VALIDATION_FAILED = "validation-failed"
 VALIDATION_UNEXPLAINED = "validation-unexplained"
@@ -429,7 +166,9 @@ def _as_validated(
     if validation is not None:
         succeeds = validation.succeeded
     else:
-        at_risk = (r.identity for r in previous.reasons if r.means is AT_RISK) if previous else ()
+        at_risk = (
+            (r.identity for r in previous.reasons if r.means is Health.AT_RISK) if previous else ()
+        )
         succeeds = reason.identity in at_risk
     if not succeeds:
         return reason
@@ -437,7 +176,7 @@ def _as_validated(
         f"{reason.says}, but Anthropic's validation succeeds: perhaps by another role, by a grant "
         "above the project, or because the grant was removed just now: IAM changes take minutes"
     )
-    return reason.model_copy(update={"means": AT_RISK, "says": says})
+    return reason.model_copy(update={"means": Health.AT_RISK, "says": says})
 
 
 def _unread(snapshot: KeySnapshot) -> Iterator[HealthReason]:
@@ -649,7 +388,7 @@ def needs_validation(snapshot: KeySnapshot, previous: KeyRecord | None) -> bool:
     unsettled = previous.verdict is Health.UNKNOWN or previous.unreachable is not None
     unsettled |= any(
         reason.rule in {GRANT_MISSING, GRANT_IN_ANOTHER_FORM}
-        and reason.means is AT_RISK
+        and reason.means is Health.AT_RISK
         and reason.since is not None
         and snapshot.now - reason.since < LONGEST
         for reason in previous.reasons

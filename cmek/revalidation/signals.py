@@ -27,7 +27,7 @@ from pydantic import AliasPath, BaseModel, Field, ValidationError
 from cmek.addresses import check_endpoint, is_loopback
 from cmek.errors import CmekError
 from cmek.gcp._transport import TokenRequest
-from cmek.keys.health import THREATENING_METHODS
+from cmek.keys.health_rules import THREATENING_METHODS
 from cmek.models import FrozenModel
 
 TOLERANCE_SECONDS: Final = 300

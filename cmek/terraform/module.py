@@ -24,7 +24,7 @@ from cmek.gcp.iam import unconditional_roles
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.resources import CryptoKey
 from cmek.keys.conditions import cloud_kms_material, symmetric
-from cmek.keys.health import THREATENING_METHODS
+from cmek.keys.health_rules import THREATENING_METHODS
 from cmek.models import FrozenModel
 from cmek.names import KeyName
 from cmek.plain_text import code

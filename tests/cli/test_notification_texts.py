@@ -27,7 +27,8 @@ from prefect.server.utilities.user_templates import render_user_template
 from pydantic import SecretStr
 
 from cli.deploy import PROJECT, automation_files, automation_text
-from cmek.keys.health import HEALTH_RULES, VALIDATION_FAILED, VALIDATION_UNEXPLAINED
+from cmek.keys.health import VALIDATION_FAILED, VALIDATION_UNEXPLAINED
+from cmek.keys.health_rules import HEALTH_RULES
 from cmek.keys.prerequisites import CATALOGUE
 from cmek.keys.verdicts import Health
 from cmek.onboarding.plan import possible_titles

@@ -12,7 +12,7 @@ import pytest
 from google.iam.v1 import policy_pb2
 
 from cmek.evidence.report import signals_filter, threats_filter
-from cmek.keys.health import HEALTH_RULES
+from cmek.keys.health_rules import HEALTH_RULES
 from cmek.keys.rules import HealthRule
 from cmek.keys.verdicts import Health, Severity
 from cmek.names import KeyName

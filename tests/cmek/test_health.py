@@ -21,7 +21,7 @@ from cmek._http import Failed, Ok
 from cmek.anthropic.models import Validation
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.gcp.iam import PolicyBinding, PolicyView
-from cmek.keys import health as unreachable
+from cmek.keys import unreachable
 from cmek.keys.announcements import (
     agreed,
     announced_now,

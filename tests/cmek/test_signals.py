@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from cmek.evidence.report import signals_filter
-from cmek.keys.health import THREATENING_METHODS
+from cmek.keys.health_rules import THREATENING_METHODS
 from cmek.revalidation.signals import (
     GOOGLE_CERTS,
     KnownKeys,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.gcp.resources import CryptoKey
-from cmek.keys.health import THREATENING_METHODS
+from cmek.keys.health_rules import THREATENING_METHODS
 from cmek.names import US_SINGLE_REGIONS, BadNameError
 from cmek.terraform.module import (
     ALERT,

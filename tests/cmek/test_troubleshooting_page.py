@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from cmek.keys.health import HEALTH_RULES
+from cmek.keys.health_rules import HEALTH_RULES
 from cmek.keys.prerequisites import CATALOGUE
 from tests.support import troubleshooting as page
 from tests.support.conditions import CHECKED, DIAGNOSED

@@ -10,7 +10,7 @@ import pytest
 from cmek._http import Ok
 from cmek.anthropic.models import Validation
 from cmek.gcp.resources import CryptoKey
-from cmek.keys.health import HEALTH_RULES
+from cmek.keys.health_rules import HEALTH_RULES
 from cmek.keys.rules_key import KeyRefusedError, refuse_unfit_key
 from cmek.keys.snapshot import KeySnapshot
 from sandbox.server import Sandbox

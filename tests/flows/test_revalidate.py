@@ -20,7 +20,8 @@ from prefect.utilities.schema_tools import validate
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-import cmek.keys.health
+import cmek.keys.unreachable
+import tasks.announcements
 import tasks.revalidation
 from cli.listen import keys_on_server
 from cli.show import history, status_command
@@ -505,7 +506,7 @@ def test_runs_that_overlap_send_one_event_for_one_change(
     async def nothing_yet(_id: str) -> list[KeyRecord]:
         return []
 
-    monkeypatch.setattr(tasks.revalidation, "recent_records", nothing_yet)
+    monkeypatch.setattr(tasks.announcements, "recent_records", nothing_yet)
     revalidations.run(external_keys=[key])
     assert revalidations.events(key) == ["cmek.key.broken"], "the same event, under the same id"
 
@@ -581,7 +582,7 @@ def test_a_follow_up_that_is_late_and_was_replaced_meanwhile_starts_no_second_ch
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Another check came between the time at which it was due and its execution."""
-    monkeypatch.setattr(cmek.keys.health, "SOON", timedelta())
+    monkeypatch.setattr(cmek.keys.unreachable, "SOON", timedelta())
     key = fleet.onboard("checked-between")
     bench.control.constraints(perimeter_blocks="anthropic")
     revalidations.run(external_keys=[key])
@@ -604,7 +605,7 @@ def test_a_retry_leaves_one_chain_of_follow_ups_whether_or_not_its_own_has_ended
     ended: bool,
 ) -> None:
     """One that has ended can't be the next check, whatever its idempotency key."""
-    monkeypatch.setattr(cmek.keys.health, "SOON", timedelta())
+    monkeypatch.setattr(cmek.keys.unreachable, "SOON", timedelta())
     key = fleet.onboard(f"retried-{ended}".lower())
     bench.control.constraints(perimeter_blocks="anthropic")
     run = revalidations.run(external_keys=[key])

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from cmek.keys.health import HEALTH_RULES
+from cmek.keys.health_rules import HEALTH_RULES
 from cmek.keys.history import SIGNS, shown_time
 from cmek.keys.verdicts import HealthReason, KeyRecord
 from tests.support.condition_setups import ExpectedHealth, KeyCondition

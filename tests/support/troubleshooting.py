@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cmek.keys.diagnosis import CAUSES, diagnose, gather_facts
-from cmek.keys.health import HEALTH_RULES
+from cmek.keys.health_rules import HEALTH_RULES
 from cmek.keys.prerequisites import CATALOGUE
 from cmek.keys.rules import Cause
 from cmek.keys.verdicts import Check, Health
