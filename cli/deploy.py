@@ -25,6 +25,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.responses import DeploymentResponse
+from prefect.events.schemas.automations import Automation
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -44,7 +45,7 @@ OWN_ENVIRONMENT: Final = (
     "run the command of the project's own environment, .venv/bin/cmek in its folder "
     "(docs/operations.md, step 1)"
 )
-Change = Literal["installed", "updated", "removed"]
+Change = Literal["installed", "updated", "unchanged", "removed"]
 _LAST_LINES: Final = 6
 """How many of Prefect's last lines are shown; a traceback ends with the cause."""
 PROJECT_VARIABLE: Final = "CMEK_PROJECT_ID"
@@ -329,6 +330,8 @@ def install_command(  # noqa: PLR0913 - a parameter is an option of the command
         installed = install(client, block or [], within=within)
     for name, change in installed.items():
         console.print(f"{change} {printable(name)}")
+    if "updated" in installed.values():
+        console.print("What waited when its automation was updated gets no reminder any more.")
     if as_json:
         rows = [
             {"automation": name, "new": change == "installed", "change": change}
@@ -385,12 +388,23 @@ def install(
         automation = AutomationCore.model_validate(
             content | {"actions": actions, "trigger": trigger}
         )
-        if known:
-            client.update_automation(known[0].id, automation)
-        else:
-            client.create_automation(automation)
-        outcome[automation.name] = "updated" if known else "installed"
+        outcome[automation.name] = _put(client, automation, known)
     return outcome
+
+
+def _put(
+    client: SyncPrefectClient, automation: AutomationCore, known: Sequence[Automation]
+) -> Change:
+    """Create or update it. An equal one is left alone: an update ends each wait that has begun."""
+    if not known:
+        client.create_automation(automation)
+        return "installed"
+    (there, *_) = known
+    fields = there.model_dump(include=set(AutomationCore.model_fields))
+    if AutomationCore.model_validate(fields) == automation:
+        return "unchanged"
+    client.update_automation(there.id, automation)
+    return "updated"
 
 
 def _actions(

@@ -48,7 +48,7 @@ SIGNAL: Final = "cmek.key.signal"
 """The event; its trigger is in `prefect.yaml`."""
 MERGE_SECONDS: Final = 30.0
 KNOWN_SECONDS: Final = 15.0
-"""How old the list of watched keys may be when a signal names a key that is not in it."""
+"""How old the list of watched keys may be at a signal. A flood reads it no more often."""
 REMEMBERED: Final = 10_000
 """How many deliveries are remembered, to recognize repeats."""
 CONCURRENT: Final = 64
@@ -74,6 +74,7 @@ class Listener:
     _deliveries: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict)
     _known: KnownKeys = field(default_factory=lambda: KnownKeys({}))
     _read_at: float = float("-inf")
+    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     _later: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -103,7 +104,7 @@ class Listener:
             raise
 
     async def know_keys(self) -> None:
-        """Read the list of watched keys, so that the first signal need not wait for it.
+        """Read the list of watched keys, which shows at the start that the server can be reached.
 
         Raises:
             Exception: The server does not respond.
@@ -131,13 +132,19 @@ class Listener:
                 raise
 
     async def _keys_of(self, signal: Signal) -> tuple[str, ...]:
-        found = self._known.about(signal)
-        # a new key, or none of ours: a flood about it must not read the list each time
-        if not found and self.clock() - self._read_at > KNOWN_SECONDS:
-            await self.know_keys()
-            self._read_at = self.clock()
-            found = self._known.about(signal)
-        return found
+        """The watched keys that the signal is about, those onboarded since the start among them."""
+        async with self._reading:
+            if self.clock() - self._read_at > KNOWN_SECONDS:
+                try:
+                    await self.know_keys()
+                except Exception:
+                    # a key that is known need not wait until the list can be read
+                    if not self._known.about(signal):
+                        raise
+                    _log.exception("The list of keys could not be read; the last one is used")
+                else:
+                    self._read_at = self.clock()
+        return self._known.about(signal)
 
     async def _post_later(
         self, wait: float, about: str, keys: tuple[str, ...], signal: Signal

@@ -26,6 +26,7 @@ from cmek.discovery.rules import (
 from cmek.errors import listed
 from cmek.onboarding.policy import PolicyModel
 from cmek.outcomes import RunOutcome
+from flows._late_runs import skipped_as_late
 from flows._outcome import reporting
 from tasks.clients import close_clients
 from tasks.discovery import decided, find_workspaces, publish_discovery, start_once
@@ -52,6 +53,9 @@ async def discover_workspaces(
     """
     if not request.project_id:
         return _not_set_up()
+    # each run starts at most `max_new_runs`, so many late ones together would start far more
+    if (skipped := await skipped_as_late()) is not None:
+        return skipped
     try:
         policy = await read_policy(request.policy)
         found = await find_workspaces(policy.anthropic_block)

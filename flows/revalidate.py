@@ -25,8 +25,9 @@ from cmek.keys.verdicts import Health, KeyRecord, UnreachableState
 from cmek.outcomes import RunOutcome
 from cmek.revalidation.fleet import FleetRow, counts, shown_counts
 from cmek.revalidation.request import KeyRef, RegisteredKeys, RevalidationRequest, by_ring
+from flows._late_runs import skipped_as_late
 from flows._outcome import reporting
-from flows._revalidation_lock import newer_run, wait_for_turn
+from flows._revalidation_lock import wait_for_turn
 from tasks.clients import close_clients, open_clients, opening_clients
 from tasks.leftovers import publish_leftovers
 from tasks.revalidation import (
@@ -134,13 +135,8 @@ async def revalidate_keys(
     async with AsyncExitStack() as held:
         held.push_async_callback(close_clients)
         if request.covers_all_keys:
-            newer = await newer_run()
-            if newer is not None:
-                return Completed(
-                    name=RunOutcome.SKIPPED,
-                    message=f"This run was late: {newer.name} ({newer.id}), which checks the same, "
-                    "is due too",
-                )
+            if (skipped := await skipped_as_late()) is not None:
+                return skipped
             opening = opening_clients(request.anthropic_block, request.kms_block)
             await held.enter_async_context(opening)
             other = await wait_for_turn(held, request.deadline_seconds)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from prefect import flow, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Crashed
 from pydantic import Field
@@ -38,4 +39,15 @@ async def crash_stale_run(
             "Retry goes on behind the steps that are done, with a new approval"
         )
         await client.set_flow_run_state(flow_run_id, Crashed(message=message))
+        watched = await _watched_by(client, flow_run_id)
+        if watched is not None:
+            # its automation has fired already and fires for it no more
+            return await crash_stale_run.fn(watched, watch_seconds)
     return Completed(name=RunOutcome.MARKED_AS_CRASHED, message=f"run {flow_run_id}: {message}")
+
+
+async def _watched_by(client: PrefectClient, run_id: UUID) -> UUID | None:
+    """The run that this run has watched, if it was a run of this flow."""
+    run = await client.read_flow_run(run_id)
+    flow_id = (await client.read_flow_by_name(crash_stale_run.name)).id
+    return UUID(str(run.parameters["flow_run_id"])) if run.flow_id == flow_id else None

@@ -290,6 +290,9 @@ async def pin_request(
 async def wait_for_heartbeat(client: PrefectClient, run_id: UUID, seconds: float) -> str | None:
     """Watch a run; why it is to be left alone, or None when it gave no sign of life.
 
+    Nothing else watches the run, so a server that is away for some time must not end this: the
+    watch begins anew, since heartbeats may have been lost meanwhile.
+
     Args:
         client: Client of the Prefect server.
         run_id: The run to watch.
@@ -300,12 +303,17 @@ async def wait_for_heartbeat(client: PrefectClient, run_id: UUID, seconds: float
     while True:
         try:
             run = await client.read_flow_run(run_id)
+            if run.state is None or not (run.state.is_running() or run.state.is_pending()):
+                return f"it is {run.state_name or 'without a state'}"
+            # a new state or a new heartbeat is a sign of life
+            sign = (run.state_id, await _last_heartbeat(client, run_id))
         except ObjectNotFound:
             return "it was deleted"
-        if run.state is None or not (run.state.is_running() or run.state.is_pending()):
-            return f"it is {run.state_name or 'without a state'}"
-        # a new state or a new heartbeat is a sign of life
-        sign = (run.state_id, await _last_heartbeat(client, run_id))
+        except httpx.HTTPError as error:
+            get_run_logger().warning("The watch begins anew: %r", error)
+            deadline, first = time.monotonic() + seconds, None
+            await asyncio.sleep(_POLL_SECONDS)
+            continue
         first = first or sign
         if sign != first:
             return "it gave a sign of life"

@@ -124,7 +124,7 @@ def _without_wording(value: Any) -> Any:
         if key in {"properties", "$defs"}
         else _without_wording(inner)
         for key, inner in value.items()
-        if key not in WORDING and not (key == "then" and "pattern" in str(value.get("if")))
+        if key not in WORDING and not (key == "then" and "'pattern'" in str(value.get("if")))
     }
 
 

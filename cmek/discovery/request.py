@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from cmek.errors import CmekError
 from cmek.models import FormModel, TextRule, refusals
@@ -34,7 +34,23 @@ _TAG: Final = TextRule(
 class DiscoveryRequest(FormModel):
     """Find workspaces without a key and start their onboarding, up to the approval."""
 
-    model_config = ConfigDict(extra="forbid", title="Discovery request")
+    model_config = ConfigDict(
+        extra="forbid",
+        title="Discovery request",
+        json_schema_extra={
+            # not by `required`, which Prefect's server takes out of the schema of a deployment
+            "dependentSchemas": {
+                "name_patterns": {
+                    "if": {"properties": {"name_patterns": {"minItems": 1}}},
+                    "then": {"properties": {"opt_in": {"const": "name"}}},
+                },
+                "opt_in": {
+                    "if": {"properties": {"opt_in": {"const": "name"}}},
+                    "then": {"properties": {"name_patterns": {"minItems": 1}}},
+                },
+            },
+        },
+    )
     elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
         SETTINGS, "is decided by the policy: leave it out"
     )
@@ -96,6 +112,19 @@ class DiscoveryRequest(FormModel):
         description="Shown to the approver. With four eyes on, an approver of this name is "
         "refused.",
     )
+
+    @model_validator(mode="after")
+    def _has_patterns_for_names_only(self) -> Self:
+        if self.opt_in == "name" and not self.name_patterns:
+            raise ValueError(
+                "opt_in name needs at least one of name_patterns, or no workspace would opt in"
+            )
+        if self.opt_in != "name" and self.name_patterns:
+            raise ValueError(
+                f"name_patterns would be ignored with opt_in {self.opt_in}: set opt_in to name, or"
+                " leave name_patterns empty"
+            )
+        return self
 
 
 EVENT: Final = "anthropic.workspace.created"

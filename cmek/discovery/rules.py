@@ -36,7 +36,7 @@ def ineligible_reason(
     if workspace.tags.get(request.opt_in_tag) == NEVER:
         return f"tagged {request.opt_in_tag}={NEVER}"
     for pattern in request.exclude:
-        if workspace.id == pattern or fnmatchcase(workspace.name, pattern):
+        if workspace.id == pattern or _fits(workspace.name, pattern):
             return f"excluded by {pattern!r}"
     return None
 
@@ -48,8 +48,13 @@ def opt_in_missing_reason(workspace: Workspace, request: DiscoveryRequest) -> st
     if request.opt_in == "tag":
         wanted = workspace.tags.get(request.opt_in_tag) == ONBOARD
         return None if wanted else f"not tagged {request.opt_in_tag}={ONBOARD}"
-    fits = any(fnmatchcase(workspace.name, one) for one in request.name_patterns)
+    fits = any(_fits(workspace.name, one) for one in request.name_patterns)
     return None if fits else "its name fits no pattern"
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a name fits a pattern with `*` and `?`; a bracket stands for itself."""
+    return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def onboarding_for(

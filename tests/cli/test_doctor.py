@@ -27,7 +27,7 @@ from prefect.settings import (
 
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.client import PAGE, RunError, every
-from cli.deploy import PREFECT_FILE, PROJECT, create_work_pool, deploy, install
+from cli.deploy import PREFECT_FILE, PROJECT, REMINDER, create_work_pool, deploy, install
 from cli.doctor.command import _approvals, examine
 from cli.doctor.credentials import check_gateway
 from cli.doctor.finding import DoctorFinding
@@ -391,6 +391,32 @@ def test_a_deployment_is_missing_by_its_whole_name(deployed: SyncPrefectClient) 
     assert found["schedules"].found == (
         "paused: discover-workspaces/scheduled; without a schedule: revalidate-keys/quick"
     )
+
+
+def test_an_automation_that_is_as_wanted_is_left_alone(deployed: SyncPrefectClient) -> None:
+    """An update gives its trigger a new id, so that the server forgets each wait that has begun."""
+
+    def triggers() -> dict[str, str]:
+        found = deployed.request("POST", "/automations/filter", json={}).json()
+        return {one["name"]: one["trigger"]["id"] for one in found}
+
+    CustomWebhookNotificationBlock(name="kept", url="http://127.0.0.1:1/").save("kept")
+    block = "custom-webhook/kept"
+    assert set(install(deployed, [block]).values()) == {"installed"}
+    before = triggers()
+    assert set(install(deployed, [block]).values()) == {"unchanged"}
+    assert triggers() == before
+    (silent,) = deployed.read_automations_by_name("cmek: run is silent")
+    deployed.pause_automation(silent.id)
+    again = install(deployed, [block], within={"approval-waits": 60})
+    assert {name for name, change in again.items() if change == "updated"} == {
+        REMINDER,
+        silent.name,
+    }
+    assert {name for name, one in triggers().items() if before[name] != one} == {
+        REMINDER,
+        silent.name,
+    }
 
 
 def test_an_automation_whose_block_or_deployment_was_made_anew_does_nothing(

@@ -147,6 +147,39 @@ async def test_a_key_that_appears_just_after_the_start_is_known_at_its_first_sig
     assert desk.about == [["ekey_01One"]]
 
 
+async def test_a_policy_of_the_ring_is_also_about_keys_onboarded_since_the_start(
+    desk: Desk,
+) -> None:
+    """Where the list can't be read, the keys that were known are checked at least."""
+    now = [0.0]
+    listener = Listener(desk.post, desk.read_keys, clock=lambda: now[0], sleep=desk.sleep)
+    desk.keys = {"ekey_01One": KEYS["ekey_01One"]}
+    await listener.know_keys()
+    await listener.take(Signal(source="audit log", id="1", what="SetIamPolicy", resource=RING))
+    assert desk.about == [["ekey_01One"]]
+
+    desk.keys = dict(KEYS)
+    now[0] += 90 * 86_400
+    reads = desk.reads
+    for number in range(5):
+        signal = Signal(source="audit log", id=f"2{number}", what="SetIamPolicy", resource=RING)
+        await listener.take(signal)
+    assert desk.about[1] == sorted(KEYS)
+    assert desk.reads == reads + 1
+
+    async def no_server() -> KnownKeys:
+        raise httpx.ConnectError("refused")
+
+    listener.read_keys = no_server
+    now[0] += 86_400
+    await listener.take(Signal(source="audit log", id="3", what="SetIamPolicy", resource=RING))
+    assert desk.about[2] == sorted(KEYS)
+    with pytest.raises(httpx.ConnectError):
+        await listener.take(
+            Signal(source="webhook", id="4", what="external_key.failed", external_key_id="ekey_9")
+        )
+
+
 async def test_a_flood_is_merged_per_key(desk: Desk) -> None:
     """One event is sent at once, one when the window is over; another key does not wait."""
     for number in range(40):

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -77,6 +77,9 @@ def run(state: str, *, finished: bool = True, ended: datetime | None = NOW) -> E
         (workspace("Claude Code"), {}, "excluded by 'Claude Code'"),
         (workspace("scratch-7"), {"exclude": ["scratch-*"]}, "excluded by 'scratch-*'"),
         (workspace(), {"exclude": ["wrkspc_01Payments"]}, "excluded by"),
+        (workspace("[legacy] payments"), {"exclude": ["[legacy] payments"]}, "excluded by"),
+        (workspace("[legacy] payments"), {"exclude": ["[legacy]*"]}, "excluded by"),
+        (workspace("prod-e"), {"exclude": ["prod-[eu]"]}, None),
         (workspace(tags={"cmek": "never"}), {"opt_in": "all"}, "tagged cmek=never"),
         (workspace(tags={"key": "never"}), {"opt_in_tag": "key"}, "tagged key=never"),
         (workspace(), {}, None),
@@ -98,7 +101,8 @@ def test_an_ineligible_workspace_has_a_reason(
         (workspace(tags={"team-cmek": "onboard"}), {"opt_in_tag": "team-cmek"}, True),
         (workspace("pay-prod"), {"opt_in": "name", "name_patterns": ["*-prod"]}, True),
         (workspace("pay-PROD"), {"opt_in": "name", "name_patterns": ["*-prod"]}, False),
-        (workspace(tags={"cmek": "onboard"}), {"opt_in": "name"}, False),
+        (workspace("[new] a"), {"opt_in": "name", "name_patterns": ["[new] ?"]}, True),
+        (workspace(tags={"cmek": "onboard"}), {"opt_in": "name", "name_patterns": ["a"]}, False),
         (workspace(), {"opt_in": "all"}, True),
     ],
 )
@@ -107,6 +111,31 @@ def test_opt_in_is_by_exactly_what_the_request_says(
 ) -> None:
     """A tag does not opt in to a rule by name, and a name does not opt in to a rule by tag."""
     assert (opt_in_missing_reason(one, asked(**request_fields)) is None) is wanted
+
+
+@given(name=st.text(max_size=20), patterns=st.lists(st.text(max_size=20), min_size=1, max_size=3))
+@example(name="[a]", patterns=["[a]"])
+@example(name="[!a]", patterns=["[!a]"])
+def test_a_name_without_wildcards_is_a_pattern_for_itself_alone(
+    name: str, patterns: list[str]
+) -> None:
+    plain = [one for one in patterns if not set(one) & set("*?")]
+    request = DiscoveryRequest.model_construct(opt_in="name", name_patterns=tuple(plain))
+    assert (opt_in_missing_reason(workspace(name), request) is None) is (name in plain)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"opt_in": "name"}, "needs at least one of name_patterns"),
+        ({"name_patterns": ["*-prod"]}, "ignored with opt_in tag"),
+        ({"opt_in": "all", "name_patterns": ["*-prod"]}, "ignored with opt_in all"),
+    ],
+)
+def test_name_patterns_that_decide_nothing_are_refused(fields: dict[str, Any], named: str) -> None:
+    """With `all`, every workspace would be onboarded, not only those that were meant."""
+    with pytest.raises(ValidationError, match=named):
+        asked(**fields)
 
 
 def test_what_may_be_the_default_workspace_is_ineligible() -> None:

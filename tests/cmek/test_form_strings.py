@@ -33,13 +33,14 @@ ONBOARDING: dict[str, Any] = {
     "requested_by": "ada@example.com",
 }
 NEW = ONBOARDING | {"workspace": "payments-prod", "new_workspace": True}
+BY_NAME = {"opt_in": "name", "name_patterns": ["*-prod"]}
 FLOWS: tuple[tuple[Flow[..., Any], type[BaseModel], dict[str, Any]], ...] = (
     (onboard_workspace, OnboardingForm, ONBOARDING),
     (onboard_workspace, OnboardingForm, NEW),
     (check_prerequisites_only, OnboardingForm, ONBOARDING),
     (revalidate_keys, RevalidationRequest, {}),
-    (discover_workspaces, DiscoveryRequest, {}),
-    (workspace_created, DiscoveryRequest, {}),
+    (discover_workspaces, DiscoveryRequest, BY_NAME),
+    (workspace_created, DiscoveryRequest, BY_NAME),
 )
 
 

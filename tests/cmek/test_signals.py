@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ KEYS = KnownKeys(
     }
 )
 SECRETS = webhook_secrets(SECRET)
+REAL_DIGEST = hmac.digest
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,24 @@ FORGERIES: dict[str, Callable[[dict[str, str]], dict[str, str]]] = {
     ),
     "no signature": lambda headers: headers | {"webhook-signature": ""},
 }
+
+
+def test_a_body_is_hashed_once_for_each_secret_however_many_signatures_are_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Anyone may post here: a long body and thousands of signatures must cost no more than one."""
+    hashed = []
+
+    def digest(secret: bytes, signed: bytes, how: Any) -> bytes:
+        hashed.append(secret)
+        return REAL_DIGEST(secret, signed, how)
+
+    headers, body = webhook("ekey_01Payments")
+    monkeypatch.setattr("cmek.revalidation.signals.hmac.digest", digest)
+    right = headers["webhook-signature"]
+    many = headers | {"webhook-signature": " ".join(["v1,AAAA", "v2,x", ""] * 1000 + [right])}
+    assert verified_webhook(many, body, SECRETS * 2, time.time()) is not None
+    assert len(hashed) == 2
 
 
 @pytest.mark.parametrize("name", FORGERIES)

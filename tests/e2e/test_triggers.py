@@ -9,9 +9,10 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.states import Cancelling, Scheduled
+from prefect.states import Cancelled, Cancelling, Scheduled
 
 from cli.deploy import PROJECT, deploy
+from cmek.tags import workspace_tag
 from tasks.runs import ONBOARDING
 from tests.support.busy_server import busy_server
 from tests.support.examples import run_example
@@ -48,6 +49,22 @@ def plan(stack: Stack, workspace: str) -> None:
     stack.wait_for_state(run, "Planned")
 
 
+def ended_and_deleted(stack: Stack, workspace: str) -> None:
+    """Two runs that have ended, of which the older one was deleted: so one is counted."""
+    deployment = stack.client.read_deployment_by_name("onboard-workspace/onboard").id
+    for epoch in range(2):
+        run = stack.client.create_flow_run_from_deployment(
+            deployment,
+            parameters={"request": stack.request(workspace)},
+            state=Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1)),
+            idempotency_key=f"onboard:{workspace}:{epoch}",
+            tags=["cmek", workspace_tag(workspace)],
+        )
+        stack.client.set_flow_run_state(run.id, Cancelled(), force=True)
+        if epoch == 0:
+            stack.client.delete_flow_run(run.id)
+
+
 @pytest.mark.parametrize(
     ("heading", "language"),
     [
@@ -58,11 +75,12 @@ def plan(stack: Stack, workspace: str) -> None:
 def test_the_documented_call_starts_one_run_and_notices_another_request(
     stack: Stack, heading: str, language: str
 ) -> None:
-    """This holds with a busy server, and whatever was only planned before or meanwhile.
+    """This holds with a busy server, and whatever was deleted or only planned before.
 
     A call with another request reports the difference; after a cancel it starts a new run.
     """
     workspace = stack.new_workspace(f"by-{language}")
+    ended_and_deleted(stack, workspace)
     plan(stack, workspace)
     with busy_server(stack.local.api_url) as (url, asked):
         first = follow(stack, heading, language, WORKSPACE=workspace, PREFECT_API_URL=url)
@@ -73,7 +91,7 @@ def test_the_documented_call_starts_one_run_and_notices_another_request(
     assert again.stdout == first.stdout, again.stderr
     by_command = start_run(stack.local.api_url, stack.request(workspace))
     assert str(by_command.id) == first.stdout.strip(), "command and example have the same key"
-    assert len(stack.runs_of(workspace)) == 3
+    assert len(stack.runs_of(workspace)) == 4
     other = follow(stack, heading, language, WORKSPACE=workspace, REQUESTER="eve@example.com")
     assert other.returncode == 1
     assert "another request; nothing was started" in other.stderr

@@ -81,6 +81,18 @@ def test_the_cap_puts_the_rest_off_and_the_next_discovery_goes_on(
     assert [len(discoveries.runs_of(one)) for one in new] == [1] * 5
 
 
+@pytest.mark.server  # whose scheduler makes the runs
+def test_of_the_scheduled_discoveries_that_are_late_only_the_newest_starts_runs(
+    discoveries: Discoveries,
+) -> None:
+    """Else each would start as many as the limit allows, all within minutes."""
+    new = [discoveries.workspace(f"team-{n}", cmek="onboard") for n in range(5)]
+    late = discoveries.late(3, max_new_runs=2)
+    ends = [end_of(discoveries.execute(one))[0] for one in late]
+    assert ends == ["Skipped", "Skipped", "Started"]
+    assert sum(len(discoveries.runs_of(one)) for one in new) == 2
+
+
 def test_a_rejected_workspace_is_never_asked_about_again(discoveries: Discoveries) -> None:
     """Neither a discovery nor an event starts a run again; a person still can."""
     new = discoveries.workspace("rejected-team", cmek="onboard")

@@ -13,10 +13,11 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Paused, Pending, Running, Scheduled, Suspended
 
 import tasks.runs
@@ -123,6 +124,45 @@ def test_a_heartbeat_or_another_state_while_watched_is_a_sign_of_life(
     after_first_read(partial(bench.client.set_flow_run_state, starts, Running(), force=True))
     assert look(starts, 20) == ("Left alone", f"run {starts}: it gave a sign of life")
     assert bench.client.read_flow_run(beats).state_name == "Running"
+
+
+def test_a_server_that_is_away_for_some_time_ends_no_watch(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else watches the run. Heartbeats that were lost meanwhile are not held against it."""
+    read, answers = PrefectClient.read_flow_run, iter([False, True, True, False])
+    started = []
+
+    async def now_and_then(client: PrefectClient, run_id: UUID) -> FlowRun:
+        if next(answers, False):
+            request = httpx.Request("GET", "http://127.0.0.1/flow_runs")
+            raise httpx.HTTPStatusError(
+                "busy", request=request, response=httpx.Response(500, request=request)
+            )
+        started.append(time.monotonic())
+        return await read(client, run_id)
+
+    monkeypatch.setattr(tasks.runs, "_POLL_SECONDS", 0.1)
+    run_id = run_in(bench.client, Running())
+    monkeypatch.setattr(PrefectClient, "read_flow_run", now_and_then)
+    assert look(run_id, 0)[0] == "Marked as crashed"
+    assert len(started) >= 3, "one read before, and two of the watch that began anew"
+
+
+def test_whoever_finds_a_dead_watchdog_goes_on_with_its_watch(bench: Onboardings) -> None:
+    """The automation has fired for the run already, and does not fire for it again."""
+    silent, alive = (run_in(bench.client, Running()) for _ in range(2))
+    for watched, expected in ((silent, "Marked as crashed"), (alive, "Left alone")):
+        dead = bench.client.create_flow_run(
+            crash_stale_run, parameters={"flow_run_id": str(watched), "watch_seconds": 360}
+        )
+        bench.client.set_flow_run_state(dead.id, Running(), force=True)
+        if watched == alive:
+            bench.client.set_flow_run_state(watched, Completed(), force=True)
+        name, message = look(dead.id, 0)
+        assert (name, str(watched) in message) == (expected, True)
+        assert bench.client.read_flow_run(dead.id).state_name == "Crashed"
+    assert bench.client.read_flow_run(silent).state_name == "Crashed"
 
 
 def begin_to_wait(client: SyncPrefectClient, run_id: UUID) -> None:

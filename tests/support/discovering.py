@@ -14,7 +14,7 @@ from prefect.flows import Flow
 from cmek.discovery.request import DiscoveryRequest
 from flows.discover import discover_workspaces, workspace_created
 from tasks.discovery import PAGE_KEY
-from tests.support.execution import deploy, execute
+from tests.support.execution import deploy, execute, late_runs
 from tests.support.onboarding import Onboardings, Run
 from tests.support.sandbox import admin_call
 
@@ -53,6 +53,15 @@ class Discoveries:
         asked = {"project_id": self.bench.sandbox.project_id} | request
         return self._execute(discover_workspaces, self.hourly, {"request": asked})
 
+    def late(self, number: int, **request: Any) -> list[FlowRun]:
+        """Runs of the schedule that were due during an outage of the worker, oldest first."""
+        asked = {"project_id": self.bench.sandbox.project_id} | request
+        return late_runs(self.bench.client, self.hourly, number, asked)
+
+    def execute(self, run: FlowRun) -> FlowRun:
+        """Execute a run of the schedule to its end."""
+        return self._executed(discover_workspaces, run, run.parameters)
+
     def announce(self, payload: object, **request: Any) -> FlowRun:
         """Execute the run that an event starts; a `str` is sent unchanged, other values as JSON."""
         asked = {"project_id": self.bench.sandbox.project_id} | request
@@ -79,8 +88,10 @@ class Discoveries:
         return admin_call(self.bench.sandbox, "POST", path, body)
 
     def _execute(self, flow: Flow[Any, Any], deployment: UUID, given: dict[str, Any]) -> FlowRun:
-        client = self.bench.client
-        run = client.create_flow_run_from_deployment(deployment, parameters=given)
+        run = self.bench.client.create_flow_run_from_deployment(deployment, parameters=given)
+        return self._executed(flow, run, given)
+
+    def _executed(self, flow: Flow[Any, Any], run: FlowRun, given: dict[str, Any]) -> FlowRun:
         parameters = given | {"request": DiscoveryRequest.model_validate(given["request"])}
         execute(flow, run, parameters)
-        return client.read_flow_run(run.id)
+        return self.bench.client.read_flow_run(run.id)

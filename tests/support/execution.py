@@ -5,10 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterExpectedStartTime,
+)
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow_async
 from prefect.flows import Flow
@@ -29,3 +37,35 @@ def deploy(flow: Flow[..., Any], name: str) -> UUID:
     """Make a deployment of a flow; returns its id."""
     deployment: Any = flow.to_deployment(name)  # Prefect's type includes a coroutine
     return UUID(str(deployment.apply()))
+
+
+def late_runs(
+    client: SyncPrefectClient, deployment: UUID, number: int, request: dict[str, Any]
+) -> list[FlowRun]:
+    """Runs that a real server's scheduler made while there was no worker, oldest first."""
+    schedule = {
+        "schedule": {"cron": "*/15 * * * *", "timezone": "UTC"},
+        "active": True,
+        "parameters": {"request": request},
+    }
+    id_, now = {"id": deployment}, datetime.now(UTC)
+    made = client.request("POST", "/deployments/{id}/schedules", path_params=id_, json=[schedule])
+    made.raise_for_status()
+    span = {
+        "start_time": (now - timedelta(minutes=15 * number)).isoformat(),
+        "end_time": now.isoformat(),
+        "max_runs": number,
+        "min_runs": number,
+        "min_time": 0.0,
+    }
+    made = client.request("POST", "/deployments/{id}/schedule", path_params=id_, json=span)
+    made.raise_for_status()
+    runs = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),
+            expected_start_time=FlowRunFilterExpectedStartTime(before_=now),
+        ),
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+    )
+    assert len(runs) == number
+    return runs

@@ -181,7 +181,7 @@ def revalidating(driver: Driver) -> Iterator[Kept]:
     """Replace Prefect for the revalidations that this driver executes."""
     kept = Kept(driver)
     replaced: list[tuple[Any, str, Any]] = [
-        (flows.revalidate, "newer_run", _nothing),
+        (flows.revalidate, "skipped_as_late", _nothing),
         (flows.revalidate, "wait_for_turn", _nothing),
         (flows.revalidate, "publish_leftovers", _nothing),
         (flows.revalidate, "save_state", kept.save_state),

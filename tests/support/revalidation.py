@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,12 +15,8 @@ from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
     ArtifactFilterKey,
-    FlowRunFilter,
-    FlowRunFilterDeploymentId,
-    FlowRunFilterExpectedStartTime,
 )
 from prefect.client.schemas.objects import Artifact, FlowRun
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Scheduled
 
 from cli.deploy import PROJECT
@@ -30,7 +26,7 @@ from cmek.revalidation.fleet import FleetRow, read_rows
 from cmek.revalidation.request import RevalidationRequest
 from flows.revalidate import revalidate_keys
 from tasks.artifacts import page_key
-from tests.support.execution import deploy, execute
+from tests.support.execution import deploy, execute, late_runs
 from tests.support.waiting import wait_until
 
 
@@ -54,34 +50,7 @@ class Revalidations:
 
     def late(self, number: int, **request: Any) -> list[FlowRun]:
         """Runs of a schedule that were due during an outage of the worker, oldest first."""
-        schedule = {
-            "schedule": {"cron": "*/15 * * * *", "timezone": "UTC"},
-            "active": True,
-            "parameters": {"request": request},
-        }
-        id_, now = {"id": self.deployment}, datetime.now(UTC)
-        made = self.client.request(
-            "POST", "/deployments/{id}/schedules", path_params=id_, json=[schedule]
-        )
-        made.raise_for_status()
-        span = {
-            "start_time": (now - timedelta(minutes=15 * number)).isoformat(),
-            "end_time": now.isoformat(),
-            "max_runs": number,
-            "min_runs": number,
-            "min_time": 0.0,
-        }
-        made = self.client.request("POST", "/deployments/{id}/schedule", path_params=id_, json=span)
-        made.raise_for_status()
-        runs = self.client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(
-                deployment_id=FlowRunFilterDeploymentId(any_=[self.deployment]),
-                expected_start_time=FlowRunFilterExpectedStartTime(before_=now),
-            ),
-            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
-        )
-        assert len(runs) == number
-        return runs
+        return late_runs(self.client, self.deployment, number, request)
 
     def execute(self, run: FlowRun) -> FlowRun:
         """Do what a worker does."""
