@@ -57,10 +57,21 @@ def check_pools(
             what, _, remedy = problem.partition(": ")
             yield DoctorFinding(check=f"work pool {name}", status="fail", found=what, remedy=remedy)
             continue
-        yield DoctorFinding(
-            check=f"work pool {name}", status="pass", found="a run has no say about its job"
-        )
         pool = client.read_work_pool(name)
+        paused = [f"prefect work-pool resume {name}"] if pool.is_paused else []
+        paused += [
+            f"prefect work-queue resume {queue.name} --pool {name}"
+            for queue in client.read_work_queues(work_pool_name=name)
+            if queue.is_paused
+        ]
+        yield DoctorFinding(
+            check=f"work pool {name}",
+            status="fail" if paused else "pass",
+            found="it is paused, or a queue of it: there no run starts"
+            if paused
+            else "a run has no say about its job",
+            remedy="; ".join(paused),
+        )
         if pool.type != "process":
             yield _jobs(pool)
         yield _worker(client, name)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from prefect.automations import AutomationCore
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_SSL_CERT_FILE,
@@ -390,6 +390,24 @@ def test_a_deployment_is_missing_by_its_whole_name(deployed: SyncPrefectClient) 
     assert found["schedules"].status == "warn"
     assert found["schedules"].found == (
         "paused: discover-workspaces/scheduled; without a schedule: revalidate-keys/quick"
+    )
+
+
+def test_a_paused_pool_or_queue_fails(deployed: SyncPrefectClient) -> None:
+    """An upgrade pauses the pool. When it stays so, no run starts, and nothing else says why."""
+
+    def found() -> DoctorFinding:
+        return by_check(list(examine("no-admin", "no-kms", None)))["work pool cmek"]
+
+    assert found().status == "pass"
+    deployed.update_work_pool("cmek", WorkPoolUpdate(is_paused=True))
+    assert (found().status, found().remedy) == ("fail", "prefect work-pool resume cmek")
+    deployed.update_work_pool("cmek", WorkPoolUpdate(is_paused=False))
+    queue = deployed.read_work_queue_by_name("default", work_pool_name="cmek")
+    deployed.update_work_queue(queue.id, is_paused=True)
+    assert (found().status, found().remedy) == (
+        "fail",
+        "prefect work-queue resume default --pool cmek",
     )
 
 
