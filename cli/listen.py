@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 SIGNAL: Final = "cmek.key.signal"
 """The event; its trigger is in `prefect.yaml`."""
 MERGE_SECONDS: Final = 30.0
+AT_ONCE: Final = 8
+"""Events in these seconds that need not wait: each starts a process."""
 KNOWN_SECONDS: Final = 15.0
 """How old the list of watched keys may be at a signal. A flood reads it no more often."""
 REMEMBERED: Final = 10_000
@@ -78,7 +80,7 @@ class Listener:
     _later: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._merger = Merger(self.merge_seconds)
+        self._merger = Merger(self.merge_seconds, AT_ONCE)
 
     async def take(self, signal: Signal) -> None:
         """Post the signal's event, now or when the last one of its key is old enough.
@@ -117,11 +119,11 @@ class Listener:
             _log.warning("No watched key, so nothing is checked: %s", json.dumps(as_json(signal)))
             return
         about = keys[0] if len(keys) == 1 else str(signal.resource)
-        wait = self._merger.wait(about, self.clock())
+        wait = self._merger.wait(about, keys, self.clock())
         if wait is None:
             _log.info("%s: merged with the check that is due", about)
         elif wait > 0:
-            later = asyncio.create_task(self._post_later(wait, about, keys, signal))
+            later = asyncio.create_task(self._post_later(wait, signal))
             self._later.add(later)
             later.add_done_callback(self._later.discard)
         else:
@@ -146,14 +148,16 @@ class Listener:
                     self._read_at = self.clock()
         return self._known.about(signal)
 
-    async def _post_later(
-        self, wait: float, about: str, keys: tuple[str, ...], signal: Signal
-    ) -> None:
+    async def _post_later(self, wait: float, signal: Signal) -> None:
+        """Post one event for all that waits then; `signal` is the first of it."""
         await self.sleep(wait)
+        waited = self._merger.taken(self.clock())
+        about = ", ".join(waited) if len(waited) == 1 else f"{len(waited)} subjects"
+        keys = sorted({key for found in waited.values() for key in found})
         try:
-            await self._post(about, keys, signal)
+            await self._post(about, tuple(keys), signal)
         except Exception:  # noqa: BLE001 - already answered; the next quick check sees the change
-            _log.exception("%s: the event could not be posted", about)
+            _log.exception("%s: the event could not be posted", ", ".join(waited))
 
     async def _post(self, about: str, keys: tuple[str, ...], signal: Signal) -> None:
         await self.post(

@@ -288,28 +288,56 @@ def _below_project(resource: str) -> str:
 
 
 class Merger:
-    """Allows one event for a key in `seconds`, and one more at their end for signals in between.
+    """Says when the event of a signal is posted, so that a flood starts few checks.
 
-    The first signal gives an event at once. A later signal is not dropped but delayed: it may be
-    about a change after the reads of the check that the first one has started.
+    The first signal about something gives an event at once. Later ones are not dropped but delayed:
+    they may be about a change after the reads of the check that the first one has started. All that
+    is delayed becomes one event, so that one change of many keys starts one check of them.
+
+    Args:
+        seconds: Between two events about the same.
+        at_once: Events in that time that need not wait.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: float, at_once: int) -> None:
+        self._seconds, self._at_once = seconds, at_once
         self._free_at: dict[str, float] = {}
+        self._recent: list[float] = []
+        self._waiting: dict[str, tuple[str, ...]] = {}
 
-    def wait(self, key: str, now: float) -> float | None:
-        """Seconds until this signal's event is due; None when a delayed event waits already."""
-        free_at = self._free_at.get(key, now)
-        if free_at > now + self._seconds:
+    def wait(self, about: str, keys: tuple[str, ...], now: float) -> float | None:
+        """What to do with a signal.
+
+        Args:
+            about: An external key, or a resource above several.
+            keys: The external keys that are to be checked.
+            now: Seconds of a clock that only goes forward.
+
+        Returns:
+            0: post its event now. More: in so many seconds, post one for what `taken` returns then.
+            None: the event that is due includes it.
+        """
+        if about in self._waiting:
             return None
-        due = max(free_at, now)
-        self._free_at[key] = due + self._seconds
-        return due - now
+        self._recent = [at for at in self._recent if now - at < self._seconds]
+        free_at = self._free_at.get(about, now)
+        if free_at <= now and len(self._recent) < self._at_once:
+            self._free_at[about] = now + self._seconds
+            self._recent.append(now)
+            return 0
+        is_first = not self._waiting
+        self._waiting[about] = keys
+        return (free_at - now if free_at > now else self._seconds) if is_first else None
 
-    def forget(self, key: str) -> None:
-        """The event could not be sent: the next signal gives an event at once."""
-        self._free_at.pop(key, None)
+    def taken(self, now: float) -> dict[str, tuple[str, ...]]:
+        """What waited, with the external keys of each; the next signals about it wait again."""
+        waiting, self._waiting = self._waiting, {}
+        self._free_at |= dict.fromkeys(waiting, now + self._seconds)
+        return waiting
+
+    def forget(self, about: str) -> None:
+        """The event could not be posted: the next signal gives an event at once."""
+        self._free_at.pop(about, None)
 
 
 def as_json(signal: Signal) -> dict[str, Any]:

@@ -321,10 +321,44 @@ def test_a_webhook_is_about_a_key_that_is_watched() -> None:
 
 
 def test_a_flood_is_one_event_now_and_one_at_the_end() -> None:
-    """No signal is lost: an event always follows it, and the check of that event reads later."""
-    merger = Merger(30)
-    assert merger.wait("a", 100) == 0
-    assert [merger.wait("a", 101 + number / 100) for number in range(500)] == [29.0, *[None] * 499]
-    assert merger.wait("b", 101) == 0
-    assert merger.wait("a", 131) == 29
-    assert merger.wait("a", 300) == 0
+    merger = Merger(30, at_once=2)
+    assert merger.wait("a", ("ekey_a",), 100) == 0
+    later = [merger.wait("a", ("ekey_a",), 101 + number / 100) for number in range(500)]
+    assert later == [29, *[None] * 499]
+    assert merger.wait("b", ("ekey_b",), 101) == 0
+    assert merger.wait("c", ("ekey_c", "ekey_d"), 101) is None, "a third at once waits as well"
+    assert merger.taken(130) == {"a": ("ekey_a",), "c": ("ekey_c", "ekey_d")}
+    assert merger.wait("a", ("ekey_a",), 131) == 29
+    assert merger.wait("b", ("ekey_b",), 300) == 0
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 40), st.sampled_from("abcd")), max_size=40),
+    st.integers(1, 3),
+)
+def test_an_event_follows_every_signal_and_few_are_sent_at_once(
+    signals: list[tuple[float, str]], at_once: int
+) -> None:
+    """The check of a later event reads what a signal was about; nobody waits longer than said."""
+    merger = Merger(30, at_once)
+    events: list[tuple[float, set[str]]] = []
+    at_ends: list[float] = []
+    arrived: list[tuple[float, str]] = []
+    now, due = 0.0, None
+    for pause, about in [*signals, (1000.0, "e")]:
+        if due is not None and due <= now + pause:
+            events.append((due, set(merger.taken(due))))
+            due = None
+        now += pause
+        arrived.append((now, about))
+        wait = merger.wait(about, (about,), now)
+        if wait == 0:
+            events.append((now, {about}))
+            at_ends.append(now)
+        elif wait is not None:
+            assert due is None, "one event at a time is due"
+            due = now + wait
+    for at, about in arrived:
+        assert any(at <= posted <= at + 30 and about in of for posted, of in events)
+    for first in at_ends:
+        assert sum(first <= at < first + 30 for at in at_ends) <= at_once
