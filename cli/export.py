@@ -73,7 +73,14 @@ def export_command(
         raise typer.BadParameter("the record itself goes to standard output: give --out FILE")
     with connected() as client:
         record = read_record(client, workspace_id)
-    chain = loads(record)
+    try:
+        chain = loads(record)
+    except EvidenceIntegrityError as error:
+        raise EvidenceIntegrityError(
+            f"{artifact_key('evidence', workspace_id)} on the server: {error}. It was changed, so "
+            "nothing was written. `prefect artifact inspect` shows it as it is; the worker's "
+            f"records (CMEK_RECORDS) keep copies under evidence/{workspace_id}/"
+        ) from error
     if out is None:
         typer.echo(record.encode(), nl=False)  # as bytes: the terminal may not be UTF-8
     else:
@@ -171,13 +178,14 @@ def verify_command(
         raise EvidenceIntegrityError(
             f"{file}: {error}; it was changed, or is no record that `cmek evidence export` wrote"
         ) from error
-    if anchor is not None and anchor not in {entry.hash for entry in chain.entries}:
+    covered = next((one.number for one in chain.entries if one.hash == anchor), None)
+    if anchor is not None and covered is None:
         raise AnchorError(
             f"no entry has the hash {anchor}: this record is whole, but it is not the one that the "
             "hash was taken from"
         )
     if as_json:
-        typer.echo(json.dumps(_facts(chain) | {"anchor": anchor}))
+        typer.echo(json.dumps(_facts(chain) | {"anchor": anchor, "covered": covered}))
         return
     console = new_console()
     console.print(f"Verified: {len(chain.entries)} entries, head {chain.head}", soft_wrap=True)
@@ -185,8 +193,14 @@ def verify_command(
         if entry.kind == "attached":
             text = f"Attached: {entry.subject}, {entry.at:%Y-%m-%d %H:%M:%S %Z}, hash {entry.hash}"
             console.print(printable(text), soft_wrap=True)
-    if anchor is None:
+    if covered is None:
         console.print("Not compared with a hash from elsewhere; --anchor does that.")
+    elif covered < len(chain.entries):
+        console.print(
+            f"The hash covers entries 1 to {covered}. Whoever could write the file may have added "
+            "those after it.",
+            soft_wrap=True,
+        )
 
 
 def read_record(client: SyncPrefectClient, workspace_id: str) -> str:

@@ -10,9 +10,10 @@ import typer
 from cli.client import connected
 from cli.options import AnthropicBlock, JsonArray, KmsBlock
 from cli.terminal import new_console, printable
+from cmek.errors import CmekError
 from cmek.evidence.leftovers import Leftover
 from tasks.clients import block_names, close_clients
-from tasks.leftovers import read_leftovers
+from tasks.leftovers import LeftoversFound, read_leftovers
 
 
 def leftovers_command(
@@ -26,11 +27,22 @@ def leftovers_command(
     The records of the configured Prefect server say what was made, live reads what is left.
     """
     with connected():
-        found = asyncio.run(_read(anthropic_block, kms_block))
+        read = asyncio.run(_read(anthropic_block, kms_block))
+    found = read.rows
     if as_json:
         rows = [one.model_dump(mode="json") for one in found]
         typer.echo(json.dumps(rows, ensure_ascii=False))
-        return
+    else:
+        _print(found)
+    if read.warning:
+        raise UnreadableRecordsError(read.warning)
+
+
+class UnreadableRecordsError(CmekError):
+    """What is listed may not be all; the message names the records that do not verify."""
+
+
+def _print(found: tuple[Leftover, ...]) -> None:
     console = new_console()
     for one in found:
         for line in _lines(one):
@@ -52,7 +64,7 @@ def _lines(one: Leftover) -> list[str]:
     return [*head, *remark, *(f"    {command}" for command in one.take_back), ""]
 
 
-async def _read(anthropic_block: str | None, kms_block: str | None) -> tuple[Leftover, ...]:
+async def _read(anthropic_block: str | None, kms_block: str | None) -> LeftoversFound:
     try:
         return await read_leftovers(*await block_names(anthropic_block, kms_block))
     finally:

@@ -80,8 +80,12 @@ def escape(text: object) -> str:
 
 
 def code(text: object) -> str:
-    """`text` as an inline code span. It replaces characters, so use it for names and commands."""
-    line = plain(text).replace("`", "'").replace("|", "¦").replace("<", "‹")
+    """`text` as an inline code span. It replaces characters, so use it for names and commands.
+
+    The replacements mean nothing to a shell. An apostrophe would end a quoted argument, so that
+    what follows in a member's name would be executed by whoever pastes the command.
+    """
+    line = plain(text).replace("`", "ˋ").replace("|", "¦").replace("<", "‹")
     return f"`{line}`"
 
 

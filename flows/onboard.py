@@ -44,9 +44,9 @@ from tasks.clients import close_clients, opening_clients
 from tasks.crypto_key import ensure_organization_label
 from tasks.evidence import (
     grants_event,
-    has_recorded,
     label_attached_resources,
     label_event,
+    may_have_attached,
     publish_evidence,
     publish_failure,
     record,
@@ -239,7 +239,7 @@ async def _verify_existing_attachment(
     """The workspace has this key: read, validate and report; repair only when requested."""
     by_id, key = eligible.request, eligible.current_key
     assert key is not None  # noqa: S101  # HAS_OUR_KEY means that there is one
-    interrupted, repaired = await has_recorded(), False
+    interrupted, repaired = await may_have_attached(), False
     with _already_attached(by_id.subject, key.id):
         if interrupted:  # an earlier attempt attached the key, and ended before it recorded that
             shown = await read_back(
@@ -247,7 +247,7 @@ async def _verify_existing_attachment(
             )
             outcome = AttachOutcome(outcome=AttachResult.BEFORE, workspace_id=by_id.workspace_id)
             # before the reads below: they fail where the key was destroyed meanwhile
-            await record(by_id.subject, attached(by_id.subject, outcome, shown))
+            (entry,) = await record(by_id.subject, attached(by_id.subject, outcome, shown))
         if by_id.repair and not by_id.plan_only:
             crypto_key, labelled = await ensure_organization_label(by_id, eligible.organization_id)
             await _record_repair(by_id, label_event(crypto_key, written=labelled))
@@ -259,9 +259,16 @@ async def _verify_existing_attachment(
         await validate_registered(by_id, key.id, changed_at=datetime.now(UTC) if repaired else None)
     text = already_attached_report(facts, checks, repaired=repaired)
     found = f"{by_id.subject} has {key.id} ({facts.key.name}); it validates, " + (
-        "and was repaired" if repaired else "and nothing was written"
+        "and was repaired"
+        if repaired
+        else "and this run has attached it"
+        if interrupted
+        else "and nothing was written"
     )
     async with reporting(found, _RETRY) as report:
+        if interrupted:
+            marking = label_attached_resources(by_id, facts.key.name, entry, label=request.mark_key)
+            await report.part("marks of workspace and key", marking)
         if repaired or interrupted:
             await _publish_evidence(report, request, by_id)
         await _publish(report, request, by_id, text, "already attached")

@@ -22,6 +22,7 @@ from cmek.evidence.events import (
     ADMIN,
     KMS,
     failed,
+    is_permit,
     not_written,
     with_evidence_tag,
     wrote,
@@ -75,9 +76,13 @@ async def record(subject: str, *events: Event) -> tuple[EvidenceEntry, ...]:
     return entries
 
 
-async def has_recorded() -> bool:
-    """Whether this run has recorded anything, also in an earlier attempt."""
-    return await load_state(_MEMORY, _RecordText) is not None
+async def may_have_attached() -> bool:
+    """Whether this run has had a permit to attach, also in an earlier attempt."""
+    kept = await load_state(_MEMORY, _RecordText)
+    run = str(current_run_id())
+    return kept is not None and any(
+        entry.run == run and is_permit(entry) for entry in loads(kept.text).entries
+    )
 
 
 async def publish_evidence(subject: str) -> None:
@@ -89,12 +94,13 @@ async def publish_evidence(subject: str) -> None:
     if kept is None:
         return
     chain = loads(kept.text)
-    about = f"{len(chain.entries)} entries, head {chain.head}"
-    await publish("evidence", subject, evidence_page(subject, chain), about)
     # the name of a new workspace may be unfit for a folder
     folder = subject if subject.isidentifier() else artifact_key("workspace", subject)
+    # first: the copy is for when Prefect's server can't be used
     path = await copy_evidence(folder, kept.text)
     get_run_logger().info("Evidence kept as %s among the worker's records", path)
+    about = f"{len(chain.entries)} entries, head {chain.head}"
+    await publish("evidence", subject, evidence_page(subject, chain), about)
 
 
 async def publish_failure(subject: str, error: BaseException) -> None:
@@ -205,6 +211,7 @@ async def label_key(kms_block: str, key_name: str, workspace_id: str) -> Event:
         key_name,
         before={"labels": before.labels if before else None},
         after={"labels": after.labels},
+        which="in use",
     )
 
 
@@ -225,12 +232,17 @@ def crypto_key_event(key: EnsuredKey) -> tuple[Event, ...]:
     return (event,) if key.created else ()
 
 
+def _retry() -> str:
+    """Which attempt of the run it is: somebody may have removed what an earlier one wrote."""
+    return f"attempt {flow_run.run_count}" if flow_run.run_count > 1 else ""
+
+
 def label_event(
     key: CryptoKey, *, written: bool, users_before: tuple[str, ...] = ()
 ) -> tuple[Event, ...]:
     """The organization label of a key that existed; nothing when it was there."""
     before = {"users": users_before}
-    event = wrote(KMS, "UpdateCryptoKey", key.name, before=before, after=key)
+    event = wrote(KMS, "UpdateCryptoKey", key.name, before=before, after=key, which=_retry())
     return (event,) if written else ()
 
 
@@ -238,7 +250,7 @@ def grants_event(key_name: str, *, written: bool) -> tuple[Event, ...]:
     """What guide step 3 wrote; nothing for grants that existed."""
     before = {"member": MEMBER, "lacked": "one or both of the roles"}
     after = {"member": MEMBER, "roles": ROLES}
-    event = wrote(KMS, "SetIamPolicy", key_name, before=before, after=after)
+    event = wrote(KMS, "SetIamPolicy", key_name, before=before, after=after, which=_retry())
     return (event,) if written else ()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,6 +19,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from pydantic import TypeAdapter, ValidationError
 
+from cmek.errors import listed
 from cmek.evidence.leftovers import Leftover, Made, find_leftovers, made_by, read_live
 from cmek.evidence.record import Chain, EvidenceIntegrityError, loads
 from cmek.evidence.report import record_in
@@ -38,9 +40,28 @@ _RECORDS_AT_ONCE: Final = 20
 _ROWS: Final = TypeAdapter(tuple[Leftover, ...])
 
 
+@dataclass(frozen=True)
+class LeftoversFound:
+    """What is left over, and which records could not be read: they may name more."""
+
+    rows: tuple[Leftover, ...]
+    unreadable: tuple[str, ...]
+
+    @property
+    def warning(self) -> str:
+        """Which records can't be read, and what to do; empty when all could be read."""
+        if not self.unreadable:
+            return ""
+        return (
+            f"These records do not verify, so what they name is not listed: "
+            f"{listed(self.unreadable)}. Somebody has changed them: `prefect artifact inspect` "
+            "shows one, and the worker's records (CMEK_RECORDS) keep copies under evidence/"
+        )
+
+
 async def read_leftovers(
     anthropic_block: str, kms_block: str, *, subject: str | None = None, ended: str | None = None
-) -> tuple[Leftover, ...]:
+) -> LeftoversFound:
     """What runs that have ended left behind, from the records on the server and from live reads.
 
     Args:
@@ -53,26 +74,35 @@ async def read_leftovers(
         AdminApiError: The external keys can't be listed.
     """
     made: list[Made] = []
+    unreadable: list[str] = []
     async with get_client() as client:
         key = artifact_key("evidence", subject) if subject else None
-        async for of, chain in _records(client, key):
+        async for of, chain in _records(client, key, unreadable.append):
             made += made_by(of, chain)
         if not made:
-            return ()
+            return LeftoversFound((), tuple(unreadable))
         admin, kms = await admin_client(anthropic_block), await kms_client(kms_block)
         live = await read_live(made, admin, kms, _was_created)
-        unused = [one for one in made if not live.in_use(one)]
-        subjects = {one.subject for one in unused}
+        made = [one for one in made if not live.in_use(one)]
+        subjects = {one.subject for one in made}
         busy = {one for one in subjects if await _is_under_way(client, one, ended)}
-    return find_leftovers((one for one in unused if one.subject not in busy), live)
+        made = [one for one in made if one.subject not in busy]
+        if made:  # a run may have attached its key and ended since the first read
+            live = await read_live(made, admin, kms, _was_created)
+    return LeftoversFound(find_leftovers(made, live), tuple(unreadable))
 
 
 async def _was_created(key_name: str) -> bool:
     return await remembered_create(key_name) is KeyCreate.CONFIRMED
 
 
-async def _records(client: PrefectClient, key: str | None) -> AsyncIterator[tuple[str, Chain]]:
-    """Every verified record with its workspace; a few at a time, since each may be long."""
+async def _records(
+    client: PrefectClient, key: str | None, unreadable: Callable[[str], object]
+) -> AsyncIterator[tuple[str, Chain]]:
+    """Every verified record with its workspace; a few at a time, since each may be long.
+
+    `unreadable` gets the artifact's key of every other one.
+    """
     wanted = ArtifactCollectionFilterKey(any_=[key]) if key else None
     wanted = wanted or ArtifactCollectionFilterKey(like_="cmek-evidence-%")
     offset = 0
@@ -85,11 +115,12 @@ async def _records(client: PrefectClient, key: str | None) -> AsyncIterator[tupl
         for artifact in page:
             try:
                 chain = loads(record_in(str(artifact.data)))
-            except EvidenceIntegrityError:
-                continue  # the workspace's next onboarding and `cmek evidence verify` report it
-            started = [entry for entry in chain.entries if entry.kind == "started"]
-            if started:
-                yield started[-1].subject, chain
+                started = [entry for entry in chain.entries if entry.kind == "started"]
+                subject = started[-1].subject
+            except (EvidenceIntegrityError, IndexError):
+                unreadable(str(artifact.key))
+            else:
+                yield subject, chain
 
 
 async def _is_under_way(client: PrefectClient, subject: str, ended: str | None) -> bool:
@@ -133,13 +164,16 @@ async def publish_leftovers(
         found = await read_leftovers(
             anthropic_block, kms_block, subject=subject, ended=str(current_run_id())
         )
-        if subject and found:
-            named = _named(found)
+        if found.warning:
+            get_run_logger().warning("%s", found.warning)
+        if subject and found.rows:
+            named = _named(found.rows)
             get_run_logger().warning("Left over: %s. `cmek leftovers` has the commands", named)
         kept = await last_leftovers()
         if kept is None:
             get_run_logger().warning("The table %s can't be read and is made anew", LEFTOVERS)
-        rows = (*(one for one in kept or () if subject and one.subject != subject), *found)
+        others = (one for one in kept or () if subject and one.subject != subject)
+        rows = (*others, *found.rows)
         if rows != kept:
             await _publish(rows)
 

@@ -16,7 +16,7 @@ from typing import Final, Literal
 from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
 
-from cmek.evidence.record import Event
+from cmek.evidence.record import Event, EvidenceEntry
 from cmek.keys.verdicts import CheckReport
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import Permit, Refusal, ValidationProof
@@ -111,6 +111,15 @@ def gate_decision(
     )
 
 
+def is_permit(entry: EvidenceEntry) -> bool:
+    """Whether the entry is a decision of the gate that allows an attach."""
+    return (
+        entry.kind == "gate_decision"
+        and isinstance(entry.body, dict)
+        and entry.body.get("verdict") == "permit"
+    )
+
+
 def failed(error: BaseException, stage: str) -> Event:
     """The run ended with this error."""
     return Event(
@@ -126,6 +135,7 @@ def wrote(  # noqa: PLR0913 - one argument a fact that an auditor asks for
     before: object,
     after: object,
     request_id: str | None = None,
+    which: str = "",
 ) -> Event:
     """One write to a service.
 
@@ -136,10 +146,11 @@ def wrote(  # noqa: PLR0913 - one argument a fact that an auditor asks for
         before: The state before; None when there was nothing.
         after: The state after, from the response or read back.
         request_id: Of the response; Cloud KMS over gRPC gives none.
+        which: Tells it from other writes of the same kind to the same resource in one run.
     """
     return Event(
         kind="write",
-        subject=f"{action} {resource}",
+        subject=" ".join(filter(None, (action, resource, which))),
         body={
             "service": service,
             "action": action,

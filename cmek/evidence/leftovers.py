@@ -329,7 +329,7 @@ def _external_key(made: Made, live: LiveResources) -> Found:
     if made.resource not in live.external_keys:
         return None
     url = f"{ADMIN_API}{EXTERNAL_KEYS_PATH}/{made.resource}"
-    return (f"curl -sS -X DELETE {url} {ADMIN_HEADERS}",)
+    return (f"curl -sS --fail-with-body -X DELETE {url} {ADMIN_HEADERS}",)
 
 
 def _key_ring(made: Made, live: LiveResources) -> Found:

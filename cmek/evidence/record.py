@@ -29,6 +29,8 @@ GENESIS: Final = "0" * 64
 _SECRET: Final = re.compile(
     r"sk-ant-[A-Za-z0-9_-]{8,}"  # Anthropic keys
     r"|ya29\.[A-Za-z0-9_-]{8,}"  # Google access tokens
+    r"|\b1//[A-Za-z0-9_-]{20,}"  # Google refresh tokens
+    r"|AIza[A-Za-z0-9_-]{20,}|GOCSPX-[A-Za-z0-9_-]{8,}"  # Google API keys, client secrets
     r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"  # JSON web tokens
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
 )

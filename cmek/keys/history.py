@@ -113,7 +113,8 @@ def _when(moment: datetime) -> str:
 
 
 def _one_line(command: str) -> str:
-    return " ".join(command.split()).replace("`", "'")
+    # backticks stay: only at the beginning of a line could they end the block of code
+    return " ".join(command.split())
 
 
 def onboarding_record(

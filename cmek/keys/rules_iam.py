@@ -175,8 +175,7 @@ _AT_ONCE: Final = 8
 def _revoke_all(grants: Iterable[Grant]) -> str:
     """The commands; of many only the first ones: the next check shows the rest."""
     commands = [revoke(one.resource, one.member, one.role) for one in grants]
-    more = f" (and {len(commands) - _AT_ONCE} more)" if len(commands) > _AT_ONCE else ""
-    return " && ".join(commands[:_AT_ONCE]) + more
+    return " && ".join(commands[:_AT_ONCE])
 
 
 ADMIN: Final = "roles/cloudkms.admin"

@@ -254,9 +254,14 @@ async def _read(
     for external in registered:
         if external.gcp_key_name and users.get(external.id):
             by_name[external.gcp_key_name] |= users[external.id]
-    return tuple(
-        await asyncio.gather(*(_read_key(kms, name, ids) for name, ids in by_name.items()))
-    )
+    read = await asyncio.gather(*(_read_key(kms, name, ids) for name, ids in by_name.items()))
+    # registered by the number and by the id of its project: Cloud KMS returns one name for both
+    merged: dict[str, ManagedKey] = {}
+    for key in read:
+        known = merged[key.name].workspaces if key.name in merged else ()
+        workspaces = tuple(sorted({*key.workspaces, *known}))
+        merged[key.name] = key.model_copy(update={"workspaces": workspaces})
+    return tuple(merged.values())
 
 
 async def _read_key(kms: CloudKms, name: str, workspaces: set[str]) -> ManagedKey:

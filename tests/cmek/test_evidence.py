@@ -190,6 +190,9 @@ def test_an_empty_chain_is_a_record_too() -> None:
     [
         "sk-ant-admin01-FAKE-NOT-A-REAL-KEY",
         "ya29.FAKE-NOT-A-REAL-TOKEN",
+        "1//FAKE-NOT-A-REAL-REFRESH-TOKEN",
+        "AIzaFAKE-NOT-A-REAL-API-KEY-00000000000",
+        "GOCSPX-FAKE-NOT-A-REAL-CLIENT",
         "eyJGQUtFIjoxfQ.eyJGQUtFIjoxfQ.RkFLRQ",  # pragma: allowlist secret
         # pragma: allowlist nextline secret
         "-----BEGIN PRIVATE KEY-----\nRkFLRQ==\n-----END PRIVATE KEY-----",

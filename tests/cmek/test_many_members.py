@@ -49,7 +49,7 @@ async def test_checks_of_a_key_with_very_many_members_stay_short(
     assert found.status == "fail"
     assert "and 292 more" in found.evidence
     assert len(list(commands_in(found.remedy or ""))) == 8
-    assert "(and 292 more)" in (found.remedy or "")
+    assert (found.remedy or "").count("gcloud ") == 8, "the evidence says how many more"
     assert max(len(one.evidence) + len(one.remedy or "") for one in report.checks) < MAX_MESSAGE
 
 

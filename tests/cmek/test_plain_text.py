@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import unicodedata
 
 from hypothesis import example, given
@@ -11,7 +12,11 @@ from hypothesis import strategies as st
 
 from cli.terminal import markdown, new_console, printable
 from cmek.errors import MAX_MESSAGE, CmekError
+from cmek.gcp.gcloud import revoke
+from cmek.keys.history import key_page, onboarding_record
+from cmek.keys.verdicts import Health, HealthReason, Severity
 from cmek.plain_text import HIDDEN, NO_LINK, code, escape, plain
+from tests.support.facts import NOW, facts
 
 ATTACKS = (
     "\x1b[2J\x1b[1;1Happroved",
@@ -115,3 +120,27 @@ def test_an_error_says_nothing_that_a_terminal_or_a_state_would_obey(text: str) 
     shown = str(CmekError(f"workspace {text}: refused"))
     assert all(is_visible(one) or one == "\n" for one in shown)
     assert len(str(CmekError(text * MAX_MESSAGE))) < MAX_MESSAGE + 50
+
+
+@given(st.text(alphabet="ab`'\"$&;|<>\\@.", min_size=1, max_size=20))
+@example("a`&id&`@evil.example")
+@example("a'&id&'@evil.example")
+def test_a_command_with_any_member_stays_one_command_wherever_it_is_shown(name: str) -> None:
+    """Whoever may add a member to a key must not run code as the person who pastes the command."""
+    command = revoke("projects/acme-kms-prod", f"user:{name}", "roles/owner")
+    wanted = shlex.split(command)
+    in_line = str.maketrans({"`": "ˋ", "|": "¦", "<": "‹"})
+    assert shlex.split(code(command)[1:-1]) == [one.translate(in_line) for one in wanted]
+    record = onboarding_record(
+        facts(), users_before=(), run_id="3f1c9a52-0000-4000-8000-000000000001", now=NOW
+    )
+    reason = HealthReason(
+        rule="foreign-decrypter",
+        means=Health.AT_RISK,
+        severity=Severity.HIGH,
+        says="somebody else",
+        commands=(command,),
+    )
+    page = key_page(record.model_copy(update={"reasons": (reason,)}))
+    (line,) = [one for one in page.splitlines() if one.startswith("gcloud ")]
+    assert shlex.split(line) == wanted

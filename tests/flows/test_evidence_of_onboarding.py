@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prefect.states import Scheduled
 
 from cmek.evidence.record import Chain, loads
 from cmek.evidence.report import record_in
@@ -86,6 +87,38 @@ def test_a_run_that_fails_after_writing_leaves_its_record(bench: Onboardings) ->
         "SetIamPolicy",
     ]
     assert chain_of(bench, failed).entries[-1].kind == "failed"
+
+
+def test_a_retry_of_an_older_failed_run_claims_nothing_about_the_attach_of_another(
+    bench: Onboardings,
+) -> None:
+    """What it would publish has neither the approval nor the attach of the run in between."""
+    bench.control.fault("external_keys.create", when="before", status=403)
+    failed = bench.start().execute()
+    attached = bench.asked().approve()
+    assert attached.state == "Attached"
+    record = chain_of(bench, attached)
+    failed.force(Scheduled(name="AwaitingRetry"))
+    assert failed.execute().state == "Already attached", failed.message
+    assert chain_of(bench, attached).head == record.head
+    newest = bench.artifacts(failed)
+    assert [one for one in newest if str(one.key).startswith("cmek-evidence")] != []
+    kinds = [entry.kind for entry in chain_of(bench, failed).entries]
+    assert kinds[-1] == "failed"
+    assert "attached" not in kinds
+
+
+def test_the_label_of_an_adopted_key_and_the_mark_that_it_is_used_are_two_entries(
+    bench: Onboardings,
+) -> None:
+    run = bench.asked(**adoptable(bench)).approve()
+    assert run.state == "Attached", run.message
+    written = [one.body for one in chain_of(bench, run).entries if one.kind == "write"]
+    labels = [
+        one for one in written if isinstance(one, dict) and one["action"] == "UpdateCryptoKey"
+    ]
+    assert len(labels) == bench.writes().count("UpdateCryptoKey") == 2
+    assert in_use_label(bench.fresh)[0] in str(labels[-1]["after"])
 
 
 @needs_terraform

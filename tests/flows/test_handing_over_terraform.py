@@ -16,6 +16,7 @@ from cli.export import terraform_command
 from cmek.names import artifact_key
 from cmek.onboarding.request import OnboardingRequest
 from cmek.terraform.module import IMPORTS, VARIABLES
+from sandbox.kms.state import PROJECT_NUMBER
 from tasks.artifacts import publish_terraform
 from tasks.clients import close_clients
 from tests.support.onboarding import Onboardings
@@ -89,6 +90,26 @@ def test_all_workspaces_go_into_one_module(bench: Onboardings, tmp_path: Path) -
     text = (tmp_path / VARIABLES).read_text()
     assert bench.workspace("attached") in text
     assert bench.workspace("broken") in text
+
+
+def test_a_key_registered_by_number_and_by_id_of_its_project_is_managed_once(
+    bench: Onboardings, tmp_path: Path
+) -> None:
+    """Two import blocks for one address, and Terraform would plan nothing at all."""
+    world = bench.sandbox.world
+    attached = world.admin.workspaces[bench.workspace("attached")]
+    one = world.admin.external_keys[str(attached.external_key_id)]
+    assert one.provider_config.type == "gcp"
+    name = one.provider_config.key_name.replace(bench.sandbox.project_id, PROJECT_NUMBER)
+    config = one.provider_config.model_copy(update={"key_name": name})
+    again = one.model_copy(update={"id": "ekey_01ByNumber", "provider_config": config})
+    with world.lock:
+        world.admin.external_keys[again.id] = again
+        world.admin.workspaces[bench.fresh].external_key_id = again.id
+    done = COMMANDS.invoke(COMMAND, ["--all", "--out", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.exception
+    both = [one for one in json.loads(done.output)["keys"] if bench.fresh in one["workspaces"]]
+    assert [one["workspaces"] for one in both] == [sorted([attached.id, bench.fresh])]
 
 
 def test_a_key_that_can_not_be_read_fails_the_whole(bench: Onboardings, tmp_path: Path) -> None:

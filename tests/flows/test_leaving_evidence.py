@@ -126,6 +126,36 @@ def test_a_whole_forged_record_is_found_by_its_anchor(
     assert anchor in str(refused.exception)
 
 
+def test_what_was_added_after_the_anchor_is_said_not_to_be_covered(
+    bench: Onboardings, workspace: str, tmp_path: Path
+) -> None:
+    """The hash on the workspace is of the attach; anyone may chain further entries to it."""
+    recorded(workspace, STARTED, ATTACHED)
+    anchor = chain_of(bench, workspace).head
+    file = tmp_path / "record.jsonl"
+    for added, said in (((), "Verified: 2"), ((STARTED, WROTE), "The hash covers entries 1 to 2.")):
+        recorded(workspace, *added)
+        COMMANDS.invoke(evidence_app, ["export", workspace, "--out", str(file)])
+        shown = COMMANDS.invoke(evidence_app, ["verify", str(file), "--anchor", anchor])
+        assert shown.exit_code == 0
+        assert said in shown.output
+        assert ("covers" in shown.output) is bool(added)
+
+
+def test_a_changed_record_is_named_with_the_way_to_see_it(
+    bench: Onboardings, workspace: str, tmp_path: Path
+) -> None:
+    recorded(workspace, STARTED, WROTE)
+    page = str(published(bench, workspace)[-1].data).replace("ada", "eve")
+    key = artifact_key("evidence", workspace)
+    bench.client.create_artifact(ArtifactCreate(key=key, type="markdown", data=page))
+    done = COMMANDS.invoke(evidence_app, ["export", workspace, "--out", str(tmp_path / "x")])
+    assert done.exit_code == 1
+    assert not (tmp_path / "x").exists()
+    for said in (key, "entry 1 (started w)", "prefect artifact inspect", f"evidence/{workspace}/"):
+        assert said in str(done.exception)
+
+
 def test_without_a_record_export_says_where_one_may_be(bench: Onboardings, workspace: str) -> None:
     done = COMMANDS.invoke(evidence_app, ["export", workspace])
     assert done.exit_code == 1
@@ -244,7 +274,7 @@ def test_workspace_and_key_are_marked_once(
     assert bench.writes().count("UpdateCryptoKey") == 1
     entries = of_last_run(bench, request_.subject)
     writes = [entry.subject for entry in entries if entry.kind == "write"]
-    assert writes == [f"workspaces.update {request_.subject}", f"UpdateCryptoKey {key_name}"]
+    assert writes == [f"workspaces.update {request_.subject}", f"UpdateCryptoKey {key_name} in use"]
 
 
 def test_a_mark_that_is_refused_is_recorded_and_stops_nothing(

@@ -10,12 +10,13 @@ from uuid import UUID
 
 import pytest
 import typer
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import ArtifactCollectionFilter
 from typer.testing import CliRunner
 
 from cli.leftovers import leftovers_command
 from cmek.evidence.leftovers import Leftover
-from cmek.names import ORGANIZATION_LABEL_PREFIX, in_use_label
+from cmek.names import ORGANIZATION_LABEL_PREFIX, artifact_key, in_use_label
 from cmek.tags import LEFTOVERS
 from tasks.clients import close_clients
 from tasks.leftovers import read_leftovers, read_table
@@ -36,7 +37,7 @@ def leftovers() -> tuple[Leftover, ...]:
 
     async def read() -> tuple[Leftover, ...]:
         try:
-            return await read_leftovers("anthropic-admin", "google-kms")
+            return (await read_leftovers("anthropic-admin", "google-kms")).rows
         finally:
             await close_clients()
 
@@ -196,6 +197,22 @@ def test_a_forged_record_destroys_no_key_that_no_onboarding_of_this_worker_creat
     (key,) = [one for one in leftovers() if one.kind == KEY]
     assert key.take_back == ()
     assert "run `cmek leftovers` there" in key.remark
+
+
+def test_a_record_that_does_not_verify_is_named_and_nothing_is_said_to_be_all(
+    bench: Onboardings,
+) -> None:
+    """Else one changed byte in Prefect would hide a key that Anthropic may use."""
+    run = rejected(bench)
+    key = artifact_key("evidence", run.parameters["request"]["workspace"])
+    (page,) = [str(one.data) for one in bench.artifacts(run) if one.key == key]
+    forged = ArtifactCreate(key=key, type="markdown", data=page.replace("ada@", "eve@"))
+    bench.client.create_artifact(forged)
+    assert leftovers() == ()
+    for arguments in ([], ["--json"]):
+        shown = CliRunner().invoke(COMMAND, arguments)
+        assert shown.exit_code == 1
+        assert key in str(shown.exception)
 
 
 def test_an_adopted_key_keeps_everything_but_what_onboarding_added(bench: Onboardings) -> None:

@@ -12,6 +12,8 @@ from cmek.anthropic.models import Workspace
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.evidence.record import loads
 from cmek.evidence.report import record_in
+from cmek.names import in_use_label
+from cmek.tags import EVIDENCE_TAG
 from tasks.attachment import _Attach
 from tests.support.onboarding import Onboardings, Run
 
@@ -104,7 +106,7 @@ def test_a_run_that_ends_right_after_the_attach_tells_of_it_when_retried(
     assert len(bench.attaches()) == 1
     (record,) = [a for a in bench.artifacts(run) if (a.key or "").startswith("cmek-evidence")]
     kinds = [entry.kind for entry in loads(record_in(str(record.data))).entries]
-    assert kinds[-2:] == ["failed", "attached"]
+    assert kinds[-4:] == ["failed", "attached", "write", "write"], "and the marks"
 
 
 @pytest.mark.parametrize(
@@ -247,3 +249,6 @@ def test_a_run_that_is_cancelled_while_it_attaches_says_what_became_of_it(
     run.force(Scheduled(name="AwaitingRetry"))
     assert run.execute().state == "Already attached"
     assert len(bench.attaches()) == 1
+    world = bench.sandbox.world
+    assert EVIDENCE_TAG in world.admin.workspaces[bench.fresh].tags
+    assert in_use_label(bench.fresh)[0] in world.kms.crypto_keys[bench.key_name].labels

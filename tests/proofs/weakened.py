@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,7 +24,7 @@ import tasks.crypto_key
 from cmek.gcp.resources import CryptoKey
 from cmek.keys.conditions import has_organization_label
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
-from cmek.onboarding.gate import VALIDATION_AGE, GateInput, Permit, Refusal
+from cmek.onboarding.gate import STEADY, VALIDATION_AGE, GateInput, Permit, Refusal
 from cmek.onboarding.plan import Plan
 from cmek.onboarding.request import OnboardingRequest
 from tasks.crypto_key import KeyOrigin
@@ -92,6 +93,21 @@ def _unpinned(stack: ExitStack) -> None:
     # the gate compares with the pinned request, too: both guards are the one that is taken away
     without("request")(stack)
     stack.enter_context(patch.object(flows.onboard, "pin_request", unpinned))
+
+
+def _deaf_to_rejections(stack: ExitStack) -> None:
+    """Neither the gate nor the flow before it asks what the response decides."""
+
+    async def goes_on(request: Any, pending: Any, response: Any) -> Any:
+        loaded_at = time.clock_gettime(STEADY)
+        if pending.approval_request.plan.adopts_key:
+            refused = await flows._attach._adopt(request, pending, response)
+            if refused is not None:
+                return refused
+        return await flows._attach._attach_in_tries(request, pending, response, loaded_at)
+
+    without("rejected")(stack)
+    stack.enter_context(patch.object(flows._attach, "_rejected", goes_on))
 
 
 def _ever_fresh(*codes: str) -> Weakness:
@@ -163,7 +179,8 @@ def _adopted_at_once(stack: ExitStack) -> None:
 
 
 WEAKNESSES: Final[dict[str, Weakness]] = {
-    **{code: without(code) for code in ("rejected", "four_eyes", "signature", "plan")},
+    "rejected": _deaf_to_rejections,
+    **{code: without(code) for code in ("four_eyes", "signature", "plan")},
     "expired": _ever_fresh("expired"),
     "the age of the validation": _ever_fresh(VALIDATION_AGE),
     "label": _unlabelled,
