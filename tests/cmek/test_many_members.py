@@ -40,7 +40,7 @@ def test_the_refusal_of_a_foreign_key_names_some_users_their_number_and_the_way_
 async def test_checks_of_a_key_with_very_many_members_stay_short(
     sandbox: Sandbox, stage: Stage
 ) -> None:
-    """The remedy says how many commands are left out."""
+    """The remedy has the first commands only; the evidence says how many members there are."""
     stage.key()
     for member in LOOK_ALIKES:
         stage.grant(str(KEY), ENCRYPTER_DECRYPTER, member)
@@ -49,7 +49,6 @@ async def test_checks_of_a_key_with_very_many_members_stay_short(
     assert found.status == "fail"
     assert "and 292 more" in found.evidence
     assert len(list(commands_in(found.remedy or ""))) == 8
-    assert (found.remedy or "").count("gcloud ") == 8, "the evidence says how many more"
     assert max(len(one.evidence) + len(one.remedy or "") for one in report.checks) < MAX_MESSAGE
 
 
