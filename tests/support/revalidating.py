@@ -24,6 +24,7 @@ from prefect.client.schemas.sorting import ArtifactSort
 from pydantic import BaseModel
 
 import flows.revalidate
+import tasks.announcements
 import tasks.artifacts
 import tasks.revalidation
 from cmek.keys.history import read_page
@@ -189,6 +190,7 @@ def revalidating(driver: Driver) -> Iterator[Kept]:
         (flows.revalidate, "acreate_progress_artifact", kept.show_progress),
         (flows.revalidate, "aupdate_progress_artifact", kept.show_progress),
         (tasks.artifacts, "get_client", kept.get_client),
+        (tasks.announcements, "get_client", kept.get_client),
         (tasks.revalidation, "publish_table", kept.publish_table),
         (tasks.revalidation, "acreate_markdown_artifact", kept.publish),
         (tasks.revalidation, "get_client", kept.get_client),
