@@ -45,6 +45,7 @@ ON_THE_STACK = (
     "tests/cli/test_local_stack.py",
     "tests/cli/test_own_origin.py",
     "tests/cli/test_rehearse.py",
+    "tests/e2e/test_browser.py",
     "tests/e2e/test_triggers.py",
     "tests/flows/test_revalidate_stack.py",
 )

@@ -362,16 +362,34 @@ def test_an_authority_of_ones_own_is_believed_and_another_ends_no_check(
 
 @pytest.fixture
 def deployed(prefect_server: None) -> Iterator[SyncPrefectClient]:
-    """A client of a server with every deployment, of which a test may change any."""
+    """A client of a server with every deployment, of which a test may change any.
+
+    They stay for the next test if they are as before: a deploy takes seconds.
+    """
     with get_client(sync_client=True) as client:
-        create_work_pool(client, "cmek", PROJECT / "deploy" / "work_pool.json", 4)
-        deploy(client, PREFECT_FILE, "acme-kms-prod")
+        if not client.read_deployments():
+            create_work_pool(client, "cmek", PROJECT / "deploy" / "work_pool.json", 4)
+            deploy(client, PREFECT_FILE, "acme-kms-prod")
+        before = _state(client)
         yield client
         for automation in list(every(client.read_automations)):
             client.delete_automation(automation.id)
-        for one in client.read_deployments():
-            client.delete_deployment(one.id)
-        client.delete_work_pool("cmek")
+        if _state(client) != before:
+            _remove(client)
+
+
+def _state(client: SyncPrefectClient) -> list[Any]:
+    """What a test may have changed."""
+    pools = [(one.is_paused, one.base_job_template) for one in client.read_work_pools()]
+    queues = sorted((one.name, one.is_paused) for one in client.read_work_queues())
+    deployments = {one.id: (one.paused, one.schedules) for one in client.read_deployments()}
+    return [pools, queues, deployments]
+
+
+def _remove(client: SyncPrefectClient) -> None:
+    for one in client.read_deployments():
+        client.delete_deployment(one.id)
+    client.delete_work_pool("cmek")
 
 
 def test_a_deployment_is_missing_by_its_whole_name(deployed: SyncPrefectClient) -> None:
@@ -405,10 +423,9 @@ def test_a_paused_pool_or_queue_fails(deployed: SyncPrefectClient) -> None:
     deployed.update_work_pool("cmek", WorkPoolUpdate(is_paused=False))
     queue = deployed.read_work_queue_by_name("default", work_pool_name="cmek")
     deployed.update_work_queue(queue.id, is_paused=True)
-    assert (found().status, found().remedy) == (
-        "fail",
-        "prefect work-queue resume default --pool cmek",
-    )
+    resume = "prefect work-queue resume default --pool cmek"
+    assert (found().status, found().remedy) == ("fail", resume)
+    deployed.update_work_queue(queue.id, is_paused=False)
 
 
 def test_an_automation_that_is_as_wanted_is_left_alone(deployed: SyncPrefectClient) -> None:

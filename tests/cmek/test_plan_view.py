@@ -176,10 +176,10 @@ def test_a_person_sees_all_that_is_signed_however_much_there_is(
         checks=tuple(make.warning(f"warning_{n:03}", title=f"T{n:03}") for n in range(warnings)),
     )
     request = make.approval_request(plan)
-    shown = in_terminal(request)
+    shown, page = in_terminal(request), in_browser(request)
     for one in (*plan.other_decrypters, *plan.other_workspaces, *plan.warning_titles):
         assert shown.count(one) == 1, one
-        assert one in in_browser(request)
+        assert one in page
 
 
 @given(st.text(max_size=200))

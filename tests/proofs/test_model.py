@@ -46,7 +46,7 @@ def test_no_schedule_leads_to_an_unsafe_attach() -> None:
     These schedules are for every test run; `make prove` explores many more.
     """
     seed = secrets.randbelow(1_000_000)
-    found = explored(Onboarding, 40, seed, shrink=True)
+    found = explored(Onboarding, 24, seed, shrink=True)
     assert (found.unsafe, found.flaky) == (None, None), f"seed {seed}"
     assert Onboarding.tally["attach requests"] > 0
     assert Onboarding.tally["writes to a foreign key"] > 0
