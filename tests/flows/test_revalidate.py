@@ -441,7 +441,7 @@ def test_a_second_check_of_all_keys_waits_and_then_says_which_one_it_left_the_wo
 
 
 @pytest.mark.server  # whose scheduler makes the runs
-@pytest.mark.parametrize("depth", ["quick", "full"])
+@pytest.mark.parametrize("depth", [pytest.param("quick", marks=pytest.mark.prove), "full"])
 def test_of_the_scheduled_runs_that_are_late_only_the_newest_checks_and_no_other_is_skipped(
     bench: Onboardings, fleet: Fleet, revalidations: Revalidations, depth: str
 ) -> None:
