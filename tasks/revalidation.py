@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -220,9 +221,12 @@ class RevalidationContext:
         since = max(self.reported or _EVER, datetime.now(UTC) - KEPT)
         return done and record.run_id == self.run_id and record.checked_at > since
 
-    @property
+    @cached_property
     def schedules_follow_up(self) -> bool:
-        """Whether this can schedule another run; a live check is no run of a deployment."""
+        """Whether this can schedule another run; a live check is no run of a deployment.
+
+        Read once: without a deployment Prefect asks its server each time.
+        """
         return deployment.id is not None
 
     def check_run(self, ref: KeyRef, now: datetime) -> CheckRun:
