@@ -221,7 +221,7 @@ def history_command(
         return
     rows = (
         (
-            f"{one.at:%Y-%m-%d %H:%M:%S}",
+            f"{one.at:%Y-%m-%d %H:%M:%S %Z}",
             *map(printable, (one.what, one.outcome, one.who, one.where)),
         )
         for one in entries

@@ -55,6 +55,21 @@ async def retrying(
     Raises:
         Exception: Whatever the last `send` raised.
     """
+    async for attempt in _attempts(judge, attempts):
+        with attempt:
+            return await send()
+    raise AssertionError("stamina ends with a result or an error")
+
+
+def retrying_in_thread(send: Callable[[], T], judge: Callable[[Exception], RetryDecision]) -> T:
+    """The same for a client that blocks."""
+    for attempt in _attempts(judge, ATTEMPTS):
+        with attempt:
+            return send()
+    raise AssertionError("stamina ends with a result or an error")
+
+
+def _attempts(judge: Callable[[Exception], RetryDecision], number: int) -> Any:  # noqa: ANN401 - stamina does not export it
     deadline = time.monotonic() + BUDGET_SECONDS
 
     def decide(error: Exception) -> RetryDecision:
@@ -65,18 +80,15 @@ async def retrying(
             return False
         return verdict + random.uniform(0, 0.5)  # noqa: S311 - jitter, not a secret
 
-    async for attempt in stamina.retry_context(
+    return stamina.retry_context(
         on=decide,
-        attempts=attempts,
+        attempts=number,
         # stamina checks its timeout before a wait: the wait itself must fit into the budget
         timeout=BUDGET_SECONDS - _LONGEST_WAIT,
         wait_initial=_FIRST_WAIT,
         wait_max=_LONGEST_WAIT,
         wait_jitter=_FIRST_WAIT,
-    ):
-        with attempt:
-            return await send()
-    raise AssertionError("stamina ends with a result or an error")
+    )
 
 
 def _log_retry(details: RetryDetails) -> None:

@@ -22,17 +22,19 @@ import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from pydantic import JsonValue
 
+from cmek._http import RetryDecision, retrying_in_thread
 from cmek.canonical import canonical_json
 from cmek.errors import CmekError
 
+T = TypeVar("T")
 RECORDS: Final = "CMEK_RECORDS"
 KEY_FILE: Final = "CMEK_RECORDS_KEY_FILE"
 _SHORTEST_KEY: Final = 32
@@ -99,34 +101,48 @@ class Bucket:
         from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
         from google.cloud.storage import Client  # noqa: PLC0415
 
+        # else a thread of the client reads the bucket itself for traces: a right that nothing
+        # here needs, so that the bucket's audit log would show a refused call
+        os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
         self._missing, self._refused = NotFound, (GoogleAPIError, GoogleAuthError)
-        with self._reaching():
-            client: Any = Client()
+        client: Any = self._reach(Client)
         self._bucket: Any = client.bucket(name)
         self._prefix = prefix
 
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
+    def _reach(self, send: Callable[[], T]) -> T:
         try:
-            yield
+            return retrying_in_thread(send, _may_pass)
         except self._refused as error:
             raise OSError(str(error)) from error
 
     def get(self, path: str) -> bytes | None:
         """The object's content; None when there is none."""
-        with self._reaching():
+        blob = self._bucket.blob(self._prefix + path)
+
+        def read() -> bytes | None:
             try:
-                content: bytes = self._bucket.blob(self._prefix + path).download_as_bytes()
+                return blob.download_as_bytes(**_ONE_ATTEMPT)  # type: ignore[no-any-return]
             except self._missing:
                 return None
-            return content
+
+        return self._reach(read)
 
     def put(self, path: str, content: bytes) -> None:
         """Write the object; Cloud Storage replaces objects atomically."""
-        with self._reaching():
-            self._bucket.blob(self._prefix + path).upload_from_string(
-                content, content_type="application/json"
-            )
+        blob = self._bucket.blob(self._prefix + path)
+        kind = "application/json"
+        self._reach(lambda: blob.upload_from_string(content, content_type=kind, **_ONE_ATTEMPT))
+
+
+_ONE_ATTEMPT: Final = {"retry": None, "timeout": 12.0}
+"""For a call of Cloud Storage's client, whose own retries last for two minutes; seconds."""
+
+
+def _may_pass(error: Exception) -> RetryDecision:
+    from cmek.gcp._transport import transient  # noqa: PLC0415 - as in Bucket
+    from cmek.gcp.errors import GoogleApiError, classify  # noqa: PLC0415
+
+    return transient(GoogleApiError(classify(error)))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ once. The onboarding is complete without the marks, so a failure there is record
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import Artifact
@@ -83,6 +84,18 @@ async def may_have_attached() -> bool:
     return kept is not None and any(
         entry.run == run and is_permit(entry) for entry in loads(kept.text).entries
     )
+
+
+async def recorded_by(run: UUID) -> Chain | None:
+    """The record that another run keeps on this worker; None when it has recorded nothing here.
+
+    Raises:
+        RecordTamperedError: Somebody else has written it.
+        RecordsError: It can't be read.
+        EvidenceIntegrityError: It does not verify.
+    """
+    kept = await load_state(_MEMORY, _RecordText, run=run)
+    return loads(kept.text) if kept else None
 
 
 async def publish_evidence(subject: str) -> None:

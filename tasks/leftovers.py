@@ -13,10 +13,14 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     ArtifactCollectionFilter,
     ArtifactCollectionFilterKey,
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun
 from pydantic import TypeAdapter, ValidationError
 
 from cmek.errors import listed
@@ -24,11 +28,15 @@ from cmek.evidence.leftovers import Leftover, Made, find_leftovers, made_by, rea
 from cmek.evidence.record import Chain, EvidenceIntegrityError, loads
 from cmek.evidence.report import record_in
 from cmek.names import artifact_key
+from cmek.outcomes import RunOutcome
+from cmek.records import RecordsError, RecordTamperedError
 from cmek.tags import LEFTOVERS, workspace_tag
 from tasks._task_options import uncached_task
 from tasks.artifacts import latest_artifact
 from tasks.clients import admin_client, kms_client
+from tasks.evidence import recorded_by
 from tasks.runs import (
+    ONBOARDING,
     KeyCreate,
     current_run_id,
     find_runs,
@@ -49,20 +57,24 @@ class LeftoversFound:
 
     @property
     def warning(self) -> str:
-        """Which records can't be read, and what to do; empty when all could be read."""
+        """Which records can't be used, and what to do; empty when all could be read."""
         if not self.unreadable:
             return ""
         return (
-            f"These records do not verify, so what they name is not listed: "
-            f"{listed(self.unreadable)}. Somebody has changed them: `prefect artifact inspect` "
-            "shows one, and the worker's records (CMEK_RECORDS) keep copies under evidence/"
+            f"These records can't be used, so what they name is not listed: "
+            f"{listed(self.unreadable)}. Those that do not verify were changed by somebody: "
+            "`prefect artifact inspect` shows one, and the worker's records (CMEK_RECORDS) keep "
+            "copies under evidence/"
         )
 
 
 async def read_leftovers(
     anthropic_block: str, kms_block: str, *, subject: str | None = None, ended: str | None = None
 ) -> LeftoversFound:
-    """What runs that have ended left behind, from the records on the server and from live reads.
+    """What runs that have ended left behind, from their records and from live reads.
+
+    The records are those on the server, and on the worker's machine also those that runs keep
+    there that attached nothing.
 
     Args:
         anthropic_block: Name of the block.
@@ -78,6 +90,8 @@ async def read_leftovers(
     async with get_client() as client:
         key = artifact_key("evidence", subject) if subject else None
         async for of, chain in _records(client, key, unreadable.append):
+            made += made_by(of, chain)
+        async for of, chain in _kept_records(client, subject, unreadable.append):
             made += made_by(of, chain)
         if not made:
             return LeftoversFound((), tuple(unreadable))
@@ -115,12 +129,47 @@ async def _records(
         for artifact in page:
             try:
                 chain = loads(record_in(str(artifact.data)))
-                started = [entry for entry in chain.entries if entry.kind == "started"]
-                subject = started[-1].subject
+                subject = _subject(chain)
             except (EvidenceIntegrityError, IndexError):
                 unreadable(str(artifact.key))
             else:
                 yield subject, chain
+
+
+async def _kept_records(
+    client: PrefectClient, subject: str | None, unreadable: Callable[[str], object]
+) -> AsyncIterator[tuple[str, Chain]]:
+    """What runs that attached nothing have recorded on this worker, with their workspaces.
+
+    A run that is killed publishes nothing. The retry of an earlier run continues the record that
+    it began with, so the newest record on the server may be another run's.
+    """
+    of = FlowFilter(name=FlowFilterName(any_=[ONBOARDING.partition("/")[0]]))
+    wanted = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[*TERMINAL_STATES])),
+        tags=FlowRunFilterTags(all_=[workspace_tag(subject)]) if subject else None,
+    )
+    async for run in find_runs(client, wanted, of=of):
+        if run.state and run.state.is_completed() and run.state_name != RunOutcome.REJECTED:
+            continue
+        try:
+            chain = await recorded_by(run.id)
+            if chain is not None:
+                yield _subject(chain), chain
+        except (RecordTamperedError, EvidenceIntegrityError, IndexError):
+            unreadable(f"the worker's own of run {run.id}")
+        except RecordsError as error:
+            unreadable(str(error))
+            return
+
+
+def _subject(chain: Chain) -> str:
+    """The workspace of the last run.
+
+    Raises:
+        IndexError: No run has started.
+    """
+    return [entry.subject for entry in chain.entries if entry.kind == "started"][-1]
 
 
 async def _is_under_way(client: PrefectClient, subject: str, ended: str | None) -> bool:

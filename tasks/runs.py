@@ -21,7 +21,7 @@ from uuid import UUID
 import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.concurrency.asyncio import (
     AcquireConcurrencySlotTimeoutError,
@@ -89,10 +89,14 @@ async def retag(client: PrefectClient, *tags: str, without: str | None = None) -
         await client.update_flow_run(run.id, tags=sorted(wanted))
 
 
-async def find_runs(client: PrefectClient, wanted: FlowRunFilter) -> AsyncIterator[FlowRun]:
-    """The runs that fit a filter, over all pages."""
+async def find_runs(
+    client: PrefectClient, wanted: FlowRunFilter, *, of: FlowFilter | None = None
+) -> AsyncIterator[FlowRun]:
+    """The runs that fit a filter, of all flows or of those that fit one, over all pages."""
     offset = 0
-    while page := await client.read_flow_runs(flow_run_filter=wanted, limit=PAGE, offset=offset):
+    while page := await client.read_flow_runs(
+        flow_filter=of, flow_run_filter=wanted, limit=PAGE, offset=offset
+    ):
         offset += len(page)
         for run in page:
             yield run
@@ -178,13 +182,19 @@ async def save_state(name: str, value: BaseModel) -> None:
     await asyncio.to_thread(_records().write, run_id, name, data)
 
 
-async def load_state(name: str, kind: type[M]) -> M | None:
+async def load_state(name: str, kind: type[M], *, run: UUID | None = None) -> M | None:
     """The value stored under `name`; None if there is none, or one that does not fit `kind`.
+
+    Args:
+        name: As for `save_state`.
+        kind: What it must be.
+        run: The run that has stored it; this one unless given.
 
     Raises:
         RecordTamperedError: Somebody else has written it.
+        RecordsError: It can't be read.
     """
-    found = await asyncio.to_thread(_records().read, str(current_run_id()), name)
+    found = await asyncio.to_thread(_records().read, str(run or current_run_id()), name)
     try:
         return None if found is None else kind.model_validate(found)
     except ValidationError:  # from another release, since the MAC has been verified

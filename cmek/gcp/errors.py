@@ -325,9 +325,10 @@ def _body(failure: Exception | httpx.Response) -> _ErrorBody:
 def _call_error(error: core.GoogleAPICallError) -> _ErrorBody:
     code = error.grpc_status_code
     if code is None:
-        payload = _json(error.response) if hasattr(error.response, "json") else None
-        status = int(error.code) if error.code else 500
-        return _http_body(status, payload, None)
+        response = error.response
+        payload = _json(response) if hasattr(response, "json") else None
+        wait = retry_after(httpx.Headers(response.headers)) if response is not None else None
+        return _http_body(int(error.code) if error.code else 500, payload, wait)
     message = error.message or ""
     if message.startswith("Getting metadata from plugin failed"):
         # the transport reports every failure to get a token as UNAVAILABLE, also a refused one

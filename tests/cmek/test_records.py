@@ -239,6 +239,43 @@ def test_a_bucket_that_refuses_is_named_with_its_message(
             records.copy_evidence("folder", RUN, "text")
 
 
+@pytest.mark.parametrize("failures", [1, 99])
+def test_a_bucket_that_is_busy_is_asked_four_times_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """Cloud Storage's client alone would go on for two minutes, and read the bucket besides."""
+    asked: list[str] = []
+
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:
+            self.body()
+            asked.append(self.command)
+            self.reply(503 if len(asked) <= failures else 404, b"busy")
+
+        def end_headers(self) -> None:
+            self.send_header("retry-after", "0")
+            super().end_headers()
+
+        do_POST = do_GET
+
+    key = tmp_path / "key"
+    key.write_bytes(KEY)
+    with serving(Handler) as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        records = records_of({RECORDS: "gs://acme-records", KEY_FILE: str(key)})
+        if failures == 1:
+            assert records.read(RUN, "request") is None
+            assert asked == ["GET"] * 2
+            return
+        refused = pytest.raises(RecordsError, match="503")
+        with refused:
+            records.read(RUN, "request")
+        assert asked == ["GET"] * 4
+        with refused:
+            records.write(RUN, "request", 1)
+        assert asked == ["GET"] * 4 + ["POST"] * 4
+
+
 def test_workers_with_one_key_share_a_bucket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

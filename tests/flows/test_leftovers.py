@@ -12,9 +12,11 @@ import pytest
 import typer
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import ArtifactCollectionFilter
+from prefect.states import Scheduled
 from typer.testing import CliRunner
 
 from cli.leftovers import leftovers_command
+from cmek.anthropic.client import ExternalKeys
 from cmek.evidence.leftovers import Leftover
 from cmek.names import ORGANIZATION_LABEL_PREFIX, artifact_key, in_use_label
 from cmek.tags import LEFTOVERS
@@ -78,6 +80,21 @@ def failing(call: str, **fault: object) -> Callable[[Onboardings], Run]:
     return end
 
 
+def killed_at_the_registration(bench: Onboardings) -> Run:
+    """A run whose process ends before it has published anything; nobody retries it."""
+
+    async def end(*_: object, **__: object) -> None:
+        raise asyncio.CancelledError
+
+    run = bench.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ExternalKeys, "create", end)
+        with pytest.raises(asyncio.CancelledError):
+            run.execute()
+    assert run.state == "Crashed"
+    return run
+
+
 def refused_at_the_attach(bench: Onboardings, **request: object) -> Run:
     run = bench.asked(**request)
     bench.control.fault("workspaces.update", status=403, times=9)
@@ -103,6 +120,7 @@ ENDS: dict[str, tuple[Callable[[Onboardings], Run], set[str], str]] = {
     ),
     "rejected": (rejected, {RING, KEY, GRANTS, EXTERNAL}, "rejected"),
     "expired": (expired, {RING, KEY, GRANTS, EXTERNAL}, "not approved"),
+    "killed": (killed_at_the_registration, {RING, KEY, GRANTS}, "not approved"),
     "the attach is refused": (
         refused_at_the_attach,
         {RING, KEY, GRANTS, EXTERNAL},
@@ -132,9 +150,27 @@ def test_all_that_a_run_made_is_listed_with_the_run_and_the_way_back(
     for one in found:
         assert bool(one.take_back) is (one.kind != RING)
         assert bool(one.remark) is (one.kind != GRANTS)
-    if name == "expired":
+    if name in {"expired", "killed"}:
         Revalidations.deployed(bench.client).run(depth="full", reads_per_minute=1_000_000)
     assert table(bench) == found
+
+
+@pytest.mark.parametrize("decision", ["failed", "rejected"])
+def test_what_the_retry_of_an_earlier_run_made_is_listed(bench: Onboardings, decision: str) -> None:
+    """The newest record on the server is the later run's, which the earlier one does not know."""
+    refused = failing("CreateKeyRing", **DENIED)
+    earlier, _ = refused(bench), refused(bench)
+    assert leftovers() == ()
+    if decision == "failed":
+        bench.control.fault("external_keys.create", status=403, times=9)
+    earlier.force(Scheduled(name="AwaitingRetry"))
+    earlier.execute()
+    bench.control.clear_faults()
+    if decision == "rejected":
+        earlier.approve(decision="reject")
+    found = leftovers()
+    assert {one.kind for one in found} >= {RING, KEY, GRANTS}
+    assert {one.run for one in found} == {str(earlier.id)}
 
 
 def test_what_waits_or_is_attached_is_not_left_over(bench: Onboardings) -> None:
