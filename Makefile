@@ -9,7 +9,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 # otherwise each process would compile the sources and the tests again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install shell rehearse up test coverage prove screenshots bench lint audit lock clean
+.PHONY: install shell rehearse up test coverage prove screenshots bench lint types style imports secrets audit lock clean
 
 install: $(READY)
 
@@ -59,14 +59,24 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.revalidation
 	$(BIN)/python -m benchmarks.detection
 
+# two at a time: no tool but the scan for secrets uses two processors
 lint: $(READY)
+	@+$(MAKE) --no-print-directory --jobs 2 types secrets style imports
+	@if $(BIN)/python -c 'import socket; socket.create_connection(("api.osv.dev", 443), 3)' 2>/dev/null; then $(MAKE) audit; else echo "dependencies not audited: api.osv.dev, which knows their vulnerabilities, can't be reached"; fi
+
+types: $(READY)
+	$(BIN)/mypy
+
+style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+
+imports: $(READY)
 	$(BIN)/lint-imports
+
+secrets: $(READY)
 # the excluded texts are names of secrets, and what tests put where a secret is expected
 	git ls-files -z | xargs -0 -n 120 -P 2 $(BIN)/detect-secrets-hook --no-verify --disable-plugin Base64HighEntropyString --disable-plugin HexHighEntropyString --disable-filter detect_secrets.filters.heuristic.is_indirect_reference --exclude-secrets '^(prefect-api-auth-string|cmek-records-key|CANARY)$$'
-	@if $(BIN)/python -c 'import socket; socket.create_connection(("api.osv.dev", 443), 3)' 2>/dev/null; then $(MAKE) audit; else echo "dependencies not audited: api.osv.dev, which knows their vulnerabilities, can't be reached"; fi
 
 # known vulnerabilities of the locked packages
 audit: $(READY)

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from time_machine import travel
@@ -165,6 +165,7 @@ def test_a_list_of_a_thousand_members_does_not_bury_what_is_permanent() -> None:
     assert "y" * 5000 in in_browser(shown.approval_request)
 
 
+@settings(max_examples=30)  # each prints two whole plans
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
 def test_a_person_sees_all_that_is_signed_however_much_there_is(
     members: int, workspaces: int, warnings: int

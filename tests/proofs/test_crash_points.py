@@ -9,7 +9,7 @@ from __future__ import annotations
 from tests.support.crashes import Point, crash_points, survive
 from tests.support.driver import Driver
 
-EVERY = 18
+EVERY = 36
 
 
 def chosen(points: list[Point]) -> list[Point]:

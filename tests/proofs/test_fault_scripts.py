@@ -11,9 +11,9 @@ from tests.support.fault_scripts import all_scripts, survive_faults
 from tests.support.lost_reports import lost_reports, survive_lost_report
 from tests.support.scene import WORKSPACE
 
-EVERY = 37
+EVERY = 74
 CREATE_EVERY = 5
-LOST_EVERY = 5
+LOST_EVERY = 10
 
 
 def test_every_fault_of_the_creation_is_survived(driver: Driver) -> None:
