@@ -23,7 +23,7 @@ import stamina
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from cmek.addresses import is_loopback
-from cmek.anthropic.errors import AdminApiError
+from cmek.anthropic.errors import AdminApiError, AdminResponseError
 from cmek.gcp.errors import GoogleApiError
 
 _log = logging.getLogger(__name__)
@@ -160,7 +160,9 @@ class Failed:
     """The service refused, failed, or did not respond in time."""
 
     status: str
-    """Google's canonical name (`PERMISSION_DENIED`), the Admin API's HTTP status, or `TIMEOUT`."""
+    """Google's canonical name (`PERMISSION_DENIED`), the Admin API's HTTP status, or one of ours:
+    `TIMEOUT`, `CONNECTION`, and `NOT_ANTHROPIC` for a response that is not the Admin API's.
+    """
     text: str
     reason: str | None = None
     """Google's ErrorInfo reason, such as `SERVICE_DISABLED`."""
@@ -209,6 +211,8 @@ async def try_read(read: Awaitable[T], seconds: float | None = READ_SECONDS) -> 
             consumer=problem.metadata.get("consumer"),
             remedy=problem.advice or None,
         )
+    except AdminResponseError as error:  # its status is that of a proxy, say
+        return Failed("NOT_ANTHROPIC", str(error), remedy=error.advice or None)
     except AdminApiError as error:
         return Failed(str(error.status or "CONNECTION"), str(error), remedy=error.advice or None)
     except TimeoutError:

@@ -228,7 +228,10 @@ async def _publish_attached(
 
     await asyncio.gather(
         _publish(report, request, by_id, text, "attached"),
-        report.part("history of the key", record_onboarding(facts, approved.users_before)),
+        report.part(
+            "history of the key",
+            record_onboarding(facts, approved.users_before, plan.other_decrypters),
+        ),
         mark_and_read_again(),
     )
 

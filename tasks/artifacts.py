@@ -175,7 +175,9 @@ async def _latest(keys: list[str]) -> list[ArtifactCollection]:
 
 
 @uncached_task(name="Record the key")
-async def record_onboarding(facts: LiveFacts, users_before: tuple[str, ...] = ()) -> None:
+async def record_onboarding(
+    facts: LiveFacts, users_before: tuple[str, ...], decrypters: tuple[str, ...]
+) -> None:
     """Record the key's state when it was attached, which later checks compare with.
 
     Checks while the onboarding waited may have begun the history: the state of the attach replaces
@@ -187,5 +189,11 @@ async def record_onboarding(facts: LiveFacts, users_before: tuple[str, ...] = ()
         return
     now = datetime.now(UTC)
     await publish_page(
-        onboarding_record(facts, users_before=users_before, run_id=str(current_run_id()), now=now)
+        onboarding_record(
+            facts,
+            users_before=users_before,
+            decrypters=decrypters,
+            run_id=str(current_run_id()),
+            now=now,
+        )
     )

@@ -77,6 +77,8 @@ WRITERS: Final = 4
 """Records published at once: a server has 15 connections to its database, for all clients."""
 KEPT: Final = timedelta(hours=1)
 """How long a retried run reuses the checks of its earlier attempts."""
+_READ_ALONE: Final = frozenset({"PERMISSION_DENIED", "NOT_FOUND"})
+"""Refused lists of a ring that say nothing about a single key; a ring can be deleted."""
 _EVER: Final = datetime.min.replace(tzinfo=UTC)
 HOLD_SECONDS: Final = 15.0
 """Pause of a location whose quota is used up, after the client's own tries."""
@@ -188,9 +190,9 @@ class RevalidationContext:
             listed = await ring.once("keys", lambda: self._listed(ring))
             if isinstance(listed, Ok) and ref.key_name in listed.value:
                 return Ok(listed.value[ref.key_name])
-            if isinstance(listed, Failed) and listed.status != "PERMISSION_DENIED":
+            if isinstance(listed, Failed) and listed.status not in _READ_ALONE:
                 return listed
-        # alone, not in the list, or listing is not permitted: read the key itself
+        # alone, not in the list, or there is no list: read the key itself
         return await self.limited(ref.location, lambda: kms.get_crypto_key(ref.key_name))
 
     async def _listed(self, ring: KeyRingBatch) -> Result[dict[str, CryptoKey]]:

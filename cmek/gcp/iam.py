@@ -23,7 +23,7 @@ from cmek.names import is_custom_role
 
 POLICY_VERSION = 3
 """The only version with conditions; writing a lower version would drop them."""
-_BASIC_ROLES: Final = frozenset(
+BASIC_ROLES: Final = frozenset(
     f"roles/{name}" for name in ("owner", "editor", "viewer", "admin", "writer", "reader")
 )
 DECRYPTING_ELSEWHERE: Final = frozenset(
@@ -126,6 +126,11 @@ def grants_in(resource: str, policy: PolicyView) -> Iterator[Grant]:
             yield Grant(resource, binding.role, member, binding.condition)
 
 
+def is_project(resource: str) -> bool:
+    """Whether this is the name of a project itself, not of something in it."""
+    return resource.startswith("projects/") and resource.count("/") == 1
+
+
 def reaches_kms(role: str) -> bool:
     """Whether a binding of this role above the ring allows something in Cloud KMS, or may.
 
@@ -133,7 +138,7 @@ def reaches_kms(role: str) -> bool:
 
     Source: https://docs.cloud.google.com/iam/docs/roles-overview (basic roles)
     """
-    named = role.startswith("roles/cloudkms.") or role in _BASIC_ROLES | DECRYPTING_ELSEWHERE
+    named = role.startswith("roles/cloudkms.") or role in BASIC_ROLES | DECRYPTING_ELSEWHERE
     return named or is_custom_role(role)
 
 

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Final
 
 from cmek._http import Failed, Ok, ok_value
+from cmek.gcp.resources import KeyVersion
 from cmek.keys.announcements import announced_reasons, newly_announced
 from cmek.keys.health_rules import (
     GRANT_IN_ANOTHER_FORM,
@@ -23,7 +24,7 @@ from cmek.keys.health_rules import (
     PART_OF,
 )
 from cmek.keys.rules import HealthRule, Part
-from cmek.keys.rules_iam import grant_may_be_on_project
+from cmek.keys.rules_iam import grant_may_be_on_project, may_be_on_unread_project
 from cmek.keys.snapshot import KeySnapshot
 from cmek.keys.unreachable import LONGEST, has_failed_for_a_day, record_failed_check
 from cmek.keys.verdicts import (
@@ -67,7 +68,7 @@ def judge(snapshot: KeySnapshot, previous: KeyRecord | None, run: CheckRun) -> K
     if unreachable and has_failed_for_a_day(unreachable, run.now):
         found = [_escalated(reason, unreachable) for reason in found]
     # a quick check does not read everything: what it did not read is still true as last seen
-    carried = list(_carried(previous, snapshot))
+    carried = list(_carried(previous, snapshot, found))
     reasons = _ordered(_dated(found, previous, run.now), carried)
     verdict = _verdict(found, carried)
     return _record(snapshot, previous, run, verdict, reasons).model_copy(
@@ -306,15 +307,22 @@ def _escalated(reason: HealthReason, unreachable: UnreachableState) -> HealthRea
     )
 
 
-def _carried(previous: KeyRecord | None, snapshot: KeySnapshot | None) -> Iterator[HealthReason]:
+def _carried(
+    previous: KeyRecord | None,
+    snapshot: KeySnapshot | None,
+    found: Collection[HealthReason] = (),
+) -> Iterator[HealthReason]:
     """Reasons of the last record about parts that this check did not read.
 
     Without a snapshot nothing was read.
     """
     parts = _parts(snapshot) if snapshot else frozenset()
     validated = snapshot is None or snapshot.validation is not None
+    again = {reason.identity for reason in found}
     for reason in previous.reasons if previous else ():
         unread = reason.rule in PART_OF and PART_OF[reason.rule] not in parts
+        if snapshot and reason.identity not in again:
+            unread = unread or may_be_on_unread_project(reason.rule, reason.subject, snapshot)
         if unread or (reason.rule == VALIDATION_FAILED and not validated):
             seen_at = reason.seen_at or (previous.checked_at if previous else None)
             yield reason.model_copy(update={"seen_at": seen_at})
@@ -365,8 +373,10 @@ def _baseline(snapshot: KeySnapshot, run: CheckRun) -> Baseline | None:
     key = snapshot.crypto_key
     # what is missing in an incomplete baseline would be reported as drift, or hide drift
     complete = key is not None and {"versions", "policy"} <= _parts(snapshot)
-    if snapshot.baseline is not None or key is None or not complete:
-        return snapshot.baseline
+    if snapshot.baseline is not None:
+        return snapshot.baseline.without_usable(_seen_versions(snapshot))
+    if key is None or not complete:
+        return None
     return Baseline.of(
         key,
         source="first look",
@@ -376,16 +386,25 @@ def _baseline(snapshot: KeySnapshot, run: CheckRun) -> Baseline | None:
     )
 
 
+def _seen_versions(snapshot: KeySnapshot) -> tuple[KeyVersion, ...]:
+    """The versions that this check read: all, or the primary with the key."""
+    key = snapshot.crypto_key
+    primary = (key.primary,) if key and key.primary else ()
+    return (*snapshot.all_versions, *primary)
+
+
 def needs_validation(snapshot: KeySnapshot, previous: KeyRecord | None) -> bool:
     """Whether a quick check needs a validation: something has changed, or is still unknown.
 
     A validation uses the customer's key and fills its audit log. So a key is not validated again
     while nothing has changed and its last validation had a clear result. After a grant was removed
-    a success is not clear for some time, so for a day each check validates.
+    a success is not clear for some time, so for a day each check validates. A failure may pass, so
+    each check validates until one succeeds.
     """
     if previous is None or previous.fingerprint is None:
         return True
     unsettled = previous.verdict is Health.UNKNOWN or previous.unreachable is not None
+    unsettled |= any(reason.rule == VALIDATION_FAILED for reason in previous.reasons)
     unsettled |= any(
         reason.rule in {GRANT_MISSING, GRANT_IN_ANOTHER_FORM}
         and reason.means is Health.AT_RISK

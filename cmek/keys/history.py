@@ -118,13 +118,19 @@ def _one_line(command: str) -> str:
 
 
 def onboarding_record(
-    facts: LiveFacts, *, users_before: Sequence[str], run_id: str, now: datetime
+    facts: LiveFacts,
+    *,
+    users_before: Sequence[str],
+    decrypters: Sequence[str] | None,
+    run_id: str,
+    now: datetime,
 ) -> KeyRecord:
     """The first record of a key, which later checks compare with.
 
     Args:
         facts: Read after the approval, right before the attach.
         users_before: Members who could already decrypt with an adopted key.
+        decrypters: `other_decrypters` of the approved plan; None when there is no plan.
         run_id: The onboarding run.
         now: The time of the attach.
     """
@@ -133,8 +139,13 @@ def onboarding_record(
         source="onboarding",
         now=now,
         decrypters=tuple(users_before),
-        unusable_versions=tuple(v.id for v in facts.versions if v.state in UNUSABLE),
+        # with another workspace they may have data of that one
+        unusable_versions=()
+        if facts.other_workspaces
+        else tuple(v.id for v in facts.versions if v.state in UNUSABLE),
     )
+    if decrypters is not None:
+        baseline = baseline.model_copy(update={"approved_decrypters": tuple(decrypters)})
     return KeyRecord(
         external_key_id=facts.external_key_id,
         key_name=facts.key.name,

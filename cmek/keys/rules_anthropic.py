@@ -78,16 +78,18 @@ EFFECT: Final = Prerequisite(
 )
 
 
+_NEW_CREDENTIAL: Final = (
+    f"{KEYS_PAGE}: make an Admin API key and put it into the block, or with a gateway into its "
+    "admin_key_file"
+)
+
+
 def check_credential(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     """A refused credential fails; an Admin API that does not respond is unknown."""
     read = findings.anthropic.organization
     if isinstance(read, Failed):
         if read.status in {"401", "403"}:
-            yield CREDENTIAL.failed(
-                str(read),
-                f"{KEYS_PAGE}: make an Admin API key and put it into the block, or with a gateway "
-                "into its admin_key_file",
-            )
+            yield CREDENTIAL.failed(str(read), _NEW_CREDENTIAL)
         else:
             yield CREDENTIAL.unknown(read)
         return
@@ -107,7 +109,9 @@ def check_cmek(_: OnboardingRequest, findings: Findings) -> Iterator[Check]:
     read = findings.anthropic.external_keys
     if isinstance(read, Ok):
         yield CMEK.passed("external keys can be listed")
-    elif read.status in {"400", "401", "403", "404"}:
+    elif read.status == "401":
+        yield CMEK.failed(str(read), _NEW_CREDENTIAL)
+    elif read.status in {"400", "403", "404"}:
         yield CMEK.failed(
             str(read), "ask your Anthropic account team to switch CMEK on for the organization"
         )

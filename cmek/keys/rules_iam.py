@@ -17,11 +17,14 @@ from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, VIEWER
 from cmek.errors import listed
 from cmek.gcp.gcloud import grant, revoke
 from cmek.gcp.iam import (
+    BASIC_ROLES,
     PUBLIC,
     Grant,
     PolicyView,
     describe,
     grants_in,
+    is_project,
+    kind_of,
     of_kind,
     reaches_kms,
 )
@@ -118,12 +121,16 @@ def other_decrypters(
     """
     grants, unreadable = _grants(request, findings)
     found = {
-        f"{one.member} ({one.role} on {one.resource})"
+        _holder(one)
         for one in grants
         # deleted members can't decrypt any more
         if may_decrypt(one.role) and one.member != MEMBER and not one.member.startswith("deleted:")
     }
     return tuple(sorted(found)), tuple(dict.fromkeys(unreadable))
+
+
+def _holder(one: Grant) -> str:
+    return f"{one.member} ({one.role} on {one.resource})"
 
 
 def _grants(request: OnboardingRequest, findings: Findings) -> tuple[list[Grant], list[str]]:
@@ -234,17 +241,44 @@ def public_member(snapshot: KeySnapshot) -> Iterator[Finding]:
 
 
 def unexpected_decrypter(snapshot: KeySnapshot) -> Iterator[Finding]:
-    """A member may decrypt who could not when the key was recorded."""
+    """A member may decrypt who could not when the key was recorded, or imitates Anthropic's."""
     known = set(snapshot.baseline.decrypters) if snapshot.baseline else set()
     expected = known | PUBLIC | {MEMBER}  # the public has a rule of its own
     return _each(
         one
-        for one in snapshot.grants()
-        if may_decrypt(one.role)
-        and not is_custom_role(one.role)
-        and one.member not in expected
+        for one in snapshot.all_grants()
+        if one.member not in expected
         and not one.member.startswith("deleted:")
+        and (kind_of(one.member) == "look_alike" or _is_new_decrypter(one, snapshot))
     )
+
+
+def _is_new_decrypter(one: Grant, snapshot: KeySnapshot) -> bool:
+    """Whether this grant may allow to decrypt, and was not there when the key was recorded.
+
+    Who could decrypt by a grant on the project or by a custom role is known from the approved plan
+    only. Basic roles on the project are left out: who owns a project changes all the time.
+    """
+    if not may_decrypt(one.role):
+        return False
+    on_project = is_project(one.resource)
+    if not on_project and not is_custom_role(one.role):
+        return True
+    approved = snapshot.baseline.approved_decrypters if snapshot.baseline else None
+    basic = on_project and one.role in BASIC_ROLES
+    return approved is not None and not basic and _holder(one) not in approved
+
+
+def may_be_on_unread_project(rule: str, subject: str, snapshot: KeySnapshot) -> bool:
+    """Whether a reason of an earlier check may be about the project, which can't be read now."""
+    if not isinstance(snapshot.project_policy, Failed):
+        return False
+    resource, _, grant = subject.partition(" ")  # as `_each` writes it
+    return is_project(resource) if grant else rule in _ALSO_ON_PROJECT
+
+
+_ALSO_ON_PROJECT: Final = frozenset({"grant-inherited", "kms-role-separation"})
+"""Rules that find grants on the project, and whose subjects do not say so."""
 
 
 def broader_grant(snapshot: KeySnapshot) -> Iterator[Finding]:

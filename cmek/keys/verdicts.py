@@ -15,8 +15,10 @@ from pydantic import AwareDatetime, ConfigDict, model_validator
 from cmek.models import FrozenModel
 
 if TYPE_CHECKING:  # `cmek status` reads records and needs none of Google's libraries
+    from collections.abc import Iterable
+
     from cmek._http import Failed
-    from cmek.gcp.resources import CryptoKey
+    from cmek.gcp.resources import CryptoKey, KeyVersion
     from cmek.keys.conditions import Condition
 
 UNUSABLE: Final = frozenset({"DISABLED", "DESTROY_SCHEDULED", "DESTROYED"})
@@ -289,6 +291,10 @@ class Baseline(FrozenModel):
     justifications_policy: tuple[str, ...] | None
     decrypters: tuple[str, ...] = ()
     """Members who could decrypt before the onboarding: the users of an adopted key."""
+    approved_decrypters: tuple[str, ...] | None = None
+    """As in the approved plan: who could decrypt by a grant on the key, its ring, its project or
+    above, as `MEMBER (ROLE on RESOURCE)`. None: not recorded.
+    """
     unusable_versions: tuple[str, ...] = ()
     """Numbers of versions that were unusable; at onboarding they had no data of Anthropic's."""
 
@@ -310,6 +316,12 @@ class Baseline(FrozenModel):
             unusable_versions=unusable_versions,
             **_recorded(key),
         )
+
+    def without_usable(self, versions: Iterable[KeyVersion]) -> Baseline:
+        """Without the versions that are usable now: from now on they may have data."""
+        usable = {version.id for version in versions if version.state not in UNUSABLE}
+        kept = tuple(one for one in self.unusable_versions if one not in usable)
+        return self.model_copy(update={"unusable_versions": kept})
 
     def renewed(self, key: CryptoKey, now: datetime) -> Baseline:
         """With the key's present settings; users and versions of the onboarding stay recorded."""

@@ -12,6 +12,7 @@ import stamina
 from pydantic import SecretStr
 from stamina.instrumentation import get_on_retry_hooks, set_on_retry_hooks
 
+from cmek._http import Failed, try_read
 from cmek.anthropic.auth import AdminKey
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.errors import (
@@ -254,3 +255,14 @@ async def test_a_list_that_never_ends_is_an_error(rig: Rig) -> None:
         with pytest.raises(AdminResponseError, match="does not end"):
             [key async for key in api.external_keys.list()]
     assert len(rig.calls()) == 2
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_the_page_of_a_proxy_is_no_answer_of_anthropics(rig: Rig, status: int) -> None:
+    """Its 404 would prove that a key is gone, its 403 that the credential is refused."""
+    rig.control.fault("external_keys.retrieve", kind="html", status=status, times=9)
+    async with rig.admin() as api:
+        read = await try_read(api.external_keys.retrieve("ekey_01TestKey"))
+    assert isinstance(read, Failed)
+    assert read.status == "NOT_ANTHROPIC"
+    assert "proxies" in str(read.remedy)

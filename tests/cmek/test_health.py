@@ -189,6 +189,86 @@ def test_a_foreign_decrypter_that_was_recorded_is_known_and_a_new_one_is_not() -
     assert subjects == [f"{KEY_NAME} roles/cloudkms.cryptoKeyDecrypter user:new@example.com"]
 
 
+PROJECT = f"projects/{KEY_NAME.split('/')[1]}"
+SPOOFED = MEMBER.replace("@", "@evil-")
+
+
+@pytest.mark.parametrize(
+    ("role", "member", "on_key", "found"),
+    [
+        ("roles/cloudkms.cryptoKeyDecrypter", "user:new@example.com", False, True),
+        ("roles/cloudkms.cryptoKeyDecrypter", "user:old@example.com", False, False),
+        ("projects/p/roles/any", "user:new@example.com", True, True),
+        ("projects/p/roles/any", "user:old@example.com", True, False),
+        ("projects/p/roles/any", "user:new@example.com", False, True),
+        ("roles/owner", "user:new@example.com", False, False),
+        ("roles/cloudkms.viewer", SPOOFED, False, True),
+        ("roles/cloudkms.cryptoKeyEncrypterDecrypter", f"deleted:{SPOOFED}?uid=1", False, False),
+    ],
+)
+def test_who_may_decrypt_by_project_or_custom_role_is_compared_with_the_approved_plan(
+    role: str, member: str, on_key: bool, found: bool
+) -> None:
+    """Without a plan nobody knows who was there before, so only a look-alike counts."""
+    binding = PolicyBinding(role=role, members=(member,))
+    policy = PolicyView(bindings=(*GRANTED.bindings, *([binding] if on_key else [])), etag="AA==")
+    above = PolicyView(bindings=() if on_key else (binding,), etag="AA==")
+    first = judge(reading(), None, look())
+    assert first.baseline is not None
+    resource = KEY_NAME if on_key else PROJECT
+    approved = (f"user:old@example.com ({role} on {resource})",)
+    for known, expected in ((approved, found), (None, found and member == SPOOFED)):
+        baseline = first.baseline.model_copy(update={"approved_decrypters": known})
+        now = reading(policy=Ok(policy), project_policy=Ok(above), baseline=baseline)
+        reasons = [r.subject for r in judge(now, None, look()).reasons]
+        assert (f"{resource} {role} {member}" in reasons) is expected
+
+
+def test_what_was_found_on_the_project_stays_while_its_policy_can_not_be_read() -> None:
+    """Else a refused read would be announced as a recovery, and its end as a new risk."""
+    public = PolicyBinding(
+        role="roles/cloudkms.cryptoKeyDecrypter", members=("allAuthenticatedUsers",)
+    )
+    above = PolicyView(bindings=(public,), etag="AA==")
+    found = judge(reading(project_policy=Ok(above)), None, look())
+    refused = reading(project_policy=Failed("UNAVAILABLE", "no answer"))
+    unread = judge(refused, found, look(60, run="another"))
+    assert (found.verdict, unread.verdict) == (Health.AT_RISK, Health.AT_RISK)
+    assert unread.announced_at == found.announced_at
+    gone = judge(reading(project_policy=Ok(NOBODY)), unread, look(120, run="3"))
+    assert gone.verdict is Health.HEALTHY
+    on_key = reading(policy=Ok(PolicyView(bindings=(*GRANTED.bindings, public), etag="AA==")))
+    mended = judge(refused, judge(on_key, None, look()), look(60, run="another"))
+    assert mended.verdict is Health.HEALTHY
+
+
+def test_a_failed_validation_is_asked_for_again_until_one_succeeds() -> None:
+    """Anthropic's own time limit counts as a failure, and a harmless risk would explain it."""
+    conditional = PolicyView(
+        bindings=tuple(
+            one.model_copy(update={"condition": 'expression: "true"'}) for one in GRANTED.bindings
+        ),
+        etag="AA==",
+    )
+    first = judge(reading(policy=Ok(conditional)), None, look())
+    failing = reading(policy=Ok(conditional), validation=validated("no answer"))
+    failed = judge(failing, first, look(60, run="another"))
+    assert failed.verdict is Health.BROKEN
+    assert needs_validation(reading(policy=Ok(conditional), validation=None), failed)
+    again = judge(reading(policy=Ok(conditional)), failed, look(120, run="3"))
+    assert again.verdict is Health.AT_RISK
+
+
+def test_a_version_that_was_usable_meanwhile_is_no_longer_excused() -> None:
+    """It may have data of Anthropic's from then on; a quick check sees it as the primary."""
+    first = judge(reading(), None, look())
+    assert first.baseline is not None
+    excused = first.baseline.model_copy(update={"unusable_versions": ("1", "7")})
+    seen = judge(reading(baseline=excused, versions=None), None, look())
+    assert seen.baseline is not None
+    assert seen.baseline.unusable_versions == ("7",)
+
+
 def test_a_version_that_was_disabled_at_onboarding_protects_no_data_of_ours() -> None:
     """The same state without that record is broken."""
     first = judge(reading(), None, look())
@@ -938,7 +1018,12 @@ def test_time_left_is_short_and_never_overstated() -> None:
 def test_what_was_true_at_the_attach_is_the_baseline_of_later_checks() -> None:
     """Earlier users and unusable versions give no reason; every other change is drift."""
     read = facts(versions=(version(1, "DISABLED"), version(2)), key=key(primary=version(2)))
-    first = onboarding_record(read, users_before=("user:old@example.com",), run_id=RUN, now=NOW)
+    users: dict[str, Any] = {"users_before": ("user:old@example.com",), "decrypters": ()}
+    first = onboarding_record(read, **users, run_id=RUN, now=NOW)
+    shared = read.model_copy(update={"other_workspaces": ("wrkspc_01Other",)})
+    another = onboarding_record(shared, **users, run_id=RUN, now=NOW).baseline
+    assert another is not None
+    assert another.unusable_versions == ()  # it may have data of the other workspace
     assert first.baseline is not None
     assert first.baseline.source == "onboarding"
     assert first.baseline.unusable_versions == ("1",)

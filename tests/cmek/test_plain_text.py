@@ -131,9 +131,8 @@ def test_a_command_with_any_member_stays_one_command_wherever_it_is_shown(name: 
     wanted = shlex.split(command)
     in_line = str.maketrans({"`": "ˋ", "|": "¦", "<": "‹"})
     assert shlex.split(code(command)[1:-1]) == [one.translate(in_line) for one in wanted]
-    record = onboarding_record(
-        facts(), users_before=(), run_id="3f1c9a52-0000-4000-8000-000000000001", now=NOW
-    )
+    run = "3f1c9a52-0000-4000-8000-000000000001"
+    record = onboarding_record(facts(), users_before=(), decrypters=(), run_id=run, now=NOW)
     reason = HealthReason(
         rule="foreign-decrypter",
         means=Health.AT_RISK,

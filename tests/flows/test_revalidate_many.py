@@ -67,3 +67,18 @@ def _break_five(world: object, keys: list[str]) -> dict[str, str]:
             strict=True,
         )
     )
+
+
+def test_the_keys_of_a_ring_that_was_deleted_are_broken(bench: Onboardings) -> None:
+    """Cloud KMS lists no keys of a ring that is gone, and says so of each key itself."""
+    world = bench.sandbox.world
+    world.admin.external_keys.clear()
+    fleet = Fleet(world)
+    keys = {fleet.onboard(name) for name in ("one", "two")}
+    for name in ("one", "two"):
+        fleet.delete(name)
+    with world.lock:
+        del world.kms.key_rings[fleet.ring]
+    revalidations = Revalidations.deployed(bench.client)
+    rows = revalidations.rows(revalidations.run(reads_per_minute=1_000_000))
+    assert {row.external_key_id: str(row.level) for row in rows} == dict.fromkeys(keys, "broken")
