@@ -15,6 +15,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.runtime import flow_run
 
 from cmek.errors import CmekError
 from cmek.names import artifact_key
@@ -71,6 +72,9 @@ async def workspace_lock(subject: str, *, claimed: bool) -> AsyncIterator[FlowRu
         async def claimant() -> FlowRun | None:
             return None if claimed else await _lock_holder(client, claim)
 
+        if not claimed and flow_run.run_count > 1:
+            # else two runs that are retried together would each see the other's old claim
+            await retag(client, without=claim)
         await ensure_single_slot(client, limit)
         # once without the slot, so that a duplicate ends without waiting for it
         other = await claimant()

@@ -125,10 +125,12 @@ class Attacher:
             intent = _intent(target, verified, signed_approvals)
             # on the disk before the request: after a crash, the next start settles it by a read
             number = self._journal.begin(intent, now=self.clock.now())
-            if problem := self._too_late(signed.expires_at, started):
-                self._settle(number, IntentOutcome.REFUSED)
-                raise PolicyError(problem)
-            return await self._send(target, number)
+
+            def ensure_in_time() -> None:
+                if problem := self._too_late(signed.expires_at, started):
+                    raise PolicyError(problem)
+
+            return await self._send(target, number, ensure_in_time)
 
     async def settle_unsettled(self) -> None:
         """Read the outcome of the intents that have no certain one.
@@ -198,11 +200,15 @@ class Attacher:
                     f"response; it may still appear. Try again after {again}"
                 )
 
-    async def _send(self, target: Attach | Create, number: int) -> Workspace:
+    async def _send(
+        self, target: Attach | Create, number: int, last_check: Callable[[], None]
+    ) -> Workspace:
         try:
             if isinstance(target, Attach):
                 workspace = await self._api.workspaces.update(
-                    target.workspace_id, external_key_id=target.external_key_id
+                    target.workspace_id,
+                    external_key_id=target.external_key_id,
+                    last_check=last_check,
                 )
             else:
                 workspace = await self._api.workspaces.create(
@@ -210,7 +216,11 @@ class Attacher:
                     target.external_key_id,
                     tags={CREATED_BY_TAG: target.run_id},
                     data_residency=target.data_residency,
+                    last_check=last_check,
                 )
+        except PolicyError:
+            self._settle(number, IntentOutcome.REFUSED)
+            raise
         except AdminApiError as error:
             if not error.ambiguous:  # certainly without effect, so the approval can be used again
                 self._settle(number, IntentOutcome.REFUSED, None, error.request_id)

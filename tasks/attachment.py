@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
+import anyio
 from prefect import get_client, get_run_logger
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
@@ -43,6 +44,7 @@ from cmek.onboarding.request import (
     same_name_workspaces,
     shown_workspaces,
 )
+from cmek.outcomes import HAS_ITS_KEY
 from cmek.tags import (
     CREATE_SENT_PREFIX,
     CREATED_BY_TAG,
@@ -138,6 +140,10 @@ async def create(block: str, permit: Permit) -> AttachOutcome:
     return await _send_once(_Create(await admin_client(block), permit))
 
 
+class _StalePermitError(Exception):
+    """Nothing was sent, since reads or the credential took too long."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Step(ABC):
     """What differs between an attach and a create."""
@@ -151,7 +157,16 @@ class _Step(ABC):
 
     @abstractmethod
     async def send(self) -> Workspace:
-        """Send the one request that writes."""
+        """Send the one request that writes, with `ensure_fresh` as its last check."""
+
+    def ensure_fresh(self) -> None:
+        """Make sure that the permit still counts.
+
+        Raises:
+            _StalePermitError: It is too old by now.
+        """
+        if not self.permit.is_fresh(now=datetime.now(UTC), monotonic=time.clock_gettime(STEADY)):
+            raise _StalePermitError("the permit went stale before sending")
 
     async def before_sending(self) -> None:  # noqa: B027 - an attach needs no record
         """Record that a request is about to be sent."""
@@ -171,18 +186,14 @@ async def _send_once(step: _Step) -> AttachOutcome:
     if existing is not None:
         return _outcome(AttachResult.BEFORE, existing, existing.request_id)
     await step.before_sending()
-    # checked last, since the calls above take time
-    if not permit.is_fresh(now=datetime.now(UTC), monotonic=time.clock_gettime(STEADY)):
-        await step.not_sent()
-        return AttachOutcome(
-            outcome=AttachResult.NOT_YET, why="the permit went stale before sending"
-        )
     sending = asyncio.ensure_future(_send_and_settle(step))
     try:
         return await asyncio.shield(sending)
     except asyncio.CancelledError:
-        # the request may have left, so its outcome is read and logged before the run ends
-        await asyncio.wait([sending])
+        # the request may have left, so its outcome is read and logged before the run ends; Prefect
+        # cancels by a scope of anyio, which cancels again at every turn
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([sending])
         get_run_logger().error(
             "The run was ended while it attached %s to %s: %s. Retry the run: it reads the "
             "workspace first",
@@ -200,6 +211,9 @@ async def _send_and_settle(step: _Step) -> AttachOutcome:
     sent = datetime.now(UTC)
     try:
         workspace = await step.send()
+    except _StalePermitError as error:
+        await step.not_sent()
+        return AttachOutcome(outcome=AttachResult.NOT_YET, why=str(error))
     except AdminApiError as error:
         return await _settle(step, error, sent)
     get_run_logger().info("Attached %s to %s", step.permit.external_key_id, workspace.id)
@@ -253,6 +267,7 @@ class _Attach(_Step):
             self._workspace_id,
             external_key_id=self.permit.external_key_id,
             signed_approvals=self.permit.signed_approvals,
+            last_check=self.ensure_fresh,
         )
 
     async def read_after_failure(self, error: AdminApiError, sent: datetime) -> Workspace | None:
@@ -304,6 +319,7 @@ class _Create(_Step):
             tags={CREATED_BY_TAG: str(current_run_id())},
             data_residency=data_residency(self.permit.request.data_residency),
             signed_approvals=self.permit.signed_approvals,
+            last_check=self.ensure_fresh,
         )
 
     async def before_sending(self) -> None:
@@ -402,8 +418,8 @@ async def ensure_no_pending_create(subject: str) -> None:
     wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace_tag(subject)]))
     async with get_client() as client:
         async for run in find_runs(client, wanted):
-            if run.state is not None and run.state.is_completed():
-                continue  # it ended well, so the outcome of its create was known
+            if run.state_name in HAS_ITS_KEY:
+                continue  # the outcome of its create is known; that of a duplicate may not be
             for tag in run.tags:
                 if tag.startswith(CREATED_INCOMPLETE_PREFIX):
                     workspace_id = tag.removeprefix(CREATED_INCOMPLETE_PREFIX)

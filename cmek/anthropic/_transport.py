@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack
 
 import httpx
 from pydantic import ValidationError
@@ -74,6 +74,16 @@ class RetryPolicy:
         return error.status == 408 or (error.status == 409 and not self.effect)
 
 
+LastCheck = Callable[[], None]
+
+
+class Once(TypedDict, total=False):
+    """What an attach or a create has besides its body, as in `AdminCall`."""
+
+    signed_approvals: str
+    last_check: LastCheck | None
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Seconds for a whole response; `slow` for calls in which Anthropic waits for Cloud KMS."""
@@ -100,6 +110,10 @@ class AdminCall:
     body: Mapping[str, Any] | None = None
     signed_approvals: str = ""
     """Sent to a gateway only."""
+    last_check: LastCheck | None = None
+    """Called when only the request itself is left to send; what it raises is raised, and nothing
+    is sent. A credential may take a minute to get, so this comes after that.
+    """
 
 
 class AdminTransport:
@@ -142,10 +156,10 @@ class AdminTransport:
         path: str,
         policy: RetryPolicy,
         body: Mapping[str, Any] | None,
-        signed_approvals: str = "",
+        **once: Unpack[Once],
     ) -> Model:
         """Send a call, with or without a body, in which Anthropic waits for Cloud KMS."""
-        call = AdminCall("POST", path, policy, self._timeouts.slow, None, body, signed_approvals)
+        call = AdminCall("POST", path, policy, self._timeouts.slow, None, body, **once)
         return await self._run(model, call)
 
     async def forward(self, call: AdminCall) -> httpx.Response:
@@ -181,6 +195,8 @@ class AdminTransport:
         # only a gateway verifies approvals: they are never sent to Anthropic
         if self.is_gateway and call.signed_approvals:
             headers[APPROVALS_HEADER] = encoded_approvals(call.signed_approvals)
+        if call.last_check is not None:
+            call.last_check()
         return await self._repeat(model, call, headers)
 
     async def _exchange(self, form: dict[str, str]) -> AccessToken:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 from urllib.parse import quote
 
 import httpx
@@ -19,6 +19,7 @@ from cmek.anthropic._transport import (
     READ,
     AdminCall,
     AdminTransport,
+    Once,
     Timeouts,
 )
 from cmek.anthropic.auth import Credential
@@ -195,8 +196,7 @@ class Workspaces:
         external_key_id: str | None = None,
         tags: Mapping[str, str] | None = None,
         data_residency: Mapping[str, object] | None = None,
-        *,
-        signed_approvals: str = "",
+        **once: Unpack[Once],
     ) -> Workspace:
         """Create a workspace, with a key from its first request on. Sent once, never repeated.
 
@@ -205,16 +205,14 @@ class Workspaces:
             external_key_id: Its key.
             tags: Its tags.
             data_residency: The Admin API's object.
-            signed_approvals: Sent to a gateway only.
+            **once: Signed approvals, for a gateway only; and the last check before it is sent.
         """
         body: dict[str, object] = {"name": name}
         body |= {"external_key_id": external_key_id} if external_key_id is not None else {}
         body |= {"tags": dict(tags)} if tags else {}
         body |= {"data_residency": dict(data_residency)} if data_residency else {}
         # a repeated create would make a second workspace, which can only be archived
-        return await self._transport.post_slow(
-            Workspace, WORKSPACES_PATH, ONCE, body, signed_approvals
-        )
+        return await self._transport.post_slow(Workspace, WORKSPACES_PATH, ONCE, body, **once)
 
     async def update(
         self,
@@ -222,7 +220,7 @@ class Workspaces:
         *,
         external_key_id: str | None = None,
         tags: Mapping[str, str | None] | None = None,
-        signed_approvals: str = "",
+        **once: Unpack[Once],
     ) -> Workspace:
         """Attach a key (guide step 7, irreversible, sent once) or change tags.
 
@@ -230,7 +228,7 @@ class Workspaces:
             workspace_id: Which workspace.
             external_key_id: The key to attach.
             tags: The tags to change; None removes a tag.
-            signed_approvals: For the attach; sent to a gateway only.
+            **once: For the attach, as for `create`.
         """
         path = _path(WORKSPACES_PATH, workspace_id)
         body: dict[str, object] = {"tags": dict(tags)} if tags else {}
@@ -238,7 +236,7 @@ class Workspaces:
             return await self._transport.post(Workspace, path, IDEMPOTENT, body)
         body["external_key_id"] = external_key_id
         # a lost response is settled by reading the workspace, never by sending again (ADR 4)
-        return await self._transport.post_slow(Workspace, path, ONCE, body, signed_approvals)
+        return await self._transport.post_slow(Workspace, path, ONCE, body, **once)
 
 
 async def _pages(

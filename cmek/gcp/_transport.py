@@ -28,6 +28,8 @@ from cmek.models import refusals
 CONCURRENT: Final = 16
 """Most concurrent requests; enough for one wave of the checks."""
 TIMEOUT: Final = httpx.Timeout(15.0, connect=5.0)
+TOKEN_SECONDS: Final = 15.0
+"""For one request for a token; google-auth itself sends at most four."""
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -50,6 +52,7 @@ class TokenRequest(Request):
     def __call__(self, url: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as google-auth has it
         """Send one request, as google-auth's own class does."""
         self.session.trust_env = not is_loopback(url)
+        options.setdefault("timeout", TOKEN_SECONDS)  # google-auth's own is two minutes
         return super().__call__(url, *arguments, **options)  # type: ignore[no-untyped-call]
 
 

@@ -97,6 +97,27 @@ async def test_attach_is_not_sent_again_with_a_new_token(rig: Rig) -> None:
     assert rig.calls() == ["workspaces.update", "oauth.token", "organization.me"]
 
 
+async def test_the_last_check_comes_after_the_token(rig: Rig) -> None:
+    """A token may take a minute to get, so what was checked before it may be true no longer."""
+    asked: list[list[str]] = []
+
+    def refuse() -> None:
+        asked.append(rig.calls())
+        raise TimeoutError("too late")
+
+    async with rig.admin(identity(rig)) as api:
+        for attempt in (
+            api.workspaces.update(
+                rig.fresh_workspace(), external_key_id="ekey_01Some", last_check=refuse
+            ),
+            api.workspaces.create("new", "ekey_01Some", last_check=refuse),
+        ):
+            with pytest.raises(TimeoutError, match="too late"):
+                await attempt
+    assert asked == [["oauth.token"]] * 2
+    assert rig.calls() == ["oauth.token"]
+
+
 async def test_a_token_is_renewed_before_it_expires(rig: Rig) -> None:
     """A token that expires at once is exchanged again for the next call."""
     body = {"access_token": rig.sandbox.admin_key, "expires_in": 0.001, "token_type": "Bearer"}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from prefect import flow, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Running, Scheduled
 
@@ -50,6 +51,32 @@ def test_a_slot_that_never_becomes_free_fails_the_run_with_the_way_out(
     bench.client.delete_global_concurrency_limit_by_name(limit)
     run.force(Scheduled(name="AwaitingRetry"))
     assert run.execute().state == "Suspended", run.message
+
+
+@pytest.mark.server
+def test_of_two_failed_runs_that_are_retried_together_one_works(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has claimed the workspace before, and both have begun when they look for claims."""
+    ensure, begun = ensure_single_slot, threading.Barrier(2)
+
+    async def both(client: PrefectClient, limit: str) -> None:
+        await asyncio.to_thread(begun.wait, 60)
+        await ensure(client, limit)
+
+    bench.control.fault("CreateKeyRing", status="PERMISSION_DENIED", times=9)
+    one, other = bench.start().execute(), bench.start().execute()
+    assert (one.state, other.state) == ("Failed", "Failed")
+    bench.control.clear_faults()
+    monkeypatch.setattr(flows._workspace_lock, "ensure_single_slot", both)
+    for run in (one, other):
+        run.force(Scheduled(name="AwaitingRetry"))
+    with ThreadPoolExecutor() as pool:
+        executing = [
+            pool.submit(contextvars.copy_context().run, run.execute) for run in (one, other)
+        ]
+        ended = {future.result(120).state for future in executing}
+    assert ended == {"Suspended", "Duplicate"}
 
 
 @pytest.mark.server

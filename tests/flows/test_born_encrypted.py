@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from prefect.states import Scheduled
+from prefect.states import Completed, Scheduled
 
 from cmek.evidence.record import loads
 from cmek.onboarding.policy import key_id_for
-from cmek.tags import CREATE_SENT_PREFIX, CREATED_BY_TAG, EVIDENCE_TAG
+from cmek.outcomes import RunOutcome
+from cmek.tags import CREATE_SENT_PREFIX, CREATED_BY_TAG, EVIDENCE_TAG, workspace_tag
 from tests.flows.outcomes import assert_stopped
 from tests.support.born import NAME, asked_to_create, born, creates, start_to_create
 from tests.support.command import exit_code
@@ -101,6 +102,18 @@ def test_a_tag_that_does_not_say_when_a_create_was_sent_stops_the_next_one(
     bench.client.update_flow_run(run.id, **json.loads(data))
     run.force(Scheduled(name="AwaitingRetry"))
     assert run.execute().state == "Suspended", run.message
+
+
+def test_a_create_of_unknown_outcome_counts_whatever_became_of_its_run(bench: Onboardings) -> None:
+    """Retried beside another run it ends as a duplicate, which settles nothing."""
+    sender = start_to_create(bench)
+    sent = f"{CREATE_SENT_PREFIX}{datetime.now(UTC).isoformat(timespec='seconds')}"
+    tags = [*sender.read().tags, sent, workspace_tag(f"new:{NAME}")]
+    bench.client.update_flow_run(sender.id, tags=tags)
+    sender.force(Completed(name=RunOutcome.DUPLICATE))
+    run = start_to_create(bench).execute()
+    assert_stopped(run, str(sender.id), "may still appear")
+    assert creates(bench) == []
 
 
 def test_two_runs_for_one_name_never_work_at_once(bench: Onboardings) -> None:

@@ -6,8 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from prefect._internal.concurrency.cancellation import AsyncCancelScope
 from prefect.states import Scheduled
 
+import flows._attach
 from cmek.anthropic.models import Workspace
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.evidence.record import loads
@@ -220,23 +222,22 @@ def test_whatever_fails_later_the_message_says_what_is_attached(
 def test_a_run_that_is_cancelled_while_it_attaches_says_what_became_of_it(
     bench: Onboardings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As when Prefect's server lets the lease of the workspace's slot end."""
-    tasks_that_attach: list[asyncio.Task[Any]] = []
-    read, send = _Attach.existing, _Attach.send
+    """As when Prefect's server lets the lease of the workspace's slot end: its scope cancels."""
+    scopes: list[AsyncCancelScope] = []
+    attach, send = flows._attach._try_attach, _Attach.send
 
-    async def existing(step: _Attach) -> Workspace | None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks_that_attach.append(task)
-        return await read(step)
+    async def in_scope(*arguments: Any) -> Any:
+        with AsyncCancelScope() as scope:
+            scopes.append(scope)
+            return await attach(*arguments)
 
     async def cancelled(step: _Attach) -> Workspace:
-        tasks_that_attach[0].cancel()
+        scopes[0].cancel()
         return await send(step)
 
     run = bench.asked()
     run.answer()
-    monkeypatch.setattr(_Attach, "existing", existing)
+    monkeypatch.setattr(flows._attach, "_try_attach", in_scope)
     monkeypatch.setattr(_Attach, "send", cancelled)
     with pytest.raises(asyncio.CancelledError):
         run.execute()
