@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeVar
@@ -35,6 +35,7 @@ from cmek.onboarding.gate import (
     ValidationProof,
     adoption_refusal,
     decide,
+    verified_by,
 )
 from cmek.onboarding.plan import LiveFacts, build_plan
 from cmek.onboarding.reports import approval_page, refused_report
@@ -53,15 +54,19 @@ from tasks.artifacts import publish
 from tasks.attachment import (
     AttachedElsewhereError,
     AttachOutcome,
+    AttachOutcomeUnknownError,
     AttachResult,
+    CreateOutcomeUnknownError,
+    IncompleteWorkspaceError,
     attach,
     create,
 )
-from tasks.evidence import publish_evidence, record
+from tasks.evidence import may_have_attached, publish_evidence, record, tries_so_far
 from tasks.reads import (
     check_prerequisites,
     read_live_facts,
     read_workspace,
+    search_workspace,
     signatures_needed,
     verify_signatures,
 )
@@ -92,6 +97,8 @@ class RefusalRecord(BaseModel):
     reasons: tuple[str, ...]
     happened: str = NOTHING_ATTACHED
     """What is attached, or may still be, although this run attaches nothing."""
+    sent_at: datetime | None = None
+    """When an attach was sent that may still take effect."""
 
 
 class ApprovalRequestRecord(BaseModel):
@@ -101,6 +108,8 @@ class ApprovalRequestRecord(BaseModel):
     report: CheckReport
     users_before: tuple[str, ...]
     """Who could use an adopted key before this onboarding."""
+    sent_at: datetime | None = None
+    """When an attach was sent, after an earlier approval request, that may still take effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +168,11 @@ async def approve_and_attach(
             return await _finish(pending, result)
         plan = pending.approval_request.plan
         key = ProvisionedKey(plan.external_key_id, pending.users_before, plan.adopts_key)
-        pending = await _request_approval(request, number + 1, key, result.reasons)
+        reasons = result.reasons
+        if result.sent_at is not None:  # first, so that whoever reads one line reads this
+            reasons = (result.happened, *reasons)
+        with _never_hidden(result.sent_at):
+            pending = await _request_approval(request, number + 1, key, reasons, result.sent_at)
 
 
 async def _decided(
@@ -214,6 +227,7 @@ async def _request_approval(
     number: int,
     provisioned: ProvisionedKey,
     reapproval_reasons: tuple[str, ...],
+    sent_at: datetime | None = None,
 ) -> ApprovalRequestRecord:
     """Make a new approval request from live reads, store it and publish it."""
     # some checks need an existing key, so all are made again now that it exists
@@ -227,13 +241,16 @@ async def _request_approval(
     plan = build_plan(facts, request, report, adopting=provisioned.adopting)
     approval_request = new_approval_request(number, plan, signatures, reapproval_reasons)
     pending = ApprovalRequestRecord(
-        approval_request=approval_request, report=report, users_before=provisioned.users_before
+        approval_request=approval_request,
+        report=report,
+        users_before=provisioned.users_before,
+        sent_at=sent_at,
     )
     # stored before the run suspends: another process loads it after the response
     await save_state(f"approval-request-{attempt()}-{number}", pending)
     await record(request.subject, events.approval_requested(approval_request))
     page = approval_page(approval_request)
-    said = f"nothing was attached, and approval request {number} was not made"
+    said = f"{_happened(False, sent_at)}, and approval request {number} was not made"
     async with reporting(said, "Retry the run for a new one") as publishing:
         await asyncio.gather(
             publishing.part("evidence", publish_evidence(request.subject)),
@@ -264,13 +281,14 @@ async def _rejected(
     request: OnboardingRequest, pending: ApprovalRequestRecord, response: ApprovalResponse
 ) -> RefusalRecord:
     """A rejection counts whatever can be read: what can't be may be why somebody rejects."""
-    happened = NOTHING_ATTACHED
+    happened = _happened(False, pending.sent_at)
     with never_ends_the_run("Whether the workspace has this key already is not known"):
         if request.workspace_id is not None:
             # the workspace only: the key may be what can't be read
             found = await read_workspace(request.anthropic_block, request.workspace_id)
             has_key = found.workspace.external_key_id
-            happened = _happened(has_key == pending.approval_request.plan.external_key_id, None)
+            is_ours = has_key == pending.approval_request.plan.external_key_id
+            happened = _happened(is_ours, pending.sent_at)
     return RefusalRecord(
         kind=RefusalKind.REJECTED,
         reasons=(f"rejected: {response.comment}",),
@@ -286,14 +304,15 @@ async def _attach_in_tries(
 ) -> Approved | RefusalRecord:
     """Attach in a few tries; each reads and validates again, and needs a new permit (60 s)."""
     asked, outcome = pending.approval_request, AttachOutcome(outcome=AttachResult.NOT_YET)
-    signers: tuple[str, ...] = ()
-    sent_at: datetime | None = None
+    sent_at, before = pending.sent_at, await tries_so_far(asked.key)
     for tried in range(1, ATTACH_TRIES + 1):
+        stage = f"{asked.key} try {before + tried}"
         with _never_hidden(sent_at):
             gate_input, report = await _read_again(request, pending, response, loaded_at)
-            facts = gate_input.facts
-            if sent_at is not None and facts.has_key_already:  # our earlier request has worked
-                outcome = AttachOutcome(outcome=AttachResult.NOW, workspace_id=facts.workspace_id)
+            facts, signers = gate_input.facts, verified_by(gate_input)
+            workspace_id = await _attached_earlier(request, facts)
+            if workspace_id is not None:
+                outcome = AttachOutcome(outcome=AttachResult.NOW, workspace_id=workspace_id)
                 break
             verdict = decide(
                 asked,
@@ -303,7 +322,7 @@ async def _attach_in_tries(
                 monotonic=time.clock_gettime(STEADY),
             )
             proof = gate_input.validation
-            entry = events.gate_decision(asked, tried, proof, report, verdict)
+            entry = events.gate_decision(asked, stage, proof, report, verdict)
             # recorded first: there is no attach without its gate decision in the evidence
             await record(request.subject, *entry)
             if isinstance(verdict, Refusal):
@@ -311,8 +330,10 @@ async def _attach_in_tries(
                 if verdict.is_stale_validation_only and tried < ATTACH_TRIES:
                     continue
                 return await _refused(request, pending, verdict, gate_input, sent_at)
-            signers = verdict.signers
-            outcome = await _try_attach(request, asked, verdict)
+            async with _recorded_if_unused(request.subject, stage):
+                outcome = await _try_attach(request, asked, verdict)
+        if outcome.outcome is AttachResult.NOT_YET and outcome.sent_at is None:
+            await record(request.subject, events.permit_unused(stage, outcome.why or ""))
         if outcome.outcome is not AttachResult.NOT_YET:
             break
         # kept from earlier tries: their requests may still take effect
@@ -327,6 +348,33 @@ async def _attach_in_tries(
     if sent_at is not None:  # found attached, but by the request that this run sent
         outcome = outcome.model_copy(update={"outcome": AttachResult.NOW})
     return Approved(asked, response, signers, outcome, report, facts, pending.users_before)
+
+
+async def _attached_earlier(request: OnboardingRequest, facts: LiveFacts) -> str | None:
+    """The workspace that has the key by an attach of this run, if its reads show one.
+
+    An attach may take effect after its try. Whoever suspends and resumes the run meanwhile makes
+    it begin again here.
+    """
+    if not await may_have_attached():
+        return None
+    if facts.has_key_already:
+        return facts.workspace_id
+    found = await search_workspace(request) if request.create_workspace is not None else None
+    made = found.workspace if found is not None else None
+    return made.id if made and made.external_key_id == facts.external_key_id else None
+
+
+@asynccontextmanager
+async def _recorded_if_unused(subject: str, stage: str) -> AsyncIterator[None]:
+    """Record a failure after which certainly nothing was attached by this permit."""
+    try:
+        yield
+    except (AttachOutcomeUnknownError, CreateOutcomeUnknownError, IncompleteWorkspaceError):
+        raise
+    except CmekError as error:
+        await record(subject, events.permit_unused(stage, str(error)))
+        raise
 
 
 @contextmanager
@@ -366,11 +414,18 @@ async def _refused(
         failure = _failed_validation(pending.approval_request, request_id=proof.request_id)
         reasons.append(f"most likely: {await diagnose_failure(request, failure, proof.error)}")
     happened = _happened(gate_input.facts.has_key_already, sent_at)
-    return RefusalRecord(kind=refusal.kind, reasons=tuple(reasons), happened=happened)
+    return RefusalRecord(
+        kind=refusal.kind, reasons=tuple(reasons), happened=happened, sent_at=sent_at
+    )
 
 
 def _happened(has_key: bool, sent_at: datetime | None) -> str:
     """What is attached, or may still be, when this run attaches nothing."""
+    if has_key and sent_at is not None:
+        return (
+            f"the key is attached by what this run sent at {sent_at:%Y-%m-%d %H:%M:%S} UTC, which "
+            "is final (Retry reports it)"
+        )
     if has_key:
         return "the workspace has this key already (Retry checks it), and nothing was attached"
     if sent_at is not None:
@@ -490,8 +545,10 @@ async def _adopt(
     )
     if refusal is not None:
         reasons = tuple(reason.text for reason in refusal.reasons)
-        happened = _happened(gate_input.facts.has_key_already, None)
-        return RefusalRecord(kind=refusal.kind, reasons=reasons, happened=happened)
+        happened = _happened(gate_input.facts.has_key_already, pending.sent_at)
+        return RefusalRecord(
+            kind=refusal.kind, reasons=reasons, happened=happened, sent_at=pending.sent_at
+        )
     await adopt(
         request,
         gate_input.facts.organization_id,

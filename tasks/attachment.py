@@ -222,22 +222,29 @@ async def _send_and_settle(step: _Step) -> AttachOutcome:
 
 async def _settle(step: _Step, error: AdminApiError, sent: datetime) -> AttachOutcome:
     """Read whether a failed request took effect: only a read can show it."""
-    # refused, but for reasons that may have passed at the next try
-    is_transient = isinstance(error, ExternalKeyValidationTimeoutError | ExternalKeyChangedError)
-    if not (_is_unclear(error) or is_transient):
+    if not _is_unclear(error):
         await step.not_sent()
-        raise error
+        return await _after_refusal(step, error)
     get_run_logger().warning("The outcome is not clear (%s); reading again", error)
     existing = await step.read_after_failure(error, sent)
     if existing is not None:
         return _outcome(AttachResult.NOW, existing, error.request_id)
-    await step.not_sent()
     return AttachOutcome(
-        outcome=AttachResult.NOT_YET,
-        request_id=error.request_id,
-        why=str(error),
-        sent_at=sent if _is_unclear(error) else None,
+        outcome=AttachResult.NOT_YET, request_id=error.request_id, why=str(error), sent_at=sent
     )
+
+
+async def _after_refusal(step: _Step, error: AdminApiError) -> AttachOutcome:
+    """NOT_YET if the reason of a refusal may have passed at the next try; else the refusal."""
+    if not isinstance(error, ExternalKeyValidationTimeoutError | ExternalKeyChangedError):
+        raise error
+    try:
+        existing = await step.existing()
+    except AdminApiError:
+        raise error from None  # what it says is certain, whatever can be read
+    if existing is not None:
+        return _outcome(AttachResult.BEFORE, existing, existing.request_id)
+    return AttachOutcome(outcome=AttachResult.NOT_YET, request_id=error.request_id, why=str(error))
 
 
 def _is_unclear(error: AdminApiError) -> bool:
@@ -328,19 +335,16 @@ class _Create(_Step):
     async def not_sent(self) -> None:
         await _after_sending(clear_pending_create())
 
-    async def read_after_failure(self, error: AdminApiError, sent: datetime) -> Workspace | None:
+    async def read_after_failure(self, error: AdminApiError, sent: datetime) -> Workspace:
         if isinstance(error, WorkspaceCreatedIncompleteError) and error.workspace_id is not None:
             return await self._complete(error, error.workspace_id)
         unknown = _outcome_unknown(self.permit.request.subject, "this run", sent)
         # a create may become visible some time after its response was lost
-        for pause in SEARCH_AFTER_SECONDS if _is_unclear(error) else (0.0,):
+        for pause in SEARCH_AFTER_SECONDS:
             await asyncio.sleep(pause)
             try:
                 existing = await self.existing()
             except NameTakenError as taken:
-                if not _is_unclear(error):
-                    await self.not_sent()
-                    raise
                 raise CreateOutcomeUnknownError(
                     f"{taken}; it may be what this run's create made, of which the "
                     f"outcome is not known: {error}"
@@ -351,9 +355,7 @@ class _Create(_Step):
                 ) from error
             if existing is not None:
                 return existing
-        if _is_unclear(error):
-            raise CreateOutcomeUnknownError(unknown) from error
-        return None
+        raise CreateOutcomeUnknownError(unknown) from error
 
     async def _complete(self, error: AdminApiError, workspace_id: str) -> Workspace:
         """The workspace that an incomplete create made, if it has its key nevertheless."""

@@ -23,8 +23,8 @@ from cmek.evidence.events import (
     ADMIN,
     KMS,
     failed,
-    is_permit,
     not_written,
+    open_permits,
     with_evidence_tag,
     wrote,
 )
@@ -78,12 +78,20 @@ async def record(subject: str, *events: Event) -> tuple[EvidenceEntry, ...]:
 
 
 async def may_have_attached() -> bool:
-    """Whether this run has had a permit to attach, also in an earlier attempt."""
-    kept = await load_state(_MEMORY, _RecordText)
-    run = str(current_run_id())
-    return kept is not None and any(
-        entry.run == run and is_permit(entry) for entry in loads(kept.text).entries
-    )
+    """Whether an attach of this run took effect, or may have; also one of an earlier attempt."""
+    return bool(open_permits(await _own_entries()))
+
+
+async def tries_so_far(approval_request: str) -> int:
+    """How often the gate has decided about the response to this approval request of this run."""
+    stages = f"{approval_request} try "
+    decisions = [one for one in await _own_entries() if one.kind == "gate_decision"]
+    return sum(one.subject.startswith(stages) for one in decisions)
+
+
+async def _own_entries() -> list[EvidenceEntry]:
+    kept, run = await load_state(_MEMORY, _RecordText), str(current_run_id())
+    return [one for one in loads(kept.text).entries if one.run == run] if kept else []
 
 
 async def recorded_by(run: UUID) -> Chain | None:

@@ -23,8 +23,10 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun
 from pydantic import TypeAdapter, ValidationError
 
+from cmek.anthropic.client import PENDING_CREATE_LIFETIME
 from cmek.errors import listed
-from cmek.evidence.leftovers import Leftover, Made, find_leftovers, made_by, read_live
+from cmek.evidence.events import may_still_take_effect
+from cmek.evidence.leftovers import Leftover, find_leftovers, made_by, read_live
 from cmek.evidence.record import Chain, EvidenceIntegrityError, loads
 from cmek.evidence.report import record_in
 from cmek.names import artifact_key
@@ -85,14 +87,17 @@ async def read_leftovers(
     Raises:
         AdminApiError: The external keys can't be listed.
     """
-    made: list[Made] = []
+    chains: list[tuple[str, Chain]] = []
     unreadable: list[str] = []
     async with get_client() as client:
         key = artifact_key("evidence", subject) if subject else None
         async for of, chain in _records(client, key, unreadable.append):
-            made += made_by(of, chain)
+            chains.append((of, chain))
         async for of, chain in _kept_records(client, subject, unreadable.append):
-            made += made_by(of, chain)
+            chains.append((of, chain))
+        since = datetime.now(UTC) - PENDING_CREATE_LIFETIME
+        unclear = {of for of, chain in chains if may_still_take_effect(chain, since)}
+        made = [one for of, chain in chains if of not in unclear for one in made_by(of, chain)]
         if not made:
             return LeftoversFound((), tuple(unreadable))
         admin, kms = await admin_client(anthropic_block), await kms_client(kms_block)

@@ -8,7 +8,8 @@ essential key would look unused.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, Literal
@@ -16,7 +17,7 @@ from typing import Final, Literal
 from pydantic import JsonValue
 from pydantic_core import to_jsonable_python
 
-from cmek.evidence.record import Event, EvidenceEntry
+from cmek.evidence.record import Chain, Event, EvidenceEntry
 from cmek.keys.verdicts import CheckReport
 from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import Permit, Refusal, ValidationProof
@@ -83,7 +84,7 @@ def validated(external_key_id: str, stage: str, proof: ValidationProof) -> Event
 
 def gate_decision(
     approval_request: ApprovalRequest,
-    attempt: int,
+    stage: str,
     proof: ValidationProof,
     report: CheckReport,
     verdict: Permit | Refusal,
@@ -92,12 +93,11 @@ def gate_decision(
 
     Args:
         approval_request: The approval request of the response.
-        attempt: 1 for the first try to attach with this response.
+        stage: Which try to attach with this response it is.
         proof: The validation after the response.
         report: The prerequisites after the response.
         verdict: The gate's.
     """
-    stage = f"{approval_request.key} try {attempt}"
     body: dict[str, JsonValue] = {"verdict": "permit", "reasons": [], "signers": []}
     if isinstance(verdict, Refusal):
         reasons = [reason.text for reason in verdict.reasons]
@@ -118,6 +118,32 @@ def is_permit(entry: EvidenceEntry) -> bool:
         and isinstance(entry.body, dict)
         and entry.body.get("verdict") == "permit"
     )
+
+
+def permit_unused(stage: str, why: str) -> Event:
+    """No attach came of a permit, for certain: nothing was sent, or it was refused."""
+    return not_written(_ATTACH, stage, why)
+
+
+_ATTACH: Final = "attach"
+
+
+def open_permits(entries: Iterable[EvidenceEntry]) -> list[EvidenceEntry]:
+    """The permits after which a key was attached, or may have been."""
+    entries = list(entries)
+    unused = {(one.run, one.subject) for one in entries if one.kind == "write_skipped"}
+    return [
+        one
+        for one in entries
+        if is_permit(one) and (one.run, f"{_ATTACH} {one.subject}") not in unused
+    ]
+
+
+def may_still_take_effect(chain: Chain, since: datetime) -> bool:
+    """Whether an attach that was permitted after `since` has no known outcome."""
+    done = {one.run for one in chain.entries if one.kind == "attached"}
+    permits = open_permits(chain.entries)
+    return any(one.at > since and one.run not in done for one in permits)
 
 
 def failed(error: BaseException, stage: str) -> Event:
@@ -163,7 +189,7 @@ def wrote(  # noqa: PLR0913 - one argument a fact that an auditor asks for
 
 
 def not_written(action: str, resource: str, why: str) -> Event:
-    """A label or tag that could not be written; the onboarding succeeds without it."""
+    """A write that did not happen, such as a label, without which an onboarding succeeds."""
     return Event(
         kind="write_skipped",
         subject=f"{action} {resource}",

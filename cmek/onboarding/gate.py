@@ -166,7 +166,7 @@ def decide(
         external_key_id=gate_input.plan.external_key_id,
         plan_digest=gate_input.plan.digest,
         approver=response.approver,
-        signers=tuple(str(one) for one in gate_input.signatures.verified),
+        signers=verified_by(gate_input),
         signed_approvals=response.signed_approvals,
         valid_until=gate_input.validation.started_at + FRESHNESS_SECONDS,
         expires_at=approval_request.expires_at,
@@ -231,6 +231,11 @@ def _check_response(
         *_reasons(RefusalKind.REAPPROVAL_REQUIRED, reapproval),
         *_reasons(RefusalKind.BLOCKED, {"stale_request": outdated}),
     ]
+
+
+def verified_by(gate_input: GateInput) -> tuple[str, ...]:
+    """Approvers with verified signatures, each with the key."""
+    return tuple(str(one) for one in gate_input.signatures.verified)
 
 
 def _check_signatures(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -15,6 +16,7 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter
 from prefect.states import Scheduled
 from typer.testing import CliRunner
 
+import tasks.leftovers
 from cli.leftovers import leftovers_command
 from cmek.anthropic.client import ExternalKeys
 from cmek.evidence.leftovers import Leftover
@@ -238,17 +240,40 @@ def test_a_forged_record_destroys_no_key_that_no_onboarding_of_this_worker_creat
 def test_a_record_that_does_not_verify_is_named_and_nothing_is_said_to_be_all(
     bench: Onboardings,
 ) -> None:
-    """Else one changed byte in Prefect would hide a key that Anthropic may use."""
+    """Else one changed byte in Prefect would hide a key that Anthropic may use.
+
+    On the worker's machine its own record of the run is read, too; elsewhere there is none.
+    """
     run = rejected(bench)
     key = artifact_key("evidence", run.parameters["request"]["workspace"])
     (page,) = [str(one.data) for one in bench.artifacts(run) if one.key == key]
     forged = ArtifactCreate(key=key, type="markdown", data=page.replace("ada@", "eve@"))
     bench.client.create_artifact(forged)
-    assert leftovers() == ()
-    for arguments in ([], ["--json"]):
-        shown = CliRunner().invoke(COMMAND, arguments)
-        assert shown.exit_code == 1
-        assert key in str(shown.exception)
+    assert {one.run for one in leftovers()} == {str(run.id)}
+    for there in (True, False):
+        if not there:
+            shutil.rmtree(records_folder() / str(run.id))
+            assert leftovers() == ()
+        for arguments in ([], ["--json"]):
+            shown = CliRunner().invoke(COMMAND, arguments)
+            assert shown.exit_code == 1
+            assert key in str(shown.exception)
+
+
+def test_nothing_is_left_over_while_an_attach_may_still_take_effect(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the commands that destroy a key would stand beside the doubt whether it is in use."""
+    run = bench.asked()
+    bench.control.fault("workspaces.update", when="before", kind="reset", times=9)
+    bench.control.fault("workspaces.retrieve", skip=3, status=403, times=99)
+    run.approve()
+    bench.control.clear_faults()
+    assert run.state == "Failed"
+    assert "may still take effect" in run.message or "not known" in run.message
+    assert leftovers() == table(bench) == ()
+    monkeypatch.setattr(tasks.leftovers, "PENDING_CREATE_LIFETIME", timedelta(0))
+    assert {one.kind for one in leftovers()} == {RING, KEY, GRANTS, EXTERNAL}
 
 
 def test_an_adopted_key_keeps_everything_but_what_onboarding_added(bench: Onboardings) -> None:

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 from prefect._internal.concurrency.cancellation import AsyncCancelScope
-from prefect.states import Scheduled
+from prefect.states import Scheduled, Suspended
 
 import flows._attach
+import flows.onboard
+from cmek.anthropic.client import Workspaces
+from cmek.anthropic.errors import AdminConnectionError, CallFailure
 from cmek.anthropic.models import Workspace
 from cmek.anthropic_identity import MEMBER, ROLES
 from cmek.evidence.record import loads
@@ -253,3 +256,108 @@ def test_a_run_that_is_cancelled_while_it_attaches_says_what_became_of_it(
     world = bench.sandbox.world
     assert EVIDENCE_TAG in world.admin.workspaces[bench.fresh].tags
     assert in_use_label(bench.fresh)[0] in world.kms.crypto_keys[bench.key_name].labels
+
+
+def _lost_then_changed(bench: Onboardings, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run whose attach got no answer, so far without effect, and whose plan then changed."""
+    attach = flows._attach._try_attach
+
+    async def change_after(*arguments: Any) -> Any:
+        outcome = await attach(*arguments)
+        member = "user:eve@example.com"
+        bench.kms.grant(bench.key_name, "roles/cloudkms.cryptoKeyDecrypter", member)
+        return outcome
+
+    run = bench.asked()
+    bench.control.fault("workspaces.update", when="before", kind="reset")
+    with monkeypatch.context() as patch:
+        patch.setattr(flows._attach, "_try_attach", change_after)
+        run.approve()
+    assert run.state == "Suspended", run.message
+    return run
+
+
+def test_a_new_approval_request_says_that_an_attach_may_still_take_effect(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever rejects it must not read that nothing was attached."""
+    run = _lost_then_changed(bench, monkeypatch)
+    assert "may still take effect" in run.text()
+    run.approve(decision="reject")
+    assert run.state == "Rejected"
+    report = [str(one.data) for one in bench.artifacts(run) if "onboarding" in str(one.key)]
+    assert "may still take effect" in report[0]
+
+
+def test_an_attach_that_takes_effect_behind_a_new_approval_request_is_the_runs_own(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is reported, not refused as somebody else's, and nothing is sent again."""
+    run = _lost_then_changed(bench, monkeypatch)
+    workspace = bench.sandbox.world.admin.workspaces[bench.fresh]
+    workspace.external_key_id = run.approval_request.plan.external_key_id
+    assert run.approve().state == "Attached", run.message
+    assert len(bench.attaches()) == 1
+
+
+def test_who_suspends_a_run_that_has_attached_and_resumes_it_gets_the_report(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same response is read again, and the attach that it finds is its own."""
+
+    async def suspended(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    run = bench.asked()
+    run.answer()
+    with monkeypatch.context() as patch:
+        patch.setattr(flows.onboard, "_report_attached", suspended)
+        with pytest.raises(asyncio.CancelledError):
+            run.execute()
+    run.force(Suspended())
+    bench.client.resume_flow_run(run.id)
+    assert run.execute().state == "Attached", run.message
+    assert len(bench.attaches()) == 1
+
+
+@pytest.mark.parametrize("status", [403, 429])
+def test_a_run_whose_attach_was_refused_claims_no_attach_of_somebody_else(
+    bench: Onboardings, status: int
+) -> None:
+    """It has had a permit, of which nothing came."""
+    run = bench.asked()
+    key = run.approval_request.plan.external_key_id
+    bench.control.fault("workspaces.update", status=status, times=9)
+    run.approve()
+    bench.control.clear_faults()
+    assert run.state == "Failed"
+    workspace = bench.sandbox.world.admin.workspaces[bench.fresh]
+    workspace.external_key_id = key
+    run.force(Scheduled(name="AwaitingRetry"))
+    assert run.execute().state == "Already attached", run.message
+    assert "nothing was written" in run.message
+    assert EVIDENCE_TAG not in workspace.tags
+
+
+def test_a_refusal_is_certain_whatever_can_be_read_after_it(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service says that the key changed; then it does not answer."""
+    run = bench.asked()
+    code = "external_key_changed"
+    bench.control.fault("workspaces.update", status=409, error_code=code, times=9)
+    retrieve, sent = Workspaces.retrieve, Workspaces.update
+
+    async def unread(*_: object) -> Workspace:
+        raise AdminConnectionError(CallFailure("GET", "http://127.0.0.1", "no answer"))
+
+    async def send(*arguments: Any, **options: Any) -> Workspace:
+        monkeypatch.setattr(Workspaces, "retrieve", unread)
+        return await sent(*arguments, **options)
+
+    monkeypatch.setattr(Workspaces, "update", send)
+    run.approve()
+    monkeypatch.setattr(Workspaces, "retrieve", retrieve)
+    assert run.state == "Failed"
+    assert "nothing was attached" in run.message.lower()
+    assert "not known" not in run.message

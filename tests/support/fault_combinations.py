@@ -104,9 +104,9 @@ def survive_combination(driver: Driver, combination: Combination) -> None:
     world.clock.advance(timedelta(seconds=combination.skew))
     for script, skip, times in combination.scripts:
         world.faults.add(script.injected(skip=skip, times=times))
+    lied_to = any(script.is_untrue for script, _, _ in combination.scripts)
     for _ in range(3):
         driver.execute(run)
-        lied_to = any(script.is_untrue for script, _, _ in combination.scripts)
         check_told(scene, run, str(combination), believes=lied_to)
         if run.state == "Suspended":
             answer(run)
@@ -117,4 +117,4 @@ def survive_combination(driver: Driver, combination: Combination) -> None:
     world.faults.clear()
     if run.state not in {"Attached", "Already attached"}:
         converge(driver, run)
-    check_end(scene, run, str(combination))
+    check_end(scene, run, str(combination), believes=lied_to)

@@ -125,7 +125,7 @@ def _survive(driver: Driver, script: Script, fault: Fault) -> None:
         run.retry()
     if run.state not in {"Attached", "Already attached"}:
         converge(driver, run)
-    check_end(scene, run, str(script))
+    check_end(scene, run, str(script), believes=script.is_untrue)
     settle(world)
 
 
