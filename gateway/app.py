@@ -342,7 +342,10 @@ def _of_anthropic(error: AdminApiError) -> ErrorAnswer:
 
 
 def _credential_refused() -> ErrorAnswer:
-    message = "Anthropic refused the gateway's own credential: replace it in the gateway's settings"
+    message = (
+        "Anthropic refused the gateway's own credential: replace it in the gateway's settings, then "
+        "`systemctl restart cmek-gateway`, which reads it"
+    )
     return ErrorAnswer(502, "api_error", message, "cmek_gateway_credential", retry=False)
 
 

@@ -493,7 +493,7 @@ def _is_restored(follower: Follower, before: list[Any]) -> None:
     A run that waited is approved now, which needs all of them.
     """
     listed = follower.follow(Block("sh", "postgres", "psql --list --tuples-only --no-align\n"))
-    assert "prefect_before|" in listed
+    assert "prefect_before_" in listed
     assert "prefect_restored|" not in listed
     assert _stored(follower) == before
     assert before[0] == 3, before
