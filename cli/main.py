@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import MutableMapping, Sequence
@@ -177,6 +178,11 @@ def bypass_proxies(environment: MutableMapping[str, str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; 1 and one message on standard error when something was refused."""
     collect_rarely()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # with Latin-1, say, no mark of ours can be printed
+            stream.reconfigure(errors="backslashreplace")
     bypass_proxies(os.environ)
     completion_init()
     try:

@@ -184,6 +184,8 @@ class _Service:
             body["minimum_signatures"] = signers.minimum if signers else None
             if signers is None:
                 problems.append("no approver is enrolled, so nothing can be attached")
+            elif signers.shortage:
+                problems.append(signers.shortage)
         except SignersRefusedError as error:
             problems.append(str(error))
         try:
@@ -343,8 +345,8 @@ def _of_anthropic(error: AdminApiError) -> ErrorAnswer:
 
 def _credential_refused() -> ErrorAnswer:
     message = (
-        "Anthropic refused the gateway's own credential: replace it in the gateway's settings, then "
-        "`systemctl restart cmek-gateway`, which reads it"
+        "Anthropic refused the gateway's own credential: replace it in the gateway's settings, "
+        "then `systemctl restart cmek-gateway`, which reads it"
     )
     return ErrorAnswer(502, "api_error", message, "cmek_gateway_credential", retry=False)
 

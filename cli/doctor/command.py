@@ -10,6 +10,7 @@ import getpass
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Final
 from urllib.request import getproxies_environment
 
@@ -129,14 +130,15 @@ def _approvals() -> DoctorFinding:
             found=f"{PROGRAM}, which verifies signatures, is not installed",
             remedy="apt-get install openssh-client",
         )
-    people = sum(
-        bool(line.strip()) and not line.lstrip().startswith("#")
-        for line in signers.allowed_lines.splitlines()
-    )
+    if shortage := replace(signers, minimum=needed).shortage:
+        return DoctorFinding(
+            check="approvals", status="fail", found=f"{me} {shortage}", remedy=_ENROL
+        )
+    people = "an unknown number of" if signers.people is None else len(signers.people)
     return DoctorFinding(
         check="approvals",
         status="pass" if REQUIRED_VARIABLE in os.environ else "warn",
-        found=f"{me} {people} enrolled keys; an attach needs {needed} signatures",
+        found=f"{me} {people} people are enrolled; an attach needs {needed} signatures",
         remedy=f"set {REQUIRED_VARIABLE}={needed} in the worker's environment: a worker that is"
         " moved to where the signers are not then attaches nothing",
     )

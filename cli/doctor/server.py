@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -26,7 +26,8 @@ from cli.deploy import (
 )
 from cli.doctor.finding import DoctorFinding
 from cli.kept import load_flow
-from cmek.records import RECORDS
+from cmek.errors import listed
+from cmek.records import KEY_FILE, RECORDS
 from cmek.signatures.signers import REQUIRED_VARIABLE
 
 _DEFAULT_POOL: Final = "cmek"
@@ -79,17 +80,43 @@ def check_pools(
 
 def _jobs(pool: WorkPool) -> DoctorFinding:
     """Check the environment of jobs: their machines have no signers and keep no records."""
-    text = json.dumps(pool.base_job_template)
-    missing = [one for one in (REQUIRED_VARIABLE, RECORDS) if one not in text]
+    given = dict(_variables(pool.base_job_template))
+    wrong = [
+        f"{name}={given[name]}" if name in given else f"no {name}"
+        for name, wanted in _OF_JOBS.items()
+        if not re.fullmatch(wanted, given.get(name, ""))
+    ]
     return DoctorFinding(
         check=f"jobs of {pool.name}",
-        status="fail" if missing else "pass",
-        found=f"their environment has no {' and no '.join(missing)}: "
+        status="fail" if wrong else "pass",
+        found=f"their environment has {listed(wrong)}: "
         "typed approvals would be accepted, or a run that waited would find nothing"
-        if missing
+        if wrong
         else "typed approvals are refused, and what a waiting run remembers is kept in a bucket",
-        remedy="take env from the template in deploy/" if missing else "",
+        remedy="take env from the template in deploy/, with the name of your bucket"
+        if wrong
+        else "",
     )
+
+
+_OF_JOBS: Final = {
+    REQUIRED_VARIABLE: "[1-9]",
+    RECORDS: "gs://(?!BUCKET(/|$)).+",
+    KEY_FILE: "/.+",
+}
+"""The variables that a job needs, and what their values look like."""
+
+
+def _variables(template: object) -> Iterator[tuple[str, str]]:
+    """Each variable of a job, as containers have them: `{"name": …, "value": …}`."""
+    if isinstance(template, dict):
+        if isinstance(template.get("name"), str) and "value" in template:
+            yield template["name"], str(template["value"])
+        for one in template.values():
+            yield from _variables(one)
+    elif isinstance(template, list):
+        for one in template:
+            yield from _variables(one)
 
 
 def _worker(client: SyncPrefectClient, pool: str) -> DoctorFinding:

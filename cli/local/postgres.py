@@ -23,6 +23,7 @@ from urllib.parse import quote
 from cli.local import processes
 from cli.local.processes import Child, StackError
 
+NAME: Final = "PostgreSQL"
 SUPERUSER: Final = "postgres"
 MAINTENANCE_DATABASE: Final = "postgres"
 _DEBIAN: Final = Path("/usr/lib/postgresql")
@@ -100,7 +101,7 @@ def start(folder: Path, environment: Mapping[str, str]) -> Postgres:
         processes.stop([making])
     settings = {**_SETTINGS, "unix_socket_directories": str(folder)}
     options = [f"--{name}={value}" for name, value in settings.items()]
-    child = run("PostgreSQL", "postgres", "-D", str(folder / "data"), *options)
+    child = run(NAME, "postgres", "-D", str(folder / "data"), *options)
     postgres = Postgres(programs, folder, child)
     try:
         processes.wait_for(child, lambda: _ready(folder), what="ready", seconds=_SECONDS)

@@ -253,8 +253,12 @@ def local_stack(
             yield _set_up(home, environment, children, prefect_file, watch)
         finally:
             with processes.ignore_signals():
-                processes.stop(children)
+                # not the database, for which SIGTERM means to wait for its clients, and SIGKILL
+                # leaves shared memory behind: the reaper stops it
+                processes.stop(one for one in children if one.name != postgres.NAME)
                 reaper.finish()
+                for one in children:  # the database has ended as well, and is no zombie then
+                    one.process.poll()
 
 
 def _signers_folder(home: Path) -> Path:

@@ -73,6 +73,28 @@ class Signers:
     """The content that was checked; verification uses it and does not read the file again."""
     revoked_content: bytes = field(default=b"", compare=False, repr=False)
 
+    @property
+    def people(self) -> frozenset[str] | None:
+        """The enrolled approvers, also those whose keys are revoked or have expired.
+
+        None where a line may stand for several: a certificate authority, a pattern.
+        """
+        lines = [line.split() for line in self.allowed_lines.splitlines()]
+        lines = [line for line in lines if line and not line[0].startswith("#")]
+        names = frozenset(name for line in lines for name in line[0].strip('"').split(","))
+        several = any("cert-authority" in one.lower() for line in lines for one in line[1:-1])
+        return None if several or any(set("*?!") & set(name) for name in names) else names
+
+    @property
+    def shortage(self) -> str:
+        """Why no attach can get its signatures here; empty when enough people are enrolled."""
+        if self.people is None or len(self.people) >= self.minimum:
+            return ""
+        return (
+            f"an attach needs {self.minimum} signatures of different people, and "
+            f"{len(self.people)} are enrolled in {self.allowed}"
+        )
+
 
 def facts_of(path: Path) -> FileFacts:
     """Read the facts of a file or directory; a symbolic link is not followed.

@@ -411,3 +411,11 @@ def test_an_invalid_name_or_id_is_refused_by_every_command(
         assert RULES[label] in said, name
         assert "U+00F6" in said, name
     assert not list(tmp_path.iterdir())
+
+
+def test_output_in_an_encoding_without_our_marks_is_no_traceback(tmp_path: Path) -> None:
+    """A command that has acted would else end with an error."""
+    environment = clean_environment(tmp_path, PYTHONIOENCODING="latin-1")
+    done = cmek("sandbox", "--help", environment=environment, directory=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\\u2026" in done.stdout

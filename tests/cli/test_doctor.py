@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from prefect.automations import AutomationCore
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import WorkPool
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_SSL_CERT_FILE,
@@ -31,7 +33,7 @@ from cli.deploy import PREFECT_FILE, PROJECT, REMINDER, create_work_pool, deploy
 from cli.doctor.command import _approvals, examine
 from cli.doctor.credentials import check_gateway
 from cli.doctor.finding import DoctorFinding
-from cli.doctor.server import check_automations
+from cli.doctor.server import _jobs, check_automations
 from cli.doctor.web import _ui, check_proxy, check_web
 from cmek.signatures import signers as signers_module
 from cmek.signatures.signers import REQUIRED_VARIABLE, SignersRefusedError, required_signatures
@@ -146,7 +148,57 @@ def test_approvers_are_counted_in_every_valid_file(
     file = office.directory / "allowed_signers"
     file.write_bytes(f"# people\r\n\r\n{file.read_text()}".encode(encoding))
     monkeypatch.setattr("cli.doctor.command.find_signers", office.finder)
-    assert "2 enrolled keys; an attach needs 1 signatures" in _approvals().found
+    assert "2 people are enrolled; an attach needs 1 signatures" in _approvals().found
+
+
+def test_fewer_people_than_an_attach_needs_signatures_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found out at the last step otherwise, after people have signed; two keys may be one's."""
+    office = Office(tmp_path)
+    office.enrol(GRACE)
+    office.enrol(KATHERINE)
+    file = office.directory / "allowed_signers"
+    line = next(iter(file.read_text().splitlines()))
+    for text, needed, status in (
+        (file.read_text(), 2, "warn"),
+        (file.read_text(), 3, "fail"),
+        (f"{line}\n{line}\n", 2, "fail"),
+        (line.replace(" ", " cert-authority ", 1), 2, "warn"),
+    ):
+        file.write_text(text)
+        (office.directory / "minimum_signatures").write_text(str(needed))
+        monkeypatch.setattr("cli.doctor.command.find_signers", office.finder)
+        assert _approvals().status == status, text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CMEK_REQUIRED_SIGNATURES", "0"),
+        ("CMEK_REQUIRED_SIGNATURES", None),
+        ("CMEK_RECORDS", None),
+        ("CMEK_RECORDS", "gs://BUCKET/cmek-records"),
+        ("CMEK_RECORDS", "/var/lib/cmek"),
+        ("CMEK_RECORDS_KEY_FILE", None),
+    ],
+)
+def test_the_variables_of_jobs_are_read_with_their_values(name: str, value: str | None) -> None:
+    """A name that is only a part of another one, or a value of the template, is none."""
+    for file in ("work_pool_kubernetes.json", "work_pool_cloud_run.json"):
+        text = (PROJECT / "deploy" / file).read_text()
+        good = text.replace("gs://BUCKET/", "gs://acme/")
+        assert _jobs(_pool(good)).status == "pass"
+        (line,) = [one for one in good.splitlines() if f'"{name}"' in one]
+        new = "" if value is None else re.sub('"value": "[^"]*"', f'"value": "{value}"', line)
+        found = _jobs(_pool(re.sub(r",(\s*\])", r"\1", good.replace(line, new))))
+        assert found.status == "fail"
+        assert name in found.found
+
+
+def _pool(template: str) -> WorkPool:
+    given = {"name": "cmek-jobs", "type": "kubernetes", "base_job_template": json.loads(template)}
+    return WorkPool.model_construct(**given)
 
 
 def test_where_only_the_package_is_installed_the_missing_file_is_named(
