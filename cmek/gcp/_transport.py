@@ -49,11 +49,18 @@ def scoped(credentials: Credentials | None) -> Credentials | None:
 class TokenRequest(Request):
     """The HTTP transport with which google-auth fetches tokens; uses no proxy for loopback."""
 
-    def __call__(self, url: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as google-auth has it
-        """Send one request, as google-auth's own class does."""
+    def __call__(
+        self,
+        url: str,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = TOKEN_SECONDS,
+        **options: Any,  # noqa: ANN401 - as google-auth has it
+    ) -> Any:  # noqa: ANN401 - as above
+        """Send one request, as google-auth's own class does, which waits for two minutes."""
         self.session.trust_env = not is_loopback(url)
-        options.setdefault("timeout", TOKEN_SECONDS)  # google-auth's own is two minutes
-        return super().__call__(url, *arguments, **options)  # type: ignore[no-untyped-call]
+        return super().__call__(url, method, body, headers, timeout, **options)  # type: ignore[no-untyped-call]
 
 
 class _ServiceAccountKey(BaseModel):

@@ -17,7 +17,9 @@ if TYPE_CHECKING:  # its import takes half a second, and `cmek status` does not 
 
 MAX_LABELS: Final = 64
 SYMMETRIC: Final = "GOOGLE_SYMMETRIC_ENCRYPTION"
-"""The only algorithm of purpose ENCRYPT_DECRYPT."""
+"""The algorithm of purpose ENCRYPT_DECRYPT where Cloud KMS has the key material."""
+EXTERNAL_SYMMETRIC: Final = "EXTERNAL_SYMMETRIC_ENCRYPTION"
+"""The same where an external key manager has it (Cloud EKM)."""
 CUSTOMER_INITIATED: Final = "CUSTOMER_INITIATED_ACCESS"
 """The Key Access Justifications reason that covers Anthropic's calls."""
 

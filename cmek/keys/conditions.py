@@ -21,7 +21,13 @@ from google.iam.v1 import policy_pb2
 from cmek.anthropic_identity import ENCRYPTER_DECRYPTER, MEMBER, ROLES, SERVICE_ACCOUNT, VIEWER
 from cmek.gcp.gcloud import grant, import_version, new_primary, on_key, on_version, revoke
 from cmek.gcp.iam import DECRYPTING_ELSEWHERE, Grant, PolicyView, describe, kind_of
-from cmek.gcp.resources import CUSTOMER_INITIATED, SYMMETRIC, CryptoKey, KeyVersion
+from cmek.gcp.resources import (
+    CUSTOMER_INITIATED,
+    EXTERNAL_SYMMETRIC,
+    SYMMETRIC,
+    CryptoKey,
+    KeyVersion,
+)
 from cmek.names import (
     ORGANIZATION_LABEL_PREFIX,
     WORKSPACE_LABEL_PREFIX,
@@ -106,8 +112,12 @@ class Condition:
 
 
 def symmetric(key: CryptoKey) -> Condition:
-    """Purpose ENCRYPT_DECRYPT with Google's symmetric algorithm; neither can be changed."""
-    holds = (key.purpose, key.algorithm) == ("ENCRYPT_DECRYPT", SYMMETRIC)
+    """Purpose ENCRYPT_DECRYPT with a symmetric algorithm; neither can be changed.
+
+    With an external key manager too: Anthropic can use such a key, although we onboard none.
+    """
+    algorithms = {SYMMETRIC, EXTERNAL_SYMMETRIC}
+    holds = key.purpose == "ENCRYPT_DECRYPT" and key.algorithm in algorithms
     return Condition(holds, f"the key is for {key.purpose} with {key.algorithm}")
 
 
@@ -119,7 +129,8 @@ def protection_level(key: CryptoKey, requested: str) -> Condition:
 
 def cloud_kms_material(key: CryptoKey) -> Condition:
     """The key material is generated in Cloud KMS: no external key manager, not import-only."""
-    if key.protection_level.startswith("EXTERNAL") or key.crypto_key_backend:
+    elsewhere = key.protection_level.startswith("EXTERNAL") or key.algorithm == EXTERNAL_SYMMETRIC
+    if elsewhere or key.crypto_key_backend:
         where = key.crypto_key_backend or "an external key manager"
         return Condition(False, f"{key.protection_level}: the key's material is in {where}")
     if key.import_only:

@@ -251,12 +251,23 @@ def perimeter(facts: DiagnosisFacts) -> Cause:
 
 def deny_policy(facts: DiagnosisFacts) -> Cause:
     """Always open: deny policies override every grant, and are not read here."""
+    # `gcloud policy-troubleshoot iam` knows nothing of deny policies
+    troubleshoot = (
+        "gcloud policy-intelligence troubleshoot-policy iam "
+        f"//cloudkms.googleapis.com/{facts.request.key_name} --principal-email={SERVICE_ACCOUNT}"
+    )
     return DENY_POLICY.open(
         "deny policies are not read here",
-        f"gcloud policy-troubleshoot iam //cloudkms.googleapis.com/{facts.request.key_name} "
-        f"--principal-email={SERVICE_ACCOUNT} "
-        "--permission=cloudkms.cryptoKeyVersions.useToEncrypt",
+        " && ".join(f"{troubleshoot} --permission=cloudkms.{one}" for one in _USED),
     )
+
+
+_USED: Final = (
+    "cryptoKeyVersions.useToEncrypt",
+    "cryptoKeyVersions.useToDecrypt",
+    "cryptoKeys.get",
+)
+"""The permissions by which Anthropic uses a key."""
 
 
 def anthropic_side(facts: DiagnosisFacts) -> Cause:

@@ -84,9 +84,26 @@ def check_broader(request: OnboardingRequest, findings: Findings) -> Iterator[Ch
     grants, unreadable = _grants(request, findings)
     broader = list(exceeding_grants(str(request.key_name), grants))
     if broader:
-        yield BROADER.warned(describe(broader), _revoke_all(broader))
+        first = _on_the_key_first(request.key_name, grants)
+        found = describe(broader) + _others_below(broader, str(request.key_name))
+        yield BROADER.warned(found, " && ".join([*first, _revoke_all(broader)]))
     else:
         yield _nothing_found(BROADER, unreadable)
+
+
+def _on_the_key_first(name: KeyName, grants: Iterable[Grant]) -> tuple[str, ...]:
+    """Commands that grant on the key what Anthropic has elsewhere only; else its access ends."""
+    statuses = grant_statuses(name, list(grants))
+    return tuple(grant(name, one.role) for one in statuses if one.state != "on_key")
+
+
+def _others_below(grants: Iterable[Grant], key: str) -> str:
+    if all(one.resource == key for one in grants):
+        return ""
+    return (
+        ". Before you take it away: first grant both roles on every other key below that Anthropic "
+        "uses"
+    )
 
 
 def check_public(request: OnboardingRequest, findings: Findings) -> Iterator[Check]:
@@ -283,7 +300,15 @@ _ALSO_ON_PROJECT: Final = frozenset({"grant-inherited", "kms-role-separation"})
 
 def broader_grant(snapshot: KeySnapshot) -> Iterator[Finding]:
     """Anthropic's service account holds more than the guide gives it."""
-    return _each(exceeding_grants(snapshot.registered_name, snapshot.all_grants()))
+    grants = list(snapshot.all_grants())
+    first = _on_the_key_first(snapshot.name, grants) if snapshot.name else ()
+    for one in exceeding_grants(snapshot.registered_name, grants):
+        (finding,) = _each([one])
+        yield Finding(
+            finding.says + _others_below([one], snapshot.registered_name),
+            (*first, *finding.commands),
+            finding.subject,
+        )
 
 
 def _each(grants: Iterable[Grant]) -> Iterator[Finding]:

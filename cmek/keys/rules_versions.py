@@ -103,7 +103,8 @@ def old_version_destroyed(snapshot: KeySnapshot) -> Iterator[Finding]:
         yield Finding(
             f"the older version {version.id} was destroyed: data encrypted with it is lost, and "
             "nothing brings it back. Find out who did it, and protect the other versions",
-            (f"gcloud logging read '{query}' --project={name.project}",),
+            # gcloud looks back one day by default, and a destruction is logged when it is scheduled
+            (f"gcloud logging read '{query}' --freshness=400d --project={name.project}",),
             version.id,
             since=gone,
         )

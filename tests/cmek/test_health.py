@@ -259,6 +259,33 @@ def test_a_failed_validation_is_asked_for_again_until_one_succeeds() -> None:
     assert again.verdict is Health.AT_RISK
 
 
+def test_a_key_of_an_external_key_manager_that_validates_is_not_broken() -> None:
+    """Cloud KMS shows another algorithm for it; somebody attached it in the Console."""
+    external = {
+        "protection_level": "EXTERNAL",
+        "algorithm": "EXTERNAL_SYMMETRIC_ENCRYPTION",
+        "destroy_scheduled_duration": timedelta(days=30),
+    }
+    found = judge(reading(key=Ok(key(**external))), None, look())
+    assert found.verdict is not Health.BROKEN, found.reasons
+
+
+def test_the_command_that_takes_a_grant_above_the_key_away_first_grants_on_the_key() -> None:
+    """Else the workspace stops; other keys below may also work by that grant only."""
+    above = PolicyView(
+        bindings=tuple(PolicyBinding(role=role, members=(MEMBER,)) for role in ROLES), etag="AA=="
+    )
+    now = reading(policy=Ok(NOBODY), project_policy=Ok(above))
+    reasons = [r for r in judge(now, None, look()).reasons if r.rule == "broader-grant"]
+    assert len(reasons) == 2
+    for reason in reasons:
+        *grants, last = reason.commands
+        assert len(grants) == 2
+        assert all("kms keys add-iam-policy-binding" in one for one in grants)
+        assert "projects remove-iam-policy-binding" in last
+        assert "other key below" in reason.says
+
+
 def test_a_version_that_was_usable_meanwhile_is_no_longer_excused() -> None:
     """It may have data of Anthropic's from then on; a quick check sees it as the primary."""
     first = judge(reading(), None, look())

@@ -36,6 +36,7 @@ OF_PURPOSE: dict[str, dict[str, Any]] = {
         "import_only": True,
     },
 }
+EKM = {"protection_level": "EXTERNAL", "algorithm": "EXTERNAL_SYMMETRIC_ENCRYPTION"}
 OF_MATERIAL: dict[str, dict[str, Any]] = {
     "import-only": {"import_only": True},
     "import-only, nothing imported": {"import_only": True, "primary": None},
@@ -43,8 +44,8 @@ OF_MATERIAL: dict[str, dict[str, Any]] = {
         "import_only": True,
         "primary": make.version(1, "IMPORT_FAILED"),
     },
-    "external": {"protection_level": "EXTERNAL", "primary": make.version(1, "GENERATION_FAILED")},
-    "external by VPC": {"protection_level": "EXTERNAL_VPC", "primary": None},
+    "external": EKM | {"primary": make.version(1, "GENERATION_FAILED")},
+    "external by VPC": EKM | {"protection_level": "EXTERNAL_VPC", "primary": None},
 }
 UNFIT = OF_PURPOSE | OF_MATERIAL
 

@@ -144,10 +144,14 @@ def stored(**changes: Any) -> Setup:
 
 
 def protection(level: str) -> Setup:
-    """Set the stored key's protection level."""
+    """Set the stored key's protection level, and the algorithm that goes with it."""
 
     def setup(stage: Stage) -> None:
-        stage.stored_key.version_template.protection_level = getattr(kms_v1.ProtectionLevel, level)
+        template = stage.stored_key.version_template
+        template.protection_level = getattr(kms_v1.ProtectionLevel, level)
+        if level.startswith("EXTERNAL"):
+            algorithms = kms_v1.CryptoKeyVersion.CryptoKeyVersionAlgorithm
+            template.algorithm = algorithms(algorithms.EXTERNAL_SYMMETRIC_ENCRYPTION)
 
     return setup
 

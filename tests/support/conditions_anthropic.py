@@ -95,7 +95,8 @@ ANTHROPIC_CONDITIONS: tuple[Situation, ...] = (
         ),
         cause=ExpectedCause(
             "deny_policy",
-            "gcloud policy-troubleshoot iam //cloudkms.googleapis.com/projects/acme-kms-prod",
+            "gcloud policy-intelligence troubleshoot-policy iam "
+            "//cloudkms.googleapis.com/projects/acme-kms-prod",
             verdict="open",
             failure={"granted_at": timedelta(days=-1)},
         ),

@@ -127,6 +127,7 @@ def _version_protection(level: str) -> Setup:
     def setup(stage: Stage) -> None:
         version = stage.world.kms.versions[str(stage.name)][1]
         version.protection_level = getattr(kms_v1.ProtectionLevel, level)
+        version.algorithm = stage.stored_key.version_template.algorithm
 
     return setup
 

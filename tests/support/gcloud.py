@@ -37,7 +37,7 @@ for line in json.load(sys.stdin):
 _ENDS: Final = (" && ", " |", "`", "\\n", "\n", ")", ";", ", ", ": ", ". ", " (")
 _ELSEWHERE: Final = re.compile(
     "auth|config|info|organizations|projects|billing|access-context-manager|resource-manager|"
-    "policy-troubleshoot|org-policies"
+    "policy-intelligence|org-policies"
 )
 """Groups whose commands need no `--project`: they name project, folder or organization."""
 
