@@ -31,7 +31,12 @@ from starlette.routing import Route
 
 from cmek.anthropic.auth import APPROVALS_HEADER, decoded_approvals
 from cmek.anthropic.client import AdminApi
-from cmek.anthropic.errors import APPROVAL_SPENT, GATEWAY_REFUSED, AdminApiError
+from cmek.anthropic.errors import (
+    APPROVAL_SPENT,
+    GATEWAY_NOT_SENT,
+    GATEWAY_REFUSED,
+    AdminApiError,
+)
 from cmek.errors import CmekError
 from cmek.own_origin import LOOPBACK_NAMES, OwnOrigin, listening_socket
 from cmek.plain_text import shortened
@@ -265,7 +270,12 @@ class _Service:
             approvals = decoded_approvals(header)
         except ValueError as error:
             raise PolicyError(str(error)) from error
-        workspace = await self._attacher.attach(target, approvals)
+        try:
+            workspace = await self._attacher.attach(target, approvals)
+        except AdminApiError as error:
+            if answer := _certainly_not_attached(error):
+                return f"no success: {shortened(error.message, _LONGEST)}", answer.response()
+            raise
         body = workspace.model_dump(mode="json", exclude={"request_id"})
         headers = {"request-id": workspace.request_id} if workspace.request_id else {}
         done = f"attached {target.external_key_id} to {workspace.id}"
@@ -328,6 +338,20 @@ def _refusal(error: CmekError) -> ErrorAnswer:
     return ErrorAnswer(403, "permission_error", str(error), GATEWAY_REFUSED)
 
 
+def _certainly_not_attached(error: AdminApiError) -> ErrorAnswer | None:
+    """The answer to an attach that had no effect, where Anthropic's own would leave that open.
+
+    A caller must take 5xx for an attach of unknown outcome.
+    """
+    failure = error.failure
+    status = failure.status or 0
+    if failure.status == 401:
+        return ErrorAnswer(403, "permission_error", _CREDENTIAL_REFUSED, GATEWAY_REFUSED)
+    if failure.ambiguous or 400 <= status < 500:
+        return None
+    return ErrorAnswer(409, "conflict_error", str(error), GATEWAY_NOT_SENT)
+
+
 def _of_anthropic(error: AdminApiError) -> ErrorAnswer:
     """Anthropic's own error; 502 when there was no answer."""
     failure = error.failure
@@ -344,11 +368,14 @@ def _of_anthropic(error: AdminApiError) -> ErrorAnswer:
 
 
 def _credential_refused() -> ErrorAnswer:
-    message = (
-        "Anthropic refused the gateway's own credential: replace it in the gateway's settings, "
-        "then `systemctl restart cmek-gateway`, which reads it"
-    )
-    return ErrorAnswer(502, "api_error", message, "cmek_gateway_credential", retry=False)
+    code = "cmek_gateway_credential"
+    return ErrorAnswer(502, "api_error", _CREDENTIAL_REFUSED, code, retry=False)
+
+
+_CREDENTIAL_REFUSED: Final = (
+    "Anthropic refused the gateway's own credential: replace it in the gateway's settings, then "
+    "`systemctl restart cmek-gateway`, which reads it"
+)
 
 
 def serve(settings: GatewaySettings, *, find: Callable[[], Signers | None] | None = None) -> None:

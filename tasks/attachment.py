@@ -32,6 +32,7 @@ from cmek.anthropic.errors import (
     ApprovalSpentError,
     ExternalKeyChangedError,
     ExternalKeyValidationTimeoutError,
+    GatewayNotSentError,
     WorkspaceCreatedIncompleteError,
 )
 from cmek.anthropic.models import Workspace
@@ -236,7 +237,8 @@ async def _settle(step: _Step, error: AdminApiError, sent: datetime) -> AttachOu
 
 async def _after_refusal(step: _Step, error: AdminApiError) -> AttachOutcome:
     """NOT_YET if the reason of a refusal may have passed at the next try; else the refusal."""
-    if not isinstance(error, ExternalKeyValidationTimeoutError | ExternalKeyChangedError):
+    passing = ExternalKeyValidationTimeoutError | ExternalKeyChangedError | GatewayNotSentError
+    if not isinstance(error, passing):
         raise error
     try:
         existing = await step.existing()

@@ -28,6 +28,7 @@ from cmek.errors import UNKNOWN_CONNECTION, CmekError, lost_connection
 
 TOKEN_PATH: Final = "/v1/oauth/token"  # noqa: S105 - a path
 GATEWAY_REFUSED: Final = "cmek_gateway_refused"
+GATEWAY_NOT_SENT: Final = "cmek_gateway_not_sent"
 APPROVAL_SPENT: Final = "cmek_approval_spent"
 """`error.details.error_code` of refusals by a cmek gateway itself."""
 _FEDERATION: Final = (
@@ -260,6 +261,12 @@ class GatewayRefusedError(PermissionDeniedError):
     )
 
 
+class GatewayNotSentError(ConflictError):
+    """A cmek gateway could not read what it checks before an attach; it has sent none."""
+
+    _ADVICE = "Nothing was sent to Anthropic, and the approval can still be used."
+
+
 class ApprovalSpentError(ConflictError):
     """A cmek gateway has already used this signed approval; it is valid once."""
 
@@ -315,6 +322,7 @@ _BY_CODE: Final[dict[str, type[AdminStatusError] | str]] = {
     "workspace_policy_violation": WorkspacePolicyViolationError,
     "key_profile_mismatch": KeyProfileMismatchError,
     GATEWAY_REFUSED: GatewayRefusedError,
+    GATEWAY_NOT_SENT: GatewayNotSentError,
     APPROVAL_SPENT: ApprovalSpentError,
     "storage_profile_mismatch": StorageProfileMismatchError,
     "change_outcome_unknown": ChangeOutcomeUnknownError,

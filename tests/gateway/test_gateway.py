@@ -18,6 +18,7 @@ from cmek.anthropic.errors import (
     AdminApiError,
     ApprovalSpentError,
     ExternalKeyValidationFailedError,
+    GatewayNotSentError,
     GatewayRefusedError,
     InternalServerError,
     NotFoundError,
@@ -37,6 +38,7 @@ from gateway.settings import (
     GatewaySettingsError,
     load_settings,
 )
+from sandbox.world import Fault
 from tests.support.gateway import NEW_NAME, RUN_ID, Gateways, through
 from tests.support.google import BAD_KEY_FILES, bad_key_file
 from tests.support.signing import GRACE, KATHERINE
@@ -110,6 +112,44 @@ async def test_a_signed_approval_creates_a_workspace_with_its_key(gate: Gateways
             )
     assert gate.keys_attached() == [made.id]
     assert made.name == NEW_NAME
+
+
+@pytest.mark.parametrize("call", ["external_keys.retrieve", "workspaces.retrieve"])
+async def test_what_the_gateway_can_not_read_is_no_attach_of_unknown_outcome(
+    gate: Gateways, call: str
+) -> None:
+    """Nothing was sent, and the approval can be used again."""
+    approvals = gate.approvals()
+    gate.sandbox.world.faults.add(Fault(call=call, status=503, times=4))
+    with gate.running() as url:
+        async with through(url) as api:
+
+            async def attach() -> Any:
+                return await api.workspaces.update(
+                    gate.target.workspace_id,
+                    external_key_id=EXTERNAL_KEY,
+                    signed_approvals=approvals,
+                )
+
+            with pytest.raises(GatewayNotSentError) as caught:
+                await attach()
+            assert not caught.value.ambiguous
+            assert gate.sent() == []
+            assert (await attach()).external_key_id == EXTERNAL_KEY
+
+
+async def test_a_refused_credential_of_the_gateway_is_no_attach_of_unknown_outcome(
+    gate: Gateways,
+) -> None:
+    gate.sandbox.world.faults.add(Fault(call="workspaces.update", status=401, times=9))
+    with gate.running() as url:
+        async with through(url) as api:
+            with pytest.raises(GatewayRefusedError, match="restart cmek-gateway"):
+                await api.workspaces.update(
+                    gate.target.workspace_id,
+                    external_key_id=EXTERNAL_KEY,
+                    signed_approvals=gate.approvals(),
+                )
 
 
 async def test_the_gateways_own_calls_are_three_reads(gate: Gateways) -> None:
