@@ -85,8 +85,9 @@ def keep_decisions(
 ) -> list[Setting]:
     """Complete the file's deployments from those of the same names on the server.
 
-    Parameters, schedules, the pause and, where `keep_pools`, pool and queue are the server's. A
-    parameter that the file takes from a variable of the environment is given now: it is the file's.
+    Parameters, schedules, the pause, which triggers are on and, where `keep_pools`, pool and queue
+    are the server's. A parameter that the file takes from a variable of the environment is given
+    now: it is the file's.
 
     Returns:
         In what the two differed.
@@ -107,6 +108,7 @@ def keep_decisions(
         settings += _keep_parameters(name, deployment, stored, own)
         settings += _keep_schedules(name, deployment, stored)
         settings += _keep_pause(name, deployment, stored)
+        settings += _keep_triggers(client, name, deployment, stored)
         settings += _keep_pool(name, deployment, stored, keep=keep_pools)
         written = [
             one.parameters
@@ -248,6 +250,29 @@ def _keep_pause(name: str, deployment: dict[str, Any], stored: DeploymentRespons
     if stored.paused == in_file:
         return []
     return [Setting(name, "paused", stored.paused, in_file, kept=True)]
+
+
+def _keep_triggers(
+    client: SyncPrefectClient, name: str, deployment: dict[str, Any], stored: DeploymentResponse
+) -> list[Setting]:
+    """Prefect makes the automations of a deployment's triggers anew, each as the file has it."""
+    of_file = deployment.get("triggers") or []
+    there = triggers_of(client, stored) if of_file else {}
+    settings = []
+    for trigger in of_file:
+        in_file = bool(trigger.get("enabled", True))
+        enabled = there.get(trigger["name"], in_file)
+        trigger["enabled"] = enabled
+        if enabled != in_file:
+            what = f"trigger {trigger['name']}: enabled"
+            settings.append(Setting(name, what, enabled, in_file, kept=True))
+    return settings
+
+
+def triggers_of(client: SyncPrefectClient, deployment: DeploymentResponse) -> dict[str, bool]:
+    """Which of the triggers of a deployment are on, by their names."""
+    found = client.read_resource_related_automations(f"prefect.deployment.{deployment.id}")
+    return {one.name: one.enabled for one in found}
 
 
 def _keep_pool(

@@ -27,6 +27,7 @@ from cli.doctor.server import (
     check_pools,
     check_schedules,
     check_server,
+    check_triggers,
     project_of,
     wanted_deployments,
 )
@@ -98,6 +99,7 @@ def examine(
             wanted = wanted_deployments()
             yield check_deployments(deployments, wanted)
             yield check_schedules(deployments, wanted)
+            yield check_triggers(client, deployments, wanted)
             yield check_automations(client)
             project = project_id or project_of(deployments)
             yield from check_blocks(policy, anthropic_block, kms_block, project)

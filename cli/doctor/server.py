@@ -25,7 +25,7 @@ from cli.deploy import (
     pool_problem,
 )
 from cli.doctor.finding import DoctorFinding
-from cli.kept import load_flow
+from cli.kept import load_flow, triggers_of
 from cmek.errors import listed
 from cmek.records import KEY_FILE, RECORDS
 from cmek.signatures.signers import REQUIRED_VARIABLE
@@ -193,6 +193,32 @@ def check_schedules(
         status="pass" if planned and not faults else "warn",
         found=found if planned else "no deployment has one: no key is checked by itself",
         remedy="switch the schedule on in the UI; where there is none: cmek deploy",
+    )
+
+
+def check_triggers(
+    client: SyncPrefectClient,
+    deployments: Mapping[str, DeploymentResponse],
+    wanted: Mapping[str, Mapping[str, Any]] | None,
+) -> DoctorFinding:
+    """Whether the events that start a deployment still do; each has an automation of its own."""
+    off, there = [], 0
+    for name, in_file in sorted((wanted or {}).items()):
+        names = [one["name"] for one in in_file.get("triggers") or ()]
+        if not names or name not in deployments:
+            continue
+        enabled = triggers_of(client, deployments[name])
+        off += [f"{one} (of {name})" for one in names if not enabled.get(one)]
+        there += sum(enabled.get(one, False) for one in names)
+    return DoctorFinding(
+        check="triggers",
+        status="warn" if off else "pass" if there else "unknown",
+        found=f"off or missing: {', '.join(off)}: their events start nothing"
+        if off
+        else f"{there} are on"
+        if there
+        else "there is no deployment with one",
+        remedy="switch it on under Automations in the UI; where there is none: cmek deploy",
     )
 
 

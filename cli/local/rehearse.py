@@ -281,7 +281,10 @@ def up_command(
         bool, typer.Option("--json", help="One line of JSON when it is ready; the rest on error.")
     ] = False,
 ) -> None:
-    """Run a private Prefect server, a worker and the sandbox until Ctrl-C."""
+    """Run a private Prefect server, a worker and the sandbox until Ctrl-C.
+
+    The server has no login: use it on a machine on which no stranger has an account.
+    """
     console = new_console(stderr=as_json)
     console.print("Starting a private Prefect server, a worker and the sandbox …")
     with local_stack() as stack:

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -422,12 +423,17 @@ def deployed(prefect_server: None) -> Iterator[SyncPrefectClient]:
         if not client.read_deployments():
             create_work_pool(client, "cmek", PROJECT / "deploy" / "work_pool.json", 4)
             deploy(client, PREFECT_FILE, "acme-kms-prod")
-        before = _state(client)
+        before, triggers = _state(client), _automations(client)
         yield client
-        for automation in list(every(client.read_automations)):
-            client.delete_automation(automation.id)
-        if _state(client) != before:
+        for automation in _automations(client).keys() - triggers.keys():
+            client.delete_automation(automation)
+        if (_state(client), _automations(client)) != (before, triggers):
             _remove(client)
+
+
+def _automations(client: SyncPrefectClient) -> dict[UUID, bool]:
+    """Which are on; at first those of the deployments' triggers only."""
+    return {one.id: one.enabled for one in every(client.read_automations)}
 
 
 def _state(client: SyncPrefectClient) -> list[Any]:

@@ -15,6 +15,8 @@ from pydantic import BaseModel
 
 from cli.client import RunError
 from cli.deploy import PREFECT_FILE, PROJECT, Deployed, create_work_pool, deploy
+from cli.doctor.server import check_triggers
+from cli.kept import load_flow, triggers_of
 from cmek.discovery.request import DiscoveryRequest
 from flows.discover import discover_workspaces
 
@@ -96,6 +98,35 @@ def decide(client: SyncPrefectClient) -> None:
     change_schedule(client, QUICK, schedule={"interval": 1800})
     change(client, QUICK, parameters={"request": {"depth": "quick", "deadline_seconds": 600}})
     change(client, DAILY, work_pool_name="apart", work_queue_name="watchers")
+
+
+def test_a_trigger_that_was_switched_off_stays_off_and_doctor_says_so(
+    client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    """Pausing the deployment would not stop it, so this is how a team stops a flood of events."""
+    content = yaml.safe_load(PREFECT_FILE.read_text())
+    content["deployments"] = [one for one in content["deployments"] if one.get("triggers")]
+    file = written(content, tmp_path)
+    deploy(client, file, "acme-kms-prod")
+    wanted = {f"{load_flow(one).name}/{one['name']}": one for one in content["deployments"]}
+
+    def off() -> list[str]:
+        deployments = {name: client.read_deployment_by_name(name) for name in wanted}
+        found = [triggers_of(client, one) for one in deployments.values()]
+        finding = check_triggers(client, deployments, wanted)
+        names = [name for one in found for name, enabled in one.items() if not enabled]
+        assert finding.status == ("warn" if names else "pass")
+        assert all(name in finding.found for name in names)
+        return names
+
+    assert off() == []
+    deployment = client.read_deployment_by_name("workspace-created/triggered")
+    for one in client.read_resource_related_automations(f"prefect.deployment.{deployment.id}"):
+        client.pause_automation(one.id)
+    assert off() == ["cmek-workspace-created"]
+    done = deploy(client, file, "acme-kms-prod")
+    assert off() == ["cmek-workspace-created"]
+    assert "trigger cmek-workspace-created: enabled = false; the file has true" in said(done)
 
 
 def test_a_deploy_keeps_every_decision_and_names_each(
