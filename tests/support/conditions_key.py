@@ -279,7 +279,7 @@ KEY_CONDITIONS: tuple[KeyCondition, ...] = (
                 (
                     'gcloud logging read \'protoPayload.methodName="DestroyCryptoKeyVersion" AND '
                     f'protoPayload.resourceName="{KEY}/cryptoKeyVersions/1"\' '
-                    "--project=acme-kms-prod"
+                    "--freshness=400d --project=acme-kms-prod"
                 ),
             ),
             days_since=10,
