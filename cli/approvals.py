@@ -101,6 +101,10 @@ class PendingApproval:
         return bool(self.approval_request.plan.to_acknowledge)
 
 
+_STORED_WITHIN: Final = timedelta(minutes=1)
+"""Prefect stores a form right after it has suspended the run."""
+
+
 def read_pending(client: SyncPrefectClient, run_id: UUID) -> PendingApproval:
     """Read the run's approval request.
 
@@ -118,8 +122,15 @@ def read_pending(client: SyncPrefectClient, run_id: UUID) -> PendingApproval:
     named = keyset.keys() >= _KEYSET
     stored = _stored(client, run, keyset["schema"]) if named else ""
     if stored is None:
+        late = datetime.now(UTC) - run.state.timestamp > _STORED_WITHIN
         raise ApprovalError(
-            f"run {run.name} is suspended, but its approval request is not stored yet: try again"
+            f"run {run.name} is suspended, but its approval request is not stored"
+            + (
+                ": its process ended before that. Nothing was attached. Make the run end with "
+                f"`prefect flow-run cancel {run.id}`, then Retry it"
+                if late
+                else " yet: try again"
+            )
         )
     return PendingApproval(run, _checked_request(run, stored), keyset)
 

@@ -133,6 +133,7 @@ _TEXTS: Final = (
     ),
     ("DOMAIN_RESTRICTED", re.compile("permitted customer|permitted organization")),
     ("BILLING_DISABLED", re.compile("[Bb]illing is disabled|requires billing to be enabled")),
+    ("SECURITY_POLICY_VIOLATED", re.compile("vpcServiceControlsUniqueIdentifier")),
 )
 """Refusals without details, recognized by their text: our reason for each, and facts as groups."""
 _GRANTS: Final = (
@@ -202,7 +203,7 @@ def _reason(
     if given := body.reason or _text(info, "reason"):
         return given
     if kinds := [violation.type for violation in violations if violation.type]:
-        return kinds[0]
+        return "SECURITY_POLICY_VIOLATED" if kinds[0] == "VPC_SERVICE_CONTROLS" else kinds[0]
     # over gRPC a constraint or a concurrent change may be named in the text only
     if named := _CONSTRAINT.search(body.message):
         return named[0]
@@ -457,7 +458,6 @@ _BY_REASON: Final[dict[str, str]] = {
         "link {project} --billing-account=ACCOUNT), wait a few minutes and try again."
     ),
     "SECURITY_POLICY_VIOLATED": _PERIMETER,
-    "VPC_SERVICE_CONTROLS": _PERIMETER,
     "constraints/iam.allowedPolicyMemberDomains": _MEMBERS,
     "constraints/iam.managed.allowedPolicyMembers": _MEMBERS,
     "DOMAIN_RESTRICTED": _DOMAINS,
@@ -535,7 +535,7 @@ _BY_STATUS: Final = {
         "name of a deleted crypto key. Request another name."
     ),
     "RESOURCE_EXHAUSTED": (
-        "A Cloud KMS quota is used up: wait a minute, or raise it on the project's quota page."
+        "A quota of Google's is used up: wait a minute, or raise it on the project's quota page."
     ),
     "ABORTED": "Another caller changed it at the same time: read it again and repeat the change.",
     "UNAVAILABLE": "Google is not reachable or overloaded: try again later.",

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Final
 
 from cmek._http import Failed, Ok, ok_value
+from cmek.errors import LOST
 from cmek.gcp.resources import KeyVersion
 from cmek.keys.announcements import announced_reasons, newly_announced
 from cmek.keys.health_rules import (
@@ -232,7 +233,11 @@ def _who(read: Failed) -> str:
         return _STOPS_EVERYBODY[read.reason].format(
             service=read.service or "the API", project=read.consumer or "the project"
         )
-    if read.status in {"PERMISSION_DENIED", "403", "UNAUTHENTICATED", "401"}:
+    if read.reason == "CLOCK":
+        return "whoever sets the clock of the worker's machine"
+    refused = read.status in {"PERMISSION_DENIED", "403", "UNAUTHENTICATED", "401"}
+    # without a token server there is no token, which is no lack of a right
+    if refused and read.reason not in LOST:
         return "whoever administers the credential of the worker: it lacks the right to read this"
     return "the next check; if it stays so, whoever runs the network between here and there"
 

@@ -343,3 +343,19 @@ def body(code: int, status: str, message: str) -> httpx.Response:
     return httpx.Response(
         code, json={"error": {"code": code, "status": status, "message": message}}
     )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"details": [{"@type": "x/google.rpc.PreconditionFailure", "violations": [
+            {"type": "VPC_SERVICE_CONTROLS", "subject": "s", "description": "d"}]}]},
+        {"message": "Request is prohibited. vpcServiceControlsUniqueIdentifier: abc"},
+        {"details": [{"@type": "x/google.rpc.ErrorInfo", "reason": "SECURITY_POLICY_VIOLATED"}]},
+    ],
+)  # fmt: skip
+def test_a_refusal_by_a_perimeter_has_one_reason_in_every_form(error: dict[str, Any]) -> None:
+    """What comes without details would else be called a missing right."""
+    problem = classify(httpx.Response(403, json={"error": {"status": "PERMISSION_DENIED"} | error}))
+    assert problem.reason == "SECURITY_POLICY_VIOLATED"
+    assert "perimeter" in problem.advice.lower() or "VPC Service Controls" in problem.advice

@@ -286,6 +286,17 @@ def test_the_command_that_takes_a_grant_above_the_key_away_first_grants_on_the_k
         assert "other key below" in reason.says
 
 
+@pytest.mark.parametrize(
+    ("reason", "who"),
+    [("CONNECTION", "network"), ("CLOCK", "clock"), ("CREDENTIALS", "lacks the right")],
+)
+def test_without_a_token_the_cause_is_said_where_it_is_known(reason: str, who: str) -> None:
+    """Where no token server is reached nobody has refused anything."""
+    lost = Failed("UNAUTHENTICATED", "no Google credentials", reason=reason)
+    found = judge(reading(key=lost), None, look())
+    assert all(who in str(one.who_can_tell) for one in found.reasons if one.rule == "unread")
+
+
 def test_a_version_that_was_usable_meanwhile_is_no_longer_excused() -> None:
     """It may have data of Anthropic's from then on; a quick check sees it as the primary."""
     first = judge(reading(), None, look())

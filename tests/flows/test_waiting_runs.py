@@ -7,6 +7,7 @@ import logging
 import os
 import pty
 from collections.abc import Iterator
+from datetime import timedelta
 from io import StringIO
 
 import pytest
@@ -142,3 +143,20 @@ def test_enter_at_a_question_asks_it_again_and_loses_nothing(
     monkeypatch.setattr("sys.stdin", StringIO())
     with pytest.raises(ApprovalError, match=r"no terminal to ask in: give .*--comment"):
         build_response(pending, "approve", given, Console(file=StringIO()))
+
+
+def test_a_run_that_ended_before_its_form_was_stored_is_told_from_one_that_stores_it(
+    bench: Onboardings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can answer it, and Retry is offered for a run that has ended only."""
+    run = bench.asked()
+    state = run.read().state
+    assert state is not None
+    keyset = state.state_details.run_input_keyset
+    assert keyset is not None
+    bench.client.delete_flow_run_input(run.id, keyset["schema"])
+    with pytest.raises(ApprovalError, match="yet: try again"):
+        approvals.read_pending(bench.client, run.id)
+    monkeypatch.setattr(approvals, "_STORED_WITHIN", timedelta(0))
+    with pytest.raises(ApprovalError, match=f"flow-run cancel {run.id}"):
+        approvals.read_pending(bench.client, run.id)
