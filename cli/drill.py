@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -252,13 +254,18 @@ class Observer:
         """Whether the probe succeeds."""
         assert self.probe is not None  # noqa: S101 - asked for only with one
         process = await asyncio.create_subprocess_shell(
-            self.probe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            self.probe,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
             return await asyncio.wait_for(process.wait(), PROBE_SECONDS) == 0
         except TimeoutError:
-            process.kill()
             return False
+        finally:
+            if process.returncode is None:  # a pipeline's other processes, too
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _deployment_of(client: Any, resource: str) -> str:  # noqa: ANN401 - Prefect's client

@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import httpx
+import psutil
 import pytest
 import typer
 from prefect.client.orchestration import get_client
@@ -30,6 +31,7 @@ from tasks.clients import close_clients
 from tests.support.fleet import LABEL, VALUE, Fleet
 from tests.support.onboarding import Onboardings
 from tests.support.revalidation import Revalidations
+from tests.support.waiting import wait_until
 
 COMMAND = typer.Typer()
 COMMAND.command()(drill_command)
@@ -375,3 +377,15 @@ def test_the_report_is_signed_in_a_namespace_that_no_approval_has(tmp_path: Path
     ]
     assert verified[0] == 0
     assert verified[1] != 0
+
+
+def test_a_probe_that_hangs_fails_and_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a pipeline the shell alone would end."""
+    monkeypatch.setattr(cli.drill, "PROBE_SECONDS", 0.5)
+    mark = tmp_path / "pid"
+    probe = f"sh -c 'echo $$ >{mark}; exec sleep 60' | sleep 60"
+    assert not asyncio.run(Observer("a", "k", "wrkspc_01Any", probe).works())
+    pid = int(mark.read_text())
+    wait_until(lambda: not psutil.pid_exists(pid), "ended", 10)
