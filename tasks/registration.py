@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 from prefect import get_run_logger
+from pydantic import BaseModel
 
 from cmek.anthropic.client import AdminApi
 from cmek.anthropic.models import ExternalKey
 from tasks._task_options import response_lost, uncached_task
 from tasks.clients import admin_client
+from tasks.runs import load_state, save_state
 
 
 @uncached_task(
@@ -28,17 +31,30 @@ async def ensure_external_key(
     another create.
 
     Returns:
-        The external key, and whether this run created it.
+        The external key, and whether this run created it, perhaps in an attempt that was lost.
 
     Raises:
         AdminApiError: Refused, or the response stayed lost.
     """
     api = await admin_client(block)
-    known = await find_external_key(api, key_name)
-    created = known is None
-    key = known or await api.external_keys.create(key_name, display_name)
+    key = await find_external_key(api, key_name)
+    if key is None:
+        # before it is sent: else a lost response, or a kill, would hide what was made
+        await save_state(_MEMORY, _CreateSent(key_name=key_name))
+        key = await api.external_keys.create(key_name, display_name)
+    sent = await load_state(_MEMORY, _CreateSent)
+    created = sent is not None and sent.key_name == key_name
     get_run_logger().info("%s external key %s", "Created" if created else "Found", key.id)
     return key, created
+
+
+_MEMORY: Final = "external-key"
+
+
+class _CreateSent(BaseModel):
+    """This run has found no external key of this crypto key, and sent a create."""
+
+    key_name: str
 
 
 async def find_external_key(api: AdminApi, key_name: str) -> ExternalKey | None:

@@ -106,6 +106,12 @@ def refused_at_the_attach(bench: Onboardings, **request: object) -> Run:
     return run
 
 
+def rejected_after_a_lost_registration(bench: Onboardings) -> Run:
+    """The external key was made, and only a later attempt of the task has seen it."""
+    bench.control.fault("external_keys.create", when="after", kind="reset")
+    return rejected(bench)
+
+
 ENDS: dict[str, tuple[Callable[[Onboardings], Run], set[str], str]] = {
     "the key ring is refused": (failing("CreateKeyRing", **DENIED), set(), ""),
     "the crypto key is refused": (failing("CreateCryptoKey", **DENIED), {RING}, "not approved"),
@@ -119,6 +125,11 @@ ENDS: dict[str, tuple[Callable[[Onboardings], Run], set[str], str]] = {
         failing("external_keys.validate", status=403, times=9),
         {RING, KEY, GRANTS, EXTERNAL},
         "not approved",
+    ),
+    "a lost registration": (
+        rejected_after_a_lost_registration,
+        {RING, KEY, GRANTS, EXTERNAL},
+        "rejected",
     ),
     "rejected": (rejected, {RING, KEY, GRANTS, EXTERNAL}, "rejected"),
     "expired": (expired, {RING, KEY, GRANTS, EXTERNAL}, "not approved"),
