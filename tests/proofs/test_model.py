@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tests.proofs.schedules import explored
 from tests.support.crashes import never
 from tests.support.driver import Hook
-from tests.support.machine import Onboarding, stage
-from tests.support.runs import DrivenRun
+from tests.support.machine import MARKS, Onboarding, stage
+from tests.support.runs import DrivenRun, Killed
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,3 +103,27 @@ def test_a_change_after_the_reads_that_is_undone_does_not_make_an_attach_unsafe(
         model.approve(0)
         model.execute(0)
         assert run.state == "Attached", run.message
+
+
+def test_the_retry_of_a_run_that_was_killed_behind_its_attach_sets_the_marks() -> None:
+    """It found the workspace attached, and writes nothing else."""
+    model = Onboarding()
+    with model.surroundings:
+        Onboarding.required = 0
+        model._start()
+        (run,) = model.driver.runs
+        model._execute(run)
+        model.approve(0)
+        log = model.driver.sandbox.world.log
+
+        def kill(number: int, moment: str) -> None:
+            if moment == "after" and model.scene.attaches(log.entries):
+                raise Killed
+
+        model._execute(run, kill)
+        assert run.state == "Crashed", run.message
+        done = len(log.entries)
+        run.retry()
+        model._execute(run)
+        assert run.state == "Already attached", run.message
+        assert {one.call for one in log.entries[done:] if one.write} == MARKS

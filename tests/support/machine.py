@@ -53,6 +53,8 @@ TAMPERED: dict[str, dict[str, Any]] = {
     "field": {"extra": "field"},
     "nothing": {"decision": None},
 }
+MARKS: Final = frozenset({"workspaces.update", "UpdateCryptoKey"})
+"""The calls that mark workspace and key after an attach."""
 _ATTACHING: Final = "POST /v1/organizations/workspaces"
 _FRESH: Final = 60.0
 """Seconds for which a validation is valid: invariant 1."""
@@ -151,6 +153,8 @@ class Onboarding(RuleBasedStateMachine):
         self.approval_request: dict[tuple[str, str, str], list[Sight]] = {}
         self.honest: dict[tuple[str, str], bool] = {}
         self.first: dict[str, OnboardingRequest] = {}
+        self.unmarked: set[str] = set()
+        """Runs that have sent an attach, and ended before workspace and key were marked."""
         self.stolen: list[dict[str, Any]] = []
         self.executed = 0
         self.sound = False
@@ -436,7 +440,10 @@ class Onboarding(RuleBasedStateMachine):
             )
         writes = [one.call for one in entries if one.write]
         if run.state == "Already attached" and attached_before and not run.parameters.repair:
-            assert writes == []
+            # the retry of a run that ended right behind its own attach sets the marks
+            assert writes == [] or (str(run.id) in self.unmarked and MARKS.issuperset(writes))
+        if self.scene.attaches(entries) and run.state in {"Crashed", "Failed"}:
+            self.unmarked.add(str(run.id))
         assert not (writes and self.first[str(run.id)].plan_only), "a plan wrote something"
         run.evidence()  # raises when its chain is broken
         self.sound = True
