@@ -95,7 +95,7 @@ ON_THE_WAY: dict[str, tuple[Setup, str, list[str]]] = {
     ),
     "quota": (
         _refusing("CreateKeyRing", "RESOURCE_EXHAUSTED", "", QUOTA),
-        "quota is used up",
+        "quota of Google's is used up",
         ["CreateKeyRing"],
     ),
 }
