@@ -87,14 +87,11 @@ async def read_leftovers(
     Raises:
         AdminApiError: The external keys can't be listed.
     """
-    chains: list[tuple[str, Chain]] = []
     unreadable: list[str] = []
     async with get_client() as client:
         key = artifact_key("evidence", subject) if subject else None
-        async for of, chain in _records(client, key, unreadable.append):
-            chains.append((of, chain))
-        async for of, chain in _kept_records(client, subject, unreadable.append):
-            chains.append((of, chain))
+        chains = [one async for one in _records(client, key, unreadable.append)]
+        chains += [one async for one in _kept_records(client, subject, unreadable.append)]
         since = datetime.now(UTC) - PENDING_CREATE_LIFETIME
         unclear = {of for of, chain in chains if may_still_take_effect(chain, since)}
         made = [one for of, chain in chains if of not in unclear for one in made_by(of, chain)]

@@ -240,18 +240,11 @@ class _Remembered(Request):
         self._request = request
         self._kept: tuple[float, Any] | None = None
 
-    def __call__(
-        self,
-        url: str,
-        method: str = "GET",
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-        **options: Any,  # noqa: ANN401
-    ) -> Any:  # noqa: ANN401
+    def __call__(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as google-auth has it
         """The cached response while it is fresh, else a new one."""
         if self._kept is None or time.monotonic() > self._kept[0]:
-            response = self._request(url, method, body, headers, timeout, **options)
+            # only what was given, so that the request keeps its own time limit
+            response = self._request(*arguments, **options)
             if response.status != 200:
                 return response  # an error is not cached
             self._kept = (time.monotonic() + CERTS_SECONDS, response)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 from pathlib import Path
 from unittest.mock import patch
@@ -215,6 +214,16 @@ def test_a_place_that_can_not_be_used_is_named_with_the_reason(tmp_path: Path) -
         records.read(RUN, "request")
 
 
+def of_bucket(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str = ""
+) -> dict[str, str]:
+    """The settings of workers that share a bucket at this address."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+    key = tmp_path / "key"
+    key.write_bytes(KEY)
+    return {RECORDS: f"gs://acme-records{prefix}", KEY_FILE: str(key)}
+
+
 def test_a_bucket_that_refuses_is_named_with_its_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,11 +234,8 @@ def test_a_bucket_that_refuses_is_named_with_its_message(
 
         do_POST = do_GET
 
-    key = tmp_path / "key"
-    key.write_bytes(KEY)
     with serving(Handler) as address:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        records = records_of({RECORDS: "gs://acme-records", KEY_FILE: str(key)})
+        records = records_of(of_bucket(address, tmp_path, monkeypatch))
         refused = pytest.raises(RecordsError, match=r"no storage\.objects right")
         with refused:
             records.write(RUN, "request", 1)
@@ -258,11 +264,8 @@ def test_a_bucket_that_is_busy_is_asked_four_times_at_most(
 
         do_POST = do_GET
 
-    key = tmp_path / "key"
-    key.write_bytes(KEY)
     with serving(Handler) as address:
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
-        records = records_of({RECORDS: "gs://acme-records", KEY_FILE: str(key)})
+        records = records_of(of_bucket(address, tmp_path, monkeypatch))
         if failures == 1:
             assert records.read(RUN, "request") is None
             assert asked == ["GET"] * 2
@@ -279,11 +282,8 @@ def test_a_bucket_that_is_busy_is_asked_four_times_at_most(
 def test_workers_with_one_key_share_a_bucket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = tmp_path / "key"
-    key.write_bytes(os.urandom(32))
-    settings = {RECORDS: "gs://acme-records/cmek/", KEY_FILE: str(key)}
     with running_bucket() as (address, objects):
-        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        settings = of_bucket(address, tmp_path, monkeypatch, "/cmek/")
         first, second = records_of(settings), records_of(settings)
         assert second.read(RUN, "request") is None
         first.write(RUN, "request", {"a": 1})

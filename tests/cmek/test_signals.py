@@ -11,11 +11,14 @@ from typing import Any
 
 import anthropic
 import pytest
+import requests
+from google.auth.exceptions import TransportError
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from cmek.evidence.report import signals_filter
+from cmek.gcp._transport import TOKEN_SECONDS, TokenRequest
 from cmek.keys.health_rules import THREATENING_METHODS
 from cmek.revalidation.signals import (
     GOOGLE_CERTS,
@@ -24,6 +27,7 @@ from cmek.revalidation.signals import (
     PushVerifier,
     Signal,
     SignalRefusedError,
+    _Remembered,
     verified_webhook,
     webhook_secrets,
 )
@@ -362,3 +366,19 @@ def test_an_event_follows_every_signal_and_few_are_sent_at_once(
         assert any(at <= posted <= at + 30 and about in of for posted, of in events)
     for first in at_ends:
         assert sum(first <= at < first + 30 for at in at_ends) <= at_once
+
+
+def test_certificates_are_fetched_within_the_time_limit_of_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """google-auth gives none, and requests would wait for ever."""
+    timeouts: list[Any] = []
+
+    def lost(*_: object, **options: object) -> None:
+        timeouts.append(options["timeout"])
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests.Session, "request", lost)
+    with pytest.raises(TransportError):
+        _Remembered(TokenRequest())("http://127.0.0.1:9/certs", method="GET")
+    assert timeouts == [TOKEN_SECONDS]
