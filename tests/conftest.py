@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.settings import (
     PREFECT_API_SSL_CERT_FILE,
@@ -16,6 +17,7 @@ from prefect.settings import (
 )
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
+from cli.launch import collect_rarely
 from cli.local.stack import one_authority
 from tests.support.clients import Rig
 from tests.support.sandbox import running
@@ -30,6 +32,8 @@ CANARIES = {
 }
 """Variables in the environment that starts the shared stack; no part of the stack may see one."""
 
+
+collect_rarely()
 
 # the time of an example depends on how busy the machine is
 settings.register_profile("untimed", deadline=None)
@@ -108,6 +112,23 @@ def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     """Keep the records of runs in this process apart from those of the user who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blocks_saved_quickly() -> Iterator[None]:
+    """Ask for the secret fields of a block once; Prefect generates its schema for each field."""
+    asks = Block._field_has_secrets
+    known: dict[tuple[type[Block], str], bool] = {}
+
+    def has_secrets(block: Block, field: str) -> bool:
+        which = (type(block), field)
+        if which not in known:
+            known[which] = asks(block, field)
+        return known[which]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Block, "_field_has_secrets", has_secrets)
         yield
 
 

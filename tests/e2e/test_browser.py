@@ -15,20 +15,13 @@ from cli.local.processes import poll
 from tasks.runs import ONBOARDING
 from tests.support.browser import CHROMIUM, NO_CHROMIUM, Browser, Form, chromium
 from tests.support.requests import APPROVER, REQUESTER
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import Stack
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(900),
     pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM),
 ]
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    """A real server, worker and sandbox."""
-    with running_stack() as stack:
-        yield stack
 
 
 @pytest.fixture(scope="module")
