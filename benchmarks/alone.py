@@ -21,14 +21,15 @@ from cli.local import postgres, processes
 from cli.local._reaper import Reaper
 from cli.local.stack import (
     FIRST_WORKER,
+    LOOPBACK,
     WORK_POOL,
     client_environment,
-    free_port,
     patient_client,
     start_server,
     start_worker,
     wait_for_server,
 )
+from cmek.own_origin import listening_socket
 
 FLOW: Final = """
 from prefect import flow, suspend_flow_run
@@ -79,13 +80,13 @@ def prefect_alone() -> Iterator[PrefectAlone]:
     (home / "tmp").mkdir()
     folder = postgres.new_folder()
     reaper = Reaper(home, folder)
-    port = free_port()
-    environment = client_environment(home, port)
+    listener = listening_socket(LOOPBACK, 0)
+    environment = client_environment(home, listener.getsockname()[1])
     del environment["PREFECT_API_SSL_CERT_FILE"]  # our stack's optimization, not Prefect's default
     children = []
     try:
         database = postgres.start(folder, environment)
-        children.append(start_server(home, port, environment, database.url()))
+        children.append(start_server(home, listener, environment, database.url()))
         api_url = environment["PREFECT_API_URL"]
         with patient_client(api_url) as api:
             wait_for_server(children[0], api)

@@ -1,14 +1,21 @@
-"""Prefect's server as the local stack runs it: for its own origin only. Run as a child process.
+"""Prefect's server as the local stack runs it: for its own origin and account only.
+
+Run as a child process, with the number of the listening socket that it inherits.
 
 `prefect server start` has no login by default, answers every origin (`Access-Control-Allow-Origin:
 *`) and ignores the Host header, so any web page that a developer visits could use it, directly or
 by DNS rebinding. Here a request passes only if its host is this address, and if no browser sent it
 or a browser sent it from a page of this address. A write also needs the server's CSRF token, which
 no page of another origin can read. The UI may load and contact nothing but this server.
+
+Whoever can use the server can run code as the person who started it. So a connection passes only if
+a process of this person opened it: `cli/local/_own_account.py`.
 """
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Iterable
 from typing import Final
 
@@ -90,22 +97,27 @@ async def _refuse(why: str, scope: Scope, receive: Receive, send: Send) -> None:
     await JSONResponse({"detail": why}, status_code=403)(scope, receive, send)
 
 
-def main() -> None:
-    """Serve on the host and port of Prefect's own settings until SIGTERM."""
+def main(listener: socket.socket) -> None:
+    """Serve on this socket until SIGTERM."""
     # imported here: the command needs only the names above, not the server
     import uvicorn  # noqa: PLC0415
     from prefect.server.api.server import create_app  # noqa: PLC0415
     from prefect.settings import get_current_settings  # noqa: PLC0415
 
+    from cli.local._own_account import OwnAccountProtocol  # noqa: PLC0415
+
     api = get_current_settings().server.api
-    uvicorn.run(
+    config = uvicorn.Config(
         ServerOriginGuard(create_app(final=True), api.port),
-        host=str(api.host),
-        port=api.port,
+        http=OwnAccountProtocol,
         timeout_keep_alive=api.keepalive_timeout,
         log_level="warning",
     )
+    server = uvicorn.Server(config)
+    server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    main(socket.socket(fileno=int(sys.argv[1])))

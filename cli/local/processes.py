@@ -63,8 +63,12 @@ def start(  # noqa: PLR0913 - what subprocess needs to know
     directory: Path,
     log: Path,
     user: str | None = None,
+    inherits: Collection[int] = (),
 ) -> Child:
-    """Start a process with exactly this environment, without standard input."""
+    """Start a process with exactly this environment, without standard input.
+
+    It has the open files whose numbers it `inherits`, and no others.
+    """
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -75,6 +79,7 @@ def start(  # noqa: PLR0913 - what subprocess needs to know
             stderr=subprocess.STDOUT,
             # the terminal's Ctrl-C must not reach it: `stop` ends the processes
             start_new_session=True,
+            pass_fds=inherits,
             user=user,
             group=None if user is None else pwd.getpwnam(user).pw_gid,
             extra_groups=None if user is None else (),
@@ -82,12 +87,25 @@ def start(  # noqa: PLR0913 - what subprocess needs to know
     return Child(name, process, log)
 
 
-def start_module(
-    name: str, arguments: Sequence[str], home: Path, environment: Mapping[str, str], *, log: str
+def start_module(  # noqa: PLR0913 - what `start` needs to know
+    name: str,
+    arguments: Sequence[str],
+    home: Path,
+    environment: Mapping[str, str],
+    *,
+    log: str,
+    inherits: Collection[int] = (),
 ) -> Child:
     """Start a module with these arguments; the home is its directory and holds its log."""
     command = [sys.executable, "-m", "cli.launch", *arguments]
-    return start(name, command, environment=environment, directory=home, log=home / log)
+    return start(
+        name,
+        command,
+        environment=environment,
+        directory=home,
+        log=home / log,
+        inherits=inherits,
+    )
 
 
 def poll(

@@ -283,7 +283,7 @@ def up_command(
 ) -> None:
     """Run a private Prefect server, a worker and the sandbox until Ctrl-C.
 
-    The server has no login: use it on a machine on which no stranger has an account.
+    The server accepts connections of your own account only; it needs no login.
     """
     console = new_console(stderr=as_json)
     console.print("Starting a private Prefect server, a worker and the sandbox …")

@@ -31,6 +31,7 @@ from cli.local._server import SERVER_NAMES
 from cli.local.processes import Child, start_module, wait_for
 from cli.local.sandbox import SandboxAddress, start_sandbox, wait_for_sandbox
 from cli.local.signed import FLOW, VARIABLE, RehearsalSigners, start_gateway
+from cmek.own_origin import listening_socket
 
 WORKER: Final = "Prefect worker"
 FIRST_WORKER: Final = "local"
@@ -44,14 +45,6 @@ _START_SECONDS: Final = 120.0
 _ANSWER_SECONDS: Final = 60.0
 _ASK_SECONDS: Final = 0.3
 _KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
-
-
-def free_port() -> int:
-    """A loopback TCP port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def client_environment(home: Path, port: int) -> dict[str, str]:
@@ -92,8 +85,20 @@ def one_authority(folder: Path) -> Path:
     return file
 
 
-def start_server(home: Path, port: int, environment: Mapping[str, str], database_url: str) -> Child:
-    """Start the server; variables in the environment override those that are set here."""
+def start_server(
+    home: Path, listener: socket.socket, environment: Mapping[str, str], database_url: str
+) -> Child:
+    """Start the server on this socket, which is closed here.
+
+    It listens before the server runs, so no other process can take the port.
+
+    Args:
+        home: The directory of the server and of its log.
+        listener: Bound to the port that is in the environment's address of the API.
+        environment: Its variables override those that are set here.
+        database_url: Of SQLAlchemy, for asyncpg.
+    """
+    port = listener.getsockname()[1]
     own = {
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
         "PREFECT_SERVER_API_HOST": LOOPBACK,
@@ -118,9 +123,15 @@ def start_server(home: Path, port: int, environment: Mapping[str, str], database
     if not os.access(prefect.__ui_static_path__.parent, os.W_OK):
         # Prefect copies its UI into its own package; where it can't, it serves no pages.
         own["PREFECT_SERVER_UI_STATIC_DIRECTORY"] = str(home / "ui")
-    return start_module(
-        "Prefect server", ["cli.local._server"], home, {**own, **environment}, log="server.log"
-    )
+    with listener:
+        return start_module(
+            "Prefect server",
+            ["cli.local._server", str(listener.fileno())],
+            home,
+            {**own, **environment},
+            log="server.log",
+            inherits=[listener.fileno()],
+        )
 
 
 def patient_client(api_url: str) -> httpx.Client:
@@ -229,7 +240,7 @@ def local_stack(
     Raises:
         StackError: a part did not start; names it and shows its log.
     """
-    with processes.ending_on_signals():
+    with processes.ending_on_signals(), listening_socket(LOOPBACK, 0) as listener:
         home = Path(tempfile.mkdtemp(prefix="cmek-"))
         database = postgres.new_folder() if database_url is None else None
         # before any part: from here on, even after SIGKILL nothing stays
@@ -238,7 +249,7 @@ def local_stack(
         watch = _Stopwatch()
         try:
             (home / "tmp").mkdir()
-            port = free_port()
+            port = listener.getsockname()[1]
             environment = {**client_environment(home, port), **(extra_environment or {})}
             if signed:
                 environment |= {VARIABLE: str(_signers_folder(home))}
@@ -249,7 +260,7 @@ def local_stack(
                 children.append(own.child)
                 database_url = own.url()
             watch.lap("database")
-            children.append(start_server(home, port, environment, str(database_url)))
+            children.append(start_server(home, listener, environment, str(database_url)))
             yield _set_up(home, environment, children, prefect_file, watch)
         finally:
             with processes.ignore_signals():

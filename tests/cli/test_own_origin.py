@@ -1,8 +1,10 @@
-"""The local stack's Prefect server lets no web page of another origin drive it."""
+"""The local stack's Prefect server serves no page of another origin, and no other account."""
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +14,8 @@ import httpx
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from cli.local._own_account import is_own_account
+from cmek.own_origin import listening_socket
 from tests.support.browser import ARGUMENTS, CHROMIUM, NO_CHROMIUM
 from tests.support.stack import Stack
 from tests.support.web_server import QuietHandler, serving
@@ -75,6 +79,56 @@ def page(*more: str) -> Iterator[Page]:
 def port_of(stack: Stack) -> int:
     """The server's port."""
     return urlsplit(stack.local.ui_url).port or 0
+
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root, to open a socket as another account"
+)
+
+
+def connected(port: int, family: int = socket.AF_INET, *, account: int = 0) -> socket.socket:
+    """A connection; its socket belongs to the account that made it, whoever uses it then."""
+    if account:
+        os.seteuid(account)
+    try:
+        made = socket.socket(family, socket.SOCK_STREAM)
+    finally:
+        if account:
+            os.seteuid(0)
+    made.connect(("::ffff:127.0.0.1" if family == socket.AF_INET6 else "127.0.0.1", port))
+    return made
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_connection_of_this_account_is_known_until_its_process_closes_it(family: int) -> None:
+    """The kernel shows a socket that was closed as one of root's."""
+    with listening_socket("127.0.0.1", 0) as listener:
+        client = connected(listener.getsockname()[1], family)
+        here, peer = listener.accept()
+        with here:
+            assert is_own_account(peer, here.getsockname())
+            assert not is_own_account((peer[0], 1), here.getsockname())
+            assert not is_own_account(peer, ("127.0.0.1", 1))
+            client.close()
+            assert not is_own_account(peer, here.getsockname())
+
+
+@needs_root
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_another_account_of_the_machine_gets_no_response_but_a_refusal(
+    stack: Stack, family: int
+) -> None:
+    """It could make a deployment, whose run would be code of its own."""
+    port = port_of(stack)
+    ask = f"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+    said = []
+    for account in (65534, 0):
+        with connected(port, family, account=account) as one:
+            one.sendall(ask.encode())
+            said.append(b"".join(iter(lambda: one.recv(4096), b"")))
+    assert said[0].startswith(b"HTTP/1.1 403 ")
+    assert said[0].endswith(b"for the account that started it only\n")
+    assert said[1].startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("headers", FOREIGN, ids=json.dumps)

@@ -19,10 +19,11 @@ from prefect.client.orchestration import SyncPrefectClient
 
 from cli.client import local_client
 from cli.local.processes import start, stop
-from cli.local.stack import LOOPBACK, free_port, start_worker, wait_for_server
+from cli.local.stack import LOOPBACK, start_worker, wait_for_server
 from tests.support.examples import DOCS, run_example
 from tests.support.postgres import cluster
 from tests.support.requests import REQUESTER, approval_of
+from tests.support.server import free_port
 from tests.support.stack import Stack, running_stack
 
 MISSING = [

@@ -17,15 +17,25 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from cli.local._reaper import Reaper
 from cli.local.processes import Child, stop
 from cli.local.stack import (
+    LOOPBACK,
     client_environment,
-    free_port,
     patient_client,
     start_server,
     wait_for_server,
 )
+from cmek.own_origin import listening_socket
 from tests.support.postgres import new_database
 
 _SENT_SECONDS = 30.0
+
+
+def free_port() -> int:
+    """A loopback TCP port that nobody listens on right now."""
+    with listening_socket(LOOPBACK, 0) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
 _UNUSED_SERVICES = (
     "CANCELLATION_CLEANUP",
     "FOREMAN",
@@ -65,7 +75,8 @@ class OwnServer:
 
     def start(self) -> None:
         """Start it, again on the same database, and wait until it is healthy."""
-        self.child = start_server(self.home, self.port, self._own, self.database_url)
+        listener = listening_socket(LOOPBACK, self.port)
+        self.child = start_server(self.home, listener, self._own, self.database_url)
         with patient_client(self.api_url) as api:
             wait_for_server(self.child, api)
 

@@ -16,9 +16,9 @@ from uuid import uuid4
 import httpx
 from google.cloud import kms_v1
 
-from cli.local.stack import free_port
 from tests.support.command import CMEK
 from tests.support.kms import NO_RETRY, State, grpc_client
+from tests.support.server import free_port
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 from tests.support.web_server import serving
