@@ -82,8 +82,9 @@ secrets: $(READY)
 audit: $(READY)
 	$(BIN)/pip-audit --vulnerability-service osv --disable-pip --require-hashes --requirement requirements-dev.lock
 
-# production's lock, and the same with the local stack and the tools
-COMPILE = $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra build
+# production's lock, and the same with the local stack and the tools; for each 3.11, since 3.11.2,
+# which is Debian 12's, needs a package more than 3.11.3
+COMPILE = $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra build
 lock: $(READY)
 	$(COMPILE) pyproject.toml --output-file requirements.lock
 	$(COMPILE) --extra local --extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
