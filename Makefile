@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# pip would only say that a package has no such version
+NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is Python %d.%d, and this needs 3.11 or newer: make install PYTHON=python3.11" % sys.version_info[:2])'
 
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
@@ -15,7 +17,7 @@ install: $(READY)
 
 $(READY): requirements-dev.lock pyproject.toml
 # without a pip that works it was never finished: no python3-venv, or Ctrl-C
-	@$(BIN)/python -m pip install --help >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --help >/dev/null 2>&1 || { $(NEW_ENOUGH) && $(PYTHON) -m venv --clear $(VENV); }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@

