@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from cli.terminal import new_console, printable
 from cmek.errors import CmekError, listed
 from cmek.models import refusals
-from cmek.onboarding.approval import ApprovalRequest
+from cmek.onboarding.approval_request import ApprovalRequest
 from cmek.signatures.signers import file_text
 from cmek.signatures.statement import (
     NAMESPACE,

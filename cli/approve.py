@@ -31,9 +31,9 @@ from cli.options import JsonArray, JsonObjectOnly
 from cli.terminal import is_interactive, new_console, printable
 from cmek.keys.history import shown_time
 from cmek.names import EMAIL
-from cmek.onboarding.approval import ApprovalRequest, same_identity
+from cmek.onboarding.approval_page import Line, plan_view
+from cmek.onboarding.approval_request import ApprovalRequest, same_identity
 from cmek.onboarding.plan import possible_titles
-from cmek.onboarding.reports import Line, plan_view
 from cmek.outcomes import HAS_ITS_KEY
 from cmek.plain_text import plain, shortened
 from cmek.signatures.verification import Signed

@@ -94,3 +94,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """A Markdown list; text from outside must be escaped already."""
+    return "\n".join(f"- {line}" for line in lines)

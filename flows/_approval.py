@@ -19,9 +19,9 @@ from pydantic_core import CoreSchema
 from cmek.errors import CmekError
 from cmek.models import TextRule
 from cmek.names import Email
-from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, exactly
+from cmek.onboarding.approval_page import approval_summary, plan_labels
+from cmek.onboarding.approval_request import ApprovalRequest, ApprovalResponse, exactly
 from cmek.onboarding.plan import Plan
-from cmek.onboarding.reports import approval_summary, plan_labels
 from cmek.plain_text import plain
 from cmek.signatures.statement import MAX_TEXT
 from cmek.signatures.verification import excludes_requester

@@ -25,7 +25,8 @@ from cmek.errors import CmekError
 from cmek.evidence import events
 from cmek.keys.diagnosis import Failure
 from cmek.keys.verdicts import CheckReport
-from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
+from cmek.onboarding.approval_page import approval_page
+from cmek.onboarding.approval_request import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import (
     STEADY,
     GateInput,
@@ -38,7 +39,7 @@ from cmek.onboarding.gate import (
     verified_by,
 )
 from cmek.onboarding.plan import LiveFacts, build_plan
-from cmek.onboarding.reports import approval_page, refused_report
+from cmek.onboarding.reports import refused_report
 from cmek.onboarding.request import OnboardingRequest
 from flows._approval import (
     MAX_APPROVAL_REQUESTS,

@@ -6,7 +6,7 @@ origin, another host name or a body that is not JSON is refused.
 
     GET /gateway/health          what it holds and whether it could attach, without secrets
     GET /gateway/journal/RUN_ID  what it intended to attach for a flow run, and the outcome
-    /v1/…                        the calls of the Admin API that `gateway.policy` permits
+    /v1/…                        the calls of the Admin API that `gateway.rules` permits
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from cmek.signatures.statement import MAX_TEXT
 from cmek.signatures.verification import CLOCK_SKEW
 from gateway.attach import Attacher, KeyUnusableError, SteadyClock
 from gateway.journal import Journal, JournalError, NonceUsedError
-from gateway.policy import Attach, Call, Create, Forward, PolicyError, Tag, decide, tag_problem
+from gateway.rules import Attach, Call, Create, Forward, PolicyError, Tag, decide, tag_problem
 from gateway.settings import GatewaySettings, GatewaySettingsError
 
 _log = logging.getLogger("cmek.gateway")

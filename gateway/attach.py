@@ -25,7 +25,7 @@ from cmek.signatures.statement import UnreadableApprovalError, parse_signed
 from cmek.signatures.verification import BadSignatureError, Verified, verify
 from cmek.tags import CREATED_BY_TAG
 from gateway.journal import Intent, IntentOutcome, Journal, JournalEntry, JournalError
-from gateway.policy import Attach, Create, PolicyError, approval_problems, live_problems, present
+from gateway.rules import Attach, Create, PolicyError, approval_problems, live_problems, present
 
 _log = logging.getLogger("cmek.gateway")
 

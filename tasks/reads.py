@@ -24,7 +24,7 @@ from cmek.keys.reader import Clients
 from cmek.keys.rules import Cause
 from cmek.keys.verdicts import CheckReport
 from cmek.names import may_be_one_key
-from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
+from cmek.onboarding.approval_request import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.eligibility import (
     WorkspaceReading,
     changed_policy_check,

@@ -28,7 +28,7 @@ from cmek.discovery.request import EVENT, Announcement, DiscoveryRequest
 from cmek.evidence.record import EvidenceEntry, Footer
 from cmek.keys.verdicts import Health, KeyRecord
 from cmek.names import in_use_label, organization_label
-from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
+from cmek.onboarding.approval_request import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import RefusalKind
 from cmek.onboarding.plan import Plan
 from cmek.onboarding.policy import PolicyModel

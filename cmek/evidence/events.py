@@ -19,7 +19,7 @@ from pydantic_core import to_jsonable_python
 
 from cmek.evidence.record import Chain, Event, EvidenceEntry
 from cmek.keys.verdicts import CheckReport
-from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
+from cmek.onboarding.approval_request import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import Permit, Refusal, ValidationProof
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import EVIDENCE_TAG

@@ -14,7 +14,7 @@ from typing import Final
 
 from cmek.errors import listed
 from cmek.keys.conditions import missing_roles
-from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, same_identity
+from cmek.onboarding.approval_request import ApprovalRequest, ApprovalResponse, same_identity
 from cmek.onboarding.plan import ENABLED, LiveFacts, Plan, differences
 from cmek.onboarding.request import OnboardingRequest
 from cmek.signatures.verification import CLOCK_SKEW, Signatures, signature_problems

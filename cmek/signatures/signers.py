@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Final, Literal, cast, get_args
 
 from cmek.errors import CmekError
-from cmek.onboarding.approval import same_identity
+from cmek.onboarding.approval_request import same_identity
 
 DIRECTORY: Final = Path("/etc/cmek")
 _ALLOWED: Final = "allowed_signers"

@@ -21,7 +21,7 @@ from cmek.canonical import NotCanonicalError, canonical_json, digest
 from cmek.errors import CmekError
 from cmek.models import FrozenModel, refusals
 from cmek.names import Email
-from cmek.onboarding.approval import ApprovalRequest
+from cmek.onboarding.approval_request import ApprovalRequest
 from cmek.onboarding.policy import Residency
 from cmek.plain_text import plain
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cmek.errors import CmekError
-from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse, same_identity
+from cmek.onboarding.approval_request import ApprovalRequest, ApprovalResponse, same_identity
 from cmek.onboarding.plan import Plan
 from cmek.onboarding.request import OnboardingRequest
 from cmek.signatures.signers import KRL, Signers, SignersRefusedError, Touch, ssh_strings

@@ -31,8 +31,8 @@ from cmek.keys.health import VALIDATION_FAILED, VALIDATION_UNEXPLAINED
 from cmek.keys.health_rules import HEALTH_RULES
 from cmek.keys.prerequisites import CATALOGUE
 from cmek.keys.verdicts import Health
+from cmek.onboarding.approval_page import plan_labels
 from cmek.onboarding.plan import possible_titles
-from cmek.onboarding.reports import plan_labels
 from tests.support import facts as make
 from tests.support.web_server import Posted, internet_sink
 

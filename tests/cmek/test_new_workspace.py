@@ -18,7 +18,7 @@ from cmek.anthropic.models import ExternalKey, Workspace
 from cmek.models import refusals as reasons
 from cmek.models import whole
 from cmek.names import KMS_ID_PATTERN, WORKSPACE_NAME, look_alike
-from cmek.onboarding.approval import exactly
+from cmek.onboarding.approval_request import exactly
 from cmek.onboarding.eligibility import WorkspaceNotEligibleError, find_created
 from cmek.onboarding.policy import key_id_for
 from cmek.onboarding.request import OnboardingForm, OnboardingRequest, same_name_workspaces

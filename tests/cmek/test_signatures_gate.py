@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
+from cmek.onboarding.approval_request import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import Permit, Refusal, RefusalKind, decide
 from cmek.onboarding.request import OnboardingRequest
 from cmek.signatures.statement import SignedApproval, signing_command, signing_text

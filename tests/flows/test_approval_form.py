@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prefect.utilities.schema_tools.validation import is_valid
 from pydantic import ValidationError
 
-from cmek.onboarding.approval import ApprovalRequest
+from cmek.onboarding.approval_request import ApprovalRequest
 from flows._approval import approval_form
 from tests.support import facts as make
 

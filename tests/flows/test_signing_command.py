@@ -17,7 +17,7 @@ from cli import approve as dialogue
 from cli.approvals import ApprovalError, PendingApproval, TamperedError
 from cli.approve import ResponseInput
 from cli.terminal import new_console
-from cmek.onboarding.approval import ApprovalRequest
+from cmek.onboarding.approval_request import ApprovalRequest
 from cmek.onboarding.plan import Plan
 from tests.support.command import exit_code
 from tests.support.onboarding import Onboardings, Run

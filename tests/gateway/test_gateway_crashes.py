@@ -18,7 +18,7 @@ from cmek.anthropic.errors import AdminApiError
 from cmek.errors import CmekError
 from gateway.attach import SteadyClock
 from gateway.journal import IntentOutcome, Journal, NonceUsedError
-from gateway.policy import PolicyError
+from gateway.rules import PolicyError
 from tests.support.fault_scripts import faults_of
 from tests.support.gateway import Gateways
 from tests.support.runs import Killed

@@ -28,13 +28,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import gateway.attach
-import gateway.policy
+import gateway.rules
 from cmek.anthropic.client import AdminApi
 from cmek.errors import CmekError
 from cmek.signatures.statement import SignedApproval, Statement
 from gateway.attach import Attacher, SteadyClock
 from gateway.journal import Intent, Journal
-from gateway.policy import Attach, Create
+from gateway.rules import Attach, Create
 from tests.proofs.schedules import explored
 from tests.proofs.weakened import STEPS, judged, medians
 from tests.support.determinism import computed_once
@@ -367,7 +367,7 @@ def _no_flaws(named: str) -> Weakness:
     """A policy without the reasons that contain these words."""
 
     def weaken(stack: ExitStack) -> None:
-        real = gateway.policy.approval_problems
+        real = gateway.rules.approval_problems
 
         def deaf(*arguments: Any, **options: Any) -> tuple[str, ...]:
             return tuple(one for one in real(*arguments, **options) if named not in one)
@@ -379,7 +379,7 @@ def _no_flaws(named: str) -> Weakness:
 
 def _no_live(named: str) -> Weakness:
     def weaken(stack: ExitStack) -> None:
-        real = gateway.policy.live_problems
+        real = gateway.rules.live_problems
 
         def deaf(*arguments: Any) -> tuple[str, ...]:
             return tuple(one for one in real(*arguments) if named not in one)

@@ -23,7 +23,7 @@ import sandbox.admin.external_keys
 import tasks.crypto_key
 from cmek.gcp.resources import CryptoKey
 from cmek.keys.conditions import has_organization_label
-from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
+from cmek.onboarding.approval_request import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import STEADY, VALIDATION_AGE, GateInput, Permit, Refusal
 from cmek.onboarding.plan import Plan
 from cmek.onboarding.request import OnboardingRequest

@@ -41,7 +41,7 @@ from cmek.evidence.record import Chain
 from cmek.gcp import _transport as google_transport
 from cmek.gcp.kms import CloudKms
 from cmek.gcp.project_apis import GoogleReads
-from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
+from cmek.onboarding.approval_request import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.policy import PolicyModel
 from sandbox.server import Sandbox
 from tasks.runs import KeyCreate

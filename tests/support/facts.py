@@ -10,7 +10,7 @@ from cmek.anthropic_identity import ROLES
 from cmek.gcp.resources import CryptoKey, KeyVersion
 from cmek.keys.verdicts import Check, CheckReport
 from cmek.names import organization_label
-from cmek.onboarding.approval import ApprovalRequest, ApprovalResponse
+from cmek.onboarding.approval_request import ApprovalRequest, ApprovalResponse
 from cmek.onboarding.gate import GateInput, ValidationProof
 from cmek.onboarding.plan import LiveFacts, Plan, build_plan
 from cmek.onboarding.request import OnboardingRequest

@@ -21,7 +21,7 @@ from cmek.signatures.statement import Statement
 from gateway.app import gateway_app, server_config
 from gateway.attach import Attacher, SteadyClock
 from gateway.journal import Journal
-from gateway.policy import Attach, Create
+from gateway.rules import Attach, Create
 from gateway.settings import GatewaySettings
 from sandbox.server import Sandbox, listen
 from sandbox.world import Fault

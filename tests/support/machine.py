@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from cmek.onboarding.approval import ApprovalRequest
+from cmek.onboarding.approval_request import ApprovalRequest
 from cmek.onboarding.gate import STEADY
 from cmek.onboarding.request import OnboardingRequest
 from cmek.tags import CREATED_BY_TAG

@@ -25,7 +25,7 @@ from blocks.anthropic_admin import AnthropicAdmin
 from blocks.google_kms import GoogleKms
 from blocks.onboarding_policy import OnboardingPolicy
 from cli.client import every
-from cmek.onboarding.approval import ApprovalRequest
+from cmek.onboarding.approval_request import ApprovalRequest
 from cmek.onboarding.policy import DEFAULT_POLICY
 from cmek.onboarding.request import OnboardingForm
 from flows.onboard import onboard_workspace

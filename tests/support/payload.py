@@ -104,7 +104,7 @@ class Attack:
             "/etc/cmek-gateway/gateway.toml",
             "/etc/cmek-gateway/admin_key",
             "/var/lib/cmek-gateway/journal.sqlite",
-            "/opt/cmek/gateway/policy.py",
+            "/opt/cmek/gateway/rules.py",
         ):
             self.tries += 1
             with contextlib.suppress(OSError), Path(path).open("ab"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from cmek.onboarding.approval import ApprovalRequest
+from cmek.onboarding.approval_request import ApprovalRequest
 from cmek.onboarding.policy import RECOMMENDED, SETTINGS, PolicyModel
 from cmek.onboarding.request import OnboardingForm, OnboardingRequest, resolve
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 import flows._attach
 import flows.onboard
 from cmek.evidence.record import Chain, loads
-from cmek.onboarding.approval import ApprovalRequest
+from cmek.onboarding.approval_request import ApprovalRequest
 from cmek.onboarding.request import OnboardingRequest
 from tests.support.requests import form_of
 

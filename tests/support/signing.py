@@ -14,7 +14,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cmek.onboarding.approval import ApprovalRequest
+from cmek.onboarding.approval_request import ApprovalRequest
 from cmek.signatures.signers import FileFacts, Signers, facts_of, find_signers
 from cmek.signatures.statement import NAMESPACE, SignedApproval, Statement, statement_for
 from cmek.signatures.verification import PROGRAM

@@ -14,7 +14,7 @@ from cmek.anthropic.models import ExternalKey, Workspace
 from cmek.onboarding.request import data_residency
 from cmek.signatures.statement import SignedApproval, Statement
 from cmek.signatures.verification import CLOCK_SKEW, Verified
-from gateway.policy import (
+from gateway.rules import (
     Attach,
     Call,
     Create,

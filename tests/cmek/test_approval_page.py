@@ -13,9 +13,9 @@ from rich.console import Console
 from time_machine import travel
 
 from cli.approve import show
-from cmek.onboarding.approval import ApprovalRequest
+from cmek.onboarding.approval_page import IRREVERSIBLE_EFFECTS, approval_page, plan_view
+from cmek.onboarding.approval_request import ApprovalRequest
 from cmek.onboarding.plan import Plan
-from cmek.onboarding.reports import IRREVERSIBLE_EFFECTS, approval_page, plan_view
 from cmek.plain_text import NO_LINK, plain
 from tests.support import facts as make
 
