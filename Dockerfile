@@ -10,9 +10,11 @@ WORKDIR /opt/cmek
 RUN apt-get update && apt-get install --yes --no-install-recommends openssh-client && rm -rf /var/lib/apt/lists/*
 
 COPY requirements.lock ./
-RUN pip install --no-deps --require-hashes --requirement requirements.lock
+RUN pip install --no-deps --only-binary :all: --require-hashes --requirement requirements.lock
 COPY . .
-# Editable, so that `cmek deploy` finds prefect.yaml; nothing here belongs to the user below.
+# Readable for the user below, whatever the umask of the clone was; nothing here belongs to that user.
+RUN chmod -R a+rX .
+# Editable, so that `cmek deploy` finds prefect.yaml.
 RUN pip install --no-deps --no-build-isolation --editable .
 
 # The approvers: a file of your own image, as docs/operations.md says. Without it nothing is attached.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -355,8 +356,8 @@ def signature(text: str, key: Path, namespace: str = NAMESPACE) -> str:
     Raises:
         ApprovalError: OpenSSH did not sign it, or is not installed.
     """
-    path = str(key.expanduser())
-    command = [PROGRAM, "-Y", "sign", "-n", namespace, "-f", path]
+    path, program = str(key.expanduser()), _signing_program()
+    command = [program, "-Y", "sign", "-n", namespace, "-f", path]
     # an askpass program, say, needs no login of Prefect's
     environment = {name: one for name, one in os.environ.items() if not name.startswith("PREFECT_")}
     terminal = _has_terminal()
@@ -373,7 +374,7 @@ def signature(text: str, key: Path, namespace: str = NAMESPACE) -> str:
             command, input=text.encode(), capture_output=True, env=environment, check=False
         )
     except OSError as error:
-        raise ApprovalError(f"{PROGRAM}: {error.strerror}; install OpenSSH's client") from error
+        raise ApprovalError(f"{program}: {error.strerror}; install OpenSSH's client") from error
     if done.returncode:
         # all lines: for a key file that others may read, the last one is "No private key found"
         lines = [line.strip("@ ") for line in done.stderr.decode(errors="replace").splitlines()]
@@ -396,10 +397,21 @@ def _has_terminal() -> bool:
     return True
 
 
+def _signing_program() -> str:
+    """The `ssh-keygen` that this person uses; only verification needs one that root has put there.
+
+    Apple's, for one, knows no hardware keys, and people who have one install another.
+    """
+    return shutil.which("ssh-keygen") or PROGRAM
+
+
 def _is_hardware_key(path: str) -> bool:
     """Whether the key is in a security key, which has to be touched; asks for no passphrase."""
     done = subprocess.run(
-        [PROGRAM, "-l", "-f", path], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        [_signing_program(), "-l", "-f", path],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
     )
     # such as `256 SHA256:… a comment (ED25519-SK)`
     return b"-SK" in done.stdout.rpartition(b"(")[2]

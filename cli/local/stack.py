@@ -44,7 +44,10 @@ _POOL: Final = {"work_pool_name": WORK_POOL}
 _START_SECONDS: Final = 120.0
 _ANSWER_SECONDS: Final = 60.0
 _ASK_SECONDS: Final = 0.3
-_KEPT_VARIABLES: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
+_KEPT_VARIABLES: Final = (
+    *("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ"),
+    "LD_LIBRARY_PATH",  # a Python that was moved finds its own library by it
+)
 
 
 def client_environment(home: Path, port: int) -> dict[str, str]:

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from importlib.metadata import version
 from io import StringIO
@@ -22,7 +23,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
 
 from cli.client import RunError
-from cli.main import COMMANDS, LazyCommand, command
+from cli.deploy import PROJECT
+from cli.main import _EXTRA, COMMANDS, LazyCommand, command
 from cli.onboard import build_form
 from cli.terminal import markdown, show_markdown, show_rows
 from cmek.onboarding.policy import SETTINGS
@@ -115,11 +117,23 @@ def test_commands_of_production_need_no_local_extra() -> None:
 def test_without_the_local_extra_its_commands_name_it(name: str) -> None:
     """The error is one line, not a trace that ends with a missing module."""
     printed = run_python(
-        "sys.modules |= {'psutil': None, 'uvicorn': None}\n"
+        "sys.modules |= {'psutil': None, 'google_crc32c': None}\n"
         f"try:\n    main(['{name}'])\nexcept SystemExit as ended:\n    assert ended.code == 1"
     )
     assert printed.startswith(f"error: `cmek {name}` needs the extra `local` (")
-    assert printed.endswith("pip install 'cmek[local]'")
+    assert printed.endswith(f"run `make install`, then .venv/bin/cmek {name}")
+
+
+def test_a_module_that_is_missing_for_another_reason_is_not_called_the_extra() -> None:
+    """Such as one of Python's own, where it was built without a library."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    extra = [one.replace("-", "_") for one in project["optional-dependencies"]["local"]]
+    assert {re.split(r"\W", one)[0] for one in extra} == _EXTRA
+    printed = run_python(
+        "sys.modules['httpx'] = None\n"
+        "try:\n    main(['up'])\nexcept ModuleNotFoundError as error:\n    print(error.name)"
+    )
+    assert printed == "httpx"
 
 
 @pytest.mark.parametrize("name", ALL)

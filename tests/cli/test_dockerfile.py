@@ -42,17 +42,31 @@ def test_the_image_has_the_python_of_the_tests() -> None:
 
 def ignored(directory: str, names: list[str]) -> set[str]:
     """The files that .dockerignore keeps out of the build's context."""
-    patterns = [
-        line.removeprefix("**/") for line in (PROJECT / ".dockerignore").read_text().split()
-    ]
-    return {name for name in names if any(fnmatch.fnmatch(name, one) for one in patterns)}
+    lines = [one for one in (PROJECT / ".dockerignore").read_text().splitlines() if one[0] != "#"]
+    assert lines[0] == "*"
+    kept = {one[1:] for one in lines if one.startswith("!")}
+    everywhere = [one.removeprefix("**/") for one in lines if one.startswith("**/")]
+    return {
+        name
+        for name in names
+        if (Path(directory) == PROJECT and name not in kept)
+        or any(fnmatch.fnmatch(name, one) for one in everywhere)
+    }
+
+
+def test_nothing_but_what_the_image_needs_is_in_it() -> None:
+    """In particular no hidden file: Prefect would read a .env, with whatever server it names."""
+    present = {one.name for one in PROJECT.iterdir()}
+    kept = present - ignored(str(PROJECT), [*present, ".env", ".cmek", "terraform.tfstate"])
+    assert {"prefect.yaml", "pyproject.toml", "requirements.lock", "flows"} <= kept
+    assert not {one for one in kept if one.startswith(".")} | (kept & {"tests", "docs"})
 
 
 def test_the_image_has_the_production_lock_and_the_program_that_verifies_signatures() -> None:
     """It has no tools and none of the sandbox's packages; pip downloads only hashed files."""
     requirements = [line for line in instructions("RUN") if "--requirement" in line]
     assert [line.split()[-1] for line in requirements] == ["requirements.lock"]
-    assert "--require-hashes" in requirements[0]
+    assert {"--require-hashes", "--only-binary"} <= set(requirements[0].split())
     assert all("--no-deps" in line for line in instructions("RUN") if line.startswith("pip "))
     assert any("openssh-client" in line for line in instructions("RUN"))
     assert DOCKERFILE.index("openssh-client") < DOCKERFILE.index("USER ")

@@ -8,7 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import distribution
+from importlib.metadata import distribution, distributions
 
 import pytest
 from packaging.requirements import Requirement
@@ -123,6 +123,16 @@ def test_what_builds_this_project_is_in_productions_lock() -> None:
     build = tomllib.loads((PROJECT / "pyproject.toml").read_text())["build-system"]["requires"]
     assert [re.split(r"\W", one)[0] for one in build] == ["setuptools"]
     assert "setuptools" in locked("requirements.lock")
+
+
+def test_no_package_hides_one_of_ours() -> None:
+    """A package of the same name beside an editable installation comes first."""
+    names = {
+        (part.partition(".")[0], one.metadata["Name"])
+        for one in distributions()
+        for part in {file.parts[0] for file in one.files or () if file.suffix == ".py"}
+    }
+    assert {(part, name) for part, name in names if part in OWN and name != "cmek"} == set()
 
 
 def test_no_tool_is_in_productions_lock() -> None:

@@ -502,6 +502,22 @@ def test_a_passphrase_is_asked_for_in_the_terminal_on_a_desktop_too(
     keygen("-Y", "check-novalidate", "-n", NAMESPACE, "-s", signed, message="a text")
 
 
+def test_a_person_signs_with_the_ssh_keygen_of_their_own_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as Homebrew's, which knows hardware keys; without one in PATH it is the system's."""
+    key = tmp_path / "key"
+    keygen("-q", "-t", "ed25519", "-N", "", "-f", key)
+    own = tmp_path / "bin" / "ssh-keygen"
+    own.parent.mkdir()
+    own.write_text("#!/bin/sh\necho signed by their own\n")
+    own.chmod(0o755)
+    monkeypatch.setenv("PATH", str(own.parent))
+    assert approvals.signature("a text", key) == "signed by their own\n"
+    own.unlink()
+    assert approvals.signature("a text", key).startswith("-----BEGIN SSH SIGNATURE-----")
+
+
 def test_without_a_terminal_the_refusal_says_that_no_passphrase_could_be_asked_for(
     tmp_path: Path,
 ) -> None:

@@ -48,6 +48,7 @@ def clean_environment(home: Path, **more: str) -> dict[str, str]:
         "PREFECT_HOME": str(home / "prefect"),
         "LANG": "C.UTF-8",
         "DO_NOT_TRACK": "1",
+        **{name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
         **more,
     }
 

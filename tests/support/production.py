@@ -241,7 +241,7 @@ class Follower:
                 self.units.obey(line)
             return ""
         if block.who == "root":
-            shell = ["bash", "-euo", "pipefail", "-s"]
+            shell = ["bash", "--norc", "-euo", "pipefail", "-s"]
             # as strict as some distributions are with root
             printed = run(shell, text, folder=str(ROOTS_OWN), umask=0o027, **self.secrets)
             self.put_the_sandbox_in_place()
@@ -266,7 +266,7 @@ class Follower:
             text = f"{shell}exec /opt/cmek/.venv/bin/python - <<'PYTHON'\n{text}\nPYTHON\n"
         else:
             text = f"{shell}{text}"
-        command = ["runuser", "-u", user, "--", "bash", "-euo", "pipefail", "-s"]
+        command = ["runuser", "-u", user, "--", "bash", "--norc", "-euo", "pipefail", "-s"]
         return run(command, text, HOME=home)
 
     def put_the_sandbox_in_place(self) -> None:
