@@ -14,6 +14,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from cli.local import _own_account
 from cli.local._own_account import is_own_account
 from cmek.own_origin import listening_socket
 from tests.support.browser import ARGUMENTS, CHROMIUM, NO_CHROMIUM
@@ -102,8 +103,12 @@ def connected(port: int, family: int = socket.AF_INET, *, account: int = 0) -> s
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_a_connection_of_this_account_is_known_until_its_process_closes_it(family: int) -> None:
-    """The kernel shows a socket that was closed as one of root's."""
+@pytest.mark.parametrize("other_way", ["_asked", "_looked_up"])
+def test_a_connection_of_this_account_is_known_until_its_process_closes_it(
+    family: int, other_way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each of two ways. The kernel shows a socket that was closed as one of root's."""
+    monkeypatch.setattr(_own_account, other_way, lambda client, server: None)
     with listening_socket("127.0.0.1", 0) as listener:
         client = connected(listener.getsockname()[1], family)
         here, peer = listener.accept()
