@@ -157,10 +157,9 @@ def _find_programs(folder: Path) -> Path:
 def _lack(programs: Path) -> str | None:
     # `initdb --show` makes nothing; it names the folder where this installation's extensions are
     command = [str(programs / "initdb"), "--show", "--pgdata", os.devnull]
-    shown = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", check=False, user=_other_user()
-    )
-    settings = dict(re.findall(r"^(\w+)=(.*)$", shown.stdout + shown.stderr, re.MULTILINE))
+    done = subprocess.run(command, capture_output=True, check=False, user=_other_user())
+    shown = (done.stdout + done.stderr).decode(errors="replace")
+    settings = dict(re.findall(r"^(\w+)=(.*)$", shown, re.MULTILINE))
     version = re.match(r"[0-9]+", settings.get("VERSION", ""))
     if version is None:
         return "does not start"
