@@ -21,11 +21,10 @@ class Reaper:
 
     def __init__(self, home: Path, database: Path | None = None) -> None:
         """Start it."""
-        folders = [str(one) for one in (home, database) if one is not None]
-        self._folders = folders
+        self._folders = [str(one) for one in (home, database) if one is not None]
         self._process = subprocess.Popen(
             # -P: not the modules of the folder in which a person has started the stack
-            [sys.executable, "-P", "-m", "cli.local._reaper", *folders],
+            [sys.executable, "-P", "-m", "cli.local._reaper", *self._folders],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,

@@ -27,15 +27,6 @@ from cmek.own_origin import listening_socket
 from tests.support.postgres import new_database
 
 _SENT_SECONDS = 30.0
-
-
-def free_port() -> int:
-    """A loopback TCP port that nobody listens on right now."""
-    with listening_socket(LOOPBACK, 0) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 _UNUSED_SERVICES = (
     "CANCELLATION_CLEANUP",
     "FOREMAN",
@@ -46,6 +37,13 @@ _UNUSED_SERVICES = (
 )
 """Services for workers, schedules and automations. They poll the database every few seconds and
 read each event: half of an idle server's work. Tests that need them use a whole stack."""
+
+
+def free_port() -> int:
+    """A loopback TCP port that nobody listens on right now."""
+    with listening_socket(LOOPBACK, 0) as probe:
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @dataclass
