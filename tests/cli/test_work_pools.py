@@ -114,7 +114,7 @@ def test_a_pool_that_takes_a_variable_is_refused_by_the_deploy(
         assert client.read_deployments() == before
 
 
-def test_a_worker_starts_one_process_a_run_of_its_own_python() -> None:
+def test_a_worker_starts_one_process_a_run_of_its_own_python(prefect_server: None) -> None:
     """Prefect's default command imports Prefect twice, one process after the other."""
     job = prepared(ProcessJobConfiguration, "process", **BENT)
     assert job.command == "python -m cli.launch prefect.engine"
